@@ -86,10 +86,11 @@ def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path)
         / "seconds"
         / artifact_path(cache, generator_stage(settings), generator_inputs(settings, None, prepared, compute)).name
     )
-    trained_generator(settings, None, prepared, compute=compute, cache=cache)
+    context = RunContext(prepared=prepared, cache=cache, compute=compute)
+    trained_generator(settings, None, context)
     if not seconds.exists():
         write_json(seconds, {"seconds": time.monotonic() - started})
-    quality = measure_quality(experiment, RunContext(prepared=prepared, cache=cache, compute=compute))
+    quality = measure_quality(experiment, context)
     assert not isinstance(quality, str), quality
     figures = {name: value for name, value in quality.columns().items() if value is not None}
     for name, one in quality.classes.items():

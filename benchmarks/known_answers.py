@@ -243,7 +243,7 @@ def write_image(pixels: NDArray[np.uint8], file: Path) -> None:
 
 def against(found: FinalistResult, source: str) -> ControlResult:
     """The comparison with the matched control of a source."""
-    return next(result for result in found.comparisons if result.control.parameters.source == source)
+    return next(result for result in found.comparisons if result.arm.parameters.source == source)
 
 
 def word(found: FinalistResult) -> str:
@@ -253,8 +253,7 @@ def word(found: FinalistResult) -> str:
 
 def _tell(question: Question, number: int, found: FinalistResult, seconds: float) -> None:
     differences = ", ".join(
-        f"{result.control.parameters.source} {result.comparison.interval.difference:+.3f}"
-        for result in found.comparisons
+        f"{result.arm.parameters.source} {result.comparison.interval.difference:+.3f}" for result in found.comparisons
     )
     mark = "right" if is_right(question, found) else "not right"
     what = f"{question.extra} {number + 1}/{_STUDIES}: {word(found)} ({mark}); less {differences}; {seconds:.0f} s"

@@ -71,7 +71,7 @@ def open_study(root: Path, trials: int, studies: str = "old") -> Iterator[Search
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     with locked(folder):
         journal = Journal(folder.journal_path, space, writable=True)
-        yield SearchController(folder, space, journal, generator_need=lambda _: None, gpu_share=0.0)
+        yield SearchController(folder, space, journal, generator_need=lambda _: None)
 
 
 def end_trials(controller: SearchController, count: int) -> None:

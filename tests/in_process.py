@@ -59,7 +59,6 @@ def controller_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: 
         space,
         Journal(folder.journal_path, space, writable=True),
         generator_need=lambda parameters: generator_need(parameters.gan, prepared, CPU, cache),
-        gpu_share=0.0,
     )
 
 
@@ -74,14 +73,14 @@ class InProcess:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def run(self, work: TrialQueue, folder: StudyFolder, **_: Any) -> None:
+    def run(self, work: TrialQueue, **_: Any) -> None:
         while isinstance(suggestion := work.next_trial(), TrialSuggestion):
-            self._run_to_its_end(work, folder, suggestion)
+            self._run_to_its_end(work, suggestion)
 
-    def _run_to_its_end(self, work: TrialQueue, folder: StudyFolder, suggestion: TrialSuggestion) -> None:
+    def _run_to_its_end(self, work: TrialQueue, suggestion: TrialSuggestion) -> None:
         worker = TrialWorker(
             Job(
-                study=str(folder.path),
+                study=str(work.folder.path),
                 cache=str(self._cache),
                 number=suggestion.number,
                 only_generator=suggestion.only_generator,
@@ -105,7 +104,7 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     create_study(folder, space, prepared, CPU)
     with one_thread(), locked(folder) as token:
         controller = controller_of(folder, space, prepared, cache)
-        InProcess(folder, token=token, cache=cache).run(controller, folder)
+        InProcess(folder, token=token, cache=cache).run(controller)
         controller.close()
     return folder
 

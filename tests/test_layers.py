@@ -33,7 +33,7 @@ LAYERS = (
     ("cli",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
-DOORS = {
+DOORS: dict[str, str | tuple[str, ...]] = {
     "ray": "search/ray/",
     "optuna": "search/",
     "wandb": "tracking/wandb.py",
@@ -42,7 +42,7 @@ DOORS = {
     "typer": "cli/",
     "matplotlib": "figures/drawing.py",
     "plotly": "report/page.py",
-    "jinja2": "report/page.py",
+    "jinja2": ("export/card.py", "report/page.py"),
     "pydicom": "data/dicom.py",
 }
 

@@ -287,11 +287,7 @@ def cell_text(cell: str) -> str:
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one row durably, after removing a torn last line.
-
-    Raises:
-        ArtifactError: `path` is a symbolic link or a pipe.
-    """
+    """Append one row durably, after removing a torn last line; ArtifactError if `path` is a symbolic link or a pipe."""
     check_fences()
     require_no_link(path)
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"

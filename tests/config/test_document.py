@@ -26,9 +26,9 @@ def complaints(text: str) -> str:
 def test_every_key_has_its_line() -> None:
     document = parse("a: 1\nb:\n  c: [x,\n    y]\n")
 
-    assert document.place(("b", "c")).where == "line 3"
-    assert document.place(("b", "c", 1)).where == "line 4"
-    assert document.place(("b", "no such key")).where == "line 2"
+    assert document.place(("b", "c")) == "line 3"
+    assert document.place(("b", "c", 1)) == "line 4"
+    assert document.place(("b", "no such key")) == "line 2"
 
 
 @pytest.mark.parametrize(("text", "number"), [("1e-5", 1e-5), ("1E4", 1e4), ("-2e3", -2e3), ("1.5e-3", 1.5e-3)])

@@ -108,7 +108,7 @@ def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> Non
 
     sealed = find_test(lab.settings, lab.prepared(), flat / "data.yaml")
 
-    assert (sealed.root, len(sealed.images)) == (flat, len(rows) - 1)
+    assert (sealed.data.path, len(sealed.images)) == (flat, len(rows) - 1)
     rows[1] = rows[1].replace(f",{rows[1].split(',')[0]},", f",{first.patient},")
     (flat / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
     with pytest.raises(DataError, match="1 test images belong to patients used for training or validation"):

@@ -92,7 +92,7 @@ def test_a_forecast_writes_only_to_the_cache_and_measures_once(tmp_path: Path, m
     whole = said("forecast", "--space", "space.yaml", "--set", "scheduler.name=none")["search"]
     assert (raced["repeats"], whole["repeats"]) == (4 * 5, 0)
     assert raced["generators"] > whole["generators"] + 4, "each round trains generators of its own"
-    assert raced["seconds"][1] > 1.5 * whole["seconds"][1]
+    assert raced["seconds"][1] > whole["seconds"][1]
 
     curve = said("forecast", "--space", "space.yaml", "--set", "confirm.worth=[6, 12, 24, 24]")
     assert curve["replicates"] - first["replicates"] == 2 * 5 * 2, "6 and 24 patients, GAN seeds, classifier seeds"

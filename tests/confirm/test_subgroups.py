@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.confirm.test_analysis import LABELS, VAL_B, plan, scores
-from xraytune.confirm.analysis import EvaluationSet, compare_arms
+from xraytune.confirm.analysis import EvaluationSet, compare_arms, measure
 from xraytune.confirm.secondary import pneumonia_types, subgroup_differences
 from xraytune.data.index import ImageFile
 from xraytune.pipeline.task import CLASSIFICATION
@@ -40,7 +40,8 @@ def test_a_type_of_pneumonia_is_compared_with_all_normal_images() -> None:
     assert (bacterial_group.value, viral_group.value, viral_group.versus_all) == ("bacterial", "viral", "NORMAL")
     assert (viral_group.images, viral_group.patients) == (75, 75)
     first = viral_group.differences[0]
-    expected = compare_arms(part, scores_of("gan #1")[:, :, viral], scores_of(first.control)[:, :, viral]).interval
+    arms = (measure(part, scores_of(name)[:, :, viral]) for name in ("gan #1", first.control))
+    expected = compare_arms(*arms).interval
     assert (first.difference, first.low, first.high) == (expected.difference, expected.low, expected.high)
 
 

@@ -40,9 +40,9 @@ class Told:
     def __init__(self, says: Says) -> None:
         self._says = says
 
-    def run(self, work: TrialQueue, folder: StudyFolder, **_: Any) -> None:
+    def run(self, work: TrialQueue, **_: Any) -> None:
         while isinstance(asked := work.next_trial(), TrialSuggestion):
-            for message in self._says(folder, asked.number):
+            for message in self._says(work.folder, asked.number):
                 if not work.on_result(asked.number, message):
                     break
 

@@ -241,7 +241,7 @@ def test_a_confirm_scores_the_curve_on_the_test_folder_and_keeps_it_out_of_the_v
     runs = {number: arm for number, (arm, *_) in enumerate(plan["runs"]) if arm in worth}
     assert Counter(runs.values()) == dict.fromkeys(worth, 2)
     assert all((study / "confirm" / "trials" / f"{number:04d}" / "test.npy").exists() for number in runs)
-    ((compared,),) = ([one.control.name for one in finalist.comparisons] for finalist in found.finalists)
+    ((compared,),) = ([one.control for one in finalist.comparisons] for finalist in found.finalists)
     assert compared.startswith("none, matched to")
 
 

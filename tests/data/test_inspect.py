@@ -13,6 +13,7 @@ from PIL import Image
 from xraytune.config.settings import DataSettings
 from xraytune.data.inspect import inspect_folder
 from xraytune.data.phantom import draw_phantoms
+from xraytune.records import to_json
 from xraytune.seeding import numpy_generator
 
 
@@ -35,7 +36,7 @@ def test_an_inspection_counts_images_patients_duplicates_and_broken_files(offici
     assert found.formats == {"JPEG 8-bit": 14}
     assert found.duplicates == (("train/NORMAL/IM-0001-0001-0002.jpeg", "train/NORMAL/IM-0001-0001.jpeg"),)
     assert [image.file for image in found.broken] == ["train/NORMAL/IM-0002-0001.jpeg"]
-    assert json.loads(json.dumps(found.to_json()))["images"]["val"] == {"NORMAL": 1, "PNEUMONIA": 1}
+    assert json.loads(json.dumps(to_json(found)))["images"]["val"] == {"NORMAL": 1, "PNEUMONIA": 1}
 
 
 @pytest.mark.slow

@@ -132,14 +132,14 @@ def test_patient_sources_have_precedence(tmp_path: Path) -> None:
     files = ["IM-0001-0001.jpeg", "IM-0002-0001.jpeg"]
     headers = {"IM-0001-0001.jpeg": "dicom:1"}
 
-    by_header = name_patients(files, headers=headers)
-    by_expression = name_patients(files, None, r"IM-000(\d)", headers)
+    by_header, _ = name_patients(files, headers=headers)
+    by_expression, _ = name_patients(files, None, r"IM-000(\d)", headers)
     (tmp_path / "patients.csv").write_text("file,patient\nIM-0001-0001.jpeg,a\nIM-0002-0001.jpeg,b\n", encoding="utf-8")
-    by_table = name_patients(files, patients_in(tmp_path, files), headers=headers)
+    by_table, _ = name_patients(files, patients_in(tmp_path, files), headers=headers)
 
-    assert list(by_header.by_file.values()) == ["dicom:1", "IM:0002"]
-    assert list(by_expression.by_file.values()) == ["1", "2"]
-    assert list(by_table.by_file.values()) == ["a", "b"]
+    assert list(by_header.values()) == ["dicom:1", "IM:0002"]
+    assert list(by_expression.values()) == ["1", "2"]
+    assert list(by_table.values()) == ["a", "b"]
 
 
 def test_table_can_have_a_class_column(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_table_can_have_a_class_column(tmp_path: Path) -> None:
 
 
 def test_an_expression_names_patients_by_its_first_group() -> None:
-    named = name_patients(["A/p1-left.png", "A/p1-right.png", "B/p2.png"], None, r"(p\d+)")
+    named, _ = name_patients(["A/p1-left.png", "A/p1-right.png", "B/p2.png"], None, r"(p\d+)")
 
-    assert named.by_file == {"A/p1-left.png": "p1", "A/p1-right.png": "p1", "B/p2.png": "p2"}
+    assert named == {"A/p1-left.png": "p1", "A/p1-right.png": "p1", "B/p2.png": "p2"}
 
 
 @pytest.mark.parametrize(("expression", "message"), [("(", "not a regular expression"), ("p1", "no group in it")])
@@ -177,12 +177,12 @@ def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
 
 
 def test_unidentified_file_is_its_own_patient_with_warning() -> None:
-    named = name_patients(["A/x.png", "A/IM-0001-0001.jpeg"])
+    named, warnings = name_patients(["A/x.png", "A/IM-0001-0001.jpeg"])
 
-    assert named.by_file == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
-    assert len(named.warnings) == 1
-    assert "1 of 2 file names do not identify the patient (A/x.png)" in named.warnings[0]
-    assert "optimistically biased" in named.warnings[0]
+    assert named == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
+    (warning,) = warnings
+    assert "1 of 2 file names do not identify the patient (A/x.png)" in warning
+    assert "optimistically biased" in warning
 
 
 def test_an_image_that_is_listed_by_its_path_and_by_its_name_is_refused(tmp_path: Path) -> None:

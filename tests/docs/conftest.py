@@ -1,89 +1,107 @@
-"""The tutorial, run once as it stands on its page: the commands of all other pages find its images, study and model."""
+"""The folder in which the commands of the pages are run: README's main job, on small phantoms, and what other pages name."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
-from docs.hooks import blocks, shell_commands
+from tests.cli.test_label_tables import nih
+from tests.docs.commands import ROOT, commands_to_run
 from tests.in_process import InProcess, command
 from xraytune.confirm import training as confirm_training
 from xraytune.data.phantom import draw_phantoms
+from xraytune.export import train as final_training
 from xraytune.search import run as search_run
 
-ROOT = Path(__file__).resolve().parents[2]
-IMAGE_FOLDERS = ("xrays", "chest_xray", "others", "shared/chest_xray")
-TEST_FOLDERS = ("hospital_b", "new_xrays", "new_images")
-STUDIES = ("gan-ratio", "gan-ratio-cpu", "gan-segmentation-cpu")
+LINKS = {
+    **dict.fromkeys(("chest_xray", "shared/chest_xray"), "chest_xray"),
+    **dict.fromkeys(("chest_xray_400/val", "hospital_b", "new_images", "new_xrays"), "others/test"),
+    **dict.fromkeys(("cache", "shared/cache"), "cache"),
+    **{"chest_xray_400/train": "others/train", "jsrt": "pairs", "hospital_c": "pairs/test"},
+    **{name: name for name in ("CXR8", "best.yaml", "generated", "hospital", "sweep.yaml")},
+    **{"SPACE.yaml": "search_spaces/diffusion_ratio_cpu.yaml"},
+}
+"""What the pages name, and where it is in the folder of `main_job`."""
+SEGMENTER = "search_spaces/lung_segmenter_cpu.yaml"
+SWEEP = (
+    "method: bayes\nmetric: {name: val_auc}\nparameters: {learning_rate: {min: 1e-4, max: 1e-2}, dropout: {value: 0}}\n"
+)
 
 
-@dataclass(frozen=True)
-class Tutorial:
-    """Where the tutorial was run, and what its commands printed."""
+@pytest.fixture(scope="session")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, and with all that README's main job writes. Treat it as read-only, but for its `cache`."""
+    folder = tmp_path_factory.mktemp("main_job")
+    draw_phantoms(folder / "chest_xray", patients=80, seed=1, image_size_px=32)
+    draw_phantoms(folder / "others", patients=80, seed=2, image_size_px=32)
+    draw_phantoms(folder / "pairs", patients=60, seed=1, image_size_px=32, pairs=True)
+    for number, file in enumerate(sorted((folder / "others" / "train").rglob("*.jpeg"))):
+        (folder / "generated" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder / "generated" / file.parent.name / f"image_{number}.jpeg")
+    hospital = Path(shutil.copytree(folder / "others" / "test", folder / "hospital" / "test"))
+    rows = (f"{file.name},{number},{'FM'[number % 2]}" for number, file in enumerate(sorted(hospital.rglob("*.jpeg"))))
+    (hospital / "patients.csv").write_text("\n".join(["file,patient,sex", *rows]) + "\n", encoding="utf-8")
+    nih(folder / "CXR8")
+    shutil.copy(ROOT / "search_spaces" / "data" / "nih_chestxray14.yaml", folder / "CXR8")
+    (folder / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
+    (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
+    _, _, commands = next(commands_to_run())
+    run_all(commands, folder)
+    return folder
 
-    folder: Path
-    printed: dict[str, str]
+
+@pytest.fixture(scope="session")
+def segmenter(main_job: Path) -> Path:
+    """The segmenter of docs/data.md."""
+    (words,) = (
+        one for _, _, commands in commands_to_run() for one in commands if "lung_segmenter_cpu" in " ".join(one)
+    )
+    (main_job / "jsrt").symlink_to("pairs")
+    run_all([words], main_job)
+    return main_job / "segmenter"
 
 
-def run_page(name: str, folder: Path, *options: str) -> dict[str, str]:
-    """Run the commands of a page in their order, with trials in this process instead of Ray's; return what each printed.
+@pytest.fixture
+def world(main_job: Path, segmenter: Path, tmp_path: Path) -> Path:
+    """A folder with all that the commands of the pages name, but for studies."""
+    folder = tmp_path / "world"
+    for name, target in LINKS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(main_job / target)
+    for name in ("search_spaces", "examples", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(main_job / "model", folder / "model")
+    shutil.copytree(segmenter, folder / "segmenter")
+    return folder
 
-    Args:
-        name: A page of docs/. Its YAML blocks are written to `NAME.yaml`, with the name of the space.
-        folder: The current folder of the commands.
-        options: Added to each `search`.
+
+def run_all(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
+    """Run commands in a folder, with trials in this process instead of Ray's, and return what they print.
+
+    Each must succeed, and replaces what it writes.
     """
-    printed: dict[str, str] = {}
+    printed = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for module in (search_run, confirm_training):
             patch.setattr(module, "Runner", InProcess)
-        for block in blocks((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")):
-            if block.language == "yaml":
-                study = block.text.partition("\n")[0].removeprefix("name: ")
-                Path(f"{study}.yaml").write_text(block.text, encoding="utf-8")
-            for words in shell_commands(block.text) if block.language == "bash" else ():
-                if words[0] == "xraytune":
-                    done = command(*words[1:], *(options if words[1] == "search" else ()))
-                    assert done.exit_code == 0, f"{' '.join(words)}\n{done.output}"
-                    printed[" ".join(words)] = done.output
+        patch.setattr(final_training, "cpu_count", lambda: 1)  # the other cores are for other tests
+        for words in commands:
+            for path in _outputs(words):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                path.unlink(missing_ok=True)
+            done = command(*words)
+            assert done.exit_code == 0, f"{' '.join(words)}\n{done.output}"
+            printed.append(done.output)
     return printed
 
 
-@pytest.fixture(scope="session")
-def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
-    """Treat it as read-only."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    return Tutorial(folder, run_page("tutorial", folder))
-
-
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phantoms with masks."""
-    folder = tmp_path_factory.mktemp("pairs") / "pairs"
-    draw_phantoms(folder, patients=20, seed=1, image_size_px=32, pairs=True)
-    return folder
-
-
-@pytest.fixture
-def world(tutorial: Tutorial, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with all that the commands of the pages name."""
-    folder = tmp_path / "world"
-    shutil.copytree(tutorial.folder, folder, ignore=shutil.ignore_patterns("xrays", "cache", "studies"))
-    for name in ("search_spaces", "examples", "benchmarks"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "shared").mkdir()
-    for name in IMAGE_FOLDERS:
-        (folder / name).symlink_to(tutorial.folder / "xrays")
-    for name in ("cache", "shared/cache"):
-        shutil.copytree(tutorial.folder / "cache", folder / name)
-    for name in STUDIES:
-        shutil.copytree(tutorial.folder / "studies" / "tutorial", folder / "studies" / name)
-    for name in TEST_FOLDERS:
-        (folder / name).symlink_to(tutorial.folder / "xrays" / "test")
-    (folder / "jsrt").symlink_to(pairs)
-    monkeypatch.chdir(folder)
-    return folder
+def _outputs(words: Sequence[str]) -> list[Path]:
+    """What a command writes, and therefore refuses to find."""
+    after = [Path(path) for option, path in itertools.pairwise(words) if option in ("-o", "--out")]
+    return [Path(words[2])] if tuple(words[:2]) == ("data", "phantom") else after

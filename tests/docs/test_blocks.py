@@ -1,69 +1,34 @@
-"""Every code block of README and docs/ works as it stands; which are only parsed, and why, is listed here.
+"""Every code block of README and docs/ is valid.
 
-- Shell: each command of xraytune exists, with its options, and its space file is valid with its overrides. All commands but
-  those of `ONLY_PARSED` are run, on the images, study and model of the tutorial.
+- Shell: each command of xraytune exists, with its options, and its space file is valid with its overrides. Two other files
+  run commands: two pages from top to bottom, and all other commands except those of `ONLY_PARSED`.
 - YAML is a valid space or another known file, JSON is valid, and Python is run by the tests that `PYTHON` names.
 - Other blocks show output. They are listed in `OUTPUT`, or have `text` after their fence.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from typer.main import get_command
 
 from benchmarks.__main__ import NAMES as BENCHMARKS
-from docs.hooks import PROGRAMS, Block, blocks, shell_commands
-from tests.docs.conftest import ROOT, Tutorial, run_page
-from tests.in_process import command
+from docs.hooks import PROGRAMS, Block, shell_commands
+from tests.docs.commands import BLOCKS, ONLY_PARSED, PAGES, ROOT, SHRUNK, of_xraytune
 from xraytune.cli.main import build_app
 from xraytune.config.load import load_space
 from xraytune.config.settings import Settings
-from xraytune.files import read_json
-from xraytune.seeding import numpy_generator
-
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
-PAGES += sorted((ROOT / "docs").rglob("*.md"))
-BLOCKS = [(page.relative_to(ROOT).as_posix(), block) for page in PAGES for block in blocks(page.read_text("utf-8"))]
 
 INLINE = re.compile(r"(?<!`)`(xraytune [a-z-][^`]*)`(?!`)")
 
-RUN_AS_A_WHOLE = {
-    "docs/tutorial.md": "the fixture `tutorial`",
-    "docs/modality.md": "test_another_modality_is_searched_confirmed_and_trained",
-}
-"""Pages whose commands build on each other, and what runs them in their order."""
 PYTHON = {"docs/python.md": "tests/test_python_api.py", "docs/serving.md": "tests/export/test_serving.py"}
 """Pages with Python, and the tests that run it."""
-ONLY_PARSED = {
-    r"xraytune (demo|forecast|search|confirm|train|generator train)\b": "takes minutes on real X-rays; the tutorial, "
-    "tests/end_to_end, tests/confirm and tests/pipeline run it on phantoms",
-    r"xraytune audit": "takes minutes on real X-rays: tests/audit",
-    r"xraytune generator sample": "needs a trained generator: tests/pipeline/test_generator_folder.py",
-    r"xraytune export studies/gan-quality": "a search for the generator: tests/end_to_end/test_generator_search.py",
-    r"xraytune data phantom .*--patients 300": "takes half a minute; the tutorial draws fewer and smaller ones",
-    r"xraytune space import": "needs a sweep file: tests/config/test_sweep.py",
-    r"xraytune doctor": "depends on this machine: tests/export/test_doctor.py",
-    r"xraytune report .*--serve": "ends with Ctrl-C: tests/report/test_browser.py",
-    r"xraytune data inspect CXR8/": "needs NIH's images and table: tests/cli/test_label_tables.py",
-    r"xraytune data inspect chest_xray --segmenter": "needs a segmenter: tests/pipeline/test_view.py",
-    r"xraytune evaluate model .*--by sex": "needs a table with this column: tests/export/test_evaluate.py",
-    r"xraytune evaluate model --data hospital -o": "needs a segmenter: tests/export/test_segmentation.py",
-    r"xraytune predict model new_images -o predictions$": "needs a segmenter: tests/export/test_segmentation.py",
-    r"xraytune evaluate model\S* --data (jsrt|chest_xray_400)": "needs the model of another search",
-    r"xraytune evaluate model_": "needs the model of another search",
-    r"xraytune evaluate model --data chest_xray/test$": "of examples/README.md: tests/examples/test_with_ray.py",
-}
-"""Commands that are not run, and why."""
 OTHER_SPACES = {"examples/README.md": "tests/examples, with the examples installed"}
 """Pages with overrides that are only valid with other packages, and the tests that check them."""
 OTHER_YAML = {"services": "docker compose", "apiVersion": "Kubernetes", "scrape_configs": "Prometheus", "method": "W&B"}
@@ -79,14 +44,6 @@ OUTPUT = {
     "docs/transform.md": ("copies/NORMAL/",),
 }
 """The first words of the indented blocks that are neither commands nor YAML."""
-RUNNERS = {"docker", "podman", "ray", "srun", "time"}
-"""Programs that run the command after them."""
-TINY = (
-    *("backbone=small_cnn", "weights=none", "trainable=all", "data.image_size=32", "budget.trials=5"),
-    *("budget.max_epochs=2", "budget.steps_per_epoch=2", "scheduler.grace=1", "gan.image_size=32", "gan.width=4"),
-    *("gan.steps=4", "quality.allow_memorised=true", "confirm.finalists=1", "confirm.gan_seeds=2"),
-    *("confirm.classifier_seeds=1", "confirm.controls={matched: [duplicate], tuned: [real_only]}"),
-)
 
 
 def all_of(language: str) -> list[Any]:
@@ -107,26 +64,6 @@ def parse(words: Sequence[str]) -> Any:
         assert name in current.commands, f"no such command: {name}"
         current = current.commands[name]
     return current.make_context(name, rest)
-
-
-def of_xraytune(words: list[str]) -> list[str] | None:
-    """The words after `xraytune`, if that is what the command runs."""
-    if words[0] == "xraytune":
-        return words[1:]
-    if words[0] in RUNNERS and "xraytune" in words and words[1] != "build" and "--entrypoint" not in words:
-        return words[words.index("xraytune") + 1 :]
-    return None
-
-
-def outputs(words: list[str]) -> list[Path]:
-    """What a command writes, and therefore refuses to find."""
-    after = [Path(path) for option, path in itertools.pairwise(words) if option in ("-o", "--out")]
-    return [Path(words[3])] if words[1:3] == ["data", "phantom"] and words[3][0] != "-" else after
-
-
-def is_run(page: str, words: list[str]) -> bool:
-    line = " ".join(words)
-    return words[0] == "xraytune" and page not in RUN_AS_A_WHOLE and not any(re.match(one, line) for one in ONLY_PARSED)
 
 
 @pytest.mark.parametrize(("page", "block"), all_of("bash"))
@@ -160,30 +97,12 @@ def test_every_command_within_a_sentence_has_its_options(line: str) -> None:
     assert {word for word in words if word.startswith("-")} <= known
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("page", "block"),
-    [
-        one
-        for one in all_of("bash")
-        if any(is_run(one.values[0], words) for words in shell_commands(one.values[1].text))
-    ],
-)
-def test_commands_run(page: str, block: Block, world: Path) -> None:
-    for words in shell_commands(block.text):
-        if is_run(page, words):
-            for path in outputs(words):
-                if path.is_symlink() or path.is_file():
-                    path.unlink()
-            done = command(*(word.replace("/shared/", f"{world}/shared/") for word in words[1:]))
-            assert done.exit_code == 0, f"{' '.join(words)}\n{done.output}"
-
-
-def test_every_reason_not_to_run_a_command_has_one() -> None:
+def test_every_reason_not_to_run_a_command_and_every_added_option_is_needed() -> None:
     commands = [words for _, block in BLOCKS if block.language == "bash" for words in shell_commands(block.text)]
-    lines = [f"xraytune {' '.join(arguments)}" for words in commands if (arguments := of_xraytune(words))]
+    lines = [" ".join(words).removeprefix("time ") for words in commands if of_xraytune(words)]
 
     assert [one for one in ONLY_PARSED if not any(re.match(one, line) for line in lines)] == []
+    assert [one for one in SHRUNK if not any(re.match(f"xraytune {one}", line) for line in lines)] == []
 
 
 @pytest.mark.parametrize(("page", "block"), [*all_of("yaml"), *all_of("json")])
@@ -215,48 +134,3 @@ def test_other_blocks_are_known_output() -> None:
 
     assert list(unknown()) == [], "neither a command nor YAML: fence it, with its language (or text) after the fence"
     assert {block.language for _, block in BLOCKS} <= {"bash", "yaml", "json", "python", "text", ""}
-
-
-@pytest.mark.slow
-def test_the_tutorial_shows_what_its_commands_print(tutorial: Tutorial) -> None:
-    """But for numbers, which can differ between machines, and the verdict that follows from them."""
-
-    def shape(line: str) -> str:
-        return re.sub(r"[\d.,]+", "#", " ".join(line.split()))
-
-    page = [block for name, block in BLOCKS if name == "docs/tutorial.md"]
-    shown = [
-        (" ".join(shell_commands(before.text)[-1]), block.text)
-        for before, block in itertools.pairwise(page)
-        if block.language == "text"
-    ]
-    assert len(shown) >= 6
-    for line, output in shown:
-        printed = {shape(one) for one in tutorial.printed[line].splitlines()}
-        lines = [one for one in map(shape, output.splitlines()) if one]
-        assert lines[0] in printed, line
-        assert len([one for one in lines if one in printed]) > len(lines) / 2, line
-
-
-@pytest.mark.slow
-def test_another_modality_is_searched_confirmed_and_trained(tmp_path: Path) -> None:
-    """docs/modality.md on generated images: dark or bright discs on noise, in two classes of other names."""
-    rng = numpy_generator(1, "ultrasound")
-    y, x = np.mgrid[-1:1:48j, -1:1:40j]
-    for number in range(120):
-        name, side = ("benign", "malignant")[number % 2], "test" if number >= 90 else "train"
-        disc = (x**2 + y**2 < rng.uniform(0.1, 0.4)) * (60 if name == "malignant" else -60)
-        folder = tmp_path / "ultrasound" / side / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for image in (1, 2):
-            pixels = np.clip(rng.normal(110, 25, x.shape) + disc, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"p{number:03d}_{image}.png")
-
-    printed = run_page("modality", tmp_path, *(word for one in TINY for word in ("--set", one)))
-
-    inspection = next(output for line, output in printed.items() if "inspect" in line)
-    assert "malignant" in inspection
-    assert read_json(tmp_path / "model" / "bundle.json")["positive"] == "malignant"
-    assert read_json(tmp_path / "studies" / "ultrasound" / "confirm" / "verdict.json")["verdict"]
-    predictions = (tmp_path / "predictions.csv").read_text(encoding="utf-8")
-    assert predictions.startswith("file,probability_benign,probability_malignant")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.docs.conftest import ROOT
+from tests.docs.commands import ROOT
 
 pytestmark = pytest.mark.slow
 

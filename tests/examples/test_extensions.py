@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.examples.conftest import EXAMPLES, OnPath, write_metadata
+from tests.in_process import CPU
 from xraytune.config import extensions
 from xraytune.config.backbone_names import BACKBONES, size_problem
 from xraytune.config.load import load_space
@@ -21,6 +22,7 @@ from xraytune.errors import ConfigError, DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.models.backbones import build_backbone, last_stage_names
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import POOL_STAGE, extension_block
 from xraytune.search.clean import ArtifactReferences
@@ -150,7 +152,7 @@ def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, giv
     prepared, _ = prepare(settings, tmp_path / "cache")
 
     with pytest.raises(MachineError, match=f"source {source} returned {given}"):
-        extension_block(source, 0, 0, prepared, seed=0, cache=tmp_path / "cache")
+        extension_block(source, RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU), 0, 0, seed=0)
 
 
 @pytest.mark.usefixtures("installed")

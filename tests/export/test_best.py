@@ -29,7 +29,7 @@ def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -
     space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
     create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
     journal = Journal(folder.journal_path, space, writable=True)
-    controller = SearchController(folder, space, journal, generator_need=lambda _: None, gpu_share=0.0)
+    controller = SearchController(folder, space, journal, generator_need=lambda _: None)
     for value, val_b_score in scores:
         suggestion = controller.next_trial()
         assert isinstance(suggestion, TrialSuggestion)

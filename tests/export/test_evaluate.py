@@ -84,8 +84,8 @@ def test_a_bundle_has_the_val_b_auroc_of_its_training(
 
     assert evaluation.metrics.auroc == trained.val_b_score
     assert evaluation.threshold == trained.threshold
-    assert evaluation.known_image_count == evaluation.known_patient_image_count == evaluation.metrics.images
-    assert evaluation.known_patient_count == evaluation.patient_count
+    assert evaluation.known_images == evaluation.images_of_known_patients == evaluation.metrics.images
+    assert evaluation.known_patients == evaluation.patients
 
 
 def other_bytes(image: Path) -> None:
@@ -106,7 +106,7 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: Co
 
     found = evaluate(lab.model, data=folder, replicates=10)
 
-    assert (found.known_image_count, found.known_patient_count, found.known_patient_image_count) == (0, 1, 1)
+    assert (found.known_images, found.known_patients, found.images_of_known_patients) == (0, 1, 1)
     assert found.to_json()["known_patients"] == 1
     output = command("evaluate", lab.model, "--data", folder).stdout
     assert "1 of these images belong to 1 patient in the model's own training or validation set" in " ".join(
@@ -119,11 +119,11 @@ def test_with_a_patient_table_equal_file_names_are_other_patients(copy_lab: Copy
     folder = side_folder(lab.model, lab.xrays, tmp_path / "images", "val_b")
     for image in sorted(folder.rglob("*.jpeg")):
         other_bytes(image)
-    assert evaluate(lab.model, data=folder, replicates=10).known_patient_count
+    assert evaluate(lab.model, data=folder, replicates=10).known_patients
     lines = [f"{path.name},somebody {number}\n" for number, path in enumerate(sorted(folder.rglob("*.png")))]
     (folder / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
 
-    assert evaluate(lab.model, data=folder, replicates=10).known_patient_count == 0
+    assert evaluate(lab.model, data=folder, replicates=10).known_patients == 0
 
 
 def test_the_validation_images_themselves_are_not_shifted(lab: Lab, tmp_path: Path) -> None:
@@ -194,9 +194,9 @@ def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab
     found = evaluate(lab.path / "mixed", data=data, replicates=10)
     shutil.rmtree(copies)
 
-    assert found.known_image_count == len(leaked)
-    assert 1 <= found.known_patient_count <= len(leaked) <= found.known_patient_image_count
-    assert evaluate(lab.path / "mixed", data=data, replicates=10).known_patient_count == 0
+    assert found.known_images == len(leaked)
+    assert 1 <= found.known_patients <= len(leaked) <= found.images_of_known_patients
+    assert evaluate(lab.path / "mixed", data=data, replicates=10).known_patients == 0
 
 
 def test_test_set_access_is_logged_also_for_a_renamed_folder(copy_lab: CopyLab, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_test_set_access_is_logged_also_for_a_renamed_folder(copy_lab: CopyLab, 
     first = evaluate(lab.model, data=lab.xrays / "test", reason="final figures", replicates=10)
     second = evaluate(lab.model, data=renamed, replicates=10)
 
-    assert (first.opened_test, first.test_access, first.known_image_count) == (True, 1, 0)
+    assert (first.opened_test, first.test_access, first.known_images) == (True, 1, 0)
     assert (second.opened_test, second.test_access) == (True, 2)
     for folder in (lab.model, lab.study, lab.study.parent):
         log = folder / "test_access.jsonl"
@@ -227,17 +227,17 @@ def test_patients_of_the_test_folder_are_read_from_the_data_folders_table(copy_l
     found = evaluate(lab.model, data=lab.xrays / "test", replicates=50)
 
     assert found.opened_test
-    assert found.patient_count == -(-len(files) // 4)
+    assert found.patients == -(-len(files) // 4)
     assert sum(found.class_counts.values()) == len(files)
 
 
 def test_incomplete_parent_table_is_ignored(copy_lab: CopyLab) -> None:
     lab = copy_lab()
-    before = evaluate(lab.model, data=lab.xrays / "test", replicates=50).patient_count
+    before = evaluate(lab.model, data=lab.xrays / "test", replicates=50).patients
     file = next(path for path in (lab.xrays / "test").rglob("*.jpeg"))
     (lab.xrays / "patients.csv").write_text(f"file,patient\n{file.name},somebody\n", encoding="utf-8")
 
-    assert evaluate(lab.model, data=lab.xrays / "test", replicates=50).patient_count == before
+    assert evaluate(lab.model, data=lab.xrays / "test", replicates=50).patients == before
 
 
 def test_a_regex_for_paths_below_the_data_folder_finds_the_patients_of_its_test_folder(copy_lab: CopyLab) -> None:
@@ -247,7 +247,7 @@ def test_a_regex_for_paths_below_the_data_folder_finds_the_patients_of_its_test_
     found = evaluate(lab.model, data=lab.xrays / "test", replicates=50)
 
     names = {re.sub("[_-][0-9]+$", "", path.stem) for path in (lab.xrays / "test").rglob("*.jpeg")}
-    assert found.patient_count == len(names)
+    assert found.patients == len(names)
 
 
 def test_access_to_other_images_is_not_logged(copy_lab: CopyLab, tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Pa
     ("table", "column", "what"),
     [
         ("", "sex", "has this column, or it is empty(.|\n)*use one of: pneumonia"),
-        ("file,patient,age,sex\n{}", "aeg", r"has this column(.|\n)*did you mean age\?"),
+        ("file,patient,age,sex\n{}", "aeg", r"has this column(.|\n)*did you mean 'age'\?"),
         ("file,patient,age,sex\n{}", "sex", "it is empty for them"),
         ("file,patient,name\n{}", "name", "[0-9]+ different values"),
     ],

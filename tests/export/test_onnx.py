@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import xraytune
 from tests.export.conftest import CopyLab, Lab
 from tests.faults.specimens import make_bundle
 from tests.in_process import CPU, command
@@ -69,6 +70,14 @@ def test_resolution_matching_is_the_same_in_onnxruntime(tmp_path: Path) -> None:
     expected = open_bundle(tmp_path / "model").predictor(CPU).run(pixels)
     assert np.ptp(expected) > 0.01
     np.testing.assert_allclose(open_onnx(tmp_path / "model.onnx").run(pixels), expected, atol=1e-4)
+
+
+def test_an_exported_file_holds_no_path_of_this_machine(exported: Path) -> None:
+    """PyTorch's exporter records stack traces."""
+    content = exported.read_bytes()
+
+    for package in (xraytune, torch):
+        assert str(Path(str(package.__file__)).parent).encode() not in content
 
 
 def test_a_network_that_differs_is_not_exported(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

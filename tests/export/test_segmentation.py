@@ -223,7 +223,7 @@ def test_access_to_the_test_pairs_is_logged_and_own_patients_are_counted(discs: 
 
     assert (first.test_access, second.test_access, first.opened_test) == (1, 2, True)
     assert [row["reason"] for row in read_jsonl(model / "test_access.jsonl")] == ["why"] * 2
-    assert (first.known_image_count, own.known_image_count, own.known_patient_count) == (0, 24, 24)
+    assert (first.known_images, own.known_images, own.known_patients) == (0, 24, 24)
     assert not own.opened_test
 
 

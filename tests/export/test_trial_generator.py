@@ -12,6 +12,7 @@ from tests.in_process import CPU
 from xraytune.errors import ArtifactError, ConfigError, StudyError
 from xraytune.export.trial_generator import sample_trial_generator
 from xraytune.files import read_json
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.synthesize import GAN_STAGE, pool_block
 from xraytune.search.study import StudyFolder
 
@@ -22,7 +23,7 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path:
     study = StudyFolder(lab.study)
     gan = study.experiment(0).parameters.gan
     assert gan is not None
-    pool, _, _ = pool_block(gan, 1, 0, study.prepared(), compute=CPU, cache=lab.path / "cache")
+    pool, _, _ = pool_block(gan, RunContext(prepared=study.prepared(), cache=lab.path / "cache", compute=CPU), 1, 0)
 
     drawn = sample_trial_generator(lab.study, 0, count=4, out=tmp_path / "images", class_name="PNEUMONIA")
 

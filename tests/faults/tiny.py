@@ -167,7 +167,6 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
             space,
             journal,
             generator_need=lambda parameters: generator_need(parameters.gan, prepared, CPU, tree.cache),
-            gpu_share=0.0,
         )
 
         def is_lost(number: int, epoch: int) -> bool:
@@ -175,7 +174,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
                 return True
             return number == _LOST_ONCE and epoch == 1 and not journal.failures(number)
 
-        _run(controller, folder, folder, token, tree.cache, marks, is_lost)
+        _run(controller, folder, token, tree.cache, marks, is_lost)
         controller.close()
 
 
@@ -194,7 +193,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
             generator_need=lambda parameters: generator_need(parameters.gan, prepared, CPU, tree.cache),
             retries=1,
         )
-        _run(work, tree.runs, tree.runs, token, tree.cache, marks, _never)
+        _run(work, tree.runs, token, tree.cache, marks, _never)
 
 
 def _never(number: int, epoch: int) -> bool:
@@ -208,7 +207,6 @@ def _runs(settings: Settings) -> list[Experiment]:
 
 def _run(
     work: TrialQueue,
-    folder: StudyFolder,
     lock: StudyFolder,
     token: str,
     cache: Path,
@@ -217,7 +215,7 @@ def _run(
 ) -> None:
     while isinstance(suggestion := work.next_trial(), TrialSuggestion):
         job = Job(
-            study=str(folder.path),
+            study=str(work.folder.path),
             cache=str(cache),
             number=suggestion.number,
             label="",

@@ -94,7 +94,7 @@ def test_broken_image_is_replaced_by_next_patient(index: ImageIndex) -> None:
 
 
 def test_images_and_patients_of_both_parts_are_counted(index: ImageIndex) -> None:
-    assert {panel.title: panel.counts for panel in count_panels(index)} == {
+    assert count_panels(index) == {
         "images": {"training": (4, 60), "test": (1, 2)},
         "patients": {"training": (4, 20), "test": (1, 1)},
     }

@@ -233,9 +233,9 @@ def test_gan_with_stale_checkpoint_is_trained_to_the_end(done: Done, cache: Path
     settings, prepared = gan(seed=21, steps=6), done.bench.prepared
     (label,) = network_labels(settings, prepared)
     (earlier,) = cache.glob(f"{GAN_STAGE}/*/checkpoint.pt")
-    alone = trained_generator(
-        settings, label, prepared, compute=CPU, cache=Path(shutil.copytree(cache, tmp_path / "alone"))
-    )
+    context = replace(done.bench.context, cache=cache)
+    other_cache = Path(shutil.copytree(cache, tmp_path / "alone"))
+    alone = trained_generator(settings, label, replace(context, cache=other_cache))
     checkpoint = (
         generator_work_path(cache, GAN_STAGE, generator_inputs(settings, label, prepared, CPU)) / "checkpoint.pt"
     )
@@ -245,7 +245,7 @@ def test_gan_with_stale_checkpoint_is_trained_to_the_end(done: Done, cache: Path
         if step == steps and written_over:
             checkpoint.write_bytes(written_over.pop())
 
-    together = trained_generator(settings, label, prepared, compute=CPU, cache=cache, on_progress=write_over)
+    together = trained_generator(settings, label, replace(context, on_progress=write_over))
 
     assert not written_over
     assert said_by(together / "generator.safetensors") == said_by(alone / "generator.safetensors")

@@ -15,6 +15,7 @@ from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError, ConfigError, DataError
 from xraytune.files import read_json, sha256_of, write_json
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import store_folder
 from xraytune.pipeline.generator_folder import generator_sample, generator_train
 from xraytune.pipeline.prepare import prepare
@@ -91,7 +92,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     generator_sample(kept.gan, count=5, out=tmp_path / "images", class_name="PNEUMONIA")
 
     compute = allocation_of(space.settings, has_gpu=False).compute()
-    pool, _, _ = pool_block(gan, 1, 0, prepared, compute=compute, cache=kept.cache)
+    pool, _, _ = pool_block(gan, RunContext(prepared=prepared, cache=kept.cache, compute=compute), 1, 0)
     files = sorted((tmp_path / "images" / "PNEUMONIA").iterdir())
     assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(5)]).tolist()
 

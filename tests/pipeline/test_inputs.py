@@ -30,7 +30,7 @@ def training_set_of(bench: Bench) -> Any:
         experiment = bench.experiment(**parameters)
         if experiment.parameters.gan:
             for label in network_labels(experiment.parameters.gan, bench.prepared):
-                trained_generator(experiment.parameters.gan, label, bench.prepared, compute=CPU, cache=bench.cache)
+                trained_generator(experiment.parameters.gan, label, bench.context)
         return build_training_set(experiment, bench.context)
 
     return build

@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
 from xraytune.config.settings import Experiment, GanSettings, without_gates
@@ -52,7 +51,7 @@ class Studio:
 
     def train(self, settings: GanSettings) -> GanSettings:
         for label in network_labels(settings, self.bench.prepared):
-            trained_generator(settings, label, self.bench.prepared, compute=CPU, cache=self.bench.cache)
+            trained_generator(settings, label, self.bench.context)
         return settings
 
 
@@ -64,7 +63,7 @@ def save_pool(pixels: NDArray[np.uint8], folder: Path) -> None:
 def studio(bench: Bench) -> Studio:
     """The images of seed 77 are replaced by real training images."""
     honest = Studio(bench=bench, copier=gan(seed=77))
-    network = trained_generator(honest.train(honest.copier), None, bench.prepared, compute=CPU, cache=bench.cache)
+    network = trained_generator(honest.train(honest.copier), None, bench.context)
     train = bench.prepared.side("train")
     for label in (0, 1):
         copied = np.resize(train.rows[train.labels == label], 256)

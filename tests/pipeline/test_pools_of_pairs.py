@@ -70,7 +70,7 @@ class Pairs:
 
     def pool(self, experiment: Experiment, block: int = 0, labeller: Path | None = None) -> tuple[Any, Any, Any]:
         gan = generator_of(experiment)
-        return pool_block(gan, 0, block, self.prepared, compute=CPU, cache=self.cache, labeller=labeller)
+        return pool_block(gan, self.context, 0, block, labeller=labeller)
 
     def labeller(self, experiment: Experiment) -> Path | None:
         return trained_labeller(experiment, self.context)
@@ -217,9 +217,9 @@ def test_an_interrupted_segmenter_resumes_to_the_same_weights(pairs: Pairs, tmp_
 
 
 def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pairs: Pairs, tmp_path: Path) -> None:
-    experiment, prepared = pairs.experiment(), pairs.prepared
+    experiment = pairs.experiment()
     gan = generator_of(experiment)
-    network = trained_generator(gan, None, prepared, compute=CPU, cache=pairs.cache)
+    network = trained_generator(gan, None, pairs.context)
     (tmp_path / "gan").mkdir()
     fill_generator_folder(tmp_path / "gan", {None: network}, experiment, pairs.context)
 
@@ -239,8 +239,8 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pai
 
 @pytest.mark.usefixtures("short_labeller")
 def test_a_gan_folder_keeps_the_segmenter_of_its_masks(pairs: Pairs, tmp_path: Path) -> None:
-    experiment, prepared = pairs.experiment(mask_from="segmenter", steps=2), pairs.prepared
-    network = trained_generator(generator_of(experiment), None, prepared, compute=CPU, cache=pairs.cache)
+    experiment = pairs.experiment(mask_from="segmenter", steps=2)
+    network = trained_generator(generator_of(experiment), None, pairs.context)
     (tmp_path / "gan").mkdir()
     fill_generator_folder(tmp_path / "gan", {None: network}, experiment, pairs.context)
     record = tmp_path / "gan" / "generator.json"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,14 +175,8 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
         (cache / "pixels-2").mkdir(parents=True, exist_ok=True)
         if not (cache / bench.prepared.pixels).exists():
             (cache / bench.prepared.pixels).symlink_to(bench.cache / bench.prepared.pixels)
-        path = trained_generator(
-            settings,
-            label,
-            bench.prepared,
-            compute=CPU,
-            cache=cache,
-            on_progress=lambda *progress: said.append(progress),
-        )
+        context = replace(bench.context, cache=cache, on_progress=lambda *progress: said.append(progress))
+        path = trained_generator(settings, label, context)
         return load_file(path / "generator.safetensors")
 
     train(tmp_path / "one", 30)
@@ -199,11 +194,9 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
 def test_pool_does_not_depend_on_the_trial(bench: Bench) -> None:
     settings = gan(seed=13)
     for label in network_labels(settings, bench.prepared):
-        trained_generator(settings, label, bench.prepared, compute=CPU, cache=bench.cache)
+        trained_generator(settings, label, bench.context)
 
-    (pixels, _, inputs), (again, _, inputs_again) = (
-        pool_block(settings, 1, 0, bench.prepared, compute=CPU, cache=bench.cache) for _ in range(2)
-    )
+    (pixels, _, inputs), (again, _, inputs_again) = (pool_block(settings, bench.context, 1, 0) for _ in range(2))
 
     assert (pixels == again).all()
     assert inputs == inputs_again
@@ -216,9 +209,7 @@ def test_trials_that_differ_only_in_their_filter_share_the_gan_but_not_the_pool(
     settings = gan(seed=14, steps=40)
 
     def draw(pool_filter: PoolFilter, label: int = 0) -> tuple[NDArray[np.uint8], str]:
-        pixels, _, inputs = pool_block(
-            settings, label, 0, bench.prepared, compute=CPU, cache=bench.cache, pool_filter=pool_filter
-        )
+        pixels, _, inputs = pool_block(settings, bench.context, label, 0, pool_filter=pool_filter)
         return np.array(pixels), fingerprint(inputs.pop("stage"), inputs)
 
     names: tuple[PoolFilter, ...] = ("none", "discriminator", "label")

@@ -86,7 +86,6 @@ def direct(
     watching: Watching | None = None,
     generator_need: Callable[[Parameters], str | None] = no_gan,
     generator_slots: int = 1,
-    gpu_share: float = 0.0,
 ) -> SearchController:
     """A controller, as each start of the search creates it."""
     space = write_space(study.path.parent.parent, *overrides)
@@ -96,7 +95,6 @@ def direct(
         space,
         journal,
         generator_need=generator_need,
-        gpu_share=gpu_share,
         callbacks=(watching or Watching()).callbacks,
     )
     controller.generator_slots = generator_slots

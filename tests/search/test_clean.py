@@ -25,7 +25,7 @@ from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import artifact_path, build_once
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
-from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.prepare import prepare, write_prepared
 from xraytune.pipeline.synthesize import (
     DIFFUSION_STAGE,
     GAN_STAGE,
@@ -310,6 +310,34 @@ def test_the_generators_of_a_confirmation_are_those_of_its_own_threads(root: Pat
     assert (of_search.exists(), of_run.exists()) == (False, True)
 
 
+def test_clean_knows_the_generators_of_runs_on_fewer_patients(root: Path) -> None:
+    """Those of `confirm.worth`, which have a split of their own."""
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    runs, experiment, prepared = StudyFolder(folder.path / "confirm"), folder.experiment(0), folder.prepared()
+    gan_settings = experiment.parameters.gan
+    assert gan_settings is not None
+    dropped = next(image for image in prepared.images if image.side == "train")
+    fewer = replace(prepared, images=tuple(image for image in prepared.images if image is not dropped))
+    data = experiment.settings.data.model_copy(update={"train_patients": 9})
+    settings = experiment.settings.model_copy(update={"data": data})
+    experiment = experiment.model_copy(update={"settings": settings, "has_own_split": True})
+    write_prepared(fewer, runs.split_path(9))
+    inputs = generator_inputs(gan_settings, None, fewer, CPU)
+    gan = build_once(cache, GAN_STAGE, inputs, lambda folder: (folder / "x").touch())
+    run = Run(number=0, label="gan", experiment=experiment)
+    work = RunList(runs, [run], what="runs", generator_need=lambda _: None, retries=0)
+    work.next_trial()
+
+    clean(folder.path)
+    stayed = gan.is_dir()
+    ended = {"value": 0.9, "best_epoch": 1, "epochs": 2, "val_b_score": 0.9, "threshold": 0.5, "seconds": 1.0}
+    work.on_result(0, {"ended": ended})
+    clean(folder.path)
+
+    assert stayed
+    assert not gan.exists()
+
+
 def test_clean_keeps_work_shared_with_another_study(root: Path) -> None:
     """A study of the same images and split may be running, or need the same GANs."""
     begin_study(root, "other")
@@ -553,7 +581,7 @@ def test_the_last_generator_of_an_unfinished_trial_stays(root: Path) -> None:
         controller_of(folder, space, prepared, cache).next_trial()
     halfway, _ = folder.experiment(0).generator_stages
     assert halfway.parameters.gan is not None
-    kept = trained_generator(halfway.parameters.gan, None, prepared, compute=CPU, cache=cache)
+    kept = trained_generator(halfway.parameters.gan, None, RunContext(prepared=prepared, cache=cache, compute=CPU))
 
     clean(folder.path)
 

@@ -66,8 +66,9 @@ def test_a_spent_budget_of_hours_starts_nothing(study: StudyFolder) -> None:
 
 
 def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> None:
-    controller = direct(study, "budget.gpu_hours=1e-9", gpu_share=1.0)
+    controller = direct(study, "budget.gpu_hours=1e-9")
     running = start(controller)
+    controller.on_trial_placed(running.number, 1.0)
     controller.on_result(running.number, epoch(1, 0.6))
 
     assert controller.next_trial() is NoTrial.WAIT
@@ -86,7 +87,7 @@ def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, monkeypatch: p
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     budget = "budget.gpu_hours=0.027"  # 97.2 s
-    controller = direct(study, budget, gpu_share=0.25)
+    controller = direct(study, budget)
     controller.on_trial_placed(start(controller).number, 0.25)
     now += 80
     controller.on_trial_lost(0, out_of_memory=True)
@@ -94,22 +95,22 @@ def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, monkeypatch: p
     now += 80
     controller.close()
 
-    again = direct(study, budget, gpu_share=0.25)
+    again = direct(study, budget)
     again.on_trial_placed(start(again).number, 0.5)
     assert not is_spent(again)
     now += 80
     assert is_spent(again)
     complete(again, 0)
 
-    assert is_spent(direct(study, budget, gpu_share=0.25))
-    assert not is_spent(direct(study, "budget.gpu_hours=0.0279", gpu_share=0.25))  # 100.4 s
+    assert is_spent(direct(study, budget))
+    assert not is_spent(direct(study, "budget.gpu_hours=0.0279"))  # 100.4 s
 
 
 def test_retry_at_the_gpu_limit_counts_no_more_gpu_hours(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """On machines with one GPU, the doubled share is still one GPU."""
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
+    controller = direct(study, "budget.gpu_hours=0.03")  # 108 s
     controller.on_trial_lost(start(controller).number, out_of_memory=True)
     controller.on_trial_placed(start(controller).number, 1.0)
 
@@ -390,7 +391,7 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, seed: int
             controller, running = direct(study), {}
         elif len(running) < 3 and isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             running[suggestion.number] = max(
-                0, len(controller._journal.reported(suggestion.number)) - 1
+                0, len(controller.journal.reported(suggestion.number)) - 1
             )  # reported again
         elif running:
             number = draw.choice(list(running))
@@ -400,7 +401,7 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, seed: int
                 del running[number]
 
     rungs = rungs_of(study.space().settings, ())
-    replayed = {report[0]: rungs.should_continue(*report) for report in controller._journal.reports()}
+    replayed = {report[0]: rungs.should_continue(*report) for report in controller.journal.reports()}
     assert statuses(study) == {number: "complete" if kept else "pruned" for number, kept in replayed.items()}
     assert "pruned" in statuses(study).values()
 
@@ -410,7 +411,7 @@ def test_decision_interrupted_by_crash_is_repeated(study: StudyFolder) -> None:
     first = direct(study)
     start(first), start(first)
     first.on_result(0, epoch(1, 0.9))
-    first._journal.report(1, 1, 0.6)
+    first.journal.report(1, 1, 0.6)
 
     second = direct(study)
     start(second), start(second)
@@ -430,9 +431,9 @@ def test_next_start_completes_work_interrupted_at_trial_end(
     write_bytes(checkpoint, b"x")
     now += 60
     killed.heartbeat(2)
-    killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0, "gpu_seconds": 60.0, "val_b_score": 0.7})
+    killed.journal.tell(0, "complete", 0.8, {"seconds": 60.0, "gpu_seconds": 60.0, "val_b_score": 0.7})
 
-    controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
+    controller = direct(study, "budget.gpu_hours=0.03")  # 108 s
 
     assert statuses(study) == {0: "complete"}
     assert not checkpoint.exists()

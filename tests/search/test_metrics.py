@@ -120,7 +120,7 @@ def test_the_best_value_is_the_lowest_if_the_objective_is_minimised(tmp_path: Pa
     space, folder = load_space(tmp_path / "space.yaml"), StudyFolder(tmp_path / "quality")
     create_study(folder, space, two_images(), CPU)
     journal = Journal(folder.journal_path, space, writable=True)
-    search = SearchController(folder, space, journal, generator_need=no_gan, gpu_share=0.0)
+    search = SearchController(folder, space, journal, generator_need=no_gan)
     for value in (3.0, -0.5, 2.0):
         trial = search.next_trial()
         assert isinstance(trial, TrialSuggestion)

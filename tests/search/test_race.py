@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.search.studies import CPU, direct, ended, no_gan, two_images, write_space
+from tests.search.studies import CPU, direct, ended, two_images, write_space
 from xraytune.config.settings import DataSettings, Parameters, Settings
 from xraytune.confirm.plan import Arm
 from xraytune.confirm.runs import replicate
@@ -19,8 +19,8 @@ from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.clock import Times
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, TrialSuggestion
-from xraytune.search.race import Race, RepeatList, hold_race, race_of, read_race, repeat, repeat_number
-from xraytune.search.runs import ended_rows
+from xraytune.search.race import Race, hold_race, race_of, read_race, repeat, repeat_number
+from xraytune.search.runs import RunList, ended_rows
 from xraytune.search.status import seconds_left, status
 from xraytune.search.study import StudyFolder, create_study
 
@@ -145,37 +145,25 @@ def raced(
     result: Callable[[int, float], Mapping[str, Any]] | None = None,
 ) -> Race:
     """Hold the race through the search's controller; killed after so many repeats."""
-    space = write_space(study.path.parent.parent, *SEARCH, *overrides)
     controller = direct(study, *SEARCH, *overrides)
-    journal = Journal(study.journal_path, space, writable=True)
     left_to_run = most
 
-    def run(repeats: RepeatList, folder: StudyFolder, labels: Mapping[int, str]) -> None:
+    def run(repeats: RunList) -> None:
         nonlocal left_to_run
-        assert folder.path == study.path / "race"
+        assert repeats.folder.path == study.path / "race"
         while isinstance(suggestion := repeats.next_trial(), TrialSuggestion):
             if not left_to_run:
                 raise KilledError
             left_to_run -= 1
-            assert labels[suggestion.number].startswith("#")
+            assert repeats.label(suggestion).startswith("#")
             trial, place = divmod(suggestion.number, 100)
             message = ended(0.9)
             message["ended"]["val_b_score"] = score(trial, place)
             repeats.on_result(suggestion.number, result(suggestion.number, score(trial, place)) if result else message)
 
-    hold_race(
-        study,
-        journal,
-        space.settings,
-        two_images(),
-        clock=controller.clock,
-        has_time=controller.has_time,
-        generator_need=no_gan,
-        run=run,
-        note=lambda _: None,
-    )
+    hold_race(controller, two_images(), run=run)
     controller.close()
-    race = read_race(study, space.settings, journal.rows())
+    race = read_race(study, controller.space.settings, controller.journal.rows())
     assert race is not None
     return race
 
@@ -302,11 +290,9 @@ def test_gpu_hours_of_repeats_count_after_a_restart(study: StudyFolder, monkeypa
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     searched(study, quality)
-    space = write_space(study.path.parent.parent, *SEARCH)
     controller = direct(study, *SEARCH)
-    journal = Journal(study.journal_path, space, writable=True)
 
-    def run(repeats: RepeatList, _: StudyFolder, __: Mapping[int, str]) -> None:
+    def run(repeats: RunList) -> None:
         nonlocal now
         suggestion = repeats.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
@@ -317,14 +303,7 @@ def test_gpu_hours_of_repeats_count_after_a_restart(study: StudyFolder, monkeypa
         raise KilledError
 
     with pytest.raises(KilledError):
-        hold_race(
-            *(study, journal, space.settings, two_images()),
-            clock=controller.clock,
-            has_time=controller.has_time,
-            generator_need=no_gan,
-            run=run,
-            note=lambda _: None,
-        )
+        hold_race(controller, two_images(), run=run)
 
     assert direct(study, *SEARCH, "budget.gpu_hours=0.024").used_up == "gpu_hours"  # 86.4 s
     assert direct(study, *SEARCH, "budget.gpu_hours=0.026").has_time()

@@ -19,7 +19,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import MachineError
 from xraytune.files import read_json
 from xraytune.records import Compute
-from xraytune.search.journal import Journal
+from xraytune.search.messages import Callbacks
 from xraytune.search.resources import Node, slots
 from xraytune.search.run import search
 from xraytune.search.runner import Runner
@@ -126,12 +126,11 @@ def run(
         allocation=allocation(share.cpus, share.gpus),
         cache=study.path,
         address=address,
-        note=note,
-        opened=opened,
+        callbacks=Callbacks(note=note, on_start=lambda _, dashboard: opened(dashboard)),
     ) as runner:
         controller = direct(study)
         try:
-            runner.run(controller, study, label=str)
+            runner.run(controller)
         finally:
             controller.close()
 
@@ -383,5 +382,4 @@ def test_resources_after_out_of_memory_are_on_one_machine(
     at_the_first_start = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0]
     assert at_the_first_start == "{'CPU': 3, 'GPU': 1}"
     (row,) = study.rows()
-    journal = Journal(study.journal_path, study.space(), writable=False)
-    assert journal.gpu_seconds() == pytest.approx(row["seconds"], rel=0.5), "one GPU each time"
+    assert row["gpu_seconds"] == pytest.approx(row["seconds"], rel=0.5), "one GPU each time"

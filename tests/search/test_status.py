@@ -10,7 +10,7 @@ import pytest
 
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.search.clock import Times
-from xraytune.search.messages import ProgressFile, read_progress, write_samples, write_waiting
+from xraytune.search.messages import ProgressFile, read_progress, write_samples
 from xraytune.search.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
 from xraytune.search.study import StudyFolder, create_study, locked
 
@@ -89,7 +89,7 @@ def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> Non
 def test_a_trial_whose_generator_is_trained_waits_for_a_slot(study: StudyFolder) -> None:
     controller = direct(study)
     controller.next_trial()
-    write_waiting(study.trial_path(0))
+    ProgressFile(study.trial_path(0))("waiting for a slot", 0, 0)
 
     with locked(study):
         assert StudyWatcher(study).look().trials[0].status == "waiting"

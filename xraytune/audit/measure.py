@@ -63,9 +63,7 @@ class Measured:
 def measure(images: Sequence[ImageFile], synthetic: Path, space: Space, context: RunContext) -> Measured:
     """Measure the usable images of a folder, in the order of `usable_images`.
 
-    Raises:
-        DataError: An image is broken.
-        MachineError: The weights of `quality.backbone` are missing.
+    Raises DataError if one is broken, MachineError if the weights of `quality.backbone` are missing.
     """
     prepared, progress = context.prepared, context.on_progress
     size_px = prepared.image_size_px
@@ -78,12 +76,9 @@ def measure(images: Sequence[ImageFile], synthetic: Path, space: Space, context:
     quality = measure_quality(Experiment(settings=space.settings, parameters=parameters), context, read)
     memorisation, folder = measure_memorisation(context, read)
     samples = sample_grid(class_samples(read, context, size_px), title=synthetic.name, extra="images of the folder")
-    nearest = [
-        Picture(
-            content=(folder / f"nearest_{name}.png").read_bytes(),
-            caption=f"{name}: the images closest to a training image, each with that training image on its right.",
-        )
-        for name in memorisation
-    ]
-    beside = Picture(content=png_bytes(samples), caption="Real training images beside the first images of the folder.")
-    return Measured(quality=quality, memorisation=memorisation, pictures=(beside, *nearest))
+    beside = "Real training images beside the first images of the folder."
+    pictures = [Picture(content=png_bytes(samples), caption=beside)]
+    for name in memorisation:
+        nearest = f"{name}: the images closest to a training image, each with that training image on its right."
+        pictures.append(Picture(content=(folder / f"nearest_{name}.png").read_bytes(), caption=nearest))
+    return Measured(quality=quality, memorisation=memorisation, pictures=tuple(pictures))

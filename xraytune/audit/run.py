@@ -60,8 +60,7 @@ class Audit:
 
     Attributes:
         study: The study's folder, with `audit.json` and `audit.html`.
-        headline: The answer, set by the first bad line.
-        lines: The scorecard.
+        headline: The answer, set by the first bad line of the scorecard.
         record: The content of `audit.json`, with all figures; docs/audit.md describes its keys.
     """
 
@@ -141,17 +140,13 @@ def audit(
     except DataError as error:
         problem = error.problems[0].what
     mix = feasible_mix(usable, synthetic, prepared)
-    why_not = next(
-        why
-        for holds, why in (
-            (problem, "fix the problem above first"),
-            (quick, "it needs training; run the command without --quick"),
-            (not mix.ratios, mix.why),
-            (not index.test and test is None, "the real images have no test/ folder; give --test DIR"),
-            (True, ""),
-        )
-        if holds
-    )
+    why_not = mix.why
+    if problem:
+        why_not = "fix the problem above first"
+    elif quick:
+        why_not = "it needs training; run the command without --quick"
+    elif mix.ratios and not index.test and test is None:
+        why_not = "the real images have no test/ folder; give --test DIR"
     space = space_of(mix if mix.ratios else Mix())
     compute = machine_of(settings).compute
     if folder.space_path.exists():
@@ -262,7 +257,6 @@ def _measured_lines(
 
 
 def _scorecard(found: Audit, balance: str, command: str) -> Section:
-    """Return the first section of the page."""
     own, real = (found.record[name] for name in ("synthetic", "real"))
     statuses = {one.status for one in found.lines}
     counts = ", ".join(f"{count:,} {name}" for name, count in own["images"].items())

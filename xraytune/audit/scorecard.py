@@ -82,11 +82,10 @@ def quality_lines(quality: Quality, shares: Mapping[str, float], upscaled: str) 
         shares: By class, the share of synthetic images in the tested mix that has the most of them.
         upscaled: A sentence about upscaled images, or "".
     """
-    figures, drop = quality.columns(), (quality.real_train or 0.0) - (quality.gan_test or 0.0)
+    figures, blur = quality.columns(), quality.blur_px
     precision, coverage, hazy, recall = (
         figures[f"gan_{one}"] or 0.0 for one in ("precision", "coverage", "blurred_coverage", "blurred_recall")
     )
-    blur, has_classes = quality.blur_px, quality.gan_test is not None
     is_swapped = quality.gan_test is not None and quality.gan_test <= _SWAPPED
     sign = "< " if blur <= SCALE_PX[0] else "> " if blur >= SCALE_PX[-1] else ""
     realism = Score(
@@ -98,17 +97,15 @@ def quality_lines(quality: Quality, shares: Mapping[str, float], upscaled: str) 
         sentence=f"As far from unseen real images as a blur of {sign}{blur:.1f} px at 64 px; {precision * 100:.0f} % look "
         f"like a real image of their class.{upscaled}",
     )
-    (labels,) = not_measured(["labels"], "there is only one class")
-    if has_classes and (quality.real_train or 0.0) < _LEAST_REFERENCE:
-        why = f"a classifier on these features has an AUROC of only {quality.real_train:.2f} on unseen real images"
-        (labels,) = not_measured(["labels"], why)
-    elif has_classes:
-        labels = Score(
-            name="labels",
-            status=_grade(drop >= _WRONG_LABELS, drop >= _MANY_WRONG_LABELS),
-            figure=f"AUROC {quality.gan_test:.2f}",
-            sentence=f"A classifier trained on real images has an AUROC of {quality.gan_test:.2f} on these images, and of "
-            f"{quality.real_train:.2f} on unseen real ones.",
+    labels, origin = not_measured(["labels", "origin"], "there is only one class")
+    if quality.gan_test is not None and quality.real_train is not None:
+        labels = _labels_line(quality.gan_test, quality.real_train)
+        gap = origin_gap(quality.origin, shares)
+        origin = Score(
+            name="origin",
+            status=_grade(False, gap.is_large),
+            figure=f"gap {gap.gap:.2f}",
+            sentence=gap.sentence.removeprefix("Origin probe: "),
         )
     few = {"gan_coverage", "gan_blurred_coverage", "gan_blurred_recall"} & {*shortcomings(figures, None)}
     variety = Score(
@@ -118,16 +115,21 @@ def quality_lines(quality: Quality, shares: Mapping[str, float], upscaled: str) 
         sentence=f"They cover {coverage * 100:.0f} % of unseen real images, and {hazy * 100:.0f} % after a blur that "
         f"removes texture (recall {recall:.2f}), in the worst class.",
     )
-    (origin,) = not_measured(["origin"], "there is only one class")
-    if has_classes:
-        gap = origin_gap(quality.origin, shares)
-        origin = Score(
-            name="origin",
-            status=_grade(False, gap.is_large),
-            figure=f"gap {gap.gap:.2f}",
-            sentence=gap.sentence.removeprefix("Origin probe: "),
-        )
     return realism, labels, variety, origin
+
+
+def _labels_line(here: float, on_real: float) -> Score:
+    """Judge labels by the AUROC of a classifier trained on real images, here and on unseen real images."""
+    if on_real < _LEAST_REFERENCE:
+        why = f"a classifier on these features has an AUROC of only {on_real:.2f} on unseen real images"
+        return not_measured(["labels"], why)[0]
+    return Score(
+        name="labels",
+        status=_grade(on_real - here >= _WRONG_LABELS, on_real - here >= _MANY_WRONG_LABELS),
+        figure=f"AUROC {here:.2f}",
+        sentence=f"A classifier trained on real images has an AUROC of {here:.2f} on these images, and of {on_real:.2f} on "
+        "unseen real ones.",
+    )
 
 
 def downstream_line(verdict: Mapping[str, Any]) -> Score:
@@ -138,7 +140,7 @@ def downstream_line(verdict: Mapping[str, Any]) -> Score:
     return Score(
         name="downstream",
         status=_VERDICTS.get(word, "warning"),
-        figure=f"{word.replace('_', ' ')}",
+        figure=word.replace("_", " "),
         sentence=f"{first['arm']}: {what}; {metric} {differences}.",
     )
 

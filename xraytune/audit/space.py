@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from xraytune.config.document import Document, Place, parse_yaml, read_document
+from xraytune.config.document import Document, parse_yaml, read_document
 from xraytune.config.load import space_of_document
 from xraytune.config.settings import USED_ONLY_BY, FolderSettings, Parameters
 from xraytune.config.space import Space
@@ -30,7 +30,6 @@ parameters:
   lr: {value: 3e-3}
 """
 _OF_THE_MIX = {"source", "match_resolution", *USED_ONLY_BY}
-_PLACE = Place(where="audit", order=(0, 0, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +71,10 @@ def audit_space(
     overrides: Sequence[str] = (),
     weights_dir: Path | None = None,
 ) -> Space:
-    """Return the space of an audit; the arguments are those of `audit`.
+    """Return the space of an audit, with the arguments of `audit`; raise ConfigError if the file or an override is invalid.
 
     The parameters of a model space, except those of the mix, describe the classifier. Parameters that it searches are still
     searched, with its budget.
-
-    Raises:
-        ConfigError: The file or an override is invalid.
     """
     given = read_document(model_space) if model_space else parse_yaml(_CLASSIFIER, lambda _: "built-in")
     content = {key: value for key, value in _mapping(given.content).items() if key not in ("exported_from", "final")}
@@ -117,7 +113,7 @@ def audit_space(
 
 def _grafted(document: Document, settings: Mapping[str, Json]) -> Document:
     for key, value in settings.items():
-        document = document.grafted(tuple(key.split(".")), Document(content=value, places={(): _PLACE}))
+        document = document.with_value(tuple(key.split(".")), value, "audit")
     return document
 
 

@@ -71,7 +71,6 @@ def audit(
 
 
 def _show(found: Audit) -> None:
-    """Print the scorecard and the paths of its files."""
     is_bad = any(line.status == "bad" for line in found.lines)
     rows = [
         (Cell(line.name, "strong"), Cell(line.status, _TONES[line.status]), line.figure, line.sentence)

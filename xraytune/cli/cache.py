@@ -33,9 +33,8 @@ def list(cache: CacheFolder = _HERE, as_json: AsJson = False) -> None:
     studies = Column("studies", flexible=True, optional=True)
     for kind, group in kinds.items():
         rows = []
-        for what, same in (
-            (what, [one for one in group if one.what == what]) for what in {one.what: 0 for one in group}
-        ):
+        for what in dict.fromkeys(one.what for one in group):
+            same = [one for one in group if one.what == what]
             used = f"{same[0].last_used.astimezone():%Y-%m-%d %H:%M}"
             size = console.mebibytes(sum(one.size_bytes for one in same))
             users = sorted({study for one in same for study in one.studies})

@@ -18,7 +18,7 @@ from xraytune.cli.search import log_dashboard, shown_path
 from xraytune.records import Progress, ignore_progress
 
 if TYPE_CHECKING:
-    from xraytune.confirm.analysis import ControlResult, FinalistResult, Gain, RatioPoint
+    from xraytune.confirm.analysis import FinalistResult, Gain, RatioPoint
     from xraytune.confirm.comparison import Interval
     from xraytune.confirm.forecast import Forecast, VerdictChances
     from xraytune.confirm.record import Confirmation
@@ -268,26 +268,18 @@ def show_verdict(found: Confirmation) -> None:
 
 
 def _comparisons(finalist: FinalistResult, metric: str) -> Table:
+    rows: list[Row] = []
+    for one in finalist.comparisons:
+        interval, words = one.comparison.interval, one.verdict.words
+        result = Cell(", ".join(words), _TONES.get(words[0], "plain"))
+        score = f"{one.comparison.scores[1]:.3f}"
+        rows.append((one.control, score, *_signed(interval.difference, interval), result))
+    columns = (Column("control", flexible=True), Column(metric, "right"), *_DIFFERENCE_COLUMNS, "result")
     word = "not tested" if finalist.verdict is None else finalist.verdict.word.replace("_", " ")
-    return Table(
-        (Column("control", flexible=True), Column(metric, "right"), *_DIFFERENCE_COLUMNS, "result"),
-        [_comparison(result) for result in finalist.comparisons],
-        f"{finalist.arm.name}, {metric} {finalist.score:.3f}: {word}",
-    )
-
-
-def _comparison(result: ControlResult) -> Row:
-    interval, words = result.comparison.interval, result.verdict.words
-    return (
-        result.control.name,
-        f"{result.comparison.scores[1]:.3f}",
-        *_signed(interval.difference, interval),
-        Cell(", ".join(words), _TONES.get(words[0], "plain")),
-    )
+    return Table(columns, rows, f"{finalist.arm.name}, {metric} {finalist.score:.3f}: {word}")
 
 
 def _outcomes(secondary: Sequence[OutcomeDifference], title: str) -> Table:
-    """Return a table of differences in the secondary outcomes, by outcome and control."""
     rows: list[Row] = []
     for outcome, name in _OUTCOMES.items():
         own = [one for one in secondary if one.outcome == outcome]
@@ -296,12 +288,11 @@ def _outcomes(secondary: Sequence[OutcomeDifference], title: str) -> Table:
     return Table((Column("outcome, control", flexible=True), *_VALUE_COLUMNS), rows, title)
 
 
-def _values(one: OutcomeDifference | ArmDifference) -> tuple[str, ...]:
+def _values(one: ArmDifference) -> tuple[str, ...]:
     return f"  {one.control}", f"{one.value:.3f}", f"{one.control_value:.3f}", *_signed(one.difference, one)
 
 
 def _subgroups(found: Confirmation) -> Iterator[Table | Cell]:
-    """Yield the differences of the first finalist in each subgroup, and what they are compared with."""
     finalist = found.finalists[0].arm.name
     rows: list[Row] = []
     for group in found.subgroups:
@@ -335,18 +326,12 @@ def _ratios(found: Confirmation) -> Table:
 
 
 def _ratio_rows(point: RatioPoint, source: str) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of a ratio: the finalist's source over ratio 0, duplicates over ratio 0, the source over duplicates."""
     ratio, score = f"{point.ratio:g}", f"{point.score:.3f}"
     if not point.ratio:
         yield ratio, "no extra images", score, "", ""
         return
     yield ratio, f"{source} over ratio 0", score, *_signed(point.gain, point)
-    if point.duplicate:
-        yield (
-            "",
-            "duplicate over ratio 0",
-            f"{point.duplicate.score:.3f}",
-            *_signed(point.duplicate.gain, point.duplicate),
-        )
-    if point.over_duplicate:
-        yield "", f"{source} over duplicate", "", *_signed(point.over_duplicate.gain, point.over_duplicate)
+    if duplicate := point.duplicate:
+        yield "", "duplicate over ratio 0", f"{duplicate.score:.3f}", *_signed(duplicate.gain, duplicate)
+    if over := point.over_duplicate:
+        yield "", f"{source} over duplicate", "", *_signed(over.gain, over)

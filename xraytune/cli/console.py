@@ -324,24 +324,23 @@ class _FittedTable:
         for place in reversed(range(len(columns))):
             if columns[place].optional and sum(widths[one] for one in shown) - 2 > options.max_width:
                 shown.remove(place)
-        rows = [[row[place] for place in shown] for row in self.table.rows]
-        yield _drawn_table([columns[place] for place in shown], rows)
+        has_heading = any(columns[place].name for place in shown)
+        drawn = RichTable(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_heading
+        )
+        for column in (columns[place] for place in shown):
+            drawn.add_column(
+                _text(column.name),
+                justify=column.align,
+                overflow="fold",
+                no_wrap=not column.flexible,
+                header_style="dim",
+            )
+        for row in self.table.rows:
+            drawn.add_row(*(_text(row[place]) for place in shown))
+        yield drawn
         if hidden := [column.name.replace("\n", " ") for place, column in enumerate(columns) if place not in shown]:
             yield _text(Cell(f"left out on this narrow screen: {', '.join(hidden)}", "dim"))
-
-
-def _drawn_table(columns: Sequence[Column], rows: Sequence[Row]) -> RichTable:
-    has_heading = any(column.name for column in columns)
-    drawn = RichTable(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_heading
-    )
-    for column in columns:
-        drawn.add_column(
-            _text(column.name), justify=column.align, overflow="fold", no_wrap=not column.flexible, header_style="dim"
-        )
-    for row in rows:
-        drawn.add_row(*map(_text, row))
-    return drawn
 
 
 def _text(cell: Cell | str) -> Text:

@@ -111,19 +111,17 @@ def _show_demo(xrays: Path, study: Path, config: Path, model: Path, evaluation: 
             trials[row["parameters"]["source"]].append(row)
     best = {source: max(rows, key=lambda row: (row["value"], -row["number"])) for source, rows in trials.items()}
     auroc, (low, high) = evaluation.metrics.auroc, evaluation.intervals["auroc"]
+    rows = [
+        (name, f"{len(trials[source])}", f"{best[source]['value']:.3f}", f"{best[source]['epochs']}")
+        for source, name in _SOURCES.items()
+        if source in best
+    ]
     console.write("\nResult of the search", "strong")
     console.show(
         "This is a demo, not evidence: the images are drawn, the GAN is barely trained, and with so few patients "
         f"such differences are due to chance. On new patients, the model reached an AUROC of {auroc:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}).",
-        Table(
-            ("source", *console.numbers("trials", "best val-A AUROC", "after epochs")),
-            [
-                (name, f"{len(trials[source])}", f"{best[source]['value']:.3f}", f"{best[source]['epochs']}")
-                for source, name in _SOURCES.items()
-                if source in best
-            ],
-        ),
+        Table(("source", *console.numbers("trials", "best val-A AUROC", "after epochs")), rows),
         console.facts(
             ("X-rays", f"{xrays}"), ("study", f"{study}"), ("configuration", f"{config}"), ("model", f"{model}")
         ),

@@ -30,10 +30,8 @@ from xraytune.records import Json
 if TYPE_CHECKING:
     from xraytune.export.evaluation import Evaluation
     from xraytune.export.mask_evaluation import MaskEvaluation
-    from xraytune.export.segmentation import PredictedMasks
-    from xraytune.export.to_onnx import ExportedOnnx
     from xraytune.export.train import Trained
-    from xraytune.metrics.segmentation import MaskMetrics, ScoredMask
+    from xraytune.metrics.segmentation import MaskMetrics
     from xraytune.models.summary import LayerSummary, ModelSummary
     from xraytune.records import EpochRecord
 
@@ -51,12 +49,9 @@ METRIC_LABELS = {
     "ece": "calibration error",
 }
 _MASK_LABELS = {"dice": "Dice", "iou": "IoU", "hd95_px": "HD95 (pixels)"}
-_MASK_FORMATS = {"dice": ".3f", "iou": ".3f", "hd95_px": ".1f"}
 _OF_POSITIVE = ("auprc", "sensitivity", "specificity", "ppv", "npv", "f1")
 _BY_CLASS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
 _MOST_CONFUSED = 5
-
-
 _THRESHOLD_IMAGES = {
     "calibrated_val_a_val_b": "val-A and val-B",
     "calibrated_val_b": "val-B",
@@ -180,7 +175,7 @@ def _show_classes(found: Evaluation) -> None:
     images = sum(found.class_counts.values())
     is_binary = found.threshold is not None
     console.show(
-        Cell(f"{found.model} on {found.data}: {images} images ({counts}) of {found.patient_count} patients", "strong"),
+        Cell(f"{found.model} on {found.data}: {images} images ({counts}) of {found.patients} patients", "strong"),
         *_warnings(found),
         *(Cell(warning, "busy") for warning in (found.shift.warnings if found.shift else ())),
         _metrics(found),
@@ -195,8 +190,11 @@ def _show_classes(found: Evaluation) -> None:
 
 def _show_masks(found: MaskEvaluation) -> None:
     metrics = found.metrics
-    rows = [(label, _mask_number(metrics, name), _mask_interval(metrics, name)) for name, label in _MASK_LABELS.items()]
-    worst = [(one.file, *(_mask_number(one, name) for name in _MASK_LABELS)) for one in found.worst]
+    rows = [
+        (label, *_with_interval(getattr(metrics, name), metrics.intervals, name))
+        for name, label in _MASK_LABELS.items()
+    ]
+    worst = [(one.file, *(_number(getattr(one, name), name) for name in _MASK_LABELS)) for one in found.worst]
     empty = f"empty predictions: {metrics.empty_predictions} (Dice 0, HD95 undefined)"
     columns = (Column("", flexible=True), *numbers(*_MASK_LABELS.values()))
     console.show(
@@ -216,21 +214,13 @@ def _mask_subgroups(column: str, values: Mapping[str, MaskMetrics]) -> Table:
         (
             value,
             *map(str, (one.images, one.patients, one.empty_predictions)),
-            *(_mask_number(one, "dice"), _mask_interval(one, "dice"), _mask_number(one, "hd95_px")),
+            *_with_interval(one.dice, one.intervals, "dice"),
+            _number(one.hd95_px, "hd95_px"),
         )
         for value, one in values.items()
     ]
     counts, hd95 = numbers("images", "patients", "empty", "Dice"), numbers(_MASK_LABELS["hd95_px"])
     return Table(["", *counts, "95 % interval", *hd95], rows, f"By {column} (exploratory)")
-
-
-def _mask_number(one: MaskMetrics | ScoredMask, name: str) -> str:
-    value = getattr(one, name)
-    return "undefined" if value is None else format(value, _MASK_FORMATS[name])
-
-
-def _mask_interval(one: MaskMetrics, name: str) -> str:
-    return " to ".join(format(end, _MASK_FORMATS[name]) for end in one.intervals.get(name, ()))
 
 
 def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
@@ -239,11 +229,11 @@ def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
         first = "the first access by this model or its study"
         times = first if found.test_access == 1 else f"access number {found.test_access}"
         warnings.append(Cell(f"these are the test images of the model's own data: {times} was logged", "busy"))
-    if found.known_patient_count:
-        images, patients = found.known_patient_image_count, found.known_patient_count
+    if found.known_patients:
+        images, patients = found.images_of_known_patients, found.known_patients
         of_patients = f"{images} of these images belong to {patients} patient{'s' * (patients > 1)}"
         known = f"{of_patients} in the model's own training or validation set"
-        same = f"{found.known_image_count} are the same files"
+        same = f"{found.known_images} are the same files"
         warnings.append(Cell(f"{known} ({same}): the metrics are optimistically biased", "bad"))
     return warnings
 
@@ -261,24 +251,19 @@ def _metrics(found: Evaluation) -> Table:
     name = "most probable class" if found.threshold is None else f"threshold {found.threshold:.3f}"
     rows: list[Row] = []
     for key, label in labels.items():
-        row: list[Cell | str] = [
-            Cell(label, "strong" if key == "auroc" else "plain"),
-            _number(values[key]),
-            _interval(found.intervals, key),
-        ]
-        if found.at_half:
-            row.append(_number(getattr(found.at_half, key)) if key in AT_THRESHOLD else "")
-        rows.append(row)
+        half = [_number(getattr(found.at_half, key)) if key in AT_THRESHOLD else ""] if found.at_half else []
+        shown = Cell(label, "strong" if key == "auroc" else "plain")
+        rows.append([shown, *_with_interval(values[key], found.intervals, key), *half])
     at_half = numbers("threshold 0.5") if found.at_half else []
     return Table(["", *numbers(name), "95 % interval", *at_half], rows)
 
 
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+def _number(value: float | None, name: str = "") -> str:
+    return "undefined" if value is None else format(value, ".1f" if name == "hd95_px" else ".3f")
 
 
-def _interval(intervals: Mapping[str, tuple[float, float]], name: str) -> str:
-    return "{:.3f} to {:.3f}".format(*intervals[name]) if name in intervals else ""
+def _with_interval(value: float | None, intervals: Mapping[str, tuple[float, float]], name: str) -> tuple[str, str]:
+    return _number(value, name), " to ".join(_number(end, name) for end in intervals.get(name, ()))
 
 
 def _class_table(found: Evaluation) -> Table:
@@ -287,8 +272,7 @@ def _class_table(found: Evaluation) -> Table:
     for name, one in {**found.classes, "macro mean": found.macro, "micro mean": found.micro}.items():
         if one is not None:
             images = f"{one.images} images" if name in found.classes else "all classes"
-            ends = [one.intervals.get(key) for key in _BY_CLASS]
-            intervals = [f"{_short(both[0])}-{_short(both[1])}" if both else "" for both in ends]
+            intervals = ["-".join(map(_short, one.intervals.get(key, ()))) for key in _BY_CLASS]
             rows.append((Cell(name, "strong"), *(_number(getattr(one, key)) for key in _BY_CLASS)))
             rows.append([Cell(text, "dim") for text in (images, *intervals)])
     columns = [Column("", flexible=True), *numbers(*(METRIC_LABELS[key] for key in _BY_CLASS))]
@@ -312,7 +296,7 @@ def _confusion(found: Evaluation) -> Table:
 def _patient_level(found: Evaluation) -> Frame:
     """Show the main metrics of patients, unless every patient has a single image."""
     by_patient = found.patient_level
-    if found.patient_count == sum(found.class_counts.values()):
+    if found.patients == sum(found.class_counts.values()):
         return []
     if by_patient.metrics is None:
         missing = [name for name, count in by_patient.class_counts.items() if not count]
@@ -320,7 +304,7 @@ def _patient_level(found: Evaluation) -> Frame:
     rows = []
     for key in ("auroc", "accuracy") if found.threshold is None else ("auroc", "sensitivity", "specificity"):
         label = METRIC_LABELS[key] + (f" ({found.positive})" if key in _OF_POSITIVE else "")
-        rows.append((label, _number(getattr(by_patient.metrics, key)), _interval(by_patient.intervals, key)))
+        rows.append((label, *_with_interval(getattr(by_patient.metrics, key), by_patient.intervals, key)))
     title = "By patient: the mean probability of each patient's images"
     left_out = f"left out, with images of several classes: {join_names(by_patient.left_out, 5)}"
     table = Table(["", *numbers(""), ""], rows, title)
@@ -333,7 +317,7 @@ def _subgroups(column: str, found: Evaluation) -> Frame:
     rows: list[Row] = []
     notes = []
     for one in found.subgroups[column]:
-        auroc = (_number(one.auroc), _interval(one.intervals, "auroc"))
+        auroc = _with_interval(one.auroc, one.intervals, "auroc")
         values = [getattr(one, name) for name in rates]
         shares = ["" if value is None else _number(value) for value in values]
         rows.append((one.value, f"{one.images}", f"{one.patients}", *auroc, *shares))
@@ -380,17 +364,15 @@ def predict(
         return
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")
-    if not isinstance(predicted, Predicted):
-        return _show_predicted_masks(predicted)
-    counts = ", ".join(f"{count} {name}" for name, count in predicted.counts.items())
-    rule = f" (threshold for {predicted.positive}: {predicted.threshold:.3f})" if predicted.positive else ""
-    console.write(f"{predicted.path}: {predicted.images} images, predicted {counts}{rule}")
-
-
-def _show_predicted_masks(predicted: PredictedMasks) -> None:
-    empty = f" ({predicted.empty} empty)" if predicted.empty else ""
-    found = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
-    console.write(f"{predicted.path}: {found}; masks/, overlays/ and predictions.csv")
+    if isinstance(predicted, Predicted):
+        counts = ", ".join(f"{count} {name}" for name, count in predicted.counts.items())
+        rule = f" (threshold for {predicted.positive}: {predicted.threshold:.3f})" if predicted.positive else ""
+        text = f"{predicted.images} images, predicted {counts}{rule}"
+    else:
+        empty = f" ({predicted.empty} empty)" if predicted.empty else ""
+        text = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
+        text += "; masks/, overlays/ and predictions.csv"
+    console.write(f"{predicted.path}: {text}")
 
 
 def verify(
@@ -428,11 +410,11 @@ def export(
     """Export a model to an ONNX file with its preprocessing and threshold, after comparing it with PyTorch."""
     from xraytune.export.to_onnx import export_onnx
 
-    console.show_result(export_onnx(model, out=out), _show_onnx, as_json=as_json)
-
-
-def _show_onnx(found: ExportedOnnx) -> None:
-    console.write(f"{found.path}: probabilities differ from PyTorch's by at most {found.largest_difference:.0e}")
+    found = export_onnx(model, out=out)
+    if as_json:
+        console.show_json(found)
+    else:
+        console.write(f"{found.path}: probabilities differ from PyTorch's by at most {found.largest_difference:.0e}")
 
 
 def summary(config: ConfigFile, data: Data = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -442,11 +424,7 @@ def summary(config: ConfigFile, data: Data = None, overrides: Overrides = None, 
     found = model_summary(config, data=data, overrides=overrides or ())
     if as_json:
         console.show_json(_summary_json(found))
-    else:
-        _show_summary(config, found)
-
-
-def _show_summary(config: Path, found: ModelSummary) -> None:
+        return
     total, trained = found.total_params, found.trainable_params
     console.show(
         Cell(f"{config}: {len(found.layers)} layers", "strong"),

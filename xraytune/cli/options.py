@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from xraytune.errors import XraytuneError
+from xraytune.errors import Problem, XraytuneError
 
 Data: TypeAlias = Annotated[
     Path | None,
@@ -114,13 +113,8 @@ def errors_with_flags() -> Iterator[None]:
     try:
         yield
     except XraytuneError as error:
-        problems = (
-            replace(
-                one,
-                what=with_flags(one.what),
-                where=with_flags(one.where) if isinstance(one.where, str) else one.where,
-                fix=with_flags(one.fix),
-            )
-            for one in error.problems
-        )
+        problems = []
+        for one in error.problems:
+            where = with_flags(one.where) if isinstance(one.where, str) else one.where
+            problems.append(Problem(with_flags(one.what), where, with_flags(one.fix)))
         raise type(error)(*problems) from error

@@ -15,7 +15,7 @@ from xraytune.errors import ConfigError, MachineError, Problem, SourceLine
 from xraytune.records import Json
 
 if TYPE_CHECKING:
-    from xraytune.config.domains import Domain, Value
+    from xraytune.config.domains import Domain
     from xraytune.config.settings import Settings
     from xraytune.config.space import ParameterSpec, Space
 
@@ -44,14 +44,7 @@ def check(
     file = file or space
     if file is None:
         raise typer.BadParameter("give a space file, or --schema", param_hint="FILE")
-    answer: dict[str, Json] = {
-        "file": str(file),
-        "ok": False,
-        "searched": [],
-        "space": None,
-        "notes": [],
-        "problems": [],
-    }
+    answer: dict[str, Json] = {"file": str(file), "ok": False, "searched": [], "space": None, "notes": []}
     try:
         loaded = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
         require_extensions(loaded)
@@ -62,7 +55,7 @@ def check(
         raise typer.Exit(error.exit_code) from None
     if as_json:
         found = {"searched": list(loaded.searched), "space": loaded.identity(), "notes": list(loaded.notes)}
-        console.show_json(answer | {"ok": True} | found)
+        console.show_json(answer | {"ok": True} | found | {"problems": []})
     else:
         _show(file, loaded)
 
@@ -117,17 +110,7 @@ def _parameters(title: str, specs: Sequence[ParameterSpec]) -> Table:
 
 
 def _domain(domain: Domain) -> str:
-    from xraytune.config.domains import Choices
-
-    if isinstance(domain, Choices):
-        return " or ".join(_value(value) for value in domain.values)
     return f"{domain}, logarithmic" if domain.is_log else f"{domain}"
-
-
-def _value(value: Value) -> str:
-    if value is None:
-        return "not set"
-    return f"{value}".lower() if isinstance(value, bool) else f"{value}"
 
 
 def _settings(settings: Settings) -> Table:

@@ -15,17 +15,9 @@ from xraytune.cli.study_frame import scores_text, status_frame
 from xraytune.records import to_json
 
 if TYPE_CHECKING:
-    from xraytune.config.settings import Validation
     from xraytune.export.best import Exported
     from xraytune.export.replay import Replay
     from xraytune.search.clean import Cleaned
-
-
-_FINAL: dict[Validation, str] = {
-    "keep": "`train` uses all patients except those of val-A and val-B",
-    "val_a": "`train` uses all patients except those of val-B",
-    "all": "`train` uses all patients, and validates out-of-fold",
-}
 
 
 def status(
@@ -46,7 +38,7 @@ def status(
 ) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
     from xraytune.search.pruning import pruning_of
-    from xraytune.search.status import select_trials, status, trial_columns, trial_row
+    from xraytune.search.status import select_trials, status, trial_table
 
     if as_csv and as_json:
         raise typer.BadParameter("give either --csv or --json", param_hint="--csv")
@@ -56,7 +48,8 @@ def status(
         best = view.best.number if view.best is not None else None
         console.show_json(to_json(replace(view, trials=trials)) | {"best": best, "pruning": pruning_of(view)})
     elif as_csv:
-        console.show_csv(trial_columns(view), [trial_row(trial, view).values() for trial in trials])
+        table = trial_table(view, trials)
+        console.show_csv([*table], zip(*table.values(), strict=True))
     else:
         console.show(*status_frame(view, trials))
 
@@ -129,7 +122,7 @@ def _show_images(exported: Exported) -> None:
         console.write(f"`train` repeats the trial: {trial}")
     else:
         why = f" (data.train_patients: {exported.train_patients})" if exported.train_patients else ""
-        console.write(f"the trial trained on {trial}{why}; {_FINAL[exported.validation]}")
+        console.write(f"the trial trained on {trial}{why}; {exported.final_training}")
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     if exported.advice:

@@ -41,30 +41,30 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     best = view.ranked[:_BEST_SHOWN]
     last = [trial for trial in reversed(ended) if trial not in best][:_ENDED_SHOWN]
     groups = {"now" if view.is_running else "unfinished": now, "best": best, "ended": last}
-    rows = [
-        (Cell(name if place == 0 else "", "strong"), *_row(trial, view))
-        for name, trials in groups.items()
-        for place, trial in enumerate(trials)
-    ]
+    shown = [trial for trials in groups.values() for trial in trials]
+    names = [name if place == 0 else "" for name, trials in groups.items() for place, _ in enumerate(trials)]
+    columns, rows = _columns_and_rows(shown, view)
+    grouped = [(Cell(name, "strong"), *row) for name, row in zip(names, rows, strict=True)]
     lines = [*_heading(view), *([Cell(dashboard, "dim")] if dashboard and view.is_running else [])]
     if hidden := len(view.trials) - len(rows):
         have = "trial has" if hidden == 1 else "trials have"
         lines.append(Cell(f"{hidden} more {have} ended; `xraytune status` shows them all", "dim"))
-    return *lines, Table(("", *_columns(view)), rows), *(race_frame(view.race) if view.race else ())
+    return *lines, Table(("", *columns), grouped), *(race_frame(view.race) if view.race else ())
 
 
 def status_frame(view: StudyView, trials: Sequence[TrialView] | None = None) -> Frame:
     """Lay out trials of a study, by default all, with their searched parameters and the reasons for failures."""
     trials = view.trials if trials is None else trials
     searched = _parameter_columns(view)
-
-    def row(trial: TrialView) -> Row:
-        *first, bars, state = _row(trial, view)
-        return (*first, *(_parameter(trial.parameters.get(name)) for name in searched), bars, state)
-
-    *first, bars, state = _columns(view)
-    columns = (*first, *searched.values(), replace(bars, optional=True), state)
-    table = Table(columns, [row(trial) for trial in trials])
+    (*first, curves, states), rows = _columns_and_rows(trials, view)
+    columns = (*first, *searched.values(), replace(curves, optional=True), states)
+    table = Table(
+        columns,
+        [
+            (*figures, *(_parameter(trial.parameters.get(name)) for name in searched), bars, state)
+            for trial, (*figures, bars, state) in zip(trials, rows, strict=True)
+        ],
+    )
     failed = [trial for trial in trials if trial.status == "failed"]
     reasons = [Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed]
     return (
@@ -157,41 +157,35 @@ def curve(values: Sequence[float], low: float, high: float) -> str:
     return "".join(_BARS[round(share * (len(_BARS) - 1))] for share in shares)
 
 
-def _columns(view: StudyView) -> tuple[Column, ...]:
-    """Return the columns; the curve's header shows the range of its bars."""
-    ends = "\n" + "-".join(f"{end:.2f}".removeprefix("0") for end in found) if (found := _range(view)) else ""
-    scores = (view.metric,) if view.objective.is_of_generator else ("val-A", "val-B")
-    return (
+def _columns_and_rows(trials: Sequence[TrialView], view: StudyView) -> tuple[tuple[Column, ...], list[Row]]:
+    """Return columns and rows; the curve's bars show the better three quarters of all scores, where differences matter."""
+    scores = sorted((value for trial in view.trials for value in trial.values), key=view.objective.rank)
+    low, high = sorted((scores[0], scores[-1 - len(scores) // 4])) if scores else (0.0, 1.0)
+    ends = "\n" + "-".join(f"{end:.2f}".removeprefix("0") for end in (low, high)) if scores else ""
+    has_val_b, best = not view.objective.is_of_generator, view.best
+
+    def row(trial: TrialView) -> Row:
+        tone = _TONES[trial.status]
+        weight: Tone = "strong" if best and trial.number == best.number else "plain"
+        return (
+            f"{trial.number}",
+            Cell(trial.mix, weight),
+            f"{trial.epochs}/{view.max_epochs}" if trial.epochs else "",
+            Cell(_score(trial.values[-1] if trial.values else None), weight),
+            *([_score(trial.val_b_score)] if has_val_b else []),
+            Cell(curve(trial.values, low, high), tone),
+            Cell(_state(trial, view), tone),
+        )
+
+    columns = (
         Column("#", "right"),
         Column("mix", flexible=True),
         Column("epoch", "right"),
-        *(Column(name, "right") for name in scores),
+        *(Column(name, "right") for name in (("val-A", "val-B") if has_val_b else (view.metric,))),
         Column(f"curve{ends}"),
         Column("state", flexible=True),
     )
-
-
-def _range(view: StudyView) -> tuple[float, float] | None:
-    """Return the range of the better three quarters of all scores, where differences matter."""
-    scores = sorted((value for trial in view.trials for value in trial.values), key=view.objective.rank)
-    if not scores:
-        return None
-    ends = scores[0], scores[-1 - len(scores) // 4]
-    return min(ends), max(ends)
-
-
-def _row(trial: TrialView, view: StudyView) -> Row:
-    is_best = view.best is not None and trial.number == view.best.number
-    tone = _TONES[trial.status]
-    return (
-        f"{trial.number}",
-        Cell(trial.mix, "strong" if is_best else "plain"),
-        f"{trial.epochs}/{view.max_epochs}" if trial.epochs else "",
-        Cell(_score(trial.values[-1] if trial.values else None), "strong" if is_best else "plain"),
-        *([] if view.objective.is_of_generator else [_score(trial.val_b_score)]),
-        Cell(curve(trial.values, *found) if trial.values and (found := _range(view)) else "", tone),
-        Cell(_state(trial, view), tone),
-    )
+    return columns, [row(trial) for trial in trials]
 
 
 def _score(value: float | None) -> str:

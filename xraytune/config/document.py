@@ -22,38 +22,36 @@ from xraytune.records import Json
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """`("data", "split", "seed")`, `("points_to_evaluate", 2, "lr")`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """The position of a key or value. `order` sorts places: the file from top to bottom, then the command line."""
-
-    where: SourceLine | Path | str
-    order: tuple[int, int, int]
-
-    @property
-    def is_on_command_line(self) -> bool:
-        """Whether it comes from a command-line option."""
-        return isinstance(self.where, str)
+Place: TypeAlias = SourceLine | Path | str
+"""The position of a key or value; text is an option of the command line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A YAML tree of plain objects, with the place of every key path."""
+    """A YAML tree of plain objects, with the place of every key path, in the order of the file and then of the options."""
 
     content: Json
     places: Mapping[KeyPath, Place]
 
-    def place(self, path: KeyPath) -> Place:
-        """Return the place of a key path, or of its nearest parent."""
+    def placed_path(self, path: KeyPath) -> KeyPath:
+        """Return the key path, or its nearest parent, that has a place."""
         while path not in self.places:
             path = path[:-1]
-        return self.places[path]
+        return path
+
+    def place(self, path: KeyPath) -> Place:
+        """Return the place of a key path, or of its nearest parent."""
+        return self.places[self.placed_path(path)]
+
+    def option(self, path: KeyPath) -> str:
+        """Return the option of the command line that sets a key path; "" if it is in a file."""
+        place = self.place(path)
+        return place if isinstance(place, str) else ""
 
     def folder(self, path: KeyPath) -> Path:
         """Return what a file path there is relative to: the file's folder or, on the command line, the current one."""
-        where = self.place(path).where
-        return where.path.parent if isinstance(where, SourceLine) else Path()
+        place = self.place(path)
+        return place.path.parent if isinstance(place, SourceLine) else Path()
 
     def get(self, path: KeyPath) -> Json:
         """Return the value at a path of mapping keys, or None."""
@@ -64,17 +62,15 @@ class Document:
 
     def own_text(self, path: KeyPath) -> str:
         """Return a value as written in the file if it is on the line of its key, else formatted in one line."""
-        where, value = self.place(path).where, self.get(path)
-        own = where.text.strip().removeprefix(f"{path[-1]}:").strip() if isinstance(where, SourceLine) else ""
+        place, value = self.place(path), self.get(path)
+        own = place.text.strip().removeprefix(f"{path[-1]}:").strip() if isinstance(place, SourceLine) else ""
         with suppress(ConfigError):
             if own and parse_yaml(own, lambda _: "").content == value:
                 return own
         return write_yaml(value).partition("\n...")[0].strip()
 
-    def branch(self, path: KeyPath) -> Document | None:
-        """Return the subtree at a path, or None."""
-        if path not in self.places:
-            return None
+    def branch(self, path: KeyPath) -> Document:
+        """Return the subtree at a path that has a place."""
         places = {old[len(path) :]: place for old, place in self.places.items() if old[: len(path)] == path}
         return Document(content=self.get(path), places=places)
 
@@ -83,6 +79,10 @@ class Document:
         places = {old: place for old, place in self.places.items() if old[: len(path)] != path}
         places |= {path + new: place for new, place in branch.places.items()}
         return Document(content=with_value(self.content, path, branch.content), places=places)
+
+    def with_value(self, path: KeyPath, value: Json, place: Place) -> Document:
+        """Return a copy with `value` at `path`."""
+        return self.grafted(path, Document(content=value, places={(): place}))
 
 
 def with_value(content: Json, path: KeyPath, value: Json) -> Json:
@@ -104,12 +104,11 @@ class Problems:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self._found: dict[tuple[tuple[int, int, int], Problem], KeyPath] = {}
+        self._found: dict[Problem, KeyPath] = {}
 
     def add(self, path: KeyPath, what: str, fix: str = "") -> None:
         """Add a problem at a key path, unless it has been added before."""
-        place = self.document.place(path)
-        self._found.setdefault((place.order, Problem(what, place.where, fix)), path)
+        self._found.setdefault(Problem(what, self.document.place(path), fix), path)
 
     def reject(self, path: KeyPath, what: str, fix: str) -> NoReturn:
         """Add a problem and give up on the value: raise `RejectedError`."""
@@ -119,7 +118,9 @@ class Problems:
     @property
     def found(self) -> list[tuple[KeyPath, Problem]]:
         """All problems with their key paths, in document order."""
-        return [(path, problem) for (_, problem), path in sorted(self._found.items(), key=lambda found: found[0][0])]
+        order = [*self.document.places]
+        found = ((path, problem) for problem, path in self._found.items())
+        return sorted(found, key=lambda one: order.index(self.document.placed_path(one[0])))
 
     def raise_all(self) -> None:
         """Raise all problems as one `ConfigError`, in document order; do nothing if there are none."""
@@ -149,11 +150,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 def read_document(path: Path, *, start: str = "name: my-study") -> Document:
-    """Read a YAML file whose root is a mapping; `start` is its first line, for messages.
-
-    Raises:
-        ConfigError: It cannot be read, is not UTF-8 or not valid YAML, or its root is not a mapping.
-    """
+    """Read a YAML file whose root is a mapping, else raise ConfigError; `start` is its first line, for messages."""
     try:
         text = read_bytes(path, "space file", ConfigError).decode("utf-8-sig")
     except FileNotFoundError:
@@ -173,10 +170,10 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Document:
     if not isinstance(document.content, dict):
         what = "the file is empty" if document.content is None else "the file is not a mapping of keys to values"
         raise ConfigError(Problem(what, path, f"start with: {start}"))
-    return replace(document, places={**document.places, (): Place(where=path, order=(0, 0, 0))})
+    return replace(document, places={**document.places, (): path})
 
 
-def parse_yaml(text: str, where: Callable[[int], SourceLine | str]) -> Document:
+def parse_yaml(text: str, where: Callable[[int], Place]) -> Document:
     """Parse YAML text.
 
     Args:
@@ -202,10 +199,10 @@ def parse_yaml(text: str, where: Callable[[int], SourceLine | str]) -> Document:
 class _Reader:
     """Build plain objects from PyYAML's events, and record the place of every key and all problems."""
 
-    def __init__(self, text: str, where: Callable[[int], SourceLine | str]) -> None:
+    def __init__(self, text: str, where: Callable[[int], Place]) -> None:
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
         self._where = where
-        self.places: dict[KeyPath, Place] = {(): Place(where=where(1), order=(0, 1, 0))}
+        self.places: dict[KeyPath, Place] = {(): where(1)}
         self.problems: list[Problem] = []
 
     def read_document(self) -> Json:
@@ -216,29 +213,27 @@ class _Reader:
         next(self._events)  # the document ends
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
-            self._add(self._place(event), "a second document starts here", "remove the line ---")
+            self._add(event, "a second document starts here", "remove the line ---")
         return content
 
     def _place(self, event: yaml.Event) -> Place:
-        mark = event.start_mark
-        assert mark is not None
-        return Place(where=self._where(mark.line + 1), order=(0, mark.line + 1, mark.column))
+        return self._where(_line(event))
 
-    def _add(self, place: Place, what: str, fix: str) -> None:
-        self.problems.append(Problem(what, place.where, fix))
+    def _add(self, event: yaml.Event, what: str, fix: str) -> None:
+        self.problems.append(Problem(what, self._place(event), fix))
 
     def _read(self, event: yaml.Event, path: KeyPath) -> Json:
-        place = self._place(event)
-        self.places.setdefault(path, place)
+        self.places.setdefault(path, self._place(event))
         name = f"{dotted(path)}: " if path else ""
         if len(path) > _MAX_DEPTH:
-            raise ConfigError(Problem("nested too deeply", place.where, "a space needs no more than five levels"))
+            fix = "a space needs no more than five levels"
+            raise ConfigError(Problem("nested too deeply", self._place(event), fix))
         if isinstance(event, yaml.AliasEvent):
-            self._add(place, f"{name}'*{event.anchor}' is an alias", "write the values out: aliases are not supported")
+            self._add(event, f"{name}'*{event.anchor}' is an alias", "write the values out: aliases are not supported")
             return None
         assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
         if event.tag not in (None, f"{_TAG}float", f"{_TAG}int"):
-            self._add(place, f"{name}the tag {event.tag} is not supported", "write plain text or a number")
+            self._add(event, f"{name}the tag {event.tag} is not supported", "write plain text or a number")
         if isinstance(event, yaml.MappingStartEvent):
             return self._read_mapping(path)
         if isinstance(event, yaml.ScalarEvent):
@@ -252,15 +247,14 @@ class _Reader:
 
     def _read_mapping(self, path: KeyPath) -> dict[str, Json]:
         mapping: dict[str, Json] = {}
+        lines: dict[str, int] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            place = self._place(event)
             if not isinstance(event, yaml.ScalarEvent):
-                raise ConfigError(Problem("a key must be one word", place.where, "write key: value"))
+                raise ConfigError(Problem("a key must be one word", self._place(event), "write key: value"))
             key = self._text(event, "")
             if key in mapping:
-                first = self.places[*path, key].order[1]
-                self._add(place, f"'{key}' is given twice, first on line {first}", "keep one")
-            self.places[*path, key] = place
+                self._add(event, f"'{key}' is given twice, first on line {lines[key]}", "keep one")
+            self.places[*path, key], lines[key] = self._place(event), _line(event)
             mapping[key] = self._read(next(self._events), (*path, key))
         return mapping
 
@@ -268,13 +262,16 @@ class _Reader:
         text = str(event.value)
         if _UNSTORABLE.search(text):
             what = f"{name}holds a character (\\0 or half of a surrogate pair) that cannot be stored"
-            self._add(self._place(event), what, "remove it")
+            self._add(event, what, "remove it")
         return text
 
 
-def _syntax_problems(
-    error: yaml.MarkedYAMLError, text: str, where: Callable[[int], SourceLine | str]
-) -> tuple[Problem, ...]:
+def _line(event: yaml.Event) -> int:
+    assert event.start_mark is not None
+    return event.start_mark.line + 1
+
+
+def _syntax_problems(error: yaml.MarkedYAMLError, text: str, where: Callable[[int], Place]) -> tuple[Problem, ...]:
     tabbed = [number for number, line in enumerate(_LINE_BREAK.split(text), 1) if re.match(r" *\t\s*\S", line)]
     if tabbed:
         return tuple(Problem("a tab: YAML indents with spaces", where(n), "use spaces instead") for n in tabbed)

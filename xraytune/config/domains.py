@@ -35,6 +35,7 @@ class Choices:
     """A set of values. A single one is a constant and not a dimension of the search."""
 
     values: tuple[Value, ...]
+    is_log: ClassVar[bool] = False
 
     @property
     def is_open(self) -> bool:
@@ -62,7 +63,8 @@ class Choices:
         return {"values": list(self.values)} if self.is_open else {"value": self.values[0]}
 
     def __str__(self) -> str:
-        return " or ".join(map(str, self.values))
+        words = {"None": "not set", "True": "true", "False": "false"}
+        return " or ".join(words.get(str(value), str(value)) for value in self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

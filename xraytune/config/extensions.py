@@ -44,11 +44,7 @@ class Extensions:
         return name not in self.built_in
 
     def load(self, name: str) -> Any:
-        """Import the object behind a name.
-
-        Raises:
-            MachineError: It cannot be imported.
-        """
+        """Import the object behind a name. Raises MachineError if it cannot be imported."""
         point = _installed(self.kind)[name]
         try:
             return point.load()

@@ -50,11 +50,7 @@ class ParameterField:
         return self.kind in ("integer", "number")
 
     def read(self, value: Json) -> Value:
-        """Convert a value to the parameter's type, for example 1 to 1.0.
-
-        Raises:
-            ValueError: It is invalid. The two arguments are what is wrong and the fix.
-        """
+        """Convert a value to the parameter's type, such as 1 to 1.0; ValueError(what is wrong, the fix) if it is invalid."""
         try:
             read = self.adapter.validate_json(json.dumps(value))
         except ValidationError as error:
@@ -100,21 +96,13 @@ def _without_none(annotation: Any) -> Any:
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
-def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None) -> Parameters:
-    """Build `Parameters` from values by dotted name.
-
-    Args:
-        values: Missing parameters get their defaults.
-        relative_to: The folder that paths are relative to; None: paths are absolute.
-
-    Raises:
-        pydantic.ValidationError: The values are invalid or incompatible.
-    """
+def parameters_from(values: Mapping[str, Value]) -> Parameters:
+    """Build `Parameters` from values by dotted name, with absolute paths; pydantic.ValidationError if they are invalid."""
     nested: dict[str, Any] = {}
     for name, value in values.items():
         block, _, key = name.rpartition(".")
         (nested.setdefault(block, {}) if block else nested)[key] = value
-    return Parameters.model_validate_json(json.dumps(nested), context=relative_to)
+    return Parameters.model_validate_json(json.dumps(nested))
 
 
 def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict[str, Value]:

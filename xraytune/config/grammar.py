@@ -49,17 +49,13 @@ def when_paths(document: Document, name: str) -> list[KeyPath]:
 
 def is_overridden(document: Document, names: Iterable[str]) -> bool:
     """Return whether a command-line option sets one of these parameters."""
-    return any(document.place(path_of(document, name)).is_on_command_line for name in names)
+    return any(document.option(path_of(document, name)) for name in names)
 
 
 def read_values(
     field: ParameterField, items: Mapping[KeyPath, Json], problems: Problems, prefix: str = ""
 ) -> tuple[Value, ...]:
-    """Return the values at some paths in the parameter's type, file paths absolute.
-
-    Raises:
-        RejectedError: At least one is invalid.
-    """
+    """Return the values at some paths in the parameter's type, file paths absolute; RejectedError if any is invalid."""
     values: list[Value] = []
     for path, item in items.items():
         try:
@@ -81,7 +77,7 @@ def read_parameters(problems: Problems) -> dict[str, ParameterSpec | None]:
     paths: dict[str, KeyPath] = {}
     for name, path in _declared_paths(problems):
         if name in declared:
-            first = problems.document.place(paths[name]).where
+            first = problems.document.place(paths[name])
             problems.add(path, f"{name}: is declared twice, first at {first}", "keep one")
             continue
         paths[name], declared[name] = path, None

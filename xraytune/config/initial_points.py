@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from xraytune.config.document import KeyPath, Problems, RejectedError, dotted
@@ -29,13 +29,15 @@ def read_initial_points(
         specs: All parameters of the space, parents first; empty: only the rows themselves are checked.
         problems: Collects problems.
     """
-    rows = problems.document.get(ROOT)
-    if ROOT not in problems.document.places:
+    document = problems.document
+    rows = document.get(ROOT)
+    if ROOT not in document.places:
         return (), ()
     if not isinstance(rows, list):
         fix = "write points_to_evaluate: [{source: none, lr: 1e-4}]"
         problems.add(ROOT, f"points_to_evaluate: {format_value(rows)} is not a list", fix)
         return (), ()
+    by_name = {spec.name: spec for spec in specs}
     points: list[Point] = []
     names: list[str] = []
     notes: list[str] = []
@@ -53,31 +55,20 @@ def read_initial_points(
             with suppress(RejectedError):
                 point[name] = _read(name, here, value, problems)
         if specs and len(point) == len(paths):
-            options = _options(paths, specs, problems)
-            in_space = _in_space(point, paths, specs, problems)
-            if (option := options.get("source")) and not _spec("source", specs).domain.contains(point["source"]):
+            options = {name: document.option(path_of(document, name)) for name in paths if name in by_name}
+            in_space = _in_space(point, paths, by_name, problems)
+            if (option := options.get("source")) and not by_name["source"].domain.contains(point["source"]):
                 why = f"{option} excludes its source, {format_value(point['source'])}"
             elif in_space in points:
                 why = f"it equals {names[points.index(in_space)]}"
-            elif options and not in_space:
-                why = f"{' and '.join(dict.fromkeys(options.values()))} fix{'es' * (len(options) == 1)} all its values"
+            elif (given := [option for option in options.values() if option]) and not in_space:
+                why = f"{' and '.join(dict.fromkeys(given))} fix{'es' * (len(given) == 1)} all its values"
             else:
                 points.append(in_space)
                 names.append(dotted(path))
                 continue
-            notes.append(f"{problems.document.place(path).where}: {dotted(path)} is left out: {why}")
+            notes.append(f"{document.place(path)}: {dotted(path)} is left out: {why}")
     return tuple(points), tuple(notes)
-
-
-def _spec(name: str, specs: Sequence[ParameterSpec]) -> ParameterSpec:
-    return next(spec for spec in specs if spec.name == name)
-
-
-def _options(names: Iterable[str], specs: Sequence[ParameterSpec], problems: Problems) -> dict[str, str]:
-    """Return the command-line options that set some parameters, by parameter."""
-    document, known = problems.document, {spec.name for spec in specs}
-    places = {name: document.place(path_of(document, name)) for name in names if name in known}
-    return {name: f"{place.where}" for name, place in places.items() if place.is_on_command_line}
 
 
 def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[str, KeyPath, Json]]:
@@ -99,13 +90,14 @@ def _read(name: str, path: KeyPath, value: Json, problems: Problems) -> Value:
     return read_values(field, {path: value}, problems, "points_to_evaluate: ")[0]
 
 
-def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[ParameterSpec], problems: Problems) -> Point:
+def _in_space(
+    row: Point, paths: Mapping[str, KeyPath], by_name: Mapping[str, ParameterSpec], problems: Problems
+) -> Point:
     """Return a row as a point of the space. Command-line options override what rows give for a parameter."""
-    by_name = {spec.name: spec for spec in specs}
     point: Point = {}
     undecided: set[str] = set()
     rejected: set[str] = set()
-    for spec in specs:
+    for spec in by_name.values():
         parents = [condition.parameter for condition in spec.when]
         if not rejected.isdisjoint(parents):
             rejected.add(spec.name)
@@ -122,11 +114,11 @@ def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[Paramete
             undecided.add(spec.name)
         elif spec.is_active_at(point):
             (point[spec.name],) = spec.domain.corners(())
-    places = problems.document.places
-    if not any(path[:1] == PARAMETERS and place.is_on_command_line for path, place in places.items()):
+    document = problems.document
+    if not any(path[:1] == PARAMETERS and document.option(path) for path in document.places):
         for name in row.keys() - by_name:
             problems.add(paths[name], f"points_to_evaluate: {name} is never active in this space", f"remove {name}")
-    return {spec.name: point[spec.name] for spec in specs if spec.name in point and spec.domain.is_open}
+    return {name: point[name] for name, spec in by_name.items() if name in point and spec.domain.is_open}
 
 
 def _refusal(spec: ParameterSpec, value: Value, point: Point, open_parents: Sequence[str]) -> tuple[str, str] | None:

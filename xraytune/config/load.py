@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.config.checks import check_space, complete_specs
-from xraytune.config.document import Document, KeyPath, Place, Problems, parse_yaml, read_document, write_yaml
+from xraytune.config.document import Document, KeyPath, Problems, parse_yaml, read_document, write_yaml
 from xraytune.config.fields import BLOCKS, flat_values, parameter_fields
 from xraytune.config.grammar import ROOT, SPEC_KEYS, path_of, read_parameters
 from xraytune.config.initial_points import read_initial_points
@@ -27,11 +27,7 @@ _DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split")
 
 
 def load_space(
-    path: Path,
-    overrides: Sequence[str] = (),
-    *,
-    data: Path | None = None,
-    weights_dir: Path | None = None,
+    path: Path, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
 ) -> Space:
     """Read and check a space file.
 
@@ -53,13 +49,12 @@ def space_of_document(
 ) -> Space:
     """Like `load_space`, for a file that has been read, or a document that comes from none."""
     document = _with_overrides(document, overrides)
-    rank = len(overrides) + 1
     if data is not None and is_data_file(data):
-        document = _with_data_file(document, data, rank)
+        document = _with_data_file(document, data)
     elif data is not None:
-        document = _with_folder(document, ("data", "path"), "--data", data, rank)
+        document = document.with_value(("data", "path"), str(data), f"--data {data}")
     if weights_dir is not None:
-        document = _with_folder(document, ("weights_dir",), "--weights-dir", weights_dir, rank)
+        document = document.with_value(("weights_dir",), str(weights_dir), f"--weights-dir {weights_dir}")
     space, problems = read_space(document)
     problems.raise_all()
     assert space is not None
@@ -96,8 +91,7 @@ def data_settings(source: Path, base: DataSettings) -> DataSettings:
     if not is_data_file(source):
         return base.model_copy(update={"path": source})
     content: Json = {"name": "data", "data": base.model_dump(mode="json")}
-    place = Place(where=str(source), order=(0, 0, 0))
-    problems = Problems(_with_data_file(Document(content=content, places={(): place}), source, rank=1))
+    problems = Problems(_with_data_file(Document(content=content, places={(): str(source)}), source))
     settings = read_settings(problems)
     problems.raise_all()
     assert settings is not None
@@ -109,12 +103,7 @@ def is_data_file(source: Path) -> bool:
     return source.suffix.lower() in {".yaml", ".yml"} and not source.is_dir()
 
 
-def _with_folder(document: Document, key: KeyPath, option: str, folder: Path, rank: int) -> Document:
-    place = Place(where=f"{option} {folder}", order=(rank, 0, 0))
-    return document.grafted(key, Document(content=str(folder), places={(): place}))
-
-
-def _with_data_file(document: Document, file: Path, rank: int) -> Document:
+def _with_data_file(document: Document, file: Path) -> Document:
     """Replace keys of `data`; their problems come after those of the document. A table and its patients come as a whole."""
     found = read_document(file, start="data:")
     problems = Problems(found)
@@ -128,56 +117,45 @@ def _with_data_file(document: Document, file: Path, rank: int) -> Document:
     if keys is not None and not isinstance(keys, dict):
         problems.add(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
     problems.raise_all()
-    ranked = {path: replace(place, order=(rank, *place.order[1:])) for path, place in found.places.items()}
-    found = replace(found, places=ranked)
-    top = Place(where=file, order=(rank, 0, 0))
-    has_patients = bool(found.get(("data", "table", "patient")))
-    if has_patients and document.get(("data", "split", "group_regex")) is not None:
-        document = document.grafted(("data", "split", "group_regex"), Document(content=None, places={(): top}))
-    defaults: dict[str, Json] = {"path": str(file.parent.absolute()), "table": None}
-    for key, value in defaults.items():
-        document = document.grafted(("data", key), Document(content=value, places={(): top}))
-    for key in given:
-        inner = given[key]
-        paths = (
-            [("data", key, name) for name in inner] if key == "split" and isinstance(inner, dict) else [("data", key)]
-        )
-        for path in paths:
-            branch = found.branch(path)
-            assert branch is not None, "every key has a place"
-            document = document.grafted(path, branch)
+    group_regex = ("data", "split", "group_regex")
+    if found.get(("data", "table", "patient")) and document.get(group_regex) is not None:
+        document = document.with_value(group_regex, None, file)
+    document = document.with_value(("data", "path"), str(file.parent.absolute()), file)
+    document = document.with_value(("data", "table"), None, file)
+    for key, value in given.items():
+        inner = [*value] if key == "split" and isinstance(value, dict) else None
+        for path in [("data", key)] if inner is None else [("data", key, name) for name in inner]:
+            document = document.grafted(path, found.branch(path))
     return document
 
 
 def _with_overrides(document: Document, overrides: Sequence[str]) -> Document:
     """Apply each `--set`; the last one for a key wins."""
     problems: list[Problem] = []
-    for rank, override in enumerate(overrides, 1):
-        place = Place(where=f"--set {override}", order=(rank, 0, 0))
+    for override in overrides:
         try:
-            document = _with_override(document, override, place)
+            document = _with_override(document, override)
         except ConfigError as error:
-            problems += [replace(problem, where=place.where) for problem in error.problems]
+            problems += [replace(problem, where=f"--set {override}") for problem in error.problems]
     if problems:
         raise ConfigError(*problems)
     return document
 
 
-def _with_override(document: Document, override: str, place: Place) -> Document:
+def _with_override(document: Document, override: str) -> Document:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals:
         raise ConfigError(Problem("not key=value", fix=f"write --set {key or 'lr'}=VALUE"))
-    parsed = parse_yaml(text, lambda _: "")
-    value = replace(parsed, places=dict.fromkeys(parsed.places, place))
+    place = f"--set {override}"
+    value = parse_yaml(text, lambda _: place)
     path = _path(document, key)
     if path[:1] != ROOT:
         return document.grafted(path, value)
     if not isinstance(value.content, dict) or value.content.keys().isdisjoint(SPEC_KEYS):
         value = Document(content={}, places={(): place}).grafted(("value",), value)
-    when = document.branch((*path, "when"))
-    if when is not None and ("when",) not in value.places:
-        value = value.grafted(("when",), when)
+    if (*path, "when") in document.places and ("when",) not in value.places:
+        value = value.grafted(("when",), document.branch((*path, "when")))
     return document.grafted(path, value)
 
 
@@ -213,14 +191,9 @@ def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = 
 
 def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, Json]:
     """Return the content of a trial's `config.json`; paths are relative to the folder of the file."""
-    content: dict[str, Json] = experiment.model_dump(mode="json", context=relative_to)
-    return content
+    return experiment.model_dump(mode="json", context=relative_to)
 
 
 def experiment_from_json(content: Any, relative_to: Path) -> Experiment:
-    """Return the experiment of `experiment_to_json`.
-
-    Raises:
-        ValueError: The content is damaged.
-    """
+    """Return the experiment of `experiment_to_json`; ValueError if the content is damaged."""
     return Experiment.model_validate_json(json.dumps(content), context=relative_to)

@@ -25,11 +25,7 @@ def is_path(name: str, value: Json) -> bool:
 
 
 def absolute_path(path: Path | str, folder: Path) -> str:
-    """Resolve a path that is relative to a folder, or starts with `~`.
-
-    Raises:
-        ValueError: It contains a NUL character.
-    """
+    """Resolve a path that is relative to a folder, or starts with `~`; ValueError if it contains a NUL character."""
     # Unlike Path.expanduser, this keeps the ~ of an unknown user.
     return str((folder / os.path.expanduser(path)).resolve())  # noqa: PTH111
 

@@ -239,10 +239,6 @@ class Objective(Model):
         return -value if self.goal == "maximize" else value
 
 
-def _objective_of(task: TaskName) -> Objective:
-    return Objective(metric=OBJECTIVES[task][0])
-
-
 class GanSettings(Model):
     """A GAN. The defaults suit a few hundred images."""
 
@@ -639,7 +635,9 @@ class Settings(Model):
     """`segmentation` trains a U-Net on images with masks; see docs/segmentation.md."""
     weights_dir: FilePath | None = None
     data: DataSettings
-    objective: Objective = Field(default_factory=lambda given: _objective_of(given.get("task", "classification")))
+    objective: Objective = Field(
+        default_factory=lambda given: Objective(metric=OBJECTIVES[given.get("task", "classification")][0])
+    )
     budget: Budget = Budget()
     scheduler: SchedulerSettings = SchedulerSettings()
     sampler: SamplerSettings = SamplerSettings()
@@ -686,7 +684,7 @@ class Settings(Model):
 
         The number of trials, the race, time limits, resources, tracking and locations of files may change.
         """
-        content: dict[str, Json] = self.model_dump(
+        return self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from"), True),
@@ -696,7 +694,6 @@ class Settings(Model):
                 **({"quality": {"weights"}} if is_path("weights", self.quality.weights) else {}),
             },
         )
-        return content
 
     @property
     def metric(self) -> str:

@@ -127,11 +127,7 @@ class Space:
         return parameters_from(point)
 
     def experiment(self) -> Experiment:
-        """Return the only point of the space, or the first of `points_to_evaluate`.
-
-        Raises:
-            ConfigError: Parameters are left to choose.
-        """
+        """Return the only point of the space, or the first of `points_to_evaluate`; ConfigError if parameters are open."""
         point, still_open = self._fixed(self.points_to_evaluate[0] if self.points_to_evaluate else {})
         if still_open:
             what = f"still open: {', '.join(still_open)}"
@@ -233,11 +229,7 @@ class Space:
 
 
 def require_extensions(space: Space) -> None:
-    """Import every extension that a trial can use, and check that the packages it needs are installed.
-
-    Raises:
-        MachineError: Lists all that cannot be imported or found.
-    """
+    """Import every extension that a trial can use, and check its packages; MachineError lists all that are missing."""
     problems = dict.fromkeys(_package_problems(*needed_extras(space)))
     for kind in (BACKBONES, SOURCES):
         for (name,) in space.combinations(kind.kind):
@@ -257,11 +249,7 @@ def needed_extras(space: Space) -> tuple[str, ...]:
 
 
 def require_packages(*names: str) -> None:
-    """Check that the packages of these tasks and sources are installed.
-
-    Raises:
-        MachineError: Lists all that are missing.
-    """
+    """Check that the packages of these tasks and sources are installed; MachineError lists all that are missing."""
     if problems := [*_package_problems(*names)]:
         raise MachineError(*problems)
 
@@ -287,8 +275,7 @@ def missing_packages(name: str) -> list[str]:
 
 def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:
     """Return the settings as a space file writes them. None is the default wherever it is valid, and left out."""
-    content: dict[str, Any] = settings.model_dump(mode="json", exclude_none=True, context=relative_to)
-    return content
+    return settings.model_dump(mode="json", exclude_none=True, context=relative_to)
 
 
 def walk(specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Iterable[Value]]) -> Iterator[Point]:

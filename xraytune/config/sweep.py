@@ -59,8 +59,7 @@ def import_sweep(sweep: Path, *, out: Path) -> tuple[Problem, ...]:
     problems = tuple(problem for _, problem in left_out.found)
     lines = [f"  {str(problem.where).rpartition('/')[2]}: {problem.what}" for problem in problems]
     header = ["A W&B sweep. Set data.path; to search mixes, add source and synthetic_ratio.", "Not imported:"]
-    text = write_yaml(space.content, "\n".join([*header, *(lines or ["  nothing"])]))
-    write_text(out, text)
+    write_text(out, write_yaml(space.content, "\n".join([*header, *(lines or ["  nothing"])])))
     return problems
 
 
@@ -115,9 +114,9 @@ def _parameters(sweep: Document, path: KeyPath, drop: _Drop) -> Iterator[tuple[K
 
 def _spec(path: KeyPath, given: dict[str, Json], field: ParameterField, drop: _Drop) -> Json:
     """Return a domain as in a space file; unsupported parts stay as they are, for the check to report."""
-    bounds, spec = [given[key] for key in ("min", "max") if key in given], dict(given)
-    default = "int_uniform" if all(isinstance(bound, int) for bound in bounds) else "uniform"
-    spec |= {"distribution": default, **given} if bounds else {}
+    spec = dict(given)
+    if bounds := [given[key] for key in ("min", "max") if key in given]:
+        spec.setdefault("distribution", "int_uniform" if all(isinstance(one, int) for one in bounds) else "uniform")
     name = spec.get("distribution")
     if name == "q_uniform":
         spec.setdefault("q", 1)

@@ -24,7 +24,6 @@ from xraytune.confirm.verdict import (
     AgainstControl,
     ControlKind,
     OverallVerdict,
-    PairVerdict,
     fixed_sequence,
     judge,
     overall_verdict,
@@ -53,18 +52,15 @@ class EvaluationSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlResult:
-    """A finalist minus one control, on the test images.
+class ControlResult(AgainstControl):
+    """A finalist minus one control, the `arm`, on the test images.
 
-    Attributes:
-        smallest_detectable_difference: With a power of .8; None if even the largest possible one is not detected.
-        chance_of_equivalent: Probability of `equivalent` if there is no difference.
+    The smallest detectable difference is that with a power of .8, None if even the largest possible one is not detected;
+    `chance_of_equivalent` is the probability of `equivalent` if there is no difference.
     """
 
-    control: Arm
-    kind: ControlKind
+    arm: Arm
     comparison: Comparison
-    verdict: PairVerdict
     smallest_detectable_difference: float | None
     chance_of_equivalent: float
 
@@ -75,7 +71,7 @@ class FinalistResult:
 
     Attributes:
         score: Mean over its replicates.
-        gan_scores: Score of each GAN seed, averaged over its classifier seeds, [G].
+        gan_scores: By GAN seed, averaged over its classifier seeds, [G].
         verdict: None if it was not tested.
         larger_designs: If it is undecided: the forecast of studies with more patients or GAN seeds, if the finalist equals
             all controls (even places) and if it is better by two ROPE (odd ones).
@@ -142,7 +138,7 @@ def judge_finalists(
         tuple(_result(finalist, control, measured, rope=rope) for control in plan.controls(finalist))
         for finalist in plan.finalists
     ]
-    verdicts = fixed_sequence([overall_verdict([_against(result) for result in results]) for results in compared])
+    verdicts = fixed_sequence([overall_verdict(results) for results in compared])
     return tuple(
         FinalistResult(
             arm=arm,
@@ -235,27 +231,23 @@ def _spread(arms: Sequence[StructuralComponents]) -> Spread:
     return measure_spread(*_stacked(arms), effective_patients=first.effective_patients, model=first.model)
 
 
-def compare_arms(images: EvaluationSet, first: Floats, second: Floats) -> Comparison:
-    """Compare two arms by their results [G, K, N, C]."""
-    return _compare(measure(images, first), measure(images, second))
-
-
-def _compare(one: StructuralComponents, other: StructuralComponents) -> Comparison:
+def compare_arms(one: StructuralComponents, other: StructuralComponents) -> Comparison:
+    """Compare two arms by what `measure` returned."""
     return compare(*_stacked([one, other]), effective_patients=one.effective_patients, model=one.model)
 
 
 def _gain(one: StructuralComponents, other: StructuralComponents) -> Gain:
-    interval = _compare(one, other).interval
+    interval = compare_arms(one, other).interval
     return Gain(gain=interval.difference, low=interval.low, high=interval.high)
 
 
 def _result(finalist: Arm, control: Arm, measured: Mapping[str, StructuralComponents], *, rope: float) -> ControlResult:
     pair = [measured[finalist.name], measured[control.name]]
-    patients, spread = pair[0].effective_patients, _spread(pair)
-    comparison = _compare(*pair)
+    patients, spread, comparison = pair[0].effective_patients, _spread(pair), compare_arms(*pair)
     design = Design(effective_patients=patients, gan_seeds=len(pair[0].scores), score=spread.score)
     return ControlResult(
-        control=control,
+        control=control.name,
+        arm=control,
         kind=control_kind(control, finalist),
         comparison=comparison,
         verdict=judge(comparison.evidence, rope=rope),
@@ -264,15 +256,11 @@ def _result(finalist: Arm, control: Arm, measured: Mapping[str, StructuralCompon
     )
 
 
-def _against(result: ControlResult) -> AgainstControl:
-    return AgainstControl(control=result.control.name, kind=result.kind, verdict=result.verdict)
-
-
 def _larger_designs(
     finalist: Arm, results: Sequence[ControlResult], measured: Mapping[str, StructuralComponents], *, rope: float
 ) -> tuple[VerdictChances, ...]:
     own = measured[finalist.name]
-    spread = _spread([own, *(measured[result.control.name] for result in results)])
+    spread = _spread([own, *(measured[result.control] for result in results)])
     designs = [
         Design(effective_patients=times * own.effective_patients, gan_seeds=gan_seeds, score=spread.score)
         for times in (1, 2, 4, 8)

@@ -39,11 +39,8 @@ class Evidence:
     Attributes:
         difference: Estimated score of the first arm minus that of the second.
         mean_score: Mean of the two arms' scores.
-        seed_variance: Sample variance of the difference over GAN seeds.
+        seed_variance: Sample variance of the difference over GAN seeds, of which there are at least 2.
         patient_variance: Variance of the difference over patients, given these seeds; a negative estimate counts as 0.
-        gan_seeds: At least 2.
-        effective_patients: From the structural components.
-        model: The score's.
     """
 
     difference: ArrayLike

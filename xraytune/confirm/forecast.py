@@ -158,14 +158,8 @@ def verdict_chances(
 ) -> VerdictChances:
     """Estimate the probability of each verdict if the finalist differs from every control, of these kinds, equally."""
     counts = count_verdicts(_simulate(spread, design, rope=rope, true_difference=true_difference), kinds)
-    return VerdictChances(
-        **asdict(design),
-        true_difference=true_difference,
-        helps=counts["helps"] / _STUDIES,
-        hurts=counts["hurts"] / _STUDIES,
-        no_better=counts["no_better"] / _STUDIES,
-        undecided=counts["undecided"] / _STUDIES,
-    )
+    chances: dict[str, Any] = {word: counts[word] / _STUDIES for word in _WORDS}
+    return VerdictChances(**asdict(design), true_difference=true_difference, **chances)
 
 
 def count_verdicts(tests: PairTests, kinds: Sequence[ControlKind]) -> Counter[Overall]:

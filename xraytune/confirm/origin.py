@@ -17,6 +17,7 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]
 from xraytune.confirm.analysis import ArmResults
 from xraytune.confirm.plan import Arm, Plan
 from xraytune.confirm.scoring import VAL_B, arm_results, has_results, score
+from xraytune.confirm.secondary import pool_reports
 from xraytune.confirm.training import Training
 from xraytune.metrics.classification import Floats
 from xraytune.metrics.origin import OriginGap, origin_gap
@@ -26,7 +27,6 @@ from xraytune.pipeline.pools import first_images, pool_reader
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.training_set import ImageSource
 from xraytune.records import Compute
-from xraytune.search.messages import read_pool_report
 from xraytune.search.study import StudyFolder
 
 MOST_SHIFT = 0.1
@@ -158,9 +158,8 @@ def _probe(folder: StudyFolder, plan: Plan, prepared: Prepared, arm: Arm, contro
 
 
 def _gap(folder: StudyFolder, plan: Plan, prepared: Prepared, arm: Arm) -> OriginGap | None:
-    numbers, names = plan.numbers(arm.name), prepared.class_names
-    reports = [read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds)]
-    found = [one.quality.origin for one in reports if one and one.quality]
+    names = prepared.class_names
+    found = [one.quality.origin for one in pool_reports(folder, plan, arm) if one.quality]
     if not found:
         return None
     aurocs = {a: {b: float(np.median([one[a][b] for one in found])) for b in names} for a in names}

@@ -134,14 +134,11 @@ class Plan(Model):
             for run in (PlannedRun(arm.name, gan_seed, classifier_seed) for arm in every)
             if run not in planned
         ]
-        return self.model_copy(
-            update={
-                "arms": every,
-                "gan_seeds": max(gan_seeds, self.gan_seeds),
-                "classifier_seeds": max(classifier_seeds, self.classifier_seeds),
-                "runs": (*self.runs, *further),
-            }
-        )
+        most = {
+            "gan_seeds": max(gan_seeds, self.gan_seeds),
+            "classifier_seeds": max(classifier_seeds, self.classifier_seeds),
+        }
+        return self.model_copy(update={**most, "arms": every, "runs": (*self.runs, *further)})
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
@@ -150,11 +147,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """Return the plan of an earlier call, if there is one.
-
-    Raises:
-        StudyError: The file is damaged.
-    """
+    """Return the plan of an earlier call, if there is one; raise StudyError if it is damaged."""
     file = folder / PLAN_FILE
     if not file.exists():
         return None
@@ -183,12 +176,9 @@ def pruned_to_finish(
 
 
 def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:
-    """Return complete trials with synthetic images and different settings, best on val-B first.
+    """Return complete trials with synthetic images and different settings, best on val-B first; raise StudyError if none.
 
     Those in a race come before them, in its order. Of equals the simpler one comes first (`Parameters.simplicity`).
-
-    Raises:
-        StudyError: There is none.
     """
     complete = [trial for trial in trials if trial.status == "complete"]
     if not complete:
@@ -271,10 +261,8 @@ def draw_control(space: Space, control: str, count: int, known: Iterable[Paramet
 
 def tuned_control(trials: Iterable[FinishedTrial], control: str) -> Arm | None:
     """Return the best complete trial of a control's arm by val-B, if there is one; of equals the simpler one."""
-    complete = (
-        trial for trial in trials if trial.status == "complete" and belongs_to_control(trial.parameters, control)
-    )
-    best = min(complete, key=_by_val_b, default=None)
+    own = (trial for trial in trials if belongs_to_control(trial.parameters, control))
+    best = min((trial for trial in own if trial.status == "complete"), key=_by_val_b, default=None)
     if best is None:
         return None
     name = f"tuned {best.parameters.arm} {best.name}"

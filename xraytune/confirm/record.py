@@ -82,7 +82,7 @@ class Confirmation:
         rows = [
             {
                 "finalist": finalist.arm.name,
-                "control": one.control.name,
+                "control": one.control,
                 **asdict(one.comparison.interval),
                 "verdict": ", ".join(one.verdict.words),
             }
@@ -121,8 +121,8 @@ def _finalist_json(finalist: FinalistResult) -> dict[str, Any]:
 
 def _comparison_json(result: ControlResult) -> dict[str, Any]:
     return {
-        "control": result.control.name,
-        "role": result.control.role,
+        "control": result.control,
+        "role": result.arm.role,
         "control_score": result.comparison.scores[1],
         **asdict(result.comparison.interval),
         "verdict": result.verdict.words,
@@ -153,8 +153,10 @@ def answer_paragraph(confirmation: Confirmation) -> str:
         "undecided": f"Inconclusive: with these seeds and test patients, {name} was not shown to be better than every "
         f"control, nor was an improvement of {rope:g} or more ruled out ({controls}).",
     }[first.verdict.word]
-    exploratory = ("Exploratory, not a confirmation: ", f" It is exploratory because {_reasons(confirmation)}.")
-    prefix, why = exploratory if confirmation.exploratory else ("", "")
+    prefix, why = "", ""
+    if confirmation.exploratory:
+        prefix = "Exploratory, not a confirmation: "
+        why = f" It is exploratory because {' and '.join(confirmation.exploratory)}."
     comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
     beside = "".join(f" {one[0].sentence}" for one in (confirmation.generators, confirmation.origin) if one)
     worth = f" {confirmation.worth.sentence}" if confirmation.worth else ""
@@ -173,14 +175,10 @@ def _network_seeds(confirmation: Confirmation) -> str:
     return f"{count} {confirmation.network} seed{'s' * (count > 1)}"
 
 
-def _reasons(confirmation: Confirmation) -> str:
-    return " and ".join(confirmation.exploratory)
-
-
 def _comparison_text(result: ControlResult, metric: str) -> str:
     interval, words = result.comparison.interval, " and ".join(result.verdict.words)
     return (
-        f"The difference from {result.control.name} ({metric} {result.comparison.scores[1]:.3f}) was "
+        f"The difference from {result.control} ({metric} {result.comparison.scores[1]:.3f}) was "
         f"{interval.difference:+.4f} (95 % CI {interval.low:+.4f} to {interval.high:+.4f}): {words}."
     )
 
@@ -191,20 +189,18 @@ def _gan_text(finalist: FinalistResult) -> str:
     if generator is None:
         return ""
     scores = ", ".join(f"{score:.3f}" for score in finalist.gan_scores)
-    outlying = (
-        "; clearly not normally distributed, so the intervals may be too narrow and an occasional collapse may be missed"
-        if finalist.has_outlying_gan
-        else ""
-    )
-    worst = min(finalist.gan_scores)
-    return f", an estimate for {generator.noun}s trained this way (by generator seed: {scores}; worst {worst:.3f}{outlying})"
+    found = f"by generator seed: {scores}; worst {min(finalist.gan_scores):.3f}"
+    if finalist.has_outlying_gan:
+        found += "; clearly not normally distributed, so the intervals may be too narrow and an occasional collapse "
+        found += "may be missed"
+    return f", an estimate for {generator.noun}s trained this way ({found})"
 
 
 def _images_per_step_text(finalist: FinalistResult, metric: str) -> str:
     """Report whether a deficit against the control without extra images may come from how the extra images are mixed in."""
     matched = [result for result in finalist.comparisons if result.kind != "tuned"]
-    worse = [one.control.name for one in matched if one.kind != "duplicate" and one.verdict.is_worse]
-    others = [one.control.name for one in matched if not one.verdict.is_worse]
+    worse = [one.control for one in matched if one.kind != "duplicate" and one.verdict.is_worse]
+    others = [one.control for one in matched if not one.verdict.is_worse]
     if not worse or (can_show_harm([one.kind for one in matched]) and not others):
         return ""
     pretrains = finalist.arm.parameters.mixing == "pretrain"
@@ -244,13 +240,11 @@ def _design_text(own: VerdictChances, none: VerdictChances, gain: VerdictChances
 
 def methods_paragraph(confirmation: Confirmation) -> str:
     """Return the methods paragraph."""
-    replicates, metric = confirmation.gan_seeds * confirmation.classifier_seeds, confirmation.metric
-    objective = confirmation.objective
-    access = (
-        f"The analysis is exploratory: {_reasons(confirmation)}."
-        if confirmation.exploratory
-        else "The test images were scored once, after all training."
-    )
+    replicates = confirmation.gan_seeds * confirmation.classifier_seeds
+    metric, objective = confirmation.metric, confirmation.objective
+    access = "The test images were scored once, after all training."
+    if confirmation.exploratory:
+        access = f"The analysis is exploratory: {' and '.join(confirmation.exploratory)}."
     notes = f" Notes: {'; '.join(confirmation.notes)}." if confirmation.notes else ""
     return (
         "Methods. Configurations were searched on one validation part (val-A) and finalists selected on another (val-B)"
@@ -271,7 +265,6 @@ def methods_paragraph(confirmation: Confirmation) -> str:
 
 
 def _pretraining_text(confirmation: Confirmation) -> str:
-    """Describe how pretraining divides the steps of an arm."""
     if all(finalist.arm.parameters.mixing != "pretrain" for finalist in confirmation.finalists):
         return ""
     return (
@@ -281,7 +274,6 @@ def _pretraining_text(confirmation: Confirmation) -> str:
 
 
 def _secondary_text(confirmation: Confirmation) -> str:
-    """Describe what is reported beside the verdict."""
     if not confirmation.secondary:
         return ""
     names = {
@@ -294,22 +286,19 @@ def _secondary_text(confirmation: Confirmation) -> str:
     }
     found = {one.outcome for one in confirmation.secondary}
     outcomes = ", ".join(text for name, text in names.items() if name in found)
-    subgroups = (
-        " Differences in AUROC in subgroups are exploratory and not adjusted for their number."
-        if confirmation.subgroups
-        else ""
-    )
-    return (
+    text = (
         f" Secondary outcomes, which no verdict used, were differences in {outcomes}, with 95 % confidence intervals of "
-        f"the same model and covariances over patients from a bootstrap.{subgroups}"
+        "the same model and covariances over patients from a bootstrap."
     )
+    if confirmation.subgroups:
+        text += " Differences in AUROC in subgroups are exploratory and not adjusted for their number."
+    return text
 
 
 def _worth_text(confirmation: Confirmation) -> str:
-    """Describe the curve of training on real images alone."""
     if confirmation.worth is None:
         return ""
-    numbers = ", ".join(f"{one.patients}" for one in confirmation.worth.curve)
+    numbers = ", ".join(str(one.patients) for one in confirmation.worth.curve)
     return (
         f" The number of real patients that the extra images of {confirmation.worth.arm} are worth was read from a curve of "
         f"training on real images alone, of {numbers} patients (nested sets), with its settings, number of steps and images "
@@ -319,7 +308,7 @@ def _worth_text(confirmation: Confirmation) -> str:
 
 
 def _controls_text(confirmation: Confirmation) -> str:
-    controls = [result.control for finalist in confirmation.finalists for result in finalist.comparisons]
+    controls = [result.arm for finalist in confirmation.finalists for result in finalist.comparisons]
     matched = {arm.parameters.source for arm in controls if arm.role == "matched"}
     tuned = sorted({arm.parameters.arm for arm in controls if arm.role == "tuned"})
     extra = {"none": "no extra images", "duplicate": "repeated real images in place of the synthetic ones"}

@@ -6,7 +6,7 @@ estimates what the whole confirmation would cost and could show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,7 @@ from scipy.optimize import nnls  # type: ignore[import-untyped]
 from xraytune.config.settings import Parameters
 from xraytune.confirm.analysis import forecast_verdict
 from xraytune.confirm.forecast import Forecast
-from xraytune.confirm.plan import (
-    REHEARSAL_FOLDER,
-    Arm,
-    FinishedTrial,
-    Plan,
-    read_plan,
-    write_plan,
-)
+from xraytune.confirm.plan import REHEARSAL_FOLDER, Arm, FinishedTrial, Plan, read_plan, write_plan
 from xraytune.confirm.scoring import (
     VAL_B,
     arm_results,
@@ -162,7 +155,7 @@ def _as_if_finished(pruned: Sequence[FinishedTrial]) -> list[FinishedTrial]:
 
 
 def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], plan: Plan) -> Cost:
-    """Estimate the whole confirmation from the seconds of the replicates that were rehearsed.
+    """Estimate the whole confirmation from the mean seconds of each arm's replicates, if each had the machine for itself.
 
     The seconds of a classifier grow linearly with the images per step; what a finalist takes beyond that is its generator's.
     """
@@ -170,7 +163,10 @@ def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequenc
     arms = training.arms(finalists, tuned, [])
     replicates = Plan().grown(arms, settings.gan_seeds, settings.classifier_seeds).runs
     top_ups = training.top_ups(finalists, [])
-    seconds = _seconds(training, plan)
+    alone = {number: row["seconds"] / row["at_once"] for number, row in completed_rows(training.runs_folder).items()}
+    seconds = {
+        arm.name: float(np.mean([alone[number] for number in plan.numbers(arm.name).values()])) for arm in plan.arms
+    }
     without_generator = {name: taken for name, taken in seconds.items() if plan.arm(name).parameters.generator is None}
     load = np.array([[1.0, _images_per_step(plan.arm(name).parameters)] for name in without_generator])
     fixed, per_image = nnls(load, np.array([*without_generator.values()]))[0] if without_generator else (0.0, 0.0)
@@ -188,17 +184,6 @@ def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequenc
         seconds_left += trainings * max(0.0, seconds[first.name] - of_classifier(first.parameters))
     hours = seconds_left / 3600
     return Cost(replicates=len(replicates), trained=len(trained), top_ups=len(top_ups), hours=hours)
-
-
-def _seconds(training: Training, plan: Plan) -> Mapping[str, float]:
-    """Return the mean seconds of an arm's replicates if each had the machine for itself."""
-    rows = completed_rows(training.runs_folder)
-    return {
-        arm.name: float(
-            np.mean([rows[number]["seconds"] / rows[number]["at_once"] for number in plan.numbers(arm.name).values()])
-        )
-        for arm in plan.arms
-    }
 
 
 def _images_per_step(parameters: Parameters) -> float:

@@ -8,7 +8,6 @@ The same call again resumes after an interruption: all results are in the study'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,14 +26,11 @@ from xraytune.confirm.scoring import (
     arm_results,
     arm_thresholds,
     evaluation_set,
-    external_side,
-    find_images,
     find_test,
     has_any_results,
-    has_results,
-    load_test_images,
+    is_scored,
     require_scored_test,
-    score_runs,
+    score_sealed,
     score_val_b,
     scoring_compute,
     val_b_set,
@@ -55,21 +51,13 @@ from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.study import StudyFolder, damage_explained, format_versions
-from xraytune.search.test_access import (
-    TEST_ACCESS_FILE,
-    accesses,
-    accesses_before,
-    last_access,
-    log_test_access,
-    study_logs,
-)
+from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.tracking.tracker import TrackedRun
 from xraytune.tracking.wandb import publish
 
 OnForecast: TypeAlias = Callable[[Forecast, bool], None]
 
 _EXTERNAL_FILE = "external.json"
-_EXTERNAL_COMMAND = "confirm --external"
 FEWEST_GAN_SEEDS = 4
 """With fewer seeds the 95 % interval covers only 90 to 96 %."""
 
@@ -131,13 +119,10 @@ def confirm(
         extra = sorted({one.folder.path for one in compared if one.folder})
         training.prepare_curve()
         sealed = find_test(settings, training.widest, test, extra=extra, on_progress=progress)
-        held_out = HeldOut(
-            sealed=sealed,
-            columns=subgroup_columns(sealed.data, [image.file for image in sealed.images], by),
-            external=find_images(settings, training.widest, external, sealed=sealed, extra=extra, on_progress=progress)
-            if external
-            else None,
-        )
+        columns = subgroup_columns(sealed.data, [image.file for image in sealed.images], by)
+        elsewhere = None
+        if external:
+            elsewhere = find_test(settings, training.widest, external, sealed=sealed, extra=extra, on_progress=progress)
         training.require_same_inputs(compared)
         if has_any_results(training.runs_folder, TEST):
             require_scored_test(sealed, training.folder.path / TEST_ACCESS_FILE)
@@ -145,34 +130,33 @@ def confirm(
         with training.runner:
             seeds = gan_seeds or settings.confirm.gan_seeds
             plan = training.train(finalists=count, gan_seeds=seeds, earlier_accesses=known)
-        confirmation = _judge(training, plan, held_out, reason, on_forecast)
+        confirmation = _judge(training, plan, sealed, columns, elsewhere, reason, on_forecast)
         write_verdict(training.runs_folder.path, confirmation)
     if settings.tracking.wandb:
         _track(training.folder, settings.tracking.wandb, confirmation)
     return confirmation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOut:
-    """What is scored after all training: the test folder, with columns of its patients, and a second hospital's folder."""
-
-    sealed: SealedTest
-    columns: Mapping[str, Mapping[str, str]]
-    external: SealedTest | None
-
-
-def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_forecast: OnForecast) -> Confirmation:
-    """Score every run on val-B, then those that are compared on the test folder."""
+def _judge(
+    training: Training,
+    plan: Plan,
+    sealed: SealedTest,
+    columns: Mapping[str, Mapping[str, str]],
+    external: SealedTest | None,
+    reason: str,
+    on_forecast: OnForecast,
+) -> Confirmation:
+    """Score every run on val-B, then those that are compared on the test folder and on the second hospital's."""
     folder, prepared, settings = training.runs_folder, training.prepared, training.settings
-    sealed, rope, task = held_out.sealed, settings.confirm.rope, task_of(settings)
+    rope, task, is_binary = settings.confirm.rope, task_of(settings), len(prepared.class_names) == 2
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
     compared = [number for number in of_test if plan.arm(plan.runs[number].arm).role != "worth"]
     needed = {VAL_B: every, TEST: of_test}
     if not prepared.has_masks:
         needed |= {synthetic_side(label): probed_runs(plan) for label in range(len(prepared.class_names))}
-    if held_out.external:
-        needed[external_side(held_out.external.fingerprint)] = compared
+    if external:
+        needed[external.side] = compared
     compute = scoring_compute(folder, training.compute, needed)
     score_val_b(training, every, compute)
     score_synthetic(training, plan, compute)
@@ -181,22 +165,19 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
     forecast = forecast_verdict(plan, val_b, test, val_b_results, rope=rope)
     write_json(folder.path / FORECAST_FILE, forecast.to_json())
     on_forecast(forecast, has_any_results(folder, TEST))
-    if not all(has_results(folder, number, TEST) for number in of_test):
-        _log_once(training, sealed, "confirm", TEST, len(of_test), reason)
-        plan = training.mark_earlier_access(plan, accesses_before(training.folder.path, sealed.fingerprint, "confirm"))
-        images = load_test_images(
-            sealed, prepared, training.settings.data, training.cache, on_progress=training.callbacks.on_progress
-        )
-        score_runs(training, of_test, TEST, images, compute)
-    columns = held_out.columns
-    if len(prepared.class_names) == 2 and (types := pneumonia_types(sealed.images)):
+    if not is_scored(folder, of_test, TEST):
+        known = accesses_before(training.folder.path, sealed.fingerprint, sealed.command)
+        plan = training.mark_earlier_access(plan, known)
+        score_sealed(training, sealed, of_test, compute, reason=reason)
+    if is_binary and (types := pneumonia_types(sealed.images)):
         columns = {PNEUMONIA: types, **columns}
+    few_seeds = f"it has only {plan.gan_seeds} GAN seeds, and the 95 % intervals need at least {FEWEST_GAN_SEEDS}"
     return Confirmation(
         study=training.folder.path,
         metric=task.metric,
         objective=settings.metric,
         network=task.network,
-        exploratory=(*plan.exploratory, *_few_seeds(plan)),
+        exploratory=plan.exploratory if plan.gan_seeds >= FEWEST_GAN_SEEDS else (*plan.exploratory, few_seeds),
         rope=rope,
         gan_seeds=plan.gan_seeds,
         classifier_seeds=plan.classifier_seeds,
@@ -205,7 +186,7 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
             images=len(test.patients),
             patients=len(set(test.patients)),
             fingerprint=sealed.fingerprint,
-            positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else "",
+            positive=prepared.class_names[prepared.positive] if is_binary else "",
         ),
         finalists=judge_finalists(plan, test, test_results, rope=rope),
         generators=generator_qualities(folder, plan),
@@ -217,7 +198,7 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
         subgroups=subgroup_differences(
             plan, test, [image.file for image in sealed.images], test_results, columns, prepared.class_names
         ),
-        external=_external(training, plan, held_out.external, compute, compared, reason),
+        external=_external(training, plan, external, compute, compared, reason),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
     )
 
@@ -226,7 +207,7 @@ def _track(study: StudyFolder, settings: WandbSettings, found: Confirmation) -> 
     """Send the confirmation to W&B: the verdict, the score of each arm, and the differences with their intervals."""
     name, rows = study.path.name, found.to_dataframe().reset_index().to_dict("records")
     scores = {one.arm.name: one.score for one in found.finalists}
-    scores |= {each.control.name: each.comparison.scores[1] for one in found.finalists for each in one.comparisons}
+    scores |= {each.control: each.comparison.scores[1] for one in found.finalists for each in one.comparisons}
     summary = {"verdict": found.verdict, "answer": answer_paragraph(found), **to_json(found.test)}
     summary |= {f"{found.metric}/{arm}": score for arm, score in scores.items()}
     columns = ("difference", "low", "high")
@@ -236,29 +217,11 @@ def _track(study: StudyFolder, settings: WandbSettings, found: Confirmation) -> 
     publish(settings, run, summary, table=rows)
 
 
-def _log_once(training: Training, found: SealedTest, command: str, side: str, runs: int, reason: str) -> None:
-    """Log an access; after a kill during the scoring, it is already logged."""
-    access = {"fingerprint": found.fingerprint, "order": found.order, "runs": runs}
-    last = last_access(training.folder.path / TEST_ACCESS_FILE, command) or {}
-    if has_any_results(training.runs_folder, side) and access == {name: last.get(name) for name in access}:
-        return
-    log_test_access(
-        *study_logs(training.folder.path),
-        command=command,
-        study=training.folder.path.name,
-        fingerprint=found.fingerprint,
-        reason=reason,
-        image_count=len(found.images),
-        order=found.order,
-        runs=runs,
-    )
-
-
 def _external(
     training: Training, plan: Plan, found: SealedTest | None, compute: Compute, runs: Sequence[int], reason: str
 ) -> tuple[ExternalResult, ...]:
     """Score a second hospital's folder; return the results on it and on those of earlier calls."""
-    folder, prepared = training.runs_folder, training.prepared
+    folder, study = training.runs_folder, training.folder.path
     file = folder.path / _EXTERNAL_FILE
     earlier: tuple[ExternalResult, ...] = ()
     if file.exists():
@@ -266,34 +229,23 @@ def _external(
             earlier = TypeAdapter(tuple[ExternalResult, ...]).validate_python(read_json(file)["results"])
     if found is None:
         return earlier
-    side = external_side(found.fingerprint)
-    if not all(has_results(folder, number, side) for number in runs):
-        _log_once(training, found, _EXTERNAL_COMMAND, side, len(runs), reason)
-        progress = training.callbacks.on_progress
-        group = load_test_images(
-            found, prepared, training.settings.data, training.cache, name="external", on_progress=progress
-        )
-        score_runs(training, runs, side, group, compute)
-    images = evaluation_set(found, prepared, task_of(training.settings))
-    of_arms = arm_results(folder, plan, side)
+    if not is_scored(folder, runs, found.side):
+        score_sealed(training, found, runs, compute, reason=reason)
+    images = evaluation_set(found, training.prepared, task_of(training.settings))
+    of_arms = arm_results(folder, plan, found.side)
     result = ExternalResult(
-        folder=found.root.resolve().name,
+        folder=found.data.path.resolve().name,
         fingerprint=found.fingerprint,
         images=len(images.patients),
         patients=len(set(images.patients)),
         gan_seeds=plan.gan_seeds,
-        earlier_accesses=len(accesses_before(training.folder.path, found.fingerprint, _EXTERNAL_COMMAND)),
+        earlier_accesses=len(accesses_before(study, found.fingerprint, found.command)),
         differences=score_differences(plan, images, of_arms),
         secondary=secondary_outcomes(plan, images, of_arms, arm_thresholds(folder, plan)),
     )
     results = (*(one for one in earlier if one.fingerprint != found.fingerprint), result)
     write_json(file, {"version": 1, "results": [to_json(one) for one in results]})
     return results
-
-
-def _few_seeds(plan: Plan) -> Iterator[str]:
-    if plan.gan_seeds < FEWEST_GAN_SEEDS:
-        yield f"it has only {plan.gan_seeds} GAN seeds, and the 95 % intervals need at least {FEWEST_GAN_SEEDS}"
 
 
 def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:

@@ -7,7 +7,7 @@ that they are computed only once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from xraytune.config.settings import DataSettings, Settings
 from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, EvaluationSet
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.training import Training
-from xraytune.data.index import ImageFile, ImageIndex, LabelledImages, content_fingerprint
+from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.table import find_table
@@ -33,14 +33,21 @@ from xraytune.models.checkpoint import load_best
 from xraytune.pipeline.artifacts import discard
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.inputs import untrained
-from xraytune.pipeline.prepare import Prepared, missing_images, pixels_inputs, require_unbroken, store_images
+from xraytune.pipeline.prepare import (
+    Prepared,
+    PreparedImage,
+    missing_images,
+    pixels_inputs,
+    require_unbroken,
+    store_images,
+)
 from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.pipeline.task import Task, task_of
 from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.search.runs import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
-from xraytune.search.test_access import last_access
+from xraytune.search.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 
 VAL_B: Literal["val_b"] = "val_b"
 TEST = "test"
@@ -50,17 +57,24 @@ _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedTest(LabelledImages):
-    """Test images that have not been scored."""
+    """Images that no network was trained or selected on: the test folder or (`is_external`) a second hospital's."""
+
+    is_external: bool = False
+
+    @property
+    def command(self) -> str:
+        """The command that scores them, in the test-set access log."""
+        return "confirm --external" if self.is_external else "confirm"
+
+    @property
+    def side(self) -> str:
+        """The name of the scores on them."""
+        return f"external_{self.fingerprint}" if self.is_external else TEST
 
     @property
     def fingerprint(self) -> str:
         """Of their content; copied and renamed folders have the same."""
         return content_fingerprint(self.images)
-
-    @property
-    def root(self) -> Path:
-        """The folder that their files are relative to."""
-        return self.data.path
 
     @property
     def labels(self) -> Labels:
@@ -77,47 +91,29 @@ class SealedTest(LabelledImages):
 def find_test(
     settings: Settings,
     prepared: Prepared,
-    test: Path | None,
-    *,
-    extra: Collection[Path] = (),
-    on_progress: Progress = ignore_progress,
-) -> SealedTest:
-    """Return the study's own test folder, or `test` if it has none.
-
-    Args:
-        settings: The study's.
-        prepared: The study's images.
-        test: Class folders or a data file (`read_labelled`), only for a study without `test/`.
-        extra: Folders of extra images that finalists are trained on; they must not share patients with the test folder.
-        on_progress: Called with the number of files read.
-
-    Raises:
-        DataError: There is no test folder, it shares patients or files with the training images, or a class is missing or
-            has too few patients.
-        StudyError: The images changed since the search, or `test` was given for a study with a test folder.
-    """
-    if prepared.test_fingerprint is not None and test is not None:
-        raise StudyError(Problem("the study has its own test folder", test, "omit --test to use the study's own"))
-    if prepared.test_fingerprint is None and test is None:
-        fix = "give images of other patients: xraytune confirm STUDY --test DIR"
-        raise DataError(Problem("the study has no test/ folder", settings.data.path, fix))
-    return find_images(settings, prepared, test, extra=extra, on_progress=on_progress)
-
-
-def find_images(
-    settings: Settings,
-    prepared: Prepared,
     source: Path | None,
     *,
     sealed: SealedTest | None = None,
     extra: Collection[Path] = (),
     on_progress: Progress = ignore_progress,
 ) -> SealedTest:
-    """Return the images of a source, class folders or a data file, without patients of the study; None: its test folder.
+    """Return the study's own test folder or, if it has none, `source`: class folders or a data file (`read_labelled`).
 
-    Other arguments and errors are those of `find_test`. No image may be in `sealed` either, if it is given.
+    With `sealed`, the study's test folder, `source` is a second hospital, none of whose images is in it. No patient may be
+    in `extra`, the folders of extra images that finalists are trained on.
+
+    Raises:
+        DataError: There is no test folder, it shares patients or files with the training images, or a class is missing or
+            has too few patients.
+        StudyError: The images changed since the search, or `source` was given for a study with a test folder.
     """
-    index = task_of(settings).read_index(settings.data, on_progress=on_progress)
+    if sealed is None and prepared.test_fingerprint is not None and source is not None:
+        raise StudyError(Problem("the study has its own test folder", source, "omit --test to use the study's own"))
+    if prepared.test_fingerprint is None and source is None:
+        fix = "give images of other patients: xraytune confirm STUDY --test DIR"
+        raise DataError(Problem("the study has no test/ folder", settings.data.path, fix))
+    task, group_regex = task_of(settings), settings.data.split.group_regex
+    index = task.read_index(settings.data, on_progress=on_progress)
     if missing := missing_images(prepared, index.images):
         what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
         raise StudyError(Problem(what, settings.data.path, "restore them, or start a new study"))
@@ -127,60 +123,44 @@ def find_images(
             fix = "restore the test images, or start a new study"
             raise StudyError(Problem("the test folder changed since the search", settings.data.path, fix))
     else:
-        found = _read_elsewhere(source, settings, prepared, index, on_progress)
+        aliases = patient_aliases(prepared.images, index.table, group_regex)
+        labelled = task.read_labelled(source, prepared.class_names, group_regex=group_regex, on_progress=on_progress)
+        found = SealedTest(
+            data=labelled.data, table=labelled.table, images=labelled.images, is_external=sealed is not None
+        )
+        owners = patients_by_file_name(index.images)
+        _refuse_patients_of(prepared.images, aliases, found, _REMOVE, owners=owners)
         shared = {image.sha256 for image in sealed.images} if sealed else set()
         if known := [image.file for image in found.images if image.sha256 in shared]:
             what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"
             raise DataError(Problem(what, source, "give images of another hospital"))
-    _refuse_extra(found, extra, settings, prepared, index.images, is_own=source is None)
+    owners = patients_by_file_name([*index.images, *found.images])
+    for folder in extra:
+        images = task.read_folder(folder, prepared.class_names)
+        aliases = patient_aliases(images, find_table(folder), group_regex, owners)
+        # The study's own test folder must not change.
+        fix = f"start a new search without them in {folder}" if source is None else _REMOVE
+        _refuse_patients_of(images, aliases, found, fix)
     _require_patients(prepared, found)
     return found
 
 
-def _read_elsewhere(
-    source: Path, settings: Settings, prepared: Prepared, index: ImageIndex, on_progress: Progress
-) -> SealedTest:
-    """Read images outside the study's data folder, without patients that the study trains or validates on."""
-    group_regex = settings.data.split.group_regex
-    aliases = patient_aliases(prepared.images, index.table, group_regex)
-    read_labelled = task_of(settings).read_labelled
-    labelled = read_labelled(source, prepared.class_names, group_regex=group_regex, on_progress=on_progress)
-    found = SealedTest(data=labelled.data, table=labelled.table, images=labelled.images)
-    known = shared_patients(
-        found.images,
-        found.table,
-        prepared.images,
-        group_regex=found.data.split.group_regex,
-        aliases=aliases,
-        owners=patients_by_file_name(index.images),
-    )
-    _refuse_known(known, found, _REMOVE)
-    return found
-
-
-def _refuse_extra(
+def _refuse_patients_of(
+    images: Iterable[ImageFile | PreparedImage],
+    aliases: Collection[str],
     found: SealedTest,
-    extra: Collection[Path],
-    settings: Settings,
-    prepared: Prepared,
-    training: Sequence[ImageFile],
+    fix: str,
     *,
-    is_own: bool,
+    owners: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuse patients who are in folders of extra images; the study's own test folder must not change."""
-    owners = patients_by_file_name([*training, *found.images])
-    for folder in extra:
-        images = task_of(settings).read_folder(folder, prepared.class_names)
-        aliases = patient_aliases(images, find_table(folder), settings.data.split.group_regex, owners)
-        group_regex = found.data.split.group_regex
-        known = shared_patients(found.images, found.table, images, group_regex=group_regex, aliases=aliases)
-        _refuse_known(known, found, f"start a new search without them in {folder}" if is_own else _REMOVE)
-
-
-def _refuse_known(patients: Collection[str], found: SealedTest, fix: str) -> None:
+    """Refuse (DataError) patients who also have images among these; `aliases` and `owners` as for `shared_patients`."""
+    group_regex = found.data.split.group_regex
+    patients = shared_patients(
+        found.images, found.table, images, group_regex=group_regex, aliases=aliases, owners=owners
+    )
     if known := [image.file for image in found.images if image.patient in patients]:
         what = f"{len(known)} test images belong to patients used for training or validation: {join_names(known)}"
-        raise DataError(Problem(what, found.root, f"{fix}: results on patients seen in training are biased"))
+        raise DataError(Problem(what, found.data.path, f"{fix}: results on patients seen in training are biased"))
 
 
 def _require_patients(prepared: Prepared, found: SealedTest) -> None:
@@ -190,26 +170,23 @@ def _require_patients(prepared: Prepared, found: SealedTest) -> None:
         if count < FEWEST_PATIENTS:
             of_class = f" of class {name}" if len(prepared.class_names) > 1 else ""
             what = f"patients{of_class} in the test folder: {count}; an interval needs {FEWEST_PATIENTS} or more"
-            problems.append(Problem(what, found.root, "add test images of other patients"))
+            problems.append(Problem(what, found.data.path, "add test images of other patients"))
     if problems:
         raise DataError(*problems)
 
 
 def require_scored_test(sealed: SealedTest, log: Path) -> None:
-    """Refuse test images that do not match the scores of the last confirmation in the study's test-set access log.
-
-    Raises:
-        StudyError: It is another folder, or renamed files changed the order of the images.
-    """
+    """Refuse (StudyError) another folder than that of the log's last confirmation, or images in another order."""
     access = last_access(log, "confirm")
     if access is None:
         return
     if access["fingerprint"] != sealed.fingerprint:
         fix = "use that folder, or move confirm/ away to start from scratch"
-        raise StudyError(Problem("this confirmation was scored on another test folder", sealed.root, fix))
+        raise StudyError(Problem("this confirmation was scored on another test folder", sealed.data.path, fix))
     if access["order"] != sealed.order:
         what = "test images were renamed since this confirmation scored them, which changed their order"
-        raise StudyError(Problem(what, sealed.root, "restore their names, or move confirm/ away to start from scratch"))
+        fix = "restore their names, or move confirm/ away to start from scratch"
+        raise StudyError(Problem(what, sealed.data.path, fix))
 
 
 def load_test_images(
@@ -218,14 +195,15 @@ def load_test_images(
     data: DataSettings,
     cache: Path,
     *,
-    name: str = "test",
     on_progress: Progress = ignore_progress,
 ) -> ImageSource:
-    """Decode the test images, none of which may be broken, as `data` of the study says. Log the access to them first."""
-    store = store_images(sealed.root, sealed.images, data, of_study=prepared.view, cache=cache, on_progress=on_progress)
-    require_unbroken(store, sealed.root, "repair them: a test folder is used as a whole")
+    """Decode sealed images, none of which may be broken, as `data` of the study says. Log the access to them first."""
+    store = store_images(
+        sealed.data.path, sealed.images, data, of_study=prepared.view, cache=cache, on_progress=on_progress
+    )
+    require_unbroken(store, sealed.data.path, "repair them: a test folder is used as a whole")
     return ImageSource(
-        name=name,
+        name="external" if sealed.is_external else "test",
         pixels=open_pixels(store),
         rows=np.arange(len(sealed.images)),
         labels=sealed.labels,
@@ -249,7 +227,7 @@ def scoring_compute(folder: StudyFolder, trained_on: Compute, needed: Mapping[st
             recorded = TypeAdapter(Compute).validate_python(content["compute"])
             scored_with = numeric_releases(content["packages"])
     compute = recorded
-    if not all(has_results(folder, number, side) for side, runs in needed.items() for number in runs):
+    if not all(is_scored(folder, runs, side) for side, runs in needed.items()):
         compute = compute_like(recorded, threads=recorded.threads)
         if (compute, numeric_releases()) != (recorded, scored_with):
             for old in sorted(folder.path.glob("trials/*/*.npy")):
@@ -262,6 +240,11 @@ def scoring_compute(folder: StudyFolder, trained_on: Compute, needed: Mapping[st
 def has_results(folder: StudyFolder, number: int, side: str) -> bool:
     """Return whether a run has been scored on a side."""
     return _path(folder, number, side).exists()
+
+
+def is_scored(folder: StudyFolder, runs: Iterable[int], side: str) -> bool:
+    """Return whether all of these runs have been scored on a side."""
+    return all(has_results(folder, number, side) for number in runs)
 
 
 def has_any_results(folder: StudyFolder, side: str) -> bool:
@@ -291,11 +274,6 @@ def val_b_set(prepared: Prepared, task: Task) -> EvaluationSet:
     return EvaluationSet(labels=side.labels, patients=side.patients, positive=prepared.positive, task=task)
 
 
-def external_side(fingerprint: str) -> str:
-    """Return the name of the scores on an external folder."""
-    return f"external_{fingerprint}"
-
-
 def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
     """Return a function from an arm's name to the thresholds of its replicates, set on val-A and val-B, [G, K]."""
     rows = completed_rows(folder)
@@ -314,12 +292,8 @@ def arm_results(folder: StudyFolder, plan: Plan, side: str) -> ArmResults:
 
 def _of_replicates(plan: Plan, of_run: Callable[[int], ArrayLike], arm: str) -> Floats:
     numbers = plan.numbers(arm)
-    return np.array(
-        [
-            [of_run(numbers[gan_seed, seed]) for seed in range(plan.classifier_seeds)]
-            for gan_seed in range(plan.gan_seeds)
-        ]
-    )
+    seeds = range(plan.classifier_seeds)
+    return np.array([[of_run(numbers[gan_seed, seed]) for seed in seeds] for gan_seed in range(plan.gan_seeds)])
 
 
 def score_runs(training: Training, numbers: Sequence[int], side: str, group: ImageSource, compute: Compute) -> None:
@@ -329,6 +303,30 @@ def score_runs(training: Training, numbers: Sequence[int], side: str, group: Ima
             score(training.runs_folder, number, side, group, compute=compute, cache=training.cache)
         what = f"scoring {group.name.replace('val_b', 'val-B')} (replicates)"
         training.callbacks.on_progress(what, done, len(numbers))
+
+
+def score_sealed(
+    training: Training, found: SealedTest, numbers: Sequence[int], compute: Compute, *, reason: str
+) -> None:
+    """Log the access to sealed images, and score the runs that lack scores on them."""
+    study = training.folder.path
+    access = {"fingerprint": found.fingerprint, "order": found.order, "runs": len(numbers)}
+    last = last_access(study / TEST_ACCESS_FILE, found.command) or {}
+    # After a kill during the scoring, it is already logged.
+    if not has_any_results(training.runs_folder, found.side) or access != {name: last.get(name) for name in access}:
+        log_test_access(
+            *study_logs(study),
+            command=found.command,
+            study=study.name,
+            fingerprint=found.fingerprint,
+            reason=reason,
+            image_count=len(found.images),
+            order=found.order,
+            runs=len(numbers),
+        )
+    data, progress = training.settings.data, training.callbacks.on_progress
+    images = load_test_images(found, training.prepared, data, training.cache, on_progress=progress)
+    score_runs(training, numbers, found.side, images, compute)
 
 
 def score_val_b(training: Training, numbers: Sequence[int], compute: Compute) -> None:

@@ -9,9 +9,8 @@ quality of a finalist's generators shows whether `no_better` carries over to oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from statistics import median
 from typing import Any, Literal, TypeAlias
 
@@ -20,21 +19,26 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
-from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, EvaluationSet, compare_arms
+from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, EvaluationSet, compare_arms, measure
 from xraytune.confirm.comparison import mean_off_diagonal, satterthwaite_degrees
 from xraytune.confirm.plan import Arm, Plan
 from xraytune.data.index import ImageFile
 from xraytune.data.patients import pneumonia_type
 from xraytune.metrics.breakdown import subgroup_images
-from xraytune.metrics.classification import Flags, Floats, Labels
-from xraytune.metrics.generator_quality import quality_text, shortcomings
+from xraytune.metrics.classification import (
+    Flags,
+    Floats,
+    weighted_accuracy,
+    weighted_balanced_accuracy,
+    weighted_brier_score,
+    weights_by_score,
+)
+from xraytune.metrics.generator_quality import PoolReport, quality_text, shortcomings
 from xraytune.metrics.intervals import patient_resamples
 from xraytune.metrics.placements import effective_patients
 from xraytune.search.messages import read_pool_report
 from xraytune.search.study import StudyFolder
 
-_Statistic: TypeAlias = Callable[[EvaluationSet, NDArray[Any], Floats], Floats]
-"""(images, probabilities [N, C] or predicted classes [N], weights [1 + B, N]) -> [1 + B]."""
 Outcome: TypeAlias = Literal["accuracy", "balanced_accuracy", "sensitivity", "brier", "calibration_slope"]
 RESAMPLES = 500
 _SEED = 0
@@ -108,9 +112,10 @@ class ExternalResult:
 
 def score_differences(plan: Plan, images: EvaluationSet, results: ArmResults) -> tuple[ArmDifference, ...]:
     """Compare every finalist with each of its controls, in the order of the plan."""
-    found = []
-    for finalist, control in plan.pairs():
-        comparison = compare_arms(images, results(finalist.name), results(control.name))
+    pairs, found = [*plan.pairs()], []
+    measured = {name: measure(images, results(name)) for name in {arm.name for pair in pairs for arm in pair}}
+    for finalist, control in pairs:
+        comparison = compare_arms(measured[finalist.name], measured[control.name])
         interval = comparison.interval
         found.append(
             ArmDifference(
@@ -151,7 +156,10 @@ def subgroup_differences(
             own, chosen, other = group.own, group.scored, group.compared_with
             part = replace(images, labels=images.labels[chosen], patients=tuple(patients[chosen].tolist()))
             counts = [len(np.unique(patients[chosen & (images.labels == label)])) for label in range(len(class_names))]
-            of_part = partial(_results_of_part, results, chosen)
+
+            def of_part(arm: str, chosen: Flags = chosen) -> Floats:
+                return results(arm)[:, :, chosen]
+
             found.append(
                 Subgroup(
                     column=column,
@@ -163,10 +171,6 @@ def subgroup_differences(
                 )
             )
     return tuple(found)
-
-
-def _results_of_part(results: ArmResults, chosen: Flags, arm: str) -> Floats:
-    return results(arm)[:, :, chosen]
 
 
 def pneumonia_types(images: Iterable[ImageFile]) -> dict[str, str]:
@@ -205,22 +209,39 @@ def compare_outcomes(
         control: The same, with the same seeds.
         thresholds: Of both arms' replicates, from validation, [G, K]; not used with more than two classes.
     """
-    weights = _weights(images)
-    patients = effective_patients(images.labels, images.patients, positive=images.positive)
-    both = finalist, control
-    called = [arm.argmax(axis=-1) for arm in both]
-    values: dict[Outcome, list[Floats]] = {"accuracy": [_of_arm(_accuracy, images, one, weights) for one in called]}
-    if finalist.shape[-1] == 2:
-        is_called = [arm[..., images.positive] >= limit[..., None] for arm, limit in zip(both, thresholds, strict=True)]
-        called = [np.where(one, images.positive, 1 - images.positive) for one in is_called]
-    values["balanced_accuracy"] = [_of_arm(_balanced_accuracy, images, one, weights) for one in called]
-    values["brier"] = [_of_arm(_brier, images, arm, weights) for arm in both]
-    if finalist.shape[-1] == 2:
-        pairs = [_sensitivities(images, *pair, weights) for pair in _replicates(finalist, control, thresholds[1])]
-        values |= {
-            "sensitivity": [_by_gan(arm, finalist) for arm in zip(*pairs, strict=True)],
-            "calibration_slope": [_of_arm(_slope, images, arm, weights) for arm in both],
-        }
+    labels, positive, both = images.labels, images.positive, (finalist, control)
+    # How often each image counts, [1 + B, N]: once, then in each resample of the patients.
+    drawn = patient_resamples(labels, images.patients, RESAMPLES, _SEED)
+    weights = np.concatenate([np.ones((1, len(labels))), *drawn])
+    patients = effective_patients(labels, images.patients, positive=positive)
+
+    def of_arms(
+        statistic: Callable[..., Floats], arms: Iterable[NDArray[Any]], *of_replicates: Iterable[Floats]
+    ) -> list[Floats]:
+        """Return both arms' values [1 + B, G], averaged over classifier seeds, of a statistic of replicates, [1 + B]."""
+        found = []
+        for arm in arms:
+            by_replicate = np.stack([*map(statistic, arm.reshape(-1, *arm.shape[2:]), *of_replicates)])
+            found.append(by_replicate.reshape(*arm.shape[:2], -1).mean(axis=1).T)
+        return found
+
+    most_probable = called = [arm.argmax(axis=-1) for arm in both]
+    if is_binary := finalist.shape[-1] == 2:
+        is_called = [arm[..., positive] >= limit[..., None] for arm, limit in zip(both, thresholds, strict=True)]
+        called = [np.where(one, positive, 1 - positive) for one in is_called]
+    values: dict[Outcome, list[Floats]] = {
+        "accuracy": of_arms(lambda one: weighted_accuracy(labels, one, weights), most_probable),
+        "balanced_accuracy": of_arms(lambda one: weighted_balanced_accuracy(labels, one, weights), called),
+        "brier": of_arms(lambda one: weighted_brier_score(labels, one, weights, positive=positive), both),
+    }
+    if is_binary:
+        is_positive, scores = labels == positive, [arm[..., positive] for arm in both]
+        false_positives = ((called[1] == positive) & ~is_positive).reshape(-1, len(labels))
+        false_shares = [(weights @ one) / (weights @ ~is_positive) for one in false_positives]
+        values["sensitivity"] = of_arms(
+            lambda one, share: _roc_at(share, is_positive, one, weights), scores, false_shares
+        )
+        values["calibration_slope"] = of_arms(lambda one: _slope(is_positive, one, weights), scores)
     return {
         outcome: interval(*arms, effective_patients=patients)
         for outcome, arms in values.items()
@@ -254,75 +275,22 @@ def interval(finalist: Floats, control: Floats, *, effective_patients: float) ->
     )
 
 
-def _weights(images: EvaluationSet) -> Floats:
-    """Return how often each image counts, [1 + B, N]: once, then in each resample of the patients."""
-    drawn = patient_resamples(images.labels, images.patients, RESAMPLES, _SEED)
-    return np.concatenate([np.ones((1, len(images.labels))), *drawn])
-
-
-def _replicates(finalist: Floats, control: Floats, thresholds: Floats) -> Iterator[tuple[Floats, Floats, float]]:
-    flat = (arm.reshape(-1, *arm.shape[2:]) for arm in (finalist, control))
-    return zip(*flat, thresholds.ravel().tolist(), strict=True)
-
-
-def _by_gan(values: Iterable[Floats], like: NDArray[Any]) -> Floats:
-    """Average values [1 + B] of all replicates over the classifier seeds: [1 + B, G]."""
-    return np.asarray(np.stack([*values]).reshape(*like.shape[:2], -1).mean(axis=1).T)
-
-
-def _of_arm(statistic: _Statistic, images: EvaluationSet, results: NDArray[Any], weights: Floats) -> Floats:
-    flat = results.reshape(-1, *results.shape[2:])
-    return _by_gan((statistic(images, one, weights) for one in flat), results)
-
-
-def _sensitivities(
-    images: EvaluationSet, finalist: Floats, control: Floats, threshold: float, weights: Floats
-) -> tuple[Floats, Floats]:
-    """Return the sensitivity of both replicates at the control's specificity, [1 + B] each."""
-    is_positive = images.labels == images.positive
-    called = control[:, images.positive] >= threshold
-    false_share = (weights @ (called & ~is_positive)) / (weights @ ~is_positive)
-    first, second = (_roc_at(false_share, is_positive, arm[:, images.positive], weights) for arm in (finalist, control))
-    return first, second
-
-
 def _roc_at(false_share: Floats, is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
     """Return the sensitivity on the empirical ROC curve at these false positive rates, both [1 + B]."""
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     rates = []
-    for side in (~is_positive, is_positive):
-        counts = np.cumsum(weights[:, order] * side[order], axis=1)[:, ends]
+    for by_score in reversed(weights_by_score(is_positive, scores, weights)):
+        counts = np.cumsum(by_score[:, ::-1], axis=1)
         rates.append(np.pad(counts / counts[:, -1:], ((0, 0), (1, 0))))
     return np.array([np.interp(*one) for one in zip(false_share, *rates, strict=True)])
 
 
-def _accuracy(images: EvaluationSet, called: Labels, weights: Floats) -> Floats:
-    return np.asarray(weights @ (called == images.labels) / weights.sum(axis=1))
-
-
-def _balanced_accuracy(images: EvaluationSet, called: Labels, weights: Floats) -> Floats:
-    of_class = (images.labels == label for label in np.unique(images.labels))
-    recalls = [weights @ (is_own & (called == images.labels)) / (weights @ is_own) for is_own in of_class]
-    return np.asarray(np.mean(recalls, axis=0))
-
-
-def _brier(images: EvaluationSet, probabilities: Floats, weights: Floats) -> Floats:
-    if probabilities.shape[1] == 2:
-        errors = (probabilities[:, images.positive] - (images.labels == images.positive)) ** 2
-    else:
-        errors = ((probabilities - np.eye(probabilities.shape[1])[images.labels]) ** 2).sum(axis=1)
-    return np.asarray(weights @ errors / weights.sum(axis=1))
-
-
-def _slope(images: EvaluationSet, probabilities: Floats, weights: Floats) -> Floats:
+def _slope(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
     """Return the calibration slope, [1 + B]: the maximum likelihood fit, and one Newton step from it in each resample.
 
     Source: Moulton & Zeger 1991, "Bootstrapping generalized linear models" (one-step bootstrap).
     """
-    is_positive = images.labels == images.positive
     smallest = np.finfo(np.float64).eps
-    logits = np.asarray(logit(np.clip(probabilities[:, images.positive], smallest, 1 - smallest)))
+    logits = np.asarray(logit(np.clip(scores, smallest, 1 - smallest)))
     positive, other = logits[is_positive], logits[~is_positive]
     if positive.min() >= other.max() or positive.max() <= other.min():
         return np.full(len(weights), np.inf)
@@ -357,8 +325,7 @@ class GeneratorQuality:
 
     Attributes:
         generators: Number of pools, of which `measured` have figures.
-        features: The backbone of the figures; "" without figures.
-        figures: See `Quality.columns`.
+        figures: See `Quality.columns`; of the backbone `features`.
         shortcomings: Figures whose median is below the threshold of a good generator.
         copying: Number of pools that copy training images; they are not excluded.
     """
@@ -373,15 +340,19 @@ class GeneratorQuality:
     sentence: str
 
 
+def pool_reports(folder: StudyFolder, plan: Plan, arm: Arm) -> list[PoolReport]:
+    """Return the reports on an arm's pools, one per GAN seed; without those that are missing."""
+    numbers = plan.numbers(arm.name)
+    found = (read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds))
+    return [report for report in found if report is not None]
+
+
 def generator_qualities(folder: StudyFolder, plan: Plan) -> tuple[GeneratorQuality, ...]:
     """Return the quality of each finalist's generators, in the order of the finalists."""
-    return tuple(_quality_of(folder, plan, arm) for arm in plan.finalists)
+    return tuple(_quality_of(arm, pool_reports(folder, plan, arm)) for arm in plan.finalists)
 
 
-def _quality_of(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQuality:
-    numbers = plan.numbers(arm.name)
-    found = [read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds)]
-    reports = [report for report in found if report is not None]
+def _quality_of(arm: Arm, reports: Sequence[PoolReport]) -> GeneratorQuality:
     measured = [report.quality for report in reports if report.quality is not None]
     columns = [quality.columns() for quality in measured]
     names = columns[0] if columns else ()
@@ -394,11 +365,9 @@ def _quality_of(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQuality:
     missed = shortcomings(medians, real_train) if measured else ()
     copying = sum(bool(report.copies) for report in reports)
     if measured:
-        end = (
-            "too poor for the verdict to say much about better generators"
-            if missed
-            else "good enough for the verdict not to be blamed on a poor generator"
-        )
+        end = "good enough for the verdict not to be blamed on a poor generator"
+        if missed:
+            end = "too poor for the verdict to say much about better generators"
         sentence = f"Generator quality: {quality_text(medians, real_train)}; {end}."
     else:
         why = next((report.note for report in reports if report.note), "no record of it")

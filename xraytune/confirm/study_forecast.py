@@ -16,6 +16,7 @@ import numpy as np
 from xraytune.config.load import load_space
 from xraytune.config.settings import Confirm, Parameters
 from xraytune.config.space import require_extensions
+from xraytune.confirm.analysis import MORE_GAN_SEEDS
 from xraytune.confirm.forecast import Design, Spread, VerdictChances, verdict_chances
 from xraytune.confirm.plan import (
     FinishedTrial,
@@ -39,7 +40,7 @@ from xraytune.search.forecast import Forecaster, SearchForecast, Work
 from xraytune.search.run import machine_of, require_weights
 
 _STUDIES = 5
-_MORE_SEEDS, _MORE_PATIENTS = (10, 20), (1.5, 2, 3, 5, 7, 10)
+_MORE_PATIENTS = (1.5, 2, 3, 5, 7, 10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,6 @@ class StudyForecast:
         chances: Probabilities of the verdicts at true differences of 0, one and two ROPE; empty if unknown.
         assumed: What they assume.
         remedies: Designs that could answer, if this one probably stays `undecided` even at two ROPE; else None.
-        notes: What the forecast leaves out.
     """
 
     name: str
@@ -193,7 +193,7 @@ def chances_and_remedies(
         return max(one.helps, one.hurts, one.no_better) >= 0.5
 
     def remedies() -> Iterator[str]:
-        more_seeds = (one for one in _MORE_SEEDS if one > settings.gan_seeds)
+        more_seeds = (one for one in MORE_GAN_SEEDS if one > settings.gan_seeds)
         if seeds := next((one for one in more_seeds if decides(chances(2, gan_seeds=one))), None):
             yield f"{seeds} GAN seeds (helps {chances(2, gan_seeds=seeds).helps:.0%})"
         if times := next((one for one in _MORE_PATIENTS if decides(chances(2, times=one))), None):

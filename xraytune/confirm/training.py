@@ -64,12 +64,10 @@ class Training:
     """A locked study, and what trains the runs of its confirmation or rehearsal.
 
     Attributes:
-        folder: The study.
         place: Name of the folder in it that holds the replicates.
         space: Its space, with the locations given for this confirmation.
-        compute: Device, threads and precision of its trials.
+        compute: That of its trials.
         machine: Returns the `environment` of a machine that trains.
-        searched: The trials of its search.
         rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
         curve: The study's images with each number of training patients of `confirm.worth`; see `prepare_curve`.
     """
@@ -111,9 +109,7 @@ class Training:
     def prepare_curve(self) -> None:
         """Split the study's images again for each number of training patients of `confirm.worth`.
 
-        Raises:
-            StudyError: The images changed since the search.
-            DataError: There are not so many patients.
+        Raises StudyError if the images changed since the search, DataError if there are not so many patients.
         """
         data, progress = self.settings.data, self.callbacks.on_progress
         if not self.settings.confirm.worth:
@@ -136,8 +132,7 @@ class Training:
     def candidates(self, count: int) -> tuple[FinishedTrial, ...]:
         """Return the finalists of a new plan; without a complete one, the pruned trials that it would finish.
 
-        Raises:
-            StudyError: There is no trial with synthetic images.
+        Raises StudyError if there is no trial with synthetic images.
         """
         return self._unfinished(count) or choose_finalists(self.searched, count, self.folder.path)
 
@@ -156,30 +151,29 @@ class Training:
             StudyError: There is no trial with synthetic images, or a finalist has no control.
             TrialError: Runs failed.
         """
-        plan = read_plan(self.runs_folder.path)
-        if plan is None:
-            plan = self.mark_earlier_access(self._new_plan(finalists), earlier_accesses)
-        plan = self._with_seeds(plan, gan_seeds)
+        folder = self.runs_folder.path
+        old = read_plan(folder) or self.mark_earlier_access(self._new_plan(finalists), earlier_accesses)
+        plan = old.grown((), gan_seeds, self.settings.confirm.classifier_seeds)
+        if old.runs and len(plan.runs) > len(old.runs) and (folder / VERDICT_FILE).exists():
+            seen = read_json(folder / VERDICT_FILE)["gan_seeds"]
+            why = f"GAN seeds were added after a verdict on {seen} had been seen"
+            plan = plan.model_copy(update={"exploratory": tuple(dict.fromkeys((*plan.exploratory, why)))})
+        write_plan(plan, folder)
         self.train_replicates(plan)
         return plan
 
     def train_replicates(self, plan: Plan) -> None:
-        """Train the runs of a plan that have not ended; those that a rehearsal has trained are used again, and vice versa.
+        """Train the runs of a plan that have not ended, except those of a rehearsal (and vice versa), which are copied.
 
-        Raises:
-            TrialError: Runs failed.
+        Raises TrialError if runs failed.
         """
-        runs = [
-            Run(
-                number=number,
-                label=f"{run.arm}, GAN seed {run.gan_seed}, seed {run.classifier_seed}",
-                experiment=replicate(
-                    arm, settings_of(arm, self.settings, self.prepared), run.gan_seed, run.classifier_seed
-                ),
-            )
-            for number, run in enumerate(plan.runs)
-            for arm in [plan.arm(run.arm)]
-        ]
+        runs = []
+        for number, run in enumerate(plan.runs):
+            arm = plan.arm(run.arm)
+            settings = settings_of(arm, self.settings, self.prepared)
+            label = f"{run.arm}, GAN seed {run.gan_seed}, seed {run.classifier_seed}"
+            experiment = replicate(arm, settings, run.gan_seed, run.classifier_seed)
+            runs.append(Run(number=number, label=label, experiment=experiment))
         complete_folder(self.runs_folder, self.prepared, lambda: _side_by_side(self.machine()))
         for count, prepared in self.curve.items():
             if not (file := self.runs_folder.split_path(count)).exists():
@@ -205,7 +199,6 @@ class Training:
             return {}
         complete_folder(folder, self.prepared, self.machine)
         compute = folder.compute()
-        names = {run.number: f"{self.folder.path.name} {run.label}" for run in runs}
         work = RunList(
             folder,
             runs,
@@ -220,26 +213,16 @@ class Training:
                 fix = f"install those versions, or move {self.place}/ away to train all runs with the current ones"
                 problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
                 raise StudyError(Problem(problem, folder.path, fix))
-            self.runner.run(work, folder, label=lambda trial: names[trial.number], reuse_actors=True)
-        rows = {number: row for number, row in ended_rows(folder).items() if number in names}  # of this list alone
+            self.runner.run(work, reuse_actors=True)
+        numbers = {run.number for run in runs}
+        rows = {number: row for number, row in ended_rows(folder).items() if number in numbers}  # of this list alone
         if failed := [row for row in rows.values() if row["status"] == "failed"]:
             reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])
             fix = "run the same command again to retry them; see trials/*/error.txt there"
             raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons}", folder.path, fix))
         return rows
 
-    def _with_seeds(self, plan: Plan, gan_seeds: int) -> Plan:
-        """Add the requested seeds to the plan and write it before they are trained."""
-        grown = plan.grown((), gan_seeds, self.settings.confirm.classifier_seeds)
-        verdict = self.runs_folder.path / VERDICT_FILE
-        if plan.runs and len(grown.runs) > len(plan.runs) and verdict.exists():
-            why = f"GAN seeds were added after a verdict on {read_json(verdict)['gan_seeds']} had been seen"
-            grown = grown.model_copy(update={"exploratory": tuple(dict.fromkeys((*grown.exploratory, why)))})
-        write_plan(grown, self.runs_folder.path)
-        return grown
-
     def _new_plan(self, count: int) -> Plan:
-        """Choose finalists and controls, training the trials that this takes."""
         notes: list[str] = []
         finished = self._train_trials(self._unfinished(count), first=0)
         if finished:
@@ -272,12 +255,13 @@ class Training:
                     arms.append(control)
                 else:
                     notes.append(f"{finalist.name} has mixing: replace, so that {source} would be the same as none")
-            # The ratio response is measured against the matched control without extra images.
-            if with_ratios and finalist is finalists[0] and "none" in settings.controls.matched:
+            if not with_ratios or finalist is not finalists[0]:
+                continue
+            if "none" in settings.controls.matched:  # the ratio response is measured against it
                 planned = [arm.parameters for arm in arms]  # the matched duplicate has the finalist's own ratio
                 at_ratios = self._feasible(ratio_arms(finalist, resolution_px, settings.ratios), notes)
                 arms += [arm for arm in at_ratios if arm.parameters not in planned]
-            if with_ratios and finalist is finalists[0] and settings.worth:
+            if settings.worth:
                 counts = {*settings.worth} - {self.prepared.train_patients}
                 matched = [arm.parameters for arm in arms if arm.role == "matched"]
                 curve = worth_arms(finalist, resolution_px, counts)
@@ -305,14 +289,11 @@ class Training:
         self, trials: Sequence[FinishedTrial], *, first: int, asha: TopUpRungs | None = None
     ) -> tuple[FinishedTrial, ...]:
         """Train pruned trials to the end, or top-up trials under ASHA, as runs numbered from `first`."""
-        runs = [
-            Run(
-                number=number,
-                label=f"{trial.name} {trial.parameters.arm}" if asha else finished_label(trial.name),
-                experiment=Experiment(settings=self.settings, parameters=trial.parameters),
-            )
-            for number, trial in enumerate(trials, first)
-        ]
+        runs = []
+        for number, trial in enumerate(trials, first):
+            label = f"{trial.name} {trial.parameters.arm}" if asha else finished_label(trial.name)
+            experiment = Experiment(settings=self.settings, parameters=trial.parameters)
+            runs.append(Run(number=number, label=label, experiment=experiment))
         rows = self._run(self.top_up_folder, runs, "top-up trials" if asha else "pruned trials", asha)
         return tuple(
             FinishedTrial.of_row(trial.name, trial.parameters, rows[number])
@@ -393,9 +374,8 @@ def opened(
 ) -> Iterator[Training]:
     """Lock a study and read its search, to train replicates in the folder `place`; other arguments as for `confirm`.
 
-    Raises:
-        StudyError: There is no study, it is in use, or a file of it is damaged.
-        MachineError: The GPU, disk space or the Ray cluster is missing.
+    Raises StudyError if there is no study, it is in use, or a file of it is damaged; MachineError if the GPU, disk space or
+    the Ray cluster is missing.
     """
     folder = StudyFolder(study.resolve())
     space = folder.space(data=data, weights_dir=weights_dir)
@@ -435,13 +415,7 @@ def opened(
             ),
             rungs=rungs_of(space.settings, journal.reports()),
             runner=Runner(
-                folder,
-                token=token,
-                allocation=allocation,
-                cache=cache,
-                address=address,
-                note=callbacks.note,
-                opened=lambda dashboard: callbacks.on_start(folder.path, dashboard),
+                folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks
             ),
             callbacks=callbacks,
         )

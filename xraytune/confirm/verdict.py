@@ -8,7 +8,7 @@ correction over the controls). The next finalist is tested only if the previous 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -73,12 +73,7 @@ class PairTests:
 
     def at(self, *index: int) -> PairVerdict:
         """Return the verdict of one comparison."""
-        return PairVerdict(
-            is_better=bool(self.is_better[index]),
-            is_worse=bool(self.is_worse[index]),
-            is_equivalent=bool(self.is_equivalent[index]),
-            p_better_by_rope=float(self.p_better_by_rope[index]),
-        )
+        return PairVerdict(**{one.name: getattr(self, one.name)[index].item() for one in fields(PairVerdict)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +127,7 @@ def judge(evidence: Evidence, *, rope: float) -> PairVerdict:
 def verdicts_of(tests: PairTests, study: int, kinds: Sequence[ControlKind]) -> list[AgainstControl]:
     """Extract one study from tests [studies, controls]."""
     return [
-        AgainstControl(control=str(place), kind=kind, verdict=tests.at(study, place))
-        for place, kind in enumerate(kinds)
+        AgainstControl(control=f"{place}", kind=one, verdict=tests.at(study, place)) for place, one in enumerate(kinds)
     ]
 
 

@@ -38,15 +38,12 @@ class Worth:
     """The place of a finalist on the real-only curve.
 
     Attributes:
-        arm: The finalist.
         patients: The number of patients that it was trained on.
-        score: The finalist's score.
         curve: In the order of the number of patients; as measured, before the monotone fit.
         rises: Whether the 95 % interval of the gain over the whole curve is above 0; if not, there is no estimate.
         worth: Additional real patients; negative if the finalist is below the curve. None: beyond an end of the curve.
         low: Lower end of its 95 % interval; None: below the curve.
         high: Upper end; None: above the curve.
-        sentence: The result in words.
     """
 
     arm: str

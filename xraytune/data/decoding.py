@@ -58,8 +58,7 @@ class InputFormat:
         image_size_px: Side S of the network's images.
         resize: How an image file becomes square.
         resolution_px: Side to which all images are downsampled first (resolution matching), or None.
-        mean: Of each input channel, for pixels in [0, 1].
-        std: Of each input channel, for pixels in [0, 1].
+        mean: Of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
     """
 
     image_size_px: int
@@ -74,11 +73,7 @@ _Box: TypeAlias = tuple[float, float, float, float] | None
 
 
 def decode_file(path: Path | str, image_size_px: int, resize: Resize = "squash") -> SquareImage:
-    """Read, decode and resize an image, upright and with antialiasing.
-
-    Raises:
-        DataError: The image is broken.
-    """
+    """Read, decode and resize an image, upright and with antialiasing. Raises DataError if it is broken."""
     grey = read_image(path, image_size_px)
     box = square_box(grey.reduced_from or grey.image.size, grey.image.size, image_size_px, resize)
     square = grey.image.resize((image_size_px, image_size_px), Image.Resampling.BILINEAR, box)
@@ -110,11 +105,7 @@ def _decode(root: str, file: str, *, image_size_px: int, resize: Resize) -> Squa
 
 
 def read_image(path: Path | str, needed_px: int) -> GreyImage:
-    """Read and decode an image; see `read_grey`.
-
-    Raises:
-        DataError: The file cannot be read, or the image is broken.
-    """
+    """Read and decode an image (see `read_grey`). Raises DataError if it cannot be read or is broken."""
     try:
         content = read_bytes(path, "image", DataError)
     except OSError as error:

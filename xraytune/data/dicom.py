@@ -114,10 +114,7 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
     from pydicom.pixels.decoders.base import get_decoder
 
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-        return (
-            "this DICOM file holds floating-point numbers, which do not define black and white",
-            REPAIR,
-        )
+        return "this DICOM file holds floating-point numbers, which do not define black and white", REPAIR
     if "PixelData" not in dataset:
         return _NO_PIXELS, REPAIR
     syntax = dataset.file_meta.get("TransferSyntaxUID")

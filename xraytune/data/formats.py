@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -28,7 +29,6 @@ LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
 _BAD_HEADER = "the image's header is truncated or damaged"
-_PAGES_COUNTED = 100
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -96,11 +96,7 @@ def is_dicom(content: bytes) -> bool:
 
 
 def read_header(content: bytes, path: Path | str) -> ImageHeader:
-    """Read size and patient from a file's header, without decoding its pixels.
-
-    Raises:
-        DataError: Not an image in a supported format, or too large for an X-ray.
-    """
+    """Read size and patient from a file's header; DataError for an unsupported format, or too large an image."""
     if is_dicom(content):
         dicom = _open_dicom(content, path, with_pixels=False)
         return ImageHeader(width_px=dicom.width_px, height_px=dicom.height_px, patient=dicom.patient)
@@ -127,7 +123,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         if isinstance(image, TiffImageFile):
             return _tiff_grey(image, path)
         if isinstance(image, PngImageFile):
-            grey = _png_grey(image, content[24], path)
+            grey = _grey(image, "PNG", content[24], path)
             return replace(grey, image=_turned(grey.image, _orientation(image)))
         whole_px = _upright_size(image)
         image.draft("L", (2 * needed_px, 2 * needed_px))  # the decoder itself scales by 1/2, 1/4 or 1/8
@@ -196,64 +192,43 @@ def _refuse_too_large(width_px: int, height_px: int, path: Path | str) -> None:
         raise DataError(Problem(f"{width_px} x {height_px} pixels are too many for an X-ray", path, REPAIR))
 
 
-def _png_grey(image: PngImageFile, bits: int, path: Path | str) -> GreyImage:
-    image.load()
-    if image.mode.startswith("I"):
-        grey, content_bits = _grey_of_levels(image, path, transparent=image.info.get("transparency"))
-        return GreyImage(image=grey, kind=f"PNG {bits}-bit", content_bits=content_bits)
-    return GreyImage(image=_eight_bit_grey(image, bits, path), kind=f"PNG {bits}-bit")
-
-
 def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
     """Decode a TIFF, which is already upright: Pillow applies its orientation tag."""
-    pages = _page_count(image)
-    if pages > 1:
-        count = f"{pages}" if pages < _PAGES_COUNTED else f"{_PAGES_COUNTED} or more"
-        raise DataError(Problem(f"this TIFF has {count} pages; which one is meant?", path, "save each page as a file"))
+    with suppress(EOFError):
+        image.seek(1)
+        raise DataError(Problem("this TIFF has several pages; which one is meant?", path, "save each page as a file"))
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
-    white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones.
+    return _grey(image, "TIFF", bits, path, is_inverted=image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+
+
+def _grey(
+    image: ImageFile.ImageFile, name: str, stated_bits: int, path: Path | str, *, is_inverted: bool = False
+) -> GreyImage:
+    """Decode a PNG or TIFF, by its `name`; `is_inverted` is about integer modes only."""
     image.load()
+    kind = f"{name} {stated_bits}-bit"
     if image.mode == "F":
         what = "this TIFF holds floating-point numbers, which do not define black and white"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
-    if image.mode.startswith("I"):  # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones
-        grey, content_bits = _grey_of_levels(image, path, stated_bits=bits, is_inverted=white_is_zero)
-        return GreyImage(image=grey, kind=f"TIFF {bits}-bit", content_bits=content_bits)
-    return GreyImage(image=_eight_bit_grey(image, bits, path), kind=f"TIFF {bits}-bit")
-
-
-def _grey_of_levels(
-    image: Image.Image,
-    path: Path | str,
-    *,
-    stated_bits: int = 16,
-    is_inverted: bool = False,
-    transparent: int | None = None,
-) -> tuple[Image.Image, int | None]:
-    """Return 8-bit grey of an image in an integer mode, and the depth of its content if that is less than stated."""
+    if not image.mode.startswith("I"):
+        return GreyImage(image=_eight_bit_grey(image, stated_bits, path), kind=kind)
     levels = np.asarray(image)
     lowest, highest = int(levels.min()), int(levels.max())
     if lowest < 0 or highest > 65535:
         what = f"this TIFF holds grey levels from {lowest} to {highest}; 0 to 65535 are supported"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
-    if transparent is not None:
+    if (transparent := image.info.get("transparency")) is not None:
         levels = np.where(levels == transparent, 0, levels)
         highest = int(levels.max())
     bits = stated_bits if stated_bits < 16 else 8 if highest < 256 else 12 if highest < 4096 else 16
     largest = 2**bits - 1
     grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
-    return Image.fromarray(255 - grey if is_inverted else grey), bits if bits < min(stated_bits, 16) else None
-
-
-def _page_count(image: TiffImageFile) -> int:
-    """Count up to `_PAGES_COUNTED` pages: Pillow parses every page, and a file can chain thousands of empty ones."""
-    for page in range(1, _PAGES_COUNTED):
-        try:
-            image.seek(page)
-        except EOFError:
-            image.seek(0)
-            return page
-    return _PAGES_COUNTED
+    return GreyImage(
+        image=Image.fromarray(255 - grey if is_inverted else grey),
+        kind=kind,
+        content_bits=bits if bits < min(stated_bits, 16) else None,
+    )
 
 
 def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") -> Image.Image:

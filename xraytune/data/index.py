@@ -27,7 +27,6 @@ from xraytune.data.layout import (
     NAMING_SUFFIXES,
     PARTS,
     Layout,
-    Part,
     PartName,
     class_names_of,
     class_problems,
@@ -70,8 +69,7 @@ class ImageFile:
         label: Position of its class in the index's class names.
         patient: Its patient; images of one patient stay together.
         sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one patient.
-        width_px: From the file's header, upright; 0 if the header is broken, which decoding reports.
-        height_px: From the file's header, like `width_px`.
+        width_px: From the file's header, upright, like `height_px`; 0 if the header is broken, which decoding reports.
         masks: The masks of the image, to be merged; empty in classification.
         masks_sha256: Hash of the masks' bytes; empty without masks.
     """
@@ -91,8 +89,7 @@ class ImageIndex:
     """The images of a data folder.
 
     Attributes:
-        root: The folder.
-        table: Its `data.table` or `patients.csv`, if it has one.
+        table: The folder's `data.table` or `patients.csv`, if it has one.
         class_names: In the order of the labels.
         positive: Label of the positive class; with three or more classes, of no meaning.
         positive_reason: Why it is the positive one; empty with three or more classes.
@@ -100,7 +97,6 @@ class ImageIndex:
         test: The held-out test part, sorted by file.
         parts: The part of each file as the data folder gives it, before the split: train, val or test.
         test_fingerprint: Fingerprint of the test part's content, independent of file names; None without a test part.
-        warnings: For the user.
     """
 
     root: Path
@@ -152,7 +148,8 @@ def read_index(
     of_training = tuple(image for image in images if root / image.file in training)
     of_test = tuple(image for image in images if root / image.file in test)
     problems = few_patients_problems(parts["train"].folder, class_names, of_training)
-    problems += _shared_patients_problems(root, of_training, of_test)
+    fix = "move all images of a patient to one side: scores on training patients are biased"
+    problems += shared_patients_problems(of_training, of_test, "training and in test", root, fix)
     if problems:
         raise DataError(*problems)
     part_warnings = (warning for part in parts.values() for warning in part.warnings)
@@ -166,12 +163,7 @@ def read_index(
         test=of_test,
         parts={file.relative_to(root).as_posix(): name for name, part in parts.items() for file in part.labels},
         test_fingerprint=content_fingerprint(of_test) if of_test else None,
-        warnings=(
-            *layout.warnings,
-            *part_warnings,
-            *notes,
-            *_contradiction_warnings([*of_training, *of_test]),
-        ),
+        warnings=(*layout.warnings, *part_warnings, *notes, *_contradiction_warnings([*of_training, *of_test])),
     )
 
 
@@ -197,9 +189,8 @@ def _layout(settings: DataSettings, table: LabelTable | None) -> Layout:
         _refuse_pairs(root)
     class_names = class_names_of(settings.classes, folders["train"], root, in_table)
     parts = {name: read_part(folder, root, class_names, in_table) for name, folder in folders.items()}
-    problems = class_problems(root, parts, class_names, has_classes=bool(in_table))
-    warnings = tuple(layout_warnings(root, folders))
-    layout = Layout(class_names=class_names, parts=parts, problems=tuple(problems), warnings=warnings)
+    layout = Layout(class_names=class_names, parts=parts, warnings=layout_warnings(root, folders))
+    problems = class_problems(root, layout, has_classes=bool(in_table))
     if table is None and settings.split.group_regex is None:
         problems += [*_same_name_problems(root, layout.training), *_same_name_problems(root, layout.test)]
     return replace(layout, problems=tuple(problems))
@@ -318,9 +309,10 @@ def _class_layout(class_names: Sequence[str], folder: Path, base: Path, table: L
     in_table = _classes_in(table, base, [folder])
     if not in_table:
         _refuse_pairs(folder)
-    parts: Mapping[PartName, Part] = {"train": read_part(folder, base, class_names, in_table)}
-    problems = class_problems(folder, parts, class_names, has_classes=bool(in_table), are_fixed=True)
-    return Layout(class_names=tuple(class_names), parts=parts, problems=tuple(problems), warnings=())
+    part = read_part(folder, base, class_names, in_table)
+    layout = Layout(class_names=tuple(class_names), parts={"train": part})
+    problems = class_problems(folder, layout, has_classes=bool(in_table), are_fixed=True)
+    return replace(layout, problems=tuple(problems))
 
 
 def _log_warnings(notes: Iterable[str]) -> None:
@@ -378,19 +370,21 @@ def _describe(
     files = sorted(paths)
     by_table = table.patients_of(files) if table else None
     name_patients(files, by_table, group_regex)  # errors come before thousands of files are read
-    contents: dict[str, tuple[str, ImageHeader | None]] = {}
+    contents: dict[str, tuple[str, ImageHeader | None, str]] = {}
     ignore_decoder_warnings()
-    for file, content in zip(files, map_on_cores(_read_content, [paths[file] for file in files]), strict=True):
+
+    def read(file: str) -> tuple[str, ImageHeader | None, str]:
+        of_masks = "\n".join(_read_content(mask)[0] for mask in masks.get(paths[file], ()))
+        return *_read_content(paths[file]), hashlib.sha256(of_masks.encode()).hexdigest() if of_masks else ""
+
+    for file, content in zip(files, map_on_cores(read, files), strict=True):
         contents[file] = content
         on_progress("reading images", len(contents), len(files))
-    all_masks = [mask for path in paths.values() for mask in masks.get(path, ())]
-    hashed = map_on_cores(_read_content, all_masks)
-    mask_hashes = {file: "\n".join(next(hashed)[0] for _ in masks.get(path, ())) for file, path in paths.items()}
-    headers = {file: header for file, (_, header) in contents.items() if header}
+    headers = {file: header for file, (_, header, _) in contents.items() if header}
     in_headers = {file: own.patient for file, own in headers.items() if own.patient}
-    named = name_patients(files, by_table, group_regex, in_headers)
+    named, warnings = name_patients(files, by_table, group_regex, in_headers)
     # Broken files are not compared: empty ones are all alike.
-    patients = join_identical(named.by_file, [(file, contents[file][0]) for file in headers])
+    patients = join_identical(named, [(file, contents[file][0]) for file in headers])
     images = tuple(
         ImageFile(
             file=file,
@@ -400,11 +394,11 @@ def _describe(
             width_px=header.width_px if header else 0,
             height_px=header.height_px if header else 0,
             masks=tuple(mask.relative_to(root).as_posix() for mask in masks.get(paths[file], ())),
-            masks_sha256=hashlib.sha256(mask_hashes[file].encode()).hexdigest() if mask_hashes[file] else "",
+            masks_sha256=masks_sha256,
         )
-        for file, (sha256, header) in contents.items()
+        for file, (sha256, header, masks_sha256) in contents.items()
     )
-    return images, named.warnings
+    return images, warnings
 
 
 def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
@@ -424,9 +418,8 @@ def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
 
     Other images are identified by their path: each folder may count from 1.
     """
-    images = [
-        image for image in images if image.suffix.lower() in NAMING_SUFFIXES
-    ]  # scanners repeat names of DICOM files
+    # Scanners repeat names of DICOM files.
+    images = [image for image in images if image.suffix.lower() in NAMING_SUFFIXES]
     telling = {image.stem.casefold() for image in images if patient_of(image.name)}
     by_name: dict[str, list[Path]] = defaultdict(list)
     for image in images:
@@ -465,31 +458,30 @@ def few_patients_problems(train: Path, class_names: Sequence[str], images: Seque
     return [Problem(what, train, f"add images of other patients, at least {lacking}")]
 
 
-def _shared_patients_problems(root: Path, training: Sequence[ImageFile], test: Sequence[ImageFile]) -> list[Problem]:
-    in_training = {image.patient: image.file for image in reversed(training)}
-    in_test = {image.patient: image.file for image in reversed(test)}
+def shared_patients_problems(
+    first: Sequence[ImageFile], second: Sequence[ImageFile], parts: str, where: Path | str, fix: str
+) -> list[Problem]:
+    """Return a problem if patients have images in both of two parts, called `training and in test` or the like."""
+    in_first = {image.patient: image.file for image in reversed(first)}
+    in_second = {image.patient: image.file for image in reversed(second)}
     shared = [
-        f"{patient} ({in_training[patient]}, {in_test[patient]})" for patient in sorted(in_training.keys() & in_test)
+        f"{patient} ({in_first[patient]}, {in_second[patient]})" for patient in sorted(in_first.keys() & in_second)
     ]
-    if not shared:
-        return []
     are = "patient is" if len(shared) == 1 else "patients are"
-    what = f"{len(shared)} {are} both in training and in test: {join_names(shared)}"
-    fix = "move all images of a patient to one side: scores on training patients are biased"
-    return [Problem(what, root, fix)]
+    return [Problem(f"{len(shared)} {are} both in {parts}: {join_names(shared)}", where, fix)] if shared else []
 
 
-def layout_warnings(root: Path, folders: Mapping[PartName, Path]) -> list[str]:
+def layout_warnings(root: Path, folders: Mapping[PartName, Path]) -> tuple[str, ...]:
     """Return warnings about folders that are ignored, and about a missing test part."""
     if folders["train"] == root:
-        return []
+        return ()
     found = []
     if "val" in folders and "test" not in folders:
         found.append(f"{root}: without test/ no images are held out")
     others = [folder.name for folder in subfolders(root) if folder not in folders.values()]
     if others:
         found.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")
-    return found
+    return tuple(found)
 
 
 def identical_images(images: Iterable[ImageFile]) -> list[list[ImageFile]]:

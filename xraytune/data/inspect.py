@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +27,7 @@ from xraytune.data.masks import connected_parts, map_masks
 from xraytune.data.near_duplicates import HASH_SIZE_PX, NearDuplicates, find_near_duplicates, perceptual_hash
 from xraytune.data.pairs import read_folder
 from xraytune.data.pixels import odd_depth_warnings
-from xraytune.records import Json, Progress, ignore_progress
+from xraytune.records import Progress, ignore_progress
 
 _FOLDS = 5
 
@@ -39,8 +39,7 @@ class MaskSummary:
     Attributes:
         files_per_image: Minimum and maximum.
         area_share: Minimum, median and maximum share of its image that a mask covers.
-        smallest: The image whose mask covers the smallest share.
-        largest: The image whose mask covers the largest share.
+        smallest: The image with the smallest share; `largest` has the largest.
         connected_parts: Number of connected components -> number of masks that have as many.
     """
 
@@ -57,21 +56,18 @@ class Inspection:
 
     Attributes:
         class_names: In the order of the labels.
-        positive: The positive class of two; None with more classes.
-        positive_reason: Why it is the positive one.
+        positive: The positive class of two, for `positive_reason`; None with more classes.
         images: Part (train, val, test) -> class -> images; a folder without parts is all train.
         patients: Training patients of each class.
         images_per_patient: Minimum, median and maximum in the training part.
-        width_px: Minimum and maximum width of training images.
-        height_px: Minimum and maximum height.
+        width_px: Minimum and maximum width of training images; `height_px` is their height.
         duplicates: Groups of identical files, also of test/, sorted.
         near_duplicates: Training or test images of different patients that look alike.
         formats: Training images of each format and depth, such as `PNG 16-bit`, without broken ones.
         broken: Training files that cannot be decoded, and unusable masks.
         shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
         shortcut: What `shortcut_auroc` means, in a sentence; empty for pairs.
-        warnings: Those of the index, and files of odd depth.
-        masks: Summary of the masks; None for class folders.
+        masks: None for class folders.
     """
 
     class_names: tuple[str, ...]
@@ -90,10 +86,6 @@ class Inspection:
     shortcut: str
     warnings: tuple[str, ...]
     masks: MaskSummary | None = None
-
-    def to_json(self) -> dict[str, Json]:
-        """Return the record as JSON values."""
-        return asdict(self)
 
 
 def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
@@ -136,10 +128,7 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
             sorted(tuple(image.file for image in same) for same in identical_images([*index.images, *index.test]))
         ),
         near_duplicates=find_near_duplicates(
-            [look.image for look in compared],
-            [look.hash for look in compared],
-            index.test,
-            on_progress=on_progress,
+            [look.image for look in compared], [look.hash for look in compared], index.test, on_progress=on_progress
         ),
         formats=dict(sorted(Counter(look.kind for look in usable).items())),
         broken=(*(look for look in looks[: len(index.images)] if isinstance(look, BrokenImage)), *bad_masks),

@@ -33,6 +33,7 @@ _ADD_IMAGES = (
     "put JPEG, PNG, TIFF or DICOM files (.jpeg, .jpg, .png, .tif, .tiff, .dcm, .dicom) {}; "
     "links that lead out of the data folder are not followed"
 )
+_CLASS_FOLDERS = f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
 _AUTO = "use data.classes: auto to make each folder a class"
 _NAMES_SHOWN = 10
 
@@ -48,7 +49,6 @@ class Part:
         unknown: Names of the images whose class is unknown, by the direct subfolder that they are in.
         loose: Number of images outside of class folders, which are ignored.
         problems: Contradictions between the table and the folders.
-        warnings: What was ignored.
     """
 
     folder: Path
@@ -68,14 +68,13 @@ class Layout:
         class_names: In the order of the labels.
         parts: `train` always; `val` and `test` if there are any.
         problems: Images of unknown class, and classes without images; images without a mask, and masks without an image.
-        warnings: What was ignored or left out.
         masks: The masks of each image; empty for class folders.
     """
 
     class_names: tuple[str, ...]
     parts: Mapping[PartName, Part]
-    problems: tuple[Problem, ...]
-    warnings: tuple[str, ...]
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
     masks: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
 
     @property
@@ -92,11 +91,7 @@ class Layout:
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
-    """List all images below a folder, sorted.
-
-    Raises:
-        DataError: There is no such folder, or no image in it.
-    """
+    """List all images below a folder, sorted. Raises DataError if there is no such folder, or no image in it."""
     require_folder(folder)
     images = image_files(folder, folder)
     if not images:
@@ -150,19 +145,14 @@ def part_folders(root: Path) -> dict[PartName, Path]:
         have = " and ".join(f"{name}/" for name in parts)
         fix = "add train/, or give a folder that contains only class folders"
         raise DataError(Problem(f"it contains {have} but no train/", root, fix))
-    inner = (
-        []
-        if parts
-        else [
-            folder
-            for folder in subfolders(root)
-            if any(inner.name.casefold() == "train" for inner in subfolders(folder))
-        ]
-    )
+    if parts:
+        return parts
+    folders = subfolders(root)
+    inner = [folder for folder in folders if any(each.name.casefold() == "train" for each in subfolders(folder))]
     if inner:  # otherwise the test images in them would be trained on
         where = " and in ".join(f"{folder.name}/" for folder in inner)
         raise DataError(Problem(f"train/ is one folder deeper, in {where}", root, f"give {inner[0]}"))
-    return parts or {"train": root}
+    return {"train": root}
 
 
 def standard_classes(classes: Literal["binary", "three", "auto"]) -> tuple[str, ...] | None:
@@ -171,10 +161,7 @@ def standard_classes(classes: Literal["binary", "three", "auto"]) -> tuple[str, 
 
 
 def class_names_of(
-    classes: Literal["binary", "three", "auto"],
-    train: Path,
-    root: Path,
-    in_table: Mapping[str, str],
+    classes: Literal["binary", "three", "auto"], train: Path, root: Path, in_table: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Return the classes in the order of their labels.
 
@@ -197,8 +184,7 @@ def class_names_of(
         names = tuple(sorted(spelled.values()))
         have = f"there is only one class, {names[0]}, in it and in {PATIENTS_CSV}"
     if len(names) < 2:
-        fix = f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
-        raise DataError(Problem(have, train, fix))
+        raise DataError(Problem(have, train, _CLASS_FOLDERS))
     return names
 
 
@@ -249,47 +235,28 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Ma
     )
 
 
-def class_problems(
-    root: Path,
-    parts: Mapping[PartName, Part],
-    class_names: Sequence[str],
-    *,
-    has_classes: bool,
-    are_fixed: bool = False,
-) -> list[Problem]:
+def class_problems(root: Path, layout: Layout, *, has_classes: bool, are_fixed: bool = False) -> list[Problem]:
     """Return files and folders of unknown class or, if there are none, classes without images.
 
-    Args:
-        root: The data folder.
-        parts: Its parts.
-        class_names: In the order of the labels.
-        has_classes: Whether `patients.csv` gives classes.
-        are_fixed: Whether a model or a study has the classes: others cannot be chosen, and some may have no images.
+    `has_classes`: whether `patients.csv` gives classes. `are_fixed`: whether a model or a study has the classes, so that
+    others cannot be chosen, and some may have no images.
     """
-    train = parts["train"]
-    if not are_fixed and not train.unknown and (differing := _differing_classes(root, parts, class_names)):
+    train = layout.parts["train"]
+    if not are_fixed and not train.unknown and (differing := _differing_classes(root, layout)):
         return differing
-    unknown = {folder: files for part in parts.values() for folder, files in part.unknown.items()}
-    problems = _unknown_classes(root, parts, unknown, class_names, has_classes=has_classes, are_fixed=are_fixed)
-    problems += [problem for part in parts.values() for problem in part.problems]
-    return problems if problems or (are_fixed and train.labels) else _classes_without_images(root, parts, class_names)
+    problems = _unknown_classes(root, layout, has_classes=has_classes, are_fixed=are_fixed)
+    problems += [problem for part in layout.parts.values() for problem in part.problems]
+    return problems if problems or (are_fixed and train.labels) else _classes_without_images(root, layout)
 
 
-def _unknown_classes(
-    root: Path,
-    parts: Mapping[PartName, Part],
-    unknown: Mapping[Path, Sequence[str]],
-    class_names: Sequence[str],
-    *,
-    has_classes: bool,
-    are_fixed: bool,
-) -> list[Problem]:
+def _unknown_classes(root: Path, layout: Layout, *, has_classes: bool, are_fixed: bool) -> list[Problem]:
     """Return one problem for all folders of unknown class, and one for file names that do not say which pneumonia it is."""
+    unknown = {folder: files for part in layout.parts.values() for folder, files in part.unknown.items()}
     if unknown and has_classes:
         files = [file for own in unknown.values() for file in own]
         what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
         return [Problem(what, _common_folder(root, unknown), "fill in the column class")]
-    is_three = tuple(class_names) == THREE_CLASSES
+    is_three = tuple(layout.class_names) == THREE_CLASSES
     of_germ = {folder: own for folder, own in unknown.items() if is_three and folder.name.casefold() == "pneumonia"}
     problems = []
     if of_germ:
@@ -299,26 +266,19 @@ def _unknown_classes(
         fix += "" if are_fixed else "; or use data.classes: binary"
         problems.append(Problem(what, _common_folder(root, of_germ), fix))
     if others := [folder for folder in unknown if folder not in of_germ]:
-        problems.append(_unknown_folders(root, parts, others, class_names, are_fixed=are_fixed))
+        problems.append(_unknown_folders(root, layout, others, are_fixed=are_fixed))
     return problems
 
 
-def _unknown_folders(
-    root: Path,
-    parts: Mapping[PartName, Part],
-    found: Sequence[Path],
-    class_names: Sequence[str],
-    *,
-    are_fixed: bool,
-) -> Problem:
+def _unknown_folders(root: Path, layout: Layout, found: Sequence[Path], *, are_fixed: bool) -> Problem:
     names = sorted({folder.name for folder in found})
     within = list(dict.fromkeys(f"{folder.parent.name}/" for folder in found if folder.parent != root))
     which, it = ("this folder is not one", "it") if len(found) == 1 else ("these folders are none", "them")
-    what = f"{which} of the classes {join_names(class_names)}"
+    what = f"{which} of the classes {join_names(layout.class_names)}"
     if len(found) > 1:
         what += f": {join_names(names)}" + (f" (in {', '.join(within)})" if within else "")
-    have = {label for part in parts.values() for label in part.labels.values()}
-    missing = [name for label, name in enumerate(class_names) if label not in have]
+    have = {label for part in layout.parts.values() for label in part.labels.values()}
+    missing = [name for label, name in enumerate(layout.class_names) if label not in have]
     if have and missing and not are_fixed:
         what += f"; and there are no images of {join_names(missing)}"
     fix = f"{_AUTO}, or move {it} away"
@@ -326,70 +286,63 @@ def _unknown_folders(
         fix = f"rename {it} to one of these classes, or move {it} away"
     elif tables := sorted(root.glob("*.csv")):
         fix = f"if {tables[0].name} has the labels, describe it in a data file (docs/data.md, Label tables); or {fix}"
-    elif all(spelled_class(name, THREE_CLASSES) for name in {*names, *parts["train"].class_folders}):
+    elif all(spelled_class(name, THREE_CLASSES) for name in {*names, *layout.parts["train"].class_folders}):
         fix = f"use data.classes: three, or {fix.removeprefix('use ')}"
     return Problem(what, _common_folder(root, found), fix)
 
 
 def _common_folder(root: Path, folders: Collection[Path]) -> Path:
-    """Return the only folder, else the root of all."""
     return next(iter(folders)) if len(folders) == 1 else root
 
 
-def _differing_classes(root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str]) -> list[Problem]:
+def _differing_classes(root: Path, layout: Layout) -> list[Problem]:
     """Return a problem if test (or val) has other class folders than train, hence an unknown or a missing class."""
-    train = parts["train"]
-    for name, part in sorted(parts.items()):
-        if {folder.casefold() for folder in part.class_folders} == {
-            folder.casefold() for folder in train.class_folders
-        }:
+    ours = layout.parts["train"].class_folders
+    for name, part in sorted(layout.parts.items()):
+        theirs = part.class_folders
+        if {folder.casefold() for folder in theirs} == {folder.casefold() for folder in ours}:
             continue
-        lacks = name == "test" and set(part.labels.values()) != set(range(len(class_names)))
-        if part.class_folders and train.class_folders and (part.unknown or part.problems or lacks):
-            have = f"train/ has {join_names(train.class_folders)}; {name}/ has {join_names(part.class_folders)}"
+        lacks = name == "test" and set(part.labels.values()) != set(range(len(layout.class_names)))
+        if theirs and ours and (part.unknown or part.problems or lacks):
+            have = f"train/ has {join_names(ours)}; {name}/ has {join_names(theirs)}"
             fix = "give both the same class folders"
             return [Problem(f"the class folders of train/ and {name}/ differ: {have}", root, fix)]
     return []
 
 
-def _classes_without_images(root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str]) -> list[Problem]:
+def _classes_without_images(root: Path, layout: Layout) -> list[Problem]:
     """Return one problem for each set of classes without images: in `train` and `val` together, or in another part."""
-    present = {name: set(part.labels.values()) for name, part in parts.items()}
+    present = {name: set(part.labels.values()) for name, part in layout.parts.items()}
     if "val" in present:
         present["train"] |= present.pop("val")
     lacking: dict[tuple[str, ...], list[Part]] = defaultdict(list)
     for name, labels in present.items():
-        if missing := tuple(each for label, each in enumerate(class_names) if label not in labels):
-            lacking[missing].append(parts[name])
+        if missing := tuple(each for label, each in enumerate(layout.class_names) if label not in labels):
+            lacking[missing].append(layout.parts[name])
     problems = []
     for missing, own in lacking.items():
         where, within = (own[0].folder, "") if len(own) == 1 else (root, " in train/ and in test/")
-        problems.append(_empty_classes(missing, own, class_names, where, within))
+        what, fix = _empty_classes(missing, own, within, are_all=len(missing) == len(layout.class_names))
+        problems.append(Problem(what, where, fix))
     return problems
 
 
-def _empty_classes(
-    missing: Sequence[str], parts: Sequence[Part], class_names: Sequence[str], where: Path, within: str
-) -> Problem:
-    names, folders = join_names(missing), parts[0].class_folders
+def _empty_classes(missing: Sequence[str], parts: Sequence[Part], within: str, *, are_all: bool) -> tuple[str, str]:
+    """Return what is wrong, and the fix."""
+    names, above = join_names(missing), "; or give the parent folder, if it holds the class folders"
     loose = sum(part.loose for part in parts)
-    if len(missing) == len(class_names) and loose:
+    if are_all and loose:
         what = (
             f"none of the {loose} images{within} has a class: there are no class folders, and file names do not say it"
         )
-        fix = f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
-        return Problem(what, where, f"{fix}; or give the parent folder, if it holds the class folders")
-    if len(missing) == len(class_names):
+        return what, f"{_CLASS_FOLDERS}{above}"
+    if are_all:
         inner = [folder.name for folder in subfolders(parts[0].folder)]
         what = f"no images of the classes {names}{within}; class folders found: {join_names(inner) or 'none'}"
-        return Problem(what, where, _ADD_IMAGES.format("there"))
+        return what, _ADD_IMAGES.format("there")
     what = f"class {names} has no images{within}" if len(missing) == 1 else f"classes without images{within}: {names}"
-    if folders:
-        return Problem(what, where, _ADD_IMAGES.format(f"into {'/, '.join(missing)}/ there"))
-    why = "there are no class folders, and no file name or table gives an image "
-    why += "this class" if len(missing) == 1 else "one of these classes"
-    above = "; or give the parent folder, if it holds the class folders"
-    return Problem(f"{what}: {why}", where, f"{_ADD_IMAGES.format(f'into {missing[0]}/ there')}{above}")
+    fix = _ADD_IMAGES.format(f"into {'/, '.join(missing)}/ there")
+    return what, fix if parts[0].class_folders else f"{fix}{above}"
 
 
 def require_folder(folder: Path) -> None:
@@ -467,9 +420,7 @@ def _leads_inside(link: Path, inside: Path) -> bool:
 def _refuse_unwritable_names(folder: Path, images: Sequence[Path]) -> None:
     """Raise DataError for names that are not UTF-8, which no study could store."""
     names = [image.relative_to(folder).as_posix() for image in images]
-    shown = [os.fsencode(name).decode(errors="replace") for name in names]
-    bad = [text for name, text in zip(names, shown, strict=True) if name != text]
-    if bad:
+    if bad := [text for name in names if (text := os.fsencode(name).decode(errors="replace")) != name]:
         raise DataError(Problem(f"file names that are not UTF-8: {join_names(bad)}", folder, "rename the files"))
 
 

@@ -84,18 +84,12 @@ def find_near_duplicates(
             )
             for pair in np.lexsort((~contradicts, ~leaks))[:_MOST_EXAMPLES]
         ]
-        examples = sorted(examples, key=_by_weight)[:_MOST_EXAMPLES]
-    pairs, in_training_and_test, in_two_classes = counts.tolist()
+        examples.sort(key=lambda pair: (not pair.in_training_and_test, not pair.in_two_classes, pair.files))
+        del examples[_MOST_EXAMPLES:]
+    pairs, leaking, contradicting = counts.tolist()
     return NearDuplicates(
-        pairs=pairs,
-        in_training_and_test=in_training_and_test,
-        in_two_classes=in_two_classes,
-        examples=tuple(examples),
+        pairs=pairs, in_training_and_test=leaking, in_two_classes=contradicting, examples=tuple(examples)
     )
-
-
-def _by_weight(found: Lookalikes) -> tuple[bool, bool, tuple[str, str]]:
-    return not found.in_training_and_test, not found.in_two_classes, found.files
 
 
 def perceptual_hash(pixels: NDArray[np.uint8]) -> Hashes:

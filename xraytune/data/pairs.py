@@ -68,13 +68,7 @@ def read_labelled_pairs(
         ConfigError: The file or `group_regex` is invalid, or there is a label table.
         DataError: The folder has no pairs, or contains train/ or test/; or images or masks are unpaired.
     """
-    found = read_labelled(
-        source,
-        PAIR_CLASSES,
-        group_regex=group_regex,
-        layout_of=_read_part,
-        on_progress=on_progress,
-    )
+    found = read_labelled(source, PAIR_CLASSES, group_regex=group_regex, layout_of=_read_part, on_progress=on_progress)
     _refuse_table(found.data)
     return found
 
@@ -97,7 +91,7 @@ def _read_parts(settings: DataSettings, _: LabelTable | None) -> Layout:
         class_names=PAIR_CLASSES,
         parts={name: one.parts["train"] for name, one in layouts.items()},
         problems=tuple(problem for one in layouts.values() for problem in one.problems),
-        warnings=tuple(layout_warnings(settings.path, folders)),
+        warnings=layout_warnings(settings.path, folders),
         masks={image: masks for one in layouts.values() for image, masks in one.masks.items()},
     )
 
@@ -129,7 +123,7 @@ def _read_part(folder: Path, root: Path, _: LabelTable | None = None) -> Layout:
     warnings = (*image_notes, *mask_notes, *_several_masks(folder, masks_of))
     part = Part(folder=folder, labels=dict.fromkeys(images, 0), warnings=warnings)
     problems = _problems(folder, by_stem, masks, masks_of, alone, notes=(*image_notes, *mask_notes))
-    return Layout(class_names=PAIR_CLASSES, parts={"train": part}, problems=problems, warnings=(), masks=masks_of)
+    return Layout(class_names=PAIR_CLASSES, parts={"train": part}, problems=problems, masks=masks_of)
 
 
 def _stem_of_image(mask: str, stems: Collection[str]) -> str | None:

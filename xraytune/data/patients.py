@@ -11,7 +11,6 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
@@ -26,14 +25,6 @@ _GROUP_REGEX = "data.split.group_regex"
 _KERMANY_NAME = re.compile(
     r"person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?|(?P<series>IM|NORMAL2-IM)-(?P<number>\d+)-\d{4}(-\d{4})?"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatientNames:
-    """The patient of every file, and warnings."""
-
-    by_file: Mapping[str, str]
-    warnings: tuple[str, ...]
 
 
 def patient_of(file: str) -> str | None:
@@ -66,8 +57,8 @@ def name_patients(
     by_table: Mapping[str, str] | None = None,
     group_regex: str | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
-) -> PatientNames:
-    """Find the patient of every file, before identical files are joined.
+) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """Return the patient of every file, before identical files are joined, and warnings.
 
     Args:
         files: Paths below the data folder, with forward slashes.
@@ -80,9 +71,9 @@ def name_patients(
         DataError: The expression gives some files no patient.
     """
     if by_table is not None:
-        return PatientNames(by_file=by_table, warnings=())
+        return by_table, ()
     if group_regex is not None:
-        return PatientNames(by_file=_patients_by_regex(group_regex, files), warnings=())
+        return _patients_by_regex(group_regex, files), ()
     found = {file: headers.get(file) or patient_of(file) for file in files}
     unknown = [file for file, patient in found.items() if patient is None]
     warning = (
@@ -90,8 +81,7 @@ def name_patients(
         "counts as a patient of its own. If a patient has several images, they may be in both training and validation, "
         f"and scores are optimistically biased; give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
     )
-    by_file = {file: patient or file for file, patient in found.items()}
-    return PatientNames(by_file=by_file, warnings=(warning,) if unknown else ())
+    return {file: patient or file for file, patient in found.items()}, (warning,) if unknown else ()
 
 
 def _patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
@@ -111,11 +101,7 @@ def _patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]
 
 
 def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
-    """Return the patients that an expression finds in the paths of files; files without a match are left out.
-
-    Raises:
-        ConfigError: It is not a regular expression with a group, or takes too long.
-    """
+    """Return the patients that an expression finds in the paths of files that it matches; ConfigError if it is invalid."""
     return {file: match[1] for file, match in _matches(group_regex, files).items()}
 
 
@@ -160,17 +146,11 @@ def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, st
     Returns:
         The patient of every file; joined patients get the first of their names in sorted order.
     """
-    parent = {patient: patient for patient in patients.values()}
+    from scipy.cluster.hierarchy import DisjointSet  # type: ignore[import-untyped]  # a third of a second
 
-    def root_of(patient: str) -> str:
-        while parent[patient] != patient:
-            parent[patient] = parent[parent[patient]]
-            patient = parent[patient]
-        return patient
-
+    joined = DisjointSet(patients.values())
     first_with: dict[str, str] = {}
     for file, sha256 in contents:
-        other = first_with.setdefault(sha256, patients[file])
-        first, second = sorted((root_of(other), root_of(patients[file])))
-        parent[second] = first
-    return {file: root_of(patient) for file, patient in patients.items()}
+        joined.merge(first_with.setdefault(sha256, patients[file]), patients[file])
+    names = {patient: min(same) for same in joined.subsets() for patient in same}
+    return {file: names[patient] for file, patient in patients.items()}

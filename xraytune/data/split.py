@@ -14,9 +14,9 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 
 from xraytune.config.settings import SplitSettings, ValUse
-from xraytune.data.index import ImageFile, ImageIndex
+from xraytune.data.index import ImageFile, ImageIndex, shared_patients_problems
 from xraytune.data.layout import PARTS, PartName
-from xraytune.errors import DataError, Problem, join_names
+from xraytune.errors import DataError, Problem
 from xraytune.seeding import derive_seed
 
 _VAL = "data.split.val"
@@ -117,21 +117,18 @@ def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
 
 def _patients(images: Sequence[ImageFile], in_val: Collection[str]) -> tuple[list[_Patient], list[_Patient]]:
     """Return the patients to split, and those of the part `val`, which is used as it is; nobody may be in both."""
+    training = [image for image in images if image.file not in in_val]
+    validation = [image for image in images if image.file in in_val]
+    fix = "move all images of a patient to one part, or use data.split.val: merge to split both parts again"
+    if problems := shared_patients_problems(training, validation, "train and in val", _VAL, fix):
+        raise DataError(*problems)
     positions: dict[str, list[int]] = defaultdict(list)
     for position, image in enumerate(images):
         positions[image.patient].append(position)
-    to_split, given, shared = list[_Patient](), list[_Patient](), list[str]()
+    to_split, given = list[_Patient](), list[_Patient]()
     for name, own in positions.items():
-        files = [images[i].file for i in own]
         patient = _Patient(name=name, labels=frozenset(images[i].label for i in own), positions=tuple(own))
-        (given if files[0] in in_val else to_split).append(patient)
-        if other := [file for file in files if (file in in_val) != (files[0] in in_val)]:
-            shared.append(f"{name} ({files[0]}, {other[0]})")
-    if shared:
-        are = "patient is" if len(shared) == 1 else "patients are"
-        what = f"{len(shared)} {are} both in train and in val: {join_names(shared)}"
-        fix = "move all images of a patient to one part, or use data.split.val: merge to split both parts again"
-        raise DataError(Problem(what, _VAL, fix))
+        (given if images[own[0]].file in in_val else to_split).append(patient)
     return to_split, given
 
 
@@ -144,7 +141,7 @@ def _divide(
     """
     val_a, val_b, rests = list[_Patient](), list[_Patient](), list[list[_Patient]]()
     for stratum in _strata(patients):
-        image_count = _image_count(stratum)
+        image_count = sum(len(patient.positions) for patient in stratum)
         in_a, in_b, rest = list[_Patient](), list[_Patient](), _shuffled(stratum, seed, "split")
         if share_a:
             in_a, rest = _take(rest, share_a * image_count, spare=2 if share_b else 1)
@@ -230,10 +227,6 @@ def _refuse_missing_classes(images: Sequence[ImageFile], sides: Mapping[str, Seq
             found.append(f"the class of {example} has {patients}: none for {' and '.join(missing)}")
     if found:
         raise DataError(Problem("; ".join(found), "data.split", f"add patients: every class needs {_NEEDS[val]}"))
-
-
-def _image_count(patients: Iterable[_Patient]) -> int:
-    return sum(len(patient.positions) for patient in patients)
 
 
 def _positions(patients: Iterable[_Patient]) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ as one.
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 import re
 from collections import defaultdict
@@ -56,29 +55,14 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelTable:
-    """The rows of a table.
-
-    Attributes:
-        path: The table; of several, the first.
-        settings: Its columns.
-        rows: Each row under the name that it gives its image, in order.
-    """
+    """The rows of a table, each under the name that it gives its image, in order; of several tables, `path` is the first."""
 
     path: Path
     settings: TableSettings
     rows: Mapping[str, TableRow]
 
-    @property
-    def is_patients_csv(self) -> bool:
-        """Whether it is the data folder's `patients.csv`, which must have a row for every image."""
-        return self.settings is PATIENTS_TABLE
-
     def rows_of(self, files: Collection[str]) -> dict[str, str]:
-        """Return the row of each file (a path below the data folder) that has one.
-
-        Raises:
-            DataError: A row belongs to several files, or a file has several rows.
-        """
+        """Return the row of each file (a path below the data folder) that has one; DataError if that is ambiguous."""
         found = match_names(self.rows, files)
         if problems := found.problems(self.path):
             raise DataError(*problems)
@@ -196,7 +180,7 @@ def find_table(root: Path, settings: TableSettings | None = None) -> LabelTable 
 def require_one_rule(table: LabelTable | None, group_regex: str | None) -> None:
     """Refuse (ConfigError) a table of patients together with an expression for them."""
     if table is not None and table.settings.patient is not None and group_regex is not None:
-        named = PATIENTS_CSV if table.is_patients_csv else "data.table.patient"
+        named = PATIENTS_CSV if table.settings is PATIENTS_TABLE else "data.table.patient"
         fix = f"remove one of them; without data.split.group_regex, {named} is used"
         raise ConfigError(Problem(f"both {named} and data.split.group_regex name the patients", table.path, fix))
 
@@ -256,12 +240,10 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
     for name in names:
         count = len(set(known.get(name, {}).values()))
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            fix = f"did you mean {near[0]}?" if near else f"use one of: {join_names([*known])}"
-            if not known:
-                fix = f"add a {PATIENTS_CSV} with the columns file, patient, {name}"
             what = "no patient table of these images has this column, or it is empty for them"
-            problems.append(Problem(what, f"--by {name}", fix))
+            add = f"add a {PATIENTS_CSV} with the columns file, patient, {name}"
+            fix = f"use one of: {join_names([*known])}" if known else add
+            problems.append(Problem(what, f"--by {name}", nearest(name, known, fix)))
         elif count > _MOST_SUBGROUPS:
             what = f"this column has {count} different values; at most {_MOST_SUBGROUPS} make subgroups"
             problems.append(Problem(what, f"--by {name}", "add a column with fewer values, such as an age group"))
@@ -344,7 +326,7 @@ class _TableReader:
                 of = "" if self._is_patients_csv else f"data.table.{key}: "
                 what = f"{of}there is no column {column!r}; found {join_names(header, 20) or 'nothing'}"
                 fix = "make the first line: file,patient" if self._is_patients_csv else nearest(column, header)
-                self._problems.append(Problem(what, path, fix))
+                self._add(what, path, fix)
 
     def _read_row(self, where: SourceLine, cells: Mapping[str, str]) -> None:
         own = self._settings
@@ -408,9 +390,7 @@ class _TableReader:
         for label in self._settings.labels:
             if label not in known:
                 what = f"data.table.labels: no cell of column {self._settings.label} has the label {label!r}"
-                self._problems.append(
-                    Problem(what, self._paths[0], nearest(label, sorted(known), "check its spelling"))
-                )
+                self._add(what, self._paths[0], nearest(label, sorted(known), "check its spelling"))
 
-    def _add(self, what: str, where: SourceLine, fix: str) -> None:
+    def _add(self, what: str, where: SourceLine | Path, fix: str) -> None:
         self._problems.append(Problem(what, where, fix))

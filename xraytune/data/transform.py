@@ -250,14 +250,16 @@ def transform_folder(
             (folder / name).mkdir()
 
         def copy(image: ImageFile) -> list[_Copy] | BrokenImage:
-            original = _read_original(index, image)
-            if isinstance(original, BrokenImage):
-                return original
-            drawn = {number: sample_parameters(strengths, image.file, number, seed) for number in range(1, copies + 1)}
-            made = [_Copy(f"{names[image.file]}__t{number}.png", image, each) for number, each in drawn.items()]
-            for each in made:
-                pixels = transform_image(original, each.drawn)
-                Image.fromarray(pixels).save(folder / each.file, compress_level=_PNG_LEVEL)
+            try:
+                original = np.asarray(read_image(index.root / image.file, LARGEST_SIDE_PX).image)
+            except DataError as error:
+                return BrokenImage(file=image.file, reason=error.problems[0].what)
+            made = []
+            for number in range(1, copies + 1):
+                drawn = sample_parameters(strengths, image.file, number, seed)
+                made.append(_Copy(f"{names[image.file]}__t{number}.png", image, drawn))
+                pixels = transform_image(original, drawn)
+                Image.fromarray(pixels).save(folder / made[-1].file, compress_level=_PNG_LEVEL)
             return made
 
         for done, made in enumerate(map_on_cores(copy, index.images), start=1):
@@ -279,14 +281,6 @@ def transform_folder(
         broken=tuple(broken),
         warnings=index.warnings,
     )
-
-
-def _read_original(index: ImageIndex, image: ImageFile) -> NDArray[np.uint8] | BrokenImage:
-    """Return the image in its own size, uint8 [H, W], upright."""
-    try:
-        return np.asarray(read_image(index.root / image.file, LARGEST_SIDE_PX).image)
-    except DataError as error:
-        return BrokenImage(file=image.file, reason=error.problems[0].what)
 
 
 def _names_without_number(index: ImageIndex) -> dict[str, str]:

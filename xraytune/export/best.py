@@ -37,10 +37,10 @@ _VERDICTS = {
 _UNTESTED = "not confirmed: `xraytune confirm` has not compared the mix with its controls"
 
 _FINAL: dict[Validation | None, str] = {
-    None: "`train` repeats the trial to the bit, on its images alone.",
-    "keep": "`train` uses all patients of the train side. Val-A and val-B are kept for validation.",
-    "val_a": "`train` uses all patients of the train side and of val-A. Val-B is kept for validation.",
-    "all": "`train` uses all patients; validation is out-of-fold.",
+    None: "`train` repeats the trial to the bit, on its images alone",
+    "keep": "`train` uses all patients except those of val-A and val-B",
+    "val_a": "`train` uses all patients except those of val-B",
+    "all": "`train` uses all patients, and validates out-of-fold",
 }
 """What a final training uses, by `FinalSettings.validation`; None: an exact export."""
 
@@ -49,20 +49,14 @@ Row: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """An exported trial.
+    """An exported trial, with the sizes of its training set and of all sides, and the command that trains its final model.
 
     Attributes:
         trial: Number of the trial; None for a trial that `confirm` added to tune a control, as are its scores.
-        arm: Its arm, e.g. `classical+gan`.
-        metric: The name of its scores, such as AUROC.
-        trial_images: Its training images.
-        trial_patients: Their patients.
         train_patients: `data.train_patients` of the study; None if the trial trained on the whole train side.
         validation: What `train` will keep for validation; None if it will repeat the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
         advice: Command that exports a simpler arm; empty if there is no reason to.
-        command: Command that trains the final model.
-        sides: Sizes of train, val-A and val-B.
         race: What the race of the leaders shows, if it decided; else "".
         generator_steps: In a search for a generator, its steps at the best epoch; else None.
     """
@@ -85,6 +79,11 @@ class Exported:
     generator_steps: int | None = None
     race: str = ""
 
+    @property
+    def final_training(self) -> str:
+        """What `train` will use, in words."""
+        return _FINAL[self.validation]
+
 
 def export(
     study: Path,
@@ -97,9 +96,7 @@ def export(
 ) -> Exported:
     """Write the confirmed mix, else the winner of the race, else the completed trial with the best val-B score.
 
-    Of equals it is the simplest.
-
-    `train` will use all patients with it, whatever `data.train_patients` was in the search.
+    Of equals it is the simplest. `train` will use all patients with it, whatever `data.train_patients` was in the search.
 
     Args:
         study: Folder of the study; a search may be running on it.
@@ -317,4 +314,4 @@ def _header(exported: Exported, reason: str, objective: Objective) -> str:
         origin += f"{exported.race[0].upper()}{exported.race[1:]}.\n"
     synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
     command = _command(exported.path.name, objective)
-    return f"{origin}{synthetic}{_FINAL[exported.validation]}\n\n    {command}\n\nPaths are relative to this file."
+    return f"{origin}{synthetic}{exported.final_training}.\n\n    {command}\n\nPaths are relative to this file."

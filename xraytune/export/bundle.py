@@ -11,12 +11,7 @@ from typing import Any
 
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.paths import relative_path
-from xraytune.config.settings import (
-    Experiment,
-    TaskName,
-    Validation,
-    extensions_of,
-)
+from xraytune.config.settings import Experiment, TaskName, Validation, extensions_of
 from xraytune.export.final import FinalTraining
 from xraytune.files import sha256_of, write_json, write_text
 from xraytune.metrics.classification import classification_metrics
@@ -29,6 +24,7 @@ from xraytune.pipeline.bundle import (
     CONFIG_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
+    NETWORK_PARAMETERS,
     RECORD_FILE,
     SPLIT_FILE,
     Bundle,
@@ -81,10 +77,7 @@ def write_bundle(
         threshold_rule="fixed" if prepared.has_masks else _THRESHOLD_RULES[trained_on.validation],
         validation=_validation(prepared, training.validated),
         input_format=training.input_format,
-        backbone=parameters.backbone,
-        input_channels=parameters.input_channels,
-        head=parameters.head,
-        loss=parameters.loss,
+        **parameters.model_dump(include=NETWORK_PARAMETERS),
         arm=parameters.arm,
         val_score=training.val_score,
         val_b_score=training.val_b_score,
@@ -105,13 +98,13 @@ def write_bundle(
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / SPLIT_FILE)
-    epochs = [asdict(epoch) for epoch in training.epochs]
-    rows = [{"version": 1, **{name: epoch[name] for name in epoch if name != "seconds"}} for epoch in epochs]
+    rows = [{"version": 1, **asdict(epoch)} for epoch in training.epochs]
+    for row in rows:
+        del row["seconds"]
     write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows))
     save_state(training.network, folder / MODEL_FILE)
-    write_json(
-        folder / MANIFEST_FILE, {"version": 1, "files": {name: sha256_of(folder / name) for name in BUNDLE_FILES}}
-    )
+    checksums = {name: sha256_of(folder / name) for name in BUNDLE_FILES}
+    write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
     return record
 
 
@@ -120,10 +113,9 @@ def _validation(prepared: Prepared, validated: Validated) -> dict[str, Validatio
         return None
     scores = validated.results[:, prepared.positive]
     samples = class_samples(prepared.class_names, validated.labels, scores, validated.patients)
+    summaries = {name: tuple(summarise(one.scores, _MOST_SCORES).tolist()) for name, one in samples.items()}
     return {
-        name: ValidationScores(
-            images=one.images, patients=one.patients, scores=tuple(summarise(one.scores, _MOST_SCORES).tolist())
-        )
+        name: ValidationScores(images=one.images, patients=one.patients, scores=summaries[name])
         for name, one in samples.items()
     }
 

@@ -80,11 +80,10 @@ def doctor(
     """
     if address:
         return tuple(_cluster(address, folder))
-    networks, needed = _DEFAULT_NETWORKS, set[str]()
+    networks, needed = _DEFAULT_NETWORKS, tuple[str, ...]()
     if space:
         loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not needed
-        networks, weights_dir = loaded.networks(), loaded.settings.weights_dir
-        needed = {*needed_extras(loaded)}
+        networks, weights_dir, needed = loaded.networks(), loaded.settings.weights_dir, needed_extras(loaded)
     torch = probe("torch", _TORCH_PROBE, fix=_REINSTALL)
     checks = [Check("Python", "ok", platform.python_version()), torch]
     if torch.status == "ok":
@@ -126,12 +125,10 @@ def _gpus() -> Iterator[Check]:
     for number in range(gpu_count()):
         device = torch.cuda.get_device_properties(number)
         yield Check(f"GPU {number}", "ok", f"{device.name}, {device.total_memory / _GIB:.0f} GiB")
-    if gpu_count():
-        return
-    if Path("/proc/driver/nvidia").exists():
+    if gpu_count() == 0 and Path("/proc/driver/nvidia").exists():
         fix = "install a CUDA build of torch that the driver supports (see `nvidia-smi`)"
         yield Check("GPU", "missing", "there is an NVIDIA driver, but torch finds no GPU", fix)
-    else:
+    elif gpu_count() == 0:
         fix = "not needed for small searches (search_spaces/gan_ratio_cpu.yaml), but for large ones"
         yield Check("GPU", "warning", "none", fix)
 
@@ -241,9 +238,8 @@ def _cluster(address: str, folder: Path) -> Iterator[Check]:
         other = {name: release for name, release in facts["versions"].items() if release != ours[name]}
         faults["versions"] += (f"{node}: {name} {release}, not {ours[name]}" for name, release in other.items())
         if facts["probe"] != probe.name:
-            faults[shared].append(
-                f"{node}: {'not writable' if facts['probe'] else 'it does not see a file written here'}"
-            )
+            why = "not writable" if facts["probe"] else "it does not see a file written here"
+            faults[shared].append(f"{node}: {why}")
         if abs(ahead := facts["ahead_seconds"]) > _MAX_CLOCK_SECONDS:
             faults["clocks"].append(f"{node}: {ahead:+.0f} s from this machine")
         if facts["limit"]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import LabelledImages
 from xraytune.data.table import subgroup_columns
 from xraytune.errors import ConfigError, DataError, Problem
 from xraytune.export.evaluation import Evaluation, PatientLevel, ScoredImages, write_evaluation
@@ -24,7 +23,7 @@ from xraytune.export.outputs import ImageFiles
 from xraytune.export.overlap import overlap_of
 from xraytune.export.predict import predict_images
 from xraytune.files import require_new
-from xraytune.metrics.breakdown import Subgroup, class_breakdown, patient_means, subgroup_metrics
+from xraytune.metrics.breakdown import class_breakdown, patient_means, subgroup_metrics
 from xraytune.metrics.classification import METRICS, Floats, Labels, classification_metrics, predicted_classes
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
@@ -84,41 +83,45 @@ def evaluate(
         return evaluate_masks(
             bundle, data, found, images, columns, out=out, threshold=threshold, reason=reason, replicates=replicates
         )
-    scored, broken = _score(bundle, found, images, threshold)
-    labels, probabilities, patients = scored.labels, scored.probabilities, scored.patients
-    counts = _class_counts(names, labels, data)
     is_binary, positive = len(names) == 2, bundle.positive
+    rule: dict[str, Any] = {"positive": positive, "threshold": threshold}
+    used, probabilities, broken = predict_images(bundle.predictor(), images)
+    by_file = {image.file: image for image in found.images}
+    labels = np.array([by_file[file].label for file in used], dtype=np.int64)
+    patients = tuple(by_file[file].patient for file in used)
+    predicted = predicted_classes(probabilities, **rule)
+    scored = ScoredImages(
+        files=used, patients=patients, labels=labels, predicted=predicted, probabilities=probabilities
+    )
+    counts = _class_counts(names, labels, data)
     sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
     installed = {name: METRICS.load(name) for name in METRICS.names()}
     further = extension_metrics(installed, labels, probabilities, patients, positive=positive, **sampling)
     # Logs access to the test folder, before any metric can be seen.
-    overlap = overlap_of(bundle, found, scored.files, reason=reason)
-    intervals = patient_bootstrap(labels, probabilities, patients, positive=positive, threshold=threshold, **sampling)
-    breakdown = class_breakdown(labels, probabilities, scored.predicted, patients, **sampling)
-
-    def subgroups_of(values: Mapping[str, str]) -> tuple[Subgroup, ...]:
-        return subgroup_metrics(
-            scored.files, labels, probabilities, patients, values, positive=positive, threshold=threshold, **sampling
-        )
-
+    overlap = overlap_of(bundle, found, used, reason=reason)
+    intervals = patient_bootstrap(labels, probabilities, patients, **rule, **sampling)
+    breakdown = class_breakdown(labels, probabilities, predicted, patients, **sampling)
     evaluation = Evaluation(
         model=bundle.path,
         data=data,
         out=out,
         positive=bundle.record.positive_name,
         class_counts=counts,
-        patient_count=len(set(patients)),
+        patients=len(set(patients)),
         threshold=threshold if is_binary else None,
-        metrics=classification_metrics(labels, probabilities, positive=positive, threshold=threshold),
+        metrics=classification_metrics(labels, probabilities, **rule),
         further={name: value for name, (value, _, _) in further.items()},
         intervals={name: (low, high) for name, (_, low, high) in further.items()} | intervals,
         at_half=classification_metrics(labels, probabilities, positive=positive) if is_binary else None,
         classes=dict(zip(counts, breakdown.classes, strict=True)),
         macro=breakdown.macro,
         micro=breakdown.micro,
-        confusion=tuple(map(tuple, confusion_matrix(labels, scored.predicted, labels=range(len(counts))).tolist())),
-        patient_level=_patient_level(names, scored, positive=positive, threshold=threshold, **sampling),
-        subgroups={name: subgroups_of(values) for name, values in columns.items()},
+        confusion=tuple(map(tuple, confusion_matrix(labels, predicted, labels=range(len(counts))).tolist())),
+        patient_level=_patient_level(names, scored, rule, sampling),
+        subgroups={
+            name: subgroup_metrics(used, labels, probabilities, patients, values, **rule, **sampling)
+            for name, values in columns.items()
+        },
         shift=_shift(bundle, labels, probabilities, patients, threshold),
         broken=broken,
         **asdict(overlap),
@@ -128,33 +131,15 @@ def evaluate(
     return evaluation
 
 
-def _score(
-    bundle: Bundle, found: LabelledImages, images: ImageFiles, threshold: float
-) -> tuple[ScoredImages, tuple[BrokenImage, ...]]:
-    by_file = {image.file: image for image in found.images}
-    files, probabilities, broken = predict_images(bundle.predictor(), images)
-    scored = ScoredImages(
-        files=files,
-        patients=tuple(by_file[file].patient for file in files),
-        labels=np.array([by_file[file].label for file in files], dtype=np.int64),
-        predicted=predicted_classes(probabilities, positive=bundle.positive, threshold=threshold),
-        probabilities=probabilities,
-    )
-    return scored, broken
-
-
 def _patient_level(
-    class_names: Sequence[str], scored: ScoredImages, *, positive: int, threshold: float, **sampling: int
+    class_names: Sequence[str], scored: ScoredImages, rule: Mapping[str, Any], sampling: Mapping[str, int]
 ) -> PatientLevel:
     means = patient_means(scored.labels, scored.probabilities, scored.patients)
     counts = np.bincount(means.labels, minlength=len(class_names)).tolist()
     metrics, intervals = None, {}
     if all(counts):
-        labels, probabilities = means.labels, means.probabilities
-        metrics = classification_metrics(labels, probabilities, positive=positive, threshold=threshold)
-        intervals = patient_bootstrap(
-            labels, probabilities, means.patients, positive=positive, threshold=threshold, **sampling
-        )
+        metrics = classification_metrics(means.labels, means.probabilities, **rule)
+        intervals = patient_bootstrap(means.labels, means.probabilities, means.patients, **rule, **sampling)
     return PatientLevel(
         class_counts=dict(zip(class_names, counts, strict=True)),
         metrics=metrics,

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xraytune.data.decoding import BrokenImage
 from xraytune.export.overlap import Overlap
@@ -41,6 +40,16 @@ _OF_POSITIVE = ("sensitivity", "specificity", "ppv", "npv")
 AT_THRESHOLD = ("accuracy", "balanced_accuracy", *_OF_POSITIVE, "f1")
 """The metrics that depend on the threshold."""
 _OF_CLASS = ("auroc", "auprc", *_OF_POSITIVE)
+_CURVE_COLUMNS = {
+    "roc": {"false_positive_rate": "x", "sensitivity": "y", "threshold": "thresholds"},
+    "pr": {"recall": "x", "precision": "y", "threshold": "thresholds"},
+    "calibration": {
+        "mean_probability": "mean_probability",
+        "observed_share": "share",
+        **{name: name for name in ("low", "high", "images", "patients")},
+    },
+}
+"""The columns of the table of each of `ClassCurves`, with their attributes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +113,7 @@ class Evaluation(Overlap):
     out: Path | None
     positive: str
     class_counts: dict[str, int]
-    patient_count: int
+    patients: int
     threshold: float | None
     metrics: ClassificationMetrics
     further: dict[str, float]
@@ -146,10 +155,7 @@ class Evaluation(Overlap):
         return {
             **content.pop("further"),
             **self.named(asdict(self.metrics)),
-            "patients": content.pop("patient_count"),
-            "known_images": content.pop("known_image_count"),
-            "known_patients": content.pop("known_patient_count"),
-            "images_of_known_patients": content.pop("known_patient_image_count"),
+            "patients": self.patients,
             **{name: value for name, value in content.items() if name != "metrics"},
             "positive": None if self.threshold is None else self.positive,
             "intervals": self.named(self.intervals),
@@ -189,21 +195,7 @@ def write_evaluation(out: Path, found: Evaluation, scored: ScoredImages, *, repl
                 ["true class", *(f"predicted {name}" for name in names)],
                 ([name, *row] for name, row in zip(names, found.confusion, strict=True)),
             ),
-            "roc": _curves_csv(
-                ("false_positive_rate", "sensitivity", "threshold"),
-                {name: (one.roc.x, one.roc.y, one.roc.thresholds) for name, one in curves.items()},
-            ),
-            "pr": _curves_csv(
-                ("recall", "precision", "threshold"),
-                {name: (one.pr.x, one.pr.y, one.pr.thresholds) for name, one in curves.items()},
-            ),
-            "calibration": _curves_csv(
-                ("mean_probability", "observed_share", "low", "high", "images", "patients"),
-                {
-                    name: (bins.mean_probability, bins.share, bins.low, bins.high, bins.images, bins.patients)
-                    for name, bins in ((name, one.calibration) for name, one in curves.items())
-                },
-            ),
+            **{kind: _curves_csv(kind, curves) for kind in _CURVE_COLUMNS},
         }
         for name, table in tables.items():
             write_text(folder / f"{name}.csv", table)
@@ -221,15 +213,13 @@ def _per_class_csv(found: Evaluation) -> str:
     return csv_table(header, ([name, one.images, *cells(one)] for name, one in rows.items() if one))
 
 
-def _curves_csv(columns: tuple[str, ...], of_class: Mapping[str, tuple[NDArray[np.generic], ...]]) -> str:
-    return csv_table(
-        ("class", *columns),
-        (
-            [name, *row]
-            for name, values in of_class.items()
-            for row in zip(*(column.tolist() for column in values), strict=True)
-        ),
-    )
+def _curves_csv(kind: str, curves: Mapping[str, ClassCurves]) -> str:
+    columns = _CURVE_COLUMNS[kind]
+    rows: list[list[str | float]] = []
+    for name, one in curves.items():
+        values = (getattr(getattr(one, kind), attribute).tolist() for attribute in columns.values())
+        rows += [[name, *row] for row in zip(*values, strict=True)]
+    return csv_table(("class", *columns), rows)
 
 
 def _draw(folder: Path, found: Evaluation, scored: ScoredImages, curves: Mapping[str, ClassCurves]) -> None:
@@ -246,7 +236,7 @@ def _draw(folder: Path, found: Evaluation, scored: ScoredImages, curves: Mapping
         )
 
     note = (
-        f"{len(scored.files):,} images of {found.patient_count:,} patients. Bands (pointwise), bars and brackets show 95% "
+        f"{len(scored.files):,} images of {found.patients:,} patients. Bands (pointwise), bars and brackets show 95% "
         "intervals over patients."
     )
     files = figure_files(folder, "evaluation")

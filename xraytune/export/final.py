@@ -29,7 +29,7 @@ from xraytune.pipeline.inputs import TrialInputs
 from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
 from xraytune.pipeline.task import task_of
 from xraytune.pipeline.trial import Validated, fit_trial, run_trial, validate
-from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, split_unit
+from xraytune.records import EpochRecord, FittedEpoch, Progress
 from xraytune.seeding import derive_seed
 
 FOLDS = 3
@@ -41,7 +41,6 @@ class FinalTraining:
 
     Attributes:
         prepared: The images, on the sides that they were used for.
-        epochs: The epochs trained.
         best_epoch: The epoch whose network was kept.
         val_score: On val-A; None if the network was trained on it.
         val_b_score: On val-B; None if the network was trained on it.
@@ -55,34 +54,11 @@ class FinalTraining:
     prepared: Prepared
     epochs: Sequence[EpochRecord] | Sequence[FittedEpoch]
     best_epoch: int
-    val_score: float | None
-    val_b_score: float | None
-    out_of_fold_score: float | None
+    val_score: float | None = None
+    val_b_score: float | None = None
+    out_of_fold_score: float | None = None
     threshold: float
     validated: Validated
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Folders, device and callbacks of a final training."""
-
-    folder: Path
-    cache: Path
-    compute: Compute
-    on_epoch: Callable[[EpochRecord], None]
-    on_progress: Progress
-    on_generator: Callable[[Experiment, RunContext], None]
-    note: Callable[[str], None]
-
-    def context(self, prepared: Prepared) -> RunContext:
-        """Return the context of a training on these images."""
-        return RunContext(
-            prepared=prepared,
-            cache=self.cache,
-            compute=self.compute,
-            on_progress=self.on_progress,
-            on_generator=self.on_generator,
-        )
 
 
 def used_images(prepared: Prepared, validation: Validation) -> Prepared:
@@ -161,7 +137,7 @@ def _more_images(experiment: Experiment, used: Prepared, images: int, patients: 
     """Yield what more images than the trial's change."""
     settings, parameters, counts = experiment.settings, experiment.parameters, used.train_counts
     of_patients = f" of {patients:,} patients" if patients else ""
-    yield f"training images: {sum(counts):,} of {_patients(used):,} patients (trial: {images:,}{of_patients})"
+    yield f"training images: {sum(counts):,} of {used.train_patients:,} patients (trial: {images:,}{of_patients})"
     if parameters.source != "none":
         extra, before = (len(plan_mix(one, parameters)) for one in (counts, [images]))
         yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
@@ -171,61 +147,54 @@ def _more_images(experiment: Experiment, used: Prepared, images: int, patients: 
         yield f"{generator.noun}: trained anew on these images, for the same {generator.steps:,} steps"
 
 
-def _patients(prepared: Prepared) -> int:
-    return len({*prepared.side("train").patients})
-
-
-def train_with_val_a(experiment: Experiment, prepared: Prepared, work: Work) -> FinalTraining:
-    """Train as a trial does; with the study's images and threads, to the same metrics bit by bit."""
+def train_with_val_a(
+    experiment: Experiment, context: RunContext, folder: Path, on_epoch: Callable[[EpochRecord], None]
+) -> FinalTraining:
+    """Train as a trial does, in a folder; with the study's images and threads, to the same metrics bit by bit."""
     epochs: list[EpochRecord] = []
 
     def collect(record: EpochRecord) -> None:
         epochs.append(record)
-        work.on_epoch(record)
+        on_epoch(record)
 
-    result = run_trial(
-        experiment,
-        work.context(prepared),
-        trial_dir=work.folder,
-        on_epoch=collect,
-    )
+    result = run_trial(experiment, context, trial_dir=folder, on_epoch=collect)
     assert result is not None, "without should_stop, a trial runs to its end"
     assert result.threshold is not None, "`train` refuses an experiment that trains a generator alone"
-    inputs = TrialInputs(experiment, work.context(prepared))
-    load_best(work.folder / "checkpoint", inputs.trained)
+    inputs = TrialInputs(experiment, context)
+    load_best(folder / "checkpoint", inputs.trained)
     return FinalTraining(
         network=inputs.whole(),
         input_format=inputs.network.form,
-        prepared=prepared,
+        prepared=context.prepared,
         epochs=epochs,
         best_epoch=result.best_epoch,
         val_score=result.value,
         val_b_score=result.val_b_score,
-        out_of_fold_score=None,
         threshold=result.threshold,
-        validated=validate(inputs, prepared),
+        validated=validate(inputs, context.prepared),
     )
 
 
 def train_without_val_a(
-    experiment: Experiment, prepared: Prepared, fits: Mapping[str, Prepared], work: Work
+    experiment: Experiment, context: RunContext, fits: Mapping[str, Prepared], folder: Path, note: Callable[[str], None]
 ) -> FinalTraining:
-    """Run the fits; `prepared` is that of `used_images`."""
+    """Run the fits, each in a subfolder; the images of `context` are those of `used_images`."""
     settings, task = experiment.settings, task_of(experiment.settings)
-    epochs, positive, has_folds = fixed_epochs(settings), prepared.positive, len(fits) > 1
+    epochs, positive = fixed_epochs(settings), context.prepared.positive
     total = sum(epochs * images.steps_per_epoch(settings) for images in fits.values())
     before = 0
     unseen: list[Validated] = []
     for name, images in fits.items():
-        on_progress = _of_all(work.on_progress, name, before=before, total=total)
+        on_progress = _of_all(context.on_progress, name, before=before, total=total)
         before += epochs * images.steps_per_epoch(settings)
-        records, inputs = _run(experiment, name, images, epochs, replace(work, on_progress=on_progress))
+        own = replace(context, prepared=images, on_progress=on_progress)
+        records, inputs = _run(experiment, own, name, epochs, folder, note)
         side = images.side("val_a")
         if len(side.rows):
             results = inputs.results(inputs.val_a)
             unseen.append(Validated(labels=side.labels, results=results, patients=side.patients))
             value = task.score(side.labels, results, positive=positive)
-            work.note(f"{name}: {settings.metric} {value:.4f} on the {len(side.rows):,} images that it has not seen")
+            note(f"{name}: {settings.metric} {value:.4f} on the {len(side.rows):,} images that it has not seen")
     validated = Validated(
         labels=np.concatenate([one.labels for one in unseen]),
         results=np.concatenate([one.results for one in unseen]),
@@ -235,47 +204,39 @@ def train_without_val_a(
     return FinalTraining(
         network=inputs.whole(),
         input_format=inputs.network.form,
-        prepared=prepared,
+        prepared=context.prepared,
         epochs=records,
         best_epoch=epochs,
-        val_score=None,
-        val_b_score=None if has_folds else value,
-        out_of_fold_score=value if has_folds else None,
+        val_b_score=value if len(fits) == 1 else None,
+        out_of_fold_score=value if len(fits) > 1 else None,
         threshold=task.threshold(validated.labels, validated.results, positive),
         validated=validated,
     )
 
 
 def _run(
-    experiment: Experiment, name: str, prepared: Prepared, epochs: int, work: Work
+    experiment: Experiment, context: RunContext, name: str, epochs: int, folder: Path, note: Callable[[str], None]
 ) -> tuple[list[FittedEpoch], TrialInputs]:
     """Run one fit; return its epochs, and its inputs with the trained network."""
-    images, patients = sum(prepared.train_counts), _patients(prepared)
-    work.note(f"{name}: training on {images:,} images of {patients:,} patients")
+    prepared = context.prepared
+    note(f"{name}: training on {sum(prepared.train_counts):,} images of {prepared.train_patients:,} patients")
     # Without unseen images to compare with, its generator is not tested; the folds have tested generators like it.
     if not len(prepared.side("val_a").rows):
         experiment = experiment.model_copy(update={"settings": without_gates(experiment.settings)})
 
     def on_epoch(record: FittedEpoch) -> None:
-        work.note(f"{name}: epoch {record.epoch:3d} of {epochs}, train loss {record.train_loss:.4f}")
+        note(f"{name}: epoch {record.epoch:3d} of {epochs}, train loss {record.train_loss:.4f}")
 
-    return fit_trial(
-        experiment,
-        work.context(prepared),
-        work.folder / name.replace(" ", "-"),
-        epochs=epochs,
-        on_epoch=on_epoch,
-    )
+    return fit_trial(experiment, context, folder / name.replace(" ", "-"), epochs=epochs, on_epoch=on_epoch)
 
 
 def _of_all(on_progress: Progress, name: str, *, before: int, total: int) -> Progress:
-    """Count training steps across all fits, so that the time left is that of all; name other work after its fit."""
+    """Count training steps across all fits, so that the time left is that of all; name the fit of other work."""
 
     def report(what: str, done: int, of: int) -> None:
         if what == TRAINING_STEPS:
             on_progress(what, before + done, total)
         else:
-            work, unit = split_unit(what)
-            on_progress(f"{work}, {name}" + (f" ({unit.strip()})" if unit else ""), done, of)
+            on_progress(f"{name}: {what}", done, of)
 
     return report

@@ -42,15 +42,11 @@ BOOTSTRAP_SEED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskEvaluation(Overlap):
-    """The metrics of one segmenter on one folder, at the original size of each image.
+    """The metrics of one segmenter on one folder, at the original size of each image; see also `Evaluation`.
 
     Attributes:
-        out: The folder with tables and figure, if requested.
-        metrics: Means over images, with intervals over patients.
         worst: The images with the lowest Dice, the worst first.
         subgroups: Exploratory metrics by column and value.
-
-    Other attributes are those of `Evaluation`.
     """
 
     model: Path
@@ -72,13 +68,7 @@ class MaskEvaluation(Overlap):
     def to_json(self) -> dict[str, Json]:
         """Return the evaluation as a JSON object, with the metrics at the top level."""
         content = to_json(self)
-        return {
-            **content.pop("metrics"),
-            "known_images": content.pop("known_image_count"),
-            "known_patients": content.pop("known_patient_count"),
-            "images_of_known_patients": content.pop("known_patient_image_count"),
-            **content,
-        }
+        return {**content.pop("metrics"), **content}
 
 
 def evaluate_masks(
@@ -133,7 +123,14 @@ def evaluate_masks(
         chosen = {one.file: one for own in shown.values() for one in own}
 
         def case(file: str, image: NDArray[np.uint8], predicted: Masks) -> DrawnCase:
-            return _drawn_case(chosen[file], image, read_mask(root, by_file[file].masks), predicted)
+            one, true = chosen[file], read_mask(root, by_file[file].masks)
+            hd95 = "undefined" if one.hd95_px is None else f"{one.hd95_px:.1f} px"
+            return DrawnCase(
+                title=f"{printable(PurePosixPath(file).name)}\nDice {one.dice:.3f}, HD95 {hd95}",
+                image=_small(image),
+                true=_small(true.astype(np.uint8) * 255) >= 128,
+                predicted=_small(predicted.astype(np.uint8) * 255) >= 128,
+            )
 
         again = replace(images, files=[*chosen], on_progress=ignore_progress)
         cases, _ = map_predicted(model, again, case, threshold=threshold)
@@ -145,16 +142,6 @@ def evaluate_masks(
             by_kind = {kind: [drawn[one.file] for one in own] for kind, own in shown.items()}
             draw_mask_evaluation([one.dice for one in ranked], evaluation.metrics, by_kind, folder)
     return evaluation
-
-
-def _drawn_case(one: ScoredMask, image: NDArray[np.uint8], true: Masks, predicted: Masks) -> DrawnCase:
-    hd95 = "undefined" if one.hd95_px is None else f"{one.hd95_px:.1f} px"
-    return DrawnCase(
-        title=f"{printable(PurePosixPath(one.file).name)}\nDice {one.dice:.3f}, HD95 {hd95}",
-        image=_small(image),
-        true=_small(true.astype(np.uint8) * 255) >= 128,
-        predicted=_small(predicted.astype(np.uint8) * 255) >= 128,
-    )
 
 
 def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

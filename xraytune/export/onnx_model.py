@@ -36,7 +36,7 @@ class OnnxRecord(ModelRecord):
 def require_installed(*packages: str) -> None:
     """Raise MachineError unless these packages of the extra `onnx` are installed."""
     if missing := [name for name in packages if find_spec(name) is None]:
-        what = f"ONNX files need {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
+        what = f"ONNX files need {' and '.join(missing)}, which this installation lacks"
         raise MachineError(Problem(what, fix="pip install 'xraytune[onnx]'"))
 
 
@@ -63,9 +63,8 @@ def open_onnx(path: Path, content: bytes | None = None) -> Predictor:
         raise ArtifactError(Problem(what, path, "export the model again, or update onnxruntime")) from error
     metadata = session.get_modelmeta().custom_metadata_map
     if RECORD not in metadata:
-        raise ArtifactError(
-            Problem("this ONNX file is not from `xraytune model export`", path, "export the model with xraytune")
-        )
+        what = "this ONNX file is not from `xraytune model export`"
+        raise ArtifactError(Problem(what, path, "export the model with xraytune"))
 
     def run(pixels: Pixels) -> NDArray[Any]:
         probabilities = np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])

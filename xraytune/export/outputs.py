@@ -65,18 +65,15 @@ def map_outputs(
     for file, image in zip(images.files, decoded, strict=True):
         if isinstance(image, BrokenImage):
             broken.append(image)
-        elif (
-            images.skip_broken or not broken
-        ):  # after a broken image, the others are only decoded, to list all broken ones
+        elif images.skip_broken or not broken:  # otherwise only decoded, to list all broken ones
             batch[file] = image
             if len(batch) == _BATCH_SIZE:
                 run_batch()
     if broken and not images.skip_broken:
         raise broken_images_error(broken, images.root)
     if len(broken) == len(images.files):
-        raise DataError(
-            Problem(f"all {len(broken)} images are broken", images.root, f"the first one: {broken[0].reason}")
-        )
+        what, first = f"all {len(broken)} images are broken", f"the first one: {broken[0].reason}"
+        raise DataError(Problem(what, images.root, first))
     if batch:
         run_batch()
     return results, tuple(broken)

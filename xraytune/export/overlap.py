@@ -24,17 +24,17 @@ class Overlap:
     """What a model has to do with the images that it is evaluated on.
 
     Attributes:
-        known_image_count: Images that are copies of the model's training or validation images, or of its folder of extra
+        known_images: Images that are copies of the model's training or validation images, or of its folder of extra
             images if that still exists.
-        known_patient_count: Patients of these sets, by the rules of `shared_patients`.
-        known_patient_image_count: Their images, including those of `known_image_count`.
+        known_patients: Patients of these sets, by the rules of `shared_patients`.
+        images_of_known_patients: Their images, including those of `known_images`.
         opened_test: Whether this is the sealed test folder of the model's study.
         test_access: How often that folder has been accessed, including now; 0 for other folders.
     """
 
-    known_image_count: int
-    known_patient_count: int
-    known_patient_image_count: int
+    known_images: int
+    known_patients: int
+    images_of_known_patients: int
     opened_test: bool
     test_access: int
 
@@ -50,9 +50,9 @@ def overlap_of(bundle: Bundle, found: LabelledImages, used: Sequence[str], *, re
     access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(used)) if is_test else 0
     contents, patients = _known(bundle, found, images, is_test=is_test)
     return Overlap(
-        known_image_count=sum(image.sha256 in contents for image in images),
-        known_patient_count=len(patients),
-        known_patient_image_count=sum(image.patient in patients for image in images),
+        known_images=sum(image.sha256 in contents for image in images),
+        known_patients=len(patients),
+        images_of_known_patients=sum(image.patient in patients for image in images),
         opened_test=is_test,
         test_access=access_count,
     )

@@ -48,7 +48,6 @@ class Replay:
     Attributes:
         metric: Of its scores, such as AUROC.
         status: How the trial ended; None if it is running or was interrupted.
-        epochs: All recorded or replayed epochs.
         recorded_val_b_score: Score on val-B of a completed trial.
         recorded_failure: Reason of a failed trial.
         replayed_failure: Reason of the failure now; empty if it did not fail.

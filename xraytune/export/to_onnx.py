@@ -88,9 +88,8 @@ def export_onnx(model: Path, *, out: Path | None = None) -> ExportedOnnx:
     record = OnnxRecord(**shared, model_sha256=bundle.model_sha256)
     size_px = record.input_format.image_size_px
     pixels = np.stack([next(draw_patient(0, one, size_px, DEFAULT_DIFFICULTY)).pixels for one in range(_PHANTOMS)])
-    content = to_onnx(
-        FromPixels(bundle.network(compute), record), pixels[:2], {RECORD: record.model_dump_json()}, model
-    )
+    network, metadata = FromPixels(bundle.network(compute), record), {RECORD: record.model_dump_json()}
+    content = to_onnx(network, pixels[:2], metadata, model)
     difference = float(np.abs(open_onnx(out, content).run(pixels) - bundle.predictor(compute).run(pixels)).max())
     if difference > LARGEST_DIFFERENCE:
         what = f"its probabilities in onnxruntime differ from those in PyTorch by up to {difference:.1e}"
@@ -111,8 +110,8 @@ def to_onnx(network: nn.Module, example: Pixels, metadata: dict[str, str], where
         what = f"the network cannot be exported to ONNX: {error.__cause__ or error}".partition("\n")[0]
         raise ConfigError(Problem(what, where, "predict with PyTorch, or train another backbone")) from error
     assert program is not None, "only the older exporter returns None"
-    proto = program.model_proto
-    for key, value in metadata.items():
-        proto.metadata_props.add(key=key, value=value)
-    content: bytes = proto.SerializeToString()
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces, with paths of this machine
+    program.model.metadata_props.update(metadata)
+    content: bytes = program.model_proto.SerializeToString()
     return content

@@ -28,15 +28,7 @@ from xraytune.data.pixels import stored_files
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.export.bundle import NETWORK_PACKAGES, write_bundle
 from xraytune.export.card import write_card
-from xraytune.export.final import (
-    Work,
-    changes_of,
-    fits_of,
-    fixed_epochs,
-    train_with_val_a,
-    train_without_val_a,
-    used_images,
-)
+from xraytune.export.final import changes_of, fits_of, fixed_epochs, train_with_val_a, train_without_val_a, used_images
 from xraytune.files import explain_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.lease import LeaseHeldError, hold
 from xraytune.metrics.threshold import ThresholdRule
@@ -71,10 +63,6 @@ class Trained:
     Attributes:
         positive: The positive class of two; None with more classes.
         validation_images: The number of images that set the threshold.
-        validation_patients: Their patients.
-        trained_on: The training images, of how many, and what differs from the exported trial.
-        metric: Name of the scores, such as AUROC.
-        epochs: Epochs trained.
         seconds: Wall time of this run.
         equals_trial: Whether both scores are those of the exported trial, to the bit; None if its study is missing or has no
             such scores, or if images or settings differ.
@@ -171,9 +159,9 @@ def train(
     pretrained = [parameters.synthetic_ratio] * (parameters.mixing == "pretrain")
     require_both_phases(pretrained, settings.budget.max_epochs * used.steps_per_epoch(settings))
     contents = [weights_sha256, *_extra_images(experiment, used, fits, cache)]
-    is_trial = _is_trial(settings, study, used, note)
-    recorded = _recorded(settings, study) if study and is_trial and not overrides else None
-    compute = _compute(settings, study if is_trial else None, note)
+    repeated = study if study and _is_trial(settings, study, used, note) else None
+    recorded = _recorded(settings, repeated) if repeated and not overrides else None
+    compute = _compute(settings, repeated, note)
     pin(compute)
     files = {*stored_files(cache / prepared.pixels).files}
     trained_on = _trained_on(experiment, used, [image.patient for image in index.images if image.file in files])
@@ -184,35 +172,20 @@ def train(
     epochs, steps = fixed_epochs(settings) if fits else settings.budget.max_epochs, used.steps_per_epoch(settings)
     folds = f", and {len(fits) - 1} folds" if len(fits) > 1 else ""
     note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {steps:,} steps{folds}")
-    tracked = TrackedRun(
-        kind="train",
-        study=settings.name,
-        study_identity=study.identity() if study else work_folder.name,
-        key=work_folder.name,
-        label=f"{settings.name} final {parameters.arm}",
-        parameters={**flat_values(parameters, out), "arm": parameters.arm},
-        metric=settings.objective.metric,
-        folder=out.parent,
-    )
     grids: list[Path] = []
 
-    def show_samples(of: Experiment, context: RunContext) -> None:
-        grids.append(save_generator_grid(of, context, work_folder / "samples"))
+    def show_samples(of: Experiment, its_context: RunContext) -> None:
+        grids.append(save_generator_grid(of, its_context, work_folder / "samples"))
         note(f"the generator is trained; its images beside real ones: {grids[-1]} (later {out / SAMPLES})")
 
-    work = Work(
-        folder=work_folder,
-        cache=cache,
-        compute=compute,
-        on_epoch=on_epoch,
-        on_progress=on_progress,
-        on_generator=show_samples,
-        note=note,
+    context = RunContext(
+        prepared=used, cache=cache, compute=compute, on_progress=on_progress, on_generator=show_samples
     )
     with _locked(work_folder), in_use(cache):
-        training = (
-            train_without_val_a(experiment, used, fits, work) if fits else train_with_val_a(experiment, used, work)
-        )
+        if fits:
+            training = train_without_val_a(experiment, context, fits, work_folder, note)
+        else:
+            training = train_with_val_a(experiment, context, work_folder, on_epoch)
         with new_folder(out) as folder:
             record = write_bundle(
                 folder,
@@ -227,9 +200,19 @@ def train(
             if grids:  # the last one is of the final model's generator; folds have their own
                 copy_file(grids[-1], folder / SAMPLES)
         shutil.rmtree(work_folder)
-    summary = {"value": training.val_score, "val_b_score": training.val_b_score, "threshold": training.threshold}
     if settings.tracking.wandb:
-        publish(settings.tracking.wandb, tracked, summary, epochs=training.epochs, model=out)
+        run = TrackedRun(
+            kind="train",
+            study=settings.name,
+            study_identity=study.identity() if study else work_folder.name,
+            key=work_folder.name,
+            label=f"{settings.name} final {parameters.arm}",
+            parameters={**flat_values(parameters, out), "arm": parameters.arm},
+            metric=settings.objective.metric,
+            folder=out.parent,
+        )
+        summary = {"value": training.val_score, "val_b_score": training.val_b_score, "threshold": training.threshold}
+        publish(settings.tracking.wandb, run, summary, epochs=training.epochs, model=out)
     return Trained(
         path=out,
         arm=parameters.arm,
@@ -253,11 +236,10 @@ def train(
 def _trained_on(experiment: Experiment, used: Prepared, patients: Sequence[str]) -> TrainedOn:
     """Count the images; `patients` has that of each image of the data folder without `test/`."""
     final = experiment.settings.final
-    train = [image.patient for image in used.images if image.side == "train"]
     kept = [image.patient for image in used.images if image.side != "train"]
     return TrainedOn(
-        images=len(train),
-        patients=len({*train}),
+        images=sum(used.train_counts),
+        patients=used.train_patients,
         kept_images=len(kept),
         kept_patients=len({*kept}),
         of_images=len(patients),
@@ -286,8 +268,8 @@ def _extra_images(experiment: Experiment, used: Prepared, fits: Mapping[str, Pre
         DataError: One of the trainings cannot use it, or finds too few images in it.
     """
     settings, parameters = experiment.settings, experiment.parameters
-    folders = replace(inputs_of_trials([parameters]), weights=frozenset())
-    contents = list(read_inputs(folders, settings, used, cache).values())
+    folders, _ = inputs_of_trials([parameters])
+    contents = list(read_inputs((folders, set()), settings, used, cache).values())
     if parameters.folder:
         for prepared in (used, *fits.values()):
             images, _ = store_folder(parameters.folder.path, prepared, settings.data, cache=cache)
@@ -295,10 +277,8 @@ def _extra_images(experiment: Experiment, used: Prepared, fits: Mapping[str, Pre
     return contents
 
 
-def _is_trial(settings: Settings, study: StudyFolder | None, used: Prepared, note: Callable[[str], None]) -> bool:
+def _is_trial(settings: Settings, study: StudyFolder, used: Prepared, note: Callable[[str], None]) -> bool:
     """Return whether this is the exported trial again: the same images on the same sides."""
-    if study is None:
-        return False
     searched = study.prepared()
     if searched.fingerprint == used.fingerprint:
         return True

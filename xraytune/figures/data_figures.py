@@ -21,7 +21,6 @@ from xraytune.errors import ConfigError, Problem, join_names
 from xraytune.figures.drawing import (
     CLASS_FREQUENCY,
     SAMPLES,
-    BarPanel,
     SampleRow,
     draw_class_bars,
     draw_sample_grid,
@@ -115,12 +114,12 @@ def _one_of_each_patient(images: Sequence[ImageFile], seed: int, class_name: str
         yield of_patient[int(random.integers(len(of_patient)))]
 
 
-def count_panels(index: ImageIndex) -> tuple[BarPanel, BarPanel]:
-    """Count the images and the patients of each class, in the training and the test part."""
+def count_panels(index: ImageIndex) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Count the `images` and the `patients` of each class, in the training and the test part."""
     parts = {"training": index.images} | ({"test": index.test} if index.test else {})
     images, patients = {}, {}
     for name, part in parts.items():
         by_class = [[image.patient for image in part if image.label == n] for n in range(len(index.class_names))]
         images[name] = tuple(len(one) for one in by_class)
         patients[name] = tuple(len(set(one)) for one in by_class)
-    return BarPanel(title="images", counts=images), BarPanel(title="patients", counts=patients)
+    return {"images": images, "patients": patients}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -79,14 +79,6 @@ class SampleRow:
     images: NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BarPanel:
-    """A bar chart: what is counted, and for each series (such as training and test) the count of each class."""
-
-    title: str
-    counts: dict[str, tuple[int, ...]]
-
-
 def figure_files(folder: Path, name: str) -> tuple[Path, Path]:
     """Return the paths of a figure: PNG and SVG."""
     return folder / f"{name}.png", folder / f"{name}.svg"
@@ -129,7 +121,9 @@ def draw_sample_grid(rows: Sequence[SampleRow], folder: Path) -> tuple[Path, Pat
     return files
 
 
-def draw_class_bars(classes: Sequence[str], panels: Sequence[BarPanel], folder: Path) -> tuple[Path, Path]:
+def draw_class_bars(
+    classes: Sequence[str], panels: Mapping[str, Mapping[str, Sequence[int]]], folder: Path
+) -> tuple[Path, Path]:
     """Draw `class_frequency`: horizontal bars, a group for each class, a bar for each series.
 
     Args:
@@ -137,17 +131,17 @@ def draw_class_bars(classes: Sequence[str], panels: Sequence[BarPanel], folder: 
         panels: One or two, with the same series, at most four.
         folder: Where the files go.
     """
-    series = list(panels[0].counts)
+    series = [*next(iter(panels.values()))]
     bar = 0.8 / len(series)
     files = figure_files(folder, CLASS_FREQUENCY)
     with new_figure(files, len(classes) * (0.3 + 0.28 * len(series)) + 0.9) as figure:
         first, *_ = charts = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, panel in zip(charts, panels, strict=True):
-            for number, (label, counts) in enumerate(panel.counts.items()):
+        for axes, (title, panel) in zip(charts, panels.items(), strict=True):
+            for number, (label, counts) in enumerate(panel.items()):
                 places = np.arange(len(classes)) + (number - (len(series) - 1) / 2) * bar
                 bars = axes.barh(places, counts, 0.85 * bar, label=label, color=COLOURS[number])
                 axes.bar_label(bars, [f"{count:,} ({count / (sum(counts) or 1):.0%})" for count in counts], padding=4)
-            axes.set_title(panel.title, loc="left", fontweight="bold")
+            axes.set_title(title, loc="left", fontweight="bold")
             _label_classes(axes, range(len(classes)), [printable(each) for each in classes])
         first.set_ylim(len(classes) - 0.4, -0.6)
         if len(series) > 1:

@@ -45,15 +45,7 @@ def draw_differences(rows: Sequence[Row], file: Path, *, metric: str, rope: floa
             places = [place for place, row in enumerate(rows) if row["verdict"][0] == word]
             if places:
                 values, errors = _errors([rows[place] for place in places], "difference")
-                axes.errorbar(
-                    values,
-                    places,
-                    xerr=errors,
-                    fmt=_MARKERS[word],
-                    color=colour,
-                    label=word,
-                    **_STYLE,
-                )
+                axes.errorbar(values, places, xerr=errors, fmt=_MARKERS[word], color=colour, label=word, **_STYLE)
         axes.set_yticks(range(len(rows)), labels=[""] * len(rows))
         for place, row in enumerate(rows):
             style: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,7 @@ def save_checkpoint(training: Training, images_digest: str, folder: Path) -> Non
     """Write the checkpoint of `folder`, atomically replacing the previous one."""
     content = {
         "identity": _identity(training, images_digest),
-        "kind": training.settings.block,
-        "settings": training.settings.model_dump_json(exclude=USE_SETTINGS),
-        "class_count": training.generator.class_count,
-        "channels": training.generator.channels,
+        **_about(training.generator),
         "step": training.step,
         **{name: part.state_dict() for name, part in training.parts().items()},
     }
@@ -75,18 +73,17 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
     except ArtifactError as error:
         _logger.warning("%s; training starts from scratch", error)
         return
-    fix = "use another folder, or remove this file"
-    noun, channels = training.settings.noun, training.generator.channels
-    if content["kind"] != training.settings.block:
-        what = f"this checkpoint holds a {GENERATORS[content['kind']].noun}, not a {noun}"
-        raise ConfigError(Problem(what, path, fix))
-    if content["channels"] != channels:
-        what = f"this {noun} generates {_product(content['channels'])}, not {_product(channels)}"
-        raise ConfigError(Problem(what, path, fix))
-    if content["identity"] != _identity(training, images_digest):
-        raise ConfigError(Problem(f"this {noun} was trained with other settings or other images", path, fix))
-    if content["step"] > training.settings.steps:
-        what = f"this {noun} is already at step {content['step']}, beyond {training.settings.block}.steps"
+    fix, what = "use another folder, or remove this file", ""
+    settings, channels = training.settings, training.generator.channels
+    if content["kind"] != settings.block:
+        what = f"this checkpoint holds a {GENERATORS[content['kind']].noun}, not a {settings.noun}"
+    elif content["channels"] != channels:
+        what = f"this {settings.noun} generates {_product(content['channels'])}, not {_product(channels)}"
+    elif content["identity"] != _identity(training, images_digest):
+        what = f"this {settings.noun} was trained with other settings or other images"
+    elif content["step"] > settings.steps:
+        what = f"this {settings.noun} is already at step {content['step']}, beyond {settings.block}.steps"
+    if what:
         raise ConfigError(Problem(what, path, fix))
     try:
         for name, part in training.parts().items():
@@ -99,9 +96,8 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
 def checkpoint_generator(path: Path) -> ImageGenerator:
     """Load the EMA generator of a checkpoint, in evaluation mode, on the CPU."""
     content = _read_checkpoint(path)
-    about = (content["kind"], content["settings"], content["class_count"], content["channels"])
     try:
-        return _load(*about, content["ema_generator"])
+        return _load(content, content["ema_generator"])
     except UNREADABLE as error:
         fix = "train the generator again"
         raise ArtifactError(Problem("this checkpoint holds another network", path, fix)) from error
@@ -126,10 +122,7 @@ def checkpoint_step(path: Path) -> int:
 
 def save_generator(generator: ImageGenerator, path: Path) -> None:
     """Write a generator as safetensors; the metadata holds what `load_generator` needs to rebuild it."""
-    settings = generator.settings
-    about = {"kind": settings.block, "settings": settings.model_dump_json(exclude=USE_SETTINGS)}
-    counts = {"class_count": str(generator.class_count), "channels": str(generator.channels)}
-    save_state(generator, path, {**about, **counts})
+    save_state(generator, path, {name: str(value) for name, value in _about(generator).items()})
 
 
 def load_generator(path: Path) -> ImageGenerator:
@@ -137,18 +130,25 @@ def load_generator(path: Path) -> ImageGenerator:
     try:
         require_file(path, "file of tensors")
         with safe_open(path, framework="pt") as file:
-            about = file.metadata()
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-        return _load(about["kind"], about["settings"], int(about["class_count"]), int(about["channels"]), weights)
+            return _load(file.metadata(), {name: file.get_tensor(name) for name in file.keys()})
     except UNREADABLE as error:
         raise ArtifactError(Problem("cannot read this generator", path, "train the generator again")) from error
 
 
-def _load(kind: str, settings: str, class_count: int, channels: int, weights: dict[str, Tensor]) -> ImageGenerator:
+def _about(generator: ImageGenerator) -> dict[str, str | int]:
+    """Return all that `_load` needs to rebuild a generator, apart from its weights."""
+    settings = generator.settings
+    counts = {"class_count": generator.class_count, "channels": generator.channels}
+    return {"kind": settings.block, "settings": settings.model_dump_json(exclude=USE_SETTINGS), **counts}
+
+
+def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerator:
+    class_count, channels = int(about["class_count"]), int(about["channels"])
     if not 1 <= class_count <= _MAX_CLASSES or channels not in (1, 2):
         raise ValueError(f"{class_count} classes, {channels} channels")
+    settings = GENERATORS[about["kind"]].model_validate_json(about["settings"])
     with torch.random.fork_rng(devices=[]):
-        generator = _new_generator(GENERATORS[kind].model_validate_json(settings), class_count, channels)
+        generator = _new_generator(settings, class_count, channels)
     generator.load_state_dict(weights)
     return generator.eval().requires_grad_(False)
 
@@ -157,10 +157,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = load_content(path)
         kinds = {"identity": str, "kind": str, "step": int, "channels": int}
-        if (
-            not all(isinstance(content[name], kind) for name, kind in kinds.items())
-            or content["kind"] not in GENERATORS
-        ):
+        are_valid = all(isinstance(content[name], kind) for name, kind in kinds.items())
+        if not are_valid or content["kind"] not in GENERATORS:
             raise TypeError("not a checkpoint of a generator")
     except UNREADABLE as error:
         raise ArtifactError(Problem("cannot read this checkpoint", path)) from error

@@ -39,8 +39,7 @@ _AT_ONCE = 64
 class DiffusionGenerator(ImageGenerator):
     """The U-Net and its sampler. z is the initial noise, [n, channels * S * S]. With one class, labels are ignored.
 
-    Raises:
-        MachineError: diffusers is not installed.
+    Raises MachineError if diffusers is not installed.
     """
 
     settings: DiffusionSettings

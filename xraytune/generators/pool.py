@@ -14,9 +14,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from xraytune.compute import autocast, generator_threads
@@ -24,6 +21,7 @@ from xraytune.config.settings import GeneratorSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.generators.contract import ImageGenerator
 from xraytune.generators.masks import MaskRange, binarise
+from xraytune.metrics.generator_quality import linear_classifier
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 
@@ -112,9 +110,8 @@ def _plausible(
     if is_first and good.mean() < MIN_KEPT:
         what = (
             f"only {good.sum()} of the {settings.noun}'s first {BLOCK} masks are plausible, fewer than "
-            f"{100 * MIN_KEPT:.0f} %: "
-            f"{(~has_area).sum()} have an area, and {(~has_parts).sum()} a number of components, outside the range of "
-            f"the training masks ({typical})"
+            f"{100 * MIN_KEPT:.0f} %: {(~has_area).sum()} have an area, and {(~has_parts).sum()} a number of components, "
+            f"outside the range of the training masks ({typical})"
         )
         instead = "" if segment else f", or set {settings.block}.mask_from: segmenter"
         raise TrialError(Problem(what, fix=f"train more steps ({settings.block}.steps){instead}"))
@@ -161,8 +158,8 @@ def own_label(pixels: Pixels, labels: NDArray[np.int64], label: int, class_name:
         label: The class of the generated images.
         class_name: Its name, for messages.
     """
-    classifier = LogisticRegression(C=_FILTER_C, class_weight="balanced", max_iter=1000)
-    fitted = make_pipeline(StandardScaler(), classifier).fit(_thumbnails(pixels), labels)
+    classifier = linear_classifier(C=_FILTER_C, class_weight="balanced", max_iter=1000)
+    fitted = classifier.fit(_thumbnails(pixels), labels)
 
     def keep(images: Images) -> Kept:
         return np.asarray(fitted.predict(_thumbnails(images.pixels)) == label)

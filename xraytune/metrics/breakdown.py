@@ -27,16 +27,10 @@ _OF_SUBGROUP = ("auroc", "sensitivity", "specificity")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMetrics:
-    """The metrics of one class against the others, or their mean over the classes.
+    """The `ClassificationMetrics` of one class against the others, or their mean over the classes.
 
     Attributes:
         images: Images of the class.
-        auroc: Area under the ROC curve of the class's probability.
-        auprc: Average precision.
-        sensitivity: Share of the class's images that are predicted as it.
-        specificity: Share of the others that are not.
-        ppv: Share of the images predicted as the class that belong to it; None if there are none.
-        npv: Share of the images predicted as another class that do not belong to it; None if there are none.
         intervals: 95 % intervals (low, high) by name; without those of metrics that are undefined on a resample.
     """
 
@@ -202,9 +196,7 @@ class Subgroup:
 
     Attributes:
         value: The images' common value in the column.
-        images: Images with this value.
-        patients: Their patients.
-        compared_with: As in `SubgroupImages`.
+        compared_with: As in `SubgroupImages`; those images are not counted.
         auroc: None with three or more classes, if one of them has no images.
         sensitivity: Share of the subgroup's positive images that are predicted as positive; None if it has none, and with
             three or more classes.

@@ -46,8 +46,8 @@ class ClassificationMetrics:
         auprc: Average precision.
         accuracy: Share of correct predictions.
         balanced_accuracy: Mean recall of the classes.
-        sensitivity: Recall of the positive class; with more than two classes the mean over them, hence `balanced_accuracy`.
-        specificity: Recall of the rest; with more than two classes the mean over them.
+        sensitivity: Recall of the positive class.
+        specificity: Recall of the rest.
         ppv: Share of the images predicted as positive that are (precision); None if there are none.
         npv: Share of the others that are not; None if there are none.
         f1: 2 TP / (2 TP + FP + FN).
@@ -106,9 +106,8 @@ def sensitivity_at(labels: Labels, probabilities: Floats, *, positive: int, spec
     """
     require_scorable(labels, probabilities, 2)
     positives, others = weights_by_score(labels == positive, probabilities[:, positive], _ones(labels))
-    is_specific = (
-        np.cumsum(others, axis=1) / others.sum() >= specificity
-    )  # where the threshold is just above each score
+    # Where the threshold is just above each score.
+    is_specific = np.cumsum(others, axis=1) / others.sum() >= specificity
     missed = np.cumsum(positives, axis=1)[is_specific].min()
     return float((positives.sum() - missed) / positives.sum())
 
@@ -171,24 +170,38 @@ def weighted_metrics(
     """
     class_count = probabilities.shape[1]
     predicted = predicted_classes(probabilities, positive=positive, threshold=threshold)
-    if class_count == 2:
-        squared_error = (probabilities[:, positive] - (labels == positive)) ** 2
-    else:
-        squared_error = ((probabilities - np.eye(class_count)[labels]) ** 2).sum(axis=1)
     counted = [positive] if class_count == 2 else range(class_count)
     decisions = [_decision_metrics(labels == number, predicted == number, weights) for number in counted]
-    is_right = predicted == labels
-    recalls = [_share(is_right, labels == number, weights) for number in range(class_count)]
     return {
         "auroc": _mean_over_classes(_auroc, labels, probabilities, weights, positive),
         "auprc": _mean_over_classes(_average_precision, labels, probabilities, weights, positive),
-        "accuracy": _share(is_right, np.ones_like(is_right), weights),
-        "balanced_accuracy": np.mean(recalls, axis=0),
+        "accuracy": weighted_accuracy(labels, predicted, weights),
+        "balanced_accuracy": weighted_balanced_accuracy(labels, predicted, weights),
         **{name: np.mean([one[name] for one in decisions], axis=0) for name in decisions[0]},
         "f1": _mean_over_classes(_f1, labels, np.eye(class_count)[predicted], weights, positive),
-        "brier": (weights @ squared_error) / weights.sum(axis=1),
+        "brier": weighted_brier_score(labels, probabilities, weights, positive=positive),
         "ece": _calibration_error(labels, probabilities, weights),
     }
+
+
+def weighted_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Floats:
+    """Return the accuracy of predicted classes, int64 [N], under weights [R, N]: float64 [R]."""
+    return np.asarray(weights @ (predicted == labels) / weights.sum(axis=1))
+
+
+def weighted_balanced_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Floats:
+    """Return the mean recall of the classes; see `weighted_accuracy`."""
+    of_class = (labels == number for number in np.unique(labels))
+    return np.asarray(np.mean([_share(predicted == labels, is_class, weights) for is_class in of_class], axis=0))
+
+
+def weighted_brier_score(labels: Labels, probabilities: Floats, weights: Floats, *, positive: int) -> Floats:
+    """Return `ClassificationMetrics.brier` of probabilities, [N, C], under weights [R, N]: float64 [R]."""
+    if probabilities.shape[1] == 2:
+        errors = (probabilities[:, positive] - (labels == positive)) ** 2
+    else:
+        errors = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
+    return np.asarray(weights @ errors / weights.sum(axis=1))
 
 
 def weighted_class_metrics(is_class: Flags, scores: Floats, is_predicted: Flags, weights: Floats) -> dict[str, Floats]:

@@ -86,18 +86,12 @@ def class_curves(
 
     bands = patient_intervals(on_grid, is_class.astype(np.int64), patients, replicates=replicates, seed=seed)
     false_rate, recall, roc_thresholds = roc_curve(is_class, scores)
-    precision, pr_recall, pr_thresholds = precision_recall_curve(is_class, scores)
+    precision, pr_recall, limits = precision_recall_curve(is_class, scores)
+    pr_thresholds = np.append(limits, np.inf)
     (roc_low, roc_high), (pr_low, pr_high) = bands["roc"], bands["pr"]
     return ClassCurves(
         roc=Curve(x=false_rate, y=recall, thresholds=roc_thresholds, grid=_GRID, low=roc_low, high=roc_high),
-        pr=Curve(
-            x=pr_recall,
-            y=precision,
-            thresholds=np.append(pr_thresholds, np.inf),
-            grid=_GRID[1:],
-            low=pr_low,
-            high=pr_high,
-        ),
+        pr=Curve(x=pr_recall, y=precision, thresholds=pr_thresholds, grid=_GRID[1:], low=pr_low, high=pr_high),
         calibration=calibration(is_class, scores, patients),
     )
 

@@ -30,7 +30,7 @@ _C = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbourhoods:
-    """Real and synthetic images compared by neighbourhoods. One is the ball around an image up to its fifth neighbour.
+    """Real and synthetic images compared by neighbourhoods: balls around an image up to its fifth neighbour.
 
     Attributes:
         precision: Share of synthetic images in the neighbourhood of a real one.
@@ -72,7 +72,6 @@ class Quality:
     Attributes:
         features: The backbone and its weights, such as `mobilenet_v2 (mobilenet_v2-b0353104.pth)`.
         resolution_px: Side of the compared images.
-        classes: The figures of each class.
         gan_train: AUROC on val-A of a linear classifier of features, trained only on the pool; None with one class.
         gan_test: AUROC on the pool of a linear classifier trained on the train side.
         real_train: AUROC of the same classifier on val-A.
@@ -194,22 +193,19 @@ def neighbourhoods(real: Floats, synthetic: Floats) -> Neighbourhoods:
 
 
 def transfer_auroc(train: Sequence[Floats], scored: Sequence[Floats], *, positive: int) -> float:
-    """Return the AUROC of a logistic regression that is trained on one set of features and scored on another.
-
-    Sets have the features of each class, float64 [n, D], which are standardised before training.
-    """
+    """Return the AUROC of `linear_classifier` trained on one set, of the features of each class [n, D], on another."""
     model = linear_classifier()
     model.fit(np.concatenate(train), _labels(train))
     return auroc(_labels(scored), model.predict_proba(np.concatenate(scored)), positive=positive)
 
 
-def linear_classifier() -> Any:
-    """Return the untrained logistic regression of all these figures, on standardised features."""
+def linear_classifier(**options: Any) -> Any:
+    """Return an untrained logistic regression on standardised features; `options` replace those of these figures."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
+    return make_pipeline(StandardScaler(), LogisticRegression(**{"C": _C, "max_iter": 2000, **options}))
 
 
 def _labels(classes: Sequence[Floats]) -> Labels:

@@ -93,11 +93,8 @@ def extension_metrics(
 ) -> dict[str, tuple[float, float, float]]:
     """Return the value and interval of extension metrics, on the resamples of `patient_bootstrap`.
 
-    They take no weights, so images are repeated as often as they were drawn.
-
-    Raises:
-        DataError: A value is not finite.
-        MachineError: A metric raised an exception.
+    They take no weights, so images are repeated as often as they were drawn. Raises DataError if a value is not finite,
+    MachineError if a metric raised an exception.
     """
     figures = {}
     for name, metric in metrics.items():

@@ -33,11 +33,7 @@ _PAIRS_AT_ONCE = 2**23
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closeness:
-    """How close Q images are to the training images.
-
-    `ratio` is the distance to the nearest patient over the mean distance to the next ones, in [0, 1]; `nearest` is the index
-    of the nearest training image.
-    """
+    """How close Q images are to the training images: the `ratio` in [0, 1], and the index of the nearest training image."""
 
     ratio: NDArray[np.float64]
     nearest: NDArray[np.int64]
@@ -48,8 +44,7 @@ class Memorisation:
     """Synthetic images compared with unseen real ones.
 
     Attributes:
-        images: Number of synthetic images.
-        unseen: Number of unseen patients.
+        images: Number of synthetic images, as `unseen` is of unseen patients.
         threshold: The unseen patients' 1 % quantile of closeness; the minimum if there are fewer than 199.
         near: Number of synthetic images below it.
         chance: P-value: the probability of at least this many if the synthetic images were real ones of other patients.
@@ -67,15 +62,11 @@ def closeness(images: NDArray[np.uint8], training: NDArray[np.uint8], training_p
 
     Images are centred and scaled to length 1, which removes brightness and contrast. The distance is the smallest over a
     flip and shifts of up to a sixteenth of the side. The ratio is the smaller one of two scales, 32 px and 16 px; at the
-    latter noise does not hide a copy.
+    latter noise does not hide a copy. A patient's distance is that of their nearest image, so that two images of one patient
+    do not hide a copy of either. With a single patient the ratio is 1.
 
-    A patient's distance is that of their nearest image, so that two images of one patient do not hide a copy of either.
-    With a single patient the ratio is 1.
-
-    `images` are uint8 [Q, h, w], `training` uint8 [N, h, w], N >= 1, at the size and sharpness of the generator's training.
-
-    Raises:
-        DataError: No training image.
+    `images` are uint8 [Q, h, w], `training` uint8 [N, h, w], at the size and sharpness of the generator's training. Raises
+    DataError if there is no training image.
 
     Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance for CIFAR-10, relative to
     the mean over the 50 nearest images; here over patients, without the nearest.

@@ -28,12 +28,11 @@ class OriginGap:
     """How much more frequent recognisably synthetic images are in one class than in another.
 
     Attributes:
-        shares: Share of synthetic images among the training images of each class.
+        shares: By class, the share of synthetic images among its training images (`mix.plan.extra_shares`).
         detectability: By class, the AUROC of the probe of that class.
         gap: The largest difference between two classes in the share that one probe recognises: for the probe of class A,
             share of A · (2 AUROC in A - 1) - share of B · (2 AUROC in B - 1).
         towards: Class A of the largest difference.
-        is_large: Whether the gap exceeds `MOST_GAP`.
         sentence: The finding; for a large gap, also what to do.
     """
 

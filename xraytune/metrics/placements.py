@@ -45,8 +45,7 @@ class StructuralComponents:
 
     Attributes:
         scores: float64 [R], in [0, 1].
-        components: float64 [R, P], in units of the score; `components @ components.T` is the covariance of the scores.
-        patients: The patients of the columns, sorted, [P].
+        components: float64 [R, P], of the sorted patients; `components @ components.T` is the covariance of the scores.
         effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and m of the others,
             averaged over the classes if there are more than two; this many patients, split evenly between the classes,
             are equally informative.
@@ -55,7 +54,6 @@ class StructuralComponents:
 
     scores: Floats
     components: Floats
-    patients: tuple[str, ...]
     effective_patients: float
     model: ScoreModel
 
@@ -90,13 +88,12 @@ def structural_components(
     """
     class_count = probabilities.shape[2]
     require_scorable(labels, probabilities, class_count)
-    names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    _, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     classes = [positive] if class_count == 2 else range(class_count)
     parts = [_one_against_rest(labels == number, probabilities[:, :, number], patient_of_image) for number in classes]
     return StructuralComponents(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
-        patients=tuple(str(name) for name in names),
         effective_patients=effective_patients(labels, patients, positive=positive),
         model=AUROC,
     )
@@ -116,7 +113,6 @@ def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDAr
     """Return AUROCs [R] and components [R, P] of scores [R, N]."""
     rank_among_all = rankdata(scores, axis=1)
     deviations = np.empty_like(scores)
-    aurocs = np.empty(len(scores))
     for side in (is_positive, ~is_positive):
         below = rank_among_all[:, side] - rankdata(scores[:, side], axis=1)
         share_below = below / np.count_nonzero(~side)
@@ -159,7 +155,6 @@ def mean_components(results: Floats, patients: Sequence[str]) -> StructuralCompo
     return StructuralComponents(
         scores=means,
         components=_sums(weight * (results - means[:, None]), patient_of_image),
-        patients=tuple(str(name) for name in names),
         effective_patients=float(len(names)),
         model=DICE,
     )

@@ -18,7 +18,6 @@ from xraytune.metrics.classification import Flags, Floats, require_finite, requi
 ThresholdRule: TypeAlias = Literal["calibrated_val_a_val_b", "calibrated_val_b", "calibrated_out_of_fold", "fixed"]
 """`balanced_threshold` on the scores of these images, or the 0.5 of a segmenter."""
 _ABOVE_ROUNDING = 1 + 1e-9
-THRESHOLD_RULE: ThresholdRule = "calibrated_val_a_val_b"
 
 
 def balanced_threshold(is_positive: Flags, scores: Floats) -> float:

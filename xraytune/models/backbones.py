@@ -77,8 +77,7 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
 def last_stage_names(backbone: str, network: nn.Module) -> frozenset[str]:
     """Return the names of the parameters that `trainable: last_stage` trains, to the end of the backbone.
 
-    Raises:
-        ConfigError: A custom backbone does not define `last_stage`.
+    Raises ConfigError if a custom backbone does not define `last_stage`.
     """
     if BACKBONES.has(backbone):
         start = getattr(BACKBONES.load(backbone), "last_stage", "nowhere")
@@ -121,11 +120,7 @@ def _unchanged(tensor: Tensor) -> Tensor:
 
 
 def to_one_channel(network: nn.Module, name: str) -> None:
-    """Sum the first convolution's filters over the three input channels, in place.
-
-    Raises:
-        MachineError: The network does not begin with a convolution of three channels.
-    """
+    """Sum the first convolution's filters over the three input channels, in place; MachineError if it has others."""
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels != 3 or first.groups != 1:
         what = f"{name} cannot be made 1-channel: it does not begin with a plain convolution of three channels"
@@ -167,8 +162,7 @@ def _small_cnn() -> nn.Module:
 def load_weights(network: nn.Module, name: str, path: Path, removed: str = "") -> None:
     """Load a file's tensors, except those of auxiliary heads and of the head, the layer `removed` if it is below others.
 
-    Raises:
-        MachineError: The file cannot be read, or is for another network than the backbone `name`.
+    Raises MachineError if the file cannot be read, or is for another network than the backbone `name`.
     """
     weights = read_weights(path)
     expected = network.state_dict()

@@ -25,7 +25,6 @@ class Classifier(nn.Module):
     Attributes:
         backbone: float32 [B, C, S, S] -> features [B, feature_count].
         head: Features -> logits [B, class_count].
-        feature_count: Features of an image.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, feature_count: int) -> None:

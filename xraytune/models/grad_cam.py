@@ -27,10 +27,8 @@ _OPACITY = 0.6
 def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
     """Return the Grad-CAM maps of the predicted classes, float64 [n, S, S] in [0, 1], for inputs [n, C, S, S].
 
-    The network must be in eval mode, and its parameters must not require gradients.
-
-    Raises:
-        ConfigError: The backbone, such as a ViT, has no feature maps.
+    The network must be in eval mode, and its parameters must not require gradients. Raises ConfigError if the backbone, such
+    as a ViT, has no feature maps.
     """
     found: list[Tensor] = []
 
@@ -43,9 +41,8 @@ def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
     for hook in hooks:
         hook.remove()
     if not found:
-        raise ConfigError(
-            Problem("Grad-CAM needs feature maps, which this backbone does not have", fix="leave out Grad-CAM")
-        )
+        what = "Grad-CAM needs feature maps, which this backbone does not have"
+        raise ConfigError(Problem(what, fix="leave out Grad-CAM"))
     (features,) = found
     (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), features)
     maps = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1, keepdim=True))

@@ -73,11 +73,7 @@ class Optimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Sequence[Tensor]]) -> None:
-        """Load what `state_dict` returned.
-
-        Raises:
-            ValueError: It belongs to another network or another optimizer.
-        """
+        """Load what `state_dict` returned; raise ValueError if it belongs to another network or another optimizer."""
         if _shapes(state) != _shapes(self._state):
             raise ValueError("the state belongs to another optimizer or network")
         for name, tensors in self._state.items():

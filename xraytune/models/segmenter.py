@@ -56,12 +56,10 @@ class Segmenter(nn.Module):
 
 
 def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) -> Segmenter:
-    """Build the network of a trial, on the CPU, in train mode and channels_last; for `weights` see `build_backbone`.
+    """Build the network of a trial, on the CPU, in train mode and channels_last; weights and errors as in `build_backbone`.
 
     With `trainable: head`, the encoder is frozen; with `last_stage`, all but its last stage. The decoder is always trained.
-
-    Raises:
-        MachineError: segmentation-models-pytorch is not installed, or the weights cannot be read or are for another network.
+    Raises MachineError also if segmentation-models-pytorch is not installed.
     """
     try:
         from segmentation_models_pytorch import Unet
@@ -95,11 +93,7 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 def mask_probabilities(
     network: nn.Module, batches: Iterable[Tensor], *, compute: Compute, error: type[XraytuneError], where: Path
 ) -> NDArray[np.float32]:
-    """Return the probability that a pixel belongs to the mask, float32 [N, S, S].
-
-    Raises:
-        error: An output is NaN or infinite; `where` names the network.
-    """
+    """Return the probability that a pixel belongs to the mask, float32 [N, S, S]; errors as in `predict_probabilities`."""
     logits = predict_logits(network, batches, compute=compute)[:, 0]
     require_finite_outputs(logits.reshape(len(logits), -1), error, where)
     probabilities: NDArray[np.float32] = torch.from_numpy(logits).sigmoid().numpy()

@@ -45,17 +45,13 @@ class Training:
     """A network with all that its training depends on.
 
     Attributes:
-        parameters: Optimizer, schedule, early stopping and batch norm are used.
         network: The whole network, or only its head for cached features; on the device. Trained in place.
         batch: Step, from 0 -> inputs on the device (normalised images [B, C, S, S] or features [B, D]) and the targets of
             `loss`; a function of the step only.
-        loss: Of outputs and targets.
         norm_batches: For `estimate_batch_norms`, unless `batch_norm` is `moving`.
         max_epochs: Epochs of a full run.
-        steps_per_epoch: Optimizer steps.
         seed: Seed of the dropout.
         compute: Images use `compute.precision`, features float32.
-        checkpoint_dir: Created if missing.
         on_progress: Called before the first step of an epoch and after each step, with the steps of all epochs as total.
     """
 
@@ -234,8 +230,7 @@ def predict_probabilities(
 ) -> NDArray[np.float64]:
     """Return class probabilities, float64 [N, C], for at least one batch on the device.
 
-    Raises:
-        error: An output is NaN or infinite; metrics would rank such images arbitrarily. `where` names the network.
+    Raises `error`, in which `where` names the network, for NaN or infinity: metrics would rank such images arbitrarily.
     """
     logits = predict_logits(network, batches, compute=compute)
     require_finite_outputs(logits, error, where)
@@ -253,8 +248,7 @@ def validate_classifier(
 ) -> tuple[float, float]:
     """Return cross entropy, in nats, and score on images with these labels, [N]; the score is NaN if the loss is not finite.
 
-    Raises:
-        DataError: A class has no image.
+    Raises DataError if a class has no image.
     """
     logits = predict_logits(network, batches, compute=compute)
     loss = float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)))

@@ -79,10 +79,8 @@ def load_tensors(
     """Load named tensors into a network; return missing and unexpected names.
 
     A state dict saved by torch carries the version of each module in its metadata, by which torchvision translates old
-    names. Tensors without it, as from safetensors, are assumed to be from the installed version.
-
-    Raises:
-        RuntimeError: A shape differs, or with `strict` the names do.
+    names. Tensors without it, as from safetensors, are assumed to be from the installed version. Raises RuntimeError if a
+    shape differs, or with `strict` the names do.
     """
     state = OrderedDict(tensors)
     state._metadata = getattr(tensors, "_metadata", network.state_dict()._metadata)  # type: ignore[attr-defined]
@@ -94,8 +92,7 @@ def load_tensors(
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .pth or .safetensors file to the CPU, without executing anything in it.
 
-    Raises:
-        MachineError: The file cannot be read or holds something else.
+    Raises MachineError if it cannot be read or holds something else.
     """
     content: Any
     try:
@@ -121,7 +118,6 @@ def _files(urls: Sequence[str]) -> tuple[str, str]:
 
 
 def _download(urls: Sequence[str]) -> Path:
-    """Download the first of the files that would do, unless torch's cache has it."""
     url = urls[0]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not file.is_file():

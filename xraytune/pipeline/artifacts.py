@@ -49,10 +49,7 @@ def _version(package: str, _path: tuple[str, ...]) -> str:
 
 
 def releases(*packages: str) -> dict[str, str]:
-    """Return the installed release of each package, for fingerprints.
-
-    The local build is left out (2.15.0 of 2.15.0+cu132): see docs/decisions/0019-versions-in-fingerprints.md.
-    """
+    """Return the installed release of each package, without its local build (decision 19): 2.15.0 of 2.15.0+cu132."""
     return {name: _version(name, (*sys.path,)).partition("+")[0] for name in packages}
 
 
@@ -111,11 +108,7 @@ def take_requests() -> list[tuple[str, str, int]]:
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether an artifact is intact; if so, record this use.
-
-    Raises:
-        PermissionError: It is not readable.
-    """
+    """Return whether an artifact is intact (PermissionError if it is not readable); if so, record this use."""
     if any(damaged_files(path)):
         return False
     try:

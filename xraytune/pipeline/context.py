@@ -11,10 +11,6 @@ from xraytune.pipeline.prepare import Prepared
 from xraytune.records import Compute, Progress, ignore_progress
 
 
-def _ignore_generator(experiment: Experiment, context: RunContext) -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """The inputs of a run besides its settings.
@@ -32,4 +28,4 @@ class RunContext:
     cache: Path
     compute: Compute
     on_progress: Progress = ignore_progress
-    on_generator: Callable[[Experiment, RunContext], None] = _ignore_generator
+    on_generator: Callable[[Experiment, RunContext], None] = lambda *_: None

@@ -166,9 +166,7 @@ def generator_train(
             inputs = generator_inputs(generator, label, prepared, compute)
             work = generator_work_path(cache, generator_stage(generator), inputs)
             note(f"sample grids appear in {work / 'grids'} during training")
-            networks[label] = trained_generator(
-                generator, label, prepared, compute=compute, cache=cache, on_progress=on_progress
-            )
+            networks[label] = trained_generator(generator, label, context)
         report = report_pool(experiment, context)
         with new_folder(out) as folder:
             counts = fill_generator_folder(folder, networks, experiment, context, report=report)

@@ -18,20 +18,12 @@ from xraytune.config.settings import Experiment
 from xraytune.errors import Problem, TrialError
 from xraytune.files import append_jsonl, read_jsonl, write_json, write_text
 from xraytune.metrics.generator_quality import QUALITY_FILE
-from xraytune.pipeline.artifacts import fingerprint
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.memorisation import refuse_memorised
 from xraytune.pipeline.pools import generator_of, pool_reader, train_networks
-from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.quality import report_pool
-from xraytune.pipeline.synthesize import (
-    discard_generator,
-    generator_inputs,
-    generator_need,
-    generator_stage,
-    network_labels,
-)
-from xraytune.records import Compute, EpochRecord, TrialResult
+from xraytune.pipeline.synthesize import discard_generator, generator_need, generator_paths
+from xraytune.records import EpochRecord, TrialResult
 
 
 def generator_epochs(
@@ -41,7 +33,10 @@ def generator_epochs(
     prepared, compute, cache = context.prepared, context.compute, context.cache
     started, rank = time.monotonic(), experiment.settings.objective.rank
     stages, log = experiment.generator_stages, trial_dir / "epochs.jsonl"
-    networks = [_networks(stage, prepared, compute) for stage in stages]
+    networks = [
+        [path.name for path in generator_paths(generator_of(stage), prepared, compute, cache).values()]
+        for stage in stages
+    ]
     records, own = _finished(log, networks), dict[int, Experiment]()
 
     def best() -> EpochRecord:
@@ -93,10 +88,3 @@ def _finished(log: Path, networks: Sequence[list[str]]) -> list[EpochRecord]:
         write_text(log, "")
         return []
     return [EpochRecord(**{field.name: row[field.name] for field in fields(EpochRecord)}) for row in rows]
-
-
-def _networks(stage: Experiment, prepared: Prepared, compute: Compute) -> list[str]:
-    """Return the fingerprints of a generator's networks."""
-    generator = generator_of(stage)
-    stage_name, labels = generator_stage(generator), network_labels(generator, prepared)
-    return [fingerprint(stage_name, generator_inputs(generator, label, prepared, compute)) for label in labels]

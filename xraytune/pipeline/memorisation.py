@@ -34,11 +34,8 @@ _PAIRS_SHOWN = 12
 def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBlock) -> None:
     """Refuse a pool that is closer to the training images than unseen X-rays are; `quality.allow_memorised` skips the test.
 
-    New X-rays in place of the synthetic images would be refused in at most 5 % of cases: each of C classes is tested at
-    0.05 / C.
-
-    Raises:
-        TrialError: Too many images of a class are closer to a training image than unseen X-rays are.
+    New X-rays in place of the synthetic images would be refused (TrialError) in at most 5 % of cases: each of C classes is
+    tested at 0.05 / C.
     """
     if experiment.settings.quality.allow_memorised:
         return

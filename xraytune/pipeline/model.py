@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xraytune.config.load import load_space
-from xraytune.config.settings import DataSettings, Parameters
+from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.data.index import find_class_names
 from xraytune.errors import ArtifactError, ConfigError, Problem
@@ -78,27 +78,18 @@ def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence
     experiment = load_space(config, overrides, data=data).experiment()
     settings, parameters = experiment.settings, experiment.parameters
     build = task_of(settings).build_network
-    network = build(parameters, class_count(settings.data), weights=None, seed=settings.seed)
+    network = build(parameters, len(find_class_names(settings.data)), weights=None, seed=settings.seed)
     side_px = settings.data.image_size
     return summarise(network, (parameters.batch_size, parameters.input_channels, side_px, side_px))
 
 
 def require_two_classes(space: Space) -> None:
-    """Refuse `loss: bce` and `val_sensitivity` (ConfigError) unless the images have two classes; see `class_count`."""
+    """Refuse `loss: bce` and `val_sensitivity` (ConfigError) unless the images have two classes; see `find_class_names`."""
     binary = {"loss: bce": "use loss: cross_entropy"} if ("bce",) in space.combinations("loss") else {}
     if space.settings.objective.metric == "val_sensitivity":
         binary["objective.metric: val_sensitivity"] = "use val_auprc"
     for what, fix in binary.items():
-        if (count := class_count(space.settings.data)) != 2:
+        if (count := len(find_class_names(space.settings.data))) != 2:
             raise ConfigError(
                 Problem(f"{what} is for two classes, and the images have {count}", space.settings.data.path, fix)
             )
-
-
-def class_count(settings: DataSettings) -> int:
-    """Return the number of classes; only `classes: auto` reads the data folder.
-
-    Raises:
-        DataError: `classes: auto`, and there are fewer than two class folders.
-    """
-    return len(find_class_names(settings))

@@ -21,10 +21,15 @@ from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.prepare import pixels_inputs
-from xraytune.pipeline.synthesize import blocks_for, extension_block, network_labels, pool_block, trained_generator
+from xraytune.pipeline.synthesize import (
+    Block,
+    blocks_for,
+    extension_block,
+    network_labels,
+    pool_block,
+    trained_generator,
+)
 
-Block: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]
-"""Images, uint8 [n, S, S]; their masks, if any; and the block's fingerprint inputs."""
 ReadBlock: TypeAlias = Callable[[int, int], Block]
 """Returns a block by label and block number. Only the last blocks of a folder have fewer than 256 images."""
 
@@ -35,9 +40,9 @@ def train_networks(experiment: Experiment, context: RunContext) -> None:
     Raises:
         TrialError: A loss is not finite.
     """
-    settings, prepared, compute, cache = generator_of(experiment), context.prepared, context.compute, context.cache
-    for label in network_labels(settings, prepared):
-        trained_generator(settings, label, prepared, compute=compute, cache=cache, on_progress=context.on_progress)
+    settings = generator_of(experiment)
+    for label in network_labels(settings, context.prepared):
+        trained_generator(settings, label, context)
     trained_labeller(experiment, context)
 
 
@@ -49,17 +54,22 @@ def generator_of(experiment: Experiment) -> GeneratorSettings:
 
 def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     """Return the reader of a trial's pool, which builds what the cache lacks. Raises the errors of `build_training_set`."""
-    parameters, settings = experiment.parameters, experiment.settings
-    prepared, cache = context.prepared, context.cache
+    parameters = experiment.parameters
     if parameters.generator is not None:
         labeller = trained_labeller(experiment, context)
-        of_generator = partial(pool_block, parameters.generator, labeller=labeller, pool_filter=parameters.pool_filter)
-        return partial(of_generator, prepared=prepared, compute=context.compute, cache=cache)
+        return partial(pool_block, parameters.generator, context, labeller=labeller, pool_filter=parameters.pool_filter)
     if parameters.folder is None:
-        return partial(extension_block, parameters.source, prepared=prepared, seed=settings.seed, cache=cache)
-    images, store = store_folder(parameters.folder.path, prepared, settings.data, cache=cache)
+        return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
+    return folder_reader(*folder_images(experiment, context))
+
+
+def folder_images(experiment: Experiment, context: RunContext) -> tuple[tuple[ImageFile, ...], Path]:
+    """Return what `store_folder` does for an experiment with `source: folder`; raise if there are too few images."""
+    parameters, prepared = experiment.parameters, context.prepared
+    assert parameters.folder is not None, "source: folder has a path"
+    images, store = store_folder(parameters.folder.path, prepared, experiment.settings.data, cache=context.cache)
     require_enough(images, parameters, prepared)
-    return folder_reader(images, store)
+    return images, store
 
 
 def folder_reader(images: Sequence[ImageFile], store: Path) -> ReadBlock:

@@ -85,11 +85,7 @@ def not_valid(file: Path) -> ArtifactError:
 
 
 def read_record(kind: type[Record], content: bytes | str, file: Path) -> Record:
-    """Read a record from JSON.
-
-    Raises:
-        ArtifactError: It is not valid or has another version; the message names `file`.
-    """
+    """Read a record from JSON; raise ArtifactError, with the name of `file`, if it is not valid in this version."""
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:

@@ -73,16 +73,13 @@ class Prepared:
     Attributes:
         class_names: In the order of the labels.
         positive: The label that sensitivity refers to; with three or more classes, of no meaning.
-        image_size_px: Side of the stored pixels.
-        resize: How the images were made square.
         pixels: The pixel artifact, relative to the cache.
         pixels_sha256: Its content, with the masks; another release of the decoder may produce others from the same files.
         test_fingerprint: Content of the held-out test folder; None if there is none.
         images: All images except those of the test folder, in the order of the index.
         has_masks: Whether the pixel artifact has a mask of each image.
-        folder_images: Images in the data folder, apart from its test part.
+        folder_images: Images in the data folder, apart from its test part; `broken_images` of them were left out.
         folder_patients: Their patients.
-        broken_images: Images among them that were left out as broken.
         view: What is shown of the images; None: all of them.
     """
 
@@ -289,12 +286,9 @@ def _content(store: Path) -> str:
 
 
 def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
-    """Refuse broken images in a store.
+    """Refuse a store with broken images: raise a DataError that lists them with their reasons.
 
     The store is removed, so that the next try decodes again, from a repaired disk or with another decoder.
-
-    Raises:
-        DataError: Lists the images with their reasons.
     """
     if broken := stored_files(store).broken:
         kind = "images or masks" if (store / MASKS_FILE).exists() else "images"
@@ -326,11 +320,7 @@ def restore_pixels(
 
 
 def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
-    """Return the pixel store, uint8 [N, S, S], memory-mapped read-only; `Side.rows` index it.
-
-    Raises:
-        ArtifactError: It is missing or damaged; `restore_pixels` builds it again.
-    """
+    """Return the pixel store, uint8 [N, S, S], memory-mapped read-only; raise ArtifactError if it is damaged."""
     store = cache / prepared.pixels
     if not is_intact(store):
         fix = "run the study's `xraytune search` command again: it decodes the images again"
@@ -363,11 +353,7 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
 
 
 def read_prepared(path: Path) -> Prepared:
-    """Read `split.json`.
-
-    Raises:
-        ValueError: It is malformed, or a name in it leads outside its folder.
-    """
+    """Read `split.json`; raise ValueError if it is malformed, or a name in it leads outside its folder."""
     prepared = _PREPARED.validate_json(read_bytes(path, "JSON file"))
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):

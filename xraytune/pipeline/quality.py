@@ -104,23 +104,21 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
             )
         stored_pixels, side = training_pixels(prepared, context.cache), prepared.side("val_a")
         shown = [stored_pixels[spread(side.rows[side.labels == label], MOST_IMAGES)] for label in range(len(names))]
-        origins = origin_aurocs(
-            [
-                (
-                    equal(val_a[label], sharp[label]),
-                    equal(*(small_images(one, resolution_px) for one in (shown[label], pixels))),
-                )
-                for label, (pixels, _) in enumerate(pools)
-            ]
-        )
+        small = [
+            equal(small_images(real, resolution_px), small_images(pixels, resolution_px))
+            for real, (pixels, _) in zip(shown, pools, strict=True)
+        ]
+        sharp_pairs = [equal(*pair) for pair in zip(val_a, sharp, strict=True)]
+        hazy_pairs = [equal(*pair) for pair in zip(val_a_hazy, hazy, strict=True)]
+        origins = origin_aurocs([*zip(sharp_pairs, small, strict=True)])
         classes = {
             name: ClassQuality(
-                images=min(len(val_a[label]), len(sharp[label])),
-                kid=kernel_inception_distance(*equal(val_a[label], sharp[label])),
+                images=len(sharp_pairs[label][0]),
+                kid=kernel_inception_distance(*sharp_pairs[label]),
                 floor=record["floor"][label],
                 origin=dict(zip(names, origins[label].tolist(), strict=True)),
-                full=neighbourhoods(*equal(val_a[label], sharp[label])),
-                blurred=neighbourhoods(*equal(val_a_hazy[label], hazy[label])),
+                full=neighbourhoods(*sharp_pairs[label]),
+                blurred=neighbourhoods(*hazy_pairs[label]),
             )
             for label, name in enumerate(names)
         }
@@ -153,11 +151,7 @@ def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
 
 
 def refuse_poor(experiment: Experiment, context: RunContext, read: ReadBlock) -> None:
-    """Refuse synthetic images that miss `quality.min_coverage` or `quality.max_kid`, if either is set.
-
-    Raises:
-        TrialError: The images miss a limit, or cannot be measured.
-    """
+    """Refuse (TrialError) images that miss `quality.min_coverage` or `max_kid`, or for which these cannot be measured."""
     limits = experiment.settings.quality
     if limits.min_coverage is None and limits.max_kid is None:
         return
@@ -204,13 +198,7 @@ def _feature_parameters(experiment: Experiment) -> Parameters | None:
 class Features:
     """Computes the features of images at one resolution."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        network: Parameters,
-        resolution_px: int,
-        context: RunContext,
-    ) -> None:
+    def __init__(self, experiment: Experiment, network: Parameters, resolution_px: int, context: RunContext) -> None:
         weights = pretrained_weights(network, experiment.settings.weights_dir, context.cache)
         assert weights is not None, "features come from pretrained weights"
         self._network, self._weights, self._context, compute = network, weights, context, context.compute

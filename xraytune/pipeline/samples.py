@@ -88,7 +88,6 @@ def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> I
 
 
 def _cell(pixels: Pixels, mask: Pixels | None) -> Image.Image:
-    """Return an image at the size of a cell, with the outline of its mask."""
     size = (CELL_PX, CELL_PX)
     image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     if mask is None:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from xraytune.data.index import ImageFile
 from xraytune.data.layout import bare_name
-from xraytune.data.patients import match_patients, name_patients, patient_of
+from xraytune.data.patients import match_patients, patient_of
 from xraytune.data.table import LabelTable
 from xraytune.pipeline.prepare import PreparedImage
 
@@ -89,10 +89,10 @@ def names_by_file(
     files = [image.file for image in images]
     if table is not None and (in_table := table.patients_of(files)) is not None:
         return {file: {in_table[file].strip()} for file in files}
-    by_file = name_patients(files).by_file
     matched = match_patients(group_regex, files) if group_regex else {}
     names = {
-        file: {name.strip() for name in (by_file[file], matched.get(file, file)) if name != file} for file in files
+        file: {name.strip() for name in (patient_of(file), matched.get(file)) if name and name != file}
+        for file in files
     }
     for image in images:
         owner = owners.get(bare_name(image.file))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from xraytune.compute import generator_threads
 from xraytune.config.settings import PACKAGES, SOURCES, GanSettings, GeneratorSettings, PoolFilter
 from xraytune.config.space import missing_packages
+from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.errors import MachineError, Problem
 from xraytune.files import sync, write_array, write_bytes
 from xraytune.generators.checkpoint import (
@@ -42,13 +43,17 @@ from xraytune.pipeline.artifacts import (
     is_intact,
     releases,
 )
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.labeller import load_labeller
 from xraytune.pipeline.prepare import Prepared, training_masks, training_pixels
-from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 
 GAN_STAGE, DIFFUSION_STAGE = "gan-2", "diffusion-1"
 POOL_STAGE = "pool-1"
+
+Block: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]
+"""Images, uint8 [n, S, S]; their masks, if any; and the block's fingerprint inputs."""
 
 
 def network_labels(settings: GeneratorSettings, prepared: Prepared) -> tuple[int | None, ...]:
@@ -57,17 +62,12 @@ def network_labels(settings: GeneratorSettings, prepared: Prepared) -> tuple[int
 
 
 def generator_stage(settings: GeneratorSettings) -> str:
-    """Return the stage of a generator's artifacts: `gan-1` or `diffusion-1`."""
+    """Return the stage of a generator's artifacts."""
     return GAN_STAGE if isinstance(settings, GanSettings) else DIFFUSION_STAGE
 
 
 def generator_inputs(
-    settings: GeneratorSettings,
-    label: int | None,
-    prepared: Prepared,
-    compute: Compute,
-    *,
-    torch: str | None = None,
+    settings: GeneratorSettings, label: int | None, prepared: Prepared, compute: Compute, *, torch: str | None = None
 ) -> dict[str, Any]:
     """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
     extra = () if missing_packages(settings.block) else PACKAGES.get(settings.block, ())
@@ -108,11 +108,10 @@ def generator_need(settings: GeneratorSettings | None, prepared: Prepared, compu
     """
     if settings is None:
         return None
-    stage = generator_stage(settings)
-    needed = [generator_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
-    if all(is_intact(artifact_path(cache, stage, inputs)) for inputs in needed):
+    if all(map(is_intact, generator_paths(settings, prepared, compute, cache).values())):
         return None
-    return fingerprint(stage, _without_steps(needed[0]))
+    first = generator_inputs(settings, network_labels(settings, prepared)[0], prepared, compute)
+    return fingerprint(generator_stage(settings), _without_steps(first))
 
 
 def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -124,20 +123,13 @@ def generator_work_path(cache: Path, stage: str, inputs: dict[str, Any]) -> Path
     return artifact_path(cache, f"{stage}.work", inputs)
 
 
-def trained_generator(
-    settings: GeneratorSettings,
-    label: int | None,
-    prepared: Prepared,
-    *,
-    compute: Compute,
-    cache: Path,
-    on_progress: Progress = ignore_progress,
-) -> Path:
+def trained_generator(settings: GeneratorSettings, label: int | None, context: RunContext) -> Path:
     """Return the artifact of one network, trained if need be: `generator.safetensors`, `checkpoint.pt` and `grids/`.
 
     Raises:
         TrialError: The loss is not finite.
     """
+    prepared, compute, cache, on_progress = context.prepared, context.compute, context.cache, context.on_progress
     stage, inputs = generator_stage(settings), generator_inputs(settings, label, prepared, compute)
     work = generator_work_path(cache, stage, inputs)
     name = f"the {settings.noun}" if label is None else f"the {settings.noun} of {prepared.class_names[label]}"
@@ -224,25 +216,22 @@ def copy_file(file: Path, to: Path) -> None:
 
 def pool_block(
     settings: GeneratorSettings,
+    context: RunContext,
     label: int,
     block: int,
-    prepared: Prepared,
     *,
-    compute: Compute,
-    cache: Path,
     labeller: Path | None = None,
     pool_filter: PoolFilter = "none",
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]:
-    """Return a block of a class's synthetic images, their masks, and its fingerprint inputs.
+) -> Block:
+    """Return a block of 256 synthetic images of a class at the generator's size, with masks if the training images have any.
 
-    Images and masks are uint8 [256, S, S] at the generator's size; masks are None if the training images have none.
     `labeller` is the artifact of `trained_labeller`, for `mask_from: segmenter`.
 
     Raises:
         TrialError: Too few masks are plausible, or the filter keeps too few images.
     """
-    network_label = None if settings.conditional else label
-    generator = trained_generator(settings, network_label, prepared, compute=compute, cache=cache)
+    prepared, compute, cache = context.prepared, context.compute, context.cache
+    generator = trained_generator(settings, None if settings.conditional else label, context)
     inputs: dict[str, Any] = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
     if labeller is not None:
         inputs["labeller"] = labeller.name
@@ -284,14 +273,13 @@ def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) 
     return mask_range(binarise(resize_pixels(masks, settings.image_size)))
 
 
-def extension_block(
-    source: str, label: int, block: int, prepared: Prepared, *, seed: int, cache: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]:
+def extension_block(source: str, context: RunContext, label: int, block: int, *, seed: int) -> Block:
     """Like `pool_block`, for another package's source, which gets the training images of the class and returns new ones.
 
     Raises:
         MachineError: The source returns something else.
     """
+    prepared, cache = context.prepared, context.cache
     train = prepared.side("train")
     rows = train.rows[train.labels == label]
     inputs = {
@@ -316,19 +304,14 @@ def extension_block(
     return _stored_block(cache, inputs, draw)
 
 
-def _stored_block(
-    cache: Path, inputs: dict[str, Any], draw: Callable[[], Images]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]:
+def _stored_block(cache: Path, inputs: dict[str, Any], draw: Callable[[], Images]) -> Block:
     def build(folder: Path) -> None:
         for name, planes in draw()._asdict().items():
             if planes is not None:
                 write_array(folder / f"{name}.npy", planes)
 
     path = build_once(cache, POOL_STAGE, inputs, build)
-    pixels: NDArray[np.uint8] = np.load(path / "pixels.npy", mmap_mode="r")
-    has_masks = (path / "masks.npy").exists()
-    masks: NDArray[np.uint8] | None = np.load(path / "masks.npy", mmap_mode="r") if has_masks else None
-    return pixels, masks, {"stage": POOL_STAGE, **inputs}
+    return open_pixels(path), open_masks(path), {"stage": POOL_STAGE, **inputs}
 
 
 def blocks_for(count: int) -> int:

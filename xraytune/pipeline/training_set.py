@@ -6,7 +6,7 @@ i of a training set has a label and a place in one of its sources; the real imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import Experiment
+from xraytune.data.index import ImageFile
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.memorisation import refuse_memorised
-from xraytune.pipeline.pools import ReadBlock, pool_reader
+from xraytune.pipeline.pools import ReadBlock, folder_images, folder_reader, pool_reader
 from xraytune.pipeline.prepare import Prepared, SideName, pixels_inputs, training_masks, training_pixels
 from xraytune.pipeline.quality import refuse_poor
 from xraytune.pipeline.synthesize import blocks_for
@@ -35,11 +35,9 @@ class ImageSource:
 
     Attributes:
         name: Seeds the views of its images; the same in every trial.
-        pixels: uint8 [N, S, S], memory-mapped; `rows` index it.
-        rows: int64 [n].
-        labels: int64 [n].
+        pixels: uint8 [N, S, S], memory-mapped; `rows`, int64 [n] like `labels`, index it.
         inputs: What the pixels depend on, for the fingerprint of what is computed from them.
-        title: What progress calls them; several sources may share it.
+        title: What progress calls them.
         masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
     """
 
@@ -110,11 +108,12 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     extra_labels = plan_mix(prepared.train_counts, experiment.parameters)
     sources: tuple[ImageSource, ...] = (real,)
     if experiment.parameters.has_synthetic_images:
-        read = pool_reader(experiment, context)
+        of_folder = folder_images(experiment, context) if experiment.parameters.source == "folder" else None
+        read = folder_reader(*of_folder) if of_folder else pool_reader(experiment, context)
         refuse_memorised(experiment, context, read)
         refuse_poor(experiment, context, read)
-        if experiment.parameters.source == "folder":
-            sources += (_folder_source(experiment, prepared, cache=context.cache),)
+        if of_folder:
+            sources += (_folder_source(*of_folder),)
         else:
             generator = experiment.parameters.generator
             name = generator.noun if generator else experiment.parameters.source
@@ -146,11 +145,7 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
     )
 
 
-def _folder_source(experiment: Experiment, prepared: Prepared, *, cache: Path) -> ImageSource:
-    parameters = experiment.parameters
-    assert parameters.folder is not None, "source: folder has a path"
-    images, store = store_folder(parameters.folder.path, prepared, experiment.settings.data, cache=cache)
-    require_enough(images, parameters, prepared)
+def _folder_source(images: Sequence[ImageFile], store: Path) -> ImageSource:
     return ImageSource(
         name="folder",
         pixels=open_pixels(store),
@@ -163,7 +158,6 @@ def _folder_source(experiment: Experiment, prepared: Prepared, *, cache: Path) -
 
 
 def _pool_sources(source: str, title: str, read: ReadBlock, extra_labels: NDArray[np.int64]) -> tuple[ImageSource, ...]:
-    """Return the blocks of synthetic images that a mix takes."""
     sources = []
     for label, count in enumerate(np.bincount(extra_labels).tolist()):
         for block in range(blocks_for(count)):

@@ -43,8 +43,7 @@ class View:
     """What was shown of the images of a folder.
 
     Attributes:
-        name: `lungs` or `lungs_erased`.
-        segmenter_sha256: Of the segmenter, see `segmenter_hash`.
+        segmenter_sha256: See `segmenter_hash`.
         box: First and last row and column, in px, of the box that has the lungs; the last ones are excluded.
         images: Number of images.
         implausible: Number of images without a plausible mask.

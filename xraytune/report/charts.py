@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import html
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xraytune.config.domains import Value
 from xraytune.figures.drawing import SOURCE_COLOURS, VERDICT_COLOURS, colour_of, upper_range
@@ -174,11 +176,8 @@ def worth(found: Mapping[str, Any], metric: str) -> Chart:
 def trials_by_ratio(view: StudyView) -> Chart:
     """Show the val-A score of each trial over its ratio."""
     traces, axis = _scatter_by_source(view, "synthetic_ratio")
-    layout = {
-        "xaxis": axis | _axis("extra images per real image (r)"),
-        "yaxis": _score_axis(view),
-        "legend": _LEGEND,
-    }
+    axis |= _axis("extra images per real image (r)")
+    layout = {"xaxis": axis, "yaxis": _score_axis(view), "legend": _LEGEND}
     return Chart(id="ratios", traces=traces, layout=layout, alt="val-A score of each trial over its synthetic ratio")
 
 
@@ -251,11 +250,11 @@ def parallel_coordinates(view: StudyView, ranges: Mapping[str, bool]) -> Chart |
         places, ticks = _places(values, is_log=ranges.get(name))
         if len(places) > 1:
             nowhere = min(places.values())
-            if ticks is not None:
+            if ticks:
                 nowhere -= (max(places.values()) - nowhere) / 6
-                ticks = {"-": nowhere, **ticks} if None in values else ticks
-            shown = [places.get(one, nowhere) for one in values]
-            dimensions.append({"label": name, "values": shown, **_shown_ticks(ticks)})
+            if ticks and None in values:
+                ticks = {"tickvals": [nowhere, *ticks["tickvals"]], "ticktext": ["-", *ticks["ticktext"]]}
+            dimensions.append({"label": name, "values": [places.get(one, nowhere) for one in values], **ticks})
     if len(dimensions) < 2 or len(trials) < 2:
         return None
     scores = _rounded([trial.values[-1] for trial in trials])
@@ -274,8 +273,8 @@ def parallel_coordinates(view: StudyView, ranges: Mapping[str, bool]) -> Chart |
     )
 
 
-def _places(values: Iterable[Value], *, is_log: bool | None) -> tuple[dict[Value, float], dict[str, float] | None]:
-    """Return where the values stand on an axis, and its ticks; None leaves these to Plotly.
+def _places(values: Iterable[Value], *, is_log: bool | None) -> tuple[dict[Value, float], Trace]:
+    """Return where the values stand on an axis, and its ticks; {} leaves these to Plotly.
 
     Choices and few integers stand side by side, a range of floats to scale; `is_log` is None unless it is such a range.
     """
@@ -283,48 +282,36 @@ def _places(values: Iterable[Value], *, is_log: bool | None) -> tuple[dict[Value
     numbers = [float(one) for one in known if isinstance(one, int | float) and not isinstance(one, bool)]
     if not known or len(numbers) < len(known) or (len(known) <= _FEW and is_log is None):
         places: dict[Value, float] = {value: float(place) for place, value in enumerate(known)}
-        return places, {value_text(value): place for value, place in places.items()}
+        return places, {"tickvals": [*places.values()], "ticktext": [*map(value_text, known)]}
     if not is_log:
-        return dict(zip(known, numbers, strict=True)), None
+        return dict(zip(known, numbers, strict=True)), {}
     steps = (1, 3) if numbers[-1] / numbers[0] < 100 else (1,)
     ticks = [step * 10.0**power for power in range(-12, 12) for step in steps]
     ticks = [tick for tick in ticks if numbers[0] <= tick <= numbers[-1]]
-    return dict(zip(known, np.log10(numbers).tolist(), strict=True)), {
-        f"{tick:g}": float(np.log10(tick)) for tick in ticks
+    shown = {"tickvals": np.log10(ticks).tolist(), "ticktext": [f"{tick:g}" for tick in ticks]}
+    return dict(zip(known, np.log10(numbers).tolist(), strict=True)), shown
+
+
+def curve_charts(curves: ClassCurves, positive: str, captions: Mapping[str, str]) -> tuple[Chart, ...]:
+    """Show ROC, precision-recall and calibration of one class, with pointwise 95 % bands; `captions` are by id."""
+    traces = {
+        "roc": _banded(curves.roc, "1 - specificity %{x:.3f}<br>sensitivity %{y:.3f}"),
+        "pr": _banded(curves.pr, "recall %{x:.3f}<br>precision %{y:.3f}", shape="hv"),
+        "calibration": [_bins(curves.calibration)],
     }
-
-
-def _shown_ticks(ticks: Mapping[str, float] | None) -> Trace:
-    return {} if ticks is None else {"tickvals": [*ticks.values()], "ticktext": [*ticks]}
-
-
-def curve_charts(curves: ClassCurves, positive: str, captions: Mapping[str, str]) -> tuple[Chart, Chart, Chart]:
-    """Show ROC, precision-recall and calibration of one class, with pointwise 95 % bands."""
-    roc = _banded(curves.roc, "1 - specificity %{x:.3f}<br>sensitivity %{y:.3f}")
-    pr = _banded(curves.pr, "recall %{x:.3f}<br>precision %{y:.3f}", shape="hv")
-    diagonal = {"shapes": [_DIAGONAL]}
-    return (
-        Chart(
-            id="roc",
-            traces=roc,
-            layout=_square("ROC", "1 - specificity", "sensitivity") | diagonal,
-            alt=f"ROC curve of {positive}, {captions['roc']}",
-            caption=captions["roc"],
-        ),
-        Chart(
-            id="pr",
-            traces=pr,
-            layout=_square("Precision and recall", "recall", "precision"),
-            alt=f"precision-recall curve of {positive}, {captions['pr']}",
-            caption=captions["pr"],
-        ),
-        Chart(
-            id="calibration",
-            traces=[_bins(curves.calibration)],
-            layout=_square("Calibration", "predicted probability", "observed share") | diagonal,
-            alt=f"calibration of {positive}",
-            caption=captions["calibration"],
-        ),
+    layouts = {
+        "roc": _square("ROC", "1 - specificity", "sensitivity") | {"shapes": [_DIAGONAL]},
+        "pr": _square("Precision and recall", "recall", "precision"),
+        "calibration": _square("Calibration", "predicted probability", "observed share") | {"shapes": [_DIAGONAL]},
+    }
+    alts = {
+        "roc": f"ROC curve of {positive}, {captions['roc']}",
+        "pr": f"precision-recall curve of {positive}, {captions['pr']}",
+        "calibration": f"calibration of {positive}",
+    }
+    return tuple(
+        Chart(id=name, traces=traces[name], layout=layouts[name], alt=alts[name], caption=captions[name])
+        for name in traces
     )
 
 
@@ -341,9 +328,9 @@ def _bins(found: Calibration) -> Trace:
     )
 
 
-def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], caption: str) -> Chart:
-    """Show a confusion matrix, images by true (rows) and predicted class."""
-    counts, labels = np.asarray(matrix), [_escaped(name, 16) for name in names]
+def confusion(counts: NDArray[np.int64], names: Sequence[str], caption: str) -> Chart:
+    """Show a confusion matrix, images by true (rows) and predicted class, [C, C]."""
+    labels = [_escaped(name, 16) for name in names]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     texts = [[f"{n:,}<br>{s:.0%}" for n, s in zip(*rows, strict=True)] for rows in zip(counts, share, strict=True)]
     trace = {
@@ -366,22 +353,20 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], caption: st
         "yaxis": _axis("true class", type="category", autorange="reversed", showgrid=False),
         "title": _title("Confusion matrix"),
     }
-    alt = "; ".join(f"true {name}: {', '.join(map(str, row))}" for name, row in zip(names, matrix, strict=True))
+    alt = "; ".join(f"true {name}: {', '.join(map(str, row))}" for name, row in zip(names, counts, strict=True))
     return Chart(id="confusion", traces=[trace], layout=layout, alt=alt, caption=caption)
 
 
 def dice_by_patient(patients: Sequence[str], dices: Sequence[float]) -> Chart:
     """Show the mean Dice of each patient, sorted."""
-    of_patient: dict[str, list[float]] = {}
+    of_patient = defaultdict[str, list[float]](list)
     for name, dice in zip(patients, dices, strict=True):
-        of_patient.setdefault(name, []).append(dice)
-    means = {name: float(np.mean(own)) for name, own in of_patient.items()}
-    names = sorted(means, key=lambda name: (means[name], name))
-    places, shown = list(range(1, len(names) + 1)), _rounded(means[name] for name in names)
-    marker = {"color": _COLOUR, "size": 7}
-    trace = _scatter("markers", places, shown, "%{text}<br>Dice %{y:.3f}", text=names, marker=marker)
+        of_patient[name].append(dice)
+    means, names = zip(*sorted((float(np.mean(own)), name) for name, own in of_patient.items()), strict=True)
+    places, marker = list(range(1, len(names) + 1)), {"color": _COLOUR, "size": 7}
+    trace = _scatter("markers", places, _rounded(means), "%{text}<br>Dice %{y:.3f}", text=names, marker=marker)
     layout = {"xaxis": _axis("patients, worst first"), "yaxis": _axis("Dice")}
-    alt = f"Dice of {len(names)} patients, from {means[names[0]]:.3f}"
+    alt = f"Dice of {len(names)} patients, from {means[0]:.3f}"
     return Chart(id="dice", traces=[trace], layout=layout, alt=alt)
 
 
@@ -394,7 +379,7 @@ def _scatter_by_source(view: StudyView, name: str, *, is_log: bool | None = None
         groups.setdefault((_source(trial), trial.status), []).append(trial)
         sources_at.setdefault(_value(trial, name), set()).add(_source(trial))
     places, ticks = _places(sources_at, is_log=is_log)
-    is_spread, is_many = is_log is None and ticks is not None, len(shown) > _MANY
+    is_spread, is_many = is_log is None and bool(ticks), len(shown) > _MANY
 
     def place(trial: TrialView) -> float:
         """Where few values stand side by side, each source has a lane at its value, which many trials fill."""
@@ -427,7 +412,7 @@ def _scatter_by_source(view: StudyView, name: str, *, is_log: bool | None = None
             trace["error_y"] = _error(scores, intervals, width=0) | {"thickness": 1}
         traces.append(trace)
     spread = {"range": [-0.5, len(places) - 0.5], "showgrid": False} if is_spread else {}
-    return traces, _axis(name, **_shown_ticks(ticks), **spread)
+    return traces, _axis(name, **ticks, **spread)
 
 
 def _source(trial: TrialView) -> str:

@@ -28,7 +28,6 @@ from xraytune.report.page import template
 from xraytune.report.sections import Section, sections
 from xraytune.report.study import StudyData, ValidationResults, read_study
 from xraytune.search.asha import rungs_of
-from xraytune.search.status import TrialView
 from xraytune.search.test_access import accesses
 
 PaperFormat: TypeAlias = Literal["md", "csv", "png", "svg", "pdf"]
@@ -183,8 +182,8 @@ def paper_figures(data: StudyData) -> Iterator[PaperFigure]:
                 curves, rungs, file, score=score, is_higher_better=view.objective.goal == "maximize"
             ),
         )
-    if (scored := data.scored) and not data.prepared.has_masks:
-        trial, found = scored
+    if (found := data.scored) and not data.prepared.has_masks:
+        trial = found.trial
         yield PaperFigure(
             section="performance",
             name="performance",
@@ -192,17 +191,15 @@ def paper_figures(data: StudyData) -> Iterator[PaperFigure]:
             f"{len(set(found.patients)):,} patients. A, receiver operating characteristic; B, precision and recall; C, "
             "calibration; D, confusion matrix. Bands (pointwise), bars and brackets: 95 % intervals over patients. val-B "
             "selected this trial, so its scores are optimistic.",
-            draw=partial(_draw_performance, data, trial, found),
+            draw=partial(_draw_performance, data, found),
         )
 
 
-def _draw_performance(data: StudyData, trial: TrialView, found: ValidationResults, file: Path) -> None:
+def _draw_performance(data: StudyData, found: ValidationResults, file: Path) -> None:
     names, positive, labels = data.prepared.class_names, data.prepared.positive, found.labels
     is_binary = len(names) == 2
-    threshold = 0.5 if trial.threshold is None else trial.threshold
-    predicted = found.predicted(positive, threshold)
     measured = class_breakdown(
-        labels, found.results, predicted, found.patients, replicates=_RESAMPLES, seed=_SEED
+        labels, found.results, found.predicted, found.patients, replicates=_RESAMPLES, seed=_SEED
     ).classes
     drawn = {}
     for label in [positive] if is_binary else range(len(names)):
@@ -213,6 +210,5 @@ def _draw_performance(data: StudyData, trial: TrialView, found: ValidationResult
             brier=f"{((probabilities - is_class) ** 2).mean():.3f}",
             prevalence=float(is_class.mean()),
         )
-    confusion = found.confusion(predicted)
-    shown_threshold = threshold if is_binary else None
-    draw_evaluation(drawn, confusion, names, [file], threshold=shown_threshold, note="", width=PAGE_INCHES)
+    threshold = found.trial.threshold if is_binary else None
+    draw_evaluation(drawn, found.confusion, names, [file], threshold=threshold, note="", width=PAGE_INCHES)

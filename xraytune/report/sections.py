@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.domains import FloatRange
+from xraytune.config.domains import FloatRange, Value
 from xraytune.confirm.verdict import verdict_text
 from xraytune.errors import XraytuneError
 from xraytune.files import read_bytes
@@ -25,7 +25,7 @@ from xraytune.report.study import StudyData, ValidationResults
 from xraytune.search.asha import rungs_of
 from xraytune.search.pruning import pruning_of
 from xraytune.search.race import COLUMNS as RACE_COLUMNS
-from xraytune.search.status import TrialView, trial_columns, trial_row
+from xraytune.search.status import TrialView, trial_table
 
 _BANDS, _SEED = 500, 0
 """Bootstrap samples of the bands, and their seed."""
@@ -34,6 +34,7 @@ _GRAD_CAM_NOTE = (
     "Those with the highest predicted probability. Orange: image regions that speak for the predicted class (Grad-CAM). "
     "The maps are coarse, and show where the network looks, not why."
 )
+_OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
 _QUALITY_COLUMNS = (
     *("source", "steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
     *("coverage, blurred", "GAN-train AUROC", "origin AUROC", "copies of training images"),
@@ -43,7 +44,7 @@ _TONES = {"helps": "good", "hurts": "bad"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table; `sortable` ones can also be filtered. Numbers are floats."""
+    """A table; `sortable` ones can also be filtered."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | float | None]]
@@ -54,7 +55,7 @@ class Table:
     def alignment(self) -> tuple[str, ...]:
         """The class of each column's cells: `number`, which the page aligns to the right, or ""."""
         columns = zip(*self.rows, strict=True) if self.rows else ([] for _ in self.columns)
-        return tuple("number" if any(isinstance(value, float) for value in column) else "" for column in columns)
+        return tuple("number" if any(isinstance(value, int | float) for value in column) else "" for column in columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,21 +82,15 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of the page.
+    """A part of the page; `sections` fills in `id`, `title` and `link`, its name in the navigation.
 
     Attributes:
-        id: Unique in the page; like `title` and `link`, `sections` fills it in.
-        title: Its heading.
-        link: Its name in the navigation.
         lead: The most important sentence.
         tone: `good` or `bad` colours the lead.
         notes: Paragraphs below it; `code` stands in backticks.
         scores: A scorecard, below the notes.
-        charts: Large charts, one below the other.
-        small_charts: Side by side.
-        tables: Below the charts.
-        pictures: Below the tables.
-        gallery: Small pictures side by side, above the tables.
+        charts: Large charts, one below the other; `small_charts` are side by side.
+        pictures: Below the tables; a `gallery` of small ones is above.
         facts: Names and values, in a grid.
         commands: What reproduces it, to copy.
     """
@@ -150,7 +145,11 @@ def _verdict(data: StudyData) -> Section:
             f"{first['arm']} against its controls: {size}.",
             *(f"Exploratory: {reason}." for reason in verdict["exploratory"]),
             *(one["sentence"] for one in verdict["generators"] if one["arm"] == first["arm"]),
-            *(_flagged(one) for one in verdict.get("origin", ()) if one["arm"] == first["arm"]),
+            *(
+                f"{'Warning: ' * one['is_flagged']}{one['sentence']}"
+                for one in verdict.get("origin", ())
+                if one["arm"] == first["arm"]
+            ),
             *verdict["notes"],
         ],
         charts=[charts.differences(first, metric, verdict["rope"])],
@@ -159,22 +158,17 @@ def _verdict(data: StudyData) -> Section:
     )
 
 
-def _flagged(probe: Mapping[str, Any]) -> str:
-    return f"{'Warning: ' * probe['is_flagged']}{probe['sentence']}"
-
-
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
 def _comparison(one: Mapping[str, Any]) -> tuple[str | float | None, ...]:
-    interval = f"{one['low']:+.4f} to {one['high']:+.4f}"
     chance = one["p_better_by_rope"]
     return (
         one["control"],
         round(one["control_score"], 3),
         f"{one['difference']:+.4f}",
-        interval,
+        f"{one['low']:+.4f} to {one['high']:+.4f}",
         None if chance is None else "< 0.001" if chance < 0.001 else round(chance, 3),
         ", ".join(one["verdict"]),
     )
@@ -220,14 +214,12 @@ def _ratios(data: StudyData) -> Section | None:
 
 
 def _worth(data: StudyData) -> Section | None:
-    verdict, worth = data.verdict, data.verdict and data.verdict.get("worth")
-    if not (verdict and worth):
+    if not (data.verdict and (worth := data.verdict.get("worth"))):
         return None
     rows = [
-        (float(one["patients"]), round(one["score"], 3), f"{one['low']:.3f} to {one['high']:.3f}")
-        for one in worth["curve"]
+        (one["patients"], round(one["score"], 3), f"{one['low']:.3f} to {one['high']:.3f}") for one in worth["curve"]
     ]
-    metric = f"test {verdict['metric']}"
+    metric = f"test {data.verdict['metric']}"
     return Section(
         lead=worth["sentence"],
         notes=[
@@ -253,7 +245,8 @@ def _parameters(data: StudyData) -> Section | None:
         return None
     ranges = {spec.name: spec.domain.is_log for spec in data.space.specs if isinstance(spec.domain, FloatRange)}
     parallel = charts.parallel_coordinates(view, ranges)
-    rows = [[_cell(value) for value in trial_row(trial, view).values()] for trial in view.trials]
+    table = trial_table(view)
+    rows = [[_cell(value) for value in row] for row in zip(*table.values(), strict=True)]
     notes = [
         "Filled points are complete trials; open ones are pruned trials at their last epoch. Bars are 95 % intervals of an "
         "AUROC on this many patients; of many trials, only the best of each source has one. Importances of parameters are "
@@ -263,19 +256,18 @@ def _parameters(data: StudyData) -> Section | None:
         notes=notes,
         small_charts=charts.parameter_charts(view, ranges),
         charts=[parallel] if parallel else [],
-        tables=[Table(columns=trial_columns(view), rows=rows, caption="All trials", sortable=True)],
+        tables=[Table(columns=[*table], rows=rows, caption="All trials", sortable=True)],
         commands=[f"xraytune status {data.argument} --csv"],
     )
 
 
 def _performance(data: StudyData) -> Section | None:
     """Show curves and confusion matrix of the best trial on val-B."""
-    if (scored := data.scored) is None:
+    if (found := data.scored) is None:
         return None
-    trial, found = scored
     if data.prepared.has_masks:
-        return _dice(trial, found)
-    names, positive = data.prepared.class_names, data.prepared.positive
+        return _dice(found)
+    trial, names, positive = found.trial, data.prepared.class_names, data.prepared.positive
     is_binary, threshold = len(names) == 2, trial.threshold
     label = positive if is_binary else len(names) - 1
     is_class = found.labels == label
@@ -285,7 +277,6 @@ def _performance(data: StudyData) -> Section | None:
         precision = auprc(found.labels, found.results, positive=positive)
         captions["roc"] = f"AUROC {trial.val_b_score:.3f}"
         captions["pr"] = f"AUPRC {precision:.3f}, prevalence {is_class.mean():.2f}"
-    matrix = found.confusion(found.predicted(positive, threshold))
     rule = "Most probable class." if threshold is None else f"At the threshold {threshold:.3f}, set on val-A and val-B."
     of = names[label] if is_binary else f"{names[label]} against the others"
     return Section(
@@ -293,12 +284,12 @@ def _performance(data: StudyData) -> Section | None:
         notes=[
             "val-B selected this trial, so these figures are optimistic. Bands: pointwise 95 % intervals over patients."
         ],
-        small_charts=[*charts.curve_charts(curves, of, captions), charts.confusion(matrix.tolist(), names, rule)],
+        small_charts=[*charts.curve_charts(curves, of, captions), charts.confusion(found.confusion, names, rule)],
     )
 
 
-def _dice(trial: TrialView, found: ValidationResults) -> Section:
-    dices = found.results[:, 0].tolist()
+def _dice(found: ValidationResults) -> Section:
+    trial, dices = found.trial, found.results[:, 0].tolist()
     return Section(
         lead=f"#{trial.number} {trial.mix}: mean Dice {np.mean(dices):.3f} on {len(dices):,} images.",
         notes=["val-B selected this trial, so its Dice is optimistic."],
@@ -308,30 +299,24 @@ def _dice(trial: TrialView, found: ValidationResults) -> Section:
 
 def _mistakes(data: StudyData) -> Section | None:
     """Show the images of val-B that the network gets most wrong, and where it looked."""
-    if (scored := data.scored) is None:
+    if (found := data.scored) is None:
         return None
-    trial, found = scored
     if data.prepared.has_masks:
         worst = np.argsort(found.results[:, 0], kind="stable")[:_MOST_MISTAKES]
         captions = [f"{Path(found.files[place]).name}: Dice {found.results[place, 0]:.3f}" for place in worst.tolist()]
-        gallery, note = _gallery(data, trial, worst, captions)
+        gallery, note = _gallery(data, found.trial, worst, captions)
         return Section(title="Worst segmentations", notes=[note], gallery=gallery)
-    names, predicted = data.prepared.class_names, found.predicted(data.prepared.positive, trial.threshold)
+    names, predicted = data.prepared.class_names, found.predicted
     wrong = np.flatnonzero(predicted != found.labels)
     wrong = wrong[np.argsort(-found.results[wrong, predicted[wrong]], kind="stable")]
     rows = [
-        (
-            found.files[place],
-            names[found.labels[place]],
-            names[guess],
-            round(float(found.results[place, guess]), 3),
-        )
+        (found.files[place], names[found.labels[place]], names[guess], round(float(found.results[place, guess]), 3))
         for place, guess in zip(wrong.tolist(), predicted[wrong].tolist(), strict=True)
     ]
     captions = [f"{Path(file).name}: {true}, predicted {guess} ({chance:.2f})" for file, true, guess, chance in rows]
-    gallery, note = _gallery(data, trial, wrong[:_MOST_MISTAKES], captions)
+    gallery, note = _gallery(data, found.trial, wrong[:_MOST_MISTAKES], captions)
     return Section(
-        lead=f"{len(wrong):,} of {len(found.labels):,} images of val-B are misclassified by #{trial.number}.",
+        lead=f"{len(wrong):,} of {len(found.labels):,} images of val-B are misclassified by #{found.trial.number}.",
         notes=[note],
         gallery=gallery,
         tables=[Table(columns=("file", "true class", "predicted class", "probability"), rows=rows)] if rows else [],
@@ -346,20 +331,17 @@ def _gallery(
         return [], ""
     if f"{trial.parameters['backbone']}".startswith("vit"):
         return [], "Grad-CAM needs feature maps, which a ViT does not have."
-    from xraytune.models.grad_cam import overlay  # loads torch
-    from xraytune.report.pictures import explained, outlines, segmented
+    from xraytune.report.pictures import explained  # loads torch
 
+    folder, number = data.folder, trial.number
     try:
-        given = data.folder.experiment(trial.number), data.folder.trial_path(trial.number), data.prepared, places
-        if data.prepared.has_masks:
-            pictures = [outlines(*one) for one in zip(*segmented(*given, cache=data.cache), strict=True)]
-            note = "Left: the outline of the mask; right: of the prediction."
-        else:
-            pictures = [overlay(*one) for one in zip(*explained(*given, cache=data.cache), strict=True)]
-            note = _GRAD_CAM_NOTE
+        pictures = explained(
+            folder.experiment(number), folder.trial_path(number), data.prepared, places, cache=data.cache
+        )
     except XraytuneError as error:
         return [], f"No pictures: {error.problems[0].what}."
     shown = zip(pictures, captions, strict=False)
+    note = _OUTLINES_NOTE if data.prepared.has_masks else _GRAD_CAM_NOTE
     return [Picture(content=one, caption=caption, format="jpeg") for one, caption in shown], note
 
 
@@ -372,7 +354,8 @@ def _generators(data: StudyData) -> Section | None:
             by_samples.setdefault(trial.samples, []).append(trial)
         if trial.report and (quality := trial.report.quality):
             figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
-            rows[(f"{trial.parameters['source']}", _steps(trial), *figures, trial.report.copies)] = None
+            steps = trial.parameters.get("gan.steps") or trial.parameters.get("diffusion.steps")
+            rows[(f"{trial.parameters['source']}", _cell(steps), *figures, trial.report.copies)] = None
             notes = [
                 f"Compared with val-A in features of {quality.features}, at {quality.resolution_px} px; the worst class."
             ]
@@ -394,11 +377,6 @@ def _generators(data: StudyData) -> Section | None:
     return Section(lead=lead, notes=notes, tables=tables, pictures=pictures)
 
 
-def _steps(trial: TrialView) -> float | None:
-    steps = trial.parameters.get("gan.steps") or trial.parameters.get("diffusion.steps")
-    return float(steps) if isinstance(steps, int) else None
-
-
 def _used_by(trials: Sequence[TrialView]) -> str:
     numbers = ", ".join(f"#{trial.number}" for trial in trials[:8])
     return f"Real and generated images; used by {numbers}{f' and {len(trials) - 8} more' if len(trials) > 8 else ''}."
@@ -408,8 +386,8 @@ def _data(data: StudyData) -> Section:
     rows = list[tuple[str | float | None, ...]]()
     for side in data.view.sides:
         for number, (name, count) in enumerate(side.images.items()):
-            total = (float(side.image_count), float(side.patient_count)) if number == 0 else (None, None)
-            rows.append((side.name if number == 0 else "", *total, name, float(count), float(side.patients[name])))
+            total = (side.name, side.image_count, side.patient_count) if number == 0 else ("", None, None)
+            rows.append((*total, name, count, side.patients[name]))
     settings, prepared, warning = data.space.settings.data, data.prepared, chance_warning(data.view.sides)
     used, patients = len(prepared.images), len({one.patient for one in prepared.images})
     split = f"Split by {settings.split.by} with seed {settings.split.seed}; no patient is on two sides."
@@ -418,17 +396,14 @@ def _data(data: StudyData) -> Section:
         sealed = "The test folder was scored by `confirm`."
     copies = used - len({one.sha256 for one in prepared.images})
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
+    left_out = prepared.folder_images - prepared.broken_images - used, prepared.folder_patients - patients
     flow = Table(
         columns=("flow of participants", "images", "patients"),
         rows=[
-            ("in the folder, without the test part", float(prepared.folder_images), float(prepared.folder_patients)),
-            ("left out: broken", float(prepared.broken_images), None),
-            (
-                "left out by data.train_patients and data.split",
-                float(prepared.folder_images - prepared.broken_images - used),
-                float(prepared.folder_patients - patients),
-            ),
-            ("used", float(used), float(patients)),
+            ("in the folder, without the test part", prepared.folder_images, prepared.folder_patients),
+            ("left out: broken", prepared.broken_images, None),
+            ("left out by data.train_patients and data.split", *left_out),
+            ("used", used, patients),
         ],
     )
     columns = ("side", "images", "patients", "class", "images of the class", "patients of the class")
@@ -453,19 +428,11 @@ def _cost(data: StudyData) -> Section | None:
     computed = sum(trial.seconds or 0.0 for trial in ended)
     generators = {trial.samples for trial in view.trials if trial.samples}
     users = sum(bool(trial.samples) for trial in view.trials)
-    by_arm: dict[str, list[TrialView]] = {}
-    for trial in ended:
-        by_arm.setdefault(trial.arm, []).append(trial)
-    rows = [
-        (
-            arm,
-            float(len(own)),
-            float(sum(one.status == "complete" for one in own)),
-            float(sum(one.epochs for one in own)),
-            round(sum(one.seconds or 0 for one in own) / 60, 1),
-        )
-        for arm, own in sorted(by_arm.items())
-    ]
+    rows = list[tuple[str | float, ...]]()
+    for arm in sorted({trial.arm for trial in ended}):
+        own = [trial for trial in ended if trial.arm == arm]
+        complete, epochs = sum(one.status == "complete" for one in own), sum(one.epochs for one in own)
+        rows.append((arm, len(own), complete, epochs, round(sum(one.seconds or 0 for one in own) / 60, 1)))
     pruning = pruning_of(view)
     notes = [f"{pruning.summary}."] if pruning else []
     if generators:
@@ -484,16 +451,9 @@ def _cost(data: StudyData) -> Section | None:
 
 
 def _environment(data: StudyData) -> Section:
-    about, compute = data.environment, data.environment.get("compute", {})
-    facts = {
-        **compute,
-        **about.get("packages", {}),
-        "Python": about.get("python"),
-        "system": about.get("system"),
-        "started": about.get("started"),
-    }
-    study = data.argument
-    trial = data.chosen.number if data.chosen else 0
+    about, study, trial = data.environment, data.argument, data.chosen.number if data.chosen else 0
+    facts = {**about.get("compute", {}), **about.get("packages", {}), "Python": about.get("python")}
+    facts |= {name: about.get(name) for name in ("system", "started")}
     return Section(
         notes=["`replay` runs a trial again and compares all its metrics with the recorded ones, bit by bit."],
         facts=[(name, charts.value_text(value)) for name, value in facts.items() if value is not None],
@@ -537,10 +497,10 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.1f} min"
 
 
-def _cell(value: Any) -> str | float | None:
-    if value is None or isinstance(value, str):
-        return value
-    return f"{value}".lower() if isinstance(value, bool) else float(f"{value:.5g}")
+def _cell(value: Value) -> str | float | None:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    return f"{value}".lower() if isinstance(value, bool) else value
 
 
 def all_charts(parts: Sequence[Section]) -> Iterator[Chart]:

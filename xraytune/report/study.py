@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,38 +17,34 @@ from xraytune.confirm.plan import CONFIRM_FOLDER, VERDICT_FILE
 from xraytune.files import read_bytes, read_json
 from xraytune.generators.grids import progress_gif
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of
+from xraytune.pipeline.artifacts import artifacts_of
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.shortcuts import SHORTCUTS_FILE, LungShortcut, read_shortcut
-from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels
+from xraytune.pipeline.synthesize import generator_paths
 from xraytune.search.status import StudyView, StudyWatcher, TrialView
 from xraytune.search.study import StudyFolder, damage_explained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationResults:
-    """The results of a trial's best network for val-B.
+    """The results of a complete trial's best network for the N images of val-B, whose files are below the data folder.
 
-    Attributes:
-        files: Paths below the data folder, [N].
-        patients: [N].
-        labels: int64 [N].
-        results: Class probabilities, float64 [N, C]; in segmentation the Dice of each image, [N, 1].
+    They are class probabilities, float64 [N, C]; in segmentation the Dice of each image, [N, 1]. Labels and predicted
+    classes (of two at the trial's threshold) are int64 [N].
     """
 
+    trial: TrialView
     files: tuple[str, ...]
     patients: tuple[str, ...]
     labels: NDArray[np.int64]
     results: Floats
+    predicted: Labels
 
-    def predicted(self, positive: int, threshold: float | None) -> Labels:
-        """Return the predicted classes, int64 [N]: at a threshold, or with None the most probable ones."""
-        return predicted_classes(self.results, positive=positive, threshold=0.5 if threshold is None else threshold)
-
-    def confusion(self, predicted: Labels) -> NDArray[np.int64]:
-        """Return the number of images by true class (rows) and predicted class (columns), [C, C]."""
-        found: NDArray[np.int64] = confusion_matrix(self.labels, predicted, labels=range(self.results.shape[1]))
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """The number of images by true class (rows) and predicted class (columns), [C, C]."""
+        found: NDArray[np.int64] = confusion_matrix(self.labels, self.predicted, labels=range(self.results.shape[1]))
         return found
 
 
@@ -91,13 +86,12 @@ class StudyData:
         return self.view.for_export
 
     @property
-    def scored(self) -> tuple[TrialView, ValidationResults] | None:
-        """The chosen trial and its predictions; if it has none, as after a top-up, the best trial of the search."""
+    def scored(self) -> ValidationResults | None:
+        """The results of the chosen trial; if it has none, as after a top-up, those of the best trial of the search."""
         trials = [trial for trial in (self.chosen, self.view.for_export) if trial is not None]
-        return next(((trial, found) for trial in trials if (found := self.val_b(trial))), None)
+        return next(filter(None, map(self._val_b, trials)), None)
 
-    def val_b(self, trial: TrialView) -> ValidationResults | None:
-        """Return the results of a complete trial; None if it has none."""
+    def _val_b(self, trial: TrialView) -> ValidationResults | None:
         path = self.folder.trial_path(trial.number) / "val_b.npy"
         side, images = self.prepared.side("val_b"), [one for one in self.prepared.images if one.side == "val_b"]
         if not path.exists():
@@ -106,11 +100,14 @@ class StudyData:
             results = np.load(path, allow_pickle=False)
             if results.shape != (len(images), len(self.prepared.class_names)):
                 raise ValueError(f"shape {results.shape}")
+        threshold = 0.5 if trial.threshold is None else trial.threshold
         return ValidationResults(
+            trial=trial,
             files=tuple(one.file for one in images),
             patients=side.patients,
             labels=side.labels,
             results=results,
+            predicted=predicted_classes(results, positive=self.prepared.positive, threshold=threshold),
         )
 
     def generator_pictures(self, trial: TrialView) -> Iterator[tuple[bytes, str]]:
@@ -118,10 +115,12 @@ class StudyData:
         settings, compute = self.folder.experiment(trial.number).parameters.generator, self.folder.compute()
         if settings is None:
             return
-        stage, releases = generator_stage(settings), self.folder.releases()
-        for label, release in itertools.product(network_labels(settings, self.prepared), releases):
-            inputs = generator_inputs(settings, label, self.prepared, compute, torch=release["torch"])
-            generator = artifact_path(self.cache, stage, inputs)
+        networks = [
+            network
+            for release in self.folder.releases()
+            for network in generator_paths(settings, self.prepared, compute, self.cache, torch=release["torch"]).items()
+        ]
+        for label, generator in networks:
             what = f" of {self.prepared.class_names[label]}" if label is not None else ""
             if gif := progress_gif(generator / "grids", most_frames=8, side_px=400):
                 yield gif, f"The generator{what} of #{trial.number} learning."

@@ -22,7 +22,7 @@ from xraytune.pipeline.artifacts import (
 from xraytune.pipeline.model import WEIGHTS_STAGE
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.calibration import SPEED_STAGE
-from xraytune.search.clean import KINDS, Cleaned, needed_by_unfinished, references_of, remove, size_bytes
+from xraytune.search.clean import KINDS, Cleaned, needed_by_unfinished, references_of, remove, size_bytes, values_of
 from xraytune.search.study import StudyFolder
 
 _PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -36,10 +36,8 @@ class CachedArtifact:
     """An artifact of a cache.
 
     Attributes:
-        path: Its folder.
         kind: Such as GANs; the stage if only another version of xraytune uses such artifacts.
         what: Its main settings, in words.
-        size_bytes: Total size of its files.
         last_used: In UTC.
         studies: Studies next to the cache with the images that it was computed from.
         damaged: Missing and changed files, if it was verified.
@@ -124,7 +122,7 @@ def clean_cache(cache: Path = Path("cache"), *, max_size: str, dry_run: bool = F
             Problem(f"{max_size!r} is not a size", "--max-size", "give a number with a unit, such as 50GB")
         )
     limit, folders = float(size[1]) * _PREFIXES[size[2]], _folders(cache)
-    needed = [own for study in _studies(cache) if (own := needed_by_unfinished(study))]
+    needed = [own for study in _studies(cache) if (own := needed_by_unfinished(study, cache))]
     left, running = size_bytes(cache), running_commands(cache)
 
     def order(path: Path) -> tuple[float, int, float]:
@@ -160,7 +158,6 @@ def _folders(cache: Path) -> list[Path]:
 
 
 def _studies(cache: Path) -> list[StudyFolder]:
-    """Return the studies in the folders next to a cache."""
     return [StudyFolder(path.parent) for path in sorted(cache.resolve().parent.glob("[!.]*/[!.]*/study.yaml"))]
 
 
@@ -175,12 +172,8 @@ def _artifact(path: Path, inputs: Mapping[str, Any]) -> CachedArtifact:
 
 
 def _description(name: str, inputs: Mapping[str, Any]) -> str:
-    """Describe an artifact by the inputs that a user knows."""
     settings, label, group = inputs.get("settings", {}), inputs.get("label"), inputs.get("group", ("",))
-    pools = [inputs, *group[1:]]
-    for pool in inputs.get("pools", ()):
-        pools += pool if isinstance(pool, list) else [pool]
-    generators = sorted({pool["generator"][:8] for pool in pools if "generator" in pool})
+    generators = sorted({str(generator)[:8] for generator in values_of(inputs, "generator")})
     network = inputs.get("network", inputs.get("features", inputs))
     size_px = settings.get("image_size", inputs.get("image_size_px", network.get("resolution_px")))
     parts = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -36,7 +36,7 @@ from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, training_masks, training_pixels
 from xraytune.pipeline.synthesize import makes_masks
 from xraytune.pipeline.trial import trial_epochs
-from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.records import Compute, Progress
 from xraytune.search.resources import Machine
 
 SPEED_STAGE = "speed-2"
@@ -63,7 +63,7 @@ class Speed:
         load: Wall time as a multiple of these seconds, because of other processes.
     """
 
-    start: float
+    start: float = 0.0
     before: float = 0.0
     step: float
     block: float = 0.0
@@ -97,10 +97,10 @@ def measured_speeds(
     machine: Machine,
     cache: Path,
     *,
-    may_measure: bool = True,
-    on_progress: Progress = ignore_progress,
-) -> Mapping[Parameters, Speed] | None:
-    """Return the speed of kinds of work; None if one is not in the cache and `may_measure` is False."""
+    may_measure: bool,
+    on_progress: Progress,
+) -> dict[Parameters, Speed]:
+    """Return the speed of kinds of work; none if one is not in the cache and `may_measure` is False."""
     compute, allocation = machine.compute, machine.allocation
     about = {
         "machine": [_processor(compute), cpu_count(), machine.slots],
@@ -109,25 +109,20 @@ def measured_speeds(
         "releases": releases("torch", "torchvision"),
     }
     paths = {}
-
-    def at_once(kind: Parameters) -> int:
-        share, slots = allocation.trial, machine.slots
-        if kind.generator:
-            share, slots = allocation.generator, machine.slots // allocation.generator_slots
-        return max(1, slots if compute.device == "cpu" else int(1 / share.gpus))
-
     for kind in kinds:
         inputs = {**about, "kind": kind.model_dump(mode="json"), "backbone": BACKBONES.identity(kind.backbone)}
         paths[kind] = artifact_path(cache, SPEED_STAGE, inputs), inputs
     missing = [kind for kind, (path, _) in paths.items() if not is_intact(path)]
     if missing and not may_measure:
-        return None
+        return {}
     for done, kind in enumerate(missing):
         on_progress("measuring the speed of this machine", done, len(missing))
-        count = at_once(kind)
+        share, slots = allocation.trial, machine.slots
+        if kind.generator:
+            share, slots = allocation.generator, machine.slots // allocation.generator_slots
+        count = max(1, slots if compute.device == "cpu" else int(1 / share.gpus))
         with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as processes:  # new ones: they measure `start`
-            gpus = (allocation.generator if kind.generator else allocation.trial).gpus
-            arguments = kind, settings, prepared, compute, min(gpus, 1.0), cache
+            arguments = kind, settings, prepared, compute, min(share.gpus, 1.0), cache
             found = [one.result() for one in [processes.submit(_measure, *arguments) for _ in range(count)]]
         mean = {name: float(np.mean([getattr(one, name) for one in found])) for name in Speed.__slots__}
 
@@ -165,11 +160,9 @@ def _measure(
         temporary = Path(folder)
         (temporary / PIXELS_STAGE).symlink_to((cache / PIXELS_STAGE).resolve())
         measure = _generator_speed if kind.generator else _network_speed
-        speed = replace(
-            measure(Experiment(settings=settings, parameters=kind), prepared, compute, temporary, clock), start=start
-        )
+        speed = measure(Experiment(settings=settings, parameters=kind), prepared, compute, temporary, clock)
     load = (time.perf_counter() - began) / (clock() - start / threads) if compute.device == "cpu" else 1.0
-    return replace(speed, load=max(load, 1.0))
+    return replace(speed, start=start, load=max(load, 1.0))
 
 
 def _generator_speed(
@@ -206,7 +199,6 @@ def _generator_speed(
     drawn = clock()
     draw_block(network, 0, 0, seed=0, compute=compute)
     return Speed(
-        start=0.0,
         before=max(0.0, times[1] - times[0] - _REPORT_STEPS * step),
         step=step,
         block=clock() - drawn,
@@ -250,6 +242,6 @@ def _network_speed(
         pairs = [(one, other) for one, other in pairwise(reports) if one[1] < other[1]]
         forward = sum(other[2] - one[2] for one, other in pairs) / sum(other[1] - one[1] for one, other in pairs)
         size = sum(file.stat().st_size for file in features) / images
-        return Speed(start=0.0, step=step, image=forward, end=after, size_bytes=size)
+        return Speed(step=step, image=forward, end=after, size_bytes=size)
     passes = sum(image.side in ("val_a", "train") for image in few)
-    return Speed(start=0.0, step=step, image=after / passes, size_bytes=0.0)
+    return Speed(step=step, image=after / passes, size_bytes=0.0)

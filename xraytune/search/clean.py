@@ -13,16 +13,17 @@ import stat
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 from xraytune.errors import XraytuneError
 from xraytune.files import check_fences, explain_disk_errors, read_jsonl
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard, fingerprint, is_in_use, running_commands
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard, is_in_use, running_commands
 from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.network import FEATURES_STAGE
+from xraytune.pipeline.pools import generator_of
 from xraytune.pipeline.prepare import PIXELS_STAGE
 from xraytune.pipeline.quality import QUALITY_STAGE, REAL_STAGE
 from xraytune.pipeline.synthesize import (
@@ -50,8 +51,6 @@ KINDS = {
     LABELLER_STAGE: "segmenters for generated masks",
     PIXELS_STAGE: "decoded images",
 }
-StageInputs: TypeAlias = tuple[str, dict[str, Any]]
-"""The stage of an artifact, and its inputs."""
 _LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
 _LEFTOVER_SECONDS = 3600.0
 
@@ -96,11 +95,20 @@ class ArtifactReferences:
             return f"{stage}/{name}" == self.pixels
         if stage in (GAN_STAGE, DIFFUSION_STAGE):
             return name in self.generators
-        if stage in (QUALITY_STAGE, REAL_STAGE, MEMORISATION_STAGE):
-            generators = [pool["generator"] for pool in inputs.get("pools", ()) if "generator" in pool]
-            return set(generators) <= self.generators if generators else inputs["pixels"][0] == self.pixels
-        origin = inputs if stage in (POOL_STAGE, LABELLER_STAGE) else inputs["group"][1]
-        return origin.get("pixels") == self.pixels or origin.get("generator") in self.generators
+        generators = set(values_of(inputs, "generator"))
+        return generators <= self.generators if generators else self.pixels in values_of(inputs, "pixels")
+
+
+def values_of(inputs: Any, name: str) -> Iterator[Any]:
+    """Yield the values of a field at any depth of an artifact's inputs; of a list, its elements."""
+    if isinstance(inputs, list):
+        for one in inputs:
+            yield from values_of(one, name)
+    elif isinstance(inputs, Mapping):
+        for key, value in inputs.items():
+            if key == name:
+                yield from value if isinstance(value, list) else [value]
+            yield from values_of(value, name)
 
 
 def clean(
@@ -143,33 +151,29 @@ def remove(found: Iterable[tuple[str, Path]], *, dry_run: bool) -> dict[str, int
     return freed
 
 
-def needed_by_unfinished(folder: StudyFolder) -> ArtifactReferences | None:
+def needed_by_unfinished(folder: StudyFolder, cache: Path) -> ArtifactReferences | None:
     """Return the images and generators that a study's unfinished trials and runs need; None if all have ended."""
-    ended = {row["number"] for row in folder.rows()}
-    trials = folder.path.glob("**/trials/*/config.json")
-    if all(_is_ended(config.parent, folder, ended) for config in trials):
+    unfinished = _unfinished(folder, {row["number"] for row in folder.rows()})
+    if not unfinished:
         return None
-    needed = _generator_inputs(folder, ended)
-    generators = frozenset(fingerprint(*one) for inputs in needed.values() for one in inputs)
-    return ArtifactReferences(pixels=folder.prepared().pixels, generators=generators)
+    needed = _generators(folder, unfinished, cache)
+    return ArtifactReferences(pixels=folder.prepared().pixels, generators=frozenset(path.name for path in needed))
 
 
 def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
     """Return the artifacts and work folders of generators to remove by kind, and notes on those that stay."""
-    own = _generator_inputs(folder)
-    references = references_of(folder, cache, own)
-    unfinished = _generator_inputs(folder, ended)
-    needed = {artifact_path(cache, *one) for inputs in unfinished.values() for one in inputs}
-    needed |= _work_paths(unfinished, cache)
+    own, unfinished = _generators(folder, _trials(folder), cache), _unfinished(folder, ended)
+    references, resumed = references_of(folder, cache, own), _generators(folder, unfinished, cache)
+    needed = {*resumed, *resumed.values()}
     others: list[ArtifactReferences] = []
     for path in sorted({*folder.path.parent.glob("[!.]*/study.yaml")} - {folder.space_path}):
         other = StudyFolder(path.parent)
         try:
-            theirs = _generator_inputs(other)
+            theirs = _generators(other, _trials(other), cache)
             others.append(references_of(other, cache, theirs))
         except XraytuneError as error:
             return [], (f"keeping the cache: cannot read study {path.parent.name}: {error.problems[0]}",)
-        needed |= _work_paths(theirs, cache)
+        needed |= {*theirs.values()}
 
     found: list[tuple[str, Path]] = []
     kept_bytes, running = 0, running_commands(cache)
@@ -181,36 +185,39 @@ def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[lis
                 kept_bytes += size_bytes(path)
             else:
                 found.append((kind, path))
-    found += [("generators in training", path) for path in sorted(_work_paths(own, cache) - needed)]
+    found += [("generators in training", path) for path in sorted({*own.values()} - needed)]
     notes = (f"keeping {kept_bytes / 2**20:,.1f} MiB of artifacts that another study uses too",)
     return found, notes if kept_bytes else ()
 
 
-def _generator_inputs(folder: StudyFolder, ended: Container[int] | None = None) -> dict[Path, list[StageInputs]]:
-    """Return the stage and inputs of the generators of each trial and confirmation run of a study, by trial folder.
+def _trials(folder: StudyFolder) -> list[Path]:
+    """Return the folders of the trials and confirmation runs of a study."""
+    return [config.parent for config in folder.path.glob("**/trials/*/config.json")]
 
-    If `ended`, the numbers of ended trials, is given, include only unfinished trials and runs.
-    """
-    prepared, found = folder.prepared(), {}
-    for config in sorted(folder.path.glob("**/trials/*/config.json")):
-        if ended is not None and _is_ended(config.parent, folder, ended):
-            continue
-        runs = StudyFolder(config.parents[2])
-        if stages := runs.experiment(int(config.parent.name)).generator_stages:
-            trained = runs if (runs.path / "environment.json").exists() else folder
-            found[config.parent] = [
-                (generator_stage(settings), generator_inputs(settings, label, prepared, trained.compute(), torch=torch))
-                for torch in sorted({versions["torch"] for versions in trained.releases()})
-                for settings in (stage.parameters.generator for stage in stages)
-                if settings is not None
-                for label in network_labels(settings, prepared)
-            ]
+
+def _unfinished(folder: StudyFolder, ended: Container[int]) -> list[Path]:
+    """Return those that a later start resumes; `ended` are the numbers of ended trials."""
+    return [trial for trial in _trials(folder) if not _is_ended(trial, folder, ended)]
+
+
+def _generators(folder: StudyFolder, trials: Iterable[Path], cache: Path) -> dict[Path, Path]:
+    """Return the work folder of each generator of some trials and runs of a study, by its artifact."""
+    of_study, found = folder.prepared(), {}
+    for trial in trials:
+        runs = StudyFolder(trial.parents[1])
+        trained = runs if (runs.path / "environment.json").exists() else folder
+        experiment = runs.experiment(int(trial.name))
+        prepared = runs.prepared(experiment) if experiment.has_own_split else of_study
+        settings = [generator_of(stage) for stage in experiment.generator_stages]
+        for one, versions in product(settings, trained.releases() if settings else ()):
+            for label in network_labels(one, prepared):
+                inputs = generator_inputs(one, label, prepared, trained.compute(), torch=versions["torch"])
+                stage = generator_stage(one)
+                found[artifact_path(cache, stage, inputs)] = generator_work_path(cache, stage, inputs)
     return found
 
 
-def references_of(
-    folder: StudyFolder, cache: Path, generators: Mapping[Path, list[StageInputs]] = MappingProxyType({})
-) -> ArtifactReferences:
+def references_of(folder: StudyFolder, cache: Path, generators: Iterable[Path] = ()) -> ArtifactReferences:
     """Return a study's artifacts: generators of its trials, and others of its training images, as of `generator train`."""
     prepared = folder.prepared()
     of_its_images = {
@@ -224,20 +231,15 @@ def references_of(
         for path, inputs in artifacts_of(cache, stage)
         if of_its_images.items() <= inputs.items()
     }
-    of_trials = {fingerprint(*one) for inputs in generators.values() for one in inputs}
+    of_trials = {path.name for path in generators}
     return ArtifactReferences(pixels=prepared.pixels, generators=frozenset(in_cache | of_trials))
 
 
 def _is_ended(trial: Path, folder: StudyFolder, ended: Container[int]) -> bool:
-    """Return whether no later start resumes a trial of the study or a run of its confirmation."""
     runs, number = StudyFolder(trial.parents[1]), int(trial.name)
     if runs == folder:
         return number in ended
     return any(row["number"] == number and row["status"] != "failed" for row in read_jsonl(runs.runs_path))
-
-
-def _work_paths(generators: Mapping[Path, list[StageInputs]], cache: Path) -> set[Path]:
-    return {generator_work_path(cache, *one) for inputs in generators.values() for one in inputs}
 
 
 def _leftovers(folder: StudyFolder, cache: Path, now: float) -> Iterator[Path]:
@@ -276,7 +278,6 @@ def _is_alive(process: int) -> bool:
 
 
 def _stats(path: Path) -> Iterator[os.stat_result]:
-    """Yield the status of a path and of everything below it."""
     for entry in (path, *path.rglob("*")):
         try:
             yield entry.lstat()

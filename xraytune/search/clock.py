@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
@@ -48,39 +47,33 @@ class StudyClock:
             repeats, whose numbers are below 0, stays here.
     """
 
-    def __init__(self, path: Path, unfinished: Collection[int]) -> None:
-        before = read_times(path)
-        self._path, self._seconds, self._last = path, before.seconds, time.monotonic()
-        self._trials = defaultdict[int, float](
-            float, {n: s for n, s in before.trials.items() if n in unfinished or n < 0}
-        )
-        self._gpu_seconds = defaultdict[int, float](float, {n: before.gpu_seconds.get(n, 0.0) for n in self._trials})
+    def __init__(self, path: Path | None = None, unfinished: Collection[int] = ()) -> None:
+        self._path, self._last = path, time.monotonic()
+        self._times = read_times(path) if path else Times()
+        for ended in [number for number in self._times.trials if number >= 0 and number not in unfinished]:
+            del self._times.trials[ended]
+            self._times.gpu_seconds.pop(ended, None)
         self._gpus: dict[int, float] = {}  # of the running trials
-        self._slot_seconds, self._idle_seconds = before.slot_seconds, before.idle_seconds
         self._slots = self._idle = 0
         self.save()
 
     def times(self) -> Times:
-        """Return the time used until now."""
-        now = time.monotonic()
+        """Return the time used until now, which later calls update in place."""
+        now, times = time.monotonic(), self._times
         passed, self._last = now - self._last, now
-        self._seconds += passed
-        self._slot_seconds += passed * self._slots
-        self._idle_seconds += passed * self._idle
+        times.seconds += passed
+        times.slot_seconds += passed * self._slots
+        times.idle_seconds += passed * self._idle
         for number, gpus in self._gpus.items():
-            self._trials[number] += passed
-            self._gpu_seconds[number] += passed * gpus
-        return Times(
-            seconds=self._seconds,
-            trials=dict(self._trials),
-            gpu_seconds=dict(self._gpu_seconds),
-            slot_seconds=self._slot_seconds,
-            idle_seconds=self._idle_seconds,
-        )
+            times.trials[number] += passed
+            times.gpu_seconds[number] += passed * gpus
+        return times
 
     def start(self, number: int, gpus: float) -> None:
-        """Start counting the time of a trial and of the GPUs that it holds."""
-        self.times()
+        """Start counting the time of a trial and of the GPUs that it holds, or change the GPUs."""
+        times = self.times()
+        times.trials.setdefault(number, 0.0)
+        times.gpu_seconds.setdefault(number, 0.0)
         self._gpus[number] = gpus
 
     def stop(self, number: int) -> None:
@@ -88,11 +81,10 @@ class StudyClock:
         self.times()
         del self._gpus[number]
 
-    def end(self, number: int) -> None:
-        """Drop the time of a trial that has ended."""
-        self.stop(number)
-        self._trials.pop(number, None)
-        self._gpu_seconds.pop(number, None)
+    def drop(self, number: int) -> None:
+        """Forget the time of a trial that has ended."""
+        self._times.trials.pop(number)
+        self._times.gpu_seconds.pop(number)
 
     def heartbeat(self, slots: int, idle: int) -> None:
         """Count slots and idle ones from now on; save the time if the last save was a while ago."""
@@ -104,4 +96,5 @@ class StudyClock:
     def save(self) -> None:
         """Save the time."""
         self._saved = time.monotonic()
-        write_json(self._path, self.times().model_dump())
+        if self._path:
+            write_json(self._path, self.times().model_dump())

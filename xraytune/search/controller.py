@@ -63,28 +63,26 @@ class SearchController(TrialQueue):
         journal: Journal,
         *,
         generator_need: GeneratorNeeds,
-        gpu_share: float,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         unfinished = journal.unfinished()
-        retries = space.settings.resources.retries
         super().__init__(
             folder,
             map(journal.resume, unfinished),
             generator_need=generator_need,
-            retries=retries,
+            retries=space.settings.resources.retries,
+            clock=StudyClock(folder.path / "wall.json", unfinished),
         )
         for number in unfinished:
             self._failures[number] = journal.failures(number)
             self._epochs[number] = max(journal.reported(number), default=0)
         self.trains_generators_first = not space.settings.objective.is_of_generator
-        self._space, self._journal, self._gpu_share, self._callbacks = space, journal, gpu_share, callbacks
+        self.space, self.journal, self.callbacks = space, journal, callbacks
         self._without_samples, self._reported_samples = set[int](), set[str]()
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
-        self.clock = StudyClock(folder.path / "wall.json", unfinished)
-        self._gpu_seconds = journal.gpu_seconds()  # of ended trials
         rows = journal.rows()
+        self._gpu_seconds = sum(row["gpu_seconds"] for row in rows)
         project_rows(folder, rows)
         self._ended.update(row["status"] for row in rows)
         self._values: list[float] = [row["value"] for row in rows if row["status"] == "complete"]
@@ -94,44 +92,43 @@ class SearchController(TrialQueue):
     @property
     def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
         """The part of the budget that is used up, so that no new trial starts; "" if none is."""
-        budget = self._space.settings.budget
+        budget = self.space.settings.budget
         if budget.hours is not None and self.clock.times().seconds >= budget.hours * 3600:
             return "hours"
         if budget.gpu_hours is not None:
             unfinished = sum(self.clock.times().gpu_seconds.values())
             if self._gpu_seconds + unfinished >= budget.gpu_hours * 3600:
                 return "gpu_hours"
-        return "trials" if self._journal.count >= self._trial_budget else ""
+        return "trials" if self.journal.count >= self._trial_budget else ""
 
     def has_time(self) -> bool:
         """Return whether the budget's time allows further trials."""
         return self.used_up in ("", "trials")
 
-    def on_trial_placed(self, number: int, gpus: float) -> None:
-        """Start counting the time of a trial and of its GPUs."""
-        self.clock.start(number, gpus)
+    def label(self, suggestion: TrialSuggestion) -> str:
+        """Return number and mix: `#7 gan r=0.5 (500 steps)`."""
+        return f"#{suggestion.number} {mix_label(suggestion.parameters, self.space.settings.objective)}"
 
     def heartbeat(self, slots: int) -> None:
-        """Save the time used every few seconds, and report the sample grids of new generators."""
-        self.clock.heartbeat(slots, max(slots - self.slots_in_use(), 0))
+        """Also report the sample grids of new generators."""
+        super().heartbeat(slots)
         self._report_samples()
 
     def _report_samples(self) -> None:
-        """Report each new sample grid once."""
         for number in sorted(self._without_samples):
-            if samples := read_samples(self._folder.trial_path(number)):
+            if samples := read_samples(self.folder.trial_path(number)):
                 self._without_samples.remove(number)
                 if samples not in self._reported_samples:
                     self._reported_samples.add(samples)
-                    self._callbacks.on_samples(number, self._folder.path / samples)
+                    self.callbacks.on_samples(number, self.folder.path / samples)
 
     def statistics(self, slots: int) -> dict[str, Any]:
         """Add the best value; None until a trial is complete."""
-        best = min(self._values, key=self._space.settings.objective.rank, default=None)
+        best = min(self._values, key=self.space.settings.objective.rank, default=None)
         return {"best_value": best, **super().statistics(slots)}
 
     def close(self) -> None:
-        """Save the time used."""
+        """Save the time used, and report the last sample grids."""
         self._report_samples()
         self.clock.save()
 
@@ -139,51 +136,43 @@ class SearchController(TrialQueue):
     def _has_more(self) -> bool:
         return not self.used_up
 
-    def _startable(self) -> list[TrialSuggestion]:
-        """Once its time is used up, a search only finishes the trials that have begun."""
-        return self._waiting if self.has_time() else self._begun()
-
     @property
     def _next_is_fixed(self) -> bool:
-        return self._journal.count < len(self._points)
+        return self.journal.count < len(self._points)
 
     def _new_trial(self) -> TrialSuggestion:
-        return self._journal.ask(self._points)
+        return self.journal.ask(self._points)
 
     def _experiment(self, suggestion: TrialSuggestion) -> Experiment:
-        return Experiment(settings=self._space.settings, parameters=suggestion.parameters)
+        return Experiment(settings=self.space.settings, parameters=suggestion.parameters)
 
     def _should_continue(self, number: int, record: EpochRecord) -> bool:
         value = record.best_val_score
-        if record.epoch not in self._journal.reported(number):
-            self._journal.report(number, record.epoch, value)
-            self._callbacks.on_epoch(number, record)
+        if record.epoch not in self.journal.reported(number):
+            self.journal.report(number, record.epoch, value)
+            self.callbacks.on_epoch(number, record)
         return self._rungs.should_continue(number, record.epoch, value)
 
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
         times = self.clock.times()
         used: dict[str, Any] = {"seconds": times.trials[number], "gpu_seconds": times.gpu_seconds[number]}
-        if (report := read_pool_report(self._folder.trial_path(number))) and report.quality:
+        if (report := read_pool_report(self.folder.trial_path(number))) and report.quality:
             used["quality"] = report.quality.columns()
-        self._journal.tell(number, status, outcome.get("value"), outcome | used)
+        self.journal.tell(number, status, outcome.get("value"), outcome | used)
         self._gpu_seconds += used["gpu_seconds"]
-        self.clock.end(number)
-        row = self._journal.row(number)
+        self.clock.drop(number)
+        row = self.journal.row(number)
         if status == "complete":
             self._values.append(row["value"])
-        append_jsonl(self._folder.rows_path, row)
-        self._folder.drop_checkpoint(number)
-        self._callbacks.on_trial_end(row)
+        append_jsonl(self.folder.rows_path, row)
+        self.folder.drop_checkpoint(number)
+        self.callbacks.on_trial_end(row)
 
     def _on_start(self, suggestion: TrialSuggestion) -> None:
-        self.clock.start(suggestion.number, self._gpu_share)
-        if suggestion.parameters.generator and not read_samples(self._folder.trial_path(suggestion.number)):
+        if suggestion.parameters.generator and not read_samples(self.folder.trial_path(suggestion.number)):
             self._without_samples.add(suggestion.number)
-        self._callbacks.on_trial_start(suggestion)
-
-    def _on_stop(self, number: int) -> None:
-        self.clock.stop(number)
+        self.callbacks.on_trial_start(suggestion)
 
     def _on_retry(self, number: int, failure: Failure, reason: str) -> None:
-        self._journal.add_failure(number, failure)
-        self._callbacks.note(f"retrying #{number}: {reason.splitlines()[0]}")
+        self.journal.add_failure(number, failure)
+        self.callbacks.note(f"retrying #{number}: {reason.splitlines()[0]}")

@@ -84,11 +84,9 @@ class SearchForecast:
         gpu_seconds: GPUs held, times seconds: low, expected, high.
         disk_bytes: Size of the cache afterwards.
         slots: Trials that run at once.
-        trials: Number of trials.
         repeats: Of the leaders in the race, if none leaves it early.
-        epochs: Mean epochs of a trial.
-        max_epochs: Epochs without ASHA.
-        generators: Generators that are trained.
+        epochs: Of a trial, on average; without ASHA, `max_epochs`.
+        generators: Mean number that is trained.
         pruning_saves: Seconds of work that ASHA saves.
         sharing_saves: Seconds of work that trials save by sharing generators, pools and features.
         notes: What the forecast leaves out.
@@ -144,6 +142,7 @@ class Simulation:
         """Run all trials in the order of `TrialQueue`."""
         events, order = list[tuple[float, int, int, int]](), count_from()
         stops = [*self.rungs.reached(), self.last_epoch]
+        generator_slots = min(self.generator_slots, self.slots)
         free, processes, now = self.slots, 0, 0.0
         started, training = dict[int, float](), set[Hashable]()
         waiting, upcoming = list(range(self.fixed)), list(range(self.fixed, len(self.works)))[::-1]
@@ -154,11 +153,11 @@ class Simulation:
 
         def next_trial() -> int | None:
             while True:
-                ready = [trial for trial in waiting if not needs_generator(trial)]
-                untrained = [trial for trial in waiting if needs_generator(trial)]
-                chains = defaultdict[Hashable, list[int]](list)
-                for trial in untrained:
-                    if self.works[trial].lineage not in training:
+                ready, chains = list[int](), defaultdict[Hashable, list[int]](list)
+                for trial in waiting:
+                    if not needs_generator(trial):
+                        ready.append(trial)
+                    elif self.works[trial].lineage not in training:
                         chains[self.works[trial].lineage].append(trial)
                 if chains:
                     longest = max(chains.values(), key=lambda chain: max(self.works[trial].steps for trial in chain))
@@ -175,7 +174,7 @@ class Simulation:
         while True:
             while free and (trial := next_trial()) is not None:
                 work, needs = self.works[trial], needs_generator(trial)
-                taken = min(self.generator_slots, self.slots) if needs else 1
+                taken = generator_slots if needs else 1
                 if taken > free:
                     break
                 waiting.remove(trial)
@@ -195,7 +194,7 @@ class Simulation:
             now, _, trial, stop = heapq.heappop(events)
             work = self.works[trial]
             if stop == _GENERATOR:
-                free += min(self.generator_slots, self.slots)
+                free += generator_slots
                 self.busy += (now - started[trial]) * self.generator_slots
                 training.remove(work.lineage)
                 insort(waiting, trial)
@@ -232,13 +231,14 @@ class Forecaster:
         draws = _DRAWS if len(points) < space.trial_budget() else 0
         drawn = random_parameters(space, space.settings.sampler.seed, points=points)
         self._first, self._drawn = tuple(islice(drawn, len(points))), tuple(islice(drawn, draws))
+        self._possible = self._first + self._drawn
         self._speeds: Mapping[Parameters, Speed] = {}
         self._trained: dict[Hashable, set[int]] = {}
 
     def measure(self, *, may_measure: bool = True, on_progress: Progress = ignore_progress) -> bool:
         """Look up the speeds that trials need, or measure them; return whether all are known."""
         kinds = Counter[Parameters]()
-        for one in (*self._first, *self._drawn):
+        for one in self._possible:
             kinds.update(filter(None, [generator_kind(one)]))
             kinds.update([network_kind(one)] if not self.settings.objective.is_of_generator else [])
             kinds.update([self._quality_kind(one)] if one.has_synthetic_images else [])
@@ -246,19 +246,16 @@ class Forecaster:
         for kind, _ in kinds.most_common():
             of_source[kind.source] += 1
             ranked += [kind] if of_source[kind.source] <= _MOST_KINDS else []
-        self._speeds = (
-            measured_speeds(
-                ranked,
-                self.settings,
-                self._prepared,
-                self._machine,
-                self._cache,
-                may_measure=may_measure,
-                on_progress=on_progress,
-            )
-            or {}
+        self._speeds = measured_speeds(
+            ranked,
+            self.settings,
+            self._prepared,
+            self._machine,
+            self._cache,
+            may_measure=may_measure,
+            on_progress=on_progress,
         )
-        for chosen in {one.generator for one in (*self._first, *self._drawn)}:
+        for chosen in {one.generator for one in self._possible}:
             if chosen and generator_need(chosen, self._prepared, self._machine.compute, self._cache) is None:
                 self._trained.setdefault(chosen.model_copy(update={"steps": 1}), set()).add(chosen.steps)
         return bool(self._speeds)
@@ -293,7 +290,7 @@ class Forecaster:
 
     def forecast(self) -> SearchForecast:
         """Return what the search takes."""
-        works: dict[Parameters, Work] = {one: self.work(one) for one in (*self._first, *self._drawn)}
+        works = {one: self.work(one) for one in self._possible}
         studies = [(study, self.simulate([works[one] for one in study])) for study in self.studies()]
         runs = [run for _, run in studies]
         races = [self._race(study, run) for study, run in studies]
@@ -342,10 +339,9 @@ class Forecaster:
     def _notes(self) -> Iterator[str]:
         if (load := max(speed.load for speed in self._speeds.values())) > _BUSY:
             yield f"other processes slowed the measurements down up to {load:.1f} times; the forecast is for idle cores"
-        every = self._first + self._drawn
-        if any(one.generator and one.generator.mask_from == "segmenter" for one in every):
+        if any(one.generator and one.generator.mask_from == "segmenter" for one in self._possible):
             yield "without the training of the segmenter that labels generated images"
-        if any(one.early_stop_epochs for one in every):
+        if any(one.early_stop_epochs for one in self._possible):
             yield "without early stopping, which can only save time"
 
     def _quality_kind(self, parameters: Parameters) -> Parameters:

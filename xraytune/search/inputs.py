@@ -6,8 +6,8 @@ inputs.json   the content of each, by its path from the study's folder
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from pydantic import TypeAdapter
 
@@ -24,30 +24,22 @@ from xraytune.search.study import StudyFolder, damage_explained
 INPUTS_FILE = "inputs.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """Folders of extra images, and custom weights files."""
-
-    folders: frozenset[Path]
-    weights: frozenset[Path]
+Inputs: TypeAlias = tuple[set[Path], set[Path]]
+"""Folders of extra images, and custom weights files."""
 
 
 def inputs_of_space(space: Space) -> Inputs:
     """Return the inputs that trials of a space can use."""
     folders = [path for source, path in space.combinations("source", "folder.path") if source == "folder"]
     weights = [value for (value,) in space.combinations("weights") if value is not None and is_path("weights", value)]
-    return Inputs(
-        folders=frozenset(Path(str(path)) for path in folders), weights=frozenset(map(Path, map(str, weights)))
-    )
+    return {Path(str(path)) for path in folders}, {Path(str(value)) for value in weights}
 
 
 def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
     """Return the inputs of some trials."""
     every = list(trials)
-    return Inputs(
-        folders=frozenset(one.folder.path for one in every if one.folder),
-        weights=frozenset(Path(one.weights) for one in every if is_path("weights", one.weights)),
-    )
+    folders = {one.folder.path for one in every if one.folder}
+    return folders, {Path(one.weights) for one in every if is_path("weights", one.weights)}
 
 
 def read_inputs(
@@ -69,10 +61,11 @@ def read_inputs(
         MachineError: A weights file is missing.
     """
     contents = {}
-    for folder in sorted(inputs.folders):
+    folders, weights = inputs
+    for folder in sorted(folders):
         images, _ = store_folder(folder, prepared, settings.data, index=index, cache=cache)
         contents[folder] = content_fingerprint(images)
-    for file in sorted(inputs.weights):
+    for file in sorted(weights):
         if not file.is_file():
             raise MachineError(Problem("no such weights file", file, "restore it"))
         contents[file] = sha256_of(file, "file of tensors")

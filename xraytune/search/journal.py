@@ -180,16 +180,6 @@ class Journal:
                 trial.set_user_attr(name, attribute)
             self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
 
-    def gpu_seconds(self) -> float:
-        """Return the GPU time of all ended trials."""
-        total = 0.0
-        for trial in self.trials:
-            try:
-                total += float(trial.user_attrs["gpu_seconds"]) if trial.state.is_finished() else 0.0
-            except (TypeError, ValueError, LookupError) as error:
-                raise self._damaged(trial.number, error) from error
-        return total
-
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of `trials.jsonl`: one for each ended trial, by number."""
         return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]

@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import TypeAdapter
 
 from xraytune.config.settings import Parameters
 from xraytune.errors import XraytuneError
-from xraytune.files import read_json, write_json, write_text
+from xraytune.files import read_bytes, write_json, write_text
 from xraytune.metrics.generator_quality import QUALITY_FILE, PoolReport
 from xraytune.records import EpochRecord, Pace, Progress, ignore_progress, progress_text
+
+T = TypeVar("T")
 
 OWNER_FILE = ".owner"
 """In a trial's folder: names the process that runs the trial, or ran it last."""
@@ -108,7 +110,16 @@ NO_CALLBACKS = Callbacks()
 
 
 _SAMPLES_FILE = "samples.json"
+_SAMPLES = TypeAdapter(dict[str, str])
 _REPORT = TypeAdapter(PoolReport)
+
+
+def _read(path: Path, kind: TypeAdapter[T]) -> T | None:
+    """Read a JSON file that a trial may not have written yet, or that is damaged: then, None."""
+    try:
+        return kind.validate_json(read_bytes(path, "JSON file"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def write_samples(trial_dir: Path, grid: Path) -> None:
@@ -118,19 +129,12 @@ def write_samples(trial_dir: Path, grid: Path) -> None:
 
 def read_samples(trial_dir: Path) -> str:
     """Return the sample grid of a trial's generator, relative to the study; "" if there is none yet."""
-    try:
-        return str(read_json(trial_dir / _SAMPLES_FILE)["generator"])
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
-        return ""
+    return (_read(trial_dir / _SAMPLES_FILE, _SAMPLES) or {}).get("generator", "")
 
 
 def read_pool_report(trial_dir: Path) -> PoolReport | None:
     """Return a trial's report on its synthetic images; None if there is none, or not yet."""
-    try:
-        content = read_json(trial_dir / QUALITY_FILE)
-        return _REPORT.validate_python({name: content[name] for name in ("quality", "note", "copies")})
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
-        return None
+    return _read(trial_dir / QUALITY_FILE, _REPORT)
 
 
 def reason_of(error: Exception) -> str:
@@ -147,6 +151,27 @@ _PROGRESS_FILE = "progress.json"
 _WRITE_EVERY_SECONDS = 1.0
 
 
+class TrialProgress(NamedTuple):
+    """What a trial does: the arguments of a `Progress` callback, and the seconds left if known."""
+
+    what: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a slot; its generator is trained."""
+        return not self.total
+
+    def __str__(self) -> str:
+        """Return a text such as `training the GAN: 300 of 600 steps`."""
+        return progress_text(self.what, self.done, self.total)
+
+
+_PROGRESS = TypeAdapter(TrialProgress)
+
+
 @dataclass(slots=True)
 class ProgressFile:
     """A `Progress` callback that writes `progress.json` of a trial, at most once a second."""
@@ -161,39 +186,10 @@ class ProgressFile:
         left = self._pace.seconds_left(what, done, total, now)
         if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
             self._written = now
-            content = json.dumps({"what": what, "done": done, "total": total, "seconds_left": left}, ensure_ascii=False)
+            content = json.dumps(TrialProgress(what, done, total, left)._asdict(), ensure_ascii=False)
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
-
-
-def write_waiting(trial_dir: Path) -> None:
-    """Record that a trial, whose generator is trained now, waits for a slot."""
-    ProgressFile(trial_dir)("waiting for a slot", 0, 0)
-
-
-class TrialProgress(NamedTuple):
-    """What a trial does: the arguments of a `Progress` callback, and the seconds left if known."""
-
-    what: str
-    done: int
-    total: int
-    seconds_left: float | None
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it waits for a slot."""
-        return not self.total
-
-    def __str__(self) -> str:
-        """Return a text such as `training the GAN: 300 of 600 steps`."""
-        return progress_text(self.what, self.done, self.total)
 
 
 def read_progress(trial_dir: Path) -> TrialProgress | None:
     """Return what a trial last wrote; None if it wrote nothing."""
-    try:
-        content = read_json(trial_dir / _PROGRESS_FILE)
-        left = content["seconds_left"]
-        seconds_left = None if left is None else float(left)
-        return TrialProgress(str(content["what"]), int(content["done"]), int(content["total"]), seconds_left)
-    except (FileNotFoundError, ValueError, LookupError, TypeError, OverflowError):
-        return None
+    return _read(trial_dir / _PROGRESS_FILE, _PROGRESS)

@@ -22,12 +22,9 @@ from xraytune.config.fields import parameters_from
 from xraytune.config.settings import Experiment, Parameters, Settings, without_gates
 from xraytune.errors import Problem, StudyError
 from xraytune.pipeline.prepare import Prepared
-from xraytune.search.clock import StudyClock
-from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion
+from xraytune.search.controller import SearchController
 from xraytune.search.runs import Run, RunList, complete_folder, ended_rows
 from xraytune.search.study import StudyFolder, damage_explained, environment, other_releases
-from xraytune.search.trial_queue import GeneratorNeeds
 from xraytune.seeding import derive_seed
 
 RACE_FOLDER = "race"
@@ -45,7 +42,6 @@ class Leader:
     """A trial in the race.
 
     Attributes:
-        number: The trial's number.
         scores: The val-B score of its repeat in each round that it ran, up to the last round that counts.
         is_racing: Whether it is in the race, or was at the end.
         failure: Why a repeat failed, which removes the leader from the race; else "".
@@ -172,21 +168,17 @@ def race_of(trials: Sequence[int], repeats: int, rows: Mapping[int, Mapping[str,
         repeats: The most rounds.
         rows: The rows of the repeats that have ended, by their number.
     """
-
-    def is_ended(number: int, round_: int) -> bool:
-        return repeat_number(number, round_) in rows
-
     racing, out = [Leader(number=number) for number in trials], list[Leader]()
     missing, done = list[tuple[int, int]](), 0
     while done < repeats and len(racing) > 1:
-        found = {one.number: rows[repeat_number(one.number, done)] for one in racing if is_ended(one.number, done)}
+        found = {one.number: rows[run] for one in racing if (run := repeat_number(one.number, done)) in rows}
         failures = {number: str(row["reason"]) for number, row in found.items() if row["status"] == "failed"}
         out += [replace(one, is_racing=False, failure=failures[one.number]) for one in racing if one.number in failures]
         racing = [one for one in racing if one.number not in failures]
         if any(one.number not in found for one in racing):
             until = max(done + 1, min(FIRST_TEST, repeats))  # before the first test, no round depends on another
             wanted = [(one.number, each) for each in range(done, until) for one in racing]
-            missing = [one for one in wanted if not is_ended(*one)]
+            missing = [one for one in wanted if repeat_number(*one) not in rows]
             break
         done += 1
         scored = [replace(one, scores=(*one.scores, float(found[one.number]["val_b_score"]))) for one in racing]
@@ -230,7 +222,7 @@ def read_race(
 
 
 def _leaders(settings: Settings, rows: Iterable[Mapping[str, Any]]) -> list[int]:
-    """Return the numbers of the best complete trials on val-B with different settings; ties go to the simplest."""
+    """Return the best complete trials on val-B with different settings; ties go to the simplest."""
     if not settings.budget.repeats:
         return []
     complete = [(parameters_from(row["parameters"]), row) for row in rows if row["status"] == "complete"]
@@ -242,7 +234,7 @@ def _leaders(settings: Settings, rows: Iterable[Mapping[str, Any]]) -> list[int]
 
 
 def repeat_number(trial: int, round_: int) -> int:
-    """Return the number of a repeat in `race/trials`, from the numbers of its trial and its round, both from 0."""
+    """Return the number of a repeat in `race/trials`; rounds are counted from 0."""
     return _PLACES * trial + round_
 
 
@@ -259,84 +251,20 @@ def repeat(settings: Settings, parameters: Parameters, round_: int) -> Experimen
     return Experiment(settings=without_gates(settings.model_copy(update={"seed": seed})), parameters=parameters)
 
 
-class RepeatList(RunList):
-    """Repeats of a race, whose time counts towards that of the search.
+def hold_race(search: SearchController, prepared: Prepared, *, run: Callable[[RunList], None]) -> None:
+    """Train with `run` the repeats that a search's race still needs; those that failed at an earlier start, again.
 
-    Args:
-        folder: `race/` in the study.
-        runs: The repeats.
-        clock: The study's.
-        has_time: Returns False once the time budget is used up; then only repeats that have begun are finished.
-        generator_need: See `TrialQueue`.
-        retries: See `TrialQueue`.
-    """
-
-    def __init__(
-        self,
-        folder: StudyFolder,
-        runs: Sequence[Run],
-        *,
-        clock: StudyClock,
-        has_time: Callable[[], bool],
-        generator_need: GeneratorNeeds,
-        retries: int,
-    ) -> None:
-        self._clock, self._has_time = clock, has_time
-        super().__init__(folder, runs, what="repeats", generator_need=generator_need, retries=retries)
-
-    def on_trial_placed(self, number: int, gpus: float) -> None:
-        """Start counting the time of a repeat and of its GPUs."""
-        self._clock.start(-1 - number, gpus)
-
-    def heartbeat(self, slots: int) -> None:
-        """Save the time used every few seconds."""
-        self._clock.heartbeat(slots, max(slots - self.slots_in_use(), 0))
-
-    def _startable(self) -> list[TrialSuggestion]:
-        return self._waiting if self._has_time() else self._begun()
-
-    def _on_start(self, suggestion: TrialSuggestion) -> None:
-        super()._on_start(suggestion)
-        self.on_trial_placed(suggestion.number, 0.0)
-
-    def _on_stop(self, number: int) -> None:
-        super()._on_stop(number)
-        self._clock.stop(-1 - number)
-
-
-def hold_race(
-    folder: StudyFolder,
-    journal: Journal,
-    settings: Settings,
-    prepared: Prepared,
-    *,
-    clock: StudyClock,
-    has_time: Callable[[], bool],
-    generator_need: GeneratorNeeds,
-    run: Callable[[RepeatList, StudyFolder, Mapping[int, str]], None],
-    note: Callable[[str], None],
-) -> None:
-    """Train the repeats that a study's race still needs; those that failed at an earlier start are trained again.
-
-    Args:
-        folder: The study; its trials have ended.
-        journal: Its journal.
-        settings: Its settings, with the current budget.
-        prepared: Its images.
-        clock: Its clock.
-        has_time: Whether `budget.hours` and `budget.gpu_hours` allow further repeats.
-        generator_need: See `TrialQueue`.
-        run: Runs a list of repeats in its folder; the labels are keyed by number.
-        note: Called with the state of the race after each test.
+    The trials of the search have ended. The repeats use its time budget and clock.
 
     Raises:
         StudyError: The earlier repeats were trained with other versions of torch or torchvision.
     """
-    runs_folder, rows = StudyFolder(folder.path / RACE_FOLDER), journal.rows()
+    folder, settings = search.folder, search.space.settings
+    runs_folder, rows = StudyFolder(folder.path / RACE_FOLDER), search.journal.rows()
     again = {number for number, row in ended_rows(runs_folder).items() if row["status"] == "failed"}
-    while has_time() and (race := read_race(folder, settings, rows, without=again)):
+    while search.has_time() and (race := read_race(folder, settings, rows, without=again)):
         if race.ended:
-            note(race.summary)
+            search.callbacks.note(race.summary)
         if not race.missing:
             return
         complete_folder(runs_folder, prepared, lambda: environment(folder.compute()))
@@ -344,22 +272,22 @@ def hold_race(
             what = f"the repeats of this race were {other}, so they are not comparable with new ones"
             fix = f"install those versions, or move {RACE_FOLDER}/ away to train all repeats again"
             raise StudyError(Problem(what, runs_folder.path, fix))
-        numbers = {repeat_number(*one): one for one in race.missing}
-        runs = [
+        repeats = [
             Run(
-                number=number,
+                number=repeat_number(trial, round_),
                 label=f"#{trial}, repeat {round_ + 1}",
-                experiment=repeat(settings, journal.parameters(trial), round_),
+                experiment=repeat(settings, search.journal.parameters(trial), round_),
             )
-            for number, (trial, round_) in numbers.items()
+            for trial, round_ in race.missing
         ]
-        repeats = RepeatList(
-            runs_folder,
-            runs,
-            clock=clock,
-            has_time=has_time,
-            generator_need=generator_need,
-            retries=settings.resources.retries,
+        run(
+            RunList(
+                runs_folder,
+                repeats,
+                what="repeats",
+                generator_need=search.generator_need,
+                retries=settings.resources.retries,
+                search=search,
+            )
         )
-        run(repeats, runs_folder, {one.number: one.label for one in runs})
-        again -= numbers.keys()
+        again -= {one.number for one in repeats}

@@ -69,11 +69,7 @@ def private_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def protect_token() -> None:
-    """Create `~/.ray/auth_token`, unless Ray needs no token or has one, and make it readable by this user alone.
-
-    Raises:
-        MachineError: The file system refuses.
-    """
+    """Create `~/.ray/auth_token` if Ray needs one, and make it readable by this user alone; or raise MachineError."""
     if not _reads_token_file() or _given_token():
         return
     token = _default_token()

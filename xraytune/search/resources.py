@@ -29,11 +29,7 @@ class Machine:
 
 
 def slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
-    """Return how many trials run at once, each on one node.
-
-    Raises:
-        MachineError: No node has room for a trial.
-    """
+    """Return how many trials run at once, each on one node; raise MachineError if no node has room for one."""
     trial = allocation.trial
     count = sum(_slots_on(trial, node) for node in nodes)
     if count == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from xraytune.pipeline.shortcuts import SHORTCUTS_FILE, LungShortcut, measure_sh
 from xraytune.pipeline.sides import chance_warning, side_sizes
 from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
+from xraytune.records import Compute
 from xraytune.search.calibration import SPEED_STAGE
-from xraytune.search.controller import SearchController, mix_label
+from xraytune.search.controller import SearchController
 from xraytune.search.forecast import Forecaster
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
@@ -44,7 +46,6 @@ from xraytune.search.study import (
     best_row,
     continue_under_releases,
     create_study,
-    environment,
     locked,
     record_budget,
     require_free,
@@ -58,10 +59,8 @@ class SearchSummary:
     """The result of a search.
 
     Attributes:
-        study: The study's folder.
         metric: Of the scores, such as AUROC.
         counts: Number of ended trials by status.
-        objective: What the search optimised.
         best: Row of the best complete trial on val-A, which the search optimised.
         for_export: Row of the winner of the race, or without one of the best on val-B, which no decision of the search used;
             `export` takes it. In a search for a generator, the same as `best`.
@@ -174,28 +173,24 @@ def search(
 
 def _where_trials_run(
     settings: Settings, resumed: StudyFolder | None, address: str | None, callbacks: Callbacks
-) -> tuple[Allocation, Mapping[str, Any]]:
-    """Return the resources of trials, and the `environment` of the machine, here or in the cluster, that runs them.
+) -> tuple[Allocation, Compute | Mapping[str, Any]]:
+    """Return the resources of trials, and what they compute on here, or the `environment` of a node of the cluster.
 
     A resumed study keeps its device.
     """
     if resumed:
         compute = resumed.compute()
         if address:  # the cluster is checked when Ray connects to it
-            return allocation_of(settings, has_gpu=compute.device == "cuda"), environment(compute)
+            return allocation_of(settings, has_gpu=compute.device == "cuda"), compute
         require_device(compute, resumed.path)
     elif address:
         return survey(address, settings, note=callbacks.note)
     machine = machine_of(settings)
-    return machine.allocation, environment(machine.compute)
+    return machine.allocation, machine.compute
 
 
 def machine_of(settings: Settings) -> Machine:
-    """Return where trials run on this machine.
-
-    Raises:
-        MachineError: A trial does not fit.
-    """
+    """Return where trials run on this machine; raise MachineError if a trial does not fit."""
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = allocation.compute()
     count = slots(allocation, [Node(cpus=cpu_count(), gpus=gpu_count())])
@@ -228,14 +223,7 @@ def _run(
     def need(parameters: Parameters) -> str | None:
         return generator_need(parameters.generator, prepared, compute, cache)
 
-    controller = SearchController(
-        folder,
-        space,
-        journal,
-        generator_need=need,
-        gpu_share=allocation.trial.gpus,
-        callbacks=callbacks,
-    )
+    controller = SearchController(folder, space, journal, generator_need=need, callbacks=callbacks)
     race = read_race(folder, space.settings, journal.rows())
     if controller.is_done and not (race and race.missing and controller.has_time()):
         used, count = controller.used_up, len(journal.trials)
@@ -244,42 +232,12 @@ def _run(
         return
     if change := continue_under_releases(folder):
         callbacks.note(change)
-    name = folder.path.name
-    runner = Runner(
-        folder,
-        token=token,
-        allocation=allocation,
-        cache=cache,
-        address=address,
-        note=callbacks.note,
-        opened=lambda dashboard: callbacks.on_start(folder.path, dashboard),
-    )
+    runner = Runner(folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
+    run = partial(runner.run, reuse_actors=reuses_processes(space))
     try:
         with runner:
-            runner.run(
-                controller,
-                folder,
-                label=lambda suggestion: (
-                    f"{name} #{suggestion.number} {mix_label(suggestion.parameters, space.settings.objective)}"
-                ),
-                reuse_actors=reuses_processes(space),
-            )
-            hold_race(
-                folder,
-                journal,
-                space.settings,
-                prepared,
-                clock=controller.clock,
-                has_time=controller.has_time,
-                generator_need=need,
-                run=lambda repeats, place, labels: runner.run(
-                    repeats,
-                    place,
-                    label=lambda suggestion: f"{name} {labels[suggestion.number]}",
-                    reuse_actors=reuses_processes(space),
-                ),
-                note=callbacks.note,
-            )
+            run(controller)
+            hold_race(controller, prepared, run=run)
     finally:
         controller.close()
 
@@ -306,40 +264,31 @@ def _early_rung(settings: Settings, pretrained: Sequence[float]) -> str:
 
 
 def summarise(folder: StudyFolder) -> SearchSummary:
-    """Return the summary of a study's ended trials.
-
-    Raises:
-        TrialError: None completed; the message has the reasons.
-    """
+    """Return the summary of a study's ended trials; raise TrialError with the reasons if none is complete."""
     rows = folder.rows()
     complete = [row for row in rows if row["status"] == "complete"]
     if not complete:
         reasons = sorted({row["reason"] for row in rows if row["reason"]})
         what = "no trial completed" + "".join(f"\n    {reason}" for reason in reasons[:5])
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
-    counts = {status: sum(row["status"] == status for row in rows) for status in ("complete", "pruned", "failed")}
-    settings = folder.space().settings
-    objective, race = settings.objective, read_race(folder, settings, rows)
+    view = StudyWatcher(folder).look()
+    objective, race = view.objective, view.race
     return SearchSummary(
         study=folder.path,
-        metric=settings.metric,
+        metric=view.metric,
         objective=objective,
-        counts=counts,
+        counts={status: view.count(status) for status in ("complete", "pruned", "failed")},
         best=best_row(complete, "value", objective),
         for_export=best_row(complete, objective.selection_score, objective, race.order if race else ()),
         is_confirmable=not objective.is_of_generator
         and any(parameters_from(row["parameters"]).has_synthetic_images for row in rows if row["status"] != "failed"),
-        race=race if race and race.ended else None,
-        pruning=pruning_of(StudyWatcher(folder).look()),
+        race=race,
+        pruning=pruning_of(view),
     )
 
 
 def require_weights(space: Space) -> None:
-    """Find the weights of every backbone in the space; build each extension's backbone once.
-
-    Raises:
-        MachineError: Weights are missing, damaged or for another network.
-    """
+    """Find the weights of every backbone in the space (MachineError); build each extension's backbone once."""
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, space.settings.weights_dir)
         # A custom weights file, whose hash is unknown, or a network of an extension: check that they fit.

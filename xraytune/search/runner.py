@@ -26,11 +26,11 @@ from xraytune.config.settings import Settings
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem, XraytuneError
 from xraytune.files import read_bytes
-from xraytune.search.messages import NO_CALLBACKS, OWNER_FILE, NoTrial, TrialSuggestion
+from xraytune.search.messages import NO_CALLBACKS, OWNER_FILE, Callbacks, NoTrial, TrialSuggestion
 from xraytune.search.ray.driver import receive, send
 from xraytune.search.ray_setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.resources import Node, occupied, slots
-from xraytune.search.study import StudyFolder, format_versions, numeric_releases
+from xraytune.search.study import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases
 from xraytune.search.trial_queue import TrialQueue
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
@@ -60,41 +60,30 @@ class _RayDiedError(Exception):
     """The child process ended, or Ray did not start."""
 
 
-class _RefusedError(Exception):
-    """The cluster asks for a token."""
-
-
-class _TokenError(MachineError):
-    """The cluster asks for a token that this machine does not have."""
-
-
 class Runner:
     """Ray, started for the first trial; a context manager that shuts it down.
 
     Args:
-        folder: The study; its `.ray.log` has Ray's output while Ray runs, and stays if an error refers to it.
-        token: Token of the study's lock.
+        study: Its `.ray.log` has Ray's output while Ray runs, and stays if an error refers to it.
+        token: Of the study's lock.
         allocation: The resources of trials.
         cache: The artifact cache.
         address: A Ray cluster; None starts Ray on this machine.
-        note: Called with lines that the user should see.
-        opened: Called with the address of Ray's dashboard ("" if there is none) when Ray has started.
+        callbacks: Its `note` and `on_start` are called.
     """
 
     def __init__(
         self,
-        folder: StudyFolder,
+        study: StudyFolder,
         *,
         token: str,
         allocation: Allocation,
         cache: Path,
         address: str | None,
-        note: Callable[[str], None],
-        opened: Callable[[str], None],
+        callbacks: Callbacks,
     ) -> None:
-        self._lock, self._token, self._allocation, self._cache = folder.lock_path, token, allocation, cache
-        self._address, self._note, self._opened = address, note, opened
-        self._study, self._log = folder.path.name, folder.path / ".ray.log"
+        self._study, self._token, self._allocation, self._cache = study, token, allocation, cache
+        self._address, self._callbacks, self._log = address, callbacks, study.path / ".ray.log"
         self._child: _Child | None = None
         self._has_run = False
 
@@ -107,22 +96,11 @@ class Runner:
         if all(problem.where != self._log for problem in problems):
             self._log.unlink(missing_ok=True)
 
-    def run(
-        self,
-        queue: TrialQueue,
-        folder: StudyFolder,
-        *,
-        label: Callable[[TrialSuggestion], str],
-        reuse_actors: bool = False,
-    ) -> None:
-        """Run the trials of a queue until it is done.
+    def run(self, queue: TrialQueue, *, reuse_actors: bool = False) -> None:
+        """Run the trials of a queue until it is done. Its folder also contains the split and the environment.
 
-        Args:
-            queue: The trials.
-            folder: Contains the trials, the split and the environment.
-            label: Returns a trial's name in the dashboard.
-            reuse_actors: Whether a process runs several trials in turn, which then start seconds sooner. In the dashboard
-                it has the name of `folder`, since Ray fixes the name of a process when it starts.
+        With `reuse_actors`, a process runs several trials in turn, which then start seconds sooner. In the dashboard it has
+        the name of the folder, since Ray fixes the name of a process when it starts.
 
         Raises:
             XraytuneError: From `queue`, such as a full disk.
@@ -131,7 +109,7 @@ class Runner:
         """
 
         def config(suggestion: TrialSuggestion) -> dict[str, Any]:
-            name = label(suggestion)
+            name = f"{self._study.path.name} {queue.label(suggestion)}"
             return {
                 "process": f"{folder.path.name}: several trials in turn" if reuse_actors else name,
                 "study": str(folder.path),
@@ -141,19 +119,21 @@ class Runner:
                 "only_generator": suggestion.only_generator,
                 "images_per_step": suggestion.parameters.images_per_step,
                 "gpu_share": _share_of(allocation, suggestion).gpus,
-                "lock": str(self._lock),
+                "lock": str(self._study.lock_path),
                 "token": self._token,
             }
 
+        folder, note = queue.folder, self._callbacks.note
         allocation = self._allocation.with_threads_of(folder.compute())
         queue.generator_slots = allocation.generator_slots
-        options = {"study": self._study, "scratch": str(folder.scratch_path), "reuse_actors": reuse_actors}
+        scratch = str(folder.path / SCRATCH_NAME)
+        options = {"study": self._study.path.name, "scratch": scratch, "reuse_actors": reuse_actors}
         fruitless, why = 0, "Tune ended"
         with _signals() as caught:
             while not queue.is_done:
-                server = _QueueServer(queue, folder, config, allocation, self._note)
+                server = _QueueServer(queue, config, allocation, note)
                 try:
-                    (self._child or self._start(caught)).run(options, server, caught, self._note)
+                    (self._child or self._start(caught)).run(options, server, caught)
                 except _RayDiedError as error:
                     self._end_child()
                     why = str(error)
@@ -169,23 +149,24 @@ class Runner:
                     fix = "if the machine was overloaded, run the same command again; else `xraytune doctor` checks it"
                     raise MachineError(Problem(what, self._log, fix))
                 if self._child is None:
-                    self._note(f"{why}; restarting Ray and resuming the trials")
+                    note(f"{why}; restarting Ray and resuming the trials")
 
     def _start(self, caught: list[int]) -> _Child:
         if self._address is None:
             if problem := why_ray_cannot_start():
                 raise MachineError(problem)
             protect_token()
-        self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
+        note = self._callbacks.note
+        note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
         try:
-            self._child = _started(self._address, self._log, caught, self._note)
+            self._child = _started(self._address, self._log, caught, note)
         except MachineError as error:
-            if self._has_run and not isinstance(error, _TokenError):  # a head node takes a while to restart
+            if self._has_run:  # a head node takes a while to restart
                 raise _RayDiedError(error.problems[0].what) from error
             raise
         self._has_run = True
         slots(self._allocation, self._child.nodes)
-        self._opened(self._child.dashboard)
+        self._callbacks.on_start(self._study.path, self._child.dashboard)
         return self._child
 
     def _end_child(self) -> None:
@@ -208,7 +189,7 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
     with _connected(address, note) as child:
         allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
         slots(allocation, child.nodes)
-        found = child.ask({"look": occupied(allocation, allocation.trial, 1, child.nodes)}, note)
+        found = child.ask({"look": occupied(allocation, allocation.trial, 1, child.nodes)})
     if "problem" in found:
         raise MachineError(Problem(*found["problem"]))
     environment: dict[str, Any] = found["environment"]
@@ -222,7 +203,7 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
 def inspect_cluster(address: str, probe: Path) -> tuple[str, dict[str, Any]]:
     """Return a cluster's dashboard address ("": none) and the result of `actor.inspect` by node; raise as `survey` does."""
     with _connected(address, NO_CALLBACKS.note) as child:
-        return child.dashboard, child.ask({"inspect": str(probe)}, NO_CALLBACKS.note)
+        return child.dashboard, child.ask({"inspect": str(probe)})
 
 
 @contextmanager
@@ -242,21 +223,20 @@ def _connected(address: str, note: Callable[[str], None]) -> Iterator[_Child]:
 def _started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> _Child:
     """Try without a token, then with one: a cluster without tokens would lose every trial of a search that has one."""
     for auth in ("disabled", "token"):
-        child = _Child(address, log, auth)
+        child = _Child(address, log, auth, note)
         try:
-            child.start(caught, note)
-            return child
-        except _RefusedError as error:
-            child.close()
-            why = str(error)
+            refusal = child.start(caught)
         except BaseException:
             child.close()
             raise
+        if not refusal:
+            return child
+        child.close()
     fix = (
         "put the output of `ray get-auth-token` on the cluster's head node into ~/.ray/auth_token here; "
         "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, if set, takes precedence"
     )
-    raise _TokenError(Problem(why, str(address), fix))
+    raise MachineError(Problem(refusal, str(address), fix))
 
 
 @dataclass(slots=True)
@@ -264,7 +244,6 @@ class _QueueServer:
     """Answer the child's questions about a queue."""
 
     queue: TrialQueue
-    folder: StudyFolder
     config: Callable[[TrialSuggestion], dict[str, Any]]
     allocation: Allocation
     note: Callable[[str], None]
@@ -284,7 +263,7 @@ class _QueueServer:
     def _claim(self, number: int) -> str:
         """Return the process that started a trial last; "" if none did."""
         try:
-            return read_bytes(self.folder.trial_path(number) / OWNER_FILE, "JSON file").decode(errors="replace")
+            return read_bytes(self.queue.folder.trial_path(number) / OWNER_FILE, "JSON file").decode(errors="replace")
         except OSError:
             return ""
 
@@ -323,12 +302,11 @@ class _QueueServer:
 
 
 def _share_of(allocation: Allocation, suggestion: TrialSuggestion) -> Share:
-    """Return the resources of what a trial does next."""
     return allocation.generator if suggestion.only_generator else allocation.trial
 
 
 def _nodes(found: Sequence[Mapping[str, float]]) -> tuple[Node, ...]:
-    return tuple(Node(cpus=node["cpus"], gpus=node["gpus"]) for node in found)
+    return tuple(Node(**node) for node in found)
 
 
 class _Child:
@@ -337,8 +315,8 @@ class _Child:
     dashboard: str
     nodes: tuple[Node, ...]
 
-    def __init__(self, address: str | None, log: Path, auth: str) -> None:
-        self._address, self._is_busy = address, True
+    def __init__(self, address: str | None, log: Path, auth: str, note: Callable[[str], None]) -> None:
+        self._address, self._note, self._is_busy = address, note, True
         self._temporary = None if address else private_folder()
         folder = self._temporary.name if self._temporary else ""
         where = {**_LOOPBACK, "RAY_TMPDIR": folder, "TMPDIR": folder}
@@ -358,34 +336,32 @@ class _Child:
             )
         theirs.close()
 
-    def start(self, caught: list[int], note: Callable[[str], None]) -> None:
-        """Start Ray.
+    def start(self, caught: Sequence[int]) -> str:
+        """Start Ray; return why the cluster refuses it, for want of a token, else "".
 
         Raises:
             MachineError: No cluster answers.
-            _RefusedError: The cluster asks for a token that it did not get.
             _RayDiedError: Ray did not start.
             KeyboardInterrupt: A signal arrived first.
         """
         self._send({"address": self._address, "cpus": cpu_count()})
         while not self._connection.poll(_HEARTBEAT_SECONDS):
             if caught:
-                note(f"{signal.Signals(caught[0]).name}: stopping before Ray has started")
+                self._note(f"{signal.Signals(caught[0]).name}: stopping before Ray has started")
                 raise KeyboardInterrupt
         found = self._receive()
         if "failed" in found:
             raise _RayDiedError(found["failed"])
         self._is_busy = False
         if "refused" in found:
-            raise _RefusedError(found["refused"])
+            return str(found["refused"])
         if "unavailable" in found:
             fix = "start it (`ray start --head`), or omit --address to use this machine alone"
             raise MachineError(Problem(found["unavailable"], str(self._address), fix))
         self.dashboard, self.nodes = found["dashboard"], _nodes(found["nodes"])
+        return ""
 
-    def run(
-        self, options: dict[str, Any], server: _QueueServer, caught: list[int], note: Callable[[str], None]
-    ) -> None:
+    def run(self, options: dict[str, Any], server: _QueueServer, caught: Sequence[int]) -> None:
         """Answer questions until Tune has run all trials."""
         self._is_busy, stopping_since = True, 0.0
         self._send(options)
@@ -394,7 +370,7 @@ class _Child:
                 raise _RayDiedError("Ray does not stop its trials")
             if caught and not stopping_since:
                 stopping_since = time.monotonic()
-                note(f"{signal.Signals(caught[0]).name}: shutting down cleanly, which takes some seconds")
+                self._note(f"{signal.Signals(caught[0]).name}: shutting down cleanly, which takes some seconds")
                 with suppress(ProcessLookupError):
                     self._process.send_signal(signal.SIGUSR1)
             server.heartbeat()
@@ -406,12 +382,12 @@ class _Child:
                 return
             self._send(server.answer(question))
 
-    def ask(self, question: dict[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Return the result of a task on a node with room for a trial, or of a task on each node."""
         self._is_busy = True
         self._send(question)
         while not self._connection.poll(_LATE_SECONDS):
-            note("still waiting for a machine with room for a trial: others use it, or it is slow")
+            self._note("still waiting for a machine with room for a trial: others use it, or it is slow")
         found: dict[str, Any] = self._receive()
         self._is_busy = False
         return found

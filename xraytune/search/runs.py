@@ -6,16 +6,13 @@ ended run; each start trains the runs that have no row, or that failed.
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xraytune.config.load import experiment_from_json
 from xraytune.config.settings import Experiment
 from xraytune.errors import Problem, StudyError
-from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
+from xraytune.files import append_jsonl, read_jsonl, write_json
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.records import EpochRecord, Json, Progress, ignore_progress
 from xraytune.search.messages import Status, TrialSuggestion, read_progress
@@ -46,10 +43,10 @@ class RunList(TrialQueue):
         folder: Contains the runs.
         runs: All of them, including those that have ended.
         what: Their name in progress bars and errors.
-        generator_need: See `TrialQueue`.
-        retries: See `TrialQueue`.
+        generator_need, retries: See `TrialQueue`.
         on_progress: Called with `what` and how many runs have ended.
         asha: Returns whether a run continues after an epoch; without it every run trains to its last step.
+        search: The search whose time budget and clock these runs use; without it they have a clock of their own.
 
     Raises:
         StudyError: A run that has ended had other settings.
@@ -65,10 +62,10 @@ class RunList(TrialQueue):
         retries: int,
         on_progress: Progress = ignore_progress,
         asha: Callable[[int, EpochRecord], bool] | None = None,
+        search: TrialQueue | None = None,
     ) -> None:
         self._runs = {run.number: run for run in runs}
-        self._what, self._on_progress, self._asha = what, on_progress, asha
-        self._started, self._seconds = dict[int, float](), defaultdict[int, float](float)
+        self._what, self._on_progress, self._asha, self._search = what, on_progress, asha, search
         self._shown = dict[int, int]()  # steps of generators that were reported last
         done = {
             number: row["status"]
@@ -80,18 +77,27 @@ class RunList(TrialQueue):
             for run in runs
             if run.number not in done
         )
-        super().__init__(folder, waiting, generator_need=generator_need, retries=retries)
+        clock = search.clock if search else None
+        super().__init__(folder, waiting, generator_need=generator_need, retries=retries, clock=clock)
         self._ended.update(done.values())
         for number in done:
             self._require_same(number)
             folder.drop_checkpoint(number)  # the confirmation may have been killed between a run's end and this
         self._report_progress()
 
+    def has_time(self) -> bool:
+        """Return whether the budget of the search, if there is one, allows further runs."""
+        return self._search is None or self._search.has_time()
+
+    def label(self, suggestion: TrialSuggestion) -> str:
+        """Return the label of a run."""
+        return self._runs[suggestion.number].label
+
     def heartbeat(self, slots: int) -> None:
-        """Report the progress of the generators in training."""
-        del slots
+        """Also report the progress of the generators in training."""
+        super().heartbeat(slots)
         for number, suggestion in self._running.items():
-            progress = read_progress(self._folder.trial_path(number)) if suggestion.only_generator else None
+            progress = read_progress(self.folder.trial_path(number)) if suggestion.only_generator else None
             if progress and progress.done and progress.done != self._shown.get(number):
                 self._shown[number] = progress.done
                 generator = self._runs[number].label.partition(", seed ")[0]  # which several classifier seeds share
@@ -104,32 +110,24 @@ class RunList(TrialQueue):
     def _should_continue(self, number: int, record: EpochRecord) -> bool:
         return self._asha is None or self._asha(number, record)
 
-    def _on_start(self, suggestion: TrialSuggestion) -> None:
-        self._started[suggestion.number] = time.monotonic()
-
-    def _on_stop(self, number: int) -> None:
-        self._seconds[number] += time.monotonic() - self._started.pop(number)
+    def _clock_number(self, number: int) -> int:
+        return -1 - number  # trials of a search have numbers from 0
 
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
-        self._on_stop(number)
-        seconds = round(self._seconds.pop(number), 3)
+        seconds = round(self.clock.times().trials[self._clock_number(number)], 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, "status": status, **outcome}
         at_once = len(self._running) + 1
-        append_jsonl(self._folder.runs_path, row | {"seconds": seconds, "at_once": at_once})
+        append_jsonl(self.folder.runs_path, row | {"seconds": seconds, "at_once": at_once})
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
-            self._folder.drop_checkpoint(number)
+            self.folder.drop_checkpoint(number)
         self._report_progress()
 
     def _require_same(self, number: int) -> None:
         """Refuse a run that was started earlier with other settings."""
-        config = self._folder.trial_path(number) / "config.json"
-        if not config.exists():
-            return
-        with damage_explained(config):
-            started = experiment_from_json(read_json(config), config.parent)
-        if started.identity() != self._runs[number].experiment.identity():
+        config = self.folder.trial_path(number) / "config.json"
+        if config.exists() and self.folder.experiment(number).identity() != self._runs[number].experiment.identity():
             what = "this run was begun with other settings: the study or the options have changed since"
-            fix = f"use the same options, or move {self._folder.path.name}/ away to start over"
+            fix = f"use the same options, or move {self.folder.path.name}/ away to start over"
             raise StudyError(Problem(what, config, fix))
 
     def _report_progress(self) -> None:

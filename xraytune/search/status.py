@@ -32,16 +32,13 @@ class TrialView:
     """One trial.
 
     Attributes:
-        number: From 0.
         mix: Such as `gan r=0.5 (500 steps) +classical 1`.
         status: `waiting` for a slot or another trial's generator; `unfinished` if the search has stopped.
-        epochs: Number of recorded epochs.
-        values: Best val-A score after each of them.
+        values: Best val-A score after each recorded epoch.
         val_b_score: Score on val-B of a complete trial.
         busy_with: What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`.
         seconds: Wall time of an ended trial.
         reason: Why it ended, unless it is complete.
-        simplicity: See `Parameters.simplicity`.
         arm: Such as `classical+gan`.
         parameters: All its parameters by dotted name, without those that are not set; paths are relative to the study.
         samples: The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet.
@@ -74,23 +71,16 @@ class TrialView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyView:
-    """A study at one moment.
+    """A study at one moment: its sides, its trials by number, and the names of the searched parameters.
 
     Attributes:
-        name: The study's.
         metric: Of its scores, such as AUROC.
-        objective: What the search optimises.
-        sides: Sizes of train, val-A and val-B.
-        trials: By number.
         trial_budget: That of the last start, and at least the number of trials.
-        max_epochs: Maximum number of epochs of a trial.
-        searched: Names of the searched parameters.
         seconds: Wall time used, over all starts.
         seconds_budget: `budget.hours` of the last start; None if it has none.
         seconds_forecast: The lowest and highest wall time of its forecast; None if it had none.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
-        is_running: Whether a search runs on it.
-        race: The race of the leaders; None before its first repeat has ended.
+        race: None before its first repeat has ended.
         idle_share: The share of the slots' time that was idle; None before the first trial.
     """
 
@@ -179,35 +169,30 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
     """
     import pandas as pd  # takes most of a second
 
-    view = status(study)
-    columns = trial_columns(view)
-    return pd.DataFrame([trial_row(trial, view) for trial in view.trials], columns=columns).set_index("number")
+    return pd.DataFrame(trial_table(status(study))).set_index("number")
 
 
-def trial_columns(view: StudyView) -> list[str]:
-    """Return the names of the values in `trial_row`."""
+def trial_table(view: StudyView, trials: Sequence[TrialView] | None = None) -> dict[str, list[Value]]:
+    """Return trials of a study, by default all, as columns of a table; None where a trial has no value."""
+    trials = view.trials if trials is None else trials
+    searched = {name: [trial.parameters.get(name) for trial in trials] for name in view.searched}
     figures = dict.fromkeys(name for trial in view.trials for name in _figures(trial))
-    return ["number", "status", "arm", "mix", "epochs", VALUE_NAME, "val_b_score", "seconds", *view.searched, *figures]
+    return {
+        "number": [trial.number for trial in trials],
+        "status": [trial.status for trial in trials],
+        "arm": [trial.arm for trial in trials],
+        "mix": [trial.mix for trial in trials],
+        "epochs": [trial.epochs for trial in trials],
+        VALUE_NAME: [trial.values[-1] if trial.values else None for trial in trials],
+        "val_b_score": [trial.val_b_score for trial in trials],
+        "seconds": [trial.seconds for trial in trials],
+        **searched,
+        **{name: [_figures(trial).get(name) for trial in trials] for name in figures},
+    }
 
 
 def _figures(trial: TrialView) -> dict[str, float | None]:
     return trial.report.quality.columns() if trial.report and trial.report.quality else {}
-
-
-def trial_row(trial: TrialView, view: StudyView) -> dict[str, Value]:
-    """Return a trial as a row of a table; None where it has no value."""
-    own: dict[str, Value] = {
-        "number": trial.number,
-        "status": trial.status,
-        "arm": trial.arm,
-        "mix": trial.mix,
-        "epochs": trial.epochs,
-        VALUE_NAME: trial.values[-1] if trial.values else None,
-        "val_b_score": trial.val_b_score,
-        "seconds": trial.seconds,
-    }
-    own |= {name: trial.parameters.get(name) for name in view.searched} | _figures(trial)
-    return {name: own.get(name) for name in trial_columns(view)}
 
 
 def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = None) -> tuple[TrialView, ...]:
@@ -227,13 +212,15 @@ def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = No
         raise ConfigError(
             Problem(f"{view.name} has no trial of the arm {arm!r}", "--arm", f"one of: {', '.join(arms)}")
         )
-    column = _column(sort, trial_columns(view))
+    table = trial_table(view)
+    column = _column(sort, [*table])
 
-    def key(trial: TrialView) -> tuple[bool, Any]:
-        value: Any = trial_row(trial, view)[column]
+    def key(row: tuple[TrialView, Any]) -> tuple[bool, Any]:
+        _, value = row
         return value is None, view.objective.rank(value) if value is not None and column.endswith("_score") else value
 
-    return tuple(sorted((trial for trial in view.trials if arm in (None, trial.arm)), key=key))
+    ranked = sorted(zip(view.trials, table[column], strict=True), key=key)
+    return tuple(trial for trial, _ in ranked if arm in (None, trial.arm))
 
 
 def _column(wanted: str, columns: Sequence[str]) -> str:
@@ -310,7 +297,7 @@ class StudyWatcher:
             return None
         status = self._journal.status(number)
         values = tuple(value for _, value in sorted(self._journal.reported(number).items()))
-        ended = None if status is None else self._journal.row(number)
+        ended = {} if status is None else self._journal.row(number)
         trial_path = self._folder.trial_path(number)
         has_started = (trial_path / "config.json").exists()
         busy = None if status or values or not has_started else read_progress(trial_path)
@@ -324,16 +311,16 @@ class StudyWatcher:
             status=status or ("unfinished" if not is_running else "running" if is_at_work else "waiting"),
             epochs=len(values),
             values=values,
-            val_b_score=ended["val_b_score"] if ended else None,
+            val_b_score=ended.get("val_b_score"),
             busy_with=str(busy or ""),
             busy_seconds=busy and busy.seconds_left,
             samples=read_samples(trial_path) if parameters.generator else "",
             report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
-            seconds=ended["seconds"] if ended else None,
-            threshold=ended["threshold"] if ended else None,
-            gpu_seconds=ended["gpu_seconds"] if ended else 0.0,
+            seconds=ended.get("seconds"),
+            threshold=ended.get("threshold"),
+            gpu_seconds=ended.get("gpu_seconds", 0.0),
             epoch_seconds=self._epoch_seconds.get(number),
-            reason=ended["reason"] if ended else "",
+            reason=ended.get("reason", ""),
             simplicity=parameters.simplicity,
             parameters=self._journal.stored_values(parameters),
         )

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -39,7 +39,6 @@ from xraytune.config.settings import Budget, Experiment, Objective, extensions_o
 from xraytune.config.space import Space
 from xraytune.errors import ArtifactError, ConfigError, Problem, SourceLine, StudyError, join_names
 from xraytune.files import (
-    append_jsonl,
     explain_disk_errors,
     new_folder,
     read_json,
@@ -59,12 +58,10 @@ _NUMERIC = ("torch", "torchvision")
 FORECAST_FILE = "forecast.json"
 """In a study: the wall time that its search was expected to take."""
 SCRATCH_NAME = ".tune"
+"""In a study and its folders of runs: temporary files of Ray Tune."""
 _JOURNAL_NAME = "optuna.journal"
 _BEST = 3
 _COMPUTE = TypeAdapter(Compute)
-
-StudyWork: TypeAlias = Literal["searched", "confirmed", "cleaned"]
-"""What a process does with a study whose lock it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +89,6 @@ class StudyFolder:
     def runs_path(self) -> Path:
         """In the folder of a confirmation's runs: one row for every ended run."""
         return self.path / "runs.jsonl"
-
-    @property
-    def scratch_path(self) -> Path:
-        """Temporary files of Ray Tune."""
-        return self.path / SCRATCH_NAME
 
     @property
     def samples_path(self) -> Path:
@@ -180,11 +172,7 @@ class StudyFolder:
         return read_jsonl(self.rows_path)
 
     def experiment(self, number: int) -> Experiment:
-        """Return the settings of one trial.
-
-        Raises:
-            StudyError: There is no such trial, or its file is damaged.
-        """
+        """Return the settings of one trial; raise StudyError if there is none, or its file is damaged."""
         config = self.trial_path(number) / "config.json"
         if not config.is_file():
             count = len(list(self.path.glob("trials/*/config.json")))
@@ -196,7 +184,7 @@ class StudyFolder:
 def _require_own_files(folder: Path) -> None:
     """Refuse links and pipes in a study from someone else: a write to them would reach another file.
 
-    Exceptions are Optuna's lock, a link that nothing is written through, and the `wandb` folders, in which only W&B writes.
+    Optuna's lock is a link that nothing is written through, and in the `wandb` folders, only W&B writes.
     """
     folders: list[Path | str] = [folder]
     while folders:
@@ -224,7 +212,7 @@ def damage_explained(file: Path) -> Iterator[Path]:
 
 
 def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]) -> None:
-    """Create a study atomically; if another search has created it in the meantime, keep that one.
+    """Create a study atomically, unless another search has just created it.
 
     `where` is what its trials compute on here, or the `environment` of the machine that runs them.
     """
@@ -303,17 +291,17 @@ def other_releases(folder: StudyFolder) -> str:
         StudyError: A file of the study is missing or damaged.
     """
     recorded, now = folder.releases()[-1], numeric_releases()
-    return (
-        f"trained with {format_versions(recorded)}, but {format_versions(now)} is installed" if recorded != now else ""
-    )
+    if recorded == now:
+        return ""
+    return f"trained with {format_versions(recorded)}, but {format_versions(now)} is installed"
 
 
 def require_free(folder: StudyFolder) -> None:
     """Refuse (StudyError) to create a study in a folder with other files."""
     if folder.path.exists() and any(folder.path.iterdir()):
-        fix = "give the study another name (--set name=...), or move the folder away"
+        what = "this folder is not empty, and is not a study (study.yaml is missing)"
         raise StudyError(
-            Problem("this folder is not empty, and is not a study (study.yaml is missing)", folder.path, fix)
+            Problem(what, folder.path, "give the study another name (--set name=...), or move the folder away")
         )
 
 
@@ -340,7 +328,6 @@ def _with_budget(space: Space, budget: Budget) -> Space:
 
 
 def _require_open_end(folder: StudyFolder, recorded: Space, space: Space) -> None:
-    """Refuse (StudyError) another `budget.max_epochs` unless the study would be the same, had it begun with that one."""
     old, new = recorded.settings.budget.max_epochs, space.settings.budget.max_epochs
     if why := _why_epochs_stay(folder, recorded, old, new):
         what = f"budget.max_epochs is {old} in this study and cannot become {new}: {why}"
@@ -424,12 +411,8 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
 
 
 @contextmanager
-def locked(folder: StudyFolder, work: StudyWork = "searched") -> Iterator[str]:
-    """Hold the study's lock; yields the lock's token, which workers compare.
-
-    Raises:
-        StudyError: Another process holds the lock, or took it while this one was suspended.
-    """
+def locked(folder: StudyFolder, work: Literal["searched", "confirmed", "cleaned"] = "searched") -> Iterator[str]:
+    """Hold the study's lock, and yield its token, which workers compare; raise StudyError if another process has it."""
     try:
         with hold(folder.lock_path, work) as owner:
             yield owner.token
@@ -462,16 +445,11 @@ def best_row(
 
 
 def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:
-    """Bring `trials.jsonl` up to date with the journal: append missing rows; rewrite a file with wrong ones."""
-    expected = {row["number"]: row for row in rows}
+    """Write `trials.jsonl` again unless it has exactly these rows, which the journal has."""
     try:
-        found = read_jsonl(folder.rows_path)
+        found = folder.rows()
     except ArtifactError:  # damaged, but derived from the journal
         found = []
-    numbers = [row.get("number") for row in found]
-    if len(set(numbers)) == len(numbers) and [expected.get(number) for number in numbers] == found:
-        for number in sorted(expected.keys() - set(numbers)):
-            append_jsonl(folder.rows_path, expected[number])
-    else:
-        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in expected.values())
+    if len(found) != len(rows) or {row.get("number"): row for row in found} != {row["number"]: row for row in rows}:
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
         write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))

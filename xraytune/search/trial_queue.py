@@ -14,7 +14,7 @@ import sys
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, TypeAlias
 
 from xraytune.config.load import experiment_to_json
@@ -23,6 +23,7 @@ from xraytune.errors import MachineError, Problem, TrialError
 from xraytune.files import write_json
 from xraytune.limits import likely_shortage
 from xraytune.records import EpochRecord, TrialResult
+from xraytune.search.clock import StudyClock
 from xraytune.search.messages import (
     HANG_FILE,
     Cause,
@@ -56,9 +57,10 @@ class TrialQueue:
 
     Args:
         folder: Contains the trials.
-        waiting: The trials to run first, by number.
+        waiting: The first trials to run, by number.
         generator_need: Called each time anew, since the generator may have been trained in the meantime.
         retries: How often a trial is retried without a new epoch in between.
+        clock: Measures the time of the trials; by default one that is not saved.
 
     Attributes:
         generator_slots: The slots that the training of a generator occupies; a trial occupies one.
@@ -75,8 +77,10 @@ class TrialQueue:
         *,
         generator_need: GeneratorNeeds,
         retries: int,
+        clock: StudyClock | None = None,
     ) -> None:
-        self._folder, self._generator_need, self._retries = folder, generator_need, retries
+        self.folder, self.generator_need, self._retries = folder, generator_need, retries
+        self.clock = clock or StudyClock()
         self._waiting = list(waiting)  # by number
         self._running: dict[int, TrialSuggestion] = {}
         self._lineages: dict[int, str] = {}  # of the generators that running trials started to train
@@ -112,7 +116,7 @@ class TrialQueue:
 
     def _generator_speed(self, suggestion: TrialSuggestion) -> float:
         """Return the steps per second of the generator that a running trial is training; 0.0 if there is none."""
-        generator, progress = suggestion.parameters.generator, read_progress(self._folder.trial_path(suggestion.number))
+        generator, progress = suggestion.parameters.generator, read_progress(self.folder.trial_path(suggestion.number))
         if not (generator and progress and progress.what.startswith(f"training the {generator.noun}")):
             return 0.0
         return (progress.total - progress.done) / progress.seconds_left if progress.seconds_left else 0.0
@@ -140,7 +144,8 @@ class TrialQueue:
         return self._start(runnable[0])
 
     def on_trial_placed(self, number: int, gpus: float) -> None:
-        """Called with the GPUs of a trial that has just been placed."""
+        """Count the time of a trial that has just been placed as that of so many GPUs."""
+        self.clock.start(self._clock_number(number), gpus)
 
     def on_result(self, number: int, message: Message) -> bool:
         """Handle a message from a trial and return whether the trial continues. Repeated messages change nothing.
@@ -157,16 +162,17 @@ class TrialQueue:
             case {"generator": _}:
                 self._have_trained.add(number)
                 self._wait_again(number)
-                return False
             case {"failed": reason, "cause": cause}:
                 self._fail(number, reason, cause)
-                return False
             case {"ended": content}:
-                result = TrialResult(**content)
-                names = ("value", "best_epoch", "epochs", "val_b_score", "threshold")
-                self._end(number, "complete", {name: getattr(result, name) for name in names})
-                return False
-        record = EpochRecord(**message["epoch"])
+                outcome = asdict(TrialResult(**content))
+                del outcome["seconds"]
+                self._end(number, "complete", outcome)
+            case {"epoch": content}:
+                return self._on_epoch(number, EpochRecord(**content))
+        return False
+
+    def _on_epoch(self, number: int, record: EpochRecord) -> bool:
         value = record.best_val_score
         if not math.isfinite(value):
             self._fail(number, f"val_score is {value} after epoch {record.epoch}", "settings")
@@ -182,7 +188,7 @@ class TrialQueue:
         """Handle a trial's process that ended without a message."""
         if number not in self._running:
             return
-        hang = self._folder.trial_path(number) / HANG_FILE
+        hang = self.folder.trial_path(number) / HANG_FILE
         if hang.exists() and hang.stat().st_size:
             reason = f"it hung (traceback: {hang.parent.name}/{HANG_FILE})"
         elif out_of_memory:
@@ -198,7 +204,14 @@ class TrialQueue:
             self._wait_again(number)
 
     def heartbeat(self, slots: int) -> None:
-        """Called at least once a second while trials run, with the number of slots."""
+        """Save the time used every few seconds; called at least once a second while trials run."""
+        self.clock.heartbeat(slots, max(slots - self.slots_in_use(), 0))
+
+    def _startable(self) -> list[TrialSuggestion]:
+        """Return the waiting trials that may still start, by number: once the time is used up, those that have begun."""
+        if self.has_time():
+            return self._waiting
+        return [one for one in self._waiting if (self.folder.trial_path(one.number) / "config.json").exists()]
 
     def _slots(self, suggestion: TrialSuggestion) -> int:
         return (self.generator_slots if suggestion.only_generator else 1) * suggestion.share
@@ -214,7 +227,7 @@ class TrialQueue:
         for suggestion in self._startable():
             generator = suggestion.parameters.generator
             if generator not in needs:
-                needs[generator] = self._generator_need(suggestion.parameters)
+                needs[generator] = self.generator_need(suggestion.parameters)
             lineage = needs[generator]
             if lineage is None or suggestion.number in self._have_trained:  # it may have trained it into another cache
                 ready.append(suggestion)
@@ -224,22 +237,22 @@ class TrialQueue:
         return [*(min(chain, key=_steps) for chain in longest_first), *ready]
 
     def _start(self, suggestion: TrialSuggestion) -> TrialSuggestion:
-        trial = self._folder.trial_path(suggestion.number)
+        trial = self.folder.trial_path(suggestion.number)
         # At each start: resources, tracking and the locations of files may have changed since the last one.
         write_json(trial / "config.json", experiment_to_json(self._experiment(suggestion), trial))
         self._running[suggestion.number] = suggestion
-        if lineage := self._generator_need(suggestion.parameters):
+        if lineage := self.generator_need(suggestion.parameters):
             self._lineages[suggestion.number] = lineage
+        self.on_trial_placed(suggestion.number, 0.0)
         self._on_start(suggestion)
         return suggestion
 
     def _wait_again(self, number: int, **changes: Any) -> None:
-        """Put a running trial back among those that wait."""
         suggestion = replace(self._remove(number), only_generator=False, **changes)
         insort(self._waiting, suggestion, key=lambda one: one.number)
-        self._on_stop(number)
 
     def _remove(self, number: int) -> TrialSuggestion:
+        self.clock.stop(self._clock_number(number))
         self._lineages.pop(number, None)
         return self._running.pop(number)
 
@@ -271,20 +284,23 @@ class TrialQueue:
         ):
             which = f"the {'first' if are_first else 'last'} {_SAME_FAILURES} trials"
             what = f"{which} all failed for the same reason, so no other was started: {reason}"
-            raise TrialError(Problem(what, self._folder.path, "fix the cause, then run the same command again"))
+            raise TrialError(Problem(what, self.folder.path, "fix the cause, then run the same command again"))
+
+    def has_time(self) -> bool:
+        """Return whether the budget's time allows further trials; without a budget, always."""
+        return True
+
+    def label(self, suggestion: TrialSuggestion) -> str:
+        """Return a trial's name in the dashboard and in trackers, without that of the study."""
+        raise NotImplementedError
+
+    def _clock_number(self, number: int) -> int:
+        return number
 
     @property
     def _has_more(self) -> bool:
         """Whether `_new_trial` has a further trial."""
         return False
-
-    def _startable(self) -> list[TrialSuggestion]:
-        """Return the waiting trials that may still start, by number."""
-        return self._waiting
-
-    def _begun(self) -> list[TrialSuggestion]:
-        """Return the waiting trials that have run before."""
-        return [one for one in self._waiting if (self._folder.trial_path(one.number) / "config.json").exists()]
 
     @property
     def _next_is_fixed(self) -> bool:
@@ -308,9 +324,6 @@ class TrialQueue:
 
     def _on_start(self, suggestion: TrialSuggestion) -> None:
         """Called when a trial starts or resumes."""
-
-    def _on_stop(self, number: int) -> None:
-        """Called when a trial waits again after it had started, such as after the training of its generator."""
 
     def _on_retry(self, number: int, failure: Failure, reason: str) -> None:
         """Called when a failed trial is to be retried."""

@@ -42,7 +42,6 @@ from xraytune.search.messages import (
     reason_of,
     traceback_note,
     write_samples,
-    write_waiting,
 )
 from xraytune.search.study import StudyFolder, other_releases
 from xraytune.tracking.tensorboard import TensorboardRun
@@ -94,13 +93,10 @@ class TrialWorker:
         self._open = ExitStack()
         self._trackers: list[Tracker] = []
         self._alive: Callable[[], None] = lambda: None
-        try:
-            self._epochs = self._start()
-        except Exception as error:  # noqa: BLE001  Ray would take it for a lost process
-            self._epochs = _failing(error)
+        self._epochs = self._run()
 
-    def _start(self) -> Epochs:
-        """Claim the trial from any earlier process and return its epochs, none of which is computed yet."""
+    def _run(self) -> Epochs:
+        """Claim the trial from any earlier process and yield its epochs."""
         compute = self._study.compute()
         require_device(compute, self._study.path)
         if other := other_releases(self._study):
@@ -122,39 +118,27 @@ class TrialWorker:
 
         restore_pixels(experiment.settings, prepared, cache, on_progress=on_progress)
         context = RunContext(
-            prepared=prepared,
-            cache=cache,
-            compute=compute,
-            on_progress=on_progress,
-            on_generator=self._show_samples,
+            prepared=prepared, cache=cache, compute=compute, on_progress=on_progress, on_generator=self._show_samples
         )
         if self._job.only_generator:
-            return self._guarded(self._generator_training(experiment, context), hang_seconds)
+            with _hang_guard(self._folder, hang_seconds) as self._alive:
+                train_own_generator(experiment, context)
+            show("waiting for a slot", 0, 0)
+            return None
         self._trackers = self._tracked(experiment, context)
-        return self._guarded(trial_epochs(experiment, context, self._folder), hang_seconds)
-
-    def _generator_training(self, experiment: Experiment, context: RunContext) -> Epochs:
-        """Train only the trial's generator, on the first `next()`."""
-        yield from ()
-        train_own_generator(experiment, context)
-        write_waiting(self._folder)
-        return None
-
-    def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
-        """Write the sample grid of the trial's generator into the study, and its name into the trial's folder."""
-        grid = save_generator_grid(experiment, context, self._study.samples_path)
-        write_samples(self._folder, grid)
-
-    def _guarded(self, epochs: Epochs, hang_seconds: float) -> Epochs:
-        with closing(epochs):
+        with closing(trial_epochs(experiment, context, self._folder)) as epochs:
             while True:
                 with _hang_guard(self._folder, hang_seconds) as self._alive:  # not while it waits between two epochs
                     try:
                         record = next(epochs)
                     except StopIteration as end:
-                        result: TrialResult | None = end.value
+                        result: TrialResult = end.value
                         return result
                 yield record
+
+    def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
+        """Write the sample grid of the trial's generator into the study, and its name into the trial's folder."""
+        write_samples(self._folder, save_generator_grid(experiment, context, self._study.samples_path))
 
     def step(self) -> Message:
         """Train one epoch, the first one after all preparation, and return the trial's message."""
@@ -218,12 +202,6 @@ class TrialWorker:
         if settings.tracking.tensorboard:
             trackers.append(TensorboardRun(run, samples=draw, finish_seconds=1.0))
         return trackers
-
-
-def _failing(error: Exception) -> Epochs:
-    """Re-raise a start-up error on the first `next()`."""
-    yield from ()
-    raise error
 
 
 def next_message(epochs: Epochs, trial_dir: Path) -> Message:

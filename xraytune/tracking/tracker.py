@@ -12,9 +12,7 @@ import os
 import queue
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,9 +97,9 @@ class Tracker:
         most_waiting: int = 1000,
     ) -> None:
         self.tracked, self._samples = run, samples
-        self._finish_seconds = finish_seconds
+        self._finish_seconds, self._most_waiting = finish_seconds, most_waiting
         self._best: dict[str, Json] = {}
-        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue(most_waiting)
+        self._calls = queue.SimpleQueue[Callable[[], object] | None]()
         self._warned = threading.Lock()  # acquired once, never released
         self._abandoned, self._ended = threading.Event(), threading.Event()
         self._post(self._start)
@@ -125,23 +123,18 @@ class Tracker:
     def finish(self, status: RunStatus, outcome: Mapping[str, Json] | None = None) -> None:
         """End the run with its status, best value and other results; further calls do nothing."""
         summary = self.tracked.named({**self._best, **(outcome or {}), "status": status})
-        deadline = time.monotonic() + self._finish_seconds
-        with suppress(queue.Full):
-            for call in (partial(self._end, summary, is_failed=status in {"failed", "unfinished"}), None):
-                if not self._ended.is_set():
-                    self._calls.put(call, timeout=max(0.0, deadline - time.monotonic()))
-            self._ended.wait(max(0.0, deadline - time.monotonic()))
-        self._abandoned.set()
-        if not self._ended.is_set():
+        self._calls.put(partial(self._end, summary, is_failed=status in {"failed", "unfinished"}))
+        self._calls.put(None)
+        if not self._ended.wait(self._finish_seconds):
+            self._abandoned.set()
             self._warn(f"it did not answer within {self._finish_seconds:g} s")
 
     def _post(self, call: Callable[[], object]) -> None:
         """Queue a call for the thread."""
-        try:
-            if not self._ended.is_set():
-                self._calls.put_nowait(call)
-        except queue.Full:
-            self._warn(f"it does not keep up: messages beyond {self._calls.maxsize} are dropped")
+        if self._calls.qsize() < self._most_waiting:
+            self._calls.put(call)
+        else:
+            self._warn(f"it does not keep up: messages beyond {self._most_waiting} are dropped")
 
     def _work(self) -> None:
         try:

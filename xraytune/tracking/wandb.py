@@ -83,7 +83,20 @@ class WandbRun(Tracker):
         os.environ.pop("WANDB_SERVICE", None)  # of another process, whose end would end this run
         import wandb
 
-        _skip_exit_hook(wandb.setup(settings=wandb.Settings(silent=True, console="off")))
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            stop_fn=lambda: None,  # by default "stop run" on the page is Ctrl-C in the middle of a step
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+        )
+        service = getattr(wandb.setup(settings=settings), "_connection", None)
+        # The exit hook (private, wandb 0.31) would wait for the upload of everything; `finish` has waited already.
+        if unregister_exit_hook := getattr(service, "_cleanup", None):
+            unregister_exit_hook()
         self._run = wandb.init(
             project=self._settings.project,
             group=self.tracked.group,
@@ -94,16 +107,6 @@ class WandbRun(Tracker):
             mode="online" if is_online(self._settings) else "offline",
             dir=str(self.tracked.folder),
             config={**self.tracked.parameters, "study": self.tracked.study, self.tracked.kind: self.tracked.key},
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                stop_fn=lambda: None,  # by default "stop run" on the page is Ctrl-C in the middle of a step
-                disable_git=True,
-                disable_code=True,
-                x_disable_stats=True,
-                x_disable_machine_info=True,
-                x_save_requirements=False,
-            ),
         )
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
@@ -141,13 +144,3 @@ class WandbRun(Tracker):
         self._run.summary.update(summary)
         self._run.finish(exit_code=int(is_failed))
         wandb.teardown()
-
-
-def _skip_exit_hook(library: object) -> None:
-    """Remove the exit hook that waits for W&B's service to upload everything; `finish` has waited already.
-
-    The hook is private (wandb 0.31: `sdk/lib/service/service_connection.py`); a test checks that a process still ends.
-    """
-    unregister = getattr(getattr(library, "_connection", None), "_cleanup", None)
-    if unregister is not None:
-        unregister()

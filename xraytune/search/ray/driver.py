@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -46,11 +46,7 @@ def send(connection: Connection, content: Any) -> None:
 
 
 def receive(connection: Connection) -> Any:
-    """Read one message.
-
-    Raises:
-        EOFError: The other process is gone.
-    """
+    """Read one message; raise EOFError if the other process is gone."""
     return json.loads(connection.recv_bytes())
 
 
@@ -63,31 +59,24 @@ class QueueClient:
         metrics: Updated whenever the nodes are listed.
     """
 
-    def __init__(self, connection: Connection, nodes: Callable[[], list[dict[str, float]]], metrics: Metrics) -> None:
-        self._connection, self._list_nodes, self.metrics = connection, nodes, metrics
-        self._listed, self._nodes = time.monotonic(), nodes()
+    def __init__(self, connection: Connection, metrics: Metrics) -> None:
+        self._connection, self.metrics = connection, metrics
+        self._listed, self._nodes = time.monotonic(), _nodes()
 
     def next_trial(self) -> dict[str, Any] | str | None:
         """Return the config of a trial for a free slot; None: ask again later; "done": all trials have ended."""
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
-            self._listed, self._nodes = now, self._list_nodes()
+            self._listed, self._nodes = now, _nodes()  # they may join and leave
             self.update_metrics()
-        answer: dict[str, Any] | str | None = self._ask({"next": self._nodes})
+        answer: dict[str, Any] | str | None = self.ask({"next": self._nodes})
         return answer
-
-    def on_result(self, number: int, message: Mapping[str, Any]) -> bool:
-        """Pass on a trial's message and return whether the trial continues."""
-        return bool(self._ask({"on_result": [number, message]}))
-
-    def on_trial_lost(self, number: int, *, out_of_memory: bool) -> None:
-        """Report that the process of a trial is gone."""
-        self._ask({"lost": [number, out_of_memory]})
 
     def update_metrics(self) -> None:
         """Update the metrics from the statistics of the queue."""
-        self.metrics.show(self._ask({"statistics": None}))
+        self.metrics.show(self.ask({"statistics": None}))
 
-    def _ask(self, question: Any) -> Any:
+    def ask(self, question: Mapping[str, Any]) -> Any:
+        """Return the answer of `_QueueServer.answer`."""
         send(self._connection, question)
         return receive(self._connection)
 
@@ -133,7 +122,7 @@ class QueueScheduler(FIFOScheduler):
         del tune_controller
         number, message = trial.config["number"], json.loads(result["message"])
         self._queue.metrics.on_result(trial.config, message, json.loads(result["usage"]))
-        should_continue = self._queue.on_result(number, message)
+        should_continue = self._queue.ask({"on_result": [number, message]})
         if not should_continue:
             self._queue.metrics.on_stop(number)
         return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
@@ -143,7 +132,7 @@ class QueueScheduler(FIFOScheduler):
         del tune_controller
         self._queue.metrics.on_stop(trial.config["number"])
         time.sleep(_RAY_DIES_SECONDS)
-        self._queue.on_trial_lost(trial.config["number"], out_of_memory="OutOfMemory" in str(trial.get_error() or ""))
+        self._queue.ask({"lost": [trial.config["number"], "OutOfMemory" in str(trial.get_error() or "")]})
 
 
 def main(descriptor: int, folder: str) -> None:
@@ -229,7 +218,7 @@ def _inspect_nodes(probe: str) -> dict[str, Any]:
 
 def _run(connection: Connection, options: dict[str, Any]) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
-    queue = QueueClient(connection, _nodes, Metrics(options["study"]))
+    queue = QueueClient(connection, Metrics(options["study"]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Tune's own, about features that are not used
         try:

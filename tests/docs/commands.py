@@ -1,0 +1,127 @@
+"""The commands on the pages, which of them are run, and how these are shrunk.
+
+A command is run with the options of `SHRUNK` in addition, which replace equal ones on the page and make its networks, images
+and budgets small. If that makes commands with a space file equal, only the first is run. A block of which nothing new is left
+is not run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from docs.hooks import Block, blocks, shell_commands
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+BLOCKS = [(page.relative_to(ROOT).as_posix(), block) for page in PAGES for block in blocks(page.read_text("utf-8"))]
+
+RUN_AS_A_WHOLE = {
+    "docs/tutorial.md": "test_the_tutorial_shows_what_its_commands_print",
+    "docs/modality.md": "test_another_modality_is_searched_confirmed_and_trained",
+}
+"""Pages whose commands build on each other, and what runs them in their order."""
+ONLY_PARSED = {
+    r"(docker|ray job) ": "needs an image or a cluster; the same commands are run without",
+    r"xraytune search .*--address": "needs a cluster: tests/deploy/test_with_ray.py",
+    r"xraytune report .*--serve": "ends with Ctrl-C: tests/report/test_browser.py",
+    r"xraytune demo": "takes minutes: test_the_quick_demo_runs runs demo --quick",
+    r"xraytune search .*gan_segmentation.yaml": "like gan_segmentation_cpu.yaml: tests/cli/test_search_spaces.py",
+    r"xraytune confirm .*(gan-segmentation|jsrt)": "long GAN trainings: tests/confirm/test_confirm_segmentation.py",
+    r"xraytune search .*gan_quality": "needs hundreds of images: tests/end_to_end/test_generator_search.py",
+    r"xraytune export studies/gan-quality": "tests/end_to_end/test_generator_search.py",
+    r"xraytune generator train --space best.yaml": "tests/end_to_end/test_generator_search.py",
+    r"xraytune search .*--set name=own": "needs the examples: tests/examples/test_with_ray.py",
+    r"xraytune evaluate model --data chest_xray/test$": "of the examples' model: tests/examples/test_with_ray.py",
+}
+"""Commands that are not run, and why."""
+RUNNERS = {"docker", "podman", "ray", "srun", "time"}
+"""Programs that run the command after them."""
+
+TINY = (
+    *("backbone=small_cnn", "weights=none", "trainable=all", "batch_size=8", "data.image_size=32"),
+    *("data.train_patients=12", "data.split.val_a=0.2", "data.split.val_b=0.2"),
+    *("resources.gpus_per_trial=0", "resources.cpus_per_trial=1", "resources.generator.cpus=1"),
+    *("budget.trials=4", "budget.max_epochs=2", "budget.steps_per_epoch=2", "scheduler.grace=1"),
+    *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
+    *("quality.backbone=null", "quality.allow_memorised=true"),
+    *("diffusion.image_size=32", "diffusion.width=8", "diffusion.patch_size=2", "diffusion.steps=2"),
+    *("confirm.finalists=1", "confirm.gan_seeds=2", "confirm.classifier_seeds=1", "confirm.ratios=[1]"),
+    "confirm.controls={matched: [duplicate], tuned: [real_only]}",
+)
+TINY_PAIRS = (
+    *(one for one in TINY if not one.startswith(("backbone", "gan.", "diffusion."))),
+    *("backbone=resnet18", "gan.image_size=32", "gan.width=8", "gan.batch_size=8", "gan.lr_g=2e-3", "gan.steps=200"),
+    *("gan.loss=hinge", "gan.ema_half_life_images=300"),  # enough for plausible masks
+)
+SHRUNK = {
+    r"(search|forecast|train|generator train) (?!.*(gan_segmentation|lung_segmenter|jsrt_|best.yaml|exact.yaml))": TINY,
+    r"(search|train|generator train) .*(gan_segmentation|lung_segmenter|jsrt_)": TINY_PAIRS,
+    r"train .*lung_segmenter": ("budget.steps_per_epoch=20", "data.train_patients=all"),  # enough for plausible masks
+    r"search .*worth.yaml": ("confirm.worth=[8, 20]",),
+    r"search .*manaf": ("budget.trials=6",),  # its grid
+    r"search .*CXR8": ("data.train_patients=all",),
+    r"forecast": ("classical=0",),  # one network to measure
+    r"audit": tuple(one for one in TINY if not one.startswith("budget.trials")),
+    r"export studies/gan-segmentation-cpu": ("--arm real_only",),  # no other GAN training for the final model
+    r"generator sample": ("-n 20",),
+    r"data phantom": ("--patients 40", "--size 32"),
+}
+"""Overrides and options that are added to the commands of xraytune that begin so."""
+
+
+def of_xraytune(words: list[str]) -> list[str] | None:
+    """The words after `xraytune`, if that is what the command runs."""
+    if words[0] == "xraytune":
+        return words[1:]
+    if words[0] in RUNNERS and "xraytune" in words and words[1] != "build" and "--entrypoint" not in words:
+        return words[words.index("xraytune") + 1 :]
+    return None
+
+
+def is_run(page: str, words: list[str]) -> bool:
+    """Whether a command runs xraytune, as more than a part of its page."""
+    line = " ".join(words).removeprefix("time ")
+    return (
+        of_xraytune(words) is not None
+        and page not in RUN_AS_A_WHOLE
+        and not any(re.match(one, line) for one in ONLY_PARSED)
+    )
+
+
+def shrunk(arguments: Iterable[str]) -> tuple[str, ...]:
+    """The arguments of a command with those of `SHRUNK`, which replace equal ones, and without the folder of weights."""
+    line = " ".join(arguments)
+    added = (one for start, more in SHRUNK.items() if re.match(start, line) for one in more)
+    words = [*arguments, *(word for one in added for word in (one.split() if one[0] == "-" else ("--set", one)))]
+    options: dict[str, tuple[str, ...]] = {}
+    rest = iter(words)
+    for number, word in enumerate(rest):
+        if word in ("--set", "-n", "--patients", "--size", "--weights-dir"):
+            value = next(rest)
+            options[f"{word} {value.partition('=')[0]}" if word == "--set" else word] = (word, value)
+        else:
+            options[f"{number}"] = (word,)
+    options.pop("--weights-dir", None)
+    return tuple(word for option in options.values() for word in option)
+
+
+def commands_to_run() -> Iterator[tuple[str, Block, list[tuple[str, ...]]]]:
+    """Yield the blocks with commands to run, the first of which is the main job of README; each with its commands."""
+    seen, run = set[frozenset[str]](), set[tuple[str, ...]]()
+    for page, block in BLOCKS:
+        found: list[tuple[str, ...]] = []
+        for words in shell_commands(block.text) if block.language == "bash" else ():
+            arguments = of_xraytune(words)
+            if arguments and is_run(page, words):
+                command = shrunk(arguments)
+                content = frozenset(command)
+                if content not in seen:
+                    found.append(command)
+                if any(re.match("search_spaces/|benchmarks/|inspect$", word) for word in command):
+                    seen.add(content)
+        if not run.issuperset(found):
+            run.update(found)
+            yield page, block, found
