@@ -1,8 +1,8 @@
 """The commands on the pages, which of them are run, and how these are shrunk.
 
 A command is run with the options of `SHRUNK` in addition, which replace equal ones on the page and make its networks, images
-and budgets small. If that makes commands with a space file equal, only the first is run. A block of which nothing new is left
-is not run.
+and budgets small. If that makes commands with a space file equal, only the first is run. A block without new
+commands is not run.
 """
 
 from __future__ import annotations
