@@ -16,7 +16,7 @@ import pytest
 
 from tests.in_process import CPU, controller_of, one_thread
 from xraytune.config.load import load_space
-from xraytune.config.settings import DiffusionSettings
+from xraytune.config.settings import DiffusionSettings, Experiment
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import StudyError
 from xraytune.export.best import export
@@ -267,24 +267,30 @@ def test_unfinished_gans_are_matched_by_recorded_torch_version(root: Path) -> No
     assert (left.exists(), needed.exists()) == (False, True)
 
 
-def test_clean_keeps_generator_of_unfinished_confirm(root: Path) -> None:
-    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
-    runs = StudyFolder(folder.path / "confirm")
-    experiment = folder.experiment(0)
-    assert experiment.parameters.gan is not None
-    gan = artifact_path(cache, "gan-2", generator_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
+def assert_stays_until_its_run_ends(gan: Path, folder: StudyFolder, experiment: Experiment) -> None:
+    """Start a run of a confirmation, and clean before and after it ends."""
     run = Run(number=0, label="gan", experiment=experiment)
+    runs = StudyFolder(folder.path / "confirm")
     work = RunList(runs, [run], what="runs", generator_need=lambda _: None, retries=0)
     work.next_trial()
 
     clean(folder.path)
     stayed = gan.is_dir()
-    figures = {"value": 0.9, "best_epoch": 1, "epochs": 2, "val_b_score": 0.9, "threshold": 0.5, "seconds": 1.0}
-    work.on_result(0, {"ended": figures})
+    ended = {"value": 0.9, "best_epoch": 1, "epochs": 2, "val_b_score": 0.9, "threshold": 0.5, "seconds": 1.0}
+    work.on_result(0, {"ended": ended})
     clean(folder.path)
 
     assert stayed
     assert not gan.exists()
+
+
+def test_clean_keeps_generator_of_unfinished_confirm(root: Path) -> None:
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    experiment = folder.experiment(0)
+    assert experiment.parameters.gan is not None
+    gan = artifact_path(cache, "gan-2", generator_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
+
+    assert_stays_until_its_run_ends(gan, folder, experiment)
 
 
 def test_the_generators_of_a_confirmation_are_those_of_its_own_threads(root: Path) -> None:
@@ -324,18 +330,8 @@ def test_clean_knows_the_generators_of_runs_on_fewer_patients(root: Path) -> Non
     write_prepared(fewer, runs.split_path(9))
     inputs = generator_inputs(gan_settings, None, fewer, CPU)
     gan = build_once(cache, GAN_STAGE, inputs, lambda folder: (folder / "x").touch())
-    run = Run(number=0, label="gan", experiment=experiment)
-    work = RunList(runs, [run], what="runs", generator_need=lambda _: None, retries=0)
-    work.next_trial()
 
-    clean(folder.path)
-    stayed = gan.is_dir()
-    ended = {"value": 0.9, "best_epoch": 1, "epochs": 2, "val_b_score": 0.9, "threshold": 0.5, "seconds": 1.0}
-    work.on_result(0, {"ended": ended})
-    clean(folder.path)
-
-    assert stayed
-    assert not gan.exists()
+    assert_stays_until_its_run_ends(gan, folder, experiment)
 
 
 def test_clean_keeps_work_shared_with_another_study(root: Path) -> None:
