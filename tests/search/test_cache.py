@@ -52,7 +52,7 @@ def test_the_least_recently_used_artifacts_are_removed_until_the_cache_is_small_
 def test_within_an_hour_derived_artifacts_are_removed_first(tmp_path: Path) -> None:
     """A trial uses the generator just before the pool, and training it again would take much longer."""
     hour = time.time() // HOUR * HOUR - 9 * HOUR
-    generator, pool = (artifact(tmp_path, 1, hours_old=9, stage=stage) for stage in ("gan-2", "pool-1"))
+    generator, pool = (artifact(tmp_path, 1, hours_old=9, stage=stage) for stage in ("gan-3", "pool-1"))
     os.utime(generator / "manifest.json", (hour + 1, hour + 1))
     os.utime(pool / "manifest.json", (hour + 2, hour + 2))
 
@@ -147,7 +147,7 @@ def test_artifacts_are_listed_by_kind_most_recently_used_first(tmp_path: Path) -
     old, new = (artifact(tmp_path, seed, hours_old=hours) for seed, hours in ((1, 30), (2, 10)))
     pixels = build_once(tmp_path, "pixels-2", {"files": [["a", "0"]], "image_size_px": 64, "resize": "pad"}, fill)
     other = build_once(tmp_path, "gan-1", {}, fill)
-    (tmp_path / "gan-2.work" / ("0" * 32)).mkdir(parents=True)
+    (tmp_path / "gan-3.work" / ("0" * 32)).mkdir(parents=True)
     (tmp_path / "photos").mkdir()
 
     found = list_cache(tmp_path)

@@ -240,8 +240,8 @@ def test_clean_keeps_checkpoints_of_interrupted_trials(root: Path) -> None:
 
     assert (folder.trial_path(INTERRUPTED) / "checkpoint" / "checkpoint.pt").is_file()
     for stage, path in (
-        ("gan-2", artifact_path),
-        ("gan-2", generator_work_path),
+        ("gan-3", artifact_path),
+        ("gan-3", generator_work_path),
     ):
         assert path(cache, stage, generator_inputs(interrupted, None, prepared, CPU)).is_dir()
         assert not path(cache, stage, generator_inputs(ended, None, prepared, CPU)).exists()
@@ -288,7 +288,7 @@ def test_clean_keeps_generator_of_unfinished_confirm(root: Path) -> None:
     folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
     experiment = folder.experiment(0)
     assert experiment.parameters.gan is not None
-    gan = artifact_path(cache, "gan-2", generator_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
+    gan = artifact_path(cache, "gan-3", generator_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
 
     assert_stays_until_its_run_ends(gan, folder, experiment)
 
@@ -349,7 +349,7 @@ def test_clean_keeps_work_shared_with_another_study(root: Path) -> None:
 def test_study_with_another_split_shares_only_decoded_images(root: Path) -> None:
     begin_study(root, "other", "data.split.seed=9")
     clean(root / "studies" / "small")
-    finished = {manifest.parent.name for manifest in (root / "cache").glob("gan-2/*/manifest.json")}
+    finished = {manifest.parent.name for manifest in (root / "cache").glob("gan-3/*/manifest.json")}
 
     assert "pixels-2" in stages(root)
     assert "pool-1" not in stages(root)
@@ -377,7 +377,7 @@ def test_clean_keeps_work_of_unknown_origin(root: Path) -> None:
     foreign = [
         build_once(cache, "pixels-2", {"files": [["a.png", "0"]], "image_size_px": 32, "resize": "squash"}, build),
         build_once(cache, "features-2", {"group": ["folder", {"pixels": "0" * 32}]}, build),
-        build_once(cache, "gan-2", {"train": "0" * 32}, build),
+        build_once(cache, "gan-3", {"train": "0" * 32}, build),
         build_once(cache, "pool-1", {"generator": "0" * 32, "label": 0}, build),
         build_once(cache, "weights-1", {"backbone": "vgg16"}, build),
     ]
@@ -483,8 +483,8 @@ def dead_process() -> int:
 PLACES: tuple[Callable[[Path], Path], ...] = (
     lambda root: root / "studies",
     lambda root: root / "studies" / "small" / "trials" / "0000" / "checkpoint",
-    lambda root: root / "cache" / "gan-2",
-    lambda root: root / "cache" / "gan-2.work" / ("0" * 32) / "grids",
+    lambda root: root / "cache" / "gan-3",
+    lambda root: root / "cache" / "gan-3.work" / ("0" * 32) / "grids",
 )
 
 

@@ -121,7 +121,7 @@ def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyF
     worker = TrialWorker(replace(trial, only_generator=True))
     said = worker.step()
     worker.close()
-    trained = {*(study.path.parent.parent / "cache" / "gan-2").iterdir()}
+    trained = {*(study.path.parent.parent / "cache" / "gan-3").iterdir()}
 
     worker = TrialWorker(trial)
     worker.step()
@@ -130,7 +130,7 @@ def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyF
     assert said == {"generator": "trained"}
     assert epochs(study, 75) == [1]
     assert read_samples(study.trial_path(75))
-    assert {*(study.path.parent.parent / "cache" / "gan-2").iterdir()} == trained
+    assert {*(study.path.parent.parent / "cache" / "gan-3").iterdir()} == trained
 
 
 def test_worker_reports_epochs_and_end(study: StudyFolder) -> None:

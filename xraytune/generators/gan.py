@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 
 from xraytune.compute import autocast
 from xraytune.config.settings import GanSettings
-from xraytune.generators.augment import Augmentation, diff_augment, draw_augmentation
+from xraytune.generators.augment import draw_shifts, translate
 from xraytune.generators.codes import image_codes
 from xraytune.generators.contract import RealImages, ema_decay, update_ema
 from xraytune.generators.networks import Discriminator, Generator
@@ -37,16 +37,14 @@ class StepDraws(NamedTuple):
     Attributes:
         rows: Indices of the real images, int64 [B].
         z: float32 [B, z_dim].
-        color: Of three `Augmentation`s, [3, ...]: for the real images, and for the fakes in the updates of the discriminator
-            and of the generator; likewise `translation` and `cutout`.
+        shifts: Of the real images, and of the fakes in the updates of the discriminator and of the generator, int64
+            [3, 2, B, 1, 1].
         ema_decay: float64 [].
     """
 
     rows: Tensor
     z: Tensor
-    color: Tensor
-    translation: Tensor
-    cutout: Tensor
+    shifts: Tensor
     ema_decay: Tensor
 
 
@@ -103,15 +101,12 @@ class GanTraining:
             return torch.Generator(device).manual_seed(derive_seed(settings.seed, "gan", purpose, step))
 
         generator = stream("augmentation")
-        augmentations = [draw_augmentation(batch, settings.image_size, generator) for _ in range(3)]
+        shifts = [draw_shifts(batch, settings.image_size, generator) for _ in range(3)]
         decay = ema_decay(settings.ema_half_life_images, (step + 1) * batch, batch)
-        color, translation, cutout = map(torch.stack, zip(*augmentations, strict=True))
         return StepDraws(
             rows=torch.multinomial(real.weights, batch, replacement=True, generator=stream("real images")),
             z=torch.randn(batch, settings.z_dim, generator=stream("noise"), device=device),
-            color=color,
-            translation=translation,
-            cutout=cutout,
+            shifts=torch.stack(shifts),
             ema_decay=torch.tensor(decay, dtype=torch.float64, device=device),
         )
 
@@ -119,11 +114,10 @@ class GanTraining:
         """Update discriminator, generator and EMA generator once."""
         settings, drawn = self.settings, StepDraws(*draws)
         images, labels = real.batch(drawn.rows)
-        changes = [Augmentation(*change) for change in zip(drawn.color, drawn.translation, drawn.cutout, strict=True)]
 
-        def discriminate(images: Tensor, augmentation: Augmentation) -> Tensor:
+        def discriminate(images: Tensor, shifts: Tensor) -> Tensor:
             if settings.diffaugment:
-                images = diff_augment(images, augmentation)
+                images = translate(images, shifts)
             with autocast(compute):
                 logits: Tensor = self.discriminator(images, labels.repeat(len(images) // len(labels)))
             return logits.float()
@@ -134,15 +128,15 @@ class GanTraining:
 
         both = images, fake.detach()
         if settings.spectral_norm:  # as one batch, which is faster
-            together = Augmentation(*(torch.cat(parts, dim=1) for parts in zip(*changes[:2], strict=True)))
-            real_logits, fake_logits = discriminate(torch.cat(both), together).chunk(2)
+            shifts = torch.cat(tuple(drawn.shifts[:2]), dim=1)
+            real_logits, fake_logits = discriminate(torch.cat(both), shifts).chunk(2)
         else:  # batch norm takes the statistics of real and of generated images separately
-            real_logits, fake_logits = map(discriminate, both, changes)
+            real_logits, fake_logits = map(discriminate, both, drawn.shifts[:2])
         d_loss = discriminator_loss(settings.loss, real_logits, fake_logits)
         _update(self.optimizer_d, d_loss)
 
         self.discriminator.requires_grad_(False)  # its own gradients are not needed here
-        g_loss = generator_loss(settings.loss, discriminate(fake, changes[2]))
+        g_loss = generator_loss(settings.loss, discriminate(fake, drawn.shifts[2]))
         if self.generator.prior is not None:
             half = len(images) // 2
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])

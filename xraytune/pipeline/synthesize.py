@@ -49,7 +49,7 @@ from xraytune.pipeline.prepare import Prepared, training_masks, training_pixels
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 
-GAN_STAGE, DIFFUSION_STAGE = "gan-2", "diffusion-1"
+GAN_STAGE, DIFFUSION_STAGE = "gan-3", "diffusion-1"
 POOL_STAGE = "pool-1"
 
 Block: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]
