@@ -75,7 +75,8 @@ def test_dicom_and_grad_cam_and_json(lab: Lab, tmp_path: Path) -> None:
         assert one["probabilities"]["PNEUMONIA"] == float(row["probability_PNEUMONIA"])
     assert sorted(file.relative_to(maps).as_posix() for file in maps.rglob("*.*")) == ["a.jpg", "ward/a.jpg"]
     left, right = np.split(np.asarray(Image.open(maps / "a.jpg")).astype(int), 2, axis=1)
-    assert abs(left[..., 0] - left[..., 2]).max() < 30  # grey
+    grey = left[:, :-16]  # JPEG's blocks blur the colour across the border
+    assert abs(grey[..., 0] - grey[..., 2]).max() < 30
     assert (right[..., 0] - right[..., 2]).max() > 60  # some of it orange
 
 
