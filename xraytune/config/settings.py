@@ -262,6 +262,7 @@ class GanSettings(Model):
     loss: Literal["bce", "non_saturating", "hinge"] = "hinge"
     spectral_norm: bool = True
     diffaugment: bool = True
+    """Randomly shift all images that the discriminator sees (only the translation of DiffAugment)."""
     ema_half_life_images: Count | None = 10_000
     """Half-life of the EMA of the generator's weights, in training images; null: no EMA."""
     conditional: bool = True

@@ -1,8 +1,8 @@
 """DiffAugment: random shifts of real and fake images alike, so that the discriminator cannot memorise a few hundred images.
 
 Shifts are differentiable: gradients reach the generator through them. Of the paper's policy "color,translation,cutout", only
-translation is used: cutout and changes of brightness and contrast made the images less sharp and less varied
-(docs/decisions/0029-a-gan-of-principal-components.md).
+translation is used: cutout moved the images away from real ones, and changes of brightness and contrast brought no clear
+gain (docs/decisions/0029-a-gan-of-principal-components.md).
 
 Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training" (arXiv:2006.10738).
 """
