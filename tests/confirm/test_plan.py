@@ -257,7 +257,7 @@ def test_an_exhausted_arm_gives_fewer_settings(tmp_path: Path, monkeypatch: pyte
     path.write_text(SPACE.replace("{min: 1e-5, max: 1e-2, distribution: log_uniform_values}", "{values: [1, 2]}"))
 
     assert len(draw_control(load_space(path), "real_only", 9, ())) == 2
-    assert finalist_arm(TRIALS[1]).name == "gan #1"
+    assert finalist_arm(TRIALS[1], None).name == "gan #1"
 
 
 def test_every_arm_has_a_run_for_each_pair_of_seeds() -> None:

@@ -132,6 +132,29 @@ def test_a_failed_top_up_is_retried(tmp_path: Path) -> None:
     assert train(training(tmp_path), stopped=STOPPED).runs
 
 
+@pytest.mark.slow
+def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) -> None:
+    """The second finalist is the first one at another ratio: equal matched controls, and a point of the ratio response."""
+    trained = list[int]()
+
+    def says(folder: StudyFolder, number: int) -> list[Message]:
+        trained.append(number)
+        return well(folder, number)
+
+    other = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, synthetic_ratio=0.5), val_b_score=0.89)
+    both_matched = "confirm={gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none, duplicate], tuned: []}}"
+    one = training(tmp_path, both_matched, says=says)
+    plan = train(one, GAN, other, finalists=2)
+
+    rows = read_jsonl(one.runs_folder.runs_path)
+    assert sorted(row["number"] for row in rows) == [*range(len(plan.runs))]
+    names = [plan.runs[number].arm for number in trained]
+    copied = {arm.name for arm in plan.arms} - {*names}
+    assert copied == {"gan #2", "none, matched to #2", "duplicate, matched to #2"}
+    assert len(names) == 2 * len({*names}), "one run for each GAN seed"
+    assert {plan.runs[row["number"]].arm for row in rows if row.get("adopted")} == copied
+
+
 def no_run(folder: StudyFolder, number: int) -> list[Message]:
     pytest.fail(f"run {number} in {folder.path}")
 

@@ -47,7 +47,7 @@ def placed(finalist: float, apart: dict[int, float], *, noise: float = 0.1, seed
     parameters = Parameters.model_validate({"source": "folder", "folder": {"path": Path("extra")}})
     trial = FinishedTrial(name="#1", parameters=parameters)
     plan = Plan().grown(
-        [finalist_arm(trial), *worth_arms(trial, None, [one for one in apart if one != OWN])], GAN_SEEDS, 1
+        [finalist_arm(trial, None), *worth_arms(trial, None, [one for one in apart if one != OWN])], GAN_SEEDS, 1
     )
     patients = numpy_generator(1, "patients").normal(size=IMAGES)
 

@@ -163,7 +163,7 @@ def test_source_gets_the_same_checks_as_a_gan(tmp_path: Path) -> None:
     (finalist,) = choose_finalists([real, mixed], 3, tmp_path)
     controls = [matched_control(finalist, source, None) for source in ("none", "duplicate")]
 
-    assert finalist_arm(finalist).name == "mixup #1"
+    assert finalist_arm(finalist, None).name == "mixup #1"
     assert [control.parameters.source for control in controls if control] == ["none", "duplicate"]
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import NonNegativeInt, ValidationError
 
 from xraytune.config.fields import flat_values, parameters_from
-from xraytune.config.settings import Model, Parameters
+from xraytune.config.settings import Experiment, Model, Parameters, Settings
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import read_bytes, write_json
@@ -71,10 +71,15 @@ class Arm(Model):
     trial: str
     """The trial with these settings; for a matched control or another ratio, its finalist's."""
     resolution_px: int | None = None
-    """Resolution matching inherited from the finalist; None: the arm's own."""
+    """The resolution to which all images are brought, the finalist's; None: no resolution matching."""
     train_patients: int | None = None
     """On the curve of `confirm.worth`, its number of training patients; None: those of the study."""
     parameters: Parameters
+
+    @property
+    def content(self) -> tuple[Parameters, int | None, int | None]:
+        """What its replicates depend on besides their seeds. They are trained once for arms with the same content."""
+        return self.parameters, self.resolution_px, self.train_patients
 
 
 class PlannedRun(NamedTuple):
@@ -204,10 +209,39 @@ def _different(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ...]:
     return tuple(first.values())
 
 
-def finalist_arm(finalist: FinishedTrial) -> Arm:
+def compared_arms(
+    finalists: Sequence[FinishedTrial], settings: Settings, train_patients: int, *, with_ratios: bool = True
+) -> list[Arm]:
+    """Return the finalists with their matched controls, and the first one's ratio response and curve of `confirm.worth`.
+
+    Args:
+        finalists: Best first.
+        settings: The study's.
+        train_patients: The study's number of training patients, which the curve has already.
+        with_ratios: False: without ratio response and curve.
+    """
+    confirm, arms = settings.confirm, list[Arm]()
+    for finalist in finalists:
+        resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
+        arms.append(finalist_arm(finalist, resolution_px))
+        controls = (matched_control(finalist, source, resolution_px) for source in confirm.controls.matched)
+        arms += [control for control in controls if control]
+        if not with_ratios or finalist is not finalists[0]:
+            continue
+        planned = [arm.content for arm in arms]
+        further = list[Arm]()
+        if "none" in confirm.controls.matched:  # the ratio response is measured against it
+            further += ratio_arms(finalist, resolution_px, confirm.ratios)
+        if confirm.worth:
+            further += worth_arms(finalist, resolution_px, {*confirm.worth} - {train_patients})
+        arms += [arm for arm in further if arm.content not in planned]
+    return arms
+
+
+def finalist_arm(finalist: FinishedTrial, resolution_px: int | None) -> Arm:
     """Return a finalist's own arm."""
-    parameters = finalist.parameters
-    return Arm(name=f"{parameters.arm} {finalist.name}", role="finalist", parameters=parameters, trial=finalist.name)
+    parameters, name = finalist.parameters, f"{finalist.parameters.arm} {finalist.name}"
+    return Arm(name=name, role="finalist", parameters=parameters, trial=finalist.name, resolution_px=resolution_px)
 
 
 def matched_control(finalist: FinishedTrial, source: str, resolution_px: int | None) -> Arm | None:

@@ -174,9 +174,10 @@ def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequenc
     def of_classifier(parameters: Parameters) -> float:
         return float(fixed + per_image * _images_per_step(parameters))
 
-    settings_of = {arm.name: arm.parameters for arm in arms}
+    contents = {arm.name: arm.content for arm in arms}
     trained = set(replicates) & set(plan.runs)
-    seconds_left = sum(of_classifier(settings_of[run.arm]) for run in replicates if run not in trained)
+    every, done = ({(contents[one.arm], *one[1:]) for one in runs} for runs in (replicates, trained))
+    seconds_left = sum(of_classifier(parameters) for (parameters, *_), *_ in every - done)
     seconds_left += sum(map(of_classifier, top_ups))
     if first.parameters.generator:
         generators = {one.parameters.generator for one in finalists if one.parameters.generator}

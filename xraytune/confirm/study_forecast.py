@@ -18,15 +18,7 @@ from xraytune.config.settings import Confirm, Parameters
 from xraytune.config.space import require_extensions
 from xraytune.confirm.analysis import MORE_GAN_SEEDS
 from xraytune.confirm.forecast import Design, Spread, VerdictChances, verdict_chances
-from xraytune.confirm.plan import (
-    FinishedTrial,
-    belongs_to_control,
-    finalist_arm,
-    matched_control,
-    missing_trials,
-    ratio_arms,
-    worth_arms,
-)
+from xraytune.confirm.plan import FinishedTrial, belongs_to_control, compared_arms, missing_trials
 from xraytune.confirm.verdict import ControlKind
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import require_writable
@@ -152,27 +144,20 @@ def _confirmation(forecaster: Forecaster, trials: Sequence[Parameters], settings
     """Return the number of replicates, and their work with that of top-up trials; random ones are the finalists."""
     chosen = _synthetic(trials)[-settings.finalists :]
     finalists = [FinishedTrial(name=f"{number}", parameters=one) for number, one in enumerate(chosen)]
-    arms = [*map(finalist_arm, finalists)]
-    matched = [matched_control(one, name, None) for one in finalists for name in settings.controls.matched]
-    arms += [arm for arm in matched if arm]
-    compared, top_ups = [arm.parameters for arm in arms], list[Parameters]()
-    if "none" in settings.controls.matched:  # the matched duplicate has the finalist's own ratio
-        at_ratios = [arm.parameters for arm in ratio_arms(finalists[0], None, settings.ratios)]
-        compared += [one for one in at_ratios if one not in compared]
-    if settings.worth:
-        curve = worth_arms(finalists[0], None, {*settings.worth} - {forecaster.settings.data.train_patients})
-        compared += [arm.parameters for arm in curve if arm.train_patients or arm.parameters not in compared]
+    arms = compared_arms(finalists, forecaster.settings, forecaster.prepared.train_patients)
+    compared, top_ups = [arm.content for arm in arms], list[Parameters]()
     for name in settings.controls.tuned:
         if own := [one for one in trials if belongs_to_control(one, name)]:
-            compared.append(own[-1])
+            compared.append((own[-1], None, None))
             top_ups += own[: missing_trials(trials, finalists, name)]
     works = [
-        forecaster.replicate(one, gan_seed, classifier_seed)
+        forecaster.replicate(parameters, gan_seed, classifier_seed)
         for gan_seed in range(settings.gan_seeds)
         for classifier_seed in range(settings.classifier_seeds)
-        for one in compared
+        for parameters, *_ in dict.fromkeys(compared)
     ]
-    return len(works), works + [forecaster.replicate(one, 0, 0) for one in top_ups]
+    replicates = len(compared) * settings.gan_seeds * settings.classifier_seeds
+    return replicates, works + [forecaster.replicate(one, 0, 0) for one in top_ups]
 
 
 def _synthetic(trials: Iterable[Parameters]) -> list[Parameters]:

@@ -28,15 +28,12 @@ from xraytune.confirm.plan import (
     Plan,
     belongs_to_control,
     choose_finalists,
+    compared_arms,
     draw_control,
-    finalist_arm,
-    matched_control,
     missing_trials,
     pruned_to_finish,
-    ratio_arms,
     read_plan,
     tuned_control,
-    worth_arms,
     write_plan,
 )
 from xraytune.confirm.runs import TopUpRungs, adopt_runs, finished_label, replicate, settings_of
@@ -163,24 +160,28 @@ class Training:
         return plan
 
     def train_replicates(self, plan: Plan) -> None:
-        """Train the runs of a plan that have not ended, except those of a rehearsal (and vice versa), which are copied.
+        """Train the runs of a plan that have not ended and equal no other; copy the others, also from a rehearsal or to it.
 
         Raises TrialError if runs failed.
         """
-        runs = []
+        runs, distinct = list[Run](), dict[object, Run]()
         for number, run in enumerate(plan.runs):
             arm = plan.arm(run.arm)
             settings = settings_of(arm, self.settings, self.prepared)
             label = f"{run.arm}, GAN seed {run.gan_seed}, seed {run.classifier_seed}"
             experiment = replicate(arm, settings, run.gan_seed, run.classifier_seed)
             runs.append(Run(number=number, label=label, experiment=experiment))
+            distinct.setdefault((arm.content, run.gan_seed, run.classifier_seed), runs[-1])
         complete_folder(self.runs_folder, self.prepared, lambda: _side_by_side(self.machine()))
         for count, prepared in self.curve.items():
             if not (file := self.runs_folder.split_path(count)).exists():
                 write_prepared(prepared, file)
-        for place in {CONFIRM_FOLDER, REHEARSAL_FOLDER} - {self.place}:
+        for place in (REHEARSAL_FOLDER, CONFIRM_FOLDER):
             if count := adopt_runs(self.runs_folder, runs, StudyFolder(self.folder.path / place)):
                 self.callbacks.note(f"{count} replicates are copied from {place}/, where they were trained before")
+        self._run(self.runs_folder, list(distinct.values()), "replicates")
+        if count := adopt_runs(self.runs_folder, runs, self.runs_folder):
+            self.callbacks.note(f"{count} replicates equal others in all settings and seeds, and were copied")
         self._run(self.runs_folder, runs, "replicates")
 
     def mark_earlier_access(self, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
@@ -245,32 +246,15 @@ class Training:
         self, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], notes: list[str], *, with_ratios: bool = True
     ) -> list[Arm]:
         """Return the finalists with their matched controls, the first one's ratio response and curve, and tuned controls."""
-        arms: list[Arm] = []
-        settings = self.settings.confirm
-        for finalist in finalists:
-            resolution_px = Experiment(settings=self.settings, parameters=finalist.parameters).resolution_px
-            arms.append(finalist_arm(finalist))
-            for source in settings.controls.matched:
-                if control := matched_control(finalist, source, resolution_px):
-                    arms.append(control)
-                else:
-                    notes.append(f"{finalist.name} has mixing: replace, so that {source} would be the same as none")
-            if not with_ratios or finalist is not finalists[0]:
-                continue
-            if "none" in settings.controls.matched:  # the ratio response is measured against it
-                planned = [arm.parameters for arm in arms]  # the matched duplicate has the finalist's own ratio
-                at_ratios = self._feasible(ratio_arms(finalist, resolution_px, settings.ratios), notes)
-                arms += [arm for arm in at_ratios if arm.parameters not in planned]
-            if settings.worth:
-                counts = {*settings.worth} - {self.prepared.train_patients}
-                matched = [arm.parameters for arm in arms if arm.role == "matched"]
-                curve = worth_arms(finalist, resolution_px, counts)
-                arms += [arm for arm in curve if arm.train_patients or arm.parameters not in matched]
-        return [*arms, *tuned]
+        if "duplicate" in self.settings.confirm.controls.matched:
+            replacing = (one.name for one in finalists if one.parameters.mixing == "replace")
+            notes += [f"{name} has mixing: replace, so that duplicate would be the same as none" for name in replacing]
+        arms = compared_arms(finalists, self.settings, self.prepared.train_patients, with_ratios=with_ratios)
+        return [*self._feasible(arms, notes), *tuned]
 
     def _feasible(self, arms: Sequence[Arm], notes: list[str]) -> list[Arm]:
-        """Drop the ratios for which the finalist's folder of extra images, if it has one, is too small."""
-        of_folder = [arm.parameters for arm in arms if arm.parameters.folder]
+        """Drop the ratios for which the first finalist's folder of extra images, if it has one, is too small."""
+        of_folder = [arm.parameters for arm in arms if arm.role == "ratio" and arm.parameters.folder]
         folder = next((parameters.folder for parameters in of_folder), None)
         if folder is None:
             return list(arms)
@@ -283,7 +267,7 @@ class Training:
                 ratio, why = parameters.synthetic_ratio, error.problems[0].what
                 notes.append(f"the ratio response omits r={ratio:g}: the folder has {why}")
                 infeasible.add(ratio)
-        return [arm for arm in arms if arm.parameters.synthetic_ratio not in infeasible]
+        return [arm for arm in arms if arm.role != "ratio" or arm.parameters.synthetic_ratio not in infeasible]
 
     def _train_trials(
         self, trials: Sequence[FinishedTrial], *, first: int, asha: TopUpRungs | None = None

@@ -221,7 +221,7 @@ class Forecaster:
     """Simulated studies of one space on one machine. `prepare` has decoded its images into the cache."""
 
     def __init__(self, space: Space, prepared: Prepared, machine: Machine, cache: Path) -> None:
-        self.settings, self._space, self._prepared = space.settings, space, prepared
+        self.settings, self.prepared, self._space = space.settings, prepared, space
         self._machine, self._cache = machine, cache
         self._counts = [
             np.bincount(prepared.side(name).labels, minlength=len(prepared.class_names))
@@ -249,14 +249,14 @@ class Forecaster:
         self._speeds = measured_speeds(
             ranked,
             self.settings,
-            self._prepared,
+            self.prepared,
             self._machine,
             self._cache,
             may_measure=may_measure,
             on_progress=on_progress,
         )
         for chosen in {one.generator for one in self._possible}:
-            if chosen and generator_need(chosen, self._prepared, self._machine.compute, self._cache) is None:
+            if chosen and generator_need(chosen, self.prepared, self._machine.compute, self._cache) is None:
                 self._trained.setdefault(chosen.model_copy(update={"steps": 1}), set()).add(chosen.steps)
         return bool(self._speeds)
 
@@ -297,7 +297,7 @@ class Forecaster:
         both = [*zip(runs, races, strict=True)]
         ray, most = _RAY_STARTS * self.start, 3600 * (self.settings.budget.hours or float("inf"))
         gpus = self._machine.allocation.trial.gpus
-        pixels = sum(file.stat().st_size for file in (self._cache / self._prepared.pixels).glob("*"))
+        pixels = sum(file.stat().st_size for file in (self._cache / self.prepared.pixels).glob("*"))
         return SearchForecast(
             seconds=_range([min(run.wall + race.wall + ray, most) for run, race in both]),
             gpu_seconds=_range([(run.busy + race.busy) * gpus for run, race in both]),
@@ -364,13 +364,13 @@ class Forecaster:
     def work(self, parameters: Parameters) -> Work:
         """Return the work of a trial."""
         experiment = Experiment(settings=self.settings, parameters=parameters)
-        extra = np.bincount(plan_mix(self._prepared.train_counts, parameters), minlength=len(self._counts[0]))
+        extra = np.bincount(plan_mix(self.prepared.train_counts, parameters), minlength=len(self._counts[0]))
         blocks = [*map(blocks_for, extra.tolist())] if parameters.has_synthetic_images else []
         shared = self._pool(experiment, blocks) if blocks else {}
         generator, kind = parameters.generator, generator_kind(parameters)
         own, before, step, size = self.start, 0.0, 0.0, 0.0
         if generator and kind:
-            speed, networks = self._speed(kind), len(network_labels(generator, self._prepared))
+            speed, networks = self._speed(kind), len(network_labels(generator, self.prepared))
             before, step, size = (networks * one for one in (speed.before, speed.step, speed.size_bytes))
         if self.settings.objective.is_of_generator:
             steps = generator.steps / self.settings.budget.max_epochs if generator else 0.0
@@ -402,7 +402,7 @@ class Forecaster:
             found["real", network] = Shared(passes * image + 4 * _FIGURES_SECONDS)
             found["quality", network, origin] = Shared(2 * BLOCK * float(of_class.sum()) * image + _FIGURES_SECONDS)
         seconds = self._speed(generator).block * (1 if parameters.pool_filter == "none" else 2) if generator else 0.0
-        side_px = parameters.generator.image_size if parameters.generator else self._prepared.image_size_px
+        side_px = parameters.generator.image_size if parameters.generator else self.prepared.image_size_px
         for label, count in enumerate(drawn.tolist()):
             for block in range(count):
                 found["block", origin, label, block] = Shared(seconds, BLOCK * side_px**2)
@@ -411,7 +411,7 @@ class Forecaster:
     def _network(self, experiment: Experiment, blocks: Sequence[int]) -> tuple[float, dict[Hashable, Shared]]:
         """Return the seconds of an epoch, and the features that are computed before the first one."""
         parameters = experiment.parameters
-        speed, steps = self._speed(network_kind(parameters)), self._prepared.steps_per_epoch(self.settings)
+        speed, steps = self._speed(network_kind(parameters)), self.prepared.steps_per_epoch(self.settings)
         train, val_a, val_b = (int(counts.sum()) for counts in self._counts)
         views, size = view_count(experiment), speed.size_bytes
         is_head = parameters.trainable == "head"
