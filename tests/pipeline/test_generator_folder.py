@@ -13,7 +13,7 @@ from xraytune.compute import allocation_of
 from xraytune.config.load import load_space
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import ArtifactError, ConfigError, DataError
+from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import store_folder
@@ -145,6 +145,18 @@ def test_existing_files_are_not_overwritten(kept: Kept, tmp_path: Path) -> None:
         generator_sample(kept.gan, count=1, out=tmp_path / "there")
     with pytest.raises(ConfigError, match="there is something here already"):
         generator_train(kept.space, out=kept.gan, cache=kept.cache)
+
+
+def test_weights_for_the_quality_of_its_images_come_from_the_given_folder(kept: Kept, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=r"elsewhere: there is no such weights folder"):
+        generator_train(
+            kept.space,
+            out=tmp_path / "gan",
+            overrides=["gan.steps=2", "quality.backbone=mobilenet_v2"],
+            weights_dir=tmp_path / "elsewhere",
+            cache=kept.cache,
+        )
+    assert not (tmp_path / "gan").exists()
 
 
 def test_a_damaged_generator_is_named(kept: Kept, tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.options import AsJson, Cache, Data, GeneratorCache, OutFolder, Overrides, SkipBroken, SpaceFile
+from xraytune.cli.options import (
+    AsJson,
+    Cache,
+    Data,
+    GeneratorCache,
+    OutFolder,
+    Overrides,
+    SkipBroken,
+    SpaceFile,
+    WeightsDir,
+)
 
 
 def train(
@@ -17,6 +27,7 @@ def train(
     out: OutFolder,
     data: Data = None,
     overrides: Overrides = None,
+    weights_dir: WeightsDir = None,
     cache: GeneratorCache = None,
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
@@ -30,6 +41,7 @@ def train(
             out=out,
             data=data,
             overrides=overrides or (),
+            weights_dir=weights_dir,
             cache=cache,
             skip_broken=skip_broken,
             note=console.log,

@@ -121,6 +121,7 @@ def generator_train(
     out: Path,
     data: Path | None = None,
     overrides: Sequence[str] = (),
+    weights_dir: Path | None = None,
     cache: Path | None = None,
     skip_broken: bool = False,
     note: Callable[[str], None] = lambda _: None,
@@ -133,6 +134,7 @@ def generator_train(
         out: The folder to create.
         data: A data folder instead of the file's.
         overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched setting.
+        weights_dir: Folder of official weight files, for the quality of its images and the segmenter of its masks.
         cache: The artifact cache, shared with searches; by default `cache`.
         skip_broken: Leave broken images out, with a note on each.
         note: Called with warnings, and with the folder of the sample grids during training.
@@ -145,7 +147,7 @@ def generator_train(
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
-    loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data)
+    loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir)
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
     require_whole_images(settings.data, "a generator for other uses")
