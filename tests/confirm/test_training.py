@@ -139,6 +139,7 @@ def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) ->
 
     def says(folder: StudyFolder, number: int) -> list[Message]:
         trained.append(number)
+        (folder.trial_path(number) / "wandb").symlink_to("a log that W&B has removed")
         return well(folder, number)
 
     other = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, synthetic_ratio=0.5), val_b_score=0.89)

@@ -483,6 +483,7 @@ def dead_process() -> int:
 PLACES: tuple[Callable[[Path], Path], ...] = (
     lambda root: root / "studies",
     lambda root: root / "studies" / "small" / "trials" / "0000" / "checkpoint",
+    lambda root: root / "studies" / "small" / "confirm" / "trials",
     lambda root: root / "cache" / "gan-3",
     lambda root: root / "cache" / "gan-3.work" / ("0" * 32) / "grids",
 )
@@ -494,7 +495,7 @@ def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: Callab
     folder.mkdir(parents=True, exist_ok=True)
     left = folder / f".small.{dead_process()}-0123abcd.tmp"
     left.mkdir()
-    (left / "half").write_bytes(b"x" * 77)
+    (left / "config.json").write_bytes(b"x" * 77)
     in_use = folder / f".small.{os.getpid()}-0123abcd.tmp"
     in_use.write_bytes(b"x")
 

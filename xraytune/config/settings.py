@@ -719,7 +719,7 @@ class Experiment(Model):
     settings: Settings
     parameters: Parameters
     inherited_resolution_px: Count | None = None
-    """For a matched control, the resolution of the trial that it is matched to."""
+    """For an arm of a confirmation, the resolution of its finalist."""
     has_own_split: bool = False
     """Whether `data.train_patients` is not the study's, as on the curve of `confirm.worth`: the split is another file."""
 

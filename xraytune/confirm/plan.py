@@ -79,7 +79,8 @@ class Arm(Model):
     @property
     def content(self) -> tuple[Parameters, int | None, int | None]:
         """What its replicates depend on besides their seeds. They are trained once for arms with the same content."""
-        return self.parameters, self.resolution_px, self.train_patients
+        parameters = self.parameters.model_copy(update={"early_stop_epochs": None})  # as `replicate` does
+        return parameters, self.resolution_px, self.train_patients
 
 
 class PlannedRun(NamedTuple):

@@ -45,7 +45,7 @@ class Cost:
     """What the whole confirmation would train.
 
     Attributes:
-        replicates: All of them.
+        replicates: All of them; those with equal settings and seeds are trained once.
         trained: Those that this rehearsal has trained already.
         top_ups: Top-up trials, each at most as long as a replicate.
         hours: An estimate for this machine, if no top-up trial is pruned.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from xraytune.config.settings import Experiment, Settings, without_gates
 from xraytune.confirm.plan import Arm
-from xraytune.files import append_jsonl, new_folder, read_jsonl
+from xraytune.files import append_jsonl, explain_disk_errors, new_folder, read_jsonl
 from xraytune.pipeline.prepare import Prepared
 from xraytune.records import EpochRecord
 from xraytune.search.asha import Rungs
@@ -79,7 +80,7 @@ class TopUpRungs:
 
 
 def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> int:
-    """Copy from another folder the complete runs that equal ones that were not started here; return how many.
+    """Copy from a folder, or within it, complete runs that equal ones that were not started here; return how many.
 
     Equal runs have the same settings and seeds, device and releases of torch: training them again would repeat them.
     """
@@ -93,12 +94,18 @@ def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> 
         if number is None or folder.trial_path(run.number).exists():
             continue
         with new_folder(folder.trial_path(run.number)) as path:
-            unwanted = shutil.ignore_patterns("*.npy")  # scores belong to the device that scored them
-            shutil.copytree(other.trial_path(number), path, dirs_exist_ok=True, ignore=unwanted)
+            # Scores belong to the device that scored them, and W&B's folder has links.
+            unwanted = shutil.ignore_patterns("*.npy", "wandb")
+            shutil.copytree(other.trial_path(number), path, dirs_exist_ok=True, ignore=unwanted, copy_function=_copy)
         row = {**ended[number], "number": run.number, "label": run.label, "adopted": True}
         append_jsonl(folder.runs_path, row)
         adopted += 1
     return adopted
+
+
+def _copy(source: str, target: str) -> None:
+    with explain_disk_errors(Path(target)):  # here, since `copytree` wraps errors
+        shutil.copy2(source, target)
 
 
 def _identity(experiment: Experiment) -> str:

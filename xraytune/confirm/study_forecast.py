@@ -40,7 +40,7 @@ class StudyForecast:
     """The forecast of a study.
 
     Attributes:
-        replicates: Trainings of the confirmation, without top-up trials; 0 if there is nothing to confirm.
+        replicates: Number of replicates of the confirmation, without top-up trials; 0 if there is nothing to confirm.
         confirm_seconds: Wall time of the confirmation, if no top-up trial is pruned.
         patients: Patients that the verdict is forecast for: those of the test folder.
         chances: Probabilities of the verdicts at true differences of 0, one and two ROPE; empty if unknown.

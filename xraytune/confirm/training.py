@@ -176,13 +176,15 @@ class Training:
         for count, prepared in self.curve.items():
             if not (file := self.runs_folder.split_path(count)).exists():
                 write_prepared(prepared, file)
+        self._copy_equal(runs)
+        self._run(self.runs_folder, list(distinct.values()), "replicates")
+        self._copy_equal(runs)
+        self._run(self.runs_folder, runs, "replicates")
+
+    def _copy_equal(self, runs: Sequence[Run]) -> None:
         for place in (REHEARSAL_FOLDER, CONFIRM_FOLDER):
             if count := adopt_runs(self.runs_folder, runs, StudyFolder(self.folder.path / place)):
-                self.callbacks.note(f"{count} replicates are copied from {place}/, where they were trained before")
-        self._run(self.runs_folder, list(distinct.values()), "replicates")
-        if count := adopt_runs(self.runs_folder, runs, self.runs_folder):
-            self.callbacks.note(f"{count} replicates equal others in all settings and seeds, and were copied")
-        self._run(self.runs_folder, runs, "replicates")
+                self.callbacks.note(f"{count} replicates are copied from {place}/, which has the same ones")
 
     def mark_earlier_access(self, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
         """Make a plan exploratory if the test folder was accessed before this confirmation scored it, and write it."""

@@ -53,7 +53,7 @@ from xraytune.pipeline.extra_folder import PROVENANCE_FILE
 from xraytune.pipeline.labeller import LABELLER_FILES, load_labeller, trained_labeller
 from xraytune.pipeline.pools import generator_of
 from xraytune.pipeline.prepare import is_plain_name, prepare
-from xraytune.pipeline.quality import report_pool
+from xraytune.pipeline.quality import feature_parameters, report_pool
 from xraytune.pipeline.samples import save_generator_grid
 from xraytune.pipeline.synthesize import (
     copy_file,
@@ -143,7 +143,8 @@ def generator_train(
     Raises:
         ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or `out` exists.
         DataError: The images cannot be used.
-        MachineError: A GPU is missing, or a package that the generator or the segmenter for masks needs.
+        MachineError: A GPU is missing, the weights that measure quality, or a package that the generator or the segmenter
+            for masks needs.
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
@@ -155,8 +156,8 @@ def generator_train(
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     pin(compute)
     cache = (cache or Path("cache")).resolve()
-    if settings.quality.backbone:
-        find_weights(settings.quality.backbone, settings.quality.weights, settings.weights_dir)
+    if (settings.quality.backbone or settings.weights_dir) and (network := feature_parameters(experiment)):
+        find_weights(network.backbone, network.weights, settings.weights_dir)
     require_writable(cache)
     with in_use(cache):
         prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)

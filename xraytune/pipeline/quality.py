@@ -72,7 +72,7 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
     """
     prepared = context.prepared
     names = prepared.class_names
-    network = _feature_parameters(experiment)
+    network = feature_parameters(experiment)
     if network is None:
         return "not measured: the backbone is not pretrained; set quality.backbone"
     if side := small_side(prepared):
@@ -188,7 +188,7 @@ def _few(counts: Mapping[str, int]) -> str:
     return f"{join_names(few)}; at least {FEWEST_IMAGES} needed" if few else ""
 
 
-def _feature_parameters(experiment: Experiment) -> Parameters | None:
+def feature_parameters(experiment: Experiment) -> Parameters | None:
     """Return the backbone and weights of the features; None if it is the trial's own backbone and not pretrained."""
     chosen, own = experiment.settings.quality, experiment.parameters
     backbone, weights = (chosen.backbone, chosen.weights) if chosen.backbone else (own.backbone, own.weights)

@@ -192,7 +192,7 @@ def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[lis
 
 def _trials(folder: StudyFolder) -> list[Path]:
     """Return the folders of the trials and confirmation runs of a study."""
-    return [config.parent for config in folder.path.glob("**/trials/*/config.json")]
+    return [config.parent for config in folder.path.glob("**/trials/[0-9]*/config.json")]
 
 
 def _unfinished(folder: StudyFolder, ended: Container[int]) -> list[Path]:
