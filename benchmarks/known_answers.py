@@ -180,7 +180,7 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
     )
     finalist = FinishedTrial(name="#0", parameters=parameters, val_b_score=0.5)
     controls = [matched_control(finalist, source, None) for source in settings.confirm.controls.matched]
-    arms = [finalist_arm(finalist), *(control for control in controls if control is not None)]
+    arms = [finalist_arm(finalist, None), *(control for control in controls if control is not None)]
     return Plan().grown(arms, settings.confirm.gan_seeds, settings.confirm.classifier_seeds)
 
 

@@ -126,4 +126,6 @@ def _plan(extra: Path) -> Plan:
         }
     )
     finalist = FinishedTrial(name="#0", parameters=parameters, val_b_score=0.5)
-    return Plan().grown([finalist_arm(finalist), *worth_arms(finalist, None, _CURVE)], _GAN_SEEDS, _CLASSIFIER_SEEDS)
+    return Plan().grown(
+        [finalist_arm(finalist, None), *worth_arms(finalist, None, _CURVE)], _GAN_SEEDS, _CLASSIFIER_SEEDS
+    )
