@@ -15,6 +15,7 @@ from xraytune.records import Json
         (Choices(("gan",)), {"value": "gan"}, "gan"),
         (Choices(("gan", 2)), {"values": ["gan", 2]}, "gan or 2"),
         (Choices((True, 0, None)), {"values": [True, 0, None]}, "true or 0 or not set"),
+        (Choices((False,)), {"value": False}, "false"),
         (IntRange(low=1, high=9), {"min": 1, "max": 9, "distribution": "int_uniform"}, "1 to 9"),
         (
             IntRange(low=1, high=9, step=2),

@@ -215,14 +215,15 @@ def test_a_wrong_setting_is_refused_with_a_fix(
             "backbone: swin_t cannot be the encoder of a U-Net",
             "use one of: resnet18",
         ),
-        (["loss: {value: bce}"], "", "loss: 'bce' is for classification", "remove loss"),
+        (["loss: {value: bce}"], "", "loss is for classification", "remove loss"),
         (
             ["source: {value: gan}", "pool_filter: {values: [none, label]}"],
             "",
             "pool_filter: label is for classification",
             "use pool_filter: discriminator or none",
         ),
-        (["dropout: {values: [0, .5]}"], "", "dropout: 0.5 is for classification", "remove dropout"),
+        (["dropout: {values: [0, .5]}"], "", "dropout is for classification", "remove dropout"),
+        (["dropout: {min: 0, max: .3}"], "", "dropout is for classification", "remove dropout"),
     ],
 )
 def test_what_only_classification_has_is_refused_in_segmentation(

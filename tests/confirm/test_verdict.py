@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from xraytune.confirm.comparison import Evidence
 from xraytune.confirm.verdict import (
     AgainstControl,
     ControlKind,
+    Overall,
     OverallVerdict,
     PairVerdict,
     PairWord,
@@ -20,6 +23,7 @@ from xraytune.confirm.verdict import (
     judge,
     overall_verdict,
     pair_tests,
+    verdict_text,
     verdicts_of,
 )
 from xraytune.metrics.placements import AUROC
@@ -50,6 +54,17 @@ def against(
         p_better_by_rope=p_better_by_rope,
     )
     return AgainstControl(control=control, kind=kind, verdict=verdict)
+
+
+def test_each_verdict_has_its_words() -> None:
+    words = {word: verdict_text(word, "AUROC") for word in get_args(Overall)}
+
+    assert words == {
+        "helps": "synthetic images help",
+        "hurts": "synthetic images hurt",
+        "no_better": "synthetic images do not improve AUROC",
+        "undecided": "inconclusive: neither an improvement nor its absence was shown",
+    }
 
 
 def of_p_values(*p_values: float) -> OverallVerdict:
@@ -106,7 +121,7 @@ def test_many_studies_are_judged_elementwise() -> None:
     found = verdicts_of(tests, 1, ["none", "tuned"])
 
     assert [one.verdict for one in found] == [judge(evidence(gap, 0.015), rope=0.02) for gap in (0.001, 0.02)]
-    assert [one.kind for one in found] == ["none", "tuned"]
+    assert [(one.control, one.kind) for one in found] == [("0", "none"), ("1", "tuned")]
 
 
 def test_worse_than_every_matched_control_hurts() -> None:

@@ -13,14 +13,16 @@ from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
 from xraytune.cli.model import METRIC_LABELS
-from xraytune.errors import DataError
+from xraytune.errors import DataError, TrialError
 from xraytune.metrics.classification import (
     METRICS,
     ClassificationMetrics,
     auprc,
     auroc,
     classification_metrics,
+    require_finite_outputs,
     sensitivity_at,
+    weighted_class_metrics,
     weighted_metrics,
 )
 from xraytune.metrics.intervals import patient_bootstrap
@@ -207,6 +209,8 @@ def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) ->
 
     for metric in (
         lambda: auroc(labels, both, positive=1),
+        lambda: auprc(labels, both, positive=1),
+        lambda: sensitivity_at(labels, both, positive=1, specificity=0.9),
         lambda: classification_metrics(labels, both, positive=1),
         lambda: patient_bootstrap(labels, both, patients, positive=1, threshold=0.5, seed=1),
         lambda: structural_components(labels, both[None], patients, positive=1),
@@ -215,6 +219,32 @@ def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) ->
     ):
         with pytest.raises(ValueError, match="must be finite"):
             metric()
+
+
+def test_outputs_that_are_not_finite_are_counted_by_image() -> None:
+    outputs = np.array([[1.0, np.nan], [1.0, 2.0], [np.inf, np.nan], [0.0, 0.0]])
+
+    require_finite_outputs(outputs[[1, 3]], TrialError, "trial 3")
+    with pytest.raises(TrialError, match=r"^trial 3: .* NaN or infinite for 2 of 4 images\n.*use a smaller lr"):
+        require_finite_outputs(outputs, TrialError, "trial 3")
+
+
+def test_the_metrics_of_one_class_against_the_others_equal_scikit_learn() -> None:
+    labels, probabilities = images_with_ties(3)
+    is_class, scores, called = labels == 1, probabilities[:, 1], probabilities.argmax(axis=1) == 1
+
+    found = weighted_class_metrics(is_class, scores, called, np.ones((1, len(labels))))
+
+    assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
+        {
+            "auroc": reference.roc_auc_score(is_class, scores),
+            "auprc": reference.average_precision_score(is_class, scores),
+            "sensitivity": reference.recall_score(is_class, called),
+            "specificity": reference.recall_score(is_class, called, pos_label=False),
+            "ppv": reference.precision_score(is_class, called),
+            "npv": reference.precision_score(is_class, called, pos_label=False),
+        }
+    )
 
 
 def test_evaluate_shows_every_metric_and_no_package_replaces_one() -> None:

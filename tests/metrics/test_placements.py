@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from xraytune.errors import DataError
 from xraytune.metrics.classification import auroc
 from xraytune.metrics.placements import (
+    AUROC,
     DICE,
     StructuralComponents,
     auroc_interval,
@@ -287,6 +288,39 @@ def test_two_equally_good_trials_rarely_differ_by_more_than_the_difference_of_ch
     assert 0.9 < share < 0.97
 
 
+def hanley_mcneil(area: float, each: int) -> float:
+    """Standard error of an AUROC with `each` images per class, as in their equation 1."""
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    return float(np.sqrt((area * (1 - area) + (each - 1) * (first + second - 2 * area**2)) / each**2))
+
+
+@pytest.mark.parametrize(("score", "patients"), [(0.6, 8), (0.9, 40), (0.98, 400)])
+def test_both_are_computed_from_hanley_and_mcneils_standard_error(score: float, patients: int) -> None:
+    low, high = auroc_interval(score, patients)
+
+    assert score - low == pytest.approx(norm.ppf(0.975) * hanley_mcneil(low, patients // 2))
+    assert high - score == pytest.approx(norm.ppf(0.975) * hanley_mcneil(high, patients // 2))
+    difference_error = hanley_mcneil(score, patients // 2) * np.sqrt(2 * (1 - 0.8))
+    assert chance_difference(score, patients) == pytest.approx(norm.ppf(0.975) * difference_error)
+
+
+def test_at_an_auroc_of_0_or_1_the_interval_has_that_end() -> None:
+    low, high = auroc_interval(1.0, 40)
+
+    assert high == 1
+    assert auroc_interval(0.0, 40) == pytest.approx((0, 1 - low))
+
+
+def test_the_steepness_of_an_auroc_is_its_squared_slope_in_the_separation() -> None:
+    for score in (0.5, 0.9, 0.99):
+        slope = (AUROC.moved(score, 1e-6) - score) / 1e-6
+        assert slope > 0
+        assert AUROC.steepness(score) == pytest.approx(slope**2, rel=1e-4)
+    at_the_ends = AUROC.steepness(np.array([0.0, 1e-4, 1 - 1e-4, 1.0]))
+    assert at_the_ends == pytest.approx(np.full(4, at_the_ends[1]))
+    assert at_the_ends[0] > 0
+
+
 def dice_of_two_networks(images: int, seed: int = 1) -> Floats:
     """Dice of two networks on the same images [2, images], skewed as they are, with a few failures."""
     generator = numpy_generator(seed, "dice")
@@ -328,6 +362,7 @@ def test_a_mean_over_one_patient_or_of_results_that_are_not_finite_is_refused() 
         mean_components(np.full((1, 3), 0.9), ["a", "a", "a"])
     with pytest.raises(ValueError, match="finite"):
         mean_components(np.array([[0.9, np.nan]]), ["a", "b"])
+    assert covariance(mean_components(np.array([[0.7, 0.9]]), ["a", "b"]))[0, 0] == pytest.approx(0.02 / 2)
 
 
 @given(st.floats(0, 1), st.floats(0, 1))

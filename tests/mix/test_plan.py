@@ -102,8 +102,13 @@ def test_pretraining_divides_the_steps(ratio: float, first: int) -> None:
 
 @pytest.mark.parametrize("ratio", [0.01, 50.0])
 def test_a_ratio_that_leaves_a_phase_without_steps_is_an_error(ratio: float) -> None:
-    with pytest.raises(ConfigError, match=r"divides 20 steps into (0|20) with extra images and (20|0) with real ones"):
+    words = (
+        r"^mixing: pretrain at synthetic_ratio: \S+ divides 20 steps into (0|20) with extra images and (20|0) with real"
+    )
+    with pytest.raises(ConfigError, match=words) as error:
         require_both_phases([1.0, ratio], 20)
+    assert error.value.problems[0].fix == "use a synthetic_ratio closer to 1, or more steps"
+    require_both_phases([1.0], 2)  # one step each
 
 
 def test_no_source_has_no_extra_images() -> None:

@@ -17,7 +17,7 @@ from xraytune.config.document import Problems
 from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import is_overridden, join_conditions, path_of, when_paths
-from xraytune.config.messages import explain, format_value, group_regex_problem, nearest
+from xraytune.config.messages import explain, group_regex_problem, nearest
 from xraytune.config.settings import (
     GENERATORS,
     RULES_READ,
@@ -128,8 +128,9 @@ def check_space(specs: Sequence[ParameterSpec], settings: Settings | None, probl
         problems.add(("data", "image_size"), what, f"write {size_px}")
     if settings.objective.is_of_generator:
         _check_generator(specs, settings, problems)
-    for name, value in _values(specs, _CHECKED_VALUES):
-        if refusal := _value_problem(name, value, settings):
+    checked = ((name, _value_problem(name, value, settings)) for name, value in _values(specs, _CHECKED_VALUES))
+    for name, refusal in dict.fromkeys(checked):
+        if refusal:
             problems.add(path_of(problems.document, name), *refusal)
 
 
@@ -198,7 +199,7 @@ def _value_problem(name: str, value: Value, settings: Settings) -> tuple[str, st
             return f"backbone: {value} cannot be the encoder of a U-Net", fix
         case key, _ if is_segmentation and key in ONLY_OF["classification"]:
             is_default = value == parameter_fields()[name].default
-            return None if is_default else (f"{name}: {format_value(value)} is for classification", f"remove {name}")
+            return None if is_default else (f"{name} is for classification", f"remove {name}")
         case "backbone", str():
             return size_problem(value, data.image_size)
         case "weights", str() if value.startswith("IMAGENET1K_") and value not in WEIGHT_SETS:

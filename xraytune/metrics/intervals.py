@@ -60,7 +60,7 @@ def patient_intervals(
     labels: Labels,
     patients: Sequence[str],
     *,
-    replicates: int = 2000,
+    replicates: int,
     seed: int,
 ) -> dict[str, Floats]:
     """Return 95 % percentile intervals of any statistics, on the resamples of `patient_bootstrap`.

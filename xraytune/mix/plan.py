@@ -73,7 +73,7 @@ def require_both_phases(ratios: Iterable[float], total_steps: int) -> None:
         first = Parameters(source="duplicate", synthetic_ratio=ratio, mixing="pretrain").pretraining_steps(total_steps)
         if not 0 < first < total_steps:
             what = (
-                f"mixing: pretrain at synthetic_ratio: {ratio:g} divides {total_steps} steps into {first} with extra images "
+                f"pretrain at synthetic_ratio: {ratio:g} divides {total_steps} steps into {first} with extra images "
                 f"and {total_steps - first} with real ones"
             )
             raise ConfigError(Problem(what, "mixing", "use a synthetic_ratio closer to 1, or more steps"))
