@@ -1,4 +1,4 @@
-"""What is installed is known to the processes that Ray starts."""
+"""The commands of examples/README.md, with the processes that Ray starts."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,21 @@ from xraytune.data.phantom import draw_phantoms
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_workers_load_extensions(tmp_path: Path, run: Run) -> None:
+def test_the_examples_are_searched_exported_trained_and_evaluated(tmp_path: Path, run: Run) -> None:
     draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=48)
-    (tmp_path / "own.yaml").write_text(SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8")
+    (tmp_path / "space.yaml").write_text(SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8")
+    studies, own, model = (tmp_path / name for name in ("studies", "own.yaml", "model"))
 
-    done = run("search", "--space", tmp_path / "own.yaml", "--studies", tmp_path / "studies", "--json")
+    answers = []
+    for arguments in (
+        ("search", "--space", tmp_path / "space.yaml", "--studies", studies),
+        ("export", studies / "own", "-o", own),
+        ("train", "--config", own, "-o", model),
+        ("evaluate", model, "--data", tmp_path / "xrays" / "test"),
+    ):
+        done = run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        answers.append(json.loads(done.stdout))
 
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["counts"] == {"complete": 2, "pruned": 0, "failed": 0}
+    assert answers[0]["counts"] == {"complete": 2, "pruned": 0, "failed": 0}
+    assert 0 <= answers[3]["partial_auroc"] <= 1
