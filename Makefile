@@ -64,7 +64,7 @@ format: install ## Format the code and fix what can be fixed automatically
 faults: install ## The long drills: kills, power loss, lost nodes, damaged files (about two hours)
 	XRAYTUNE_FAULTS=all XRAYTUNE_FUZZ_EXAMPLES=20000 $(PYTEST) -s tests/faults
 
-mutation: install ## Put small mistakes into the pure files and count those that the tests find (about ten minutes)
+mutation: install ## Make small changes to the pure files and count those that the tests find (about ten minutes)
 	$(BIN)/python -m benchmarks.mutation $(ONLY)
 
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name

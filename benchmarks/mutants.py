@@ -1,8 +1,8 @@
-"""The mutants of one source file: the same code with one small mistake in it.
+"""The mutants of one source file: the same code with one small change.
 
-Takes source text, gives `Mutant`s: a comparison off by its edge or turned round, another operator, a number one larger, an
-empty text, a condition negated, nothing returned, a call or a `not` left out. Annotations, docstrings, decorators, asserts
-and what a class body says outside its methods stay as they are.
+A comparison is shifted or reversed, an operator swapped, a number increased by one, a string emptied, a condition negated, a
+return value dropped, or a call or a `not` removed. Annotations, docstrings, decorators, asserts and class bodies outside of
+methods stay unchanged.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _LEFT_ALONE = ("annotation", "returns", "decorator_list", "format_spec", "type_c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutant:
-    """One mistake.
+    """One change.
 
     Attributes:
-        function: Where: `plan_mix`, `Rungs.should_continue`, or `CONSTANTS`.
+        function: The function: `plan_mix`, `Rungs.should_continue`, or `CONSTANTS`.
         lines: First and last line of that function, decorators included; of the whole file for a constant.
-        line: The line of the mistake.
-        text: That line with the mistake in it.
+        line: The changed line.
+        text: That line after the change.
         code: Defines the mutated function, or the module's constants.
     """
 
@@ -64,7 +64,7 @@ class Mutant:
     code: CodeType
 
     def put_into(self, modules: dict[str, ModuleType], name: str) -> None:
-        """Make the mistake in a module that is already imported, wherever its functions and constants are known by now."""
+        """Make the change in a module that is already imported, wherever its functions and constants are referenced."""
         module = modules[name]
         namespace = dict(vars(module))
         exec(self.code, namespace)

@@ -4,7 +4,7 @@ The few tests of a file are collected once. Each mutant then runs in a forked pr
 function, fastest first, until one fails. Hypothesis draws the same examples in each run. A test that takes far more CPU time
 than without the change counts as failed, since the mutant may never end.
 
-`docs/mutation.md` lists equivalent mutants, which no test needs to find. The exit code is 1 if fewer than 95 % of the others
+`docs/mutation.md` lists the surviving mutants that need no test. The exit code is 1 if fewer than 95 % of the others
 are found.
 """
 
@@ -47,12 +47,12 @@ _MOST_BYTES = 8 * 2**30
 
 
 def main(files: list[str]) -> int:
-    """Print a row for each file and the mutants that nothing found; 1 where too few were."""
+    """Print a row per file and its missed mutants; return 1 if too few were found."""
     if unknown := set(files) - set(_TESTS):
         raise SystemExit(f"no tests are listed for {', '.join(sorted(unknown))}; files with tests: {', '.join(_TESTS)}")
     page = _LISTED.read_text(encoding="utf-8")
-    mutants, found, equivalent = 0, 0, 0
-    print(f"{'file':36} mutants found equivalent missed seconds")
+    mutants, found, listed = 0, 0, 0
+    print(f"{'file':36} mutants found listed missed seconds")
     for path in files or _TESTS:
         started = time.monotonic()
         trial: _Answer = _in_child(partial(_try_all, path, _TESTS[path])) or {"error": "its process died"}
@@ -61,17 +61,17 @@ def main(files: list[str]) -> int:
         section = page.partition(f"## {path}\n")[2].partition("\n## ")[0]
         missed = [place for place in trial["missed"] if f"- {place.partition(' ')[2]}" not in section]
         of_file = trial["mutants"], trial["mutants"] - len(trial["missed"]), len(trial["missed"]) - len(missed)
-        mutants, found, equivalent = mutants + of_file[0], found + of_file[1], equivalent + of_file[2]
+        mutants, found, listed = mutants + of_file[0], found + of_file[1], listed + of_file[2]
         seconds = time.monotonic() - started
-        print(f"{path:36} {of_file[0]:7} {of_file[1]:5} {of_file[2]:10} {len(missed):6} {seconds:7.0f}", flush=True)
+        print(f"{path:36} {of_file[0]:7} {of_file[1]:5} {of_file[2]:6} {len(missed):6} {seconds:7.0f}", flush=True)
         print("".join(f"  {path}:{place}\n" for place in missed), end="", flush=True)
-    share = found / (mutants - equivalent)
-    print(f"{found} of {mutants} mutants found: {found / mutants:.1%}, or {share:.1%} without the equivalent ones")
+    share = found / (mutants - listed)
+    print(f"{found} of {mutants} mutants found: {found / mutants:.1%}, or {share:.1%} without the listed ones")
     return int(share < _LEAST_FOUND)
 
 
 def _in_child(work: Callable[[], Any]) -> Any:
-    """Return the result of `work` in a forked process, as JSON; None if the process died."""
+    """Run `work` in a forked process and return its result, passed as JSON; None if the process died."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -128,7 +128,7 @@ class _Trial:
         for item in session.items:
             first = _in_child(partial(self._unchanged, item))
             if first is None:
-                self.answer = {"error": f"{item.nodeid} fails without a mutant"}
+                self.answer = {"error": f"{item.nodeid} fails on the unchanged code"}
                 return True
             self.seconds[item.nodeid], self.called[item.nodeid] = first["seconds"], first["called"]
         mutants = mutants_of(Path(self.path).read_text(encoding="utf-8"), self.path)

@@ -215,15 +215,15 @@ def test_a_wrong_setting_is_refused_with_a_fix(
             "backbone: swin_t cannot be the encoder of a U-Net",
             "use one of: resnet18",
         ),
-        (["loss: {value: bce}"], "", "loss is for classification", "remove loss"),
+        (["loss: {value: bce}"], "", "loss applies only to classification", "remove loss"),
         (
             ["source: {value: gan}", "pool_filter: {values: [none, label]}"],
             "",
-            "pool_filter: label is for classification",
+            "pool_filter: label applies only to classification",
             "use pool_filter: discriminator or none",
         ),
-        (["dropout: {values: [0, .5]}"], "", "dropout is for classification", "remove dropout"),
-        (["dropout: {min: 0, max: .3}"], "", "dropout is for classification", "remove dropout"),
+        (["dropout: {values: [0, .5]}"], "", "dropout applies only to classification", "remove dropout"),
+        (["dropout: {min: 0, max: .3}"], "", "dropout applies only to classification", "remove dropout"),
     ],
 )
 def test_what_only_classification_has_is_refused_in_segmentation(
@@ -239,7 +239,7 @@ def test_what_only_classification_has_is_refused_in_segmentation(
 def test_masks_of_a_gan_are_refused_in_classification(write_space: WriteSpace, complaints: Complaints) -> None:
     message = complaints(write_space("source: {value: gan}", "gan.mask_from: {values: [gan, segmenter]}"))
 
-    assert "gan.mask_from: segmenter is for segmentation" in message
+    assert "gan.mask_from: segmenter applies only to segmentation" in message
     assert "remove it, or use task: segmentation" in message
 
 
@@ -641,7 +641,11 @@ def test_a_trial_keeps_the_block_of_its_own_generator_alone(write_space: WriteSp
         ),
         ("diffusion.image_size: {value: 256}", "diffusion.image_size: unknown value 256", "use one of: 32, 64, 128"),
         ("diffusion.sampling_steps: {value: 1}", "diffusion.sampling_steps: 1 is out of bounds", "write 2 or more"),
-        ("diffusion.mask_from: {value: segmenter}", "diffusion.mask_from: segmenter is for segmentation", "remove it"),
+        (
+            "diffusion.mask_from: {value: segmenter}",
+            "diffusion.mask_from: segmenter applies only to segmentation",
+            "remove it",
+        ),
         ("diffusion: {parameters: {diffaugment: {value: true}}}", "unknown parameter 'diffaugment'", "use one of"),
     ],
 )

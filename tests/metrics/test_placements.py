@@ -313,7 +313,7 @@ def test_at_an_auroc_of_0_or_1_the_interval_has_that_end() -> None:
 
 def test_the_steepness_of_an_auroc_is_its_squared_slope_in_the_separation() -> None:
     for score in (0.5, 0.9, 0.99):
-        slope = (AUROC.moved(score, 1e-6) - score) / 1e-6
+        slope = float(AUROC.moved(score, np.array(1e-6)) - score) / 1e-6
         assert slope > 0
         assert AUROC.steepness(score) == pytest.approx(slope**2, rel=1e-4)
     at_the_ends = AUROC.steepness(np.array([0.0, 1e-4, 1 - 1e-4, 1.0]))

@@ -199,7 +199,7 @@ def _value_problem(name: str, value: Value, settings: Settings) -> tuple[str, st
             return f"backbone: {value} cannot be the encoder of a U-Net", fix
         case key, _ if is_segmentation and key in ONLY_OF["classification"]:
             is_default = value == parameter_fields()[name].default
-            return None if is_default else (f"{name} is for classification", f"remove {name}")
+            return None if is_default else (f"{name} applies only to classification", f"remove {name}")
         case "backbone", str():
             return size_problem(value, data.image_size)
         case "weights", str() if value.startswith("IMAGENET1K_") and value not in WEIGHT_SETS:
@@ -207,11 +207,11 @@ def _value_problem(name: str, value: Value, settings: Settings) -> tuple[str, st
         case "loss", "bce" if data.classes == "three":
             return "loss: bce is for two classes, but data.classes is three", "use loss: cross_entropy"
         case "mask_from", "segmenter" if not is_segmentation:
-            return f"{name}: segmenter is for segmentation", "remove it, or use task: segmentation"
+            return f"{name}: segmenter applies only to segmentation", "remove it, or use task: segmentation"
         case "mask_from", "segmenter" if settings.objective.is_of_generator:
             return f"{name}: segmenter needs a segmenter, and gan_kid trains none", f"remove {name}"
         case "pool_filter", "label" if is_segmentation:
-            return "pool_filter: label is for classification", "use pool_filter: discriminator or none"
+            return "pool_filter: label applies only to classification", "use pool_filter: discriminator or none"
         case "image_size", int() if value > data.image_size:
             what = f"{name}: {value} is more than data.image_size, {data.image_size}"
             return what, f"set data.image_size: {value} or more, or a smaller {name}"

@@ -677,7 +677,7 @@ class Settings(Model):
             "segmenter": self.data.segmenter,
         }
         if self.task == "segmentation" and (names := [name for name, value in given.items() if value]):
-            raise ValueError(f"data.{names[0]} is for classification, but task is segmentation; remove it")
+            raise ValueError(f"data.{names[0]} applies only to classification, but task is segmentation; remove it")
         return self
 
     def identity(self) -> dict[str, Json]:
