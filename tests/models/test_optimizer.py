@@ -47,8 +47,8 @@ def ours(name: Name, network: nn.Module) -> Optimizer:
 def torchs(name: Name, network: nn.Module) -> Any:
     weights = [one for one in network.parameters() if one.requires_grad]
     if name == "sgd":
-        return SGD(weights, lr=0.05, weight_decay=0.01, momentum=0.9)
-    return (Adam if name == "adam" else AdamW)(weights, lr=0.05, weight_decay=0.01)
+        return SGD(weights, lr=0.05, weight_decay=0.01, momentum=0.9, fused=True)
+    return (Adam if name == "adam" else AdamW)(weights, lr=0.05, weight_decay=0.01, fused=True)
 
 
 def train(network: Any, optimizer: Any, steps: range) -> list[torch.Tensor]:

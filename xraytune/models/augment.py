@@ -67,7 +67,7 @@ def augment(images: Tensor, views: Tensor) -> Tensor:
     contrast, brightness = views[:, 5, None, None, None], views[:, 6, None, None, None]
     moved = _move(images, views)
     mean = moved.mean(dim=(1, 2, 3), keepdim=True)
-    augmented = ((moved - mean) * contrast + mean + brightness).clamp(0, 1)
+    augmented = torch.addcmul(mean * (1 - contrast) + brightness, moved, contrast).clamp_(0, 1)
     return torch.where(_is_identity(views), images, augmented)
 
 
@@ -77,12 +77,12 @@ def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
 
 
 def _move(images: Tensor, views: Tensor) -> Tensor:
-    # Broadcast over rows and columns: F.affine_grid multiplies a matrix per pixel and is several times slower.
+    # One plane for x and one for y, each a sum over rows and columns: pairs (x, y) and F.affine_grid are slower.
     side = images.shape[-1]
     centres = (torch.arange(side, device=images.device, dtype=images.dtype) * 2 + 1) / side - 1
-    from_x, from_y, constant = _inverse_affine(views)[:, None, None].unbind(dim=-1)  # [B, 1, 1, 2] each
-    grid = from_x * centres[:, None] + (from_y * centres[:, None, None] + constant)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    from_x, from_y, constant = _inverse_affine(views)[:, :, None, None].unbind(dim=-1)  # [B, 2, 1, 1] each
+    planes = from_x * centres + (from_y * centres[:, None] + constant)
+    return F.grid_sample(images, planes.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _is_identity(views: Tensor) -> Tensor:

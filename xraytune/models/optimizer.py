@@ -1,4 +1,4 @@
-"""Adam, AdamW and SGD on torch's functional optimizers, and learning rate schedules as functions of the step.
+"""Adam, AdamW and SGD by torch's fused functions, and learning rate schedules as functions of the step.
 
 The classes of `torch.optim` import torch's compiler, which nearly doubles the start-up time of a trial's process
 (`docs/decisions/0002-one-process-for-each-trial.md`).
@@ -30,16 +30,17 @@ _ADAM: dict[str, Any] = {
     "amsgrad": False,
     "maximize": False,
     "max_exp_avg_sqs": [],
+    "fused": True,
 }
 _ALGORITHMS: dict[str, Callable[..., None]] = {
     "adam": partial(adam, **_ADAM),
     "adamw": partial(adamw, **_ADAM),
-    "sgd": partial(sgd, momentum=0.9, dampening=0.0, nesterov=False, maximize=False),
+    "sgd": partial(sgd, momentum=0.9, dampening=0.0, nesterov=False, maximize=False, fused=True),
 }
 
 
 class Optimizer:
-    """Update the trainable parameters of a network, bit-identical to `torch.optim` with its defaults.
+    """Update the trainable parameters of a network, bit-identical to `torch.optim` with its defaults and `fused=True`.
 
     Set `lr` to the learning rate of the next step.
     """
@@ -51,7 +52,7 @@ class Optimizer:
         names = ("momentum_buffer_list",) if self._name == "sgd" else ("exp_avgs", "exp_avg_sqs")
         self._state = {name: [torch.zeros_like(param) for param in self._params] for name in names}
         if self._name != "sgd":
-            self._state["state_steps"] = [torch.tensor(0.0) for _ in self._params]
+            self._state["state_steps"] = [torch.zeros((), device=param.device) for param in self._params]
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
