@@ -29,7 +29,7 @@ ONE_CORE = Share(cpus=1, gpus=0.0)
 STARTS = """
 import sys
 from multiprocessing.connection import Connection
-from xraytune.search.ray.driver import receive, send
+from xraytune.search.ray import receive, send
 connection = Connection(int(sys.argv[1]))
 receive(connection)
 send(connection, {"dashboard": "", "nodes": [{"cpus": 3, "gpus": 1}]})

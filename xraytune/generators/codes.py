@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 _CODE_PX = 32
@@ -111,6 +110,8 @@ def image_codes(images: Tensor, code_dim: int) -> Tensor:
     pixels = small.flatten(1).double().numpy()
     codes = np.zeros((len(pixels), code_dim), dtype=np.float32)
     if np.ptp(pixels, axis=0).any():
+        from sklearn.decomposition import PCA  # takes a second to import
+
         found = PCA(min(code_dim, *pixels.shape), svd_solver="full").fit_transform(pixels)
         deviations = found.std(axis=0, ddof=1)
         real = deviations > _LEAST_DEVIATION * deviations[0]

@@ -13,9 +13,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings, ViewName
@@ -112,6 +109,9 @@ def measure_shortcut(
     Raises:
         DataError: The segmenter finds no lungs, or a class has too few patients; or what `open_segmenter` raises.
     """
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     def store_of(view: ViewName, like: View | None = None) -> Path:
         settings = data.model_copy(update={"view": view})

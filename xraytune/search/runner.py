@@ -27,7 +27,7 @@ from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem, XraytuneError
 from xraytune.files import read_bytes
 from xraytune.search.messages import NO_CALLBACKS, OWNER_FILE, Callbacks, NoTrial, TrialSuggestion
-from xraytune.search.ray.driver import receive, send
+from xraytune.search.ray import receive, send
 from xraytune.search.ray_setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.resources import Node, occupied, slots
 from xraytune.search.study import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases

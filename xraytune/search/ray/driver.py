@@ -28,6 +28,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from xraytune.search.ray import receive, send
 from xraytune.search.ray.actor import TrialActor, inspect, look
 from xraytune.search.ray.metrics import Metrics
 
@@ -38,16 +39,6 @@ _RAY_DIES_SECONDS = 0.2
 """Longer than `_end_with` takes to see that a process of Ray is gone."""
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
 _VITAL = ("raylet", "gcs_server")
-
-
-def send(connection: Connection, content: Any) -> None:
-    """Write one message."""
-    connection.send_bytes(json.dumps(content).encode())
-
-
-def receive(connection: Connection) -> Any:
-    """Read one message; raise EOFError if the other process is gone."""
-    return json.loads(connection.recv_bytes())
 
 
 class QueueClient:
