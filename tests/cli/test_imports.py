@@ -45,6 +45,15 @@ def test_status_and_export_load_no_torch() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("module", ["xraytune.search.run", "xraytune.search.worker"])
+def test_a_search_and_its_trials_load_ray_and_sklearn_only_when_needed(module: str) -> None:
+    code = f"import sys, {module}; print(*{{'ray', 'pandas', 'sklearn', 'torchvision'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "\n"
+
+
+@pytest.mark.slow
 def test_package_import_is_light_and_exports_all_names() -> None:
     code = (
         "import sys, xraytune\n"
