@@ -220,25 +220,25 @@ def _network_speed(
     for image in prepared.images:
         seen[image.side, image.label] += 1
         few += [image] if seen[image.side, image.label] <= _PER_CLASS[image.side] else []
-    told = list[tuple[str, int, float]]()
+    reported = list[tuple[str, int, float]]()
     epochs = trial_epochs(
         experiment.model_copy(update={"settings": settings.model_copy(update=short)}),
         RunContext(
             prepared=replace(prepared, images=tuple(few)),
             cache=cache,
             compute=compute,
-            on_progress=lambda what, done, _: told.append((what, done, clock())),
+            on_progress=lambda what, done, _: reported.append((what, done, clock())),
         ),
         trial_dir=cache / "trial",
     )
     (cache / "trial").mkdir()
     ended = [clock() for _ in epochs][-1]
-    at = {done: when for what, done, when in told if what == TRAINING_STEPS}
+    at = {done: when for what, done, when in reported if what == TRAINING_STEPS}
     after, images = ended - at[2 * _EPOCH_STEPS], len(few)
     step = (at[2 * _EPOCH_STEPS] - at[_EPOCH_STEPS]) / _EPOCH_STEPS
     if features := [*(cache / FEATURES_STAGE).glob("*/features.npy")]:
         # Of each source, what follows its first report, when the network has been built.
-        reports = [(what, done, when) for what, done, when in told if what.startswith("features")]
+        reports = [(what, done, when) for what, done, when in reported if what.startswith("features")]
         pairs = [(one, other) for one, other in pairwise(reports) if one[1] < other[1]]
         forward = sum(other[2] - one[2] for one, other in pairs) / sum(other[1] - one[1] for one, other in pairs)
         size = sum(file.stat().st_size for file in features) / images
