@@ -60,4 +60,4 @@ def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
     """Standardise images, float32 [B, 1, S, S] in [0, 1], to each channel: [B, C, S, S] in channels_last."""
     mean = torch.tensor(input_format.mean, dtype=images.dtype, device=images.device)[:, None, None]
     std = torch.tensor(input_format.std, dtype=images.dtype, device=images.device)[:, None, None]
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+    return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)

@@ -203,7 +203,10 @@ class PixelLoader:
         size_px, device = self._network.form.image_size_px, self._network.compute.device
         collected = torch.empty(len(drawn.numbers), 1, size_px, size_px, device=device)
         for source, mask, places in self._training_set.by_source(drawn.numbers):
-            collected[torch.from_numpy(mask)] = read(self._training_set.sources[source], places)
+            images = read(self._training_set.sources[source], places)
+            if mask.all():
+                return images
+            collected[torch.from_numpy(mask)] = images
         return collected
 
     def _views(self, drawn: StepImages) -> Tensor:
