@@ -10,11 +10,11 @@ from PIL import Image
 
 from tests.pair_files import block, save, write_pairs
 from xraytune.config.settings import DataSettings, SplitSettings
-from xraytune.data.index import ImageIndex, read_index, read_labelled, read_labelled_folder
-from xraytune.data.pairs import read_folder, read_labelled_pairs, read_pair_folder, read_pairs
+from xraytune.data.index import ImageIndex, read_folder, read_index, read_labelled, read_labelled_folder
 from xraytune.errors import ConfigError, DataError
 
 STEMS = ("p1", "p2", "p3", "p4")
+CLASSES = ("image",)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def read(root: Path, group_regex: str | None = None) -> ImageIndex:
-    return read_pairs(DataSettings(path=root, split=SplitSettings(group_regex=group_regex)))
+    return read_index(DataSettings(path=root, split=SplitSettings(group_regex=group_regex)), pairs=True)
 
 
 def refusal(root: Path) -> str:
@@ -171,7 +171,7 @@ def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Pat
     (parts / "patients.csv").write_text("file,patient\n" + "\n".join(rows), encoding="utf-8")
 
     index = read(parts)
-    labelled = read_labelled_pairs(parts / "test")
+    labelled = read_labelled(parts / "test", CLASSES, pairs=True)
 
     assert [image.patient for image in index.images] == ["P1p", "P2p", "P3p", "P4p"]
     assert labelled.images == index.test
@@ -182,13 +182,17 @@ def test_an_expression_names_the_patients_in_the_data_folder_and_in_its_test_par
     index = read(parts, "/images/([a-z][0-9])")
 
     assert [image.patient for image in index.images] == [*STEMS]
-    assert read_labelled_pairs(parts / "test", group_regex="/images/([a-z][0-9])").images == index.test
+    assert read_labelled(parts / "test", CLASSES, pairs=True, group_regex="/images/([a-z][0-9])").images == index.test
 
 
 def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path) -> None:
-    assert read_labelled_pairs(pairs).images == read_pair_folder(pairs) == read(pairs).images
+    assert (
+        read_labelled(pairs, CLASSES, pairs=True).images
+        == read_labelled_folder(pairs, CLASSES, pairs=True)
+        == read(pairs).images
+    )
     with pytest.raises(DataError, match=r"it contains test/ and train/"):
-        read_labelled_pairs(parts)
+        read_labelled(parts, CLASSES, pairs=True)
 
 
 def test_label_tables_are_for_classification(pairs: Path) -> None:
@@ -198,7 +202,7 @@ def test_label_tables_are_for_classification(pairs: Path) -> None:
     )
 
     with pytest.raises(ConfigError, match="label tables are for classification"):
-        read_labelled_pairs(pairs / "data.yaml")
+        read_labelled(pairs / "data.yaml", CLASSES, pairs=True)
 
 
 def test_a_folder_of_either_kind_is_recognised(pairs: Path, parts: Path, kermany: Path) -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 from tests.pair_files import save, write_pairs
 from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageIndex, read_index
-from xraytune.data.pairs import read_pairs
 from xraytune.errors import ConfigError
 from xraytune.figures.data_figures import count_panels, draw_data_figures, pair_rows, sample_rows
 from xraytune.figures.drawing import SampleRow
@@ -127,7 +126,9 @@ def test_figures_among_the_images_are_refused(index: ImageIndex) -> None:
 
 @pytest.mark.slow
 def test_pairs_are_drawn_with_the_outline_of_their_mask(tmp_path: Path) -> None:
-    index = read_pairs(DataSettings(path=write_pairs(tmp_path / "pairs", [f"p{number}" for number in range(10)])))
+    index = read_index(
+        DataSettings(path=write_pairs(tmp_path / "pairs", [f"p{number}" for number in range(10)])), pairs=True
+    )
     save(tmp_path / "pairs" / "masks" / "p3.png", np.zeros((32, 48), dtype=np.uint8))
 
     drawn = draw_data_figures(index, tmp_path / "figures")

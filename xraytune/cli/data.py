@@ -62,8 +62,8 @@ def inspect(
 
     A folder with images/ and masks/ is summarized as pairs for segmentation.
     """
+    from xraytune.data.index import read_folder
     from xraytune.data.inspect import inspect_index
-    from xraytune.data.pairs import read_folder
     from xraytune.data.split import part_notes
     from xraytune.figures.data_figures import draw_data_figures, require_no_figures
     from xraytune.pipeline.sides import sizes_of_index

@@ -3,6 +3,9 @@
 `val` is among the images to split by patient, and `parts` has the part of each file (see split.py); of the held-out `test`,
 only names and hashes are read. All problems of the folder are reported together, before any image is decoded. DICOM files
 raise MachineError if pydicom is not installed.
+
+With `pairs`, the images are X-rays with masks (pairs.py), of a single class; else their classes come from `data.table`
+(table_layout.py), or from folders and `patients.csv` (layout.py).
 """
 
 from __future__ import annotations
@@ -10,13 +13,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import TypeAlias
 
 from xraytune.config.load import data_settings, is_data_file
 from xraytune.config.settings import DataSettings, SplitSettings
@@ -27,19 +27,20 @@ from xraytune.data.layout import (
     NAMING_SUFFIXES,
     PARTS,
     Layout,
+    Part,
     PartName,
-    class_names_of,
-    class_problems,
+    class_layout,
     holds_pairs,
     image_files,
     images_of,
     list_images,
     part_folders,
-    read_part,
     require_folder,
     standard_classes,
     subfolders,
+    unused_folders,
 )
+from xraytune.data.pairs import pair_layout
 from xraytune.data.patients import (
     PATIENTS_CSV,
     join_identical,
@@ -50,12 +51,10 @@ from xraytune.data.patients import (
 )
 from xraytune.data.table import LabelTable, find_table, match_names, require_one_rule
 from xraytune.data.table_layout import table_layout
-from xraytune.errors import DataError, Problem, join_names
+from xraytune.errors import ConfigError, DataError, Problem, join_names
 from xraytune.files import read_bytes
 from xraytune.records import Progress, ignore_progress
 
-OnePart: TypeAlias = Callable[[Path, Path, LabelTable | None], Layout]
-"""From a folder, the data folder that it is or lies in, and a label table: the folder's images, as the part `train`."""
 _SIDES_OF_A_SPLIT = 3
 _logger = logging.getLogger(__name__)
 
@@ -114,57 +113,64 @@ class ImageIndex:
 def read_index(
     settings: DataSettings,
     *,
+    pairs: bool = False,
     needs_positive: bool = True,
-    layout_of: Callable[[DataSettings, LabelTable | None], Layout] | None = None,
     on_progress: Progress = ignore_progress,
 ) -> ImageIndex:
     """Read the folder of `settings`.
 
     Args:
         settings: The folder, its classes and patients.
+        pairs: Read X-rays and their masks instead of classes.
         needs_positive: Refuse two classes of which neither is given as `positive` nor known to be.
-        layout_of: Finds the images; None: in class folders, or by `data.table`.
         on_progress: Called after each file.
 
     Raises:
-        ConfigError: `group_regex` is not a regular expression with a group.
+        ConfigError: `group_regex` is not a regular expression with a group, or there is a label table for pairs.
         DataError: All problems of folders and file names; if there are none, all problems of the patients.
     """
-    require_group(settings.split.group_regex)
-    table = find_table(settings.path, settings.table)
-    require_one_rule(table, settings.split.group_regex)
-    layout = (layout_of or _layout)(settings, table)
+    root, group_regex = settings.path, settings.split.group_regex
+    require_group(group_regex)
+    table = find_table(root, settings.table)
+    require_one_rule(table, group_regex)
+    layout = _layout(settings, table, pairs=pairs)
     problems = [*layout.problems]
-    positive = positive_class(settings.positive, layout.class_names)
+    if table is None and group_regex is None and not pairs:
+        problems += _same_name_problems(root, layout.parts)
+    given = None if pairs else settings.positive
+    positive = positive_class(given, layout.class_names)
     if isinstance(positive, Problem):
-        problems += [positive] if settings.positive or (needs_positive and not problems) else []
+        problems += [positive] if given or (needs_positive and not problems) else []
         positive = Positive(len(layout.class_names) - 1, "")
     if problems:
         raise DataError(*problems)
-    root, class_names, parts = settings.path, layout.class_names, layout.parts
-    training, test = layout.training, layout.test
-    labels, group_regex = {**training, **test}, settings.split.group_regex
-    images, notes = _describe(root, labels, table, group_regex, on_progress, masks=layout.masks)
-    of_training = tuple(image for image in images if root / image.file in training)
-    of_test = tuple(image for image in images if root / image.file in test)
-    problems = few_patients_problems(parts["train"].folder, class_names, of_training)
+    images, notes = _describe(root, layout.parts.values(), table, group_regex, on_progress)
+    parts = {file.relative_to(root).as_posix(): name for name, part in layout.parts.items() for file in part.labels}
+    training = tuple(image for image in images if parts[image.file] != "test")
+    test = tuple(image for image in images if parts[image.file] == "test")
+    problems = few_patients_problems(layout.parts["train"].folder, layout.class_names, training)
     fix = "move all images of a patient to one side: scores on training patients are biased"
-    problems += shared_patients_problems(of_training, of_test, "training and in test", root, fix)
+    problems += shared_patients_problems(training, test, "training and in test", root, fix)
     if problems:
         raise DataError(*problems)
-    part_warnings = (warning for part in parts.values() for warning in part.warnings)
     return ImageIndex(
         root=root,
         table=table,
-        class_names=class_names,
+        class_names=layout.class_names,
         positive=positive.label,
         positive_reason=positive.reason,
-        images=of_training,
-        test=of_test,
-        parts={file.relative_to(root).as_posix(): name for name, part in parts.items() for file in part.labels},
-        test_fingerprint=content_fingerprint(of_test) if of_test else None,
-        warnings=(*layout.warnings, *part_warnings, *notes, *_contradiction_warnings([*of_training, *of_test])),
+        images=training,
+        test=test,
+        parts=parts,
+        test_fingerprint=content_fingerprint(test) if test else None,
+        warnings=(*layout.warnings, *notes, *_contradiction_warnings(training + test)),
     )
+
+
+def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
+    """Read a data folder: pairs if it has images/ and masks/ and no label table, else classes."""
+    pairs = settings.table is None and holds_pairs(settings.path)
+    return read_index(settings, pairs=pairs, on_progress=on_progress)
 
 
 def find_class_names(settings: DataSettings) -> tuple[str, ...]:
@@ -178,29 +184,25 @@ def find_class_names(settings: DataSettings) -> tuple[str, ...]:
     return standard or _layout(settings, find_table(settings.path, settings.table)).class_names
 
 
-def _layout(settings: DataSettings, table: LabelTable | None) -> Layout:
-    """Find the images by `data.table`, or by folders with the help of `patients.csv`."""
-    if table is not None and settings.table is not None:
+def _layout(settings: DataSettings, table: LabelTable | None, *, pairs: bool = False) -> Layout:
+    """Find the images of all parts."""
+    if pairs:
+        _refuse_table(settings)
+    elif table is not None and settings.table is not None:
         return table_layout(settings, table)
     root = settings.path
     folders = part_folders(root)
-    in_table = _classes_in(table, root, folders.values())
-    if not in_table:
-        _refuse_pairs(root)
-    class_names = class_names_of(settings.classes, folders["train"], root, in_table)
-    parts = {name: read_part(folder, root, class_names, in_table) for name, folder in folders.items()}
-    layout = Layout(class_names=class_names, parts=parts, warnings=layout_warnings(root, folders))
-    problems = class_problems(root, layout, has_classes=bool(in_table))
-    if table is None and settings.split.group_regex is None:
-        problems += [*_same_name_problems(root, layout.training), *_same_name_problems(root, layout.test)]
-    return replace(layout, problems=tuple(problems))
+    if pairs:
+        layout = pair_layout(folders, root)
+    else:
+        layout = class_layout(root, folders, root, _classes_in(table, root, folders.values()), settings.classes)
+    return replace(layout, warnings=unused_folders(root, folders))
 
 
-def _refuse_pairs(root: Path) -> None:
-    """Refuse a folder of pairs: with `classes: auto`, images/ and masks/ would become the classes."""
-    if holds_pairs(root):
-        what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
-        raise DataError(Problem(what, root, "use task: segmentation, or give a folder with a subfolder for each class"))
+def _refuse_table(settings: DataSettings) -> None:
+    if settings.table is not None:
+        what = "label tables are for classification, and segmentation has no classes"
+        raise ConfigError(Problem(what, "data.table", "remove it; patients.csv names the patients of pairs"))
 
 
 def _classes_in(patients_csv: LabelTable | None, root: Path, folders: Iterable[Path]) -> Mapping[str, str]:
@@ -213,12 +215,11 @@ def _classes_in(patients_csv: LabelTable | None, root: Path, folders: Iterable[P
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledImages:
-    """Labelled images to score models on.
+    """Labelled images to score models on, sorted by file.
 
     Attributes:
         data: Their folder, which `file` is relative to, with the rules for their patients; for `table_columns`.
         table: Its `data.table` or `patients.csv`, if it has one.
-        images: Sorted by file.
     """
 
     data: DataSettings
@@ -230,11 +231,11 @@ def read_labelled(
     source: Path,
     class_names: Sequence[str],
     *,
+    pairs: bool = False,
     group_regex: str | None = None,
-    layout_of: OnePart | None = None,
     on_progress: Progress = ignore_progress,
 ) -> LabelledImages:
-    """Read labelled images from a folder of class folders, or from a YAML file with a `data:` block.
+    """Read labelled images from a folder without parts, or from a YAML file with a `data:` block.
 
     The data folder that contains the folder names the patients if it can (`data_folder_of`). Of a file, the
     test images are read; without any, the training images, and those of val in a table.
@@ -242,46 +243,48 @@ def read_labelled(
     Args:
         source: The folder or the file.
         class_names: In the order of the labels.
+        pairs: Read X-rays and their masks instead of classes.
         group_regex: Searched in each path for its patient, unless a table or the file has a rule for patients.
-        layout_of: Finds the images; None: in class folders, or by `data.table`.
         on_progress: Called after each file.
 
     Raises:
-        ConfigError: The file or `group_regex` is invalid.
-        DataError: No images, a folder of another class, or a folder that contains train/ or test/; or the table is invalid.
+        ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.
+        DataError: No images, a folder of another class, or a folder that contains train/ or test/; the table is invalid, or
+            images or masks are unpaired.
     """
     data = data_settings(source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex)))
     group_regex = data.split.group_regex
     require_group(group_regex)
-    if data.table is not None and layout_of is None:
+    if pairs:
+        _refuse_table(data)
+    if data.table is not None:
         table = find_table(data.path, data.table)
         assert table is not None, "it is given"
         require_one_rule(table, group_regex)
         layout = table_layout(data, table, class_names)
-        labels = layout.test or layout.training
-        if not labels:
+        parts = [layout.parts["test"]] if "test" in layout.parts else [*layout.parts.values()]
+        if not any(part.labels for part in parts):
             raise DataError(Problem("no image of the table has a class", table.path, "correct data.table.labels"))
-        images, notes = _describe(data.path, labels, table, group_regex, on_progress)
+        images, notes = _describe(data.path, parts, table, group_regex, on_progress)
         _log_warnings(notes)
         return LabelledImages(data=data, table=table, images=images)
     if is_data_file(source):  # of a whole data folder
         parts_there = part_folders(data.path)
         data = data.model_copy(update={"path": parts_there.get("test", parts_there["train"])})
-    whole = data_folder_of(data.path, group_regex)
-    return read_one_part(data, layout_of or partial(_class_layout, class_names), whole, on_progress)
+    return _read_one_part(data, class_names, data_folder_of(data.path, group_regex), on_progress, pairs=pairs)
 
 
-def read_labelled_folder(root: Path, class_names: Sequence[str]) -> tuple[ImageFile, ...]:
-    """Read the images of a folder of class folders, sorted by file; classes may be empty. For others, see `read_labelled`.
+def read_labelled_folder(root: Path, class_names: Sequence[str], *, pairs: bool = False) -> tuple[ImageFile, ...]:
+    """Read the images of a folder without parts, sorted by file; classes may be empty. For others, see `read_labelled`.
 
     Raises:
-        DataError: No images, a folder of another class, or a root that contains train/ or test/.
+        DataError: No images, a folder of another class, a root that contains train/ or test/, or images without a mask.
     """
-    return read_one_part(DataSettings(path=root), partial(_class_layout, class_names)).images
+    return _read_one_part(DataSettings(path=root), class_names, None, ignore_progress, pairs=pairs).images
 
 
-def read_one_part(
-    data: DataSettings, layout_of: OnePart, whole: Path | None = None, on_progress: Progress = ignore_progress
+def _read_one_part(
+    data: DataSettings, class_names: Sequence[str], whole: Path | None, on_progress: Progress, *, pairs: bool
 ) -> LabelledImages:
     """Read a folder without parts; with `whole`, the data folder that contains it gives paths and patients."""
     root, group_regex = data.path, data.split.group_regex
@@ -294,25 +297,17 @@ def read_one_part(
     table = find_table(base)
     if table is not None:
         group_regex = None
-    layout = layout_of(folder, base, table)
+    if pairs:
+        layout = pair_layout({"train": folder}, base)
+    else:
+        in_table = _classes_in(table, base, [folder])
+        layout = class_layout(folder, {"train": folder}, base, in_table, tuple(class_names))
     if layout.problems:
         raise DataError(*layout.problems)
-    part = layout.parts["train"]
-    images, notes = _describe(base, part.labels, table, group_regex, on_progress, masks=layout.masks)
-    _log_warnings((*part.warnings, *notes))
+    images, notes = _describe(base, layout.parts.values(), table, group_regex, on_progress)
+    _log_warnings(notes)
     split = data.split.model_copy(update={"group_regex": group_regex})
     return LabelledImages(data=data.model_copy(update={"path": base, "split": split}), table=table, images=images)
-
-
-def _class_layout(class_names: Sequence[str], folder: Path, base: Path, table: LabelTable | None) -> Layout:
-    """Find the images in class folders, some of which may be empty."""
-    in_table = _classes_in(table, base, [folder])
-    if not in_table:
-        _refuse_pairs(folder)
-    part = read_part(folder, base, class_names, in_table)
-    layout = Layout(class_names=tuple(class_names), parts={"train": part})
-    problems = class_problems(folder, layout, has_classes=bool(in_table), are_fixed=True)
-    return replace(layout, problems=tuple(problems))
 
 
 def _log_warnings(notes: Iterable[str]) -> None:
@@ -357,15 +352,14 @@ def content_fingerprint(images: Iterable[ImageFile]) -> str:
 
 
 def _describe(
-    root: Path,
-    labels: Mapping[Path, int],
-    table: LabelTable | None,
-    group_regex: str | None,
-    on_progress: Progress,
-    *,
-    masks: Mapping[Path, Sequence[Path]] = MappingProxyType({}),
+    root: Path, parts: Iterable[Part], table: LabelTable | None, group_regex: str | None, on_progress: Progress
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
     """Hash every file and its masks, read its header and find its patient; return records, sorted by file, and warnings."""
+    labels, masks, warnings = dict[Path, int](), dict[Path, tuple[Path, ...]](), list[str]()
+    for part in parts:
+        labels |= part.labels
+        masks |= part.masks
+        warnings += part.warnings
     paths = {path.relative_to(root).as_posix(): path for path in labels}
     files = sorted(paths)
     by_table = table.patients_of(files) if table else None
@@ -382,7 +376,7 @@ def _describe(
         on_progress("reading images", len(contents), len(files))
     headers = {file: header for file, (_, header, _) in contents.items() if header}
     in_headers = {file: own.patient for file, own in headers.items() if own.patient}
-    named, warnings = name_patients(files, by_table, group_regex, in_headers)
+    named, notes = name_patients(files, by_table, group_regex, in_headers)
     # Broken files are not compared: empty ones are all alike.
     patients = join_identical(named, [(file, contents[file][0]) for file in headers])
     images = tuple(
@@ -398,7 +392,7 @@ def _describe(
         )
         for file, (sha256, header, masks_sha256) in contents.items()
     )
-    return images, warnings
+    return images, (*warnings, *notes)
 
 
 def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
@@ -413,23 +407,23 @@ def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
     return hashlib.sha256(content).hexdigest(), header
 
 
-def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
+def _same_name_problems(root: Path, parts: Mapping[PartName, Part]) -> list[Problem]:
     """Return files that would be one patient by mistake: a Kermany name in several folders, or an image in several formats.
 
     Other images are identified by their path: each folder may count from 1.
     """
-    # Scanners repeat names of DICOM files.
-    images = [image for image in images if image.suffix.lower() in NAMING_SUFFIXES]
-    telling = {image.stem.casefold() for image in images if patient_of(image.name)}
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    for image in images:
-        stem = image.stem.casefold()
-        by_name[stem if stem in telling else str(image.with_suffix("")).casefold()].append(image)
-    same = [
-        " and ".join(sorted(image.relative_to(root).as_posix() for image in images))
-        for _, images in sorted(by_name.items())
-        if len(images) > 1
+    images = [
+        (name == "test", image)
+        for name, part in parts.items()
+        for image in part.labels
+        if image.suffix.lower() in NAMING_SUFFIXES  # scanners repeat names of DICOM files
     ]
+    telling = {(is_test, image.stem.casefold()) for is_test, image in images if patient_of(image.name)}
+    by_name: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    for is_test, image in images:
+        name = image.stem if (is_test, image.stem.casefold()) in telling else str(image.with_suffix(""))
+        by_name[is_test, name.casefold()].append(image.relative_to(root).as_posix())
+    same = [" and ".join(sorted(files)) for _, files in sorted(by_name.items()) if len(files) > 1]
     if not same:
         return []
     count = "two files have the same name" if len(same) == 1 else f"{len(same)} names belong to several files"
@@ -469,19 +463,6 @@ def shared_patients_problems(
     ]
     are = "patient is" if len(shared) == 1 else "patients are"
     return [Problem(f"{len(shared)} {are} both in {parts}: {join_names(shared)}", where, fix)] if shared else []
-
-
-def layout_warnings(root: Path, folders: Mapping[PartName, Path]) -> tuple[str, ...]:
-    """Return warnings about folders that are ignored, and about a missing test part."""
-    if folders["train"] == root:
-        return ()
-    found = []
-    if "val" in folders and "test" not in folders:
-        found.append(f"{root}: without test/ no images are held out")
-    others = [folder.name for folder in subfolders(root) if folder not in folders.values()]
-    if others:
-        found.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")
-    return tuple(found)
 
 
 def identical_images(images: Iterable[ImageFile]) -> list[list[ImageFile]]:

@@ -22,10 +22,9 @@ from sklearn.preprocessing import StandardScaler
 from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings
 from xraytune.data.decoding import BrokenImage, decode_files
-from xraytune.data.index import ImageFile, ImageIndex, identical_images
+from xraytune.data.index import ImageFile, ImageIndex, identical_images, read_folder
 from xraytune.data.masks import connected_parts, map_masks
 from xraytune.data.near_duplicates import HASH_SIZE_PX, NearDuplicates, find_near_duplicates, perceptual_hash
-from xraytune.data.pairs import read_folder
 from xraytune.data.pixels import odd_depth_warnings
 from xraytune.records import Progress, ignore_progress
 
@@ -96,7 +95,7 @@ def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignor
         on_progress: Called with the number of images read.
 
     Raises:
-        DataError: The folder is invalid; see `read_index` and `read_pairs`.
+        DataError: The folder is invalid; see `read_index`.
     """
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     return inspect_index(read_folder(settings, on_progress=on_progress), on_progress=on_progress)

@@ -11,9 +11,9 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, NoReturn, get_args
+from typing import Literal, NoReturn, TypeAlias, get_args
 
 from xraytune.data.class_words import OTHER_WORDS
 from xraytune.data.dicom import require_pydicom
@@ -23,6 +23,7 @@ from xraytune.errors import DataError, Problem, join_names
 
 PartName = Literal["train", "val", "test"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
+ClassChoice: TypeAlias = Literal["binary", "three", "auto"]
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
 NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
@@ -43,16 +44,18 @@ class Part:
     """One part of a data folder.
 
     Attributes:
-        folder: Contains the class folders.
+        folder: Contains the class folders, or images/ and masks/.
         labels: Its images, sorted, each with the position of its class.
+        masks: The masks of each image; empty for classes.
         class_folders: Names of its direct subfolders that hold images, sorted.
         unknown: Names of the images whose class is unknown, by the direct subfolder that they are in.
         loose: Number of images outside of class folders, which are ignored.
-        problems: Contradictions between the table and the folders.
+        problems: Contradictions between the table and the folders, or images and masks that are unpaired.
     """
 
     folder: Path
     labels: Mapping[Path, int]
+    masks: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
     class_folders: tuple[str, ...] = ()
     unknown: Mapping[Path, Sequence[str]] = field(default_factory=dict)
     loose: int = 0
@@ -67,27 +70,14 @@ class Layout:
     Attributes:
         class_names: In the order of the labels.
         parts: `train` always; `val` and `test` if there are any.
-        problems: Images of unknown class, and classes without images; images without a mask, and masks without an image.
-        masks: The masks of each image; empty for class folders.
+        problems: Those of the parts, images of unknown class, and classes without images.
+        warnings: Without those of the parts.
     """
 
     class_names: tuple[str, ...]
     parts: Mapping[PartName, Part]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
-    masks: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
-
-    @property
-    def test(self) -> Mapping[Path, int]:
-        """The images of the part `test`, with their classes."""
-        return self.parts["test"].labels if "test" in self.parts else {}
-
-    @property
-    def training(self) -> Mapping[Path, int]:
-        """All other images."""
-        return {
-            image: label for name in self.parts if name != "test" for image, label in self.parts[name].labels.items()
-        }
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
@@ -155,24 +145,57 @@ def part_folders(root: Path) -> dict[PartName, Path]:
     return {"train": root}
 
 
-def standard_classes(classes: Literal["binary", "three", "auto"]) -> tuple[str, ...] | None:
+def unused_folders(root: Path, folders: Mapping[PartName, Path]) -> tuple[str, ...]:
+    """Return warnings about folders next to the parts, which are ignored, and about a missing test part."""
+    if folders["train"] == root:
+        return ()
+    found = []
+    if "val" in folders and "test" not in folders:
+        found.append(f"{root}: without test/ no images are held out")
+    if others := [folder.name for folder in subfolders(root) if folder not in folders.values()]:
+        found.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")
+    return tuple(found)
+
+
+def class_layout(
+    root: Path,
+    folders: Mapping[PartName, Path],
+    base: Path,
+    in_table: Mapping[str, str],
+    classes: ClassChoice | tuple[str, ...],
+) -> Layout:
+    """Find the images of class folders, and their classes.
+
+    Args:
+        root: What the user gave: the data folder, or a folder without parts in it.
+        folders: The parts in it.
+        base: The data folder.
+        in_table: The classes that `patients.csv` gives, by path below `base`.
+        classes: `data.classes`; or those of a model or a study, of which some may have no images.
+
+    Raises:
+        DataError: It is a folder of pairs, of which `auto` would make images/ and masks/ the classes; or `auto` finds fewer
+            than two classes.
+    """
+    if not in_table and holds_pairs(root):
+        what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
+        raise DataError(Problem(what, root, "use task: segmentation, or give a folder with a subfolder for each class"))
+    are_fixed = isinstance(classes, tuple)
+    names = classes if isinstance(classes, tuple) else standard_classes(classes)
+    names = names or _auto_classes(folders["train"], base, in_table)
+    parts = {name: _class_part(folder, base, names, in_table) for name, folder in folders.items()}
+    layout = Layout(class_names=names, parts=parts)
+    problems = _class_problems(root, layout, has_classes=bool(in_table), are_fixed=are_fixed)
+    return replace(layout, problems=tuple(problems))
+
+
+def standard_classes(classes: ClassChoice) -> tuple[str, ...] | None:
     """Return the classes in the order of their labels; None for `auto`, whose classes are found."""
     return {"binary": BINARY_CLASSES, "three": THREE_CLASSES}.get(classes)
 
 
-def class_names_of(
-    classes: Literal["binary", "three", "auto"], train: Path, root: Path, in_table: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Return the classes in the order of their labels.
-
-    `auto` takes the direct subfolders of `train`. If the `patients.csv` of the data folder `root` gives files classes
-    (`in_table`), it takes these and the folders of the images that have none there.
-
-    Raises:
-        DataError: `auto`, and there are fewer than two classes.
-    """
-    if (standard := standard_classes(classes)) is not None:
-        return standard
+def _auto_classes(train: Path, root: Path, in_table: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the subfolders of `train` or, if `patients.csv` gives classes, these and the folders of other images."""
     names = tuple(folder.name for folder in subfolders(train))
     have = f"there is only one class folder, {names[0]}" if names else "there are no class folders in it"
     if in_table:
@@ -188,11 +211,7 @@ def class_names_of(
     return names
 
 
-def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Mapping[str, str]) -> Part:
-    """Find the images in `folder`, which is the data folder `root` or lies in it, and their classes.
-
-    `in_table` are the classes in `patients.csv`, by path below the root.
-    """
+def _class_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Mapping[str, str]) -> Part:
     images, warnings = walk_folder(folder, root)
     labels: dict[Path, int] = {}
     loose: list[str] = []
@@ -235,11 +254,10 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Ma
     )
 
 
-def class_problems(root: Path, layout: Layout, *, has_classes: bool, are_fixed: bool = False) -> list[Problem]:
+def _class_problems(root: Path, layout: Layout, *, has_classes: bool, are_fixed: bool) -> list[Problem]:
     """Return files and folders of unknown class or, if there are none, classes without images.
 
-    `has_classes`: whether `patients.csv` gives classes. `are_fixed`: whether a model or a study has the classes, so that
-    others cannot be chosen, and some may have no images.
+    `has_classes`: whether `patients.csv` gives classes. `are_fixed`: whether others cannot be chosen.
     """
     train = layout.parts["train"]
     if not are_fixed and not train.unknown and (differing := _differing_classes(root, layout)):

@@ -13,95 +13,24 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from xraytune.config.settings import DataSettings
-from xraytune.data.index import (
-    ImageFile,
-    ImageIndex,
-    LabelledImages,
-    layout_warnings,
-    read_index,
-    read_labelled,
-    read_one_part,
-)
-from xraytune.data.layout import (
-    Layout,
-    Part,
-    bare_name,
-    holds_pairs,
-    pair_folders,
-    part_folders,
-    subfolders,
-    walk_folder,
-)
-from xraytune.data.table import LabelTable
-from xraytune.errors import ConfigError, DataError, Problem, join_names
-from xraytune.records import Progress, ignore_progress
+from xraytune.data.layout import Layout, Part, PartName, bare_name, pair_folders, subfolders, walk_folder
+from xraytune.errors import DataError, Problem, join_names
 
-PAIR_CLASSES = ("image",)
 _MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 
 
-def read_pairs(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
-    """Read the folder of pairs of `settings`.
+def pair_layout(folders: Mapping[PartName, Path], root: Path) -> Layout:
+    """Pair the images and masks of parts, which are the data folder `root` or lie in it.
 
     Raises:
-        ConfigError: There is a label table, or `group_regex` is not a regular expression with a group.
-        DataError: All problems of folders and pairs; if there are none, all problems of the patients.
+        DataError: A part has no images/ or no masks/.
     """
-    _refuse_table(settings)
-    settings = settings.model_copy(update={"positive": None})
-    return read_index(settings, layout_of=_read_parts, on_progress=on_progress)
+    parts = {name: _pair_part(folder, root) for name, folder in folders.items()}
+    problems = tuple(problem for part in parts.values() for problem in part.problems)
+    return Layout(class_names=("image",), parts=parts, problems=problems)
 
 
-def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
-    """Read a data folder: pairs if it has images/ and masks/ and no label table, else classes."""
-    is_pairs = settings.table is None and holds_pairs(settings.path)
-    return (read_pairs if is_pairs else read_index)(settings, on_progress=on_progress)
-
-
-def read_labelled_pairs(
-    source: Path, *, group_regex: str | None = None, on_progress: Progress = ignore_progress
-) -> LabelledImages:
-    """Read pairs to score models on, from a folder without parts or a data file; for the rest, see `read_labelled`.
-
-    Raises:
-        ConfigError: The file or `group_regex` is invalid, or there is a label table.
-        DataError: The folder has no pairs, or contains train/ or test/; or images or masks are unpaired.
-    """
-    found = read_labelled(source, PAIR_CLASSES, group_regex=group_regex, layout_of=_read_part, on_progress=on_progress)
-    _refuse_table(found.data)
-    return found
-
-
-def read_pair_folder(root: Path) -> tuple[ImageFile, ...]:
-    """Read the pairs of a folder without parts, sorted by file; raises like `read_labelled_pairs`."""
-    return read_one_part(DataSettings(path=root), _read_part).images
-
-
-def _refuse_table(settings: DataSettings) -> None:
-    if settings.table is not None:
-        what = "label tables are for classification, and segmentation has no classes"
-        raise ConfigError(Problem(what, "data.table", "remove it; patients.csv names the patients of pairs"))
-
-
-def _read_parts(settings: DataSettings, _: LabelTable | None) -> Layout:
-    folders = part_folders(settings.path)
-    layouts = {name: _read_part(folder, settings.path) for name, folder in folders.items()}
-    return Layout(
-        class_names=PAIR_CLASSES,
-        parts={name: one.parts["train"] for name, one in layouts.items()},
-        problems=tuple(problem for one in layouts.values() for problem in one.problems),
-        warnings=layout_warnings(settings.path, folders),
-        masks={image: masks for one in layouts.values() for image, masks in one.masks.items()},
-    )
-
-
-def _read_part(folder: Path, root: Path, _: LabelTable | None = None) -> Layout:
-    """Pair the images and masks of a folder, which is the data folder `root` or lies in it.
-
-    Raises:
-        DataError: It has no images/ or no masks/.
-    """
+def _pair_part(folder: Path, root: Path) -> Part:
     here = pair_folders(folder)
     if missing := [f"{name}/" for name in ("images", "masks") if name not in here]:
         others = [f"{inner.name}/" for inner in subfolders(folder)]
@@ -120,10 +49,14 @@ def _read_part(folder: Path, root: Path, _: LabelTable | None = None) -> Layout:
         own = by_stem[stem] if (stem := _stem_of_image(bare_name(mask.name), by_stem.keys())) else []
         alone += [] if own else [mask]
         masks_of |= {image: (*masks_of[image], mask) for image in own}
-    warnings = (*image_notes, *mask_notes, *_several_masks(folder, masks_of))
-    part = Part(folder=folder, labels=dict.fromkeys(images, 0), warnings=warnings)
-    problems = _problems(folder, by_stem, masks, masks_of, alone, notes=(*image_notes, *mask_notes))
-    return Layout(class_names=PAIR_CLASSES, parts={"train": part}, problems=problems, masks=masks_of)
+    notes = (*image_notes, *mask_notes)
+    return Part(
+        folder=folder,
+        labels=dict.fromkeys(images, 0),
+        masks=masks_of,
+        problems=_problems(folder, by_stem, masks, masks_of, alone, notes=notes),
+        warnings=(*notes, *_several_masks(folder, masks_of)),
+    )
 
 
 def _stem_of_image(mask: str, stems: Collection[str]) -> str | None:

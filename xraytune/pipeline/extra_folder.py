@@ -13,7 +13,6 @@ from pathlib import Path
 
 from xraytune.config.settings import DataSettings, Parameters
 from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
-from xraytune.data.pairs import read_pair_folder
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.table import find_table
 from xraytune.errors import DataError, Problem, join_names
@@ -44,7 +43,7 @@ def store_folder(
         DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of
             a generator that was trained on validation or test images.
     """
-    found = read_pair_folder(root) if prepared.has_masks else read_labelled_folder(root, prepared.class_names)
+    found = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks)
     images = usable_images(found, root, prepared, group_regex=data.split.group_regex, index=index)
     store = store_images(root, images, data, of_study=prepared.view, cache=cache)
     require_unbroken(store, root, "repair or remove them")

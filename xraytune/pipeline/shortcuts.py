@@ -16,8 +16,7 @@ from pydantic import TypeAdapter
 
 from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings, ViewName
-from xraytune.data.index import ImageIndex
-from xraytune.data.pairs import read_folder
+from xraytune.data.index import ImageIndex, read_folder
 from xraytune.data.pixels import open_pixels, stored_files
 from xraytune.data.split import split_by_patient
 from xraytune.errors import ConfigError, Problem

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from xraytune.config.settings import Objective, Settings, TaskName
 from xraytune.data.index import ImageFile, ImageIndex, LabelledImages, read_index, read_labelled, read_labelled_folder
-from xraytune.data.pairs import read_labelled_pairs, read_pair_folder, read_pairs
 from xraytune.errors import TrialError, XraytuneError
 from xraytune.metrics.classification import Floats, Labels, Score, auprc, auroc, require_finite_outputs, sensitivity_at
 from xraytune.metrics.placements import StructuralComponents, mean_components, structural_components
@@ -147,9 +146,9 @@ CLASSIFICATION = Task(
 SEGMENTATION = Task(
     metric="Dice",
     network="segmenter",
-    read_index=read_pairs,
-    read_labelled=lambda source, _classes, **options: read_labelled_pairs(source, **options),
-    read_folder=lambda folder, _classes: read_pair_folder(folder),
+    read_index=partial(read_index, pairs=True),
+    read_labelled=partial(read_labelled, pairs=True),
+    read_folder=partial(read_labelled_folder, pairs=True),
     build_network=lambda parameters, _class_count, **options: build_segmenter(parameters, **options),
     has_features=False,
     loss=mask_loss,
