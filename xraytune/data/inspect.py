@@ -7,13 +7,12 @@ classifier can reach without looking at a lung.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -21,10 +20,10 @@ from sklearn.preprocessing import StandardScaler
 
 from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings
-from xraytune.data.decoding import BrokenImage, decode_files
+from xraytune.data.decoding import BrokenImage, SquareImage, decode_files
 from xraytune.data.index import ImageFile, ImageIndex, identical_images, read_folder
 from xraytune.data.masks import connected_parts, map_masks
-from xraytune.data.near_duplicates import HASH_SIZE_PX, NearDuplicates, find_near_duplicates, perceptual_hash
+from xraytune.data.near_duplicates import HASH_SIZE_PX, Hashes, NearDuplicates, find_near_duplicates, perceptual_hash
 from xraytune.data.pixels import odd_depth_warnings
 from xraytune.records import Progress, ignore_progress
 
@@ -54,7 +53,6 @@ class Inspection:
     """The result of `inspect_folder`. Test images are only counted and compared with training images.
 
     Attributes:
-        class_names: In the order of the labels.
         positive: The positive class of two, for `positive_reason`; None with more classes.
         images: Part (train, val, test) -> class -> images; a folder without parts is all train.
         patients: Training patients of each class.
@@ -103,12 +101,27 @@ def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignor
 
 def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress) -> Inspection:
     """Inspect a folder whose index has been read."""
-    looks = list(_looks(index, on_progress))
-    usable = [look for look in looks[: len(index.images)] if isinstance(look, _Look)]
-    compared = [look for look in looks if isinstance(look, _Look)]
-    oddly_deep = {look.image.file: look.kind for look in usable if look.has_unused_bits}
-    auroc = shortcut_auroc([look.image for look in usable], [look.mean_grey for look in usable])
+    images = [*index.images, *index.test]
+    hashes: dict[str, Hashes] = {}
+    mean_greys: dict[str, float] = {}
+    kinds: dict[str, str] = {}
+    oddly_deep: dict[str, str] = {}
+    broken: list[BrokenImage] = []
+    decoded = decode_files(index.root, [image.file for image in images], HASH_SIZE_PX, on_progress=on_progress)
+    for position, (image, square) in enumerate(zip(images, decoded, strict=True)):
+        if isinstance(square, SquareImage):
+            hashes[image.file] = perceptual_hash(square.pixels)
+        if position >= len(index.images):  # of test images, nothing else is used
+            continue
+        if isinstance(square, BrokenImage):
+            broken.append(square)
+            continue
+        mean_greys[image.file], kinds[image.file] = float(square.pixels.mean()), square.kind
+        if square.has_unused_bits:
+            oddly_deep[image.file] = square.kind
+    auroc = _shortcut_auroc([image for image in index.images if image.file in mean_greys], [*mean_greys.values()])
     sized = [image for image in index.images if image.width_px] or list(index.images)
+    widths, heights = [image.width_px for image in sized], [image.height_px for image in sized]
     per_patient = Counter(image.patient for image in index.images).values()
     masks, bad_masks = _summary_of_masks(index, on_progress)
     return Inspection(
@@ -121,16 +134,17 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
             for label, name in enumerate(index.class_names)
         },
         images_per_patient=(min(per_patient), float(median(per_patient)), max(per_patient)),
-        width_px=(min(image.width_px for image in sized), max(image.width_px for image in sized)),
-        height_px=(min(image.height_px for image in sized), max(image.height_px for image in sized)),
-        duplicates=tuple(
-            sorted(tuple(image.file for image in same) for same in identical_images([*index.images, *index.test]))
-        ),
+        width_px=(min(widths), max(widths)),
+        height_px=(min(heights), max(heights)),
+        duplicates=tuple(sorted(tuple(image.file for image in same) for same in identical_images(images))),
         near_duplicates=find_near_duplicates(
-            [look.image for look in compared], [look.hash for look in compared], index.test, on_progress=on_progress
+            [image for image in images if image.file in hashes],
+            [*hashes.values()],
+            index.test,
+            on_progress=on_progress,
         ),
-        formats=dict(sorted(Counter(look.kind for look in usable).items())),
-        broken=(*(look for look in looks[: len(index.images)] if isinstance(look, BrokenImage)), *bad_masks),
+        formats=dict(sorted(Counter(kinds.values()).items())),
+        broken=(*broken, *bad_masks),
         shortcut_auroc=auroc,
         shortcut=_shortcut_as_text(auroc) if len(index.class_names) > 1 else "",
         warnings=(*index.warnings, *odd_depth_warnings(oddly_deep)),
@@ -164,45 +178,8 @@ def _summary_of_masks(index: ImageIndex, on_progress: Progress) -> tuple[MaskSum
     return summary, broken
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """What is kept of an image after decoding."""
-
-    image: ImageFile
-    kind: str
-    has_unused_bits: bool
-    mean_grey: float
-    hash: NDArray[np.uint64]
-
-
-def _looks(index: ImageIndex, on_progress: Progress) -> Iterator[_Look | BrokenImage]:
-    """Decode the training images, then the test images."""
-    images = [*index.images, *index.test]
-    files = [image.file for image in images]
-    shown = decode_files(index.root, files, HASH_SIZE_PX, on_progress=on_progress)
-    for image, square in zip(images, shown, strict=True):
-        if isinstance(square, BrokenImage):
-            yield square
-            continue
-        yield _Look(
-            image=image,
-            kind=square.kind,
-            has_unused_bits=square.has_unused_bits,
-            mean_grey=float(square.pixels.mean()),
-            hash=perceptual_hash(square.pixels),
-        )
-
-
-def shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> float | None:
-    """Return the out-of-fold AUROC of a logistic regression on width, height, aspect ratio and mean grey, split by patient.
-
-    Args:
-        images: With sizes above 0.
-        mean_greys: One per image, 0 to 255.
-
-    Returns:
-        The mean over up to five folds; None if a class has fewer than two patients.
-    """
+def _shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> float | None:
+    """Return the mean AUROC over up to five folds, split by patient; None if a class has fewer than two patients."""
     labels = np.array([image.label for image in images])
     patients = np.array([image.patient for image in images])
     fewest = min((len(set(patients[labels == label])) for label in set(labels)), default=0)
