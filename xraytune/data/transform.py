@@ -15,10 +15,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,14 +180,8 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 class TransformSummary:
     """The result of `transform_folder`.
 
-    Attributes:
-        path: The new folder.
-        counts: Copies of each class.
-        source_count: Images that were copied.
-        patient_count: Their patients.
-        sealed_count: Images of the test part, which are not copied.
-        broken: Images that were skipped.
-        warnings: About the data folder.
+    `counts` is the number of copies of each class, made from `source_count` images; `sealed_count` test images and broken
+    ones were skipped.
     """
 
     path: Path
@@ -197,15 +191,6 @@ class TransformSummary:
     sealed_count: int
     broken: tuple[BrokenImage, ...]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    """A copy; `file` is its path below the new folder."""
-
-    file: str
-    original: ImageFile
-    drawn: TransformParameters
 
 
 def transform_folder(
@@ -223,7 +208,7 @@ def transform_folder(
     Args:
         folder: The data folder, or settings with its path, classes and the expression for patients.
         out: The new folder; it appears only when it is complete.
-        strengths: Strengths of the transformations.
+        strengths: Ranges of the random parameters.
         copies: Per image, 1 to 100; more copies begin with the same ones.
         seed: The same arguments give the same bytes.
         skip_broken: Skip broken images, and list them in the result.
@@ -244,39 +229,47 @@ def transform_folder(
 
     ignore_decoder_warnings()
     broken: list[BrokenImage] = []
-    made_copies: list[_Copy] = []
+    originals: list[ImageFile] = []
+    rows: list[dict[str, Any]] = []
     with new_folder(out) as folder:
         for name in index.class_names:
             (folder / name).mkdir()
 
-        def copy(image: ImageFile) -> list[_Copy] | BrokenImage:
+        def copy(image: ImageFile) -> list[dict[str, Any]] | BrokenImage:
+            """Write the copies of an image; return their provenance."""
             try:
                 original = np.asarray(read_image(index.root / image.file, LARGEST_SIDE_PX).image)
             except DataError as error:
                 return BrokenImage(file=image.file, reason=error.problems[0].what)
+            source = {"source": image.file, "source_sha256": image.sha256, "patient": image.patient}
             made = []
             for number in range(1, copies + 1):
+                file = f"{names[image.file]}__t{number}.png"
                 drawn = sample_parameters(strengths, image.file, number, seed)
-                made.append(_Copy(f"{names[image.file]}__t{number}.png", image, drawn))
-                pixels = transform_image(original, drawn)
-                Image.fromarray(pixels).save(folder / made[-1].file, compress_level=_PNG_LEVEL)
+                Image.fromarray(transform_image(original, drawn)).save(folder / file, compress_level=_PNG_LEVEL)
+                made.append({"file": file, **source, "drawn": asdict(drawn)})
             return made
 
-        for done, made in enumerate(map_on_cores(copy, index.images), start=1):
+        for done, (image, made) in enumerate(zip(index.images, map_on_cores(copy, index.images), strict=True), start=1):
             if isinstance(made, BrokenImage):
                 broken.append(made)
             else:
-                made_copies += made
+                originals.append(image)
+                rows += made
             on_progress("transforming images", done, len(index.images))
-        if broken and (not skip_broken or not made_copies):
+        if broken and (not skip_broken or not rows):
             raise broken_images_error(broken, index.root)
-        _write_records(folder, made_copies, strengths, copies=copies, seed=seed)
-    counts = Counter(index.class_names[each.original.label] for each in made_copies)
+        patients = ((PurePosixPath(row["file"]), row["patient"]) for row in rows)
+        write_text(folder / PATIENTS_CSV, csv_table(("file", "patient"), patients))
+        arguments = {"seed": seed, "copies": copies, "strengths": asdict(strengths)}
+        packages = {name: version(name) for name in _PACKAGES}
+        write_json(folder / "provenance.json", {"version": 1, **arguments, "packages": packages, "images": rows})
+    counts = Counter(image.label for image in originals)
     return TransformSummary(
         path=out,
-        counts={name: counts[name] for name in index.class_names},
-        source_count=len(index.images) - len(broken),
-        patient_count=len({each.original.patient for each in made_copies}),
+        counts={name: copies * counts[label] for label, name in enumerate(index.class_names)},
+        source_count=len(originals),
+        patient_count=len({image.patient for image in originals}),
         sealed_count=len(index.test),
         broken=tuple(broken),
         warnings=index.warnings,
@@ -295,31 +288,6 @@ def _names_without_number(index: ImageIndex) -> dict[str, str]:
             stem = f"{plain}__{hashlib.sha256(image.file.encode()).hexdigest()[:12]}"
         names[image.file] = f"{index.class_names[image.label]}/{stem}"
     return names
-
-
-def _write_records(folder: Path, copies_made: Sequence[_Copy], strengths: Strengths, *, copies: int, seed: int) -> None:
-    """Write `patients.csv` and `provenance.json`."""
-    rows = ((PurePosixPath(each.file), each.original.patient) for each in copies_made)
-    write_text(folder / PATIENTS_CSV, csv_table(("file", "patient"), rows))
-    images = [
-        {
-            "file": each.file,
-            "source": each.original.file,
-            "source_sha256": each.original.sha256,
-            "patient": each.original.patient,
-            "drawn": asdict(each.drawn),
-        }
-        for each in copies_made
-    ]
-    record = {
-        "version": 1,
-        "seed": seed,
-        "copies": copies,
-        "strengths": asdict(strengths),
-        "packages": {name: version(name) for name in _PACKAGES},
-        "images": images,
-    }
-    write_json(folder / "provenance.json", record)
 
 
 def _check_arguments(data: Path, out: Path, strengths: Strengths, copies: int) -> None:
