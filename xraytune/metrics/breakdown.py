@@ -27,11 +27,9 @@ _OF_SUBGROUP = ("auroc", "sensitivity", "specificity")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMetrics:
-    """The `ClassificationMetrics` of one class against the others, or their mean over the classes.
+    """The `ClassificationMetrics` of one class, of which there are `images`, against the others, or their mean.
 
-    Attributes:
-        images: Images of the class.
-        intervals: 95 % intervals (low, high) by name; without those of metrics that are undefined on a resample.
+    `intervals` are 95 % intervals (low, high) by name, without those of metrics that are undefined on a resample.
     """
 
     images: int
@@ -46,12 +44,9 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassBreakdown:
-    """The metrics of each class, in the order of the labels.
+    """The metrics of each class, one-vs-rest, in the order of the labels, and with three or more their means.
 
-    Attributes:
-        classes: One-vs-rest.
-        macro: Mean over the classes; None with two.
-        micro: Over all pairs of an image and a class, each pair a yes-or-no question; None with two classes.
+    `macro` is the mean over the classes, `micro` over all pairs of an image and a class, each pair a yes-or-no question.
     """
 
     classes: tuple[ClassMetrics, ...]
@@ -118,14 +113,7 @@ def _of_pairs(is_class: Flags, probabilities: Floats, is_predicted: Flags, weigh
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatientMeans:
-    """One row per patient.
-
-    Attributes:
-        patients: Sorted, [P].
-        labels: int64 [P].
-        probabilities: Mean over the patient's images, float64 [P, C].
-        left_out: Patients with images of several classes, sorted.
-    """
+    """Labels, int64 [P], and mean probabilities, float64 [P, C], of sorted patients; `left_out` have several classes."""
 
     patients: tuple[str, ...]
     labels: Labels
@@ -138,13 +126,12 @@ def patient_means(labels: Labels, probabilities: Floats, patients: Sequence[str]
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     images = np.bincount(patient_of_image)
     means = np.stack([np.bincount(patient_of_image, column) for column in probabilities.T], axis=1) / images[:, None]
-    lowest, highest = np.full(len(names), labels.max()), np.zeros(len(names), dtype=np.int64)
-    np.minimum.at(lowest, patient_of_image, labels)
-    np.maximum.at(highest, patient_of_image, labels)
-    has_one = lowest == highest
+    has_class = np.zeros((len(names), probabilities.shape[1]), dtype=np.bool_)
+    has_class[patient_of_image, labels] = True
+    has_one = has_class.sum(axis=1) == 1
     return PatientMeans(
         patients=tuple(names[has_one].tolist()),
-        labels=lowest[has_one],
+        labels=has_class.argmax(axis=1)[has_one],
         probabilities=means[has_one],
         left_out=tuple(names[~has_one].tolist()),
     )
@@ -152,12 +139,9 @@ def patient_means(labels: Labels, probabilities: Floats, patients: Sequence[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubgroupImages:
-    """The images of a subgroup, and those that it is scored on.
+    """Whether each image has the subgroup's value, and whether the subgroup is scored on it, both bool [N].
 
-    Attributes:
-        own: Whether an image has the subgroup's value, bool [N].
-        scored: `own`, and all images of the class `compared_with`, bool [N].
-        compared_with: With two classes, the class of which the subgroup itself has no images; else None.
+    It is also scored on all images of the class `compared_with`: of two classes, the one of which it has no images itself.
     """
 
     own: Flags
@@ -171,13 +155,7 @@ def subgroup_images(
     """Return the subgroups of a column by value, sorted; files without a value are in none.
 
     With two classes, a subgroup with images of one class only (such as `bacterial`, which no normal image is) is compared
-    with all images of the other class.
-
-    Args:
-        files: The file of each image, [N].
-        labels: Class numbers, int64 [N].
-        values: The value of each file.
-        class_count: 2 or more.
+    with all images of the other class. `files` and class numbers are [N]; `values` has the value of each file.
     """
     value_of_image = np.array([values.get(file, "") for file in files])
     found = {}

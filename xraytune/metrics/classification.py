@@ -41,10 +41,8 @@ class ClassificationMetrics:
     """The metrics of one model on one set of images.
 
     Attributes:
-        images: Number of images.
         auroc: Area under the ROC curve; ties count one half.
         auprc: Average precision.
-        accuracy: Share of correct predictions.
         balanced_accuracy: Mean recall of the classes.
         sensitivity: Recall of the positive class.
         specificity: Recall of the rest.
@@ -170,14 +168,17 @@ def weighted_metrics(
     """
     class_count = probabilities.shape[1]
     predicted = predicted_classes(probabilities, positive=positive, threshold=threshold)
-    counted = [positive] if class_count == 2 else range(class_count)
-    decisions = [_decision_metrics(labels == number, predicted == number, weights) for number in counted]
+    of_classes = [
+        weighted_class_metrics(labels == number, probabilities[:, number], predicted == number, weights)
+        for number in ([positive] if class_count == 2 else range(class_count))
+    ]
+    means = {name: np.mean([one[name] for one in of_classes], axis=0) for name in of_classes[0]}
     return {
-        "auroc": _mean_over_classes(_auroc, labels, probabilities, weights, positive),
-        "auprc": _mean_over_classes(_average_precision, labels, probabilities, weights, positive),
+        "auroc": means.pop("auroc"),
+        "auprc": means.pop("auprc"),
         "accuracy": weighted_accuracy(labels, predicted, weights),
         "balanced_accuracy": weighted_balanced_accuracy(labels, predicted, weights),
-        **{name: np.mean([one[name] for one in decisions], axis=0) for name in decisions[0]},
+        **means,
         "f1": _mean_over_classes(_f1, labels, np.eye(class_count)[predicted], weights, positive),
         "brier": weighted_brier_score(labels, probabilities, weights, positive=positive),
         "ece": _calibration_error(labels, probabilities, weights),
@@ -207,21 +208,11 @@ def weighted_brier_score(labels: Labels, probabilities: Floats, weights: Floats,
 def weighted_class_metrics(is_class: Flags, scores: Floats, is_predicted: Flags, weights: Floats) -> dict[str, Floats]:
     """Return the metrics of one class against the others, as `weighted_metrics` does: name -> float64 [R].
 
-    Args:
-        is_class: bool [N].
-        scores: Probability of the class, float64 [N].
-        is_predicted: Whether the class is predicted, bool [N].
-        weights: float64 [R, N].
+    For each of N images: whether it is of the class, its probability of the class, and whether the class is predicted.
     """
     return {
         "auroc": _auroc(is_class, scores, weights),
         "auprc": _average_precision(is_class, scores, weights),
-        **_decision_metrics(is_class, is_predicted, weights),
-    }
-
-
-def _decision_metrics(is_class: Flags, is_predicted: Flags, weights: Floats) -> dict[str, Floats]:
-    return {
         "sensitivity": _share(is_predicted, is_class, weights),
         "specificity": _share(~is_predicted, ~is_class, weights),
         "ppv": _share(is_class, is_predicted, weights),
@@ -239,10 +230,8 @@ def _ones(labels: Labels) -> Floats:
 
 
 def _mean_over_classes(metric: _BinaryMetric, labels: Labels, scores: Floats, weights: Floats, positive: int) -> Floats:
-    class_count = scores.shape[1]
-    classes = [positive] if class_count == 2 else range(class_count)
-    values = [metric(labels == number, scores[:, number], weights) for number in classes]
-    return np.asarray(np.mean(values, axis=0))
+    classes = [positive] if scores.shape[1] == 2 else range(scores.shape[1])
+    return np.asarray(np.mean([metric(labels == each, scores[:, each], weights) for each in classes], axis=0))
 
 
 def _auroc(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:

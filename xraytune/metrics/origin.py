@@ -48,8 +48,8 @@ def origin_gap(aurocs: Mapping[str, Mapping[str, float]], shares: Mapping[str, f
     """Return the gap of a mix of real and synthetic images of two or more classes.
 
     Args:
-        aurocs: Of synthetic images, `Quality.origin`: by class of the probe, by class of the images.
-        shares: By class, the share of synthetic images among its training images (`mix.plan.extra_shares`).
+        aurocs: `Quality.origin` of the synthetic images: by class of the probe, by class of the images.
+        shares: `OriginGap.shares`.
     """
     exposed = {
         probe: {name: shares[name] * max(2 * auroc - 1, 0.0) for name, auroc in by_class.items()}

@@ -102,11 +102,11 @@ def structural_components(
 def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> float:
     """Return `StructuralComponents.effective_patients`; every class has an image."""
     count, names = int(labels.max()) + 1, np.asarray(patients)
-
-    def sides(number: int) -> float:
-        return 4 / sum(1 / len(np.unique(names[side])) for side in (labels == number, labels != number))
-
-    return float(np.mean([sides(number) for number in ([positive] if count == 2 else range(count))]))
+    found = []
+    for number in [positive] if count == 2 else range(count):
+        sides = (len(np.unique(names[side])) for side in (labels == number, labels != number))
+        found.append(4 / sum(1 / patient_count for patient_count in sides))
+    return float(np.mean(found))
 
 
 def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDArray[np.intp]) -> tuple[Floats, Floats]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xraytune.errors import MachineError, Problem
 from xraytune.metrics.classification import Floats, known
-from xraytune.metrics.intervals import Interval, patient_intervals
+from xraytune.metrics.intervals import Interval, defined_intervals, patient_intervals
 
 Masks: TypeAlias = NDArray[np.bool_]
 
@@ -78,8 +78,7 @@ def hd95(predicted: Masks, true: Masks) -> Floats:
 
 def scored_mask(predicted: Masks, true: Masks, *, file: str, patient: str) -> ScoredMask:
     """Return the metrics of one image's mask, [H, W]; raises MachineError if MONAI is not installed."""
-    of_one = (metric(predicted[None], true[None])[0] for metric in (dice, iou, hd95))
-    dice_, iou_, hd95_ = map(float, of_one)
+    dice_, iou_, hd95_ = (float(metric(predicted[None], true[None])[0]) for metric in (dice, iou, hd95))
     area = float(predicted.mean())
     return ScoredMask(file=file, patient=patient, dice=dice_, iou=iou_, hd95_px=known(hd95_), area=area)
 
@@ -117,8 +116,8 @@ def mean_with_interval(
 
     mean = known(of_weights(np.ones((1, len(values))))["mean"][0])
     one_class = np.zeros(len(values), dtype=np.int64)
-    low, high = patient_intervals(of_weights, one_class, patients, replicates=replicates, seed=seed)["mean"].tolist()
-    return mean, (low, high) if np.isfinite(low + high) and len({*patients}) > 1 else None
+    found = defined_intervals(patient_intervals(of_weights, one_class, patients, replicates=replicates, seed=seed))
+    return mean, found.get("mean") if len({*patients}) > 1 else None
 
 
 def _by_monai(metric: str, predicted: Masks, true: Masks, **options: Any) -> Floats:

@@ -30,13 +30,10 @@ class ClassSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreShift:
-    """How one class's scores in a folder compare with those in validation.
+    """How one class's scores in a folder compare with those in validation, and its recall there at the threshold.
 
-    Attributes:
-        higher: Probability that an image of the folder scores above one of validation; ties count one half.
-        p_value: Two-sided p-value of `higher` = 0.5.
-        recall_in_validation: Recall of the class in validation, at the threshold.
-        recall: The same in the folder.
+    `higher` is the probability that an image of the folder scores above one of validation (ties count one half), `p_value`
+    the two-sided one of `higher` = 0.5.
     """
 
     class_name: str
@@ -97,9 +94,8 @@ def class_samples(
     """
     samples = {}
     for label, name in enumerate(class_names):
-        chosen = labels == label
-        patient_count = len(np.unique(np.array(patients)[chosen]))
-        samples[name] = ClassSample(scores=scores[chosen], images=int(chosen.sum()), patients=patient_count)
+        own, patient_count = scores[labels == label], len(np.unique(np.array(patients)[labels == label]))
+        samples[name] = ClassSample(scores=own, images=len(own), patients=patient_count)
     return samples
 
 
@@ -135,14 +131,13 @@ def shift_from_validation(
         is_here = np.repeat([0, 1], [len(there.scores), len(here.scores)])
         higher = auroc(is_here, np.stack([-both, both], axis=1), positive=1)
         spread = math.sqrt((there.patients + here.patients + 1) / (12 * there.patients * here.patients))
-        recalls = [float(np.mean((one.scores >= threshold) == (name == positive))) for one in (there, here)]
+        there_recall, recall = (
+            float(np.mean((one.scores >= threshold) == (name == positive))) for one in (there, here)
+        )
+        p_value = _two_sided((higher - 0.5) / spread)
         classes.append(
             ScoreShift(
-                class_name=name,
-                higher=higher,
-                p_value=_two_sided((higher - 0.5) / spread),
-                recall_in_validation=recalls[0],
-                recall=recalls[1],
+                class_name=name, higher=higher, p_value=p_value, recall_in_validation=there_recall, recall=recall
             )
         )
     return Shift(
