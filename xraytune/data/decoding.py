@@ -37,13 +37,7 @@ class BrokenImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SquareImage:
-    """A decoded image.
-
-    Attributes:
-        pixels: Grey, [S, S] uint8.
-        kind: Format and depth of the file, such as `PNG 16-bit` or `PNG 16-bit with 12-bit content`.
-        has_unused_bits: Whether the file has more bits than its content.
-    """
+    """A decoded image, grey, uint8 [S, S], and its file's format and depth, such as `PNG 16-bit with 12-bit content`."""
 
     pixels: NDArray[np.uint8]
     kind: str
@@ -66,10 +60,6 @@ class InputFormat:
     resolution_px: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-
-Size: TypeAlias = tuple[int, int]
-_Box: TypeAlias = tuple[float, float, float, float] | None
 
 
 def decode_file(path: Path | str, image_size_px: int, resize: Resize = "squash") -> SquareImage:
@@ -113,7 +103,9 @@ def read_image(path: Path | str, needed_px: int) -> GreyImage:
     return read_grey(content, path, needed_px=needed_px)
 
 
-def square_box(whole_px: Size, decoded_px: Size, image_size_px: int, resize: Resize) -> _Box:
+def square_box(
+    whole_px: tuple[int, int], decoded_px: tuple[int, int], image_size_px: int, resize: Resize
+) -> tuple[float, float, float, float] | None:
     """Return the part of the image to scale to S x S (left, upper, right, lower); None is all of it.
 
     A crop gives what `Resize(S)` and `CenterCrop(S)` would, but scales only that part: scaled as a whole, a long and narrow

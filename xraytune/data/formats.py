@@ -29,18 +29,7 @@ LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
 _BAD_HEADER = "the image's header is truncated or damaged"
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
+_DAMAGE = (OSError, SyntaxError, TypeError, ValueError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
 """What Pillow raises for files that are truncated or overwritten, depending on where."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -70,13 +59,11 @@ class ImageHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GreyImage:
-    """An image as 8-bit grey.
+    """An upright image of mode L, and the file's format and depth, such as `PNG 16-bit`.
 
     Attributes:
-        image: Mode L, upright; a JPEG may be reduced.
-        kind: Format and depth, such as `PNG 16-bit`.
         content_bits: Bits that the content uses, if fewer than the file's depth.
-        reduced_from: Width and height of the whole upright image, if `image` is reduced.
+        reduced_from: Width and height of the whole image, if `image` is a JPEG of reduced size.
     """
 
     image: Image.Image
@@ -266,5 +253,4 @@ def _upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    method = _UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image

@@ -64,12 +64,10 @@ class ImageFile:
     """One image.
 
     Attributes:
-        file: Path below the index's root, with forward slashes.
+        file: Path below the index's root, with forward slashes, like `masks`, which are to be merged.
         label: Position of its class in the index's class names.
-        patient: Its patient; images of one patient stay together.
         sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one patient.
         width_px: From the file's header, upright, like `height_px`; 0 if the header is broken, which decoding reports.
-        masks: The masks of the image, to be merged; empty in classification.
         masks_sha256: Hash of the masks' bytes; empty without masks.
     """
 
@@ -85,17 +83,14 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageIndex:
-    """The images of a data folder.
+    """The images of a data folder, to be split (`images`) and held out (`test`), both sorted by file.
 
     Attributes:
         table: The folder's `data.table` or `patients.csv`, if it has one.
-        class_names: In the order of the labels.
         positive: Label of the positive class; with three or more classes, of no meaning.
         positive_reason: Why it is the positive one; empty with three or more classes.
-        images: The training part, sorted by file, to be split.
-        test: The held-out test part, sorted by file.
-        parts: The part of each file as the data folder gives it, before the split: train, val or test.
-        test_fingerprint: Fingerprint of the test part's content, independent of file names; None without a test part.
+        parts: The part of each file as the data folder gives it, before the split.
+        test_fingerprint: Of the test part's content, independent of file names; None without a test part.
     """
 
     root: Path
@@ -174,12 +169,7 @@ def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progre
 
 
 def find_class_names(settings: DataSettings) -> tuple[str, ...]:
-    """Return the classes in the order of their labels; reads the data folder only for `classes: auto`.
-
-    Raises:
-        ConfigError: The folder has two tables.
-        DataError: `classes: auto`, and there are fewer than two classes; or the folder or its table is malformed.
-    """
+    """Return the classes in the order of their labels; reads the data folder only for `classes: auto`, like `read_index`."""
     standard = standard_classes(settings.classes)
     return standard or _layout(settings, find_table(settings.path, settings.table)).class_names
 
@@ -319,11 +309,7 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     """Return the data folder that contains a part such as `test/`, if the patients of the part are named there; else None.
 
     They are if its table has all images of the part, or if the expression matches all their paths below it. A table inside
-    the part itself comes first.
-
-    Raises:
-        ConfigError: `group_regex` is not a regular expression with a group.
-        DataError: There is no such folder, or the table is malformed or ambiguous.
+    the part itself comes first. Raises DataError if there is no such folder, or the table is malformed or ambiguous.
     """
     require_folder(part)
     if find_table(part) is not None:

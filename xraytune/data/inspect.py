@@ -36,8 +36,7 @@ class MaskSummary:
 
     Attributes:
         files_per_image: Minimum and maximum.
-        area_share: Minimum, median and maximum share of its image that a mask covers.
-        smallest: The image with the smallest share; `largest` has the largest.
+        area_share: Minimum (in the image `smallest`), median and maximum (`largest`) share that a mask covers.
         connected_parts: Number of connected components -> number of masks that have as many.
     """
 
@@ -57,9 +56,8 @@ class Inspection:
         images: Part (train, val, test) -> class -> images; a folder without parts is all train.
         patients: Training patients of each class.
         images_per_patient: Minimum, median and maximum in the training part.
-        width_px: Minimum and maximum width of training images; `height_px` is their height.
+        width_px: Minimum and maximum, like `height_px`, of training images.
         duplicates: Groups of identical files, also of test/, sorted.
-        near_duplicates: Training or test images of different patients that look alike.
         formats: Training images of each format and depth, such as `PNG 16-bit`, without broken ones.
         broken: Training files that cannot be decoded, and unusable masks.
         shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
@@ -88,12 +86,7 @@ class Inspection:
 def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
     """Inspect a data folder of classes or pairs; every image is decoded once, at a small size. Broken images are listed.
 
-    Args:
-        folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and patients.
-        on_progress: Called with the number of images read.
-
-    Raises:
-        DataError: The folder is invalid; see `read_index`.
+    `folder` is its path, a YAML file with a `data:` block, or settings; raises like `read_index`.
     """
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     return inspect_index(read_folder(settings, on_progress=on_progress), on_progress=on_progress)

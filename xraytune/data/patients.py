@@ -67,7 +67,6 @@ def name_patients(
         headers: Patients from DICOM headers, by file.
 
     Raises:
-        ConfigError: `group_regex` is not a regular expression with a group.
         DataError: The expression gives some files no patient.
     """
     if by_table is not None:
@@ -137,14 +136,9 @@ def _ambiguous_groups(matches: Mapping[str, regex.Match[str]]) -> list[str]:
 
 
 def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Join patients who share an identical file, directly or through others (union-find).
+    """Join patients who share an identical file, directly or through others; they get the first of their sorted names.
 
-    Args:
-        patients: The patient of every file.
-        contents: File and SHA-256 of the files to compare.
-
-    Returns:
-        The patient of every file; joined patients get the first of their names in sorted order.
+    `patients` has the patient of every file, `contents` file and SHA-256 of the files to compare.
     """
     from scipy.cluster.hierarchy import DisjointSet  # type: ignore[import-untyped]  # a third of a second
 
