@@ -169,7 +169,7 @@ def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progre
 
 
 def find_class_names(settings: DataSettings) -> tuple[str, ...]:
-    """Return the classes in the order of their labels; reads the data folder only for `classes: auto`, like `read_index`."""
+    """Return the classes in the order of their labels; reads the data folder only for `classes: auto`."""
     standard = standard_classes(settings.classes)
     return standard or _layout(settings, find_table(settings.path, settings.table)).class_names
 

@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from xraytune.config.messages import nearest
 from xraytune.config.settings import DataSettings, TableSettings
@@ -94,13 +93,7 @@ class LabelTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matches:
-    """Files and the names that mean them.
-
-    Attributes:
-        by_file: The name of each file that has one.
-        several_files: Names that mean several files, with these.
-        several_names: Files that several names mean, with these.
-    """
+    """The name of each file that has one; names that mean several files, and files that several names mean."""
 
     by_file: Mapping[str, str]
     several_files: Mapping[str, Sequence[str]]
@@ -189,15 +182,7 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
     """Return the further columns of a data folder's table, such as age or view: column -> file -> cell.
 
     Columns that name the image, its patient, labels or side are left out. Several different cells of one image are joined
-    by `|`; files without a row and empty cells are missing.
-
-    Args:
-        data: The data folder and its table.
-        files: Paths below the data folder.
-
-    Raises:
-        ConfigError: There are two tables.
-        DataError: The table is malformed.
+    by `|`; files without a row and empty cells are missing. Raises like `find_table`.
     """
     table = find_table(data.path, data.table)
     if table is None:
@@ -222,11 +207,6 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
     """Return the value of each file in some columns of a data folder's table: column -> file -> value.
 
     `pneumonia` is bacterial or viral, as Kermany file names state, unless the table has a column of that name.
-
-    Args:
-        data: The data folder and its table, which is read only if there are names.
-        files: Paths below the data folder.
-        names: Columns.
 
     Raises:
         ConfigError: A column is missing, empty for these files, or has too many values.
@@ -261,20 +241,19 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
             first = stream.readline()
             stream.seek(0)
             reader = csv.DictReader(stream, restval="", delimiter=max(_DELIMITERS, key=first.count))
-            reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
-            rows = ((SourceLine(path, reader.line_num), _cells(row)) for row in reader)
-            yield [column for column in reader.fieldnames if column], rows
+            columns = [column.strip() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows = (
+                (SourceLine(path, reader.line_num), {name: cell_text(row[name].strip()) for name in columns if name})
+                for row in reader
+            )
+            yield [column for column in columns if column], rows
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(Problem(f"not a table in UTF-8: {error}", path, "save it as CSV in UTF-8")) from error
     except FileNotFoundError as error:
         raise DataError(Problem("there is no such table", path, "data.table.file is relative to data.path")) from error
     except OSError as error:
         raise DataError(Problem(f"cannot be read ({error.strerror})", path, "allow reading it")) from error
-
-
-def _cells(row: Mapping[str | None, Any]) -> dict[str, str]:
-    """Return the cells in the columns that have a name."""
-    return {column: cell_text(cell.strip()) for column, cell in row.items() if column}
 
 
 class _TableReader:
@@ -297,7 +276,13 @@ class _TableReader:
                     continue
                 for where, cells in rows:
                     self._read_row(where, cells)
-        self._require_columns(self._columns(), sorted(columns), self._paths[0])
+        own = self._settings
+        needed = [("patient", own.patient), ("side", own.side and own.side.column)]
+        if own.label is None:
+            needed += [("labels", column) for column in own.labels]
+        elif not self._is_patients_csv:
+            needed += [("label", own.label)]
+        self._require_columns(needed, sorted(columns), self._paths[0])
         for name, row in self._rows.items():
             row.class_name = self._class_of(name, row)
         if self._settings.label is not None and not self._problems:
@@ -308,21 +293,10 @@ class _TableReader:
             raise DataError(*self._problems)
         return LabelTable(path=self._paths[0], settings=self._settings, rows=self._rows)
 
-    def _columns(self) -> Iterator[tuple[str, str]]:
-        """Yield the columns that at least one table must have, each with its key in `data.table`."""
-        own = self._settings
-        if own.patient is not None:
-            yield "patient", own.patient
-        if own.side is not None and own.side.column is not None:
-            yield "side", own.side.column
-        if own.label is None:
-            yield from (("labels", column) for column in own.labels)
-        elif not self._is_patients_csv:
-            yield "label", own.label
-
-    def _require_columns(self, needed: Iterable[tuple[str, str]], header: Sequence[str], path: Path) -> None:
+    def _require_columns(self, needed: Iterable[tuple[str, str | None]], header: Sequence[str], path: Path) -> None:
+        """Report columns that are missing; each has a key in `data.table`."""
         for key, column in needed:
-            if column not in header:
+            if column is not None and column not in header:
                 of = "" if self._is_patients_csv else f"data.table.{key}: "
                 what = f"{of}there is no column {column!r}; found {join_names(header, 20) or 'nothing'}"
                 fix = "make the first line: file,patient" if self._is_patients_csv else nearest(column, header)

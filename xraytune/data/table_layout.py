@@ -27,12 +27,7 @@ from xraytune.files import read_bytes
 
 
 def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None) -> Layout:
-    """Match the rows of a table with the images below `data.path`.
-
-    Args:
-        data: The data folder and its settings.
-        table: Its table.
-        class_names: Those of a model; default: by `data.classes`.
+    """Match the rows of a table with the images below `data.path`; `class_names` of a model replace `data.classes`.
 
     Raises:
         DataError: No row has an image, a name is ambiguous, a list of a side is malformed, or a class is unknown.

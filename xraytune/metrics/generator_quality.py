@@ -47,10 +47,9 @@ class Neighbourhoods:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassQuality:
-    """The figures of one class: `full` of sharp images, `blurred` after the common blur.
+    """The figures of one class, of as many synthetic as real images: `full` of sharp ones, `blurred` after the common blur.
 
     Attributes:
-        images: Number of synthetic images, equal to that of real ones.
         kid: KID of the synthetic images against val-A.
         floor: KID of val-B against val-A: what a perfect generator would have, up to chance.
         origin: By class, the AUROC with which a linear classifier that was trained to tell the synthetic images of this

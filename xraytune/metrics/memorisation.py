@@ -41,10 +41,9 @@ class Closeness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memorisation:
-    """Synthetic images compared with unseen real ones.
+    """The numbers of synthetic images and of unseen patients, and what their closeness says.
 
     Attributes:
-        images: Number of synthetic images, as `unseen` is of unseen patients.
         threshold: The unseen patients' 1 % quantile of closeness; the minimum if there are fewer than 199.
         near: Number of synthetic images below it.
         chance: P-value: the probability of at least this many if the synthetic images were real ones of other patients.
@@ -101,12 +100,8 @@ def unseen_closeness(
 def compare_with_unseen(synthetic: NDArray[np.float64], unseen: NDArray[np.float64]) -> Memorisation:
     """Count the synthetic images below the unseen patients' 1 % quantile, with the p-value of that count.
 
-    Args:
-        synthetic: `Closeness.ratio` of the generator's images, [m].
-        unseen: `unseen_closeness`, [n].
-
-    Raises:
-        DataError: There are no synthetic or no unseen images.
+    `synthetic` is `Closeness.ratio` of the generator's images, [m], `unseen` is `unseen_closeness`, [n]. Raises DataError if
+    one of them is empty.
     """
     if not len(synthetic) or not len(unseen):
         raise DataError(Problem("there is no image to compare", fix="give at least one synthetic and one unseen image"))

@@ -30,10 +30,11 @@ class ClassSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreShift:
-    """How one class's scores in a folder compare with those in validation, and its recall there at the threshold.
+    """How one class's scores in a folder, and its recall at the threshold, compare with those in validation.
 
-    `higher` is the probability that an image of the folder scores above one of validation (ties count one half), `p_value`
-    the two-sided one of `higher` = 0.5.
+    Attributes:
+        higher: Probability that an image of the folder scores above one of validation; ties count one half.
+        p_value: Two-sided p-value of `higher` = 0.5.
     """
 
     class_name: str
