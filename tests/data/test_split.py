@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from xraytune.config.settings import SplitSettings, ValUse
 from xraytune.data.index import ImageFile
-from xraytune.data.layout import PartName
 from xraytune.data.split import Split, split_by_patient
+from xraytune.data.table import PartName
 from xraytune.errors import DataError
 
 GroupSizes = list[list[int]]

@@ -31,17 +31,12 @@ _NO_PIXELS = "this DICOM file holds no pixels, or is truncated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DicomFile:
-    """A parsed DICOM file of one image, with the size that its header states.
+class ImageHeader:
+    """The size that a file states, upright, and the patient that a DICOM header names: `dicom:` and 12 digits of a hash."""
 
-    `patient` is a hash of its PatientID, as `dicom:` and 12 hex digits; None if the header has none.
-    """
-
-    dataset: Any
-    path: Path | str
     width_px: int
     height_px: int
-    patient: str | None
+    patient: str | None = None
 
 
 def _damage() -> tuple[type[Exception], ...]:
@@ -62,8 +57,8 @@ def require_pydicom(path: Path | str) -> None:
         raise MachineError(Problem("this is a DICOM file, and pydicom is not installed", path, fix)) from error
 
 
-def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> DicomFile:
-    """Parse a file, with its pixels (still encoded) if `with_pixels`.
+def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, ImageHeader]:
+    """Parse a file to pydicom's dataset, with its pixels (still encoded) if `with_pixels`; also return its header.
 
     Raises:
         DataError: It is damaged, or does not hold exactly one image.
@@ -91,22 +86,22 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> DicomF
         fix = "export the frame that you mean, or leave broken images out with --skip-broken"
         raise refusal(f"this DICOM file holds {frames} frames; which one is meant?", fix)
     pseudonym = f"dicom:{hashlib.sha256(patient.encode()).hexdigest()[:12]}" if patient else None
-    return DicomFile(dataset=dataset, path=path, width_px=columns, height_px=rows, patient=pseudonym)
+    return dataset, ImageHeader(width_px=columns, height_px=rows, patient=pseudonym)
 
 
-def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
+def dicom_grey(dataset: Any, path: Path | str) -> tuple[NDArray[np.uint8], int]:
     """Decode the pixels as a radiologist's screen shows them, [H, W] uint8; also return the bits of a stored value.
 
     Raises:
         DataError: No pixels, an unsupported compression or colour model, or damage.
     """
     try:
-        if problem := _unsupported(file.dataset):
+        if problem := _unsupported(dataset):
             what, fix = problem
-            raise DataError(Problem(what, file.path, fix))
-        return _grey(file.dataset)
+            raise DataError(Problem(what, path, fix))
+        return _grey(dataset)
     except _damage() as error:  # pydicom parses a value on first use
-        raise DataError(Problem(_BAD_PIXELS, file.path, REPAIR)) from error
+        raise DataError(Problem(_BAD_PIXELS, path, REPAIR)) from error
 
 
 def _unsupported(dataset: Any) -> tuple[str, str] | None:

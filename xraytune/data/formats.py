@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
@@ -22,9 +23,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from xraytune.data.dicom import REPAIR, DicomFile, dicom_grey, open_dicom
+from xraytune.data.dicom import REPAIR, ImageHeader, dicom_grey, open_dicom
 from xraytune.errors import DataError, Problem
 
+NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
@@ -46,15 +49,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """How to turn an image upright, by its orientation tag (EXIF 2.32, table 6)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageHeader:
-    """The size that a file states, upright, and the patient (hashed) that a DICOM header names."""
-
-    width_px: int
-    height_px: int
-    patient: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +79,7 @@ def is_dicom(content: bytes) -> bool:
 def read_header(content: bytes, path: Path | str) -> ImageHeader:
     """Read size and patient from a file's header; DataError for an unsupported format, or too large an image."""
     if is_dicom(content):
-        dicom = _open_dicom(content, path, with_pixels=False)
-        return ImageHeader(width_px=dicom.width_px, height_px=dicom.height_px, patient=dicom.patient)
+        return _open_dicom(content, path, with_pixels=False)[1]
     width_px, height_px = _upright_size(_open(content, path))
     return ImageHeader(width_px=width_px, height_px=height_px)
 
@@ -103,7 +96,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         DataError: The image is broken; its single problem says why.
     """
     if is_dicom(content):
-        levels, bits = dicom_grey(_open_dicom(content, path, with_pixels=True))
+        levels, bits = dicom_grey(_open_dicom(content, path, with_pixels=True)[0], path)
         return GreyImage(image=Image.fromarray(levels), kind=f"DICOM {bits}-bit")
     image = _open(content, path)
     try:
@@ -120,10 +113,10 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
 
 
-def _open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> DicomFile:
-    dicom = open_dicom(content, path, with_pixels=with_pixels)
-    _refuse_too_large(dicom.width_px, dicom.height_px, path)
-    return dicom
+def _open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, ImageHeader]:
+    dataset, header = open_dicom(content, path, with_pixels=with_pixels)
+    _refuse_too_large(header.width_px, header.height_px, path)
+    return dataset, header
 
 
 def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | TiffImageFile:

@@ -22,13 +22,11 @@ from xraytune.config.load import data_settings, is_data_file
 from xraytune.config.settings import DataSettings, SplitSettings
 from xraytune.cores import map_on_cores
 from xraytune.data.class_words import Positive, positive_class
-from xraytune.data.formats import ImageHeader, ignore_decoder_warnings, read_header
+from xraytune.data.dicom import ImageHeader
+from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
 from xraytune.data.layout import (
-    NAMING_SUFFIXES,
-    PARTS,
     Layout,
     Part,
-    PartName,
     class_layout,
     holds_pairs,
     image_files,
@@ -49,7 +47,7 @@ from xraytune.data.patients import (
     patient_of,
     require_group,
 )
-from xraytune.data.table import LabelTable, find_table, match_names, require_one_rule
+from xraytune.data.table import PARTS, LabelTable, PartName, find_table, match_names, require_one_rule
 from xraytune.data.table_layout import table_layout
 from xraytune.errors import ConfigError, DataError, Problem, join_names
 from xraytune.files import read_bytes
@@ -185,7 +183,7 @@ def _layout(settings: DataSettings, table: LabelTable | None, *, pairs: bool = F
     if pairs:
         layout = pair_layout(folders, root)
     else:
-        layout = class_layout(root, folders, root, _classes_in(table, root, folders.values()), settings.classes)
+        layout = class_layout(root, folders, root, table, settings.classes)
     return replace(layout, warnings=unused_folders(root, folders))
 
 
@@ -193,14 +191,6 @@ def _refuse_table(settings: DataSettings) -> None:
     if settings.table is not None:
         what = "label tables are for classification, and segmentation has no classes"
         raise ConfigError(Problem(what, "data.table", "remove it; patients.csv names the patients of pairs"))
-
-
-def _classes_in(patients_csv: LabelTable | None, root: Path, folders: Iterable[Path]) -> Mapping[str, str]:
-    """Return the classes that `patients.csv` gives the images of some folders below the root."""
-    if patients_csv is None:
-        return {}
-    images = sorted(image for folder in folders for image in image_files(folder, root))
-    return patients_csv.classes_of([image.relative_to(root).as_posix() for image in images])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,8 +280,7 @@ def _read_one_part(
     if pairs:
         layout = pair_layout({"train": folder}, base)
     else:
-        in_table = _classes_in(table, base, [folder])
-        layout = class_layout(folder, {"train": folder}, base, in_table, tuple(class_names))
+        layout = class_layout(folder, {"train": folder}, base, table, tuple(class_names))
     if layout.problems:
         raise DataError(*layout.problems)
     images, notes = _describe(base, layout.parts.values(), table, group_regex, on_progress)

@@ -13,21 +13,18 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, NoReturn, TypeAlias, get_args
+from typing import Literal, NoReturn, TypeAlias
 
 from xraytune.data.class_words import OTHER_WORDS
 from xraytune.data.dicom import require_pydicom
-from xraytune.data.formats import is_dicom
+from xraytune.data.formats import DICOM_SUFFIXES, NAMING_SUFFIXES, is_dicom
 from xraytune.data.patients import PATIENTS_CSV, patient_of, pneumonia_type
+from xraytune.data.table import PARTS, LabelTable, PartName
 from xraytune.errors import DataError, Problem, join_names
 
-PartName = Literal["train", "val", "test"]
-PARTS: tuple[PartName, ...] = get_args(PartName)
 ClassChoice: TypeAlias = Literal["binary", "three", "auto"]
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
-NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 _NO_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
 """Files that xraytune itself writes next to images."""
 _ADD_IMAGES = (
@@ -161,7 +158,7 @@ def class_layout(
     root: Path,
     folders: Mapping[PartName, Path],
     base: Path,
-    in_table: Mapping[str, str],
+    patients_csv: LabelTable | None,
     classes: ClassChoice | tuple[str, ...],
 ) -> Layout:
     """Find the images of class folders, and their classes.
@@ -170,13 +167,17 @@ def class_layout(
         root: What the user gave: the data folder, or a folder without parts in it.
         folders: The parts in it.
         base: The data folder.
-        in_table: The classes that `patients.csv` gives, by path below `base`.
+        patients_csv: Its table, which may give the classes of images outside of class folders.
         classes: `data.classes`; or those of a model or a study, of which some may have no images.
 
     Raises:
         DataError: It is a folder of pairs, of which `auto` would make images/ and masks/ the classes; or `auto` finds fewer
             than two classes.
     """
+    in_table: dict[str, str] = {}
+    if patients_csv is not None:
+        images = sorted(image for folder in folders.values() for image in image_files(folder, base))
+        in_table = patients_csv.classes_of([image.relative_to(base).as_posix() for image in images])
     if not in_table and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
         raise DataError(Problem(what, root, "use task: segmentation, or give a folder with a subfolder for each class"))

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from xraytune.config.settings import SplitSettings, ValUse
 from xraytune.data.index import ImageFile, ImageIndex, shared_patients_problems
-from xraytune.data.layout import PARTS, PartName
+from xraytune.data.table import PARTS, PartName
 from xraytune.errors import DataError, Problem
 from xraytune.seeding import derive_seed
 
@@ -205,12 +205,9 @@ def _first_patients(patients: list[_Patient], count: int, where: str) -> list[_P
         what = f"the train side has only {len(patients)} patients, not {count}"
         every = ", or all of them: --set data.train_patients=all" if where == "data.train_patients" else ""
         raise DataError(Problem(what, where, f"use at most {len(patients)}{every}"))
-    labels: frozenset[int] = frozenset().union(*(patient.labels for patient in patients))
-    seen: frozenset[int] = frozenset()
-    enough = 0
-    while seen != labels:
-        seen |= patients[enough].labels
-        enough += 1
+    from_last = reversed([*enumerate(patients, start=1)])
+    first_of_class = {label: number for number, patient in from_last for label in patient.labels}
+    enough = max(first_of_class.values())
     if count < enough:
         raise DataError(Problem(f"{count} patients do not cover every class", where, f"set at least {enough}"))
     return patients[:count]

@@ -15,14 +15,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from xraytune.config.messages import nearest
 from xraytune.config.settings import DataSettings, TableSettings
-from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES, PartName
+from xraytune.data.formats import DICOM_SUFFIXES, NAMING_SUFFIXES
 from xraytune.data.patients import PATIENTS_CSV, pneumonia_type
 from xraytune.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.files import cell_path, cell_text, require_file
 
+PartName = Literal["train", "val", "test"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
 PNEUMONIA = "pneumonia"
 """The column of the types that Kermany file names state."""
 _MOST_SUBGROUPS = 20
@@ -277,7 +280,7 @@ class _TableReader:
                 for where, cells in rows:
                     self._read_row(where, cells)
         own = self._settings
-        needed = [("patient", own.patient), ("side", own.side and own.side.column)]
+        needed = [("patient", own.patient), ("side", own.side.column if own.side else None)]
         if own.label is None:
             needed += [("labels", column) for column in own.labels]
         elif not self._is_patients_csv:

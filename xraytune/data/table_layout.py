@@ -11,17 +11,15 @@ from pathlib import Path, PurePosixPath
 from xraytune.config.messages import nearest
 from xraytune.config.settings import DataSettings
 from xraytune.data.layout import (
-    PARTS,
     Layout,
     Part,
-    PartName,
     folder_class,
     require_folder,
     spelled_class,
     standard_classes,
     walk_folder,
 )
-from xraytune.data.table import PART_NAMES, LabelTable, match_names
+from xraytune.data.table import PART_NAMES, PARTS, LabelTable, PartName, match_names
 from xraytune.errors import DataError, Problem, join_names
 from xraytune.files import read_bytes
 

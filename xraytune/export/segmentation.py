@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
-from xraytune.data.formats import LARGEST_SIDE_PX
-from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES
+from xraytune.data.formats import DICOM_SUFFIXES, LARGEST_SIDE_PX, NAMING_SUFFIXES
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.export.outputs import ImageFiles, map_outputs
 from xraytune.files import csv_table, new_folder, write_text

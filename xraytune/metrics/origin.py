@@ -94,13 +94,11 @@ def origin_aurocs(images: Sequence[Sequence[tuple[Floats, Floats]]]) -> Floats:
 
 
 def _auroc(probed: tuple[Floats, Floats], scored: tuple[Floats, Floats]) -> float:
-    return _cross_validated(*probed) if probed is scored else transfer_auroc(probed, scored, positive=1)
-
-
-def _cross_validated(real: Floats, synthetic: Floats) -> float:
+    if probed is not scored:
+        return transfer_auroc(probed, scored, positive=1)
     from sklearn.model_selection import StratifiedKFold, cross_val_score  # takes a second to import
 
-    images = np.concatenate([real, synthetic])
-    is_synthetic = np.arange(len(images)) >= len(real)
+    images = np.concatenate(probed)
+    is_synthetic = np.arange(len(images)) >= len(probed[0])
     found = cross_val_score(linear_classifier(), images, is_synthetic, cv=StratifiedKFold(_FOLDS), scoring="roc_auc")
     return float(found.mean())
