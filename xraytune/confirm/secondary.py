@@ -152,8 +152,8 @@ def subgroup_differences(
     patients = np.asarray(images.patients)
     found = []
     for column, values in columns.items():
-        for value, group in subgroup_images(files, images.labels, values, class_count=len(class_names)).items():
-            own, chosen, other = group.own, group.scored, group.compared_with
+        subgroups = subgroup_images(files, images.labels, values, class_count=len(class_names))
+        for value, (own, chosen, other) in subgroups.items():
             part = replace(images, labels=images.labels[chosen], patients=tuple(patients[chosen].tolist()))
             counts = [len(np.unique(patients[chosen & (images.labels == label)])) for label in range(len(class_names))]
 

@@ -49,8 +49,6 @@ class InputFormat:
     """How pixels become a network's input (`models/inputs.py`); stored with a trained model and used for its predictions.
 
     Attributes:
-        image_size_px: Side S of the network's images.
-        resize: How an image file becomes square.
         resolution_px: Side to which all images are downsampled first (resolution matching), or None.
         mean: Of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
     """

@@ -85,12 +85,7 @@ def read_header(content: bytes, path: Path | str) -> ImageHeader:
 
 
 def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
-    """Decode an image.
-
-    Args:
-        content: The file.
-        path: For error messages.
-        needed_px: A JPEG may be reduced while decoding, to no less than twice this on either side.
+    """Decode an image; a JPEG may be reduced while decoding, to no less than twice `needed_px` on either side.
 
     Raises:
         DataError: The image is broken; its single problem says why.

@@ -65,7 +65,6 @@ class Layout:
     """The images of a data folder, before any is read.
 
     Attributes:
-        class_names: In the order of the labels.
         parts: `train` always; `val` and `test` if there are any.
         problems: Those of the parts, images of unknown class, and classes without images.
         warnings: Without those of the parts.
@@ -225,7 +224,7 @@ def _class_part(folder: Path, root: Path, class_names: Sequence[str], in_table: 
         by_folder = folder_class(inner, image, class_names)
         name = by_folder or by_table
         if not inner and written is None:
-            name = name or _file_name_class(image, class_names)
+            name = _file_name_class(image, class_names)
         if written is not None and (name is None or name != by_table):
             what = f"{PATIENTS_CSV} gives it the class {written}, which is not one of {', '.join(class_names)}"
             fix = "correct the table, or use data.classes: auto"

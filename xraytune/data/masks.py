@@ -33,10 +33,7 @@ _VALUES_SHOWN = 5
 def read_mask(root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | None = None) -> NDArray[np.bool_]:
     """Read the masks of an image below `root` and merge them, [H, W], upright and in their own size.
 
-    Args:
-        root: The data folder.
-        masks: `ImageFile.masks`.
-        size_px: Width and height of the image; None skips the check.
+    `size_px` is the width and height of the image; None skips the check.
 
     Raises:
         DataError: One problem for each mask that cannot be read, has another size, or does not have two values; or one for

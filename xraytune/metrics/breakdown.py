@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -137,8 +138,7 @@ def patient_means(labels: Labels, probabilities: Floats, patients: Sequence[str]
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubgroupImages:
+class SubgroupImages(NamedTuple):
     """Whether each image has the subgroup's value, and whether the subgroup is scored on it, both bool [N].
 
     It is also scored on all images of the class `compared_with`: of two classes, the one of which it has no images itself.
@@ -164,7 +164,7 @@ def subgroup_images(
         classes = np.unique(labels[own])
         other = 1 - int(classes[0]) if class_count == 2 and len(classes) == 1 else None
         scored = own if other is None else own | (labels == other)
-        found[str(value)] = SubgroupImages(own=own, scored=scored, compared_with=other)
+        found[str(value)] = SubgroupImages(own, scored, other)
     return found
 
 
@@ -173,7 +173,6 @@ class Subgroup:
     """The metrics of a subgroup: exploratory, since its size was not planned, and several subgroups are compared.
 
     Attributes:
-        value: The images' common value in the column.
         compared_with: As in `SubgroupImages`; those images are not counted.
         auroc: None with three or more classes, if one of them has no images.
         sensitivity: Share of the subgroup's positive images that are predicted as positive; None if it has none, and with
@@ -211,8 +210,7 @@ def subgroup_metrics(
     """
     class_count, names = probabilities.shape[1], np.asarray(patients)
     subgroups = []
-    for value, images in subgroup_images(files, labels, values, class_count=class_count).items():
-        own, rows = images.own, images.scored
+    for value, (own, rows, other) in subgroup_images(files, labels, values, class_count=class_count).items():
         given = labels[rows], probabilities[rows]
         patient_counts = [len(np.unique(names[rows & (labels == number)])) for number in range(class_count)]
         found: dict[str, float | None] = {}
@@ -225,13 +223,13 @@ def subgroup_metrics(
             )
         # AUROC, and with two classes the recall of those that the subgroup has images of.
         recalls = {positive: "sensitivity", 1 - positive: "specificity"} if class_count == 2 else {}
-        reported = ["auroc", *(name for label, name in recalls.items() if label != images.compared_with)]
+        reported = ["auroc", *(name for label, name in recalls.items() if label != other)]
         subgroups.append(
             Subgroup(
                 value=value,
                 images=int(own.sum()),
                 patients=len(np.unique(names[own])),
-                compared_with=images.compared_with,
+                compared_with=other,
                 **{name: found.get(name) if name in reported else None for name in _OF_SUBGROUP},
                 intervals={name: intervals[name] for name in reported if name in intervals},
             )
