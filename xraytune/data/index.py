@@ -137,7 +137,7 @@ def read_index(
         positive = Positive(len(layout.class_names) - 1, "")
     if problems:
         raise DataError(*problems)
-    images, notes = _describe(root, layout.parts.values(), table, group_regex, on_progress)
+    images, notes = _describe(settings, table, layout.parts.values(), on_progress)
     parts = {file.relative_to(root).as_posix(): name for name, part in layout.parts.items() for file in part.labels}
     training = tuple(image for image in images if parts[image.file] != "test")
     test = tuple(image for image in images if parts[image.file] == "test")
@@ -245,9 +245,7 @@ def read_labelled(
         parts = [layout.parts["test"]] if "test" in layout.parts else [*layout.parts.values()]
         if not any(part.labels for part in parts):
             raise DataError(Problem("no image of the table has a class", table.path, "correct data.table.labels"))
-        images, notes = _describe(data.path, parts, table, group_regex, on_progress)
-        _log_warnings(notes)
-        return LabelledImages(data=data, table=table, images=images)
+        return _labelled(data, table, parts, on_progress)
     if is_data_file(source):  # of a whole data folder
         parts_there = part_folders(data.path)
         data = data.model_copy(update={"path": parts_there.get("test", parts_there["train"])})
@@ -267,7 +265,7 @@ def _read_one_part(
     data: DataSettings, class_names: Sequence[str], whole: Path | None, on_progress: Progress, *, pairs: bool
 ) -> LabelledImages:
     """Read a folder without parts; with `whole`, the data folder that contains it gives paths and patients."""
-    root, group_regex = data.path, data.split.group_regex
+    root = data.path
     require_folder(root)
     inner = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
     if inner:
@@ -275,23 +273,24 @@ def _read_one_part(
         raise DataError(Problem(what, root, f"give one of them, such as {inner[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
-    if table is not None:
-        group_regex = None
     if pairs:
         layout = pair_layout({"train": folder}, base)
     else:
         layout = class_layout(folder, {"train": folder}, base, table, tuple(class_names))
     if layout.problems:
         raise DataError(*layout.problems)
-    images, notes = _describe(base, layout.parts.values(), table, group_regex, on_progress)
-    _log_warnings(notes)
-    split = data.split.model_copy(update={"group_regex": group_regex})
-    return LabelledImages(data=data.model_copy(update={"path": base, "split": split}), table=table, images=images)
+    split = data.split if table is None else data.split.model_copy(update={"group_regex": None})
+    data = data.model_copy(update={"path": base, "split": split})
+    return _labelled(data, table, layout.parts.values(), on_progress)
 
 
-def _log_warnings(notes: Iterable[str]) -> None:
+def _labelled(
+    data: DataSettings, table: LabelTable | None, parts: Iterable[Part], on_progress: Progress
+) -> LabelledImages:
+    images, notes = _describe(data, table, parts, on_progress)
     for note in notes:
         _logger.warning("%s", note)
+    return LabelledImages(data=data, table=table, images=images)
 
 
 def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
@@ -327,9 +326,10 @@ def content_fingerprint(images: Iterable[ImageFile]) -> str:
 
 
 def _describe(
-    root: Path, parts: Iterable[Part], table: LabelTable | None, group_regex: str | None, on_progress: Progress
+    data: DataSettings, table: LabelTable | None, parts: Iterable[Part], on_progress: Progress
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
     """Hash every file and its masks, read its header and find its patient; return records, sorted by file, and warnings."""
+    root, group_regex = data.path, data.split.group_regex
     labels, masks, warnings = dict[Path, int](), dict[Path, tuple[Path, ...]](), list[str]()
     for part in parts:
         labels |= part.labels

@@ -36,7 +36,12 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
     files = {image.relative_to(root).as_posix(): image for image in images}
     rows = table.rows_of(files)
     if not rows:
-        _refuse_unmatched(root, table, sorted(files))
+        have = f"images there are called {join_names(sorted(files), 2)}" if files else "there are no images in it"
+        named = (
+            f"none of its {len(table.rows):,} rows names an image in {root}: rows name {join_names([*table.rows], 2)}"
+        )
+        fix = f"check data.path, and the column data.table.image: {table.settings.image}"
+        raise DataError(Problem(f"{named}; {have}", table.path, fix))
     parts = _parts_of(root, table, rows)
     written = {file: name for file, row in rows.items() if (name := table.rows[row].class_name)}
     names = tuple(class_names or standard_classes(data.classes) or _found_classes(table, written, files))
@@ -59,13 +64,6 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
         problems=_empty_classes(table, names, labels, has_test="test" in parts.values()),
         warnings=(*_left_out(table, files, rows, parts, sum(map(len, labels.values()))), *ignored),
     )
-
-
-def _refuse_unmatched(root: Path, table: LabelTable, files: Sequence[str]) -> None:
-    column = table.settings.image
-    have = f"images there are called {join_names(files, 2)}" if files else "there are no images in it"
-    what = f"none of its {len(table.rows):,} rows names an image in {root}: rows name {join_names([*table.rows], 2)}; {have}"
-    raise DataError(Problem(what, table.path, f"check data.path, and the column data.table.image: {column}"))
 
 
 def _found_classes(table: LabelTable, written: Mapping[str, str], files: Collection[str]) -> tuple[str, ...]:
