@@ -158,11 +158,12 @@ def _left_out(
     without_image = len(table.rows) - len(set(rows.values()))
     without_part = len(rows.keys() - parts.keys())
     without_class = len(rows) - without_part - kept
-    labels = (
-        f"with none of the labels {', '.join(table.settings.labels)}" if table.settings.labels else "without a class"
+    labels = f"with none of the labels {', '.join(table.settings.labels)}"
+    reasons = (
+        (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
+        (without_image, "rows without an image", f" of {len(table.rows):,}"),
+        (without_part, "images in no list of data.table.side", ""),
+        (without_class, f"images {labels if table.settings.labels else 'without a class'}", ""),
     )
-    notes = [f"images without a row: {len(without_row):,} ({join_names(without_row, 3)})"] if without_row else []
-    notes += [f"rows without an image: {without_image:,} of {len(table.rows):,}"] if without_image else []
-    notes += [f"images in no list of data.table.side: {without_part:,}"] if without_part else []
-    notes += [f"images {labels}: {without_class:,}"] if without_class else []
+    notes = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
     return [f"{table.path.name} leaves out {'; '.join(notes)}"] if notes else []
