@@ -123,6 +123,8 @@ def read_index(
         DataError: All problems of folders and file names; if there are none, all problems of the patients.
     """
     root, group_regex = settings.path, settings.split.group_regex
+    if pairs:
+        _refuse_table(settings)
     require_group(group_regex)
     table = find_table(root, settings.table)
     require_one_rule(table, group_regex)
@@ -174,9 +176,7 @@ def find_class_names(settings: DataSettings) -> tuple[str, ...]:
 
 def _layout(settings: DataSettings, table: LabelTable | None, *, pairs: bool = False) -> Layout:
     """Find the images of all parts."""
-    if pairs:
-        _refuse_table(settings)
-    elif table is not None and settings.table is not None:
+    if table is not None and settings.table is not None:
         return table_layout(settings, table)
     root = settings.path
     folders = part_folders(root)

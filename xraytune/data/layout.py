@@ -337,30 +337,26 @@ def _classes_without_images(root: Path, layout: Layout) -> list[Problem]:
     for name, labels in present.items():
         if missing := tuple(each for label, each in enumerate(layout.class_names) if label not in labels):
             lacking[missing].append(layout.parts[name])
-    problems = []
-    for missing, own in lacking.items():
-        where, within = (own[0].folder, "") if len(own) == 1 else (root, " in train/ and in test/")
-        what, fix = _empty_classes(missing, own, within, are_all=len(missing) == len(layout.class_names))
-        problems.append(Problem(what, where, fix))
-    return problems
+    return [
+        _empty_classes(root, missing, own, are_all=len(missing) == len(layout.class_names))
+        for missing, own in lacking.items()
+    ]
 
 
-def _empty_classes(missing: Sequence[str], parts: Sequence[Part], within: str, *, are_all: bool) -> tuple[str, str]:
-    """Return what is wrong, and the fix."""
+def _empty_classes(root: Path, missing: Sequence[str], parts: Sequence[Part], *, are_all: bool) -> Problem:
+    where, within = (parts[0].folder, "") if len(parts) == 1 else (root, " in train/ and in test/")
     names, above = join_names(missing), "; or give the parent folder, if it holds the class folders"
-    loose = sum(part.loose for part in parts)
-    if are_all and loose:
-        what = (
-            f"none of the {loose} images{within} has a class: there are no class folders, and file names do not say it"
-        )
-        return what, f"{_CLASS_FOLDERS}{above}"
+    if are_all and (loose := sum(part.loose for part in parts)):
+        of_none = f"none of the {loose} images{within} has a class"
+        what = f"{of_none}: there are no class folders, and file names do not say it"
+        return Problem(what, where, f"{_CLASS_FOLDERS}{above}")
     if are_all:
         inner = [folder.name for folder in subfolders(parts[0].folder)]
         what = f"no images of the classes {names}{within}; class folders found: {join_names(inner) or 'none'}"
-        return what, _ADD_IMAGES.format("there")
+        return Problem(what, where, _ADD_IMAGES.format("there"))
     what = f"class {names} has no images{within}" if len(missing) == 1 else f"classes without images{within}: {names}"
     fix = _ADD_IMAGES.format(f"into {'/, '.join(missing)}/ there")
-    return what, fix if parts[0].class_folders else f"{fix}{above}"
+    return Problem(what, where, fix if parts[0].class_folders else f"{fix}{above}")
 
 
 def require_folder(folder: Path) -> None:
