@@ -31,7 +31,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from xraytune.config.settings import DataSettings
+from xraytune.config.settings import DataSettings, SplitSettings
 from xraytune.data.formats import read_grey, read_header
 from xraytune.data.index import ImageIndex, read_index
 from xraytune.data.layout import list_images
@@ -337,6 +337,19 @@ def test_header_patients_override_file_names(hospital: Path) -> None:
     assert "NORMAL" not in "".join(image.patient for image in index.images)
     assert index.warnings == (f"{hospital}: files without an image suffix are ignored: 2 no suffix",)
     assert len(list_images(hospital)) == 20
+
+
+@pytest.mark.slow
+def test_an_expression_overrides_headers_and_a_table_overrides_both(hospital: Path) -> None:
+    by_expression = read_index(DataSettings(path=hospital, split=SplitSettings(group_regex="(.+)/")))
+    files = [image.file for image in by_expression.images]
+    rows = [f"{file},p{number}" for number, file in enumerate(files)]
+    (hospital / "patients.csv").write_text("\n".join(["file,patient", *rows]), encoding="utf-8")
+
+    by_table = index_of(hospital)
+
+    assert [image.patient for image in by_expression.images] == [file.rpartition("/")[0] for file in files]
+    assert [image.patient for image in by_table.images] == [f"p{number}" for number in range(len(files))]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from xraytune.config.settings import DataSettings, SplitSettings
 from xraytune.data.index import read_index
-from xraytune.data.patients import join_identical, name_patients, patient_of
+from xraytune.data.patients import join_identical, patient_of, patients_by_name, patients_by_regex
 from xraytune.data.table import find_table
 from xraytune.errors import ConfigError, DataError
 
@@ -130,15 +130,15 @@ def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
 
 def test_patient_sources_have_precedence(tmp_path: Path) -> None:
     files = ["IM-0001-0001.jpeg", "IM-0002-0001.jpeg"]
-    headers = {"IM-0001-0001.jpeg": "dicom:1"}
 
-    by_header, _ = name_patients(files, headers=headers)
-    by_expression, _ = name_patients(files, None, r"IM-000(\d)", headers)
+    by_header, _ = patients_by_name(files, {"IM-0001-0001.jpeg": "dicom:1"})
+    by_expression = patients_by_regex(r"IM-000(\d)", files)
     (tmp_path / "patients.csv").write_text("file,patient\nIM-0001-0001.jpeg,a\nIM-0002-0001.jpeg,b\n", encoding="utf-8")
-    by_table, _ = name_patients(files, patients_in(tmp_path, files), headers=headers)
+    by_table = patients_in(tmp_path, files)
 
     assert list(by_header.values()) == ["dicom:1", "IM:0002"]
     assert list(by_expression.values()) == ["1", "2"]
+    assert by_table is not None
     assert list(by_table.values()) == ["a", "b"]
 
 
@@ -153,7 +153,7 @@ def test_table_can_have_a_class_column(tmp_path: Path) -> None:
 
 
 def test_an_expression_names_patients_by_its_first_group() -> None:
-    named, _ = name_patients(["A/p1-left.png", "A/p1-right.png", "B/p2.png"], None, r"(p\d+)")
+    named = patients_by_regex(r"(p\d+)", ["A/p1-left.png", "A/p1-right.png", "B/p2.png"])
 
     assert named == {"A/p1-left.png": "p1", "A/p1-right.png": "p1", "B/p2.png": "p2"}
 
@@ -161,12 +161,12 @@ def test_an_expression_names_patients_by_its_first_group() -> None:
 @pytest.mark.parametrize(("expression", "message"), [("(", "not a regular expression"), ("p1", "no group in it")])
 def test_an_expression_without_a_group_is_refused(expression: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        name_patients(["p1.png"], None, expression)
+        patients_by_regex(expression, ["p1.png"])
 
 
 def test_an_expression_that_misses_files_is_refused() -> None:
     with pytest.raises(DataError, match=r"1 of 2 paths have no match: A/x\.png"):
-        name_patients(["A/p1.png", "A/x.png"], None, r"(p\d+)")
+        patients_by_regex(r"(p\d+)", ["A/p1.png", "A/x.png"])
 
 
 def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
 
 
 def test_unidentified_file_is_its_own_patient_with_warning() -> None:
-    named, warnings = name_patients(["A/x.png", "A/IM-0001-0001.jpeg"])
+    named, warnings = patients_by_name(["A/x.png", "A/IM-0001-0001.jpeg"])
 
     assert named == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
     (warning,) = warnings

@@ -43,8 +43,9 @@ from xraytune.data.patients import (
     PATIENTS_CSV,
     join_identical,
     match_patients,
-    name_patients,
     patient_of,
+    patients_by_name,
+    patients_by_regex,
     require_group,
 )
 from xraytune.data.table import PARTS, LabelTable, PartName, find_table, match_names, require_one_rule
@@ -329,7 +330,7 @@ def _describe(
     data: DataSettings, table: LabelTable | None, parts: Iterable[Part], on_progress: Progress
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
     """Hash every file and its masks, read its header and find its patient; return records, sorted by file, and warnings."""
-    root, group_regex = data.path, data.split.group_regex
+    root = data.path
     labels, masks, warnings = dict[Path, int](), dict[Path, tuple[Path, ...]](), list[str]()
     for part in parts:
         labels |= part.labels
@@ -337,8 +338,9 @@ def _describe(
         warnings += part.warnings
     paths = {path.relative_to(root).as_posix(): path for path in labels}
     files = sorted(paths)
-    by_table = table.patients_of(files) if table else None
-    name_patients(files, by_table, group_regex)  # errors come before thousands of files are read
+    patients = table.patients_of(files) if table else None
+    if patients is None and data.split.group_regex is not None:  # its errors come before thousands of files are read
+        patients = patients_by_regex(data.split.group_regex, files)
     contents: dict[str, tuple[str, ImageHeader | None, str]] = {}
     ignore_decoder_warnings()
 
@@ -350,10 +352,12 @@ def _describe(
         contents[file] = content
         on_progress("reading images", len(contents), len(files))
     headers = {file: header for file, (_, header, _) in contents.items() if header}
-    in_headers = {file: own.patient for file, own in headers.items() if own.patient}
-    named, notes = name_patients(files, by_table, group_regex, in_headers)
+    if patients is None:
+        in_headers = {file: own.patient for file, own in headers.items() if own.patient}
+        patients, notes = patients_by_name(files, in_headers)
+        warnings += notes
     # Broken files are not compared: empty ones are all alike.
-    patients = join_identical(named, [(file, contents[file][0]) for file in headers])
+    patients = join_identical(patients, [(file, contents[file][0]) for file in headers])
     images = tuple(
         ImageFile(
             file=file,
@@ -367,7 +371,7 @@ def _describe(
         )
         for file, (sha256, header, masks_sha256) in contents.items()
     )
-    return images, (*warnings, *notes)
+    return images, tuple(warnings)
 
 
 def _read_content(path: Path) -> tuple[str, ImageHeader | None]:

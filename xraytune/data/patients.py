@@ -52,27 +52,13 @@ def require_group(group_regex: str | None) -> None:
         raise ConfigError(Problem(what, _GROUP_REGEX, fix))
 
 
-def name_patients(
-    files: Sequence[str],
-    by_table: Mapping[str, str] | None = None,
-    group_regex: str | None = None,
-    headers: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[Mapping[str, str], tuple[str, ...]]:
-    """Return the patient of every file, before identical files are joined, and warnings.
+def patients_by_name(
+    files: Sequence[str], headers: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the patient of every file by its DICOM header, by its name or, with a warning, by its path.
 
-    Args:
-        files: Paths below the data folder, with forward slashes.
-        by_table: The patient of every file by a table; None without one.
-        group_regex: Searched in each path; its first group is the patient.
-        headers: Patients from DICOM headers, by file.
-
-    Raises:
-        DataError: The expression gives some files no patient.
+    `headers` are the patients in DICOM headers, by file.
     """
-    if by_table is not None:
-        return by_table, ()
-    if group_regex is not None:
-        return _patients_by_regex(group_regex, files), ()
     found = {file: headers.get(file) or patient_of(file) for file in files}
     unknown = [file for file, patient in found.items() if patient is None]
     warning = (
@@ -83,7 +69,13 @@ def name_patients(
     return {file: patient or file for file, patient in found.items()}, (warning,) if unknown else ()
 
 
-def _patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
+def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
+    """Return the patient of every file: the first group of an expression in its path.
+
+    Raises:
+        ConfigError: It is not a regular expression with a group, or takes too long.
+        DataError: It has no match in a path, or merges files of the same name in several folders.
+    """
     matches = _matches(group_regex, files)
     if missing := [file for file in files if file not in matches]:
         what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
