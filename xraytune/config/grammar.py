@@ -254,14 +254,12 @@ class _SpecReader:
         low, high = self._values({("min",): content["min"], ("max",): content["max"]})
         assert isinstance(low, int | float)
         assert isinstance(high, int | float)
-        name, is_integer = content.get("distribution"), self.field.kind == "integer"
-        is_log = name == "log_uniform_values"
+        is_log = content.get("distribution") == "log_uniform_values"
         if low > high:
             self._reject("min", f"min {low:g} is above max {high:g}", f"write min: {high:g}, max: {low:g}")
-        if is_integer and name == "uniform":
-            self._reject(
-                "distribution", "uniform draws fractions, but the values are whole numbers", "write int_uniform"
-            )
+        if self.field.kind == "integer" and content.get("distribution") == "uniform":
+            what = "uniform draws fractions, but the values are whole numbers"
+            self._reject("distribution", what, "write int_uniform")
         if is_log and low <= 0:
             fix = "write a small number above 0, or distribution: uniform"
             self._reject("min", f"min {low:g} has no logarithm", fix)
@@ -269,7 +267,6 @@ class _SpecReader:
         if low == high:
             return Choices((low,))
         if isinstance(low, int) and isinstance(high, int):
-            self._check_count("max", low, high, step or 1)
             return IntRange(low=low, high=high, step=int(step or 1), is_log=is_log)
         return FloatRange(low=low, high=high, step=step, is_log=is_log)
 
@@ -277,33 +274,28 @@ class _SpecReader:
         name, is_integer = content.get("distribution"), self.field.kind == "integer"
         if "step" in content and "q" in content:
             self._reject("q", "step and q are two names for the same setting", "keep one")
-        key = "q" if "q" in content else "step"
-        step = content.get(key)
-        if key not in content:
+        key = "q" if "q" in content else "step" if "step" in content else "max"
+        step = 1 if key == "max" else content[key]
+        if key == "max":
             if name == "q_uniform":
                 self._reject("distribution", "q_uniform has no step", "write step: (or q:)")
-            if name != "int_uniform" or is_integer:
+            if name != "int_uniform" and not is_integer:
                 return None
             for bound, value in (("min", low), ("max", high)):
                 if value % 1:
                     what = f"int_uniform draws whole numbers, but {bound} is {value:g}"
                     self._reject(bound, what, "write a whole number, or distribution: uniform")
-            self._check_count("max", low, high, 1)
-            return 1.0
-        if name == "log_uniform_values":
+        elif name == "log_uniform_values":
             self._reject(key, "a logarithmic range has no steps", f"remove {key}")
         if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < float("inf"):
             self._reject(key, f"{key} {format_value(step)} is not a number above 0", "write a number above 0")
         if is_integer and step != int(step):
             self._reject(key, f"{key} {step:g} is not a whole number", "write a whole number")
-        self._check_count(key, low, high, step)
+        if (high - low) / step > _MAX_POINTS:
+            what = f"from {low:g} to {high:g} there are too many values"
+            self._reject(key, what, "narrow the range, or widen the step")
         exact_low, exact_high, exact_step = (Decimal(str(number)) for number in (low, high, step))
         if rest := (exact_high - exact_low) % exact_step:
             fix = f"write max: {exact_high - rest} or max: {exact_high - rest + exact_step}"
             self._reject(key, f"steps of {step:g} from {low:g} never reach max {high:g}", fix)
         return float(step)
-
-    def _check_count(self, key: str, low: float, high: float, step: float) -> None:
-        if (high - low) / step > _MAX_POINTS:
-            what = f"from {low:g} to {high:g} there are too many values"
-            self._reject(key, what, "narrow the range, or widen the step")

@@ -215,13 +215,10 @@ class Objective(Model):
         goal = "minimize" if self.is_of_generator else "maximize"
         if self.goal != goal:
             raise ValueError(f"objective.goal: {self.goal} would prefer the worst trials; write goal: {goal}")
-        if (self.specificity is None) == (self.metric == "val_sensitivity"):
-            needed = (
-                "needs a number; remove null"
-                if self.metric == "val_sensitivity"
-                else "is only for metric: val_sensitivity; remove it"
-            )
-            raise ValueError(f"objective.specificity {needed}")
+        if self.metric == "val_sensitivity" and self.specificity is None:
+            raise ValueError("objective.specificity needs a number; remove null")
+        if self.metric != "val_sensitivity" and self.specificity is not None:
+            raise ValueError("objective.specificity is only for metric: val_sensitivity; remove it")
         return self
 
     @property
@@ -374,6 +371,7 @@ class Parameters(Model):
 
     @model_validator(mode="after")
     def _are_compatible(self) -> Self:
+        ratio = f"synthetic_ratio: {self.synthetic_ratio:g}"
         if self.source == "folder" and self.folder is None:
             raise ValueError("source: folder needs a folder of extra images; give folder.path")
         if self.source != "none" and self.synthetic_ratio == 0:
@@ -397,12 +395,9 @@ class Parameters(Model):
                 f"trainable: {self.trainable} with weights: none leaves random layers untrained; use trainable: all"
             )
         if self.extra_per_step == 0 and self.source != "none":
-            raise ValueError(
-                f"synthetic_ratio: {self.synthetic_ratio:g} of batch_size: {self.batch_size} rounds to no extra image; "
-                "raise one of them"
-            )
+            raise ValueError(f"{ratio} of batch_size: {self.batch_size} rounds to no extra image; raise one of them")
         if self.real_per_step == 0:
-            raise ValueError(f"synthetic_ratio: {self.synthetic_ratio:g} leaves no real image in a batch; lower it")
+            raise ValueError(f"{ratio} leaves no real image in a batch; lower it")
         return self
 
     @property
@@ -651,33 +646,22 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _suits_the_task(self) -> Self:
-        metric, possible = self.objective.metric, OBJECTIVES[self.task]
-        if metric not in possible:
-            raise ValueError(f"objective.metric: {metric} is not for {self.task}; write {' or '.join(possible)}")
-        if metric == "val_sensitivity" and self.data.classes == "three":
-            raise ValueError(
-                f"objective.metric: {metric} is for two classes, but data.classes is three; write val_auprc"
-            )
-        if self.objective.is_of_generator and self.quality.backbone is None:
-            raise ValueError(
-                f"objective.metric: {metric} needs quality.backbone; write quality: {{backbone: mobilenet_v2}}"
-            )
-        if self.objective.is_of_generator and (self.quality.min_coverage or self.quality.max_kid) is not None:
-            raise ValueError(
-                f"quality.min_coverage and quality.max_kid do not apply to objective.metric: {metric}; remove them"
-            )
-        if self.objective.is_of_generator and self.budget.repeats:
-            raise ValueError(
-                f"budget.repeats does not apply to objective.metric: {metric}, whose result is one generator; remove it"
-            )
-        given: dict[str, object] = {
-            "classes": self.data.classes != "binary",
-            "positive": self.data.positive,
-            "table": self.data.table,
-            "segmenter": self.data.segmenter,
-        }
-        if self.task == "segmentation" and (names := [name for name, value in given.items() if value]):
-            raise ValueError(f"data.{names[0]} applies only to classification, but task is segmentation; remove it")
+        metric, possible = f"objective.metric: {self.objective.metric}", OBJECTIVES[self.task]
+        if self.objective.metric not in possible:
+            raise ValueError(f"{metric} is not for {self.task}; write {' or '.join(possible)}")
+        if self.objective.metric == "val_sensitivity" and self.data.classes == "three":
+            raise ValueError(f"{metric} is for two classes, but data.classes is three; write val_auprc")
+        if self.objective.is_of_generator:
+            if self.quality.backbone is None:
+                raise ValueError(f"{metric} needs quality.backbone; write quality: {{backbone: mobilenet_v2}}")
+            if (self.quality.min_coverage or self.quality.max_kid) is not None:
+                raise ValueError(f"quality.min_coverage and quality.max_kid do not apply to {metric}; remove them")
+            if self.budget.repeats:
+                raise ValueError(f"budget.repeats does not apply to {metric}, whose result is one generator; remove it")
+        if self.task == "segmentation":
+            for name in ("classes", "positive", "table", "segmenter"):
+                if getattr(self.data, name) != DataSettings.model_fields[name].default:
+                    raise ValueError(f"data.{name} applies only to classification, but task is segmentation; remove it")
         return self
 
     def identity(self) -> dict[str, Json]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, get_args
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.document import write_yaml
 from xraytune.config.domains import Choices, Domain, Suggester, Value
-from xraytune.config.fields import parameter_fields, parameters_from
+from xraytune.config.fields import parameters_from
 from xraytune.config.paths import relative_value
 from xraytune.config.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings, TaskName
 from xraytune.errors import ConfigError, MachineError, Problem
@@ -190,18 +190,15 @@ class Space:
 
         In a search for a generator, return only `quality`'s.
         """
-        names, quality = ("backbone", "weights"), self.settings.quality
-        of_quality = {(quality.backbone, quality.weights): None} if quality.backbone else {}
+        quality, default = self.settings.quality, Parameters()
+        of_quality = ((quality.backbone, quality.weights),) if quality.backbone else ()
         if self.settings.objective.is_of_generator:
-            return tuple(of_quality)
-        defaults = [parameter_fields()[name].default for name in names]
-        return tuple(
-            dict.fromkeys(
-                (str(backbone or defaults[0]), str(weights or defaults[1]))
-                for backbone, weights in self.combinations(*names)
-            )
-            | of_quality
+            return of_quality
+        of_trials = (
+            (str(backbone or default.backbone), str(weights or default.weights))
+            for backbone, weights in self.combinations("backbone", "weights")
         )
+        return tuple(dict.fromkeys((*of_trials, *of_quality)))
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON."""
@@ -213,11 +210,7 @@ class Space:
         }
 
     def to_yaml(self, relative_to: Path) -> str:
-        """Return the space file with all defaults, which `load_space` reads back as an equal space.
-
-        Args:
-            relative_to: The folder of the file; paths are written relative to it.
-        """
+        """Return a file in the folder `relative_to`, with all defaults, which `load_space` reads back as an equal space."""
         content = settings_content(self.settings, relative_to)
         content["parameters"] = {spec.name: spec.spec(relative_to) for spec in self.specs}
         if self.points_to_evaluate:
@@ -230,14 +223,14 @@ class Space:
 
 def require_extensions(space: Space) -> None:
     """Import every extension that a trial can use, and check its packages; MachineError lists all that are missing."""
-    problems = dict.fromkeys(_package_problems(*needed_extras(space)))
+    problems = [*_package_problems(*needed_extras(space))]
     for kind in (BACKBONES, SOURCES):
         for (name,) in space.combinations(kind.kind):
             try:
                 if isinstance(name, str) and kind.has(name):
                     kind.load(name)
             except MachineError as error:
-                problems |= dict.fromkeys(error.problems)
+                problems += error.problems
     if problems:
         raise MachineError(*problems)
 
