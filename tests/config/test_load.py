@@ -500,6 +500,13 @@ def test_an_override_fixes_a_parameter_and_changes_settings(write_space: WriteSp
     assert experiment.parameters.gan.steps == 500
 
 
+def test_an_override_applies_to_a_file_without_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("name: small\ndata: {path: images}\n", encoding="utf-8")
+
+    assert load_space(path, ["lr=0.5"]).experiment().parameters.lr == 0.5
+
+
 def test_an_override_can_replace_a_domain(write_space: WriteSpace) -> None:
     space = load_space(write_space("lr: {value: 1e-3}"), ["lr={min: 1e-5, max: 1e-3}", "views={values: [1, 2]}"])
 

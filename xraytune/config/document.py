@@ -60,6 +60,11 @@ class Document:
             value = value.get(str(key)) if isinstance(value, dict) else None
         return value
 
+    def mapping(self, path: KeyPath = ()) -> dict[str, Json]:
+        """Return the mapping at a path; {} if there is none."""
+        value = self.get(path)
+        return value if isinstance(value, dict) else {}
+
     def own_text(self, path: KeyPath) -> str:
         """Return a value as written in the file if it is on the line of its key, else formatted in one line."""
         place, value = self.place(path), self.get(path)
@@ -156,9 +161,8 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Document:
     except FileNotFoundError:
         raise ConfigError(Problem("there is no such file", path, "check the path")) from None
     except UnicodeDecodeError:
-        raise ConfigError(
-            Problem("the file is not UTF-8 text", path, "save it as UTF-8, or give a YAML file")
-        ) from None
+        fix = "save it as UTF-8, or give a YAML file"
+        raise ConfigError(Problem("the file is not UTF-8 text", path, fix)) from None
     except OSError as error:
         raise ConfigError(Problem(f"cannot read the file: {error.strerror}", path, "check its permissions")) from error
     lines = _LINE_BREAK.split(text)
@@ -174,14 +178,9 @@ def read_document(path: Path, *, start: str = "name: my-study") -> Document:
 
 
 def parse_yaml(text: str, where: Callable[[int], Place]) -> Document:
-    """Parse YAML text.
+    """Parse one YAML document, or nothing (the content is then None); ConfigError if it is not of the dialect above.
 
-    Args:
-        text: One YAML document, or nothing (the content is then None).
-        where: Called with a 1-based line number; returns the position for error messages.
-
-    Raises:
-        ConfigError: The text is not valid YAML, or not of the dialect above.
+    `where` returns the position of a line, counted from 1, for messages.
     """
     reader = _Reader(text, where)
     try:

@@ -93,9 +93,7 @@ def read_parameters(problems: Problems) -> dict[str, ParameterSpec | None]:
 
 
 def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath]]:
-    entries = problems.document.get(ROOT)
-    if ROOT not in problems.document.places:
-        return
+    entries = problems.document.mapping().get("parameters", {})
     if not isinstance(entries, dict):
         fix = "write parameters: {lr: {value: 1e-4}}"
         problems.add(ROOT, f"parameters: {format_value(entries)} is not a mapping", fix)
@@ -113,10 +111,10 @@ def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath]]:
 
 def _paths_in_block(problems: Problems, block: str) -> Iterator[tuple[str, KeyPath]]:
     path = (*ROOT, block)
-    content = problems.document.get(path)
-    inner = content.get("parameters") if isinstance(content, dict) else None
+    content = problems.document.mapping(path)
+    inner = content.get("parameters")
     form = f"write {block}: {{when: {{source: {block}}}, parameters: {{...}}}}"
-    if not isinstance(content, dict) or not isinstance(inner, dict):
+    if not isinstance(inner, dict):
         problems.add(path, f"{block}: the parameters of a block belong under parameters:", form)
         return
     for key in (key for key in content if key not in ("when", "parameters")):
