@@ -77,8 +77,8 @@ def audit_space(
     searched, with its budget.
     """
     given = read_document(model_space) if model_space else parse_yaml(_CLASSIFIER, lambda _: "built-in")
-    content = {key: value for key, value in _mapping(given.content).items() if key not in ("exported_from", "final")}
-    parameters = _mapping(content.get("parameters"))
+    content = {key: value for key, value in given.mapping().items() if key not in ("exported_from", "final")}
+    parameters = given.mapping(("parameters",))
     own = {key: value for key, value in parameters.items() if key.partition(".")[0] not in _OF_THE_MIX}
     points: list[Json] = [{"source": "none"}]
     points += [
@@ -115,7 +115,3 @@ def _grafted(document: Document, settings: Mapping[str, Json]) -> Document:
     for key, value in settings.items():
         document = document.with_value(tuple(key.split(".")), value, "audit")
     return document
-
-
-def _mapping(value: Json) -> dict[str, Json]:
-    return value if isinstance(value, dict) else {}

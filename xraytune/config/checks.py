@@ -7,13 +7,13 @@ that can never be active are dropped. So different points are different trials.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from graphlib import CycleError, TopologicalSorter
 
 from pydantic import ValidationError
 
 from xraytune.config.backbone_names import ENCODER_STRIDE_PX, ENCODERS, WEIGHT_SETS, size_problem
-from xraytune.config.document import Problems
+from xraytune.config.document import Problems, RejectedError
 from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import is_overridden, join_conditions, path_of, when_paths
@@ -68,26 +68,24 @@ def _with_source_condition(spec: ParameterSpec, source: ParameterSpec) -> Parame
 
 
 def _parents_first(specs: Mapping[str, ParameterSpec], problems: Problems) -> tuple[ParameterSpec, ...]:
-    parents = {name: [condition.parameter for condition in spec.when] for name, spec in specs.items()}
-    try:
-        TopologicalSorter(parents).prepare()
-    except CycleError as error:
-        cycle = error.args[1]
-        first = next(name for name in cycle if when_paths(problems.document, name))
-        what = f"{first}: its condition depends on itself ({' <- '.join(cycle)})"
-        problems.add(when_paths(problems.document, first)[0], what, "remove one of these conditions")
-        return ()
     ordered: dict[str, ParameterSpec] = {}
 
-    def place(name: str) -> None:  # unlike TopologicalSorter, keeps the order of the models
+    def place(name: str, *children: str) -> None:
+        if name in children:
+            cycle = [name, *children[: children.index(name) + 1]]
+            first = next(one for one in cycle if when_paths(problems.document, one))
+            what = f"{first}: its condition depends on itself ({' <- '.join(cycle)})"
+            problems.reject(when_paths(problems.document, first)[0], what, "remove one of these conditions")
         if name in specs and name not in ordered:
-            for parent in parents[name]:
-                place(parent)
+            for condition in specs[name].when:
+                place(condition.parameter, name, *children)
             ordered[name] = specs[name]
 
-    for name in specs:
-        place(name)
-    return tuple(ordered.values())
+    with suppress(RejectedError):
+        for name in specs:
+            place(name)
+        return tuple(ordered.values())
+    return ()
 
 
 def _can_be_active(spec: ParameterSpec, ordered: Sequence[ParameterSpec]) -> bool:
@@ -226,8 +224,7 @@ def _values(specs: Sequence[ParameterSpec], names: Sequence[str]) -> Iterator[tu
 
 def _check_generator(specs: Sequence[ParameterSpec], settings: Settings, problems: Problems) -> None:
     """Refuse sources without a generator, and parameters that have no effect as no classifier or segmenter is trained."""
-    values = dict.fromkeys(value for _, value in _values(specs, ["source"]))
-    if others := [str(value) for value in values if value not in GENERATORS]:
+    if others := [str(value) for _, value in _values(specs, ["source"]) if value not in GENERATORS]:
         what = f"objective.metric: gan_kid searches for a generator, but source can be {' or '.join(others)}"
         path = path_of(problems.document, "source")
         path = path if path in problems.document.places else ("objective", "metric")

@@ -23,11 +23,7 @@ def read_initial_points(
     """Return the values of searched parameters in each row, and notes on the rows that are left out.
 
     The sampler chooses the values that a row does not give. A row is left out if a command-line option excludes its source,
-    fixes all its values, or makes it equal to another row.
-
-    Args:
-        specs: All parameters of the space, parents first; empty: only the rows themselves are checked.
-        problems: Collects problems.
+    fixes all its values, or makes it equal to another row. Without `specs`, only the rows themselves are checked.
     """
     document = problems.document
     rows = document.get(ROOT)
@@ -38,15 +34,13 @@ def read_initial_points(
         problems.add(ROOT, f"points_to_evaluate: {format_value(rows)} is not a list", fix)
         return (), ()
     by_name = {spec.name: spec for spec in specs}
-    points: list[Point] = []
-    names: list[str] = []
+    points: dict[str, Point] = {}
     notes: list[str] = []
     for index, row in enumerate(rows):
         path = (*ROOT, index)
         if not isinstance(row, dict):
-            problems.add(
-                path, f"points_to_evaluate: {format_value(row)} is not a mapping", "write {source: none, lr: 1e-4}"
-            )
+            what = f"points_to_evaluate: {format_value(row)} is not a mapping"
+            problems.add(path, what, "write {source: none, lr: 1e-4}")
             continue
         point: Point = {}
         paths: dict[str, KeyPath] = {}
@@ -59,16 +53,15 @@ def read_initial_points(
             in_space = _in_space(point, paths, by_name, problems)
             if (option := options.get("source")) and not by_name["source"].domain.contains(point["source"]):
                 why = f"{option} excludes its source, {format_value(point['source'])}"
-            elif in_space in points:
-                why = f"it equals {names[points.index(in_space)]}"
+            elif equal := [name for name, known in points.items() if known == in_space]:
+                why = f"it equals {equal[0]}"
             elif (given := [option for option in options.values() if option]) and not in_space:
                 why = f"{' and '.join(dict.fromkeys(given))} fix{'es' * (len(given) == 1)} all its values"
             else:
-                points.append(in_space)
-                names.append(dotted(path))
+                points[dotted(path)] = in_space
                 continue
             notes.append(f"{document.place(path)}: {dotted(path)} is left out: {why}")
-    return tuple(points), tuple(notes)
+    return tuple(points.values()), tuple(notes)
 
 
 def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[str, KeyPath, Json]]:

@@ -107,14 +107,12 @@ def _with_data_file(document: Document, file: Path) -> Document:
     """Replace keys of `data`; their problems come after those of the document. A table and its patients come as a whole."""
     found = read_document(file, start="data:")
     problems = Problems(found)
-    for key in found.content if isinstance(found.content, dict) else ():
-        if key != "data":
-            problems.add((key,), f"'{key}' is outside of data:", "write everything under data:, and nothing else")
-    keys = found.get(("data",))
-    for key in (given := keys if isinstance(keys, dict) else {}):
-        if key in DataSettings.model_fields and key not in _DATA_FILE_KEYS:
-            problems.add(("data", key), f"data.{key} belongs to the space file", "write it there")
-    if keys is not None and not isinstance(keys, dict):
+    for key in found.mapping().keys() - {"data"}:
+        problems.add((key,), f"'{key}' is outside of data:", "write everything under data:, and nothing else")
+    given = found.mapping(("data",))
+    for key in given.keys() & DataSettings.model_fields.keys() - {*_DATA_FILE_KEYS}:
+        problems.add(("data", key), f"data.{key} belongs to the space file", "write it there")
+    if found.get(("data",)) not in (None, given):
         problems.add(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
     problems.raise_all()
     group_regex = ("data", "split", "group_regex")
@@ -123,8 +121,8 @@ def _with_data_file(document: Document, file: Path) -> Document:
     document = document.with_value(("data", "path"), str(file.parent.absolute()), file)
     document = document.with_value(("data", "table"), None, file)
     for key, value in given.items():
-        inner = [*value] if key == "split" and isinstance(value, dict) else None
-        for path in [("data", key)] if inner is None else [("data", key, name) for name in inner]:
+        is_split = key == "split" and isinstance(value, dict)
+        for path in [("data", key, name) for name in value] if is_split else [("data", key)]:
             document = document.grafted(path, found.branch(path))
     return document
 

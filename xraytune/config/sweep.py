@@ -9,9 +9,9 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from xraytune.config.document import Document, KeyPath, Problems, dotted, read_document, with_value, write_yaml
+from xraytune.config.document import Document, KeyPath, Problems, dotted, read_document, write_yaml
 from xraytune.config.fields import ParameterField, parameter_fields
 from xraytune.config.grammar import ROOT
 from xraytune.config.load import read_space
@@ -65,17 +65,16 @@ def import_sweep(sweep: Path, *, out: Path) -> tuple[Problem, ...]:
 
 def _space(sweep: Document, entries: dict[KeyPath, tuple[Json, KeyPath]]) -> Document:
     """Return the space file, whose keys point to their places in the sweep file; parameters are last."""
-    content: Json = {"name": "sweep", "data": {"path": "chest_xray"}, "scheduler": {"name": "none"}}
-    places: dict[KeyPath, Any] = {(): sweep.places[()]}
+    start: Json = {"name": "sweep", "data": {"path": "chest_xray"}, "scheduler": {"name": "none"}}
+    space = Document(content=start, places={(): sweep.places[()]})
     for path, (value, source) in sorted(entries.items(), key=lambda entry: entry[0][:1] == ROOT):
-        content = with_value(content, path, value)
-        places |= {path[:end]: sweep.place(source) for end in range(1, len(path) + 1)}
-    return Document(content=content, places=places)
+        space = space.with_value(path, value, sweep.place(source))
+    return space
 
 
 def _settings(sweep: Document, drop: _Drop) -> Iterator[tuple[KeyPath, Json, KeyPath]]:
     """Yield keys of the space file with their values, and the keys of the sweep that they come from."""
-    for key, value in sweep.content.items() if isinstance(sweep.content, dict) else ():
+    for key, value in sweep.mapping().items():
         if key in _SETTINGS:
             ours = SAMPLERS.get(str(value), value) if key == "method" else value
             yield tuple(_SETTINGS[key].split(".")), ours, (key,)
@@ -96,8 +95,8 @@ def _settings(sweep: Document, drop: _Drop) -> Iterator[tuple[KeyPath, Json, Key
 
 def _parameters(sweep: Document, path: KeyPath, drop: _Drop) -> Iterator[tuple[KeyPath, Json, KeyPath]]:
     """Rename parameters, also nested ones, by their full dotted name or else by its last part."""
-    entries, fields = sweep.get(path), parameter_fields()
-    for key, spec in entries.items() if isinstance(entries, dict) else ():
+    fields = parameter_fields()
+    for key, spec in sweep.mapping(path).items():
         here, full = (*path, key), _name((*path, key))
         last = full.rpartition(".")[2].lower().replace("-", "_")
         ours = next((name for name in (full, last) if name in fields), OUR_NAMES.get(last, ""))
