@@ -27,18 +27,11 @@ def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def choose_compute(*, gpus: float, threads: int, generator_threads: int | None = None) -> Compute:
+def choose_compute(*, gpus: float, threads: int, generator_threads: int = 0) -> Compute:
     """Choose the device and precision of a process with this many GPUs and threads.
 
-    Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and later), else float32.
-
-    Args:
-        gpus: May be a share of one.
-        threads: CPU threads.
-        generator_threads: CPU threads for generators; default: `threads`.
-
-    Raises:
-        MachineError: torch sees fewer GPUs.
+    Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and later), else float32. `gpus`
+    may be a share of one; MachineError if torch sees fewer.
     """
     if gpus > gpu_count():
         what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
@@ -53,7 +46,7 @@ def choose_compute(*, gpus: float, threads: int, generator_threads: int | None =
         device="cuda" if gpus else "cpu",
         threads=threads,
         precision="bfloat16" if has_bfloat16 else "float32",
-        generator_threads=generator_threads or threads,
+        generator_threads=generator_threads,
     )
 
 
@@ -67,16 +60,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """`resources` of a space, with numbers in place of `auto`.
-
-    Attributes:
-        trial: For a trial.
-        generator: For the training of a trial's generator, before the rest of the trial.
-        concurrent: At most so many slots.
-    """
+    """`resources` of a space, with numbers in place of `auto`."""
 
     trial: Share
     generator: Share
+    """For the training of a trial's generator, before the rest of the trial."""
     concurrent: int | None = None
 
     @property
@@ -90,23 +78,14 @@ class Allocation:
         return replace(self, generator=replace(self.generator, cpus=compute.generator_threads))
 
     def compute(self) -> Compute:
-        """Return what trials compute on, on this machine.
-
-        Raises:
-            MachineError: torch sees fewer GPUs.
-        """
+        """Return what trials compute on, on this machine; MachineError if torch sees fewer GPUs."""
         return choose_compute(gpus=self.trial.gpus, threads=self.trial.cpus, generator_threads=self.generator.cpus)
 
 
 def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
-    """Return the resources of a space's trials.
+    """Return the resources of a space's trials; ConfigError if only one of trial and generator has GPUs.
 
-    Args:
-        settings: The space's.
-        has_gpu: Whether the machines that run trials, which may be others than this one, have GPUs.
-
-    Raises:
-        ConfigError: Only one of trial and generator has GPUs.
+    `has_gpu` is about the machines that run trials, which may be others than this one.
     """
     chosen, own = settings.resources, settings.resources.generator
     gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)

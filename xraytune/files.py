@@ -56,6 +56,7 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETO
 _AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN)
 _OTHER_PLACE = "give another path, or allow access to this one"
 _RERUN = "then run the same command again: nothing that was written is lost"
+AWAY_FIX = "run the same command again when it does: nothing that was written is lost"
 _NO_INODES = ("the disk has room, but no inodes left for new files", f"remove files (`df -i` counts them), {_RERUN}")
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", f"free some space, {_RERUN}"),
@@ -64,6 +65,7 @@ _CAUSES = {
     errno.EMFILE: ("too many open files: {open_files}", f"{OPEN_FILES.raised}; {_RERUN}"),
     errno.ENFILE: ("too many files are open on this machine", f"close other programs, {_RERUN}"),
     **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
+    **dict.fromkeys(_AWAY, ("the storage does not answer ({reason})", AWAY_FIX)),
 }
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """The start of a cell that a spreadsheet would run. Source: OWASP, "CSV Injection"."""
@@ -93,8 +95,6 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = Path(error.filename) if isinstance(error.filename, str) else path
-        if error.errno in _AWAY:
-            raise storage_unavailable(error, where) from error
         if error.errno not in _CAUSES:
             raise
         what, fix = _NO_INODES if error.errno == errno.ENOSPC and free_inodes(where) == 0 else _CAUSES[error.errno]
@@ -113,19 +113,8 @@ def free_inodes(path: Path) -> int | None:
     return found.f_favail if found.f_files else None
 
 
-def storage_unavailable(error: OSError, where: Path) -> MachineError:
-    """Return the error for a disk or server that does not answer."""
-    fix = "run the same command again when it does: nothing that was written is lost"
-    return MachineError(Problem(f"the storage does not answer ({error.strerror})", where, fix))
-
-
 def require_writable(folder: Path) -> None:
-    """Check, before any work, that files can be created in a folder, which need not exist.
-
-    Raises:
-        ConfigError: The path or one above it is a file.
-        MachineError: No write access.
-    """
+    """Check, before any work, that files can be created in a folder, which need not exist; ConfigError if it is a file."""
     place = nearest_folder(folder)
     if not place.is_dir():
         raise ConfigError(Problem("this is a file, and a folder is needed here", place, "give another path"))
@@ -134,12 +123,7 @@ def require_writable(folder: Path) -> None:
 
 
 def require_new(out: Path) -> None:
-    """Check that `out` does not exist and can be created.
-
-    Raises:
-        ConfigError: `out` exists, or its folder is a file.
-        MachineError: No write access.
-    """
+    """Check, before any work, that `out` does not exist (else ConfigError) and can be created."""
     require_writable(out.parent)
     if os.path.lexists(out):
         raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))
@@ -241,12 +225,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: It is not JSON in UTF-8.
-        ArtifactError: It is not a regular file, or too large.
-    """
+    """Read a JSON file after `require_file`; ValueError if it is not JSON in UTF-8."""
     return _parsed(read_bytes(path, "JSON file"))
 
 
@@ -339,12 +318,8 @@ def cut_torn_line(path: Path) -> None:
 def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name; it appears at `path` when the block ends without an error.
 
-    Args:
-        path: Where it appears.
-        is_shared: Every process creates the same content: if another one was first, keep its folder.
-
-    Raises:
-        ConfigError: `path` has been created in the meantime, and is not shared.
+    If another process was first, this is a ConfigError; if every process creates the same content (`is_shared`), its folder
+    is kept.
     """
     check_fences()
     path = path.resolve()

@@ -23,16 +23,15 @@ from datetime import UTC, datetime
 from functools import cache
 from io import FileIO
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from xraytune.errors import MachineError, Problem
-from xraytune.files import explain_disk_errors, fenced, make_folder, require_no_link, storage_unavailable, write_text
+from xraytune.files import AWAY_FIX, explain_disk_errors, fenced, make_folder, require_no_link, write_text
 
 PATIENCE_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 _RECORD_BYTES = 512
-_LockState: TypeAlias = Literal["acquired", "taken", "unsupported"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +85,8 @@ def hold(path: Path, work: str = "") -> Iterator[Owner]:
             try:
                 owner, exists = read_owner(path), path.exists()
             except OSError as error:
-                raise storage_unavailable(error, path) from error
+                what = f"the storage does not answer ({error.strerror})"
+                raise MachineError(Problem(what, path, AWAY_FIX)) from error
             if not exists:
                 what = "the lock file is gone: its folder was renamed or removed, or its storage is unmounted"
                 raise MachineError(Problem(what, path, "restore it, and run the same command again"))
@@ -144,14 +144,8 @@ def read_owner(path: Path) -> Owner | None:
 def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Wait until no other process does the same work: it is done or dead, or has not touched `path` for `PATIENCE_SECONDS`.
 
-    This only saves work: two processes may run at once where locks do not reach, or while an owner is suspended.
-
-    Args:
-        path: The lock file; it is removed afterwards.
-        waiting: Called several times a second while another process holds the lock.
-
-    Raises:
-        ArtifactError: `path` is a symbolic link or a pipe.
+    This only saves work: two processes may run at once where locks do not reach, or while an owner is suspended. The file is
+    removed afterwards. `waiting` is called several times a second while another process holds the lock.
     """
     require_no_link(path)
     with explain_disk_errors(path):
@@ -241,7 +235,7 @@ def may_hold_lease(path: Path, token: str) -> bool:
         return True
 
 
-def _try_lock(stream: FileIO, kind: int = fcntl.LOCK_EX) -> _LockState:
+def _try_lock(stream: FileIO, kind: int = fcntl.LOCK_EX) -> Literal["acquired", "taken", "unsupported"]:
     try:
         fcntl.flock(stream, kind | fcntl.LOCK_NB)
     except OSError as error:

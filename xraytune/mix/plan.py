@@ -52,14 +52,9 @@ def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
 
 
 def require_extra_images(ratios: Iterable[float], real_count: int) -> None:
-    """Refuse a ratio that rounds to no extra image: such trials would be real-only trials under another name.
+    """Refuse (ConfigError) a ratio that rounds to no extra image: such trials would be real-only ones under another name.
 
-    Args:
-        ratios: The `synthetic_ratio` of trials with a source.
-        real_count: Real training images.
-
-    Raises:
-        ConfigError: Names the smallest ratio.
+    `ratios` are the `synthetic_ratio` of trials with a source.
     """
     smallest = min(ratios, default=None)
     if smallest is not None and _extra_count(smallest, real_count) == 0:
