@@ -121,8 +121,8 @@ def _with_data_file(document: Document, file: Path) -> Document:
     document = document.with_value(("data", "path"), str(file.parent.absolute()), file)
     document = document.with_value(("data", "table"), None, file)
     for key, value in given.items():
-        is_split = key == "split" and isinstance(value, dict)
-        for path in [("data", key, name) for name in value] if is_split else [("data", key)]:
+        inner = [*value] if key == "split" and isinstance(value, dict) else None
+        for path in [("data", key)] if inner is None else [("data", key, name) for name in inner]:
             document = document.grafted(path, found.branch(path))
     return document
 

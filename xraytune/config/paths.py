@@ -12,12 +12,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, PlainSerializer, SerializationInfo, Strict, ValidationInfo
 
-from xraytune.records import Json
+from xraytune.config.domains import Value
 
 _WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|none|IMAGENET1K_\w+")
 
 
-def is_path(name: str, value: Json) -> bool:
+def is_path(name: str, value: object) -> bool:
     """Return whether this value of a parameter is the path of a file or folder."""
     return isinstance(value, str) and (
         name == "folder.path" or (name == "weights" and not _WEIGHTS_WITHOUT_FILE.fullmatch(value))
@@ -35,13 +35,9 @@ def relative_path(path: Path | str, folder: Path) -> str:
     return Path(os.path.relpath(path, folder.resolve())).as_posix()
 
 
-def relative_value(name: str, value: Json, folder: Path | None) -> Json:
-    """Return the value of a parameter, or a list of values, with paths relative to the folder; None changes nothing."""
-    if isinstance(value, list):
-        return [relative_value(name, item, folder) for item in value]
-    if folder is not None and isinstance(value, str) and is_path(name, value):
-        return relative_path(value, folder)
-    return value
+def relative_value(name: str, value: Value, folder: Path | None) -> Value:
+    """Return the value of a parameter; if it is a path, relative to the folder. None changes nothing."""
+    return value if folder is None or not is_path(name, value) else relative_path(str(value), folder)
 
 
 def _read_path(path: Path, info: ValidationInfo) -> Path:
@@ -56,8 +52,8 @@ def _read_weights(weights: str, info: ValidationInfo) -> str:
     return weights if info.context is None or not is_path("weights", weights) else absolute_path(weights, info.context)
 
 
-def _write_weights(weights: str, info: SerializationInfo) -> str:
-    return weights if info.context is None or not is_path("weights", weights) else relative_path(weights, info.context)
+def _write_weights(weights: str, info: SerializationInfo) -> Value:
+    return relative_value("weights", weights, info.context)
 
 
 FilePath = Annotated[Path, Strict(False), AfterValidator(_read_path), PlainSerializer(_write_path, when_used="json")]

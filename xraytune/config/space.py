@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -90,11 +90,22 @@ class ParameterSpec:
         """Return whether it is active at a point that has the values of all parents."""
         return all(condition.holds(point) for condition in self.when)
 
-    def spec(self, relative_to: Path | None = None) -> dict[str, Json]:
-        """Return the parameter as a space file writes it; with a folder, paths are relative to it."""
-        content = {key: relative_value(self.name, value, relative_to) for key, value in self.domain.spec().items()}
-        when: Json = {one.parameter: relative_value(one.parameter, one.spec(), relative_to) for one in self.when}
-        return {**content, **({"when": when} if when else {})}
+    def spec(self) -> dict[str, Json]:
+        """Return the parameter as a space file writes it."""
+        when: Json = {condition.parameter: condition.spec() for condition in self.when}
+        return {**self.domain.spec(), **({"when": when} if when else {})}
+
+    def relative_to(self, folder: Path) -> ParameterSpec:
+        """Return the parameter with paths relative to a folder."""
+
+        def relative(name: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
+            return tuple(relative_value(name, value, folder) for value in values)
+
+        domain = self.domain
+        if isinstance(domain, Choices):
+            domain = Choices(relative(self.name, domain.values))
+        when = (replace(one, one_of=one.one_of and relative(one.parameter, one.one_of)) for one in self.when)
+        return replace(self, domain=domain, when=tuple(when))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,21 +214,24 @@ class Space:
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON."""
         parameters: dict[str, Json] = {spec.name: spec.spec() for spec in self.specs}
-        return {
-            **self.settings.identity(),
-            "parameters": parameters,
-            "points_to_evaluate": [dict(point) for point in self.points_to_evaluate],
-        }
+        points = [dict[str, Json](point) for point in self.points_to_evaluate]
+        return {**self.settings.identity(), "parameters": parameters, "points_to_evaluate": [*points]}
+
+    def relative_to(self, folder: Path) -> Space:
+        """Return the space with the paths in parameters, but not those in settings, relative to a folder."""
+        points = (
+            {name: relative_value(name, value, folder) for name, value in point.items()}
+            for point in self.points_to_evaluate
+        )
+        specs = tuple(spec.relative_to(folder) for spec in self.specs)
+        return replace(self, specs=specs, points_to_evaluate=tuple(points))
 
     def to_yaml(self, relative_to: Path) -> str:
         """Return a file in the folder `relative_to`, with all defaults, which `load_space` reads back as an equal space."""
-        content = settings_content(self.settings, relative_to)
-        content["parameters"] = {spec.name: spec.spec(relative_to) for spec in self.specs}
-        if self.points_to_evaluate:
-            content["points_to_evaluate"] = [
-                {name: relative_value(name, value, relative_to) for name, value in point.items()}
-                for point in self.points_to_evaluate
-            ]
+        stored, content = self.relative_to(relative_to), settings_content(self.settings, relative_to)
+        content["parameters"] = {spec.name: spec.spec() for spec in stored.specs}
+        if stored.points_to_evaluate:
+            content["points_to_evaluate"] = [*stored.points_to_evaluate]
         return write_yaml(content)
 
 

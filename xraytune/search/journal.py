@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from xraytune.config.domains import Choices, Suggester, Value
+from xraytune.config.domains import Suggester, Value
 from xraytune.config.fields import flat_values, parameters_from
-from xraytune.config.paths import absolute_path, is_path, relative_path
+from xraytune.config.paths import absolute_path, is_path, relative_value
 from xraytune.config.settings import Objective, Parameters
-from xraytune.config.space import Condition, ParameterSpec, Space
+from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import check_fences, cut_torn_line, explain_disk_errors, require_file, sync
 from xraytune.search.messages import Failure, Status, TrialSuggestion, resource_share
@@ -58,8 +58,7 @@ class Journal:
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
         self._path, self._folder = path, path.parent
-        self._sampler, self._specs = space.settings.sampler, tuple(map(self._stored_spec, space.specs))
-        self._space = replace(space, specs=self._specs)
+        self._sampler, self._space = space.settings.sampler, space.relative_to(path.parent)
         if not path.is_file():  # Optuna would create an empty one
             raise StudyError(Problem("the journal is missing", path, _LOST))
         require_file(path, "log", StudyError)  # Optuna reads all of it
@@ -99,7 +98,8 @@ class Journal:
         with self._backend.flushed_once():
             # A killed search may already have enqueued the point.
             if number < len(points) and len(self._study.get_trials(deepcopy=False)) == number:
-                self._study.enqueue_trial({name: self._stored(name, value) for name, value in points[number].items()})
+                point = {name: relative_value(name, value, self._folder) for name, value in points[number].items()}
+                self._study.enqueue_trial(point)
                 self._storage.may_have_waiting = True
             self._trials[number] = trial = self._study.ask()
             self._storage.may_have_waiting = False
@@ -122,7 +122,7 @@ class Journal:
         """
         trial = self._frozen(number)
         try:
-            for spec in self._specs:
+            for spec in self._space.specs:
                 if spec.name in trial.params and not spec.domain.contains(value := trial.params[spec.name]):
                     raise ValueError(f"{spec.name} is {value}, not {spec.domain}")
             return self._suggest(FixedTrial(trial.params))
@@ -133,8 +133,8 @@ class Journal:
 
     def stored_values(self, parameters: Parameters) -> dict[str, Value]:
         """Return the settings of a trial that are set, by dotted name; paths are relative to the study."""
-        values = flat_values(parameters)
-        return {name: self._stored(name, value) for name, value in values.items() if value is not None}
+        values = flat_values(parameters, self._folder)
+        return {name: value for name, value in values.items() if value is not None}
 
     def status(self, number: int) -> Status | None:
         """Return how a trial ended; None if it has not."""
@@ -229,19 +229,6 @@ class Journal:
             name: absolute_path(str(value), self._folder) for name, value in values.items() if is_path(name, value)
         }
         return parameters_from(values | paths) if paths else parameters
-
-    def _stored_spec(self, spec: ParameterSpec) -> ParameterSpec:
-        def stored(condition: Condition) -> Condition:
-            accepted = condition.one_of and tuple(self._stored(condition.parameter, one) for one in condition.one_of)
-            return replace(condition, one_of=accepted)
-
-        domain = spec.domain
-        if isinstance(domain, Choices):
-            domain = Choices(tuple(self._stored(spec.name, value) for value in domain.values))
-        return replace(spec, domain=domain, when=tuple(map(stored, spec.when)))
-
-    def _stored(self, name: str, value: Value) -> Value:
-        return relative_path(str(value), self._folder) if is_path(name, value) else value
 
     def _trial(self, number: int) -> optuna.trial.Trial:
         if number not in self._trials:
