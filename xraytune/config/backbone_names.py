@@ -68,10 +68,11 @@ def size_problem(backbone: str, image_size_px: int) -> tuple[str, str] | None:
     only, smallest = _ONLY_SIZE_PX.get(backbone, image_size_px), _SMALLEST_SIZE_PX.get(backbone, 0)
     if BACKBONES.has(backbone):
         smallest = getattr(BACKBONES.load(backbone), "least_image_px", 0)
-    if image_size_px == only and image_size_px >= smallest:
+    if image_size_px != only:
+        sizes, size_px = f"{only} px only", only
+    elif image_size_px < smallest:
+        sizes, size_px = f"{smallest} px or more", max(smallest, 96)
+    else:
         return None
-    sizes, size_px = (
-        (f"{only} px only", only) if image_size_px != only else (f"{smallest} px or more", max(smallest, 96))
-    )
     what = f"backbone: {backbone} takes images of {sizes}, but data.image_size is {image_size_px}"
     return what, f"set data.image_size: {size_px}"

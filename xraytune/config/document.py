@@ -54,10 +54,13 @@ class Document:
         return place.path.parent if isinstance(place, SourceLine) else Path()
 
     def get(self, path: KeyPath) -> Json:
-        """Return the value at a path of mapping keys, or None."""
+        """Return the value at a key path, or None."""
         value = self.content
         for key in path:
-            value = value.get(str(key)) if isinstance(value, dict) else None
+            if isinstance(value, dict):
+                value = value.get(str(key))
+            else:
+                value = value[key] if isinstance(value, list) and isinstance(key, int) else None
         return value
 
     def mapping(self, path: KeyPath = ()) -> dict[str, Json]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -53,20 +53,20 @@ def is_overridden(document: Document, names: Iterable[str]) -> bool:
 
 
 def read_values(
-    field: ParameterField, items: Mapping[KeyPath, Json], problems: Problems, prefix: str = ""
+    field: ParameterField, paths: Sequence[KeyPath], problems: Problems, prefix: str = ""
 ) -> tuple[Value, ...]:
     """Return the values at some paths in the parameter's type, file paths absolute; RejectedError if any is invalid."""
     values: list[Value] = []
-    for path, item in items.items():
+    for path in paths:
         try:
-            value = field.read(item)
+            value = field.read(problems.document.get(path))
         except ValueError as error:
             what, fix = error.args
             problems.add(path, prefix + what, fix)
             continue
         is_file = isinstance(value, str) and is_path(field.name, value)
         values.append(absolute_path(str(value), problems.document.folder(path)) if is_file else value)
-    if len(values) < len(items):
+    if len(values) < len(paths):
         raise RejectedError
     return tuple(values)
 
@@ -143,12 +143,10 @@ def _read_condition(problems: Problems, path: KeyPath, name: str, accepted: Json
         problems.reject(path, f"when: unknown parameter '{name}'", fix)
     if isinstance(accepted, dict):
         return Condition(parameter=name, limits=_read_limits(problems, field, path, accepted))
-    items: dict[KeyPath, Json] = {path: accepted}
-    if isinstance(accepted, list):
-        items = {(*path, index): item for index, item in enumerate(accepted)}
-    if not items:
+    paths = [(*path, index) for index in range(len(accepted))] if isinstance(accepted, list) else [path]
+    if not paths:
         problems.reject(path, f"when: no value of {name} is listed", "list one or more")
-    return Condition(parameter=name, one_of=read_values(field, items, problems, "when: "))
+    return Condition(parameter=name, one_of=read_values(field, paths, problems, "when: "))
 
 
 def _read_limits(
@@ -210,7 +208,7 @@ class _SpecReader:
             return self._range(content)
         for key in (key for key in ("step", "q") if key in content):
             self._reject(key, f"{key} goes with min and max", f"remove {key}")
-        return Choices(self._values({("value",): content["value"]}) if ways == ["value"] else self._choices(content))
+        return Choices(self._values(("value",)) if ways == ["value"] else self._choices(content))
 
     def _check_distribution(self, name: Json, way: str) -> None:
         expected = {"value": ("constant",), "values": ("categorical",), "min": _RANGES}[way]
@@ -226,8 +224,8 @@ class _SpecReader:
             what, fix = f"{name} has no counterpart in Optuna", _USE_DISTRIBUTIONS
         self._reject("distribution", what, fix)
 
-    def _values(self, items: Mapping[KeyPath, Json]) -> tuple[Value, ...]:
-        return read_values(self.field, {(*self.path, *key): item for key, item in items.items()}, self.problems)
+    def _values(self, *paths: KeyPath) -> tuple[Value, ...]:
+        return read_values(self.field, [(*self.path, *path) for path in paths], self.problems)
 
     def _choices(self, content: dict[str, Json]) -> tuple[Value, ...]:
         items = content["values"]
@@ -235,7 +233,7 @@ class _SpecReader:
             self._reject("values", f"values is {'not a list' if items else 'empty'}", "write values: [a, b]")
         if self.field.kind == "path":
             self._reject("values", "cannot be searched", "write value: and one path")
-        values = self._values({("values", index): item for index, item in enumerate(items)})
+        values = self._values(*(("values", index) for index in range(len(items))))
         for index, value in enumerate(values):
             if value in values[:index]:
                 self._reject(("values", index), f"{format_value(value)} is listed twice", "keep one")
@@ -249,7 +247,7 @@ class _SpecReader:
         for bound in ("min", "max"):
             if bound not in content:
                 self._reject((), f"has no {bound}", f"write {bound}: too")
-        low, high = self._values({("min",): content["min"], ("max",): content["max"]})
+        low, high = self._values(("min",), ("max",))
         assert isinstance(low, int | float)
         assert isinstance(high, int | float)
         is_log = content.get("distribution") == "log_uniform_values"

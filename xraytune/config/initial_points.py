@@ -44,10 +44,10 @@ def read_initial_points(
             continue
         point: Point = {}
         paths: dict[str, KeyPath] = {}
-        for name, here, value in _flat(row, path, ""):
+        for name, here in _flat(row, path, ""):
             paths[name] = here
             with suppress(RejectedError):
-                point[name] = _read(name, here, value, problems)
+                point[name] = _read(name, here, problems)
         if specs and len(point) == len(paths):
             options = {name: document.option(path_of(document, name)) for name in paths if name in by_name}
             in_space = _in_space(point, paths, by_name, problems)
@@ -64,15 +64,15 @@ def read_initial_points(
     return tuple(points.values()), tuple(notes)
 
 
-def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[str, KeyPath, Json]]:
+def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[str, KeyPath]]:
     for key, value in row.items():
         if key in BLOCKS and isinstance(value, dict):
             yield from _flat(value, (*path, key), f"{key}.")
         else:
-            yield prefix + key, (*path, key), value
+            yield prefix + key, (*path, key)
 
 
-def _read(name: str, path: KeyPath, value: Json, problems: Problems) -> Value:
+def _read(name: str, path: KeyPath, problems: Problems) -> Value:
     field = parameter_fields().get(name)
     if name in BLOCKS:
         fix = f"write {name}: {{...}} with its parameters, or {name}.KEY"
@@ -80,7 +80,7 @@ def _read(name: str, path: KeyPath, value: Json, problems: Problems) -> Value:
     if field is None:
         fix = nearest(name, parameter_fields())
         problems.reject(path, f"points_to_evaluate: unknown parameter '{name}'", fix)
-    return read_values(field, {path: value}, problems, "points_to_evaluate: ")[0]
+    return read_values(field, [path], problems, "points_to_evaluate: ")[0]
 
 
 def _in_space(

@@ -17,7 +17,7 @@ from xraytune.config.fields import BLOCKS, flat_values, parameter_fields
 from xraytune.config.grammar import ROOT, SPEC_KEYS, path_of, read_parameters
 from xraytune.config.initial_points import read_initial_points
 from xraytune.config.messages import nearest
-from xraytune.config.read_settings import NON_SETTING_KEYS, dotted_settings, read_settings
+from xraytune.config.read_settings import dotted_settings, read_settings
 from xraytune.config.settings import DataSettings, Experiment, Settings, is_of_generator
 from xraytune.config.space import Space, settings_content
 from xraytune.errors import ConfigError, Problem
@@ -160,7 +160,7 @@ def _with_override(document: Document, override: str) -> Document:
 def _path(document: Document, key: str) -> KeyPath:
     if key in parameter_fields():
         return path_of(document, key)
-    if key.partition(".")[0] in {*Settings.model_fields, *NON_SETTING_KEYS} - {"parameters"}:
+    if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
         return tuple(key.split("."))
     if key in BLOCKS:
         names = [name for name in parameter_fields() if name.startswith(f"{key}.")]

@@ -45,9 +45,8 @@ def read_settings(problems: Problems) -> Settings | None:
             content = with_value(content, path, absolute_path(text, document.folder(path)))
     assert isinstance(content, dict)
     try:
-        return Settings.model_validate_json(
-            json.dumps({key: value for key, value in content.items() if key not in NON_SETTING_KEYS})
-        )
+        given = {key: value for key, value in content.items() if key not in NON_SETTING_KEYS}
+        return Settings.model_validate_json(json.dumps(given))
     except ValidationError as error:
         # `objective` has no default if another setting, on which its default depends, is invalid.
         found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
@@ -92,10 +91,8 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails], document: Document
         fix = f"write {' or '.join(names[0] for names in OBJECTIVES.values())}; only evaluate reads the test folder"
         return f"{name}: {format_value(value)} would select the model on test images", fix
     if kind == "model_type" and (model := _model_at(path)):
-        return (
-            f"{name}: {format_value(value)} is not a mapping",
-            f"write {name}: {{{next(iter(model.model_fields))}: ...}}",
-        )
+        fix = f"write {name}: {{{next(iter(model.model_fields))}: ...}}"
+        return f"{name}: {format_value(value)} is not a mapping", fix
     if all(error["type"] != "literal_error" for error in errors) or len(errors) == 1:
         return explain(name, errors[0])
     literal, number = sorted(errors, key=lambda error: error["type"] != "literal_error")
