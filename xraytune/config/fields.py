@@ -31,9 +31,7 @@ class ParameterField:
         name: Dotted, `gan.steps`.
         kind: `choice` and `text` have no order and cannot be a range; `path` cannot be searched.
         choices: The values of a `choice`.
-        is_required: Whether it has no default.
-        description: One line, if the name does not say it all.
-        adapter: Validates a value.
+        description: "" if the name says it all.
     """
 
     name: str

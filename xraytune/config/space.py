@@ -287,20 +287,18 @@ def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:
 
 def walk(specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Iterable[Value]]) -> Iterator[Point]:
     """Yield every point with one of `values(spec)` for each active parameter. Parents come first in `specs`."""
-    remaining = tuple(specs)
 
-    def extend(point: Point, index: int) -> Iterator[Point]:
-        if index == len(remaining):
-            yield dict(point)
-            return
-        spec = remaining[index]
-        if not spec.is_active_at(point):
-            yield from extend(point, index + 1)
-            return
-        for value in values(spec):
-            yield from extend({**point, spec.name: value}, index + 1)
+    def extended(points: Iterator[Point], spec: ParameterSpec) -> Iterator[Point]:
+        for point in points:
+            if spec.is_active_at(point):
+                yield from ({**point, spec.name: value} for value in values(spec))
+            else:
+                yield point
 
-    return extend({}, 0)
+    points: Iterator[Point] = iter([{}])
+    for spec in specs:
+        points = extended(points, spec)
+    return points
 
 
 def family_of(names: Iterable[str], specs: Mapping[str, ParameterSpec]) -> set[str]:
