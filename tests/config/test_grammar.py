@@ -119,6 +119,7 @@ def domain_of(path: Path, name: str) -> Domain:
         ),
         ("gan|parameters:|  steps: 5", 2, "gan.steps: 5 is not a mapping", "write steps: {value: 5}"),
         ("lr|value: 1|distribution: uniform", 2, "lr: uniform does not go with value", "write constant"),
+        ("lr|value: 1|distribution: [constant]", 2, "lr: unknown distribution a list", "did you mean 'constant'?"),
         ("lr|values: [1, 2]|distribution: constant", 2, "lr: constant does not go with values", "write categorical"),
         (
             "lr|min: 1|max: 2|distribution: constant",

@@ -218,7 +218,7 @@ class _SpecReader:
         if name in DISTRIBUTIONS:
             what = f"{name} does not go with {'min and max' if way == 'min' else way}"
             fix = f"write {' or '.join(expected)}"
-        elif name in _UNSUPPORTED_DISTRIBUTIONS:
+        elif str(name) in _UNSUPPORTED_DISTRIBUTIONS:
             what, fix = f"{name} is not supported", _UNSUPPORTED_DISTRIBUTIONS[str(name)]
         elif any(part in str(name) for part in ("normal", "beta", "q_", "inv_log_uniform")):
             what, fix = f"{name} has no counterpart in Optuna", _USE_DISTRIBUTIONS
