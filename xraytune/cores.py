@@ -1,10 +1,12 @@
-"""The CPU cores that this process may use, and threads for them."""
+"""The CPU cores that this process may use, and threads for work on them or beside it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -29,3 +31,21 @@ def map_on_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> G
             yield from threads.map(function, items[start : start + _READ_AHEAD])
     finally:
         threads.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def repeated(call: Callable[[], None], every_seconds: float) -> Iterator[None]:
+    """Call a function from a thread, again and again, while the block runs."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(every_seconds):
+            call()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Literal
 
+from xraytune.cores import repeated
 from xraytune.errors import MachineError, Problem
 from xraytune.files import AWAY_FIX, explain_disk_errors, fenced, make_folder, require_no_link, write_text
 
@@ -193,22 +193,14 @@ def _is_at(path: Path, stream: FileIO) -> bool:
 @contextmanager
 def heartbeat(path: Path) -> Iterator[None]:
     """Touch a file every second while the block runs."""
-    ended = threading.Event()
 
     def beat() -> None:
-        while True:
-            with suppress(OSError):  # the file is gone, or its storage is away for a while
-                os.utime(path)
-            if ended.wait(_BEAT_SECONDS):
-                return
+        with suppress(OSError):  # the file is gone, or its storage is away for a while
+            os.utime(path)
 
-    thread = threading.Thread(target=beat, name=f"heartbeat of {path.name}", daemon=True)
-    thread.start()
-    try:
+    beat()
+    with repeated(beat, _BEAT_SECONDS):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def take_ownership(path: Path) -> str:

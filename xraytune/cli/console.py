@@ -11,7 +11,6 @@ import json
 import logging
 import re
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +29,7 @@ from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from xraytune.cores import repeated
 from xraytune.errors import XraytuneError
 from xraytune.files import csv_table
 from xraytune.records import Pace, Progress, progress_text, split_unit, to_json
@@ -272,7 +272,6 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
         picture: Drawn every second on a terminal; the last one stays.
         line: Logged every 30 seconds otherwise.
     """
-    ended = threading.Event()
     with ExitStack() as stack:
         screen = None
         if is_live():
@@ -282,17 +281,10 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
             with suppress(OSError, XraytuneError):  # unreadable or gone: if it matters, the block raises
                 screen.update(drawn(picture()), refresh=True) if screen else event(line())
 
-        def repeat() -> None:
-            while not ended.wait(_FRAME_EVERY_SECONDS if screen else _SUMMARY_EVERY_SECONDS):
-                try_to_refresh()
-
-        thread = threading.Thread(target=repeat, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeated(try_to_refresh, _FRAME_EVERY_SECONDS if screen else _SUMMARY_EVERY_SECONDS):
+                yield
         finally:
-            ended.set()
-            thread.join()
             try_to_refresh()
 
 

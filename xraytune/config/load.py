@@ -173,13 +173,7 @@ def _path(document: Document, key: str) -> KeyPath:
 
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
-    """Return a space file in which everything is fixed.
-
-    Args:
-        experiment: Its paths are absolute.
-        relative_to: The folder of the file; paths are written relative to it.
-        header: Comment lines at the top.
-    """
+    """Return a space file, in the folder `relative_to`, in which everything is fixed; `header` becomes comment lines."""
     values = flat_values(experiment.parameters, relative_to)
     if experiment.settings.objective.is_of_generator:
         values = {name: value for name, value in values.items() if is_of_generator(name)}

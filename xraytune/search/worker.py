@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +22,7 @@ from PIL import Image
 from xraytune.compute import pin, require_device
 from xraytune.config.fields import flat_values
 from xraytune.config.settings import Experiment
+from xraytune.cores import repeated
 from xraytune.errors import ConfigError, MachineError, Problem, TrialError
 from xraytune.files import explain_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
@@ -107,7 +107,7 @@ class TrialWorker:
         prepared = self._study.prepared(experiment)
         cache = Path(self._job.cache)
         self._claim = take_ownership(self._folder / OWNER_FILE)
-        self._open.enter_context(_ended_unless(self._is_wanted))
+        self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
         self._open.enter_context(fenced(self._require_wanted))
         hang_seconds = experiment.settings.resources.hang_minutes * 60
         show = ProgressFile(self._folder)
@@ -169,6 +169,10 @@ class TrialWorker:
             and has_ownership(self._folder / OWNER_FILE, self._claim)
         )
 
+    def _end_unless_wanted(self) -> None:
+        if not self._is_wanted():
+            os._exit(1)
+
     def _require_wanted(self) -> None:
         if not self._is_wanted():
             raise LeaseHeldError(read_owner(Path(self._job.lock)))
@@ -225,25 +229,6 @@ def _cause(error: Exception) -> Cause:
     if isinstance(error, ConfigError | TrialError):
         return "settings"
     return "memory" if is_out_of_memory(error) else "fault"
-
-
-@contextmanager
-def _ended_unless(is_wanted: Callable[[], bool]) -> Iterator[None]:
-    """Check several times a second whether this process is still wanted, and end it if not."""
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(_LOOK_SECONDS):
-            if not is_wanted():
-                os._exit(1)
-
-    thread = threading.Thread(target=look, name="is this process wanted?", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager
