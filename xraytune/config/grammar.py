@@ -138,9 +138,7 @@ def _read_when(problems: Problems, path: KeyPath) -> list[Condition]:
 def _read_condition(problems: Problems, path: KeyPath, name: str, accepted: Json) -> Condition:
     field = parameter_fields().get(name)
     if field is None:
-        inner = [known for known in parameter_fields() if known.endswith(f".{name}")]
-        fix = f"did you mean '{inner[0]}'?" if inner else nearest(name, parameter_fields())
-        problems.reject(path, f"when: unknown parameter '{name}'", fix)
+        problems.reject(path, f"when: unknown parameter '{name}'", nearest(name, parameter_fields()))
     if isinstance(accepted, dict):
         return Condition(parameter=name, limits=_read_limits(problems, field, path, accepted))
     paths = [(*path, index) for index in range(len(accepted))] if isinstance(accepted, list) else [path]

@@ -166,9 +166,7 @@ def _path(document: Document, key: str) -> KeyPath:
         names = [name for name in parameter_fields() if name.startswith(f"{key}.")]
         raise ConfigError(Problem(f"{key} is a block of parameters", fix=f"set one of: {', '.join(names)}"))
     bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
-    known = [*parameter_fields(), *dotted_settings()]
-    inner = [name for name in known if name.endswith(f".{bare}") and bare not in known]
-    fix = f"did you mean '{inner[0]}'?" if inner else nearest(bare, known, "give a parameter or a setting")
+    fix = nearest(bare, [*parameter_fields(), *dotted_settings()], "give a parameter or a setting")
     raise ConfigError(Problem(f"unknown key '{key}'", fix=fix))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import regex
 
 from xraytune.config.document import Document, KeyPath, write_yaml
+from xraytune.errors import join_names
 from xraytune.records import Json
 
 if TYPE_CHECKING:
@@ -53,16 +54,16 @@ NO_COUNTERPART = {"program": _OWN_TRAINING, "command": _OWN_TRAINING, "entity": 
 
 
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
-    """Return the fix for an unknown word: the most similar known word, else `otherwise`, else all known words."""
+    """Return the fix for an unknown word: the nested or most similar known word, else `otherwise`, else all known words."""
     names = list(known)
     by_lower = {name.lower(): name for name in names}
     close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean '{by_lower[close[0]]}'?"
+    inner = [name for name in names if name.endswith(f".{word}") and word not in names]
+    if found := inner or [by_lower[name] for name in close]:
+        return f"did you mean '{found[0]}'?"
     if otherwise or len(names) == 1:
         return otherwise or f"write {names[0]}"
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN + 1 else ""
-    return f"use one of: {', '.join(names[:_NAMES_SHOWN] if more else names)}{more}"
+    return f"use one of: {join_names(names, _NAMES_SHOWN)}"
 
 
 def synonym_fix(document: Document, path: KeyPath) -> str:
