@@ -13,10 +13,10 @@ from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
-from xraytune.search.clock import read_times
 from xraytune.search.controller import SearchController
 from xraytune.search.messages import Cause, NoTrial, TrialSuggestion, write_samples
 from xraytune.search.study import StudyFolder
+from xraytune.search.trial_queue import read_times
 
 
 def start(controller: SearchController) -> TrialSuggestion:

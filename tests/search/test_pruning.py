@@ -9,8 +9,7 @@ import pytest
 from tests.search.studies import direct, ended, epoch
 from xraytune.config.domains import Value
 from xraytune.config.settings import Objective
-from xraytune.search.pruning import pruning_of
-from xraytune.search.status import StudyView, TrialView, status
+from xraytune.search.status import StudyView, TrialView, pruning_of, status
 from xraytune.search.study import StudyFolder
 
 

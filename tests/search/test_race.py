@@ -16,13 +16,13 @@ from xraytune.confirm.training import opened
 from xraytune.errors import ConfigError, StudyError, TrialError
 from xraytune.export.best import export
 from xraytune.files import read_json, write_bytes, write_json
-from xraytune.search.clock import Times
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, TrialSuggestion
 from xraytune.search.race import Race, hold_race, race_of, read_race, repeat, repeat_number
 from xraytune.search.runs import RunList, ended_rows
 from xraytune.search.status import seconds_left, status
 from xraytune.search.study import StudyFolder, create_study
+from xraytune.search.trial_queue import Times
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 SEARCH = "budget.trials=8", "scheduler.name=none", "sampler.name=random", "budget.repeats=5"

@@ -9,10 +9,10 @@ from typing import Literal
 import pytest
 
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.search.clock import Times
 from xraytune.search.messages import ProgressFile, read_progress, write_samples
 from xraytune.search.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
 from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.trial_queue import Times
 
 
 @pytest.mark.slow

@@ -37,8 +37,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
-    from xraytune.search.pruning import pruning_of
-    from xraytune.search.status import select_trials, status, trial_table
+    from xraytune.search.status import pruning_of, select_trials, status, trial_table
 
     if as_csv and as_json:
         raise typer.BadParameter("give either --csv or --json", param_hint="--csv")

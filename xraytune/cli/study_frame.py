@@ -13,9 +13,8 @@ from xraytune.records import time_range
 if TYPE_CHECKING:
     from xraytune.config.domains import Value
     from xraytune.pipeline.sides import SideSize
-    from xraytune.search.pruning import Pruning
     from xraytune.search.race import Race
-    from xraytune.search.status import StudyView, TrialView
+    from xraytune.search.status import Pruning, StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8
@@ -205,7 +204,7 @@ def _state(trial: TrialView, view: StudyView) -> str:
 
 
 def _heading(view: StudyView) -> Iterable[Cell | str]:
-    from xraytune.search.pruning import pruning_of
+    from xraytune.search.status import pruning_of
 
     counts = [f"{view.count(status)} {status}" for status in _TONES if view.count(status)]
     first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"

@@ -20,7 +20,7 @@ from xraytune.config.settings import Experiment, Model, Parameters, Settings
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import read_bytes, write_json
-from xraytune.search.sampler import random_parameters
+from xraytune.search.journal import random_parameters
 from xraytune.seeding import derive_seed
 
 CONFIRM_FOLDER = "confirm"

@@ -149,7 +149,7 @@ def export(
     elif helping is not None:
         row, reason = _finished(rows[helping], folder), "the mix that `confirm` found to help"
     else:
-        row = best_row(complete, objective.selection_score, objective, order)
+        row = best_row(complete, objective, order)
         reason = "the winner of the race" if order else "the best on val-B"
     number = row["number"]
     parameters = added.parameters if added else journal.parameters(number)
@@ -253,7 +253,7 @@ def _best_of_arm(
 ) -> Row:
     of_arm = [row for row in rows.values() if row["arm"] == arm]
     if complete := [row for row in of_arm if row["status"] == "complete"]:
-        return best_row(complete, objective.selection_score, objective, order)
+        return best_row(complete, objective, order)
     for row in of_arm:
         if tuned and tuned.trial == f"#{row['number']}":  # ASHA stopped all trials of the arm
             return _finished(row, folder)

@@ -23,9 +23,8 @@ from xraytune.report import charts
 from xraytune.report.charts import Chart
 from xraytune.report.study import StudyData, ValidationResults
 from xraytune.search.asha import rungs_of
-from xraytune.search.pruning import pruning_of
 from xraytune.search.race import COLUMNS as RACE_COLUMNS
-from xraytune.search.status import TrialView, trial_table
+from xraytune.search.status import TrialView, pruning_of, trial_table
 
 _BANDS, _SEED = 500, 0
 """Bootstrap samples of the bands, and their seed."""

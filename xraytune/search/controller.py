@@ -9,7 +9,6 @@ from xraytune.config.space import Space
 from xraytune.files import append_jsonl
 from xraytune.records import EpochRecord
 from xraytune.search.asha import rungs_of
-from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal
 from xraytune.search.messages import (
     NO_CALLBACKS,
@@ -21,7 +20,7 @@ from xraytune.search.messages import (
     read_samples,
 )
 from xraytune.search.study import StudyFolder, project_rows
-from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
+from xraytune.search.trial_queue import GeneratorNeeds, StudyClock, TrialQueue
 
 
 def mix_label(parameters: Parameters, objective: Objective) -> str:

@@ -32,9 +32,9 @@ from xraytune.pipeline.synthesize import blocks_for, generator_need, network_lab
 from xraytune.records import Progress, ignore_progress, time_range
 from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.calibration import BATCH, Speed, generator_kind, measured_speeds, network_kind
+from xraytune.search.journal import random_parameters
 from xraytune.search.resources import Machine, reuses_processes
-from xraytune.search.sampler import random_parameters
-from xraytune.search.trial_queue import DRAWN_AHEAD
+from xraytune.search.trial_queue import DRAWN_AHEAD, generators_first
 from xraytune.seeding import numpy_generator
 
 _DRAWS, _TRIALS, _MOST_KINDS = 400, 5000, 4
@@ -147,23 +147,15 @@ class Simulation:
         started, training = dict[int, float](), set[Hashable]()
         waiting, upcoming = list(range(self.fixed)), list(range(self.fixed, len(self.works)))[::-1]
 
-        def needs_generator(trial: int) -> bool:
+        def missing(trial: int) -> Hashable | None:
             work = self.works[trial]
-            return work.lineage is not None and work.steps not in self.trained[work.lineage]
+            return None if work.lineage is None or work.steps in self.trained[work.lineage] else work.lineage
 
         def next_trial() -> int | None:
             while True:
-                ready, chains = list[int](), defaultdict[Hashable, list[int]](list)
-                for trial in waiting:
-                    if not needs_generator(trial):
-                        ready.append(trial)
-                    elif self.works[trial].lineage not in training:
-                        chains[self.works[trial].lineage].append(trial)
-                if chains:
-                    longest = max(chains.values(), key=lambda chain: max(self.works[trial].steps for trial in chain))
-                    return min(longest, key=lambda trial: self.works[trial].steps)
-                if ready:
-                    return ready[0]
+                first, ready = generators_first(waiting, missing, lambda trial: self.works[trial].steps, training)
+                if first or ready:
+                    return (first or ready)[0]
                 if not upcoming or len(waiting) >= DRAWN_AHEAD * self.slots:
                     return None
                 waiting.append(upcoming.pop())
@@ -173,16 +165,16 @@ class Simulation:
 
         while True:
             while free and (trial := next_trial()) is not None:
-                work, needs = self.works[trial], needs_generator(trial)
-                taken = generator_slots if needs else 1
+                work, lineage = self.works[trial], missing(trial)
+                taken = 1 if lineage is None else generator_slots
                 if taken > free:
                     break
                 waiting.remove(trial)
                 free -= taken
                 started[trial] = now
-                if needs:
-                    training.add(work.lineage)
-                    shorter = (steps for steps in self.trained[work.lineage] if steps < work.steps)
+                if lineage is not None:
+                    training.add(lineage)
+                    shorter = (steps for steps in self.trained[lineage] if steps < work.steps)
                     seconds = work.before_steps + (work.steps - max(shorter, default=0)) * work.step
                     push(work.own + seconds, trial, _GENERATOR)
                 else:

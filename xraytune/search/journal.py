@@ -8,6 +8,8 @@ to the study.
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,19 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from xraytune.config.domains import Suggester, Value
 from xraytune.config.fields import flat_values, parameters_from
 from xraytune.config.paths import absolute_path, is_path, relative_value
-from xraytune.config.settings import Objective, Parameters
-from xraytune.config.space import Space
+from xraytune.config.settings import Objective, Parameters, SamplerSettings
+from xraytune.config.space import Point, Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import check_fences, cut_torn_line, explain_disk_errors, require_file, sync
 from xraytune.search.messages import Failure, Status, TrialSuggestion, resource_share
-from xraytune.search.sampler import NumberedSampler, quiet_optuna
+from xraytune.seeding import derive_seed
 
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -94,7 +99,7 @@ class Journal:
         The sampler is seeded by the trial's number, so a restart does not shift the draws.
         """
         number = self._count
-        self._study.sampler = NumberedSampler(self._sampler, number)
+        self._study.sampler = _NumberedSampler(self._sampler, number)
         with self._backend.flushed_once():
             # A killed search may already have enqueued the point.
             if number < len(points) and len(self._study.get_trials(deepcopy=False)) == number:
@@ -108,7 +113,7 @@ class Journal:
 
     def resume(self, number: int) -> TrialSuggestion:
         """Return an unfinished trial with its settings; those not yet drawn are drawn now."""
-        self._study.sampler = NumberedSampler(self._sampler, number)
+        self._study.sampler = _NumberedSampler(self._sampler, number)
         with self._backend.flushed_once():
             parameters = self._suggest(self._trial(number))
         return TrialSuggestion(number=number, parameters=parameters, share=resource_share(self.failures(number)))
@@ -297,3 +302,62 @@ def create_journal(path: Path, name: str, objective: Objective) -> None:
         storage = JournalStorage(_WholeLines(str(path)))
         study = optuna.create_study(storage=storage, study_name=name, direction=objective.goal)
         study.set_metric_names([objective.metric])
+
+
+class _NumberedSampler(BaseSampler):
+    """The sampler of one trial; the points of `grid` are enqueued, so nothing is left to sample.
+
+    Args:
+        settings: The study's sampler.
+        number: The trial's number.
+    """
+
+    def __init__(self, settings: SamplerSettings, number: int) -> None:
+        self._settings, self._number = settings, number
+        self._joint = self._sampler("all")
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters that are drawn together."""
+        return self._joint.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw the parameters that are drawn together."""
+        return self._joint.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        """Draw one parameter."""
+        return self._sampler(param_name).sample_independent(study, trial, param_name, param_distribution)
+
+    def _sampler(self, purpose: str) -> BaseSampler:
+        seed = derive_seed(self._settings.seed, "sampler", self._number, purpose) % 2**32
+        if self._settings.name != "tpe":
+            return RandomSampler(seed=seed)
+        with quiet_optuna():
+            return TPESampler(
+                n_startup_trials=self._settings.startup_trials,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                seed=seed,
+            )
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Suppress Optuna's warnings about experimental features and its log lines for each trial."""
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def random_parameters(space: Space, seed: int, *, points: Sequence[Point] = ()) -> Iterator[Parameters]:
+    """Yield these points, then independent random draws forever; the same seed yields the same draws."""
+    with quiet_optuna():
+        study = optuna.create_study(sampler=RandomSampler(seed=seed))
+        for point in points:
+            study.enqueue_trial(point)
+        while True:
+            yield space.suggest(study.ask())

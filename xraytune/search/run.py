@@ -35,15 +35,13 @@ from xraytune.search.forecast import Forecaster
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.pruning import Pruning, pruning_of
 from xraytune.search.race import Race, hold_race, read_race
 from xraytune.search.resources import Machine, Node, reuses_processes, slots
 from xraytune.search.runner import Runner, survey
-from xraytune.search.status import StudyWatcher
+from xraytune.search.status import Pruning, StudyWatcher, pruning_of
 from xraytune.search.study import (
     FORECAST_FILE,
     StudyFolder,
-    best_row,
     continue_under_releases,
     create_study,
     locked,
@@ -265,24 +263,21 @@ def _early_rung(settings: Settings, pretrained: Sequence[float]) -> str:
 
 def summarise(folder: StudyFolder) -> SearchSummary:
     """Return the summary of a study's ended trials; raise TrialError with the reasons if none is complete."""
-    rows = folder.rows()
-    complete = [row for row in rows if row["status"] == "complete"]
-    if not complete:
-        reasons = sorted({row["reason"] for row in rows if row["reason"]})
+    rows, view = {row["number"]: row for row in folder.rows()}, StudyWatcher(folder).look()
+    if view.best is None or view.for_export is None:
+        reasons = sorted({row["reason"] for row in rows.values() if row["reason"]})
         what = "no trial completed" + "".join(f"\n    {reason}" for reason in reasons[:5])
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
-    view = StudyWatcher(folder).look()
-    objective, race = view.objective, view.race
+    trained = [parameters_from(row["parameters"]) for row in rows.values() if row["status"] != "failed"]
     return SearchSummary(
         study=folder.path,
         metric=view.metric,
-        objective=objective,
+        objective=view.objective,
         counts={status: view.count(status) for status in ("complete", "pruned", "failed")},
-        best=best_row(complete, "value", objective),
-        for_export=best_row(complete, objective.selection_score, objective, race.order if race else ()),
-        is_confirmable=not objective.is_of_generator
-        and any(parameters_from(row["parameters"]).has_synthetic_images for row in rows if row["status"] != "failed"),
-        race=race,
+        best=rows[view.best.number],
+        for_export=rows[view.for_export.number],
+        is_confirmable=not view.objective.is_of_generator and any(one.has_synthetic_images for one in trained),
+        race=view.race,
         pruning=pruning_of(view),
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,15 +17,23 @@ from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, read_jsonl
 from xraytune.metrics.generator_quality import PoolReport
 from xraytune.pipeline.sides import SideSize, side_sizes
-from xraytune.search.clock import Times, read_times
+from xraytune.records import time_range
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import VALUE_NAME, Journal
 from xraytune.search.messages import read_pool_report, read_progress, read_samples
 from xraytune.search.race import Race, read_race
 from xraytune.search.study import FORECAST_FILE, StudyFolder, is_searched
+from xraytune.search.trial_queue import Times, read_times
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_COMPARED = ("source", "gan.architecture", "gan.steps", "diffusion.steps")
+"""Those that `Pruning.warnings` is about. Ratios need no warning: `confirm` trains its finalist at several ratios."""
+_ADVICE = (
+    "trials that trail early may still catch up; to compare them, start a new study (--set name={name}-2) "
+    "with a later first rung (scheduler.grace) or without pruning (scheduler.name=none)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +153,6 @@ class StudyView:
 def status(study: Path) -> StudyView:
     """Return the state of a study; a search may be running on it.
 
-    Args:
-        study: Folder of the study.
-
     Raises:
         StudyError: There is no study, or it is damaged.
     """
@@ -160,9 +166,6 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
     `val_b_score`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`; then, if the
     quality of synthetic images was measured, `gan_kid` and other figures (docs/generators.md). A value is missing where a
     trial has none, as `gan.steps` without a GAN.
-
-    Args:
-        study: Folder of the study.
 
     Raises:
         StudyError: There is no study, or it is damaged.
@@ -200,7 +203,7 @@ def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = No
 
     Args:
         view: The study.
-        sort: A column of `trial_row`, or the beginning of its name. Scores are sorted from the best down, all others from
+        sort: A column of `trial_table`, or the beginning of its name. Scores are sorted from the best down, all others from
             the lowest up; trials without a value come last.
         arm: Such as `gan`; None for all.
 
@@ -235,11 +238,7 @@ def _column(wanted: str, columns: Sequence[str]) -> str:
 
 
 class StudyWatcher:
-    """Observe a study; each look reads only what was added to the journal since the last one.
-
-    Args:
-        folder: The study.
-    """
+    """Observe a study; each look reads only what was added to the journal since the last one."""
 
     def __init__(self, folder: StudyFolder) -> None:
         self._folder = folder
@@ -253,7 +252,7 @@ class StudyWatcher:
         """Return the study now."""
         is_running = is_searched(self._folder)
         views = (self._trial(frozen.number, is_running) for frozen in self._journal.trials)
-        trials = tuple(view for view in views if view is not None)
+        trials = tuple(filter(None, views))
         trial_budget = max(self.space.trial_budget(), len(trials))
         times, hours = self._times(is_running), self.space.settings.budget.hours
         seconds_budget = None if hours is None else hours * 3600
@@ -358,3 +357,64 @@ def seconds_left(
     to_come += sum(max(mean - seconds, busy or 0.0, 0.0) for seconds, busy in begun)
     at_once = (worked + sum(seconds for seconds, _ in begun)) / times.seconds
     return to_come / at_once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """What ASHA did to the complete and pruned trials of a study.
+
+    `epochs` and `seconds` are totals as if ASHA had stopped no trial; `saved_epochs` and `saved_seconds` are the part that
+    it saved, at each trial's median time per epoch. `warnings` name the values for which ASHA stopped every trial, and say
+    how to compare them; there are none while the search runs.
+    """
+
+    trials: int
+    stopped: int
+    epochs: int
+    saved_epochs: int
+    seconds: float
+    saved_seconds: float
+    warnings: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """What was saved, as one line."""
+        saved, full = (time_range(one, one) for one in (self.saved_seconds, self.seconds))
+        time = f" (about {saved} of {full})" if self.saved_seconds else ""
+        epochs = f"{self.saved_epochs:,} of {self.epochs:,} epochs"
+        return f"ASHA stopped {self.stopped} of {self.trials} trials and saved {epochs}{time}"
+
+
+def pruning_of(view: StudyView) -> Pruning | None:
+    """Return what ASHA did in a study; None if it stopped no trial."""
+    ended = [trial for trial in view.trials if trial.status in ("complete", "pruned")]
+    saved = {trial.number: view.max_epochs - trial.epochs for trial in ended if trial.status == "pruned"}
+    if not saved:
+        return None
+    saved_seconds = sum(saved.get(trial.number, 0) * (trial.epoch_seconds or 0.0) for trial in ended)
+    untrained = [] if view.is_running else list(_untrained(view))
+    return Pruning(
+        trials=len(ended),
+        stopped=len(saved),
+        epochs=sum(trial.epochs for trial in ended) + sum(saved.values()),
+        saved_epochs=sum(saved.values()),
+        seconds=sum(trial.seconds or 0.0 for trial in ended) + saved_seconds,
+        saved_seconds=saved_seconds,
+        warnings=(*untrained, _ADVICE.format(name=view.name)) if untrained else (),
+    )
+
+
+def _untrained(view: StudyView) -> Iterator[str]:
+    """Yield a warning for each value whose trials were all stopped, unless earlier warnings cover all these trials."""
+    named = set[int]()
+    for name in (one for one in _COMPARED if one in view.searched):
+        trials: dict[Value, list[TrialView]] = {}
+        for trial in view.trials:
+            if trial.status != "failed" and (value := trial.parameters.get(name)) is not None:
+                trials.setdefault(value, []).append(trial)
+        for value, own in trials.items():
+            if all(one.status == "pruned" for one in own) and not {one.number for one in own} <= named:
+                named |= {one.number for one in own}
+                stops = Counter(sorted(one.epochs for one in own))
+                when = ", ".join(f"{count} after epoch {epoch}" for epoch, count in stops.items())
+                yield f"no trial with {name} {value} was trained to the end: ASHA stopped all of them ({when})"

@@ -285,11 +285,7 @@ def format_versions(packages: Mapping[str, str]) -> str:
 
 
 def other_releases(folder: StudyFolder) -> str:
-    """Return how the installed versions differ from those that train the study now; "" if they are the same.
-
-    Raises:
-        StudyError: A file of the study is missing or damaged.
-    """
+    """Return how the installed versions differ from those that train the study now; "" if they are the same."""
     recorded, now = folder.releases()[-1], numeric_releases()
     if recorded == now:
         return ""
@@ -300,9 +296,8 @@ def require_free(folder: StudyFolder) -> None:
     """Refuse (StudyError) to create a study in a folder with other files."""
     if folder.path.exists() and any(folder.path.iterdir()):
         what = "this folder is not empty, and is not a study (study.yaml is missing)"
-        raise StudyError(
-            Problem(what, folder.path, "give the study another name (--set name=...), or move the folder away")
-        )
+        fix = "give the study another name (--set name=...), or move the folder away"
+        raise StudyError(Problem(what, folder.path, fix))
 
 
 def require_same_space(folder: StudyFolder, space: Space) -> None:
@@ -315,25 +310,22 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
     if old == new:
         return
     if _lines(_with_budget(recorded, space.settings.budget)) == new:
-        _require_open_end(folder, recorded, space)
-        return
-    changes = [line for line in difflib.unified_diff(old, new, "study", "file", lineterm="", n=0) if line[:1] in "+-"]
-    what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(changes[2:])
-    fix = "use the study's space, or start a new study: --set name=..." + _from_best(folder, recorded, space)
-    raise StudyError(Problem(what, folder.path, fix))
+        before, after = (one.settings.budget.max_epochs for one in (recorded, space))
+        if not (why := _why_epochs_stay(folder, recorded, before, after)):
+            return
+        what = f"budget.max_epochs is {before} in this study and cannot become {after}: {why}"
+        name = f"--set name={folder.path.name}-{after}-epochs"
+        fix = f"add {name} to start a new study, which reuses the generators and features in the cache"
+    else:
+        lines = difflib.unified_diff(old, new, "study", "file", lineterm="", n=0)
+        changes = [line for line in lines if line[:1] in "+-"][2:]
+        what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(changes)
+        fix = "use the study's space, or start a new study: --set name=..."
+    raise StudyError(Problem(what, folder.path, fix + _from_best(folder, recorded, space)))
 
 
 def _with_budget(space: Space, budget: Budget) -> Space:
     return replace(space, settings=space.settings.model_copy(update={"budget": budget}))
-
-
-def _require_open_end(folder: StudyFolder, recorded: Space, space: Space) -> None:
-    old, new = recorded.settings.budget.max_epochs, space.settings.budget.max_epochs
-    if why := _why_epochs_stay(folder, recorded, old, new):
-        what = f"budget.max_epochs is {old} in this study and cannot become {new}: {why}"
-        name = f"--set name={folder.path.name}-{new}-epochs"
-        fix = f"add {name} to start a new study, which reuses the generators and features in the cache"
-        raise StudyError(Problem(what, folder.path, fix + _from_best(folder, recorded, space)))
 
 
 def _why_epochs_stay(folder: StudyFolder, recorded: Space, old: int, new: int) -> str:
@@ -429,19 +421,15 @@ def is_searched(folder: StudyFolder) -> bool:
     return owner is not None and owner.work == "searched"
 
 
-def best_row(
-    rows: Iterable[dict[str, Any]], score: str, objective: Objective, order: Sequence[int] = ()
-) -> dict[str, Any]:
-    """Return the row with the best value in the column `score`; of equals the simplest, then the earliest.
+def best_row(rows: Iterable[dict[str, Any]], objective: Objective, order: Sequence[int]) -> dict[str, Any]:
+    """Return the row to export: the first in the order of a race, else the best on val-B, of equals the simplest."""
 
-    Trials in `order`, such as that of a race, come first.
-    """
-    rows = list(rows)
-    if raced := [row for number in order for row in rows if row["number"] == number]:
-        return raced[0]
-    best = min(objective.rank(row[score]) for row in rows)
-    equals = (row for row in rows if objective.rank(row[score]) == best)
-    return min(equals, key=lambda row: (parameters_from(row["parameters"]).simplicity, row["number"]))
+    def rank(row: dict[str, Any]) -> tuple[Any, ...]:
+        number, score = row["number"], objective.rank(row[objective.selection_score])
+        place = order.index(number) if number in order else len(order)
+        return place, score, parameters_from(row["parameters"]).simplicity, number
+
+    return min(rows, key=rank)
 
 
 def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:

@@ -11,19 +11,22 @@ from __future__ import annotations
 import math
 import re
 import sys
+import time
 from bisect import insort
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import asdict, replace
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import BaseModel
 
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, GeneratorSettings, Parameters
 from xraytune.errors import MachineError, Problem, TrialError
-from xraytune.files import write_json
+from xraytune.files import read_json, write_json
 from xraytune.limits import likely_shortage
 from xraytune.records import EpochRecord, TrialResult
-from xraytune.search.clock import StudyClock
 from xraytune.search.messages import (
     HANG_FILE,
     Cause,
@@ -35,8 +38,11 @@ from xraytune.search.messages import (
     read_progress,
     resource_share,
 )
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, damage_explained
 
+T = TypeVar("T")
+
+_SAVE_EVERY_SECONDS = 5.0
 _SAME_FAILURES = 3
 DRAWN_AHEAD = 4
 """Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
@@ -45,9 +51,116 @@ GeneratorNeeds: TypeAlias = Callable[[Parameters], str | None]
 """From a trial's settings to the lineage of the generator that must be trained for it first; None if there is none."""
 
 
-def _steps(suggestion: TrialSuggestion) -> int:
-    generator = suggestion.parameters.generator
-    return generator.steps if generator else 0
+class Times(BaseModel):
+    """The time that a study has used, summed over all starts, in seconds.
+
+    Attributes:
+        seconds: Wall time of the study.
+        trials: Wall time of each trial that has not ended.
+        gpu_seconds: The same, times the GPUs that the trial held.
+        slot_seconds: Wall time, times the number of slots.
+        idle_seconds: Wall time, times the number of idle slots.
+    """
+
+    seconds: float = 0.0
+    trials: dict[int, float] = {}
+    gpu_seconds: dict[int, float] = {}
+    slot_seconds: float = 0.0
+    idle_seconds: float = 0.0
+
+
+def read_times(path: Path) -> Times:
+    """Return the time that a study has used."""
+    with damage_explained(path):
+        return Times.model_validate(read_json(path)) if path.exists() else Times()
+
+
+class StudyClock:
+    """A clock that starts when created; saved every few seconds, so that the time of a killed search counts too.
+
+    Args:
+        path: `wall.json`; None saves nothing.
+        unfinished: The trials whose time it continues to count; ended trials have their time in the journal. The time of
+            repeats, whose numbers are below 0, stays here.
+    """
+
+    def __init__(self, path: Path | None = None, unfinished: Collection[int] = ()) -> None:
+        self._path, self._last = path, time.monotonic()
+        self._times = read_times(path) if path else Times()
+        for ended in [number for number in self._times.trials if number >= 0 and number not in unfinished]:
+            self.drop(ended)
+        self._gpus: dict[int, float] = {}  # of the running trials
+        self._slots = self._idle = 0
+        self.save()
+
+    def times(self) -> Times:
+        """Return the time used until now, which later calls update in place."""
+        now, times = time.monotonic(), self._times
+        passed, self._last = now - self._last, now
+        times.seconds += passed
+        times.slot_seconds += passed * self._slots
+        times.idle_seconds += passed * self._idle
+        for number, gpus in self._gpus.items():
+            times.trials[number] += passed
+            times.gpu_seconds[number] += passed * gpus
+        return times
+
+    def start(self, number: int, gpus: float) -> None:
+        """Start counting the time of a trial and of the GPUs that it holds, or change the GPUs."""
+        times = self.times()
+        times.trials.setdefault(number, 0.0)
+        times.gpu_seconds.setdefault(number, 0.0)
+        self._gpus[number] = gpus
+
+    def stop(self, number: int) -> None:
+        """Stop counting the time of a trial."""
+        self.times()
+        del self._gpus[number]
+
+    def drop(self, number: int) -> None:
+        """Forget the time of a trial that has ended."""
+        self._times.trials.pop(number, None)
+        self._times.gpu_seconds.pop(number, None)
+
+    def heartbeat(self, slots: int, idle: int) -> None:
+        """Count slots and idle ones from now on; save the time if the last save was a while ago."""
+        self.times()
+        self._slots, self._idle = slots, idle
+        if time.monotonic() - self._saved >= _SAVE_EVERY_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Save the time."""
+        self._saved = time.monotonic()
+        if self._path:
+            write_json(self._path, self.times().model_dump())
+
+
+def generators_first(
+    waiting: Iterable[T],
+    lineage: Callable[[T], Hashable | None],
+    steps: Callable[[T], int],
+    in_training: Collection[Hashable],
+) -> tuple[list[T], list[T]]:
+    """Return the trials that can train their generator now, the best one first, and those that need none, in order.
+
+    Others wait for those that train: the longest chain of runs comes first, and of a chain the shortest run, from which the
+    others continue.
+
+    Args:
+        waiting: Trials that wait for a slot.
+        lineage: Returns the lineage of the generator that must be trained for a trial first; None if there is none.
+        steps: Returns the steps of a trial's generator.
+        in_training: Lineages that running trials train; those that need them wait.
+    """
+    ready, chains = list[T](), defaultdict[Hashable, list[T]](list)
+    for trial in waiting:
+        if (of := lineage(trial)) is None:
+            ready.append(trial)
+        elif of not in in_training:
+            chains[of].append(trial)
+    longest_first = sorted(chains.values(), key=lambda chain: max(map(steps, chain)), reverse=True)
+    return [min(chain, key=steps) for chain in longest_first], ready
 
 
 class TrialQueue:
@@ -217,24 +330,22 @@ class TrialQueue:
         return (self.generator_slots if suggestion.only_generator else 1) * suggestion.share
 
     def _runnable(self) -> list[TrialSuggestion]:
-        """Return the waiting trials that can start now, the best one first.
-
-        Those that train a generator come first, since others wait for them: the longest chain of runs first, and of a chain
-        the shortest run, from which the others continue.
-        """
-        ready, chains = list[TrialSuggestion](), defaultdict[str, list[TrialSuggestion]](list)
+        """Return the waiting trials that can start now, the best one first."""
         needs = dict[GeneratorSettings | None, str | None]()
-        for suggestion in self._startable():
-            generator = suggestion.parameters.generator
+
+        def lineage(one: TrialSuggestion) -> str | None:
+            if one.number in self._have_trained:  # perhaps into another cache
+                return None
+            generator = one.parameters.generator
             if generator not in needs:
-                needs[generator] = self.generator_need(suggestion.parameters)
-            lineage = needs[generator]
-            if lineage is None or suggestion.number in self._have_trained:  # it may have trained it into another cache
-                ready.append(suggestion)
-            elif lineage not in self._lineages.values():
-                chains[lineage].append(replace(suggestion, only_generator=self.trains_generators_first))
-        longest_first = sorted(chains.values(), key=lambda chain: max(map(_steps, chain)), reverse=True)
-        return [*(min(chain, key=_steps) for chain in longest_first), *ready]
+                needs[generator] = self.generator_need(one.parameters)
+            return needs[generator]
+
+        def steps(one: TrialSuggestion) -> int:
+            return one.parameters.generator.steps if one.parameters.generator else 0
+
+        first, ready = generators_first(self._startable(), lineage, steps, self._lineages.values())
+        return [*(replace(one, only_generator=self.trains_generators_first) for one in first), *ready]
 
     def _start(self, suggestion: TrialSuggestion) -> TrialSuggestion:
         trial = self.folder.trial_path(suggestion.number)
