@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, figure
 from xraytune.config.settings import Budget, DataSettings, Experiment, Parameters, Settings
-from xraytune.search.messages import NoTrial, Status, TrialSuggestion
+from xraytune.search.messages import Status, TrialSuggestion
 from xraytune.search.study import StudyFolder
 from xraytune.search.trial_queue import TrialQueue
 
@@ -129,7 +129,7 @@ def _replay(trials: Sequence[_Trial], slots: int) -> float:
         while True:
             while isinstance(suggestion := queue.next_trial(slots), TrialSuggestion):
                 heapq.heappush(ends, (now + queue.seconds(suggestion), suggestion.number, suggestion))
-            if suggestion is NoTrial.DONE:
+            if suggestion == "done":
                 return now
             now, number, ended = heapq.heappop(ends)
             if ended.only_generator:

@@ -78,8 +78,7 @@ if TYPE_CHECKING:
     from xraytune.report.page import write_report
     from xraytune.report.paper import write_paper
     from xraytune.report.server import serve as serve_report
-    from xraytune.search.cache import clean_cache, list_cache, verify_cache
-    from xraytune.search.clean import clean
+    from xraytune.search.cache import clean, clean_cache, list_cache, verify_cache
     from xraytune.search.messages import Callbacks
     from xraytune.search.run import search as run_search
     from xraytune.search.status import status, trials_dataframe

@@ -16,7 +16,7 @@ from xraytune.confirm.runs import TopUpRungs, replicate
 from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.asha import Rungs
-from xraytune.search.messages import NoTrial, ProgressFile, TrialSuggestion
+from xraytune.search.messages import ProgressFile, TrialSuggestion
 from xraytune.search.runs import Run, RunList, completed_rows, ended_rows
 from xraytune.search.study import StudyFolder
 
@@ -70,9 +70,9 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     assert second.statistics(2)["trials"] == {"running": 0, "waiting": 2, "complete": 1}
     assert [started(second), started(second)] == [0, 2]
     second.on_result(0, ended(0.8))
-    assert second.next_trial() is NoTrial.WAIT or not second.is_done
+    assert second.next_trial() == "wait" or not second.is_done
     second.on_result(2, ended(0.7))
-    assert second.next_trial() is NoTrial.DONE
+    assert second.next_trial() == "done"
     assert second.is_done
     assert {number: row["value"] for number, row in completed_rows(folder).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
 
@@ -177,7 +177,7 @@ def test_result_of_other_settings_is_not_reused(folder: StudyFolder) -> None:
 
     with pytest.raises(StudyError, match="this run was begun with other settings"):
         work(folder, "duplicate", "none")
-    assert work(folder, "none", "duplicate").next_trial() != NoTrial.DONE, "a run that was not begun may be any"
+    assert work(folder, "none", "duplicate").next_trial() != "done", "a run that was not begun may be any"
 
 
 def test_settings_without_effect_on_results_can_change(folder: StudyFolder) -> None:
@@ -211,7 +211,7 @@ def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
     one = work(folder, "gan", "gan", "none", generator_need=need)
 
     assert [started(one), started(one)] == [0, 2]
-    assert one.next_trial() is NoTrial.WAIT
+    assert one.next_trial() == "wait"
     there.add("one")
     assert not one.on_result(0, {"generator": "trained"})
     assert [started(one), started(one)] == [0, 1]

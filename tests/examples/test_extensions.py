@@ -25,7 +25,7 @@ from xraytune.models.backbones import build_backbone, last_stage_names
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import POOL_STAGE, extension_block
-from xraytune.search.clean import ArtifactReferences
+from xraytune.search.cache import ArtifactReferences
 
 CODE = """\
 from torch import nn

@@ -19,7 +19,7 @@ from xraytune.export.replay import replay
 from xraytune.files import read_jsonl
 from xraytune.models.train import TRAINING_STEPS
 from xraytune.pipeline.model import Pretrained, pretrained_weights
-from xraytune.search.clean import clean
+from xraytune.search.cache import clean
 from xraytune.search.messages import TrialSuggestion
 from xraytune.search.study import StudyFolder, locked
 

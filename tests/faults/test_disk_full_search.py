@@ -12,7 +12,7 @@ import pytest
 from tests.faults.small_disk import PAGE_BYTES, SmallDisk, small_disk
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.errors import MachineError
-from xraytune.search.clean import clean
+from xraytune.search.cache import clean
 from xraytune.search.journal import Journal
 from xraytune.search.messages import TrialSuggestion
 from xraytune.search.status import status

@@ -50,7 +50,7 @@ from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord
-from xraytune.search.clean import clean
+from xraytune.search.cache import clean
 from xraytune.search.journal import Journal
 from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import search

@@ -35,8 +35,7 @@ from xraytune.pipeline.synthesize import (
     trained_generator,
 )
 from xraytune.pipeline.trial import train_own_generator, trial_epochs
-from xraytune.search.cache import clean_cache, list_cache
-from xraytune.search.clean import clean
+from xraytune.search.cache import clean, clean_cache, list_cache
 from xraytune.search.messages import TrialSuggestion
 from xraytune.search.runs import Run, RunList
 from xraytune.search.status import status

@@ -14,7 +14,7 @@ from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
 from xraytune.search.controller import SearchController
-from xraytune.search.messages import Cause, NoTrial, TrialSuggestion, write_samples
+from xraytune.search.messages import Cause, TrialSuggestion, write_samples
 from xraytune.search.study import StudyFolder
 from xraytune.search.trial_queue import read_times
 
@@ -48,7 +48,7 @@ def test_search_runs_the_budgeted_number_of_trials(study: StudyFolder) -> None:
         assert start(controller).number == number
         complete(controller, number)
 
-    assert controller.next_trial() is NoTrial.DONE
+    assert controller.next_trial() == "done"
     assert controller.is_done
     assert statuses(study) == {0: "complete", 1: "complete", 2: "complete"}
 
@@ -62,7 +62,7 @@ def test_larger_budget_continues_the_search(study: StudyFolder) -> None:
 
 @pytest.mark.slow
 def test_a_spent_budget_of_hours_starts_nothing(study: StudyFolder) -> None:
-    assert direct(study, "budget.hours=1e-9").next_trial() is NoTrial.DONE
+    assert direct(study, "budget.hours=1e-9").next_trial() == "done"
 
 
 def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> None:
@@ -71,10 +71,10 @@ def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> 
     controller.on_trial_placed(running.number, 1.0)
     controller.on_result(running.number, epoch(1, 0.6))
 
-    assert controller.next_trial() is NoTrial.WAIT
+    assert controller.next_trial() == "wait"
     assert not controller.is_done
     complete(controller, running.number)
-    assert controller.next_trial() is NoTrial.DONE
+    assert controller.next_trial() == "done"
     assert controller.is_done
 
 
@@ -166,7 +166,7 @@ def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> N
 def test_search_waits_for_its_last_trial(study: StudyFolder) -> None:
     controller = direct(study, "budget.trials=1")
     last = start(controller)
-    assert controller.next_trial() is NoTrial.WAIT
+    assert controller.next_trial() == "wait"
     controller.on_trial_lost(last.number, out_of_memory=False)
 
     assert start(controller) == last
@@ -276,7 +276,7 @@ def test_ray_loss_restarts_running_trials_without_counting_a_retry(study: StudyF
     suggestion = [start(controller), start(controller)]
     controller.on_ray_lost()
 
-    assert controller.running == 0
+    assert controller.slots_in_use() == 0
     assert [start(controller), start(controller)] == suggestion
     complete(controller, 0)
     complete(controller, 1)
@@ -517,7 +517,7 @@ def test_a_generator_in_training_occupies_its_slots(study: StudyFolder) -> None:
 
     assert start_in(controller, 3).only_generator
     assert start_in(controller, 3).number == 1
-    assert controller.next_trial(3) is NoTrial.WAIT
+    assert controller.next_trial(3) == "wait"
     assert controller.slots_in_use() == 3
 
     trained(controller, gans, 0, (8, 100))
@@ -533,7 +533,7 @@ def test_no_other_trial_takes_the_slots_that_a_generator_waits_for(study: StudyF
     assert start_in(controller, 2).number == 0
 
     gans.trained.discard((16, 100))
-    assert controller.next_trial(2) is NoTrial.WAIT, "one slot is free, and the GAN of width 16 needs two"
+    assert controller.next_trial(2) == "wait", "one slot is free, and the GAN of width 16 needs two"
     complete(controller, 0)
 
     assert start_in(controller, 2).only_generator
@@ -577,7 +577,7 @@ def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(
     trained(controller, gans, 0, (8, 100))
 
     assert start(controller).number == 0, "its generator is trained: it has begun"
-    assert controller.next_trial() is NoTrial.WAIT, "trial 1 was drawn as a point, but has not begun"
+    assert controller.next_trial() == "wait", "trial 1 was drawn as a point, but has not begun"
     complete(controller, 0)
     assert controller.is_done
     assert controller.used_up == "hours"
@@ -633,9 +633,9 @@ def test_free_slot_waits_if_all_trials_need_one_gan(study: StudyFolder) -> None:
     controller = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", generator_need=gans.need)
     start(controller)
 
-    assert controller.next_trial() is NoTrial.WAIT
-    assert controller.next_trial() is NoTrial.WAIT
-    assert controller.running == 1
+    assert controller.next_trial() == "wait"
+    assert controller.next_trial() == "wait"
+    assert controller.slots_in_use() == 1
 
     trained(controller, gans, 0, (64, 100))
     assert [start(controller).number, start(controller).number] == [0, 1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xraytune.files import read_jsonl
-from xraytune.search.clean import clean
+from xraytune.search.cache import clean
 from xraytune.search.study import StudyFolder
 from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 

@@ -17,7 +17,7 @@ from xraytune.records import to_json
 if TYPE_CHECKING:
     from xraytune.export.best import Exported
     from xraytune.export.replay import Replay
-    from xraytune.search.clean import Cleaned
+    from xraytune.search.cache import Cleaned
 
 
 def status(
@@ -177,7 +177,7 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """Remove files that can be recreated: checkpoints of ended trials, leftovers, cached artifacts. Results are kept."""
-    from xraytune.search.clean import clean
+    from xraytune.search.cache import clean
 
     show_cleaned(clean(study, cache=cache, dry_run=dry_run), as_json=as_json)
 

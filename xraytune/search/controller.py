@@ -48,11 +48,7 @@ class SearchController(TrialQueue):
         space: Its space, with the budget of this start.
         journal: Its journal, writable.
         generator_need: See `TrialQueue`.
-        gpu_share: GPUs that a trial usually holds.
         callbacks: Called as trials start and end.
-
-    Attributes:
-        clock: The time that the study has used.
     """
 
     def __init__(

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -72,15 +71,7 @@ def resource_share(failures: Sequence[Failure]) -> int:
     return int(2 ** sum(failure.cause == "memory" for failure in failures))
 
 
-class NoTrial(Enum):
-    """Reply to a free slot when no trial can start: ask again later, or all trials have ended."""
-
-    WAIT = "wait"
-    DONE = "done"
-
-
-def _ignore(*_: Any) -> None:
-    """Do nothing."""
+def _ignore(*_: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +129,7 @@ def read_pool_report(trial_dir: Path) -> PoolReport | None:
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a trial failed: the message of an expected error, class and message of any other."""
+    """Return the message of an expected error, class and message of any other."""
     return str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
 
 

@@ -26,7 +26,7 @@ from xraytune.config.settings import Settings
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem, XraytuneError
 from xraytune.files import read_bytes
-from xraytune.search.messages import NO_CALLBACKS, OWNER_FILE, Callbacks, NoTrial, TrialSuggestion
+from xraytune.search.messages import NO_CALLBACKS, OWNER_FILE, Callbacks, TrialSuggestion
 from xraytune.search.ray import receive, send
 from xraytune.search.ray_setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.resources import Node, occupied, slots
@@ -292,8 +292,8 @@ class _QueueServer:
             return None
         self._waits_for_nodes = False
         suggestion = self.queue.next_trial(self._slots)
-        if isinstance(suggestion, NoTrial):
-            return "done" if suggestion is NoTrial.DONE else None
+        if not isinstance(suggestion, TrialSuggestion):
+            return None if suggestion == "wait" else suggestion
         self._placed[suggestion.number] = self._claim(suggestion.number), time.monotonic()
         share = _share_of(self.allocation, suggestion)
         resources = occupied(self.allocation, share, suggestion.share, nodes)

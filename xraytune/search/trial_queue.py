@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -32,7 +32,6 @@ from xraytune.search.messages import (
     Cause,
     Failure,
     Message,
-    NoTrial,
     Status,
     TrialSuggestion,
     read_progress,
@@ -204,11 +203,6 @@ class TrialQueue:
         self._reasons: list[str] = []  # why each ended trial failed, "" if it did not
 
     @property
-    def running(self) -> int:
-        """Number of running trials."""
-        return len(self._running)
-
-    @property
     def is_done(self) -> bool:
         """Whether no trial is running, may still start, or is still to be drawn."""
         return not self._running and not self._startable() and not self._has_more
@@ -221,7 +215,7 @@ class TrialQueue:
         """Return gauges of `search/ray/metrics.py`; `slots` is the number of all slots, free or not."""
         waiting, busy = self._startable(), self.slots_in_use()
         return {
-            "trials": {"running": self.running, "waiting": len(waiting), **self._ended},
+            "trials": {"running": len(self._running), "waiting": len(waiting), **self._ended},
             "trials_waiting_for_generator": len(waiting) - len(self._runnable()),
             "slots": {"running": busy, "idle": max(slots - busy, 0)},
             "generator_steps_per_second": sum(map(self._generator_speed, self._running.values())),
@@ -234,17 +228,17 @@ class TrialQueue:
             return 0.0
         return (progress.total - progress.done) / progress.seconds_left if progress.seconds_left else 0.0
 
-    def next_trial(self, slots: int = sys.maxsize) -> TrialSuggestion | NoTrial:
+    def next_trial(self, slots: int = sys.maxsize) -> TrialSuggestion | Literal["wait", "done"]:
         """Return a trial to start now: first one that trains a generator, then a waiting one, else a new one.
 
         Args:
             slots: The number of slots, free or not; unlimited by default.
         """
         if self.is_done:
-            return NoTrial.DONE
+            return "done"
         free = slots - self.slots_in_use()
         if free <= 0:
-            return NoTrial.WAIT
+            return "wait"
         while self._has_more and self._next_is_fixed:
             self._waiting.append(self._new_trial())
         runnable = self._runnable()
@@ -252,7 +246,7 @@ class TrialQueue:
             self._waiting.append(self._new_trial())
             runnable = self._runnable()
         if not runnable or (self._running and self._slots(runnable[0]) > free):
-            return NoTrial.WAIT
+            return "wait"
         self._waiting = [one for one in self._waiting if one.number != runnable[0].number]
         return self._start(runnable[0])
 
@@ -387,12 +381,8 @@ class TrialQueue:
         self._ended[status] += 1
         reason = outcome["reason"] if status == "failed" else ""
         self._reasons.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
-        are_first = len(self._reasons) == _SAME_FAILURES
-        if (
-            reason
-            and self._reasons[-_SAME_FAILURES:] == [self._reasons[-1]] * _SAME_FAILURES
-            and (are_first or is_of_machine)
-        ):
+        last, are_first = self._reasons[-_SAME_FAILURES:], len(self._reasons) == _SAME_FAILURES
+        if reason and (are_first or is_of_machine) and last == [last[-1]] * _SAME_FAILURES:
             which = f"the {'first' if are_first else 'last'} {_SAME_FAILURES} trials"
             what = f"{which} all failed for the same reason, so no other was started: {reason}"
             raise TrialError(Problem(what, self.folder.path, "fix the cause, then run the same command again"))
