@@ -64,12 +64,7 @@ class Rungs:
 
 
 def rungs_of(settings: Settings, reports: Iterable[tuple[int, int, float]]) -> Rungs:
-    """Rebuild the rungs of a study; there are none without ASHA.
-
-    Args:
-        settings: The study's.
-        reports: Trial, epoch and value in their order of arrival, as `Journal.reports` yields them.
-    """
+    """Rebuild a study's rungs from `Journal.reports`: trial, epoch and value. Without ASHA, there are no rungs."""
     scheduler, last = settings.scheduler, settings.budget.max_epochs
     grace = scheduler.grace if scheduler.name == "asha" else last
     rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last, objective=settings.objective)

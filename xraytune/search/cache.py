@@ -21,17 +21,7 @@ from typing import Any
 
 from xraytune.errors import ConfigError, Problem, XraytuneError
 from xraytune.files import check_fences, explain_disk_errors, read_jsonl
-from xraytune.pipeline.artifacts import (
-    artifact_path,
-    artifacts_of,
-    damaged_files,
-    discard,
-    forget_checksums,
-    inputs_of,
-    is_in_use,
-    last_used,
-    running_commands,
-)
+from xraytune.pipeline import artifacts, synthesize
 from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.model import WEIGHTS_STAGE
@@ -39,15 +29,6 @@ from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.pools import generator_of
 from xraytune.pipeline.prepare import PIXELS_STAGE
 from xraytune.pipeline.quality import QUALITY_STAGE, REAL_STAGE
-from xraytune.pipeline.synthesize import (
-    DIFFUSION_STAGE,
-    GAN_STAGE,
-    POOL_STAGE,
-    generator_inputs,
-    generator_stage,
-    generator_work_path,
-    network_labels,
-)
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.calibration import SPEED_STAGE
 from xraytune.search.journal import Journal
@@ -60,9 +41,9 @@ KINDS = {
     QUALITY_STAGE: "quality reports",
     REAL_STAGE: "features of real images",
     MEMORISATION_STAGE: "memorisation reports",
-    POOL_STAGE: "synthetic images",
-    GAN_STAGE: "GANs",
-    DIFFUSION_STAGE: "diffusion models",
+    synthesize.POOL_STAGE: "synthetic images",
+    synthesize.GAN_STAGE: "GANs",
+    synthesize.DIFFUSION_STAGE: "diffusion models",
     LABELLER_STAGE: "segmenters for generated masks",
     PIXELS_STAGE: "decoded images",
 }
@@ -75,14 +56,7 @@ _LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaned:
-    """The space that `clean` freed, or would free.
-
-    Attributes:
-        path: The folder of the study or the cache.
-        freed_bytes: By kind.
-        is_dry_run: Whether nothing was removed.
-        notes: What was kept unexpectedly, and why.
-    """
+    """The bytes that were freed, or would be, by kind; `notes` say what was kept unexpectedly, and why."""
 
     path: Path
     freed_bytes: dict[str, int]
@@ -97,12 +71,7 @@ class Cleaned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactReferences:
-    """The artifacts that belong to a study.
-
-    Attributes:
-        pixels: Its decoded images, relative to the cache.
-        generators: The fingerprints of its generators.
-    """
+    """The artifacts of a study: its decoded images, relative to the cache, and the fingerprints of its generators."""
 
     pixels: str
     generators: frozenset[str]
@@ -111,7 +80,7 @@ class ArtifactReferences:
         """Return whether an artifact, by its stage, fingerprint and the inputs in its manifest, belongs to the study."""
         if stage == PIXELS_STAGE:
             return f"{stage}/{name}" == self.pixels
-        if stage in (GAN_STAGE, DIFFUSION_STAGE):
+        if stage in (synthesize.GAN_STAGE, synthesize.DIFFUSION_STAGE):
             return name in self.generators
         generators = set(_values_of(inputs, "generator"))
         return generators <= self.generators if generators else self.pixels in _values_of(inputs, "pixels")
@@ -165,7 +134,7 @@ def _remove(found: Iterable[tuple[str, Path]], *, dry_run: bool) -> dict[str, in
             freed[kind] = freed.get(kind, 0) + _size_bytes(path)
             if not dry_run:
                 check_fences()
-                discard(path)
+                artifacts.discard(path)
     return freed
 
 
@@ -194,10 +163,10 @@ def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[lis
         needed |= {*theirs.values()}
 
     found: list[tuple[str, Path]] = []
-    kept_bytes, running = 0, running_commands(cache)
+    kept_bytes, running = 0, artifacts.running_commands(cache)
     for stage, kind in KINDS.items():
-        for path, inputs in artifacts_of(cache, stage):
-            if not references.has(stage, path.name, inputs) or path in needed or is_in_use(path, running):
+        for path, inputs in artifacts.artifacts_of(cache, stage):
+            if not references.has(stage, path.name, inputs) or path in needed or artifacts.is_in_use(path, running):
                 continue
             if any(other.has(stage, path.name, inputs) for other in others):
                 kept_bytes += _size_bytes(path)
@@ -228,10 +197,10 @@ def _generators(folder: StudyFolder, trials: Iterable[Path], cache: Path) -> dic
         prepared = runs.prepared(experiment) if experiment.has_own_split else of_study
         settings = [generator_of(stage) for stage in experiment.generator_stages]
         for one, versions in product(settings, trained.releases() if settings else ()):
-            for label in network_labels(one, prepared):
-                inputs = generator_inputs(one, label, prepared, trained.compute(), torch=versions["torch"])
-                stage = generator_stage(one)
-                found[artifact_path(cache, stage, inputs)] = generator_work_path(cache, stage, inputs)
+            for label in synthesize.network_labels(one, prepared):
+                inputs = synthesize.generator_inputs(one, label, prepared, trained.compute(), torch=versions["torch"])
+                place = cache, synthesize.generator_stage(one), inputs
+                found[artifacts.artifact_path(*place)] = synthesize.generator_work_path(*place)
     return found
 
 
@@ -245,8 +214,8 @@ def _references_of(folder: StudyFolder, cache: Path, generators: Iterable[Path] 
     }
     in_cache = {
         path.name
-        for stage in (GAN_STAGE, DIFFUSION_STAGE)
-        for path, inputs in artifacts_of(cache, stage)
+        for stage in (synthesize.GAN_STAGE, synthesize.DIFFUSION_STAGE)
+        for path, inputs in artifacts.artifacts_of(cache, stage)
         if of_its_images.items() <= inputs.items()
     }
     of_trials = {path.name for path in generators}
@@ -290,8 +259,8 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # another user's
+        pass
     return True
 
 
@@ -336,9 +305,6 @@ class CachedArtifact:
 def list_cache(cache: Path = Path("cache")) -> tuple[CachedArtifact, ...]:
     """Return the artifacts of a cache by kind, most recently used first, without verifying them. Skip damaged studies.
 
-    Args:
-        cache: The artifact cache.
-
     Raises:
         ConfigError: There is no such folder.
     """
@@ -350,10 +316,10 @@ def list_cache(cache: Path = Path("cache")) -> tuple[CachedArtifact, ...]:
             continue
 
     def by_kind(path: Path) -> tuple[int, str, float]:
-        return -_ORDER.get(path.parent.name, -1), path.parent.name, -last_used(path)
+        return -_ORDER.get(path.parent.name, -1), path.parent.name, -artifacts.last_used(path)
 
     for path in sorted(_folders(cache), key=by_kind):
-        inputs, stage = inputs_of(path) or {}, path.parent.name
+        inputs, stage = artifacts.inputs_of(path) or {}, path.parent.name
         is_known = inputs and stage in KINDS
         studies = (name for name, own in references.items() if is_known and own.has(stage, path.name, inputs))
         found.append(replace(_artifact(path, inputs), studies=tuple(studies)))
@@ -363,21 +329,17 @@ def list_cache(cache: Path = Path("cache")) -> tuple[CachedArtifact, ...]:
 def verify_cache(cache: Path = Path("cache"), *, on_progress: Progress = ignore_progress) -> tuple[CachedArtifact, ...]:
     """Compare the files of a cache with their checksums; return the damaged artifacts.
 
-    Args:
-        cache: The artifact cache.
-        on_progress: Called with the number of verified artifacts.
-
     Raises:
         ConfigError: There is no such folder.
         MachineError: A file is not readable.
     """
-    forget_checksums()
+    artifacts.forget_checksums()
     found, folders = [], _folders(cache)
     for done, path in enumerate(folders, start=1):
         with explain_disk_errors(path):
-            damaged = tuple(damaged_files(path))
+            damaged = tuple(artifacts.damaged_files(path))
         if damaged and path.exists():  # otherwise another command has just removed it
-            found.append(replace(_artifact(path, inputs_of(path) or {}), damaged=damaged))
+            found.append(replace(_artifact(path, artifacts.inputs_of(path) or {}), damaged=damaged))
         on_progress("verifying artifacts", done, len(folders))
     return tuple(found)
 
@@ -404,11 +366,11 @@ def clean_cache(cache: Path = Path("cache"), *, max_size: str, dry_run: bool = F
         )
     limit, folders = float(size[1]) * _PREFIXES[size[2]], _folders(cache)
     needed = [own for study in _studies(cache) if (own := _needed_by_unfinished(study, cache))]
-    left, running = _size_bytes(cache), running_commands(cache)
+    left, running = _size_bytes(cache), artifacts.running_commands(cache)
 
     def order(path: Path) -> tuple[float, int, float]:
         """Sort by hour, then derived artifacts first: a trial uses them with their source, and they cost less to rebuild."""
-        used = last_used(path)
+        used = artifacts.last_used(path)
         return used // _HOUR_SECONDS, _ORDER.get(path.parent.name, -1), used
 
     def least_recently_used() -> Iterator[tuple[str, Path]]:
@@ -416,10 +378,10 @@ def clean_cache(cache: Path = Path("cache"), *, max_size: str, dry_run: bool = F
         for (*_, used), path in sorted((order(path), path) for path in folders):
             if left <= limit:
                 return
-            inputs, stage = inputs_of(path), path.parent.name
+            inputs, stage = artifacts.inputs_of(path), path.parent.name
             if inputs is None or (stage in KINDS and any(own.has(stage, path.name, inputs) for own in needed)):
                 continue
-            if not is_in_use(path, running) and last_used(path) == used:
+            if not artifacts.is_in_use(path, running) and artifacts.last_used(path) == used:
                 left -= _size_bytes(path)
                 yield _NAMES.get(stage, stage), path
 
@@ -448,7 +410,7 @@ def _artifact(path: Path, inputs: Mapping[str, Any]) -> CachedArtifact:
         kind=_NAMES.get(path.parent.name, path.parent.name),
         what=_description(path.name, inputs) if inputs else "no readable manifest",
         size_bytes=_size_bytes(path),
-        last_used=datetime.fromtimestamp(last_used(path), UTC),
+        last_used=datetime.fromtimestamp(artifacts.last_used(path), UTC),
     )
 
 

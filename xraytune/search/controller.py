@@ -41,15 +41,7 @@ def mix_label(parameters: Parameters, objective: Objective) -> str:
 
 
 class SearchController(TrialQueue):
-    """The trials of one search, under the study's lock.
-
-    Args:
-        folder: The study.
-        space: Its space, with the budget of this start.
-        journal: Its journal, writable.
-        generator_need: See `TrialQueue`.
-        callbacks: Called as trials start and end.
-    """
+    """The trials of one search, under the study's lock. The space has the budget of this start."""
 
     def __init__(
         self,
@@ -163,10 +155,12 @@ class SearchController(TrialQueue):
         self.folder.drop_checkpoint(number)
         self.callbacks.on_trial_end(row)
 
-    def _on_start(self, suggestion: TrialSuggestion) -> None:
+    def _start(self, suggestion: TrialSuggestion) -> TrialSuggestion:
+        super()._start(suggestion)
         if suggestion.parameters.generator and not read_samples(self.folder.trial_path(suggestion.number)):
             self._without_samples.add(suggestion.number)
         self.callbacks.on_trial_start(suggestion)
+        return suggestion
 
     def _on_retry(self, number: int, failure: Failure, reason: str) -> None:
         self.journal.add_failure(number, failure)

@@ -47,14 +47,8 @@ def read_inputs(
 ) -> dict[Path, str]:
     """Return the content of each input: the SHA-256 of a file, a fingerprint of the usable images of a folder.
 
-    The images are decoded, so that broken ones are found before any trial starts.
-
-    Args:
-        inputs: The folders and files.
-        settings: The study's.
-        prepared: The study's images.
-        cache: The artifact cache.
-        index: The study's data folder; patients of its sealed test folder are then refused among the extra images.
+    The images are decoded, so that broken ones are found before any trial starts. If the study's data folder is given as
+    `index`, patients of its sealed test folder are refused among them.
 
     Raises:
         DataError: See `store_folder`.
@@ -75,11 +69,10 @@ def read_inputs(
 def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
     """Refuse (StudyError) inputs that changed since the study began."""
     recorded = _recorded(folder)
-    names = {path: relative_path(path, folder.path) for path in contents}
     problems = [
         Problem("this input changed since the study began", path, "restore it, or start a study with another name")
         for path, content in contents.items()
-        if recorded.get(names[path], content) != content
+        if recorded.get(relative_path(path, folder.path), content) != content
     ]
     if problems:
         raise StudyError(*problems)

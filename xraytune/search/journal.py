@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -50,15 +50,9 @@ _REPORT_OPERATION = 7
 
 
 class Journal:
-    """An open journal. Its readers raise a StudyError if it is damaged.
+    """An open journal. It raises a StudyError if it is damaged or too large.
 
-    Args:
-        path: `optuna.journal`.
-        space: The study's space.
-        writable: Whether to cut off a line that a crash left half-written; only under the study's lock.
-
-    Raises:
-        StudyError: The journal cannot be read, or is too large.
+    Under the study's lock it is `writable`: a line that a crash left half-written is cut off.
     """
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
@@ -72,17 +66,12 @@ class Journal:
         self._backend = _WholeLines(str(path))
         try:
             with quiet_optuna():
-                self._storage = _Storage(self._backend)
+                self._storage = JournalStorage(self._backend)
                 self._study = optuna.load_study(study_name=None, storage=self._storage)
         except Exception as error:  # a damaged line makes Optuna raise anything
             raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
         self._trials: dict[int, optuna.trial.Trial] = {}
-        self._count = len(self.trials)
-
-    @property
-    def count(self) -> int:
-        """Number of trials, including those suggested since opening."""
-        return self._count
+        self.count = len(self.trials)  # including those suggested since opening
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -94,21 +83,16 @@ class Journal:
         return [trial.number for trial in self.trials if trial.state is TrialState.RUNNING]
 
     def ask(self, points: Sequence[Mapping[str, Value]]) -> TrialSuggestion:
-        """Return the next trial: the point of its number if there is one, else a draw of the sampler.
-
-        The sampler is seeded by the trial's number, so a restart does not shift the draws.
-        """
-        number = self._count
+        """Return the next trial: the point of its number if there is one, else a draw of the sampler."""
+        number = self.count
         self._study.sampler = _NumberedSampler(self._sampler, number)
         with self._backend.flushed_once():
             # A killed search may already have enqueued the point.
             if number < len(points) and len(self._study.get_trials(deepcopy=False)) == number:
                 point = {name: relative_value(name, value, self._folder) for name, value in points[number].items()}
                 self._study.enqueue_trial(point)
-                self._storage.may_have_waiting = True
             self._trials[number] = trial = self._study.ask()
-            self._storage.may_have_waiting = False
-            self._count += 1
+            self.count += 1
             return TrialSuggestion(number=number, parameters=self._suggest(trial))
 
     def resume(self, number: int) -> TrialSuggestion:
@@ -244,19 +228,6 @@ class Journal:
         return self._storage.get_trial(number)  # a journal contains one study, so a trial's id is its number
 
 
-class _Storage(JournalStorage):
-    """Optuna's storage, except that `Study.ask` does not scan all trials if none is enqueued."""
-
-    may_have_waiting = True
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        if states == (TrialState.WAITING,) and not self.may_have_waiting:
-            return []
-        return super().get_all_trials(study_id, deepcopy, states)
-
-
 class _WholeLines(JournalFileBackend):
     """Optuna's file, which has only whole lines even on a full disk, and which a process without the lock cannot write.
 
@@ -305,11 +276,10 @@ def create_journal(path: Path, name: str, objective: Objective) -> None:
 
 
 class _NumberedSampler(BaseSampler):
-    """The sampler of one trial; the points of `grid` are enqueued, so nothing is left to sample.
+    """The sampler of one trial, seeded by its number and, where it draws one parameter at a time, by the parameter's name.
 
-    Args:
-        settings: The study's sampler.
-        number: The trial's number.
+    So a restart shifts no draw: a trial that was killed between two parameters gets the same remaining ones. The points of
+    `grid` are enqueued, so nothing is left to sample.
     """
 
     def __init__(self, settings: SamplerSettings, number: int) -> None:
@@ -317,17 +287,14 @@ class _NumberedSampler(BaseSampler):
         self._joint = self._sampler("all")
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the parameters that are drawn together."""
         return self._joint.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw the parameters that are drawn together."""
         return self._joint.sample_relative(study, trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        """Draw one parameter."""
         return self._sampler(param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def _sampler(self, purpose: str) -> BaseSampler:

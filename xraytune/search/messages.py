@@ -46,8 +46,6 @@ class TrialSuggestion:
     """A trial to run.
 
     Attributes:
-        number: Its number in the study.
-        parameters: Its settings.
         share: Multiple of the usual resources; doubles each time the trial runs out of memory.
         only_generator: Whether it only trains its generator now, with the resources for that.
     """

@@ -161,13 +161,7 @@ def _significantly_worse(best: Leader, others: Sequence[Leader]) -> set[int]:
 
 
 def race_of(trials: Sequence[int], repeats: int, rows: Mapping[int, Mapping[str, Any]]) -> Race:
-    """Return the state of a race from the repeats that have ended.
-
-    Args:
-        trials: The leaders' numbers, the best on val-B first.
-        repeats: The most rounds.
-        rows: The rows of the repeats that have ended, by their number.
-    """
+    """Return the state of a race of these trials, the best on val-B first, from the rows of the repeats that have ended."""
     racing, out = [Leader(number=number) for number in trials], list[Leader]()
     missing, done = list[tuple[int, int]](), 0
     while done < repeats and len(racing) > 1:
@@ -203,14 +197,8 @@ def read_race(
 ) -> Race | None:
     """Return the race of a study's leaders; None without `budget.repeats`, or with fewer than two leaders.
 
-    Args:
-        folder: The study.
-        settings: Its settings.
-        rows: The rows of its ended trials; read only if there is a race.
-        without: Numbers of repeats to treat as not trained.
-
-    Raises:
-        StudyError: `race/runs.jsonl` is damaged.
+    `rows` are those of its ended trials, read only if there is a race; repeats in `without` count as not trained. Raises
+    StudyError if `race/runs.jsonl` is damaged.
     """
     leaders = _leaders(settings, rows)
     if len(leaders) < 2:

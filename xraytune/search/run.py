@@ -29,6 +29,7 @@ from xraytune.pipeline.sides import chance_warning, side_sizes
 from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute
+from xraytune.search import study
 from xraytune.search.calibration import SPEED_STAGE
 from xraytune.search.controller import SearchController
 from xraytune.search.forecast import Forecaster
@@ -39,17 +40,7 @@ from xraytune.search.race import Race, hold_race, read_race
 from xraytune.search.resources import Machine, Node, reuses_processes, slots
 from xraytune.search.runner import Runner, survey
 from xraytune.search.status import Pruning, StudyWatcher, pruning_of
-from xraytune.search.study import (
-    FORECAST_FILE,
-    StudyFolder,
-    continue_under_releases,
-    create_study,
-    locked,
-    record_budget,
-    require_free,
-    require_same_images,
-    require_same_space,
-)
+from xraytune.search.study import StudyFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +113,11 @@ def search(
     require_writable(cache)
     is_resumed = folder.space_path.exists()
     if is_resumed:
-        require_same_space(folder, loaded)
-        with locked(folder):  # refuse a second search before reading the images
+        study.require_same_space(folder, loaded)
+        with study.locked(folder):  # refuse a second search before reading the images
             pass
     else:
-        require_free(folder)
+        study.require_free(folder)
     allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
     require_two_classes(loaded)
     index = task_of(settings).read_index(settings.data, on_progress=callbacks.on_progress)
@@ -154,18 +145,19 @@ def search(
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
         shortcut = _shortcut(index, settings, cache, callbacks)
-        create_study(folder, loaded, prepared, machine)
+        study.create_study(folder, loaded, prepared, machine)
         if shortcut:
             write_json(folder.path / SHORTCUTS_FILE, asdict(shortcut))
         if address is None and (cache / SPEED_STAGE).exists():
             _forecast(loaded, folder, prepared, cache, callbacks)
-    with locked(folder) as token, in_use(cache):
-        require_same_space(folder, loaded)  # again: another search may have run in the meantime
-        prepared = require_same_images(folder, prepared)
-        record_budget(folder, loaded)
+    with study.locked(folder) as token, in_use(cache):
+        study.require_same_space(folder, loaded)  # again: another search may have run in the meantime
+        prepared = study.require_same_images(folder, prepared)
+        study.record_budget(folder, loaded)
         restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         record_inputs(folder, contents)
-        _run(loaded, folder, prepared, allocation, token=token, cache=cache, address=address, callbacks=callbacks)
+        runner = Runner(folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
+        _run(loaded, folder, prepared, runner, cache, callbacks)
     return summarise(folder)
 
 
@@ -201,20 +193,13 @@ def _forecast(space: Space, folder: StudyFolder, prepared: Prepared, cache: Path
     if forecaster.measure(may_measure=False):
         found = forecaster.forecast()
         callbacks.note(f"forecast: {found.summary}")
-        write_json(folder.path / FORECAST_FILE, {"version": 1, "seconds": found.seconds})
+        write_json(folder.path / study.FORECAST_FILE, {"version": 1, "seconds": found.seconds})
 
 
 def _run(
-    space: Space,
-    folder: StudyFolder,
-    prepared: Prepared,
-    allocation: Allocation,
-    *,
-    token: str,
-    cache: Path,
-    address: str | None,
-    callbacks: Callbacks,
+    space: Space, folder: StudyFolder, prepared: Prepared, runner: Runner, cache: Path, callbacks: Callbacks
 ) -> None:
+    """Train the trials that are missing, and then the repeats of the race."""
     compute = folder.compute()
     journal = Journal(folder.journal_path, space, writable=True)
 
@@ -228,9 +213,8 @@ def _run(
         trials = f"{count} trial{'s' if count > 1 else ''}"
         callbacks.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N continues to N")
         return
-    if change := continue_under_releases(folder):
+    if change := study.continue_under_releases(folder):
         callbacks.note(change)
-    runner = Runner(folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
     run = partial(runner.run, reuse_actors=reuses_processes(space))
     try:
         with runner:

@@ -63,13 +63,8 @@ class _RayDiedError(Exception):
 class Runner:
     """Ray, started for the first trial; a context manager that shuts it down.
 
-    Args:
-        study: Its `.ray.log` has Ray's output while Ray runs, and stays if an error refers to it.
-        token: Of the study's lock.
-        allocation: The resources of trials.
-        cache: The artifact cache.
-        address: A Ray cluster; None starts Ray on this machine.
-        callbacks: Its `note` and `on_start` are called.
+    Without the `address` of a cluster, Ray starts on this machine. The study's `.ray.log` has Ray's output while it runs,
+    and stays if an error refers to it. `token` is that of the study's lock.
     """
 
     def __init__(
@@ -178,10 +173,7 @@ class Runner:
 def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> tuple[Allocation, dict[str, Any]]:
     """Return the resources of trials on a cluster, and the `environment` of a node that can run one.
 
-    Args:
-        address: The cluster.
-        settings: The space's. Its resources are those of the cluster's GPUs, not of this machine's.
-        note: Called with lines that the user should see.
+    The resources are those of the cluster's GPUs, not of this machine's.
 
     Raises:
         MachineError: No cluster answers, it has no room for a trial, or its torch has another version or sees no GPU.
@@ -223,15 +215,11 @@ def _connected(address: str, note: Callable[[str], None]) -> Iterator[_Child]:
 def _started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> _Child:
     """Try without a token, then with one: a cluster without tokens would lose every trial of a search that has one."""
     for auth in ("disabled", "token"):
-        child = _Child(address, log, auth, note)
-        try:
-            refusal = child.start(caught)
-        except BaseException:
-            child.close()
-            raise
-        if not refusal:
-            return child
-        child.close()
+        with ExitStack() as stack:
+            child = stack.enter_context(closing(_Child(address, log, auth, note)))
+            if not (refusal := child.start(caught)):
+                stack.pop_all()
+                return child
     fix = (
         "put the output of `ray get-auth-token` on the cluster's head node into ~/.ray/auth_token here; "
         "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, if set, takes precedence"
@@ -337,13 +325,7 @@ class _Child:
         theirs.close()
 
     def start(self, caught: Sequence[int]) -> str:
-        """Start Ray; return why the cluster refuses it, for want of a token, else "".
-
-        Raises:
-            MachineError: No cluster answers.
-            _RayDiedError: Ray did not start.
-            KeyboardInterrupt: A signal arrived first.
-        """
+        """Start Ray; return why the cluster refuses it, for want of a token, else ""."""
         self._send({"address": self._address, "cpus": cpu_count()})
         while not self._connection.poll(_HEARTBEAT_SECONDS):
             if caught:

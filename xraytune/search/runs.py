@@ -40,10 +40,9 @@ class RunList(TrialQueue):
     """A fixed list of runs.
 
     Args:
-        folder: Contains the runs.
+        folder, generator_need, retries: See `TrialQueue`.
         runs: All of them, including those that have ended.
         what: Their name in progress bars and errors.
-        generator_need, retries: See `TrialQueue`.
         on_progress: Called with `what` and how many runs have ended.
         asha: Returns whether a run continues after an epoch; without it every run trains to its last step.
         search: The search whose time budget and clock these runs use; without it they have a clock of their own.

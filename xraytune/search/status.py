@@ -199,13 +199,9 @@ def _figures(trial: TrialView) -> dict[str, float | None]:
 
 
 def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = None) -> tuple[TrialView, ...]:
-    """Return the trials of an arm, or all of them, in an order.
+    """Return the trials of an arm, or all of them, sorted by a column of `trial_table` or the beginning of its name.
 
-    Args:
-        view: The study.
-        sort: A column of `trial_table`, or the beginning of its name. Scores are sorted from the best down, all others from
-            the lowest up; trials without a value come last.
-        arm: Such as `gan`; None for all.
+    Scores are sorted from the best down, all others from the lowest up; trials without a value come last.
 
     Raises:
         ConfigError: There is no such column, or no trial of the arm.

@@ -34,16 +34,9 @@ def log_test_access(
     model: Path | None = None,
     **fields: Json,
 ) -> None:
-    """Add one access to the log of each folder.
+    """Add one access by `evaluate`, `confirm` or `confirm --external` to the log of each folder.
 
-    Args:
-        *folders: A study, the folder of studies (`study_logs`), or a model.
-        command: `evaluate`, `confirm` or `confirm --external`.
-        fingerprint: The test folder's content.
-        reason: The user's reason.
-        image_count: Number of test images.
-        model: The evaluated model.
-        **fields: Further fields.
+    The folders are a study and that of the studies (`study_logs`), or a model; `fingerprint` is that of the test images.
     """
     row = {
         "version": 1,
@@ -74,10 +67,6 @@ def accesses(study: Path, fingerprint: str) -> list[TestAccess]:
     """Return the accesses to one test folder by a study and those next to it, each once and in order.
 
     The log next to the studies has all of them, except those of a study that was moved here, which come first.
-
-    Raises:
-        ArtifactError: A log is damaged.
-        MachineError: The system refuses access.
     """
     with explain_disk_errors(study.parent):
         shared = read_jsonl(study.parent / TEST_ACCESS_FILE)

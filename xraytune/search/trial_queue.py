@@ -144,13 +144,8 @@ def generators_first(
     """Return the trials that can train their generator now, the best one first, and those that need none, in order.
 
     Others wait for those that train: the longest chain of runs comes first, and of a chain the shortest run, from which the
-    others continue.
-
-    Args:
-        waiting: Trials that wait for a slot.
-        lineage: Returns the lineage of the generator that must be trained for a trial first; None if there is none.
-        steps: Returns the steps of a trial's generator.
-        in_training: Lineages that running trials train; those that need them wait.
+    others continue. `lineage` returns that of the generator that must be trained for a trial first, or None; trials that
+    need one `in_training` wait.
     """
     ready, chains = list[T](), defaultdict[Hashable, list[T]](list)
     for trial in waiting:
@@ -231,8 +226,7 @@ class TrialQueue:
     def next_trial(self, slots: int = sys.maxsize) -> TrialSuggestion | Literal["wait", "done"]:
         """Return a trial to start now: first one that trains a generator, then a waiting one, else a new one.
 
-        Args:
-            slots: The number of slots, free or not; unlimited by default.
+        `slots` is the number of all slots, free or not.
         """
         if self.is_done:
             return "done"
@@ -349,7 +343,6 @@ class TrialQueue:
         if lineage := self.generator_need(suggestion.parameters):
             self._lineages[suggestion.number] = lineage
         self.on_trial_placed(suggestion.number, 0.0)
-        self._on_start(suggestion)
         return suggestion
 
     def _wait_again(self, number: int, **changes: Any) -> None:
@@ -422,9 +415,6 @@ class TrialQueue:
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
         """Record the end of a trial."""
         raise NotImplementedError
-
-    def _on_start(self, suggestion: TrialSuggestion) -> None:
-        """Called when a trial starts or resumes."""
 
     def _on_retry(self, number: int, failure: Failure, reason: str) -> None:
         """Called when a failed trial is to be retried."""

@@ -59,17 +59,9 @@ Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """The arguments of a worker process.
+    """The arguments of a worker process: the folders, the trial, and the study's lock with its token.
 
-    Attributes:
-        study: The study's folder.
-        cache: The artifact cache.
-        number: The trial.
-        only_generator: Whether to train only its generator.
-        label: The trial's name in the dashboard and in trackers.
-        gpu_share: GPUs that it holds.
-        lock: The study's lock file.
-        token: The lock's token while the search that started this process holds it.
+    `label` is the trial's name in the dashboard and in trackers, `gpu_share` the GPUs that it holds.
     """
 
     study: str

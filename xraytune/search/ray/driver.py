@@ -42,25 +42,19 @@ _VITAL = ("raylet", "gcs_server")
 
 
 class QueueClient:
-    """The trial queue, as this process sees it.
-
-    Args:
-        connection: To the search.
-        nodes: Returns the CPU cores and GPUs of Ray's nodes now, which may join and leave.
-        metrics: Updated whenever the nodes are listed.
-    """
+    """The trial queue, as this process sees it; it updates the metrics whenever it lists Ray's nodes."""
 
     def __init__(self, connection: Connection, metrics: Metrics) -> None:
         self._connection, self.metrics = connection, metrics
         self._listed, self._nodes = time.monotonic(), _nodes()
 
     def next_trial(self) -> dict[str, Any] | str | None:
-        """Return the config of a trial for a free slot; None: ask again later; "done": all trials have ended."""
+        """Return the config of a trial for a free slot; None: ask again later; FINISHED: all trials have ended."""
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
             self._listed, self._nodes = now, _nodes()  # they may join and leave
             self.update_metrics()
         answer: dict[str, Any] | str | None = self.ask({"next": self._nodes})
-        return answer
+        return str(Searcher.FINISHED) if answer == "done" else answer
 
     def update_metrics(self) -> None:
         """Update the metrics from the statistics of the queue."""
@@ -80,10 +74,9 @@ class QueueSearcher(Searcher):
         self._queue = queue
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
-        """Return the config of the next trial; None: ask again later; FINISHED: all trials have ended."""
+        """Return the config of the next trial, see `QueueClient.next_trial`."""
         del trial_id
-        answer = self._queue.next_trial()
-        return str(Searcher.FINISHED) if answer == "done" else answer
+        return self._queue.next_trial()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler reports it."""
