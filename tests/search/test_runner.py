@@ -20,9 +20,8 @@ from xraytune.errors import MachineError
 from xraytune.files import read_json
 from xraytune.records import Compute
 from xraytune.search.messages import Callbacks
-from xraytune.search.resources import Node, slots
 from xraytune.search.run import search
-from xraytune.search.runner import Runner
+from xraytune.search.runner import Node, Runner, slots
 from xraytune.search.study import StudyFolder
 
 ONE_CORE = Share(cpus=1, gpus=0.0)

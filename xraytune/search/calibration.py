@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from xraytune.compute import pin
+from xraytune.compute import Allocation, pin
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import OBJECTIVES, Budget, Experiment, Objective, Parameters, Settings
 from xraytune.cores import cpu_count
@@ -37,7 +37,6 @@ from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, training_masks, tr
 from xraytune.pipeline.synthesize import makes_masks
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, Progress
-from xraytune.search.resources import Machine
 
 SPEED_STAGE = "speed-2"
 BATCH = 8
@@ -46,6 +45,15 @@ _SECONDS, _REPORT_STEPS, _NEVER, _EPOCH_STEPS = 3.0, 5, 10**9, 3
 _PER_CLASS = {"train": 32, "val_a": 16, "val_b": 16}
 _SPEEDLESS = {"steps", "seed", "lr_g", "lr_d", "lr", "beta1", "loss", "ema_half_life_images"}
 """Settings of a generator on which the time of a step does not depend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where trials run: what they compute on, their resources, and how many run at once."""
+
+    compute: Compute
+    allocation: Allocation
+    slots: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,10 +31,9 @@ from xraytune.pipeline.quality import FEWEST_IMAGES, MOST_IMAGES
 from xraytune.pipeline.synthesize import blocks_for, generator_need, network_labels
 from xraytune.records import Progress, ignore_progress, time_range
 from xraytune.search.asha import Rungs, rungs_of
-from xraytune.search.calibration import BATCH, Speed, generator_kind, measured_speeds, network_kind
+from xraytune.search.calibration import BATCH, Machine, Speed, generator_kind, measured_speeds, network_kind
 from xraytune.search.journal import random_parameters
-from xraytune.search.resources import Machine, reuses_processes
-from xraytune.search.trial_queue import DRAWN_AHEAD, generators_first
+from xraytune.search.trial_queue import DRAWN_AHEAD, generators_first, reuses_processes
 from xraytune.seeding import numpy_generator
 
 _DRAWS, _TRIALS, _MOST_KINDS = 400, 5000, 4

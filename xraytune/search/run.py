@@ -30,17 +30,17 @@ from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute
 from xraytune.search import study
-from xraytune.search.calibration import SPEED_STAGE
+from xraytune.search.calibration import SPEED_STAGE, Machine
 from xraytune.search.controller import SearchController
 from xraytune.search.forecast import Forecaster
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.race import Race, hold_race, read_race
-from xraytune.search.resources import Machine, Node, reuses_processes, slots
-from xraytune.search.runner import Runner, survey
+from xraytune.search.runner import Node, Runner, slots, survey
 from xraytune.search.status import Pruning, StudyWatcher, pruning_of
 from xraytune.search.study import StudyFolder
+from xraytune.search.trial_queue import reuses_processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +199,6 @@ def _forecast(space: Space, folder: StudyFolder, prepared: Prepared, cache: Path
 def _run(
     space: Space, folder: StudyFolder, prepared: Prepared, runner: Runner, cache: Path, callbacks: Callbacks
 ) -> None:
-    """Train the trials that are missing, and then the repeats of the race."""
     compute = folder.compute()
     journal = Journal(folder.journal_path, space, writable=True)
 

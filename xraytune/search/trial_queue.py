@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, GeneratorSettings, Parameters
+from xraytune.config.space import Space
 from xraytune.errors import MachineError, Problem, TrialError
 from xraytune.files import read_json, write_json
 from xraytune.limits import likely_shortage
@@ -155,6 +156,11 @@ def generators_first(
             chains[of].append(trial)
     longest_first = sorted(chains.values(), key=lambda chain: max(map(steps, chain)), reverse=True)
     return [min(chain, key=steps) for chain in longest_first], ready
+
+
+def reuses_processes(space: Space) -> bool:
+    """Return whether a process runs several trials: those on cached features take less time than its start."""
+    return set(space.combinations("trainable")) == {("head",)}
 
 
 class TrialQueue:
