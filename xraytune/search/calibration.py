@@ -168,15 +168,15 @@ def _measure(
         temporary = Path(folder)
         (temporary / PIXELS_STAGE).symlink_to((cache / PIXELS_STAGE).resolve())
         measure = _generator_speed if kind.generator else _network_speed
-        speed = measure(Experiment(settings=settings, parameters=kind), prepared, compute, temporary, clock)
+        context = RunContext(prepared=prepared, cache=temporary, compute=compute)
+        speed = measure(Experiment(settings=settings, parameters=kind), context, clock)
     load = (time.perf_counter() - began) / (clock() - start / threads) if compute.device == "cpu" else 1.0
     return replace(speed, start=start, load=max(load, 1.0))
 
 
-def _generator_speed(
-    experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path, clock: Callable[[], float]
-) -> Speed:
+def _generator_speed(experiment: Experiment, context: RunContext, clock: Callable[[], float]) -> Speed:
     """Train a few seconds on the train side; then save, load and sample the generator of one step."""
+    prepared, cache, compute = context.prepared, context.cache, context.compute
     settings, train = experiment.parameters.generator, prepared.side("train")
     assert settings is not None, "of a generator's kind"
     labels = train.labels if settings.conditional else np.zeros_like(train.labels)
@@ -214,27 +214,24 @@ def _generator_speed(
     )
 
 
-def _network_speed(
-    experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path, clock: Callable[[], float]
-) -> Speed:
+def _network_speed(experiment: Experiment, context: RunContext, clock: Callable[[], float]) -> Speed:
     """Run a trial of two short epochs on a few images; the first one warms up."""
-    settings = experiment.settings
+    settings, cache = experiment.settings, context.cache
     short = {
         "budget": Budget(max_epochs=2, steps_per_epoch=_EPOCH_STEPS),
         "objective": Objective(metric=OBJECTIVES[settings.task][0]),
     }
     seen = Counter[tuple[str, int]]()
     few = []
-    for image in prepared.images:
+    for image in context.prepared.images:
         seen[image.side, image.label] += 1
         few += [image] if seen[image.side, image.label] <= _PER_CLASS[image.side] else []
     reported = list[tuple[str, int, float]]()
     epochs = trial_epochs(
         experiment.model_copy(update={"settings": settings.model_copy(update=short)}),
-        RunContext(
-            prepared=replace(prepared, images=tuple(few)),
-            cache=cache,
-            compute=compute,
+        replace(
+            context,
+            prepared=replace(context.prepared, images=tuple(few)),
             on_progress=lambda what, done, _: reported.append((what, done, clock())),
         ),
         trial_dir=cache / "trial",

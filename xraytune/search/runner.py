@@ -136,23 +136,10 @@ class Runner:
             MachineError: Ray cannot or does not start, or dies repeatedly.
             KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished.
         """
-
-        def config(suggestion: TrialSuggestion) -> dict[str, Any]:
-            name = f"{self._study.path.name} {queue.label(suggestion)}"
-            return {
-                "process": f"{folder.path.name}: several trials in turn" if reuse_actors else name,
-                "study": str(folder.path),
-                "cache": str(self._cache),
-                "number": suggestion.number,
-                "label": name,
-                "only_generator": suggestion.only_generator,
-                "images_per_step": suggestion.parameters.images_per_step,
-                "gpu_share": _share_of(allocation, suggestion).gpus,
-                "lock": str(self._study.lock_path),
-                "token": self._token,
-            }
-
-        folder, note = queue.folder, self._callbacks.note
+        folder, note, lock = queue.folder, self._callbacks.note, str(self._study.lock_path)
+        of_all = {"study": str(folder.path), "cache": str(self._cache), "lock": lock, "token": self._token}
+        if reuse_actors:
+            of_all["process"] = f"{folder.path.name}: several trials in turn"
         allocation = self._allocation.with_threads_of(folder.compute())
         queue.generator_slots = allocation.generator_slots
         scratch = str(folder.path / SCRATCH_NAME)
@@ -160,7 +147,7 @@ class Runner:
         fruitless, why = 0, "Tune ended"
         with _signals() as caught:
             while not queue.is_done:
-                server = _QueueServer(queue, config, allocation, note)
+                server = _QueueServer(queue, self._study.path.name, of_all, allocation, note)
                 try:
                     (self._child or self._start(caught)).run(options, server, caught)
                 except _RayDiedError as error:
@@ -266,7 +253,9 @@ class _QueueServer:
     """Answer the child's questions about a queue."""
 
     queue: TrialQueue
-    config: Callable[[TrialSuggestion], dict[str, Any]]
+    study: str
+    of_all: Mapping[str, str]
+    """The part of the config that all trials have."""
     allocation: Allocation
     note: Callable[[str], None]
     has_results: bool = False
@@ -317,14 +306,20 @@ class _QueueServer:
         if not isinstance(suggestion, TrialSuggestion):
             return None if suggestion == "wait" else suggestion
         self._placed[suggestion.number] = self._claim(suggestion.number), time.monotonic()
-        share = _share_of(self.allocation, suggestion)
+        share = self.allocation.generator if suggestion.only_generator else self.allocation.trial
         resources = occupied(self.allocation, share, suggestion.share, nodes)
         self.queue.on_trial_placed(suggestion.number, resources.get("GPU", 0.0))
-        return self.config(suggestion) | {"resources": resources}
-
-
-def _share_of(allocation: Allocation, suggestion: TrialSuggestion) -> Share:
-    return allocation.generator if suggestion.only_generator else allocation.trial
+        name = f"{self.study} {self.queue.label(suggestion)}"
+        return {
+            "process": name,
+            **self.of_all,
+            "number": suggestion.number,
+            "label": name,
+            "only_generator": suggestion.only_generator,
+            "images_per_step": suggestion.parameters.images_per_step,
+            "gpu_share": share.gpus,
+            "resources": resources,
+        }
 
 
 def _nodes(found: Sequence[Mapping[str, float]]) -> tuple[Node, ...]:

@@ -181,14 +181,9 @@ def trial_table(view: StudyView, trials: Sequence[TrialView] | None = None) -> d
     searched = {name: [trial.parameters.get(name) for trial in trials] for name in view.searched}
     figures = dict.fromkeys(name for trial in view.trials for name in _figures(trial))
     return {
-        "number": [trial.number for trial in trials],
-        "status": [trial.status for trial in trials],
-        "arm": [trial.arm for trial in trials],
-        "mix": [trial.mix for trial in trials],
-        "epochs": [trial.epochs for trial in trials],
+        **{name: [getattr(trial, name) for trial in trials] for name in ("number", "status", "arm", "mix", "epochs")},
         VALUE_NAME: [trial.values[-1] if trial.values else None for trial in trials],
-        "val_b_score": [trial.val_b_score for trial in trials],
-        "seconds": [trial.seconds for trial in trials],
+        **{name: [getattr(trial, name) for trial in trials] for name in ("val_b_score", "seconds")},
         **searched,
         **{name: [_figures(trial).get(name) for trial in trials] for name in figures},
     }
