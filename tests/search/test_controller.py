@@ -595,13 +595,13 @@ def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> N
 
     controller.heartbeat(2)
     for number, name in ((0, "gan-a.png"), (1, "gan-a.png"), (2, "gan-b.png")):
-        write_samples(study.trial_path(number), study.samples_path / name)
+        write_samples(study.trial_path(number), study.path / "samples" / name)
         controller.heartbeat(2)
     resumed = direct(study, WIDTHS, points, watching=watching)
     start(resumed)
     resumed.heartbeat(2)
 
-    assert watching.pictures == [(0, study.samples_path / "gan-a.png"), (2, study.samples_path / "gan-b.png")]
+    assert watching.pictures == [(0, study.path / "samples" / "gan-a.png"), (2, study.path / "samples" / "gan-b.png")]
 
 
 def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study: StudyFolder) -> None:

@@ -44,7 +44,7 @@ def test_status_names_the_picture_of_a_trials_gan(study: StudyFolder) -> None:
     controller = direct(study, "points_to_evaluate=[{source: gan}, {source: none}]")
     for number in range(2):
         controller.next_trial()
-        write_samples(study.trial_path(number), study.samples_path / f"gan-{number}.png")
+        write_samples(study.trial_path(number), study.path / "samples" / f"gan-{number}.png")
 
     assert [trial.samples for trial in status(study.path).trials] == ["samples/gan-0.png", ""]
 

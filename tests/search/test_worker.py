@@ -112,7 +112,7 @@ def test_trials_of_one_gan_name_the_same_picture_of_its_images(study: StudyFolde
     first, second, other = (read_samples(study.trial_path(number)) for number in (70, 71, 72))
 
     assert first == second != other
-    assert {f"samples/{file.name}" for file in study.samples_path.iterdir()} == {first, other}
+    assert {f"samples/{file.name}" for file in (study.path / "samples").iterdir()} == {first, other}
 
 
 def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyFolder) -> None:

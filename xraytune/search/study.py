@@ -91,11 +91,6 @@ class StudyFolder:
         return self.path / "runs.jsonl"
 
     @property
-    def samples_path(self) -> Path:
-        """The sample grids of its generators."""
-        return self.path / "samples"
-
-    @property
     def lock_path(self) -> Path:
         """The lock, with its owner."""
         return self.path / ".lock"

@@ -419,8 +419,6 @@ class TrialQueue:
         raise NotImplementedError
 
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
-        """Record the end of a trial."""
         raise NotImplementedError
 
-    def _on_retry(self, number: int, failure: Failure, reason: str) -> None:
-        """Called when a failed trial is to be retried."""
+    def _on_retry(self, number: int, failure: Failure, reason: str) -> None: ...

@@ -129,8 +129,7 @@ class TrialWorker:
                 yield record
 
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
-        """Write the sample grid of the trial's generator into the study, and its name into the trial's folder."""
-        write_samples(self._folder, save_generator_grid(experiment, context, self._study.samples_path))
+        write_samples(self._folder, save_generator_grid(experiment, context, self._study.path / "samples"))
 
     def step(self) -> Message:
         """Train one epoch, the first one after all preparation, and return the trial's message."""

@@ -175,7 +175,6 @@ def _nodes() -> list[dict[str, float]]:
 
 
 def _look(resources: Mapping[str, float]) -> dict[str, Any]:
-    """Run `actor.look` on a node with room for these resources."""
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     found: dict[str, Any] = ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus))
     return found
