@@ -13,6 +13,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
@@ -140,7 +141,7 @@ def _remove(found: Iterable[tuple[str, Path]], *, dry_run: bool) -> dict[str, in
 
 def _needed_by_unfinished(folder: StudyFolder, cache: Path) -> ArtifactReferences | None:
     """Return the images and generators that a study's unfinished trials and runs need; None if all have ended."""
-    unfinished = _unfinished(folder, {row["number"] for row in folder.rows()})
+    unfinished = list(_unfinished(folder, {row["number"] for row in folder.rows()}))
     if not unfinished:
         return None
     needed = _generators(folder, unfinished, cache)
@@ -182,9 +183,15 @@ def _trials(folder: StudyFolder) -> list[Path]:
     return [config.parent for config in folder.path.glob("**/trials/[0-9]*/config.json")]
 
 
-def _unfinished(folder: StudyFolder, ended: Container[int]) -> list[Path]:
-    """Return those that a later start resumes; `ended` are the numbers of ended trials."""
-    return [trial for trial in _trials(folder) if not _is_ended(trial, folder, ended)]
+def _unfinished(folder: StudyFolder, ended: Container[int]) -> Iterator[Path]:
+    """Yield those that a later start resumes; `ended` are the numbers of ended trials."""
+    ended_in = {folder: ended}
+    for trial in _trials(folder):
+        runs = StudyFolder(trial.parents[1])
+        if runs not in ended_in:
+            ended_in[runs] = {row["number"] for row in read_jsonl(runs.runs_path) if row["status"] != "failed"}
+        if int(trial.name) not in ended_in[runs]:
+            yield trial
 
 
 def _generators(folder: StudyFolder, trials: Iterable[Path], cache: Path) -> dict[Path, Path]:
@@ -220,13 +227,6 @@ def _references_of(folder: StudyFolder, cache: Path, generators: Iterable[Path] 
     }
     of_trials = {path.name for path in generators}
     return ArtifactReferences(pixels=prepared.pixels, generators=frozenset(in_cache | of_trials))
-
-
-def _is_ended(trial: Path, folder: StudyFolder, ended: Container[int]) -> bool:
-    runs, number = StudyFolder(trial.parents[1]), int(trial.name)
-    if runs == folder:
-        return number in ended
-    return any(row["number"] == number and row["status"] != "failed" for row in read_jsonl(runs.runs_path))
 
 
 def _leftovers(folder: StudyFolder, cache: Path, now: float) -> Iterator[Path]:
@@ -310,10 +310,8 @@ def list_cache(cache: Path = Path("cache")) -> tuple[CachedArtifact, ...]:
     """
     references, found = {}, []
     for study in _studies(cache):
-        try:
+        with suppress(XraytuneError):
             references[study.path.name] = _references_of(study, cache)
-        except XraytuneError:
-            continue
 
     def by_kind(path: Path) -> tuple[int, str, float]:
         return -_ORDER.get(path.parent.name, -1), path.parent.name, -artifacts.last_used(path)
