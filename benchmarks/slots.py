@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.figures import Figure, figure
-from xraytune.config.settings import Budget, DataSettings, Experiment, Parameters, Settings
+from xraytune.config.settings import Budget, DataSettings, Experiment, GeneratorSettings, Parameters, Settings
 from xraytune.search.messages import Status, TrialSuggestion
 from xraytune.search.study import StudyFolder
 from xraytune.search.trial_queue import TrialQueue
@@ -99,8 +99,7 @@ class _Queue(TrialQueue):
         before = self.trained[trial.generator]
         return sum(s for steps, s in _GENERATORS.items() if steps <= trial.steps and steps > max(before, default=0))
 
-    def _need(self, parameters: Parameters) -> str | None:
-        gan = parameters.gan
+    def _need(self, gan: GeneratorSettings | None) -> str | None:
         return None if gan is None or gan.steps in self.trained[gan.seed] else str(gan.seed)
 
     @property

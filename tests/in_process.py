@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def controller_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: 
         folder,
         space,
         Journal(folder.journal_path, space, writable=True),
-        generator_need=lambda parameters: generator_need(parameters.gan, prepared, CPU, cache),
+        generator_need=partial(generator_need, prepared=prepared, compute=CPU, cache=cache),
     )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.search.studies import ended, epoch, no_gan
-from xraytune.config.settings import DataSettings, Experiment, Parameters, Settings
+from xraytune.config.settings import DataSettings, Experiment, GeneratorSettings, Parameters, Settings
 from xraytune.confirm.plan import Arm
 from xraytune.confirm.runs import TopUpRungs, replicate
 from xraytune.errors import StudyError
@@ -19,6 +18,7 @@ from xraytune.search.asha import Rungs
 from xraytune.search.messages import ProgressFile, TrialSuggestion
 from xraytune.search.runs import Run, RunList, completed_rows, ended_rows
 from xraytune.search.study import StudyFolder
+from xraytune.search.trial_queue import GeneratorNeeds
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
@@ -38,7 +38,7 @@ def runs(*sources: str) -> list[Run]:
 def work(
     folder: StudyFolder,
     *sources: str,
-    generator_need: Callable[[Parameters], str | None] = no_gan,
+    generator_need: GeneratorNeeds = no_gan,
     **options: Any,
 ) -> RunList:
     return RunList(folder, runs(*sources), what="runs", generator_need=generator_need, retries=1, **options)
@@ -205,8 +205,8 @@ def test_run_lost_too_often_fails(folder: StudyFolder) -> None:
 def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
     there: set[str] = set()
 
-    def need(parameters: Parameters) -> str | None:
-        return "one" if parameters.source == "gan" and "one" not in there else None
+    def need(generator: GeneratorSettings | None) -> str | None:
+        return "one" if generator and "one" not in there else None
 
     one = work(folder, "gan", "gan", "none", generator_need=need)
 

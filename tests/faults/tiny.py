@@ -166,7 +166,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
             folder,
             space,
             journal,
-            generator_need=lambda parameters: generator_need(parameters.gan, prepared, CPU, tree.cache),
+            generator_need=partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache),
         )
 
         def is_lost(number: int, epoch: int) -> bool:
@@ -190,7 +190,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
             tree.runs,
             runs,
             what="runs",
-            generator_need=lambda parameters: generator_need(parameters.gan, prepared, CPU, tree.cache),
+            generator_need=partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache),
             retries=1,
         )
         _run(work, tree.runs, token, tree.cache, marks, _never)

@@ -1,12 +1,11 @@
 """A study on disk whose trials are not trained: tests send the messages that trials would."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xraytune.config.load import load_space
-from xraytune.config.settings import Parameters
+from xraytune.config.settings import GeneratorSettings
 from xraytune.config.space import Space
 from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
 from xraytune.records import Compute
@@ -14,6 +13,7 @@ from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
 from xraytune.search.messages import Callbacks
 from xraytune.search.study import StudyFolder
+from xraytune.search.trial_queue import GeneratorNeeds
 
 SPACE = """\
 version: 1
@@ -74,9 +74,9 @@ def two_images() -> Prepared:
 CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
-def no_gan(parameters: Parameters) -> str | None:
+def no_gan(generator: GeneratorSettings | None) -> str | None:
     """Return None: every GAN exists."""
-    del parameters
+    del generator
     return None
 
 
@@ -84,7 +84,7 @@ def direct(
     study: StudyFolder,
     *overrides: str,
     watching: Watching | None = None,
-    generator_need: Callable[[Parameters], str | None] = no_gan,
+    generator_need: GeneratorNeeds = no_gan,
     generator_slots: int = 1,
 ) -> SearchController:
     """A controller, as each start of the search creates it."""

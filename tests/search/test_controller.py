@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.search.studies import Watching, direct, ended, epoch
-from xraytune.config.settings import Parameters
+from xraytune.config.settings import GeneratorSettings
 from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
@@ -463,10 +463,10 @@ class Gans:
     def __init__(self) -> None:
         self.trained: set[tuple[int, int]] = set()
 
-    def need(self, parameters: Parameters) -> str | None:
-        if parameters.gan is None or (parameters.gan.width, parameters.gan.steps) in self.trained:
+    def need(self, generator: GeneratorSettings | None) -> str | None:
+        if generator is None or (generator.width, generator.steps) in self.trained:
             return None
-        return f"width {parameters.gan.width}"
+        return f"width {generator.width}"
 
 
 def trained(controller: SearchController, gans: Gans, number: int, width_and_steps: tuple[int, int]) -> None:

@@ -34,6 +34,7 @@ from xraytune.search.journal import Journal
 from xraytune.search.messages import TrialSuggestion
 from xraytune.search.ray.metrics import COUNTERS, GAUGES, Metrics
 from xraytune.search.study import StudyFolder, create_study
+from xraytune.search.trial_queue import GeneratorNeeds
 
 DOCKER = Path(__file__).parents[2] / "docker"
 PROMETHEUS = shutil.which("prometheus")
@@ -87,8 +88,8 @@ def queries() -> dict[str, str]:
     return {panel["title"]: target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]}
 
 
-def needs(lineage: str) -> Callable[[Parameters], str | None]:
-    return lambda parameters: lineage if parameters.generator else None
+def needs(lineage: str) -> GeneratorNeeds:
+    return lambda generator: lineage if generator else None
 
 
 def test_statistics_follow_the_trials_and_survive_a_restart(study: StudyFolder) -> None:

@@ -201,12 +201,11 @@ class Training:
         if not runs:
             return {}
         complete_folder(folder, self.prepared, self.machine)
-        compute = folder.compute()
         work = RunList(
             folder,
             runs,
             what=what,
-            generator_need=lambda parameters: generator_need(parameters.generator, self.prepared, compute, self.cache),
+            generator_need=partial(generator_need, prepared=self.prepared, compute=folder.compute(), cache=self.cache),
             retries=self.settings.resources.retries,
             on_progress=self.callbacks.on_progress,
             asha=asha.should_continue if asha else None,

@@ -199,12 +199,8 @@ def _forecast(space: Space, folder: StudyFolder, prepared: Prepared, cache: Path
 def _run(
     space: Space, folder: StudyFolder, prepared: Prepared, runner: Runner, cache: Path, callbacks: Callbacks
 ) -> None:
-    compute = folder.compute()
     journal = Journal(folder.journal_path, space, writable=True)
-
-    def need(parameters: Parameters) -> str | None:
-        return generator_need(parameters.generator, prepared, compute, cache)
-
+    need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
     controller = SearchController(folder, space, journal, generator_need=need, callbacks=callbacks)
     race = read_race(folder, space.settings, journal.rows())
     if controller.is_done and not (race and race.missing and controller.has_time()):

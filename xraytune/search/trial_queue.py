@@ -16,13 +16,14 @@ from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
 from xraytune.config.load import experiment_to_json
-from xraytune.config.settings import Experiment, GeneratorSettings, Parameters
+from xraytune.config.settings import Experiment, GeneratorSettings
 from xraytune.config.space import Space
 from xraytune.errors import MachineError, Problem, TrialError
 from xraytune.files import read_json, write_json
@@ -47,8 +48,8 @@ _SAME_FAILURES = 3
 DRAWN_AHEAD = 4
 """Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
 
-GeneratorNeeds: TypeAlias = Callable[[Parameters], str | None]
-"""From a trial's settings to the lineage of the generator that must be trained for it first; None if there is none."""
+GeneratorNeeds: TypeAlias = Callable[[GeneratorSettings | None], str | None]
+"""From a trial's generator, if it has one, to its lineage; None if it need not be trained first."""
 
 
 class Times(BaseModel):
@@ -325,15 +326,11 @@ class TrialQueue:
 
     def _runnable(self) -> list[TrialSuggestion]:
         """Return the waiting trials that can start now, the best one first."""
-        needs = dict[GeneratorSettings | None, str | None]()
+        need = cache(self.generator_need)
 
         def lineage(one: TrialSuggestion) -> str | None:
-            if one.number in self._have_trained:  # perhaps into another cache
-                return None
-            generator = one.parameters.generator
-            if generator not in needs:
-                needs[generator] = self.generator_need(one.parameters)
-            return needs[generator]
+            has_trained = one.number in self._have_trained  # perhaps into another cache
+            return None if has_trained else need(one.parameters.generator)
 
         def steps(one: TrialSuggestion) -> int:
             return one.parameters.generator.steps if one.parameters.generator else 0
@@ -346,7 +343,7 @@ class TrialQueue:
         # At each start: resources, tracking and the locations of files may have changed since the last one.
         write_json(trial / "config.json", experiment_to_json(self._experiment(suggestion), trial))
         self._running[suggestion.number] = suggestion
-        if lineage := self.generator_need(suggestion.parameters):
+        if lineage := self.generator_need(suggestion.parameters.generator):
             self._lineages[suggestion.number] = lineage
         self.on_trial_placed(suggestion.number, 0.0)
         return suggestion
