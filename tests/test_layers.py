@@ -42,7 +42,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "typer": "cli/",
     "matplotlib": "figures/drawing.py",
     "plotly": "report/page.py",
-    "jinja2": ("export/card.py", "report/page.py"),
+    "jinja2": ("export/bundle.py", "report/page.py"),
     "pydicom": "data/dicom.py",
 }
 

@@ -15,8 +15,7 @@ from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import export
-from xraytune.export.evaluate import evaluate
-from xraytune.export.evaluation import Evaluation
+from xraytune.export.evaluate import Evaluation, evaluate
 from xraytune.export.predict import Predicted, predict
 from xraytune.export.to_onnx import export_onnx
 from xraytune.export.train import train

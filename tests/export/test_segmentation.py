@@ -18,8 +18,7 @@ from xraytune.data.decoding import decode_file
 from xraytune.errors import ArtifactError, ConfigError, DataError
 from xraytune.export.evaluate import evaluate
 from xraytune.export.mask_evaluation import MaskEvaluation
-from xraytune.export.predict import predict
-from xraytune.export.segmentation import PredictedMasks, whole_mask
+from xraytune.export.predict import PredictedMasks, predict, whole_mask
 from xraytune.export.to_onnx import export_onnx
 from xraytune.export.train import Trained, train
 from xraytune.export.verify import verify

@@ -22,7 +22,7 @@ from xraytune.cli.study import show_export
 from xraytune.errors import MachineError, Problem
 
 if TYPE_CHECKING:
-    from xraytune.export.evaluation import Evaluation
+    from xraytune.export.evaluate import Evaluation
 
 QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
 _SIZE_PX = 128
@@ -38,8 +38,7 @@ def demo(
     from xraytune.confirm.rehearsal import rehearse
     from xraytune.data.phantom import draw_phantoms
     from xraytune.export.best import export
-    from xraytune.export.evaluate import evaluate
-    from xraytune.export.evaluation import Evaluation
+    from xraytune.export.evaluate import Evaluation, evaluate
     from xraytune.export.train import train
     from xraytune.search.run import search
 

@@ -28,7 +28,7 @@ from xraytune.errors import ArtifactError, Problem, join_names
 from xraytune.records import Json
 
 if TYPE_CHECKING:
-    from xraytune.export.evaluation import Evaluation
+    from xraytune.export.evaluate import Evaluation
     from xraytune.export.mask_evaluation import MaskEvaluation
     from xraytune.export.train import Trained
     from xraytune.metrics.segmentation import MaskMetrics
@@ -165,7 +165,7 @@ def evaluate(
 
 def show_evaluation(found: Evaluation | MaskEvaluation) -> None:
     """Print the metrics, with warnings that matter for their interpretation."""
-    from xraytune.export.evaluation import Evaluation
+    from xraytune.export.evaluate import Evaluation
 
     _show_classes(found) if isinstance(found, Evaluation) else _show_masks(found)
 
@@ -239,7 +239,7 @@ def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
 
 
 def _metrics(found: Evaluation) -> Table:
-    from xraytune.export.evaluation import AT_THRESHOLD
+    from xraytune.export.evaluate import AT_THRESHOLD
 
     labels = {name: name.replace("_", " ") for name in found.further} | METRIC_LABELS
     if found.threshold is None:

@@ -1,18 +1,21 @@
-"""Write a model bundle (`pipeline/bundle.py`), and read what only the commands about models need of it."""
+"""Write a model bundle (`pipeline/bundle.py`) with its model card, `README.md`, and read its images."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.paths import relative_path
 from xraytune.config.settings import Experiment, TaskName, Validation, extensions_of
-from xraytune.export.final import FinalTraining
+from xraytune.export.final import FOLDS, FinalTraining
 from xraytune.files import sha256_of, write_json, write_text
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import patient_bootstrap
@@ -135,6 +138,31 @@ def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> 
     names = {"auroc": "AUROC", "auprc": "AUPRC", "balanced_accuracy": "balanced accuracy"}
     names |= {name: f"{name} ({positive})" for name in ("sensitivity", "specificity")}
     return tuple(CardMetric(name=names[key], value=found[key], interval=intervals.get(key)) for key in names)
+
+
+def write_card(folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining) -> None:
+    """Write the card as Markdown, from `templates/card.md`. It holds no path, time or date, and may be edited."""
+    used, patients = record.trained_on, training.validated.patients
+    sides = Counter(image.side.replace("_a", "-A").replace("_b", "-B") for image in training.prepared.images)
+    environment = Environment(
+        loader=PackageLoader("xraytune.export"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = lambda text: text.replace("|", r"\|")
+    text = environment.get_template("card.md").render(
+        record=record,
+        settings=experiment.settings,
+        parameters=experiment.parameters,
+        unused_images=used.of_images - used.images - used.kept_images,
+        sides=", ".join(f"{count:,} {side}" for side, count in sorted(sides.items())),
+        epochs=len(training.epochs),
+        validated=(len(patients), len({*patients})),
+        folds=FOLDS,
+    )
+    write_text(folder / "README.md", text)
 
 
 def prepared_of(bundle: Bundle) -> Prepared:

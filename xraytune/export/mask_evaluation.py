@@ -22,9 +22,8 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import LabelledImages
 from xraytune.data.masks import read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
-from xraytune.export.outputs import ImageFiles
 from xraytune.export.overlap import Overlap, overlap_of
-from xraytune.export.segmentation import map_predicted
+from xraytune.export.predict import ImageFiles, map_predicted
 from xraytune.figures.drawing import printable
 from xraytune.figures.mask_figure import DrawnCase, draw_mask_evaluation
 from xraytune.files import csv_table, new_folder, write_json, write_text

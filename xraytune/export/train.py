@@ -26,8 +26,7 @@ from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
 from xraytune.data.pixels import stored_files
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.export.bundle import NETWORK_PACKAGES, write_bundle
-from xraytune.export.card import write_card
+from xraytune.export.bundle import NETWORK_PACKAGES, write_bundle, write_card
 from xraytune.export.final import changes_of, fits_of, fixed_epochs, train_with_val_a, train_without_val_a, used_images
 from xraytune.files import explain_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.lease import LeaseHeldError, hold

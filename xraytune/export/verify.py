@@ -14,7 +14,7 @@ from xraytune.config.load import load_space
 from xraytune.data.masks import read_mask, square_mask
 from xraytune.errors import ConfigError, DataError, Problem, join_names
 from xraytune.export.bundle import card_metrics, prepared_of
-from xraytune.export.outputs import ImageFiles, map_outputs
+from xraytune.export.predict import ImageFiles, map_outputs
 from xraytune.pipeline.bundle import Bundle, open_bundle
 from xraytune.pipeline.prepare import missing_images
 from xraytune.pipeline.task import task_of
@@ -70,7 +70,7 @@ def verify(model: Path, *, data: Path, on_progress: Progress = ignore_progress) 
 
     files = [image.file for image in kept]
     given = ImageFiles(root=index.root, files=files, skip_broken=False, on_progress=on_progress)
-    results, _ = map_outputs(bundle.predictor().run, form, given, result, title="computing the model's numbers")
+    results, _ = map_outputs(bundle.predictor(), given, result, title="computing the model's numbers")
     labels = np.array([image.label for image in kept], dtype=np.int64)
     patients = tuple(image.patient for image in kept)
     validated = Validated(labels=labels, results=np.stack(results), patients=patients)
