@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xraytune.cli import console
+from xraytune.cli import console, options
 from xraytune.cli.confirm import ConfirmScreen
 from xraytune.cli.console import Cell, Column, Table, Tone
-from xraytune.cli.options import Address, AsJson, Cache, DataSource, Overrides, SkipBroken, Studies, WeightsDir
 from xraytune.cli.search import shown_path
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ _TONES: dict[str, Tone] = {"good": "good", "warning": "busy", "bad": "bad", "not
 
 
 def audit(
-    real: DataSource,
+    real: options.DataSource,
     synthetic: Annotated[
         Path, typer.Argument(metavar="SYNTHETIC", help="Synthetic images, in class folders named like the real ones.")
     ],
@@ -39,14 +38,14 @@ def audit(
         Path | None,
         typer.Option(metavar="SOURCE", help="Test images of other patients, if SOURCE has no test/ folder."),
     ] = None,
-    weights_dir: WeightsDir = None,
-    overrides: Overrides = None,
-    studies: Studies = Path("studies"),
-    cache: Cache = None,
-    address: Address = None,
-    skip_broken: SkipBroken = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Access the test folder without asking.")] = False,
-    as_json: AsJson = False,
+    weights_dir: options.WeightsDir = None,
+    overrides: options.Overrides = None,
+    studies: options.Studies = Path("studies"),
+    cache: options.Cache = None,
+    address: options.Address = None,
+    skip_broken: options.SkipBroken = False,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Evaluate synthetic images against real ones: copies, realism, labels, variety, and benefit to a classifier."""
     from xraytune.audit.run import audit

@@ -8,16 +8,15 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from xraytune.cli import console
+from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Table
-from xraytune.cli.options import AsJson
 from xraytune.cli.study import show_cleaned
 
 CacheFolder: TypeAlias = Annotated[Path, typer.Option("--cache", metavar="DIR", help="Cache folder.")]
 _HERE = Path("cache")
 
 
-def list(cache: CacheFolder = _HERE, as_json: AsJson = False) -> None:
+def list(cache: CacheFolder = _HERE, as_json: options.AsJson = False) -> None:
     """List cached artifacts by kind, with their size, last use and studies."""
     from xraytune.search.cache import list_cache
 
@@ -43,7 +42,7 @@ def list(cache: CacheFolder = _HERE, as_json: AsJson = False) -> None:
         console.show(Table((what_column, *console.numbers("artifacts", "MiB"), "last used", studies), rows, kind))
 
 
-def verify(cache: CacheFolder = _HERE, as_json: AsJson = False) -> None:
+def verify(cache: CacheFolder = _HERE, as_json: options.AsJson = False) -> None:
     """Compare cached files with their checksums. The exit code is 1 if an artifact is damaged."""
     from xraytune.search.cache import verify_cache
 
@@ -65,8 +64,8 @@ def verify(cache: CacheFolder = _HERE, as_json: AsJson = False) -> None:
 def clean(
     max_size: Annotated[str, typer.Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")],
     cache: CacheFolder = _HERE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
-    as_json: AsJson = False,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Remove the least recently used artifacts until the cache is no larger than SIZE.
 

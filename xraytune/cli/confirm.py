@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xraytune.cli import console
+from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Row, Table, Tone
-from xraytune.cli.options import Address, AsJson, Cache, MovedData, Reason, StudyArgument, WeightsDir
 from xraytune.cli.search import log_dashboard, shown_path
 from xraytune.records import Progress, ignore_progress
 
@@ -39,7 +38,7 @@ _VALUE_COLUMNS = (*console.numbers("finalist", "control"), *_DIFFERENCE_COLUMNS)
 
 
 def confirm(
-    study: StudyArgument,
+    study: options.StudyArgument,
     test: Annotated[
         Path | None,
         typer.Option(
@@ -70,8 +69,8 @@ def confirm(
             "test folder stays sealed.",
         ),
     ] = False,
-    data: MovedData = None,
-    weights_dir: WeightsDir = None,
+    data: options.MovedData = None,
+    weights_dir: options.WeightsDir = None,
     finalists: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Number of best mixes to test; overrides the study's setting."),
@@ -88,11 +87,11 @@ def confirm(
         bool,
         typer.Option("--forecast", help="Train, forecast the verdict, and stop before accessing the test folder."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Access the test folder without asking.")] = False,
-    cache: Cache = None,
-    address: Address = None,
-    reason: Reason = "",
-    as_json: AsJson = False,
+    yes: options.Yes = False,
+    cache: options.Cache = None,
+    address: options.Address = None,
+    reason: options.Reason = "",
+    as_json: options.AsJson = False,
 ) -> None:
     """Test the best mixes against matched and tuned controls, with new seeds, on the sealed test folder."""
     from xraytune.confirm.rehearsal import refuse_with_quick, rehearse

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -67,11 +67,40 @@ Row: TypeAlias = Sequence[Cell | str]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows and columns; a plain string is a left-aligned column with that heading."""
+    """Rows below an empty line and a title; a plain string is a left-aligned column with that heading.
+
+    On a narrow screen, a line below names the columns that are left out.
+    """
 
     columns: Sequence[Column | str]
     rows: Sequence[Row]
     title: str = ""
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the table."""
+        columns = [Column(column) if isinstance(column, str) else column for column in self.columns]
+        rows = [[_text(cell) for cell in row] for row in self.rows]
+        cells = ((column.name, *(row[place].plain for row in rows)) for place, column in enumerate(columns))
+        widths = [2 + max(cell_len(line) for cell in column for line in cell.split("\n")) for column in cells]
+        shown = list(range(len(columns)))
+        for place in reversed(range(len(columns))):
+            if columns[place].optional and sum(widths[one] for one in shown) - 2 > options.max_width:
+                shown.remove(place)
+        has_heading = any(columns[place].name for place in shown)
+        drawn = RichTable(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_heading
+        )
+        for column in (columns[place] for place in shown):
+            heading, wraps = _text(column.name), column.flexible
+            drawn.add_column(heading, justify=column.align, overflow="fold", no_wrap=not wraps, header_style="dim")
+        for row in rows:
+            drawn.add_row(*(row[place] for place in shown))
+        yield Text()
+        if self.title:
+            yield _text(Cell(self.title, "strong"))
+        yield drawn
+        if hidden := [column.name.replace("\n", " ") for place, column in enumerate(columns) if place not in shown]:
+            yield _text(Cell(f"left out on this narrow screen: {', '.join(hidden)}", "dim"))
 
 
 Frame: TypeAlias = Sequence[Cell | str | Table]
@@ -96,16 +125,17 @@ class _Stream:
         self._name = name
 
     def write(self, text: str) -> int:
-        self._try(self._file().write, text)
+        with self._safely():
+            self._file().write(text)
         return len(text)
 
     def flush(self) -> None:
-        self._try(self._file().flush)
+        with self._safely():
+            self._file().flush()
 
-    def _try(self, write: Callable[..., object], *text: str) -> None:
+    def _safely(self) -> AbstractContextManager[None]:
         """Ignore errors, except where the result goes to a file or a pipe."""
-        with suppress(OSError) if self._name == "stderr" or self._file().isatty() else nullcontext():
-            write(*text)
+        return suppress(OSError) if self._name == "stderr" or self._file().isatty() else nullcontext()
 
     def _file(self) -> TextIO:
         file: Any = getattr(sys, self._name) or io.StringIO()  # None where Python has no such stream
@@ -289,50 +319,8 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
 
 
 def drawn(frame: Frame) -> RenderableType:
-    """Return a frame for rich, with an empty line above each table."""
-    parts: list[RenderableType] = []
-    for part in frame:
-        if isinstance(part, Table):
-            heading = [_text(Cell(part.title, "strong"))] if part.title else []
-            parts += [Text(), *heading, _FittedTable(part)]
-        else:
-            parts.append(_text(part))
-    return Group(*parts)
-
-
-@dataclass(frozen=True, slots=True)
-class _FittedTable:
-    """A table without the optional columns for which the screen is too narrow; a line below names them."""
-
-    table: Table
-
-    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
-        columns = [Column(column) if isinstance(column, str) else column for column in self.table.columns]
-        cells = (
-            (column.name, *(_text(row[place]).plain for row in self.table.rows)) for place, column in enumerate(columns)
-        )
-        widths = [2 + max(cell_len(line) for cell in column for line in cell.split("\n")) for column in cells]
-        shown = list(range(len(columns)))
-        for place in reversed(range(len(columns))):
-            if columns[place].optional and sum(widths[one] for one in shown) - 2 > options.max_width:
-                shown.remove(place)
-        has_heading = any(columns[place].name for place in shown)
-        drawn = RichTable(
-            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_heading
-        )
-        for column in (columns[place] for place in shown):
-            drawn.add_column(
-                _text(column.name),
-                justify=column.align,
-                overflow="fold",
-                no_wrap=not column.flexible,
-                header_style="dim",
-            )
-        for row in self.table.rows:
-            drawn.add_row(*(_text(row[place]) for place in shown))
-        yield drawn
-        if hidden := [column.name.replace("\n", " ") for place, column in enumerate(columns) if place not in shown]:
-            yield _text(Cell(f"left out on this narrow screen: {', '.join(hidden)}", "dim"))
+    """Return a frame for rich."""
+    return Group(*(part if isinstance(part, Table) else _text(part) for part in frame))
 
 
 def _text(cell: Cell | str) -> Text:

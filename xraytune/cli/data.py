@@ -7,20 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from xraytune.cli import console
+from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Table
-from xraytune.cli.options import (
-    AsJson,
-    Classes,
-    DataSource,
-    GroupRegex,
-    NewFolder,
-    Positive,
-    Seed,
-    SkipBroken,
-    errors_with_flags,
-    with_flags,
-)
 from xraytune.cli.study_frame import sides_frame
 from xraytune.records import to_json
 
@@ -37,10 +25,10 @@ _EXAMPLES = 3
 
 
 def inspect(
-    source: DataSource,
-    classes: Classes = "binary",
-    positive: Positive = None,
-    group_regex: GroupRegex = None,
+    source: options.DataSource,
+    classes: options.Classes = "binary",
+    positive: options.Positive = None,
+    group_regex: options.GroupRegex = None,
     figures: Annotated[
         Path | None,
         typer.Option(
@@ -56,7 +44,7 @@ def inspect(
             help="Segmenter of lungs, from `xraytune train`; shows how separable the classes are without lungs.",
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Summarize a folder of X-rays: classes, patients, duplicates, broken files, and shortcuts to the label.
 
@@ -71,7 +59,7 @@ def inspect(
     settings = _settings(source, classes, positive, group_regex)
     if figures:
         require_no_figures(figures, settings.path)
-    with errors_with_flags(), console.progress() as on_progress:
+    with options.errors_with_flags(), console.progress() as on_progress:
         index = read_folder(settings, on_progress=on_progress)
         sizes = sizes_of_index(index, settings)
         shortcut = None
@@ -121,7 +109,7 @@ def _show_inspection(source: Path, found: Inspection, uses: Sequence[str], sizes
         Cell(f"{source}: {total} {'images' if has_classes else 'pairs of images and masks'}", "strong"),
         *uses,
         *(Cell(f"broken: {image.file}: {image.reason}", "bad") for image in found.broken),
-        *(Cell(f"note: {with_flags(warning)}", "busy") for warning in found.warnings),
+        *(Cell(f"note: {options.with_flags(warning)}", "busy") for warning in found.warnings),
         *([Cell(f"note: {_examples(found.near_duplicates)}", "busy")] if found.near_duplicates.pairs else []),
         *([of_classes] if has_classes else []),
         *sides_frame(sizes),
@@ -176,15 +164,15 @@ def _examples(found: NearDuplicates) -> str:
 
 
 def phantom(
-    out: NewFolder,
+    out: options.NewFolder,
     patients: Annotated[int, typer.Option(help="Number of patients, with one to four images each.")] = 200,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     size: Annotated[int, typer.Option(metavar="PX", help="Side length of the images.")] = 256,
     masks: Annotated[
         bool,
         typer.Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes."),
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Draw phantom chest X-rays, with masks of lungs and lesions."""
     from xraytune.data.phantom import draw_phantoms
@@ -206,8 +194,8 @@ def show_phantoms(drawn: PhantomSet) -> None:
 
 
 def transform(
-    source: DataSource,
-    out: NewFolder,
+    source: options.DataSource,
+    out: options.NewFolder,
     copies: Annotated[int, typer.Option("--copies", metavar="N", help="Copies of each image.")] = 2,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the copies horizontally.")] = True,
     rotate: Annotated[float, typer.Option(metavar="DEGREES", help="Maximum rotation, in both directions.")] = 10.0,
@@ -223,11 +211,11 @@ def transform(
             metavar="PERCENT", help="Maximum elastic deformation: mean displacement in % of the shorter side."
         ),
     ] = 1.0,
-    seed: Seed = 0,
-    classes: Classes = "binary",
-    group_regex: GroupRegex = None,
-    skip_broken: SkipBroken = False,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    classes: options.Classes = "binary",
+    group_regex: options.GroupRegex = None,
+    skip_broken: options.SkipBroken = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write randomly transformed copies of X-rays, for use as `source: folder`, with patients and provenance.
 
@@ -239,12 +227,12 @@ def transform(
     strengths = Strengths(
         flip=flip, rotate=rotate, shift=shift, zoom=zoom, shear=shear, contrast=contrast, elastic=elastic
     )
-    with errors_with_flags(), console.progress() as on_progress:
+    with options.errors_with_flags(), console.progress() as on_progress:
         made = transform_folder(
             settings, out, strengths, copies=copies, seed=seed, skip_broken=skip_broken, on_progress=on_progress
         )
     for warning in made.warnings:
-        console.log(f"note: {with_flags(warning)}", "dim")
+        console.log(f"note: {options.with_flags(warning)}", "dim")
     for image in made.broken:
         console.log(f"left out: {image.file}: {image.reason}", "dim")
     if made.sealed_count:

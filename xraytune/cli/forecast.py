@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xraytune.cli import console
+from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Row, Table
-from xraytune.cli.options import AsJson, Data, GeneratorCache, Overrides, SpaceFile, WeightsDir
 from xraytune.records import time_range
 
 if TYPE_CHECKING:
@@ -19,16 +18,16 @@ _WORDS = ("helps", "hurts", "no_better", "undecided")
 
 
 def forecast(
-    space: SpaceFile,
-    data: Data = None,
-    weights_dir: WeightsDir = None,
-    overrides: Overrides = None,
-    cache: GeneratorCache = None,
+    space: options.SpaceFile,
+    data: options.Data = None,
+    weights_dir: options.WeightsDir = None,
+    overrides: options.Overrides = None,
+    cache: options.GeneratorCache = None,
     score: Annotated[float, typer.Option(metavar="AUROC", help="AUROC to assume on the test images.")] = 0.955,
     replicate_sd: Annotated[
         float, typer.Option(metavar="SD", help="Standard deviation to assume between replicates of an arm.")
     ] = 0.006,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Forecast the hours and disk space of a search on this machine, and whether the study can answer its question."""
     from xraytune.confirm.study_forecast import forecast

@@ -8,29 +8,18 @@ from typing import Annotated
 
 import typer
 
-from xraytune.cli import console
-from xraytune.cli.options import (
-    AsJson,
-    Cache,
-    Data,
-    GeneratorCache,
-    OutFolder,
-    Overrides,
-    SkipBroken,
-    SpaceFile,
-    WeightsDir,
-)
+from xraytune.cli import console, options
 
 
 def train(
-    space: SpaceFile,
-    out: OutFolder,
-    data: Data = None,
-    overrides: Overrides = None,
-    weights_dir: WeightsDir = None,
-    cache: GeneratorCache = None,
-    skip_broken: SkipBroken = False,
-    as_json: AsJson = False,
+    space: options.SpaceFile,
+    out: options.OutFolder,
+    data: options.Data = None,
+    overrides: options.Overrides = None,
+    weights_dir: options.WeightsDir = None,
+    cache: options.GeneratorCache = None,
+    skip_broken: options.SkipBroken = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train the GAN or diffusion model of a search space file and save it to a folder. Run again to resume."""
     from xraytune.pipeline.generator_folder import generator_train
@@ -64,7 +53,7 @@ def train(
 
 
 def sample(
-    out: OutFolder,
+    out: options.OutFolder,
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of images.")],
     generator: Annotated[
         Path | None,
@@ -78,8 +67,8 @@ def sample(
         str | None,
         typer.Option("--class", metavar="NAME", help="Class to generate; default: all, in the training proportions."),
     ] = None,
-    cache: Cache = None,
-    as_json: AsJson = False,
+    cache: options.Cache = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Generate images with a saved generator or a trial's, as PNG files in class folders (pairs: images/ and masks/).
 

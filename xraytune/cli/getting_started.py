@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xraytune.cli import console
+from xraytune.cli import console, options
 from xraytune.cli.confirm import ConfirmScreen, show_rehearsal
 from xraytune.cli.console import Cell, Column, Table, Tone
 from xraytune.cli.data import show_phantoms
 from xraytune.cli.model import show_evaluation, show_training
-from xraytune.cli.options import AsJson, WeightsDir
 from xraytune.cli.search import SearchScreen, show_search
 from xraytune.cli.study import show_export
 from xraytune.errors import MachineError, Problem
@@ -148,7 +147,7 @@ def doctor(
     space: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Search space file; checks the weights that its trials need.")
     ] = None,
-    weights_dir: WeightsDir = None,
+    weights_dir: options.WeightsDir = None,
     folder: Annotated[
         Path,
         typer.Option(
@@ -159,7 +158,7 @@ def doctor(
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Check the nodes of this Ray cluster instead.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Check this machine: versions, GPUs, disk, Ray and weights. Prints how to fix what is missing."""
     from xraytune.export.doctor import doctor

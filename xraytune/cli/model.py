@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -10,30 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from xraytune.cli import console
+from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Frame, Row, Table, numbers
-from xraytune.cli.options import (
-    AsJson,
-    AtSensitivity,
-    ConfigFile,
-    Data,
-    ModelArgument,
-    Overrides,
-    Reason,
-    SkipBroken,
-    TrainCache,
-    WeightsDir,
-)
 from xraytune.errors import ArtifactError, Problem, join_names
-from xraytune.records import Json
 
 if TYPE_CHECKING:
     from xraytune.export.evaluate import Evaluation
     from xraytune.export.mask_evaluation import MaskEvaluation
     from xraytune.export.train import Trained
     from xraytune.metrics.segmentation import MaskMetrics
-    from xraytune.models.summary import LayerSummary, ModelSummary
-    from xraytune.records import EpochRecord
+    from xraytune.models.summary import ModelSummary
 
 METRIC_LABELS = {
     "auroc": "AUROC",
@@ -60,14 +46,14 @@ _THRESHOLD_IMAGES = {
 
 
 def train(
-    config: ConfigFile,
+    config: options.ConfigFile,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
-    data: Data = None,
-    weights_dir: WeightsDir = None,
-    overrides: Overrides = None,
-    cache: TrainCache = None,
-    skip_broken: SkipBroken = False,
-    as_json: AsJson = False,
+    data: options.Data = None,
+    weights_dir: options.WeightsDir = None,
+    overrides: options.Overrides = None,
+    cache: options.TrainCache = None,
+    skip_broken: options.SkipBroken = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train the final model, without Ray, and write it with a model card. Run the same command again to resume."""
     from xraytune.export.train import train
@@ -81,18 +67,14 @@ def train(
             overrides=overrides or (),
             cache=cache,
             skip_broken=skip_broken,
-            on_epoch=_log_epoch,
+            on_epoch=lambda one: console.event(
+                f"epoch {one.epoch:3d}  train loss {one.train_loss:.4f}  val-A loss {one.val_loss:.4f}  "
+                f"val-A score {one.val_score:.4f}"
+            ),
             on_progress=on_progress,
             note=console.event,
         )
     console.show_result(trained, show_training, as_json=as_json)
-
-
-def _log_epoch(record: EpochRecord) -> None:
-    console.event(
-        f"epoch {record.epoch:3d}  train loss {record.train_loss:.4f}  val-A loss {record.val_loss:.4f}  "
-        f"val-A score {record.val_score:.4f}"
-    )
 
 
 def show_training(trained: Trained, *, next_step: bool = True) -> None:
@@ -119,7 +101,7 @@ def show_training(trained: Trained, *, next_step: bool = True) -> None:
 
 
 def evaluate(
-    model: ModelArgument,
+    model: options.ModelArgument,
     data: Annotated[
         Path,
         typer.Option(
@@ -138,10 +120,10 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Report subgroups too, by this column of the patient table; repeatable."),
     ] = None,
-    reason: Reason = "",
-    skip_broken: SkipBroken = False,
-    at_sensitivity: AtSensitivity = None,
-    as_json: AsJson = False,
+    reason: options.Reason = "",
+    skip_broken: options.SkipBroken = False,
+    at_sensitivity: options.AtSensitivity = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on labelled images or pairs, with 95 % confidence intervals over patients."""
     from xraytune.export.evaluate import evaluate
@@ -157,56 +139,63 @@ def evaluate(
             sensitivity=at_sensitivity,
             on_progress=on_progress,
         )
-    if as_json:
-        console.show_json(found.to_json())
-    else:
-        show_evaluation(found)
+    console.show_json(found.to_json()) if as_json else show_evaluation(found)
 
 
 def show_evaluation(found: Evaluation | MaskEvaluation) -> None:
     """Print the metrics, with warnings that matter for their interpretation."""
     from xraytune.export.evaluate import Evaluation
 
-    _show_classes(found) if isinstance(found, Evaluation) else _show_masks(found)
-
-
-def _show_classes(found: Evaluation) -> None:
-    counts = ", ".join(f"{count} {name}" for name, count in found.class_counts.items())
-    images = sum(found.class_counts.values())
-    is_binary = found.threshold is not None
-    console.show(
-        Cell(f"{found.model} on {found.data}: {images} images ({counts}) of {found.patients} patients", "strong"),
-        *_warnings(found),
-        *(Cell(warning, "busy") for warning in (found.shift.warnings if found.shift else ())),
-        _metrics(found),
-        *([] if is_binary else [_class_table(found)]),
-        *([_confusion(found)] if len(found.class_counts) <= _MOST_CONFUSED else []),
-        *_patient_level(found),
-        *(part for name in found.subgroups for part in _subgroups(name, found)),
-    )
+    if isinstance(found, Evaluation):
+        count, by_class = sum(found.class_counts.values()), _by_name(found.class_counts)
+        images = f"{count} images ({by_class}) of {found.patients} patients"
+        parts, files = _classes(found), "predictions.csv, evaluation.png and the data of its panels"
+    else:
+        images = f"{found.metrics.images} images of {found.metrics.patients} patients"
+        parts, files = _masks(found), "per_image.csv, evaluation.png"
+    console.show(Cell(f"{found.model} on {found.data}: {images}", "strong"), *_warnings(found), *parts)
     if found.out:
-        console.write(f"\n{found.out}: metrics.json, predictions.csv, evaluation.png and the data of its panels")
+        console.write(f"\n{found.out}: metrics.json, {files}")
 
 
-def _show_masks(found: MaskEvaluation) -> None:
+def _by_name(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _classes(found: Evaluation) -> Iterator[Cell | str | Table]:
+    if found.shift:
+        yield from (Cell(warning, "busy") for warning in found.shift.warnings)
+    yield _metrics(found)
+    if found.threshold is None:
+        yield _class_table(found)
+    if len(found.class_counts) <= _MOST_CONFUSED:
+        names = [*found.class_counts]
+        rows = [
+            (Cell(name, "dim"), *(f"{count} ({count / sum(row):.0%})" for count in row))
+            for name, row in zip(names, found.confusion, strict=True)
+        ]
+        title = "Confusion matrix: true classes in rows, predicted classes in columns"
+        yield Table(["", *numbers(*names)], rows, title)
+    if found.patients != sum(found.class_counts.values()):
+        yield from _patient_level(found)
+    for column in found.subgroups:
+        yield from _subgroups(column, found)
+
+
+def _masks(found: MaskEvaluation) -> Iterator[Cell | str | Table]:
     metrics = found.metrics
     rows = [
         (label, *_with_interval(getattr(metrics, name), metrics.intervals, name))
         for name, label in _MASK_LABELS.items()
     ]
+    yield Table(["", *numbers("mean"), "95 % interval"], rows)
+    if metrics.empty_predictions:
+        yield Cell(f"empty predictions: {metrics.empty_predictions} (Dice 0, HD95 undefined)", "busy")
     worst = [(one.file, *(_number(getattr(one, name), name) for name in _MASK_LABELS)) for one in found.worst]
-    empty = f"empty predictions: {metrics.empty_predictions} (Dice 0, HD95 undefined)"
     columns = (Column("", flexible=True), *numbers(*_MASK_LABELS.values()))
-    console.show(
-        Cell(f"{found.model} on {found.data}: {metrics.images} images of {metrics.patients} patients", "strong"),
-        *_warnings(found),
-        Table(["", *numbers("mean"), "95 % interval"], rows),
-        *([Cell(empty, "busy")] if metrics.empty_predictions else []),
-        Table(columns, worst, "The images with the lowest Dice"),
-        *(_mask_subgroups(name, values) for name, values in found.subgroups.items()),
-    )
-    if found.out:
-        console.write(f"\n{found.out}: metrics.json, per_image.csv, evaluation.png")
+    yield Table(columns, worst, "The images with the lowest Dice")
+    for name, values in found.subgroups.items():
+        yield _mask_subgroups(name, values)
 
 
 def _mask_subgroups(column: str, values: Mapping[str, MaskMetrics]) -> Table:
@@ -231,10 +220,11 @@ def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
         warnings.append(Cell(f"these are the test images of the model's own data: {times} was logged", "busy"))
     if found.known_patients:
         images, patients = found.images_of_known_patients, found.known_patients
-        of_patients = f"{images} of these images belong to {patients} patient{'s' * (patients > 1)}"
-        known = f"{of_patients} in the model's own training or validation set"
-        same = f"{found.known_images} are the same files"
-        warnings.append(Cell(f"{known} ({same}): the metrics are optimistically biased", "bad"))
+        known = (
+            f"{images} of these images belong to {patients} patient{'s' * (patients > 1)} in the model's own training or "
+            f"validation set ({found.known_images} are the same files): the metrics are optimistically biased"
+        )
+        warnings.append(Cell(known, "bad"))
     return warnings
 
 
@@ -272,32 +262,15 @@ def _class_table(found: Evaluation) -> Table:
     for name, one in {**found.classes, "macro mean": found.macro, "micro mean": found.micro}.items():
         if one is not None:
             images = f"{one.images} images" if name in found.classes else "all classes"
-            intervals = ["-".join(map(_short, one.intervals.get(key, ()))) for key in _BY_CLASS]
+            ends = ([f"{end:.2f}".removeprefix("0") for end in one.intervals.get(key, ())] for key in _BY_CLASS)
             rows.append((Cell(name, "strong"), *(_number(getattr(one, key)) for key in _BY_CLASS)))
-            rows.append([Cell(text, "dim") for text in (images, *intervals)])
+            rows.append([Cell(text, "dim") for text in (images, *map("-".join, ends))])
     columns = [Column("", flexible=True), *numbers(*(METRIC_LABELS[key] for key in _BY_CLASS))]
     return Table(columns, rows, "Each class against the others, with 95 % intervals")
 
 
-def _short(value: float) -> str:
-    return f"{value:.2f}".removeprefix("0")
-
-
-def _confusion(found: Evaluation) -> Table:
-    names = [*found.class_counts]
-    rows: list[Row] = [
-        (Cell(name, "dim"), *(f"{count} ({count / sum(row):.0%})" for count in row))
-        for name, row in zip(names, found.confusion, strict=True)
-    ]
-    title = "Confusion matrix: true classes in rows, predicted classes in columns"
-    return Table(["", *numbers(*names)], rows, title)
-
-
 def _patient_level(found: Evaluation) -> Frame:
-    """Show the main metrics of patients, unless every patient has a single image."""
     by_patient = found.patient_level
-    if found.patients == sum(found.class_counts.values()):
-        return []
     if by_patient.metrics is None:
         missing = [name for name, count in by_patient.class_counts.items() if not count]
         return ["", Cell(f"no metrics by patient: no patient has images of {join_names(missing)} only", "busy")]
@@ -318,8 +291,7 @@ def _subgroups(column: str, found: Evaluation) -> Frame:
     notes = []
     for one in found.subgroups[column]:
         auroc = _with_interval(one.auroc, one.intervals, "auroc")
-        values = [getattr(one, name) for name in rates]
-        shares = ["" if value is None else _number(value) for value in values]
+        shares = ["" if (value := getattr(one, name)) is None else _number(value) for name in rates]
         rows.append((one.value, f"{one.images}", f"{one.patients}", *auroc, *shares))
         if one.compared_with is not None:
             notes.append(Cell(f"{one.value} is compared with all {names[one.compared_with]} images", "dim"))
@@ -341,9 +313,9 @@ def predict(
         Path | None,
         typer.Option(metavar="OUT", help="Folder to create for Grad-CAM maps of the predicted classes."),
     ] = None,
-    skip_broken: SkipBroken = False,
-    at_sensitivity: AtSensitivity = None,
-    as_json: AsJson = False,
+    skip_broken: options.SkipBroken = False,
+    at_sensitivity: options.AtSensitivity = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write the class probabilities of images to a CSV file, or their masks and overlays to a folder."""
     from xraytune.export.predict import Predicted, predict
@@ -365,9 +337,8 @@ def predict(
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")
     if isinstance(predicted, Predicted):
-        counts = ", ".join(f"{count} {name}" for name, count in predicted.counts.items())
         rule = f" (threshold for {predicted.positive}: {predicted.threshold:.3f})" if predicted.positive else ""
-        text = f"{predicted.images} images, predicted {counts}{rule}"
+        text = f"{predicted.images} images, predicted {_by_name(predicted.counts)}{rule}"
     else:
         empty = f" ({predicted.empty} empty)" if predicted.empty else ""
         text = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
@@ -376,11 +347,11 @@ def predict(
 
 
 def verify(
-    model: ModelArgument,
+    model: options.ModelArgument,
     data: Annotated[
         Path, typer.Option(metavar="SOURCE", help="Image folder or data file (YAML) that the model was trained on.")
     ],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Verify a model's checksums and recompute the numbers of its model card; exit code 5 if they differ."""
     from xraytune.export.verify import TOLERANCE, verify
@@ -400,24 +371,27 @@ def verify(
 
 
 def export(
-    model: ModelArgument,
+    model: options.ModelArgument,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="ONNX file to write; default: MODEL/model.onnx."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Export a model to an ONNX file with its preprocessing and threshold, after comparing it with PyTorch."""
     from xraytune.export.to_onnx import export_onnx
 
     found = export_onnx(model, out=out)
-    if as_json:
-        console.show_json(found)
-    else:
-        console.write(f"{found.path}: probabilities differ from PyTorch's by at most {found.largest_difference:.0e}")
+    text = f"{found.path}: probabilities differ from PyTorch's by at most {found.largest_difference:.0e}"
+    console.show_json(found) if as_json else console.write(text)
 
 
-def summary(config: ConfigFile, data: Data = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def summary(
+    config: options.ConfigFile,
+    data: options.Data = None,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
+) -> None:
     """Print the layers of an experiment's network, with output shapes, parameter counts and memory."""
     from xraytune.pipeline.model import model_summary
 
@@ -426,13 +400,20 @@ def summary(config: ConfigFile, data: Data = None, overrides: Overrides = None, 
         console.show_json(_summary_json(found))
         return
     total, trained = found.total_params, found.trainable_params
+    marks = {True: Cell("yes", "good"), False: Cell("no", "dim")}
+    rows = [
+        (
+            f"{one.kind}-{number}",
+            f"{[*one.output_shape]}",
+            f"{one.params:,}",
+            marks[one.is_trained] if one.params else "",
+        )
+        for number, one in enumerate(found.layers, 1)
+    ]
     console.show(
         Cell(f"{config}: {len(found.layers)} layers", "strong"),
         Cell(f"input batch: {list(found.input_shape)} float32", "dim"),
-        Table(
-            ("layer", "output shape", Column("parameters", "right"), "trained"),
-            [_layer_row(number, layer) for number, layer in enumerate(found.layers, 1)],
-        ),
+        Table(("layer", "output shape", *numbers("parameters"), "trained"), rows),
         console.facts(
             ("parameters", f"{total:,}"),
             ("trainable", f"{trained:,}"),
@@ -444,14 +425,9 @@ def summary(config: ConfigFile, data: Data = None, overrides: Overrides = None, 
     )
 
 
-def _layer_row(number: int, layer: LayerSummary) -> Row:
-    trained = Cell("yes" if layer.is_trained else "no", "good" if layer.is_trained else "dim") if layer.params else ""
-    return f"{layer.kind}-{number}", str(list(layer.output_shape)), f"{layer.params:,}", trained
-
-
-def _summary_json(found: ModelSummary) -> dict[str, Json]:
+def _summary_json(found: ModelSummary) -> dict[str, object]:
     return {
-        "input_shape": list(found.input_shape),
+        "input_shape": found.input_shape,
         "total_params": found.total_params,
         "trainable_params": found.trainable_params,
         "non_trainable_params": found.total_params - found.trainable_params,
@@ -463,7 +439,7 @@ def _summary_json(found: ModelSummary) -> dict[str, Json]:
         "layers": [
             {
                 "layer": f"{layer.kind}-{number}",
-                "output_shape": list(layer.output_shape),
+                "output_shape": layer.output_shape,
                 "params": layer.params,
                 "trained": layer.is_trained,
                 "module": layer.name,

@@ -93,6 +93,8 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON 
 Address: TypeAlias = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine.")
 ]
+DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Access the test folder without asking.")]
 Reason: TypeAlias = Annotated[str, typer.Option(help="Reason to record in the test-set access log.")]
 OutFolder: TypeAlias = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to create.")]
 NewFolder: TypeAlias = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")]

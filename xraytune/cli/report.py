@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from xraytune.cli import console
-from xraytune.cli.options import AsJson, Cache, StudyArgument
+from xraytune.cli import console, options
 from xraytune.cli.search import shown_path
 
 
 def report(
-    study: StudyArgument,
+    study: options.StudyArgument,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -37,11 +36,11 @@ def report(
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="PORT", help="Port for --serve; 0 for a free one.")
     ] = 8888,
-    cache: Cache = None,
+    cache: options.Cache = None,
     wandb: Annotated[
         bool, typer.Option("--wandb", help="Also send the page to the W&B project of the study (`tracking`).")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write a page about a study that opens without a network: verdict, trials, images, cost. Also works during a search."""
     if serve and (out or as_json or format != "html"):

@@ -9,8 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from xraytune.cli import console
-from xraytune.cli.options import Address, AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile, Studies, WeightsDir
+from xraytune.cli import console, options
 from xraytune.cli.study_frame import live_frame, pruning_lines, race_frame, scores_text, summary_line
 
 if TYPE_CHECKING:
@@ -19,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def search(
-    space: SpaceFile,
-    data: Data = None,
-    weights_dir: WeightsDir = None,
-    overrides: Overrides = None,
-    studies: Studies = Path("studies"),
-    cache: Cache = None,
-    address: Address = None,
-    skip_broken: SkipBroken = False,
-    as_json: AsJson = False,
+    space: options.SpaceFile,
+    data: options.Data = None,
+    weights_dir: options.WeightsDir = None,
+    overrides: options.Overrides = None,
+    studies: options.Studies = Path("studies"),
+    cache: options.Cache = None,
+    address: options.Address = None,
+    skip_broken: options.SkipBroken = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Search a space of augmentation mixes. Run the same command again to resume."""
     from xraytune.search.run import search

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xraytune.cli import console
+from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Table
-from xraytune.cli.options import AsJson, Data, Overrides, WeightsDir
 from xraytune.errors import ConfigError, MachineError, Problem, SourceLine
 from xraytune.records import Json
 
@@ -25,10 +24,10 @@ def check(
     space: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Same as FILE, for consistency with `search`.")
     ] = None,
-    data: Data = None,
-    weights_dir: WeightsDir = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
+    data: options.Data = None,
+    weights_dir: options.WeightsDir = None,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of search space files.")] = False,
 ) -> None:
     """Validate a search space file and print it with all defaults. Reports all problems at once."""
@@ -63,7 +62,7 @@ def check(
 def import_(
     sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="W&B sweep file (YAML).")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Search space file to write.")],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Translate a W&B sweep file to a search space file. Lists what was not imported, also at the top of the file."""
     from xraytune.config.sweep import import_sweep

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from xraytune.cli import console
+from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Row, Table
-from xraytune.cli.options import AsJson, Cache, MovedData, StudyArgument, WeightsDir
 from xraytune.cli.study_frame import scores_text, status_frame
 from xraytune.records import to_json
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def status(
-    study: StudyArgument,
+    study: options.StudyArgument,
     sort: Annotated[
         str,
         typer.Option(
@@ -34,7 +33,7 @@ def status(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print the trials as CSV, with all searched parameters.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
     from xraytune.search.status import pruning_of, select_trials, status, trial_table
@@ -54,7 +53,7 @@ def status(
 
 
 def export(
-    study: StudyArgument,
+    study: options.StudyArgument,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
     trial: Annotated[int | None, typer.Option(metavar="NUMBER", help="Trial to export; default: the best.")] = None,
     arm: Annotated[
@@ -75,7 +74,7 @@ def export(
     exact: Annotated[
         bool, typer.Option("--exact", help="Write the trial's own settings, so that `train` repeats it to the bit.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write the best configuration of a study to a file for `train`: a confirmed mix, else the best on val-B.
 
@@ -129,12 +128,12 @@ def _show_images(exported: Exported) -> None:
 
 
 def replay(
-    study: StudyArgument,
+    study: options.StudyArgument,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of a trial.")],
-    data: MovedData = None,
-    weights_dir: WeightsDir = None,
-    cache: Cache = None,
-    as_json: AsJson = False,
+    data: options.MovedData = None,
+    weights_dir: options.WeightsDir = None,
+    cache: options.Cache = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Run a trial again, without Ray, and compare all its metrics with the recorded ones."""
     from xraytune.export.replay import replay
@@ -171,10 +170,10 @@ def _comparison(name: str, recorded: float | None, replayed: float | None, is_id
 
 
 def clean(
-    study: StudyArgument,
-    cache: Cache = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
-    as_json: AsJson = False,
+    study: options.StudyArgument,
+    cache: options.Cache = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Remove files that can be recreated: checkpoints of ended trials, leftovers, cached artifacts. Results are kept."""
     from xraytune.search.cache import clean

@@ -43,10 +43,10 @@ from xraytune.metrics.classification import (
     classification_metrics,
     predicted_classes,
 )
-from xraytune.metrics.curves import ClassCurves, class_curves
+from xraytune.metrics.curves import class_curves
 from xraytune.metrics.intervals import Interval, extension_metrics, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
-from xraytune.pipeline.bundle import Bundle, open_bundle
+from xraytune.pipeline.bundle import open_bundle
 from xraytune.pipeline.predictor import threshold_of
 from xraytune.pipeline.task import TASKS
 from xraytune.records import Json, Progress, ignore_progress, to_json
@@ -72,15 +72,7 @@ _CURVE_COLUMNS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredImages:
-    """What a model predicts for labelled images.
-
-    Attributes:
-        files: Paths below the folder, [N].
-        patients: The patient of each, [N].
-        labels: True class numbers, int64 [N].
-        predicted: Predicted class numbers, int64 [N].
-        probabilities: float64 [N, C].
-    """
+    """True and predicted classes of labelled images, int64 [N], with the probabilities, float64 [N, C]."""
 
     files: tuple[str, ...]
     patients: tuple[str, ...]
@@ -93,11 +85,7 @@ class ScoredImages:
 class PatientLevel:
     """Metrics of patients, each scored by the mean probability of their images, at the model's threshold.
 
-    Attributes:
-        class_counts: Patients of each class.
-        metrics: As for images; None if no patient of a class remains.
-        intervals: 95 % intervals (low, high) by name.
-        left_out: Patients with images of several classes.
+    Patients with images of several classes are `left_out`; `metrics` is None if none remains of some class.
     """
 
     class_counts: dict[str, int]
@@ -111,17 +99,15 @@ class Evaluation(Overlap):
     """The metrics of one model on one folder; further attributes are those of `Overlap`.
 
     Attributes:
-        out: The folder with tables and figure; None if none was asked for.
         class_counts: Images of each class, in the order of the model's outputs.
         threshold: Threshold of `metrics`; None with three or more classes, where the most probable class is predicted.
         further: Metrics of other packages, by name.
-        intervals: 95 % confidence intervals (low, high) of all metrics, by name.
+        intervals: 95 % intervals (low, high) of all metrics, by name.
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         classes: One-vs-rest metrics of each class.
         macro: Mean over the classes; None with two classes.
         micro: Mean over all pairs of image and class; None with two classes.
         confusion: Images by true class (rows) and predicted class (columns).
-        patient_level: Metrics of patients instead of images.
         subgroups: Exploratory metrics by the values of each requested column.
         shift: Differences between these scores and those of the validation images; None with three or more classes.
     """
@@ -160,9 +146,8 @@ class Evaluation(Overlap):
         """Return the metrics as a table, a row for each: `value`, and the 95 % interval from `low` to `high`."""
         import pandas as pd  # takes most of a second
 
-        values = self.further | self.named(
-            {name: value for name, value in asdict(self.metrics).items() if name != "images"}
-        )
+        values = self.further | self.named(asdict(self.metrics))
+        del values["images"]
         intervals = pd.DataFrame(self.named(self.intervals), index=["low", "high"]).T
         return pd.DataFrame({"value": values}).join(intervals)
 
@@ -216,8 +201,8 @@ def evaluate(
         on_progress: Called with progress.
 
     Raises:
-        ConfigError: The file is invalid, `out` exists or is inside `data`, there are too few validation images to set the
-            threshold for `sensitivity`, or a column of `by` makes no subgroups.
+        ConfigError: `out` exists or is inside `data`, too few validation images set the threshold for `sensitivity`, or a
+            column of `by` makes no subgroups.
         ArtifactError: The bundle is missing or damaged.
         DataError: The folder or its images are invalid, or a class has no images.
         MachineError: A metric of another package cannot be loaded, or the packages of a segmenter are not installed.
@@ -245,10 +230,14 @@ def evaluate(
     labels = np.array([by_file[file].label for file in used], dtype=np.int64)
     patients = tuple(by_file[file].patient for file in used)
     predicted = predicted_classes(probabilities, **rule)
+    counts = dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+    if empty := [name for name, count in counts.items() if count == 0]:
+        what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
+        fix = f"put images of each class into folders named {', '.join(names)}; `xraytune predict` needs no classes"
+        raise DataError(Problem(what, data, fix))
     scored = ScoredImages(
         files=used, patients=patients, labels=labels, predicted=predicted, probabilities=probabilities
     )
-    counts = _class_counts(names, labels, data)
     sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
     installed = {name: METRICS.load(name) for name in METRICS.names()}
     further = extension_metrics(installed, labels, probabilities, patients, positive=positive, **sampling)
@@ -256,11 +245,16 @@ def evaluate(
     overlap = overlap_of(bundle, found, used, reason=reason)
     intervals = patient_bootstrap(labels, probabilities, patients, **rule, **sampling)
     breakdown = class_breakdown(labels, probabilities, predicted, patients, **sampling)
+    shift = None
+    if bundle.record.validation is not None:
+        folder = class_samples(names, labels, probabilities[:, positive], patients)
+        validation = {name: one.sample() for name, one in bundle.record.validation.items()}
+        shift = shift_from_validation(validation, folder, positive=names[positive], threshold=threshold)
     evaluation = Evaluation(
         model=bundle.path,
         data=data,
         out=out,
-        positive=bundle.record.positive_name,
+        positive=names[positive],
         class_counts=counts,
         patients=len(set(patients)),
         threshold=threshold if is_binary else None,
@@ -277,7 +271,7 @@ def evaluate(
             name: subgroup_metrics(used, labels, probabilities, patients, values, **rule, **sampling)
             for name, values in columns.items()
         },
-        shift=_shift(bundle, labels, probabilities, patients, threshold),
+        shift=shift,
         broken=broken,
         **asdict(overlap),
     )
@@ -303,55 +297,40 @@ def _patient_level(
     )
 
 
-def _class_counts(names: Sequence[str], labels: Labels, data: Path) -> dict[str, int]:
-    counts = dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
-    if empty := [name for name, count in counts.items() if count == 0]:
-        what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
-        fix = f"put images of each class into folders named {', '.join(names)}; `xraytune predict` needs no classes"
-        raise DataError(Problem(what, data, fix))
-    return counts
-
-
-def _shift(
-    bundle: Bundle, labels: Labels, probabilities: Floats, patients: Sequence[str], threshold: float
-) -> Shift | None:
-    if bundle.record.validation is None:
-        return None
-    folder = class_samples(bundle.record.class_names, labels, probabilities[:, bundle.positive], patients)
-    validation = {name: one.sample() for name, one in bundle.record.validation.items()}
-    return shift_from_validation(validation, folder, positive=bundle.record.positive_name, threshold=threshold)
-
-
 def write_evaluation(out: Path, found: Evaluation, scored: ScoredImages, *, replicates: int, seed: int) -> None:
     """Write the folder described above; it appears as a whole."""
-    names = tuple(found.class_counts)
-    curves = {
-        names[number]: class_curves(
-            scored.labels == number, scored.probabilities[:, number], scored.patients, replicates=replicates, seed=seed
+    names, is_binary = tuple(found.class_counts), len(found.class_counts) == 2
+    drawn: dict[str, DrawnClass] = {}
+    for label in [names.index(found.positive)] if is_binary else range(len(names)):
+        is_class, scores = scored.labels == label, scored.probabilities[:, label]
+        brier = float(((scores - is_class) ** 2).mean())
+        drawn[names[label]] = DrawnClass(
+            curves=class_curves(is_class, scores, scored.patients, replicates=replicates, seed=seed),
+            metrics=found.classes[names[label]],
+            brier=with_interval(brier, found.intervals.get("brier") if is_binary else None),
+            prevalence=float(is_class.mean()),
         )
-        for number in ([names.index(found.positive)] if len(names) == 2 else range(len(names)))
+    labels = [names[label] for label in scored.labels]
+    about = {"patient": scored.patients, "label": labels}
+    tables = {
+        "predictions": predictions_csv(names, scored.files, scored.probabilities, scored.predicted, **about),
+        "per_class": _per_class_csv(found),
+        "confusion_matrix": csv_table(
+            ["true class", *(f"predicted {name}" for name in names)],
+            ([name, *row] for name, row in zip(names, found.confusion, strict=True)),
+        ),
+        **{kind: _curves_csv(kind, drawn) for kind in _CURVE_COLUMNS},
     }
+    note = (
+        f"{len(labels):,} images of {found.patients:,} patients. Bands (pointwise), bars and brackets show 95% intervals "
+        "over patients."
+    )
     with new_folder(out) as folder:
         write_json(folder / "metrics.json", found.to_json())
-        tables = {
-            "predictions": predictions_csv(
-                names,
-                scored.files,
-                scored.probabilities,
-                scored.predicted,
-                patient=scored.patients,
-                label=[names[label] for label in scored.labels],
-            ),
-            "per_class": _per_class_csv(found),
-            "confusion_matrix": csv_table(
-                ["true class", *(f"predicted {name}" for name in names)],
-                ([name, *row] for name, row in zip(names, found.confusion, strict=True)),
-            ),
-            **{kind: _curves_csv(kind, curves) for kind in _CURVE_COLUMNS},
-        }
         for name, table in tables.items():
             write_text(folder / f"{name}.csv", table)
-        _draw(folder, found, scored, curves)
+        files = figure_files(folder, "evaluation")
+        draw_evaluation(drawn, np.array(found.confusion), names, files, threshold=found.threshold, note=note)
 
 
 def _per_class_csv(found: Evaluation) -> str:
@@ -365,32 +344,10 @@ def _per_class_csv(found: Evaluation) -> str:
     return csv_table(header, ([name, one.images, *cells(one)] for name, one in rows.items() if one))
 
 
-def _curves_csv(kind: str, curves: Mapping[str, ClassCurves]) -> str:
+def _curves_csv(kind: str, drawn: Mapping[str, DrawnClass]) -> str:
     columns = _CURVE_COLUMNS[kind]
     rows: list[list[str | float]] = []
-    for name, one in curves.items():
-        values = (getattr(getattr(one, kind), attribute).tolist() for attribute in columns.values())
+    for name, one in drawn.items():
+        values = (getattr(getattr(one.curves, kind), attribute).tolist() for attribute in columns.values())
         rows += [[name, *row] for row in zip(*values, strict=True)]
     return csv_table(("class", *columns), rows)
-
-
-def _draw(folder: Path, found: Evaluation, scored: ScoredImages, curves: Mapping[str, ClassCurves]) -> None:
-    names = tuple(found.class_counts)
-
-    def drawn(name: str) -> DrawnClass:
-        is_class = scored.labels == names.index(name)
-        brier = float(((scored.probabilities[:, names.index(name)] - is_class) ** 2).mean())
-        return DrawnClass(
-            curves=curves[name],
-            metrics=found.classes[name],
-            brier=with_interval(brier, found.intervals.get("brier") if len(names) == 2 else None),
-            prevalence=float(is_class.mean()),
-        )
-
-    note = (
-        f"{len(scored.files):,} images of {found.patients:,} patients. Bands (pointwise), bars and brackets show 95% "
-        "intervals over patients."
-    )
-    files = figure_files(folder, "evaluation")
-    shown = {name: drawn(name) for name in curves}
-    draw_evaluation(shown, np.array(found.confusion), names, files, threshold=found.threshold, note=note)
