@@ -29,17 +29,17 @@ def list(cache: CacheFolder = _HERE, as_json: options.AsJson = False) -> None:
     console.write(f"{cache}: {len(found):,} artifacts, {console.mebibytes(sum(sizes.values()))} MiB")
     totals = [(kind, f"{len(group):,}", console.mebibytes(sizes[kind])) for kind, group in kinds.items()]
     console.show(Table(("kind", *console.numbers("artifacts", "MiB")), totals))
-    studies = Column("studies", flexible=True, optional=True)
+    what, studies = Column("what", flexible=True), Column("studies", flexible=True, optional=True)
+    columns = (what, *console.numbers("artifacts", "MiB"), "last used", studies)
     for kind, group in kinds.items():
         rows = []
-        for what in dict.fromkeys(one.what for one in group):
-            same = [one for one in group if one.what == what]
+        for name in dict.fromkeys(one.what for one in group):
+            same = [one for one in group if one.what == name]
             used = f"{same[0].last_used.astimezone():%Y-%m-%d %H:%M}"
             size = console.mebibytes(sum(one.size_bytes for one in same))
             users = sorted({study for one in same for study in one.studies})
-            rows.append((what, f"{len(same):,}", size, used, ", ".join(users)))
-        what_column = Column("what", flexible=True)
-        console.show(Table((what_column, *console.numbers("artifacts", "MiB"), "last used", studies), rows, kind))
+            rows.append((name, f"{len(same):,}", size, used, ", ".join(users)))
+        console.show(Table(columns, rows, kind))
 
 
 def verify(cache: CacheFolder = _HERE, as_json: options.AsJson = False) -> None:

@@ -17,9 +17,9 @@ from xraytune.cli.search import log_dashboard, shown_path
 from xraytune.records import Progress, ignore_progress
 
 if TYPE_CHECKING:
-    from xraytune.confirm.analysis import FinalistResult, Gain, RatioPoint
+    from xraytune.confirm.analysis import FinalistResult, Gain
     from xraytune.confirm.comparison import Interval
-    from xraytune.confirm.forecast import Forecast, VerdictChances
+    from xraytune.confirm.forecast import Forecast
     from xraytune.confirm.record import Confirmation
     from xraytune.confirm.rehearsal import Rehearsal
     from xraytune.confirm.secondary import ArmDifference, Difference, ExternalResult, Outcome, OutcomeDifference
@@ -125,13 +125,7 @@ def confirm(
 
 @dataclass(slots=True)
 class ConfirmScreen:
-    """Show the progress of a confirmation.
-
-    Attributes:
-        only_forecast: Stop after the forecast.
-        ask: Ask before accessing the test folder; never asks without a terminal.
-        as_json: Print nothing but JSON to stdout.
-    """
+    """Show the progress of a confirmation; `ask` before accessing the test folder, if there is a terminal."""
 
     only_forecast: bool = False
     ask: bool = False
@@ -169,13 +163,13 @@ class ConfirmScreen:
             show_forecast(forecast)
         if is_open:
             console.write("the test folder was accessed before: adding seeds now makes the verdict exploratory")
-            raise typer.Exit
-        if self.only_forecast or (self.ask and not console.agreed("Access the test folder now?")):
-            console.write(
-                "the test folder stays sealed; use --gan-seeds N to add seeds, or omit --forecast to access it"
-            )
-            raise typer.Exit
-        self._bars = self._drawing.enter_context(console.progress())
+        elif self.only_forecast or (self.ask and not console.agreed("Access the test folder now?")):
+            how = "use --gan-seeds N to add seeds, or omit --forecast to access it"
+            console.write(f"the test folder stays sealed; {how}")
+        else:
+            self._bars = self._drawing.enter_context(console.progress())
+            return
+        raise typer.Exit
 
 
 def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:
@@ -213,21 +207,16 @@ def _signed(value: float, interval: Difference | Interval | Gain) -> tuple[str, 
 def show_forecast(forecast: Forecast) -> None:
     """Print the most likely verdict for each design and true effect."""
     effects = sorted({one.true_difference for one in forecast.chances})
-    designs = dict.fromkeys((one.score, one.gan_seeds) for one in forecast.chances)
-    rows: list[Row] = [
-        (f"{score:.3f}", f"{seeds}", *map(_likeliest, forecast.of_design(score=score, gan_seeds=seeds)))
-        for score, seeds in designs
-    ]
+    rows: list[Row] = []
+    for score, seeds in dict.fromkeys((one.score, one.gan_seeds) for one in forecast.chances):
+        likeliest = [one.likeliest for one in forecast.of_design(score=score, gan_seeds=seeds)]
+        cells = (Cell(f"{word} {chance:.0%}", _TONES.get(word, "plain")) for word, chance in likeliest)
+        rows.append((f"{score:.3f}", f"{seeds}", *cells))
     names = [f"true effect {effect:+g}" if effect else "no effect" for effect in effects]
     columns = (*console.numbers(f"test {forecast.metric}", "GAN seeds"), *names)
     title = "forecast: the most likely verdict on test images, based on scores on val-B"
     console.show(Table(columns, rows, title))
     console.write(forecast.summary)
-
-
-def _likeliest(chances: VerdictChances) -> Cell:
-    word, chance = chances.likeliest
-    return Cell(f"{word} {chance:.0%}", _TONES.get(word, "plain"))
 
 
 def show_verdict(found: Confirmation) -> None:
@@ -248,9 +237,8 @@ def show_verdict(found: Confirmation) -> None:
     if found.ratio_response:
         parts += [_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")]
     if found.worth:
-        rows = [
-            (f"{one.patients}", f"{one.score:.3f}", f"{one.low:.3f} to {one.high:.3f}") for one in found.worth.curve
-        ]
+        curve = found.worth.curve
+        rows = [(f"{one.patients}", f"{one.score:.3f}", f"{one.low:.3f} to {one.high:.3f}") for one in curve]
         columns = (*console.numbers("patients", metric), "95 % interval")
         parts.append(Table(columns, rows, "real images alone, with as many steps and images per step"))
     if secondary := [one for one in found.secondary if one.finalist == first]:
@@ -318,19 +306,17 @@ def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Ta
 
 def _ratios(found: Confirmation) -> Table:
     first = found.finalists[0].arm
-    rows = [row for point in found.ratio_response for row in _ratio_rows(point, first.parameters.source)]
+    source, rows = first.parameters.source, list[Row]()
+    for point in found.ratio_response:
+        ratio, score = f"{point.ratio:g}", f"{point.score:.3f}"
+        if not point.ratio:
+            rows.append((ratio, "no extra images", score, "", ""))
+            continue
+        rows.append((ratio, f"{source} over ratio 0", score, *_signed(point.gain, point)))
+        if one := point.duplicate:
+            rows.append(("", "duplicate over ratio 0", f"{one.score:.3f}", *_signed(one.gain, one)))
+        if over := point.over_duplicate:
+            rows.append(("", f"{source} over duplicate", "", *_signed(over.gain, over)))
     scores = console.numbers(f"val-B {found.metric}", "gain")
     columns = (Column("ratio", "right"), Column("arm", flexible=True), *scores, "95 % interval")
     return Table(columns, rows, f"{first.name} at other ratios")
-
-
-def _ratio_rows(point: RatioPoint, source: str) -> Iterator[tuple[str, ...]]:
-    ratio, score = f"{point.ratio:g}", f"{point.score:.3f}"
-    if not point.ratio:
-        yield ratio, "no extra images", score, "", ""
-        return
-    yield ratio, f"{source} over ratio 0", score, *_signed(point.gain, point)
-    if duplicate := point.duplicate:
-        yield "", "duplicate over ratio 0", f"{duplicate.score:.3f}", *_signed(duplicate.gain, duplicate)
-    if over := point.over_duplicate:
-        yield "", f"{source} over duplicate", "", *_signed(over.gain, over)

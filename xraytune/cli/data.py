@@ -77,9 +77,8 @@ def inspect(
     else:
         _show_inspection(source, found, uses, sizes)
         if shortcut:
-            console.show(
-                console.facts(*((one.name, f"AUROC {one}") for one in shortcut.views), ("lungs", str(shortcut)))
-            )
+            views = ((one.name, f"AUROC {one}") for one in shortcut.views)
+            console.show(console.facts(*views, ("lungs", str(shortcut))))
         for file in drawn:
             console.write(file)
 

@@ -44,9 +44,8 @@ def train(
     console.write(f"{trained.path}: {size} px {trained.settings.noun}, trained for {steps:,} steps on {counts}")
     console.write(f"its images beside real ones: {trained.samples}; during training: {trained.grids}")
     quality, copies = trained.report.quality, trained.report.copies
-    console.write(
-        f"quality: {quality or trained.report.note}" + (f"; features of {quality.features}" if quality else "")
-    )
+    features = f"; features of {quality.features}" if quality else ""
+    console.write(f"quality: {quality or trained.report.note}{features}")
     if copies:
         console.write(f"its images copy training images: {copies}")
     console.write_command(f"xraytune generator sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import defaultdict
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,9 +43,8 @@ def demo(
     from xraytune.search.run import search
 
     here = folder / "quick" if quick else folder
-    xrays, others, studies, config, model = (
-        here / name for name in ("xrays", "other_xrays", "studies", "best.yaml", "model")
-    )
+    names = ("xrays", "other_xrays", "studies", "best.yaml", "model")
+    xrays, others, studies, config, model = (here / name for name in names)
     space, overrides, test = _space_file(), QUICK_OVERRIDES if quick else (), others / "test"
     numbers = count(1)
 
@@ -73,9 +73,8 @@ def demo(
     show_search(summary, next_step=False)
 
     study = studies / summary.study.name
-    announce(
-        "Rehearse the comparison with controls that `confirm` makes on the test folder.", "confirm", study, "--quick"
-    )
+    why = "Rehearse the comparison with controls that `confirm` makes on the test folder."
+    announce(why, "confirm", study, "--quick")
     with ConfirmScreen() as screen:
         rehearsal = rehearse(study, callbacks=screen.callbacks)
     show_rehearsal(rehearsal, next_step=False)
@@ -97,14 +96,14 @@ def demo(
     show_evaluation(evaluation)
 
     assert isinstance(evaluation, Evaluation), "the model is a classifier"
-    _show_demo(xrays, study, config, model, evaluation)
+    _show_demo({"X-rays": xrays, "study": study, "configuration": config, "model": model}, evaluation)
 
 
-def _show_demo(xrays: Path, study: Path, config: Path, model: Path, evaluation: Evaluation) -> None:
+def _show_demo(paths: Mapping[str, Path], evaluation: Evaluation) -> None:
     from xraytune.search.study import StudyFolder
 
     trials: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in StudyFolder(study).rows():
+    for row in StudyFolder(paths["study"]).rows():
         if row["value"] is not None:
             trials[row["parameters"]["source"]].append(row)
     best = {source: max(rows, key=lambda row: (row["value"], -row["number"])) for source, rows in trials.items()}
@@ -120,15 +119,12 @@ def _show_demo(xrays: Path, study: Path, config: Path, model: Path, evaluation: 
         f"such differences are due to chance. On new patients, the model reached an AUROC of {auroc:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}).",
         Table(("source", *console.numbers("trials", "best val-A AUROC", "after epochs")), rows),
-        console.facts(
-            ("X-rays", f"{xrays}"), ("study", f"{study}"), ("configuration", f"{config}"), ("model", f"{model}")
-        ),
+        console.facts(*((name, str(path)) for name, path in paths.items())),
     )
-    console.write_command(f"xraytune status {shlex.quote(str(study))}", "all trials: ")
+    console.write_command(f"xraytune status {shlex.quote(str(paths['study']))}", "all trials: ")
     console.write("\nWith your own images", "strong")
-    console.write(
-        "  Use a folder with train/NORMAL and train/PNEUMONIA, and a held-out test/ with the same subfolders:"
-    )
+    layout = "train/NORMAL and train/PNEUMONIA, and a held-out test/ with the same subfolders"
+    console.write(f"  Use a folder with {layout}:")
     console.write_command("xraytune data inspect YOUR_FOLDER", "  $ ")
     console.write_command("xraytune search --space search_spaces/gan_ratio_cpu.yaml --data YOUR_FOLDER", "  $ ")
 
@@ -168,13 +164,9 @@ def doctor(
     if as_json:
         console.show_json({"ok": is_ready, "checks": checks})
     else:
-        rows = [
-            (check.name, Cell(check.status, _TONES[check.status]), "\n".join(filter(None, (check.found, check.fix))))
-            for check in checks
-        ]
-        console.show(
-            Cell("ready; try: xraytune demo", "good") if is_ready else Cell("something is missing", "bad"),
-            Table(("check", "status", Column("result and fix", flexible=True)), rows),
-        )
+        texts = ("\n".join(filter(None, (one.found, one.fix))) for one in checks)
+        rows = [(one.name, Cell(one.status, _TONES[one.status]), text) for one, text in zip(checks, texts, strict=True)]
+        heading = Cell("ready; try: xraytune demo", "good") if is_ready else Cell("something is missing", "bad")
+        console.show(heading, Table(("check", "status", Column("result and fix", flexible=True)), rows))
     if not is_ready:
         raise typer.Exit(MachineError.exit_code)

@@ -13,21 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from xraytune.cli import (
-    audit,
-    cache,
-    confirm,
-    console,
-    data,
-    forecast,
-    generator,
-    getting_started,
-    model,
-    report,
-    search,
-    space,
-    study,
-)
+from xraytune.cli import audit, cache, confirm, console, data, generator, getting_started, model, search, space, study
 from xraytune.errors import INTERRUPTED_EXIT_CODE, MachineError, XraytuneError
 from xraytune.files import explain_disk_errors
 from xraytune.limits import likely_shortage, shortage
@@ -106,10 +92,10 @@ def build_app() -> typer.Typer:
     _add(space_app, space.import_, "xraytune space import sweep.yaml -o space.yaml")
     app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
 
-    _add(app, forecast.forecast, "xraytune forecast --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
+    _add(app, search.forecast, "xraytune forecast --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, study.status, "xraytune status studies/gan-ratio", _SEARCH)
-    _add(app, report.report, "xraytune report studies/gan-ratio", _SEARCH)
+    _add(app, study.report, "xraytune report studies/gan-ratio", _SEARCH)
     _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
     _add(app, audit.audit, "xraytune audit chest_xray generated", _SEARCH)
     _add(app, study.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)

@@ -14,7 +14,6 @@ from xraytune.errors import ConfigError, MachineError, Problem, SourceLine
 from xraytune.records import Json
 
 if TYPE_CHECKING:
-    from xraytune.config.domains import Domain
     from xraytune.config.settings import Settings
     from xraytune.config.space import ParameterSpec, Space
 
@@ -69,7 +68,7 @@ def import_(
 
     left_out = import_sweep(sweep, out=out)
     if as_json:
-        console.show_json({"out": str(out), "left_out": [_problem(problem) for problem in left_out]})
+        console.show_json({"out": out, "left_out": [_problem(problem) for problem in left_out]})
     else:
         head = f"{out}: written; not imported: {len(left_out)}"
         console.show(Cell(head, "strong"), *(f"{problem.where}: {problem.what}" for problem in left_out))
@@ -101,15 +100,12 @@ def _show(file: Path, space: Space) -> None:
 
 
 def _parameters(title: str, specs: Sequence[ParameterSpec]) -> Table:
-    return Table(
-        ("parameter", Column("values", flexible=True), Column("condition", flexible=True)),
-        [(spec.name, _domain(spec.domain), Cell(" and ".join(map(str, spec.when)), "dim")) for spec in specs],
-        f"{title} ({len(specs)})",
-    )
-
-
-def _domain(domain: Domain) -> str:
-    return f"{domain}, logarithmic" if domain.is_log else f"{domain}"
+    rows = [
+        (one.name, f"{one.domain}{', logarithmic' * one.domain.is_log}", Cell(" and ".join(map(str, one.when)), "dim"))
+        for one in specs
+    ]
+    columns = ("parameter", Column("values", flexible=True), Column("condition", flexible=True))
+    return Table(columns, rows, f"{title} ({len(specs)})")
 
 
 def _settings(settings: Settings) -> Table:

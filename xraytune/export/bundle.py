@@ -53,6 +53,7 @@ _THRESHOLD_RULES: Mapping[Validation, ThresholdRule] = {
     "all": "calibrated_out_of_fold",
 }
 """The images that set a classifier's threshold."""
+_OF_TRAINING = ("threshold", "input_format", "val_score", "val_b_score", "out_of_fold_score", "best_epoch")
 _REPLICATES = 1000
 _MOST_SCORES = 1000
 
@@ -76,16 +77,11 @@ def write_bundle(
         task=settings.task,
         class_names=prepared.class_names,
         positive=None if prepared.has_masks else prepared.class_names[prepared.positive],
-        threshold=training.threshold,
         threshold_rule="fixed" if prepared.has_masks else _THRESHOLD_RULES[trained_on.validation],
         validation=_validation(prepared, training.validated),
-        input_format=training.input_format,
         **parameters.model_dump(include=NETWORK_PARAMETERS),
+        **{name: getattr(training, name) for name in _OF_TRAINING},
         arm=parameters.arm,
-        val_score=training.val_score,
-        val_b_score=training.val_b_score,
-        out_of_fold_score=training.out_of_fold_score,
-        best_epoch=training.best_epoch,
         trained_on=trained_on,
         train_fingerprint=prepared.train_fingerprint,
         test_fingerprint=prepared.test_fingerprint,
@@ -116,9 +112,10 @@ def _validation(prepared: Prepared, validated: Validated) -> dict[str, Validatio
         return None
     scores = validated.results[:, prepared.positive]
     samples = class_samples(prepared.class_names, validated.labels, scores, validated.patients)
-    summaries = {name: tuple(summarise(one.scores, _MOST_SCORES).tolist()) for name, one in samples.items()}
     return {
-        name: ValidationScores(images=one.images, patients=one.patients, scores=summaries[name])
+        name: ValidationScores(
+            images=one.images, patients=one.patients, scores=tuple(summarise(one.scores, _MOST_SCORES).tolist())
+        )
         for name, one in samples.items()
     }
 

@@ -52,6 +52,16 @@ from xraytune.tracking.wandb import publish
 TRAIN_STAGE = "train-1.work"
 SAMPLES = "samples.png"
 """In the bundle of a model that was trained with generated images: some of them, next to real ones."""
+_OF_RECORD = (
+    "arm",
+    "trained_on",
+    "val_score",
+    "val_b_score",
+    "out_of_fold_score",
+    "threshold",
+    "threshold_rule",
+    "best_epoch",
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -62,7 +72,6 @@ class Trained:
     Attributes:
         positive: The positive class of two; None with more classes.
         validation_images: The number of images that set the threshold.
-        seconds: Wall time of this run.
         equals_trial: Whether both scores are those of the exported trial, to the bit; None if its study is missing or has no
             such scores, or if images or settings differ.
     """
@@ -131,9 +140,7 @@ def train(
     require_extensions(space)
     experiment = space.experiment()
     if experiment.settings.objective.is_of_generator:
-        what = (
-            "this file describes a generator (objective.metric: gan_kid), but `train` trains a classifier or segmenter"
-        )
+        what = "this file describes a generator (objective.metric: gan_kid); `train` trains a classifier or segmenter"
         raise ConfigError(Problem(what, config, f"xraytune generator train --space {quote(str(config))} -o gan"))
     settings, parameters = experiment.settings, experiment.parameters
     require_whole_images(settings.data, "a model")
@@ -163,7 +170,18 @@ def train(
     compute = _compute(settings, repeated, note)
     pin(compute)
     files = {*stored_files(cache / prepared.pixels).files}
-    trained_on = _trained_on(experiment, used, [image.patient for image in index.images if image.file in files])
+    patients = [image.patient for image in index.images if image.file in files]
+    kept = [image.patient for image in used.images if image.side != "train"]
+    trained_on = TrainedOn(
+        images=sum(used.train_counts),
+        patients=used.train_patients,
+        kept_images=len(kept),
+        kept_patients=len({*kept}),
+        of_images=len(patients),
+        of_patients=len({*patients}),
+        validation=validation,
+        changes=changes_of(experiment, used),
+    )
     note(_sentence(trained_on, settings))
     for change in trained_on.changes:
         note(f"  {change}")
@@ -214,45 +232,21 @@ def train(
         publish(settings.tracking.wandb, run, summary, epochs=training.epochs, model=out)
     return Trained(
         path=out,
-        arm=parameters.arm,
-        trained_on=trained_on,
+        **{name: getattr(record, name) for name in _OF_RECORD},
         metric=settings.metric,
-        val_score=training.val_score,
-        val_b_score=training.val_b_score,
-        out_of_fold_score=training.out_of_fold_score,
-        positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else None,
-        threshold=training.threshold,
-        threshold_rule=record.threshold_rule,
+        positive=record.positive if len(record.class_names) == 2 else None,
         validation_images=len(training.validated.labels),
         validation_patients=len({*training.validated.patients}),
-        best_epoch=training.best_epoch,
         epochs=len(training.epochs),
         seconds=time.monotonic() - started,
         equals_trial=recorded and recorded == (training.val_score, training.val_b_score),
     )
 
 
-def _trained_on(experiment: Experiment, used: Prepared, patients: Sequence[str]) -> TrainedOn:
-    """Count the images; `patients` has that of each image of the data folder without `test/`."""
-    final = experiment.settings.final
-    kept = [image.patient for image in used.images if image.side != "train"]
-    return TrainedOn(
-        images=sum(used.train_counts),
-        patients=used.train_patients,
-        kept_images=len(kept),
-        kept_patients=len({*kept}),
-        of_images=len(patients),
-        of_patients=len({*patients}),
-        validation=final.validation if final else "keep",
-        changes=changes_of(experiment, used),
-    )
-
-
 def _sentence(data: TrainedOn, settings: Settings) -> str:
     """Return what the model is trained on, in words."""
-    text = (
-        f"training on {data.images:,} of {data.of_images:,} images ({data.patients:,} of {data.of_patients:,} patients)"
-    )
+    patients = f"{data.patients:,} of {data.of_patients:,} patients"
+    text = f"training on {data.images:,} of {data.of_images:,} images ({patients})"
     if data.kept_images:
         text += f"; {data.kept_images:,} images of {data.kept_patients:,} patients are kept for validation"
     if left_out := data.of_images - data.images - data.kept_images:
