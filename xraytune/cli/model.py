@@ -170,7 +170,7 @@ def _classes(found: Evaluation) -> Iterator[Cell | str | Table]:
         yield _class_table(found)
     if len(found.class_counts) <= _MOST_CONFUSED:
         names = [*found.class_counts]
-        rows = [
+        rows: list[Row] = [
             (Cell(name, "dim"), *(f"{count} ({count / sum(row):.0%})" for count in row))
             for name, row in zip(names, found.confusion, strict=True)
         ]

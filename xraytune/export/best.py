@@ -43,7 +43,6 @@ _FINAL: dict[Validation | None, str] = {
     "all": "`train` uses all patients, and validates out-of-fold",
 }
 """What a final training uses, by `FinalSettings.validation`; None: an exact export."""
-
 Row: TypeAlias = dict[str, Any]
 
 
@@ -52,12 +51,12 @@ class Exported:
     """An exported trial, with the sizes of its training set and of all sides, and the command that trains its final model.
 
     Attributes:
-        trial: Number of the trial; None for a trial that `confirm` added to tune a control, as are its scores.
+        trial: Number of the trial; like its scores, None for one that `confirm` added to tune a control.
         train_patients: `data.train_patients` of the study; None if the trial trained on the whole train side.
         validation: What `train` will keep for validation; None if it will repeat the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
         advice: Command that exports a simpler arm; empty if there is no reason to.
-        race: What the race of the leaders shows, if it decided; else "".
+        race: What the race of the leaders shows, if it decided.
         generator_steps: In a search for a generator, its steps at the best epoch; else None.
     """
 
@@ -160,8 +159,7 @@ def export(
     origin = None if number is None else ExportedFrom(study=folder.path, trial=number, synthetic=synthetic)
     settings = space.settings.model_copy(update={"exported_from": origin})
     prepared = folder.prepared()
-    train = prepared.side("train")
-    images = {"trial_images": len(train.rows), "trial_patients": len({*train.patients})}
+    images = {"trial_images": sum(prepared.train_counts), "trial_patients": prepared.train_patients}
     final = None
     if objective.is_of_generator:
         parameters = best_stage(folder, Experiment(settings=settings, parameters=parameters), number).parameters
@@ -216,15 +214,19 @@ def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Exper
 
 def _best_epoch(folder: StudyFolder, name: str, arm: str, objective: Objective) -> int | None:
     """Return the best epoch of a trial of the search (`#3`) or of a confirmation; None if the study has lost its epochs."""
-    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
-    labels = {f"{name} to its end", f"{name} {arm}"}
-    run = next((run for run in completed_rows(top_up).values() if run["label"] in labels), None)
+    top_up, run = _top_up(folder, finished_label(name), f"{name} {arm}")
     if run is None and not name.startswith("#"):
         return None
     trial = folder.trial_path(int(name.removeprefix("#"))) if run is None else top_up.trial_path(run["number"])
     with damage_explained(trial / "epochs.jsonl") as file:
         best = min(read_jsonl(file), key=lambda row: (objective.rank(row["val_score"]), row["epoch"]), default=None)
         return None if best is None else int(best["epoch"])
+
+
+def _top_up(folder: StudyFolder, *labels: str) -> tuple[StudyFolder, Row | None]:
+    """Return the folder of the trials that `confirm` trained to the end or added, and the completed one with this label."""
+    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
+    return top_up, next((run for run in completed_rows(top_up).values() if run["label"] in labels), None)
 
 
 def _verdicts(folder: StudyFolder, trials: dict[int, Row]) -> dict[int, str]:
@@ -265,20 +267,17 @@ def _finished(row: Row, folder: StudyFolder) -> Row:
     """Return the row of a finalist or control. If ASHA stopped it, `confirm` trained it to the end."""
     if row["status"] == "complete":
         return row
-    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
-    label = finished_label(f"#{row['number']}")
-    for run in completed_rows(top_up).values():
-        if run["label"] == label:
-            return row | {"value": run["value"], "val_b_score": run["val_b_score"]}
+    top_up, run = _top_up(folder, finished_label(f"#{row['number']}"))
+    if run:
+        return row | {"value": run["value"], "val_b_score": run["val_b_score"]}
     what = f"trial {row['number']} has a verdict, but neither the search nor a confirmation completed it"
     raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
 
 
 def _completed(rows: dict[int, Row], trial: int, trial_count: int, study: Path) -> Row:
-    row = rows.get(trial)
-    if row and row["status"] == "complete":
-        return row
-    if row:
+    if row := rows.get(trial):
+        if row["status"] == "complete":
+            return row
         what = f"{row['status']}: {row['reason']}"
     else:
         what = "has not ended" if trial < trial_count else f"does not exist; the study has {trial_count}, from 0"
@@ -295,12 +294,12 @@ def _simpler_arm(complete: Sequence[Row], journal: Journal) -> str:
 
 
 def _header(exported: Exported, reason: str, objective: Objective) -> str:
+    command, end = _command(exported.path.name, objective), "Paths are relative to this file."
     if exported.generator_steps is not None:
         return (
             f"The generator of trial {exported.trial} of study {exported.study} after {exported.generator_steps:,} steps, "
             f"{exported.metric} {exported.val_score:.4f} minus its floor.\n\n"
-            f"    {_command(exported.path.name, objective)}\n\n"
-            "To use it in a search, copy gan.* into the parameters of its space. Paths are relative to this file."
+            f"    {command}\n\nTo use it in a search, copy gan.* into the parameters of its space. {end}"
         )
     if exported.trial is None:
         origin = f"A control that `confirm` added to study {exported.study}, arm {exported.arm}.\n"
@@ -313,5 +312,4 @@ def _header(exported: Exported, reason: str, objective: Objective) -> str:
     if exported.race:
         origin += f"{exported.race[0].upper()}{exported.race[1:]}.\n"
     synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
-    command = _command(exported.path.name, objective)
-    return f"{origin}{synthetic}{exported.final_training}.\n\n    {command}\n\nPaths are relative to this file."
+    return f"{origin}{synthetic}{exported.final_training}.\n\n    {command}\n\n{end}"

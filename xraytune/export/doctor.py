@@ -93,10 +93,7 @@ def doctor(
         *(_extra(name, is_needed=name in needed) for name in PACKAGES),
         probe("Ray", _RAY_PROBE, fix=_REINSTALL),
         *_ray(),
-        _memory(),
-        _shared_memory(),
-        _size(f"free disk at {folder}", shutil.disk_usage(nearest_folder(folder)).free, _MIN_DISK_GIB, _OTHER_DISK),
-        _inodes(folder),
+        *_storage(folder),
         _limits(),
         _wandb(),
     )
@@ -168,41 +165,37 @@ def _ray() -> Iterator[Check]:
         yield Check("Ray security", "warning", f"{risk.where}: {risk.what}", risk.fix)
 
 
-def _memory() -> Check:
-    total_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
+def _storage(folder: Path) -> Iterator[Check]:
+    """Check memory, shared memory and disk."""
+    memory_bytes, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
-        total_bytes = min(total_bytes, int(text))
-    return _size("memory", total_bytes, _MIN_MEMORY_GIB, "run fewer trials at once: --set resources.concurrent=1")
-
-
-def _shared_memory() -> Check:
-    shared = Path("/dev/shm")
-    if not shared.is_dir():
-        return Check("shared memory", "ok", "not used on this system")
-    return _size("shared memory", shutil.disk_usage(shared).total, _MIN_SHARED_MEMORY_GIB, _MORE_SHARED_MEMORY)
+        memory_bytes = min(memory_bytes, int(text))
+    yield _size("memory", memory_bytes, _MIN_MEMORY_GIB, "run fewer trials at once: --set resources.concurrent=1")
+    if (shared := Path("/dev/shm")).is_dir():
+        yield _size("shared memory", shutil.disk_usage(shared).total, _MIN_SHARED_MEMORY_GIB, _MORE_SHARED_MEMORY)
+    else:
+        yield Check("shared memory", "ok", "not used on this system")
+    free_bytes, inodes = shutil.disk_usage(nearest_folder(folder)).free, free_inodes(folder)
+    yield _size(f"free disk at {folder}", free_bytes, _MIN_DISK_GIB, _OTHER_DISK)
+    found = "no limit" if inodes is None else f"for {inodes} more files"
+    is_short = inodes is not None and inodes < _MIN_INODES
+    yield _warning_if(is_short, f"free inodes at {folder}", found, _OTHER_DISK)
 
 
 def _size(name: str, size_bytes: int, minimum_gib: float, fix: str) -> Check:
-    found = f"{size_bytes / _GIB:.1f} GiB"
-    if size_bytes < minimum_gib * _GIB:
-        return Check(name, "warning", f"{found}, less than {minimum_gib:g}", fix)
-    return Check(name, "ok", found)
+    is_short = size_bytes < minimum_gib * _GIB
+    found = f"{size_bytes / _GIB:.1f} GiB" + (f", less than {minimum_gib:g}" if is_short else "")
+    return _warning_if(is_short, name, found, fix)
 
 
-def _inodes(folder: Path) -> Check:
-    inodes = free_inodes(folder)
-    name, found = f"free inodes at {folder}", "no limit" if inodes is None else f"for {inodes} more files"
-    if inodes is not None and inodes < _MIN_INODES:
-        return Check(name, "warning", found, _OTHER_DISK)
-    return Check(name, "ok", found)
+def _warning_if(is_bad: bool, name: str, found: str, fix: str) -> Check:
+    return Check(name, "warning", found, fix) if is_bad else Check(name, "ok", found)
 
 
 def _limits() -> Check:
     found = ", ".join(f"{limit.name} {limit.format_value(limit.value)}" for limit in LIMITS)
-    if problem := likely_shortage():
-        return Check("limits", "warning", found, problem.fix)
-    return Check("limits", "ok", found)
+    problem = likely_shortage()
+    return Check("limits", "warning", found, problem.fix) if problem else Check("limits", "ok", found)
 
 
 def _wandb() -> Check:

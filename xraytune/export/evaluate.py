@@ -311,9 +311,10 @@ def write_evaluation(out: Path, found: Evaluation, scored: ScoredImages, *, repl
             prevalence=float(is_class.mean()),
         )
     labels = [names[label] for label in scored.labels]
-    about = {"patient": scored.patients, "label": labels}
     tables = {
-        "predictions": predictions_csv(names, scored.files, scored.probabilities, scored.predicted, **about),
+        "predictions": predictions_csv(
+            names, scored.files, scored.probabilities, scored.predicted, patient=scored.patients, label=labels
+        ),
         "per_class": _per_class_csv(found),
         "confusion_matrix": csv_table(
             ["true class", *(f"predicted {name}" for name in names)],

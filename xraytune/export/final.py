@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -41,9 +42,7 @@ class FinalTraining:
 
     Attributes:
         prepared: The images, on the sides that they were used for.
-        best_epoch: The epoch whose network was kept.
-        val_score: On val-A; None if the network was trained on it.
-        val_b_score: On val-B; None if the network was trained on it.
+        val_score: On val-A, as `val_b_score` on val-B; None if the network was trained on it.
         out_of_fold_score: On all images, each scored by a network that has not seen its patient; None without folds.
         threshold: The probability from which an image of two classes is positive, or a pixel belongs to the mask.
         validated: The images that the network, or one of the folds, was validated on. In `keep` val-A and then val-B.
@@ -116,35 +115,29 @@ def fixed_epochs(settings: Settings) -> int:
     return min(epochs or settings.budget.max_epochs, settings.budget.max_epochs)
 
 
-def changes_of(experiment: Experiment, used: Prepared) -> tuple[str, ...]:
-    """Return what differs from the exported trial, one line each; `used` as from `used_images`."""
-    settings, final = experiment.settings, experiment.settings.final
+def changes_of(experiment: Experiment, used: Prepared) -> Iterator[str]:
+    """Yield what differs from the exported trial, one line each; `used` as from `used_images`."""
+    settings, parameters, final = experiment.settings, experiment.parameters, experiment.settings.final
     if final is None:
-        return ()
-    changes: list[str] = []
-    if final.trial_images and final.trial_images != sum(used.train_counts):
-        changes += _more_images(experiment, used, final.trial_images, final.trial_patients)
+        return
+    counts, images = used.train_counts, final.trial_images
+    if images and images != sum(counts):
+        of_patients = f" of {final.trial_patients:,} patients" if final.trial_patients else ""
+        yield f"training images: {sum(counts):,} of {used.train_patients:,} patients (trial: {images:,}{of_patients})"
+        if parameters.source != "none":
+            extra, before = (len(plan_mix(one, parameters)) for one in (counts, [images]))
+            yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
+        of_trial = settings.budget.steps_per_epoch or max(8, -(-images // 32))
+        yield f"steps per epoch: {used.steps_per_epoch(settings):,} (trial: {of_trial:,})"
+        if generator := parameters.generator:
+            yield f"{generator.noun}: trained anew on these images, for the same {generator.steps:,} steps"
     if final.validation != "keep":
-        most, images = settings.budget.max_epochs, "val-B alone"
-        if final.validation == "all":
-            images = f"out-of-fold scores of {FOLDS} further trainings"
-        changes.append(f"epochs: {fixed_epochs(settings)}, fixed, instead of the best of {most} on val-A")
-        changes += [] if used.has_masks else [f"threshold: from {images}, instead of val-A and val-B"]
-    return tuple(changes)
-
-
-def _more_images(experiment: Experiment, used: Prepared, images: int, patients: int | None) -> Iterator[str]:
-    """Yield what more images than the trial's change."""
-    settings, parameters, counts = experiment.settings, experiment.parameters, used.train_counts
-    of_patients = f" of {patients:,} patients" if patients else ""
-    yield f"training images: {sum(counts):,} of {used.train_patients:,} patients (trial: {images:,}{of_patients})"
-    if parameters.source != "none":
-        extra, before = (len(plan_mix(one, parameters)) for one in (counts, [images]))
-        yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
-    of_trial = settings.budget.steps_per_epoch or max(8, -(-images // 32))
-    yield f"steps per epoch: {used.steps_per_epoch(settings):,} (trial: {of_trial:,})"
-    if generator := parameters.generator:
-        yield f"{generator.noun}: trained anew on these images, for the same {generator.steps:,} steps"
+        most = settings.budget.max_epochs
+        yield f"epochs: {fixed_epochs(settings)}, fixed, instead of the best of {most} on val-A"
+        if not used.has_masks:
+            is_all = final.validation == "all"
+            scores = f"out-of-fold scores of {FOLDS} further trainings" if is_all else "val-B alone"
+            yield f"threshold: from {scores}, instead of val-A and val-B"
 
 
 def train_with_val_a(
@@ -184,12 +177,22 @@ def train_without_val_a(
     total = sum(epochs * images.steps_per_epoch(settings) for images in fits.values())
     before = 0
     unseen: list[Validated] = []
+
+    def log_epoch(name: str, record: FittedEpoch) -> None:
+        note(f"{name}: epoch {record.epoch:3d} of {epochs}, train loss {record.train_loss:.4f}")
+
     for name, images in fits.items():
         on_progress = _of_all(context.on_progress, name, before=before, total=total)
         before += epochs * images.steps_per_epoch(settings)
         own = replace(context, prepared=images, on_progress=on_progress)
-        records, inputs = _run(experiment, own, name, epochs, folder, note)
-        side = images.side("val_a")
+        note(f"{name}: training on {sum(images.train_counts):,} images of {images.train_patients:,} patients")
+        side, fitted = images.side("val_a"), experiment
+        if not len(side.rows):
+            # Without unseen images to compare with, its generator is not tested; the folds have tested generators like it.
+            fitted = experiment.model_copy(update={"settings": without_gates(settings)})
+        records, inputs = fit_trial(
+            fitted, own, folder / name.replace(" ", "-"), epochs=epochs, on_epoch=partial(log_epoch, name)
+        )
         if len(side.rows):
             results = inputs.results(inputs.val_a)
             unseen.append(Validated(labels=side.labels, results=results, patients=side.patients))
@@ -212,22 +215,6 @@ def train_without_val_a(
         threshold=task.threshold(validated.labels, validated.results, positive),
         validated=validated,
     )
-
-
-def _run(
-    experiment: Experiment, context: RunContext, name: str, epochs: int, folder: Path, note: Callable[[str], None]
-) -> tuple[list[FittedEpoch], TrialInputs]:
-    """Run one fit; return its epochs, and its inputs with the trained network."""
-    prepared = context.prepared
-    note(f"{name}: training on {sum(prepared.train_counts):,} images of {prepared.train_patients:,} patients")
-    # Without unseen images to compare with, its generator is not tested; the folds have tested generators like it.
-    if not len(prepared.side("val_a").rows):
-        experiment = experiment.model_copy(update={"settings": without_gates(experiment.settings)})
-
-    def on_epoch(record: FittedEpoch) -> None:
-        note(f"{name}: epoch {record.epoch:3d} of {epochs}, train loss {record.train_loss:.4f}")
-
-    return fit_trial(experiment, context, folder / name.replace(" ", "-"), epochs=epochs, on_epoch=on_epoch)
 
 
 def _of_all(on_progress: Progress, name: str, *, before: int, total: int) -> Progress:

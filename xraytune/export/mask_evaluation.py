@@ -41,12 +41,7 @@ BOOTSTRAP_SEED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskEvaluation(Overlap):
-    """The metrics of one segmenter on one folder, at the original size of each image; see also `Evaluation`.
-
-    Attributes:
-        worst: The images with the lowest Dice, the worst first.
-        subgroups: Exploratory metrics by column and value.
-    """
+    """The metrics of a segmenter, at the original size of each image, and the `worst` images; see also `Evaluation`."""
 
     model: Path
     data: Path

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
 from xraytune.data.table import find_table
@@ -24,8 +23,7 @@ class Overlap:
     """What a model has to do with the images that it is evaluated on.
 
     Attributes:
-        known_images: Images that are copies of the model's training or validation images, or of its folder of extra
-            images if that still exists.
+        known_images: Copies of the model's training or validation images, or of its extra images if their folder exists.
         known_patients: Patients of these sets, by the rules of `shared_patients`.
         images_of_known_patients: Their images, including those of `known_images`.
         opened_test: Whether this is the sealed test folder of the model's study.
@@ -60,7 +58,11 @@ def overlap_of(bundle: Bundle, found: LabelledImages, used: Sequence[str], *, re
 
 def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
     """Log access to the test folder, with the model and with its study; return the number of known accesses."""
-    model, study = bundle.path.resolve(), _study_with_test(bundle, fingerprint)
+    model, study = bundle.path.resolve(), None
+    if bundle.study is not None:
+        folder = StudyFolder(bundle.study.resolve())
+        if folder.space_path.is_file() and folder.prepared().test_fingerprint == fingerprint:  # else it was moved
+            study = folder.path
     log_test_access(
         model,
         *(study_logs(study) if study else ()),
@@ -74,15 +76,6 @@ def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: i
     )
     with_model = [row for row in read_jsonl(model / TEST_ACCESS_FILE) if row["fingerprint"] == fingerprint]
     return max(len(with_model), len(accesses(study, fingerprint)) if study else 0)
-
-
-def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:
-    """Return the bundle's study, if it was not moved and has this test folder."""
-    if bundle.study is None:
-        return None
-    folder = StudyFolder(bundle.study.resolve())
-    is_found = folder.space_path.is_file() and folder.prepared().test_fingerprint == fingerprint
-    return folder.path if is_found else None
 
 
 def _known(

@@ -24,7 +24,7 @@ from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import restore_pixels
 from xraytune.pipeline.trial import run_trial
-from xraytune.records import EpochRecord, Progress, TrialResult, ignore_progress
+from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import reason_of, traceback_note
@@ -43,14 +43,9 @@ class ReplayedEpoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A recorded trial compared with its replay.
+    """A recorded trial compared with its replay; `status` is None if it is running or was interrupted.
 
-    Attributes:
-        metric: Of its scores, such as AUROC.
-        status: How the trial ended; None if it is running or was interrupted.
-        recorded_val_b_score: Score on val-B of a completed trial.
-        recorded_failure: Reason of a failed trial.
-        replayed_failure: Reason of the failure now; empty if it did not fail.
+    Only a completed trial has scores on val-B, and only a failed one has a failure, the reason as text.
     """
 
     study: Path
@@ -127,8 +122,7 @@ def replay(
         recorded_steps = recorded[-1]["steps"] if recorded and what == TRAINING_STEPS else total
         on_progress(what, done, max(done, recorded_steps))
 
-    result: TrialResult | None = None
-    failure = ""
+    result, failure = None, ""
     with _temporary_folder(cache) as work, in_use(cache):
         try:
             result = run_trial(
@@ -156,8 +150,8 @@ def replay(
         epochs=tuple(
             ReplayedEpoch(
                 epoch=epoch,
-                recorded_val_score=then["val_score"] if then else None,
-                replayed_val_score=now["val_score"] if now else None,
+                recorded_val_score=then.get("val_score"),
+                replayed_val_score=now.get("val_score"),
                 is_identical={**then, "seconds": 0} == {**now, "seconds": 0},
             )
             for epoch, (then, now) in enumerate(pairs, 1)

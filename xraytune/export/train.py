@@ -180,7 +180,7 @@ def train(
         of_images=len(patients),
         of_patients=len({*patients}),
         validation=validation,
-        changes=changes_of(experiment, used),
+        changes=tuple(changes_of(experiment, used)),
     )
     note(_sentence(trained_on, settings))
     for change in trained_on.changes:

@@ -49,7 +49,10 @@ def sample_trial_generator(
     experiment = best_stage(folder, folder.experiment(trial), trial)
     settings = experiment.parameters.generator
     if settings is None:
-        raise ConfigError(Problem(f"trial {trial} has no generator", study, _other_trials(folder)))
+        numbers = sorted(int(config.parent.name) for config in folder.path.glob("trials/*/config.json"))
+        with_one = [f"{number}" for number in numbers if folder.experiment(number).parameters.generator]
+        fix = f"give one that has: {join_names(with_one)}" if with_one else "no trial of this study has one"
+        raise ConfigError(Problem(f"trial {trial} has no generator", study, fix))
     cache = (cache or folder.default_cache).resolve()
     prepared, compute = folder.prepared(), folder.compute()
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
@@ -63,9 +66,3 @@ def sample_trial_generator(
                 )
     fix = f"wait until the search has trained it, or train it again: xraytune replay {study} {trial}"
     raise ArtifactError(Problem(f"the {settings.noun} of trial {trial} is not in the cache", cache, fix))
-
-
-def _other_trials(folder: StudyFolder) -> str:
-    numbers = sorted(int(config.parent.name) for config in folder.path.glob("trials/*/config.json"))
-    with_one = [f"{number}" for number in numbers if folder.experiment(number).parameters.generator]
-    return f"give one that has: {join_names(with_one)}" if with_one else "no trial of this study has one"
