@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from xraytune.cli import console, options
 from xraytune.cli.confirm import ConfirmScreen
@@ -21,22 +21,20 @@ _TONES: dict[str, Tone] = {"good": "good", "warning": "busy", "bad": "bad", "not
 def audit(
     real: options.DataSource,
     synthetic: Annotated[
-        Path, typer.Argument(metavar="SYNTHETIC", help="Synthetic images, in class folders named like the real ones.")
+        Path, Argument(metavar="SYNTHETIC", help="Synthetic images, in class folders named like the real ones.")
     ],
     model_space: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="Space or experiment file (YAML) that describes the classifier; default: a frozen MobileNetV2.",
         ),
     ] = None,
     quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Only measure the images; no training, and the test folder stays sealed."),
+        bool, Option("--quick", help="Only measure the images; no training, and the test folder stays sealed.")
     ] = False,
     test: Annotated[
-        Path | None,
-        typer.Option(metavar="SOURCE", help="Test images of other patients, if SOURCE has no test/ folder."),
+        Path | None, Option(metavar="SOURCE", help="Test images of other patients, if SOURCE has no test/ folder.")
     ] = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,

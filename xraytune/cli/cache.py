@@ -6,13 +6,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-import typer
+from typer import Exit, Option
 
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Table
 from xraytune.cli.study import show_cleaned
 
-CacheFolder: TypeAlias = Annotated[Path, typer.Option("--cache", metavar="DIR", help="Cache folder.")]
+CacheFolder: TypeAlias = Annotated[Path, Option("--cache", metavar="DIR", help="Cache folder.")]
 _HERE = Path("cache")
 
 
@@ -58,11 +58,11 @@ def verify(cache: CacheFolder = _HERE, as_json: options.AsJson = False) -> None:
         rows = [(str(one.path), one.kind, ", ".join(one.damaged)) for one in found]
         console.show(Cell(heading, "bad"), Table(columns, rows))
     if found:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def clean(
-    max_size: Annotated[str, typer.Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")],
+    max_size: Annotated[str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")],
     cache: CacheFolder = _HERE,
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Exit, Option
 
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Row, Table, Tone
@@ -41,7 +41,7 @@ def confirm(
     study: options.StudyArgument,
     test: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="SOURCE",
             help="Test images, if the study's data has none: class folders, for segmentation images/ and masks/, or a data "
             "file (YAML).",
@@ -49,21 +49,21 @@ def confirm(
     ] = None,
     external: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="DIR",
             help="Images (or a data file) of a second hospital, reported separately; also possible after a verdict.",
         ),
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="COLUMN",
             help="Report the differences for each value of a column of the test images' patients.csv; repeatable.",
         ),
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--quick",
             help="Rehearse on val-B with few replicates, and estimate what the confirmation would cost and could show; the "
             "test folder stays sealed.",
@@ -72,20 +72,18 @@ def confirm(
     data: options.MovedData = None,
     weights_dir: options.WeightsDir = None,
     finalists: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Number of best mixes to test; overrides the study's setting."),
+        int | None, Option(min=1, metavar="N", help="Number of best mixes to test; overrides the study's setting.")
     ] = None,
     gan_seeds: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=2,
             metavar="N",
             help="Use more GAN seeds than the study's setting; adding seeds after a verdict makes the next one exploratory.",
         ),
     ] = None,
     forecast: Annotated[
-        bool,
-        typer.Option("--forecast", help="Train, forecast the verdict, and stop before accessing the test folder."),
+        bool, Option("--forecast", help="Train, forecast the verdict, and stop before accessing the test folder.")
     ] = False,
     yes: options.Yes = False,
     cache: options.Cache = None,
@@ -158,7 +156,7 @@ class ConfirmScreen:
         self._drawing.close()
         if self.as_json and self.only_forecast:
             console.show_json(forecast.to_json())
-            raise typer.Exit
+            raise Exit
         if not self.as_json:
             show_forecast(forecast)
         if is_open:
@@ -169,7 +167,7 @@ class ConfirmScreen:
         else:
             self._bars = self._drawing.enter_context(console.progress())
             return
-        raise typer.Exit
+        raise Exit
 
 
 def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Option
 
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Table
@@ -31,7 +31,7 @@ def inspect(
     group_regex: options.GroupRegex = None,
     figures: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="OUT",
             help="Folder for figures (PNG, SVG): sample images and class frequencies, or sample pairs with the outline of "
             "their mask. Images of test/ are only counted.",
@@ -39,7 +39,7 @@ def inspect(
     ] = None,
     segmenter: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="MODEL",
             help="Segmenter of lungs, from `xraytune train`; shows how separable the classes are without lungs.",
         ),
@@ -164,12 +164,11 @@ def _examples(found: NearDuplicates) -> str:
 
 def phantom(
     out: options.NewFolder,
-    patients: Annotated[int, typer.Option(help="Number of patients, with one to four images each.")] = 200,
+    patients: Annotated[int, Option(help="Number of patients, with one to four images each.")] = 200,
     seed: options.Seed = 0,
-    size: Annotated[int, typer.Option(metavar="PX", help="Side length of the images.")] = 256,
+    size: Annotated[int, Option(metavar="PX", help="Side length of the images.")] = 256,
     masks: Annotated[
-        bool,
-        typer.Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes."),
+        bool, Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -195,20 +194,16 @@ def show_phantoms(drawn: PhantomSet) -> None:
 def transform(
     source: options.DataSource,
     out: options.NewFolder,
-    copies: Annotated[int, typer.Option("--copies", metavar="N", help="Copies of each image.")] = 2,
-    flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the copies horizontally.")] = True,
-    rotate: Annotated[float, typer.Option(metavar="DEGREES", help="Maximum rotation, in both directions.")] = 10.0,
-    shift: Annotated[
-        float, typer.Option(metavar="SHARE", help="Maximum shift, as a share of width and height.")
-    ] = 0.05,
-    zoom: Annotated[float, typer.Option(metavar="SHARE", help="Maximum zoom: 0.1 scales by 0.9 to 1.1.")] = 0.1,
-    shear: Annotated[float, typer.Option(metavar="DEGREES", help="Maximum shear, along both axes.")] = 5.0,
-    contrast: Annotated[float, typer.Option(metavar="SHARE", help="Maximum contrast change: 0.2 is 0.8 to 1.2.")] = 0.2,
+    copies: Annotated[int, Option("--copies", metavar="N", help="Copies of each image.")] = 2,
+    flip: Annotated[bool, Option("--flip/--no-flip", help="Mirror half of the copies horizontally.")] = True,
+    rotate: Annotated[float, Option(metavar="DEGREES", help="Maximum rotation, in both directions.")] = 10.0,
+    shift: Annotated[float, Option(metavar="SHARE", help="Maximum shift, as a share of width and height.")] = 0.05,
+    zoom: Annotated[float, Option(metavar="SHARE", help="Maximum zoom: 0.1 scales by 0.9 to 1.1.")] = 0.1,
+    shear: Annotated[float, Option(metavar="DEGREES", help="Maximum shear, along both axes.")] = 5.0,
+    contrast: Annotated[float, Option(metavar="SHARE", help="Maximum contrast change: 0.2 is 0.8 to 1.2.")] = 0.2,
     elastic: Annotated[
         float,
-        typer.Option(
-            metavar="PERCENT", help="Maximum elastic deformation: mean displacement in % of the shorter side."
-        ),
+        Option(metavar="PERCENT", help="Maximum elastic deformation: mean displacement in % of the shorter side."),
     ] = 1.0,
     seed: options.Seed = 0,
     classes: options.Classes = "binary",

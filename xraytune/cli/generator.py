@@ -6,7 +6,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Annotated
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from xraytune.cli import console, options
 
@@ -53,18 +53,15 @@ def train(
 
 def sample(
     out: options.OutFolder,
-    count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of images.")],
+    count: Annotated[int, Option("--count", "-n", metavar="N", help="Number of images.")],
     generator: Annotated[
-        Path | None,
-        typer.Argument(metavar="FOLDER", help="Folder from `generator train`; or give --study and --trial."),
+        Path | None, Argument(metavar="FOLDER", help="Folder from `generator train`; or give --study and --trial.")
     ] = None,
-    study: Annotated[
-        Path | None, typer.Option(metavar="STUDY", help="Study with the trial whose generator to use.")
-    ] = None,
-    trial: Annotated[int | None, typer.Option(metavar="NUMBER", help="Number of the trial.")] = None,
+    study: Annotated[Path | None, Option(metavar="STUDY", help="Study with the trial whose generator to use.")] = None,
+    trial: Annotated[int | None, Option(metavar="NUMBER", help="Number of the trial.")] = None,
     class_name: Annotated[
         str | None,
-        typer.Option("--class", metavar="NAME", help="Class to generate; default: all, in the training proportions."),
+        Option("--class", metavar="NAME", help="Class to generate; default: all, in the training proportions."),
     ] = None,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
@@ -84,7 +81,7 @@ def sample(
                 study, trial, count=count, out=out, class_name=class_name, cache=cache, on_progress=on_progress
             )
         else:
-            raise typer.BadParameter("give either FOLDER, or --study STUDY and --trial NUMBER", param_hint="FOLDER")
+            raise BadParameter("give either FOLDER, or --study STUDY and --trial NUMBER", param_hint="FOLDER")
     if as_json:
         console.show_json(drawn)
         return

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option
 
 from xraytune.cli import console, options
 from xraytune.cli.confirm import ConfirmScreen, show_rehearsal
@@ -31,8 +31,8 @@ _TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for all files.")] = Path("demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")] = False,
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="Folder for all files.")] = Path("demo"),
+    quick: Annotated[bool, Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")] = False,
 ) -> None:
     """Run the whole pipeline on phantom X-rays in minutes, from the search to the evaluation. Run again to resume."""
     from xraytune.confirm.rehearsal import rehearse
@@ -141,18 +141,18 @@ def _space_file() -> Path:
 
 def doctor(
     space: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Search space file; checks the weights that its trials need.")
+        Path | None, Option(metavar="FILE", help="Search space file; checks the weights that its trials need.")
     ] = None,
     weights_dir: options.WeightsDir = None,
     folder: Annotated[
         Path,
-        typer.Option(
+        Option(
             metavar="DIR",
             help="Folder for studies and cache: checks its disk or, with --address, access from all nodes.",
         ),
     ] = Path(),
     address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Check the nodes of this Ray cluster instead.")
+        str | None, Option(metavar="HOST:PORT", help="Check the nodes of this Ray cluster instead.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -169,4 +169,4 @@ def doctor(
         heading = Cell("ready; try: xraytune demo", "good") if is_ready else Cell("something is missing", "bad")
         console.show(heading, Table(("check", "status", Column("result and fix", flexible=True)), rows))
     if not is_ready:
-        raise typer.Exit(MachineError.exit_code)
+        raise Exit(MachineError.exit_code)

@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Frame, Row, Table, numbers
@@ -47,7 +47,7 @@ _THRESHOLD_IMAGES = {
 
 def train(
     config: options.ConfigFile,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
+    out: Annotated[Path, Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
@@ -104,7 +104,7 @@ def evaluate(
     model: options.ModelArgument,
     data: Annotated[
         Path,
-        typer.Option(
+        Option(
             metavar="SOURCE",
             help="Folder with one subfolder per class (for a segmenter, images/ and masks/), or data file (YAML), whose "
             "test images are used.",
@@ -112,13 +112,11 @@ def evaluate(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", metavar="OUT", help="Folder to create: predictions, tables (CSV, JSON) and a figure."
-        ),
+        Option("--out", "-o", metavar="OUT", help="Folder to create: predictions, tables (CSV, JSON) and a figure."),
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN", help="Report subgroups too, by this column of the patient table; repeatable."),
+        Option(metavar="COLUMN", help="Report subgroups too, by this column of the patient table; repeatable."),
     ] = None,
     reason: options.Reason = "",
     skip_broken: options.SkipBroken = False,
@@ -301,17 +299,16 @@ def _subgroups(column: str, found: Evaluation) -> Frame:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model, or its ONNX file.")],
-    images: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images, or one image.")],
+    model: Annotated[Path, Argument(metavar="MODEL", help="Folder of a trained model, or its ONNX file.")],
+    images: Annotated[Path, Argument(metavar="FOLDER", help="Folder of images, or one image.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
+        Path, Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
     ],
     runtime: Annotated[
-        Literal["torch", "onnx"], typer.Option(help="onnx: run the model's ONNX file without PyTorch.")
+        Literal["torch", "onnx"], Option(help="onnx: run the model's ONNX file without PyTorch.")
     ] = "torch",
     grad_cam: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT", help="Folder to create for Grad-CAM maps of the predicted classes."),
+        Path | None, Option(metavar="OUT", help="Folder to create for Grad-CAM maps of the predicted classes.")
     ] = None,
     skip_broken: options.SkipBroken = False,
     at_sensitivity: options.AtSensitivity = None,
@@ -349,7 +346,7 @@ def predict(
 def verify(
     model: options.ModelArgument,
     data: Annotated[
-        Path, typer.Option(metavar="SOURCE", help="Image folder or data file (YAML) that the model was trained on.")
+        Path, Option(metavar="SOURCE", help="Image folder or data file (YAML) that the model was trained on.")
     ],
     as_json: options.AsJson = False,
 ) -> None:
@@ -373,8 +370,7 @@ def verify(
 def export(
     model: options.ModelArgument,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="ONNX file to write; default: MODEL/model.onnx."),
+        Path | None, Option("--out", "-o", metavar="FILE", help="ONNX file to write; default: MODEL/model.onnx.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:

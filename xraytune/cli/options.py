@@ -8,25 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-import typer
+from typer import Argument, Option
 
 from xraytune.errors import Problem, XraytuneError
 
 Data: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "--data", metavar="SOURCE", help="Image folder, or data file (YAML); overrides data.path of the file."
-    ),
+    Option("--data", metavar="SOURCE", help="Image folder, or data file (YAML); overrides data.path of the file."),
 ]
 MovedData: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--data", metavar="SOURCE", help="New location of the study's images, if they were moved: folder or data file."
     ),
 ]
 WeightsDir: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         metavar="DIR",
         help="Folder of official weight files, for machines without network access; `xraytune doctor --space FILE` lists "
         "the files needed.",
@@ -34,72 +32,67 @@ WeightsDir: TypeAlias = Annotated[
 ]
 Overrides: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a setting of the file, e.g. budget.trials=6; repeatable."
-    ),
+    Option("--set", metavar="KEY=VALUE", help="Override a setting of the file, e.g. budget.trials=6; repeatable."),
 ]
-SpaceFile: TypeAlias = Annotated[Path, typer.Option("--space", metavar="FILE", help="Search space file (YAML).")]
+SpaceFile: TypeAlias = Annotated[Path, Option("--space", metavar="FILE", help="Search space file (YAML).")]
 ConfigFile: TypeAlias = Annotated[
     Path,
-    typer.Option(
+    Option(
         "--config",
         metavar="FILE",
         help="Experiment file, e.g. from `xraytune export`; of a search space, the first entry of points_to_evaluate.",
     ),
 ]
-Studies: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder of all studies.")]
+Studies: TypeAlias = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
 DataSource: TypeAlias = Annotated[
-    Path,
-    typer.Argument(metavar="SOURCE", help="Image folder, or data file (YAML), which overrides the options."),
+    Path, Argument(metavar="SOURCE", help="Image folder, or data file (YAML), which overrides the options.")
 ]
 _CACHE = "Folder for decoded images, generators and features; default: `cache`"
-Cache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_CACHE}, next to the studies folder.")]
+Cache: TypeAlias = Annotated[Path | None, Option(metavar="DIR", help=f"{_CACHE}, next to the studies folder.")]
 TrainCache: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         metavar="DIR", help=f"{_CACHE}, next to the studies folder for an exported file, else in the current folder."
     ),
 ]
-GeneratorCache: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="DIR", help=f"{_CACHE}, in the current folder.")
-]
+GeneratorCache: TypeAlias = Annotated[Path | None, Option(metavar="DIR", help=f"{_CACHE}, in the current folder.")]
 Classes: TypeAlias = Annotated[
     Literal["binary", "three", "auto"],
-    typer.Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),
+    Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),
 ]
 Positive: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="CLASS", help="Positive class of two, the one that sensitivity is about; default: known from the names."
     ),
 ]
 GroupRegex: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient.")
+    str | None, Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient.")
 ]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Random seed; the same seed writes the same bytes.")]
+Seed: TypeAlias = Annotated[int, Option(help="Random seed; the same seed writes the same bytes.")]
 SkipBroken: TypeAlias = Annotated[
-    bool, typer.Option("--skip-broken", help="Leave out broken images and list them, instead of stopping.")
+    bool, Option("--skip-broken", help="Leave out broken images and list them, instead of stopping.")
 ]
 AtSensitivity: TypeAlias = Annotated[
     float | None,
-    typer.Option(
+    Option(
         "--at-sensitivity",
         metavar="SHARE",
         help="Use the threshold that reaches this sensitivity on the model's validation images, e.g. 0.95; default: the "
         "threshold for balanced accuracy.",
     ),
 ]
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")]
+AsJson: TypeAlias = Annotated[bool, Option("--json", help="Print one JSON object to stdout, and nothing else.")]
 Address: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine.")
+    str | None, Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine.")
 ]
-DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")]
-Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Access the test folder without asking.")]
-Reason: TypeAlias = Annotated[str, typer.Option(help="Reason to record in the test-set access log.")]
-OutFolder: TypeAlias = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to create.")]
-NewFolder: TypeAlias = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")]
-StudyArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a study.")]
-ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model.")]
+DryRun: TypeAlias = Annotated[bool, Option("--dry-run", help="Only print what would be removed.")]
+Yes: TypeAlias = Annotated[bool, Option("--yes", help="Access the test folder without asking.")]
+Reason: TypeAlias = Annotated[str, Option(help="Reason to record in the test-set access log.")]
+OutFolder: TypeAlias = Annotated[Path, Option("--out", "-o", metavar="OUT", help="Folder to create.")]
+NewFolder: TypeAlias = Annotated[Path, Argument(metavar="OUT", help="Folder to create.")]
+StudyArgument: TypeAlias = Annotated[Path, Argument(metavar="STUDY", help="Folder of a study.")]
+ModelArgument: TypeAlias = Annotated[Path, Argument(metavar="MODEL", help="Folder of a trained model.")]
 
 _SETTING_WITH_A_FLAG = re.compile(r"\bdata\.(?:split\.)?(classes|positive|group_regex)\b:?")
 

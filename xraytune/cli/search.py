@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Row, Table
@@ -154,9 +154,9 @@ def forecast(
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     cache: options.GeneratorCache = None,
-    score: Annotated[float, typer.Option(metavar="AUROC", help="AUROC to assume on the test images.")] = 0.955,
+    score: Annotated[float, Option(metavar="AUROC", help="AUROC to assume on the test images.")] = 0.955,
     replicate_sd: Annotated[
-        float, typer.Option(metavar="SD", help="Standard deviation to assume between replicates of an arm.")
+        float, Option(metavar="SD", help="Standard deviation to assume between replicates of an arm.")
     ] = 0.006,
     as_json: options.AsJson = False,
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, BadParameter, Exit, Option
 
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Table
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 
 
 def check(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Search space file (YAML).")] = None,
-    space: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Same as FILE, for consistency with `search`.")
-    ] = None,
+    file: Annotated[Path | None, Argument(metavar="FILE", help="Search space file (YAML).")] = None,
+    space: Annotated[Path | None, Option(metavar="FILE", help="Same as FILE, for consistency with `search`.")] = None,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     as_json: options.AsJson = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of search space files.")] = False,
+    schema: Annotated[bool, Option("--schema", help="Print the JSON Schema of search space files.")] = False,
 ) -> None:
     """Validate a search space file and print it with all defaults. Reports all problems at once."""
     from xraytune.config.load import load_space
@@ -38,10 +36,10 @@ def check(
         console.show_json(space_schema())
         return
     if file and space:
-        raise typer.BadParameter("give the space file only once: as FILE or with --space", param_hint="FILE")
+        raise BadParameter("give the space file only once: as FILE or with --space", param_hint="FILE")
     file = file or space
     if file is None:
-        raise typer.BadParameter("give a space file, or --schema", param_hint="FILE")
+        raise BadParameter("give a space file, or --schema", param_hint="FILE")
     answer: dict[str, Json] = {"file": str(file), "ok": False, "searched": [], "space": None, "notes": []}
     try:
         loaded = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
@@ -50,7 +48,7 @@ def check(
         if not as_json:
             raise
         console.show_json(answer | {"problems": [_problem(problem) for problem in error.problems]})
-        raise typer.Exit(error.exit_code) from None
+        raise Exit(error.exit_code) from None
     if as_json:
         found = {"searched": list(loaded.searched), "space": loaded.identity(), "notes": list(loaded.notes)}
         console.show_json(answer | {"ok": True} | found | {"problems": []})
@@ -59,8 +57,8 @@ def check(
 
 
 def import_(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="W&B sweep file (YAML).")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Search space file to write.")],
+    sweep: Annotated[Path, Argument(metavar="SWEEP", help="W&B sweep file (YAML).")],
+    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="Search space file to write.")],
     as_json: options.AsJson = False,
 ) -> None:
     """Translate a W&B sweep file to a search space file. Lists what was not imported, also at the top of the file."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Row, Table
@@ -24,23 +24,19 @@ def status(
     study: options.StudyArgument,
     sort: Annotated[
         str,
-        typer.Option(
-            metavar="COLUMN", help="Sort by number, val-A, val-B, epochs, seconds, arm or a parameter such as lr."
-        ),
+        Option(metavar="COLUMN", help="Sort by number, val-A, val-B, epochs, seconds, arm or a parameter such as lr."),
     ] = "number",
     arm: Annotated[
-        str | None, typer.Option(metavar="ARM", help="Show only this arm, e.g. real_only or classical+gan.")
+        str | None, Option(metavar="ARM", help="Show only this arm, e.g. real_only or classical+gan.")
     ] = None,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print the trials as CSV, with all searched parameters.")
-    ] = False,
+    as_csv: Annotated[bool, Option("--csv", help="Print the trials as CSV, with all searched parameters.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
     from xraytune.search.status import pruning_of, select_trials, status, trial_table
 
     if as_csv and as_json:
-        raise typer.BadParameter("give either --csv or --json", param_hint="--csv")
+        raise BadParameter("give either --csv or --json", param_hint="--csv")
     view = status(study)
     trials = select_trials(view, sort=sort, arm=arm)
     if as_json:
@@ -57,7 +53,7 @@ def report(
     study: options.StudyArgument,
     out: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--out",
             "-o",
             metavar="PATH",
@@ -66,29 +62,27 @@ def report(
     ] = None,
     format: Annotated[
         Literal["html", "md", "csv", "png", "svg", "pdf"],
-        typer.Option(
+        Option(
             "--format",
             help="html: the page. md: Markdown, methods and a CLAIM and TRIPOD+AI checklist. csv: all tables. "
             "png, svg, pdf: figures at column width.",
         ),
     ] = "html",
     serve: Annotated[
-        bool, typer.Option("--serve", help="Serve the page on this machine instead, and update it during a search.")
+        bool, Option("--serve", help="Serve the page on this machine instead, and update it during a search.")
     ] = False,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port for --serve; 0 for a free one.")
-    ] = 8888,
+    port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port for --serve; 0 for a free one.")] = 8888,
     cache: options.Cache = None,
     wandb: Annotated[
-        bool, typer.Option("--wandb", help="Also send the page to the W&B project of the study (`tracking`).")
+        bool, Option("--wandb", help="Also send the page to the W&B project of the study (`tracking`).")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write a page about a study that opens without a network: verdict, trials, images, cost. Also works during a search."""
     if serve and (out or as_json or format != "html"):
-        raise typer.BadParameter("give either --serve, or --out, --format and --json", param_hint="--serve")
+        raise BadParameter("give either --serve, or --out, --format and --json", param_hint="--serve")
     if wandb and (serve or format != "html"):
-        raise typer.BadParameter("only the HTML page can be sent: leave out --serve and --format", param_hint="--wandb")
+        raise BadParameter("only the HTML page can be sent: leave out --serve and --format", param_hint="--wandb")
     if serve:
         from xraytune.report.server import serve as serve_report
 
@@ -99,7 +93,7 @@ def report(
         written = write_report(study, out=out, cache=cache, wandb=wandb)
         console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
     elif out is None:
-        raise typer.BadParameter(f"--format {format} needs a folder to create", param_hint="--out")
+        raise BadParameter(f"--format {format} needs a folder to create", param_hint="--out")
     else:
         from xraytune.report.paper import write_paper
 
@@ -110,11 +104,11 @@ def report(
 
 def export(
     study: options.StudyArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
-    trial: Annotated[int | None, typer.Option(metavar="NUMBER", help="Trial to export; default: the best.")] = None,
+    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
+    trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export; default: the best.")] = None,
     arm: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="ARM",
             help="Export the best of this arm: real_only, classical, duplicate, gan or classical+gan; after a confirmation, "
             "its tuned control.",
@@ -122,13 +116,13 @@ def export(
     ] = None,
     validation: Annotated[
         Literal["keep", "val_a", "all"] | None,
-        typer.Option(
+        Option(
             help="What `train` keeps for validation: val-A and val-B (keep, the default), only val-B (val_a: val-A is for "
-            "training, too) or nothing (all: validation is out-of-fold).",
+            "training, too) or nothing (all: validation is out-of-fold)."
         ),
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Write the trial's own settings, so that `train` repeats it to the bit.")
+        bool, Option("--exact", help="Write the trial's own settings, so that `train` repeats it to the bit.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -185,7 +179,7 @@ def _show_images(exported: Exported) -> None:
 
 def replay(
     study: options.StudyArgument,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of a trial.")],
+    trial: Annotated[int, Argument(metavar="TRIAL", help="Number of a trial.")],
     data: options.MovedData = None,
     weights_dir: options.WeightsDir = None,
     cache: options.Cache = None,
