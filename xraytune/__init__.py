@@ -64,14 +64,13 @@ if TYPE_CHECKING:
     from xraytune.data.transform import Strengths, transform_folder
     from xraytune.errors import XraytuneError
     from xraytune.export.best import export as export_best
+    from xraytune.export.bundle import verify as verify_model
     from xraytune.export.doctor import doctor
     from xraytune.export.evaluate import evaluate
     from xraytune.export.predict import predict
-    from xraytune.export.replay import replay
+    from xraytune.export.replay import replay, sample_trial_generator
     from xraytune.export.to_onnx import export_onnx
     from xraytune.export.train import train
-    from xraytune.export.trial_generator import sample_trial_generator
-    from xraytune.export.verify import verify as verify_model
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
     from xraytune.pipeline.shortcuts import inspect_lungs

@@ -16,12 +16,12 @@ from tests.export.conftest import Lab, change_record
 from tests.in_process import command
 from xraytune.data.decoding import decode_file
 from xraytune.errors import ArtifactError, ConfigError, DataError
+from xraytune.export.bundle import verify
 from xraytune.export.evaluate import evaluate
 from xraytune.export.mask_evaluation import MaskEvaluation
 from xraytune.export.predict import PredictedMasks, predict, whole_mask
 from xraytune.export.to_onnx import export_onnx
 from xraytune.export.train import Trained, train
-from xraytune.export.verify import verify
 from xraytune.files import read_json, read_jsonl
 from xraytune.pipeline.bundle import open_bundle
 from xraytune.seeding import numpy_generator

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.export.conftest import PRUNED, CopyLab, Lab
 from tests.in_process import CPU
 from xraytune.errors import ArtifactError, ConfigError, StudyError
-from xraytune.export.trial_generator import sample_trial_generator
+from xraytune.export.replay import sample_trial_generator
 from xraytune.files import read_json
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.synthesize import GAN_STAGE, pool_block

@@ -9,7 +9,7 @@ import pytest
 from tests.export.conftest import CopyLab, Lab, change_record, seal
 from tests.in_process import command
 from xraytune.errors import ConfigError, DataError
-from xraytune.export.verify import verify
+from xraytune.export.bundle import verify
 from xraytune.files import read_json, write_json
 
 pytestmark = pytest.mark.slow

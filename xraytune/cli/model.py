@@ -351,7 +351,7 @@ def verify(
     as_json: options.AsJson = False,
 ) -> None:
     """Verify a model's checksums and recompute the numbers of its model card; exit code 5 if they differ."""
-    from xraytune.export.verify import TOLERANCE, verify
+    from xraytune.export.bundle import TOLERANCE, verify
 
     with console.progress() as on_progress:
         found = verify(model, data=data, on_progress=on_progress)

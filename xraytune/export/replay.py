@@ -1,6 +1,6 @@
-"""Run one trial of a study again, without Ray, and compare all its metrics with the recorded ones.
+"""Use one trial of a study again, without Ray: compare all its metrics with the recorded ones, or draw from its generator.
 
-The trial uses the study's settings, images, thread count and artifacts, and a temporary folder. The study is only read, so
+`replay` uses the study's settings, images, thread count and artifacts, and a temporary folder. The study is only read, so
 a search may be running on it.
 """
 
@@ -13,16 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
-from xraytune.errors import MachineError, Problem, StudyError
-from xraytune.files import explain_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
+from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, StudyError, join_names
+from xraytune.export.best import best_stage
+from xraytune.files import explain_disk_errors, make_folder, read_jsonl, require_new, require_writable, temporary_name
 from xraytune.models.train import TRAINING_STEPS
-from xraytune.pipeline.artifacts import in_use
+from xraytune.pipeline.artifacts import in_use, is_intact
 from xraytune.pipeline.context import RunContext
+from xraytune.pipeline.generator_folder import GeneratorSample, fill_generator_folder, generator_sample
 from xraytune.pipeline.prepare import restore_pixels
+from xraytune.pipeline.synthesize import generator_paths
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
@@ -174,3 +178,55 @@ def _temporary_folder(cache: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sample_trial_generator(
+    study: Path,
+    trial: int,
+    *,
+    count: int,
+    out: Path,
+    class_name: str | None = None,
+    cache: Path | None = None,
+    on_progress: Progress = ignore_progress,
+) -> GeneratorSample:
+    """Draw images from a trial's generator, as `generator_sample` does, without `pool_filter`.
+
+    Without a filter in the trial, the first images are those that it trained on.
+
+    Args:
+        study: Folder of the study.
+        trial: Number of a trial with a generator.
+        count: Number of images.
+        out: The folder to create.
+        class_name: Draw this class alone; by default the classes have their shares of the training images.
+        cache: Artifact cache of the search; default: the one next to the studies.
+        on_progress: Called with the number of images drawn.
+
+    Raises:
+        StudyError: There is no such study or trial, or a file of it is damaged.
+        ConfigError: The trial has no generator, there is no such class, `count` is below 1, or `out` exists.
+        ArtifactError: The generator is not in the cache.
+    """
+    require_new(out)
+    folder = StudyFolder(study.resolve())
+    experiment = best_stage(folder, folder.experiment(trial), trial)
+    settings = experiment.parameters.generator
+    if settings is None:
+        numbers = sorted(int(config.parent.name) for config in folder.path.glob("trials/*/config.json"))
+        with_one = [f"{number}" for number in numbers if folder.experiment(number).parameters.generator]
+        fix = f"give one that has: {join_names(with_one)}" if with_one else "no trial of this study has one"
+        raise ConfigError(Problem(f"trial {trial} has no generator", study, fix))
+    cache = (cache or folder.default_cache).resolve()
+    prepared, compute = folder.prepared(), folder.compute()
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+    for release in reversed(folder.releases()):
+        networks = generator_paths(settings, prepared, compute, cache, torch=release["torch"])
+        if all(map(is_intact, networks.values())):
+            with TemporaryDirectory() as kept:
+                fill_generator_folder(Path(kept), networks, experiment, context, torch=release["torch"])
+                return generator_sample(
+                    Path(kept), count=count, out=out, class_name=class_name, on_progress=on_progress
+                )
+    fix = f"wait until the search has trained it, or train it again: xraytune replay {study} {trial}"
+    raise ArtifactError(Problem(f"the {settings.noun} of trial {trial} is not in the cache", cache, fix))
