@@ -42,11 +42,7 @@ class Command(TyperCommand):
         return _without_flag_types(super().get_params(ctx))
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context
-        """Run the command.
-
-        Raises:
-            typer.Exit: With the exit code of the error.
-        """
+        """Run the command; raise `typer.Exit` with the exit code of an error."""
         try:
             with explain_disk_errors(Path()):
                 return super().invoke(ctx)
@@ -75,22 +71,22 @@ def build_app() -> typer.Typer:
     _add(app, getting_started.doctor, "xraytune doctor", _START)
 
     data_app = _group("Inspect or transform a folder of X-rays, or draw phantom ones.")
+    app.add_typer(data_app, name="data", rich_help_panel=_SEARCH)
     _add(data_app, data.inspect, "xraytune data inspect chest_xray")
     _add(data_app, data.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
     _add(data_app, data.transform, "xraytune data transform chest_xray copies --rotate 15 --elastic 0")
-    app.add_typer(data_app, name="data", rich_help_panel=_SEARCH)
 
     generators = _group("Train a generator (a GAN or a diffusion model), or generate images with it.")
+    app.add_typer(generators, name="generator", rich_help_panel=_SEARCH)
     train = "xraytune generator train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o generator"
     _add(generators, generator.train, train)
     sample = "xraytune generator sample --study studies/gan-ratio --trial 7 -n 500 -o generated"
     _add(generators, generator.sample, sample)
-    app.add_typer(generators, name="generator", rich_help_panel=_SEARCH)
 
     space_app = _group("Validate search space files, or import W&B sweeps.")
+    app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
     _add(space_app, space.check, "xraytune space check search_spaces/gan_ratio.yaml")
     _add(space_app, space.import_, "xraytune space import sweep.yaml -o space.yaml")
-    app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
 
     _add(app, search.forecast, "xraytune forecast --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
@@ -103,10 +99,10 @@ def build_app() -> typer.Typer:
     _add(app, study.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)
 
     cache_app = _group("List, verify or shrink the cache that studies share.")
+    app.add_typer(cache_app, name="cache", rich_help_panel=_SEARCH)
     _add(cache_app, cache.list, "xraytune cache list --cache /shared/cache")
     _add(cache_app, cache.verify, "xraytune cache verify --cache /shared/cache")
     _add(cache_app, cache.clean, "xraytune cache clean --max-size 50GB --dry-run")
-    app.add_typer(cache_app, name="cache", rich_help_panel=_SEARCH)
 
     _add(app, model.train, "xraytune train --config best.yaml -o model", _MODEL)
     _add(app, model.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
@@ -114,9 +110,9 @@ def build_app() -> typer.Typer:
     _add(app, model.verify, "xraytune verify model --data chest_xray", _MODEL)
 
     model_app = _group("Inspect network architectures, or export models to ONNX.")
+    app.add_typer(model_app, name="model", rich_help_panel=_MODEL)
     _add(model_app, model.summary, "xraytune model summary --config search_spaces/vgg16_two_class.yaml")
     _add(model_app, model.export, "xraytune model export model")
-    app.add_typer(model_app, name="model", rich_help_panel=_MODEL)
     return app
 
 

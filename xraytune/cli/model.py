@@ -83,15 +83,15 @@ def show_training(trained: Trained, *, next_step: bool = True) -> None:
     scores = ", ".join(f"{name} {trained.metric} {value:.3f}" for name, value in found.items() if value is not None)
     console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}")
     data = trained.trained_on
-    console.write(
-        f"trained on {data.images:,} of {data.of_images:,} images, {data.patients:,} of {data.of_patients:,} patients"
-    )
+    patients = f"{data.patients:,} of {data.of_patients:,} patients"
+    console.write(f"trained on {data.images:,} of {data.of_images:,} images, {patients}")
     if trained.positive:
-        console.write(
-            f"threshold for {trained.positive}: {trained.threshold:.3f}, for balanced accuracy on "
-            f"{_THRESHOLD_IMAGES[trained.threshold_rule]} ({trained.validation_images:,} images of "
-            f"{trained.validation_patients:,} patients)"
+        threshold, of = (
+            f"threshold for {trained.positive}: {trained.threshold:.3f}",
+            _THRESHOLD_IMAGES[trained.threshold_rule],
         )
+        images = f"{trained.validation_images:,} images of {trained.validation_patients:,} patients"
+        console.write(f"{threshold}, for balanced accuracy on {of} ({images})")
     if trained.equals_trial:
         console.write("metrics are bit-identical to those of the exported trial", "good")
     elif trained.equals_trial is False:
@@ -182,10 +182,8 @@ def _classes(found: Evaluation) -> Iterator[Cell | str | Table]:
 
 def _masks(found: MaskEvaluation) -> Iterator[Cell | str | Table]:
     metrics = found.metrics
-    rows = [
-        (label, *_with_interval(getattr(metrics, name), metrics.intervals, name))
-        for name, label in _MASK_LABELS.items()
-    ]
+    intervals = metrics.intervals
+    rows = [(label, *_with_interval(getattr(metrics, key), intervals, key)) for key, label in _MASK_LABELS.items()]
     yield Table(["", *numbers("mean"), "95 % interval"], rows)
     if metrics.empty_predictions:
         yield Cell(f"empty predictions: {metrics.empty_predictions} (Dice 0, HD95 undefined)", "busy")
@@ -197,15 +195,10 @@ def _masks(found: MaskEvaluation) -> Iterator[Cell | str | Table]:
 
 
 def _mask_subgroups(column: str, values: Mapping[str, MaskMetrics]) -> Table:
-    rows = [
-        (
-            value,
-            *map(str, (one.images, one.patients, one.empty_predictions)),
-            *_with_interval(one.dice, one.intervals, "dice"),
-            _number(one.hd95_px, "hd95_px"),
-        )
-        for value, one in values.items()
-    ]
+    rows: list[Row] = []
+    for value, one in values.items():
+        dice, hd95_px = _with_interval(one.dice, one.intervals, "dice"), _number(one.hd95_px, "hd95_px")
+        rows.append((value, f"{one.images}", f"{one.patients}", f"{one.empty_predictions}", *dice, hd95_px))
     counts, hd95 = numbers("images", "patients", "empty", "Dice"), numbers(_MASK_LABELS["hd95_px"])
     return Table(["", *counts, "95 % interval", *hd95], rows, f"By {column} (exploratory)")
 

@@ -108,9 +108,9 @@ def _parameters(title: str, specs: Sequence[ParameterSpec]) -> Table:
 
 def _settings(settings: Settings) -> Table:
     budget, scheduler, sampler, data = settings.budget, settings.scheduler, settings.sampler, settings.data
+    hours = {"hours": budget.hours, "GPU hours": budget.gpu_hours}
     limits = [f"{budget.trials} trials of up to {budget.max_epochs} epochs"]
-    limits += [f"{budget.hours:g} hours"] if budget.hours else []
-    limits += [f"{budget.gpu_hours:g} GPU hours"] if budget.gpu_hours else []
+    limits += [f"{value:g} {unit}" for unit, value in hours.items() if value]
     is_asha = scheduler.name == "asha"
     rungs = f"ASHA, grace {scheduler.grace}, reduction {scheduler.reduction}" if is_asha else "none"
     if settings.has_idle_asha:

@@ -197,13 +197,15 @@ def replay(
 
 
 def _show_replay(study: Path, replayed: Replay) -> None:
-    rows = [
-        _comparison(f"{epoch.epoch}", epoch.recorded_val_score, epoch.replayed_val_score, epoch.is_identical)
-        for epoch in replayed.epochs
+    scores = [
+        (f"{one.epoch}", one.recorded_val_score, one.replayed_val_score, one.is_identical) for one in replayed.epochs
     ]
-    if replayed.recorded_val_b_score is not None:
-        recorded, again = replayed.recorded_val_b_score, replayed.replayed_val_b_score
-        rows.append(_comparison("val-B", recorded, again, recorded == again))
+    if (recorded := replayed.recorded_val_b_score) is not None:
+        scores.append(("val-B", recorded, replayed.replayed_val_b_score, recorded == replayed.replayed_val_b_score))
+    rows: list[Row] = []
+    for name, then, now, is_identical in scores:
+        figures = ("" if value is None else f"{value:.6f}" for value in (then, now))
+        rows.append((name, *figures, Cell("yes", "good") if is_identical else Cell("no", "bad")))
     heading = f"trial {replayed.trial} of {study}: {'identical' if replayed.is_identical else 'different'} metrics"
     failures = {"recorded failure": replayed.recorded_failure, "replayed failure": replayed.replayed_failure}
     columns = (*console.numbers("epoch", "recorded", "replayed"), "bit-identical")
@@ -212,11 +214,6 @@ def _show_replay(study: Path, replayed: Replay) -> None:
         *(Cell(f"{when}: {reason}", "bad") for when, reason in failures.items() if reason),
         Table(columns, rows, f"{replayed.metric} on val-A"),
     )
-
-
-def _comparison(name: str, recorded: float | None, replayed: float | None, is_identical: bool) -> Row:
-    figures = ("" if value is None else f"{value:.6f}" for value in (recorded, replayed))
-    return name, *figures, Cell("yes", "good") if is_identical else Cell("no", "bad")
 
 
 def clean(

@@ -57,20 +57,17 @@ def status_frame(view: StudyView, trials: Sequence[TrialView] | None = None) -> 
     searched = _parameter_columns(view)
     (*first, curves, states), rows = _columns_and_rows(trials, view)
     columns = (*first, *searched.values(), replace(curves, optional=True), states)
-    table = Table(
-        columns,
-        [
-            (*figures, *(_parameter(trial.parameters.get(name)) for name in searched), bars, state)
-            for trial, (*figures, bars, state) in zip(trials, rows, strict=True)
-        ],
-    )
+    wide = [
+        (*figures, *(_parameter(trial.parameters.get(name)) for name in searched), bars, state)
+        for trial, (*figures, bars, state) in zip(trials, rows, strict=True)
+    ]
     failed = [trial for trial in trials if trial.status == "failed"]
     reasons = [Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed]
     return (
         *_heading(view),
         *(sides_frame(view.sides) if view.sides else ()),
         *reasons,
-        *([table] if trials else []),
+        *([Table(columns, wide)] if trials else []),
         *(race_frame(view.race) if view.race else ()),
     )
 
@@ -87,22 +84,16 @@ def sides_frame(sizes: Sequence[SideSize]) -> Frame:
     """Lay out the sides of a split with their sizes, and a warning if they are too small to rank trials."""
     from xraytune.pipeline.sides import USUAL_AUROC, chance_warning
 
-    columns = (
-        "side",
-        *numbers("images", "patients"),
+    classes, interval = (
         Column("images (patients)\nof each class", flexible=True),
         f"95 % interval\nof AUROC {USUAL_AUROC:g}",
     )
-    rows = [
-        (
-            size.name,
-            f"{size.image_count:,}",
-            f"{size.patient_count:,}",
-            ", ".join(f"{name} {size.images[name]:,} ({size.patients[name]:,})" for name in size.images),
-            "" if size.low is None or size.high is None else f"{size.low:.2f} to {size.high:.2f}",
-        )
-        for size in sizes
-    ]
+    columns = ("side", *numbers("images", "patients"), classes, interval)
+    rows: list[Row] = []
+    for size in sizes:
+        of_classes = ", ".join(f"{name} {size.images[name]:,} ({size.patients[name]:,})" for name in size.images)
+        ends = "" if size.low is None or size.high is None else f"{size.low:.2f} to {size.high:.2f}"
+        rows.append((size.name, f"{size.image_count:,}", f"{size.patient_count:,}", of_classes, ends))
     shown = len(columns) if any(size.has_classes for size in sizes) else 3
     warning = chance_warning(sizes)
     note = [Cell(f"note: {warning}", "busy")] if warning else []
@@ -120,10 +111,8 @@ def _parameter_columns(view: StudyView) -> dict[str, Column]:
 
 
 def _parameter(value: Value) -> str:
-    if isinstance(value, bool):
-        return f"{value}".lower()
-    if isinstance(value, float):
-        return f"{value:.2g}"
+    if isinstance(value, bool | float):
+        return f"{value}".lower() if isinstance(value, bool) else f"{value:.2g}"
     return "" if value is None else PurePath(f"{value}").name
 
 
@@ -197,9 +186,7 @@ def _state(trial: TrialView, view: StudyView) -> str:
             left = f", {duration(trial.busy_seconds)} left" if trial.busy_seconds is not None else ""
             return trial.busy_with + left
         return f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starting"
-    if trial.status == "waiting":
-        return "waiting"
-    took = f" {duration(trial.seconds)}" if trial.seconds is not None else ""
+    took = f" {duration(trial.seconds)}" if trial.seconds is not None and trial.status != "waiting" else ""
     return f"{trial.status}{took}"
 
 
