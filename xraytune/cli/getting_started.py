@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from xraytune.cli.confirm import ConfirmScreen, show_rehearsal
 from xraytune.cli.console import Cell, Column, Table, Tone
 from xraytune.cli.data import show_phantoms
 from xraytune.cli.model import show_evaluation, show_training
-from xraytune.cli.search import SearchScreen, show_search
+from xraytune.cli.search import SearchScreen, show_search, shown_path
 from xraytune.cli.study import show_export
 from xraytune.errors import MachineError, Problem
 
@@ -133,9 +132,8 @@ def _space_file() -> Path:
     """Find `search_spaces/demo.yaml`: next to the package in a clone, inside it in an installation."""
     package = Path(__file__).parents[1]
     for folder in (package.parent, package):
-        file = folder / "search_spaces" / "demo.yaml"
-        if file.is_file():
-            return Path(os.path.relpath(file)) if file.is_relative_to(Path.cwd()) else file
+        if (file := folder / "search_spaces" / "demo.yaml").is_file():
+            return shown_path(file)
     raise MachineError(Problem("search_spaces/demo.yaml is missing", package, "reinstall xraytune"))
 
 

@@ -48,14 +48,12 @@ DataSource: TypeAlias = Annotated[
     Path, Argument(metavar="SOURCE", help="Image folder, or data file (YAML), which overrides the options.")
 ]
 _CACHE = "Folder for decoded images, generators and features; default: `cache`"
-Cache: TypeAlias = Annotated[Path | None, Option(metavar="DIR", help=f"{_CACHE}, next to the studies folder.")]
+_BESIDE, _HERE = f"{_CACHE}, next to the studies folder", "in the current folder."
+Cache: TypeAlias = Annotated[Path | None, Option(metavar="DIR", help=f"{_BESIDE}.")]
 TrainCache: TypeAlias = Annotated[
-    Path | None,
-    Option(
-        metavar="DIR", help=f"{_CACHE}, next to the studies folder for an exported file, else in the current folder."
-    ),
+    Path | None, Option(metavar="DIR", help=f"{_BESIDE} for an exported file, else {_HERE}")
 ]
-GeneratorCache: TypeAlias = Annotated[Path | None, Option(metavar="DIR", help=f"{_CACHE}, in the current folder.")]
+GeneratorCache: TypeAlias = Annotated[Path | None, Option(metavar="DIR", help=f"{_CACHE}, {_HERE}")]
 Classes: TypeAlias = Annotated[
     Literal["binary", "three", "auto"],
     Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),

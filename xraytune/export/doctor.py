@@ -35,6 +35,7 @@ _MAX_CLOCK_SECONDS = 2.0
 _ONLY_WARNINGS = ("clocks", "limits", "shared memory")
 _OTHER_DISK = "free some space, or use another disk for studies and cache (--studies, --cache)"
 _MORE_SHARED_MEMORY = "start a container with --shm-size=2g; otherwise Ray uses the disk"
+_NO_KEY = "none needed: runs are logged offline; `wandb login` puts them online"
 _DEFAULT_NETWORKS = tuple((backbone, "imagenet") for backbone in ("mobilenet_v2", "resnet18", "resnet50"))
 _REINSTALL = "reinstall the matching versions of requirements.lock (`make install`)"
 _TORCH_PROBE = """
@@ -87,15 +88,14 @@ def doctor(
     torch = probe("torch", _TORCH_PROBE, fix=_REINSTALL)
     checks = [Check("Python", "ok", platform.python_version()), torch]
     if torch.status == "ok":
-        checks += [_cpu(), *_gpus(), *_weights(networks, weights_dir)]
+        checks += [*_devices(), *_weights(networks, weights_dir)]
     return (
         *checks,
         *(_extra(name, is_needed=name in needed) for name in PACKAGES),
         probe("Ray", _RAY_PROBE, fix=_REINSTALL),
         *_ray(),
-        *_storage(folder),
-        _limits(),
-        _wandb(),
+        *_resources(folder),
+        Check("W&B", "ok", "an API key is set") if has_key() else Check("W&B", "warning", "no API key", _NO_KEY),
     )
 
 
@@ -106,19 +106,14 @@ def probe(name: str, code: str, *, fix: str) -> Check:
     return Check(name, "missing", lines[-1], fix) if done.returncode else Check(name, "ok", lines[-1])
 
 
-def _cpu() -> Check:
-    from xraytune.compute import choose_compute
+def _devices() -> Iterator[Check]:
+    import torch
+
+    from xraytune.compute import choose_compute, gpu_count
     from xraytune.cores import cpu_count
 
     precision = choose_compute(gpus=0, threads=1).precision
-    return Check("CPU", "ok", f"{cpu_count()} cores, matrix products in {precision}")
-
-
-def _gpus() -> Iterator[Check]:
-    import torch
-
-    from xraytune.compute import gpu_count
-
+    yield Check("CPU", "ok", f"{cpu_count()} cores, matrix products in {precision}")
     for number in range(gpu_count()):
         device = torch.cuda.get_device_properties(number)
         yield Check(f"GPU {number}", "ok", f"{device.name}, {device.total_memory / _GIB:.0f} GiB")
@@ -165,8 +160,8 @@ def _ray() -> Iterator[Check]:
         yield Check("Ray security", "warning", f"{risk.where}: {risk.what}", risk.fix)
 
 
-def _storage(folder: Path) -> Iterator[Check]:
-    """Check memory, shared memory and disk."""
+def _resources(folder: Path) -> Iterator[Check]:
+    """Check memory, shared memory, disk and the limits of this process."""
     memory_bytes, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
         memory_bytes = min(memory_bytes, int(text))
@@ -180,6 +175,9 @@ def _storage(folder: Path) -> Iterator[Check]:
     found = "no limit" if inodes is None else f"for {inodes} more files"
     is_short = inodes is not None and inodes < _MIN_INODES
     yield _warning_if(is_short, f"free inodes at {folder}", found, _OTHER_DISK)
+    problem = likely_shortage()
+    limits = ", ".join(f"{limit.name} {limit.format_value(limit.value)}" for limit in LIMITS)
+    yield _warning_if(problem is not None, "limits", limits, problem.fix if problem else "")
 
 
 def _size(name: str, size_bytes: int, minimum_gib: float, fix: str) -> Check:
@@ -190,18 +188,6 @@ def _size(name: str, size_bytes: int, minimum_gib: float, fix: str) -> Check:
 
 def _warning_if(is_bad: bool, name: str, found: str, fix: str) -> Check:
     return Check(name, "warning", found, fix) if is_bad else Check(name, "ok", found)
-
-
-def _limits() -> Check:
-    found = ", ".join(f"{limit.name} {limit.format_value(limit.value)}" for limit in LIMITS)
-    problem = likely_shortage()
-    return Check("limits", "warning", found, problem.fix) if problem else Check("limits", "ok", found)
-
-
-def _wandb() -> Check:
-    if has_key():
-        return Check("W&B", "ok", "an API key is set")
-    return Check("W&B", "warning", "no API key", "none needed: runs are logged offline; `wandb login` puts them online")
 
 
 def _cluster(address: str, folder: Path) -> Iterator[Check]:
@@ -242,14 +228,12 @@ def _cluster(address: str, folder: Path) -> Iterator[Check]:
     for name, found in faults.items():
         status: Literal["warning", "missing"] = "warning" if name in _ONLY_WARNINGS else "missing"
         yield Check(name, status, "\n".join(found), fixes[name]) if found else Check(name, "ok", f"nodes: {len(nodes)}")
-    yield _dashboard(dashboard.removeprefix("http://"))
-
-
-def _dashboard(address: str) -> Check:
-    host, _, port = address.rpartition(":")
+    url = dashboard.removeprefix("http://")
+    host, _, port = url.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         fix = "if it listens only on the head node: ssh -L 8265:localhost:8265 HEAD; its log there is dashboard.log"
-        return Check("dashboard", "warning", f"{address or 'none'} does not answer: {error}", fix)
-    return Check("dashboard", "ok", address)
+        yield Check("dashboard", "warning", f"{url or 'none'} does not answer: {error}", fix)
+    else:
+        yield Check("dashboard", "ok", url)

@@ -52,16 +52,6 @@ from xraytune.tracking.wandb import publish
 TRAIN_STAGE = "train-1.work"
 SAMPLES = "samples.png"
 """In the bundle of a model that was trained with generated images: some of them, next to real ones."""
-_OF_RECORD = (
-    "arm",
-    "trained_on",
-    "val_score",
-    "val_b_score",
-    "out_of_fold_score",
-    "threshold",
-    "threshold_rule",
-    "best_epoch",
-)
 _logger = logging.getLogger(__name__)
 
 
@@ -149,7 +139,10 @@ def train(
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")
-    study = _study(settings, note)
+    study = StudyFolder(settings.exported_from.study) if settings.exported_from else None
+    if study and not study.space_path.is_file():
+        note(f"the study of the exported trial does not exist here: {study.path}")
+        study = None
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
     require_writable(cache)
     require_two_classes(space)
@@ -232,11 +225,18 @@ def train(
         publish(settings.tracking.wandb, run, summary, epochs=training.epochs, model=out)
     return Trained(
         path=out,
-        **{name: getattr(record, name) for name in _OF_RECORD},
+        arm=record.arm,
+        trained_on=trained_on,
         metric=settings.metric,
+        val_score=training.val_score,
+        val_b_score=training.val_b_score,
+        out_of_fold_score=training.out_of_fold_score,
         positive=record.positive if len(record.class_names) == 2 else None,
+        threshold=training.threshold,
+        threshold_rule=record.threshold_rule,
         validation_images=len(training.validated.labels),
         validation_patients=len({*training.validated.patients}),
+        best_epoch=training.best_epoch,
         epochs=len(training.epochs),
         seconds=time.monotonic() - started,
         equals_trial=recorded and recorded == (training.val_score, training.val_b_score),
@@ -281,17 +281,6 @@ def _is_trial(settings: Settings, study: StudyFolder, used: Prepared, note: Call
     elif not {(image.sha256, image.label) for image in searched.images} <= {(i.sha256, i.label) for i in used.images}:
         note(f"images of study {name} are missing here or have changed")
     return False
-
-
-def _study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
-    """Return the study of the exported trial, if it exists."""
-    if settings.exported_from is None:
-        return None
-    folder = StudyFolder(settings.exported_from.study)
-    if folder.space_path.is_file():
-        return folder
-    note(f"the study of the exported trial does not exist here: {folder.path}")
-    return None
 
 
 def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str], None]) -> Compute:
