@@ -68,10 +68,10 @@ def audit(
 
 
 def _show(found: Audit) -> None:
-    is_bad = any(line.status == "bad" for line in found.lines)
+    is_bad = any(one.status == "bad" for one in found.lines)
     rows = [
-        (Cell(line.name, "strong"), Cell(line.status, _TONES[line.status]), line.figure, line.sentence)
-        for line in found.lines
+        (Cell(one.name, "strong"), Cell(one.status, _TONES[one.status]), one.figure, one.sentence)
+        for one in found.lines
     ]
     table = Table(("", "status", Column("figure", optional=True), Column("", flexible=True)), rows)
     console.show(Cell(found.headline, "bad" if is_bad else "good"), table)

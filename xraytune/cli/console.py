@@ -296,16 +296,9 @@ def _logged_progress() -> Progress:
 
 @contextmanager
 def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[None]:
-    """Keep a picture up to date, from a thread, while the block runs.
-
-    Args:
-        picture: Drawn every second on a terminal; the last one stays.
-        line: Logged every 30 seconds otherwise.
-    """
-    with ExitStack() as stack:
-        screen = None
-        if is_live():
-            screen = stack.enter_context(Live(Text(), console=_ERR, auto_refresh=False, transient=False))
+    """While the block runs, draw `picture` every second on a terminal; elsewhere, log `line` every 30 seconds."""
+    live = Live(Text(), console=_ERR, auto_refresh=False, transient=False) if is_live() else None
+    with live or nullcontext() as screen:
 
         def try_to_refresh() -> None:
             with suppress(OSError, XraytuneError):  # unreadable or gone: if it matters, the block raises

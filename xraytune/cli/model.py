@@ -389,16 +389,10 @@ def summary(
         console.show_json(_summary_json(found))
         return
     total, trained = found.total_params, found.trainable_params
-    marks = {True: Cell("yes", "good"), False: Cell("no", "dim")}
-    rows = [
-        (
-            f"{one.kind}-{number}",
-            f"{[*one.output_shape]}",
-            f"{one.params:,}",
-            marks[one.is_trained] if one.params else "",
-        )
-        for number, one in enumerate(found.layers, 1)
-    ]
+    rows: list[Row] = []
+    for number, one in enumerate(found.layers, 1):
+        mark = Cell("yes", "good") if one.is_trained else Cell("no", "dim")
+        rows.append((f"{one.kind}-{number}", f"{[*one.output_shape]}", f"{one.params:,}", mark if one.params else ""))
     console.show(
         Cell(f"{config}: {len(found.layers)} layers", "strong"),
         Cell(f"input batch: {list(found.input_shape)} float32", "dim"),

@@ -105,10 +105,8 @@ class Evaluation(Overlap):
         intervals: 95 % intervals (low, high) of all metrics, by name.
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         classes: One-vs-rest metrics of each class.
-        macro: Mean over the classes; None with two classes.
-        micro: Mean over all pairs of image and class; None with two classes.
+        macro: Mean over the classes, as `micro` over all pairs of image and class; None with two classes.
         confusion: Images by true class (rows) and predicted class (columns).
-        subgroups: Exploratory metrics by the values of each requested column.
         shift: Differences between these scores and those of the validation images; None with three or more classes.
     """
 

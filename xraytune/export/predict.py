@@ -46,8 +46,7 @@ class Predicted:
 
     Attributes:
         counts: Images predicted as each class.
-        positive: The positive class of two; None with more classes.
-        threshold: Its probability from which an image is positive; None with more classes.
+        positive: The positive class of two, predicted from the probability `threshold`; both None with more classes.
         predictions: For each image its `file`, `predicted` class and `probabilities` by class.
     """
 

@@ -255,11 +255,7 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
 
 
 def _extra_images(experiment: Experiment, used: Prepared, fits: Mapping[str, Prepared], cache: Path) -> list[str]:
-    """Return the content of the folder of extra images, if there is one.
-
-    Raises:
-        DataError: One of the trainings cannot use it, or finds too few images in it.
-    """
+    """Return the content of the folder of extra images, if any; DataError if it has too few for one of the trainings."""
     settings, parameters = experiment.settings, experiment.parameters
     folders, _ = inputs_of_trials([parameters])
     contents = list(read_inputs((folders, set()), settings, used, cache).values())
