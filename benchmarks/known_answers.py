@@ -30,8 +30,7 @@ from xraytune.compute import pin
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Parameters, Settings
 from xraytune.confirm.analysis import ControlResult, EvaluationSet, FinalistResult, judge_finalists
-from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_control
-from xraytune.confirm.runs import replicate, settings_of
+from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_control, replicate
 from xraytune.confirm.scoring import TEST, arm_results, find_test, load_test_images, score
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.files import write_json
@@ -187,8 +186,8 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
 def train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path) -> None:
     """Train all runs of a plan; `runs` has the split of each."""
     for number, run in enumerate(plan.runs):
-        arm = plan.arm(run.arm)
-        experiment = replicate(arm, settings_of(arm, settings, prepared), run.gan_seed, run.classifier_seed)
+        steps, (name, *seeds) = prepared.steps_per_epoch(settings), run
+        experiment = replicate(plan.arm(name), settings, *seeds, steps_per_epoch=steps)
         trial = runs.trial_path(number)
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
         context = RunContext(prepared=runs.prepared(experiment), cache=cache, compute=COMPUTE)

@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from xraytune.config.load import load_space
     from xraytune.config.settings import DataSettings
     from xraytune.config.sweep import import_sweep
-    from xraytune.confirm.rehearsal import rehearse as rehearse_study
     from xraytune.confirm.run import confirm as confirm_study
+    from xraytune.confirm.run import rehearse as rehearse_study
     from xraytune.confirm.study_forecast import forecast
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms

@@ -13,8 +13,7 @@ from tests.in_process import InProcess, one_thread, search_in_process
 from xraytune.cli.confirm import show_rehearsal, show_verdict
 from xraytune.config.load import load_space
 from xraytune.confirm import training
-from xraytune.confirm.rehearsal import rehearse
-from xraytune.confirm.run import confirm
+from xraytune.confirm.run import confirm, rehearse
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError, StudyError
 from xraytune.files import read_json

@@ -10,8 +10,8 @@ import pytest
 
 from tests.search.studies import ended, epoch, no_gan
 from xraytune.config.settings import DataSettings, Experiment, GeneratorSettings, Parameters, Settings
-from xraytune.confirm.plan import Arm
-from xraytune.confirm.runs import TopUpRungs, replicate
+from xraytune.confirm.plan import Arm, replicate
+from xraytune.confirm.training import TopUpRungs
 from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.asha import Rungs

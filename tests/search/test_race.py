@@ -10,8 +10,7 @@ import pytest
 
 from tests.search.studies import CPU, direct, ended, two_images, write_space
 from xraytune.config.settings import DataSettings, Parameters, Settings
-from xraytune.confirm.plan import Arm
-from xraytune.confirm.runs import replicate
+from xraytune.confirm.plan import Arm, replicate
 from xraytune.confirm.training import opened
 from xraytune.errors import ConfigError, StudyError, TrialError
 from xraytune.export.best import export

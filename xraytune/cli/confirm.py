@@ -14,6 +14,7 @@ from typer import Exit, Option
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Row, Table, Tone
 from xraytune.cli.search import log_dashboard, shown_path
+from xraytune.errors import ConfigError, Problem
 from xraytune.records import Progress, ignore_progress
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from xraytune.confirm.comparison import Interval
     from xraytune.confirm.forecast import Forecast
     from xraytune.confirm.record import Confirmation
-    from xraytune.confirm.rehearsal import Rehearsal
+    from xraytune.confirm.run import Rehearsal
     from xraytune.confirm.secondary import ArmDifference, Difference, ExternalResult, Outcome, OutcomeDifference
     from xraytune.search.messages import Callbacks
 
@@ -92,14 +93,14 @@ def confirm(
     as_json: options.AsJson = False,
 ) -> None:
     """Test the best mixes against matched and tuned controls, with new seeds, on the sealed test folder."""
-    from xraytune.confirm.rehearsal import refuse_with_quick, rehearse
-    from xraytune.confirm.run import confirm
+    from xraytune.confirm.run import confirm, rehearse
 
     paths = {"data": data, "weights_dir": weights_dir, "cache": cache}
     if quick:
-        refuse_with_quick(
-            test=test, external=external, by=by, finalists=finalists, gan_seeds=gan_seeds, forecast=forecast
-        )
+        only_whole = {"test": test, "external": external, "by": by, "finalists": finalists, "gan-seeds": gan_seeds}
+        if given := [f"--{name}" for name, value in (only_whole | {"forecast": forecast}).items() if value]:
+            what = f"--quick is a rehearsal on val-B and takes no {' or '.join(given)}"
+            raise ConfigError(Problem(what, fix=f"omit --quick, or {' and '.join(given)}"))
         with ConfirmScreen() as screen:
             rehearsal = rehearse(study, **paths, address=address, callbacks=screen.callbacks)
         console.show_json(rehearsal.to_json()) if as_json else show_rehearsal(rehearsal)

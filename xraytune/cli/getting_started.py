@@ -34,7 +34,7 @@ def demo(
     quick: Annotated[bool, Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")] = False,
 ) -> None:
     """Run the whole pipeline on phantom X-rays in minutes, from the search to the evaluation. Run again to resume."""
-    from xraytune.confirm.rehearsal import rehearse
+    from xraytune.confirm.run import rehearse
     from xraytune.data.phantom import draw_phantoms
     from xraytune.export.best import export
     from xraytune.export.evaluate import Evaluation, evaluate

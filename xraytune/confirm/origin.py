@@ -16,7 +16,7 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from xraytune.confirm.analysis import ArmResults
 from xraytune.confirm.plan import Arm, Plan
-from xraytune.confirm.scoring import VAL_B, arm_results, has_results, score
+from xraytune.confirm.scoring import VAL_B, arm_results, is_scored, score
 from xraytune.confirm.secondary import pool_reports
 from xraytune.confirm.training import Training
 from xraytune.metrics.classification import Floats
@@ -102,7 +102,7 @@ def score_synthetic(training: Training, plan: Plan, compute: Compute) -> None:
             side = synthetic_side(label)
             for gan_seed in range(plan.gan_seeds):
                 pairs = [each[gan_seed, seed] for each in (own, others) for seed in range(plan.classifier_seeds)]
-                missing = [number for number in pairs if not has_results(folder, number, side)]
+                missing = [number for number in pairs if not is_scored(folder, [number], side)]
                 if not missing:
                     continue
                 read = pool_reader(folder.experiment(own[gan_seed, 0]), context)
@@ -133,7 +133,7 @@ def _probe(folder: StudyFolder, plan: Plan, prepared: Prepared, arm: Arm, contro
     for label, name in enumerate(prepared.class_names):
         side = synthetic_side(label)
         runs = [number for one in (arm, control) if one for number in plan.numbers(one.name).values()]
-        if control and all(has_results(folder, number, side) for number in runs):
+        if control and is_scored(folder, runs, side):
             of_class = prepared.side(VAL_B).labels == label
             real, synthetic = (arm_results(folder, plan, which) for which in (VAL_B, side))
             moved = _gain(synthetic, arm, control, label).mean(axis=-1)

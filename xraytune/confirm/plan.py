@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import NonNegativeInt, ValidationError
 
 from xraytune.config.fields import flat_values, parameters_from
-from xraytune.config.settings import Experiment, Model, Parameters, Settings
+from xraytune.config.settings import Experiment, Model, Parameters, Settings, without_gates
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import read_bytes, write_json
@@ -78,8 +78,8 @@ class Arm(Model):
 
     @property
     def content(self) -> tuple[Parameters, int | None, int | None]:
-        """What its replicates depend on besides their seeds. They are trained once for arms with the same content."""
-        parameters = self.parameters.model_copy(update={"early_stop_epochs": None})  # as `replicate` does
+        """What its replicates, which take all steps, depend on besides their seeds. Equal ones are trained only once."""
+        parameters = self.parameters.model_copy(update={"early_stop_epochs": None})
         return parameters, self.resolution_px, self.train_patients
 
 
@@ -147,6 +147,32 @@ class Plan(Model):
         return self.model_copy(update={**most, "arms": every, "runs": (*self.runs, *further)})
 
 
+def replicate(
+    arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int, *, steps_per_epoch: int | None = None
+) -> Experiment:
+    """Return what trains an arm with fresh seeds, each counted from 0, to its last step.
+
+    A pair of seeds gives the same stream of real images in every arm, with or without a generator. An arm on another number
+    of patients takes `steps_per_epoch` steps, as many as the study's arms.
+    """
+    seed = derive_seed(settings.seed, "confirm", gan_seed, classifier_seed) % 2**31
+    changes: dict[str, Any] = {"seed": seed}
+    if arm.train_patients is not None:
+        changes["data"] = settings.data.model_copy(update={"train_patients": arm.train_patients})
+        changes["budget"] = settings.budget.model_copy(update={"steps_per_epoch": steps_per_epoch})
+    parameters, *_ = arm.content
+    if parameters.generator is not None:
+        own = derive_seed(parameters.generator.seed, "confirm", gan_seed) % 2**31
+        parameters = parameters.with_generator(seed=own)
+    return Experiment(
+        # Without gates: excluding replicates would select among them.
+        settings=without_gates(settings.model_copy(update=changes)),
+        parameters=parameters,
+        inherited_resolution_px=arm.resolution_px,
+        has_own_split=arm.train_patients is not None,
+    )
+
+
 def write_plan(plan: Plan, folder: Path) -> None:
     """Write `plan.json`, with paths relative to its folder."""
     write_json(folder / PLAN_FILE, plan.model_dump(mode="json", context=folder))
@@ -179,6 +205,11 @@ def pruned_to_finish(
         return ()
     pruned = [trial for trial in wanted if trial.status == "pruned"]
     return _different(sorted(pruned, key=lambda trial: (-trial.epochs, -trial.val_score)))[:count]
+
+
+def finished_label(name: str) -> str:
+    """Return the label of the run that trains a pruned trial, such as `#12`, to the end."""
+    return f"{name} to its end"
 
 
 def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:

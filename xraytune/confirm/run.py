@@ -2,22 +2,36 @@
 
     finalists -> top-ups -> plan -> replicates -> scores on val-B -> forecast -> scores on the test folder -> verdict
 
-The same call again resumes after an interruption: all results are in the study's `confirm/`, and nothing is trained twice.
+The same call again resumes after an interruption: all results are in the study's `confirm/`, and nothing is trained twice. A
+rehearsal trains the best finalist and its controls with the first seeds of the confirmation, which uses these replicates
+again. It scores them on val-B alone, and estimates what the whole confirmation would cost and could show.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 from pydantic import TypeAdapter
+from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-from xraytune.config.settings import WandbSettings
+from xraytune.config.settings import Parameters, WandbSettings
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.origin import origin_probes, probed_runs, score_synthetic, synthetic_side
-from xraytune.confirm.plan import CONFIRM_FOLDER, FORECAST_FILE, Plan, read_plan
+from xraytune.confirm.plan import (
+    CONFIRM_FOLDER,
+    FORECAST_FILE,
+    REHEARSAL_FOLDER,
+    Arm,
+    FinishedTrial,
+    Plan,
+    read_plan,
+    write_plan,
+)
 from xraytune.confirm.record import Confirmation, HeldOutSet, answer_paragraph, write_verdict
 from xraytune.confirm.scoring import (
     TEST,
@@ -33,9 +47,9 @@ from xraytune.confirm.scoring import (
     score_sealed,
     score_val_b,
     scoring_compute,
-    val_b_set,
 )
 from xraytune.confirm.secondary import (
+    ArmDifference,
     ExternalResult,
     generator_qualities,
     pneumonia_types,
@@ -43,13 +57,14 @@ from xraytune.confirm.secondary import (
     secondary_outcomes,
     subgroup_differences,
 )
-from xraytune.confirm.training import Training, opened
+from xraytune.confirm.training import Training, opened, require_controls
 from xraytune.confirm.worth import worth_of_images
 from xraytune.data.table import PNEUMONIA, subgroup_columns
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
+from xraytune.search.runs import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, format_versions
 from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.tracking.tracker import TrackedRun
@@ -57,9 +72,53 @@ from xraytune.tracking.wandb import publish
 
 OnForecast: TypeAlias = Callable[[Forecast, bool], None]
 
+REHEARSAL_FILE = "rehearsal.json"
+REHEARSAL_GAN_SEEDS, REHEARSAL_CLASSIFIER_SEEDS = 2, 1
 _EXTERNAL_FILE = "external.json"
 FEWEST_GAN_SEEDS = 4
 """With fewer seeds the 95 % interval covers only 90 to 96 %."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What the whole confirmation would train.
+
+    Attributes:
+        replicates: All of them; those with equal settings and seeds are trained once.
+        trained: Those that this rehearsal has trained already.
+        top_ups: Top-up trials, each at most as long as a replicate.
+        hours: An estimate for this machine, if no top-up trial is pruned.
+    """
+
+    replicates: int
+    trained: int
+    top_ups: int
+    hours: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """The result of a rehearsal; the fields are the keys of `rehearsal.json`.
+
+    Attributes:
+        differences: The finalist minus each control, on val-B.
+        cost: That of the whole confirmation, as `forecast` is of its verdict.
+        has_test: Whether the study has a test folder; if not, the whole confirmation needs `--test`.
+        notes: What differs from the whole confirmation here.
+    """
+
+    study: Path
+    gan_seeds: int
+    classifier_seeds: int
+    differences: tuple[ArmDifference, ...]
+    cost: Cost
+    forecast: Forecast
+    has_test: bool
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `rehearsal.json`."""
+        return {"version": 1, **to_json(self), "study": self.study.name}
 
 
 def ignore_forecast(forecast: Forecast, is_open: bool) -> None:
@@ -160,7 +219,7 @@ def _judge(
     compute = scoring_compute(folder, training.compute, needed)
     score_val_b(training, every, compute)
     score_synthetic(training, plan, compute)
-    test, val_b = evaluation_set(sealed, prepared, task), val_b_set(prepared, task)
+    test, val_b = (evaluation_set(one, prepared, task) for one in (sealed, prepared.side(VAL_B)))
     val_b_results, test_results = (arm_results(folder, plan, which) for which in (VAL_B, TEST))
     forecast = forecast_verdict(plan, val_b, test, val_b_results, rope=rope)
     write_json(folder.path / FORECAST_FILE, forecast.to_json())
@@ -256,3 +315,109 @@ def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:
         yield f"trials of the search were trained with {versions}, and all replicates with {format_versions(trained)}"
     if scored_on.device != training.compute.device:
         yield "all replicates were trained on GPUs and scored on a CPU"
+
+
+def rehearse(
+    study: Path,
+    *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    cache: Path | None = None,
+    address: str | None = None,
+    callbacks: Callbacks = NO_CALLBACKS,
+) -> Rehearsal:
+    """Compare the best finalist with its controls on val-B, with two seeds, and forecast the whole confirmation.
+
+    Of the test folder only names and hashes are read, as in the search. Raises as `confirm` does.
+
+    Args:
+        study: Folder of the study.
+        data: Image folder, if it has moved since the search.
+        weights_dir: Folder of official weight files.
+        cache: Artifact cache; default: that of the search.
+        address: Ray cluster to join; None starts Ray on this machine.
+        callbacks: Called with what happens.
+    """
+    with opened(
+        study, REHEARSAL_FOLDER, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
+    ) as training:
+        settings, prepared, folder = training.settings, training.prepared, training.runs_folder
+        finalists = training.candidates(settings.confirm.finalists)
+        first, tuned = finalists[0], training.tuned(training.searched, _as_if_finished, [])
+        task = task_of(settings)
+        val_b = evaluation_set(prepared.side(VAL_B), prepared, task)
+        test, notes = val_b, list[str]()
+        if prepared.test_fingerprint is None:
+            notes.append("the study has no test/ folder: the forecast is for as many patients as val-B has")
+        else:
+            extra = [first.parameters.folder.path] if first.parameters.folder else []
+            sealed = find_test(settings, prepared, None, extra=extra, on_progress=callbacks.on_progress)
+            test = evaluation_set(sealed, prepared, task)
+        training.require_same_inputs([first.parameters])
+        arms = training.arms([first], tuned, notes, with_ratios=False)
+        require_controls([first], arms, training.folder.path)
+        plan = (read_plan(folder.path) or Plan()).grown(arms, REHEARSAL_GAN_SEEDS, REHEARSAL_CLASSIFIER_SEEDS)
+        write_plan(plan, folder.path)
+        with training.runner:
+            training.train_replicates(plan)
+        # If the search went on since an earlier rehearsal, that one's arms may no longer be the best.
+        plan = plan.model_copy(update={"arms": tuple(arms)})
+        numbers = [number for number, run in enumerate(plan.runs) if run.arm in {arm.name for arm in arms}]
+        score_val_b(training, numbers, scoring_compute(folder, training.compute, {VAL_B: numbers}))
+        results = arm_results(folder, plan, VAL_B)
+        rehearsal = Rehearsal(
+            study=training.folder.path,
+            gan_seeds=plan.gan_seeds,
+            classifier_seeds=plan.classifier_seeds,
+            differences=score_differences(plan, val_b, results),
+            cost=_cost(training, finalists, tuned, plan),
+            forecast=forecast_verdict(
+                plan, val_b, test, results, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds
+            ),
+            has_test=prepared.test_fingerprint is not None,
+            notes=tuple(notes),
+        )
+        write_json(folder.path / REHEARSAL_FILE, rehearsal.to_json())
+        return rehearsal
+
+
+def _as_if_finished(pruned: Sequence[FinishedTrial]) -> list[FinishedTrial]:
+    return [replace(one, status="complete", val_b_score=one.val_score) for one in pruned]
+
+
+def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], plan: Plan) -> Cost:
+    """Estimate the whole confirmation from the mean seconds of each arm's replicates, if each had the machine for itself.
+
+    The seconds of a classifier grow linearly with the images per step; what a finalist takes beyond that is its generator's.
+    """
+    settings, first = training.settings.confirm, plan.finalists[0]
+    arms = training.arms(finalists, tuned, [])
+    replicates = Plan().grown(arms, settings.gan_seeds, settings.classifier_seeds).runs
+    top_ups = training.top_ups(finalists, [])
+    alone = {number: row["seconds"] / row["at_once"] for number, row in completed_rows(training.runs_folder).items()}
+    seconds = {
+        arm.name: float(np.mean([alone[number] for number in plan.numbers(arm.name).values()])) for arm in plan.arms
+    }
+    without_generator = {name: taken for name, taken in seconds.items() if plan.arm(name).parameters.generator is None}
+    load = np.array([[1.0, _images_per_step(plan.arm(name).parameters)] for name in without_generator])
+    fixed, per_image = nnls(load, np.array([*without_generator.values()]))[0] if without_generator else (0.0, 0.0)
+
+    def of_classifier(parameters: Parameters) -> float:
+        return float(fixed + per_image * _images_per_step(parameters))
+
+    contents = {arm.name: arm.content for arm in arms}
+    trained = set(replicates) & set(plan.runs)
+    every, done = ({(contents[one.arm], *one[1:]) for one in runs} for runs in (replicates, trained))
+    seconds_left = sum(of_classifier(parameters) for (parameters, *_), *_ in every - done)
+    seconds_left += sum(map(of_classifier, top_ups))
+    if first.parameters.generator:
+        generators = {one.parameters.generator for one in finalists if one.parameters.generator}
+        trainings = max(len(generators) * settings.gan_seeds - REHEARSAL_GAN_SEEDS, 0)
+        seconds_left += trainings * max(0.0, seconds[first.name] - of_classifier(first.parameters))
+    hours = seconds_left / 3600
+    return Cost(replicates=len(replicates), trained=len(trained), top_ups=len(top_ups), hours=hours)
+
+
+def _images_per_step(parameters: Parameters) -> float:
+    """Return the images that a step draws, as a multiple of the real ones."""
+    return 1 + parameters.synthetic_ratio * (parameters.mixing == "additive")

@@ -36,6 +36,7 @@ from xraytune.pipeline.inputs import untrained
 from xraytune.pipeline.prepare import (
     Prepared,
     PreparedImage,
+    Side,
     missing_images,
     pixels_inputs,
     require_unbroken,
@@ -80,6 +81,11 @@ class SealedTest(LabelledImages):
     def labels(self) -> Labels:
         """Class numbers, int64 [N]."""
         return np.array([image.label for image in self.images], dtype=np.int64)
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """The patient of each image."""
+        return tuple(image.patient for image in self.images)
 
     @property
     def order(self) -> str:
@@ -198,10 +204,9 @@ def load_test_images(
     on_progress: Progress = ignore_progress,
 ) -> ImageSource:
     """Decode sealed images, none of which may be broken, as `data` of the study says. Log the access to them first."""
-    store = store_images(
-        sealed.data.path, sealed.images, data, of_study=prepared.view, cache=cache, on_progress=on_progress
-    )
-    require_unbroken(store, sealed.data.path, "repair them: a test folder is used as a whole")
+    root, view = sealed.data.path, prepared.view
+    store = store_images(root, sealed.images, data, of_study=view, cache=cache, on_progress=on_progress)
+    require_unbroken(store, root, "repair them: a test folder is used as a whole")
     return ImageSource(
         name="external" if sealed.is_external else "test",
         pixels=open_pixels(store),
@@ -237,14 +242,9 @@ def scoring_compute(folder: StudyFolder, trained_on: Compute, needed: Mapping[st
     return compute
 
 
-def has_results(folder: StudyFolder, number: int, side: str) -> bool:
-    """Return whether a run has been scored on a side."""
-    return _path(folder, number, side).exists()
-
-
 def is_scored(folder: StudyFolder, runs: Iterable[int], side: str) -> bool:
     """Return whether all of these runs have been scored on a side."""
-    return all(has_results(folder, number, side) for number in runs)
+    return all(_path(folder, number, side).exists() for number in runs)
 
 
 def has_any_results(folder: StudyFolder, side: str) -> bool:
@@ -262,16 +262,9 @@ def results(folder: StudyFolder, number: int, side: str) -> Floats:
         return loaded
 
 
-def evaluation_set(found: SealedTest, prepared: Prepared, task: Task) -> EvaluationSet:
-    """Return the labels and patients of a test folder."""
-    patients = tuple(image.patient for image in found.images)
-    return EvaluationSet(labels=found.labels, patients=patients, positive=prepared.positive, task=task)
-
-
-def val_b_set(prepared: Prepared, task: Task) -> EvaluationSet:
-    """Return the labels and patients of val-B."""
-    side = prepared.side(VAL_B)
-    return EvaluationSet(labels=side.labels, patients=side.patients, positive=prepared.positive, task=task)
+def evaluation_set(images: SealedTest | Side, prepared: Prepared, task: Task) -> EvaluationSet:
+    """Return the labels and patients of a test folder, or of val-B."""
+    return EvaluationSet(labels=images.labels, patients=images.patients, positive=prepared.positive, task=task)
 
 
 def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
@@ -299,7 +292,7 @@ def _of_replicates(plan: Plan, of_run: Callable[[int], ArrayLike], arm: str) -> 
 def score_runs(training: Training, numbers: Sequence[int], side: str, group: ImageSource, compute: Compute) -> None:
     """Score the runs that lack scores on a side."""
     for done, number in enumerate(numbers, 1):
-        if not has_results(training.runs_folder, number, side):
+        if not is_scored(training.runs_folder, [number], side):
             score(training.runs_folder, number, side, group, compute=compute, cache=training.cache)
         what = f"scoring {group.name.replace('val_b', 'val-B')} (replicates)"
         training.callbacks.on_progress(what, done, len(numbers))

@@ -1,11 +1,14 @@
 """A study that is confirmed or rehearsed, and the training of its runs: top-up trials, then every replicate of every arm.
 
-The study is locked and checked before anything is trained; Ray is started only if there is something to train.
+The study is locked and checked before anything is trained; Ray is started only if there is something to train. Replicates
+train to their last step, and ASHA prunes top-up trials.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -30,29 +33,37 @@ from xraytune.confirm.plan import (
     choose_finalists,
     compared_arms,
     draw_control,
+    finished_label,
     missing_trials,
     pruned_to_finish,
     read_plan,
+    replicate,
     tuned_control,
     write_plan,
 )
-from xraytune.confirm.runs import TopUpRungs, adopt_runs, finished_label, replicate, settings_of
 from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
-from xraytune.files import read_json, require_writable
+from xraytune.files import append_jsonl, explain_disk_errors, new_folder, read_json, read_jsonl, require_writable
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, prepare_index, require_patients, restore_pixels, write_prepared
 from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
-from xraytune.records import Compute, Json
+from xraytune.records import Compute, EpochRecord, Json
 from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import Callbacks
 from xraytune.search.race import read_race
 from xraytune.search.runner import Runner, survey
-from xraytune.search.runs import Run, RunList, complete_folder, ended_rows
-from xraytune.search.study import StudyFolder, environment, locked, other_releases, require_same_images
+from xraytune.search.runs import Run, RunList, complete_folder, completed_rows, ended_rows
+from xraytune.search.study import (
+    StudyFolder,
+    damage_explained,
+    environment,
+    locked,
+    other_releases,
+    require_same_images,
+)
 from xraytune.search.test_access import TestAccess, as_text
 
 
@@ -165,13 +176,13 @@ class Training:
         Raises TrialError if runs failed.
         """
         runs, distinct = list[Run](), dict[object, Run]()
+        steps_per_epoch = self.prepared.steps_per_epoch(self.settings)
         for number, run in enumerate(plan.runs):
-            arm = plan.arm(run.arm)
-            settings = settings_of(arm, self.settings, self.prepared)
+            arm, (_, *seeds) = plan.arm(run.arm), run
             label = f"{run.arm}, GAN seed {run.gan_seed}, seed {run.classifier_seed}"
-            experiment = replicate(arm, settings, run.gan_seed, run.classifier_seed)
+            experiment = replicate(arm, self.settings, *seeds, steps_per_epoch=steps_per_epoch)
             runs.append(Run(number=number, label=label, experiment=experiment))
-            distinct.setdefault((arm.content, run.gan_seed, run.classifier_seed), runs[-1])
+            distinct.setdefault((arm.content, *seeds), runs[-1])
         complete_folder(self.runs_folder, self.prepared, lambda: _side_by_side(self.machine()))
         for count, prepared in self.curve.items():
             if not (file := self.runs_folder.split_path(count)).exists():
@@ -322,6 +333,72 @@ class Training:
                 why = f"all trials of the arm {control} failed" if had_one else f"the space has no {control} arm"
                 notes.append(f"{why}, so it has no tuned control")
         return tuned
+
+
+class TopUpRungs:
+    """Decide which top-up trials ASHA prunes, on the rungs that the search's trials have already reached.
+
+    `reports.jsonl` records each epoch of a top-up in its order of arrival, before the decision on it. After a restart these
+    values are replayed in that order, after those of the search, so a resumed confirmation decides as an uninterrupted one.
+
+    Args:
+        folder: The top-up trials.
+        rungs: Those of the search; top-ups are added to them.
+
+    Raises:
+        StudyError: `reports.jsonl` is damaged.
+    """
+
+    def __init__(self, folder: StudyFolder, rungs: Rungs) -> None:
+        self._path, self._rungs = folder.path / "reports.jsonl", rungs
+        self._reported: set[tuple[int, int]] = set()
+        with damage_explained(self._path) as file:
+            for row in read_jsonl(file):
+                self._replay(int(row["number"]), int(row["epoch"]), float(row["value"]))
+
+    def should_continue(self, number: int, record: EpochRecord) -> bool:
+        """Return whether a top-up continues after an epoch; repeated calls return the same answer."""
+        value = record.best_val_score
+        if (number, record.epoch) not in self._reported:
+            append_jsonl(self._path, {"version": 1, "number": number, "epoch": record.epoch, "value": value})
+        return self._replay(number, record.epoch, value)
+
+    def _replay(self, number: int, epoch: int, value: float) -> bool:
+        self._reported.add((number, epoch))
+        return self._rungs.should_continue(-1 - number, epoch, value)  # trials of the search have numbers from 0
+
+
+def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> int:
+    """Copy from a folder, or within it, complete runs that equal ones that were not started here; return how many.
+
+    Equal runs have the same settings and seeds, device and releases of torch: training them again would repeat them.
+    """
+    if not other.runs_path.exists() or (other.compute(), other.releases()) != (folder.compute(), folder.releases()):
+        return 0
+    ended = completed_rows(other)
+    known = {_identity(other.experiment(number)): number for number in ended}
+    adopted = 0
+    for run in runs:
+        number = known.get(_identity(run.experiment))
+        if number is None or folder.trial_path(run.number).exists():
+            continue
+        with new_folder(folder.trial_path(run.number)) as path:
+            # Scores belong to the device that scored them, and W&B's folder has links.
+            unwanted = shutil.ignore_patterns("*.npy", "wandb")
+            shutil.copytree(other.trial_path(number), path, dirs_exist_ok=True, ignore=unwanted, copy_function=_copy)
+        row = {**ended[number], "number": run.number, "label": run.label, "adopted": True}
+        append_jsonl(folder.runs_path, row)
+        adopted += 1
+    return adopted
+
+
+def _copy(source: str, target: str) -> None:
+    with explain_disk_errors(Path(target)):  # here, since `copytree` wraps errors
+        shutil.copy2(source, target)
+
+
+def _identity(experiment: Experiment) -> str:
+    return json.dumps(experiment.identity(), sort_keys=True)
 
 
 def require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], study: Path) -> None:

@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 from xraytune.config.checks import require_no_plateau
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom, FinalSettings, Objective, Validation
-from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, read_plan
-from xraytune.confirm.runs import finished_label
+from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, finished_label, read_plan
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, read_jsonl, require_writable, write_text
 from xraytune.pipeline.sides import SideSize, side_sizes
