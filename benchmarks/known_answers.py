@@ -177,9 +177,9 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
             "schedule": "cosine",
         }
     )
-    finalist = FinishedTrial(name="#0", parameters=parameters, val_b_score=0.5)
-    controls = [matched_control(finalist, source, None) for source in settings.confirm.controls.matched]
-    arms = [finalist_arm(finalist, None), *(control for control in controls if control is not None)]
+    finalist = finalist_arm(FinishedTrial(name="#0", parameters=parameters, val_b_score=0.5), None)
+    controls = [matched_control(finalist, source) for source in settings.confirm.controls.matched]
+    arms = [finalist, *(control for control in controls if control is not None)]
     return Plan().grown(arms, settings.confirm.gan_seeds, settings.confirm.classifier_seeds)
 
 

@@ -20,9 +20,9 @@ from benchmarks.figures import Figure, figure
 from benchmarks.known_answers import COMPUTE, IMAGE_SIZE_PX, class_of, phantoms, train, write_image
 from xraytune.compute import pin
 from xraytune.config.settings import Parameters, Settings
+from xraytune.confirm.analysis import Worth, worth_of_images
 from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, worth_arms
 from xraytune.confirm.scoring import TEST, arm_results, evaluation_set, find_test, load_test_images, score
-from xraytune.confirm.worth import Worth, worth_of_images
 from xraytune.data.index import read_index
 from xraytune.pipeline.prepare import Prepared, prepare_index, write_prepared
 from xraytune.pipeline.task import CLASSIFICATION
@@ -125,7 +125,5 @@ def _plan(extra: Path) -> Plan:
             "schedule": "cosine",
         }
     )
-    finalist = FinishedTrial(name="#0", parameters=parameters, val_b_score=0.5)
-    return Plan().grown(
-        [finalist_arm(finalist, None), *worth_arms(finalist, None, _CURVE)], _GAN_SEEDS, _CLASSIFIER_SEEDS
-    )
+    finalist = finalist_arm(FinishedTrial(name="#0", parameters=parameters, val_b_score=0.5), None)
+    return Plan().grown([finalist, *worth_arms(finalist, _CURVE)], _GAN_SEEDS, _CLASSIFIER_SEEDS)

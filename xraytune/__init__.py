@@ -74,9 +74,9 @@ if TYPE_CHECKING:
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
     from xraytune.pipeline.shortcuts import inspect_lungs
+    from xraytune.report.page import serve as serve_report
     from xraytune.report.page import write_report
     from xraytune.report.paper import write_paper
-    from xraytune.report.server import serve as serve_report
     from xraytune.search.cache import clean, clean_cache, list_cache, verify_cache
     from xraytune.search.messages import Callbacks
     from xraytune.search.run import search as run_search

@@ -23,7 +23,7 @@ from xraytune.confirm.analysis import (
     ratio_response,
 )
 from xraytune.confirm.forecast import Forecast, VerdictChances
-from xraytune.confirm.plan import Arm, FinishedTrial, Plan, matched_control
+from xraytune.confirm.plan import Arm, Plan, matched_control
 from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, write_verdict
 from xraytune.confirm.secondary import secondary_outcomes
 from xraytune.metrics.classification import Floats
@@ -324,17 +324,10 @@ def test_the_kind_of_a_control_follows_from_its_role_and_source() -> None:
 @pytest.mark.slow
 def test_with_mixing_replace_none_alone_shows_harm() -> None:
     """It has as many images per step as the finalist, and there is no duplicate."""
-    matched = matched_control(
-        FinishedTrial(
-            name="#1",
-            parameters=Parameters.model_validate({"source": "gan", "synthetic_ratio": 1.0, "mixing": "replace"}),
-            val_b_score=0.9,
-        ),
-        "none",
-        None,
-    )
+    finalist = arm("gan #1", "finalist", source="gan", synthetic_ratio=1.0, mixing="replace")
+    matched = matched_control(finalist, "none")
     assert matched is not None
-    arms = (arm("gan #1", "finalist", source="gan", synthetic_ratio=1.0, mixing="replace"), matched)
+    arms = (finalist, matched)
 
     found = confirmation(scores(gan=0.8), arms=arms).to_json()
 

@@ -125,9 +125,10 @@ def test_a_study_without_a_finalist_is_refused_with_a_fix(trials: tuple[Finished
 
 
 def test_a_matched_control_keeps_every_setting_but_the_source_and_inherits_the_resolution() -> None:
-    finalist = trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.5, backbone="resnet18", batch_size=16)
+    settings = {"lr": 2e-3, "classical": 1, "synthetic_ratio": 0.5, "backbone": "resnet18", "batch_size": 16}
+    finalist = finalist_arm(trial(7, 0.9, "gan", **settings), 64)
 
-    none, duplicate = (matched_control(finalist, source, 64) for source in ("none", "duplicate"))
+    none, duplicate = (matched_control(finalist, source) for source in ("none", "duplicate"))
 
     assert none is not None
     assert duplicate is not None
@@ -139,30 +140,30 @@ def test_a_matched_control_keeps_every_setting_but_the_source_and_inherits_the_r
 
 
 def test_with_mixing_replace_there_is_no_matched_duplicate() -> None:
-    finalist = trial(7, 0.9, "gan", mixing="replace")
+    finalist = finalist_arm(trial(7, 0.9, "gan", mixing="replace"), 64)
 
-    assert matched_control(finalist, "duplicate", 64) is None
-    assert matched_control(finalist, "none", 64) is not None
+    assert matched_control(finalist, "duplicate") is None
+    assert matched_control(finalist, "none") is not None
 
 
 def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all() -> None:
-    finalist = trial(7, 0.9, "gan", mixing="pretrain", pool_filter="label", synthetic_ratio=0.5)
+    finalist = finalist_arm(trial(7, 0.9, "gan", mixing="pretrain", pool_filter="label", synthetic_ratio=0.5), 64)
 
-    none, duplicate = (matched_control(finalist, source, 64) for source in ("none", "duplicate"))
+    none, duplicate = (matched_control(finalist, source) for source in ("none", "duplicate"))
 
     assert none is not None
     assert none.parameters.pretraining_steps(100) == 0
     assert duplicate is not None
     assert duplicate.parameters.pretraining_steps(100) == finalist.parameters.pretraining_steps(100) == 33
-    steps = {(arm.parameters.source, arm.parameters.pretraining_steps(100)) for arm in ratio_arms(finalist, 64, RATIOS)}
+    steps = {(arm.parameters.source, arm.parameters.pretraining_steps(100)) for arm in ratio_arms(finalist, RATIOS)}
     assert steps == {("duplicate", 33), *((source, p) for source in ("gan", "duplicate") for p in (20, 50, 67, 80))}
 
 
 def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> None:
     """None is a value: the last weights of the generator are used, not their moving average."""
-    finalist = trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, synthetic_ratio=1.0)
+    finalist = finalist_arm(trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, synthetic_ratio=1.0), 64)
 
-    at_ratios = [arm for arm in ratio_arms(finalist, 64, RATIOS) if arm.parameters.source == "gan"]
+    at_ratios = [arm for arm in ratio_arms(finalist, RATIOS) if arm.parameters.source == "gan"]
     for arm in at_ratios:
         assert arm.parameters.gan is not None
         assert arm.parameters.gan.ema_half_life_images is None
@@ -173,26 +174,26 @@ def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> Non
 
 
 def test_each_ratio_has_duplicates_with_the_settings_and_resolution_of_the_finalist() -> None:
-    finalist = trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.75, batch_size=16)
+    finalist = finalist_arm(trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.75, batch_size=16), 64)
 
-    duplicates = [arm for arm in ratio_arms(finalist, 64, RATIOS) if arm.parameters.source == "duplicate"]
+    duplicates = [arm for arm in ratio_arms(finalist, RATIOS) if arm.parameters.source == "duplicate"]
 
     assert [arm.parameters.synthetic_ratio for arm in duplicates] == [0.25, 0.5, 0.75, 1.0, 2.0, 4.0]
     assert {(arm.role, arm.trial, arm.resolution_px) for arm in duplicates} == {("ratio", "#7", 64)}
     for arm in duplicates:
         changes = {"source": "duplicate", "gan": None, "synthetic_ratio": arm.parameters.synthetic_ratio}
         assert arm.parameters == finalist.parameters.model_copy(update=changes)
-    assert len({arm.name for arm in ratio_arms(finalist, 64, RATIOS)}) == 5 + 6
+    assert len({arm.name for arm in ratio_arms(finalist, RATIOS)}) == 5 + 6
 
 
 def test_with_mixing_replace_the_ratio_response_has_no_duplicates() -> None:
-    finalist = trial(7, 0.9, "gan", mixing="replace")
+    finalist = finalist_arm(trial(7, 0.9, "gan", mixing="replace"), 64)
 
-    assert {arm.parameters.source for arm in ratio_arms(finalist, 64, RATIOS)} == {"gan"}
+    assert {arm.parameters.source for arm in ratio_arms(finalist, RATIOS)} == {"gan"}
 
 
 def test_without_ratios_there_is_no_ratio_response() -> None:
-    assert ratio_arms(trial(7, 0.9, "gan"), 64, ()) == ()
+    assert ratio_arms(finalist_arm(trial(7, 0.9, "gan"), 64), ()) == ()
 
 
 def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:

@@ -18,11 +18,10 @@ from xraytune.cli.confirm import show_verdict
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.confirm import training
-from xraytune.confirm.analysis import EvaluationSet
+from xraytune.confirm.analysis import EvaluationSet, Worth, worth_of_images
 from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, worth_arms
 from xraytune.confirm.record import Confirmation, methods_paragraph
 from xraytune.confirm.run import confirm
-from xraytune.confirm.worth import Worth, worth_of_images
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError
 from xraytune.files import read_json
@@ -45,10 +44,8 @@ TEST = EvaluationSet(
 def placed(finalist: float, apart: dict[int, float], *, noise: float = 0.1, seed_noise: float = 0.0) -> Worth:
     """The worth, where arms separate the classes by so much: a finalist, and real images alone of so many patients."""
     parameters = Parameters.model_validate({"source": "folder", "folder": {"path": Path("extra")}})
-    trial = FinishedTrial(name="#1", parameters=parameters)
-    plan = Plan().grown(
-        [finalist_arm(trial, None), *worth_arms(trial, None, [one for one in apart if one != OWN])], GAN_SEEDS, 1
-    )
+    own_arm = finalist_arm(FinishedTrial(name="#1", parameters=parameters), None)
+    plan = Plan().grown([own_arm, *worth_arms(own_arm, [one for one in apart if one != OWN])], GAN_SEEDS, 1)
     patients = numpy_generator(1, "patients").normal(size=IMAGES)
 
     def results(name: str) -> Floats:
@@ -149,7 +146,7 @@ def test_the_curve_draws_as_many_images_per_step_as_the_finalist(source: str) ->
     replaces = {"mixing": "replace", "synthetic_ratio": 0.5} if source == "none" else {"synthetic_ratio": 2.0}
     parameters = Parameters.model_validate({"source": "folder", "folder": {"path": Path("extra")}, **replaces})
 
-    arms = worth_arms(FinishedTrial(name="#1", parameters=parameters), 16, [400, 50, 50])
+    arms = worth_arms(finalist_arm(FinishedTrial(name="#1", parameters=parameters), 16), [400, 50, 50])
 
     assert [arm.train_patients for arm in arms] == [None, 50, 400]
     assert {arm.parameters.source for arm in arms} == {source}

@@ -161,9 +161,10 @@ def test_source_gets_the_same_checks_as_a_gan(tmp_path: Path) -> None:
     mixed = FinishedTrial(name="#1", parameters=parameters(), val_b_score=0.9)
     real = FinishedTrial(name="#2", parameters=parameters(source="none"), val_b_score=0.95)
     (finalist,) = choose_finalists([real, mixed], 3, tmp_path)
-    controls = [matched_control(finalist, source, None) for source in ("none", "duplicate")]
+    arm = finalist_arm(finalist, None)
+    controls = [matched_control(arm, source) for source in ("none", "duplicate")]
 
-    assert finalist_arm(finalist, None).name == "mixup #1"
+    assert arm.name == "mixup #1"
     assert [control.parameters.source for control in controls if control] == ["none", "duplicate"]
 
 

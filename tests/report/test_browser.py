@@ -16,8 +16,7 @@ from playwright.sync_api import Browser, BrowserType, Page, sync_playwright
 from tests.in_process import command
 from tests.report.conftest import CopyStudy
 from xraytune.files import read_json, write_json
-from xraytune.report.page import write_report
-from xraytune.report.server import serve
+from xraytune.report.page import serve, write_report
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [

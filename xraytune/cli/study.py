@@ -84,7 +84,7 @@ def report(
     if wandb and (serve or format != "html"):
         raise BadParameter("only the HTML page can be sent: leave out --serve and --format", param_hint="--wandb")
     if serve:
-        from xraytune.report.server import serve as serve_report
+        from xraytune.report.page import serve as serve_report
 
         serve_report(study, port=port, cache=cache, on_start=lambda url: console.write(f"{url} (Ctrl-C ends)"))
     elif format == "html":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -246,26 +246,21 @@ def compared_arms(
 ) -> list[Arm]:
     """Return the finalists with their matched controls, and the first one's ratio response and curve of `confirm.worth`.
 
-    Args:
-        finalists: Best first.
-        settings: The study's.
-        train_patients: The study's number of training patients, which the curve has already.
-        with_ratios: False: without ratio response and curve.
+    The curve has the study's number of training patients already. `with_ratios=False` omits ratio response and curve.
     """
     confirm, arms = settings.confirm, list[Arm]()
-    for finalist in finalists:
+    for place, finalist in enumerate(finalists):
         resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
-        arms.append(finalist_arm(finalist, resolution_px))
-        controls = (matched_control(finalist, source, resolution_px) for source in confirm.controls.matched)
-        arms += [control for control in controls if control]
-        if not with_ratios or finalist is not finalists[0]:
+        own = finalist_arm(finalist, resolution_px)
+        arms += [own, *filter(None, (matched_control(own, source) for source in confirm.controls.matched))]
+        if place or not with_ratios:
             continue
         planned = [arm.content for arm in arms]
         further = list[Arm]()
         if "none" in confirm.controls.matched:  # the ratio response is measured against it
-            further += ratio_arms(finalist, resolution_px, confirm.ratios)
+            further += ratio_arms(own, confirm.ratios)
         if confirm.worth:
-            further += worth_arms(finalist, resolution_px, {*confirm.worth} - {train_patients})
+            further += worth_arms(own, {*confirm.worth} - {train_patients})
         arms += [arm for arm in further if arm.content not in planned]
     return arms
 
@@ -276,7 +271,7 @@ def finalist_arm(finalist: FinishedTrial, resolution_px: int | None) -> Arm:
     return Arm(name=name, role="finalist", parameters=parameters, trial=finalist.name, resolution_px=resolution_px)
 
 
-def matched_control(finalist: FinishedTrial, source: str, resolution_px: int | None) -> Arm | None:
+def matched_control(finalist: Arm, source: str) -> Arm | None:
     """Return the finalist with `source` `none` or `duplicate`, or None if the settings exclude it.
 
     `duplicate` with `mixing: replace` would be the same as `none`, which is compared anyway.
@@ -286,8 +281,8 @@ def matched_control(finalist: FinishedTrial, source: str, resolution_px: int | N
         parameters = parameters_from({**values, "source": source})
     except ValidationError:
         return None
-    name = f"{source}, matched to {finalist.name}"
-    return Arm(name=name, role="matched", parameters=parameters, trial=finalist.name, resolution_px=resolution_px)
+    name = f"{source}, matched to {finalist.trial}"
+    return finalist.model_copy(update={"name": name, "role": "matched", "parameters": parameters})
 
 
 def belongs_to_control(parameters: Parameters, control: str) -> bool:
@@ -335,15 +330,15 @@ def tuned_control(trials: Iterable[FinishedTrial], control: str) -> Arm | None:
     return Arm(name=name, role="tuned", parameters=best.parameters, trial=best.name)
 
 
-def ratio_arms(finalist: FinishedTrial, resolution_px: int | None, ratios: Sequence[float]) -> tuple[Arm, ...]:
+def ratio_arms(finalist: Arm, ratios: Sequence[float]) -> tuple[Arm, ...]:
     """Return the finalist at other ratios, and at each ratio, including its own, the same with `source: duplicate`.
 
     The matched control without extra images serves as ratio 0. With `mixing: replace` there are no duplicates.
     """
 
     def arm(name: str, parameters: Parameters) -> Arm:
-        name = f"{name}, as {finalist.name}"
-        return Arm(name=name, role="ratio", trial=finalist.name, resolution_px=resolution_px, parameters=parameters)
+        name = f"{name}, as {finalist.trial}"
+        return finalist.model_copy(update={"name": name, "role": "ratio", "parameters": parameters})
 
     own, arms = finalist.parameters.synthetic_ratio, list[Arm]()
     for ratio in sorted({own, *ratios} if ratios else ()):
@@ -353,19 +348,18 @@ def ratio_arms(finalist: FinishedTrial, resolution_px: int | None, ratios: Seque
             continue
         if ratio != own:
             arms.append(arm(f"r={ratio:g}", parameters))
-        if duplicate := matched_control(replace(finalist, parameters=parameters), "duplicate", resolution_px):
+        if duplicate := matched_control(arm("", parameters), "duplicate"):
             arms.append(arm(f"duplicate r={ratio:g}", duplicate.parameters))
     return tuple(arms)
 
 
-def worth_arms(finalist: FinishedTrial, resolution_px: int | None, patients: Iterable[int]) -> tuple[Arm, ...]:
+def worth_arms(finalist: Arm, patients: Iterable[int]) -> tuple[Arm, ...]:
     """Return the real-only curve of a finalist: the study's number of training patients (None), then each of these numbers.
 
     The arm is the matched control that draws as many images per step: `duplicate` or, with `mixing: replace`, `none`.
     """
-    controls = (matched_control(finalist, source, resolution_px) for source in ("duplicate", "none"))
-    control = next(one for one in controls if one)
+    control = next(filter(None, (matched_control(finalist, source) for source in ("duplicate", "none"))))
     return tuple(
-        control.model_copy(update={"name": f"{name}, as {finalist.name}", "role": "worth", "train_patients": count})
+        control.model_copy(update={"name": f"{name}, as {finalist.trial}", "role": "worth", "train_patients": count})
         for count, name in [(None, "real images"), *((one, f"{one} patients") for one in sorted({*patients}))]
     )

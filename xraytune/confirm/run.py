@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
 from xraytune.config.settings import Parameters, WandbSettings
-from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
+from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response, worth_of_images
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.origin import origin_probes, probed_runs, score_synthetic, synthetic_side
 from xraytune.confirm.plan import (
@@ -58,7 +58,6 @@ from xraytune.confirm.secondary import (
     subgroup_differences,
 )
 from xraytune.confirm.training import Training, opened, require_controls
-from xraytune.confirm.worth import worth_of_images
 from xraytune.data.table import PNEUMONIA, subgroup_columns
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.task import task_of

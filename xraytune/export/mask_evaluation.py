@@ -25,7 +25,7 @@ from xraytune.data.pixels import broken_images_error
 from xraytune.export.overlap import Overlap, overlap_of
 from xraytune.export.predict import ImageFiles, map_predicted
 from xraytune.figures.drawing import printable
-from xraytune.figures.mask_figure import DrawnCase, draw_mask_evaluation
+from xraytune.figures.evaluation_figure import DrawnCase, draw_mask_evaluation
 from xraytune.files import csv_table, new_folder, write_json, write_text
 from xraytune.metrics.segmentation import MaskMetrics, Masks, ScoredMask, mask_metrics, scored_mask
 from xraytune.pipeline.bundle import Bundle
