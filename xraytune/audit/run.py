@@ -10,39 +10,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import join
 from typing import Any
 
-from xraytune.audit.measure import Measured, measure
-from xraytune.audit.scorecard import (
-    OF_QUALITY,
-    downstream_line,
-    headline,
-    memorisation_line,
-    not_measured,
-    patients_line,
-    quality_lines,
-)
+from xraytune.audit import scorecard
 from xraytune.audit.space import RATIOS, Mix, audit_space, feasible_mix
 from xraytune.compute import pin
-from xraytune.config.settings import Parameters
+from xraytune.config.fields import parameters_from
+from xraytune.config.settings import Experiment, Parameters
 from xraytune.config.space import Space, require_extensions
 from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
 from xraytune.confirm.scoring import find_test
 from xraytune.data.index import ImageFile, content_fingerprint
 from xraytune.errors import DataError
 from xraytune.files import require_writable, write_json, write_text
+from xraytune.generators.grids import png_bytes
+from xraytune.metrics.generator_quality import Quality
+from xraytune.metrics.memorisation import Memorisation
 from xraytune.mix.plan import extra_shares
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import usable_images
-from xraytune.pipeline.prepare import Prepared, prepare_index
+from xraytune.pipeline.memorisation import measure_memorisation
+from xraytune.pipeline.pools import folder_reader
+from xraytune.pipeline.prepare import Prepared, prepare_index, require_unbroken, store_images
+from xraytune.pipeline.quality import measure_quality
+from xraytune.pipeline.samples import class_samples, sample_grid
 from xraytune.pipeline.task import task_of
 from xraytune.records import to_json
 from xraytune.report.page import render
-from xraytune.report.sections import Score, Section, sections
+from xraytune.report.sections import Picture, Score, Section, Table, sections
 from xraytune.report.study import read_study
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.run import machine_of, require_weights, search
@@ -52,6 +51,44 @@ AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"
 _OF_THE_STUDY = ("verdict", "ratio", "data", "environment")
 """The sections of the study's report that the page includes."""
 _TONES = {"bad": "bad", "warning": "plain"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """The measurements of the usable images.
+
+    Attributes:
+        quality: Their quality, or the reason why it was not measured.
+        memorisation: For each class with images, the comparison with unseen patients.
+        pictures: Synthetic images beside real ones and, for each class, the synthetic images closest to a training image.
+    """
+
+    quality: Quality | str
+    memorisation: Mapping[str, Memorisation]
+    pictures: tuple[Picture, ...]
+
+    def sections(self) -> tuple[Section, ...]:
+        """Return the sections of the page that show the measurements."""
+        pictures = Section(id="images", title="Images", link="Images", pictures=self.pictures)
+        if isinstance(found := self.quality, str):
+            return (pictures,)
+        figures = {
+            name: {"KID": one.kid, "KID floor": one.floor, "origin AUROC": one.origin[name], **asdict(one.full)}
+            | {f"{figure}, blurred": value for figure, value in asdict(one.blurred).items()}
+            for name, one in found.classes.items()
+        }
+        rows = [
+            (figure, *(round(of_class[figure], 3) for of_class in figures.values()))
+            for figure in next(iter(figures.values()))
+        ]
+        notes = [f"Compared with val-A in the features of {found.features}, at {found.resolution_px} px."]
+        if found.gan_train is not None:
+            notes.append(
+                f"A linear classifier trained on these images has an AUROC of {found.gan_train:.3f} on val-A; one "
+                f"trained on real images, {found.real_train:.3f}."
+            )
+        table = Table(columns=("figure", *figures), rows=rows)
+        return pictures, Section(id="quality", title="Quality", link="Quality", notes=notes, tables=[table])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +196,7 @@ def audit(
     if not problem:
         with in_use(cache):
             context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=progress)
-            measured = measure(usable, synthetic, space, context)
+            measured = _measure(usable, synthetic, space, context)
     lines = _measured_lines(
         found, usable, measured, problem, prepared, mix.parameters(max(mix.ratios, default=RATIOS[-1]), synthetic)
     )
@@ -169,12 +206,14 @@ def audit(
 
     def written(why: str) -> Audit:
         data = read_study(folder.path, cache)
-        last = (downstream_line(data.verdict),) if data.verdict else not_measured(["downstream"], why)
+        last = (
+            (scorecard.downstream_line(data.verdict),) if data.verdict else scorecard.not_measured(["downstream"], why)
+        )
         every = (*lines, *last)
         record = {
             "version": 1,
             "study": settings.name,
-            "headline": headline(every),
+            "headline": scorecard.headline(every),
             "lines": every,
             "synthetic": {
                 "folder": synthetic.resolve().name,
@@ -193,7 +232,7 @@ def audit(
             "memorisation": measured.memorisation if measured else {},
             "verdict": data.verdict,
         }
-        result = Audit(study=folder.path, headline=headline(every), lines=every, record=to_json(record))
+        result = Audit(study=folder.path, headline=scorecard.headline(every), lines=every, record=to_json(record))
         write_json(folder.path / AUDIT_FILE, result.record)
         parts = [_scorecard(result, mix.balance, join(command)), *(measured.sections() if measured else ())]
         for section in sections(data):
@@ -236,23 +275,23 @@ def audit(
 def _measured_lines(
     found: Sequence[ImageFile],
     usable: Sequence[ImageFile],
-    measured: Measured | None,
+    measured: _Measured | None,
     problem: str,
     prepared: Prepared,
     mix: Parameters,
 ) -> tuple[Score, ...]:
-    patients = patients_line(len(found), len(usable), problem)
+    patients = scorecard.patients_line(len(found), len(usable), problem)
     if measured is None:
-        return (patients, *not_measured(("memorisation", *OF_QUALITY), "see above"))
+        return (patients, *scorecard.not_measured(("memorisation", *scorecard.OF_QUALITY), "see above"))
     trained_on = {image.sha256 for image in prepared.images if image.side == "train"}
     identical = sum(image.sha256 in trained_on for image in usable)
-    memorisation = memorisation_line(measured.memorisation, identical)
+    memorisation = scorecard.memorisation_line(measured.memorisation, identical)
     if isinstance(measured.quality, str):
-        return (patients, memorisation, *not_measured(OF_QUALITY, measured.quality))
+        return (patients, memorisation, *scorecard.not_measured(scorecard.OF_QUALITY, measured.quality))
     size_px = max(max(image.width_px, image.height_px) for image in usable)
     upscaled = f" Their files have at most {size_px} px and are upscaled to {prepared.image_size_px} px."
     shares = dict(zip(prepared.class_names, extra_shares(prepared.train_counts, mix), strict=True))
-    lines = quality_lines(measured.quality, shares, upscaled if size_px < prepared.image_size_px else "")
+    lines = scorecard.quality_lines(measured.quality, shares, upscaled if size_px < prepared.image_size_px else "")
     return (patients, memorisation, *lines)
 
 
@@ -278,3 +317,27 @@ def _scorecard(found: Audit, balance: str, command: str) -> Section:
         scores=found.lines,
         commands=[command],
     )
+
+
+def _measure(images: Sequence[ImageFile], synthetic: Path, space: Space, context: RunContext) -> _Measured:
+    """Measure the usable images of a folder, in the order of `usable_images`.
+
+    Raises DataError if one is broken, MachineError if the weights of `quality.backbone` are missing.
+    """
+    prepared, progress = context.prepared, context.on_progress
+    size_px = prepared.image_size_px
+    data = space.settings.data
+    store = store_images(synthetic, images, data, of_study=prepared.view, cache=context.cache, on_progress=progress)
+    require_unbroken(store, synthetic, "repair or remove them")
+    read = folder_reader(images, store)
+    backbone, weights = space.networks()[0]
+    parameters = parameters_from({"backbone": backbone, "weights": weights})
+    quality = measure_quality(Experiment(settings=space.settings, parameters=parameters), context, read)
+    memorisation, folder = measure_memorisation(context, read)
+    samples = sample_grid(class_samples(read, context, size_px), title=synthetic.name, extra="images of the folder")
+    beside = "Real training images beside the first images of the folder."
+    pictures = [Picture(content=png_bytes(samples), caption=beside)]
+    for name in memorisation:
+        nearest = f"{name}: the images closest to a training image, each with that training image on its right."
+        pictures.append(Picture(content=(folder / f"nearest_{name}.png").read_bytes(), caption=nearest))
+    return _Measured(quality=quality, memorisation=memorisation, pictures=tuple(pictures))

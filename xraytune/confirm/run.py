@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
 from xraytune.config.settings import Parameters, WandbSettings
+from xraytune.confirm import scoring, secondary
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response, worth_of_images
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.origin import origin_probes, probed_runs, score_synthetic, synthetic_side
@@ -33,30 +34,6 @@ from xraytune.confirm.plan import (
     write_plan,
 )
 from xraytune.confirm.record import Confirmation, HeldOutSet, answer_paragraph, write_verdict
-from xraytune.confirm.scoring import (
-    TEST,
-    VAL_B,
-    SealedTest,
-    arm_results,
-    arm_thresholds,
-    evaluation_set,
-    find_test,
-    has_any_results,
-    is_scored,
-    require_scored_test,
-    score_sealed,
-    score_val_b,
-    scoring_compute,
-)
-from xraytune.confirm.secondary import (
-    ArmDifference,
-    ExternalResult,
-    generator_qualities,
-    pneumonia_types,
-    score_differences,
-    secondary_outcomes,
-    subgroup_differences,
-)
 from xraytune.confirm.training import Training, opened, require_controls
 from xraytune.data.table import PNEUMONIA, subgroup_columns
 from xraytune.files import read_json, write_json
@@ -109,7 +86,7 @@ class Rehearsal:
     study: Path
     gan_seeds: int
     classifier_seeds: int
-    differences: tuple[ArmDifference, ...]
+    differences: tuple[secondary.ArmDifference, ...]
     cost: Cost
     forecast: Forecast
     has_test: bool
@@ -176,14 +153,16 @@ def confirm(
         compared = [one.parameters for one in chosen]
         extra = sorted({one.folder.path for one in compared if one.folder})
         training.prepare_curve()
-        sealed = find_test(settings, training.widest, test, extra=extra, on_progress=progress)
+        sealed = scoring.find_test(settings, training.widest, test, extra=extra, on_progress=progress)
         columns = subgroup_columns(sealed.data, [image.file for image in sealed.images], by)
         elsewhere = None
         if external:
-            elsewhere = find_test(settings, training.widest, external, sealed=sealed, extra=extra, on_progress=progress)
+            elsewhere = scoring.find_test(
+                settings, training.widest, external, sealed=sealed, extra=extra, on_progress=progress
+            )
         training.require_same_inputs(compared)
-        if has_any_results(training.runs_folder, TEST):
-            require_scored_test(sealed, training.folder.path / TEST_ACCESS_FILE)
+        if scoring.has_any_results(training.runs_folder, scoring.TEST):
+            scoring.require_scored_test(sealed, training.folder.path / TEST_ACCESS_FILE)
         known = accesses(training.folder.path, sealed.fingerprint)
         with training.runner:
             seeds = gan_seeds or settings.confirm.gan_seeds
@@ -198,9 +177,9 @@ def confirm(
 def _judge(
     training: Training,
     plan: Plan,
-    sealed: SealedTest,
+    sealed: scoring.SealedTest,
     columns: Mapping[str, Mapping[str, str]],
-    external: SealedTest | None,
+    external: scoring.SealedTest | None,
     reason: str,
     on_forecast: OnForecast,
 ) -> Confirmation:
@@ -210,24 +189,24 @@ def _judge(
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
     compared = [number for number in of_test if plan.arm(plan.runs[number].arm).role != "worth"]
-    needed = {VAL_B: every, TEST: of_test}
+    needed = {scoring.VAL_B: every, scoring.TEST: of_test}
     if not prepared.has_masks:
         needed |= {synthetic_side(label): probed_runs(plan) for label in range(len(prepared.class_names))}
     if external:
         needed[external.side] = compared
-    compute = scoring_compute(folder, training.compute, needed)
-    score_val_b(training, every, compute)
+    compute = scoring.scoring_compute(folder, training.compute, needed)
+    scoring.score_val_b(training, every, compute)
     score_synthetic(training, plan, compute)
-    test, val_b = (evaluation_set(one, prepared, task) for one in (sealed, prepared.side(VAL_B)))
-    val_b_results, test_results = (arm_results(folder, plan, which) for which in (VAL_B, TEST))
+    test, val_b = (scoring.evaluation_set(one, prepared, task) for one in (sealed, prepared.side(scoring.VAL_B)))
+    val_b_results, test_results = (scoring.arm_results(folder, plan, which) for which in (scoring.VAL_B, scoring.TEST))
     forecast = forecast_verdict(plan, val_b, test, val_b_results, rope=rope)
     write_json(folder.path / FORECAST_FILE, forecast.to_json())
-    on_forecast(forecast, has_any_results(folder, TEST))
-    if not is_scored(folder, of_test, TEST):
+    on_forecast(forecast, scoring.has_any_results(folder, scoring.TEST))
+    if not scoring.is_scored(folder, of_test, scoring.TEST):
         known = accesses_before(training.folder.path, sealed.fingerprint, sealed.command)
         plan = training.mark_earlier_access(plan, known)
-        score_sealed(training, sealed, of_test, compute, reason=reason)
-    if is_binary and (types := pneumonia_types(sealed.images)):
+        scoring.score_sealed(training, sealed, of_test, compute, reason=reason)
+    if is_binary and (types := secondary.pneumonia_types(sealed.images)):
         columns = {PNEUMONIA: types, **columns}
     few_seeds = f"it has only {plan.gan_seeds} GAN seeds, and the 95 % intervals need at least {FEWEST_GAN_SEEDS}"
     return Confirmation(
@@ -247,13 +226,13 @@ def _judge(
             positive=prepared.class_names[prepared.positive] if is_binary else "",
         ),
         finalists=judge_finalists(plan, test, test_results, rope=rope),
-        generators=generator_qualities(folder, plan),
+        generators=secondary.generator_qualities(folder, plan),
         origin=origin_probes(folder, plan, prepared),
         forecast=forecast,
         ratio_response=ratio_response(plan, val_b, val_b_results),
         worth=worth_of_images(plan, test, test_results, patients=prepared.train_patients),
-        secondary=secondary_outcomes(plan, test, test_results, arm_thresholds(folder, plan)),
-        subgroups=subgroup_differences(
+        secondary=secondary.secondary_outcomes(plan, test, test_results, scoring.arm_thresholds(folder, plan)),
+        subgroups=secondary.subgroup_differences(
             plan, test, [image.file for image in sealed.images], test_results, columns, prepared.class_names
         ),
         external=_external(training, plan, external, compute, compared, reason),
@@ -276,30 +255,30 @@ def _track(study: StudyFolder, settings: WandbSettings, found: Confirmation) -> 
 
 
 def _external(
-    training: Training, plan: Plan, found: SealedTest | None, compute: Compute, runs: Sequence[int], reason: str
-) -> tuple[ExternalResult, ...]:
+    training: Training, plan: Plan, found: scoring.SealedTest | None, compute: Compute, runs: Sequence[int], reason: str
+) -> tuple[secondary.ExternalResult, ...]:
     """Score a second hospital's folder; return the results on it and on those of earlier calls."""
     folder, study = training.runs_folder, training.folder.path
     file = folder.path / _EXTERNAL_FILE
-    earlier: tuple[ExternalResult, ...] = ()
+    earlier: tuple[secondary.ExternalResult, ...] = ()
     if file.exists():
         with damage_explained(file):
-            earlier = TypeAdapter(tuple[ExternalResult, ...]).validate_python(read_json(file)["results"])
+            earlier = TypeAdapter(tuple[secondary.ExternalResult, ...]).validate_python(read_json(file)["results"])
     if found is None:
         return earlier
-    if not is_scored(folder, runs, found.side):
-        score_sealed(training, found, runs, compute, reason=reason)
-    images = evaluation_set(found, training.prepared, task_of(training.settings))
-    of_arms = arm_results(folder, plan, found.side)
-    result = ExternalResult(
+    if not scoring.is_scored(folder, runs, found.side):
+        scoring.score_sealed(training, found, runs, compute, reason=reason)
+    images = scoring.evaluation_set(found, training.prepared, task_of(training.settings))
+    of_arms = scoring.arm_results(folder, plan, found.side)
+    result = secondary.ExternalResult(
         folder=found.data.path.resolve().name,
         fingerprint=found.fingerprint,
         images=len(images.patients),
         patients=len(set(images.patients)),
         gan_seeds=plan.gan_seeds,
         earlier_accesses=len(accesses_before(study, found.fingerprint, found.command)),
-        differences=score_differences(plan, images, of_arms),
-        secondary=secondary_outcomes(plan, images, of_arms, arm_thresholds(folder, plan)),
+        differences=secondary.score_differences(plan, images, of_arms),
+        secondary=secondary.secondary_outcomes(plan, images, of_arms, scoring.arm_thresholds(folder, plan)),
     )
     results = (*(one for one in earlier if one.fingerprint != found.fingerprint), result)
     write_json(file, {"version": 1, "results": [to_json(one) for one in results]})
@@ -344,14 +323,14 @@ def rehearse(
         finalists = training.candidates(settings.confirm.finalists)
         first, tuned = finalists[0], training.tuned(training.searched, _as_if_finished, [])
         task = task_of(settings)
-        val_b = evaluation_set(prepared.side(VAL_B), prepared, task)
+        val_b = scoring.evaluation_set(prepared.side(scoring.VAL_B), prepared, task)
         test, notes = val_b, list[str]()
         if prepared.test_fingerprint is None:
             notes.append("the study has no test/ folder: the forecast is for as many patients as val-B has")
         else:
             extra = [first.parameters.folder.path] if first.parameters.folder else []
-            sealed = find_test(settings, prepared, None, extra=extra, on_progress=callbacks.on_progress)
-            test = evaluation_set(sealed, prepared, task)
+            sealed = scoring.find_test(settings, prepared, None, extra=extra, on_progress=callbacks.on_progress)
+            test = scoring.evaluation_set(sealed, prepared, task)
         training.require_same_inputs([first.parameters])
         arms = training.arms([first], tuned, notes, with_ratios=False)
         require_controls([first], arms, training.folder.path)
@@ -362,13 +341,15 @@ def rehearse(
         # If the search went on since an earlier rehearsal, that one's arms may no longer be the best.
         plan = plan.model_copy(update={"arms": tuple(arms)})
         numbers = [number for number, run in enumerate(plan.runs) if run.arm in {arm.name for arm in arms}]
-        score_val_b(training, numbers, scoring_compute(folder, training.compute, {VAL_B: numbers}))
-        results = arm_results(folder, plan, VAL_B)
+        scoring.score_val_b(
+            training, numbers, scoring.scoring_compute(folder, training.compute, {scoring.VAL_B: numbers})
+        )
+        results = scoring.arm_results(folder, plan, scoring.VAL_B)
         rehearsal = Rehearsal(
             study=training.folder.path,
             gan_seeds=plan.gan_seeds,
             classifier_seeds=plan.classifier_seeds,
-            differences=score_differences(plan, val_b, results),
+            differences=secondary.score_differences(plan, val_b, results),
             cost=_cost(training, finalists, tuned, plan),
             forecast=forecast_verdict(
                 plan, val_b, test, results, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds

@@ -18,14 +18,8 @@ from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.masks import map_masks, outlined, square_mask
 from xraytune.data.pixels import decode_images
 from xraytune.errors import ConfigError, Problem, join_names
-from xraytune.figures.drawing import (
-    CLASS_FREQUENCY,
-    SAMPLES,
-    SampleRow,
-    draw_class_bars,
-    draw_sample_grid,
-    figure_files,
-)
+from xraytune.figures import drawing
+from xraytune.figures.drawing import SampleRow
 from xraytune.files import require_writable
 from xraytune.seeding import numpy_generator
 
@@ -46,7 +40,12 @@ def require_no_figures(out: Path, data: Path) -> None:
     if out.resolve().is_relative_to(data.resolve()):
         what = "figures in the image folder would be mistaken for X-rays"
         raise ConfigError(Problem(what, out, "give a folder outside of it"))
-    there = [file.name for name in (SAMPLES, CLASS_FREQUENCY) for file in figure_files(out, name) if file.exists()]
+    there = [
+        file.name
+        for name in (drawing.SAMPLES, drawing.CLASS_FREQUENCY)
+        for file in drawing.figure_files(out, name)
+        if file.exists()
+    ]
     if there:
         what = f"figures are here already: {join_names(there)}"
         raise ConfigError(Problem(what, out, "remove them, or give another folder"))
@@ -60,9 +59,9 @@ def draw_data_figures(index: ImageIndex, out: Path) -> tuple[Path, ...]:
     """
     require_no_figures(out, index.root)
     if any(image.masks for image in index.images):
-        return draw_sample_grid(pair_rows(index, _SEED), out)
-    samples = draw_sample_grid(sample_rows(index, _SEED), out)
-    return (*samples, *draw_class_bars(index.class_names, count_panels(index), out))
+        return drawing.draw_sample_grid(pair_rows(index, _SEED), out)
+    samples = drawing.draw_sample_grid(sample_rows(index, _SEED), out)
+    return (*samples, *drawing.draw_class_bars(index.class_names, count_panels(index), out))
 
 
 def sample_rows(index: ImageIndex, seed: int) -> tuple[SampleRow, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xraytune.config.domains import Value
 from xraytune.figures.drawing import SOURCE_COLOURS, VERDICT_COLOURS, colour_of, upper_range
-from xraytune.metrics.curves import Calibration, ClassCurves, Curve
+from xraytune.metrics.curves import ClassCurves, Curve
 from xraytune.search.status import StudyView, TrialView
 
 Trace = dict[str, Any]
@@ -39,16 +39,9 @@ _MANY = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """One chart.
+    """One chart: Plotly's traces and layout, without colours of text, grid and background; sizes are in px.
 
-    Attributes:
-        id: Unique in the page.
-        traces: See Plotly's reference.
-        layout: Without colours of text, grid and background.
-        height: In px.
-        min_width: In px; narrower pages scroll it.
-        alt: What it shows, as text for a screen reader.
-        caption: Below the chart.
+    `alt` says what it shows, for a screen reader. Pages narrower than `min_width` scroll it.
     """
 
     id: str
@@ -64,34 +57,28 @@ def differences(finalist: Mapping[str, Any], metric: str, rope: float) -> Chart:
     """Show the differences of a finalist (`verdict.json`) from its controls, with intervals and the ROPE."""
     rows = finalist["comparisons"][::-1]
     names = [_escaped(one["control"]) for one in rows]
-    traces = []
-    for word, symbol in _SYMBOLS.items():
-        if own := [one for one in rows if one["verdict"][0] == word]:
-            values = [one["difference"] for one in own]
-            trace = _scatter(
-                "markers",
-                values,
-                [_escaped(one["control"]) for one in own],
-                "%{y}<br>%{x:+.4f} (%{text})",
-                name=word,
-                error_x=_error(values, _ends(own), width=5),
-                marker={"color": VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
-                text=[f"{one['low']:+.4f} to {one['high']:+.4f}" for one in own],
-            )
-            traces.append(trace)
+    traces = [
+        _scatter(
+            "markers",
+            [one["difference"] for one in own],
+            [_escaped(one["control"]) for one in own],
+            "%{y}<br>%{x:+.4f} (%{text})",
+            name=word,
+            error_x=_error((one["difference"] for one in own), _ends(own), width=5),
+            marker={"color": VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
+            text=[f"{one['low']:+.4f} to {one['high']:+.4f}" for one in own],
+        )
+        for word, symbol in _SYMBOLS.items()
+        if (own := [one for one in rows if one["verdict"][0] == word])
+    ]
     above = {"xref": "paper", "x": 0, "xanchor": "left", "yshift": 19, "showarrow": False, "font": {"size": 13}}
     rope_name = {"yref": "paper", "x": 0, "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     layout = {
         "xaxis": _axis(f"difference in {metric}, 95 % interval", nticks=6),
-        "yaxis": {
-            **{"categoryorder": "array", "categoryarray": names, "showticklabels": False, "showgrid": False},
-            "range": [-0.5, len(names) - 0.25],
-        },
+        "yaxis": {"categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.25]}
+        | {"showticklabels": False, "showgrid": False},
         "shapes": [_ROPE | {"x0": -rope, "x1": rope}, _vertical(0)],
-        "annotations": [
-            *({"text": name, "y": name} | above for name in names),
-            {"text": f"ROPE ±{rope:g}"} | rope_name,
-        ],
+        "annotations": [*({"text": one, "y": one} | above for one in names), {"text": f"ROPE ±{rope:g}"} | rope_name],
         "legend": {**_LEGEND, "y": 1 + 20 / (8 + 54 * len(rows))},
         "margin": {"l": 4, "r": 16, "t": 62, "b": 50},
     }
@@ -105,21 +92,19 @@ def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str
     ratios = [f"{one['ratio']:g}" for one in with_ratio]
     traces = []
     for name, gains, shift in ((source, with_ratio, 0.04), ("duplicate", [o["duplicate"] for o in with_ratio], -0.04)):
-        own = [(place, gain) for place, gain in enumerate(gains) if gain]
-        if own:
-            values = [gain["gain"] for _, gain in own]
+        if own := {place: gain for place, gain in enumerate(gains) if gain}:
+            values = [gain["gain"] for gain in own.values()]
+            text = "r = {}: {gain:+.4f} ({low:+.4f} to {high:+.4f})"
             trace = _scatter(
                 "lines+markers",
-                [place + shift for place, _ in own],
+                [place + shift for place in own],
                 values,
                 f"{name}, %{{text}}",
                 name=name,
-                error_y=_error(values, _ends(gain for _, gain in own), width=4),
+                error_y=_error(values, _ends(own.values()), width=4),
                 line={"color": colour_of(name)},
                 marker={"color": colour_of(name), "size": 8},
-                text=[
-                    f"r = {ratios[at]}: {one['gain']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})" for at, one in own
-                ],
+                text=[text.format(ratios[place], **gain) for place, gain in own.items()],
             )
             traces.append(trace)
     layout = {
@@ -294,29 +279,8 @@ def _places(values: Iterable[Value], *, is_log: bool | None) -> tuple[dict[Value
 
 def curve_charts(curves: ClassCurves, positive: str, captions: Mapping[str, str]) -> tuple[Chart, ...]:
     """Show ROC, precision-recall and calibration of one class, with pointwise 95 % bands; `captions` are by id."""
-    traces = {
-        "roc": _banded(curves.roc, "1 - specificity %{x:.3f}<br>sensitivity %{y:.3f}"),
-        "pr": _banded(curves.pr, "recall %{x:.3f}<br>precision %{y:.3f}", shape="hv"),
-        "calibration": [_bins(curves.calibration)],
-    }
-    layouts = {
-        "roc": _square("ROC", "1 - specificity", "sensitivity") | {"shapes": [_DIAGONAL]},
-        "pr": _square("Precision and recall", "recall", "precision"),
-        "calibration": _square("Calibration", "predicted probability", "observed share") | {"shapes": [_DIAGONAL]},
-    }
-    alts = {
-        "roc": f"ROC curve of {positive}, {captions['roc']}",
-        "pr": f"precision-recall curve of {positive}, {captions['pr']}",
-        "calibration": f"calibration of {positive}",
-    }
-    return tuple(
-        Chart(id=name, traces=traces[name], layout=layouts[name], alt=alts[name], caption=captions[name])
-        for name in traces
-    )
-
-
-def _bins(found: Calibration) -> Trace:
-    return _scatter(
+    found = curves.calibration
+    bins = _scatter(
         "lines+markers",
         _rounded(found.mean_probability),
         _rounded(found.share),
@@ -325,6 +289,26 @@ def _bins(found: Calibration) -> Trace:
         line={"color": _COLOUR, "width": 1},
         marker={"color": _COLOUR, "size": 7},
         text=[f"{count} images" for count in found.images],
+    )
+    roc = _banded(curves.roc, "1 - specificity %{x:.3f}<br>sensitivity %{y:.3f}")
+    pr = _banded(curves.pr, "recall %{x:.3f}<br>precision %{y:.3f}", shape="hv")
+
+    def chart(name: str, alt: str, traces: Sequence[Trace], title: str, x: str, y: str, **layout: Any) -> Chart:
+        axes = {"xaxis": _axis(x, range=[-0.01, 1.01]), "yaxis": _axis(y, range=[-0.01, 1.01])}
+        layout |= {**axes, "showlegend": False, "title": _title(title)}
+        return Chart(id=name, traces=traces, layout=layout, alt=alt, caption=captions[name])
+
+    on_roc, on_pr = (
+        f"ROC curve of {positive}, {captions['roc']}",
+        f"precision-recall curve of {positive}, {captions['pr']}",
+    )
+    probability, share = "predicted probability", "observed share"
+    return (
+        chart("roc", on_roc, roc, "ROC", "1 - specificity", "sensitivity", shapes=[_DIAGONAL]),
+        chart("pr", on_pr, pr, "Precision and recall", "recall", "precision"),
+        chart(
+            "calibration", f"calibration of {positive}", [bins], "Calibration", probability, share, shapes=[_DIAGONAL]
+        ),
     )
 
 
@@ -489,12 +473,6 @@ def _banded(curve: Curve, hover: str, shape: str = "linear") -> list[Trace]:
 
 def _axis(title: str, **more: Any) -> Trace:
     return {"title": {"text": title}, **more}
-
-
-def _square(title: str, x: str, y: str) -> Trace:
-    ends = [-0.01, 1.01]
-    axes = {"xaxis": _axis(x, range=ends), "yaxis": _axis(y, range=ends)}
-    return {**axes, "showlegend": False, "title": _title(title)}
 
 
 def _title(text: str) -> Trace:
