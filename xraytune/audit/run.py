@@ -55,13 +55,7 @@ _TONES = {"bad": "bad", "warning": "plain"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
-    """The measurements of the usable images.
-
-    Attributes:
-        quality: Their quality, or the reason why it was not measured.
-        memorisation: For each class with images, the comparison with unseen patients.
-        pictures: Synthetic images beside real ones and, for each class, the synthetic images closest to a training image.
-    """
+    """The measurements of the usable images: their quality, or why it was not measured; their memorisation by class."""
 
     quality: Quality | str
     memorisation: Mapping[str, Memorisation]
@@ -93,12 +87,9 @@ class _Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The result of an audit.
+    """The result of an audit: the study's folder, with `audit.json` and `audit.html`, and what these show.
 
-    Attributes:
-        study: The study's folder, with `audit.json` and `audit.html`.
-        headline: The answer, set by the first bad line of the scorecard.
-        record: The content of `audit.json`, with all figures; docs/audit.md describes its keys.
+    `record` is the content of `audit.json`, with all figures; docs/audit.md describes its keys.
     """
 
     study: Path

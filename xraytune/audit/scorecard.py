@@ -75,12 +75,9 @@ def memorisation_line(found: Mapping[str, Memorisation], identical: int) -> Scor
 
 
 def quality_lines(quality: Quality, shares: Mapping[str, float], upscaled: str) -> tuple[Score, ...]:
-    """Judge realism, labels, variety and origin.
+    """Judge realism, labels, variety and origin; `upscaled` is a sentence about upscaled images, or "".
 
-    Args:
-        quality: The figures.
-        shares: By class, the share of synthetic images in the tested mix that has the most of them.
-        upscaled: A sentence about upscaled images, or "".
+    `shares` are by class, the share of synthetic images in the tested mix that has the most of them.
     """
     figures, blur = quality.columns(), quality.blur_px
     precision, coverage, hazy, recall = (

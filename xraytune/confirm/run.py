@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -146,20 +147,17 @@ def confirm(
     with opened(
         study, CONFIRM_FOLDER, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
     ) as training:
-        settings, progress = training.settings, callbacks.on_progress
+        settings = training.settings
         count = finalists or settings.confirm.finalists
         planned = read_plan(training.runs_folder.path)
         chosen = planned.finalists if planned else training.candidates(count)  # raises before anything is read
         compared = [one.parameters for one in chosen]
         extra = sorted({one.folder.path for one in compared if one.folder})
         training.prepare_curve()
-        sealed = scoring.find_test(settings, training.widest, test, extra=extra, on_progress=progress)
+        find = partial(scoring.find_test, settings, training.widest, extra=extra, on_progress=callbacks.on_progress)
+        sealed = find(test)
         columns = subgroup_columns(sealed.data, [image.file for image in sealed.images], by)
-        elsewhere = None
-        if external:
-            elsewhere = scoring.find_test(
-                settings, training.widest, external, sealed=sealed, extra=extra, on_progress=progress
-            )
+        elsewhere = find(external, sealed=sealed) if external else None
         training.require_same_inputs(compared)
         if scoring.has_any_results(training.runs_folder, scoring.TEST):
             scoring.require_scored_test(sealed, training.folder.path / TEST_ACCESS_FILE)
@@ -200,7 +198,7 @@ def _judge(
     test, val_b = (scoring.evaluation_set(one, prepared, task) for one in (sealed, prepared.side(scoring.VAL_B)))
     val_b_results, test_results = (scoring.arm_results(folder, plan, which) for which in (scoring.VAL_B, scoring.TEST))
     forecast = forecast_verdict(plan, val_b, test, val_b_results, rope=rope)
-    write_json(folder.path / FORECAST_FILE, forecast.to_json())
+    write_json(folder.path / FORECAST_FILE, to_json(forecast))
     on_forecast(forecast, scoring.has_any_results(folder, scoring.TEST))
     if not scoring.is_scored(folder, of_test, scoring.TEST):
         known = accesses_before(training.folder.path, sealed.fingerprint, sealed.command)

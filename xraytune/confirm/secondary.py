@@ -139,15 +139,9 @@ def subgroup_differences(
     columns: Mapping[str, Mapping[str, str]],
     class_names: Sequence[str],
 ) -> tuple[Subgroup, ...]:
-    """Compare all arms in each subgroup of each column.
+    """Compare all arms in each subgroup of each column, on images of these files, [N].
 
-    Args:
-        plan: The arms.
-        images: The test images, N.
-        files: Their files, [N].
-        results: Of the arms, on all images.
-        columns: By name, the value of each file; files without one are in no subgroup.
-        class_names: In the order of the labels.
+    `columns` have, by name, the value of each file; files without one are in no subgroup.
     """
     patients = np.asarray(images.patients)
     found = []
@@ -321,13 +315,10 @@ class FigureSpread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorQuality:
-    """The quality of a finalist's synthetic images: one pool per GAN seed.
+    """The quality of a finalist's synthetic images: one pool per GAN seed, of which `measured` have figures.
 
-    Attributes:
-        generators: Number of pools, of which `measured` have figures.
-        figures: See `Quality.columns`; of the backbone `features`.
-        shortcomings: Figures whose median is below the threshold of a good generator.
-        copying: Number of pools that copy training images; they are not excluded.
+    The figures are `Quality.columns`, of the backbone `features`; `shortcomings` are those whose median is below that of
+    a good generator. `copying` pools copy training images; they are not excluded.
     """
 
     arm: str

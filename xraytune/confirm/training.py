@@ -148,16 +148,10 @@ class Training:
         return pruned_to_finish(self.searched, lambda parameters: parameters.has_synthetic_images, count)
 
     def train(self, *, finalists: int, gan_seeds: int, earlier_accesses: Sequence[TestAccess]) -> Plan:
-        """Train all missing runs and return the plan.
+        """Train all missing runs, of at least so many GAN seeds, and return the plan.
 
-        Args:
-            finalists: At most this many; an existing plan keeps its own.
-            gan_seeds: At least this many.
-            earlier_accesses: To the test folder, before the first plan.
-
-        Raises:
-            StudyError: There is no trial with synthetic images, or a finalist has no control.
-            TrialError: Runs failed.
+        A new plan has at most so many finalists, and is exploratory after `earlier_accesses` to the test folder. Raises
+        StudyError if there is no trial with synthetic images, or a finalist has no control; TrialError if runs failed.
         """
         folder = self.runs_folder.path
         old = read_plan(folder) or self.mark_earlier_access(self._new_plan(finalists), earlier_accesses)
@@ -340,13 +334,7 @@ class TopUpRungs:
 
     `reports.jsonl` records each epoch of a top-up in its order of arrival, before the decision on it. After a restart these
     values are replayed in that order, after those of the search, so a resumed confirmation decides as an uninterrupted one.
-
-    Args:
-        folder: The top-up trials.
-        rungs: Those of the search; top-ups are added to them.
-
-    Raises:
-        StudyError: `reports.jsonl` is damaged.
+    Raises StudyError if the file is damaged.
     """
 
     def __init__(self, folder: StudyFolder, rungs: Rungs) -> None:

@@ -126,10 +126,7 @@ def draw_class_bars(
 ) -> tuple[Path, Path]:
     """Draw `class_frequency`: horizontal bars, a group for each class, a bar for each series.
 
-    Args:
-        classes: Their names.
-        panels: One or two, with the same series, at most four.
-        folder: Where the files go.
+    The panels, one or two, have the same series, at most four.
     """
     series = [*next(iter(panels.values()))]
     bar = 0.8 / len(series)

@@ -65,16 +65,10 @@ def draw_evaluation(
     note: str,
     width: float = WIDTH_INCHES,
 ) -> None:
-    """Draw the four panels.
+    """Draw the four panels, with a note below them; the text shrinks with the width, in inches.
 
-    Args:
-        drawn: The curves by class: those of the positive one of two classes, or of every class.
-        confusion: Images by true and predicted class, [C, C].
-        class_names: In the order of the labels.
-        files: See `new_figure`.
-        threshold: The model's; None if the most probable class is predicted.
-        note: A line below the panels.
-        width: In inches; the text shrinks with it.
+    `drawn` has the curves of the positive one of two classes, or of every class, and `confusion` the images by true and
+    predicted class, [C, C]. Without a `threshold` the most probable class is predicted.
     """
     shown = {printable(each): one for each, one in drawn.items()}
     with new_figure(files, width * 1.02, width=width) as figure:
@@ -248,14 +242,7 @@ class DrawnCase:
 def draw_mask_evaluation(
     dices: Sequence[float], found: MaskMetrics, cases: Mapping[str, Sequence[DrawnCase]], folder: Path
 ) -> tuple[Path, Path]:
-    """Draw `evaluation.png` and `.svg`: the distribution of Dice, and a row of images for each kind of case.
-
-    Args:
-        dices: Dice of each image.
-        found: Their mean, with its interval.
-        cases: One to three images for each kind, such as `worst`.
-        folder: Where the files go.
-    """
+    """Draw `evaluation.png` and `.svg`: the Dice of each image, and a row of one to three images for each kind of case."""
     note = (
         f"{found.images:,} images of {found.patients:,} patients, {found.empty_predictions:,} with an empty "
         "prediction. Line and band: mean and its 95% interval over patients."

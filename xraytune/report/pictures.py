@@ -27,14 +27,7 @@ _CPU = Compute(device="cpu", threads=1, precision="float32")
 def explained(
     experiment: Experiment, trial_dir: Path, prepared: Prepared, places: NDArray[np.int64], *, cache: Path
 ) -> list[bytes]:
-    """Return images of val-B, uint8 [n, S, S], and the Grad-CAM maps of their predicted classes; see `grad_cam`.
-
-    Args:
-        experiment: The trial's.
-        trial_dir: Its folder, with the best network.
-        prepared: The study's images.
-        places: Positions of the images in val-B, [n].
-        cache: The artifact cache.
+    """Return pictures of a trial's images at these places in val-B, [n], as JPEG files; see `grad_cam`.
 
     Raises:
         MachineError: The backbone's weights are missing.

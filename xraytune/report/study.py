@@ -52,15 +52,8 @@ class ValidationResults:
 class StudyData:
     """A study at one moment.
 
-    Attributes:
-        folder: The study.
-        space: What it searches.
-        prepared: Its images.
-        view: Its trials.
-        verdict: The content of `verdict.json`; None before a verdict.
-        environment: The content of `environment.json`.
-        cache: The artifact cache.
-        shortcut: How separable its classes are without lungs, if the search measured it.
+    `verdict` and `environment` are the content of these files; there is a `shortcut`, how separable the classes are without
+    lungs, if the search measured it.
     """
 
     folder: StudyFolder
