@@ -66,16 +66,15 @@ def draw_data_figures(index: ImageIndex, out: Path) -> tuple[Path, ...]:
 
 def sample_rows(index: ImageIndex, seed: int) -> tuple[SampleRow, ...]:
     """Choose, for each class, one training image of each of up to eight patients; broken images are skipped."""
-    return tuple(_sample_row(index, label, seed) for label in range(len(index.class_names)))
-
-
-def _sample_row(index: ImageIndex, label: int, seed: int) -> SampleRow:
-    of_class = [image for image in index.images if image.label == label]
-    name = index.class_names[label]
-    chosen = [image.file for image in _one_of_each_patient(of_class, seed, name)]
-    decoded = decode_images(index.root, chosen, _SAMPLE_PX)
-    pixels = [*islice((image for image in decoded if not isinstance(image, BrokenImage)), _IMAGES_PER_ROW)]
-    return SampleRow(name=name, note=f"{len(of_class):,} image{'s' * (len(of_class) != 1)}", images=_stacked(pixels))
+    rows = []
+    for label, name in enumerate(index.class_names):
+        of_class = [image for image in index.images if image.label == label]
+        chosen = [image.file for image in _one_of_each_patient(of_class, seed, name)]
+        decoded = decode_images(index.root, chosen, _SAMPLE_PX)
+        pixels = [*islice((image for image in decoded if not isinstance(image, BrokenImage)), _IMAGES_PER_ROW)]
+        note = f"{len(of_class):,} image{'s' * (len(of_class) != 1)}"
+        rows.append(SampleRow(name=name, note=note, images=_stacked(pixels)))
+    return tuple(rows)
 
 
 def pair_rows(index: ImageIndex, seed: int) -> tuple[SampleRow, SampleRow]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -74,13 +75,9 @@ def draw_evaluation(
     with new_figure(files, width * 1.02, width=width) as figure:
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12, wspace=0.05, hspace=0.04)
         (roc, pr), (calibration, matrix) = figure.subplots(2, 2)
-        for axes, letter, title in zip(
-            (roc, pr, calibration, matrix),
-            "ABCD",
-            ("ROC", "Precision and recall", "Calibration", "Confusion matrix"),
-            strict=True,
-        ):
-            axes.set_title(f"{letter}   {title}", loc="left", fontweight="bold", fontsize=11, pad=10)
+        titles = ("A   ROC", "B   Precision and recall", "C   Calibration", "D   Confusion matrix")
+        for axes, title in zip((roc, pr, calibration, matrix), titles, strict=True):
+            axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=10)
         _draw_roc(roc, shown, threshold)
         _draw_pr(pr, shown)
         _draw_calibration(calibration, shown)
@@ -94,14 +91,13 @@ def _of(what: str, shown: Mapping[str, DrawnClass]) -> str:
     return f"{what} ({next(iter(shown))})" if len(shown) == 1 else f"{what} (each class against the others)"
 
 
-def _coloured(shown: Mapping[str, DrawnClass]) -> Iterator[tuple[str, str, DrawnClass]]:
-    for number, (name, one) in enumerate(shown.items()):
-        yield name, COLOURS[number] if number < len(COLOURS) else _FAINT, one
+def _coloured(shown: Mapping[str, DrawnClass]) -> Iterator[tuple[str, DrawnClass]]:
+    return zip(chain(COLOURS, repeat(_FAINT)), shown.values(), strict=False)
 
 
 def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], threshold: float | None) -> None:
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle=(0, (4, 4)))
-    for _, colour, one in _coloured(shown):
+    for colour, one in _coloured(shown):
         _draw_band(axes, one.curves.roc, colour)
         axes.plot(one.curves.roc.x, one.curves.roc.y, color=colour, linewidth=1.5, clip_on=False)
     if threshold is not None:
@@ -126,7 +122,7 @@ def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], threshold: float | No
 
 
 def _draw_pr(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
-    for _, colour, one in _coloured(shown):
+    for colour, one in _coloured(shown):
         axes.axhline(one.prevalence, color=colour, alpha=0.6, linewidth=0.7, linestyle=(0, (4, 4)))
         _draw_band(axes, one.curves.pr, colour, step="pre")
         axes.plot(one.curves.pr.x, one.curves.pr.y, color=colour, linewidth=1.5, drawstyle="steps-post", clip_on=False)
@@ -149,7 +145,7 @@ def _draw_pr(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
 def _draw_calibration(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle=(0, (4, 4)))
     alpha = 0.6 if len(shown) == 1 else 0.4
-    for _, colour, one in _coloured(shown):
+    for colour, one in _coloured(shown):
         found = one.curves.calibration
         axes.vlines(found.mean_probability, found.low, found.high, color=colour, linewidth=0.9, alpha=alpha)
         axes.plot(
