@@ -15,7 +15,7 @@ from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Row, Table, Tone
 from xraytune.cli.search import log_dashboard, shown_path
 from xraytune.errors import ConfigError, Problem
-from xraytune.records import Progress, ignore_progress, to_json
+from xraytune.records import Progress, ignore_progress
 
 if TYPE_CHECKING:
     from xraytune.confirm.analysis import FinalistResult, Gain

@@ -21,6 +21,7 @@ from xraytune.confirm.comparison import PRIOR_PATIENTS, Evidence
 from xraytune.confirm.verdict import LEVEL, ControlKind, Overall, PairTests, overall_verdict, pair_tests, verdicts_of
 from xraytune.metrics.classification import Floats
 from xraytune.metrics.placements import ScoreModel, around
+from xraytune.records import to_json
 from xraytune.seeding import numpy_generator
 
 _STUDIES = 2000
@@ -115,6 +116,10 @@ class Forecast:
         )
         with_more = [f"no_better {one.no_better:.0%} with {one.gan_seeds} GAN seeds" for one in more]
         return text + (f"; {', '.join(with_more)}" if word == "undecided" and with_more else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `forecast.json`."""
+        return to_json(self)
 
 
 def measure_spread(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Spread:

@@ -198,7 +198,7 @@ def _judge(
     test, val_b = (scoring.evaluation_set(one, prepared, task) for one in (sealed, prepared.side(scoring.VAL_B)))
     val_b_results, test_results = (scoring.arm_results(folder, plan, which) for which in (scoring.VAL_B, scoring.TEST))
     forecast = forecast_verdict(plan, val_b, test, val_b_results, rope=rope)
-    write_json(folder.path / FORECAST_FILE, to_json(forecast))
+    write_json(folder.path / FORECAST_FILE, forecast.to_json())
     on_forecast(forecast, scoring.has_any_results(folder, scoring.TEST))
     if not scoring.is_scored(folder, of_test, scoring.TEST):
         known = accesses_before(training.folder.path, sealed.fingerprint, sealed.command)

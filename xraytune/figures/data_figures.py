@@ -52,11 +52,7 @@ def require_no_figures(out: Path, data: Path) -> None:
 
 
 def draw_data_figures(index: ImageIndex, out: Path) -> tuple[Path, ...]:
-    """Write `samples` and, with classes, `class_frequency`, as PNG and SVG, to the folder `out`, and return the files.
-
-    Raises:
-        ConfigError: As for `require_no_figures`.
-    """
+    """Write `samples` and, with classes, `class_frequency`, as PNG and SVG, to the folder `out`, and return the files."""
     require_no_figures(out, index.root)
     if any(image.masks for image in index.images):
         return drawing.draw_sample_grid(pair_rows(index, _SEED), out)

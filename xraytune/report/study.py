@@ -128,11 +128,7 @@ class StudyData:
 
 
 def read_study(study: Path, cache: Path | None = None) -> StudyData:
-    """Read a study.
-
-    Raises:
-        StudyError: There is no study, or it is damaged.
-    """
+    """Read a study; raise StudyError if there is none, or it is damaged."""
     folder = StudyFolder(study.resolve())
     watcher = StudyWatcher(folder)
     with damage_explained(folder.path / SHORTCUTS_FILE) as file:
