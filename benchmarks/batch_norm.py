@@ -31,9 +31,8 @@ from xraytune.compute import choose_compute, pin
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.metrics.classification import auroc
 from xraytune.models.train import Training, estimate_batch_norms, predict_probabilities, train_network
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.inputs import TrialInputs
-from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.prepare import Prepared, RunContext, prepare
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
 

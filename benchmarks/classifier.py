@@ -24,9 +24,8 @@ from xraytune.compute import autocast, choose_compute, gpu_count, pin
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.data.phantom import draw_phantoms
 from xraytune.models.train import Training, fit_network
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.inputs import TrialInputs
-from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute
 

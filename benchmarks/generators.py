@@ -29,10 +29,9 @@ from xraytune.config.settings import Experiment
 from xraytune.files import read_json, write_json
 from xraytune.metrics.generator_quality import kernel_inception_distance
 from xraytune.pipeline.artifacts import artifact_path
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import fixed_generator
 from xraytune.pipeline.pools import first_images, pool_reader
-from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
+from xraytune.pipeline.prepare import Prepared, RunContext, prepare, training_pixels
 from xraytune.pipeline.quality import Features, measure_quality, spread
 from xraytune.pipeline.synthesize import generator_inputs, generator_stage, trained_generator
 from xraytune.records import Compute

@@ -34,8 +34,7 @@ from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_con
 from xraytune.confirm.scoring import TEST, arm_results, find_test, load_test_images, score
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.files import write_json
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import Prepared, prepare, write_prepared
+from xraytune.pipeline.prepare import Prepared, RunContext, prepare, write_prepared
 from xraytune.pipeline.task import CLASSIFICATION
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord

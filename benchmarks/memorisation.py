@@ -25,11 +25,10 @@ from xraytune.config.load import load_space
 from xraytune.config.space import Space
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import fixed_generator
 from xraytune.pipeline.memorisation import FALSE_ALARMS, measure_memorisation
 from xraytune.pipeline.pools import pool_reader
-from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
+from xraytune.pipeline.prepare import Prepared, RunContext, prepare, training_pixels
 from xraytune.seeding import numpy_generator
 
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")

@@ -25,8 +25,7 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.metrics.classification import Floats
 from xraytune.metrics.origin import origin_aurocs, origin_gap
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
+from xraytune.pipeline.prepare import Prepared, RunContext, prepare, training_pixels
 from xraytune.pipeline.quality import Features, small_images
 from xraytune.seeding import numpy_generator
 

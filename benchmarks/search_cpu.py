@@ -32,8 +32,8 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.inputs import TrialInputs
+from xraytune.pipeline.prepare import RunContext
 from xraytune.pipeline.training_set import side_images
 from xraytune.search.study import StudyFolder
 

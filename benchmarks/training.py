@@ -19,8 +19,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.generators.checkpoint import new_training
 from xraytune.generators.contract import Step, real_images
 from xraytune.generators.train import resize_planes, with_cuda_graph
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import prepare, training_pixels
+from xraytune.pipeline.prepare import RunContext, prepare, training_pixels
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute
 

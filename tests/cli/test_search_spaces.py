@@ -11,8 +11,7 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
 from xraytune.config.space import Space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord
 

@@ -22,7 +22,7 @@ from xraytune.export.predict import predict
 from xraytune.files import read_json
 from xraytune.pipeline.bundle import open_bundle
 from xraytune.pipeline.network import FEATURES_STAGE
-from xraytune.pipeline.synthesize import POOL_STAGE
+from xraytune.pipeline.pools import POOL_STAGE
 
 pytestmark = pytest.mark.slow
 

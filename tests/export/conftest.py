@@ -20,8 +20,7 @@ from xraytune.export.predict import Predicted, predict
 from xraytune.export.to_onnx import export_onnx
 from xraytune.export.train import train
 from xraytune.files import read_json, sha256_of, write_json
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.search.controller import SearchController
 from xraytune.search.messages import TrialSuggestion

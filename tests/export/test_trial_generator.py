@@ -12,8 +12,9 @@ from tests.in_process import CPU
 from xraytune.errors import ArtifactError, ConfigError, StudyError
 from xraytune.export.replay import sample_trial_generator
 from xraytune.files import read_json
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.synthesize import GAN_STAGE, pool_block
+from xraytune.pipeline.pools import pool_block
+from xraytune.pipeline.prepare import RunContext
+from xraytune.pipeline.synthesize import GAN_STAGE
 from xraytune.search.study import StudyFolder
 
 pytestmark = pytest.mark.slow

@@ -22,8 +22,7 @@ from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, read_jsonl, write_bytes, write_text
 from xraytune.generators.train import train_generator
 from xraytune.pipeline.artifacts import build_once, is_intact
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import PIXELS_STAGE, prepare
+from xraytune.pipeline.prepare import PIXELS_STAGE, RunContext, prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.status import status

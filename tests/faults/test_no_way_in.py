@@ -44,10 +44,9 @@ from xraytune.generators.train import train_generator
 from xraytune.models.checkpoint import finished_epochs, load_best
 from xraytune.models.weights import read_weights
 from xraytune.pipeline.bundle import open_bundle
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import generator_sample, generator_train
 from xraytune.pipeline.model import pretrained_weights
-from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord
 from xraytune.search.cache import clean

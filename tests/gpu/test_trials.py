@@ -21,7 +21,7 @@ from xraytune.generators.pool import draw_noise, generate
 from xraytune.generators.train import TrainingProgress, train_generator, with_cuda_graph
 from xraytune.models.classifier import build_classifier
 from xraytune.models.train import predict_logits
-from xraytune.pipeline.context import RunContext
+from xraytune.pipeline.prepare import RunContext
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.worker import next_message

@@ -10,8 +10,7 @@ import pytest
 from tests.in_process import CPU, one_thread
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.data.phantom import draw_phantoms
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.prepare import Prepared, RunContext, prepare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,12 @@ from xraytune import lease
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.files import read_json, sha256_of, write_json
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.network import FEATURES_STAGE
-from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, restore_pixels, training_pixels
+from xraytune.pipeline.pools import POOL_STAGE
+from xraytune.pipeline.prepare import PIXELS_STAGE, RunContext, prepare, restore_pixels, training_pixels
 from xraytune.pipeline.synthesize import (
     GAN_STAGE,
-    POOL_STAGE,
     generator_inputs,
     generator_work_path,
     network_labels,

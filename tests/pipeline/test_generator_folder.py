@@ -15,11 +15,11 @@ from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError
 from xraytune.files import read_json, sha256_of, write_json
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import store_folder
 from xraytune.pipeline.generator_folder import generator_sample, generator_train
-from xraytune.pipeline.prepare import prepare
-from xraytune.pipeline.synthesize import generator_need, pool_block
+from xraytune.pipeline.pools import pool_block
+from xraytune.pipeline.prepare import RunContext, prepare
+from xraytune.pipeline.synthesize import generator_need
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,10 @@ from xraytune.errors import DataError
 from xraytune.files import read_jsonl
 from xraytune.models.backbones import build_backbone
 from xraytune.pipeline.artifacts import artifacts_of
+from xraytune.pipeline.pools import POOL_STAGE
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.quality import require_measurable
-from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE
+from xraytune.pipeline.synthesize import GAN_STAGE
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, TrialResult
 

@@ -21,9 +21,9 @@ from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import Memorisation
 from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE, measure_memorisation
-from xraytune.pipeline.pools import pool_reader
+from xraytune.pipeline.pools import POOL_STAGE, pool_reader
 from xraytune.pipeline.prepare import Prepared, training_pixels
-from xraytune.pipeline.synthesize import POOL_STAGE, network_labels, trained_generator
+from xraytune.pipeline.synthesize import network_labels, trained_generator
 from xraytune.pipeline.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow

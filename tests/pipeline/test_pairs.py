@@ -13,9 +13,16 @@ from tests.pair_files import block, save, write_pairs
 from tests.pipeline.conftest import Bench
 from xraytune.config.settings import Experiment, FolderSettings, Parameters, Settings, without_gates
 from xraytune.errors import DataError, StudyError
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import store_folder
-from xraytune.pipeline.prepare import Prepared, missing_images, prepare, read_prepared, restore_pixels, write_prepared
+from xraytune.pipeline.prepare import (
+    Prepared,
+    RunContext,
+    missing_images,
+    prepare,
+    read_prepared,
+    restore_pixels,
+    write_prepared,
+)
 from xraytune.pipeline.training_set import ImageSource, build_training_set, side_images
 
 STEMS = tuple(f"p{number}" for number in range(20))

@@ -25,19 +25,13 @@ from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline import labeller
 from xraytune.pipeline.artifacts import build_once, content_sha256
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.generator_folder import (
-    fill_generator_folder,
-    fixed_generator,
-    generator_sample,
-    generator_train,
-)
+from xraytune.pipeline.generator_folder import fill_generator_folder, fixed_generator, generator_sample, generator_train
 from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.memorisation import measure_memorisation
-from xraytune.pipeline.pools import generator_of, pool_reader
-from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName
+from xraytune.pipeline.pools import POOL_STAGE, generator_of, pool_block, pool_reader, typical_masks
+from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage, RunContext, SideName
 from xraytune.pipeline.samples import save_generator_grid, training_grid
-from xraytune.pipeline.synthesize import POOL_STAGE, pool_block, trained_generator, typical_masks
+from xraytune.pipeline.synthesize import trained_generator
 from xraytune.pipeline.training_set import build_training_set
 
 pytestmark = pytest.mark.slow

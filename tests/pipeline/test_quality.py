@@ -19,8 +19,7 @@ from xraytune.errors import MachineError, TrialError
 from xraytune.metrics.generator_quality import Quality
 from xraytune.metrics.origin import origin_gap
 from xraytune.models.backbones import build_backbone
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.pipeline.quality import QUALITY_STAGE, REAL_STAGE, measure_quality
 from xraytune.pipeline.training_set import build_training_set
 

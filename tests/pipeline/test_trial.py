@@ -22,15 +22,9 @@ from xraytune.generators.checkpoint import load_generator, resume
 from xraytune.generators.gan import new_gan
 from xraytune.generators.pool import sample_block
 from xraytune.pipeline.artifacts import artifacts_of, fingerprint
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.synthesize import (
-    GAN_STAGE,
-    POOL_STAGE,
-    generator_need,
-    network_labels,
-    pool_block,
-    trained_generator,
-)
+from xraytune.pipeline.pools import POOL_STAGE, pool_block
+from xraytune.pipeline.prepare import RunContext
+from xraytune.pipeline.synthesize import GAN_STAGE, generator_need, network_labels, trained_generator
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, TrialResult
 from xraytune.tensors import load_content

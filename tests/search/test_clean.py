@@ -23,9 +23,8 @@ from xraytune.export.best import export
 from xraytune.export.replay import replay
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import artifact_path, build_once
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
-from xraytune.pipeline.prepare import prepare, write_prepared
+from xraytune.pipeline.prepare import RunContext, prepare, write_prepared
 from xraytune.pipeline.synthesize import (
     DIFFUSION_STAGE,
     GAN_STAGE,

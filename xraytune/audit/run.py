@@ -31,7 +31,6 @@ from xraytune.metrics.generator_quality import Quality
 from xraytune.metrics.memorisation import Memorisation
 from xraytune.mix.plan import extra_shares
 from xraytune.pipeline.artifacts import in_use
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import usable_images
 from xraytune.pipeline.memorisation import measure_memorisation
 from xraytune.pipeline.pools import folder_reader

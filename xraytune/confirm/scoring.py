@@ -31,7 +31,6 @@ from xraytune.files import read_json, require_file, write_array, write_json
 from xraytune.metrics.classification import Floats, Labels, require_finite
 from xraytune.models.checkpoint import load_best
 from xraytune.pipeline.artifacts import discard
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.inputs import untrained
 from xraytune.pipeline.prepare import (
     Prepared,

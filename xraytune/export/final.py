@@ -25,9 +25,8 @@ from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import plan_mix
 from xraytune.models.checkpoint import load_best
 from xraytune.models.train import TRAINING_STEPS
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.inputs import TrialInputs
-from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
+from xraytune.pipeline.prepare import Prepared, PreparedImage, RunContext, SideName
 from xraytune.pipeline.task import task_of
 from xraytune.pipeline.trial import Validated, fit_trial, run_trial, validate
 from xraytune.records import EpochRecord, FittedEpoch, Progress

@@ -35,10 +35,9 @@ from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import artifact_path, in_use, releases
 from xraytune.pipeline.bundle import TrainedOn
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.model import require_two_classes
-from xraytune.pipeline.prepare import Prepared, prepare_index
+from xraytune.pipeline.prepare import Prepared, RunContext, prepare_index
 from xraytune.pipeline.samples import save_generator_grid
 from xraytune.pipeline.synthesize import copy_file
 from xraytune.pipeline.task import task_of

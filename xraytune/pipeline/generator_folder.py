@@ -48,11 +48,10 @@ from xraytune.metrics.generator_quality import PoolReport
 from xraytune.mix.plan import apportion
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import in_use
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import PROVENANCE_FILE
 from xraytune.pipeline.labeller import LABELLER_FILES, load_labeller, trained_labeller
-from xraytune.pipeline.pools import generator_of
-from xraytune.pipeline.prepare import is_plain_name, prepare
+from xraytune.pipeline.pools import generator_of, typical_masks
+from xraytune.pipeline.prepare import RunContext, is_plain_name, prepare
 from xraytune.pipeline.quality import feature_parameters, report_pool
 from xraytune.pipeline.samples import save_generator_grid
 from xraytune.pipeline.synthesize import (
@@ -63,7 +62,6 @@ from xraytune.pipeline.synthesize import (
     generator_work_path,
     network_labels,
     trained_generator,
-    typical_masks,
 )
 from xraytune.pipeline.view import require_whole_images
 from xraytune.records import Compute, Progress, ignore_progress, to_json

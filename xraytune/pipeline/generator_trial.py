@@ -14,16 +14,17 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from xraytune.config.settings import Experiment
+from xraytune.config.settings import Experiment, GeneratorSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import append_jsonl, read_jsonl, write_json, write_text
 from xraytune.metrics.generator_quality import QUALITY_FILE
-from xraytune.pipeline.context import RunContext
+from xraytune.pipeline.artifacts import artifacts_of, discard
 from xraytune.pipeline.memorisation import refuse_memorised
-from xraytune.pipeline.pools import generator_of, pool_reader, train_networks
+from xraytune.pipeline.pools import POOL_STAGE, generator_of, pool_reader, train_networks
+from xraytune.pipeline.prepare import Prepared, RunContext
 from xraytune.pipeline.quality import report_pool
-from xraytune.pipeline.synthesize import discard_generator, generator_need, generator_paths
-from xraytune.records import EpochRecord, TrialResult
+from xraytune.pipeline.synthesize import generator_need, generator_paths
+from xraytune.records import Compute, EpochRecord, TrialResult
 
 
 def generator_epochs(
@@ -68,7 +69,7 @@ def generator_epochs(
             write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(found)})
         append_jsonl(log, {"version": 1, **asdict(record), "networks": networks[epoch - 1]})
         for number in own.keys() - {epoch, best().epoch}:
-            discard_generator(generator_of(own.pop(number)), prepared, compute, cache)
+            _discard_generator(generator_of(own.pop(number)), prepared, compute, cache)
         yield record
     context.on_generator(stages[best().epoch - 1], context)
     return TrialResult(
@@ -88,3 +89,12 @@ def _finished(log: Path, networks: Sequence[list[str]]) -> list[EpochRecord]:
         write_text(log, "")
         return []
     return [EpochRecord(**{field.name: row[field.name] for field in fields(EpochRecord)}) for row in rows]
+
+
+def _discard_generator(settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path) -> None:
+    """Remove a trained generator and its pool from the cache."""
+    own = generator_paths(settings, prepared, compute, cache).values()
+    names = {path.name for path in own}
+    pools = [path for path, inputs in artifacts_of(cache, POOL_STAGE) if inputs.get("generator") in names]
+    for path in (*pools, *own):  # the generator last, as in `clean`
+        discard(path)

@@ -22,8 +22,8 @@ from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import NOTHING, image_stream
 from xraytune.models.augment import augment, augment_masks, fresh_views, view_table
 from xraytune.models.inputs import normalise
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.network import VAL_BATCH, Network, view_count
+from xraytune.pipeline.prepare import RunContext
 from xraytune.pipeline.task import Results
 from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
 

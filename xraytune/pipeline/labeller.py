@@ -34,9 +34,8 @@ from xraytune.models.segmenter import MASK_THRESHOLD, build_segmenter, mask_loss
 from xraytune.models.train import Training, fit_network
 from xraytune.models.weights import load_tensors
 from xraytune.pipeline.artifacts import artifact_path, build_once, releases
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.model import pretrained_weights
-from xraytune.pipeline.prepare import training_masks, training_pixels
+from xraytune.pipeline.prepare import RunContext, training_masks, training_pixels
 from xraytune.records import Compute, FittedEpoch
 from xraytune.tensors import UNREADABLE, save_state
 

@@ -21,9 +21,8 @@ from xraytune.generators.grids import image_grid, png_bytes
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.artifacts import build_once, fingerprint
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.pools import ReadBlock
-from xraytune.pipeline.prepare import SideName, training_pixels
+from xraytune.pipeline.prepare import RunContext, SideName, training_pixels
 
 MEMORISATION_STAGE = "memorisation-1"
 FALSE_ALARMS = 0.05

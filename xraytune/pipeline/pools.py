@@ -1,6 +1,7 @@
-"""Read a trial's synthetic images in blocks per class, whatever their source: a generator, a folder or an extension.
+"""The synthetic images of a trial in blocks of 256 per class, whatever their source: a generator, a folder or an extension.
 
-The training set, the memorisation gate and the quality figures read the same blocks.
+The training set, the memorisation gate and the quality figures read the same blocks. Each generated block is an artifact, so
+a larger ratio only adds blocks.
 """
 
 from __future__ import annotations
@@ -13,23 +14,25 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.settings import Experiment, GeneratorSettings
+from xraytune.config.settings import SOURCES, Experiment, GeneratorSettings, PoolFilter
 from xraytune.data.index import ImageFile
 from xraytune.data.pixels import open_masks, open_pixels
-from xraytune.generators.pool import BLOCK
-from xraytune.pipeline.context import RunContext
+from xraytune.errors import MachineError, Problem
+from xraytune.files import write_array
+from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_discriminator, load_generator
+from xraytune.generators.masks import MaskRange, binarise, mask_range
+from xraytune.generators.pool import BLOCK, Images, better_half, draw_block, own_label
+from xraytune.generators.train import resize_pixels
+from xraytune.pipeline.artifacts import build_once, releases
 from xraytune.pipeline.extra_folder import require_enough, store_folder
-from xraytune.pipeline.labeller import trained_labeller
-from xraytune.pipeline.prepare import pixels_inputs
-from xraytune.pipeline.synthesize import (
-    Block,
-    blocks_for,
-    extension_block,
-    network_labels,
-    pool_block,
-    trained_generator,
-)
+from xraytune.pipeline.labeller import load_labeller, trained_labeller
+from xraytune.pipeline.prepare import Prepared, RunContext, pixels_inputs, training_masks, training_pixels
+from xraytune.pipeline.synthesize import network_labels, trained_generator
+from xraytune.seeding import derive_seed
 
+POOL_STAGE = "pool-1"
+Block: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]
+"""Images, uint8 [n, S, S]; their masks, if any; and the block's fingerprint inputs."""
 ReadBlock: TypeAlias = Callable[[int, int], Block]
 """Returns a block by label and block number. Only the last blocks of a folder have fewer than 256 images."""
 
@@ -63,6 +66,103 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     return folder_reader(*folder_images(experiment, context))
 
 
+def pool_block(
+    settings: GeneratorSettings,
+    context: RunContext,
+    label: int,
+    block: int,
+    *,
+    labeller: Path | None = None,
+    pool_filter: PoolFilter = "none",
+) -> Block:
+    """Return a block of 256 synthetic images of a class at the generator's size, with masks if the training images have any.
+
+    `labeller` is the artifact of `trained_labeller`, for `mask_from: segmenter`.
+
+    Raises:
+        TrialError: Too few masks are plausible, or the filter keeps too few images.
+    """
+    prepared, compute, cache = context.prepared, context.compute, context.cache
+    generator = trained_generator(settings, None if settings.conditional else label, context)
+    inputs: dict[str, Any] = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
+    if labeller is not None:
+        inputs["labeller"] = labeller.name
+    if pool_filter != "none":  # the generator's fingerprint also covers the training images
+        inputs["pool_filter"] = {"name": pool_filter, "releases": releases("scikit-learn")}
+
+    def draw() -> Images:
+        network = load_generator(generator / "generator.safetensors").to(compute.device)
+        class_input, image_filter = label if settings.conditional else 0, None
+        if pool_filter == "discriminator":
+            discriminator = checkpoint_discriminator(generator / CHECKPOINT_NAME, compute)
+            image_filter = better_half(discriminator, class_input, channels=network.channels, compute=compute)
+        elif pool_filter == "label":
+            train = prepared.side("train")
+            real = resize_pixels(training_pixels(prepared, cache)[train.rows], settings.image_size)
+            image_filter = own_label(real, train.labels, label, prepared.class_names[label])
+        return draw_block(
+            network,
+            class_input,
+            block,
+            seed=settings.seed,
+            compute=compute,
+            typical=typical_masks(settings, prepared, cache),
+            segment=None if labeller is None else load_labeller(labeller, compute),
+            image_filter=image_filter,
+        )
+
+    return _stored_block(cache, inputs, draw)
+
+
+def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
+    """Return the ranges of the training masks at the generator's size; None without masks."""
+    if not prepared.has_masks:
+        return None
+    masks = training_masks(prepared, cache)[prepared.side("train").rows]
+    return mask_range(binarise(resize_pixels(masks, settings.image_size)))
+
+
+def extension_block(source: str, context: RunContext, label: int, block: int, *, seed: int) -> Block:
+    """Like `pool_block`, for another package's source, which gets the training images of the class and returns new ones.
+
+    Raises:
+        MachineError: The source returns something else.
+    """
+    prepared, cache = context.prepared, context.cache
+    train = prepared.side("train")
+    rows = train.rows[train.labels == label]
+    inputs = {
+        "source": SOURCES.identity(source),
+        "pixels": prepared.pixels,
+        "content": prepared.pixels_sha256,
+        "rows": rows.tolist(),
+        "label": label,
+        "block": block,
+        "seed": seed,
+    }
+
+    def draw() -> Images:
+        seen = training_pixels(prepared, cache)[rows]
+        own_seed = derive_seed(seed, "source", source, label, block)
+        images = np.asarray(SOURCES.load(source)(seen, label=label, block=block, seed=own_seed))
+        if images.dtype != np.uint8 or images.shape != (BLOCK, *seen.shape[1:]):
+            what = f"source {source} returned {images.dtype} {list(images.shape)} for images of {list(seen.shape[1:])}"
+            raise MachineError(Problem(what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"))
+        return Images(images, None)
+
+    return _stored_block(cache, inputs, draw)
+
+
+def _stored_block(cache: Path, inputs: dict[str, Any], draw: Callable[[], Images]) -> Block:
+    def build(folder: Path) -> None:
+        for name, planes in draw()._asdict().items():
+            if planes is not None:
+                write_array(folder / f"{name}.npy", planes)
+
+    path = build_once(cache, POOL_STAGE, inputs, build)
+    return open_pixels(path), open_masks(path), {"stage": POOL_STAGE, **inputs}
+
+
 def folder_images(experiment: Experiment, context: RunContext) -> tuple[tuple[ImageFile, ...], Path]:
     """Return what `store_folder` does for an experiment with `source: folder`; raise if there are too few images."""
     parameters, prepared = experiment.parameters, context.prepared
@@ -83,6 +183,11 @@ def folder_reader(images: Sequence[ImageFile], store: Path) -> ReadBlock:
         return pixels[rows], None if masks is None else masks[rows], inputs
 
     return of_folder
+
+
+def blocks_for(count: int) -> int:
+    """Return the number of pool blocks that hold `count` images of a class."""
+    return -(-count // BLOCK)
 
 
 def first_images(read: ReadBlock, label: int, count: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:

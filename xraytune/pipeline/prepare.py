@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
-from xraytune.config.settings import DataSettings, Settings
+from xraytune.config.settings import DataSettings, Experiment, Settings
 from xraytune.data.decoding import Resize
 from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems
 from xraytune.data.masks import map_masks, square_mask
@@ -37,10 +37,11 @@ from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_bytes, write_json
 from xraytune.pipeline.artifacts import build_once, content_sha256, discard, is_intact, releases
 from xraytune.pipeline.view import VIEW_VERSION, View, apply_view, open_segmenter, read_view, segmenter_hash
-from xraytune.records import Json, Progress, ignore_progress
+from xraytune.records import Compute, Json, Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
 SideName = Literal["train", "val_a", "val_b"]
+SIDES: tuple[SideName, ...] = get_args(SideName)
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -79,7 +80,6 @@ class Prepared:
         images: All images except those of the test folder, in the order of the index.
         has_masks: Whether the pixel artifact has a mask of each image.
         folder_images: Images in the data folder, apart from its test part; `broken_images` of them were left out.
-        folder_patients: Their patients.
         view: What is shown of the images; None: all of them.
     """
 
@@ -143,7 +143,22 @@ class Prepared:
         return -(-steps * images // final.trial_images) if final and final.trial_images else steps
 
 
-_PREPARED = TypeAdapter(Prepared)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What all work on the images of a study shares, besides its settings.
+
+    Attributes:
+        cache: The artifact cache.
+        compute: Device, threads and precision; `pin` has set them.
+        on_generator: Called by a trial with its experiment and this context, once its generator is trained and before its
+            images are used. In a search for the generator itself, at the end, with the experiment of the best epoch.
+    """
+
+    prepared: Prepared
+    cache: Path
+    compute: Compute
+    on_progress: Progress = ignore_progress
+    on_generator: Callable[[Experiment, RunContext], None] = lambda *_: None
 
 
 def _hash(content: object) -> str:
@@ -184,11 +199,7 @@ def prepare_index(
         what = f"{len(stored.broken)} broken images were left out"
         raise DataError(*problems, Problem(what, index.root, "repair some of them"))
     split = split_by_patient(images, data.split, data.train_patients, parts=index.parts)
-    side_of: dict[int, SideName] = {
-        **dict.fromkeys(split.train, "train"),
-        **dict.fromkeys(split.val_a, "val_a"),
-        **dict.fromkeys(split.val_b, "val_b"),
-    }
+    side_of = {position: side for side in SIDES for position in getattr(split, side)}
     prepared = Prepared(
         class_names=index.class_names,
         positive=index.positive,
@@ -354,7 +365,7 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
 
 def read_prepared(path: Path) -> Prepared:
     """Read `split.json`; raise ValueError if it is malformed, or a name in it leads outside its folder."""
-    prepared = _PREPARED.validate_json(read_bytes(path, "JSON file"))
+    prepared = TypeAdapter(Prepared).validate_json(read_bytes(path, "JSON file"))
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
         raise ValueError("a name that is a path")

@@ -44,11 +44,10 @@ from xraytune.metrics.origin import PROBE_PX, origin_aurocs
 from xraytune.models.backbones import build_backbone
 from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.pipeline.artifacts import build_once, releases
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.memorisation import copies_found, measure_memorisation
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.pools import ReadBlock, first_images, pool_reader
-from xraytune.pipeline.prepare import Prepared, SideName, training_pixels
+from xraytune.pipeline.prepare import Prepared, RunContext, SideName, training_pixels
 from xraytune.pipeline.sides import side_sizes
 
 QUALITY_STAGE, REAL_STAGE = "quality-2", "quality-real-2"

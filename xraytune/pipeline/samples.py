@@ -23,9 +23,9 @@ from xraytune.generators.grids import png_bytes
 from xraytune.generators.masks import binarise
 from xraytune.generators.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.pools import ReadBlock, generator_of, pool_reader
+from xraytune.pipeline.prepare import RunContext
 from xraytune.pipeline.quality import spread
 from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels
 from xraytune.pipeline.training_set import TrainingSet, side_images

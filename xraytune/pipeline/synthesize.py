@@ -1,59 +1,35 @@
-"""Train generators and draw synthetic images, each once for all trials that need them.
+"""Train generators, each once for all trials that need them.
 
 A trained generator is an artifact. During training, its checkpoint is in a work folder with the same fingerprint, from which
-any process can resume; a longer run starts from the longest finished shorter one. Synthetic images come in blocks of 256 per
-class, each an artifact, so a larger ratio only adds blocks.
+any process can resume; a longer run starts from the longest finished shorter one.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xraytune.compute import generator_threads
-from xraytune.config.settings import PACKAGES, SOURCES, GanSettings, GeneratorSettings, PoolFilter
+from xraytune.config.settings import PACKAGES, GanSettings, GeneratorSettings
 from xraytune.config.space import missing_packages
-from xraytune.data.pixels import open_masks, open_pixels
-from xraytune.errors import MachineError, Problem
-from xraytune.files import sync, write_array, write_bytes
+from xraytune.files import sync, write_bytes
 from xraytune.generators.checkpoint import (
     CHECKPOINT_NAME,
     USE_SETTINGS,
-    checkpoint_discriminator,
     checkpoint_generator,
     checkpoint_step,
-    load_generator,
     save_generator,
 )
 from xraytune.generators.grids import PROGRESS_FILE
-from xraytune.generators.masks import MaskRange, binarise, mask_range
-from xraytune.generators.pool import BLOCK, ImageFilter, Images, better_half, draw_block, own_label
-from xraytune.generators.train import resize_pixels, train_generator
-from xraytune.pipeline.artifacts import (
-    artifact_path,
-    artifacts_of,
-    build_once,
-    discard,
-    fingerprint,
-    is_intact,
-    releases,
-)
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.labeller import load_labeller
-from xraytune.pipeline.prepare import Prepared, training_masks, training_pixels
+from xraytune.generators.train import train_generator
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases
+from xraytune.pipeline.prepare import Prepared, RunContext, training_masks, training_pixels
 from xraytune.records import Compute
-from xraytune.seeding import derive_seed
 
 GAN_STAGE, DIFFUSION_STAGE = "gan-3", "diffusion-1"
-POOL_STAGE = "pool-1"
-
-Block: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]
-"""Images, uint8 [n, S, S]; their masks, if any; and the block's fingerprint inputs."""
 
 
 def network_labels(settings: GeneratorSettings, prepared: Prepared) -> tuple[int | None, ...]:
@@ -178,15 +154,6 @@ def trained_generator(settings: GeneratorSettings, label: int | None, context: R
     return path
 
 
-def discard_generator(settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path) -> None:
-    """Remove a trained generator and its pool from the cache. If needed again, they are rebuilt."""
-    own = generator_paths(settings, prepared, compute, cache).values()
-    names = {path.name for path in own}
-    pools = [path for path, inputs in artifacts_of(cache, POOL_STAGE) if inputs.get("generator") in names]
-    for path in (*pools, *own):  # the generator last, as in `clean`
-        discard(path)
-
-
 def _start_from_shorter_run(cache: Path, stage: str, inputs: dict[str, Any], work: Path) -> None:
     """Copy the checkpoint of the longest finished run that differs only in having fewer steps into the work folder."""
     if (work / CHECKPOINT_NAME).exists():
@@ -212,108 +179,3 @@ def copy_grids(grids: Path, to: Path) -> None:
 def copy_file(file: Path, to: Path) -> None:
     """Copy a file. Errors of `shutil` neither name a full disk nor always say that it is full."""
     write_bytes(to, file.read_bytes())
-
-
-def pool_block(
-    settings: GeneratorSettings,
-    context: RunContext,
-    label: int,
-    block: int,
-    *,
-    labeller: Path | None = None,
-    pool_filter: PoolFilter = "none",
-) -> Block:
-    """Return a block of 256 synthetic images of a class at the generator's size, with masks if the training images have any.
-
-    `labeller` is the artifact of `trained_labeller`, for `mask_from: segmenter`.
-
-    Raises:
-        TrialError: Too few masks are plausible, or the filter keeps too few images.
-    """
-    prepared, compute, cache = context.prepared, context.compute, context.cache
-    generator = trained_generator(settings, None if settings.conditional else label, context)
-    inputs: dict[str, Any] = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
-    if labeller is not None:
-        inputs["labeller"] = labeller.name
-    if pool_filter != "none":  # the generator's fingerprint also covers the training images
-        inputs["pool_filter"] = {"name": pool_filter, "releases": releases("scikit-learn")}
-
-    def image_filter(class_input: int, channels: int) -> ImageFilter | None:
-        if pool_filter == "discriminator":
-            discriminator = checkpoint_discriminator(generator / CHECKPOINT_NAME, compute)
-            return better_half(discriminator, class_input, channels=channels, compute=compute)
-        if pool_filter == "label":
-            train = prepared.side("train")
-            real = resize_pixels(training_pixels(prepared, cache)[train.rows], settings.image_size)
-            return own_label(real, train.labels, label, prepared.class_names[label])
-        return None
-
-    def draw() -> Images:
-        network = load_generator(generator / "generator.safetensors").to(compute.device)
-        class_input = label if settings.conditional else 0
-        return draw_block(
-            network,
-            class_input,
-            block,
-            seed=settings.seed,
-            compute=compute,
-            typical=typical_masks(settings, prepared, cache),
-            segment=None if labeller is None else load_labeller(labeller, compute),
-            image_filter=image_filter(class_input, network.channels),
-        )
-
-    return _stored_block(cache, inputs, draw)
-
-
-def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
-    """Return the ranges of the training masks at the generator's size; None without masks."""
-    if not prepared.has_masks:
-        return None
-    masks = training_masks(prepared, cache)[prepared.side("train").rows]
-    return mask_range(binarise(resize_pixels(masks, settings.image_size)))
-
-
-def extension_block(source: str, context: RunContext, label: int, block: int, *, seed: int) -> Block:
-    """Like `pool_block`, for another package's source, which gets the training images of the class and returns new ones.
-
-    Raises:
-        MachineError: The source returns something else.
-    """
-    prepared, cache = context.prepared, context.cache
-    train = prepared.side("train")
-    rows = train.rows[train.labels == label]
-    inputs = {
-        "source": SOURCES.identity(source),
-        "pixels": prepared.pixels,
-        "content": prepared.pixels_sha256,
-        "rows": rows.tolist(),
-        "label": label,
-        "block": block,
-        "seed": seed,
-    }
-
-    def draw() -> Images:
-        seen = training_pixels(prepared, cache)[rows]
-        own_seed = derive_seed(seed, "source", source, label, block)
-        images = np.asarray(SOURCES.load(source)(seen, label=label, block=block, seed=own_seed))
-        if images.dtype != np.uint8 or images.shape != (BLOCK, *seen.shape[1:]):
-            what = f"source {source} returned {images.dtype} {list(images.shape)} for images of {list(seen.shape[1:])}"
-            raise MachineError(Problem(what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"))
-        return Images(images, None)
-
-    return _stored_block(cache, inputs, draw)
-
-
-def _stored_block(cache: Path, inputs: dict[str, Any], draw: Callable[[], Images]) -> Block:
-    def build(folder: Path) -> None:
-        for name, planes in draw()._asdict().items():
-            if planes is not None:
-                write_array(folder / f"{name}.npy", planes)
-
-    path = build_once(cache, POOL_STAGE, inputs, build)
-    return open_pixels(path), open_masks(path), {"stage": POOL_STAGE, **inputs}
-
-
-def blocks_for(count: int) -> int:
-    """Return the number of pool blocks that hold `count` images of a class."""
-    return -(-count // BLOCK)

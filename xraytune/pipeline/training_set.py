@@ -18,12 +18,10 @@ from xraytune.config.settings import Experiment
 from xraytune.data.index import ImageFile
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.mix.plan import plan_mix
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.memorisation import refuse_memorised
-from xraytune.pipeline.pools import ReadBlock, folder_images, folder_reader, pool_reader
-from xraytune.pipeline.prepare import Prepared, SideName, pixels_inputs, training_masks, training_pixels
+from xraytune.pipeline.pools import ReadBlock, blocks_for, folder_images, folder_reader, pool_reader
+from xraytune.pipeline.prepare import Prepared, RunContext, SideName, pixels_inputs, training_masks, training_pixels
 from xraytune.pipeline.quality import refuse_poor
-from xraytune.pipeline.synthesize import blocks_for
 from xraytune.seeding import numpy_generator
 
 _TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}

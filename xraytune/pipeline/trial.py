@@ -24,11 +24,10 @@ from xraytune.metrics.classification import Labels
 from xraytune.metrics.generator_quality import QUALITY_FILE
 from xraytune.models.checkpoint import intact_epochs, load_best
 from xraytune.models.train import Training, fit_network, train_network
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_trial import generator_epochs
 from xraytune.pipeline.inputs import TrialInputs
 from xraytune.pipeline.pools import train_networks
-from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.prepare import Prepared, RunContext
 from xraytune.pipeline.quality import report_pool
 from xraytune.pipeline.task import Results, task_of
 from xraytune.records import EpochRecord, FittedEpoch, ShouldStop, TrialResult, never_stop

@@ -15,9 +15,8 @@ from xraytune.models.classifier import Classifier
 from xraytune.models.grad_cam import grad_cam, jpeg_of_pair, overlay
 from xraytune.models.inputs import normalise
 from xraytune.models.segmenter import MASK_THRESHOLD, mask_probabilities
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.network import Network
-from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.prepare import Prepared, RunContext
 from xraytune.pipeline.training_set import side_images
 from xraytune.records import Compute
 

@@ -31,9 +31,8 @@ from xraytune.generators.pool import draw_block
 from xraytune.generators.train import train_generator
 from xraytune.models.train import TRAINING_STEPS
 from xraytune.pipeline.artifacts import artifact_path, build_once, is_intact, releases
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.network import FEATURES_STAGE
-from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, training_masks, training_pixels
+from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, RunContext, training_masks, training_pixels
 from xraytune.pipeline.synthesize import makes_masks
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, Progress

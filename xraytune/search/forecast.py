@@ -26,9 +26,10 @@ from xraytune.generators.pool import BLOCK
 from xraytune.metrics.generator_quality import SCALE_PX
 from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.network import MAX_STAGE_BYTES, view_count
+from xraytune.pipeline.pools import blocks_for
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.quality import FEWEST_IMAGES, MOST_IMAGES
-from xraytune.pipeline.synthesize import blocks_for, generator_need, network_labels
+from xraytune.pipeline.synthesize import generator_need, network_labels
 from xraytune.records import Progress, ignore_progress, time_range
 from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.calibration import BATCH, Machine, Speed, generator_kind, measured_speeds, network_kind

@@ -27,8 +27,7 @@ from xraytune.errors import ConfigError, MachineError, Problem, TrialError
 from xraytune.files import explain_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
 from xraytune.limits import is_out_of_memory
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import restore_pixels
+from xraytune.pipeline.prepare import RunContext, restore_pixels
 from xraytune.pipeline.samples import save_generator_grid, training_grid
 from xraytune.pipeline.training_set import build_training_set
 from xraytune.pipeline.trial import train_own_generator, trial_epochs
