@@ -36,8 +36,7 @@ from benchmarks.figures import Figure, figure
 from benchmarks.peer_trial import BATCH, GAN, IMAGE_SIZE_PX
 from xraytune.compute import pin
 from xraytune.config.load import load_space
-from xraytune.pipeline.prepare import RunContext, prepare
-from xraytune.pipeline.training_set import side_images
+from xraytune.pipeline.prepare import RunContext, prepare, side_images
 from xraytune.pipeline.trial import run_trial, train_own_generator
 from xraytune.search.study import StudyFolder
 

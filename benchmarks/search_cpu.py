@@ -33,8 +33,7 @@ from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
 from xraytune.pipeline.inputs import TrialInputs
-from xraytune.pipeline.prepare import RunContext
-from xraytune.pipeline.training_set import side_images
+from xraytune.pipeline.prepare import RunContext, side_images
 from xraytune.search.study import StudyFolder
 
 _PROGRAM = str(Path(sys.executable).with_name("xraytune"))

@@ -16,9 +16,9 @@ from xraytune.config.settings import Experiment, FolderSettings
 from xraytune.errors import DataError
 from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.pipeline.inputs import TrialInputs, real_images_for_norms, untrained
-from xraytune.pipeline.prepare import RunContext, prepare
+from xraytune.pipeline.prepare import RunContext, prepare, side_images
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_generator
-from xraytune.pipeline.training_set import TrainingSet, build_training_set, side_images
+from xraytune.pipeline.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
 

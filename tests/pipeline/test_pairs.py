@@ -15,15 +15,17 @@ from xraytune.config.settings import Experiment, FolderSettings, Parameters, Set
 from xraytune.errors import DataError, StudyError
 from xraytune.pipeline.extra_folder import store_folder
 from xraytune.pipeline.prepare import (
+    ImageSource,
     Prepared,
     RunContext,
     missing_images,
     prepare,
     read_prepared,
     restore_pixels,
+    side_images,
     write_prepared,
 )
-from xraytune.pipeline.training_set import ImageSource, build_training_set, side_images
+from xraytune.pipeline.training_set import build_training_set
 
 STEMS = tuple(f"p{number}" for number in range(20))
 

@@ -11,9 +11,9 @@ from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
 from xraytune.config.settings import Experiment, GanSettings
 from xraytune.pipeline.pools import pool_block
-from xraytune.pipeline.prepare import training_pixels
+from xraytune.pipeline.prepare import ImageSource, training_pixels
 from xraytune.pipeline.samples import CELL_PX, COLUMNS, GAP_PX, LINES, save_generator_grid, training_grid
-from xraytune.pipeline.training_set import ImageSource, TrainingSet
+from xraytune.pipeline.training_set import TrainingSet
 
 SIDE = 8
 WHITE = 255

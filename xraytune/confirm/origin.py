@@ -23,8 +23,7 @@ from xraytune.metrics.classification import Floats
 from xraytune.metrics.origin import OriginGap, origin_gap
 from xraytune.mix.plan import extra_shares
 from xraytune.pipeline.pools import first_images, pool_reader
-from xraytune.pipeline.prepare import Prepared, RunContext
-from xraytune.pipeline.training_set import ImageSource
+from xraytune.pipeline.prepare import ImageSource, Prepared, RunContext
 from xraytune.records import Compute
 from xraytune.search.study import StudyFolder
 

@@ -24,7 +24,6 @@ from xraytune.confirm.plan import Plan
 from xraytune.confirm.training import Training
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.table import find_table
 from xraytune.errors import DataError, Problem, StudyError, join_names
 from xraytune.files import read_json, require_file, write_array, write_json
@@ -33,17 +32,18 @@ from xraytune.models.checkpoint import load_best
 from xraytune.pipeline.artifacts import discard
 from xraytune.pipeline.inputs import untrained
 from xraytune.pipeline.prepare import (
+    ImageSource,
     Prepared,
     PreparedImage,
     Side,
     missing_images,
-    pixels_inputs,
     require_unbroken,
+    side_images,
     store_images,
+    stored_images,
 )
 from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.pipeline.task import Task, task_of
-from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.search.runs import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
@@ -206,14 +206,7 @@ def load_test_images(
     root, view = sealed.data.path, prepared.view
     store = store_images(root, sealed.images, data, of_study=view, cache=cache, on_progress=on_progress)
     require_unbroken(store, root, "repair them: a test folder is used as a whole")
-    return ImageSource(
-        name="external" if sealed.is_external else "test",
-        pixels=open_pixels(store),
-        rows=np.arange(len(sealed.images)),
-        labels=sealed.labels,
-        inputs={**pixels_inputs(store)},
-        masks=open_masks(store),
-    )
+    return stored_images(store, sealed.images, name="external" if sealed.is_external else "test")
 
 
 def scoring_compute(folder: StudyFolder, trained_on: Compute, needed: Mapping[str, Sequence[int]]) -> Compute:

@@ -23,9 +23,9 @@ from xraytune.mix.sampler import NOTHING, image_stream
 from xraytune.models.augment import augment, augment_masks, fresh_views, view_table
 from xraytune.models.inputs import normalise
 from xraytune.pipeline.network import VAL_BATCH, Network, view_count
-from xraytune.pipeline.prepare import RunContext
+from xraytune.pipeline.prepare import ImageSource, RunContext, side_images
 from xraytune.pipeline.task import Results
-from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
+from xraytune.pipeline.training_set import TrainingSet, build_training_set
 
 _MAX_NORM_IMAGES = 256
 """Running statistics of batch norms are estimated on at most this many real images."""

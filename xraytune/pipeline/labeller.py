@@ -35,7 +35,7 @@ from xraytune.models.train import Training, fit_network
 from xraytune.models.weights import load_tensors
 from xraytune.pipeline.artifacts import artifact_path, build_once, releases
 from xraytune.pipeline.model import pretrained_weights
-from xraytune.pipeline.prepare import RunContext, training_masks, training_pixels
+from xraytune.pipeline.prepare import RunContext, side_images
 from xraytune.records import Compute, FittedEpoch
 from xraytune.tensors import UNREADABLE, save_state
 
@@ -77,9 +77,8 @@ def trained_labeller(experiment: Experiment, context: RunContext) -> Path | None
     work = artifact_path(cache, LABELLER_WORK, inputs)
 
     def build(folder: Path) -> None:
-        rows = prepared.side("train").rows
-        stored = training_pixels(prepared, cache)[rows], training_masks(prepared, cache)[rows]
-        planes = resize_planes(*stored, generator.image_size)
+        train = side_images("train", prepared, cache)
+        planes = resize_planes(train.read(), train.read_masks(), generator.image_size)
         mean, std = float(planes[:, 0].mean() / 255), float(planes[:, 0].std() / 255)
         form = input_format(experiment, train_mean=mean, train_std=std)
         form = replace(form, image_size_px=generator.image_size, resolution_px=None)

@@ -22,7 +22,7 @@ from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.artifacts import build_once, fingerprint
 from xraytune.pipeline.pools import ReadBlock
-from xraytune.pipeline.prepare import RunContext, SideName, training_pixels
+from xraytune.pipeline.prepare import RunContext, SideName, side_images
 
 MEMORISATION_STAGE = "memorisation-1"
 FALSE_ALARMS = 0.05
@@ -79,10 +79,9 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
 
     def class_images(side_name: SideName, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """Return images, scaled like the synthetic ones, and their patients."""
-        side = prepared.side(side_name)
-        chosen = np.flatnonzero(side.labels == prepared.class_names.index(name))
-        pixels = resize_pixels(training_pixels(prepared, cache)[side.rows[chosen]], size_px)
-        return pixels, tuple(side.patients[position] for position in chosen)
+        images, patients = side_images(side_name, prepared, cache), prepared.side(side_name).patients
+        chosen = np.flatnonzero(images.labels == prepared.class_names.index(name))
+        return resize_pixels(images.read(chosen), size_px), tuple(patients[place] for place in chosen)
 
     def build(folder: Path) -> None:
         record = {}

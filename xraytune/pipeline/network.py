@@ -34,9 +34,8 @@ from xraytune.models.segmenter import MASK_THRESHOLD
 from xraytune.models.train import predict_logits
 from xraytune.pipeline.artifacts import build_once, releases
 from xraytune.pipeline.model import pretrained_weights
-from xraytune.pipeline.prepare import RunContext
+from xraytune.pipeline.prepare import ImageSource, RunContext, side_images
 from xraytune.pipeline.task import Task, task_of
-from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute
 
 FEATURES_STAGE = "features-2"

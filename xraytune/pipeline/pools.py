@@ -6,7 +6,7 @@ a larger ratio only adds blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import SOURCES, Experiment, GeneratorSettings, PoolFilter
-from xraytune.data.index import ImageFile
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.errors import MachineError, Problem
 from xraytune.files import write_array
@@ -26,7 +25,7 @@ from xraytune.generators.train import resize_pixels
 from xraytune.pipeline.artifacts import build_once, releases
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.labeller import load_labeller, trained_labeller
-from xraytune.pipeline.prepare import Prepared, RunContext, pixels_inputs, training_masks, training_pixels
+from xraytune.pipeline.prepare import ImageSource, Prepared, RunContext, side_images, stored_images
 from xraytune.pipeline.synthesize import network_labels, trained_generator
 from xraytune.seeding import derive_seed
 
@@ -63,7 +62,7 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
         return partial(pool_block, parameters.generator, context, labeller=labeller, pool_filter=parameters.pool_filter)
     if parameters.folder is None:
         return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
-    return folder_reader(*folder_images(experiment, context))
+    return folder_reader(folder_images(experiment, context))
 
 
 def pool_block(
@@ -97,8 +96,8 @@ def pool_block(
             discriminator = checkpoint_discriminator(generator / CHECKPOINT_NAME, compute)
             image_filter = better_half(discriminator, class_input, channels=network.channels, compute=compute)
         elif pool_filter == "label":
-            train = prepared.side("train")
-            real = resize_pixels(training_pixels(prepared, cache)[train.rows], settings.image_size)
+            train = side_images("train", prepared, cache)
+            real = resize_pixels(train.read(), settings.image_size)
             image_filter = own_label(real, train.labels, label, prepared.class_names[label])
         return draw_block(
             network,
@@ -118,7 +117,7 @@ def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) 
     """Return the ranges of the training masks at the generator's size; None without masks."""
     if not prepared.has_masks:
         return None
-    masks = training_masks(prepared, cache)[prepared.side("train").rows]
+    masks = side_images("train", prepared, cache).read_masks()
     return mask_range(binarise(resize_pixels(masks, settings.image_size)))
 
 
@@ -128,21 +127,13 @@ def extension_block(source: str, context: RunContext, label: int, block: int, *,
     Raises:
         MachineError: The source returns something else.
     """
-    prepared, cache = context.prepared, context.cache
-    train = prepared.side("train")
-    rows = train.rows[train.labels == label]
-    inputs = {
-        "source": SOURCES.identity(source),
-        "pixels": prepared.pixels,
-        "content": prepared.pixels_sha256,
-        "rows": rows.tolist(),
-        "label": label,
-        "block": block,
-        "seed": seed,
-    }
+    train = side_images("train", context.prepared, context.cache)
+    places = np.flatnonzero(train.labels == label)
+    of_class = {**train.inputs, "rows": train.rows[places].tolist()}
+    inputs = {"source": SOURCES.identity(source), **of_class, "label": label, "block": block, "seed": seed}
 
     def draw() -> Images:
-        seen = training_pixels(prepared, cache)[rows]
+        seen = train.read(places)
         own_seed = derive_seed(seed, "source", source, label, block)
         images = np.asarray(SOURCES.load(source)(seen, label=label, block=block, seed=own_seed))
         if images.dtype != np.uint8 or images.shape != (BLOCK, *seen.shape[1:]):
@@ -150,7 +141,7 @@ def extension_block(source: str, context: RunContext, label: int, block: int, *,
             raise MachineError(Problem(what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"))
         return Images(images, None)
 
-    return _stored_block(cache, inputs, draw)
+    return _stored_block(context.cache, inputs, draw)
 
 
 def _stored_block(cache: Path, inputs: dict[str, Any], draw: Callable[[], Images]) -> Block:
@@ -163,24 +154,22 @@ def _stored_block(cache: Path, inputs: dict[str, Any], draw: Callable[[], Images
     return open_pixels(path), open_masks(path), {"stage": POOL_STAGE, **inputs}
 
 
-def folder_images(experiment: Experiment, context: RunContext) -> tuple[tuple[ImageFile, ...], Path]:
-    """Return what `store_folder` does for an experiment with `source: folder`; raise if there are too few images."""
+def folder_images(experiment: Experiment, context: RunContext) -> ImageSource:
+    """Return the images of `source: folder`, see `store_folder`; raise DataError if there are too few."""
     parameters, prepared = experiment.parameters, context.prepared
     assert parameters.folder is not None, "source: folder has a path"
     images, store = store_folder(parameters.folder.path, prepared, experiment.settings.data, cache=context.cache)
     require_enough(images, parameters, prepared)
-    return images, store
+    return stored_images(store, images, name="folder", title="images of the extra folder")
 
 
-def folder_reader(images: Sequence[ImageFile], store: Path) -> ReadBlock:
-    """Return the reader of a folder of extra images, given in the order of their pixel store."""
-    pixels, masks = open_pixels(store), open_masks(store)
-    labels = np.array([image.label for image in images], dtype=np.int64)
+def folder_reader(images: ImageSource) -> ReadBlock:
+    """Return the reader of a folder of extra images."""
 
     def of_folder(label: int, block: int) -> Block:
-        rows = np.flatnonzero(labels == label)[block * BLOCK : (block + 1) * BLOCK]
-        inputs = {**pixels_inputs(store), "rows": rows.tolist()}
-        return pixels[rows], None if masks is None else masks[rows], inputs
+        places = np.flatnonzero(images.labels == label)[block * BLOCK : (block + 1) * BLOCK]
+        masks = None if images.masks is None else images.read_masks(places)
+        return images.read(places), masks, {**images.inputs, "rows": places.tolist()}
 
     return of_folder
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ from xraytune.records import Compute, Json, Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
 SideName = Literal["train", "val_a", "val_b"]
+_TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
 SIDES: tuple[SideName, ...] = get_args(SideName)
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -339,17 +340,63 @@ def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
     return open_pixels(store)
 
 
-def training_masks(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
-    """Return the masks of the pixel store, uint8 [N, S, S], 0 or 255, like `training_pixels`; the images are pairs."""
-    training_pixels(prepared, cache)  # checks the store
-    masks = open_masks(cache / prepared.pixels)
-    assert masks is not None, "the images have masks"
-    return masks
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSource:
+    """Images of one origin, such as a side of the split; `rows`, int64 [n] like `labels`, index `pixels`, uint8 [N, S, S].
+
+    Attributes:
+        name: Seeds the views of its images; the same in every trial.
+        pixels: Memory-mapped.
+        inputs: What the pixels depend on, for the fingerprint of what is computed from them.
+        title: What progress calls them.
+        masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    inputs: dict[str, Any]
+    title: str = "images"
+    masks: NDArray[np.uint8] | None = None
+
+    def read(self, places: NDArray[Any] | slice = slice(None)) -> NDArray[np.uint8]:
+        """Return the pixels of some images, by default of all, [n, S, S]."""
+        pixels: NDArray[np.uint8] = self.pixels[self.rows[places]]
+        return pixels
+
+    def read_masks(self, places: NDArray[Any] | slice = slice(None)) -> NDArray[np.uint8]:
+        """Return the masks of some images, [n, S, S], 0 or 255."""
+        assert self.masks is not None, "images of a segmentation study have masks"
+        masks: NDArray[np.uint8] = self.masks[self.rows[places]]
+        return masks
 
 
-def pixels_inputs(store: Path) -> dict[str, str]:
-    """Return the fingerprint inputs of results from a pixel store: its name, and its content as the decoder made it."""
-    return {"pixels": store.name, "content": _content(store)}
+def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSource:
+    """Return one side of the split as a data source."""
+    side = prepared.side(side_name)
+    return ImageSource(
+        name="real" if side_name == "train" else side_name,
+        pixels=training_pixels(prepared, cache),
+        rows=side.rows,
+        labels=side.labels,
+        inputs={"pixels": prepared.pixels, "content": prepared.pixels_sha256, "rows": side.rows.tolist()},
+        title=_TITLES[side_name],
+        masks=open_masks(cache / prepared.pixels),
+    )
+
+
+def stored_images(store: Path, images: Sequence[ImageFile], *, name: str, title: str = "images") -> ImageSource:
+    """Return the images of an artifact of `store_images`, none of which is broken, as a data source."""
+    return ImageSource(
+        name=name,
+        pixels=open_pixels(store),
+        rows=np.arange(len(images)),
+        labels=np.array([image.label for image in images], dtype=np.int64),
+        inputs={"pixels": store.name, "content": _content(store)},
+        title=title,
+        masks=open_masks(store),
+    )
 
 
 def missing_images(prepared: Prepared, found: Iterable[PreparedImage | ImageFile]) -> list[str]:

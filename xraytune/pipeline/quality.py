@@ -47,7 +47,7 @@ from xraytune.pipeline.artifacts import build_once, releases
 from xraytune.pipeline.memorisation import copies_found, measure_memorisation
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.pools import ReadBlock, first_images, pool_reader
-from xraytune.pipeline.prepare import Prepared, RunContext, SideName, training_pixels
+from xraytune.pipeline.prepare import Prepared, RunContext, SideName, side_images
 from xraytune.pipeline.sides import side_sizes
 
 QUALITY_STAGE, REAL_STAGE = "quality-2", "quality-real-2"
@@ -101,11 +101,13 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
                 [stored[f"{name} {label}"] for label in range(len(names))]
                 for name in ("val_a", "val_a blurred", "train")
             )
-        stored_pixels, side = training_pixels(prepared, context.cache), prepared.side("val_a")
-        shown = [stored_pixels[spread(side.rows[side.labels == label], MOST_IMAGES)] for label in range(len(names))]
+        side = side_images("val_a", prepared, context.cache)
         small = [
-            equal(small_images(real, resolution_px), small_images(pixels, resolution_px))
-            for real, (pixels, _) in zip(shown, pools, strict=True)
+            equal(
+                small_images(side.read(spread(np.flatnonzero(side.labels == label), MOST_IMAGES)), resolution_px),
+                small_images(pixels, resolution_px),
+            )
+            for label, (pixels, _) in enumerate(pools)
         ]
         sharp_pairs = [equal(*pair) for pair in zip(val_a, sharp, strict=True)]
         hazy_pairs = [equal(*pair) for pair in zip(val_a_hazy, hazy, strict=True)]
@@ -242,7 +244,6 @@ def _real_side(features: Features, context: RunContext) -> Path:
     labels = range(len(prepared.class_names))
 
     def build(folder: Path) -> None:
-        stored = training_pixels(prepared, cache)
         shown: list[tuple[SideName, float, int]] = [
             ("train", 0.0, MOST_IMAGES),
             ("val_a", 0.0, MOST_IMAGES),
@@ -252,8 +253,8 @@ def _real_side(features: Features, context: RunContext) -> Path:
         ]
         sets = []
         for name, blur, most in shown:
-            side = prepared.side(name)
-            sets += [(stored, spread(side.rows[side.labels == label], most), blur) for label in labels]
+            side = side_images(name, prepared, cache)
+            sets += [(side.pixels, spread(side.rows[side.labels == label], most), blur) for label in labels]
         flat = features.of("real", sets)
         train, val_a, val_a_blurred, *val_b = (flat[at : at + len(labels)] for at in range(0, len(flat), len(labels)))
         floor, *scale = (

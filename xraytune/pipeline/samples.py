@@ -25,10 +25,10 @@ from xraytune.generators.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
 from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.pools import ReadBlock, generator_of, pool_reader
-from xraytune.pipeline.prepare import RunContext
+from xraytune.pipeline.prepare import RunContext, side_images
 from xraytune.pipeline.quality import spread
 from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels
-from xraytune.pipeline.training_set import TrainingSet, side_images
+from xraytune.pipeline.training_set import TrainingSet
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Shown: TypeAlias = tuple[Pixels, Pixels | None]

@@ -26,7 +26,7 @@ from xraytune.generators.checkpoint import (
 from xraytune.generators.grids import PROGRESS_FILE
 from xraytune.generators.train import train_generator
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases
-from xraytune.pipeline.prepare import Prepared, RunContext, training_masks, training_pixels
+from xraytune.pipeline.prepare import Prepared, RunContext, side_images
 from xraytune.records import Compute
 
 GAN_STAGE, DIFFUSION_STAGE = "gan-3", "diffusion-1"
@@ -112,12 +112,10 @@ def trained_generator(settings: GeneratorSettings, label: int | None, context: R
     what = f"training {name} (steps)"
 
     def build(folder: Path) -> None:
-        train = prepared.side("train")
-        chosen = np.full(len(train.labels), True) if label is None else train.labels == label
-        labels = train.labels if label is None else np.zeros(int(chosen.sum()), dtype=np.int64)
-        rows = train.rows[chosen]
-        pixels = training_pixels(prepared, cache)[rows]
-        masks = training_masks(prepared, cache)[rows] if makes_masks(settings, prepared) else None
+        train = side_images("train", prepared, cache)
+        chosen = np.arange(len(train.labels)) if label is None else np.flatnonzero(train.labels == label)
+        labels = train.labels if label is None else np.zeros(len(chosen), dtype=np.int64)
+        masks = train.read_masks(chosen) if makes_masks(settings, prepared) else None
         class_count = len(prepared.class_names) if label is None else 1
         _start_from_shorter_run(cache, stage, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():
@@ -127,7 +125,7 @@ def trained_generator(settings: GeneratorSettings, label: int | None, context: R
             with generator_threads(compute):
                 for progress in train_generator(
                     settings,
-                    pixels,
+                    train.read(chosen),
                     labels,
                     class_count,
                     masks=masks,

@@ -6,57 +6,19 @@ i of a training set has a label and a place in one of its sources; the real imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import Experiment
-from xraytune.data.index import ImageFile
-from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.memorisation import refuse_memorised
 from xraytune.pipeline.pools import ReadBlock, blocks_for, folder_images, folder_reader, pool_reader
-from xraytune.pipeline.prepare import Prepared, RunContext, SideName, pixels_inputs, training_masks, training_pixels
+from xraytune.pipeline.prepare import ImageSource, RunContext, side_images
 from xraytune.pipeline.quality import refuse_poor
 from xraytune.seeding import numpy_generator
-
-_TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSource:
-    """Images of one origin.
-
-    Attributes:
-        name: Seeds the views of its images; the same in every trial.
-        pixels: uint8 [N, S, S], memory-mapped; `rows`, int64 [n] like `labels`, index it.
-        inputs: What the pixels depend on, for the fingerprint of what is computed from them.
-        title: What progress calls them.
-        masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
-    """
-
-    name: str
-    pixels: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    inputs: dict[str, Any]
-    title: str = "images"
-    masks: NDArray[np.uint8] | None = None
-
-    def read(self, places: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """Return the pixels of some images, [n, S, S]."""
-        pixels: NDArray[np.uint8] = self.pixels[self.rows[places]]
-        return pixels
-
-    def read_masks(self, places: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """Return the masks of some images, [n, S, S], 0 or 255."""
-        assert self.masks is not None, "images of a segmentation study have masks"
-        masks: NDArray[np.uint8] = self.masks[self.rows[places]]
-        return masks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +68,12 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     extra_labels = plan_mix(prepared.train_counts, experiment.parameters)
     sources: tuple[ImageSource, ...] = (real,)
     if experiment.parameters.has_synthetic_images:
-        of_folder = folder_images(experiment, context) if experiment.parameters.source == "folder" else None
-        read = folder_reader(*of_folder) if of_folder else pool_reader(experiment, context)
+        folder = folder_images(experiment, context) if experiment.parameters.source == "folder" else None
+        read = folder_reader(folder) if folder else pool_reader(experiment, context)
         refuse_memorised(experiment, context, read)
         refuse_poor(experiment, context, read)
-        if of_folder:
-            sources += (_folder_source(*of_folder),)
+        if folder:
+            sources += (folder,)
         else:
             generator = experiment.parameters.generator
             name = generator.noun if generator else experiment.parameters.source
@@ -127,32 +89,6 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
             shuffled = numpy_generator(experiment.settings.seed, "duplicates", label).permutation(members)
             extra[chosen] = np.resize(shuffled, len(chosen))
     return TrainingSet(sources=sources, labels=labels, extra=extra)
-
-
-def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSource:
-    """Return one side of the split as a data source."""
-    side = prepared.side(side_name)
-    return ImageSource(
-        name="real" if side_name == "train" else side_name,
-        pixels=training_pixels(prepared, cache),
-        rows=side.rows,
-        labels=side.labels,
-        inputs={"pixels": prepared.pixels, "content": prepared.pixels_sha256, "rows": side.rows.tolist()},
-        title=_TITLES[side_name],
-        masks=training_masks(prepared, cache) if prepared.has_masks else None,
-    )
-
-
-def _folder_source(images: Sequence[ImageFile], store: Path) -> ImageSource:
-    return ImageSource(
-        name="folder",
-        pixels=open_pixels(store),
-        rows=np.arange(len(images)),
-        labels=np.array([image.label for image in images], dtype=np.int64),
-        inputs={**pixels_inputs(store)},
-        title="images of the extra folder",
-        masks=open_masks(store),
-    )
 
 
 def _pool_sources(source: str, title: str, read: ReadBlock, extra_labels: NDArray[np.int64]) -> tuple[ImageSource, ...]:

@@ -16,8 +16,7 @@ from xraytune.models.grad_cam import grad_cam, jpeg_of_pair, overlay
 from xraytune.models.inputs import normalise
 from xraytune.models.segmenter import MASK_THRESHOLD, mask_probabilities
 from xraytune.pipeline.network import Network
-from xraytune.pipeline.prepare import Prepared, RunContext
-from xraytune.pipeline.training_set import side_images
+from xraytune.pipeline.prepare import Prepared, RunContext, side_images
 from xraytune.records import Compute
 
 _CPU = Compute(device="cpu", threads=1, precision="float32")

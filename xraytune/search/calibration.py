@@ -32,7 +32,7 @@ from xraytune.generators.train import train_generator
 from xraytune.models.train import TRAINING_STEPS
 from xraytune.pipeline.artifacts import artifact_path, build_once, is_intact, releases
 from xraytune.pipeline.network import FEATURES_STAGE
-from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, RunContext, training_masks, training_pixels
+from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, RunContext, side_images
 from xraytune.pipeline.synthesize import makes_masks
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, Progress
@@ -176,15 +176,15 @@ def _measure(
 def _generator_speed(experiment: Experiment, context: RunContext, clock: Callable[[], float]) -> Speed:
     """Train a few seconds on the train side; then save, load and sample the generator of one step."""
     prepared, cache, compute = context.prepared, context.cache, context.compute
-    settings, train = experiment.parameters.generator, prepared.side("train")
+    settings, train = experiment.parameters.generator, side_images("train", prepared, cache)
     assert settings is not None, "of a generator's kind"
     labels = train.labels if settings.conditional else np.zeros_like(train.labels)
-    masks = training_masks(prepared, cache)[train.rows] if makes_masks(settings, prepared) else None
+    masks = train.read_masks() if makes_masks(settings, prepared) else None
 
     def trained(steps: int) -> Iterable[object]:
         return train_generator(
             settings.model_copy(update={"steps": steps}),
-            training_pixels(prepared, cache)[train.rows],
+            train.read(),
             labels,
             int(labels.max()) + 1,
             masks=masks,
