@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from xraytune.errors import ArtifactError, Problem
 from xraytune.files import is_whole_zip, require_file, write_bytes
 
 UNREADABLE = (
@@ -20,6 +22,15 @@ UNREADABLE = (
     *(pickle.UnpicklingError, SafetensorError, AssertionError),
 )
 """Raised by torch, safetensors and the use of what they return, if a file is damaged or holds something else."""
+
+
+@contextmanager
+def explain_unreadable(what: str, where: Path, fix: str = "") -> Iterator[None]:
+    """Raise ArtifactError, with this problem, if the block raises one of UNREADABLE."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ArtifactError(Problem(what, where, fix)) from error
 
 
 def save_content(content: Mapping[str, object], path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xraytune.generators.augment import draw_shifts, translate
+from xraytune.generators.gan import draw_shifts, translate
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -15,8 +15,8 @@ from tests.generators.conftest import Images
 from xraytune.config.settings import GanSettings
 from xraytune.data.masks import OUTLINE_RGB
 from xraytune.errors import ConfigError, TrialError
-from xraytune.generators.augment import draw_shifts, translate
 from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.generators.gan import draw_shifts, translate
 from xraytune.generators.grids import with_outlines, write_progress
 from xraytune.generators.masks import MaskRange, binarise, mask_parts, mask_range
 from xraytune.generators.networks import Discriminator, Generator

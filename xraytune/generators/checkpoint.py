@@ -24,13 +24,14 @@ from xraytune.generators.diffusion import DiffusionGenerator, new_diffusion
 from xraytune.generators.gan import new_gan
 from xraytune.generators.networks import Discriminator, Generator
 from xraytune.records import Compute
-from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
+from xraytune.tensors import explain_unreadable, load_content, save_content, save_state
 
 CHECKPOINT_NAME = "checkpoint.pt"
 USE_SETTINGS = {"mask_from"}
 """Settings for the use of the images. Apart from the number of channels, they do not change the generator."""
 _MAX_CLASSES = 1000
 """Limits the memory that a damaged file can ask for."""
+_OTHER_NETWORK = "this checkpoint holds another network"
 _logger = logging.getLogger(__name__)
 
 
@@ -85,33 +86,26 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
         what = f"this {settings.noun} is already at step {content['step']}, beyond {settings.block}.steps"
     if what:
         raise ConfigError(Problem(what, path, fix))
-    try:
+    with explain_unreadable(_OTHER_NETWORK, path, fix):
         for name, part in training.parts().items():
             part.load_state_dict(content[name])
-    except UNREADABLE as error:
-        raise ArtifactError(Problem("this checkpoint holds another network", path, fix)) from error
     training.step = content["step"]
 
 
 def checkpoint_generator(path: Path) -> ImageGenerator:
     """Load the EMA generator of a checkpoint, in evaluation mode, on the CPU."""
     content = _read_checkpoint(path)
-    try:
+    with explain_unreadable(_OTHER_NETWORK, path, "train the generator again"):
         return _load(content, content["ema_generator"])
-    except UNREADABLE as error:
-        fix = "train the generator again"
-        raise ArtifactError(Problem("this checkpoint holds another network", path, fix)) from error
 
 
 def checkpoint_discriminator(path: Path, compute: Compute) -> Discriminator:
     """Load the discriminator of a checkpoint, in evaluation mode, on the device."""
     content = _read_checkpoint(path)
-    try:
+    with explain_unreadable(_OTHER_NETWORK, path, "train the GAN again"):
         settings = GanSettings.model_validate_json(content["settings"])
         discriminator = new_gan(settings, content["class_count"], compute, content["channels"]).discriminator
         discriminator.load_state_dict(content["discriminator"])
-    except UNREADABLE as error:
-        raise ArtifactError(Problem("this checkpoint holds another network", path, "train the GAN again")) from error
     return discriminator.eval().requires_grad_(False)
 
 
@@ -127,12 +121,10 @@ def save_generator(generator: ImageGenerator, path: Path) -> None:
 
 def load_generator(path: Path) -> ImageGenerator:
     """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
-    try:
+    with explain_unreadable("cannot read this generator", path, "train the generator again"):
         require_file(path, "file of tensors")
         with safe_open(path, framework="pt") as file:
             return _load(file.metadata(), {name: file.get_tensor(name) for name in file.keys()})
-    except UNREADABLE as error:
-        raise ArtifactError(Problem("cannot read this generator", path, "train the generator again")) from error
 
 
 def _about(generator: ImageGenerator) -> dict[str, str | int]:
@@ -154,15 +146,13 @@ def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerato
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
+    with explain_unreadable("cannot read this checkpoint", path):
         content = load_content(path)
         kinds = {"identity": str, "kind": str, "step": int, "channels": int}
         are_valid = all(isinstance(content[name], kind) for name, kind in kinds.items())
         if not are_valid or content["kind"] not in GENERATORS:
             raise TypeError("not a checkpoint of a generator")
-    except UNREADABLE as error:
-        raise ArtifactError(Problem("cannot read this checkpoint", path)) from error
-    return content
+        return content
 
 
 def _product(channels: int) -> str:

@@ -111,13 +111,7 @@ def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -
 
 @torch.no_grad()
 def update_ema(ema_network: nn.Module, network: nn.Module, decay: Tensor) -> None:
-    """Move parameters and buffers of `ema_network` to decay * ema_network + (1 - decay) * network.
-
-    Args:
-        ema_network: Changed in place.
-        network: Of the same architecture.
-        decay: float64 [], on their device.
-    """
+    """Move parameters and buffers to decay * ema_network + (1 - decay) * network; `decay` is float64 [], on their device."""
     weight = (1 - decay).float()
     for average, current in zip(ema_network.state_dict().values(), network.state_dict().values(), strict=True):
         if average.is_floating_point():

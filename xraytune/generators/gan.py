@@ -19,7 +19,6 @@ from torch.optim import Adam, Optimizer
 
 from xraytune.compute import autocast
 from xraytune.config.settings import GanSettings
-from xraytune.generators.augment import draw_shifts, translate
 from xraytune.generators.codes import image_codes
 from xraytune.generators.contract import RealImages, ema_decay, update_ema
 from xraytune.generators.networks import Discriminator, Generator
@@ -28,6 +27,8 @@ from xraytune.seeding import derive_seed
 
 _RECONSTRUCTION_WEIGHT = 10.0
 """Weight of the mean absolute error between training images and their reconstructions, with pixels in [-1, 1]."""
+_MAX_SHIFT = 0.125
+"""Of a real or generated image, as a share of its side."""
 LossName: TypeAlias = Literal["bce", "non_saturating", "hinge"]
 
 
@@ -46,6 +47,28 @@ class StepDraws(NamedTuple):
     z: Tensor
     shifts: Tensor
     ema_decay: Tensor
+
+
+def draw_shifts(count: int, size_px: int, generator: torch.Generator) -> Tensor:
+    """Draw the shifts of `count` images of side `size_px`: down and right in pixels, int64 [2, count, 1, 1]."""
+    shift = int(size_px * _MAX_SHIFT + 0.5)
+    return torch.randint(-shift, shift + 1, (2, count, 1, 1), generator=generator, device=generator.device)
+
+
+def translate(images: Tensor, shifts: Tensor) -> Tensor:
+    """Shift each image, float [B, C, S, S], on its own, by `draw_shifts`; pixels that are shifted in become 0, the middle.
+
+    Both images and fakes are shifted, so that the discriminator cannot memorise a few hundred images. Products with 0-1
+    matrices, since a gather's backward pass would not be deterministic. Of the policy "color,translation,cutout", only
+    translation is used: cutout moved the images away from real ones, and changes of brightness and contrast brought no clear
+    gain (docs/decisions/0029-a-gan-of-principal-components.md).
+
+    Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training" (arXiv:2006.10738).
+    """
+    index = torch.arange(images.shape[-1], device=images.device)
+    down, right = (index[:, None] - index[None, :] == shifts)[:, :, None].to(images.dtype)
+    shifted: Tensor = down @ images @ right.transpose(2, 3)
+    return shifted
 
 
 def discriminator_loss(name: LossName, real_logits: Tensor, fake_logits: Tensor) -> Tensor:

@@ -152,11 +152,7 @@ def own_label(pixels: Pixels, labels: NDArray[np.int64], label: int, class_name:
     The classifier is a logistic regression on 16 x 16 px with balanced classes, and deterministic. It keeps 94 to 97 % of
     the real X-rays of unseen patients, in each class.
 
-    Args:
-        pixels: Real training images, uint8 [N, S, S], at the size of the generated ones.
-        labels: Their labels, [N].
-        label: The class of the generated images.
-        class_name: Its name, for messages.
+    `pixels`, uint8 [N, S, S], are real training images at the size of the generated ones, and `labels`, [N], their classes.
     """
     classifier = linear_classifier(C=_FILTER_C, class_weight="balanced", max_iter=1000)
     fitted = classifier.fit(_thumbnails(pixels), labels)

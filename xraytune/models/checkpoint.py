@@ -17,12 +17,12 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import nn
 
-from xraytune.errors import ArtifactError, Problem
+from xraytune.errors import ArtifactError
 from xraytune.files import require_file
 from xraytune.models.optimizer import Optimizer
 from xraytune.models.weights import load_tensors
 from xraytune.records import EpochRecord, FittedEpoch
-from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
+from xraytune.tensors import explain_unreadable, load_content, save_content, save_state
 
 _CHECKPOINT_NAME = "checkpoint.pt"
 _BEST_NAME = "best.safetensors"
@@ -49,12 +49,9 @@ def resume(folder: Path, network: nn.Module, optimizer: Optimizer, kind: type[Ep
     """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
     content, epochs = _read(folder, kind)
     if epochs:
-        try:
+        with explain_unreadable("this checkpoint is from another network", folder / _CHECKPOINT_NAME, _FIX):
             load_tensors(network, content["network"])
             optimizer.load_state_dict(content["optimizer"])
-        except UNREADABLE as error:
-            what = "this checkpoint is from another network"
-            raise ArtifactError(Problem(what, folder / _CHECKPOINT_NAME, _FIX)) from error
     return epochs
 
 
@@ -78,11 +75,9 @@ def _read(folder: Path, kind: type[Epoch]) -> tuple[dict[str, Any], list[Epoch]]
     file, record = folder / _CHECKPOINT_NAME, _EPOCHS[kind]
     if not file.exists():
         return {}, []
-    try:
+    with explain_unreadable("this checkpoint is damaged", file, _FIX):
         content = load_content(file)
         return content, [record.validate_python(epoch) for epoch in content["epochs"]]
-    except UNREADABLE as error:
-        raise ArtifactError(Problem("this checkpoint is damaged", file, _FIX)) from error
 
 
 def save_best(folder: Path, network: nn.Module) -> None:
@@ -93,8 +88,6 @@ def save_best(folder: Path, network: nn.Module) -> None:
 def load_best(folder: Path, network: nn.Module) -> None:
     """Load what `save_best` wrote into the network."""
     file = folder / _BEST_NAME
-    try:
+    with explain_unreadable("the best network is missing or damaged", file, _FIX):
         require_file(file, "file of tensors")
         load_tensors(network, load_file(file))
-    except UNREADABLE as error:
-        raise ArtifactError(Problem("the best network is missing or damaged", file, _FIX)) from error

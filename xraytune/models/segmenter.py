@@ -109,11 +109,7 @@ def segment(
 ) -> tuple[Floats, Floats]:
     """Return binary cross-entropy, in nats, and Dice coefficient of each image, both float64 [N], in eval mode.
 
-    Args:
-        network: A `Segmenter`, on the device.
-        batches: Its inputs.
-        read_masks: Returns the masks of a slice of the images, [n, S, S]; pixels above 0 belong to the mask.
-        compute: Device and precision.
+    `read_masks` returns the masks of a slice of the images, [n, S, S]; pixels above 0 belong to the mask.
 
     Source: Dice 1945, "Measures of the amount of ecologic association between species": 2 |A and B| / (|A| + |B|).
     """

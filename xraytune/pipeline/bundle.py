@@ -42,7 +42,7 @@ from xraytune.models.weights import load_tensors
 from xraytune.pipeline.predictor import ModelRecord, Pixels, Predictor, not_valid, read_record
 from xraytune.pipeline.task import TASKS
 from xraytune.records import Compute
-from xraytune.tensors import UNREADABLE
+from xraytune.tensors import explain_unreadable
 
 RECORD_FILE = "bundle.json"
 CONFIG_FILE = "config.yaml"
@@ -164,10 +164,8 @@ class Bundle:
         record, file = self.record, self.path / MODEL_FILE
         parameters = Parameters(weights="none", **record.model_dump(include=NETWORK_PARAMETERS))
         network = TASKS[record.task].build_network(parameters, len(record.class_names), weights=None, seed=0)
-        try:
+        with explain_unreadable("the file does not match the network in bundle.json", file, _FIX):
             load_tensors(network, safetensors.torch.load_file(file))
-        except UNREADABLE as error:
-            raise ArtifactError(Problem("the file does not match the network in bundle.json", file, _FIX)) from error
         return network.to(compute.device).eval().requires_grad_(False)
 
     def predictor(self, compute: Compute | None = None) -> Predictor:

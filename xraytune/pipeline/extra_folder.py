@@ -35,8 +35,8 @@ def store_folder(
     Args:
         root: The folder.
         prepared: The study's images.
-        data: The study's settings, whose view applies; its `group_regex` may also match the names of extra images.
-        index: The study's data folder, to refuse patients of its held-out test folder; None: they are not checked.
+        data: Its settings, whose view applies; `group_regex` may also match the names of extra images.
+        index: Its data folder, to refuse patients of the held-out test folder; None: they are not checked.
         cache: The artifact cache.
 
     Raises:

@@ -50,8 +50,6 @@ class TrialInputs:
     Attributes:
         trained: The module that the loop trains: the whole network, its part from the last stage on, or a head.
         network: Builds the whole network.
-        val_a: The images of val-A.
-        val_b: The images of val-B.
     """
 
     trained: nn.Module
@@ -112,8 +110,8 @@ class TrialInputs:
 
     def validate(self, network: nn.Module) -> tuple[float, float]:
         """Return loss and score of a network on val-A."""
-        task, batches = self.network.task, self.network.batches(self.val_a)
-        return task.validate(network, batches, self.val_a, self._positive, self.network.compute, task.score)
+        task, batches, compute = self.network.task, self.network.batches(self.val_a), self.network.compute
+        return task.validate(network, batches, self.val_a, positive=self._positive, compute=compute, score=task.score)
 
     def results(self, images: ImageSource) -> Results:
         """Return the results of the trained network on val-A or val-B, [N, C]."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.data.decoding import InputFormat
-from xraytune.errors import ArtifactError, Problem, TrialError
+from xraytune.errors import TrialError
 from xraytune.files import read_json, require_file, write_json
 from xraytune.generators.train import resize_planes
 from xraytune.mix.sampler import image_stream
@@ -37,7 +37,7 @@ from xraytune.pipeline.artifacts import artifact_path, build_once, releases
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import RunContext, side_images
 from xraytune.records import Compute, FittedEpoch
-from xraytune.tensors import UNREADABLE, save_state
+from xraytune.tensors import explain_unreadable, save_state
 
 LABELLER_STAGE, LABELLER_WORK = "labeller-1", "labeller-1.work"
 LABELLER_FILES = ("segmenter.json", "segmenter.safetensors")
@@ -59,7 +59,8 @@ def trained_labeller(experiment: Experiment, context: RunContext) -> Path | None
     generator = experiment.parameters.generator
     if generator is None or not prepared.has_masks or generator.mask_from != "segmenter":
         return None
-    parameters = _parameters(experiment.parameters)
+    kept = experiment.parameters.model_dump(include={"backbone", "weights", "input_channels"})
+    parameters = Parameters.model_validate({**kept, "lr": _LR, "batch_size": BATCH_SIZE, "schedule": "cosine"})
     weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, cache)
     inputs = {
         "backbone": parameters.backbone,
@@ -117,14 +118,12 @@ def load_labeller(folder: Path, compute: Compute) -> Callable[[NDArray[np.uint8]
         ArtifactError: A file of the segmenter in `folder` is missing or damaged.
     """
     record, state = (folder / name for name in LABELLER_FILES)
-    try:
+    with explain_unreadable("cannot read this segmenter", folder, "train the generator again"):
         backbone, input_channels, form = _RECORD.validate_python(read_json(record))
         values = {"backbone": backbone, "input_channels": input_channels, "weights": "none"}
         network = build_segmenter(Parameters.model_validate(values), weights=None, seed=0)
         require_file(state, "file of tensors")
         load_tensors(network, load_file(state))
-    except UNREADABLE as error:
-        raise ArtifactError(Problem("cannot read this segmenter", folder, "train the generator again")) from error
     network.to(compute.device)
 
     def segment(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -134,11 +133,6 @@ def load_labeller(folder: Path, compute: Compute) -> Callable[[NDArray[np.uint8]
         return np.where(probabilities >= MASK_THRESHOLD, np.uint8(255), np.uint8(0))
 
     return segment
-
-
-def _parameters(of_trial: Parameters) -> Parameters:
-    kept = of_trial.model_dump(include={"backbone", "weights", "input_channels"})
-    return Parameters.model_validate({**kept, "lr": _LR, "batch_size": BATCH_SIZE, "schedule": "cosine"})
 
 
 def _batch_of(

@@ -55,12 +55,9 @@ class ClassSamples:
 
 
 def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> Image.Image:
-    """Draw a band for each class: real images on the left, extra ones on the right, all in cells of one size.
+    """Draw a band for each class, in cells of one size: real images on the left; on the right, with a heading, extra ones.
 
-    Args:
-        classes: At most `COLUMNS * LINES` images of each kind are shown; cells without an image stay white.
-        title: First line of the picture.
-        extra: Heading of the right block.
+    At most `COLUMNS * LINES` images of each kind are shown.
     """
     names = [_printable(one.name) for one in classes]
     notes = [f"{one.real_count:,} real images" for one in classes]

@@ -12,15 +12,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 from xraytune.data.index import ImageFile
 from xraytune.data.layout import bare_name
 from xraytune.data.patients import match_patients, patient_of
 from xraytune.data.table import LabelTable
 from xraytune.pipeline.prepare import PreparedImage
-
-_NO_OWNERS: Mapping[str, str] = MappingProxyType({})
 
 
 def shared_patients(
@@ -46,17 +43,16 @@ def shared_patients(
     """
     known = list(known)
     contents = {image.sha256 for image in known}
-    names_of = names_by_file(found, table, group_regex, owners or _NO_OWNERS)
-    found_is_external = owners is not None
-    external_paths = {image.file for image in (found if found_is_external else known)}
+    names_of = names_by_file(found, table, group_regex, owners)
+    # The path of an external image identifies no patient of the study.
+    paths = {image.file for image in found} if owners is not None else set()
+    known_paths = {image.file for image in known} if owners is None else set()
     known_names = {image.patient.strip() for image in known} | {patient_of(image.file) for image in known}
-    if not found_is_external:
-        known_names -= external_paths
-    known_names |= {name.strip() for name in aliases}
+    known_names = (known_names - known_paths) | {name.strip() for name in aliases}
 
     def is_known(image: ImageFile) -> bool:
-        patient = {image.patient.strip()} - (external_paths if found_is_external else set())
-        return image.sha256 in contents or not known_names.isdisjoint(names_of[image.file] | patient)
+        names = names_of[image.file] | ({image.patient.strip()} - paths)
+        return image.sha256 in contents or not known_names.isdisjoint(names)
 
     return {image.patient for image in found if is_known(image)}
 
@@ -65,7 +61,7 @@ def patient_aliases(
     images: Sequence[ImageFile | PreparedImage],
     table: LabelTable | None,
     group_regex: str | None,
-    owners: Mapping[str, str] = _NO_OWNERS,
+    owners: Mapping[str, str] | None = None,
 ) -> set[str]:
     """Return all names that a folder gives to the patients of some of its images; see `names_by_file`."""
     return set().union(*names_by_file(images, table, group_regex, owners).values())
@@ -75,7 +71,7 @@ def names_by_file(
     images: Sequence[ImageFile | PreparedImage],
     table: LabelTable | None,
     group_regex: str | None,
-    owners: Mapping[str, str] = _NO_OWNERS,
+    owners: Mapping[str, str] | None = None,
 ) -> dict[str, set[str]]:
     """Return the names that a folder gives to the patient of each file, before patients who share an image are merged.
 
@@ -95,7 +91,7 @@ def names_by_file(
         for file in files
     }
     for image in images:
-        owner = owners.get(bare_name(image.file))
+        owner = (owners or {}).get(bare_name(image.file))
         if owner is not None and _is_anonymous(image, names):
             names[image.file] = {owner.strip()}
     return names

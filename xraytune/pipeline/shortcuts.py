@@ -57,8 +57,7 @@ class LungShortcut:
 
     Attributes:
         views: Whole images, lungs, their outlines, and everything but the lungs.
-        images: Images scored.
-        patients: Their patients.
+        images: Those scored, of so many `patients`.
         implausible: Images, also of the train side, without a plausible mask.
     """
 

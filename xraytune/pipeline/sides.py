@@ -25,17 +25,14 @@ _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideSize:
-    """The size of one side.
+    """The size of one side, with the images and patients of each class.
 
     Attributes:
         name: `train`, `val-A`, `val-B` or `test`.
-        images: Number of images of each class.
-        patients: Number of patients of each class.
         patient_count: Number of patients; one may have images of several classes.
         effective_patients: See `metrics.placements.effective_patients`; 0 for train, or if a class is missing, and for
             pairs of images and masks, which have no AUROC.
-        low: End of the 95 % interval of an AUROC of .9 measured there; None without effective patients.
-        high: The other end.
+        low, high: The 95 % interval of an AUROC of .9 measured there; None without effective patients.
     """
 
     name: str

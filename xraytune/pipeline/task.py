@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.config.settings import Objective, Settings, TaskName
@@ -26,19 +24,8 @@ from xraytune.metrics.threshold import balanced_threshold
 from xraytune.models.classifier import build_classifier
 from xraytune.models.segmenter import MASK_THRESHOLD, build_segmenter, mask_loss, segment
 from xraytune.models.train import Loss, predict_probabilities, validate_classifier
+from xraytune.pipeline.prepare import ImageSource
 from xraytune.records import Compute
-
-
-class LabelledSource(Protocol):
-    """Images with their labels, int64 [N], and masks."""
-
-    @property
-    def labels(self) -> Labels: ...  # noqa: D102
-
-    def read_masks(self, places: slice) -> NDArray[np.uint8]:
-        """Return masks, [n, S, S], 0 or 255."""
-        ...
-
 
 Results: TypeAlias = Floats
 """A network's result for each image, float64 [N, C]: the probability of each class, or the Dice coefficient (C = 1)."""
@@ -57,7 +44,8 @@ class Task:
         build_network: Builds the network of a trial; of parameters, number of classes, weights and seed.
         has_features: Whether a frozen backbone outputs one feature vector per image, which can be cached.
         loss: The training loss.
-        validate: Loss and score of a network on images; a loss that is not finite comes with the score NaN.
+        validate: Loss and score of a network on images, given `positive`, `compute` and `score`; a loss that is not finite
+            comes with the score NaN.
         results: The network's results for images; raises `error` if outputs are not finite.
         score: The search's objective: a score of results on images with these labels.
         threshold: The lowest probability at which an image or a pixel is positive; from labels and results.
@@ -73,7 +61,7 @@ class Task:
     build_network: Callable[..., nn.Module]
     has_features: bool
     loss: Loss
-    validate: Callable[[nn.Module, Iterable[Tensor], LabelledSource, int, Compute, Score], tuple[float, float]]
+    validate: Callable[..., tuple[float, float]]
     results: Callable[..., Results]
     score: Score
     threshold: Callable[[Labels, Results, int], float]
@@ -92,19 +80,8 @@ def _classifier_score(objective: Objective) -> Score:
     return auprc if objective.metric == "val_auprc" else auroc
 
 
-def _probabilities(
-    network: nn.Module, batches: Iterable[Tensor], _images: LabelledSource, *, compute: Compute, **of_error: Any
-) -> Results:
-    return predict_probabilities(network, batches, compute=compute, **of_error)
-
-
 def _validate_segmenter(
-    network: nn.Module,
-    batches: Iterable[Tensor],
-    images: LabelledSource,
-    _positive: int,
-    compute: Compute,
-    _score: Score,
+    network: nn.Module, batches: Iterable[Tensor], images: ImageSource, *, compute: Compute, **_: Any
 ) -> tuple[float, float]:
     losses, dices = segment(network, batches, images.read_masks, compute=compute)
     return float(losses.mean()), float(dices.mean())
@@ -113,7 +90,7 @@ def _validate_segmenter(
 def _dice_of_images(
     network: nn.Module,
     batches: Iterable[Tensor],
-    images: LabelledSource,
+    images: ImageSource,
     *,
     compute: Compute,
     error: type[XraytuneError] = TrialError,
@@ -133,10 +110,10 @@ CLASSIFICATION = Task(
     build_network=build_classifier,
     has_features=True,
     loss=F.cross_entropy,
-    validate=lambda network, batches, images, positive, compute, score: validate_classifier(
-        network, batches, images.labels, positive=positive, compute=compute, score=score
+    validate=lambda network, batches, images, **options: validate_classifier(
+        network, batches, images.labels, **options
     ),
-    results=_probabilities,
+    results=lambda network, batches, _images, **options: predict_probabilities(network, batches, **options),
     score=auroc,
     threshold=lambda labels, probabilities, positive: balanced_threshold(
         labels == positive, probabilities[:, positive]

@@ -45,8 +45,7 @@ class View:
     Attributes:
         segmenter_sha256: See `segmenter_hash`.
         box: First and last row and column, in px, of the box that has the lungs; the last ones are excluded.
-        images: Number of images.
-        implausible: Number of images without a plausible mask.
+        implausible: How many of the `images` have no plausible mask.
     """
 
     name: ViewName
