@@ -18,9 +18,17 @@ from xraytune.errors import ConfigError, TrialError
 from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
 from xraytune.generators.gan import draw_shifts, translate
 from xraytune.generators.grids import with_outlines, write_progress
-from xraytune.generators.masks import MaskRange, binarise, mask_parts, mask_range
 from xraytune.generators.networks import Discriminator, Generator
-from xraytune.generators.pool import BLOCK, better_half, draw_block, sample_block
+from xraytune.generators.pool import (
+    BLOCK,
+    MaskRange,
+    better_half,
+    binarise,
+    draw_block,
+    mask_parts,
+    mask_range,
+    sample_block,
+)
 from xraytune.generators.train import resize_planes, train_generator
 from xraytune.records import Compute
 

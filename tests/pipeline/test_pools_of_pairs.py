@@ -20,7 +20,7 @@ from xraytune.data.masks import OUTLINE_RGB
 from xraytune.errors import ArtifactError, ConfigError, MachineError, TrialError
 from xraytune.export.train import train
 from xraytune.files import read_json, write_json
-from xraytune.generators.masks import MaskRange, mask_range
+from xraytune.generators.pool import MaskRange, mask_range
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline import labeller

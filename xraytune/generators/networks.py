@@ -30,10 +30,7 @@ class Generator(ImageGenerator):
     """Map z [B, z_dim] and labels [B] int64 to images, float [B, channels, S, S] in [-1, 1].
 
     The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within a class, all
-    images would look the same. With one class, labels are ignored.
-
-    Attributes:
-        prior: Maps z to codes; only with `architecture: pca`.
+    images would look the same. With one class, labels are ignored. With `architecture: pca`, `prior` maps z to codes.
     """
 
     def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:

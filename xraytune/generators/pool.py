@@ -14,13 +14,13 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from xraytune.compute import autocast, generator_threads
 from xraytune.config.settings import GeneratorSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.generators.contract import ImageGenerator
-from xraytune.generators.masks import MaskRange, binarise
 from xraytune.metrics.generator_quality import linear_classifier
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
@@ -30,8 +30,56 @@ MIN_KEPT = 0.25
 """The smallest share of plausible masks, and of images kept by a filter, allowed in the first round of a block."""
 _FILTER_PX, _FILTER_C = 16, 0.1
 """Size of the images for the classifier of `own_label`, and its inverse regularisation strength."""
+MIN_PART = 0.002
+"""Smallest component that counts, as a share of the image: 8 pixels of 64 x 64. Smaller ones are specks at a mask's edge."""
 Pixels: TypeAlias = NDArray[np.uint8]
 Kept: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskRange:
+    """The smallest and largest values of some masks.
+
+    Attributes:
+        area: Shares of the image.
+        parts: Numbers of connected components of at least `MIN_PART` of the image.
+    """
+
+    area: tuple[float, float]
+    parts: tuple[int, int]
+
+    def checks(self, masks: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return whether the area, and the number of components, of each mask [n, S, S] is in range, bool [n] each."""
+        areas, parts = _areas(masks), mask_parts(masks)
+        return (self.area[0] <= areas) & (areas <= self.area[1]), (self.parts[0] <= parts) & (parts <= self.parts[1])
+
+    def __str__(self) -> str:
+        """Describe the ranges: "18.5 to 45.8 % of the image in 2 components"."""
+        (smallest, largest), (fewest, most) = self.area, self.parts
+        parts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        return f"{100 * smallest:.3g} to {100 * largest:.3g} % of the image in {parts} component{'s' * (most != 1)}"
+
+
+def binarise(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a mask of 0 and 255, 255 where `grey` is 128 or more."""
+    return np.where(grey >= 128, 255, 0).astype(np.uint8)
+
+
+def mask_range(masks: NDArray[np.uint8]) -> MaskRange:
+    """Return the ranges of training masks [n, S, S], n >= 1, at the size of the GAN."""
+    areas, parts = _areas(masks), mask_parts(masks)
+    return MaskRange(area=(float(areas.min()), float(areas.max())), parts=(int(parts.min()), int(parts.max())))
+
+
+def _areas(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray((masks > 0).mean(axis=(1, 2)))
+
+
+def mask_parts(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the components of each mask [n, S, S], int64 [n]; pixels that touch only at a corner are not connected."""
+    smallest = MIN_PART * masks[0].size
+    sizes = (np.bincount(ndimage.label(mask)[0].ravel())[1:] for mask in masks)
+    return np.array([int((of_parts >= smallest).sum()) for of_parts in sizes], dtype=np.int64)
 
 
 class Images(NamedTuple):

@@ -26,8 +26,7 @@ from xraytune.files import write_bytes
 from xraytune.generators.checkpoint import new_training, resume, save_checkpoint
 from xraytune.generators.contract import Step, Training, real_images
 from xraytune.generators.grids import image_grid, png_bytes, with_outlines, write_progress
-from xraytune.generators.masks import binarise
-from xraytune.generators.pool import Images, draw_noise, generate
+from xraytune.generators.pool import Images, binarise, draw_noise, generate
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed, numpy_generator
 
@@ -176,8 +175,7 @@ _WARM_UP_STEPS = 3
 def with_cuda_graph(step: Step) -> Step:
     """Capture `step` as a CUDA graph at its fourth call and replay it from then on. A result lasts until the next call.
 
-    Args:
-        step: Runs the same operations on tensors of the same shapes, whatever the draws.
+    Whatever the draws, `step` must run the same operations on tensors of the same shapes.
     """
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -92,11 +92,7 @@ def build_head(parameters: Parameters, feature_count: int, class_count: int, *, 
 
 
 def build_classifier(parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> Classifier:
-    """Build the network of a trial, on the CPU, in train mode and channels_last; for `weights` see `build_backbone`.
-
-    Raises:
-        MachineError: The weights cannot be read or are for another network.
-    """
+    """Build a trial's network, on the CPU, in train mode and channels_last; weights and errors as in `build_backbone`."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "classifier", "backbone"))
         backbone, feature_count = build_backbone(

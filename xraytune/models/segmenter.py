@@ -33,11 +33,7 @@ _SMOOTHING = 1.0
 
 
 class Segmenter(nn.Module):
-    """A U-Net with one output, the logit of the mask.
-
-    Attributes:
-        unet: `encoder`, `decoder` and `segmentation_head`.
-    """
+    """A U-Net, of `encoder`, `decoder` and `segmentation_head`, with one output, the logit of the mask."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()

@@ -169,11 +169,8 @@ def running_commands(cache: Path) -> list[tuple[int, int]]:
 
 def is_in_use(path: Path, running: Iterable[tuple[int, int]]) -> bool:
     """Return whether a running command has used an artifact, or may have: it cannot set times of another user's files."""
-    try:
-        manifest = (path / _MANIFEST).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return any(
+    manifest = _manifest_status(path)
+    return manifest is not None and any(
         manifest.st_mtime >= started or (user != manifest.st_uid and not manifest.st_mode & 0o022)
         for user, started in running
     )
@@ -181,10 +178,14 @@ def is_in_use(path: Path, running: Iterable[tuple[int, int]]) -> bool:
 
 def last_used(path: Path) -> float:
     """Return when an artifact was last used, in seconds since 1970; 0 if it has no manifest."""
-    try:
-        return (path / _MANIFEST).stat().st_mtime
-    except (FileNotFoundError, NotADirectoryError):
-        return 0.0
+    manifest = _manifest_status(path)
+    return 0.0 if manifest is None else manifest.st_mtime
+
+
+def _manifest_status(path: Path) -> os.stat_result | None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return (path / _MANIFEST).stat()
+    return None
 
 
 @lru_cache(maxsize=256)
@@ -238,11 +239,7 @@ def content_sha256(path: Path, file: str) -> str:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder atomically, if it exists; processes that have it open can go on reading.
-
-    Raises:
-        MachineError: The system refuses access.
-    """
+    """Remove a file or folder atomically, if it exists; processes that have it open can go on reading."""
     aside = temporary_name(path)
     with explain_disk_errors(path):
         try:

@@ -89,7 +89,6 @@ class BundleRecord(ModelRecord):
 
     Attributes:
         loss: Training loss; `bce` has one output neuron.
-        test_fingerprint: Fingerprint of the sealed test folder; None if there was none.
         group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
         study: The study that the configuration was exported from, relative to the bundle.
         overrides: `--set` options of the training.

@@ -30,14 +30,9 @@ def store_folder(
 ) -> tuple[tuple[ImageFile, ...], Path]:
     """Return the usable images of a folder of extra images, and the artifact of their pixels in the same order.
 
-    Images of patients in val-A or val-B, and identical copies of images there, are left out with a warning.
-
-    Args:
-        root: The folder.
-        prepared: The study's images.
-        data: Its settings, whose view applies; `group_regex` may also match the names of extra images.
-        index: Its data folder, to refuse patients of the held-out test folder; None: they are not checked.
-        cache: The artifact cache.
+    Images of patients in val-A or val-B, and identical copies of images there, are left out with a warning. The view of the
+    study's `data` applies, and its `group_regex` may also match the names of extra images. Patients of the held-out test
+    folder are refused if `index`, the study's data folder, is given.
 
     Raises:
         DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of

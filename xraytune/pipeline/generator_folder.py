@@ -42,8 +42,7 @@ from xraytune.files import (
     write_json,
 )
 from xraytune.generators.checkpoint import load_generator
-from xraytune.generators.masks import MaskRange
-from xraytune.generators.pool import draw_block
+from xraytune.generators.pool import MaskRange, draw_block
 from xraytune.metrics.generator_quality import PoolReport
 from xraytune.mix.plan import apportion
 from xraytune.models.weights import find_weights

@@ -49,7 +49,6 @@ class TrialInputs:
 
     Attributes:
         trained: The module that the loop trains: the whole network, its part from the last stage on, or a head.
-        network: Builds the whole network.
     """
 
     trained: nn.Module

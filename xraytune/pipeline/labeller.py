@@ -112,7 +112,7 @@ def trained_labeller(experiment: Experiment, context: RunContext) -> Path | None
 
 
 def load_labeller(folder: Path, compute: Compute) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """Return a function from images [n, S, S] of the generator's size to their masks, uint8 [n, S, S] of 0 and 255.
+    """Return a function from images [n, S, S] of the generator's size to masks, uint8 [n, S, S] of 0 and 255.
 
     Raises:
         ArtifactError: A file of the segmenter in `folder` is missing or damaged.

@@ -19,8 +19,7 @@ from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.errors import MachineError, Problem
 from xraytune.files import write_array
 from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_discriminator, load_generator
-from xraytune.generators.masks import MaskRange, binarise, mask_range
-from xraytune.generators.pool import BLOCK, Images, better_half, draw_block, own_label
+from xraytune.generators.pool import BLOCK, Images, MaskRange, better_half, binarise, draw_block, mask_range, own_label
 from xraytune.generators.train import resize_pixels
 from xraytune.pipeline.artifacts import build_once, releases
 from xraytune.pipeline.extra_folder import require_enough, store_folder
@@ -37,11 +36,7 @@ ReadBlock: TypeAlias = Callable[[int, int], Block]
 
 
 def train_networks(experiment: Experiment, context: RunContext) -> None:
-    """Train what an experiment's generated images need and the cache lacks: the generator, and the segmenter of the masks.
-
-    Raises:
-        TrialError: A loss is not finite.
-    """
+    """Train an experiment's generator, and the segmenter for its masks; raise TrialError if a loss is not finite."""
     settings = generator_of(experiment)
     for label in network_labels(settings, context.prepared):
         trained_generator(settings, label, context)
@@ -122,11 +117,7 @@ def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) 
 
 
 def extension_block(source: str, context: RunContext, label: int, block: int, *, seed: int) -> Block:
-    """Like `pool_block`, for another package's source, which gets the training images of the class and returns new ones.
-
-    Raises:
-        MachineError: The source returns something else.
-    """
+    """Like `pool_block`, for another package's source; raise MachineError if it returns anything but such a block."""
     train = side_images("train", context.prepared, context.cache)
     places = np.flatnonzero(train.labels == label)
     of_class = {**train.inputs, "rows": train.rows[places].tolist()}

@@ -20,7 +20,7 @@ from xraytune.config.settings import Experiment
 from xraytune.data.masks import outlined
 from xraytune.files import write_bytes
 from xraytune.generators.grids import png_bytes
-from xraytune.generators.masks import binarise
+from xraytune.generators.pool import binarise
 from xraytune.generators.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
 from xraytune.pipeline.labeller import trained_labeller

@@ -77,11 +77,7 @@ def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
 
 
 def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...]:
-    """Return the sizes of the sides that a search would split a data folder into, and of the test part if there is one.
-
-    Raises:
-        DataError: The images cannot be split.
-    """
+    """Return the sizes of the sides that a search would split a data folder into, and of the test part if there is one."""
     split = split_by_patient(index.images, data.split, data.train_patients, parts=index.parts)
     positions = {"train": split.train, "val-A": split.val_a, "val-B": split.val_b}
     sides = {name: [index.images[position] for position in own] for name, own in positions.items()}

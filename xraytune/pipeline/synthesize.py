@@ -100,11 +100,7 @@ def generator_work_path(cache: Path, stage: str, inputs: dict[str, Any]) -> Path
 
 
 def trained_generator(settings: GeneratorSettings, label: int | None, context: RunContext) -> Path:
-    """Return the artifact of one network, trained if need be: `generator.safetensors`, `checkpoint.pt` and `grids/`.
-
-    Raises:
-        TrialError: The loss is not finite.
-    """
+    """Return the artifact of a network, `generator.safetensors`, `checkpoint.pt` and `grids/`; see `train_generator`."""
     prepared, compute, cache, on_progress = context.prepared, context.compute, context.cache, context.on_progress
     stage, inputs = generator_stage(settings), generator_inputs(settings, label, prepared, compute)
     work = generator_work_path(cache, stage, inputs)

@@ -37,13 +37,11 @@ class Task:
 
     Attributes:
         metric: The display name of the score that `confirm` compares, whatever the search's objective.
-        network: The display name of its networks.
         read_index: Lists the images of `settings.data`.
         read_labelled: Lists images to score networks on, from a folder or a data file; see `data.index.read_labelled`.
         read_folder: Lists the images of a folder; see `data.index.read_labelled_folder`.
         build_network: Builds the network of a trial; of parameters, number of classes, weights and seed.
         has_features: Whether a frozen backbone outputs one feature vector per image, which can be cached.
-        loss: The training loss.
         validate: Loss and score of a network on images, given `positive`, `compute` and `score`; a loss that is not finite
             comes with the score NaN.
         results: The network's results for images; raises `error` if outputs are not finite.
