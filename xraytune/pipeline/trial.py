@@ -10,27 +10,29 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from xraytune.config.settings import Experiment
-from xraytune.errors import ArtifactError
+from xraytune.config.settings import Experiment, GeneratorSettings
+from xraytune.errors import ArtifactError, Problem, TrialError
 from xraytune.files import append_jsonl, read_jsonl, write_array, write_json, write_text
 from xraytune.metrics.classification import Labels
 from xraytune.metrics.generator_quality import QUALITY_FILE
 from xraytune.models.checkpoint import intact_epochs, load_best
 from xraytune.models.train import Training, fit_network, train_network
-from xraytune.pipeline.generator_trial import generator_epochs
+from xraytune.pipeline.artifacts import artifacts_of, discard
 from xraytune.pipeline.inputs import TrialInputs
-from xraytune.pipeline.pools import train_networks
+from xraytune.pipeline.memorisation import refuse_memorised
+from xraytune.pipeline.pools import POOL_STAGE, generator_of, pool_reader, train_networks
 from xraytune.pipeline.prepare import Prepared, RunContext
 from xraytune.pipeline.quality import report_pool
+from xraytune.pipeline.synthesize import generator_need, generator_paths
 from xraytune.pipeline.task import Results, task_of
-from xraytune.records import EpochRecord, FittedEpoch, ShouldStop, TrialResult, never_stop
+from xraytune.records import Compute, EpochRecord, FittedEpoch, ShouldStop, TrialResult, never_stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ def trial_epochs(
 ) -> Generator[EpochRecord, None, TrialResult]:
     """Yield the epochs of a trial, each after it was written to `epochs.jsonl`; see `run_trial`."""
     if experiment.settings.objective.is_of_generator:
-        return (yield from generator_epochs(experiment, context, trial_dir))
+        return (yield from _generator_epochs(experiment, context, trial_dir))
     started = time.monotonic()
     prepared, task = context.prepared, task_of(experiment.settings)
     train_own_generator(experiment, context)
@@ -172,3 +174,81 @@ def validate(inputs: TrialInputs, prepared: Prepared) -> Validated:
         results=np.concatenate([inputs.results(inputs.val_a), inputs.results(inputs.val_b)]),
         patients=prepared.side("val_a").patients + prepared.side("val_b").patients,
     )
+
+
+def _generator_epochs(
+    experiment: Experiment, context: RunContext, trial_dir: Path
+) -> Generator[EpochRecord, None, TrialResult]:
+    """Like `trial_epochs`, in a search for the generator itself, which trains no classifier.
+
+    Epoch e of E trains the generator to round(steps * e / E) steps, and scores its pool by the KID minus its floor. Each
+    epoch's generator is an artifact that continues the previous one; of those that it has trained, the trial keeps the best
+    and the last in the cache. `quality.json` describes the best.
+    """
+    prepared, compute, cache = context.prepared, context.compute, context.cache
+    started, rank = time.monotonic(), experiment.settings.objective.rank
+    stages, log = experiment.generator_stages, trial_dir / "epochs.jsonl"
+    networks = [
+        [path.name for path in generator_paths(generator_of(stage), prepared, compute, cache).values()]
+        for stage in stages
+    ]
+    records, own = _finished(log, networks), dict[int, Experiment]()
+
+    def best() -> EpochRecord:
+        return min(records, key=lambda record: rank(record.val_score))  # the first of equals
+
+    yield from records
+    for epoch, stage in enumerate(stages[len(records) :], len(records) + 1):
+        begun, generator = time.monotonic(), generator_of(stage)
+        if generator_need(generator, prepared, compute, cache):
+            own[epoch] = stage
+        train_networks(stage, context)
+        found = report_pool(stage, context)
+        if found.quality is None:
+            raise TrialError(Problem(found.note))
+        refuse_memorised(stage, context, pool_reader(stage, context))
+        kid = found.quality.kid
+        record = EpochRecord(
+            epoch=epoch,
+            steps=generator.steps,
+            train_loss=None,
+            val_loss=None,
+            val_score=kid,
+            best_val_score=min([kid, *(one.val_score for one in records)], key=rank),
+            lr=None,
+            seconds=time.monotonic() - begun,
+        )
+        records.append(record)
+        if best() is record:
+            write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(found)})
+        append_jsonl(log, {"version": 1, **asdict(record), "networks": networks[epoch - 1]})
+        for number in own.keys() - {epoch, best().epoch}:
+            _discard_generator(generator_of(own.pop(number)), prepared, compute, cache)
+        yield record
+    context.on_generator(stages[best().epoch - 1], context)
+    return TrialResult(
+        value=best().val_score,
+        best_epoch=best().epoch,
+        epochs=len(records),
+        val_b_score=None,
+        threshold=None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _finished(log: Path, networks: Sequence[list[str]]) -> list[EpochRecord]:
+    """Return the finished epochs; if they are of other networks, as after an upgrade of torch, none, and empty the log."""
+    rows = read_jsonl(log)
+    if [row["networks"] for row in rows] != networks[: len(rows)]:
+        write_text(log, "")
+        return []
+    return [EpochRecord(**{field.name: row[field.name] for field in fields(EpochRecord)}) for row in rows]
+
+
+def _discard_generator(settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path) -> None:
+    """Remove a trained generator and its pool from the cache."""
+    own = generator_paths(settings, prepared, compute, cache).values()
+    names = {path.name for path in own}
+    pools = [path for path, inputs in artifacts_of(cache, POOL_STAGE) if inputs.get("generator") in names]
+    for path in (*pools, *own):  # the generator last, as in `clean`
+        discard(path)
