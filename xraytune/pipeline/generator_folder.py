@@ -188,29 +188,29 @@ def fixed_generator(space: Space) -> Experiment:
     Raises:
         ConfigError: There is none, there are two, or parameters that affect its images are searched; lists all of them.
     """
-    domains = {spec.name: spec.domain for spec in space.specs}
-    blocks = [block for block in GENERATORS if any(name.startswith(f"{block}.") for name in domains)]
+    searched = {spec.name: spec.domain for spec in space.specs}
+    blocks = [block for block in GENERATORS if any(name.startswith(f"{block}.") for name in searched)]
     if len(blocks) != 1:
         what = f"this space has two generators, {' and '.join(blocks)}" if blocks else "no generator in this space"
         fix = " or ".join(f"--set source={block}" for block in blocks or GENERATORS)
         raise ConfigError(Problem(what, space.settings.name, f"add {fix}"))
     (block,) = blocks
-    specs = {spec.name: spec for spec in space.specs if spec.name.startswith(f"{block}.")}
-    others = {spec.name: spec for spec in space.specs if spec.name in _NETWORK_PARAMETERS}
-    if "segmenter" in specs[f"{block}.mask_from"].domain.corners(()):
-        specs |= others
-    values = {name: spec.domain.corners(())[0] for name, spec in specs.items()}
+    domains = {name: domain for name, domain in searched.items() if name.startswith(f"{block}.")}
+    others = {name: domain for name, domain in searched.items() if name in _NETWORK_PARAMETERS}
+    if "segmenter" in domains[f"{block}.mask_from"].corners(()):
+        domains |= others
+    values = {name: domain.corners(())[0] for name, domain in domains.items()}
     problems = []
-    for name, spec in specs.items():
-        if spec.domain.is_open:
-            what = f"{name} is {spec.domain}, but training one generator needs a fixed value"
+    for name, domain in domains.items():
+        if domain.is_open:
+            what = f"{name} is {domain}, but training one generator needs a fixed value"
             problems.append(Problem(what, space.settings.name, f"add --set {name}={values[name]}"))
     if problems:
         raise ConfigError(*problems)
-    if any(spec.domain.is_open for spec in others.values()):  # then only quality.backbone can give features
+    if any(domain.is_open for domain in others.values()):  # then only quality.backbone can give features
         values |= {"weights": "none"}
     else:
-        values |= {name: spec.domain.corners(())[0] for name, spec in others.items()}
+        values |= {name: domain.corners(())[0] for name, domain in others.items()}
     return Experiment(settings=space.settings, parameters=parameters_from({"source": block, **values}))
 
 

@@ -55,10 +55,7 @@ MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
 """The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
 _SCALE_IMAGES = 64
 """The most images of a class at each blur of the scale; the KID is unbiased, so fewer images suffice."""
-_REFERENCE_PX = 64
-_BATCH = 32
-
-
+_REFERENCE_PX, _BATCH = 64, 32
 _QUALITY = TypeAdapter(Quality)
 
 

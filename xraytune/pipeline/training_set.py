@@ -77,7 +77,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         else:
             generator = experiment.parameters.generator
             name = generator.noun if generator else experiment.parameters.source
-            sources += _pool_sources(experiment.parameters.source, f"{name} images", read, extra_labels)
+            sources += tuple(_pool_sources(experiment.parameters.source, f"{name} images", read, extra_labels))
     labels = np.concatenate([source.labels for source in sources])
     extra = np.empty(len(extra_labels), dtype=np.int64)
     for label in np.unique(extra_labels).tolist():
@@ -91,20 +91,11 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     return TrainingSet(sources=sources, labels=labels, extra=extra)
 
 
-def _pool_sources(source: str, title: str, read: ReadBlock, extra_labels: NDArray[np.int64]) -> tuple[ImageSource, ...]:
-    sources = []
+def _pool_sources(source: str, title: str, read: ReadBlock, extra_labels: NDArray[np.int64]) -> Iterator[ImageSource]:
     for label, count in enumerate(np.bincount(extra_labels).tolist()):
         for block in range(blocks_for(count)):
             pixels, masks, inputs = read(label, block)
-            sources.append(
-                ImageSource(
-                    name=f"{source} {label} {block}",
-                    pixels=pixels,
-                    rows=np.arange(len(pixels)),
-                    labels=np.full(len(pixels), label),
-                    inputs=inputs,
-                    title=title,
-                    masks=masks,
-                )
+            name, rows, labels = f"{source} {label} {block}", np.arange(len(pixels)), np.full(len(pixels), label)
+            yield ImageSource(
+                name=name, pixels=pixels, rows=rows, labels=labels, inputs=inputs, title=title, masks=masks
             )
-    return tuple(sources)
