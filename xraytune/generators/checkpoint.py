@@ -42,12 +42,6 @@ def new_training(settings: GeneratorSettings, class_count: int, compute: Compute
     return new_gan(settings, class_count, compute, channels)
 
 
-def _new_generator(settings: GeneratorSettings, class_count: int, channels: int) -> ImageGenerator:
-    if isinstance(settings, DiffusionSettings):
-        return DiffusionGenerator(settings, class_count, channels)
-    return Generator(settings, class_count, channels)
-
-
 def save_checkpoint(training: Training, images_digest: str, folder: Path) -> None:
     """Write the checkpoint of `folder`, atomically replacing the previous one."""
     content = {
@@ -140,7 +134,10 @@ def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerato
         raise ValueError(f"{class_count} classes, {channels} channels")
     settings = GENERATORS[about["kind"]].model_validate_json(about["settings"])
     with torch.random.fork_rng(devices=[]):
-        generator = _new_generator(settings, class_count, channels)
+        if isinstance(settings, DiffusionSettings):
+            generator: ImageGenerator = DiffusionGenerator(settings, class_count, channels)
+        else:
+            generator = Generator(settings, class_count, channels)
     generator.load_state_dict(weights)
     return generator.eval().requires_grad_(False)
 

@@ -10,7 +10,6 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from xraytune.config.settings import Parameters
 from xraytune.models.backbones import build_backbone, last_stage_names
@@ -64,14 +63,6 @@ def train_unless_frozen(network: nn.Module, mode: bool) -> None:
             module.train()
 
 
-class BinaryLogits(nn.Module):
-    """Turn the logit of a single output, [B, 1], into those of two classes, (0, z) [B, 2]."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Prepend a zero logit."""
-        return pad(z, (1, 0))
-
-
 def build_head(parameters: Parameters, feature_count: int, class_count: int, *, seed: int) -> nn.Sequential:
     """Build the head, float32 [B, feature_count] -> logits [B, class_count]; the initial weights depend only on `seed`."""
     outputs = 1 if parameters.loss == "bce" else class_count
@@ -84,7 +75,7 @@ def build_head(parameters: Parameters, feature_count: int, class_count: int, *, 
             hidden, dropout = nn.Linear(feature_count, _VGG16_HIDDEN), nn.Dropout(parameters.dropout)
             layers = [hidden, nn.ReLU(), dropout, nn.Linear(_VGG16_HIDDEN, outputs)]
     if parameters.loss == "bce":
-        layers.append(BinaryLogits())
+        layers.append(nn.ConstantPad1d((1, 0), 0.0))  # logits (0, z) of the two classes
     elif parameters.head == "vgg16_two_class":
         # As published, with NLL loss. Cross entropy applies log-softmax once more, which changes nothing.
         layers.append(nn.LogSoftmax(dim=1))
