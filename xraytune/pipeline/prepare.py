@@ -2,8 +2,8 @@
 
     index = read_index(...); store = store_images(...); split = split_by_patient(...)
 
-`Prepared` is written to the study as the readable file `split.json`. Trials read it from there and use the pixel store;
-they never read the data folder. It holds a fingerprint of the held-out test folder, but none of its images.
+`Prepared` is written to the study as the readable file `split.json`. Trials read it from there and use the pixel store
+(`side_images`); they never read the data folder. It holds a fingerprint of the held-out test folder, but none of its images.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from xraytune.records import Compute, Json, Progress, ignore_progress
 PIXELS_STAGE = "pixels-2"
 SideName = Literal["train", "val_a", "val_b"]
 _TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
-SIDES: tuple[SideName, ...] = get_args(SideName)
+_SIDES: tuple[SideName, ...] = get_args(SideName)
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -199,7 +199,7 @@ def prepare_index(
         what = f"{len(stored.broken)} broken images were left out"
         raise DataError(*problems, Problem(what, index.root, "repair some of them"))
     split = split_by_patient(images, data.split, data.train_patients, parts=index.parts)
-    side_of = {position: side for side in SIDES for position in getattr(split, side)}
+    side_of = {position: side for side in _SIDES for position in getattr(split, side)}
     prepared = Prepared(
         class_names=index.class_names,
         positive=index.positive,
