@@ -22,9 +22,8 @@ from xraytune.errors import ConfigError, DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.models.backbones import build_backbone, last_stage_names
-from xraytune.pipeline.context import RunContext
-from xraytune.pipeline.prepare import prepare
-from xraytune.pipeline.synthesize import POOL_STAGE, extension_block
+from xraytune.pipeline.pools import POOL_STAGE, extension_block
+from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.search.cache import ArtifactReferences
 
 CODE = """\

@@ -34,7 +34,7 @@ from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.extra_folder import usable_images
 from xraytune.pipeline.memorisation import measure_memorisation
 from xraytune.pipeline.pools import folder_reader
-from xraytune.pipeline.prepare import Prepared, prepare_index, require_unbroken, store_images
+from xraytune.pipeline.prepare import Prepared, RunContext, prepare_index, require_unbroken, store_images, stored_images
 from xraytune.pipeline.quality import measure_quality
 from xraytune.pipeline.samples import class_samples, sample_grid
 from xraytune.pipeline.task import task_of
@@ -319,7 +319,7 @@ def _measure(images: Sequence[ImageFile], synthetic: Path, space: Space, context
     data = space.settings.data
     store = store_images(synthetic, images, data, of_study=prepared.view, cache=context.cache, on_progress=progress)
     require_unbroken(store, synthetic, "repair or remove them")
-    read = folder_reader(images, store)
+    read = folder_reader(stored_images(store, images, name="folder"))
     backbone, weights = space.networks()[0]
     parameters = parameters_from({"backbone": backbone, "weights": weights})
     quality = measure_quality(Experiment(settings=space.settings, parameters=parameters), context, read)

@@ -35,6 +35,7 @@ from xraytune.pipeline.prepare import (
     ImageSource,
     Prepared,
     PreparedImage,
+    RunContext,
     Side,
     missing_images,
     require_unbroken,

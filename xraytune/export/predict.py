@@ -23,8 +23,8 @@ from PIL import Image
 
 from xraytune.cores import map_on_cores
 from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
-from xraytune.data.formats import LARGEST_SIDE_PX
-from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES, list_images, pair_folders
+from xraytune.data.formats import DICOM_SUFFIXES, LARGEST_SIDE_PX, NAMING_SUFFIXES
+from xraytune.data.layout import list_images, pair_folders
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.data.pixels import broken_images_error, decode_images
 from xraytune.errors import ConfigError, DataError, Problem

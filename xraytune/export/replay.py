@@ -23,9 +23,8 @@ from xraytune.export.best import best_stage
 from xraytune.files import explain_disk_errors, make_folder, read_jsonl, require_new, require_writable, temporary_name
 from xraytune.models.train import TRAINING_STEPS
 from xraytune.pipeline.artifacts import in_use, is_intact
-from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import GeneratorSample, fill_generator_folder, generator_sample
-from xraytune.pipeline.prepare import restore_pixels
+from xraytune.pipeline.prepare import RunContext, restore_pixels
 from xraytune.pipeline.synthesize import generator_paths
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, Progress, ignore_progress

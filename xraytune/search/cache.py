@@ -27,7 +27,7 @@ from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.model import WEIGHTS_STAGE
 from xraytune.pipeline.network import FEATURES_STAGE
-from xraytune.pipeline.pools import generator_of
+from xraytune.pipeline.pools import POOL_STAGE, generator_of
 from xraytune.pipeline.prepare import PIXELS_STAGE
 from xraytune.pipeline.quality import QUALITY_STAGE, REAL_STAGE
 from xraytune.records import Progress, ignore_progress
@@ -42,7 +42,7 @@ KINDS = {
     QUALITY_STAGE: "quality reports",
     REAL_STAGE: "features of real images",
     MEMORISATION_STAGE: "memorisation reports",
-    synthesize.POOL_STAGE: "synthetic images",
+    POOL_STAGE: "synthetic images",
     synthesize.GAN_STAGE: "GANs",
     synthesize.DIFFUSION_STAGE: "diffusion models",
     LABELLER_STAGE: "segmenters for generated masks",
