@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.config.settings import Objective, Settings, TaskName
@@ -24,9 +26,9 @@ from xraytune.metrics.threshold import balanced_threshold
 from xraytune.models.classifier import build_classifier
 from xraytune.models.segmenter import MASK_THRESHOLD, build_segmenter, mask_loss, segment
 from xraytune.models.train import Loss, predict_probabilities, validate_classifier
-from xraytune.pipeline.prepare import ImageSource
 from xraytune.records import Compute
 
+ReadMasks: TypeAlias = Callable[[slice], NDArray[np.uint8]]
 Results: TypeAlias = Floats
 """A network's result for each image, float64 [N, C]: the probability of each class, or the Dice coefficient (C = 1)."""
 
@@ -79,22 +81,22 @@ def _classifier_score(objective: Objective) -> Score:
 
 
 def _validate_segmenter(
-    network: nn.Module, batches: Iterable[Tensor], images: ImageSource, *, compute: Compute, **_: Any
+    network: nn.Module, batches: Iterable[Tensor], read_masks: ReadMasks, *, compute: Compute, **_: Any
 ) -> tuple[float, float]:
-    losses, dices = segment(network, batches, images.read_masks, compute=compute)
+    losses, dices = segment(network, batches, read_masks, compute=compute)
     return float(losses.mean()), float(dices.mean())
 
 
 def _dice_of_images(
     network: nn.Module,
     batches: Iterable[Tensor],
-    images: ImageSource,
+    read_masks: ReadMasks,
     *,
     compute: Compute,
     error: type[XraytuneError] = TrialError,
     where: Path | str = "",
 ) -> Results:
-    losses, dices = segment(network, batches, images.read_masks, compute=compute)
+    losses, dices = segment(network, batches, read_masks, compute=compute)
     require_finite_outputs(losses[:, None], error, where)
     return dices[:, None]
 
@@ -127,8 +129,10 @@ SEGMENTATION = Task(
     build_network=lambda parameters, _class_count, **options: build_segmenter(parameters, **options),
     has_features=False,
     loss=mask_loss,
-    validate=_validate_segmenter,
-    results=_dice_of_images,
+    validate=lambda network, batches, images, **options: _validate_segmenter(
+        network, batches, images.read_masks, **options
+    ),
+    results=lambda network, batches, images, **options: _dice_of_images(network, batches, images.read_masks, **options),
     score=lambda _labels, dices, **_: float(dices.mean()),
     threshold=lambda _labels, _dices, _positive: MASK_THRESHOLD,
     components=lambda _labels, dices, patients, _positive: mean_components(dices[..., 0], patients),
