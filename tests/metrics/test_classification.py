@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from sklearn.calibration import calibration_curve
 
 from xraytune.cli.model import METRIC_LABELS
 from xraytune.errors import DataError, TrialError
+from xraytune.export.evaluate import AT_THRESHOLD
 from xraytune.metrics.classification import (
     METRICS,
     ClassificationMetrics,
@@ -49,6 +50,13 @@ def images_with_ties(class_count: int, image_count: int = 120, seed: int = 3) ->
     raw = generator.integers(1, 6, (image_count, class_count)).astype(np.float64)
     raw[np.arange(image_count), labels] += 2
     return labels, raw / raw.sum(axis=1, keepdims=True)
+
+
+def test_evaluate_reports_exactly_the_metrics_that_depend_on_the_threshold_at_one_half_too() -> None:
+    labels, probabilities = images_with_ties(2)
+    low, high = (asdict(classification_metrics(labels, probabilities, positive=1, threshold=at)) for at in (0.3, 0.6))
+
+    assert {name for name in low if low[name] != high[name]} == {*AT_THRESHOLD}
 
 
 @pytest.mark.parametrize("positive", [0, 1])
