@@ -76,7 +76,7 @@ def test_data_file_without_a_table_drops_that_of_the_space(tmp_path: Path, file:
         ("data:\n  tabel: {}\n", ["data.yaml:2: data: unknown key 'tabel'", "did you mean 'table'?"]),
         (
             "data:\n  table:\n    image: x\n    labels: {a: 1, b: 2, c: 3}\n    side: {column: a, test: b}\n",
-            ["data.table.file: is missing", "data.table.labels: 1 is not text", "data.yaml:5: data.table.side names"],
+            ["data.table.file: is missing", "data.table.labels: 1 is not text", "data.yaml:5: data.table.side must be"],
         ),
         ("data: {table: {file: [], image: x}}\n", ["data.table.file: a list is empty"]),
         ("data: {table: {file: {}, image: x}}\n", ["data.table.file: a mapping is not a list"]),

@@ -135,8 +135,8 @@ def test_deep_nesting_is_refused_at_once(text: str) -> None:
 
 
 def test_characters_that_cannot_be_stored_are_refused() -> None:
-    assert "line 2: b: holds a character" in complaints('a: 1\nb: "x\\0y"\n')
-    assert "holds a character" in complaints('"\\ud800": 1\n')
+    assert "line 2: b: contains a character" in complaints('a: 1\nb: "x\\0y"\n')
+    assert "contains a character" in complaints('"\\ud800": 1\n')
 
 
 @pytest.mark.parametrize("number", ["110000", "FFFFFFFF"])

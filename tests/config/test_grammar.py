@@ -27,8 +27,8 @@ def domain_of(path: Path, name: str) -> Domain:
 @pytest.mark.parametrize(
     ("block", "line", "what", "fix"),
     [
-        ("lr|value: 1|step: 0.1", 2, "lr: step goes with min and max", "remove step"),
-        ("lr|value: 1|q: 0.1", 2, "lr: q goes with min and max", "remove q"),
+        ("lr|value: 1|step: 0.1", 2, "lr: step needs min and max", "remove step"),
+        ("lr|value: 1|q: 0.1", 2, "lr: q needs min and max", "remove q"),
         ("lr|values: 3", 1, "lr: values is not a list", "write values: [a, b]"),
         ("folder.path|values: [a, b]", 1, "folder.path: cannot be searched", "write value: and one path"),
         ("lr|values:|- 1|- 2|- 1.0", 4, "lr: 1.0 is listed twice", "keep one"),
@@ -89,7 +89,7 @@ def domain_of(path: Path, name: str) -> Domain:
         (
             "lr|min: 1|max: 2|distribution: log_uniform_values|step: .1",
             4,
-            "lr: a logarithmic range has no steps",
+            "lr: a logarithmic range cannot have steps",
             "remove step",
         ),
         ("dropout|min: 0|max: .5|step: 0", 3, "dropout: step 0 is not a number above 0", "write a number above 0"),
@@ -118,13 +118,18 @@ def domain_of(path: Path, name: str) -> Domain:
             "diffaugment, ema_half_life_images, conditional, seed, mask_from",
         ),
         ("gan|parameters:|  steps: 5", 2, "gan.steps: 5 is not a mapping", "write steps: {value: 5}"),
-        ("lr|value: 1|distribution: uniform", 2, "lr: uniform does not go with value", "write constant"),
+        ("lr|value: 1|distribution: uniform", 2, "lr: uniform cannot be combined with value", "write constant"),
         ("lr|value: 1|distribution: [constant]", 2, "lr: unknown distribution a list", "did you mean 'constant'?"),
-        ("lr|values: [1, 2]|distribution: constant", 2, "lr: constant does not go with values", "write categorical"),
+        (
+            "lr|values: [1, 2]|distribution: constant",
+            2,
+            "lr: constant cannot be combined with values",
+            "write categorical",
+        ),
         (
             "lr|min: 1|max: 2|distribution: constant",
             3,
-            "lr: constant does not go with min and max",
+            "lr: constant cannot be combined with min and max",
             "write int_uniform or log_uniform_values or q_uniform or uniform",
         ),
         (

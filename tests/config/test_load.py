@@ -114,12 +114,12 @@ def test_all_train_patients_have_a_word(write_space: WriteSpace, word: str) -> N
         ("lr: {value: 010}", "lr: '010' is not a number", "write a number"),
         ("lr: {value: 1, when: {source: [gann]}}", "when: source: unknown value 'gann'", "did you mean 'gan'?"),
         ("lr: {value: 1, when: {steps: 500}}", "when: unknown parameter 'steps'", "did you mean 'gan.steps'?"),
-        ("lr: {value: 1, when: {backbone: {gt: 1}}}", "when: values of backbone have no order", "list values"),
+        ("lr: {value: 1, when: {backbone: {gt: 1}}}", "when: values of backbone are not ordered", "list values"),
         ("lr: {value: 1, when: {views: {above: 1}}}", "when: unknown comparison 'above'", "use one of: gt, ge, lt, le"),
         ("lr: {value: 1, when: gan}", "when: 'gan' is not a condition", "write when: {source: gan}"),
         ("lr: {value: 1, when: {}}", "is not a condition", "write when: {source: gan}"),
         ("lr: {value: 1, when: {source: []}}", "when: no value of source is listed", "list one or more"),
-        ("lr: {value: 1, when: {views: {}}}", "when: no comparison with views", "write {views: {gt: 1}}"),
+        ("lr: {value: 1, when: {views: {}}}", "when: there is nothing to compare views with", "write {views: {gt: 1}}"),
         ("lr: {value: 1, when: {views: {gt: many}}}", "when: 'many' is not a number", "write a number"),
         ("lr: {value: 1, when: {views: {gt: .inf}}}", "when: inf is not a number", "write a number"),
         ("lr: {value: 1, when: {views: {gt: true}}}", "when: true is not a number", "write a number"),
@@ -208,7 +208,7 @@ def test_a_wrong_setting_is_refused_with_a_fix(
 @pytest.mark.parametrize(
     ("lines", "after", "what", "fix"),
     [
-        ([], "objective: {metric: val_auroc}\n", "val_auroc is not for segmentation", "write val_dice"),
+        ([], "objective: {metric: val_auroc}\n", "val_auroc does not apply to segmentation", "write val_dice"),
         (
             ["backbone: {value: swin_t}"],
             "",
@@ -285,17 +285,17 @@ def test_messages_contain_no_pydantic_jargon(write_space: WriteSpace, complaints
 @pytest.mark.parametrize(
     ("lines", "what"),
     [
-        (["source: {value: none}", "lr: {values: [1, 2], when: {source: gan}}"], "source is gan: this never holds"),
-        (["classical: {min: 0, max: 2}", "lr: {values: [1, 2], when: {classical: {gt: 2}}}"], "this never holds"),
+        (["source: {value: none}", "lr: {values: [1, 2], when: {source: gan}}"], "source is gan is never true"),
+        (["classical: {min: 0, max: 2}", "lr: {values: [1, 2], when: {classical: {gt: 2}}}"], "is never true"),
         (
             ["dropout: {min: 0, max: .6, step: .2}", "lr: {values: [1, 2], when: {dropout: {gt: .45, lt: .55}}}"],
-            "dropout is above 0.45 and below 0.55: this never holds",
+            "dropout is above 0.45 and below 0.55 is never true",
         ),
-        (["lr: {values: [1, 2], when: {views: 4}}"], "views is 4: this never holds, for views is 8 in this space"),
+        (["lr: {values: [1, 2], when: {views: 4}}"], "views is 4 is never true, for views is 8 in this space"),
         (["dropout: {min: 0, max: .5}", "lr: {values: [1, 2], when: {dropout: .1}}"], "any number from 0 to 0.5"),
         (
             ["source: {values: [none, gan]}", "gan: {parameters: {steps: {values: [1, 2], when: {source: none}}}}"],
-            "this never holds",
+            "is never true",
         ),
         (
             [
@@ -303,7 +303,7 @@ def test_messages_contain_no_pydantic_jargon(write_space: WriteSpace, complaints
                 "views: {values: [1, 2], when: {classical: 0}}",
                 "lr: {values: [1, 2], when: {views: 1, classical: 1}}",
             ],
-            "classical is 1 and views is 1: this never holds",
+            "classical is 1 and views is 1 is never true",
         ),
         (
             ["lr: {values: [1, 2], when: {views: 1}}", "views: {values: [1, 2], when: {lr: 1}}"],
@@ -331,7 +331,7 @@ def test_a_condition_that_never_holds_is_refused(
         (["source: {values: [none, folder]}"], "4: source: folder needs a folder of extra images\n"),
         (
             ["source: {values: [none, gan]}", "synthetic_ratio: {value: .01}", "batch_size: {min: 8, max: 64}"],
-            "5: synthetic_ratio: 0.01 of batch_size: 8 rounds to no extra image where source is gan\n",
+            "5: synthetic_ratio: 0.01 of batch_size: 8 rounds to zero extra images where source is gan\n",
         ),
         (
             ["source: {values: [duplicate, gan]}", "mixing: {values: [additive, replace]}"],
@@ -464,7 +464,7 @@ def test_a_complete_first_initial_point_is_an_experiment(
             "",
             "5: gan.image_size: 256 is more than data.im",
         ),
-        (["loss: {values: [bce, cross_entropy]}"], "classes: three", "4: loss: bce is for two classes"),
+        (["loss: {values: [bce, cross_entropy]}"], "classes: three", "4: loss: bce requires two classes"),
     ],
 )
 def test_parameters_that_do_not_fit_the_images_are_refused(
@@ -723,4 +723,4 @@ def test_sensitivity_needs_two_classes(write_space: WriteSpace, complaints: Comp
     path = write_space(after="objective: {metric: val_sensitivity}\n")
     path.write_text(path.read_text(encoding="utf-8").replace("data: {", "data: {classes: three, "), encoding="utf-8")
 
-    assert "val_sensitivity is for two classes, but data.classes is three" in complaints(path)
+    assert "val_sensitivity requires two classes, but data.classes is three" in complaints(path)

@@ -299,7 +299,7 @@ def test_public_sweeps_are_imported_and_what_is_not_is_listed(source: str, tmp_p
         (
             "batch_size|{distribution: q_log_uniform_values, min: 8, max: 64, q: 8}",
             {"min": 8, "max": 64, "distribution": "log_uniform_values"},
-            ["batch_size.q: a logarithmic range has no steps of 8"],
+            ["batch_size.q: a logarithmic range cannot have steps of 8"],
         ),
         (
             f"lr|{{distribution: q_log_uniform, min: {math.log(1e-4)}, max: {math.log(0.25)}}}",

@@ -240,11 +240,11 @@ def test_run_lengths_are_read() -> None:
 
 GOOD = dicom(ramp(0, 4095), 12, PatientID="77", WindowCenter=2000, WindowWidth=4000)
 BROKEN: dict[str, tuple[bytes, str]] = {
-    "a_report": (dicom(None), "this DICOM file holds no pixels, or is truncated"),
-    "no_pixels": (dicom(None, Rows=8, Columns=8), "this DICOM file holds no pixels, or is truncated"),
+    "a_report": (dicom(None), "this DICOM file contains no pixels, or is truncated"),
+    "no_pixels": (dicom(None, Rows=8, Columns=8), "this DICOM file contains no pixels, or is truncated"),
     "several_frames": (
         dicom(ramp(0, 9), 12, NumberOfFrames=3),
-        "this DICOM file holds 3 frames; which one is meant?",
+        "this DICOM file contains 3 frames, and it is unclear which one to use",
     ),
     "no_decoder": (
         dicom(ramp(0, 9), 12, JPEGLSLossless, PixelData=encapsulate([b"pixels"])),
@@ -256,13 +256,13 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     ),
     "floats": (
         dicom(None, Rows=24, Columns=32, BitsAllocated=32, FloatPixelData=ramp(0, 1, np.float32).tobytes()),
-        "this DICOM file holds floating-point numbers, which do not define black and white",
+        "this DICOM file contains floating-point numbers, which do not define black and white",
     ),
     "palette": (
         dicom(ramp(0, 9), 12, PhotometricInterpretation="PALETTE COLOR"),
         "the colour model PALETTE COLOR of this DICOM file is not supported",
     ),
-    "cut_in_its_header": (GOOD[:400], "this DICOM file holds no pixels, or is truncated"),
+    "cut_in_its_header": (GOOD[:400], "this DICOM file contains no pixels, or is truncated"),
     "cut_in_its_pixels": (GOOD[:-1000], "the DICOM pixels are truncated or damaged"),
     "cut_at_its_start": (GOOD[:141], "the DICOM header is truncated or damaged"),
     "unknown_kind_of_value": (

@@ -284,23 +284,23 @@ BROKEN = {
     "png_without_pixels": (png(100, 100, 8, 0, b""), "the image is truncated or damaged"),
     "png_of_dark_16_bit_colours": (
         png(8, 8, 16, 2, DARK_ROW * 8),
-        "16-bit colours of which none is above 4095: too dark to tell what was stored",
+        "16-bit colours, none above 4095: too dark to determine the stored bit depth",
     ),
     "tiff_cut_in_its_header": (TIFF[:6], "the image's header is truncated or damaged"),
     "tiff_cut_in_its_directory": (tiff(RAMP)[:-60], "this kind of TIFF is not supported, or its header is truncated"),
     "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is truncated or damaged"),
-    "tiff_of_two_pages": (two_pages(), "this TIFF has several pages; which one is meant?"),
+    "tiff_of_two_pages": (two_pages(), "this TIFF has several pages, and it is unclear which one to use"),
     "tiff_of_floats": (
         tiff(RAMP.astype(np.float32), sample_format=3),
-        "this TIFF holds floating-point numbers, which do not define black and white",
+        "this TIFF contains floating-point numbers, which do not define black and white",
     ),
     "tiff_of_32_bits": (
         tiff(RAMP.astype(np.uint32) * 1000),
-        "this TIFF holds grey levels from 0 to 240000; 0 to 65535 are supported",
+        "this TIFF contains grey levels from 0 to 240000; 0 to 65535 are supported",
     ),
     "tiff_below_zero": (
         tiff(RAMP.astype(np.int16) - 100, sample_format=2),
-        "this TIFF holds grey levels from -100 to 140; 0 to 65535 are supported",
+        "this TIFF contains grey levels from -100 to 140; 0 to 65535 are supported",
     ),
     "tiff_of_an_unknown_kind": (
         tiff(RAMP.astype(np.uint64)),
@@ -358,4 +358,4 @@ def test_a_tiff_of_thousands_of_pages_is_refused_without_parsing_them_all() -> N
         content += page + struct.pack("<I", len(content) + len(page) + 4)
     content[-4:] = bytes(4)
 
-    assert reason_of(bytes(content)) == "this TIFF has several pages; which one is meant?"
+    assert reason_of(bytes(content)) == "this TIFF has several pages, and it is unclear which one to use"

@@ -393,7 +393,7 @@ def test_unknown_class_folders_are_refused_with_fix(kermany: Path, write: WriteI
 def test_pneumonia_without_pathogen_is_refused_for_three_classes(kermany: Path, write: WriteImages) -> None:
     write(kermany, ["PNEUMONIA/odd.png"])
 
-    assert "file names that do not say bacterial or viral: 1 (odd.png)" in refusal_of(kermany, classes="three")
+    assert "file names that do not indicate bacterial or viral: 1 (odd.png)" in refusal_of(kermany, classes="three")
 
 
 def test_ambiguous_patient_from_equal_names_is_refused(kermany: Path, write: WriteImages) -> None:
@@ -526,7 +526,7 @@ def test_two_unknown_class_names_ask_for_the_positive_one(tmp_path: Path, write:
     message = refusal_of(tmp_path, classes="auto")
     index = read_index(DataSettings(path=tmp_path, classes="auto", positive="alpha"))
 
-    assert "data.positive: the names do not say which class is the disease, alpha or beta" in message
+    assert "data.positive: the names do not tell which class is the disease, alpha or beta" in message
     assert (index.positive, index.positive_reason) == (0, "as given")
 
 
@@ -565,7 +565,7 @@ def test_pneumonia_without_a_germ_in_all_parts_is_one_problem(tmp_path: Path, wr
 
     message = refusal_of(tmp_path, classes="three")
 
-    assert "file names that do not say bacterial or viral: 6 (" in message
+    assert "file names that do not indicate bacterial or viral: 6 (" in message
     assert "use data.classes: binary" in message
     assert message.count("fix:") == 1
 
@@ -591,7 +591,10 @@ def test_images_without_class_folders_are_not_called_missing(tmp_path: Path, wri
 
     message = refusal_of(tmp_path)
 
-    assert "none of the 3 images has a class: there are no class folders, and file names do not say it" in message
+    assert (
+        "none of the 3 images has a class: there are no class folders, and the file names do not indicate one"
+        in message
+    )
     assert "or give patients.csv a column class" in message
 
 
@@ -614,7 +617,7 @@ def test_labelled_folder_can_lack_a_class(kermany: Path) -> None:
 
 
 def test_a_labelled_folder_with_train_or_test_in_it_is_refused(official: Path) -> None:
-    with pytest.raises(DataError, match=r"it contains test/ and train/; which of its images are meant\?"):
+    with pytest.raises(DataError, match=r"it contains test/ and train/, and it is unclear which of its images to use"):
         read_labelled_folder(official, ("NORMAL", "PNEUMONIA"))
 
 

@@ -182,7 +182,7 @@ def test_unidentified_file_is_its_own_patient_with_warning() -> None:
     assert named == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
     (warning,) = warnings
     assert "1 of 2 file names do not identify the patient (A/x.png)" in warning
-    assert "optimistically biased" in warning
+    assert "too optimistic" in warning
 
 
 def test_an_image_that_is_listed_by_its_path_and_by_its_name_is_refused(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_the_first_train_patients_have_the_classes_shares() -> None:
 def test_too_many_train_patients_are_refused() -> None:
     images = images_of([[1] * 10, [1] * 10])
 
-    with pytest.raises(DataError, match="the train side has only 16 patients, not 17"):
+    with pytest.raises(DataError, match="the train side has only 16 patients, fewer than 17"):
         split_by_patient(images, SplitSettings(), 17)
 
 
@@ -283,7 +283,7 @@ def test_a_class_that_an_own_val_folder_leaves_out_is_refused(
 
 
 def test_an_own_val_folder_that_is_not_there_is_refused() -> None:
-    with pytest.raises(DataError, match=r"data\.split\.val: folder needs images in val/, and there are none"):
+    with pytest.raises(DataError, match=r"data\.split\.val: folder needs images in val/, but there are none"):
         split_by_patient(images_of([[1] * 9]), SplitSettings(val="folder"))
 
 

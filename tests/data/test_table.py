@@ -184,10 +184,10 @@ def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteIm
         ({"labels": {"il": "ill", "well": "well"}}, "no cell of column finding has the label 'il'"),
         ({"labels": {"il": "ill", "well": "well"}}, "did you mean 'ill'?"),
         ({"labels": {"ill": "ill"}}, "there is only one class, ill"),
-        ({"classes": "binary"}, "gives classes that are none of NORMAL, PNEUMONIA: ill, well"),
+        ({"classes": "binary"}, "has classes other than NORMAL, PNEUMONIA: ill, well"),
         ({"file": "label.csv"}, "label.csv: there is no such table"),
-        ({"side": "patient"}, "labels.csv:2: the side 'pa0' is none of train, val and test"),
-        ({"image": "patient"}, "none of its 8 rows names an image"),
+        ({"side": "patient"}, "labels.csv:2: the side 'pa0' is not train, val or test"),
+        ({"image": "patient"}, "none of its 8 rows matches an image"),
     ],
 )
 def test_wrong_settings_are_explained(xrays: Path, table: dict[str, Any], message: str) -> None:

@@ -284,7 +284,7 @@ def test_all_problems_are_reported_before_writing(kermany: Path, tmp_path: Path)
 def test_existing_folder_is_refused(kermany: Path, tmp_path: Path) -> None:
     (tmp_path / "copies").mkdir()
 
-    with pytest.raises(ConfigError, match="there is something here already"):
+    with pytest.raises(ConfigError, match="this path already exists"):
         transform(kermany, tmp_path / "copies")
 
 

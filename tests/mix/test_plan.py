@@ -122,7 +122,7 @@ def test_no_source_has_no_extra_images() -> None:
     [
         ({"source": "gan", "synthetic_ratio": 0.0}, "give a ratio above 0"),
         ({"source": "duplicate", "mixing": "replace"}, "use mixing: additive"),
-        ({"source": "gan", "synthetic_ratio": 0.01, "batch_size": 8}, "rounds to no extra image"),
+        ({"source": "gan", "synthetic_ratio": 0.01, "batch_size": 8}, "rounds to zero extra images"),
         ({"source": "gan", "synthetic_ratio": 40.0, "batch_size": 8, "mixing": "replace"}, "no real image"),
         ({"source": "folder"}, "folder.path"),
         ({"source": "gan", "balance": "equal", "match_resolution": "off"}, "match_resolution"),
@@ -163,7 +163,7 @@ def test_a_ratio_that_adds_no_image_is_an_error_with_one_that_does(ratios: list[
 
     (problem,) = error.value.problems
     assert (problem.what, problem.where, problem.fix) == (
-        "0.0099 of 50 training images rounds to no extra image",
+        "0.0099 of 50 training images rounds to zero extra images",
         "synthetic_ratio",
         "use 0.02 or more",
     )

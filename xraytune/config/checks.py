@@ -105,7 +105,7 @@ def _reject_impossible(
         return
     domains = [f"{name} is {specs[name].domain if name in specs else 'not given'}" for name in parents]
     condition = " and ".join(map(str, written.when))
-    what = f"when: {condition}: this never holds, for {' and '.join(domains)} in this space"
+    what = f"when: {condition} is never true, for {' and '.join(domains)} in this space"
     path = when_paths(problems.document, written.name)[0]
     problems.add(path, what, f"change the condition, or the values of {' and '.join(parents)}")
 
@@ -139,7 +139,7 @@ def _check_continuous(specs: Sequence[ParameterSpec], problems: Problems) -> Non
         for condition in spec.when:
             if condition.one_of is not None and condition.parameter in continuous:
                 domain = continuous[condition.parameter]
-                what = f"when: {condition}: this never holds, {condition.parameter} is any number from {domain}"
+                what = f"when: {condition} is never true, {condition.parameter} is any number from {domain}"
                 path = when_paths(problems.document, spec.name)[0]
                 problems.add(path, what, f"write {{{condition.parameter}: {{gt: ...}}}}")
     if problems.document.get(("sampler", "name")) == "grid":
@@ -203,7 +203,7 @@ def _value_problem(name: str, value: Value, settings: Settings) -> tuple[str, st
         case "weights", str() if value.startswith("IMAGENET1K_") and value not in WEIGHT_SETS:
             return f"weights: torchvision has no set '{value}'", nearest(value, WEIGHT_SETS)
         case "loss", "bce" if data.classes == "three":
-            return "loss: bce is for two classes, but data.classes is three", "use loss: cross_entropy"
+            return "loss: bce requires two classes, but data.classes is three", "use loss: cross_entropy"
         case "mask_from", "segmenter" if not is_segmentation:
             return f"{name}: segmenter applies only to segmentation", "remove it, or use task: segmentation"
         case "mask_from", "segmenter" if settings.objective.is_of_generator:

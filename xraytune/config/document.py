@@ -263,7 +263,7 @@ class _Reader:
     def _text(self, event: yaml.ScalarEvent, name: str) -> str:
         text = str(event.value)
         if _UNSTORABLE.search(text):
-            what = f"{name}holds a character (\\0 or half of a surrogate pair) that cannot be stored"
+            what = f"{name}contains a character (\\0 or half of a surrogate pair) that cannot be stored"
             self._add(event, what, "remove it")
         return text
 

@@ -151,9 +151,11 @@ def _read_limits(
     problems: Problems, field: ParameterField, path: KeyPath, limits: dict[str, Json]
 ) -> tuple[tuple[str, float], ...]:
     if not field.is_ordered:
-        problems.reject(path, f"when: values of {field.name} have no order", f"list values: {{{field.name}: [a, b]}}")
+        problems.reject(path, f"when: values of {field.name} are not ordered", f"list values: {{{field.name}: [a, b]}}")
     if not limits:
-        problems.reject(path, f"when: no comparison with {field.name}", f"write {{{field.name}: {{gt: 1}}}}")
+        problems.reject(
+            path, f"when: there is nothing to compare {field.name} with", f"write {{{field.name}: {{gt: 1}}}}"
+        )
     read: list[tuple[str, float]] = []
     for name, limit in limits.items():
         if name not in COMPARISONS:
@@ -205,7 +207,7 @@ class _SpecReader:
         if ways == ["min"]:
             return self._range(content)
         for key in (key for key in ("step", "q") if key in content):
-            self._reject(key, f"{key} goes with min and max", f"remove {key}")
+            self._reject(key, f"{key} needs min and max", f"remove {key}")
         return Choices(self._values(("value",)) if ways == ["value"] else self._choices(content))
 
     def _check_distribution(self, name: Json, way: str) -> None:
@@ -214,7 +216,7 @@ class _SpecReader:
             return
         what, fix = f"unknown distribution {format_value(name)}", nearest(name, DISTRIBUTIONS)
         if name in DISTRIBUTIONS:
-            what = f"{name} does not go with {'min and max' if way == 'min' else way}"
+            what = f"{name} cannot be combined with {'min and max' if way == 'min' else way}"
             fix = f"write {' or '.join(expected)}"
         elif str(name) in _UNSUPPORTED_DISTRIBUTIONS:
             what, fix = f"{name} is not supported", _UNSUPPORTED_DISTRIBUTIONS[str(name)]
@@ -280,7 +282,7 @@ class _SpecReader:
                     what = f"int_uniform draws whole numbers, but {bound} is {value:g}"
                     self._reject(bound, what, "write a whole number, or distribution: uniform")
         elif name == "log_uniform_values":
-            self._reject(key, "a logarithmic range has no steps", f"remove {key}")
+            self._reject(key, "a logarithmic range cannot have steps", f"remove {key}")
         if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < float("inf"):
             self._reject(key, f"{key} {format_value(step)} is not a number above 0", "write a number above 0")
         if is_integer and step != int(step):

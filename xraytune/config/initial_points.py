@@ -116,7 +116,10 @@ def _in_space(
 
 def _refusal(spec: ParameterSpec, value: Value, point: Point, open_parents: Sequence[str]) -> tuple[str, str] | None:
     if open_parents:
-        return f"whether {spec.name} is active depends on {open_parents[0]}", f"give {open_parents[0]} in this row too"
+        return (
+            f"whether {spec.name} is active depends on {open_parents[0]}",
+            f"give {open_parents[0]} in this row as well",
+        )
     if not spec.is_active_at(point):
         return f"{spec.name} is only active where {' and '.join(map(str, spec.when))}", f"remove {spec.name}"
     if spec.domain.contains(value):

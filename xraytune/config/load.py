@@ -108,7 +108,7 @@ def _with_data_file(document: Document, file: Path) -> Document:
     found = read_document(file, start="data:")
     problems = Problems(found)
     for key in found.mapping().keys() - {"data"}:
-        problems.add((key,), f"'{key}' is outside of data:", "write everything under data:, and nothing else")
+        problems.add((key,), f"'{key}' is outside of data:", "move all keys under data:; a data file has no others")
     given = found.mapping(("data",))
     for key in given.keys() & DataSettings.model_fields.keys() - {*_DATA_FILE_KEYS}:
         problems.add(("data", key), f"data.{key} belongs to the space file", "write it there")

@@ -129,7 +129,7 @@ def _explain_type(kind: str, value: Any) -> tuple[str, str] | None:
         return "is not a whole number", f"write {int(value)}" if is_integer else "write a whole number"
     if kind in ("string_type", "path_type"):
         is_nested = isinstance(value, dict | list)
-        return "is not text", "write one piece of text" if is_nested else f"write '{value}' in quotes"
+        return "is not text", "write a single string" if is_nested else f"write '{value}' in quotes"
     return _WRONG_TYPES.get(kind)
 
 
@@ -141,5 +141,5 @@ def group_regex_problem(group_regex: str) -> tuple[str, str] | None:
     except (re.error, regex.error, OverflowError, RecursionError) as error:
         return f"not a regular expression: {error}", "write a regular expression as Python's re understands it"
     if expression.groups == 0:
-        return "there is no group in it", "put the patient's part in brackets: (p[0-9]+)_"
+        return "there is no group in it", "put the part that identifies the patient in parentheses: (p[0-9]+)_"
     return None

@@ -104,7 +104,7 @@ class SplitSettings(Model):
     @model_validator(mode="after")
     def _leave_training_images(self) -> Self:
         if self.val_a + self.val_b >= 0.9:
-            raise ValueError("val_a and val_b leave less than a tenth of the images for training; lower one")
+            raise ValueError("val_a and val_b leave less than a tenth of the images for training; lower one of them")
         return self
 
 
@@ -131,7 +131,7 @@ class TableSides(Model):
     @model_validator(mode="after")
     def _are_of_one_kind(self) -> Self:
         if (self.column is None) == (self.train is None and self.val is None and self.test is None):
-            raise ValueError("data.table.side names neither a column nor a list, or both; write the column, or lists")
+            raise ValueError("data.table.side must be either a column or lists; write one of them")
         return self
 
 
@@ -380,7 +380,7 @@ class Parameters(Model):
             raise ValueError("source: duplicate with mixing: replace is the same as source: none; use mixing: additive")
         if self.pool_filter == "discriminator" and self.source != "gan":
             raise ValueError(
-                f"pool_filter: discriminator needs a source with a discriminator, and {self.source} has none; "
+                f"pool_filter: discriminator needs a source with a discriminator, but {self.source} has none; "
                 "use source: gan, or pool_filter: label"
             )
         if self.balance == "equal" and self.match_resolution == "off":
@@ -395,7 +395,7 @@ class Parameters(Model):
                 f"trainable: {self.trainable} with weights: none leaves random layers untrained; use trainable: all"
             )
         if self.extra_per_step == 0 and self.source != "none":
-            raise ValueError(f"{ratio} of batch_size: {self.batch_size} rounds to no extra image; raise one of them")
+            raise ValueError(f"{ratio} of batch_size: {self.batch_size} rounds to zero extra images; raise one of them")
         if self.real_per_step == 0:
             raise ValueError(f"{ratio} leaves no real image in a batch; lower it")
         return self
@@ -648,9 +648,9 @@ class Settings(Model):
     def _suits_the_task(self) -> Self:
         metric, possible = f"objective.metric: {self.objective.metric}", OBJECTIVES[self.task]
         if self.objective.metric not in possible:
-            raise ValueError(f"{metric} is not for {self.task}; write {' or '.join(possible)}")
+            raise ValueError(f"{metric} does not apply to {self.task}; write {' or '.join(possible)}")
         if self.objective.metric == "val_sensitivity" and self.data.classes == "three":
-            raise ValueError(f"{metric} is for two classes, but data.classes is three; write val_auprc")
+            raise ValueError(f"{metric} requires two classes, but data.classes is three; write val_auprc")
         if self.objective.is_of_generator:
             if self.quality.backbone is None:
                 raise ValueError(f"{metric} needs quality.backbone; write quality: {{backbone: mobilenet_v2}}")

@@ -125,7 +125,7 @@ def _spec(path: KeyPath, given: dict[str, Json], field: ParameterField, drop: _D
     if name in (*_EXPONENTS, "q_log_uniform_values"):
         spec["distribution"] = "log_uniform_values"
         if "q" in spec:
-            drop((*path, "q"), f"a logarithmic range has no steps of {spec.pop('q')}")
+            drop((*path, "q"), f"a logarithmic range cannot have steps of {spec.pop('q')}")
     if "probabilities" in spec:
         drop((*path, "probabilities"), "every value is equally likely")
         spec = {"values": spec.get("values")}

@@ -57,7 +57,7 @@ def positive_class(given: str | None, class_names: Sequence[str]) -> Positive | 
         if other is False and own is not False:
             return Positive(label, f"{class_names[1 - label]} means no disease")
     first, second = (join_names([name]) for name in class_names)
-    what = f"the names do not say which class is the disease, {first} or {second}"
+    what = f"the names do not tell which class is the disease, {first} or {second}"
     return Problem(what, POSITIVE, f"use {POSITIVE}: {first}, or {POSITIVE}: {second}")
 
 

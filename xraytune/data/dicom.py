@@ -27,7 +27,7 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 """The transfer syntax that compresses header and pixels together: pydicom would inflate a bomb without limit."""
 _BAD_HEADER, _BAD_PIXELS = "the DICOM header is truncated or damaged", "the DICOM pixels are truncated or damaged"
-_NO_PIXELS = "this DICOM file holds no pixels, or is truncated"
+_NO_PIXELS = "this DICOM file contains no pixels, or is truncated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,8 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[
     if not isinstance(rows, int) or not isinstance(columns, int):
         raise refusal(_NO_PIXELS)
     if frames > 1:
-        fix = "export the frame that you mean, or leave broken images out with --skip-broken"
-        raise refusal(f"this DICOM file holds {frames} frames; which one is meant?", fix)
+        fix = "export the frame that you need, or leave broken images out with --skip-broken"
+        raise refusal(f"this DICOM file contains {frames} frames, and it is unclear which one to use", fix)
     pseudonym = f"dicom:{hashlib.sha256(patient.encode()).hexdigest()[:12]}" if patient else None
     return dataset, ImageHeader(width_px=columns, height_px=rows, patient=pseudonym)
 
@@ -109,7 +109,7 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
     from pydicom.pixels.decoders.base import get_decoder
 
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-        return "this DICOM file holds floating-point numbers, which do not define black and white", REPAIR
+        return "this DICOM file contains floating-point numbers, which do not define black and white", REPAIR
     if "PixelData" not in dataset:
         return _NO_PIXELS, REPAIR
     syntax = dataset.file_meta.get("TransferSyntaxUID")

@@ -171,7 +171,13 @@ def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
     """Decode a TIFF, which is already upright: Pillow applies its orientation tag."""
     with suppress(EOFError):
         image.seek(1)
-        raise DataError(Problem("this TIFF has several pages; which one is meant?", path, "save each page as a file"))
+        raise DataError(
+            Problem(
+                "this TIFF has several pages, and it is unclear which one to use",
+                path,
+                "save the page that you need as a separate file",
+            )
+        )
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
     # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones.
     return _grey(image, "TIFF", bits, path, is_inverted=image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
@@ -184,14 +190,14 @@ def _grey(
     image.load()
     kind = f"{name} {stated_bits}-bit"
     if image.mode == "F":
-        what = "this TIFF holds floating-point numbers, which do not define black and white"
+        what = "this TIFF contains floating-point numbers, which do not define black and white"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
     if not image.mode.startswith("I"):
         return GreyImage(image=_eight_bit_grey(image, stated_bits, path), kind=kind)
     levels = np.asarray(image)
     lowest, highest = int(levels.min()), int(levels.max())
     if lowest < 0 or highest > 65535:
-        what = f"this TIFF holds grey levels from {lowest} to {highest}; 0 to 65535 are supported"
+        what = f"this TIFF contains grey levels from {lowest} to {highest}; 0 to 65535 are supported"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
     if (transparent := image.info.get("transparency")) is not None:
         levels = np.where(levels == transparent, 0, levels)
@@ -219,7 +225,7 @@ def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") ->
     else:
         grey = image.convert("L")
     if bits == 16 and not grey.point(lambda level: 255 * (level >= 16)).getbbox():  # Pillow keeps only the upper 8 bits
-        what = "16-bit colours of which none is above 4095: too dark to tell what was stored"
+        what = "16-bit colours, none above 4095: too dark to determine the stored bit depth"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
     return grey
 

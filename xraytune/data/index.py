@@ -270,7 +270,7 @@ def _read_one_part(
     require_folder(root)
     inner = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
     if inner:
-        what = f"it contains {' and '.join(f'{part.name}/' for part in inner)}; which of its images are meant?"
+        what = f"it contains {' and '.join(f'{part.name}/' for part in inner)}, and it is unclear which of its images to use"
         raise DataError(Problem(what, root, f"give one of them, such as {inner[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)

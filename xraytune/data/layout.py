@@ -279,7 +279,7 @@ def _unknown_classes(root: Path, layout: Layout, *, has_classes: bool, are_fixed
     problems = []
     if of_germ:
         files = [file for own in of_germ.values() for file in own]
-        what = f"file names that do not say bacterial or viral: {len(files)} ({join_names(files, 3)})"
+        what = f"file names that do not indicate bacterial or viral: {len(files)} ({join_names(files, 3)})"
         fix = "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/"
         fix += "" if are_fixed else "; or use data.classes: binary"
         problems.append(Problem(what, _common_folder(root, of_germ), fix))
@@ -345,10 +345,10 @@ def _classes_without_images(root: Path, layout: Layout) -> list[Problem]:
 
 def _empty_classes(root: Path, missing: Sequence[str], parts: Sequence[Part], *, are_all: bool) -> Problem:
     where, within = (parts[0].folder, "") if len(parts) == 1 else (root, " in train/ and in test/")
-    names, above = join_names(missing), "; or give the parent folder, if it holds the class folders"
+    names, above = join_names(missing), "; or give the parent folder, if it contains the class folders"
     if are_all and (loose := sum(part.loose for part in parts)):
         of_none = f"none of the {loose} images{within} has a class"
-        what = f"{of_none}: there are no class folders, and file names do not say it"
+        what = f"{of_none}: there are no class folders, and the file names do not indicate one"
         return Problem(what, where, f"{_CLASS_FOLDERS}{above}")
     if are_all:
         inner = [folder.name for folder in subfolders(parts[0].folder)]
@@ -439,7 +439,9 @@ def _refuse_unwritable_names(folder: Path, images: Sequence[Path]) -> None:
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
-    raise DataError(Problem(f"cannot be read ({error.strerror})", str(error.filename), "allow reading it")) from error
+    raise DataError(
+        Problem(f"cannot be read ({error.strerror})", str(error.filename), "check its permissions")
+    ) from error
 
 
 def folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:

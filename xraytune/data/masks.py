@@ -57,7 +57,7 @@ def _foreground(path: Path, size_px: tuple[int, ...] | None) -> NDArray[np.bool_
     image = read_image(path, LARGEST_SIDE_PX).image
     if size_px is not None and image.size != size_px:
         sizes = "{} x {} pixels, but its image has {} x {}".format(*image.size, *size_px)
-        raise DataError(Problem(f"the mask has {sizes}", path, "export it in the size of the image"))
+        raise DataError(Problem(f"the mask has {sizes}", path, "export it at the size of the image"))
     levels = np.asarray(image)
     values = np.flatnonzero(np.bincount(levels.ravel(), minlength=256)).tolist()
     if len(values) > 2 or (len(values) == 2 and values[0]):

@@ -81,7 +81,7 @@ def _problems(
         what = f"masks must be PNG or TIFF, but {len(lossy)} of {len(masks)} have another format: {join_names(lossy)}"
         found.append((what, "save them as PNG with two values; JPEG blurs the outline"))
     if same := [" and ".join(_names(folder, images)) for images in by_stem.values() if len(images) > 1]:
-        what = f"images with the same name, so that their masks are ambiguous: {join_names(same)}"
+        what = f"images with the same name, which makes their masks ambiguous: {join_names(same)}"
         found.append((what, "rename them and their masks, or remove all but one"))
     unpaired = {
         f"{len(masks_of)} images without a mask": _names(folder, [image for image, own in masks_of.items() if not own]),

@@ -63,8 +63,8 @@ def patients_by_name(
     unknown = [file for file, patient in found.items() if patient is None]
     warning = (
         f"{len(unknown)} of {len(files)} file names do not identify the patient ({join_names(unknown, 3)}): each of them "
-        "counts as a patient of its own. If a patient has several images, they may be in both training and validation, "
-        f"and scores are optimistically biased; give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
+        "counts as a separate patient. If a patient has several images, these may end up in both training and validation, "
+        f"which makes scores too optimistic; give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
     )
     return {file: patient or file for file, patient in found.items()}, (warning,) if unknown else ()
 

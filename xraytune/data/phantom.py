@@ -143,7 +143,9 @@ def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: f
     require_writable(out.parent)
     problems = []
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        problems.append(Problem("there is something here already", out, "give a folder that is new or empty"))
+        problems.append(
+            Problem("this path already exists and is not an empty folder", out, "give a folder that is new or empty")
+        )
     if not _PATIENTS[0] <= patients <= _PATIENTS[1]:
         amount = "few" if patients < _PATIENTS[0] else "many"
         problems.append(Problem(f"too {amount} patients: {patients}", fix="give {} to {}".format(*_PATIENTS)))

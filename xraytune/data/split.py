@@ -78,7 +78,7 @@ def split_by_patient(
     patients, given = _patients(images, in_val)
     if settings.val != "merge" and not given:
         fix = "add val/, or use data.split.val: merge to split train/"
-        raise DataError(Problem(f"{settings.val} needs images in val/, and there are none", _VAL, fix))
+        raise DataError(Problem(f"{settings.val} needs images in val/, but there are none", _VAL, fix))
     share_a, share_b = settings.val_a, settings.val_b
     match settings.val:
         case "merge":
@@ -202,7 +202,7 @@ def _nested_order(strata: Iterable[list[_Patient]], seed: int) -> list[_Patient]
 
 def _first_patients(patients: list[_Patient], count: int, where: str) -> list[_Patient]:
     if count > len(patients):
-        what = f"the train side has only {len(patients)} patients, not {count}"
+        what = f"the train side has only {len(patients)} patients, fewer than {count}"
         every = ", or all of them: --set data.train_patients=all" if where == "data.train_patients" else ""
         raise DataError(Problem(what, where, f"use at most {len(patients)}{every}"))
     from_last = reversed([*enumerate(patients, start=1)])

@@ -256,7 +256,7 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
     except FileNotFoundError as error:
         raise DataError(Problem("there is no such table", path, "data.table.file is relative to data.path")) from error
     except OSError as error:
-        raise DataError(Problem(f"cannot be read ({error.strerror})", path, "allow reading it")) from error
+        raise DataError(Problem(f"cannot be read ({error.strerror})", path, "check its permissions")) from error
 
 
 class _TableReader:
@@ -335,7 +335,7 @@ class _TableReader:
     def _read_part(self, name: str, row: TableRow, cell: str, where: SourceLine) -> None:
         part = PART_NAMES.get(cell.casefold())
         if part is None:
-            self._add(f"the side {cell!r} is none of train, val and test", where, "correct the cell")
+            self._add(f"the side {cell!r} is not train, val or test", where, "correct the cell")
         elif row.part not in (None, part):
             self._add(f"{name} is {part} here, but {row.part} in another row", where, "keep one side for each image")
         else:
@@ -354,7 +354,7 @@ class _TableReader:
             return next((found for label, found in self._settings.labels.items() if label in row.labels), None)
         if len(row.labels) > 1:
             what = f"{name} has several classes: {', '.join(sorted(row.labels))}"
-            self._add(what, row.where, "give data.table.labels: its first entry that applies decides")
+            self._add(what, row.where, "give data.table.labels: the first entry that applies is used")
         label = min(row.labels, default=None)
         if label is not None and not _FOLDER_NAME.fullmatch(label):
             what = f"the class {label!r} cannot be the name of a folder"

@@ -38,7 +38,8 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
     if not rows:
         have = f"images there are called {join_names(sorted(files), 2)}" if files else "there are no images in it"
         named = (
-            f"none of its {len(table.rows):,} rows names an image in {root}: rows name {join_names([*table.rows], 2)}"
+            f"none of its {len(table.rows):,} rows matches an image in {root}: "
+            f"the rows name {join_names([*table.rows], 2)}"
         )
         fix = f"check data.path, and the column data.table.image: {table.settings.image}"
         raise DataError(Problem(f"{named}; {have}", table.path, fix))
@@ -56,7 +57,7 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
         if name is not None:
             labels[parts[file]][files[file]] = names.index(name)
     if unknown:
-        what = f"the table gives classes that are none of {', '.join(names)}: {join_names(sorted(unknown))}"
+        what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
     return Layout(
         class_names=names,

@@ -221,7 +221,7 @@ def transform_folder(
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     _check_arguments(settings.path, out, strengths, copies)
     if settings.table is None and holds_pairs(settings.path):
-        what = "these are pairs of images and masks, and only images with a class can be transformed"
+        what = "these are pairs of images and masks, but only images with classes can be transformed"
         raise DataError(Problem(what, settings.path, "augment pairs while training instead: classical above 0"))
     index = read_index(settings, needs_positive=False, on_progress=on_progress)
     names = _names_without_number(index)

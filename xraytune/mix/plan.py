@@ -58,7 +58,7 @@ def require_extra_images(ratios: Iterable[float], real_count: int) -> None:
     """
     smallest = min(ratios, default=None)
     if smallest is not None and _extra_count(smallest, real_count) == 0:
-        what = f"{smallest:g} of {real_count} training images rounds to no extra image"
+        what = f"{smallest:g} of {real_count} training images rounds to zero extra images"
         raise ConfigError(Problem(what, "synthetic_ratio", f"use {1 / real_count:.2g} or more"))
 
 
