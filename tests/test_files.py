@@ -124,7 +124,7 @@ def test_failed_folder_is_not_created(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_a_folder_that_another_process_created_first_stays(tmp_path: Path, is_shared: bool) -> None:
     """If it is not shared, an error says that the new one was not created."""
-    refusal = nullcontext() if is_shared else pytest.raises(ConfigError, match="there is something here already")
+    refusal = nullcontext() if is_shared else pytest.raises(ConfigError, match="this path already exists")
     with refusal, new_folder(tmp_path / "model", is_shared=is_shared) as folder:
         (folder / "a.txt").write_text("ours", encoding="utf-8")
         write_text(tmp_path / "model" / "a.txt", "theirs")

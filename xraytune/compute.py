@@ -111,7 +111,7 @@ def require_device(compute: Compute, study: Path) -> None:
     """Raise MachineError if a study was searched on a GPU and torch sees none: results on a CPU differ."""
     if compute.device == "cuda" and not gpu_count():
         fix = "run it on a machine with a GPU; `xraytune doctor` shows what torch sees"
-        raise MachineError(Problem("the study was searched on a GPU, and torch sees none here", study, fix))
+        raise MachineError(Problem("the study was searched on a GPU, but torch sees no GPU here", study, fix))
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

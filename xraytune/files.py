@@ -54,7 +54,7 @@ _OTHER_FILE = "give the right file, or restore it from a backup"
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 _AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN)
-_OTHER_PLACE = "give another path, or allow access to this one"
+_OTHER_PLACE = "give another path, or check the permissions of this one"
 _RERUN = "then run the same command again: nothing that was written is lost"
 AWAY_FIX = "run the same command again when it does: nothing that was written is lost"
 _NO_INODES = ("the disk has room, but no inodes left for new files", f"remove files (`df -i` counts them), {_RERUN}")
@@ -117,16 +117,16 @@ def require_writable(folder: Path) -> None:
     """Check, before any work, that files can be created in a folder, which need not exist; ConfigError if it is a file."""
     place = nearest_folder(folder)
     if not place.is_dir():
-        raise ConfigError(Problem("this is a file, and a folder is needed here", place, "give another path"))
+        raise ConfigError(Problem("this is a file, but a folder is needed here", place, "give another path"))
     if not os.access(place, os.W_OK | os.X_OK):
-        raise MachineError(Problem("nothing can be written to this folder", place, _OTHER_PLACE))
+        raise MachineError(Problem("cannot write to this folder", place, _OTHER_PLACE))
 
 
 def require_new(out: Path) -> None:
     """Check, before any work, that `out` does not exist (else ConfigError) and can be created."""
     require_writable(out.parent)
     if os.path.lexists(out):
-        raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))
+        raise ConfigError(Problem("this path already exists", out, "give a path that does not exist yet"))
 
 
 def require_file(path: Path | str, kind: Kind, refusal: type[XraytuneError] = ArtifactError) -> None:

@@ -71,7 +71,7 @@ def test_a_checkpoint_with_invalid_content_gives_no_generator(
     file = tmp_path / CHECKPOINT_NAME
     torch.save({**torch.load(file, weights_only=True), key: value}, file)
 
-    with pytest.raises(ArtifactError, match="this checkpoint holds another network"):
+    with pytest.raises(ArtifactError, match="this checkpoint belongs to a different network"):
         checkpoint_generator(file)
 
 
@@ -83,5 +83,5 @@ def test_a_checkpoint_with_another_network_is_not_resumed(
     file = tmp_path / CHECKPOINT_NAME
     torch.save({**torch.load(file, weights_only=True), "discriminator": {}}, file)
 
-    with pytest.raises(ArtifactError, match="another network"):
+    with pytest.raises(ArtifactError, match="a different network"):
         list(train_generator(tiny(steps=8), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))

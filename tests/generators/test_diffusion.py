@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_kind_is_refused_and_kept(
     list(train_generator(tiny(steps=1), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
     before = (tmp_path / CHECKPOINT_NAME).read_bytes()
 
-    with pytest.raises(ConfigError, match="this checkpoint holds a GAN, not a diffusion model"):
+    with pytest.raises(ConfigError, match="this checkpoint contains a GAN, not a diffusion model"):
         train(small(), blobs, cpu, tmp_path)
 
     assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before

@@ -155,7 +155,7 @@ def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(backbone: st
 
 
 def test_a_network_that_does_not_begin_with_a_colour_convolution_is_named() -> None:
-    with pytest.raises(MachineError, match=r"perceptron cannot be made 1-channel.*\n.*input_channels: 3"):
+    with pytest.raises(MachineError, match=r"perceptron cannot take one channel.*\n.*input_channels: 3"):
         to_one_channel(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "perceptron")
 
 

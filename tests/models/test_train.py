@@ -401,7 +401,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     parameters = small()
     train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path, stop_after=1)
 
-    with pytest.raises(ArtifactError, match="another network"):
+    with pytest.raises(ArtifactError, match="a different network"):
         train(parameters, build_classifier(parameters, 3, weights=None, seed=1), tmp_path)
 
 

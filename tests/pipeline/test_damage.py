@@ -291,6 +291,6 @@ def test_pixels_of_another_decoder_are_not_reused(done: Done, cache: Path) -> No
     prepared, _ = prepare(done.bench.settings, cache)
     began = replace(prepared, pixels_sha256="0" * 64)
 
-    with pytest.raises(StudyError, match=r"Pillow .* decodes the images to other pixels than the study's"):
+    with pytest.raises(StudyError, match=r"Pillow .* decodes the images differently from the study"):
         restore_pixels(done.bench.settings, began, cache)
     assert generator_inputs(gan(), None, began, CPU) != generator_inputs(gan(), None, prepared, CPU)

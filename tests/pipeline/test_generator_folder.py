@@ -141,9 +141,9 @@ def test_one_network_for_each_class_is_kept_and_drawn_from_by_name(kept: Kept, t
 def test_existing_files_are_not_overwritten(kept: Kept, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
 
-    with pytest.raises(ConfigError, match="there is something here already"):
+    with pytest.raises(ConfigError, match="this path already exists"):
         generator_sample(kept.gan, count=1, out=tmp_path / "there")
-    with pytest.raises(ConfigError, match="there is something here already"):
+    with pytest.raises(ConfigError, match="this path already exists"):
         generator_train(kept.space, out=kept.gan, cache=kept.cache)
 
 

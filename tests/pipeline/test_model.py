@@ -42,5 +42,5 @@ def test_a_single_neuron_is_refused_for_three_class_folders(write: Callable[[str
 
     require_two_classes(load_space(write(bce, 2)))
     require_two_classes(load_space(write("loss: {value: cross_entropy}", 3)))
-    with pytest.raises(ConfigError, match="loss: bce is for two classes, and the images have 3"):
+    with pytest.raises(ConfigError, match="loss: bce requires two classes, but the images have 3"):
         require_two_classes(load_space(write(bce, 3)))

@@ -95,7 +95,7 @@ def test_an_own_val_folder_is_merged_or_kept_and_notes_say_which(bench: Bench, c
 def test_a_split_that_is_impossible_is_refused_before_images_are_decoded(bench: Bench, tmp_path: Path) -> None:
     data = bench.settings.data.model_copy(update={"train_patients": 1000})
 
-    with pytest.raises(DataError, match="patients, not 1000"):
+    with pytest.raises(DataError, match="patients, fewer than 1000"):
         prepare(bench.settings.model_copy(update={"data": data}), tmp_path / "cache")
 
     assert not (tmp_path / "cache" / PIXELS_STAGE).exists()

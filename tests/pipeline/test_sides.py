@@ -45,7 +45,7 @@ def test_a_perfect_auroc_on_six_patients_of_a_class_is_not_certain() -> None:
 def test_sides_on_which_chance_ranks_the_trials_are_named_with_what_to_do() -> None:
     assert chance_warning(sizes(5, 40, 40)) == ""
     assert chance_warning(sizes(50, 40, 6)) == (
-        "val-B (12 patients) is too small to rank trials: two equally good ones can differ there by 0.12 in AUROC by "
+        "val-B (12 patients) is too small to rank trials: two equally good trials can differ by 0.12 in AUROC by "
         "chance alone (95 %); use larger validation sides (data.split), or more patients"
     )
     assert "val-A (8 patients) and val-B (12 patients) are too small" in chance_warning(sizes(50, 4, 6))
@@ -53,7 +53,7 @@ def test_sides_on_which_chance_ranks_the_trials_are_named_with_what_to_do() -> N
 
 def test_a_side_without_a_class_has_no_interval() -> None:
     assert [size.interval(0.9) for size in side_sizes(two_images())] == [None, None, None]
-    assert "differ there by 1.00 in AUROC" in chance_warning(side_sizes(two_images()))
+    assert "differ by 1.00 in AUROC" in chance_warning(side_sizes(two_images()))
 
 
 def test_pairs_of_images_and_masks_have_no_classes_and_no_auroc() -> None:

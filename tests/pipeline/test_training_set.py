@@ -190,7 +190,7 @@ def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation
     data = bench.settings.data
     transform_folder(data, tmp_path / "copies", Strengths(), copies=2, seed=0)
     extra = bench.experiment(source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0)
-    with pytest.raises(TrialError, match="copy training images"):
+    with pytest.raises(TrialError, match="are copies of training images"):
         build_training_set(extra, bench.context)
     extra = extra.model_copy(update={"settings": without_gates(extra.settings)})
 

@@ -287,11 +287,11 @@ def test_a_search_reports_what_is_left_without_lungs_and_a_model_needs_whole_ima
 
     best = export(tmp_path / "erased", out=tmp_path / "best.yaml").path
     with pytest.raises(
-        ConfigError, match=r"data\.view: lungs_erased asks where a classifier looks; a model needs whole"
+        ConfigError, match=r"data\.view: lungs_erased is for studying where a classifier looks; a model needs whole"
     ):
         train(best, out=tmp_path / "model", cache=lab.cache)
 
     with one_core():
         train(best, out=tmp_path / "model", cache=lab.cache, overrides=["data.view=full"])
-    with pytest.raises(ConfigError, match="this model is a classifier of NORMAL and PNEUMONIA; it finds no lungs"):
+    with pytest.raises(ConfigError, match="this model is a classifier of NORMAL and PNEUMONIA; it cannot find lungs"):
         prepare(lab.settings("lungs", segmenter=tmp_path / "model"), lab.cache)

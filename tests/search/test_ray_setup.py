@@ -73,7 +73,7 @@ def test_unwritable_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also as root."""
     monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
 
-    assert told().startswith("/proc/none: Ray cannot write its temporary folder")
+    assert told().startswith("/proc/none: Ray cannot write to its temporary folder")
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             monkeypatch.setenv("RAY_TMPDIR", str(link))
             assert told() == ""
             disk.fill(pages_left=256)
-            assert "has 1 MiB of room" in told()
+            assert "has 1 MiB of free space" in told()
         finally:
             link.unlink()
 
@@ -259,7 +259,7 @@ def test_doctor_reports_security_problems(tmp_path: Path, monkeypatch: pytest.Mo
         return [check.found for check in doctor() if check.name == "Ray security"]
 
     cluster.chmod(0o777)
-    no_token = "RAY_AUTH_MODE: Ray asks for no token: every user can run code in it"
+    no_token = "RAY_AUTH_MODE: Ray does not require a token, so every user can run code in it"
     assert found() == [
         no_token,
         f"{cluster}: other users can write to the folder of the Ray cluster that was started here",

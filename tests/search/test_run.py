@@ -71,10 +71,10 @@ def test_concurrently_created_study_is_not_continued(space: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "note"),
     [
-        ([], "budget.trials is used up after 1 trial; --set budget.trials=N continues to N"),
+        ([], "budget.trials is used up after 1 trial; to continue, raise it with --set budget.trials=N"),
         (
             ["budget.trials=9", "budget.hours=1e-9"],
-            "budget.hours is used up after 1 trial; --set budget.hours=N continues to N",
+            "budget.hours is used up after 1 trial; to continue, raise it with --set budget.hours=N",
         ),
     ],
 )
@@ -102,14 +102,14 @@ def test_an_ended_search_can_be_given_a_race_whose_repeats_are_real_trainings(sp
     assert sorted(row["number"] for row in repeats) == [0, 1, 2, 100, 101, 102]
     assert len({row["value"] for row in repeats}) > 2, "each round has seeds of its own"
     assert (again.race, read_jsonl(studies / "small" / "trials.jsonl")) == (raced.race, rows)
-    assert notes[-1] == "budget.trials is used up after 2 trials; --set budget.trials=N continues to N"
+    assert notes[-1] == "budget.trials is used up after 2 trials; to continue, raise it with --set budget.trials=N"
     assert status(studies / "small").race == raced.race, "study.yaml has the new budget"
 
 
 def test_ratio_without_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
     overrides = ["batch_size=512", "source={values: [none, duplicate]}", "synthetic_ratio={min: 0.002, max: 1.0}"]
-    refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to no extra image\n +fix: use 0\.\d+ or more"
+    refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to zero extra images\n +fix: use 0\.\d+ or more"
 
     with pytest.raises(ConfigError, match=refused):
         search(space, studies=root / "studies", overrides=overrides)
@@ -143,7 +143,7 @@ def test_pretraining_that_asha_would_compare_is_noted_and_a_phase_without_steps_
             callbacks=Callbacks(note=note),
         )
 
-    assert "from epoch 2 on, but trials with mixing: pretrain may see no real image before epoch 3" in notes[-1]
+    assert "from epoch 2 on, but trials with mixing: pretrain may not see a real image before epoch 3" in notes[-1]
     assert not (root / "studies").exists()
 
 
@@ -157,7 +157,7 @@ def test_search_continues_after_upgrade_and_reports_it(space: Path) -> None:
 
     summary = search(space, studies=studies, overrides=["budget.trials=2"], callbacks=Callbacks(note=notes.append))
 
-    assert any(text.startswith("this study was begun with torch 2.0.1 and torchvision ") for text in notes)
+    assert any(text.startswith("this study was started with torch 2.0.1 and torchvision ") for text in notes)
     assert summary.counts["complete"] == 2
     assert read_json(file)["continued"][0]["ended_trials"] == 1
 

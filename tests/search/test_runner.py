@@ -144,7 +144,7 @@ def test_a_trial_runs_on_one_machine() -> None:
     one = Node(cpus=1.0, gpus=0.0)
 
     assert slots(two_cores, [one, Node(cpus=5.0, gpus=0.0), Node(cpus=3.0, gpus=0.0)]) == 3
-    with pytest.raises(MachineError, match="needs 2 CPU cores and 0 GPUs; no machine has that; they have 1 and 0"):
+    with pytest.raises(MachineError, match="needs 2 CPU cores and 0 GPUs; no machine has that many; they have 1 and 0"):
         slots(two_cores, [one, one])
 
 
@@ -214,11 +214,11 @@ def test_cluster_token_is_sent_and_missing_or_wrong_one_is_reported(
 
     with cluster_with("the cluster's") as address:
         with pytest.raises(
-            MachineError, match=f"{address}: the Ray cluster asks for a token, and this machine has none"
+            MachineError, match=f"{address}: the Ray cluster requires a token, but this machine has none"
         ):
             run(study, address=address)
         monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
-        with pytest.raises(MachineError, match="asks for a token, and this machine has another one"):
+        with pytest.raises(MachineError, match="requires a token, but this machine has another one"):
             run(study, address=address)
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray" / "auth_token").write_text("the cluster's", encoding="utf-8")

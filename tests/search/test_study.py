@@ -121,7 +121,7 @@ def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.Monke
     study = StudyFolder(tmp_path / "studies" / "small")
     create_study(study, write_space(tmp_path), two_images(), replace(CPU, device="cuda"))
 
-    with pytest.raises(MachineError, match="searched on a GPU, and torch sees none here"):
+    with pytest.raises(MachineError, match="searched on a GPU, but torch sees no GPU here"):
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
 
 
@@ -163,7 +163,7 @@ def test_continuing_with_another_torch_is_reported_once_and_recorded(study: Stud
 
     told = continue_under_releases(study)
 
-    assert f"begun with torch 2.0.1 and torchvision {installed['torchvision']}, and continues with torch" in told
+    assert f"started with torch 2.0.1 and torchvision {installed['torchvision']}, and continues with torch" in told
     assert study.releases() == (installed | {"torch": "2.0.1"}, installed)
     assert continue_under_releases(study) == ""
 

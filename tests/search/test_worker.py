@@ -211,7 +211,7 @@ def test_lost_gpu_stops_search_without_failing_trials(
     message = worker.step()
 
     worker.close()
-    assert "torch sees none here" in message["stopped"]
+    assert "torch sees no GPU here" in message["stopped"]
 
 
 def test_error_before_first_epoch_is_reported(study: StudyFolder, tmp_path: Path) -> None:

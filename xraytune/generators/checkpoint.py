@@ -31,7 +31,7 @@ USE_SETTINGS = {"mask_from"}
 """Settings for the use of the images. Apart from the number of channels, they do not change the generator."""
 _MAX_CLASSES = 1000
 """Limits the memory that a damaged file can ask for."""
-_OTHER_NETWORK = "this checkpoint holds another network"
+_OTHER_NETWORK = "this checkpoint belongs to a different network"
 _logger = logging.getLogger(__name__)
 
 
@@ -71,7 +71,7 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
     fix, what = "use another folder, or remove this file", ""
     settings, channels = training.settings, training.generator.channels
     if content["kind"] != settings.block:
-        what = f"this checkpoint holds a {GENERATORS[content['kind']].noun}, not a {settings.noun}"
+        what = f"this checkpoint contains a {GENERATORS[content['kind']].noun}, not a {settings.noun}"
     elif content["channels"] != channels:
         what = f"this {settings.noun} generates {_product(content['channels'])}, not {_product(channels)}"
     elif content["identity"] != _identity(training, images_digest):

@@ -123,7 +123,7 @@ def to_one_channel(network: nn.Module, name: str) -> None:
     """Sum the first convolution's filters over the three input channels, in place; MachineError if it has others."""
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels != 3 or first.groups != 1:
-        what = f"{name} cannot be made 1-channel: it does not begin with a plain convolution of three channels"
+        what = f"{name} cannot take one channel: its first layer is not a plain convolution with three channels"
         raise MachineError(Problem(what, "input_channels", "set input_channels: 3, or use another backbone"))
     first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
     first.in_channels = 1

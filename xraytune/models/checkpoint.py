@@ -49,7 +49,7 @@ def resume(folder: Path, network: nn.Module, optimizer: Optimizer, kind: type[Ep
     """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
     content, epochs = _read(folder, kind)
     if epochs:
-        with explain_unreadable("this checkpoint is from another network", folder / _CHECKPOINT_NAME, _FIX):
+        with explain_unreadable("this checkpoint belongs to a different network", folder / _CHECKPOINT_NAME, _FIX):
             load_tensors(network, content["network"])
             optimizer.load_state_dict(content["optimizer"])
     return epochs
@@ -65,7 +65,7 @@ def intact_epochs(folder: Path, kind: type[Epoch]) -> list[Epoch]:
     try:
         return finished_epochs(folder, kind)
     except ArtifactError as error:
-        _logger.warning("%s; the training starts afresh", error)
+        _logger.warning("%s; training starts from scratch", error)
         shutil.rmtree(folder)
         return []
 

@@ -164,7 +164,9 @@ def _train_epoch(
 
 def _require_finite(loss: float, epoch: int, lr: float) -> None:
     if not math.isfinite(loss):
-        raise TrialError(Problem(f"the loss is not finite in epoch {epoch}", f"lr {lr:g}", "search smaller lr"))
+        raise TrialError(
+            Problem(f"the loss is not finite in epoch {epoch}", f"lr {lr:g}", "search smaller values of lr")
+        )
 
 
 @torch.no_grad()

@@ -129,7 +129,7 @@ def _download(urls: Sequence[str]) -> Path:
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             files, source = _files(urls)
             fix = (
-                f"put {files} (from {source}) into a folder and name it with --weights-dir or `weights_dir`, or put "
+                f"put {files} (from {source}) into a folder and pass it as --weights-dir or `weights_dir`, or put "
                 f"{file.name} into {file.parent}; or set weights: none"
             )
             raise MachineError(Problem(f"the weights cannot be downloaded ({error})", url, fix)) from error

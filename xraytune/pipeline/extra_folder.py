@@ -127,7 +127,7 @@ def _without_validation(
     if ambiguous := ambiguous_files(found, table, prepared.images, group_regex, owners):
         _logger.warning(
             "%s: %d extra images, such as %s, have a file name that several patients of the study share. They count as "
-            "other patients; if they are copies of the study's images, name their patients in %s there",
+            "other patients; if they are copies of the study's images, list their patients in %s there",
             root,
             len(ambiguous),
             ambiguous[0],

@@ -41,7 +41,7 @@ def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBloc
     found, folder = measure_memorisation(context, read)
     if copies := copies_found(found):
         what = (
-            f"the synthetic images copy training images: {copies} are nearer to a training image than 99 % of unseen "
+            f"synthetic images are copies of training images: {copies} are nearer to a training image than 99 % of unseen "
             f"X-rays; the nearest pairs are shown in {folder.relative_to(context.cache).as_posix()} of the cache"
         )
         where, fix = f"source: {experiment.parameters.source}", "replace the images"

@@ -91,5 +91,5 @@ def require_two_classes(space: Space) -> None:
     for what, fix in binary.items():
         if (count := len(find_class_names(space.settings.data))) != 2:
             raise ConfigError(
-                Problem(f"{what} is for two classes, and the images have {count}", space.settings.data.path, fix)
+                Problem(f"{what} requires two classes, but the images have {count}", space.settings.data.path, fix)
             )

@@ -325,7 +325,7 @@ def restore_pixels(
         fix = "restore the images, or give the cache of the search (--cache)"
         raise StudyError(Problem(what, settings.data.path, fix))
     if again != prepared:
-        what = f"Pillow {releases('pillow')['pillow']} decodes the images to other pixels than the study's"
+        what = f"Pillow {releases('pillow')['pillow']} decodes the images differently from the study"
         fix = "install the Pillow of its environment.json and remove this folder, or give the cache of the search (--cache)"
         raise StudyError(Problem(what, store, fix))
 

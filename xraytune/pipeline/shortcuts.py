@@ -71,7 +71,9 @@ class LungShortcut:
         start = f"A logistic regression on 16 x 16 px reaches an AUROC of {last} without the lungs"
         if last.low < NOTABLE_AUROC:
             return f"{start}: no clear sign that the classes are separable without them."
-        return f"{start}: the benchmark itself is in question, as a high score there says little about reading lungs."
+        return (
+            f"{start}: the benchmark itself is in question, because a high score on it says little about reading lungs."
+        )
 
 
 def inspect_lungs(

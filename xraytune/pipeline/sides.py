@@ -95,8 +95,8 @@ def chance_warning(sizes: Iterable[SideSize]) -> str:
     which = " and ".join(f"{size.name} ({size.patient_count} patients)" for size in small)
     chance = max(map(_chance, small))
     return (
-        f"{which} {'is' if len(small) == 1 else 'are'} too small to rank trials: two equally good ones can differ "
-        f"there by {chance:.2f} in AUROC by chance alone (95 %); use larger validation sides (data.split), or more patients"
+        f"{which} {'is' if len(small) == 1 else 'are'} too small to rank trials: two equally good trials can differ "
+        f"by {chance:.2f} in AUROC by chance alone (95 %); use larger validation sides (data.split), or more patients"
     )
 
 

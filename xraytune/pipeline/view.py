@@ -72,7 +72,7 @@ def read_view(store: Path) -> View | None:
 def require_whole_images(data: DataSettings, what: str) -> None:
     """Refuse (ConfigError) a view for a model or generator, which would need the segmenter wherever it is used."""
     if data.view != "full":
-        problem = f"data.view: {data.view} asks where a classifier looks; {what} needs whole images"
+        problem = f"data.view: {data.view} is for studying where a classifier looks; {what} needs whole images"
         raise ConfigError(Problem(problem, "data.view", "--set data.view=full"))
 
 
@@ -90,7 +90,7 @@ def open_segmenter(data: DataSettings, of_study: View | None = None) -> Bundle:
     assert data.segmenter is not None, "a view has a segmenter"
     bundle = open_bundle(data.segmenter)
     if bundle.record.task != "segmentation":
-        what = f"this model is a classifier of {' and '.join(bundle.record.class_names)}; it finds no lungs"
+        what = f"this model is a classifier of {' and '.join(bundle.record.class_names)}; it cannot find lungs"
         fix = "give a model of `xraytune train` with task: segmentation"
         raise ConfigError(Problem(what, data.segmenter, fix))
     if of_study and of_study.segmenter_sha256 != segmenter_hash(bundle):

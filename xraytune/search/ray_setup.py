@@ -42,10 +42,10 @@ def why_ray_cannot_start() -> Problem | None:
     if (excess := _excess_bytes(parent)) > 0:
         return Problem(f"the path of Ray's temporary folder is {excess} bytes too long", parent, other)
     if why := _unwritable(parent):
-        return Problem(f"Ray cannot write its temporary folder ({why})", parent, other)
+        return Problem(f"Ray cannot write to its temporary folder ({why})", parent, other)
     disk, inodes = shutil.disk_usage(nearest_folder(parent)), free_inodes(parent)
     if disk.total and disk.free < _LEAST_MIB * _MIB:  # some file systems report 0
-        what = f"Ray's temporary folder has {disk.free // _MIB} MiB of room, and needs {_LEAST_MIB}"
+        what = f"Ray's temporary folder has {disk.free // _MIB} MiB of free space, but needs {_LEAST_MIB}"
         return Problem(what, parent, f"make room there, or {other}")
     if inodes is not None and inodes < _LEAST_INODES:
         what = f"the disk of Ray's temporary folder has inodes for {inodes} more files, and Ray needs {_LEAST_INODES}"
@@ -95,7 +95,9 @@ def security_problems() -> Iterator[Problem]:
         if _is_open(token := _default_token()):
             yield Problem("other users can read Ray's token", token, f"chmod 600 {token} (a local search does it)")
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
-        yield Problem("Ray asks for no token: every user can run code in it", "RAY_AUTH_MODE", "unset RAY_AUTH_MODE")
+        yield Problem(
+            "Ray does not require a token, so every user can run code in it", "RAY_AUTH_MODE", "unset RAY_AUTH_MODE"
+        )
     cluster = ray_parent() / "ray" / "ray_current_cluster"  # written by `ray start`
     if os.access(cluster, os.F_OK) and _is_open(cluster.parent, 0o022):
         what = "other users can write to the folder of the Ray cluster that was started here"

@@ -133,7 +133,7 @@ def search(
         callbacks.note(note)
     if settings.has_idle_asha:
         grace, last = settings.scheduler.grace, settings.budget.max_epochs
-        callbacks.note(f"ASHA prunes no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
+        callbacks.note(f"ASHA will not prune any trial: scheduler.grace is {grace}, and budget.max_epochs is {last}")
     mixes = loaded.combinations("source", "synthetic_ratio", "mixing")
     ratios = [(ratio, mixing) for source, ratio, mixing in mixes if source != "none" and isinstance(ratio, int | float)]
     pretrained = [ratio for ratio, mixing in ratios if mixing == "pretrain"]
@@ -206,7 +206,7 @@ def _run(
     if controller.is_done and not (race and race.missing and controller.has_time()):
         used, count = controller.used_up, len(journal.trials)
         trials = f"{count} trial{'s' if count > 1 else ''}"
-        callbacks.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N continues to N")
+        callbacks.note(f"budget.{used} is used up after {trials}; to continue, raise it with --set budget.{used}=N")
         return
     if change := study.continue_under_releases(folder):
         callbacks.note(change)
@@ -235,8 +235,8 @@ def _early_rung(settings: Settings, pretrained: Sequence[float]) -> str:
     if settings.scheduler.name != "asha" or settings.scheduler.grace >= first:
         return ""
     return (
-        f"ASHA compares trials from epoch {settings.scheduler.grace} on, but trials with mixing: pretrain may see no real "
-        f"image before epoch {first}; for a fair comparison, set scheduler.grace: {first} or scheduler.name: none"
+        f"ASHA compares trials from epoch {settings.scheduler.grace} on, but trials with mixing: pretrain may not see a "
+        f"real image before epoch {first}; for a fair comparison, set scheduler.grace: {first} or scheduler.name: none"
     )
 
 

@@ -74,7 +74,7 @@ def slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
     if count == 0:
         needed = f"a trial needs {trial.cpus} CPU cores and {trial.gpus:g} GPUs"
         each = sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})
-        several = f"no machine has that; they have {', '.join(each) or 'none'}"
+        several = f"no machine has that many; they have {', '.join(each) or 'none'}"
         found = f"the machine has {each[0]}" if len(nodes) == 1 else several
         fix = "lower resources.cpus_per_trial or gpus_per_trial"
         raise MachineError(Problem(f"{needed}; {found}", "resources", fix))
@@ -162,7 +162,7 @@ class Runner:
                     return
                 if fruitless == _FRUITLESS_STARTS:
                     what = f"Ray ended {fruitless} times before a trial reported anything; the last time: {why}"
-                    fix = "if the machine was overloaded, run the same command again; else `xraytune doctor` checks it"
+                    fix = "if the machine was overloaded, run the same command again; otherwise, run `xraytune doctor`"
                     raise MachineError(Problem(what, self._log, fix))
                 if self._child is None:
                     note(f"{why}; restarting Ray and resuming the trials")
@@ -208,7 +208,7 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
     environment: dict[str, Any] = found["environment"]
     environment["compute"]["generator_threads"] = allocation.generator.cpus
     if (theirs := numeric_releases(environment["packages"])) != (ours := numeric_releases()):
-        what = f"the cluster has {format_versions(theirs)}, and this machine {format_versions(ours)}"
+        what = f"the cluster has {format_versions(theirs)}, but this machine has {format_versions(ours)}"
         raise MachineError(Problem(what, address, "install the same versions on all machines"))
     return allocation, environment
 
@@ -398,7 +398,7 @@ class _Child:
         self._is_busy = True
         self._send(question)
         while not self._connection.poll(_LATE_SECONDS):
-            self._note("still waiting for a machine with room for a trial: others use it, or it is slow")
+            self._note("still waiting for a machine with room for a trial: other jobs are using it, or it is slow")
         found: dict[str, Any] = self._receive()
         self._is_busy = False
         return found

@@ -125,7 +125,7 @@ class RunList(TrialQueue):
         """Refuse a run that was started earlier with other settings."""
         config = self.folder.trial_path(number) / "config.json"
         if config.exists() and self.folder.experiment(number).identity() != self._runs[number].experiment.identity():
-            what = "this run was begun with other settings: the study or the options have changed since"
+            what = "this run was started with other settings: the study or the options have changed since"
             fix = f"use the same options, or move {self.folder.path.name}/ away to start over"
             raise StudyError(Problem(what, config, fix))
 

@@ -261,7 +261,7 @@ def continue_under_releases(folder: StudyFolder) -> str:
     entry = {"packages": _packages(), "started": _now(), "ended_trials": len(folder.rows())}
     write_json(file, content | {"continued": [*content.get("continued", ()), entry]})
     return (
-        f"this study was begun with {', then '.join(map(format_versions, earlier))}, "
+        f"this study was started with {', then '.join(map(format_versions, earlier))}, "
         f"and continues with {format_versions(now)}: ended trials "
         "keep their values, unfinished ones start again, and `confirm` trains all replicates with one version"
     )
@@ -392,7 +392,7 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
     added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
     changes = [(gone, "changed or gone"), (added, "new")]
     found = "; ".join(f"{len(files)} {how}: {join_names(files)}" for files, how in changes if files)
-    found = found or "same files, but other patients, classes, segmenter of data.view, or way of making images square"
+    found = found or "same files, but different patients, classes, data.resize, or segmenter of data.view"
     fix = "restore them, or start a study with another name"
     raise StudyError(Problem(f"the images changed since the study began: {found}", folder.path, fix))
 

@@ -380,7 +380,7 @@ class TrialQueue:
         last, are_first = self._reasons[-_SAME_FAILURES:], len(self._reasons) == _SAME_FAILURES
         if reason and (are_first or is_of_machine) and last == [last[-1]] * _SAME_FAILURES:
             which = f"the {'first' if are_first else 'last'} {_SAME_FAILURES} trials"
-            what = f"{which} all failed for the same reason, so no other was started: {reason}"
+            what = f"{which} all failed for the same reason, so no more were started: {reason}"
             raise TrialError(Problem(what, self.folder.path, "fix the cause, then run the same command again"))
 
     def has_time(self) -> bool:

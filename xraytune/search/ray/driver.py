@@ -159,7 +159,7 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001  Ray raises bare ones if one of its processes does not start in time
         if address and "AuthenticationError" in (text := traceback.format_exc()):  # often only in a cause's text
             ours = "has another one" if "InvalidAuthToken" in text else "has none"
-            return {"refused": f"the Ray cluster asks for a token, and this machine {ours}"}
+            return {"refused": f"the Ray cluster requires a token, but this machine {ours}"}
         if address and isinstance(error, ConnectionError):
             return {"unavailable": f"no Ray cluster answers: {error}"}
         traceback.print_exc()  # into this process's log, which the search names if it gives up
