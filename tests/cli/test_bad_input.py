@@ -210,7 +210,7 @@ def test_pipes_and_circular_links_are_skipped(run: Run, here: Path) -> None:
         ("lr={min: 1, max: 0.1}", 2, "min 1 is above max 0.1"),
         ("synthetic_ratio=-1", 2, "write 0 or more"),
         ("synthetic_ratio=1e9", 2, "write 100 or less"),
-        ("dropout={value: 0.1, when: {source: folder}}", 2, "this never holds"),
+        ("dropout={value: 0.1, when: {source: folder}}", 2, "is never true"),
         ("backbone=resnet5O", 2, "did you mean 'resnet50'?"),
         ("gan.width=1000000000", 2, "write 512 or less"),
         ("data.image_size=4096", 2, "write 1024 or less"),
@@ -306,7 +306,7 @@ def test_a_file_where_a_folder_is_needed_is_refused_before_any_work(
 ) -> None:
     before = sorted(here.rglob("*"))
 
-    refused(run(*arguments), 2, "this is a file, and a folder is needed here")
+    refused(run(*arguments), 2, "this is a file, but a folder is needed here")
 
     assert sorted(here.rglob("*")) == before
     assert (here / "notes.txt").read_text(encoding="utf-8") == "a file\n"
@@ -325,7 +325,7 @@ def test_a_file_where_a_folder_is_needed_is_refused_before_any_work(
 def test_nothing_is_overwritten(run: Run, here: Path, arguments: tuple[str, ...]) -> None:
     before = {file: file.read_bytes() for file in here.rglob("*") if file.is_file()}
 
-    refused(run(*arguments), 2, "there is something here already")
+    refused(run(*arguments), 2, "this path already exists")
 
     assert {file: file.read_bytes() for file in here.rglob("*") if file.is_file()} == before
 

@@ -77,7 +77,7 @@ def test_space_import_overwrites_nothing(run: Run, tmp_path: Path) -> None:
     answer = json.loads(run("space", "import", sweep, "-o", tmp_path / "new.yaml", "--json").stdout)
 
     assert (refused.exit_code, space.read_text("utf-8")) == (2, "mine")
-    assert "there is something here already" in refused.stderr
+    assert "this path already exists" in refused.stderr
     assert [one["what"] for one in answer["left_out"]] == ["layers: unknown parameter"]
     assert answer["left_out"][0]["line"] == 1
 
@@ -210,7 +210,7 @@ def test_hints_of_an_inspection_name_its_own_flags(run: Run, tmp_path: Path) -> 
     given = run("data", "inspect", tmp_path / "xrays", "--classes", "auto", "--positive", "beta")
 
     assert "fix: use --classes auto to make each folder a class" in words.stderr
-    assert "--positive: the names do not say which class is the disease" in asked.stderr
+    assert "--positive: the names do not tell which class is the disease" in asked.stderr
     assert "fix: use --positive alpha, or --positive beta" in asked.stderr
     assert "data." not in words.stderr + asked.stderr
     assert (words.exit_code, asked.exit_code, given.exit_code) == (3, 3, 0)

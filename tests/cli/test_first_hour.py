@@ -97,7 +97,7 @@ def test_single_class_folder_error_names_parent_folder(run: Run, tmp_path: Path)
 
     assert result.exit_code == 3
     assert "into PNEUMONIA/ there" in result.stderr
-    assert "give the parent folder, if it holds the class folders" in result.stderr
+    assert "give the parent folder, if it contains the class folders" in result.stderr
 
 
 def test_mix_and_arm_have_the_same_name() -> None:

@@ -56,7 +56,7 @@ def test_a_file_in_place_of_the_folder_of_figures_is_refused(run: Run, xrays: Pa
     result = run("data", "inspect", xrays, "--figures", tmp_path / "notes.txt")
 
     assert result.exit_code == 2
-    assert "this is a file, and a folder is needed here" in result.stderr
+    assert "this is a file, but a folder is needed here" in result.stderr
 
 
 def test_pairs_are_drawn_inspected_and_shown_in_figures(run: Run, tmp_path: Path) -> None:
@@ -93,5 +93,5 @@ def test_pairs_are_not_transformed(run: Run, tmp_path: Path) -> None:
     refused = run("data", "transform", tmp_path / "pairs", tmp_path / "copies")
 
     assert refused.exit_code == 3
-    assert "only images with a class can be transformed" in refused.stderr
+    assert "only images with classes can be transformed" in refused.stderr
     assert not (tmp_path / "copies").exists()

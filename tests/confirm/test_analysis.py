@@ -278,7 +278,7 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(mixi
         "Synthetic images did not improve AUROC: for gan #1, an improvement of 0.01 or more was ruled out over none"
     )
     assert (
-        f"It was worse than none, matched to #1 but not than duplicate, matched to #1: {cause} reduced AUROC; an"
+        f"It was worse than none, matched to #1 but not worse than duplicate, matched to #1: {cause} reduced AUROC; an"
         in words
     )
     assert ("the first r/(1+r) of the steps" in methods_paragraph(both_worse)) == (mixing == "pretrain")

@@ -131,7 +131,9 @@ def test_the_origin_probe_finds_networks_that_learnt_that_synthetic_means_one_cl
     assert found.verdict == first.verdict
     assert "towards the other classes: PNEUMONIA by" in probe.sentence
     show_verdict(found)
-    assert "The networks learnt to infer the class from the origin" in " ".join(capsys.readouterr().out.split())
+    assert "The networks learnt to infer the class from whether an image is synthetic" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_confirm_resumes_with_its_own_test_folder_and_refuses_another(lab: Lab) -> None:
@@ -188,7 +190,7 @@ def test_the_forecast_option_leaves_the_test_folder_sealed(lab: Lab) -> None:
     assert content == read_json(lab.study / "confirm" / "forecast.json")
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert said(*arguments)["forecast"] == content
-    assert "the test folder was accessed before" in " ".join(command(*arguments, "--forecast").stdout.split())
+    assert "the test folder has already been accessed" in " ".join(command(*arguments, "--forecast").stdout.split())
 
 
 def test_a_confirm_interrupted_while_scoring_the_test_images_logs_one_access(lab: Lab) -> None:
@@ -321,7 +323,7 @@ def test_a_study_searched_on_a_gpu_needs_a_gpu(lab: Lab, monkeypatch: pytest.Mon
     content["compute"]["device"] = "cuda"
     write_json(lab.study / "environment.json", content)
 
-    with pytest.raises(MachineError, match="searched on a GPU, and torch sees none here"):
+    with pytest.raises(MachineError, match="searched on a GPU, but torch sees no GPU here"):
         lab.confirm()
 
     assert not (lab.study / "confirm").exists()

@@ -167,7 +167,7 @@ def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder,
 def test_run_started_with_other_settings_is_not_resumed(folder: StudyFolder) -> None:
     started(work(folder, "none"))
 
-    with pytest.raises(StudyError, match="this run was begun with other settings"):
+    with pytest.raises(StudyError, match="this run was started with other settings"):
         work(folder, "duplicate").next_trial()
 
 
@@ -175,7 +175,7 @@ def test_result_of_other_settings_is_not_reused(folder: StudyFolder) -> None:
     first = work(folder, "none", "none")
     first.on_result(started(first), ended(0.9))
 
-    with pytest.raises(StudyError, match="this run was begun with other settings"):
+    with pytest.raises(StudyError, match="this run was started with other settings"):
         work(folder, "duplicate", "none")
     assert work(folder, "none", "duplicate").next_trial() != "done", "a run that was not begun may be any"
 

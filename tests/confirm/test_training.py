@@ -113,7 +113,7 @@ def test_trials_finished_for_other_finalists_are_not_used_for_controls(tmp_path:
         train(training(tmp_path, says=interrupted), stopped=STOPPED)
 
     with pytest.raises(
-        StudyError, match=r"0001/config.json: this run was begun with other settings(.|\n)*move top_up/"
+        StudyError, match=r"0001/config.json: this run was started with other settings(.|\n)*move top_up/"
     ):
         train(training(tmp_path), stopped=STOPPED, finalists=1)
 

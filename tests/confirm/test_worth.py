@@ -287,7 +287,7 @@ def test_a_test_patient_in_the_curve_is_refused(confirmed: tuple[Path, Confirmat
 @pytest.mark.parametrize(
     ("worth", "more", "what"),
     [
-        ("[6, 400]", "12", "the train side has only 32 patients, not 400"),
+        ("[6, 400]", "12", "the train side has only 32 patients, fewer than 400"),
         ("[1, 24]", "12", "class"),
         ("[6, 12]", "12", "the study trains on 12 patients, and the curve has no more"),
         ("[6, 24]", "all", "the study trains on all patients of the train side"),

@@ -215,7 +215,7 @@ def test_export_overwrites_only_identical_file(lab: Lab, tmp_path: Path) -> None
 
     assert export(lab.study, out=out) == first
     out.write_text("mine\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="the file exists with other content"):
+    with pytest.raises(ConfigError, match="the file already exists with different content"):
         export(lab.study, out=out)
 
     assert out.read_text(encoding="utf-8") == "mine\n"

@@ -184,7 +184,7 @@ def test_doctor_finds_a_folder_that_a_node_does_not_share(tmp_path: Path, monkey
         name: (check.status, check.found) for name, check in checks.items() if name not in {"limits", "dashboard"}
     } == dict.fromkeys(("nodes", "versions", "clocks", "shared memory"), ("ok", "nodes: 2"))
     assert checks["dashboard"].status == "ok"
-    assert "the Ray cluster asks for a token, and this machine has another one" in str(refusal.value)
+    assert "the Ray cluster requires a token, but this machine has another one" in str(refusal.value)
     assert not [*shared.iterdir()]
 
 

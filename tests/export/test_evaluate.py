@@ -364,7 +364,7 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
 def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
 
-    with pytest.raises(ConfigError, match="something here already"):
+    with pytest.raises(ConfigError, match="this path already exists"):
         evaluate(tmp_path / "no model", data=lab.xrays / "train", out=tmp_path / "there")
     with pytest.raises(ConfigError, match="mistaken for an X-ray"):
         evaluate(tmp_path / "no model", data=lab.xrays / "train", out=lab.xrays / "train" / "results")

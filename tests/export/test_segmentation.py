@@ -179,7 +179,7 @@ def test_one_image_and_an_existing_folder(discs: Path, tmp_path: Path) -> None:
     predict(discs / "model", image, out=tmp_path / "out")
 
     assert (tmp_path / "out" / "masks" / "p24.png").is_file()
-    with pytest.raises(ConfigError, match="something here already"):
+    with pytest.raises(ConfigError, match="this path already exists"):
         predict(discs / "model", image, out=tmp_path / "out")
 
 

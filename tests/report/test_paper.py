@@ -163,7 +163,7 @@ def test_wrong_combinations_of_options_are_refused(confirmed: Path, options: lis
 
 
 def test_an_existing_folder_is_refused_before_the_study_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="something here already"):
+    with pytest.raises(ConfigError, match="this path already exists"):
         write_paper(tmp_path / "no study", format="md", out=tmp_path)
 
 

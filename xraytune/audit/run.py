@@ -325,7 +325,7 @@ def _measure(images: Sequence[ImageFile], synthetic: Path, space: Space, context
     quality = measure_quality(Experiment(settings=space.settings, parameters=parameters), context, read)
     memorisation, folder = measure_memorisation(context, read)
     samples = sample_grid(class_samples(read, context, size_px), title=synthetic.name, extra="images of the folder")
-    beside = "Real training images beside the first images of the folder."
+    beside = "Real training images next to the first images of the folder."
     pictures = [Picture(content=png_bytes(samples), caption=beside)]
     for name in memorisation:
         nearest = f"{name}: the images closest to a training image, each with that training image on its right."

@@ -56,7 +56,7 @@ def feasible_mix(images: Sequence[ImageFile], synthetic: Path, prepared: Prepare
                 require_enough(images, mix.parameters(ratio, synthetic), prepared)
                 ratios.append(ratio)
             except DataError as error:
-                why = why or f"the smallest ratio is {ratio:g}, and there are only {error.problems[0].what}"
+                why = why or f"the smallest ratio is {ratio:g}, but there are only {error.problems[0].what}"
         if ratios:
             return replace(mix, ratios=tuple(ratios))
     return Mix(ratios=(), why=why)

@@ -161,7 +161,7 @@ class ConfirmScreen:
         if not self.as_json:
             show_forecast(forecast)
         if is_open:
-            console.write("the test folder was accessed before: adding seeds now makes the verdict exploratory")
+            console.write("the test folder has already been accessed: adding seeds now makes the verdict exploratory")
         elif self.only_forecast or (self.ask and not console.agreed("Access the test folder now?")):
             how = "use --gan-seeds N to add seeds, or omit --forecast to access it"
             console.write(f"the test folder stays sealed; {how}")
@@ -179,10 +179,10 @@ def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:
         Cell("rehearsal on val-B: no verdict, and no test image is scored", "strong"),
         *(Cell(f"note: {text}", "dim") for text in rehearsal.notes),
         _differences(rehearsal.differences, metric, f"{first.finalist}, val-B {metric} {first.value:.3f} (rehearsal)"),
-        f"With {rehearsal.gan_seeds} GAN seeds these intervals are wide, and val-B selected the arms: a rehearsal finds "
-        "problems and estimates costs, it answers nothing.",
+        f"With {rehearsal.gan_seeds} GAN seeds, these intervals are wide, and val-B selected the arms. A rehearsal finds "
+        "problems and estimates costs; it does not answer the question.",
         console.facts(
-            ("replicates", f"{cost.replicates}, of which {cost.trained} are trained already"),
+            ("replicates", f"{cost.replicates}, of which {cost.trained} have already been trained"),
             ("top-up trials", f"{cost.top_ups}, pruned like the search's"),
             ("time left", f"about {time_left} on this machine"),
             title="the whole confirmation",

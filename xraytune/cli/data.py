@@ -41,14 +41,14 @@ def inspect(
         Path | None,
         Option(
             metavar="MODEL",
-            help="Segmenter of lungs, from `xraytune train`; shows how separable the classes are without lungs.",
+            help="Lung segmenter, from `xraytune train`; measures how well the classes separate without the lungs.",
         ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Summarize a folder of X-rays: classes, patients, duplicates, broken files, and shortcuts to the label.
+    """Summarise a folder of X-rays: classes, patients, duplicates, broken files, and shortcuts to the label.
 
-    A folder with images/ and masks/ is summarized as pairs for segmentation.
+    A folder with images/ and masks/ is summarised as pairs for segmentation.
     """
     from xraytune.data.index import read_folder
     from xraytune.data.inspect import inspect_index
@@ -203,7 +203,10 @@ def transform(
     contrast: Annotated[float, Option(metavar="SHARE", help="Maximum contrast change: 0.2 is 0.8 to 1.2.")] = 0.2,
     elastic: Annotated[
         float,
-        Option(metavar="PERCENT", help="Maximum elastic deformation: mean displacement in % of the shorter side."),
+        Option(
+            metavar="PERCENT",
+            help="Maximum elastic deformation: root mean square displacement in % of the shorter side.",
+        ),
     ] = 1.0,
     seed: options.Seed = 0,
     classes: options.Classes = "binary",

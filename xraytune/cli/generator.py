@@ -42,7 +42,7 @@ def train(
     counts = _counts(trained.class_counts, trained.has_masks)
     size, steps = trained.settings.image_size, trained.settings.steps
     console.write(f"{trained.path}: {size} px {trained.settings.noun}, trained for {steps:,} steps on {counts}")
-    console.write(f"its images beside real ones: {trained.samples}; during training: {trained.grids}")
+    console.write(f"its images next to real ones: {trained.samples}; during training: {trained.grids}")
     quality, copies = trained.report.quality, trained.report.copies
     features = f"; features of {quality.features}" if quality else ""
     console.write(f"quality: {quality or trained.report.note}{features}")
@@ -57,7 +57,7 @@ def sample(
     generator: Annotated[
         Path | None, Argument(metavar="FOLDER", help="Folder from `generator train`; or give --study and --trial.")
     ] = None,
-    study: Annotated[Path | None, Option(metavar="STUDY", help="Study with the trial whose generator to use.")] = None,
+    study: Annotated[Path | None, Option(metavar="STUDY", help="Study of the trial whose generator is used.")] = None,
     trial: Annotated[int | None, Option(metavar="NUMBER", help="Number of the trial.")] = None,
     class_name: Annotated[
         str | None,
@@ -66,7 +66,7 @@ def sample(
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Generate images with a saved generator or a trial's, as PNG files in class folders (pairs: images/ and masks/).
+    """Generate images with a saved generator or that of a trial, as PNG files in class folders (pairs: images/, masks/).
 
     The first 100 of 500 images are the same as with -n 100.
     """

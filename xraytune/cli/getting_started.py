@@ -65,7 +65,7 @@ def demo(
         show_phantoms(drawn)
 
     settings = (word for override in overrides for word in ("--set", override))
-    why = "Search: is it better to add nothing, repeated real images or GAN images? How many?"
+    why = "Search: is it better to add nothing, repeated real images or GAN images, and how many?"
     announce(why, "search", "--space", space, "--data", xrays, "--studies", studies, *settings)
     with SearchScreen() as callbacks:
         summary = search(space, data=xrays, overrides=overrides, studies=studies, callbacks=callbacks)
@@ -114,8 +114,8 @@ def _show_demo(paths: Mapping[str, Path], evaluation: Evaluation) -> None:
     ]
     console.write("\nResult of the search", "strong")
     console.show(
-        "This is a demo, not evidence: the images are drawn, the GAN is barely trained, and with so few patients "
-        f"such differences are due to chance. On new patients, the model reached an AUROC of {auroc:.3f} "
+        "This is a demo, not evidence: the images are computer-generated, the GAN is barely trained, and with so few "
+        f"patients such differences are due to chance. On new patients, the model reached an AUROC of {auroc:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}).",
         Table(("source", *console.numbers("trials", "best val-A AUROC", "after epochs")), rows),
         console.facts(*((name, str(path)) for name, path in paths.items())),
@@ -154,7 +154,7 @@ def doctor(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check this machine: versions, GPUs, disk, Ray and weights. Prints how to fix what is missing."""
+    """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem."""
     from xraytune.export.doctor import doctor
 
     checks = doctor(space=space, weights_dir=weights_dir, folder=folder, address=address)

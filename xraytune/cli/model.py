@@ -116,7 +116,7 @@ def evaluate(
     ] = None,
     by: Annotated[
         list[str] | None,
-        Option(metavar="COLUMN", help="Report subgroups too, by this column of the patient table; repeatable."),
+        Option(metavar="COLUMN", help="Also report subgroups by this column of the patient table; repeatable."),
     ] = None,
     reason: options.Reason = "",
     skip_broken: options.SkipBroken = False,
@@ -264,7 +264,7 @@ def _patient_level(found: Evaluation) -> Frame:
     by_patient = found.patient_level
     if by_patient.metrics is None:
         missing = [name for name, count in by_patient.class_counts.items() if not count]
-        return ["", Cell(f"no metrics by patient: no patient has images of {join_names(missing)} only", "busy")]
+        return ["", Cell(f"no metrics by patient: no patient has only {join_names(missing)} images", "busy")]
     rows = []
     for key in ("auroc", "accuracy") if found.threshold is None else ("auroc", "sensitivity", "specificity"):
         label = METRIC_LABELS[key] + (f" ({found.positive})" if key in _OF_POSITIVE else "")

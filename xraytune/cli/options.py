@@ -40,12 +40,12 @@ ConfigFile: TypeAlias = Annotated[
     Option(
         "--config",
         metavar="FILE",
-        help="Experiment file, e.g. from `xraytune export`; of a search space, the first entry of points_to_evaluate.",
+        help="Experiment file, e.g. from `xraytune export`; of a search space, the first of its points_to_evaluate.",
     ),
 ]
 Studies: TypeAlias = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
 DataSource: TypeAlias = Annotated[
-    Path, Argument(metavar="SOURCE", help="Image folder, or data file (YAML), which overrides the options.")
+    Path, Argument(metavar="SOURCE", help="Image folder, or data file (YAML) whose settings override these options.")
 ]
 _CACHE = "Folder for decoded images, generators and features; default: `cache`"
 _BESIDE, _HERE = f"{_CACHE}, next to the studies folder", "in the current folder."
@@ -61,7 +61,8 @@ Classes: TypeAlias = Annotated[
 Positive: TypeAlias = Annotated[
     str | None,
     Option(
-        metavar="CLASS", help="Positive class of two, the one that sensitivity is about; default: known from the names."
+        metavar="CLASS",
+        help="The positive one of two classes, which sensitivity refers to; default: recognised by name.",
     ),
 ]
 GroupRegex: TypeAlias = Annotated[

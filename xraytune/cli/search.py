@@ -136,7 +136,7 @@ class SearchScreen:
             console.event(f"#{suggestion.number} {what}: {mix_label(suggestion.parameters, self._objective)}")
 
     def _on_samples(self, number: int, samples: Path) -> None:
-        console.event(f"#{number} has trained its generator; its images beside real ones: {shown_path(samples)}")
+        console.event(f"#{number} has trained its generator; its images next to real ones: {shown_path(samples)}")
 
     def _on_trial_end(self, row: Mapping[str, Any]) -> None:
         if row["status"] == "failed":
@@ -160,7 +160,7 @@ def forecast(
     ] = 0.006,
     as_json: options.AsJson = False,
 ) -> None:
-    """Forecast the hours and disk space of a search on this machine, and whether the study can answer its question."""
+    """Forecast the time and disk space of a search on this machine, and whether the study can answer its question."""
     from xraytune.confirm.study_forecast import forecast
 
     with console.progress() as on_progress:
@@ -219,4 +219,4 @@ def _answer(found: StudyForecast) -> Iterator[Cell | Table]:
         effect = found.chances[-1].true_difference
         yield Cell(f"warning: this study probably cannot detect even an improvement of {effect:g} AUROC", "bad")
         remedies = " or ".join(found.remedies) or "neither 20 GAN seeds nor ten times the patients"
-        yield Cell(f"what could: {remedies}", "strong")
+        yield Cell(f"what would help: {remedies}", "strong")

@@ -114,7 +114,7 @@ def _settings(settings: Settings) -> Table:
     is_asha = scheduler.name == "asha"
     rungs = f"ASHA, grace {scheduler.grace}, reduction {scheduler.reduction}" if is_asha else "none"
     if settings.has_idle_asha:
-        rungs += f"; stops no trial, as there are only {budget.max_epochs} epochs"
+        rungs += f"; stops no trial, because there are only {budget.max_epochs} epochs"
     patients = f"{data.train_patients} patients" if data.train_patients else "all other patients"
     missing = "" if data.path.exists() else "; does not exist: give --data DIR"
     objective = settings.objective

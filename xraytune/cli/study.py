@@ -78,7 +78,7 @@ def report(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a page about a study that opens without a network: verdict, trials, images, cost. Also works during a search."""
+    """Write an HTML report of a study that opens offline: verdict, trials, images, cost. Also works during a search."""
     if serve and (out or as_json or format != "html"):
         raise BadParameter("give either --serve, or --out, --format and --json", param_hint="--serve")
     if wandb and (serve or format != "html"):
@@ -117,18 +117,18 @@ def export(
     validation: Annotated[
         Literal["keep", "val_a", "all"] | None,
         Option(
-            help="What `train` keeps for validation: val-A and val-B (keep, the default), only val-B (val_a: val-A is for "
-            "training, too) or nothing (all: validation is out-of-fold)."
+            help="Sides that `train` holds out. keep (default): val-A and val-B; val_a: only val-B (val-A is used for "
+            "training); all: none (validation is out-of-fold)."
         ),
     ] = None,
     exact: Annotated[
-        bool, Option("--exact", help="Write the trial's own settings, so that `train` repeats it to the bit.")
+        bool, Option("--exact", help="Write the trial's own settings, so that `train` reproduces it bit for bit.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write the best configuration of a study to a file for `train`: a confirmed mix, else the best on val-B.
+    """Write the best configuration of a study to a file for `train`: a confirmed mix, otherwise the best trial on val-B.
 
-    `train` uses all patients with it, also those that `data.train_patients` left out of the search.
+    With this file, `train` uses all patients, including those that `data.train_patients` left out of the search.
     """
     from xraytune.export.best import export
 

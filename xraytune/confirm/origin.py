@@ -143,7 +143,8 @@ def _probe(folder: StudyFolder, plan: Plan, prepared: Prepared, arm: Arm, contro
         moves = ", ".join(f"{one.name} by {one.shift:.2f} ({one.low:.2f} to {one.high:.2f})" for one in large)
         text += (
             " Relative to real images, training shifted the scores of synthetic images towards the other classes: "
-            f"{moves}. The networks learnt to infer the class from the origin: use balance: natural or a better generator."
+            f"{moves}. The networks learnt to infer the class from whether an image is synthetic: "
+            "use balance: natural or a better generator."
         )
     elif shifts:
         most = max(shifts, key=lambda one: one.shift)

@@ -206,7 +206,7 @@ def _images_per_step_text(finalist: FinalistResult, metric: str) -> str:
     if others:
         cause = "pretraining on extra images" if pretrains else "drawing more images per step"
         return (
-            f" It was worse than {worse[0]} but not than {others[0]}: {cause} reduced {metric}; an "
+            f" It was worse than {worse[0]} but not worse than {others[0]}: {cause} reduced {metric}; an "
             "effect of the synthetic images themselves was not shown."
         )
     cause = "the smaller number of steps with real images" if pretrains else "the larger number of images per step"

@@ -364,7 +364,7 @@ def _quality_of(arm: Arm, reports: Sequence[PoolReport]) -> GeneratorQuality:
         why = next((report.note for report in reports if report.note), "no record of it")
         sentence = f"Generator quality is unknown, so the verdict may not hold for better generators: {why}."
     if copying:
-        sentence += f" The images of {copying} of {len(reports)} GAN seeds copy training images."
+        sentence += f" {copying} of {len(reports)} generators {'copies' if copying == 1 else 'copy'} training images."
     return GeneratorQuality(
         arm=arm.name,
         generators=len(reports),

@@ -117,11 +117,11 @@ def forecast(
         found, replicates=max(count for count, _ in confirmations), confirm_seconds=float(np.median(seconds))
     )
     if settings.task == "segmentation":
-        note = "no verdict is forecast for Dice; after the search, `xraytune confirm --quick` forecasts it"
+        note = "the verdict cannot be forecast for Dice before the search; afterwards, use `xraytune confirm --quick`"
         return replace(found, notes=(*found.notes, note))
     sizes = {size.name: size for size in sizes_of_index(index, settings.data)}
     if "test" not in sizes:
-        note = "there is no test/ folder: the verdict is forecast for as many patients as val-B has"
+        note = "without a test/ folder, the forecast assumes as many test patients as val-B has"
         found = replace(found, notes=(*found.notes, note))
     tested = sizes.get("test", sizes["val-B"])
     chances, remedies = chances_and_remedies(

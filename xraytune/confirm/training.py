@@ -189,7 +189,7 @@ class Training:
     def _copy_equal(self, runs: Sequence[Run]) -> None:
         for place in (REHEARSAL_FOLDER, CONFIRM_FOLDER):
             if count := adopt_runs(self.runs_folder, runs, StudyFolder(self.folder.path / place)):
-                self.callbacks.note(f"{count} replicates are copied from {place}/, which has the same ones")
+                self.callbacks.note(f"copied {count} replicates with the same settings from {place}/")
 
     def mark_earlier_access(self, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
         """Make a plan exploratory if the test folder was accessed before this confirmation scored it, and write it."""
@@ -479,4 +479,4 @@ def _check_objective(settings: Settings, study: Path, note: Callable[[str], None
         raise StudyError(Problem(what, study, fix))
     compared = task_of(settings).metric
     if settings.metric != compared:
-        note(f"finalists are chosen by {settings.metric}, the search's objective; the test compares {compared}")
+        note(f"finalists are chosen by {settings.metric}, the search's objective; arms are compared by {compared}")

@@ -36,7 +36,7 @@ _VERDICTS = {
 _UNTESTED = "not confirmed: `xraytune confirm` has not compared the mix with its controls"
 
 _FINAL: dict[Validation | None, str] = {
-    None: "`train` repeats the trial to the bit, on its images alone",
+    None: "`train` reproduces the trial bit for bit, on the same images",
     "keep": "`train` uses all patients except those of val-A and val-B",
     "val_a": "`train` uses all patients except those of val-B",
     "all": "`train` uses all patients, and validates out-of-fold",
@@ -191,7 +191,9 @@ def export(
     if out.is_file() and out.read_bytes() == text.encode():
         return exported
     if out.exists():
-        raise ConfigError(Problem("the file exists with other content", out, "give another path, or remove it"))
+        raise ConfigError(
+            Problem("the file already exists with different content", out, "give another path, or remove it")
+        )
     write_text(out, text)
     return exported
 

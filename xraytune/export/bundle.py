@@ -207,7 +207,7 @@ def verify(model: Path, *, data: Path, on_progress: Progress = ignore_progress) 
     prepared, form = prepared_of(bundle), bundle.record.input_format
     kept = [image for side in ("val_a", "val_b") for image in prepared.images if image.side == side]
     if not kept:
-        what = "the checksums match, but its numbers are out-of-fold, from networks that are not in the bundle"
+        what = "the checksums match, but the card's numbers are out-of-fold, from networks that are not in the bundle"
         raise ConfigError(Problem(what, model, "score it on other images with `xraytune evaluate`"))
     settings = load_space(model / "config.yaml", data=data).experiment().settings
     index = task_of(settings).read_index(settings.data, on_progress=on_progress)

@@ -132,10 +132,10 @@ def changes_of(experiment: Experiment, used: Prepared) -> Iterator[str]:
             yield f"{generator.noun}: trained anew on these images, for the same {generator.steps:,} steps"
     if final.validation != "keep":
         most = settings.budget.max_epochs
-        yield f"epochs: {fixed_epochs(settings)}, fixed, instead of the best of {most} on val-A"
+        yield f"epochs: fixed at {fixed_epochs(settings)}, instead of the best of {most} on val-A"
         if not used.has_masks:
             is_all = final.validation == "all"
-            scores = f"out-of-fold scores of {FOLDS} further trainings" if is_all else "val-B alone"
+            scores = f"out-of-fold scores of {FOLDS} additional training runs" if is_all else "val-B alone"
             yield f"threshold: from {scores}, instead of val-A and val-B"
 
 

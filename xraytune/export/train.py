@@ -185,7 +185,7 @@ def train(
 
     def show_samples(of: Experiment, its_context: RunContext) -> None:
         grids.append(save_generator_grid(of, its_context, work_folder / "samples"))
-        note(f"the generator is trained; its images beside real ones: {grids[-1]} (later {out / SAMPLES})")
+        note(f"the generator has been trained; its images next to real ones: {grids[-1]} (at the end: {out / SAMPLES})")
 
     context = RunContext(
         prepared=used, cache=cache, compute=compute, on_progress=on_progress, on_generator=show_samples

@@ -30,7 +30,7 @@ _BANDS, _SEED = 500, 0
 """Bootstrap samples of the bands, and their seed."""
 _MOST_SAMPLES, _MOST_MISTAKES = 6, 9
 _GRAD_CAM_NOTE = (
-    "Those with the highest predicted probability. Orange: image regions that speak for the predicted class (Grad-CAM). "
+    "Those with the highest predicted probability. Orange: image regions that support the predicted class (Grad-CAM). "
     "The maps are coarse, and show where the network looks, not why."
 )
 _OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
@@ -207,7 +207,8 @@ def _ratios(data: StudyData) -> Section | None:
     if "synthetic_ratio" not in data.view.searched or not any(trial.values for trial in data.view.trials):
         return None
     note = (
-        "Trials also differ in their other settings, and pruned ones stopped early: this shows no effect of the ratio."
+        "Trials also differ in their other settings, and pruned ones stopped early: this figure cannot show an effect of "
+        "the ratio."
     )
     return Section(notes=[note], charts=[charts.trials_by_ratio(data.view)])
 
@@ -222,7 +223,8 @@ def _worth(data: StudyData) -> Section | None:
     return Section(
         lead=worth["sentence"],
         notes=[
-            "All arms take the same number of steps with as many images each; smaller sets are part of larger ones."
+            "All arms take the same number of steps with the same number of images each; smaller sets are part of "
+            "larger ones."
         ],
         charts=[charts.worth(worth, metric)],
         tables=[Table(columns=("patients", metric, "95 % interval"), rows=rows, caption="Real images alone")],
@@ -248,8 +250,8 @@ def _parameters(data: StudyData) -> Section | None:
     rows = [[_cell(value) for value in row] for row in zip(*table.values(), strict=True)]
     notes = [
         "Filled points are complete trials; open ones are pruned trials at their last epoch. Bars are 95 % intervals of an "
-        "AUROC on this many patients; of many trials, only the best of each source has one. Importances of parameters are "
-        "not shown: the sampler prefers good regions and ASHA stops most trials early, so they mislead.",
+        "AUROC on this many patients; of many trials, only the best of each source has one. Parameter importances are "
+        "not shown, because they would mislead: the sampler prefers good regions, and ASHA stops most trials early.",
     ]
     return Section(
         notes=notes,

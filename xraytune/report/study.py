@@ -116,7 +116,7 @@ class StudyData:
         for label, generator in networks:
             what = f" of {self.prepared.class_names[label]}" if label is not None else ""
             if gif := progress_gif(generator / "grids", most_frames=8, side_px=400):
-                yield gif, f"The generator{what} of #{trial.number} learning."
+                yield gif, f"Training progress of the generator{what} of #{trial.number}."
             for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
                 if any(pool.get("generator") == generator.name for pool in of["pools"]):
                     for picture in sorted(path.glob("nearest_*.png")):
