@@ -86,7 +86,12 @@ class Inspection:
 def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
     """Inspect a data folder of classes or pairs; every image is decoded once, at a small size. Broken images are listed.
 
-    `folder` is its path, a YAML file with a `data:` block, or settings; raises like `read_index`.
+    Args:
+        folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and patients.
+        on_progress: Called with the number of images read.
+
+    Raises:
+        DataError: The folder is invalid; see `read_index`.
     """
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     return inspect_index(read_folder(settings, on_progress=on_progress), on_progress=on_progress)

@@ -305,6 +305,9 @@ class CachedArtifact:
 def list_cache(cache: Path = Path("cache")) -> tuple[CachedArtifact, ...]:
     """Return the artifacts of a cache by kind, most recently used first, without verifying them. Skip damaged studies.
 
+    Args:
+        cache: The artifact cache.
+
     Raises:
         ConfigError: There is no such folder.
     """
@@ -326,6 +329,10 @@ def list_cache(cache: Path = Path("cache")) -> tuple[CachedArtifact, ...]:
 
 def verify_cache(cache: Path = Path("cache"), *, on_progress: Progress = ignore_progress) -> tuple[CachedArtifact, ...]:
     """Compare the files of a cache with their checksums; return the damaged artifacts.
+
+    Args:
+        cache: The artifact cache.
+        on_progress: Called with the number of verified artifacts.
 
     Raises:
         ConfigError: There is no such folder.

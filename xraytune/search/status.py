@@ -153,6 +153,9 @@ class StudyView:
 def status(study: Path) -> StudyView:
     """Return the state of a study; a search may be running on it.
 
+    Args:
+        study: Folder of the study.
+
     Raises:
         StudyError: There is no study, or it is damaged.
     """
@@ -166,6 +169,9 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
     `val_b_score`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`; then, if the
     quality of synthetic images was measured, `gan_kid` and other figures (docs/generators.md). A value is missing where a
     trial has none, as `gan.steps` without a GAN.
+
+    Args:
+        study: Folder of the study.
 
     Raises:
         StudyError: There is no study, or it is damaged.
