@@ -89,7 +89,7 @@ def test_images_of_one_name_and_masks_with_loss_are_refused_together(pairs: Path
 
     text = refusal(pairs)
 
-    assert "masks are ambiguous: images/more/P1.tif and images/p1.png" in text
+    assert "makes their masks ambiguous: images/more/P1.tif and images/p1.png" in text
     assert "have another format: masks/p2_left.jpeg" in text
 
 

@@ -258,5 +258,5 @@ def test_a_model_trained_with_a_gan_shows_its_images(copy_lab: CopyLab) -> None:
 
     with Image.open(lab.path / "with_gan" / "samples.png") as grid:
         assert grid.format == "PNG"
-    assert any("the generator is trained" in note and "samples.png" in note for note in notes)
+    assert any("the generator has been trained" in note and "samples.png" in note for note in notes)
     assert not (lab.path / "without_gan" / "samples.png").exists()
