@@ -144,6 +144,9 @@ class Prepared:
         return -(-steps * images // final.trial_images) if final and final.trial_images else steps
 
 
+_PREPARED = TypeAdapter(Prepared)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """What all work on the images of a study shares, besides its settings.
@@ -411,7 +414,7 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
 
 def read_prepared(path: Path) -> Prepared:
     """Read `split.json`; raise ValueError if it is malformed, or a name in it leads outside its folder."""
-    prepared = TypeAdapter(Prepared).validate_json(read_bytes(path, "JSON file"))
+    prepared = _PREPARED.validate_json(read_bytes(path, "JSON file"))
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
         raise ValueError("a name that is a path")
