@@ -149,7 +149,7 @@ def _check_continuous(specs: Sequence[ParameterSpec], problems: Problems) -> Non
 
 
 def _check_rules(specs: Sequence[ParameterSpec], problems: Problems) -> None:
-    """Validate every combination that the rules of `Parameters` depend on; ranges at their ends."""
+    """Validate every combination that the rules of `Parameters` depend on, as `corner_points` lists them."""
     for group in RULES_READ:
         passing: list[Point] = []
         failing: dict[str, list[tuple[str, Point]]] = {}
