@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         gc.disable()
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest also runs with `-p no:xdist`
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RayTogether:
     """Of `make test`."""
     return RayTogether(config, log)
