@@ -34,7 +34,7 @@ LAYERS = (
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 DOORS: dict[str, str | tuple[str, ...]] = {
-    "ray": "search/ray/",
+    "ray": ("search/ray/actor.py", "search/ray/driver.py", "search/ray/metrics.py"),
     "optuna": "search/",
     "wandb": "tracking/wandb.py",
     "tensorboardX": "tracking/tensorboard.py",

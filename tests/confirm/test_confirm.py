@@ -20,12 +20,12 @@ from xraytune.confirm import training
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
+from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.transform import Strengths, transform_folder
 from xraytune.errors import DataError, MachineError, StudyError
 from xraytune.files import read_json, read_jsonl, write_json
 from xraytune.search.study import StudyFolder
-from xraytune.search.test_access import TEST_ACCESS_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from xraytune.errors import StudyError, TrialError
 from xraytune.files import read_jsonl
 from xraytune.search.asha import rungs_of
 from xraytune.search.messages import NO_CALLBACKS, Message, TrialSuggestion
-from xraytune.search.runner import Runner
+from xraytune.search.ray.runner import Runner
 from xraytune.search.study import StudyFolder, environment
 from xraytune.search.trial_queue import TrialQueue
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.search.test_runner import STARTS, cluster_with
+from tests.search.ray.test_runner import STARTS, cluster_with
 from xraytune.config.load import load_space
 from xraytune.config.settings import PACKAGES
 from xraytune.config.space import require_extensions

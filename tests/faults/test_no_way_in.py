@@ -30,6 +30,7 @@ from xraytune.config.settings import DataSettings, GanSettings, Parameters
 from xraytune.confirm.plan import read_plan
 from xraytune.confirm.run import confirm
 from xraytune.confirm.scoring import results
+from xraytune.confirm.test_access import log_test_access
 from xraytune.data.decoding import decode_file
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
@@ -55,7 +56,6 @@ from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import search
 from xraytune.search.status import status
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.test_access import log_test_access
 from xraytune.tensors import load_content
 
 SOURCES = sorted(Path(xraytune.__file__).parent.rglob("*.py"))

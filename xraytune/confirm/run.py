@@ -35,6 +35,7 @@ from xraytune.confirm.plan import (
     write_plan,
 )
 from xraytune.confirm.record import Confirmation, HeldOutSet, answer_paragraph, write_verdict
+from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.training import Training, opened, require_controls
 from xraytune.data.table import PNEUMONIA, subgroup_columns
 from xraytune.files import read_json, write_json
@@ -43,7 +44,6 @@ from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.runs import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, format_versions
-from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.tracking.tracker import TrackedRun
 from xraytune.tracking.wandb import publish
 

@@ -21,6 +21,7 @@ from xraytune.compute import compute_like, pin
 from xraytune.config.settings import DataSettings, Settings
 from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, EvaluationSet
 from xraytune.confirm.plan import Plan
+from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 from xraytune.confirm.training import Training
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
 from xraytune.data.patients import PATIENTS_CSV
@@ -48,7 +49,6 @@ from xraytune.pipeline.task import Task, task_of
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.search.runs import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
-from xraytune.search.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 
 VAL_B: Literal["val_b"] = "val_b"
 TEST = "test"

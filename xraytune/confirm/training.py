@@ -41,6 +41,7 @@ from xraytune.confirm.plan import (
     tuned_control,
     write_plan,
 )
+from xraytune.confirm.test_access import TestAccess, as_text
 from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
 from xraytune.files import append_jsonl, explain_disk_errors, new_folder, read_json, read_jsonl, require_writable
 from xraytune.pipeline.artifacts import in_use
@@ -54,7 +55,7 @@ from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_i
 from xraytune.search.journal import Journal
 from xraytune.search.messages import Callbacks
 from xraytune.search.race import read_race
-from xraytune.search.runner import Runner, survey
+from xraytune.search.ray.runner import Runner, survey
 from xraytune.search.runs import Run, RunList, complete_folder, completed_rows, ended_rows
 from xraytune.search.study import (
     StudyFolder,
@@ -64,7 +65,6 @@ from xraytune.search.study import (
     other_releases,
     require_same_images,
 )
-from xraytune.search.test_access import TestAccess, as_text
 
 
 @dataclass(slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from xraytune.config.space import missing_packages, needed_by, needed_extras
 from xraytune.errors import ConfigError, MachineError
 from xraytune.files import free_inodes, nearest_folder, write_text
 from xraytune.limits import LIMITS, likely_shortage
-from xraytune.search.ray_setup import ray_parent, security_problems, why_ray_cannot_start
+from xraytune.search.ray.setup import ray_parent, security_problems, why_ray_cannot_start
 from xraytune.tracking.wandb import has_key
 
 _GIB = 2**30
@@ -193,7 +193,7 @@ def _warning_if(is_bad: bool, name: str, found: str, fix: str) -> Check:
 def _cluster(address: str, folder: Path) -> Iterator[Check]:
     """Check the nodes of a cluster. Each one looks for a file that this machine writes to the folder."""
     from xraytune.search.ray.actor import versions  # both import Ray
-    from xraytune.search.runner import inspect_cluster
+    from xraytune.search.ray.runner import inspect_cluster
 
     probe, ours, shared = nearest_folder(folder.resolve()) / f".doctor-{uuid4().hex}", versions(), f"shared {folder}"
     write_text(probe, probe.name)

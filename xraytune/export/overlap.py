@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
 from xraytune.data.table import find_table
 from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError
@@ -15,7 +16,6 @@ from xraytune.pipeline.bundle import Bundle
 from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.pipeline.task import TASKS
 from xraytune.search.study import StudyFolder
-from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 
 from markupsafe import Markup
 
+from xraytune.confirm.test_access import accesses
 from xraytune.errors import Problem, StudyError
 from xraytune.figures.drawing import PAGE_INCHES
 from xraytune.figures.evaluation_figure import DrawnClass, draw_evaluation
@@ -28,7 +29,6 @@ from xraytune.report.page import template
 from xraytune.report.sections import Section, sections
 from xraytune.report.study import StudyData, ValidationResults, read_study
 from xraytune.search.asha import rungs_of
-from xraytune.search.test_access import accesses
 
 PaperFormat: TypeAlias = Literal["md", "csv", "png", "svg", "pdf"]
 _RESAMPLES, _SEED = 2000, 0

@@ -37,7 +37,7 @@ from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.race import Race, hold_race, read_race
-from xraytune.search.runner import Node, Runner, slots, survey
+from xraytune.search.ray.runner import Node, Runner, slots, survey
 from xraytune.search.status import Pruning, StudyWatcher, pruning_of
 from xraytune.search.study import StudyFolder
 from xraytune.search.trial_queue import reuses_processes

@@ -1,4 +1,7 @@
-"""The only folder that imports Ray; this file does not, since the search uses it too."""
+"""Trials on Ray: `driver.py`, `actor.py` and `metrics.py` run in Ray's processes, and only they import Ray.
+
+The search itself, which survives Ray, uses the other files: `setup.py` and `runner.py`.
+"""
 
 from __future__ import annotations
 

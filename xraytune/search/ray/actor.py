@@ -110,7 +110,7 @@ def versions() -> dict[str, str]:
 @ray.remote(num_cpus=0, max_retries=0)
 def inspect(probe: str) -> dict[str, Any]:
     """Return facts about this node; `probe`: the file's content ("" if unreadable), or "read-only" if its folder is."""
-    from xraytune.search.ray_setup import too_low_limit
+    from xraytune.search.ray.setup import too_low_limit
 
     file, limit, shared = Path(probe), too_low_limit(), Path("/dev/shm")
     content = file.read_text(encoding="utf-8") if os.access(file, os.R_OK) else ""

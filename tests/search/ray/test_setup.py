@@ -13,10 +13,10 @@ from threading import Barrier
 import pytest
 
 from tests.faults.small_disk import small_disk
-from tests.search.test_runner import run
+from tests.search.ray.test_runner import run
 from xraytune.errors import MachineError
 from xraytune.export.doctor import doctor
-from xraytune.search.ray_setup import private_folder, protect_token, ray_parent, security_problems, why_ray_cannot_start
+from xraytune.search.ray.setup import private_folder, protect_token, ray_parent, security_problems, why_ray_cannot_start
 from xraytune.search.study import StudyFolder
 
 
@@ -209,7 +209,7 @@ def test_a_search_is_refused_before_anything_is_started(study: StudyFolder, monk
     ],
 )
 def test_too_low_limit_is_reported(limit: int, value: int, named: str) -> None:
-    code = "import torch; from xraytune.search.ray_setup import *; print(why_ray_cannot_start())"
+    code = "import torch; from xraytune.search.ray.setup import *; print(why_ray_cannot_start())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(
         command,

@@ -36,7 +36,7 @@ from xraytune.search.ray.metrics import COUNTERS, GAUGES, Metrics
 from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.trial_queue import GeneratorNeeds
 
-DOCKER = Path(__file__).parents[2] / "docker"
+DOCKER = Path(__file__).parents[3] / "docker"
 PROMETHEUS = shutil.which("prometheus")
 DISCOVERY = "/tmp/ray/prom_metrics_service_discovery.json"
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))

@@ -20,8 +20,8 @@ from xraytune.errors import MachineError
 from xraytune.files import read_json
 from xraytune.records import Compute
 from xraytune.search.messages import Callbacks
+from xraytune.search.ray.runner import Node, Runner, slots
 from xraytune.search.run import search
-from xraytune.search.runner import Node, Runner, slots
 from xraytune.search.study import StudyFolder
 
 ONE_CORE = Share(cpus=1, gpus=0.0)
@@ -297,7 +297,7 @@ def test_interrupted_search_does_not_wait_forever(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Tune would for a trial that does not fit."""
-    monkeypatch.setattr("xraytune.search.runner._STOP_SECONDS", 0.5)
+    monkeypatch.setattr("xraytune.search.ray.runner._STOP_SECONDS", 0.5)
     waits = f"import signal, time\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)\n{STARTS}time.sleep(20)\n"
     (tmp_path / "program.py").write_text(f"{waits}open('{tmp_path}/waited', 'w')", encoding="utf-8")
     runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4"')
@@ -333,7 +333,7 @@ def test_unschedulable_trial_is_reported(
     what: str,
 ) -> None:
     """As on a cluster whose cores are in use."""
-    monkeypatch.setattr("xraytune.search.runner._LATE_SECONDS", 0.3)
+    monkeypatch.setattr("xraytune.search.ray.runner._LATE_SECONDS", 0.3)
     (tmp_path / "program.py").write_text(STARTS + KEEPS_ASKING, encoding="utf-8")
     runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4" {what}')
     notes: list[str] = []

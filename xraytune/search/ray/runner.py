@@ -28,7 +28,7 @@ from xraytune.errors import MachineError, Problem, XraytuneError
 from xraytune.files import read_bytes
 from xraytune.search.messages import NO_CALLBACKS, OWNER_FILE, Callbacks, TrialSuggestion
 from xraytune.search.ray import receive, send
-from xraytune.search.ray_setup import private_folder, protect_token, why_ray_cannot_start
+from xraytune.search.ray.setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.study import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases
 from xraytune.search.trial_queue import TrialQueue
 

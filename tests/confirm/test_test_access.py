@@ -8,20 +8,28 @@ from pathlib import Path
 
 import pytest
 
+from tests.search.studies import CPU, two_images, write_space
+from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 from xraytune.files import read_jsonl
 from xraytune.search.cache import clean
-from xraytune.search.study import StudyFolder
-from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
+from xraytune.search.study import StudyFolder, create_study
 
 WRITE = """
 import sys
 from pathlib import Path
-from xraytune.search.test_access import study_logs, log_test_access
+from xraytune.confirm.test_access import study_logs, log_test_access
 study = Path(sys.argv[1])
 for number in range(15):
     about = {"fingerprint": "a", "reason": str(number), "study": study.name}
     log_test_access(*study_logs(study), command="confirm", image_count=1, **about)
 """
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyFolder:
+    folder = StudyFolder(tmp_path / "studies" / "small")
+    create_study(folder, write_space(tmp_path), two_images(), CPU)
+    return folder
 
 
 def opened(study: Path, fingerprint: str) -> None:
