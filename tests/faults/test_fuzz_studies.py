@@ -30,7 +30,7 @@ from xraytune.files import append_jsonl, read_jsonl
 from xraytune.pipeline.prepare import Prepared, SideName
 from xraytune.search.inputs import require_same_inputs
 from xraytune.search.journal import Journal
-from xraytune.search.runs import completed_rows
+from xraytune.search.run_list import completed_rows
 from xraytune.search.status import status
 from xraytune.search.study import StudyFolder
 

@@ -27,7 +27,7 @@ from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
 from xraytune.search.messages import TrialSuggestion
-from xraytune.search.runs import Run, RunList, complete_folder
+from xraytune.search.run_list import Run, RunList, complete_folder
 from xraytune.search.study import (
     StudyFolder,
     create_study,

@@ -36,7 +36,7 @@ from xraytune.pipeline.synthesize import (
 from xraytune.pipeline.trial import train_own_generator, trial_epochs
 from xraytune.search.cache import clean, clean_cache, list_cache
 from xraytune.search.messages import TrialSuggestion
-from xraytune.search.runs import Run, RunList
+from xraytune.search.run_list import Run, RunList
 from xraytune.search.status import status
 from xraytune.search.study import StudyFolder, create_study, locked
 

@@ -18,7 +18,7 @@ from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, TrialSuggestion
 from xraytune.search.race import Race, hold_race, race_of, read_race, repeat, repeat_number
-from xraytune.search.runs import RunList, ended_rows
+from xraytune.search.run_list import RunList, ended_rows
 from xraytune.search.status import seconds_left, status
 from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.trial_queue import Times

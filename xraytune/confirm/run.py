@@ -42,7 +42,7 @@ from xraytune.files import read_json, write_json
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.runs import completed_rows
+from xraytune.search.run_list import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, format_versions
 from xraytune.tracking.tracker import TrackedRun
 from xraytune.tracking.wandb import publish

@@ -47,7 +47,7 @@ from xraytune.pipeline.prepare import (
 from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.pipeline.task import Task, task_of
 from xraytune.records import Compute, Progress, ignore_progress
-from xraytune.search.runs import completed_rows
+from xraytune.search.run_list import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
 
 VAL_B: Literal["val_b"] = "val_b"

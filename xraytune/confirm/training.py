@@ -56,7 +56,7 @@ from xraytune.search.journal import Journal
 from xraytune.search.messages import Callbacks
 from xraytune.search.race import read_race
 from xraytune.search.ray.runner import Runner, survey
-from xraytune.search.runs import Run, RunList, complete_folder, completed_rows, ended_rows
+from xraytune.search.run_list import Run, RunList, complete_folder, completed_rows, ended_rows
 from xraytune.search.study import (
     StudyFolder,
     damage_explained,

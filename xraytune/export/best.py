@@ -7,13 +7,14 @@ search left out for speed (`data.train_patients`), unless the trial is exported 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any, TypeAlias
 
 from xraytune.config.checks import require_no_plateau
+from xraytune.config.fields import parameters_from
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom, FinalSettings, Objective, Validation
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, finished_label, read_plan
@@ -22,8 +23,8 @@ from xraytune.files import read_json, read_jsonl, require_writable, write_text
 from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.journal import Journal
 from xraytune.search.race import read_race
-from xraytune.search.runs import completed_rows
-from xraytune.search.study import StudyFolder, best_row, damage_explained
+from xraytune.search.run_list import completed_rows
+from xraytune.search.study import StudyFolder, damage_explained
 
 _CONFIRMED = "confirmed: the mix beats all controls"
 _VERDICTS = {
@@ -147,7 +148,7 @@ def export(
     elif helping is not None:
         row, reason = _finished(rows[helping], folder), "the mix that `confirm` found to help"
     else:
-        row = best_row(complete, objective, order)
+        row = _best_row(complete, objective, order)
         reason = "the winner of the race" if order else "the best on val-B"
     number = row["number"]
     parameters = added.parameters if added else journal.parameters(number)
@@ -251,12 +252,23 @@ def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
     return next((one for one in arms if one.role == "tuned" and one.parameters.arm == arm), None)
 
 
+def _best_row(rows: Iterable[Row], objective: Objective, order: Sequence[int]) -> Row:
+    """Return the first in the order of a race, else the best on val-B, of equals the simplest."""
+
+    def rank(row: Row) -> tuple[Any, ...]:
+        number, score = row["number"], objective.rank(row[objective.selection_score])
+        place = order.index(number) if number in order else len(order)
+        return place, score, parameters_from(row["parameters"]).simplicity, number
+
+    return min(rows, key=rank)
+
+
 def _best_of_arm(
     rows: dict[int, Row], arm: str, tuned: Arm | None, folder: StudyFolder, objective: Objective, order: Sequence[int]
 ) -> Row:
     of_arm = [row for row in rows.values() if row["arm"] == arm]
     if complete := [row for row in of_arm if row["status"] == "complete"]:
-        return best_row(complete, objective, order)
+        return _best_row(complete, objective, order)
     for row in of_arm:
         if tuned and tuned.trial == f"#{row['number']}":  # ASHA stopped all trials of the arm
             return _finished(row, folder)

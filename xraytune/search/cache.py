@@ -248,10 +248,9 @@ def _leftovers(folder: StudyFolder, cache: Path, now: float) -> Iterator[Path]:
 def _temporary_paths(root: Path) -> Iterator[Path]:
     """Yield the paths below a folder that have the name of a leftover; links are not followed."""
     for where, folders, files in os.walk(root):
-        for name in sorted((*folders, *files)):
-            if name == SCRATCH_NAME or _LEFTOVER.fullmatch(name):
-                yield Path(where, name)
-        folders[:] = [name for name in folders if name != SCRATCH_NAME and not _LEFTOVER.fullmatch(name)]
+        found = {name for name in (*folders, *files) if name == SCRATCH_NAME or _LEFTOVER.fullmatch(name)}
+        yield from (Path(where, name) for name in sorted(found))
+        folders[:] = [name for name in folders if name not in found]
 
 
 def _is_alive(process: int) -> bool:
@@ -266,10 +265,8 @@ def _is_alive(process: int) -> bool:
 
 def _stats(path: Path) -> Iterator[os.stat_result]:
     for entry in (path, *path.rglob("*")):
-        try:
+        with suppress(FileNotFoundError):
             yield entry.lstat()
-        except FileNotFoundError:
-            continue
 
 
 def _changed(path: Path) -> float:

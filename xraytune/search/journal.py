@@ -39,6 +39,7 @@ _STATES: dict[Status, TrialState] = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+_STATUSES = {state: status for status, state in _STATES.items()}
 _OUTCOME = ("val_b_score", "best_epoch", "threshold", "seconds", "gpu_seconds", "reason", "quality")
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
@@ -127,8 +128,7 @@ class Journal:
 
     def status(self, number: int) -> Status | None:
         """Return how a trial ended; None if it has not."""
-        state = self._frozen(number).state
-        return next((name for name, ended in _STATES.items() if ended is state), None)
+        return _STATUSES.get(self._frozen(number).state)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record the value of a trial after an epoch."""

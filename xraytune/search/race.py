@@ -23,7 +23,7 @@ from xraytune.config.settings import Experiment, Parameters, Settings, without_g
 from xraytune.errors import Problem, StudyError
 from xraytune.pipeline.prepare import Prepared
 from xraytune.search.controller import SearchController
-from xraytune.search.runs import Run, RunList, complete_folder, ended_rows
+from xraytune.search.run_list import Run, RunList, complete_folder, ended_rows
 from xraytune.search.study import StudyFolder, damage_explained, environment, other_releases
 from xraytune.seeding import derive_seed
 
@@ -56,11 +56,6 @@ class Leader:
     def mean(self) -> float:
         """The mean over its repeats; NaN without any."""
         return fmean(self.scores) if self.scores else float("nan")
-
-    @property
-    def spread(self) -> float:
-        """The standard deviation between its repeats; NaN with fewer than two."""
-        return stdev(self.scores) if len(self.scores) > 1 else float("nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +97,10 @@ class Race:
         """Yield a row of `COLUMNS` for each leader."""
         winner = self.leaders[0]
         for one in self.leaders:
-            figures = (f"{one.mean:.4f}" if one.scores else "", f"{one.spread:.4f}" if len(one.scores) > 1 else "")
+            mean = f"{one.mean:.4f}" if one.scores else ""
+            spread = f"{stdev(one.scores):.4f}" if len(one.scores) > 1 else ""
             lead = _lead_text(winner, one) if one is not winner and min(len(one.scores), len(winner.scores)) > 1 else ""
-            yield f"#{one.number}", f"{len(one.scores)}", *figures, lead, self._state(one)
+            yield f"#{one.number}", f"{len(one.scores)}", mean, spread, lead, self._state(one)
 
     def _state(self, one: Leader) -> str:
         if one.failure:

@@ -23,7 +23,7 @@ import os
 import platform
 import shlex
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -33,9 +33,9 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from xraytune.config.fields import flat_values, parameters_from
+from xraytune.config.fields import flat_values
 from xraytune.config.load import experiment_from_json, load_space
-from xraytune.config.settings import Budget, Experiment, Objective, extensions_of
+from xraytune.config.settings import Budget, Experiment, extensions_of
 from xraytune.config.space import Space
 from xraytune.errors import ArtifactError, ConfigError, Problem, SourceLine, StudyError, join_names
 from xraytune.files import (
@@ -414,17 +414,6 @@ def is_searched(folder: StudyFolder) -> bool:
     """Return whether a search runs on the study now."""
     owner = current_owner(folder.lock_path)
     return owner is not None and owner.work == "searched"
-
-
-def best_row(rows: Iterable[dict[str, Any]], objective: Objective, order: Sequence[int]) -> dict[str, Any]:
-    """Return the row to export: the first in the order of a race, else the best on val-B, of equals the simplest."""
-
-    def rank(row: dict[str, Any]) -> tuple[Any, ...]:
-        number, score = row["number"], objective.rank(row[objective.selection_score])
-        place = order.index(number) if number in order else len(order)
-        return place, score, parameters_from(row["parameters"]).simplicity, number
-
-    return min(rows, key=rank)
 
 
 def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:

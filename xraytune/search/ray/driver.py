@@ -42,19 +42,10 @@ _VITAL = ("raylet", "gcs_server")
 
 
 class QueueClient:
-    """The trial queue, as this process sees it; it updates the metrics whenever it lists Ray's nodes."""
+    """The trial queue, as this process sees it, and the metrics of its trials."""
 
     def __init__(self, connection: Connection, metrics: Metrics) -> None:
         self._connection, self.metrics = connection, metrics
-        self._listed, self._nodes = time.monotonic(), _nodes()
-
-    def next_trial(self) -> dict[str, Any] | str | None:
-        """Return the config of a trial for a free slot; None: ask again later; FINISHED: all trials have ended."""
-        if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
-            self._listed, self._nodes = now, _nodes()  # they may join and leave
-            self.update_metrics()
-        answer: dict[str, Any] | str | None = self.ask({"next": self._nodes})
-        return str(Searcher.FINISHED) if answer == "done" else answer
 
     def update_metrics(self) -> None:
         """Update the metrics from the statistics of the queue."""
@@ -67,30 +58,27 @@ class QueueClient:
 
 
 class QueueSearcher(Searcher):
-    """Give Tune the trials of the queue."""
+    """Give Tune the trials of the queue; update the metrics whenever Ray's nodes are listed."""
 
     def __init__(self, queue: QueueClient) -> None:
         super().__init__()
         self._queue = queue
+        self._listed, self._nodes = time.monotonic(), _nodes()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
-        """Return the config of the next trial, see `QueueClient.next_trial`."""
+        """Return the config of a trial for a free slot; None: ask again later; FINISHED: all trials have ended."""
         del trial_id
-        return self._queue.next_trial()
+        if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
+            self._listed, self._nodes = now, _nodes()  # they may join and leave
+            self._queue.update_metrics()
+        answer: dict[str, Any] | str | None = self._queue.ask({"next": self._nodes})
+        return str(Searcher.FINISHED) if answer == "done" else answer
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler reports it."""
         del trial_id, result, error
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Accept any: nothing in Tune's own space is searched."""
-        del metric, mode, config, spec
-        return True
-
     def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the study's journal has everything."""
-
-    def restore(self, checkpoint_path: str) -> None:
         """Do nothing: the study's journal has everything."""
 
 

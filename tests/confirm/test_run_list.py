@@ -16,7 +16,7 @@ from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.asha import Rungs
 from xraytune.search.messages import ProgressFile, TrialSuggestion
-from xraytune.search.runs import Run, RunList, completed_rows, ended_rows
+from xraytune.search.run_list import Run, RunList, completed_rows, ended_rows
 from xraytune.search.study import StudyFolder
 from xraytune.search.trial_queue import GeneratorNeeds
 
