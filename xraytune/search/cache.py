@@ -139,15 +139,6 @@ def _remove(found: Iterable[tuple[str, Path]], *, dry_run: bool) -> dict[str, in
     return freed
 
 
-def _needed_by_unfinished(folder: StudyFolder, cache: Path) -> ArtifactReferences | None:
-    """Return the images and generators that a study's unfinished trials and runs need; None if all have ended."""
-    unfinished = list(_unfinished(folder, {row["number"] for row in folder.rows()}))
-    if not unfinished:
-        return None
-    needed = _generators(folder, unfinished, cache)
-    return ArtifactReferences(pixels=folder.prepared().pixels, generators=frozenset(path.name for path in needed))
-
-
 def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
     """Return the artifacts and work folders of generators to remove by kind, and notes on those that stay."""
     own, unfinished = _generators(folder, _trials(folder), cache), _unfinished(folder, ended)
@@ -367,7 +358,11 @@ def clean_cache(cache: Path = Path("cache"), *, max_size: str, dry_run: bool = F
             Problem(f"{max_size!r} is not a size", "--max-size", "give a number with a unit, such as 50GB")
         )
     limit, folders = float(size[1]) * _PREFIXES[size[2]], _folders(cache)
-    needed = [own for study in _studies(cache) if (own := _needed_by_unfinished(study, cache))]
+    needed: list[ArtifactReferences] = []
+    for study in _studies(cache):
+        if unfinished := list(_unfinished(study, {row["number"] for row in study.rows()})):
+            generators = frozenset(path.name for path in _generators(study, unfinished, cache))
+            needed.append(ArtifactReferences(pixels=study.prepared().pixels, generators=generators))
     left, running = _size_bytes(cache), artifacts.running_commands(cache)
 
     def order(path: Path) -> tuple[float, int, float]:

@@ -121,7 +121,8 @@ def main(descriptor: int, folder: str) -> None:
         while True:
             match receive(connection):
                 case {"look": resources}:
-                    send(connection, _look(resources))
+                    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+                    send(connection, ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus)))
                 case {"inspect": probe}:
                     send(connection, _inspect_nodes(probe))
                 case options:
@@ -160,12 +161,6 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
 def _nodes() -> list[dict[str, float]]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return [{"cpus": node.get("CPU", 0.0), "gpus": node.get("GPU", 0.0)} for node in nodes]
-
-
-def _look(resources: Mapping[str, float]) -> dict[str, Any]:
-    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
-    found: dict[str, Any] = ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus))
-    return found
 
 
 def _inspect_nodes(probe: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def private_folder() -> tempfile.TemporaryDirectory[str]:
 
 def protect_token() -> None:
     """Create `~/.ray/auth_token` if Ray needs one, and make it readable by this user alone; or raise MachineError."""
-    if not _reads_token_file() or _given_token():
+    if not _reads_token_file() or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     token = _default_token()
     try:
@@ -124,9 +124,9 @@ def too_low_limit() -> Problem | None:
 def _why_no_token() -> Problem | None:
     if not _reads_token_file():
         return None
-    if given := _given_token():
+    if given := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         fix = f"chmod 600 {given}, or set RAY_AUTH_TOKEN_PATH to a copy that only you can read"
-        return Problem("other users can read Ray's token", given, fix) if _is_open(given) else None
+        return Problem("other users can read Ray's token", given, fix) if _is_open(Path(given)) else None
     try:
         token = _default_token()
     except RuntimeError:  # neither HOME nor a user of this machine
@@ -143,11 +143,6 @@ def _no_token(where: Path | str, why: str) -> Problem:
 
 def _reads_token_file() -> bool:
     return not os.environ.get("RAY_AUTH_TOKEN") and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
-
-
-def _given_token() -> Path | None:
-    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(given) if given else None
 
 
 def _default_token() -> Path:
