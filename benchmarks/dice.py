@@ -19,15 +19,18 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
 from benchmarks.simulated_studies import Study, against_controls, pooled
-from xraytune.confirm.comparison import (
+from xraytune.confirm.forecast import Design, Spread, count_verdicts, measure_spread, verdict_chances
+from xraytune.confirm.verdict import (
+    LEVEL,
     PATIENTS_PER_DEGREE,
+    ControlKind,
     Evidence,
+    Overall,
     p_value_above,
     p_value_below,
+    pair_tests,
     satterthwaite_degrees,
 )
-from xraytune.confirm.forecast import Design, Spread, count_verdicts, measure_spread, verdict_chances
-from xraytune.confirm.verdict import LEVEL, ControlKind, Overall, pair_tests
 from xraytune.metrics.classification import Flags, Floats
 from xraytune.metrics.placements import DICE, mean_components
 from xraytune.seeding import numpy_generator

@@ -17,9 +17,17 @@ from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 from benchmarks.figures import Figure, figure
 from benchmarks.hillis import degrees_of_freedom
 from benchmarks.simulated_studies import Arm, Study, against_controls, pooled, simulate
-from xraytune.confirm.comparison import Evidence, p_value_above, p_value_below
 from xraytune.confirm.forecast import Design, Spread, count_verdicts, measure_spread, verdict_chances
-from xraytune.confirm.verdict import LEVEL, ControlKind, Overall, PairTests, pair_tests
+from xraytune.confirm.verdict import (
+    LEVEL,
+    ControlKind,
+    Evidence,
+    Overall,
+    PairTests,
+    p_value_above,
+    p_value_below,
+    pair_tests,
+)
 from xraytune.metrics.classification import Floats
 from xraytune.metrics.placements import AUROC
 from xraytune.seeding import numpy_generator

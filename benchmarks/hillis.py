@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
-from xraytune.confirm.comparison import MOST_DEGREES, Interval
+from xraytune.confirm.verdict import MOST_DEGREES, Interval
 from xraytune.metrics.classification import Floats
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 
-from xraytune.confirm.comparison import Evidence, gather
 from xraytune.confirm.forecast import Spread
+from xraytune.confirm.verdict import Evidence, gather
 from xraytune.metrics.classification import Floats
 from xraytune.metrics.placements import AUROC, ScoreModel, structural_components
 from xraytune.seeding import numpy_generator

@@ -14,7 +14,6 @@ from sklearn.calibration import calibration_curve
 from benchmarks.figures import Figure, figure
 from benchmarks.hillis import hillis_interval
 from benchmarks.simulated_studies import Arm, Study, against_controls, pooled, simulate
-from xraytune.confirm.comparison import p_value_above, p_value_below
 from xraytune.confirm.forecast import (
     Design,
     Spread,
@@ -22,7 +21,7 @@ from xraytune.confirm.forecast import (
     probability_equivalent,
     smallest_detectable_difference,
 )
-from xraytune.confirm.verdict import pair_tests
+from xraytune.confirm.verdict import p_value_above, p_value_below, pair_tests
 from xraytune.metrics.classification import Floats, classification_metrics
 from xraytune.metrics.placements import AUROC, structural_components
 from xraytune.seeding import numpy_generator

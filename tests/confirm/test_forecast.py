@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 
-from xraytune.confirm.comparison import gather
 from xraytune.confirm.forecast import (
     Design,
     Forecast,
@@ -22,7 +21,7 @@ from xraytune.confirm.forecast import (
     smallest_detectable_difference,
     verdict_chances,
 )
-from xraytune.confirm.verdict import ControlKind, judge
+from xraytune.confirm.verdict import ControlKind, gather, judge
 from xraytune.metrics.placements import AUROC, placement_variance
 from xraytune.seeding import numpy_generator
 

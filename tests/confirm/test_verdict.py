@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from xraytune.confirm.comparison import Evidence
 from xraytune.confirm.verdict import (
     AgainstControl,
     ControlKind,
+    Evidence,
     Overall,
     OverallVerdict,
     PairVerdict,

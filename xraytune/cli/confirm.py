@@ -19,11 +19,11 @@ from xraytune.records import Progress, ignore_progress
 
 if TYPE_CHECKING:
     from xraytune.confirm.analysis import FinalistResult, Gain
-    from xraytune.confirm.comparison import Interval
     from xraytune.confirm.forecast import Forecast
     from xraytune.confirm.record import Confirmation
     from xraytune.confirm.run import Rehearsal
     from xraytune.confirm.secondary import ArmDifference, Difference, ExternalResult, Outcome, OutcomeDifference
+    from xraytune.confirm.verdict import Interval
     from xraytune.search.messages import Callbacks
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}

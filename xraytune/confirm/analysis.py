@@ -15,7 +15,6 @@ import numpy as np
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 from scipy.stats import shapiro  # type: ignore[import-untyped]
 
-from xraytune.confirm.comparison import Comparison, compare
 from xraytune.confirm.forecast import (
     Design,
     Forecast,
@@ -29,8 +28,10 @@ from xraytune.confirm.forecast import (
 from xraytune.confirm.plan import Arm, Plan
 from xraytune.confirm.verdict import (
     AgainstControl,
+    Comparison,
     ControlKind,
     OverallVerdict,
+    compare,
     fixed_sequence,
     judge,
     overall_verdict,

@@ -17,8 +17,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 
-from xraytune.confirm.comparison import PRIOR_PATIENTS, Evidence
-from xraytune.confirm.verdict import LEVEL, ControlKind, Overall, PairTests, overall_verdict, pair_tests, verdicts_of
+from xraytune.confirm.verdict import (
+    LEVEL,
+    PRIOR_PATIENTS,
+    ControlKind,
+    Evidence,
+    Overall,
+    PairTests,
+    overall_verdict,
+    pair_tests,
+    verdicts_of,
+)
 from xraytune.metrics.classification import Floats
 from xraytune.metrics.placements import ScoreModel, around
 from xraytune.records import to_json

@@ -20,8 +20,8 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
 from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, EvaluationSet, compare_arms, measure
-from xraytune.confirm.comparison import mean_off_diagonal, satterthwaite_degrees
 from xraytune.confirm.plan import Arm, Plan
+from xraytune.confirm.verdict import mean_off_diagonal, satterthwaite_degrees
 from xraytune.data.index import ImageFile
 from xraytune.data.patients import pneumonia_type
 from xraytune.metrics.breakdown import subgroup_images

@@ -1,8 +1,16 @@
-"""The decision rules: four words for a pair of arms, four verdicts for a finalist, and when to stop testing finalists.
+"""From the scores of two arms to a verdict: the difference with its confidence interval, then the decision rules.
 
-Each rule controls its error rate. A finalist helps if it is better than every control, and hurts if it is worse than every
-matched control (intersection-union tests). It is no better if an improvement over some control is ruled out (Holm's
-correction over the controls). The next finalist is tested only if the previous one helps.
+The difference in score (AUROC, Dice) has an interval over both patients and seeds. The GAN seeds are the readers of a
+multi-reader multi-case study: sampled at random, each scoring the same patients in both arms; an arm without a GAN has
+replicates with the same seed pairs. With five seeds and a few hundred patients both sources of variance are of similar size,
+so an interval over one of them alone would be too narrow. It is a score interval: it contains the differences that a test
+does not reject, and the test of a difference uses the patient variance that this difference implies.
+docs/decisions/0010 (AUROC) and 0025 (Dice) give the reasons and the simulations.
+
+There are four words for a pair of arms and four verdicts for a finalist; each rule controls its error rate. A finalist helps
+if it is better than every control, and hurts if it is worse than every matched control (intersection-union tests). It is no
+better if an improvement over some control is ruled out (Holm's correction over the controls). The next finalist is tested
+only if the previous one helps.
 """
 
 from __future__ import annotations
@@ -12,10 +20,13 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq  # type: ignore[import-untyped]
+from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: cdf and quantile function
 
-from xraytune.confirm.comparison import Evidence, p_value_above, p_value_below
+from xraytune.errors import ConfigError, Problem
 from xraytune.metrics.classification import Floats
+from xraytune.metrics.placements import ScoreModel, around
 
 Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
@@ -33,6 +44,230 @@ _TEXTS: dict[Overall, str] = {
 LEVEL = 0.05
 """Significance level of each claim: two-sided for `better` and `worse`, of each of two one-sided tests for `equivalent`,
 one-sided for `no_better`."""
+MOST_DEGREES = 1e6
+"""Here Student's t equals the normal distribution to six digits; JSON has no infinity."""
+PRIOR_PATIENTS = 20
+"""Weight, in patients, of the score model's variance against the one estimated from the patients of the test folder."""
+PATIENTS_PER_DEGREE = 8
+"""Effective patients per degree of freedom of their variance. To a difference in AUROC, only patients that the arms rank
+differently contribute; to one in mean Dice, mostly a few difficult patients."""
+_GRID = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """The inputs of a test of a difference: numbers, or arrays that broadcast.
+
+    Attributes:
+        difference: Estimated score of the first arm minus that of the second.
+        mean_score: Mean of the two arms' scores.
+        seed_variance: Sample variance of the difference over GAN seeds, of which there are at least 2.
+        patient_variance: Variance of the difference over patients, given these seeds; a negative estimate counts as 0.
+    """
+
+    difference: ArrayLike
+    mean_score: ArrayLike
+    seed_variance: ArrayLike
+    patient_variance: ArrayLike
+    gan_seeds: int
+    effective_patients: float
+    model: ScoreModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A difference with its 95 % and 90 % intervals over patients and seeds, and the two-sided p-value of no difference."""
+
+    difference: float
+    standard_error: float
+    degrees_of_freedom: float
+    low: float
+    high: float
+    low_90: float
+    high_90: float
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VarianceComponents:
+    """Variance components of a difference between two arms, in squared score; unbiased estimates, possibly negative.
+
+    Attributes:
+        gan_seed: Per GAN seed, with infinitely many patients.
+        classifier_seed: Per classifier seed with the same GAN.
+        patient: Per patient, common to all seeds.
+        patient_by_gan_seed: Per patient, the interaction with the GAN seed.
+        patient_by_classifier_seed: Per patient, the interaction with the classifier seed.
+    """
+
+    gan_seed: float
+    classifier_seed: float
+    patient: float
+    patient_by_gan_seed: float
+    patient_by_classifier_seed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The difference between two arms: interval, inputs of further tests, mean score of each arm, variance components."""
+
+    interval: Interval
+    evidence: Evidence
+    scores: tuple[float, float]
+    components: VarianceComponents
+
+
+def compare(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Comparison:
+    """Compare arm 0 with arm 1. Classifier seeds are averaged within their GAN seed.
+
+    Args:
+        scores: float64 [2, G, K]: arm, GAN seed, classifier seed; G >= 2.
+        components: float64 [2, G, K, P], from `StructuralComponents`, on the same P patients throughout.
+        effective_patients: From there.
+        model: From there.
+
+    Raises:
+        ConfigError: Fewer than two GAN seeds.
+    """
+    evidence = gather(scores, components, effective_patients=effective_patients, model=model)
+    first, second = scores.mean(axis=(1, 2))
+    return Comparison(
+        interval=score_interval(evidence),
+        evidence=evidence,
+        scores=(float(first), float(second)),
+        components=_variance_components(scores[0] - scores[1], components[0] - components[1]),
+    )
+
+
+def gather(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Evidence:
+    """Compute the evidence that `compare` tests; same arguments and exceptions."""
+    gan_seeds = scores.shape[1]
+    if gan_seeds < 2:
+        what = "confirm.gan_seeds: a single seed gives no estimate of the variance between seeds"
+        raise ConfigError(Problem(what, fix="use at least 4, better 5"))
+    # Differences first, so that swapping the arms exactly flips their signs.
+    differences, by_patient = (scores[0] - scores[1]).mean(axis=1), (components[0] - components[1]).mean(axis=1)
+    return Evidence(
+        difference=float(differences.mean()),
+        mean_score=float(scores.mean()),
+        seed_variance=float(differences.var(ddof=1)),
+        patient_variance=mean_off_diagonal(by_patient @ by_patient.T),
+        gan_seeds=gan_seeds,
+        effective_patients=effective_patients,
+        model=model,
+    )
+
+
+def p_value_above(evidence: Evidence, difference: ArrayLike) -> Floats:
+    """Return the one-sided p-value of the null hypothesis "the true difference is at most `difference`"."""
+    error, degrees = _error_at(evidence, difference)
+    return np.asarray(stdtr(degrees, (np.asarray(difference) - evidence.difference) / error))
+
+
+def p_value_below(evidence: Evidence, difference: ArrayLike) -> Floats:
+    """Return the one-sided p-value of the null hypothesis "the true difference is at least `difference`"."""
+    error, degrees = _error_at(evidence, difference)
+    return np.asarray(stdtr(degrees, (np.asarray(evidence.difference) - difference) / error))
+
+
+def score_interval(evidence: Evidence) -> Interval:
+    """Return the range of differences that neither one-sided test rejects; `evidence` holds scalars."""
+    centre = float(np.asarray(evidence.difference))
+
+    def end(quantile: float, sign: int) -> float:
+        def excess(distance: float) -> float:
+            error, degrees = _error_at(evidence, centre + sign * distance)
+            return float(distance - stdtrit(degrees, quantile) * error)
+
+        # With few patients near the ceiling, differences beyond a rejected one may be accepted again: take the last.
+        distances = np.linspace(0.0, 1 - sign * centre, _GRID)
+        errors, degrees = _error_at(evidence, centre + sign * distances)
+        last = int(np.flatnonzero(distances <= stdtrit(degrees, quantile) * errors)[-1])
+        if last == len(distances) - 1:
+            return centre + sign * float(distances[last])
+        return centre + sign * float(brentq(excess, distances[last], distances[last + 1], xtol=1e-12))
+
+    error, degrees = _error_at(evidence, centre)
+    one_sided = min(float(test(evidence, 0.0)) for test in (p_value_below, p_value_above))
+    return Interval(
+        difference=centre,
+        standard_error=float(error),
+        degrees_of_freedom=float(degrees),
+        low=end(0.975, -1),
+        high=end(0.975, 1),
+        low_90=end(0.95, -1),
+        high_90=end(0.95, 1),
+        p_value=min(2 * one_sided, 1.0),
+    )
+
+
+def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the standard error and degrees of freedom of the estimate if this is the true difference."""
+    patients = patient_variance_at(evidence, difference)
+    seeds = np.asarray(evidence.seed_variance) / evidence.gan_seeds
+    degrees = satterthwaite_degrees(seeds, patients, evidence.gan_seeds, evidence.effective_patients)
+    return np.sqrt(seeds + patients), degrees
+
+
+def satterthwaite_degrees(seeds: ArrayLike, patients: ArrayLike, gan_seeds: int, effective_patients: float) -> Floats:
+    """Return the degrees of freedom of the sum of two variances of a difference: that over seeds and that over patients.
+
+    Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components"; Hillis' formula in the
+    limit of infinitely many patients.
+    """
+    seeds, patients = np.asarray(seeds), np.asarray(patients)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = seeds**2 / (gan_seeds - 1) + patients**2 / (effective_patients / PATIENTS_PER_DEGREE)
+        return np.asarray(np.fmin((seeds + patients) ** 2 / parts, MOST_DEGREES))
+
+
+def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
+    """Return the patient variance of an estimated difference if `difference` is the true one.
+
+    The estimate belongs to the estimated difference; it is increased as the score's model predicts and never decreased.
+    With few patients the arms differ in hardly any of them and the estimate is mostly noise, so it is averaged with the
+    model's variance at the weight of `PRIOR_PATIENTS`.
+
+    Source: after the score interval for paired proportions, Tango 1998, "Equivalence test and confidence interval for the
+    difference in proportions for the paired-sample design".
+    """
+    model = evidence.model
+    here = model.variance(*around(evidence.mean_score, evidence.difference))
+    there = model.variance(*around(evidence.mean_score, difference))
+    estimated = np.maximum(evidence.patient_variance, 0) * np.maximum(there / here, 1)
+    prior = 4 / evidence.effective_patients * there
+    weight = PRIOR_PATIENTS / (evidence.effective_patients + PRIOR_PATIENTS)
+    return np.asarray((1 - weight) * estimated + weight * prior)
+
+
+def _variance_components(differences: Floats, by_patient: Floats) -> VarianceComponents:
+    """Estimate the components of differences [G, K] and their structural components [G, K, P] by the method of moments.
+
+    With K = 1 the GAN seeds' components include those of the classifier seeds.
+    """
+    gan_seeds, classifier_seeds, patients = by_patient.shape
+    of_gan = by_patient.mean(axis=1)
+    across_gans = mean_off_diagonal(of_gan @ of_gan.T)
+    own = float((by_patient**2).sum(axis=2).mean())
+    within, within_gan = 0.0, own
+    if classifier_seeds > 1:
+        within = float(differences.var(axis=1, ddof=1).mean())
+        blocks = by_patient @ by_patient.transpose(0, 2, 1)
+        within_gan = sum(mean_off_diagonal(block) for block in blocks) / gan_seeds
+    among = float(differences.mean(axis=1).var(ddof=1))
+    return VarianceComponents(
+        gan_seed=among - within / classifier_seeds - (within_gan - across_gans),
+        classifier_seed=within - (own - within_gan),
+        patient=across_gans * patients,
+        patient_by_gan_seed=(within_gan - across_gans) * patients,
+        patient_by_classifier_seed=(own - within_gan) * patients,
+    )
+
+
+def mean_off_diagonal(matrix: Floats) -> float:
+    """Return the mean covariance of two different seeds."""
+    count = len(matrix)
+    return float((matrix.sum() - np.trace(matrix)) / (count * (count - 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

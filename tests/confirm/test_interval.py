@@ -13,7 +13,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks.hillis import degrees_of_freedom, hillis_interval
 from benchmarks.simulated_studies import Arm, simulate
-from xraytune.confirm.comparison import (
+from xraytune.confirm.verdict import (
     MOST_DEGREES,
     PRIOR_PATIENTS,
     Comparison,
@@ -21,12 +21,12 @@ from xraytune.confirm.comparison import (
     Interval,
     compare,
     gather,
+    judge,
     p_value_above,
     p_value_below,
     patient_variance_at,
     score_interval,
 )
-from xraytune.confirm.verdict import judge
 from xraytune.errors import ConfigError
 from xraytune.metrics.placements import AUROC, around, placement_variance, structural_components
 from xraytune.seeding import numpy_generator
