@@ -13,7 +13,6 @@ from benchmarks.edges import CONTROLS, ROPE, WORDS, finalist_and_controls
 from benchmarks.figures import Figure, figure
 from benchmarks.simulated_studies import pooled, simulate
 from xraytune.confirm.forecast import Design, measure_spread, verdict_chances
-from xraytune.metrics.placements import AUROC
 
 _AUROC = 0.955
 _PATIENTS = (144, 428, 1000, 2000)
@@ -25,12 +24,7 @@ def measure() -> Iterator[Figure]:
     pilots = simulate(
         finalist_and_controls(_AUROC, 0.0), patients=428, gan_seeds=5, classifier_seeds=2, studies=200, seed=17
     )
-    spread = pooled(
-        [
-            measure_spread(one.scores, one.components, effective_patients=one.effective_patients, model=AUROC)
-            for one in pilots
-        ]
-    )
+    spread = pooled([measure_spread(one) for one in pilots])
     print("| patients | GAN seeds | no difference | better by one ROPE | better by two ROPE |\n|---|---|---|---|---|")
     for patients in _PATIENTS:
         for gan_seeds in _GAN_SEEDS:

@@ -156,7 +156,7 @@ def _verdicts() -> Iterator[Figure]:
 def _forecasts() -> Iterator[Figure]:
     """Forecasts from 60 val-Bs against simulated test folders of the same and of more patients; five equal controls."""
     for val_b, patients, gan_seeds in ((41, 41, 5), (20, 41, 5), (41, 100, 5), (41, 41, 10)):
-        pilots = [_spread(one) for one in simulate(_finalist(0.0), val_b, seed=3, studies=60)]
+        pilots = [measure_spread(one) for one in simulate(_finalist(0.0), val_b, seed=3, studies=60)]
         errors, singles = [], []
         for difference in (0.0, ROPE, 2 * ROPE):
             studies = simulate(_finalist(difference), patients, seed=4, studies=1000, gan_seeds=gan_seeds)
@@ -192,12 +192,6 @@ def _finalist(difference: float) -> list[Arm]:
 def _words(studies: Sequence[Study]) -> dict[Overall, float]:
     told = count_verdicts(pair_tests(against_controls(studies), rope=ROPE), CONTROLS)
     return {word: told[word] / len(studies) for word in WORDS}
-
-
-def _spread(study: Study) -> Spread:
-    return measure_spread(
-        study.scores, study.components, effective_patients=study.effective_patients, model=study.model
-    )
 
 
 def simulate(

@@ -29,7 +29,6 @@ from xraytune.confirm.verdict import (
     pair_tests,
 )
 from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import AUROC
 from xraytune.seeding import numpy_generator
 
 _STUDIES = 2000
@@ -197,7 +196,7 @@ def _forecasts() -> Iterator[Figure]:
         (0.985, 0.985, 144, 5, ""),  # near the ceiling the forecast is rougher
     ):
         pilots = [
-            measure_spread(one.scores, one.components, effective_patients=one.effective_patients, model=AUROC)
+            measure_spread(one)
             for one in simulate(
                 finalist_and_controls(val_b, 0.0), patients=360, gan_seeds=gan_seeds, classifier_seeds=2,
                 studies=100, seed=15,

@@ -29,9 +29,9 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import pin
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Parameters, Settings
-from xraytune.confirm.analysis import ControlResult, EvaluationSet, FinalistResult, judge_finalists
+from xraytune.confirm.analysis import ControlResult, FinalistResult, judge_finalists
 from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_control, replicate
-from xraytune.confirm.scoring import TEST, arm_results, find_test, load_test_images, score
+from xraytune.confirm.scoring import TEST, arm_scores, evaluation_set, find_test, load_test_images, score
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.files import write_json
 from xraytune.pipeline.prepare import Prepared, RunContext, prepare, write_prepared
@@ -156,9 +156,8 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     for number in range(len(plan.runs)):
         score(runs, number, TEST, group, compute=COMPUTE, cache=cache)
 
-    tested = tuple(image.patient for image in sealed.images)
-    images = EvaluationSet(labels=sealed.labels, patients=tested, positive=prepared.positive, task=CLASSIFICATION)
-    (found,) = judge_finalists(plan, images, arm_results(runs, plan, TEST), rope=settings.confirm.rope)
+    images = evaluation_set(sealed, prepared, CLASSIFICATION)
+    (found,) = judge_finalists(arm_scores(runs, plan, TEST, images), rope=settings.confirm.rope)
     return found
 
 

@@ -18,7 +18,7 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 from xraytune.confirm.forecast import Spread
 from xraytune.confirm.verdict import Evidence, gather
 from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import AUROC, ScoreModel, structural_components
+from xraytune.metrics.placements import AUROC, StructuralComponents, structural_components
 from xraytune.seeding import numpy_generator
 
 IMAGES_OF_NORMAL_PATIENTS = {1: 1141, 2: 13, 3: 54, 4: 3}
@@ -52,24 +52,13 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """One simulated study: what `compare` takes.
+class Study(StructuralComponents):
+    """One simulated study: scores [arms, G, K] and components [arms, G, K, P]."""
 
-    Attributes:
-        scores: [arms, G, K].
-        components: [arms, G, K, P].
-        effective_patients: See `StructuralComponents`.
-        model: The score's.
-    """
-
-    scores: Floats
-    components: Floats
-    effective_patients: float
-    model: ScoreModel
-
-    def pair(self, first: int, second: int) -> tuple[Floats, Floats]:
-        """The scores and components of two arms."""
-        return self.scores[[first, second]], self.components[[first, second]]
+    def pair(self, first: int, second: int) -> Study:
+        """Two arms, as `compare` takes them."""
+        chosen = [first, second]
+        return replace(self, scores=self.scores[chosen], components=self.components[chosen])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,13 +128,7 @@ def simulate_scores(
 def against_controls(studies: Sequence[Study]) -> Evidence:
     """Arm 0 against every other arm; each figure is [studies, arms - 1]."""
     controls = range(1, len(studies[0].scores))
-    found = [
-        [
-            gather(*study.pair(0, control), effective_patients=study.effective_patients, model=study.model)
-            for control in controls
-        ]
-        for study in studies
-    ]
+    found = [[gather(study.pair(0, control)) for control in controls] for study in studies]
 
     def figures(name: str) -> Floats:
         return np.array([[getattr(one, name) for one in row] for row in found])

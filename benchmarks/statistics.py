@@ -23,7 +23,7 @@ from xraytune.confirm.forecast import (
 )
 from xraytune.confirm.verdict import p_value_above, p_value_below, pair_tests
 from xraytune.metrics.classification import Floats, classification_metrics
-from xraytune.metrics.placements import AUROC, structural_components
+from xraytune.metrics.placements import structural_components
 from xraytune.seeding import numpy_generator
 
 _STUDIES = 2000
@@ -137,12 +137,7 @@ def _design(patients: int, gan_seeds: int) -> Design:
 
 
 def _spread(studies: Sequence[Study]) -> Spread:
-    return pooled(
-        [
-            measure_spread(one.scores, one.components, effective_patients=one.effective_patients, model=AUROC)
-            for one in studies
-        ]
-    )
+    return pooled([measure_spread(one) for one in studies])
 
 
 def _references() -> Iterator[Figure]:

@@ -22,7 +22,7 @@ from xraytune.compute import pin
 from xraytune.config.settings import Parameters, Settings
 from xraytune.confirm.analysis import Worth, worth_of_images
 from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, worth_arms
-from xraytune.confirm.scoring import TEST, arm_results, evaluation_set, find_test, load_test_images, score
+from xraytune.confirm.scoring import TEST, arm_scores, evaluation_set, find_test, load_test_images, score
 from xraytune.data.index import read_index
 from xraytune.pipeline.prepare import Prepared, prepare_index, write_prepared
 from xraytune.pipeline.task import CLASSIFICATION
@@ -91,7 +91,7 @@ def _placed(folder: Path, settings: Settings) -> tuple[Worth, int]:
     for number in range(len(plan.runs)):
         score(runs, number, TEST, group, compute=COMPUTE, cache=cache)
     images = evaluation_set(sealed, prepared, CLASSIFICATION)
-    found = worth_of_images(plan, images, arm_results(runs, plan, TEST), patients=_TRAIN_PATIENTS)
+    found = worth_of_images(arm_scores(runs, plan, TEST, images), patients=_TRAIN_PATIENTS)
     assert found is not None, "the plan has a curve"
     return found, new
 

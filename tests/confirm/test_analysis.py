@@ -15,6 +15,7 @@ import pytest
 
 from xraytune.config.settings import Parameters
 from xraytune.confirm.analysis import (
+    ArmScores,
     EvaluationSet,
     FinalistResult,
     control_kind,
@@ -89,6 +90,10 @@ def scores(own_noise: float = 0.1, *, collapsed: float = 0.0, **separation: floa
     return of_arm
 
 
+def arm_scores(results: Any, images: EvaluationSet = VAL_B, arms: tuple[Arm, ...] = ARMS) -> ArmScores:
+    return ArmScores(plan=plan(arms=arms), images=images, results=results)
+
+
 def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Confirmation:
     decided = plan(*exploratory, arms=arms)
     return Confirmation(
@@ -96,8 +101,8 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
         metric="AUROC",
         objective="AUROC",
         network="classifier",
-        finalists=judge_finalists(decided, VAL_B, scores_of, rope=0.01),
-        ratio_response=ratio_response(decided, VAL_B, scores_of),
+        finalists=judge_finalists(arm_scores(scores_of, arms=arms), rope=0.01),
+        ratio_response=ratio_response(arm_scores(scores_of, arms=arms)),
         forecast=SOME_FORECAST,
         exploratory=decided.exploratory,
         notes=decided.notes,
@@ -138,7 +143,7 @@ def test_the_verdict_follows_from_every_control(separation: dict[str, float], wo
 
 
 def test_the_ratio_response_is_in_order_and_starts_at_the_control_without_images() -> None:
-    points = ratio_response(plan(), VAL_B, scores(gan=2.5, **{"r=0.25": 2.0, "r=4": 1.0}))
+    points = ratio_response(arm_scores(scores(gan=2.5, **{"r=0.25": 2.0, "r=4": 1.0})))
 
     assert [point.ratio for point in points] == [0, 0.25, 1, 4]
     assert [point.gain > 0 for point in points] == [False, True, True, False]
@@ -149,7 +154,7 @@ def test_the_ratio_response_is_in_order_and_starts_at_the_control_without_images
 
 def test_the_ratio_response_includes_the_duplicates_that_were_trained() -> None:
     """At the finalist's own ratio, 1, this is its matched control; at 4 there are none, as with `mixing: replace`."""
-    points = ratio_response(plan(), VAL_B, scores(gan=2.5, duplicate=2.0, **{"r=0.25": 1.0, "r=4": 1.0}))
+    points = ratio_response(arm_scores(scores(gan=2.5, duplicate=2.0, **{"r=0.25": 1.0, "r=4": 1.0})))
 
     assert [point.ratio for point in points if point.duplicate and point.over_duplicate] == [0.25, 1]
     assert [point.ratio for point in points if not point.duplicate and not point.over_duplicate] == [0, 4]
@@ -350,7 +355,7 @@ def test_the_forecast_needs_the_patients_of_the_test_folder_but_not_its_scores()
         labels=small, patients=tuple(f"t{number}" for number in range(100)), positive=1, task=CLASSIFICATION
     )
 
-    found = forecast_verdict(plan(), VAL_B, test, scores(), rope=0.01)
+    found = forecast_verdict(arm_scores(scores()), test, rope=0.01)
 
     assert {one.effective_patients for one in found.chances} == {100}
     assert {one.gan_seeds for one in found.chances} == {5, 10, 20}
@@ -429,15 +434,15 @@ def dices(gain: float) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(("gain", "word"), [(0.5, "helps"), (0.0, "no_better"), (-0.5, "hurts")])
 def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) -> None:
-    decided = plan()
+    scores = arm_scores(dices(gain), DICE_SET)
 
-    found = judge_finalists(decided, DICE_SET, dices(gain), rope=0.01)
+    found = judge_finalists(scores, rope=0.01)
     whole = replace(helped(), finalists=found, metric="Dice", objective="Dice", network="segmenter").to_json()
 
     (finalist,) = whole["finalists"]
     assert (finalist["verdict"], whole["metric"]) == (word, "Dice")
     assert finalist["score"] == pytest.approx(dices(gain)("gan #1").mean())
-    assert secondary_outcomes(decided, DICE_SET, dices(gain), dices(gain)) == ()
+    assert secondary_outcomes(scores, dices(gain)) == ()
     assert "Dice" in whole["answer"]
     assert "segmenters trained on these" in whole["answer"]
     assert "covariances of means over images, clustered by patient" in whole["methods"]
@@ -446,7 +451,7 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
 
 @pytest.mark.slow
 def test_the_forecast_of_dice_is_for_as_many_patients_as_the_test_folder_has() -> None:
-    found = forecast_verdict(plan(), DICE_SET, DICE_SET, dices(0.0), rope=0.01)
+    found = forecast_verdict(arm_scores(dices(0.0), DICE_SET), DICE_SET, rope=0.01)
 
     assert found.metric == "Dice"
     assert {one.effective_patients for one in found.chances} == {30}
@@ -461,7 +466,7 @@ def test_segmenters_that_all_find_nothing_are_not_called_equivalent() -> None:
     def nothing(_: str) -> Floats:
         return np.zeros((GAN_SEEDS, SEEDS, 60, 1))
 
-    (found,) = judge_finalists(plan(), DICE_SET, nothing, rope=0.01)
+    (found,) = judge_finalists(arm_scores(nothing, DICE_SET), rope=0.01)
 
     for one in found.comparisons:
         assert one.comparison.interval.low < -0.01 < 0.01 < one.comparison.interval.high

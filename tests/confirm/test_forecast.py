@@ -22,7 +22,7 @@ from xraytune.confirm.forecast import (
     verdict_chances,
 )
 from xraytune.confirm.verdict import ControlKind, gather, judge
-from xraytune.metrics.placements import AUROC, placement_variance
+from xraytune.metrics.placements import AUROC, StructuralComponents, placement_variance
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -56,6 +56,12 @@ def chances(
     kinds: tuple[ControlKind, ...] = ALL_FIVE,
 ) -> VerdictChances:
     return verdict_chances(of, design, kinds, rope=ROPE, true_difference=ropes * ROPE)
+
+
+def measured(scores: Floats, components: Floats, effective_patients: float) -> StructuralComponents:
+    return StructuralComponents(
+        scores=scores, components=components, effective_patients=effective_patients, model=AUROC
+    )
 
 
 def replicates(seed: int, difference: float, controls: int = 1) -> tuple[Floats, Floats]:
@@ -140,9 +146,7 @@ def test_the_probabilities_of_a_pair_agree_with_simulated_studies(gan_seeds: int
         gaps = difference + generator.normal(0, 2e-5**0.5, gan_seeds) + effects.mean(axis=1)
         components = (effects - effects.mean(axis=1, keepdims=True)) / (patients * (patients - 1)) ** 0.5
         aurocs = np.stack([0.8 + gaps / 2, 0.8 - gaps / 2])[:, :, None]
-        found = gather(
-            aurocs, np.stack([components, 0 * components])[:, :, None], effective_patients=patients, model=AUROC
-        )
+        found = gather(measured(aurocs, np.stack([components, 0 * components])[:, :, None], patients))
         verdicts.append(judge(found, rope=ROPE))
 
     design = Design(effective_patients=patients, gan_seeds=gan_seeds, score=0.8)
@@ -188,16 +192,14 @@ def test_perfect_rankings_of_a_few_patients_promise_no_certainty() -> None:
     """Nothing varies on such a val-B; on a test folder of 144 patients something will."""
     aurocs, components = np.ones((6, 5, 2)), np.zeros((6, 5, 2, 20))
 
-    found = measure_spread(aurocs, components, effective_patients=20, model=AUROC)
+    found = measure_spread(measured(aurocs, components, 20))
 
     assert chances(Design(effective_patients=144, gan_seeds=5, score=0.965), of=found).no_better < 0.9
 
 
 def test_the_spread_does_not_contain_the_observed_differences() -> None:
     """They would make a forecast repeat the p-value."""
-    one, other = (
-        measure_spread(*replicates(1, gap, controls=2), effective_patients=50, model=AUROC) for gap in (0.0, 0.03)
-    )
+    one, other = (measure_spread(measured(*replicates(1, gap, controls=2), 50)) for gap in (0.0, 0.03))
 
     for before, after in zip(astuple(one), astuple(other), strict=True):
         assert after == pytest.approx(before)
@@ -207,8 +209,7 @@ def test_the_spread_does_not_contain_the_observed_differences() -> None:
 def test_forecast_does_not_depend_on_observed_differences() -> None:
     kinds = ALL_FIVE[:2]
     one, other = (
-        chances(of=measure_spread(*replicates(1, gap, controls=2), effective_patients=50, model=AUROC), kinds=kinds)
-        for gap in (0.0, 0.03)
+        chances(of=measure_spread(measured(*replicates(1, gap, controls=2), 50)), kinds=kinds) for gap in (0.0, 0.03)
     )
 
     assert (one.helps, one.no_better, one.undecided) == pytest.approx(
@@ -219,9 +220,9 @@ def test_forecast_does_not_depend_on_observed_differences() -> None:
 def test_the_spread_of_one_pair_agrees_with_its_evidence() -> None:
     aurocs, components = replicates(3, 0.0)
 
-    found = measure_spread(aurocs, components, effective_patients=50, model=AUROC)
+    found = measure_spread(measured(aurocs, components, 50))
 
-    evidence = gather(aurocs, components, effective_patients=50, model=AUROC)
+    evidence = gather(measured(aurocs, components, 50))
     assert found.patients[0, 0] / 50 == pytest.approx(float(np.asarray(evidence.patient_variance)))
     of_one_seed = sum(found.seeds) + sum(found.seeds_by_patients) / 50
     assert of_one_seed == pytest.approx(float(np.asarray(evidence.seed_variance)))
@@ -243,7 +244,7 @@ def test_the_spread_follows_its_definition(controls: int) -> None:
     )
     interaction = (within - covariances) * patients
 
-    found = measure_spread(aurocs, components, effective_patients=patients, model=AUROC)
+    found = measure_spread(measured(aurocs, components, patients))
 
     off = ~np.eye(controls, dtype=bool)
     assert found.patients == pytest.approx(covariances * patients)
@@ -306,7 +307,7 @@ def test_the_spread_is_recovered_from_linear_studies() -> None:
         effects = effect(50.0, 90.0, 1, patients) + effect(60.0, 30.0, seeds, patients)
         aurocs = effect(4.0, 2.0, seeds) + effects.mean(axis=2)
         components = (effects - effects.mean(axis=2, keepdims=True)) / np.sqrt(patients * (patients - 1))
-        one = measure_spread(aurocs[..., None], components[:, :, None], effective_patients=patients, model=AUROC)
+        one = measure_spread(measured(aurocs[..., None], components[:, :, None], patients))
         found.append([*one.patients.mean(axis=0), *np.diag(one.patients), *one.seeds, *one.seeds_by_patients])
 
     mean_of_row = (50 * 3 + 90) / 3

@@ -28,7 +28,7 @@ from xraytune.confirm.verdict import (
     score_interval,
 )
 from xraytune.errors import ConfigError
-from xraytune.metrics.placements import AUROC, around, placement_variance, structural_components
+from xraytune.metrics.placements import AUROC, StructuralComponents, around, placement_variance, structural_components
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -74,16 +74,18 @@ def replicates(shape: tuple[int, int, int, int]) -> tuple[Floats, Floats]:
     return aurocs, (common + own) * 0.02 / patients**0.5
 
 
+def measured(scores: Floats, components: Floats, effective_patients: float) -> StructuralComponents:
+    return StructuralComponents(
+        scores=scores, components=components, effective_patients=effective_patients, model=AUROC
+    )
+
+
 def of_scores(scores: Floats, labels: NDArray[np.int64], patients: list[str]) -> Comparison:
     """A comparison from scores [2, G, K, N]."""
     flat = scores.reshape(-1, scores.shape[-1])
     found = structural_components(labels, np.stack([-flat, flat], axis=2), patients, positive=1)
-    return compare(
-        found.scores.reshape(scores.shape[:3]),
-        found.components.reshape(*scores.shape[:3], -1),
-        effective_patients=found.effective_patients,
-        model=AUROC,
-    )
+    shape = scores.shape[:3]
+    return compare(replace(found, scores=found.scores.reshape(shape), components=found.components.reshape(*shape, -1)))
 
 
 def at_the_estimate(found: Evidence) -> Interval:
@@ -165,7 +167,7 @@ def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int,
     residual = figures - figures.mean(axis=0) - figures.mean(axis=1, keepdims=True) + figures.mean()
     excess_covariance = (covariance(0, 0) + covariance(1, 1)) / 2 - (covariance(0, 1) + covariance(1, 0)) / 2
 
-    found = compare(aurocs, components, effective_patients=shape[2], model=AUROC)
+    found = compare(measured(aurocs, components, shape[2]))
 
     assert found.evidence.seed_variance == pytest.approx(2 * (residual**2).sum() / (readers - 1))
     assert found.evidence.patient_variance == pytest.approx(2 * excess_covariance, rel=1e-6, abs=1e-12)
@@ -181,8 +183,8 @@ def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int,
 def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, int, int, int]) -> None:
     aurocs, components = replicates(shape)
 
-    one = compare(aurocs, components, effective_patients=shape[2], model=AUROC).interval
-    other = compare(aurocs[::-1], components[::-1], effective_patients=shape[2], model=AUROC).interval
+    one = compare(measured(aurocs, components, shape[2])).interval
+    other = compare(measured(aurocs[::-1], components[::-1], shape[2])).interval
 
     assert other.difference == -one.difference
     assert (other.low, other.high, other.low_90, other.high_90) == pytest.approx(
@@ -201,9 +203,7 @@ def test_an_arm_compared_with_itself_has_a_narrow_interval_only_with_many_patien
 ) -> None:
     aurocs, components = (values[[0, 0]] for values in replicates(shape))
 
-    few, many = (
-        compare(aurocs, components, effective_patients=count, model=AUROC).interval for count in (shape[2], 1e6)
-    )
+    few, many = (compare(measured(aurocs, components, count)).interval for count in (shape[2], 1e6))
 
     assert (few.difference, few.p_value) == (0, 1)
     assert few.low == pytest.approx(-few.high, abs=1e-9)
@@ -302,7 +302,7 @@ def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_e
     arms = [Arm(auroc=0.99, seeds_sd=0.006, gan_share=0.3), Arm(auroc=0.975, seeds_sd=0.006)]
     studies = simulate(arms, patients=60, gan_seeds=5, classifier_seeds=2, studies=300, seed=1)
 
-    found = [compare(*study.pair(0, 1), effective_patients=study.effective_patients, model=AUROC) for study in studies]
+    found = [compare(study.pair(0, 1)) for study in studies]
 
     published = [at_the_estimate(one.evidence) for one in found]
     verdicts = [judge(one.evidence, rope=0.01) for one in found]
@@ -324,12 +324,9 @@ def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tu
     generator = numpy_generator(shape[3], "order")
     gans, classifiers, patients = (generator.permutation(count) for count in shape[:3])
 
-    found = compare(aurocs, components, effective_patients=shape[2], model=AUROC)
+    found = compare(measured(aurocs, components, shape[2]))
     shuffled = compare(
-        aurocs[:, gans][:, :, classifiers],
-        components[:, gans][:, :, classifiers][..., patients],
-        effective_patients=shape[2],
-        model=AUROC,
+        measured(aurocs[:, gans][:, :, classifiers], components[:, gans][:, :, classifiers][..., patients], shape[2])
     )
 
     assert numbers(shuffled) == pytest.approx(numbers(found), rel=1e-6, abs=1e-13)
@@ -376,12 +373,7 @@ def test_variance_components_are_recovered_from_simulated_studies() -> None:
 
     found = [
         astuple(
-            compare(
-                np.stack([gaps[s], zero[0]]),
-                np.stack([components[s], zero[1]]),
-                effective_patients=patients,
-                model=AUROC,
-            ).components
+            compare(measured(np.stack([gaps[s], zero[0]]), np.stack([components[s], zero[1]]), patients)).components
         )
         for s in range(studies)
     ]
@@ -390,7 +382,7 @@ def test_variance_components_are_recovered_from_simulated_studies() -> None:
 
 
 def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
-    found = compare(*replicates((5, 1, 20, 3)), effective_patients=20, model=AUROC).components
+    found = compare(measured(*replicates((5, 1, 20, 3)), 20)).components
 
     assert (found.classifier_seed, found.patient_by_classifier_seed) == (0, 0)
 
@@ -398,7 +390,7 @@ def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
 def test_two_classifier_seeds_are_enough_to_separate_their_variance() -> None:
     aurocs = np.array([[[0.90, 0.92], [0.80, 0.84]], [[0.5, 0.5], [0.5, 0.5]]])
 
-    found = compare(aurocs, np.zeros((2, 2, 2, 3)), effective_patients=3, model=AUROC).components
+    found = compare(measured(aurocs, np.zeros((2, 2, 2, 3)), 3)).components
 
     assert found.classifier_seed == pytest.approx((0.02**2 / 2 + 0.04**2 / 2) / 2)
     assert found.gan_seed == pytest.approx(0.09**2 / 2 - found.classifier_seed / 2)
@@ -436,7 +428,7 @@ def test_a_single_gan_seed_is_refused() -> None:
     aurocs, components = replicates((2, 2, 10, 1))
 
     with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: a single seed(.|\n)*fix: use at least 4, better 5"):
-        gather(aurocs[:, :1], components[:, :1], effective_patients=10, model=AUROC)
+        gather(measured(aurocs[:, :1], components[:, :1], 10))
 
 
 def test_an_interval_that_excludes_no_difference_ends_at_the_largest_ones() -> None:
@@ -451,12 +443,7 @@ def test_variance_components_are_those_of_the_differences() -> None:
     aurocs, components = replicates((4, 3, 20, 7))
     gaps, patients = aurocs[0] - aurocs[1], components[0] - components[1]
 
-    both = compare(aurocs, components, effective_patients=20, model=AUROC)
-    alone = compare(
-        np.stack([gaps, np.zeros_like(gaps)]),
-        np.stack([patients, np.zeros_like(patients)]),
-        effective_patients=20,
-        model=AUROC,
-    )
+    both = compare(measured(aurocs, components, 20))
+    alone = compare(measured(np.stack([gaps, np.zeros_like(gaps)]), np.stack([patients, np.zeros_like(patients)]), 20))
 
     assert astuple(both.components) == pytest.approx(astuple(alone.components))

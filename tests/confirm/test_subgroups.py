@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.confirm.test_analysis import LABELS, VAL_B, plan, scores
-from xraytune.confirm.analysis import EvaluationSet, compare_arms, measure
+from tests.confirm.test_analysis import LABELS, VAL_B, arm_scores, plan, scores
+from xraytune.confirm.analysis import ArmScores, EvaluationSet
 from xraytune.confirm.secondary import pneumonia_types, subgroup_differences
+from xraytune.confirm.verdict import compare
 from xraytune.data.index import ImageFile
 from xraytune.pipeline.task import CLASSIFICATION
 
@@ -34,20 +35,20 @@ def test_a_type_of_pneumonia_is_compared_with_all_normal_images() -> None:
     )
 
     bacterial_group, viral_group = subgroup_differences(
-        plan(), VAL_B, FILES, scores_of, {"pneumonia": types}, ("NORMAL", "PNEUMONIA")
+        arm_scores(scores_of), FILES, {"pneumonia": types}, ("NORMAL", "PNEUMONIA")
     )
 
     assert (bacterial_group.value, viral_group.value, viral_group.versus_all) == ("bacterial", "viral", "NORMAL")
     assert (viral_group.images, viral_group.patients) == (75, 75)
     first = viral_group.differences[0]
-    arms = (measure(part, scores_of(name)[:, :, viral]) for name in ("gan #1", first.control))
-    expected = compare_arms(*arms).interval
+    of_part = ArmScores(plan=plan(), images=part, results=lambda name: scores_of(name)[:, :, viral])
+    expected = compare(of_part.measure(plan().arm("gan #1"), plan().arm(first.control))).interval
     assert (first.difference, first.low, first.high) == (expected.difference, expected.low, expected.high)
 
 
 def test_a_subgroup_with_few_patients_of_a_class_has_no_differences() -> None:
     ages = {file: "young" if number < 8 else "old" for number, file in enumerate(FILES)}
 
-    old, young = subgroup_differences(plan(), VAL_B, FILES, scores(), {"age": ages}, ("NORMAL", "PNEUMONIA"))
+    old, young = subgroup_differences(arm_scores(scores()), FILES, {"age": ages}, ("NORMAL", "PNEUMONIA"))
 
     assert (old.versus_all, len(old.differences), young.images, young.differences) == (None, 3, 8, ())

@@ -18,7 +18,7 @@ from xraytune.cli.confirm import show_verdict
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.confirm import training
-from xraytune.confirm.analysis import EvaluationSet, Worth, worth_of_images
+from xraytune.confirm.analysis import ArmScores, EvaluationSet, Worth, worth_of_images
 from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, worth_arms
 from xraytune.confirm.record import Confirmation, methods_paragraph
 from xraytune.confirm.run import confirm
@@ -55,7 +55,7 @@ def placed(finalist: float, apart: dict[int, float], *, noise: float = 0.1, seed
         positive = 1 / (1 + np.exp(-(of_seed * LABELS + patients + own)))
         return np.stack([1 - positive, positive], axis=-1)
 
-    found = worth_of_images(plan, TEST, results, patients=OWN)
+    found = worth_of_images(ArmScores(plan=plan, images=TEST, results=results), patients=OWN)
     assert found is not None
     return found
 

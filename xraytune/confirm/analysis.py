@@ -8,7 +8,7 @@ more patients than the finalist's the curve needs to reach the finalist's score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -18,7 +18,6 @@ from scipy.stats import shapiro  # type: ignore[import-untyped]
 from xraytune.confirm.forecast import (
     Design,
     Forecast,
-    Spread,
     VerdictChances,
     measure_spread,
     probability_equivalent,
@@ -36,7 +35,7 @@ from xraytune.confirm.verdict import (
     judge,
     overall_verdict,
 )
-from xraytune.metrics.classification import Floats, Labels
+from xraytune.metrics.classification import Flags, Floats, Labels
 from xraytune.metrics.intervals import patient_resamples
 from xraytune.metrics.placements import StructuralComponents
 from xraytune.pipeline.task import Task
@@ -61,6 +60,28 @@ class EvaluationSet:
     patients: tuple[str, ...]
     positive: int
     task: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmScores:
+    """The results of a plan's arms on one set of images."""
+
+    plan: Plan
+    images: EvaluationSet
+    results: ArmResults
+
+    def measure(self, *arms: Arm) -> StructuralComponents:
+        """Return the scores [A, G, K] and structural components [A, G, K, P] of A arms."""
+        images, results = self.images, np.stack([self.results(arm.name) for arm in arms])
+        shape, flat = results.shape[:3], results.reshape(-1, *results.shape[3:])
+        found = images.task.components(images.labels, flat, images.patients, images.positive)
+        return replace(found, scores=found.scores.reshape(shape), components=found.components.reshape(*shape, -1))
+
+    def part(self, chosen: Flags) -> ArmScores:
+        """Return the results on the chosen images, [N]."""
+        patients = tuple(np.asarray(self.images.patients)[chosen].tolist())
+        images = replace(self.images, labels=self.images.labels[chosen], patients=patients)
+        return ArmScores(plan=self.plan, images=images, results=lambda arm: self.results(arm)[:, :, chosen])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,122 +162,35 @@ class RatioPoint(Gain):
     over_duplicate: Gain | None = None
 
 
-def judge_finalists(
-    plan: Plan, images: EvaluationSet, results: ArmResults, *, rope: float
-) -> tuple[FinalistResult, ...]:
+def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistResult, ...]:
     """Compare all finalists with all of their controls, as a fixed sequence in the order of val-B."""
-    measured = {arm.name: measure(images, results(arm.name)) for arm in plan.arms if arm.role not in ("ratio", "worth")}
+    finalists = test.plan.finalists
     compared = [
-        tuple(_result(finalist, control, measured, rope=rope) for control in plan.controls(finalist))
-        for finalist in plan.finalists
+        tuple(_result(test, finalist, control, rope=rope) for control in test.plan.controls(finalist))
+        for finalist in finalists
     ]
     verdicts = fixed_sequence([overall_verdict(results) for results in compared])
-    return tuple(
-        FinalistResult(
-            arm=arm,
-            score=float(measured[arm.name].scores.mean()),
-            gan_scores=tuple(measured[arm.name].scores.mean(axis=1).tolist()),
-            comparisons=results,
-            verdict=verdict,
-            larger_designs=_larger_designs(arm, results, measured, rope=rope)
-            if verdict is not None and verdict.word == "undecided"
-            else (),
+    found = []
+    for arm, results, verdict in zip(finalists, compared, verdicts, strict=True):
+        scores = test.measure(arm).scores[0]
+        is_undecided = verdict is not None and verdict.word == "undecided"
+        found.append(
+            FinalistResult(
+                arm=arm,
+                score=float(scores.mean()),
+                gan_scores=tuple(scores.mean(axis=1).tolist()),
+                comparisons=results,
+                verdict=verdict,
+                larger_designs=_larger_designs(test, arm, rope=rope) if is_undecided else (),
+            )
         )
-        for arm, results, verdict in zip(plan.finalists, compared, verdicts, strict=True)
-    )
+    return tuple(found)
 
 
-def forecast_verdict(
-    plan: Plan,
-    val_b: EvaluationSet,
-    test: EvaluationSet,
-    results: ArmResults,
-    *,
-    rope: float,
-    gan_seeds: int | None = None,
-) -> Forecast:
-    """Forecast the verdict on the first finalist from all results on val-B and the size of the unscored test folder.
-
-    It covers true differences of 0, one and two ROPE; `gan_seeds` GAN seeds (by default the plan's number), 10 and 20; and
-    two scores on the test folder: the mean on val-B, and `optimism` lower, because val-B selected the arms.
-    """
-    first, gan_seeds = plan.finalists[0], gan_seeds or plan.gan_seeds
-    controls = plan.controls(first)
-    spread = _spread([measure(val_b, results(arm.name)) for arm in (first, *controls)])
-    model = spread.model
-    patients = model.effective_patients(test.labels, test.patients, test.positive)
-    designs = [
-        Design(effective_patients=patients, gan_seeds=seeds, score=spread.score - lower)
-        for lower in (0.0, model.optimism)
-        for seeds in _gan_seeds(gan_seeds)
-    ]
-    differences = [ropes * rope for ropes in (0, 1, 2) if ropes * rope <= 2 * (1 - spread.score)]  # else it is above 1
-    kinds = [control_kind(control, first) for control in controls]
-    chances = _chances(spread, designs, kinds, differences, rope=rope)
-    return Forecast(metric=val_b.task.metric, gan_seeds=gan_seeds, val_b_score=spread.score, rope=rope, chances=chances)
-
-
-def ratio_response(plan: Plan, images: EvaluationSet, results: ArmResults) -> tuple[RatioPoint, ...]:
-    """Compare the first finalist and its duplicates with the control without extra images, at every ratio, in order."""
-    first = plan.finalists[0]
-    others = [arm for arm in plan.arms if arm.role in ("matched", "ratio") and arm.trial == first.trial]
-    zero = next((arm for arm in others if arm.parameters.source == "none"), None)
-    if zero is None:
-        return ()
-    base = measure(images, results(zero.name))
-    duplicates = {arm.parameters.synthetic_ratio: arm for arm in others if arm.parameters.source == "duplicate"}
-    points = [RatioPoint(ratio=0.0, score=float(base.scores.mean()), gain=0.0, low=0.0, high=0.0)]
-    for arm in (first, *(arm for arm in others if arm.parameters.source == first.parameters.source)):
-        ratio, finalist = arm.parameters.synthetic_ratio, measure(images, results(arm.name))
-        point = RatioPoint(ratio=ratio, score=float(finalist.scores.mean()), **asdict(_gain(finalist, base)))
-        if ratio in duplicates:
-            repeated = measure(images, results(duplicates[ratio].name))
-            duplicate = DuplicatePoint(score=float(repeated.scores.mean()), **asdict(_gain(repeated, base)))
-            point = replace(point, duplicate=duplicate, over_duplicate=_gain(finalist, repeated))
-        points.append(point)
-    return tuple(sorted(points, key=lambda point: point.ratio))
-
-
-def control_kind(control: Arm, finalist: Arm) -> ControlKind:
-    """Return how a control differs from a finalist."""
-    if control.role != "matched":
-        return "tuned"
-    if control.parameters.source == "duplicate":
-        return "duplicate"
-    return "none_same_count" if finalist.parameters.mixing == "replace" else "none"
-
-
-def measure(images: EvaluationSet, results: Floats) -> StructuralComponents:
-    """Return the scores [G, K] and structural components [G, K, P] of an arm's results [G, K, N, C]."""
-    shape = results.shape[:2]
-    flat = results.reshape(-1, *results.shape[2:])
-    found = images.task.components(images.labels, flat, images.patients, images.positive)
-    return replace(found, scores=found.scores.reshape(shape), components=found.components.reshape(*shape, -1))
-
-
-def _stacked(arms: Sequence[StructuralComponents]) -> tuple[Floats, Floats]:
-    return np.stack([arm.scores for arm in arms]), np.stack([arm.components for arm in arms])
-
-
-def _spread(arms: Sequence[StructuralComponents]) -> Spread:
-    first = arms[0]
-    return measure_spread(*_stacked(arms), effective_patients=first.effective_patients, model=first.model)
-
-
-def compare_arms(one: StructuralComponents, other: StructuralComponents) -> Comparison:
-    """Compare two arms by what `measure` returned."""
-    return compare(*_stacked([one, other]), effective_patients=one.effective_patients, model=one.model)
-
-
-def _gain(one: StructuralComponents, other: StructuralComponents) -> Gain:
-    interval = compare_arms(one, other).interval
-    return Gain(gain=interval.difference, low=interval.low, high=interval.high)
-
-
-def _result(finalist: Arm, control: Arm, measured: Mapping[str, StructuralComponents], *, rope: float) -> ControlResult:
-    pair = [measured[finalist.name], measured[control.name]]
-    patients, spread, comparison = pair[0].effective_patients, _spread(pair), compare_arms(*pair)
-    design = Design(effective_patients=patients, gan_seeds=len(pair[0].scores), score=spread.score)
+def _result(test: ArmScores, finalist: Arm, control: Arm, *, rope: float) -> ControlResult:
+    pair = test.measure(finalist, control)
+    spread, comparison = measure_spread(pair), compare(pair)
+    design = Design(effective_patients=pair.effective_patients, gan_seeds=test.plan.gan_seeds, score=spread.score)
     return ControlResult(
         control=control.name,
         arm=control,
@@ -268,36 +202,85 @@ def _result(finalist: Arm, control: Arm, measured: Mapping[str, StructuralCompon
     )
 
 
-def _larger_designs(
-    finalist: Arm, results: Sequence[ControlResult], measured: Mapping[str, StructuralComponents], *, rope: float
-) -> tuple[VerdictChances, ...]:
-    own = measured[finalist.name]
-    spread = _spread([own, *(measured[result.control] for result in results)])
+def _larger_designs(test: ArmScores, finalist: Arm, *, rope: float) -> tuple[VerdictChances, ...]:
+    controls = test.plan.controls(finalist)
+    measured = test.measure(finalist, *controls)
+    spread, kinds = measure_spread(measured), [control_kind(control, finalist) for control in controls]
     designs = [
-        Design(effective_patients=times * own.effective_patients, gan_seeds=gan_seeds, score=spread.score)
+        Design(effective_patients=times * measured.effective_patients, gan_seeds=gan_seeds, score=spread.score)
         for times in (1, 2, 4, 8)
-        for gan_seeds in _gan_seeds(len(own.scores))
+        for gan_seeds in _gan_seeds(test.plan.gan_seeds)
     ]
-    return _chances(spread, designs, [result.kind for result in results], (0.0, 2 * rope), rope=rope)
+    return tuple(
+        verdict_chances(spread, design, kinds, rope=rope, true_difference=difference)
+        for design in designs
+        for difference in (0.0, 2 * rope)
+    )
 
 
 def _gan_seeds(planned: int) -> tuple[int, ...]:
     return (planned, *(more for more in MORE_GAN_SEEDS if more > planned))
 
 
-def _chances(
-    spread: Spread,
-    designs: Iterable[Design],
-    kinds: Sequence[ControlKind],
-    differences: Sequence[float],
-    *,
-    rope: float,
-) -> tuple[VerdictChances, ...]:
-    return tuple(
-        verdict_chances(spread, design, kinds, rope=rope, true_difference=difference)
+def forecast_verdict(val_b: ArmScores, test: EvaluationSet, *, rope: float, gan_seeds: int | None = None) -> Forecast:
+    """Forecast the verdict on the first finalist from all results on val-B and the size of the unscored test folder.
+
+    It covers true differences of 0, one and two ROPE; `gan_seeds` GAN seeds (by default the plan's number), 10 and 20; and
+    two scores on the test folder: the mean on val-B, and `optimism` lower, because val-B selected the arms.
+    """
+    first, gan_seeds = val_b.plan.finalists[0], gan_seeds or val_b.plan.gan_seeds
+    controls = val_b.plan.controls(first)
+    spread, kinds = measure_spread(val_b.measure(first, *controls)), [control_kind(one, first) for one in controls]
+    patients = spread.model.effective_patients(test.labels, test.patients, test.positive)
+    designs = [
+        Design(effective_patients=patients, gan_seeds=seeds, score=spread.score - lower)
+        for lower in (0.0, spread.model.optimism)
+        for seeds in _gan_seeds(gan_seeds)
+    ]
+    chances = tuple(
+        verdict_chances(spread, design, kinds, rope=rope, true_difference=ropes * rope)
         for design in designs
-        for difference in differences
+        for ropes in (0, 1, 2)
+        if ropes * rope <= 2 * (1 - spread.score)  # else a score is above 1
     )
+    metric = val_b.images.task.metric
+    return Forecast(metric=metric, gan_seeds=gan_seeds, val_b_score=spread.score, rope=rope, chances=chances)
+
+
+def ratio_response(val_b: ArmScores) -> tuple[RatioPoint, ...]:
+    """Compare the first finalist and its duplicates with the control without extra images, at every ratio, in order."""
+    first = val_b.plan.finalists[0]
+    others = [arm for arm in val_b.plan.arms if arm.role in ("matched", "ratio") and arm.trial == first.trial]
+    zero = next((arm for arm in others if arm.parameters.source == "none"), None)
+    if zero is None:
+        return ()
+
+    def score(arm: Arm) -> float:
+        return float(val_b.measure(arm).scores.mean())
+
+    def gain(one: Arm, other: Arm) -> Gain:
+        interval = compare(val_b.measure(one, other)).interval
+        return Gain(gain=interval.difference, low=interval.low, high=interval.high)
+
+    duplicates = {arm.parameters.synthetic_ratio: arm for arm in others if arm.parameters.source == "duplicate"}
+    points = [RatioPoint(ratio=0.0, score=score(zero), gain=0.0, low=0.0, high=0.0)]
+    for arm in (first, *(arm for arm in others if arm.parameters.source == first.parameters.source)):
+        ratio = arm.parameters.synthetic_ratio
+        point = RatioPoint(ratio=ratio, score=score(arm), **asdict(gain(arm, zero)))
+        if repeated := duplicates.get(ratio):
+            duplicate = DuplicatePoint(score=score(repeated), **asdict(gain(repeated, zero)))
+            point = replace(point, duplicate=duplicate, over_duplicate=gain(arm, repeated))
+        points.append(point)
+    return tuple(sorted(points, key=lambda point: point.ratio))
+
+
+def control_kind(control: Arm, finalist: Arm) -> ControlKind:
+    """Return how a control differs from a finalist."""
+    if control.role != "matched":
+        return "tuned"
+    if control.parameters.source == "duplicate":
+        return "duplicate"
+    return "none_same_count" if finalist.parameters.mixing == "replace" else "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,7 +317,7 @@ class Worth:
     sentence: str
 
 
-def worth_of_images(plan: Plan, images: EvaluationSet, results: ArmResults, *, patients: int) -> Worth | None:
+def worth_of_images(test: ArmScores, *, patients: int) -> Worth | None:
     """Place the first finalist, trained on `patients` patients, on the curve of a plan; None if the plan has no curve.
 
     The interval is a percentile bootstrap over patients and GAN seeds, which all arms share, so both are drawn jointly. A
@@ -344,14 +327,13 @@ def worth_of_images(plan: Plan, images: EvaluationSet, results: ArmResults, *, p
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13; whole clusters of replicates: Davison &
     Hinkley 1997, "Bootstrap Methods and their Application", section 3.8.
     """
-    first, arms = plan.finalists[0], _curve(plan, patients)
+    first, arms = test.plan.finalists[0], _curve(test.plan, patients)
     if len(arms) < 2:
         return None
-    measured = [measure(images, results(arm.name)) for arm in (first, *arms.values())]
-    scores = np.stack([one.scores.mean(axis=1) for one in measured])
-    components = np.stack([one.components.mean(axis=1) for one in measured])
+    measured = test.measure(first, *arms.values())
+    scores, components = measured.scores.mean(axis=2), measured.components.mean(axis=2)
     mean, counts = scores.mean(axis=1), [*arms]
-    drawn = _resampled(images, scores, components)
+    drawn = _resampled(test.images, scores, components)
     ends = np.quantile(drawn, _ENDS, axis=0).T.tolist()
     more = _more_patients(mean[None], counts, patients)[0]
     low, high = np.quantile(_more_patients(drawn, counts, patients), _ENDS, method="inverted_cdf")
@@ -366,7 +348,7 @@ def worth_of_images(plan: Plan, images: EvaluationSet, results: ArmResults, *, p
     else:
         sentence = (
             f"Cannot estimate how many real patients {what} were worth: real images of {counts[-1]} instead of {counts[0]} "
-            f"patients did not measurably raise {images.task.metric} "
+            f"patients did not measurably raise {test.images.task.metric} "
             f"({gain[0]:+.4f}, 95 % CI {gain[1]:+.4f} to {gain[2]:+.4f})."
         )
     worth, low, high = (round(float(one)) if rises and np.isfinite(one) else None for one in (more, low, high))

@@ -29,7 +29,7 @@ from xraytune.confirm.verdict import (
     verdicts_of,
 )
 from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import ScoreModel, around
+from xraytune.metrics.placements import ScoreModel, StructuralComponents, around
 from xraytune.records import to_json
 from xraytune.seeding import numpy_generator
 
@@ -131,15 +131,13 @@ class Forecast:
         return to_json(self)
 
 
-def measure_spread(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Spread:
+def measure_spread(arms: StructuralComponents) -> Spread:
     """Estimate the spread from the scores of one set of images.
 
     Args:
-        scores: float64 [1 + M, G, K]: the finalist first, then its controls; G >= 2.
-        components: float64 [1 + M, G, K, P], from `StructuralComponents`.
-        effective_patients: From there.
-        model: From there.
+        arms: The finalist first, then its controls: scores [1 + M, G, K], components [1 + M, G, K, P]; G >= 2.
     """
+    scores, components, effective_patients = arms.scores, arms.components, arms.effective_patients
     differences = (scores[:1] - scores[1:]).mean(axis=2)
     of_patients = (components[:1] - components[1:]).mean(axis=2)
     seeds = differences.shape[1]
@@ -158,7 +156,7 @@ def measure_spread(scores: Floats, components: Floats, *, effective_patients: fl
         seeds_by_patients=_common_and_own(by_patients * effective_patients),
         level=float((components.mean(axis=(0, 1, 2)) ** 2).sum()) * effective_patients,
         roughness=roughness * effective_patients,
-        model=model,
+        model=arms.model,
     )
 
 

@@ -10,9 +10,8 @@ from pydantic_core import to_jsonable_python
 
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint, Worth
 from xraytune.confirm.forecast import Forecast, VerdictChances
-from xraytune.confirm.origin import OriginProbe
 from xraytune.confirm.plan import VERDICT_FILE
-from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference, Subgroup
+from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OriginProbe, OutcomeDifference, Subgroup
 from xraytune.confirm.verdict import Overall, can_show_harm
 from xraytune.files import write_json, write_text
 from xraytune.records import to_json

@@ -23,7 +23,6 @@ from xraytune.config.settings import Parameters, WandbSettings
 from xraytune.confirm import scoring, secondary
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response, worth_of_images
 from xraytune.confirm.forecast import Forecast
-from xraytune.confirm.origin import origin_probes, probed_runs, score_synthetic, synthetic_side
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
     FORECAST_FILE,
@@ -189,15 +188,18 @@ def _judge(
     compared = [number for number in of_test if plan.arm(plan.runs[number].arm).role != "worth"]
     needed = {scoring.VAL_B: every, scoring.TEST: of_test}
     if not prepared.has_masks:
-        needed |= {synthetic_side(label): probed_runs(plan) for label in range(len(prepared.class_names))}
+        needed |= {
+            scoring.synthetic_side(label): scoring.probed_runs(plan) for label in range(len(prepared.class_names))
+        }
     if external:
         needed[external.side] = compared
-    compute = scoring.scoring_compute(folder, training.compute, needed)
+    compute = scoring.scoring_compute(training, needed)
     scoring.score_val_b(training, every, compute)
-    score_synthetic(training, plan, compute)
-    test, val_b = (scoring.evaluation_set(one, prepared, task) for one in (sealed, prepared.side(scoring.VAL_B)))
-    val_b_results, test_results = (scoring.arm_results(folder, plan, which) for which in (scoring.VAL_B, scoring.TEST))
-    forecast = forecast_verdict(plan, val_b, test, val_b_results, rope=rope)
+    scoring.score_synthetic(training, plan, compute)
+    images, of_val_b = (scoring.evaluation_set(one, prepared, task) for one in (sealed, prepared.side(scoring.VAL_B)))
+    val_b = scoring.arm_scores(folder, plan, scoring.VAL_B, of_val_b)
+    test = scoring.arm_scores(folder, plan, scoring.TEST, images)
+    forecast = forecast_verdict(val_b, images, rope=rope)
     write_json(folder.path / FORECAST_FILE, forecast.to_json())
     on_forecast(forecast, scoring.has_any_results(folder, scoring.TEST))
     if not scoring.is_scored(folder, of_test, scoring.TEST):
@@ -218,20 +220,20 @@ def _judge(
         classifier_seeds=plan.classifier_seeds,
         train_images=len(prepared.side("train").rows),
         test=HeldOutSet(
-            images=len(test.patients),
-            patients=len(set(test.patients)),
+            images=len(images.patients),
+            patients=len(set(images.patients)),
             fingerprint=sealed.fingerprint,
             positive=prepared.class_names[prepared.positive] if is_binary else "",
         ),
-        finalists=judge_finalists(plan, test, test_results, rope=rope),
+        finalists=judge_finalists(test, rope=rope),
         generators=secondary.generator_qualities(folder, plan),
-        origin=origin_probes(folder, plan, prepared),
+        origin=secondary.origin_probes(folder, plan, prepared),
         forecast=forecast,
-        ratio_response=ratio_response(plan, val_b, val_b_results),
-        worth=worth_of_images(plan, test, test_results, patients=prepared.train_patients),
-        secondary=secondary.secondary_outcomes(plan, test, test_results, scoring.arm_thresholds(folder, plan)),
+        ratio_response=ratio_response(val_b),
+        worth=worth_of_images(test, patients=prepared.train_patients),
+        secondary=secondary.secondary_outcomes(test, scoring.arm_thresholds(folder, plan)),
         subgroups=secondary.subgroup_differences(
-            plan, test, [image.file for image in sealed.images], test_results, columns, prepared.class_names
+            test, [image.file for image in sealed.images], columns, prepared.class_names
         ),
         external=_external(training, plan, external, compute, compared, reason),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
@@ -267,7 +269,7 @@ def _external(
     if not scoring.is_scored(folder, runs, found.side):
         scoring.score_sealed(training, found, runs, compute, reason=reason)
     images = scoring.evaluation_set(found, training.prepared, task_of(training.settings))
-    of_arms = scoring.arm_results(folder, plan, found.side)
+    scores = scoring.arm_scores(folder, plan, found.side, images)
     result = secondary.ExternalResult(
         folder=found.data.path.resolve().name,
         fingerprint=found.fingerprint,
@@ -275,8 +277,8 @@ def _external(
         patients=len(set(images.patients)),
         gan_seeds=plan.gan_seeds,
         earlier_accesses=len(accesses_before(study, found.fingerprint, found.command)),
-        differences=secondary.score_differences(plan, images, of_arms),
-        secondary=secondary.secondary_outcomes(plan, images, of_arms, scoring.arm_thresholds(folder, plan)),
+        differences=secondary.score_differences(scores),
+        secondary=secondary.secondary_outcomes(scores, scoring.arm_thresholds(folder, plan)),
     )
     results = (*(one for one in earlier if one.fingerprint != found.fingerprint), result)
     write_json(file, {"version": 1, "results": [to_json(one) for one in results]})
@@ -321,8 +323,8 @@ def rehearse(
         finalists = training.candidates(settings.confirm.finalists)
         first, tuned = finalists[0], training.tuned(training.searched, _as_if_finished, [])
         task = task_of(settings)
-        val_b = scoring.evaluation_set(prepared.side(scoring.VAL_B), prepared, task)
-        test, notes = val_b, list[str]()
+        images = scoring.evaluation_set(prepared.side(scoring.VAL_B), prepared, task)
+        test, notes = images, list[str]()
         if prepared.test_fingerprint is None:
             notes.append("the study has no test/ folder: the forecast is for as many patients as val-B has")
         else:
@@ -339,19 +341,15 @@ def rehearse(
         # If the search went on since an earlier rehearsal, that one's arms may no longer be the best.
         plan = plan.model_copy(update={"arms": tuple(arms)})
         numbers = [number for number, run in enumerate(plan.runs) if run.arm in {arm.name for arm in arms}]
-        scoring.score_val_b(
-            training, numbers, scoring.scoring_compute(folder, training.compute, {scoring.VAL_B: numbers})
-        )
-        results = scoring.arm_results(folder, plan, scoring.VAL_B)
+        scoring.score_val_b(training, numbers, scoring.scoring_compute(training, {scoring.VAL_B: numbers}))
+        val_b = scoring.arm_scores(folder, plan, scoring.VAL_B, images)
         rehearsal = Rehearsal(
             study=training.folder.path,
             gan_seeds=plan.gan_seeds,
             classifier_seeds=plan.classifier_seeds,
-            differences=secondary.score_differences(plan, val_b, results),
+            differences=secondary.score_differences(val_b),
             cost=_cost(training, finalists, tuned, plan),
-            forecast=forecast_verdict(
-                plan, val_b, test, results, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds
-            ),
+            forecast=forecast_verdict(val_b, test, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds),
             has_test=prepared.test_fingerprint is not None,
             notes=tuple(notes),
         )
@@ -376,9 +374,9 @@ def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequenc
     seconds = {
         arm.name: float(np.mean([alone[number] for number in plan.numbers(arm.name).values()])) for arm in plan.arms
     }
-    without_generator = {name: taken for name, taken in seconds.items() if plan.arm(name).parameters.generator is None}
-    load = np.array([[1.0, _images_per_step(plan.arm(name).parameters)] for name in without_generator])
-    fixed, per_image = nnls(load, np.array([*without_generator.values()]))[0] if without_generator else (0.0, 0.0)
+    without_generator = [arm for arm in plan.arms if arm.parameters.generator is None]  # all controls, at least
+    load = np.array([[1.0, _images_per_step(arm.parameters)] for arm in without_generator])
+    fixed, per_image = nnls(load, np.array([seconds[arm.name] for arm in without_generator]))[0]
 
     def of_classifier(parameters: Parameters) -> float:
         return float(fixed + per_image * _images_per_step(parameters))

@@ -5,12 +5,18 @@ for the AUROC, GAN seeds are the readers of a multi-reader multi-case study, but
 bootstrap: the same resampled patients for both arms and all seeds. A bootstrap over seeds as well would be too narrow,
 since there are only about five of them. Differences in subgroups and on a second hospital's folder are exploratory. The
 quality of a finalist's generators shows whether `no_better` carries over to others.
+
+The origin probe asks whether a finalist's networks learnt to infer an image's class from whether it is synthetic, and gives
+two figures. The gap: recognisably synthetic images were more frequent in one class of the training images
+(`metrics.origin`). The shift: compared with the matched control without extra images, the finalist's networks move synthetic
+images of a class further towards the other classes than real ones. Synthetic images of classes that the mix does not use
+count, too: "synthetic means pneumonia" moves exactly those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal, TypeAlias
 
@@ -19,9 +25,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
-from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, EvaluationSet, compare_arms, measure
+from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Arm, Plan
-from xraytune.confirm.verdict import mean_off_diagonal, satterthwaite_degrees
+from xraytune.confirm.scoring import VAL_B, arm_results, is_scored, origin_pairs, synthetic_side
+from xraytune.confirm.verdict import compare, mean_off_diagonal, satterthwaite_degrees
 from xraytune.data.index import ImageFile
 from xraytune.data.patients import pneumonia_type
 from xraytune.metrics.breakdown import subgroup_images
@@ -35,13 +42,18 @@ from xraytune.metrics.classification import (
 )
 from xraytune.metrics.generator_quality import PoolReport, quality_text, shortcomings
 from xraytune.metrics.intervals import patient_resamples
+from xraytune.metrics.origin import OriginGap, origin_gap
 from xraytune.metrics.placements import effective_patients
+from xraytune.mix.plan import extra_shares
+from xraytune.pipeline.prepare import Prepared
 from xraytune.search.messages import read_pool_report
 from xraytune.search.study import StudyFolder
 
 Outcome: TypeAlias = Literal["accuracy", "balanced_accuracy", "sensitivity", "brier", "calibration_slope"]
 RESAMPLES = 500
 _SEED = 0
+MOST_SHIFT = 0.1
+"""A larger shift is flagged if its interval excludes 0 (docs/decisions/0036-origin-probe.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,50 +122,37 @@ class ExternalResult:
     secondary: tuple[OutcomeDifference, ...]
 
 
-def score_differences(plan: Plan, images: EvaluationSet, results: ArmResults) -> tuple[ArmDifference, ...]:
+def score_differences(scores: ArmScores) -> tuple[ArmDifference, ...]:
     """Compare every finalist with each of its controls, in the order of the plan."""
-    pairs, found = [*plan.pairs()], []
-    measured = {name: measure(images, results(name)) for name in {arm.name for pair in pairs for arm in pair}}
-    for finalist, control in pairs:
-        comparison = compare_arms(measured[finalist.name], measured[control.name])
-        interval = comparison.interval
+    found = []
+    for finalist, control in scores.plan.pairs():
+        comparison = compare(scores.measure(finalist, control))
         found.append(
             ArmDifference(
                 finalist=finalist.name,
                 control=control.name,
                 value=comparison.scores[0],
                 control_value=comparison.scores[1],
-                difference=interval.difference,
-                low=interval.low,
-                high=interval.high,
+                difference=comparison.interval.difference,
+                low=comparison.interval.low,
+                high=comparison.interval.high,
             )
         )
     return tuple(found)
 
 
 def subgroup_differences(
-    plan: Plan,
-    images: EvaluationSet,
-    files: Sequence[str],
-    results: ArmResults,
-    columns: Mapping[str, Mapping[str, str]],
-    class_names: Sequence[str],
+    test: ArmScores, files: Sequence[str], columns: Mapping[str, Mapping[str, str]], class_names: Sequence[str]
 ) -> tuple[Subgroup, ...]:
     """Compare all arms in each subgroup of each column, on images of these files, [N].
 
     `columns` have, by name, the value of each file; files without one are in no subgroup.
     """
-    patients = np.asarray(images.patients)
+    labels, patients = test.images.labels, np.asarray(test.images.patients)
     found = []
     for column, values in columns.items():
-        subgroups = subgroup_images(files, images.labels, values, class_count=len(class_names))
-        for value, (own, chosen, other) in subgroups.items():
-            part = replace(images, labels=images.labels[chosen], patients=tuple(patients[chosen].tolist()))
-            counts = [len(np.unique(patients[chosen & (images.labels == label)])) for label in range(len(class_names))]
-
-            def of_part(arm: str, chosen: Flags = chosen) -> Floats:
-                return results(arm)[:, :, chosen]
-
+        for value, (own, chosen, other) in subgroup_images(files, labels, values, class_count=len(class_names)).items():
+            counts = [len(np.unique(patients[chosen & (labels == label)])) for label in range(len(class_names))]
             found.append(
                 Subgroup(
                     column=column,
@@ -161,7 +160,7 @@ def subgroup_differences(
                     images=int(own.sum()),
                     patients=len(np.unique(patients[own])),
                     versus_all=None if other is None else class_names[other],
-                    differences=score_differences(plan, part, of_part) if min(counts) >= FEWEST_PATIENTS else (),
+                    differences=score_differences(test.part(chosen)) if min(counts) >= FEWEST_PATIENTS else (),
                 )
             )
     return tuple(found)
@@ -172,13 +171,12 @@ def pneumonia_types(images: Iterable[ImageFile]) -> dict[str, str]:
     return {image.file: found for image in images if (found := pneumonia_type(image.file))}
 
 
-def secondary_outcomes(
-    plan: Plan, images: EvaluationSet, results: ArmResults, thresholds: ArmResults
-) -> tuple[OutcomeDifference, ...]:
+def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[OutcomeDifference, ...]:
     """Compare every finalist with each of its controls, in the order of the plan; segmenters have no such outcomes.
 
     `thresholds` gives those of an arm's replicates, [G, K].
     """
+    plan, images, results = scores.plan, scores.images, scores.results
     if results(plan.finalists[0].name).shape[-1] == 1:  # Dice, no class probabilities
         return ()
     return tuple(
@@ -375,3 +373,94 @@ def _quality_of(arm: Arm, reports: Sequence[PoolReport]) -> GeneratorQuality:
         copying=copying,
         sentence=sentence,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginShift:
+    """How far synthetic images of one class move towards the other classes, with a 95 % interval over GAN seeds.
+
+    `shift` is the mean change in the probability of the other classes from the matched control `none` to the finalist, on
+    synthetic images of the class `name` minus on the real ones in val-B.
+    """
+
+    name: str
+    shift: float
+    low: float
+    high: float
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is flagged."""
+        return self.low > 0 and self.shift > MOST_SHIFT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginProbe:
+    """The origin probe of a finalist.
+
+    Attributes:
+        gap: From the median AUROCs over its generators; None if their quality was not measured.
+        shifts: For each class with synthetic images; empty without a matched control `none`.
+        is_flagged: Whether the gap or a shift is large.
+    """
+
+    arm: str
+    gap: OriginGap | None
+    shifts: tuple[OriginShift, ...]
+    is_flagged: bool
+    sentence: str
+
+
+def origin_probes(folder: StudyFolder, plan: Plan, prepared: Prepared) -> tuple[OriginProbe, ...]:
+    """Return the origin probe of each finalist, in the order of the finalists; segmentation has none."""
+    if prepared.has_masks:
+        return ()
+    controls = {arm.name: control for arm, control in origin_pairs(plan)}
+    found = []
+    for arm in plan.finalists:
+        control = controls.get(arm.name)
+        shifts = tuple(_shifts(folder, plan, prepared, arm, control)) if control else ()
+        found.append(_probe(arm, _gap(folder, plan, prepared, arm), shifts))
+    return tuple(found)
+
+
+def _gap(folder: StudyFolder, plan: Plan, prepared: Prepared, arm: Arm) -> OriginGap | None:
+    names = prepared.class_names
+    found = [one.quality.origin for one in pool_reports(folder, plan, arm) if one.quality]
+    if not found:
+        return None
+    aurocs = {a: {b: float(np.median([one[a][b] for one in found])) for b in names} for a in names}
+    return origin_gap(aurocs, dict(zip(names, extra_shares(prepared.train_counts, arm.parameters), strict=True)))
+
+
+def _shifts(folder: StudyFolder, plan: Plan, prepared: Prepared, arm: Arm, control: Arm) -> Iterator[OriginShift]:
+    labels, count = prepared.side(VAL_B).labels, plan.gan_seeds
+    runs = [number for one in (arm, control) for number in plan.numbers(one.name).values()]
+    for label, name in enumerate(prepared.class_names):
+        if not is_scored(folder, runs, synthetic_side(label)):
+            continue
+        results = (arm_results(folder, plan, side) for side in (VAL_B, synthetic_side(label)))
+        # How much the finalist raises the probability of the class, [G, K, N].
+        real, synthetic = ((one(arm.name) - one(control.name))[..., label] for one in results)
+        by_seed = (real[..., labels == label].mean(axis=-1) - synthetic.mean(axis=-1)).mean(axis=1)
+        mean, half = by_seed.mean(), stdtrit(count - 1, 0.975) * by_seed.std(ddof=1) / np.sqrt(count)
+        yield OriginShift(name=name, shift=float(mean), low=float(mean - half), high=float(mean + half))
+
+
+def _probe(arm: Arm, gap: OriginGap | None, shifts: tuple[OriginShift, ...]) -> OriginProbe:
+    text = gap.sentence if gap else "Origin probe: the quality of the images was not measured."
+    if large := [one for one in shifts if one.is_large]:
+        moves = ", ".join(f"{one.name} by {one.shift:.2f} ({one.low:.2f} to {one.high:.2f})" for one in large)
+        text += (
+            " Relative to real images, training shifted the scores of synthetic images towards the other classes: "
+            f"{moves}. The networks learnt to infer the class from whether an image is synthetic: "
+            "use balance: natural or a better generator."
+        )
+    elif shifts:
+        most = max(shifts, key=lambda one: one.shift)
+        text += (
+            f" Scores of synthetic images did not clearly shift towards another class (largest shift {most.shift:+.2f}, "
+            f"95 % CI {most.low:+.2f} to {most.high:+.2f}, {most.name}; flagged above {MOST_SHIFT:g} if the CI excludes 0)."
+        )
+    is_flagged = bool(large) or (gap is not None and gap.is_large)
+    return OriginProbe(arm=arm.name, gap=gap, shifts=shifts, is_flagged=is_flagged, sentence=text)

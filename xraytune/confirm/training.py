@@ -16,8 +16,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from xraytune.compute import allocation_of, require_device
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.config.space import Space
@@ -177,7 +175,9 @@ class Training:
             experiment = replicate(arm, self.settings, *seeds, steps_per_epoch=steps_per_epoch)
             runs.append(Run(number=number, label=label, experiment=experiment))
             distinct.setdefault((arm.content, *seeds), runs[-1])
-        complete_folder(self.runs_folder, self.prepared, lambda: _side_by_side(self.machine()))
+        # Generators of several seeds are trained faster side by side, on one core each, than one by one on more cores.
+        compute = replace(self.compute, generator_threads=self.compute.threads)
+        complete_folder(self.runs_folder, self.prepared, lambda: {**self.machine(), "compute": {**asdict(compute)}})
         for count, prepared in self.curve.items():
             if not (file := self.runs_folder.split_path(count)).exists():
                 write_prepared(prepared, file)
@@ -400,15 +400,6 @@ def require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], st
             "start a search with `none` in confirm.controls.matched, or with trials of an arm in confirm.controls.tuned"
         )
         raise StudyError(Problem(what, study, fix))
-
-
-def _side_by_side(machine: Mapping[str, Json]) -> Mapping[str, Json]:
-    """Return an `environment` in which generators have the threads of a trial.
-
-    Generators of several seeds are trained faster side by side, on one core each, than one by one on more cores.
-    """
-    compute = TypeAdapter(Compute).validate_python(machine["compute"])
-    return {**machine, "compute": {**asdict(replace(compute, generator_threads=compute.threads))}}
 
 
 @contextmanager

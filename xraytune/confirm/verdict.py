@@ -26,7 +26,7 @@ from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Stud
 
 from xraytune.errors import ConfigError, Problem
 from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import ScoreModel, around
+from xraytune.metrics.placements import ScoreModel, StructuralComponents, around
 
 Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
@@ -117,44 +117,41 @@ class Comparison:
     components: VarianceComponents
 
 
-def compare(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Comparison:
-    """Compare arm 0 with arm 1. Classifier seeds are averaged within their GAN seed.
+def compare(pair: StructuralComponents) -> Comparison:
+    """Compare two arms. Classifier seeds are averaged within their GAN seed.
 
     Args:
-        scores: float64 [2, G, K]: arm, GAN seed, classifier seed; G >= 2.
-        components: float64 [2, G, K, P], from `StructuralComponents`, on the same P patients throughout.
-        effective_patients: From there.
-        model: From there.
+        pair: Scores [2, G, K]: arm, GAN seed, classifier seed; components [2, G, K, P]; G >= 2.
 
     Raises:
         ConfigError: Fewer than two GAN seeds.
     """
-    evidence = gather(scores, components, effective_patients=effective_patients, model=model)
-    first, second = scores.mean(axis=(1, 2))
+    evidence = gather(pair)
+    first, second = pair.scores.mean(axis=(1, 2))
     return Comparison(
         interval=score_interval(evidence),
         evidence=evidence,
         scores=(float(first), float(second)),
-        components=_variance_components(scores[0] - scores[1], components[0] - components[1]),
+        components=_variance_components(pair.scores[0] - pair.scores[1], pair.components[0] - pair.components[1]),
     )
 
 
-def gather(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Evidence:
+def gather(pair: StructuralComponents) -> Evidence:
     """Compute the evidence that `compare` tests; same arguments and exceptions."""
-    gan_seeds = scores.shape[1]
+    gan_seeds = pair.scores.shape[1]
     if gan_seeds < 2:
         what = "confirm.gan_seeds: a single seed gives no estimate of the variance between seeds"
         raise ConfigError(Problem(what, fix="use at least 4, better 5"))
     # Differences first, so that swapping the arms exactly flips their signs.
-    differences, by_patient = (scores[0] - scores[1]).mean(axis=1), (components[0] - components[1]).mean(axis=1)
+    differences, by_patient = ((one[0] - one[1]).mean(axis=1) for one in (pair.scores, pair.components))
     return Evidence(
         difference=float(differences.mean()),
-        mean_score=float(scores.mean()),
+        mean_score=float(pair.scores.mean()),
         seed_variance=float(differences.var(ddof=1)),
         patient_variance=mean_off_diagonal(by_patient @ by_patient.T),
         gan_seeds=gan_seeds,
-        effective_patients=effective_patients,
-        model=model,
+        effective_patients=pair.effective_patients,
+        model=pair.model,
     )
 
 
