@@ -8,7 +8,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import norm  # type: ignore[import-untyped]
+from scipy.stats import gamma, nct, norm, t  # type: ignore[import-untyped]
 
 from xraytune.confirm.forecast import (
     Design,
@@ -253,6 +253,67 @@ def test_the_spread_follows_its_definition(controls: int) -> None:
     assert found.level == pytest.approx(sum(components[..., i].mean() ** 2 for i in range(patients)) * patients)
     common = interaction[off].mean()
     assert found.seeds_by_patients == pytest.approx((common, interaction.diagonal().mean() - common))
+
+
+EASY, HARD = 0.95, 0.8
+"""The AUROC on val-B, and on a test folder."""
+QUIET = Spread(
+    score=EASY,
+    effective_patients=1e12,
+    patients=np.zeros((1, 1)),
+    seeds=(0.0, 0.0),
+    seeds_by_patients=(0.0, 0.0),
+    level=0.0,
+    roughness=0.0,
+    model=AUROC,
+)
+ON_HARD = Design(effective_patients=1e8, gan_seeds=5, score=HARD)
+HARDER = float(placement_variance(HARD, HARD) / placement_variance(EASY, EASY))
+
+
+def power_over_seeds(difference: float, variance: float) -> float:
+    """Of the two-sided t-test at 5 %, if only seeds vary, with this variance for each of five."""
+    noncentrality = difference / np.sqrt(variance / 5)
+    return float(nct.sf(t.ppf(0.975, 4), 4, noncentrality) + nct.cdf(t.ppf(0.025, 4), 4, noncentrality))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_seeds_vary_by_the_slope_of_the_auroc_where_their_arm_is(place: int) -> None:
+    """With the separation of the classes, an AUROC changes by the normal density at it: more at .8 than at .95."""
+    seeds = [0.0, 0.0]
+    seeds[place] = 2e-5
+    arm = HARD + 0.01 - 0.02 * place
+    slopes = norm.pdf(norm.ppf([arm, EASY]))
+
+    found = detection_probability(replace(QUIET, seeds=(seeds[0], seeds[1])), ON_HARD, true_difference=0.02)
+
+    assert found == pytest.approx(power_over_seeds(0.02, 2e-5 * (slopes[0] / slopes[1]) ** 2), abs=0.03)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_interaction_of_seeds_and_patients_varies_as_the_model_predicts(place: int) -> None:
+    interactions = [0.0, 0.0]
+    interactions[place] = 0.01
+    variance = 0.01 * HARDER / 1e8
+    difference = 1.5 * np.sqrt(variance)
+    spread = replace(QUIET, seeds_by_patients=(interactions[0], interactions[1]))
+
+    found = detection_probability(spread, ON_HARD, true_difference=difference)
+
+    assert found == pytest.approx(power_over_seeds(difference, variance), abs=0.03)
+
+
+@pytest.mark.parametrize("roughness", [0.0, 0.5])
+def test_patients_vary_as_the_model_predicts_and_their_variance_is_estimated_with_an_error(roughness: float) -> None:
+    """The estimate's squared coefficient of variation, given per patient of val-B, shrinks as the variance grows."""
+    of_difference = np.sqrt(0.008 * HARDER / 1e8)
+    spread = replace(QUIET, patients=np.array([[0.008]]), roughness=roughness * HARDER * 1e8)
+    errors = gamma.ppf(np.linspace(0.0005, 0.9995, 1000), 1 / max(roughness, 1e-4), scale=max(roughness, 1e-4))
+    limits = norm.ppf(0.975) * np.sqrt(errors)
+
+    found = detection_probability(spread, ON_HARD, true_difference=2 * of_difference)
+
+    assert found == pytest.approx(np.mean(norm.sf(limits - 2) + norm.cdf(-limits - 2)), abs=0.03)
 
 
 @pytest.mark.slow
