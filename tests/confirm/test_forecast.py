@@ -290,6 +290,19 @@ def test_seeds_vary_by_the_slope_of_the_auroc_where_their_arm_is(place: int) -> 
     assert found == pytest.approx(power_over_seeds(0.02, 2e-5 * (slopes[0] / slopes[1]) ** 2), abs=0.03)
 
 
+def test_on_easy_test_folders_seeds_vary_less_by_as_much_as_differences_shrink() -> None:
+    """Both follow the slope where the folder is, so that its level leaves the power alone, but for the mean difference."""
+    deviation = 0.5  # of the separation of the classes, over test folders
+    spread = replace(QUIET, seeds=(2e-5, 0.0), level=deviation**2 * norm.pdf(norm.ppf(EASY)) ** 2 * 1e8)
+    slopes = norm.pdf(norm.ppf(HARD) + deviation * numpy_generator(6, "separations").standard_normal(100_000))
+    seeds = 2e-5 * (norm.pdf(norm.ppf(HARD + 0.01)) / norm.pdf(norm.ppf(EASY))) ** 2
+
+    found = detection_probability(spread, ON_HARD, true_difference=0.02)
+
+    usual_slope = np.sqrt((slopes**2).mean())
+    assert found == pytest.approx(power_over_seeds(0.02 * usual_slope / slopes.mean(), seeds), abs=0.03)
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_interaction_of_seeds_and_patients_varies_as_the_model_predicts(place: int) -> None:
     interactions = [0.0, 0.0]

@@ -335,21 +335,18 @@ def ratio_arms(finalist: Arm, ratios: Sequence[float]) -> tuple[Arm, ...]:
 
     The matched control without extra images serves as ratio 0. With `mixing: replace` there are no duplicates.
     """
-
-    def arm(name: str, parameters: Parameters) -> Arm:
-        name = f"{name}, as {finalist.trial}"
-        return finalist.model_copy(update={"name": name, "role": "ratio", "parameters": parameters})
-
     own, arms = finalist.parameters.synthetic_ratio, list[Arm]()
     for ratio in sorted({own, *ratios} if ratios else ()):
         try:
             parameters = parameters_from({**flat_values(finalist.parameters), "synthetic_ratio": ratio})
         except ValidationError:  # rounds to no extra image, or leaves no real one
             continue
+        name = f"r={ratio:g}, as {finalist.trial}"
+        arm = finalist.model_copy(update={"name": name, "role": "ratio", "parameters": parameters})
         if ratio != own:
-            arms.append(arm(f"r={ratio:g}", parameters))
-        if duplicate := matched_control(arm("", parameters), "duplicate"):
-            arms.append(arm(f"duplicate r={ratio:g}", duplicate.parameters))
+            arms.append(arm)
+        if duplicate := matched_control(arm, "duplicate"):
+            arms.append(duplicate.model_copy(update={"name": f"duplicate {name}", "role": "ratio"}))
     return tuple(arms)
 
 

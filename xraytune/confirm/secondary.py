@@ -201,7 +201,8 @@ def compare_outcomes(
         control: The same, with the same seeds.
         thresholds: Of both arms' replicates, from validation, [G, K]; not used with more than two classes.
     """
-    labels, positive, both = images.labels, images.positive, (finalist, control)
+    labels, positive, seeds = images.labels, images.positive, finalist.shape[:2]
+    both = [arm.reshape(-1, *arm.shape[2:]) for arm in (finalist, control)]
     # How often each image counts, [1 + B, N]: once, then in each resample of the patients.
     drawn = patient_resamples(labels, images.patients, RESAMPLES, _SEED)
     weights = np.concatenate([np.ones((1, len(labels))), *drawn])
@@ -211,15 +212,12 @@ def compare_outcomes(
         statistic: Callable[..., Floats], arms: Iterable[NDArray[Any]], *of_replicates: Iterable[Floats]
     ) -> list[Floats]:
         """Return both arms' values [1 + B, G], averaged over classifier seeds, of a statistic of replicates, [1 + B]."""
-        found = []
-        for arm in arms:
-            by_replicate = np.stack([*map(statistic, arm.reshape(-1, *arm.shape[2:]), *of_replicates)])
-            found.append(by_replicate.reshape(*arm.shape[:2], -1).mean(axis=1).T)
-        return found
+        by_replicate = (np.stack([*map(statistic, arm, *of_replicates)]) for arm in arms)
+        return [one.reshape(*seeds, -1).mean(axis=1).T for one in by_replicate]
 
     most_probable = called = [arm.argmax(axis=-1) for arm in both]
     if is_binary := finalist.shape[-1] == 2:
-        is_called = [arm[..., positive] >= limit[..., None] for arm, limit in zip(both, thresholds, strict=True)]
+        is_called = [arm[..., positive] >= limit.reshape(-1, 1) for arm, limit in zip(both, thresholds, strict=True)]
         called = [np.where(one, positive, 1 - positive) for one in is_called]
     values: dict[Outcome, list[Floats]] = {
         "accuracy": of_arms(lambda one: weighted_accuracy(labels, one, weights), most_probable),
@@ -228,7 +226,7 @@ def compare_outcomes(
     }
     if is_binary:
         is_positive, scores = labels == positive, [arm[..., positive] for arm in both]
-        false_positives = ((called[1] == positive) & ~is_positive).reshape(-1, len(labels))
+        false_positives = (called[1] == positive) & ~is_positive
         false_shares = [(weights @ one) / (weights @ ~is_positive) for one in false_positives]
         values["sensitivity"] = of_arms(
             lambda one, share: _roc_at(share, is_positive, one, weights), scores, false_shares
