@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -132,19 +132,16 @@ class Plan(Model):
         """Return the plan with further arms and seeds. Existing runs keep their numbers; no seeds are removed."""
         known = {arm.name for arm in self.arms}
         every = (*self.arms, *(arm for arm in arms if arm.name not in known))
-        planned = set(self.runs)
-        further = [  # one replicate of every arm at a time, so that an early look compares like with like
-            run
-            for gan_seed in range(gan_seeds)
-            for classifier_seed in range(classifier_seeds)
-            for run in (PlannedRun(arm.name, gan_seed, classifier_seed) for arm in every)
-            if run not in planned
-        ]
-        most = {
+        # One replicate of every arm at a time, so that an early look compares like with like.
+        order = product(range(gan_seeds), range(classifier_seeds), every)
+        wanted = (PlannedRun(arm.name, gan_seed, classifier_seed) for gan_seed, classifier_seed, arm in order)
+        changes = {
             "gan_seeds": max(gan_seeds, self.gan_seeds),
             "classifier_seeds": max(classifier_seeds, self.classifier_seeds),
+            "arms": every,
+            "runs": tuple(dict.fromkeys((*self.runs, *wanted))),
         }
-        return self.model_copy(update={**most, "arms": every, "runs": (*self.runs, *further)})
+        return self.model_copy(update=changes)
 
 
 def replicate(
