@@ -186,11 +186,7 @@ def _judge(
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
     compared = [number for number in of_test if plan.arm(plan.runs[number].arm).role != "worth"]
-    needed = {scoring.VAL_B: every, scoring.TEST: of_test}
-    if not prepared.has_masks:
-        needed |= {
-            scoring.synthetic_side(label): scoring.probed_runs(plan) for label in range(len(prepared.class_names))
-        }
+    needed = {scoring.VAL_B: every, scoring.TEST: of_test, **scoring.probed_runs(plan, prepared)}
     if external:
         needed[external.side] = compared
     compute = scoring.scoring_compute(training, needed)

@@ -338,9 +338,10 @@ def origin_pairs(plan: Plan) -> Iterator[tuple[Arm, Arm]]:
     return ((arm, one) for arm, one in plan.pairs() if one.role == "matched" and one.parameters.source == "none")
 
 
-def probed_runs(plan: Plan) -> list[int]:
-    """Return the numbers of the runs that score synthetic images."""
-    return [number for pair in origin_pairs(plan) for arm in pair for number in plan.numbers(arm.name).values()]
+def probed_runs(plan: Plan, prepared: Prepared) -> dict[str, list[int]]:
+    """Return the runs that score synthetic images, by side; none in segmentation."""
+    numbers = [number for pair in origin_pairs(plan) for arm in pair for number in plan.numbers(arm.name).values()]
+    return {} if prepared.has_masks else {synthetic_side(label): numbers for label in range(len(prepared.class_names))}
 
 
 def score_synthetic(training: Training, plan: Plan, compute: Compute) -> None:
