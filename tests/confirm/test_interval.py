@@ -427,7 +427,7 @@ def test_identical_rankings_of_few_patients_do_not_show_equivalence() -> None:
 def test_a_single_gan_seed_is_refused() -> None:
     aurocs, components = replicates((2, 2, 10, 1))
 
-    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: a single seed(.|\n)*fix: use at least 4, better 5"):
+    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: a single seed(.|\n)*fix: use at least 4, preferably 5"):
         gather(measured(aurocs[:, :1], components[:, :1], 10))
 
 

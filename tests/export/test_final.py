@@ -245,7 +245,7 @@ def test_progress_counts_the_steps_of_all_folds(study: StudyFolder, tmp_path: Pa
 def test_a_schedule_that_needs_val_a_is_refused(study: StudyFolder, tmp_path: Path, validation: Validation) -> None:
     export(study.path, out=tmp_path / "best.yaml", validation=validation)
 
-    with pytest.raises(ConfigError, match="plateau lowers the learning rate by the loss on val-A"):
+    with pytest.raises(ConfigError, match="plateau lowers the learning rate when the loss on val-A stalls"):
         train(tmp_path / "best.yaml", out=tmp_path / "model", overrides=["schedule=plateau"], cache=tmp_path / "cache")
 
     assert not (tmp_path / "cache").exists()

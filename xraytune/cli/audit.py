@@ -76,4 +76,4 @@ def _show(found: Audit) -> None:
     table = Table(("", "status", Column("figure", optional=True), Column("", flexible=True)), rows)
     console.show(Cell(found.headline, "bad" if is_bad else "good"), table)
     folder = shown_path(found.study)
-    console.write(f"report: {folder}/audit.html; all figures: {folder}/audit.json")
+    console.write(f"report: {folder}/audit.html; all numbers: {folder}/audit.json")

@@ -44,7 +44,7 @@ def confirm(
         Path | None,
         Option(
             metavar="SOURCE",
-            help="Test images, if the study's data has none: class folders, for segmentation images/ and masks/, or a data "
+            help="Test images, if the study's data has none: class folders (segmentation: images/ and masks/) or a data "
             "file (YAML).",
         ),
     ] = None,

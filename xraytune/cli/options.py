@@ -40,7 +40,7 @@ ConfigFile: TypeAlias = Annotated[
     Option(
         "--config",
         metavar="FILE",
-        help="Experiment file, e.g. from `xraytune export`; of a search space, the first of its points_to_evaluate.",
+        help="Experiment file, e.g. from `xraytune export`; for a search space, the first of points_to_evaluate is used.",
     ),
 ]
 Studies: TypeAlias = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
@@ -62,7 +62,7 @@ Positive: TypeAlias = Annotated[
     str | None,
     Option(
         metavar="CLASS",
-        help="The positive one of two classes, which sensitivity refers to; default: recognised by name.",
+        help="With two classes, the positive one, which sensitivity refers to; default: recognised by name.",
     ),
 ]
 GroupRegex: TypeAlias = Annotated[

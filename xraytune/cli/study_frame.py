@@ -22,7 +22,7 @@ _BEST_SHOWN = 5
 _SHOWN_BY_MIX = {"source", "synthetic_ratio", "mixing", "gan.steps", "diffusion.steps", "classical"}
 _ENDED_SHOWN = 5
 _LONG_UNCHANGED = 5
-"""Trials without a better one after which the heading says so."""
+"""The number of trials without an improvement after which the heading says so."""
 _TONES: dict[str, Tone] = {
     "running": "busy",
     "waiting": "dim",

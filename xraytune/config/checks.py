@@ -139,7 +139,7 @@ def _check_continuous(specs: Sequence[ParameterSpec], problems: Problems) -> Non
         for condition in spec.when:
             if condition.one_of is not None and condition.parameter in continuous:
                 domain = continuous[condition.parameter]
-                what = f"when: {condition} is never true, {condition.parameter} is any number from {domain}"
+                what = f"when: {condition} is practically never true: {condition.parameter} is any number from {domain}"
                 path = when_paths(problems.document, spec.name)[0]
                 problems.add(path, what, f"write {{{condition.parameter}: {{gt: ...}}}}")
     if problems.document.get(("sampler", "name")) == "grid":
@@ -239,8 +239,8 @@ def _check_generator(specs: Sequence[ParameterSpec], settings: Settings, problem
 
 
 def require_no_plateau(parameters: Parameters, validation: Validation) -> None:
-    """Refuse (ConfigError) a schedule that needs val-A where it is trained on."""
+    """Refuse (ConfigError) a schedule that needs val-A if val-A is used for training."""
     if validation != "keep" and parameters.schedule == "plateau":
-        what = "schedule: plateau lowers the learning rate by the loss on val-A, which is not kept"
+        what = "schedule: plateau lowers the learning rate when the loss on val-A stalls, but val-A is not kept"
         fix = "use final.validation: keep, or set schedule to constant or cosine"
         raise ConfigError(Problem(what, f"final.validation: {validation}", fix))

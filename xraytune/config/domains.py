@@ -80,7 +80,7 @@ class _Range:
         return None if self.step is None else map(self._point, range(self._count))
 
     def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:
-        """Return both ends, the cuts and their neighbours: enough to meet each comparison with a cut both ways."""
+        """Return both ends, the cuts and their neighbours: enough to make each comparison with a cut both true and false."""
         if self.step is None:
             ends = sorted({self.low, self.high, *(cut for cut in cuts if self.low < cut < self.high)})
             return tuple(sorted({*ends, *((left + right) / 2 for left, right in pairwise(ends))}))

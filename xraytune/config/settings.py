@@ -614,7 +614,7 @@ class FinalSettings(Model):
     """Images kept for validation: val-A and val-B (`keep`); val-B, so that it trains on val-A, too (`val_a`); or none, so
     that it trains on all images and the threshold is set out-of-fold (`all`)."""
     epochs: Count | None = None
-    """Epochs where val-A is not kept to choose the best one, at most `budget.max_epochs` (the default)."""
+    """Number of epochs if val-A is not kept to choose the best one; at most `budget.max_epochs` (the default)."""
     trial_images: Count | None = None
     """Training images of the exported trial; `budget.steps_per_epoch` is scaled up from them, if it is set."""
     trial_patients: Count | None = None

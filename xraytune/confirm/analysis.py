@@ -107,7 +107,7 @@ class FinalistResult:
         gan_scores: By GAN seed, averaged over its classifier seeds, [G].
         verdict: None if it was not tested.
         larger_designs: If it is undecided: the forecast of studies with more patients or GAN seeds, if the finalist equals
-            all controls (even places) and if it is better by two ROPE (odd ones).
+            all controls (even indices) and if it is better by two ROPE (odd indices).
     """
 
     arm: Arm
@@ -322,7 +322,7 @@ def worth_of_images(test: ArmScores, *, patients: int) -> Worth | None:
 
     The interval is a percentile bootstrap over patients and GAN seeds, which all arms share, so both are drawn jointly. A
     resampled score is the sum of the patients' structural components (`metrics.placements`), weighted by how often they
-    were drawn. The curve is made monotone and interpolated over the logarithm of patients in each resample.
+    were drawn. The curve is made monotone and interpolated over the log number of patients in each resample.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13; whole clusters of replicates: Davison &
     Hinkley 1997, "Bootstrap Methods and their Application", section 3.8.

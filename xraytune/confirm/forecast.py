@@ -54,7 +54,7 @@ class Spread:
         seeds_by_patients: Variances of the seed-by-patient interaction, per effective patient: finalist, controls.
         level: Variance of the mean score of all arms, per effective patient.
         roughness: Squared coefficient of variation of an estimated patient variance, per effective patient.
-        model: The score's.
+        model: The variance model of the score.
     """
 
     score: float
@@ -210,7 +210,7 @@ def smallest_detectable_difference(spread: Spread, design: Design, *, power: flo
 def _with_prior(spread: Spread) -> Floats:
     """Return the patients' covariances, averaged with the score model's at the weight that the tests give it.
 
-    With few patients near the ceiling hardly any is misranked, and the estimates alone would promise certainty. In the
+    With few patients and scores near 1, hardly any patient is misranked, and the estimates alone look certain. In the
     model, half of a difference's variance is the finalist's, common to all of its differences.
     """
     count = len(spread.patients)

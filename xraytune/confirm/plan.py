@@ -38,7 +38,7 @@ Role = Literal["finalist", "matched", "tuned", "ratio", "worth"]
 class FinishedTrial:
     """A trial of the search (`#12`) or a top-up (`top-up 3`) that has ended, with its best AUROC on val-A.
 
-    Only complete trials have an AUROC on val-B. `place` is that in the race of the leaders, 0 for its winner.
+    Only complete trials have an AUROC on val-B. `place` is the rank in the race of the leaders, 0 for the winner.
     """
 
     name: str
@@ -71,14 +71,14 @@ class Arm(Model):
     trial: str
     """The trial with these settings; for a matched control or another ratio, its finalist's."""
     resolution_px: int | None = None
-    """The resolution to which all images are brought, the finalist's; None: no resolution matching."""
+    """The finalist's resolution, which all images are rescaled through; None: no resolution matching."""
     train_patients: int | None = None
     """On the curve of `confirm.worth`, its number of training patients; None: those of the study."""
     parameters: Parameters
 
     @property
     def content(self) -> tuple[Parameters, int | None, int | None]:
-        """What its replicates, which take all steps, depend on besides their seeds. Equal ones are trained only once."""
+        """What its replicates, all trained in full, depend on besides their seeds; equal ones are trained only once."""
         parameters = self.parameters.model_copy(update={"early_stop_epochs": None})
         return parameters, self.resolution_px, self.train_patients
 
@@ -212,7 +212,7 @@ def finished_label(name: str) -> str:
 def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:
     """Return complete trials with synthetic images and different settings, best on val-B first; raise StudyError if none.
 
-    Those in a race come before them, in its order. Of equals the simpler one comes first (`Parameters.simplicity`).
+    Leaders of a race come first, in its order. Among equals, the simpler trial comes first (`Parameters.simplicity`).
     """
     complete = [trial for trial in trials if trial.status == "complete"]
     if not complete:
@@ -292,7 +292,7 @@ def belongs_to_control(parameters: Parameters, control: str) -> bool:
 def missing_trials(sampled: Sequence[Parameters], finalists: Iterable[FinishedTrial], control: str) -> int:
     """Return how many trials a tuned control's arm lacks to have as many sampled ones as a finalist's source.
 
-    `gan` and `classical+gan` are one source; of several sources the one with the most trials counts. `sampled` has the
+    `gan` and `classical+gan` are one source; with several sources, the one with the most trials counts. `sampled` has the
     settings of all trials of the search: complete, pruned and failed.
     """
     sources = {finalist.parameters.source for finalist in finalists}

@@ -245,7 +245,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         access = f"The analysis is exploratory: {' and '.join(confirmation.exploratory)}."
     notes = f" Notes: {'; '.join(confirmation.notes)}." if confirmation.notes else ""
     return (
-        "Methods. Configurations were searched on one validation part (val-A) and finalists selected on another (val-B)"
+        "Methods. Configurations were searched on one validation set (val-A) and finalists selected on another (val-B)"
         f"{f' by {objective}' * (objective != metric)}, "
         "both split from the training images by patient. Each finalist was compared with "
         f"{_controls_text(confirmation)}. Every arm was trained {replicates} times ({confirmation.gan_seeds} GAN seeds with "
@@ -285,11 +285,11 @@ def _secondary_text(confirmation: Confirmation) -> str:
     found = {one.outcome for one in confirmation.secondary}
     outcomes = ", ".join(text for name, text in names.items() if name in found)
     text = (
-        f" Secondary outcomes, which no verdict used, were differences in {outcomes}, with 95 % confidence intervals of "
-        "the same model and covariances over patients from a bootstrap."
+        f" Secondary outcomes, not part of the verdict, were differences in {outcomes}, with 95 % confidence intervals from "
+        "the same model, with covariances over patients estimated by a bootstrap."
     )
     if confirmation.subgroups:
-        text += " Differences in AUROC in subgroups are exploratory and not adjusted for their number."
+        text += " Differences in AUROC in subgroups are exploratory and not adjusted for the number of subgroups."
     return text
 
 
@@ -300,7 +300,7 @@ def _worth_text(confirmation: Confirmation) -> str:
     return (
         f" The number of real patients that the extra images of {confirmation.worth.arm} are worth was read from a curve of "
         f"training on real images alone, of {numbers} patients (nested sets), with its settings, number of steps and images "
-        "per step; the curve was made monotone and interpolated over the logarithm of patients, with a percentile interval "
+        "per step; the curve was made monotone and interpolated over the log number of patients, with a percentile interval "
         "from a bootstrap of test patients and GAN seeds."
     )
 
@@ -318,6 +318,6 @@ def _controls_text(confirmation: Confirmation) -> str:
         parts.append(
             f"tuned controls, the best configurations without synthetic images ({', '.join(tuned)}), whose arms had as many "
             "sampled trials as a finalist's source (as far as the search space allowed), pruned by the same ASHA if the "
-            "search was"
+            "search used it"
         )
     return " and with ".join(parts)

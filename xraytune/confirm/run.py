@@ -358,7 +358,7 @@ def _as_if_finished(pruned: Sequence[FinishedTrial]) -> list[FinishedTrial]:
 
 
 def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], plan: Plan) -> Cost:
-    """Estimate the whole confirmation from the mean seconds of each arm's replicates, if each had the machine for itself.
+    """Estimate the whole confirmation from the mean seconds of each arm's replicates, if each had the machine to itself.
 
     The seconds of a classifier grow linearly with the images per step; what a finalist takes beyond that is its generator's.
     """

@@ -78,7 +78,7 @@ class SealedTest(LabelledImages):
 
     @property
     def fingerprint(self) -> str:
-        """Of their content; copied and renamed folders have the same."""
+        """The fingerprint of their content; a copied or renamed folder has the same one."""
         return content_fingerprint(self.images)
 
     @property
@@ -93,7 +93,7 @@ class SealedTest(LabelledImages):
 
     @property
     def order(self) -> str:
-        """32 hex digits over the content in the order of the file names, which is that of the scores."""
+        """A hash (32 hex digits) of the content in the order of the file names, which is also the order of the scores."""
         content = "\n".join(f"{image.label} {image.sha256}{image.masks_sha256}" for image in self.images)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
@@ -207,7 +207,7 @@ def load_test_images(
     *,
     on_progress: Progress = ignore_progress,
 ) -> ImageSource:
-    """Decode sealed images, none of which may be broken, as `data` of the study says. Log the access to them first."""
+    """Decode sealed images, none of them broken, with the study's `data` settings. Callers must log the access first."""
     root, view = sealed.data.path, prepared.view
     store = store_images(root, sealed.images, data, of_study=view, cache=cache, on_progress=on_progress)
     require_unbroken(store, root, "repair them: a test folder is used as a whole")

@@ -191,7 +191,7 @@ def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[Outco
 def compare_outcomes(
     images: EvaluationSet, finalist: Floats, control: Floats, thresholds: tuple[Floats, Floats]
 ) -> dict[Outcome, Difference]:
-    """Compare two arms in all outcomes; with more than two classes, in accuracies and the Brier score.
+    """Compare two arms in all outcomes; with more than two classes, only in the two accuracies and the Brier score.
 
     The calibration slope is left out if in some replicate a threshold separates the classes: it is infinite then.
 
@@ -352,13 +352,13 @@ def _quality_of(arm: Arm, reports: Sequence[PoolReport]) -> GeneratorQuality:
     missed = shortcomings(medians, real_train) if measured else ()
     copying = sum(bool(report.copies) for report in reports)
     if measured:
-        end = "good enough for the verdict not to be blamed on a poor generator"
+        end = "good enough that a poor generator does not explain the verdict"
         if missed:
             end = "too poor for the verdict to say much about better generators"
         sentence = f"Generator quality: {quality_text(medians, real_train)}; {end}."
     else:
         why = next((report.note for report in reports if report.note), "no record of it")
-        sentence = f"Generator quality is unknown, so the verdict may not hold for better generators: {why}."
+        sentence = f"Generator quality is unknown ({why}), so the verdict may not hold for better generators."
     if copying:
         sentence += f" {copying} of {len(reports)} generators {'copies' if copying == 1 else 'copy'} training images."
     return GeneratorQuality(

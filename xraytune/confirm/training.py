@@ -115,7 +115,7 @@ class Training:
     def prepare_curve(self) -> None:
         """Split the study's images again for each number of training patients of `confirm.worth`.
 
-        Raises StudyError if the images changed since the search, DataError if there are not so many patients.
+        Raises StudyError if the images changed since the search, DataError if there are too few patients.
         """
         data, progress = self.settings.data, self.callbacks.on_progress
         if not self.settings.confirm.worth:
@@ -136,7 +136,7 @@ class Training:
         return max([self.prepared, *self.curve.values()], key=lambda one: len(one.images))
 
     def candidates(self, count: int) -> tuple[FinishedTrial, ...]:
-        """Return the finalists of a new plan; without a complete one, the pruned trials that it would finish.
+        """Return the finalists of a new plan; if no candidate is complete, the pruned trials to train to the end.
 
         Raises StudyError if there is no trial with synthetic images.
         """
@@ -146,7 +146,7 @@ class Training:
         return pruned_to_finish(self.searched, lambda parameters: parameters.has_synthetic_images, count)
 
     def train(self, *, finalists: int, gan_seeds: int, earlier_accesses: Sequence[TestAccess]) -> Plan:
-        """Train all missing runs, of at least so many GAN seeds, and return the plan.
+        """Train all missing runs, with at least `gan_seeds` GAN seeds, and return the plan.
 
         A new plan has at most so many finalists, and is exploratory after `earlier_accesses` to the test folder. Raises
         StudyError if there is no trial with synthetic images, or a finalist has no control; TrialError if runs failed.
@@ -357,7 +357,7 @@ class TopUpRungs:
 
 
 def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> int:
-    """Copy from a folder, or within it, complete runs that equal ones that were not started here; return how many.
+    """Copy complete runs, from another folder or this one, for equal runs that were not started here; return how many.
 
     Equal runs have the same settings and seeds, device and releases of torch: training them again would repeat them.
     """

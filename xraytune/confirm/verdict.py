@@ -141,7 +141,7 @@ def gather(pair: StructuralComponents) -> Evidence:
     gan_seeds = pair.scores.shape[1]
     if gan_seeds < 2:
         what = "confirm.gan_seeds: a single seed gives no estimate of the variance between seeds"
-        raise ConfigError(Problem(what, fix="use at least 4, better 5"))
+        raise ConfigError(Problem(what, fix="use at least 4, preferably 5"))
     # Differences first, so that swapping the arms exactly flips their signs.
     differences, by_patient = ((one[0] - one[1]).mean(axis=1) for one in (pair.scores, pair.components))
     return Evidence(

@@ -62,7 +62,7 @@ class Speed:
     Attributes:
         start: Of a trial's process, until it can work.
         before: Before a generator's first step.
-        step: Of a training step: a generator's, or a network's with `BATCH` images; on cached features, of any number.
+        step: For a training step of a generator, or of a network on `BATCH` images (cached features: any number).
         block: Of drawing 256 images from a generator.
         image: Of a forward pass of an image.
         end: Of the end of an epoch, except for forward passes.

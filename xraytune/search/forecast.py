@@ -41,9 +41,9 @@ _DRAWS, _TRIALS, _MOST_KINDS = 400, 5000, 4
 _RAY_STARTS = 1.5
 """Ray takes as long to start as this many trials."""
 _FIGURES_SECONDS = 4.0
-"""The quality figures of a pool on one core, besides features."""
+"""Seconds to compute the quality metrics of a pool on one core, without its features."""
 _EPOCH_SECONDS = 0.1
-"""The way of an epoch's record through Ray into the journal."""
+"""Until an epoch's record has passed through Ray into the journal."""
 _SPEED_ERROR = 0.1
 _GENERATOR, _START = -2, -1
 """Ends of parts of a trial: the training of its generator, and the start of its process; from 0 on, ASHA's rungs."""

@@ -107,7 +107,7 @@ class Journal:
         """Return the settings of a trial.
 
         Raises:
-            ValueError: They are just being drawn.
+            ValueError: They are still being drawn.
             StudyError: The trial has ended, and its settings are missing or not in the space.
         """
         trial = self._frozen(number)

@@ -342,7 +342,7 @@ def seconds_left(
 ) -> float | None:
     """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end.
 
-    A repeat counts as a trial, and no leader as one that leaves the race.
+    A repeat counts as a trial; no leader is assumed to leave the race.
     """
     ended = [trial.seconds for trial in trials if trial.seconds is not None]
     if not sum(ended) or not times.seconds:

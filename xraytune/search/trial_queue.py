@@ -252,7 +252,7 @@ class TrialQueue:
         return self._start(runnable[0])
 
     def on_trial_placed(self, number: int, gpus: float) -> None:
-        """Count the time of a trial that has just been placed as that of so many GPUs."""
+        """Start counting the time of a trial that has just been placed, and of the GPUs that it holds."""
         self.clock.start(self._clock_number(number), gpus)
 
     def on_result(self, number: int, message: Message) -> bool:
