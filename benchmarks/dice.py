@@ -26,8 +26,7 @@ from xraytune.confirm.verdict import (
     ControlKind,
     Evidence,
     Overall,
-    p_value_above,
-    p_value_below,
+    p_values,
     pair_tests,
     satterthwaite_degrees,
 )
@@ -115,7 +114,7 @@ def _pair(arms: Sequence[Arm], case: str, *, clustered: bool = False) -> Iterato
     truth = arms[0].dice - arms[1].dice
     for patients in PATIENTS:
         evidence = against_controls(simulate(arms, patients, seed=1, clustered=clustered))
-        covered = (p_value_above(evidence, truth) >= LEVEL / 2) & (p_value_below(evidence, truth) >= LEVEL / 2)
+        covered = np.minimum(*p_values(evidence, truth)) >= LEVEL / 2
         tests = pair_tests(evidence, rope=ROPE)
         yield figure(f"dice: coverage, {case}, {patients} patients", float(covered.mean()), "share")
         by_t = float(_covered_by_t(evidence, truth, patients).mean())

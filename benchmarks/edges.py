@@ -24,8 +24,7 @@ from xraytune.confirm.verdict import (
     Evidence,
     Overall,
     PairTests,
-    p_value_above,
-    p_value_below,
+    p_values,
     pair_tests,
 )
 from xraytune.metrics.classification import Floats
@@ -258,7 +257,7 @@ def _wald(found: Evidence) -> tuple[Floats, Floats]:
 
 def _covers(found: Evidence, truth: float) -> NDArray[np.bool_]:
     """Whether the 95 % interval covers the truth."""
-    return np.asarray((p_value_above(found, truth) >= LEVEL / 2) & (p_value_below(found, truth) >= LEVEL / 2))
+    return np.asarray(np.minimum(*p_values(found, truth)) >= LEVEL / 2)
 
 
 def _before(found: Evidence, truth: float) -> NDArray[np.bool_]:

@@ -22,8 +22,7 @@ from xraytune.confirm.verdict import (
     compare,
     gather,
     judge,
-    p_value_above,
-    p_value_below,
+    p_values,
     patient_variance_at,
     score_interval,
 )
@@ -217,28 +216,26 @@ def test_an_arm_compared_with_itself_has_a_narrow_interval_only_with_many_patien
 def test_the_interval_ends_at_the_differences_that_a_one_sided_test_just_rejects(found: Evidence) -> None:
     interval = score_interval(found)
 
-    for p_value, end, level in (
-        (p_value_above, interval.low, 0.025),
-        (p_value_below, interval.high, 0.025),
-        (p_value_above, interval.low_90, 0.05),
-        (p_value_below, interval.high_90, 0.05),
+    for side, end, level in (
+        (0, interval.low, 0.025),
+        (1, interval.high, 0.025),
+        (0, interval.low_90, 0.05),
+        (1, interval.high_90, 0.05),
     ):
-        assert float(p_value(found, end)) == pytest.approx(level, abs=1e-5) or abs(end) == pytest.approx(1)
+        assert float(p_values(found, end)[side]) == pytest.approx(level, abs=1e-5) or abs(end) == pytest.approx(1)
     assert -1 <= interval.low <= interval.low_90 <= interval.difference <= interval.high_90 <= interval.high <= 1
-    assert interval.p_value == pytest.approx(
-        min(1, 2 * min(float(p_value_above(found, 0)), float(p_value_below(found, 0))))
-    )
+    assert interval.p_value == pytest.approx(min(1, 2 * min(map(float, p_values(found, 0)))))
 
 
 @given(evidence(), st.floats(-0.2, 0.2))
 def test_the_two_one_sided_p_values_add_up_to_one(found: Evidence, difference: float) -> None:
     estimate = float(np.asarray(found.difference))
 
-    both = p_value_above(found, difference) + p_value_below(found, difference)
+    above, below = p_values(found, difference)
 
-    assert float(both) == pytest.approx(1)
-    assert float(p_value_above(found, estimate)) == pytest.approx(0.5)
-    assert float(p_value_above(found, estimate - 0.05)) < 0.5 < float(p_value_above(found, estimate + 0.05))
+    assert float(above + below) == pytest.approx(1)
+    assert float(p_values(found, estimate)[0]) == pytest.approx(0.5)
+    assert float(p_values(found, estimate - 0.05)[0]) < 0.5 < float(p_values(found, estimate + 0.05)[0])
 
 
 @pytest.mark.slow
@@ -289,11 +286,11 @@ def test_arrays_of_evidence_are_tested_elementwise() -> None:
     differences, seeds = np.array([[0.01, -0.02], [0.0, 0.03]]), np.array([1e-5, 2e-5])
     both = replace(MANY_PATIENTS, difference=differences, seed_variance=seeds, effective_patients=300)
 
-    found = p_value_below(both, 0.01)
+    _, found = p_values(both, 0.01)
 
     one = replace(MANY_PATIENTS, difference=0.03, seed_variance=2e-5, effective_patients=300)
     assert found.shape == (2, 2)
-    assert found[1, 1] == pytest.approx(float(p_value_below(one, 0.01)))
+    assert found[1, 1] == pytest.approx(float(p_values(one, 0.01)[1]))
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +100,35 @@ def test_figures_of_a_pool_are_computed_once(clinic: Bench) -> None:
     assert {path: path.stat().st_mtime_ns for path in clinic.cache.glob("quality*/*/[!m]*")} == made
     assert len(list((clinic.cache / REAL_STAGE).glob("[!.]*"))) == 1
     assert len(list((clinic.cache / QUALITY_STAGE).glob("[!.]*"))) >= 1
+
+
+def test_while_one_process_computes_the_real_features_another_computes_its_synthetic_ones(clinic: Bench) -> None:
+    computes_real, may_continue = threading.Event(), threading.Event()
+
+    def first(what: str, done: int, total: int) -> None:
+        del done, total
+        if "real" in what:
+            computes_real.set()
+            assert may_continue.wait(60)
+
+    reported = []
+
+    def second(what: str, done: int, total: int) -> None:
+        del done, total
+        reported.append(what)
+        if what.startswith("waiting"):
+            may_continue.set()
+
+    shutil.rmtree(clinic.cache / REAL_STAGE, ignore_errors=True)
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(measure_quality, with_folder(clinic, "sharp"), replace(clinic.context, on_progress=first))
+        assert computes_real.wait(60)
+        measure_quality(with_folder(clinic, "blurred"), replace(clinic.context, on_progress=second))
+        one.result()
+
+    titles = list(dict.fromkeys(reported))
+    assert titles[0] == "quality: features of synthetic images"
+    assert titles[1].startswith("waiting for features of real images")
 
 
 @pytest.mark.parametrize(

@@ -155,16 +155,11 @@ def gather(pair: StructuralComponents) -> Evidence:
     )
 
 
-def p_value_above(evidence: Evidence, difference: ArrayLike) -> Floats:
-    """Return the one-sided p-value of the null hypothesis "the true difference is at most `difference`"."""
+def p_values(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the one-sided p-values of the null hypotheses "the true difference is at most (at least) `difference`"."""
     error, degrees = _error_at(evidence, difference)
-    return np.asarray(stdtr(degrees, (np.asarray(difference) - evidence.difference) / error))
-
-
-def p_value_below(evidence: Evidence, difference: ArrayLike) -> Floats:
-    """Return the one-sided p-value of the null hypothesis "the true difference is at least `difference`"."""
-    error, degrees = _error_at(evidence, difference)
-    return np.asarray(stdtr(degrees, (np.asarray(evidence.difference) - difference) / error))
+    distance = (np.asarray(difference) - evidence.difference) / error
+    return np.asarray(stdtr(degrees, distance)), np.asarray(stdtr(degrees, -distance))
 
 
 def score_interval(evidence: Evidence) -> Interval:
@@ -185,7 +180,7 @@ def score_interval(evidence: Evidence) -> Interval:
         return centre + sign * float(brentq(excess, distances[last], distances[last + 1], xtol=1e-12))
 
     error, degrees = _error_at(evidence, centre)
-    one_sided = min(float(test(evidence, 0.0)) for test in (p_value_below, p_value_above))
+    one_sided = min(map(float, p_values(evidence, 0.0)))
     return Interval(
         difference=centre,
         standard_error=float(error),
@@ -342,11 +337,13 @@ def pair_tests(evidence: Evidence, *, rope: float) -> PairTests:
     Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two one-sided tests procedure
     and the power approach".
     """
-    by_rope = p_value_below(evidence, rope)
+    # Together, since the variance at the observed difference is that of all three.
+    differences = np.reshape([0.0, rope, -rope], (3, *[1] * np.ndim(evidence.difference)))
+    (above_zero, _, above_rope), (below_zero, by_rope, _) = p_values(evidence, differences)
     return PairTests(
-        is_better=p_value_above(evidence, 0.0) < LEVEL / 2,
-        is_worse=p_value_below(evidence, 0.0) < LEVEL / 2,
-        is_equivalent=(by_rope < LEVEL) & (p_value_above(evidence, -rope) < LEVEL),
+        is_better=above_zero < LEVEL / 2,
+        is_worse=below_zero < LEVEL / 2,
+        is_equivalent=(by_rope < LEVEL) & (above_rope < LEVEL),
         p_better_by_rope=by_rope,
     )
 

@@ -11,8 +11,9 @@ the floor of the KID (val-A against val-B), and the scale.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,16 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         if experiment.settings.quality.backbone:
             raise
         return f"not measured: {error.problems[0].what}"
-    real = _real_side(features, context)
+
+    @cache
+    def synthetic() -> list[Floats]:
+        sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
+        return features.of("synthetic", sets)
+
+    real = _real_side(features, context, meanwhile=synthetic)
 
     def build(folder: Path) -> None:
-        sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
-        found = features.of("synthetic", sets)
+        found = synthetic()
         sharp, hazy = found[: len(names)], found[len(names) :]
         record = read_json(real / "real.json")
         with np.load(real / "features.npz") as stored:
@@ -235,8 +241,11 @@ class Features:
         return found
 
 
-def _real_side(features: Features, context: RunContext) -> Path:
-    """Return the artifact of the real images: `features.npz`, and `real.json` with floor, scale and GAN-train reference."""
+def _real_side(features: Features, context: RunContext, *, meanwhile: Callable[[], object]) -> Path:
+    """Return the artifact of the real images: `features.npz`, and `real.json` with floor, scale and GAN-train reference.
+
+    `meanwhile` is called repeatedly while another process builds it.
+    """
     prepared, cache = context.prepared, context.cache
     labels = range(len(prepared.class_names))
 
@@ -277,7 +286,12 @@ def _real_side(features: Features, context: RunContext) -> Path:
         "positive": prepared.positive,
         "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
     }
-    return build_once(cache, REAL_STAGE, inputs, build)
+
+    def waiting() -> None:
+        meanwhile()
+        context.on_progress("waiting for features of real images, which another process computes", 0, 0)
+
+    return build_once(cache, REAL_STAGE, inputs, build, waiting=waiting)
 
 
 def small_images(pixels: NDArray[np.uint8], resolution_px: int) -> Floats:
