@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from xraytune.files import sha256_of, temporary_name
 from xraytune.pipeline.artifacts import (
     artifact_path,
     artifacts_of,
+    build_in_parts,
     build_once,
     fingerprint,
     is_intact,
+    parts_of,
     releases,
     take_requests,
 )
@@ -269,6 +273,56 @@ def test_a_second_process_waits_for_the_first_and_takes_over_when_it_dies(tmp_pa
     assert second.returncode == 0
     assert counted.read_text(encoding="utf-8") == ("xx" if is_killed else "x")
     assert is_intact(artifact_path(tmp_path / "cache", "pixels-1", {"seed": 7}))
+
+
+def test_a_process_that_waits_builds_the_last_parts_and_each_part_is_built_once(tmp_path: Path) -> None:
+    built, first_began, last_built = list[tuple[str, int]](), threading.Event(), threading.Event()
+
+    def get(who: str) -> Path:
+        def build_part(folder: Path, part: int) -> None:
+            built.append((who, part))
+            if who == "first" and part == 0:
+                first_began.set()
+                assert last_built.wait(30)
+            (folder / "part").write_text(f"{part} ", encoding="utf-8")
+            if part == 1:
+                last_built.set()
+
+        def join(folder: Path, parts: Sequence[Path]) -> None:
+            texts = ((part / "part").read_text(encoding="utf-8") for part in parts)
+            (folder / "whole").write_text("".join(texts), encoding="utf-8")
+
+        return build_in_parts(tmp_path, "features-1", INPUTS, range(4), build_part, join)
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(get, "first")
+        assert first_began.wait(30)
+        second = threads.submit(get, "second")
+        path = first.result()
+
+    assert (path / "whole").read_text(encoding="utf-8") == "0 1 2 3 "
+    assert second.result() == path
+    assert built == [("first", 0), ("second", 3), ("second", 2), ("second", 1)]
+    assert [*(tmp_path / parts_of("features-1")).iterdir()] == []
+
+
+def test_a_killed_build_leaves_its_parts_for_the_next_one(tmp_path: Path) -> None:
+    built = list[int]()
+
+    def build_part(folder: Path, part: int) -> None:
+        built.append(part)
+        if len(built) == 2:
+            raise RuntimeError("killed")
+        (folder / "part").touch()
+
+    def get() -> Path:
+        return build_in_parts(tmp_path, "features-1", INPUTS, range(3), build_part, lambda *_: None)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        get()
+
+    assert is_intact(get())
+    assert built == [0, 1, 1, 2]
 
 
 def test_release_omits_the_build_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 """The batches of a step: the same real images in every arm, nested extra ones, and the frozen network's features."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -15,7 +17,9 @@ from tests.pipeline.test_trial import gan, numbers, run
 from xraytune.config.settings import Experiment, FolderSettings
 from xraytune.errors import DataError
 from xraytune.models.classifier import Classifier, build_classifier
+from xraytune.pipeline.artifacts import parts_of
 from xraytune.pipeline.inputs import TrialInputs, real_images_for_norms, untrained
+from xraytune.pipeline.network import FEATURES_STAGE, Network
 from xraytune.pipeline.prepare import RunContext, prepare, side_images
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_generator
 from xraytune.pipeline.training_set import TrainingSet, build_training_set
@@ -212,6 +216,25 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
     )
     with torch.no_grad():
         assert torch.allclose(val, network.backbone(images), atol=1e-5)
+
+
+def test_features_computed_in_parts_are_those_computed_at_once(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = frozen(bench, tmp_path, classical=2, views=2)
+    images = side_images("train", bench.prepared, bench.cache)
+    many = replace(images, rows=np.resize(images.rows, 600), labels=np.resize(images.labels, 600))
+
+    def computed(name: str) -> NDArray[Any]:
+        context = replace(bench.context, cache=tmp_path / name)
+        return Network(experiment, context).features(many, classical=2)
+
+    in_parts = computed("parts")
+    monkeypatch.setattr("xraytune.pipeline.network._LEAST_PART", 1000)
+
+    assert in_parts.shape[:2] == (600, 2)
+    assert (tmp_path / "parts" / parts_of(FEATURES_STAGE)).exists()
+    assert np.array_equal(in_parts, computed("at once"))
 
 
 def test_all_images_of_a_gan_trial_have_the_gans_resolution(bench: Bench) -> None:

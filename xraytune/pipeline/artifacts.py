@@ -21,8 +21,9 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache as cached
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -81,7 +82,7 @@ def build_once(
     if is_intact(path):
         _requests[kind, "hit"] += 1
         return path
-    with build_lock(path.with_name(f".{path.name}.lock"), waiting):
+    with build_lock(_lock_of(path), waiting):
         if is_intact(path):
             _requests[kind, "hit"] += 1
             return path
@@ -98,6 +99,64 @@ def build_once(
             }
             write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
     return path
+
+
+def build_in_parts(
+    cache: Path,
+    stage: str,
+    inputs: Mapping[str, Any],
+    parts: Sequence[Any],
+    build_part: Callable[[Path, Any], None],
+    join: Callable[[Path, Sequence[Path]], None],
+    *,
+    waiting: Callable[[], None] = lambda: None,
+) -> Path:
+    """Like `build_once`, but processes that wait for the artifact help to build it.
+
+    `build_part(folder, part)` builds one of the `parts`, which are JSON values: the process that holds the lock begins with
+    the first, the others with the last. `join(folder, folders of the parts)` then fills the artifact's folder. Until the
+    artifact is complete, its parts are artifacts of the stage `parts_of(stage)`.
+    """
+    path, done = artifact_path(cache, stage, inputs), list[Path]()
+    if len(parts) == 1:
+        return build_once(cache, stage, inputs, lambda folder: build_part(folder, parts[0]), waiting=waiting)
+
+    @cached
+    def place(number: int) -> Path:
+        return artifact_path(cache, parts_of(stage), {**inputs, "part": parts[number]})
+
+    def built(number: int) -> Path:
+        part = parts[number]
+        of_part = {**inputs, "part": part}
+        return build_once(cache, parts_of(stage), of_part, lambda folder: build_part(folder, part), waiting=waiting)
+
+    def build(folder: Path) -> None:
+        done.extend(map(built, range(len(parts))))
+        join(folder, done)
+
+    def help_out() -> None:
+        for number in reversed(range(len(parts))):
+            if not place(number).exists() and not is_build_locked(_lock_of(place(number))):
+                if not path.exists():  # else the parts are being removed
+                    built(number)
+                return
+        waiting()
+
+    build_once(cache, stage, inputs, build, waiting=help_out)
+    for part in done:
+        with suppress(OSError, MachineError):  # another user's; `cache clean` removes it
+            discard(part)
+    return path
+
+
+def parts_of(stage: str) -> str:
+    """Return the stage of the parts of an artifact: "features-part-2" of "features-2"."""
+    kind, _, version = stage.rpartition("-")
+    return f"{kind}-part-{version}"
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def take_requests() -> list[tuple[str, str, int]]:

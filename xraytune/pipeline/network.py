@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from itertools import chain
@@ -32,17 +32,20 @@ from xraytune.models.classifier import Classifier, build_head
 from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.models.segmenter import MASK_THRESHOLD
 from xraytune.models.train import predict_logits
-from xraytune.pipeline.artifacts import build_once, releases
+from xraytune.pipeline.artifacts import build_in_parts, releases
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import ImageSource, RunContext, side_images
 from xraytune.pipeline.task import Task, task_of
 from xraytune.records import Compute
 
 FEATURES_STAGE = "features-2"
+_FEATURES_FILE = "features.npy"
 VAL_BATCH = 128
 _CPU_BATCH = 32
 """Larger batches are not faster on the CPU and take more memory."""
 _FEATURE_BATCH = 64
+_LEAST_PART, _MOST_PARTS = 4 * _FEATURE_BATCH, 64
+"""Of an image source, the features are computed in at most so many parts, each of at least so many images."""
 MAX_STAGE_BYTES = 2 * 2**30
 """Larger inputs of the last stage are recomputed in each step."""
 
@@ -142,33 +145,37 @@ class Network:
             **({"until": last_stage_prefix(parameters.backbone)} if self.stage else {}),
         }
 
-        def build(folder: Path) -> None:
-            network = self.whole
+        def build(folder: Path, part: tuple[int, int]) -> None:
+            network, (first, end) = self.whole, part
             assert isinstance(network, Classifier), "only a classifier has features"
             like = self._outputs(network, self.scaled(source, slice(0, 1)), table[:1, 0])
-            shape = (count, table.shape[1], *like.shape[1:])
-            out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=like.dtype, shape=shape)
-            # A full disk is an error here; later, in the map, it would kill the process.
-            if hasattr(os, "posix_fallocate"):
-                with (folder / "features.npy").open("rb+") as stream:
-                    os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
-            self._context.on_progress(what, earlier, total)
-            for start in range(0, count, _FEATURE_BATCH):
-                batch = slice(start, start + _FEATURE_BATCH)
+            out = _new_array(folder, (end - first, table.shape[1], *like.shape[1:]), like.dtype)
+            self._context.on_progress(what, earlier + first, total)
+            for start in range(0, end - first, _FEATURE_BATCH):
+                batch = slice(first + start, min(first + start + _FEATURE_BATCH, end))
                 images = self.scaled(source, batch)
                 for view in range(table.shape[1]):
-                    out[batch, view] = self._outputs(network, images, table[batch, view])
-                self._context.on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
+                    out[start : start + len(images), view] = self._outputs(network, images, table[batch, view])
+                self._context.on_progress(what, earlier + batch.stop, total)
             out.flush()
 
-        path = build_once(
+        def join(folder: Path, parts: Sequence[Path]) -> None:
+            arrays = [np.load(part / _FEATURES_FILE, mmap_mode="r") for part in parts]
+            out = _new_array(folder, (count, *arrays[0].shape[1:]), arrays[0].dtype)
+            np.concatenate(arrays, out=out)
+            out.flush()
+
+        images_per_part = max(_LEAST_PART, -(-count // (_MOST_PARTS * _FEATURE_BATCH)) * _FEATURE_BATCH)
+        path = build_in_parts(
             self._context.cache,
             FEATURES_STAGE,
             inputs,
+            [(first, min(first + images_per_part, count)) for first in range(0, count, images_per_part)],
             build,
+            join,
             waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, count),
         )
-        features: NDArray[Any] = np.load(path / "features.npy", mmap_mode="r")
+        features: NDArray[Any] = np.load(path / _FEATURES_FILE, mmap_mode="r")
         return features
 
     def _outputs(self, network: Classifier, images: Tensor, views: NDArray[np.float32]) -> NDArray[Any]:
@@ -222,6 +229,16 @@ def _stage_inputs(backbone: nn.Module, stage: nn.Module, images: Tensor, compute
     maps = found[0].permute(0, 2, 3, 1).contiguous()
     values: NDArray[Any] = (maps.view(torch.int16) if maps.dtype == torch.bfloat16 else maps).cpu().numpy()
     return values
+
+
+def _new_array(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
+    """Return a memory-mapped array in a new file; a full disk is an error here, since later it would kill the process."""
+    file = folder / _FEATURES_FILE
+    out: np.memmap[Any, Any] = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with file.open("rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
+    return out
 
 
 def view_count(experiment: Experiment) -> int:
