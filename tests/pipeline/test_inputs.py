@@ -1,5 +1,7 @@
 """The batches of a step: the same real images in every arm, nested extra ones, and the frozen network's features."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,32 @@ def test_features_computed_in_parts_are_those_computed_at_once(
     assert in_parts.shape[:2] == (600, 2)
     assert (tmp_path / "parts" / parts_of(FEATURES_STAGE)).exists()
     assert np.array_equal(in_parts, computed("at once"))
+
+
+def test_features_that_another_process_computes_come_last(bench: Bench, tmp_path: Path, training_set_of: Any) -> None:
+    experiment = frozen(bench, tmp_path, source="gan", gan=gan(), synthetic_ratio=1.0)
+    training_set_of(source="gan", gan=gan(), synthetic_ratio=1.0)
+    has_begun, may_end, reported = threading.Event(), threading.Event(), list[str]()
+
+    def first(what: str, done: int, total: int) -> None:
+        del done, total
+        if what == "features of training images":
+            has_begun.set()
+            assert may_end.wait(60)
+
+    def second(what: str, done: int, total: int) -> None:
+        del done, total
+        reported.append(what)
+        if what.startswith("waiting"):
+            may_end.set()
+
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(TrialInputs, experiment, replace(bench.context, on_progress=first))
+        assert has_begun.wait(60)
+        other = TrialInputs(experiment, replace(bench.context, on_progress=second))
+
+    assert next(iter(reported)) == "features of GAN images"
+    assert torch.equal(one.result().batch(0)[0], other.batch(0)[0])
 
 
 def test_all_images_of_a_gan_trial_have_the_gans_resolution(bench: Bench) -> None:

@@ -149,6 +149,12 @@ def build_in_parts(
     return path
 
 
+def is_being_built(cache: Path, stage: str, inputs: Mapping[str, Any]) -> bool:
+    """Return whether another process builds the artifact, which does not exist yet."""
+    path = artifact_path(cache, stage, inputs)
+    return not path.exists() and is_build_locked(_lock_of(path))
+
+
 def parts_of(stage: str) -> str:
     """Return the stage of the parts of an artifact: "features-part-2" of "features-2"."""
     kind, _, version = stage.rpartition("-")

@@ -32,7 +32,7 @@ from xraytune.models.classifier import Classifier, build_head
 from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.models.segmenter import MASK_THRESHOLD
 from xraytune.models.train import predict_logits
-from xraytune.pipeline.artifacts import build_in_parts, releases
+from xraytune.pipeline.artifacts import build_in_parts, is_being_built, releases
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import ImageSource, RunContext, side_images
 from xraytune.pipeline.task import Task, task_of
@@ -127,23 +127,9 @@ class Network:
         Features are float32 [n, V, D]; inputs of the last stage are [n, V, H, W, C], with bfloat16 stored as int16.
         Progress counts `earlier` images of other sources with the same title, of `total`.
         """
-        parameters, seed, compute = self.experiment.parameters, self.experiment.settings.seed, self.compute
-        count, views = len(source.rows), parameters.views
-        table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
+        parameters, seed, count = self.experiment.parameters, self.experiment.settings.seed, len(source.rows)
+        table = view_table(seed, "views", source.name, image_count=count, views=parameters.views, classical=classical)
         what, total = f"features of {source.title}", total or count
-        inputs = {
-            "group": [source.name, source.inputs],
-            "network": {
-                "backbone": BACKBONES.identity(parameters.backbone),
-                "input_channels": parameters.input_channels,
-                "weights": self._weights.sha256 if self._weights else None,
-            },
-            "format": asdict(self.form),
-            "views": [seed, views, classical] if classical else None,
-            "compute": [compute.device, compute.threads, compute.precision],
-            "releases": releases("torch", "torchvision"),
-            **({"until": last_stage_prefix(parameters.backbone)} if self.stage else {}),
-        }
 
         def build(folder: Path, part: tuple[int, int]) -> None:
             network, (first, end) = self.whole, part
@@ -169,7 +155,7 @@ class Network:
         path = build_in_parts(
             self._context.cache,
             FEATURES_STAGE,
-            inputs,
+            self._feature_inputs(source, classical),
             [(first, min(first + images_per_part, count)) for first in range(0, count, images_per_part)],
             build,
             join,
@@ -177,6 +163,26 @@ class Network:
         )
         features: NDArray[Any] = np.load(path / _FEATURES_FILE, mmap_mode="r")
         return features
+
+    def is_computed_elsewhere(self, source: ImageSource, *, classical: int) -> bool:
+        """Return whether another process computes the features of a source, which are not cached yet."""
+        return is_being_built(self._context.cache, FEATURES_STAGE, self._feature_inputs(source, classical))
+
+    def _feature_inputs(self, source: ImageSource, classical: int) -> dict[str, Any]:
+        parameters, compute = self.experiment.parameters, self.compute
+        return {
+            "group": [source.name, source.inputs],
+            "network": {
+                "backbone": BACKBONES.identity(parameters.backbone),
+                "input_channels": parameters.input_channels,
+                "weights": self._weights.sha256 if self._weights else None,
+            },
+            "format": asdict(self.form),
+            "views": [self.experiment.settings.seed, parameters.views, classical] if classical else None,
+            "compute": [compute.device, compute.threads, compute.precision],
+            "releases": releases("torch", "torchvision"),
+            **({"until": last_stage_prefix(parameters.backbone)} if self.stage else {}),
+        }
 
     def _outputs(self, network: Classifier, images: Tensor, views: NDArray[np.float32]) -> NDArray[Any]:
         """Return what to cache for images, float32 [n, 1, S, S], in these views, [n, 7]."""
