@@ -19,9 +19,8 @@ from tests.pipeline.test_trial import gan, numbers, run
 from xraytune.config.settings import Experiment, FolderSettings
 from xraytune.errors import DataError
 from xraytune.models.classifier import Classifier, build_classifier
-from xraytune.pipeline.artifacts import parts_of
 from xraytune.pipeline.inputs import TrialInputs, real_images_for_norms, untrained
-from xraytune.pipeline.network import FEATURES_STAGE, Network
+from xraytune.pipeline.network import Network
 from xraytune.pipeline.prepare import RunContext, prepare, side_images
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_generator
 from xraytune.pipeline.training_set import TrainingSet, build_training_set
@@ -227,15 +226,18 @@ def test_features_computed_in_parts_are_those_computed_at_once(
     images = side_images("train", bench.prepared, bench.cache)
     many = replace(images, rows=np.resize(images.rows, 600), labels=np.resize(images.labels, 600))
 
+    reports = list[int]()
+
     def computed(name: str) -> NDArray[Any]:
-        context = replace(bench.context, cache=tmp_path / name)
+        reports.clear()
+        context = replace(bench.context, cache=tmp_path / name, on_progress=lambda _, done, __: reports.append(done))
         return Network(experiment, context).features(many, classical=2)
 
-    in_parts = computed("parts")
-    monkeypatch.setattr("xraytune.pipeline.network._LEAST_PART", 1000)
+    in_parts, reported = computed("parts"), [*reports]
+    monkeypatch.setattr("xraytune.pipeline.network._MIN_PART_IMAGES", 1000)
 
     assert in_parts.shape[:2] == (600, 2)
-    assert (tmp_path / "parts" / parts_of(FEATURES_STAGE)).exists()
+    assert reported == [0, 64, 128, 192, 256, 256, 320, 384, 448, 512, 512, 576, 600, 600], "of three parts"
     assert np.array_equal(in_parts, computed("at once"))
 
 

@@ -102,7 +102,10 @@ def test_figures_of_a_pool_are_computed_once(clinic: Bench) -> None:
     assert len(list((clinic.cache / QUALITY_STAGE).glob("[!.]*"))) >= 1
 
 
-def test_while_one_process_computes_the_real_features_another_computes_its_synthetic_ones(clinic: Bench) -> None:
+@pytest.mark.parametrize(("pool", "own_work"), [("blurred", ["quality: features of synthetic images"]), ("sharp", [])])
+def test_while_one_process_computes_the_real_features_another_computes_those_of_another_pool(
+    clinic: Bench, pool: str, own_work: list[str]
+) -> None:
     computes_real, may_continue = threading.Event(), threading.Event()
 
     def first(what: str, done: int, total: int) -> None:
@@ -119,16 +122,19 @@ def test_while_one_process_computes_the_real_features_another_computes_its_synth
         if what.startswith("waiting"):
             may_continue.set()
 
-    shutil.rmtree(clinic.cache / REAL_STAGE, ignore_errors=True)
+    for stage in (REAL_STAGE, QUALITY_STAGE):
+        shutil.rmtree(clinic.cache / stage, ignore_errors=True)
     with ThreadPoolExecutor() as threads:
         one = threads.submit(measure_quality, with_folder(clinic, "sharp"), replace(clinic.context, on_progress=first))
         assert computes_real.wait(60)
-        measure_quality(with_folder(clinic, "blurred"), replace(clinic.context, on_progress=second))
+        measure_quality(with_folder(clinic, pool), replace(clinic.context, on_progress=second))
         one.result()
 
     titles = list(dict.fromkeys(reported))
-    assert titles[0] == "quality: features of synthetic images"
-    assert titles[1].startswith("waiting for features of real images")
+    assert titles[: len(own_work) + 1] == [
+        *own_work,
+        "waiting for the quality of images, which another process is computing",
+    ]
 
 
 @pytest.mark.parametrize(

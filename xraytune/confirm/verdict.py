@@ -156,7 +156,7 @@ def gather(pair: StructuralComponents) -> Evidence:
 
 
 def p_values(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the one-sided p-values of the null hypotheses "the true difference is at most (at least) `difference`"."""
+    """Return one-sided p-values: of "the true difference is at most `difference`", and of "it is at least `difference`"."""
     error, degrees = _error_at(evidence, difference)
     distance = (np.asarray(difference) - evidence.difference) / error
     return np.asarray(stdtr(degrees, distance)), np.asarray(stdtr(degrees, -distance))
@@ -337,7 +337,7 @@ def pair_tests(evidence: Evidence, *, rope: float) -> PairTests:
     Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two one-sided tests procedure
     and the power approach".
     """
-    # Together, since the variance at the observed difference is that of all three.
+    # In one call, since all three share the variance at the observed difference.
     differences = np.reshape([0.0, rope, -rope], (3, *[1] * np.ndim(evidence.difference)))
     (above_zero, _, above_rope), (below_zero, by_rope, _) = p_values(evidence, differences)
     return PairTests(

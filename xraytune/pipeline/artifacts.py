@@ -105,44 +105,64 @@ def build_in_parts(
     cache: Path,
     stage: str,
     inputs: Mapping[str, Any],
-    parts: Sequence[Any],
-    build_part: Callable[[Path, Any], None],
+    parts: Sequence[Mapping[str, Any]],
+    build_part: Callable[[Path, Mapping[str, Any], int], None],
     join: Callable[[Path, Sequence[Path]], None],
     *,
     waiting: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Like `build_once`, but processes that wait for the artifact help to build it.
+    """Like `build_once`, but waiting processes help build the artifact.
 
-    `build_part(folder, part)` builds one of the `parts`, which are JSON values: the process that holds the lock begins with
-    the first, the others with the last. `join(folder, folders of the parts)` then fills the artifact's folder. Until the
-    artifact is complete, its parts are artifacts of the stage `parts_of(stage)`.
+    `build_part(folder, part, n)` builds an element of `parts`, a JSON object, when n parts exist. The lock holder starts at
+    the first part, the others at the last. `join(folder, part_folders)` then assembles the artifact. Until then, each part
+    is an artifact of the same stage.
     """
-    path, done = artifact_path(cache, stage, inputs), list[Path]()
+    path, done, can_help = artifact_path(cache, stage, inputs), list[Path](), True
     if len(parts) == 1:
-        return build_once(cache, stage, inputs, lambda folder: build_part(folder, parts[0]), waiting=waiting)
+        return build_once(cache, stage, inputs, lambda folder: build_part(folder, parts[0], 0), waiting=waiting)
+
+    def inputs_of_part(number: int) -> dict[str, Any]:
+        return {"whole": path.name, "part": parts[number]}
 
     @cached
     def place(number: int) -> Path:
-        return artifact_path(cache, parts_of(stage), {**inputs, "part": parts[number]})
+        return artifact_path(cache, stage, inputs_of_part(number))
 
     def built(number: int) -> Path:
-        part = parts[number]
-        of_part = {**inputs, "part": part}
-        return build_once(cache, parts_of(stage), of_part, lambda folder: build_part(folder, part), waiting=waiting)
+        def build(folder: Path) -> None:
+            build_part(folder, parts[number], sum(place(other).exists() for other in range(len(parts))))
 
-    def build(folder: Path) -> None:
-        done.extend(map(built, range(len(parts))))
+        return build_once(cache, stage, inputs_of_part(number), build, waiting=waiting)
+
+    def build_whole(folder: Path) -> None:
+        for number in range(len(parts)):
+            done.append(built(number))
+            os.utime(folder)  # `clean` removes old temporary folders
         join(folder, done)
 
-    def help_out() -> None:
-        for number in reversed(range(len(parts))):
+    def help_build() -> None:
+        nonlocal can_help
+        for number in reversed(range(len(parts))) if can_help else ():
             if not place(number).exists() and not is_build_locked(_lock_of(place(number))):
-                if not path.exists():  # else the parts are being removed
-                    built(number)
+                try:
+                    if not path.exists():  # otherwise the artifact is complete and its parts are being removed
+                        built(number)
+                except (
+                    MachineError,
+                    OSError,
+                    RuntimeError,
+                    MemoryError,
+                ) as error:  # no reason to fail: others build it
+                    _logger.warning("cannot help build %s: %s", path, error)
+                    can_help = False
                 return
         waiting()
 
-    build_once(cache, stage, inputs, build, waiting=help_out)
+    try:
+        build_once(cache, stage, inputs, build_whole, waiting=help_build)
+    except FileNotFoundError:  # another process that does not see the lock may have removed the parts
+        if not is_intact(path):
+            raise
     for part in done:
         with suppress(OSError, MachineError):  # another user's; `cache clean` removes it
             discard(part)
@@ -150,15 +170,9 @@ def build_in_parts(
 
 
 def is_being_built(cache: Path, stage: str, inputs: Mapping[str, Any]) -> bool:
-    """Return whether another process builds the artifact, which does not exist yet."""
+    """Return whether an artifact is missing and another process is building it."""
     path = artifact_path(cache, stage, inputs)
     return not path.exists() and is_build_locked(_lock_of(path))
-
-
-def parts_of(stage: str) -> str:
-    """Return the stage of the parts of an artifact: "features-part-2" of "features-2"."""
-    kind, _, version = stage.rpartition("-")
-    return f"{kind}-part-{version}"
 
 
 def _lock_of(path: Path) -> Path:

@@ -165,7 +165,7 @@ class FeatureLoader:
 
         done, found, left = Counter[str](), dict[int, NDArray[Any]](), [*range(len(training_set.sources))]
         while left:
-            number = next(filter(is_free, left), left[0])  # those that another process computes come last
+            number = next(filter(is_free, left), left[0])  # sources that another process is working on come last
             left.remove(number)
             source = training_set.sources[number]
             earlier, total = done[source.title], totals[source.title]

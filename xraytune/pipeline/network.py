@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from itertools import chain
@@ -44,8 +44,8 @@ VAL_BATCH = 128
 _CPU_BATCH = 32
 """Larger batches are not faster on the CPU and take more memory."""
 _FEATURE_BATCH = 64
-_LEAST_PART, _MOST_PARTS = 4 * _FEATURE_BATCH, 64
-"""Of an image source, the features are computed in at most so many parts, each of at least so many images."""
+_MIN_PART_IMAGES, _MAX_PARTS = 4 * _FEATURE_BATCH, 64
+"""A source is split into at most so many parts of at least so many images; the last part may be smaller."""
 MAX_STAGE_BYTES = 2 * 2**30
 """Larger inputs of the last stage are recomputed in each step."""
 
@@ -131,32 +131,39 @@ class Network:
         table = view_table(seed, "views", source.name, image_count=count, views=parameters.views, classical=classical)
         what, total = f"features of {source.title}", total or count
 
-        def build(folder: Path, part: tuple[int, int]) -> None:
-            network, (first, end) = self.whole, part
+        def build(folder: Path, part: Mapping[str, Any], parts_done: int) -> None:
+            network, (first, end) = self.whole, part["images"]
             assert isinstance(network, Classifier), "only a classifier has features"
             like = self._outputs(network, self.scaled(source, slice(0, 1)), table[:1, 0])
             out = _new_array(folder, (end - first, table.shape[1], *like.shape[1:]), like.dtype)
-            self._context.on_progress(what, earlier + first, total)
+            done = earlier + min(parts_done * per_part, count - (end - first))
+            self._context.on_progress(what, done, total)
             for start in range(0, end - first, _FEATURE_BATCH):
                 batch = slice(first + start, min(first + start + _FEATURE_BATCH, end))
                 images = self.scaled(source, batch)
                 for view in range(table.shape[1]):
                     out[start : start + len(images), view] = self._outputs(network, images, table[batch, view])
-                self._context.on_progress(what, earlier + batch.stop, total)
+                self._context.on_progress(what, done + batch.stop - first, total)
             out.flush()
 
         def join(folder: Path, parts: Sequence[Path]) -> None:
-            arrays = [np.load(part / _FEATURES_FILE, mmap_mode="r") for part in parts]
-            out = _new_array(folder, (count, *arrays[0].shape[1:]), arrays[0].dtype)
-            np.concatenate(arrays, out=out)
+            self._context.on_progress(what, earlier + count, total)
+            out = None
+            for part, first in zip(parts, range(0, count, per_part), strict=True):
+                own = np.load(part / _FEATURES_FILE)  # not mapped: another process may remove it
+                if out is None:
+                    out = _new_array(folder, (count, *own.shape[1:]), own.dtype)
+                out[first : first + len(own)] = own
+            assert out is not None, "there are parts"
             out.flush()
 
-        images_per_part = max(_LEAST_PART, -(-count // (_MOST_PARTS * _FEATURE_BATCH)) * _FEATURE_BATCH)
+        per_part = max(_MIN_PART_IMAGES, -(-count // (_MAX_PARTS * _FEATURE_BATCH)) * _FEATURE_BATCH)
+        origin = {name: value for name, value in source.inputs.items() if name != "rows"}  # for `clean`
         path = build_in_parts(
             self._context.cache,
             FEATURES_STAGE,
             self._feature_inputs(source, classical),
-            [(first, min(first + images_per_part, count)) for first in range(0, count, images_per_part)],
+            [{"images": [first, min(first + per_part, count)], "of": origin} for first in range(0, count, per_part)],
             build,
             join,
             waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, count),
@@ -165,7 +172,7 @@ class Network:
         return features
 
     def is_computed_elsewhere(self, source: ImageSource, *, classical: int) -> bool:
-        """Return whether another process computes the features of a source, which are not cached yet."""
+        """Return whether a source's features are not cached yet and another process is computing them."""
         return is_being_built(self._context.cache, FEATURES_STAGE, self._feature_inputs(source, classical))
 
     def _feature_inputs(self, source: ImageSource, classical: int) -> dict[str, Any]:
@@ -238,7 +245,7 @@ def _stage_inputs(backbone: nn.Module, stage: nn.Module, images: Tensor, compute
 
 
 def _new_array(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
-    """Return a memory-mapped array in a new file; a full disk is an error here, since later it would kill the process."""
+    """Create a file and return it as a memory-mapped array. A full disk is an error now; later it would kill the process."""
     file = folder / _FEATURES_FILE
     out: np.memmap[Any, Any] = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from xraytune.metrics.memorisation import blurred
 from xraytune.metrics.origin import PROBE_PX, origin_aurocs
 from xraytune.models.backbones import build_backbone
 from xraytune.models.inputs import input_format, normalise, to_unit
-from xraytune.pipeline.artifacts import build_once, releases
+from xraytune.pipeline.artifacts import build_once, fingerprint, releases
 from xraytune.pipeline.memorisation import copies_found, measure_memorisation
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.pools import ReadBlock, first_images, pool_reader
@@ -57,6 +57,7 @@ MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
 _SCALE_IMAGES = 64
 """The most images of a class at each blur of the scale; the KID is unbiased, so fewer images suffice."""
 _REFERENCE_PX, _BATCH = 64, 32
+_WAITING = "waiting for the quality of images, which another process is computing"
 _QUALITY = TypeAdapter(Quality)
 
 
@@ -93,9 +94,8 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
         return features.of("synthetic", sets)
 
-    real = _real_side(features, context, meanwhile=synthetic)
-
     def build(folder: Path) -> None:
+        real = _real_side(features, context, meanwhile=synthetic)
         found = synthetic()
         sharp, hazy = found[: len(names)], found[len(names) :]
         record = read_json(real / "real.json")
@@ -139,8 +139,10 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         blur_px = float(np.interp(quality.kid, np.maximum.accumulate(record["scale"]), SCALE_PX))
         write_json(folder / "quality.json", _QUALITY.dump_python(replace(quality, blur_px=blur_px), mode="json"))
 
-    inputs = {"real": real.name, "pixels": [prepared.pixels], "pools": [of_blocks for _, of_blocks in pools]}
-    path = build_once(context.cache, QUALITY_STAGE, inputs, build)
+    real_name = fingerprint(REAL_STAGE, _real_inputs(features, prepared))
+    inputs = {"real": real_name, "pixels": [prepared.pixels], "pools": [of_blocks for _, of_blocks in pools]}
+    waiting = partial(context.on_progress, _WAITING, 0, 1)
+    path = build_once(context.cache, QUALITY_STAGE, inputs, build, waiting=waiting)
     return _QUALITY.validate_python(read_json(path / "quality.json"))
 
 
@@ -244,7 +246,7 @@ class Features:
 def _real_side(features: Features, context: RunContext, *, meanwhile: Callable[[], object]) -> Path:
     """Return the artifact of the real images: `features.npz`, and `real.json` with floor, scale and GAN-train reference.
 
-    `meanwhile` is called repeatedly while another process builds it.
+    `meanwhile` is called repeatedly while another process is building it.
     """
     prepared, cache = context.prepared, context.cache
     labels = range(len(prepared.class_names))
@@ -278,7 +280,15 @@ def _real_side(features: Features, context: RunContext, *, meanwhile: Callable[[
         np.savez(content, **arrays)
         write_bytes(folder / "features.npz", content.getvalue())
 
-    inputs: dict[str, Any] = {
+    def waiting() -> None:
+        meanwhile()
+        context.on_progress(_WAITING, 0, 1)
+
+    return build_once(cache, REAL_STAGE, _real_inputs(features, prepared), build, waiting=waiting)
+
+
+def _real_inputs(features: Features, prepared: Prepared) -> dict[str, Any]:
+    return {
         "features": features.inputs,
         "images": prepared.fingerprint,
         "pixels": [prepared.pixels, prepared.pixels_sha256],
@@ -286,12 +296,6 @@ def _real_side(features: Features, context: RunContext, *, meanwhile: Callable[[
         "positive": prepared.positive,
         "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
     }
-
-    def waiting() -> None:
-        meanwhile()
-        context.on_progress("waiting for features of real images, which another process computes", 0, 0)
-
-    return build_once(cache, REAL_STAGE, inputs, build, waiting=waiting)
 
 
 def small_images(pixels: NDArray[np.uint8], resolution_px: int) -> Floats:

@@ -38,7 +38,6 @@ from xraytune.search.study import SCRATCH_NAME, StudyFolder, locked
 # Removed in this order: what is computed from another artifact comes before it, so an interrupted clean leaves none whose
 # origin is gone.
 KINDS = {
-    artifacts.parts_of(FEATURES_STAGE): "features",
     FEATURES_STAGE: "features",
     QUALITY_STAGE: "quality reports",
     REAL_STAGE: "features of real images",
