@@ -147,12 +147,7 @@ def build_in_parts(
                 try:
                     if not path.exists():  # otherwise the artifact is complete and its parts are being removed
                         built(number)
-                except (
-                    MachineError,
-                    OSError,
-                    RuntimeError,
-                    MemoryError,
-                ) as error:  # no reason to fail: others build it
+                except (MachineError, OSError, RuntimeError, MemoryError) as error:  # others build it
                     _logger.warning("cannot help build %s: %s", path, error)
                     can_help = False
                 return
