@@ -11,7 +11,6 @@ Every command has a function here, with the same arguments:
     xraytune generator sample         generator_sample, sample_trial_generator
     xraytune space check        load_space
     xraytune space import       import_sweep
-    xraytune forecast           forecast
     xraytune search             run_search
     xraytune status             status, trials_dataframe
     xraytune report             write_report, write_paper, serve_report
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
     from xraytune.config.sweep import import_sweep
     from xraytune.confirm.run import confirm as confirm_study
     from xraytune.confirm.run import rehearse as rehearse_study
-    from xraytune.confirm.study_forecast import forecast
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms
     from xraytune.data.transform import Strengths, transform_folder
@@ -96,7 +94,6 @@ __all__ = [
     "evaluate",
     "export_best",
     "export_onnx",
-    "forecast",
     "generator_sample",
     "generator_train",
     "import_sweep",

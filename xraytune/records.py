@@ -37,11 +37,11 @@ def progress_text(what: str, done: int, total: int) -> str:
     return f"{work}: {done:,} of {total:,}{unit}"
 
 
-def time_range(low_seconds: float, high_seconds: float) -> str:
-    """Return a range of times as text, such as `18 to 27 min` or `3.1 to 4.5 h`."""
-    unit, seconds = ("s", 1) if high_seconds < 90 else ("min", 60) if high_seconds < 7200 else ("h", 3600)
-    low, high = (f"{one / seconds:.{1 if unit == 'h' else 0}f}" for one in (low_seconds, high_seconds))
-    return f"{high} {unit}" if low == high else f"{low} to {high} {unit}"
+def rounded_time(seconds: float) -> str:
+    """Return a time as text, such as `18 min` or `3.1 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass(slots=True)

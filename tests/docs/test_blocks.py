@@ -37,7 +37,6 @@ OUTPUT = {
     "docs/architecture.md": ("image folder ->", "xraytune/\n"),
     "docs/confirm.md": ("Generator quality:",),
     "docs/data.md": ("DIR/images/",),
-    "docs/forecast.md": ("gan-ratio-cpu: 5 to 6 min",),
     "docs/generators.md": ("quality: as far",),
     "docs/report.md": ("ASHA stopped", "warning: no trial"),
     "docs/segmentation.md": ("jsrt/train/",),

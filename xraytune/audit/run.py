@@ -43,7 +43,7 @@ from xraytune.report.page import render
 from xraytune.report.sections import Picture, Score, Section, Table, sections
 from xraytune.report.study import read_study
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.run import machine_of, require_weights, search
+from xraytune.search.run import require_weights, resources_here, search
 from xraytune.search.study import StudyFolder, create_study, require_same_images, require_same_space
 
 AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"
@@ -175,7 +175,7 @@ def audit(
     elif mix.ratios and not index.test and test is None:
         why_not = "the real images have no test/ folder; give --test DIR"
     space = space_of(mix if mix.ratios else Mix())
-    compute = machine_of(settings).compute
+    _, compute = resources_here(settings)
     if folder.space_path.exists():
         require_same_space(folder, space)
         prepared = require_same_images(folder, prepared)

@@ -88,7 +88,6 @@ def build_app() -> typer.Typer:
     _add(space_app, space.check, "xraytune space check search_spaces/gan_ratio.yaml")
     _add(space_app, space.import_, "xraytune space import sweep.yaml -o space.yaml")
 
-    _add(app, search.forecast, "xraytune forecast --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, study.status, "xraytune status studies/gan-ratio", _SEARCH)
     _add(app, study.report, "xraytune report studies/gan-ratio", _SEARCH)

@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from xraytune.cli.console import Cell, Column, Frame, Row, Table, Tone, duration, numbers
-from xraytune.records import time_range
 
 if TYPE_CHECKING:
     from xraytune.config.domains import Value
@@ -202,10 +201,9 @@ def _heading(view: StudyView) -> Iterable[Cell | str]:
         yield f"most realistic images: #{nearest.number}, {nearest.report.quality}"
     limit = f" of at most {duration(view.seconds_budget)}" if view.seconds_budget is not None else ""
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
-    forecast = f" (forecast: {time_range(*view.seconds_forecast)})" if view.seconds_forecast else ""
     idle = f", slots {view.idle_share:.0%} idle" if view.idle_share is not None else ""
     state = "running" if view.is_running else "not running"
-    yield f"{state}, {duration(view.seconds)} used{limit}{forecast}{idle}{left}"
+    yield f"{state}, {duration(view.seconds)} used{limit}{idle}{left}"
     if pruning := pruning_of(view):
         yield from pruning_lines(pruning)
 

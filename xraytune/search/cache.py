@@ -31,7 +31,6 @@ from xraytune.pipeline.pools import POOL_STAGE, generator_of
 from xraytune.pipeline.prepare import PIXELS_STAGE
 from xraytune.pipeline.quality import QUALITY_STAGE, REAL_STAGE
 from xraytune.records import Progress, ignore_progress
-from xraytune.search.calibration import SPEED_STAGE
 from xraytune.search.journal import Journal
 from xraytune.search.study import SCRATCH_NAME, StudyFolder, locked
 
@@ -49,7 +48,7 @@ KINDS = {
     PIXELS_STAGE: "decoded images",
 }
 _PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_NAMES = {**KINDS, WEIGHTS_STAGE: "checksums of weights", SPEED_STAGE: "measured speeds"}
+_NAMES = {**KINDS, WEIGHTS_STAGE: "checksums of weights"}
 _ORDER = {stage: place for place, stage in enumerate(KINDS)}
 _HOUR_SECONDS = 3600.0
 _LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")

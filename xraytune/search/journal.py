@@ -28,7 +28,7 @@ from xraytune.config.domains import Suggester, Value
 from xraytune.config.fields import flat_values, parameters_from
 from xraytune.config.paths import absolute_path, is_path, relative_value
 from xraytune.config.settings import Objective, Parameters, SamplerSettings
-from xraytune.config.space import Point, Space
+from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import check_fences, cut_torn_line, explain_disk_errors, require_file, sync
 from xraytune.search.messages import Failure, Status, TrialSuggestion, resource_share
@@ -320,11 +320,9 @@ def quiet_optuna() -> Iterator[None]:
         yield
 
 
-def random_parameters(space: Space, seed: int, *, points: Sequence[Point] = ()) -> Iterator[Parameters]:
-    """Yield these points, then independent random draws forever; the same seed yields the same draws."""
+def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
+    """Yield independent random draws forever; the same seed yields the same draws."""
     with quiet_optuna():
         study = optuna.create_study(sampler=RandomSampler(seed=seed))
-        for point in points:
-            study.enqueue_trial(point)
         while True:
             yield space.suggest(study.ask())

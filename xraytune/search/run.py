@@ -30,9 +30,7 @@ from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute
 from xraytune.search import study
-from xraytune.search.calibration import SPEED_STAGE, Machine
 from xraytune.search.controller import SearchController
-from xraytune.search.forecast import Forecaster
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
@@ -148,8 +146,6 @@ def search(
         study.create_study(folder, loaded, prepared, machine)
         if shortcut:
             write_json(folder.path / SHORTCUTS_FILE, asdict(shortcut))
-        if address is None and (cache / SPEED_STAGE).exists():
-            _forecast(loaded, folder, prepared, cache, callbacks)
     with study.locked(folder) as token, in_use(cache):
         study.require_same_space(folder, loaded)  # again: another search may have run in the meantime
         prepared = study.require_same_images(folder, prepared)
@@ -175,25 +171,15 @@ def _where_trials_run(
         require_device(compute, resumed.path)
     elif address:
         return survey(address, settings, note=callbacks.note)
-    machine = machine_of(settings)
-    return machine.allocation, machine.compute
+    return resources_here(settings)
 
 
-def machine_of(settings: Settings) -> Machine:
-    """Return where trials run on this machine; raise MachineError if a trial does not fit."""
+def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
+    """Return the resources of trials on this machine, and what they compute on; MachineError if a trial does not fit."""
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = allocation.compute()
-    count = slots(allocation, [Node(cpus=cpu_count(), gpus=gpu_count())])
-    return Machine(compute=compute, allocation=allocation, slots=count)
-
-
-def _forecast(space: Space, folder: StudyFolder, prepared: Prepared, cache: Path, callbacks: Callbacks) -> None:
-    """Report and record how long the search will take, if `forecast` has measured the speed of this machine."""
-    forecaster = Forecaster(space, prepared, machine_of(space.settings), cache)
-    if forecaster.measure(may_measure=False):
-        found = forecaster.forecast()
-        callbacks.note(f"forecast: {found.summary}")
-        write_json(folder.path / study.FORECAST_FILE, {"version": 1, "seconds": found.seconds})
+    slots(allocation, [Node(cpus=cpu_count(), gpus=gpu_count())])
+    return allocation, compute
 
 
 def _run(

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from xraytune.config.domains import Value
 from xraytune.config.settings import Objective
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import read_json, read_jsonl
+from xraytune.files import read_jsonl
 from xraytune.metrics.generator_quality import PoolReport
 from xraytune.pipeline.sides import SideSize, side_sizes
-from xraytune.records import time_range
+from xraytune.records import rounded_time
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import VALUE_NAME, Journal
 from xraytune.search.messages import read_pool_report, read_progress, read_samples
 from xraytune.search.race import Race, read_race
-from xraytune.search.study import FORECAST_FILE, StudyFolder, is_searched
+from xraytune.search.study import StudyFolder, is_searched
 from xraytune.search.trial_queue import Times, read_times
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ class StudyView:
         trial_budget: That of the last start, and at least the number of trials.
         seconds: Wall time used, over all starts.
         seconds_budget: `budget.hours` of the last start; None if it has none.
-        seconds_forecast: The lowest and highest wall time of its forecast; None if it had none.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
         race: None before its first repeat has ended.
         idle_share: The share of the slots' time that was idle; None before the first trial.
@@ -105,7 +104,6 @@ class StudyView:
     is_running: bool
     searched: tuple[str, ...] = ()
     seconds_budget: float | None = None
-    seconds_forecast: tuple[float, float] | None = None
     idle_share: float | None = None
     race: Race | None = None
 
@@ -242,7 +240,6 @@ class StudyWatcher:
         self.space = folder.space()
         self._sides = side_sizes(folder.prepared())
         self._journal = Journal(folder.journal_path, self.space, writable=False)
-        self._forecast = _read_forecast(folder.path / FORECAST_FILE)
         self._epoch_seconds: dict[int, float | None] = {}  # of pruned trials
 
     def look(self) -> StudyView:
@@ -271,7 +268,6 @@ class StudyWatcher:
             is_running=is_running,
             searched=self.space.searched,
             seconds_budget=seconds_budget,
-            seconds_forecast=self._forecast,
             race=race if race and race.ended else None,
             idle_share=times.idle_seconds / times.slot_seconds if times.slot_seconds else None,
         )
@@ -329,14 +325,6 @@ def _median_epoch_seconds(file: Path) -> float | None:
         return None
 
 
-def _read_forecast(file: Path) -> tuple[float, float] | None:
-    try:
-        low, _, high = map(float, read_json(file)["seconds"])
-        return low, high
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
-        return None
-
-
 def seconds_left(
     trials: Sequence[TrialView], trial_budget: int, times: Times, race: Race | None = None
 ) -> float | None:
@@ -376,7 +364,7 @@ class Pruning:
     @property
     def summary(self) -> str:
         """What was saved, as one line."""
-        saved, full = (time_range(one, one) for one in (self.saved_seconds, self.seconds))
+        saved, full = rounded_time(self.saved_seconds), rounded_time(self.seconds)
         time = f" (about {saved} of {full})" if self.saved_seconds else ""
         epochs = f"{self.saved_epochs:,} of {self.epochs:,} epochs"
         return f"ASHA stopped {self.stopped} of {self.trials} trials and saved {epochs}{time}"

@@ -8,7 +8,6 @@
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json quality.json
                                                val_b.npy: its results for val-B
     race/                                      repeats of the leaders: runs.jsonl, and trials/0702/ for round 2 of trial 7
-    forecast.json                              the wall time that its search was expected to take, if it was forecast
     report.html                                the page about it
     samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the trials' samples.json
 
@@ -55,8 +54,6 @@ from xraytune.records import Compute, Json
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 _NUMERIC = ("torch", "torchvision")
 """The packages whose version changes a trial's numbers."""
-FORECAST_FILE = "forecast.json"
-"""In a study: the wall time that its search was expected to take."""
 SCRATCH_NAME = ".tune"
 """In a study and its folders of runs: temporary files of Ray Tune."""
 _JOURNAL_NAME = "optuna.journal"

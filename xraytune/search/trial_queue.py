@@ -14,11 +14,11 @@ import sys
 import time
 from bisect import insort
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 
@@ -41,11 +41,9 @@ from xraytune.search.messages import (
 )
 from xraytune.search.study import StudyFolder, damage_explained
 
-T = TypeVar("T")
-
 _SAVE_EVERY_SECONDS = 5.0
 _SAME_FAILURES = 3
-DRAWN_AHEAD = 4
+_DRAWN_AHEAD = 4
 """Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
 
 GeneratorNeeds: TypeAlias = Callable[[GeneratorSettings | None], str | None]
@@ -137,28 +135,6 @@ class StudyClock:
             write_json(self._path, self.times().model_dump())
 
 
-def generators_first(
-    waiting: Iterable[T],
-    lineage: Callable[[T], Hashable | None],
-    steps: Callable[[T], int],
-    in_training: Collection[Hashable],
-) -> tuple[list[T], list[T]]:
-    """Return the trials that can train their generator now, the best one first, and those that need none, in order.
-
-    Others wait for those that train: the longest chain of runs comes first, and of a chain the shortest run, from which the
-    others continue. `lineage` returns that of the generator that must be trained for a trial first, or None; trials that
-    need one `in_training` wait.
-    """
-    ready, chains = list[T](), defaultdict[Hashable, list[T]](list)
-    for trial in waiting:
-        if (of := lineage(trial)) is None:
-            ready.append(trial)
-        elif of not in in_training:
-            chains[of].append(trial)
-    longest_first = sorted(chains.values(), key=lambda chain: max(map(steps, chain)), reverse=True)
-    return [min(chain, key=steps) for chain in longest_first], ready
-
-
 def reuses_processes(space: Space) -> bool:
     """Return whether a process runs several trials: those on cached features take less time than its start."""
     return set(space.combinations("trainable")) == {("head",)}
@@ -243,7 +219,7 @@ class TrialQueue:
         while self._has_more and self._next_is_fixed:
             self._waiting.append(self._new_trial())
         runnable = self._runnable()
-        while not runnable and self._has_more and len(self._waiting) < DRAWN_AHEAD * slots:
+        while not runnable and self._has_more and len(self._waiting) < _DRAWN_AHEAD * slots:
             self._waiting.append(self._new_trial())
             runnable = self._runnable()
         if not runnable or (self._running and self._slots(runnable[0]) > free):
@@ -325,18 +301,27 @@ class TrialQueue:
         return (self.generator_slots if suggestion.only_generator else 1) * suggestion.share
 
     def _runnable(self) -> list[TrialSuggestion]:
-        """Return the waiting trials that can start now, the best one first."""
+        """Return the waiting trials that can start now, the best one first.
+
+        Those that train their generator come before those that need none: the longest chain of runs first, and of a chain
+        the shortest run, from which the others continue. Trials whose generator is being trained wait.
+        """
         need = cache(self.generator_need)
+        ready, chains = list[TrialSuggestion](), defaultdict[str, list[TrialSuggestion]](list)
+        for trial in self._startable():
+            has_trained = trial.number in self._have_trained  # perhaps into another cache
+            lineage = None if has_trained else need(trial.parameters.generator)
+            if lineage is None:
+                ready.append(trial)
+            elif lineage not in self._lineages.values():
+                chains[lineage].append(trial)
 
-        def lineage(one: TrialSuggestion) -> str | None:
-            has_trained = one.number in self._have_trained  # perhaps into another cache
-            return None if has_trained else need(one.parameters.generator)
+        def steps(trial: TrialSuggestion) -> int:
+            return trial.parameters.generator.steps if trial.parameters.generator else 0
 
-        def steps(one: TrialSuggestion) -> int:
-            return one.parameters.generator.steps if one.parameters.generator else 0
-
-        first, ready = generators_first(self._startable(), lineage, steps, self._lineages.values())
-        return [*(replace(one, only_generator=self.trains_generators_first) for one in first), *ready]
+        longest_first = sorted(chains.values(), key=lambda chain: max(map(steps, chain)), reverse=True)
+        first = (min(chain, key=steps) for chain in longest_first)
+        return [*(replace(trial, only_generator=self.trains_generators_first) for trial in first), *ready]
 
     def _start(self, suggestion: TrialSuggestion) -> TrialSuggestion:
         trial = self.folder.trial_path(suggestion.number)
