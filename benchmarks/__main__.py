@@ -35,7 +35,6 @@ NAMES = (
     "threshold",
     "batch_norm",
     "pruning",
-    "race",
     "search_cpu",
     "report",
     "peers",

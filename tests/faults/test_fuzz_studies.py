@@ -25,12 +25,12 @@ from tests.faults.specimens import (
     make_study,
 )
 from xraytune.confirm.plan import read_plan
+from xraytune.confirm.run_list import completed_rows
 from xraytune.export.best import export
 from xraytune.files import append_jsonl, read_jsonl
 from xraytune.pipeline.prepare import Prepared, SideName
 from xraytune.search.inputs import require_same_inputs
 from xraytune.search.journal import Journal
-from xraytune.search.run_list import completed_rows
 from xraytune.search.status import status
 from xraytune.search.study import StudyFolder
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Parameters, Settings
+from xraytune.confirm.run_list import Run, RunList, complete_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.generators import gan
 from xraytune.generators import train as generator_train
@@ -27,7 +28,6 @@ from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
 from xraytune.search.messages import TrialSuggestion
-from xraytune.search.run_list import Run, RunList, complete_folder
 from xraytune.search.study import (
     StudyFolder,
     create_study,

@@ -17,6 +17,7 @@ import pytest
 from tests.in_process import CPU, controller_of, one_thread
 from xraytune.config.load import load_space
 from xraytune.config.settings import DiffusionSettings, Experiment
+from xraytune.confirm.run_list import Run, RunList
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import StudyError
 from xraytune.export.best import export
@@ -36,7 +37,6 @@ from xraytune.pipeline.synthesize import (
 from xraytune.pipeline.trial import train_own_generator, trial_epochs
 from xraytune.search.cache import clean, clean_cache, list_cache
 from xraytune.search.messages import TrialSuggestion
-from xraytune.search.run_list import Run, RunList
 from xraytune.search.status import status
 from xraytune.search.study import StudyFolder, create_study, locked
 

@@ -87,25 +87,6 @@ def test_finished_search_reports_the_spent_budget(space: Path, overrides: list[s
     assert notes[-1] == note
 
 
-def test_an_ended_search_can_be_given_a_race_whose_repeats_are_real_trainings(space: Path) -> None:
-    studies, notes = space.parent / "studies", list[str]()
-    search(space, studies=studies, overrides=["budget.trials=2"])
-    rows = read_jsonl(studies / "small" / "trials.jsonl")
-    overrides = ["budget.trials=2", "budget.repeats=3"]
-
-    raced = search(space, studies=studies, overrides=overrides, callbacks=Callbacks(note=notes.append))
-    again = search(space, studies=studies, overrides=overrides, callbacks=Callbacks(note=notes.append))
-
-    assert raced.race is not None
-    assert raced.for_export["number"] == raced.race.leaders[0].number
-    repeats = read_jsonl(studies / "small" / "race" / "runs.jsonl")
-    assert sorted(row["number"] for row in repeats) == [0, 1, 2, 100, 101, 102]
-    assert len({row["value"] for row in repeats}) > 2, "each round has seeds of its own"
-    assert (again.race, read_jsonl(studies / "small" / "trials.jsonl")) == (raced.race, rows)
-    assert notes[-1] == "budget.trials is used up after 2 trials; to continue, raise it with --set budget.trials=N"
-    assert status(studies / "small").race == raced.race, "study.yaml has the new budget"
-
-
 def test_ratio_without_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
     overrides = ["batch_size=512", "source={values: [none, duplicate]}", "synthetic_ratio={min: 0.002, max: 1.0}"]

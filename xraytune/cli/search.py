@@ -10,7 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from xraytune.cli import console, options
-from xraytune.cli.study_frame import live_frame, pruning_lines, race_frame, scores_text, summary_line
+from xraytune.cli.study_frame import live_frame, pruning_lines, scores_text, summary_line
 
 if TYPE_CHECKING:
     from xraytune.search.messages import Callbacks, TrialSuggestion
@@ -54,16 +54,13 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
     study = shown_path(summary.study)
     console.write(f"{study}: {counts}")
-    what = "winner of the race" if summary.race and summary.race.order else "best on val-B"
-    chosen = {"best on val-A": summary.best, f"{what}, to be exported": summary.for_export}
+    chosen = {"best on val-A": summary.best, "best on val-B, to be exported": summary.for_export}
     if summary.objective.is_of_generator:
         chosen = {"best": summary.best}
     for what, row in chosen.items():
         mix = mix_label(parameters_from(row["parameters"]), summary.objective)
         scores = scores_text(summary.metric, row["value"], row["val_b_score"])
         console.write(f"{what}: #{row['number']} {mix}, {scores}", "good")
-    if summary.race:
-        console.show(*race_frame(summary.race))
     if summary.pruning:
         console.show(*pruning_lines(summary.pruning))
     if next_step:

@@ -143,8 +143,6 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
     else:
         scores = scores_text(exported.metric, exported.val_score, exported.val_b_score)
         console.write(f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, {scores}")
-    if exported.race:
-        console.write(exported.race)
     if exported.generator_steps is not None:
         console.write(f"its generator after {exported.generator_steps:,} steps, where its KID was lowest")
     else:

@@ -12,7 +12,6 @@ from xraytune.cli.console import Cell, Column, Frame, Row, Table, Tone, duration
 if TYPE_CHECKING:
     from xraytune.config.domains import Value
     from xraytune.pipeline.sides import SideSize
-    from xraytune.search.race import Race
     from xraytune.search.status import Pruning, StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -47,7 +46,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     if hidden := len(view.trials) - len(rows):
         have = "trial has" if hidden == 1 else "trials have"
         lines.append(Cell(f"{hidden} more {have} ended; `xraytune status` shows them all", "dim"))
-    return *lines, Table(("", *columns), grouped), *(race_frame(view.race) if view.race else ())
+    return *lines, Table(("", *columns), grouped)
 
 
 def status_frame(view: StudyView, trials: Sequence[TrialView] | None = None) -> Frame:
@@ -67,16 +66,7 @@ def status_frame(view: StudyView, trials: Sequence[TrialView] | None = None) -> 
         *(sides_frame(view.sides) if view.sides else ()),
         *reasons,
         *([Table(columns, wide)] if trials else []),
-        *(race_frame(view.race) if view.race else ()),
     )
-
-
-def race_frame(race: Race) -> Frame:
-    """Lay out a race: what it shows, and the mean and the standard deviation of each leader's repeats on val-B."""
-    from xraytune.search.race import COLUMNS
-
-    columns = (*numbers(*COLUMNS[:-1]), Column(COLUMNS[-1], flexible=True))
-    return Cell(race.summary, "good" if race.order else "plain"), Table(columns, [*race.table()])
 
 
 def sides_frame(sizes: Sequence[SideSize]) -> Frame:
@@ -119,8 +109,6 @@ def summary_line(view: StudyView) -> str:
     """Format a running search as one log line."""
     busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
     parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view)[:1], *busy]
-    if view.race:
-        parts.append(f"race: {view.race.rounds} of {view.race.repeats} rounds, {len(view.race.racing)} leaders left")
     parts.append(f"{duration(view.seconds)} used")
     if view.seconds_left is not None:
         parts.append(f"about {duration(view.seconds_left)} left")
@@ -223,10 +211,8 @@ def _best(view: StudyView) -> list[str]:
     if view.is_running and later >= _LONG_UNCHANGED:
         chosen[0] += f", unchanged for {later} trials"
     if (export := view.for_export) is not None and export.val_b_score is not None:
-        what, score = "best on val-B", f"{view.metric} {export.val_b_score:.3f}"
-        if view.race and view.race.order:
-            what, score = "winner of the race", f"mean {view.metric} {view.race.leaders[0].mean:.3f} on val-B"
-        chosen.append(f"{what}, to be exported: #{export.number} {export.mix}, {score}")
+        score = f"{view.metric} {export.val_b_score:.3f}"
+        chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, {score}")
     return chosen
 
 

@@ -475,16 +475,6 @@ class Budget(Model):
     """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
     hours: Positive | None = None
     gpu_hours: Positive | None = None
-    leaders: Annotated[int, Field(ge=2)] = 4
-    """Trials in the race that ends a search: the best on val-B, or all complete ones if there are fewer."""
-    repeats: Annotated[int, Field(ge=0, le=100)] = 0
-    """How often the race trains each leader again, at most, with new seeds; 0: no race."""
-
-    @model_validator(mode="after")
-    def _repeats_can_be_compared(self) -> Self:
-        if self.repeats in (1, 2):
-            raise ValueError(f"budget.repeats: {self.repeats} is too few to compare leaders; write 3 or more, or 0")
-        return self
 
 
 class SchedulerSettings(Model):
@@ -656,8 +646,6 @@ class Settings(Model):
                 raise ValueError(f"{metric} needs quality.backbone; write quality: {{backbone: mobilenet_v2}}")
             if (self.quality.min_coverage or self.quality.max_kid) is not None:
                 raise ValueError(f"quality.min_coverage and quality.max_kid do not apply to {metric}; remove them")
-            if self.budget.repeats:
-                raise ValueError(f"budget.repeats does not apply to {metric}, whose result is one generator; remove it")
         if self.task == "segmentation":
             for name in ("classes", "positive", "table", "segmenter"):
                 if getattr(self.data, name) != DataSettings.model_fields[name].default:
@@ -667,13 +655,13 @@ class Settings(Model):
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON.
 
-        The number of trials, the race, time limits, resources, tracking and locations of files may change.
+        The number of trials, time limits, resources, tracking and locations of files may change.
         """
         return self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from"), True),
-                "budget": {"trials", "hours", "gpu_hours", "leaders", "repeats"},
+                "budget": {"trials", "hours", "gpu_hours"},
                 "data": {"path", "segmenter"},  # the content of the segmenter is in split.json
                 # The content of a file of weights is in inputs.json.
                 **({"quality": {"weights"}} if is_path("weights", self.quality.weights) else {}),

@@ -38,7 +38,7 @@ Role = Literal["finalist", "matched", "tuned", "ratio", "worth"]
 class FinishedTrial:
     """A trial of the search (`#12`) or a top-up (`top-up 3`) that has ended, with its best AUROC on val-A.
 
-    Only complete trials have an AUROC on val-B. `place` is the rank in the race of the leaders, 0 for the winner.
+    Only complete trials have an AUROC on val-B.
     """
 
     name: str
@@ -47,7 +47,6 @@ class FinishedTrial:
     epochs: int = 0
     val_score: float = math.nan
     val_b_score: float = math.nan
-    place: float = math.inf
 
     @classmethod
     def of_row(cls, name: str, parameters: Parameters, row: Mapping[str, Any]) -> FinishedTrial:
@@ -212,7 +211,7 @@ def finished_label(name: str) -> str:
 def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:
     """Return complete trials with synthetic images and different settings, best on val-B first; raise StudyError if none.
 
-    Leaders of a race come first, in its order. Among equals, the simpler trial comes first (`Parameters.simplicity`).
+    Among equals, the simpler trial comes first (`Parameters.simplicity`).
     """
     complete = [trial for trial in trials if trial.status == "complete"]
     if not complete:
@@ -223,7 +222,7 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
         what = "no complete trial has synthetic images, so there is no finalist to confirm"
         fix = "continue the search (--set budget.trials=N), or add source: gan to the space"
         raise StudyError(Problem(what, study, fix))
-    return _different(sorted(synthetic, key=lambda trial: (trial.place, *_by_val_b(trial))))[:count]
+    return _different(sorted(synthetic, key=_by_val_b))[:count]
 
 
 def _by_val_b(trial: FinishedTrial) -> tuple[object, ...]:

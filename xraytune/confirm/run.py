@@ -34,6 +34,7 @@ from xraytune.confirm.plan import (
     write_plan,
 )
 from xraytune.confirm.record import Confirmation, HeldOutSet, answer_paragraph, write_verdict
+from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.training import Training, opened, require_controls
 from xraytune.data.table import PNEUMONIA, subgroup_columns
@@ -41,7 +42,6 @@ from xraytune.files import read_json, write_json
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.run_list import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, format_versions
 from xraytune.tracking.tracker import TrackedRun
 from xraytune.tracking.wandb import publish

@@ -22,6 +22,7 @@ from xraytune.compute import compute_like, pin
 from xraytune.config.settings import DataSettings, Settings
 from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Arm, Plan
+from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 from xraytune.confirm.training import Training
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
@@ -49,7 +50,6 @@ from xraytune.pipeline.prepare import (
 from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.pipeline.task import Task, task_of
 from xraytune.records import Compute, Progress, ignore_progress
-from xraytune.search.run_list import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
 
 VAL_B: Literal["val_b"] = "val_b"

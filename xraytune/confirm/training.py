@@ -7,7 +7,6 @@ train to their last step, and ASHA prunes top-up trials.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ from xraytune.confirm.plan import (
     tuned_control,
     write_plan,
 )
+from xraytune.confirm.run_list import Run, RunList, complete_folder, completed_rows, ended_rows
 from xraytune.confirm.test_access import TestAccess, as_text
 from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
 from xraytune.files import append_jsonl, explain_disk_errors, new_folder, read_json, read_jsonl, require_writable
@@ -52,9 +52,7 @@ from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import Callbacks
-from xraytune.search.race import read_race
 from xraytune.search.ray.runner import Runner, survey
-from xraytune.search.run_list import Run, RunList, complete_folder, completed_rows, ended_rows
 from xraytune.search.study import (
     StudyFolder,
     damage_explained,
@@ -436,9 +434,6 @@ def opened(
 
     with locked(folder, "confirmed") as token, in_use(cache):
         journal = Journal(folder.journal_path, space, writable=False)
-        rows = journal.rows()
-        race = read_race(folder, space.settings, rows)
-        places = {number: place for place, number in enumerate(race.order if race else ())}
         yield Training(
             folder=folder,
             place=place,
@@ -448,11 +443,8 @@ def opened(
             machine=machine,
             cache=cache,
             searched=tuple(
-                replace(
-                    FinishedTrial.of_row(f"#{row['number']}", journal.parameters(row["number"]), row),
-                    place=places.get(row["number"], math.inf),
-                )
-                for row in rows
+                FinishedTrial.of_row(f"#{row['number']}", journal.parameters(row["number"]), row)
+                for row in journal.rows()
             ),
             rungs=rungs_of(space.settings, journal.reports()),
             runner=Runner(

@@ -1,8 +1,8 @@
 """Write the best configuration of a study to a YAML file for `train`.
 
-The search optimizes val-A, so the best trial is chosen on val-B, which no trial has seen, by its score or by a race of
-repeats. Once `confirm` has found a mix that helps, that mix is exported. `train` then uses all patients, also those that the
-search left out for speed (`data.train_patients`), unless the trial is exported exactly. The file names its trial.
+The search optimizes val-A, so the best trial is chosen on val-B, which no trial has seen. Once `confirm` has found a mix
+that helps, that mix is exported. `train` then uses all patients, also those that the search left out for speed
+(`data.train_patients`), unless the trial is exported exactly. The file names its trial.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from xraytune.config.fields import parameters_from
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom, FinalSettings, Objective, Validation
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, finished_label, read_plan
+from xraytune.confirm.run_list import completed_rows
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, read_jsonl, require_writable, write_text
 from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.journal import Journal
-from xraytune.search.race import read_race
-from xraytune.search.run_list import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained
 
 _CONFIRMED = "confirmed: the mix beats all controls"
@@ -56,7 +55,6 @@ class Exported:
         validation: What `train` will keep for validation; None if it will repeat the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
         advice: Command that exports a simpler arm; empty if there is no reason to.
-        race: What the race of the leaders shows, if it decided.
         generator_steps: In a search for a generator, its steps at the best epoch; else None.
     """
 
@@ -76,7 +74,6 @@ class Exported:
     command: str
     sides: tuple[SideSize, ...] = ()
     generator_steps: int | None = None
-    race: str = ""
 
     @property
     def final_training(self) -> str:
@@ -93,7 +90,7 @@ def export(
     validation: Validation | None = None,
     exact: bool = False,
 ) -> Exported:
-    """Write the confirmed mix, else the winner of the race, else the completed trial with the best val-B score.
+    """Write the confirmed mix, else the completed trial with the best val-B score.
 
     Of equals it is the simplest. `train` will use all patients with it, whatever `data.train_patients` was in the search.
 
@@ -129,8 +126,6 @@ def export(
         if row[objective.selection_score] is None:
             what = f"the journal is damaged: trial {row['number']} has no val-B score"
             raise StudyError(Problem(what, folder.journal_path, "restore it from a backup"))
-    race = read_race(folder, space.settings, complete)
-    order = race.order if race else ()
     verdicts = _verdicts(folder, rows)
     helping = next((number for number, word in verdicts.items() if word == "helps"), None)
     tuned = _tuned_control(folder, arm) if arm else None
@@ -144,12 +139,11 @@ def export(
         what = "no trial has completed yet" + "".join(f"\n    {reason}" for reason in reasons[:5])
         raise TrialError(Problem(what, study, "continue the search; `xraytune status` shows its progress"))
     elif arm is not None:
-        row, reason = _best_of_arm(rows, arm, tuned, folder, objective, order), "the best of its arm on val-B"
+        row, reason = _best_of_arm(rows, arm, tuned, folder, objective), "the best of its arm on val-B"
     elif helping is not None:
         row, reason = _finished(rows[helping], folder), "the mix that `confirm` found to help"
     else:
-        row = _best_row(complete, objective, order)
-        reason = "the winner of the race" if order else "the best on val-B"
+        row, reason = _best_row(complete, objective), "the best on val-B"
     number = row["number"]
     parameters = added.parameters if added else journal.parameters(number)
     metric = space.settings.metric
@@ -185,7 +179,6 @@ def export(
         command=_command(str(out), objective),
         generator_steps=parameters.gan.steps if objective.is_of_generator and parameters.gan else None,
         sides=side_sizes(prepared),
-        race=race.summary if race and number in order else "",
     )
     experiment = Experiment(settings=settings, parameters=parameters)
     text = experiment_to_yaml(experiment, out.resolve().parent, _header(exported, reason, objective))
@@ -252,23 +245,20 @@ def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
     return next((one for one in arms if one.role == "tuned" and one.parameters.arm == arm), None)
 
 
-def _best_row(rows: Iterable[Row], objective: Objective, order: Sequence[int]) -> Row:
-    """Return the first in the order of a race, else the best on val-B, of equals the simplest."""
+def _best_row(rows: Iterable[Row], objective: Objective) -> Row:
+    """Return the best on val-B, of equals the simplest."""
 
     def rank(row: Row) -> tuple[Any, ...]:
-        number, score = row["number"], objective.rank(row[objective.selection_score])
-        place = order.index(number) if number in order else len(order)
-        return place, score, parameters_from(row["parameters"]).simplicity, number
+        score = objective.rank(row[objective.selection_score])
+        return score, parameters_from(row["parameters"]).simplicity, row["number"]
 
     return min(rows, key=rank)
 
 
-def _best_of_arm(
-    rows: dict[int, Row], arm: str, tuned: Arm | None, folder: StudyFolder, objective: Objective, order: Sequence[int]
-) -> Row:
+def _best_of_arm(rows: dict[int, Row], arm: str, tuned: Arm | None, folder: StudyFolder, objective: Objective) -> Row:
     of_arm = [row for row in rows.values() if row["arm"] == arm]
     if complete := [row for row in of_arm if row["status"] == "complete"]:
-        return _best_row(complete, objective, order)
+        return _best_row(complete, objective)
     for row in of_arm:
         if tuned and tuned.trial == f"#{row['number']}":  # ASHA stopped all trials of the arm
             return _finished(row, folder)
@@ -322,7 +312,5 @@ def _header(exported: Exported, reason: str, objective: Objective) -> str:
             f"{exported.metric} {exported.val_score:.4f} on val-A, which guided the search, "
             f"{exported.val_b_score:.4f} on val-B.\n"
         )
-    if exported.race:
-        origin += f"{exported.race[0].upper()}{exported.race[1:]}.\n"
     synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
     return f"{origin}{synthetic}{exported.final_training}.\n\n    {command}\n\n{end}"

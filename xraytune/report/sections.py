@@ -23,7 +23,6 @@ from xraytune.report import charts
 from xraytune.report.charts import Chart
 from xraytune.report.study import StudyData, ValidationResults
 from xraytune.search.asha import rungs_of
-from xraytune.search.race import COLUMNS as RACE_COLUMNS
 from xraytune.search.status import TrialView, pruning_of, trial_table
 
 _BANDS, _SEED = 500, 0
@@ -183,16 +182,14 @@ def _best(data: StudyData) -> Section | None:
     side = next((one for one in view.sides if one.name == "val-B"), None)
     interval = side.interval(trial.val_b_score) if side and trial.val_b_score and view.metric == "AUROC" else None
     ends = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-    study, pruning, race = data.argument, pruning_of(view), view.race
+    study, pruning = data.argument, pruning_of(view)
     return Section(
         lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
         notes=[
-            *([_sentence(race.summary)] if race else []),
             "It was selected among all trials by these scores, so they are optimistic.",
             *map(_sentence, pruning.warnings if pruning else ()),
         ],
         facts=[(name, charts.value_text(value)) for name, value in trial.parameters.items()],
-        tables=[Table(columns=RACE_COLUMNS, rows=[*race.table()], caption="Repeats of the leaders")] if race else [],
         commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
     )
 

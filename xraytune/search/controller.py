@@ -88,10 +88,6 @@ class SearchController(TrialQueue):
                 return "gpu_hours"
         return "trials" if self.journal.count >= self._trial_budget else ""
 
-    def has_time(self) -> bool:
-        """Return whether the budget's time allows further trials."""
-        return self.used_up in ("", "trials")
-
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return number and mix: `#7 gan r=0.5 (500 steps)`."""
         return f"#{suggestion.number} {mix_label(suggestion.parameters, self.space.settings.objective)}"
@@ -118,6 +114,9 @@ class SearchController(TrialQueue):
         """Save the time used, and report the last sample grids."""
         self._report_samples()
         self.clock.save()
+
+    def _has_time(self) -> bool:
+        return self.used_up in ("", "trials")
 
     @property
     def _has_more(self) -> bool:

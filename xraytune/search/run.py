@@ -34,7 +34,6 @@ from xraytune.search.controller import SearchController
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.race import Race, hold_race, read_race
 from xraytune.search.ray.runner import Node, Runner, slots, survey
 from xraytune.search.status import Pruning, StudyWatcher, pruning_of
 from xraytune.search.study import StudyFolder
@@ -49,10 +48,9 @@ class SearchSummary:
         metric: Of the scores, such as AUROC.
         counts: Number of ended trials by status.
         best: Row of the best complete trial on val-A, which the search optimised.
-        for_export: Row of the winner of the race, or without one of the best on val-B, which no decision of the search used;
-            `export` takes it. In a search for a generator, the same as `best`.
+        for_export: Row of the best complete trial on val-B, which no decision of the search used; `export` takes it. In a
+            search for a generator, the same as `best`.
         is_confirmable: Whether a trial has synthetic images, so that `confirm` has something to compare.
-        race: The race of the leaders, after which its winner is exported; None without one.
         pruning: What ASHA saved, and what it never let train to the end; None if it stopped no trial.
     """
 
@@ -63,7 +61,6 @@ class SearchSummary:
     best: dict[str, Any]
     for_export: dict[str, Any]
     is_confirmable: bool
-    race: Race | None = None
     pruning: Pruning | None = None
 
 
@@ -188,19 +185,16 @@ def _run(
     journal = Journal(folder.journal_path, space, writable=True)
     need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
     controller = SearchController(folder, space, journal, generator_need=need, callbacks=callbacks)
-    race = read_race(folder, space.settings, journal.rows())
-    if controller.is_done and not (race and race.missing and controller.has_time()):
+    if controller.is_done:
         used, count = controller.used_up, len(journal.trials)
         trials = f"{count} trial{'s' if count > 1 else ''}"
         callbacks.note(f"budget.{used} is used up after {trials}; to continue, raise it with --set budget.{used}=N")
         return
     if change := study.continue_under_releases(folder):
         callbacks.note(change)
-    run = partial(runner.run, reuse_actors=reuses_processes(space))
     try:
         with runner:
-            run(controller)
-            hold_race(controller, prepared, run=run)
+            runner.run(controller, reuse_actors=reuses_processes(space))
     finally:
         controller.close()
 
@@ -242,7 +236,6 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         best=rows[view.best.number],
         for_export=rows[view.for_export.number],
         is_confirmable=not view.objective.is_of_generator and any(one.has_synthetic_images for one in trained),
-        race=view.race,
         pruning=pruning_of(view),
     )
 

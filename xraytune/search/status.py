@@ -21,7 +21,6 @@ from xraytune.records import rounded_time
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import VALUE_NAME, Journal
 from xraytune.search.messages import read_pool_report, read_progress, read_samples
-from xraytune.search.race import Race, read_race
 from xraytune.search.study import StudyFolder, is_searched
 from xraytune.search.trial_queue import Times, read_times
 
@@ -88,7 +87,6 @@ class StudyView:
         seconds: Wall time used, over all starts.
         seconds_budget: `budget.hours` of the last start; None if it has none.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
-        race: None before its first repeat has ended.
         idle_share: The share of the slots' time that was idle; None before the first trial.
     """
 
@@ -105,7 +103,6 @@ class StudyView:
     searched: tuple[str, ...] = ()
     seconds_budget: float | None = None
     idle_share: float | None = None
-    race: Race | None = None
 
     def count(self, status: str) -> int:
         """Return the number of trials with a status."""
@@ -134,14 +131,12 @@ class StudyView:
 
     @property
     def for_export(self) -> TrialView | None:
-        """The winner of the race, or without one the complete trial with the best val-B score, the simplest of equals.
+        """The complete trial with the best val-B score, the simplest of equals.
 
         `export` writes it before a verdict. In a search for a generator, which has no val-B scores, the best trial.
         """
         if self.objective.is_of_generator:
             return self.best
-        if self.race and self.race.order:
-            return next(trial for trial in self.trials if trial.number == self.race.order[0])
         complete = [trial for trial in self.trials if trial.status == "complete" and trial.val_b_score is not None]
         return min(
             complete, key=lambda trial: (-(trial.val_b_score or 0), trial.simplicity, trial.number), default=None
@@ -250,9 +245,7 @@ class StudyWatcher:
         trial_budget = max(self.space.trial_budget(), len(trials))
         times, hours = self._times(is_running), self.space.settings.budget.hours
         seconds_budget = None if hours is None else hours * 3600
-        ended = (trial for trial in trials if trial.status == "complete")
-        race = read_race(self._folder, self.space.settings, (self._journal.row(trial.number) for trial in ended))
-        left = seconds_left(trials, trial_budget, times, race) if is_running else None
+        left = seconds_left(trials, trial_budget, times) if is_running else None
         if left is not None and seconds_budget is not None:
             left = max(0.0, min(left, seconds_budget - times.seconds))
         return StudyView(
@@ -268,7 +261,6 @@ class StudyWatcher:
             is_running=is_running,
             searched=self.space.searched,
             seconds_budget=seconds_budget,
-            race=race if race and race.ended else None,
             idle_share=times.idle_seconds / times.slot_seconds if times.slot_seconds else None,
         )
 
@@ -325,20 +317,15 @@ def _median_epoch_seconds(file: Path) -> float | None:
         return None
 
 
-def seconds_left(
-    trials: Sequence[TrialView], trial_budget: int, times: Times, race: Race | None = None
-) -> float | None:
-    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end.
-
-    A repeat counts as a trial; no leader is assumed to leave the race.
-    """
+def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -> float | None:
+    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end."""
     ended = [trial.seconds for trial in trials if trial.seconds is not None]
-    if not sum(ended) or not times.seconds:
+    worked = sum(ended)
+    if not worked or not times.seconds:
         return None
-    worked, count = sum(ended) + (race.seconds if race else 0.0), len(ended) + (race.ended if race else 0)
-    mean = worked / count
+    mean = worked / len(ended)
     begun = [(times.trials.get(trial.number, 0.0), trial.busy_seconds) for trial in trials if trial.seconds is None]
-    to_come = (trial_budget - len(trials) + (race.left if race else 0)) * mean
+    to_come = (trial_budget - len(trials)) * mean
     to_come += sum(max(mean - seconds, busy or 0.0, 0.0) for seconds, busy in begun)
     at_once = (worked + sum(seconds for seconds, _ in begun)) / times.seconds
     return to_come / at_once

@@ -7,7 +7,6 @@
     trials.jsonl                               derived from it: one row for every ended trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json quality.json
                                                val_b.npy: its results for val-B
-    race/                                      repeats of the leaders: runs.jsonl, and trials/0702/ for round 2 of trial 7
     report.html                                the page about it
     samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the trials' samples.json
 
@@ -336,9 +335,8 @@ def _why_epochs_stay(folder: StudyFolder, recorded: Space, old: int, new: int) -
         return "with mixing: pretrain, the number of steps on extra images depends on it"
     if recorded.settings.objective.is_of_generator:
         return "the generator's steps in every epoch depend on it"
-    for name, what in {"confirm": "a confirmation", "race": "a race"}.items():
-        if (folder.path / name).exists():
-            return f"{what} has trained with it"
+    if (folder.path / "confirm").exists():
+        return "a confirmation has trained with it"
     rows = Journal(folder.journal_path, recorded, writable=False).rows()
     if ended := [f"#{row['number']}" for row in rows if row["status"] == "complete" and row["epochs"] >= old]:
         return f"trials that ended there cannot continue, and would be compared with longer ones: {join_names(ended)}"

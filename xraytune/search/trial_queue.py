@@ -79,14 +79,13 @@ class StudyClock:
 
     Args:
         path: `wall.json`; None saves nothing.
-        unfinished: The trials whose time it continues to count; ended trials have their time in the journal. The time of
-            repeats, whose numbers are below 0, stays here.
+        unfinished: The trials whose time it continues to count; ended trials have their time in the journal.
     """
 
     def __init__(self, path: Path | None = None, unfinished: Collection[int] = ()) -> None:
         self._path, self._last = path, time.monotonic()
         self._times = read_times(path) if path else Times()
-        for ended in [number for number in self._times.trials if number >= 0 and number not in unfinished]:
+        for ended in [number for number in self._times.trials if number not in unfinished]:
             self.drop(ended)
         self._gpus: dict[int, float] = {}  # of the running trials
         self._slots = self._idle = 0
@@ -229,7 +228,7 @@ class TrialQueue:
 
     def on_trial_placed(self, number: int, gpus: float) -> None:
         """Start counting the time of a trial that has just been placed, and of the GPUs that it holds."""
-        self.clock.start(self._clock_number(number), gpus)
+        self.clock.start(number, gpus)
 
     def on_result(self, number: int, message: Message) -> bool:
         """Handle a message from a trial and return whether the trial continues. Repeated messages change nothing.
@@ -293,7 +292,7 @@ class TrialQueue:
 
     def _startable(self) -> list[TrialSuggestion]:
         """Return the waiting trials that may still start, by number: once the time is used up, those that have begun."""
-        if self.has_time():
+        if self._has_time():
             return self._waiting
         return [one for one in self._waiting if (self.folder.trial_path(one.number) / "config.json").exists()]
 
@@ -338,7 +337,7 @@ class TrialQueue:
         insort(self._waiting, suggestion, key=lambda one: one.number)
 
     def _remove(self, number: int) -> TrialSuggestion:
-        self.clock.stop(self._clock_number(number))
+        self.clock.stop(number)
         self._lineages.pop(number, None)
         return self._running.pop(number)
 
@@ -368,16 +367,13 @@ class TrialQueue:
             what = f"{which} all failed for the same reason, so no more were started: {reason}"
             raise TrialError(Problem(what, self.folder.path, "fix the cause, then run the same command again"))
 
-    def has_time(self) -> bool:
-        """Return whether the budget's time allows further trials; without a budget, always."""
-        return True
-
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return a trial's name in the dashboard and in trackers, without that of the study."""
         raise NotImplementedError
 
-    def _clock_number(self, number: int) -> int:
-        return number
+    def _has_time(self) -> bool:
+        """Return whether the budget's time allows further trials."""
+        return True
 
     @property
     def _has_more(self) -> bool:

@@ -45,7 +45,6 @@ class RunList(TrialQueue):
         what: Their name in progress bars and errors.
         on_progress: Called with `what` and how many runs have ended.
         asha: Returns whether a run continues after an epoch; without it every run trains to its last step.
-        search: The search whose time budget and clock these runs use; without it they have a clock of their own.
 
     Raises:
         StudyError: A run that has ended had other settings.
@@ -61,10 +60,9 @@ class RunList(TrialQueue):
         retries: int,
         on_progress: Progress = ignore_progress,
         asha: Callable[[int, EpochRecord], bool] | None = None,
-        search: TrialQueue | None = None,
     ) -> None:
         self._runs = {run.number: run for run in runs}
-        self._what, self._on_progress, self._asha, self._search = what, on_progress, asha, search
+        self._what, self._on_progress, self._asha = what, on_progress, asha
         self._shown = dict[int, int]()  # steps of generators that were reported last
         done = {
             number: row["status"]
@@ -76,17 +74,12 @@ class RunList(TrialQueue):
             for run in runs
             if run.number not in done
         )
-        clock = search.clock if search else None
-        super().__init__(folder, waiting, generator_need=generator_need, retries=retries, clock=clock)
+        super().__init__(folder, waiting, generator_need=generator_need, retries=retries)
         self._ended.update(done.values())
         for number in done:
             self._require_same(number)
             folder.drop_checkpoint(number)  # the confirmation may have been killed between a run's end and this
         self._report_progress()
-
-    def has_time(self) -> bool:
-        """Return whether the budget of the search, if there is one, allows further runs."""
-        return self._search is None or self._search.has_time()
 
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return the label of a run."""
@@ -109,11 +102,8 @@ class RunList(TrialQueue):
     def _should_continue(self, number: int, record: EpochRecord) -> bool:
         return self._asha is None or self._asha(number, record)
 
-    def _clock_number(self, number: int) -> int:
-        return -1 - number  # trials of a search have numbers from 0
-
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
-        seconds = round(self.clock.times().trials[self._clock_number(number)], 3)
+        seconds = round(self.clock.times().trials[number], 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, "status": status, **outcome}
         at_once = len(self._running) + 1
         append_jsonl(self.folder.runs_path, row | {"seconds": seconds, "at_once": at_once})
