@@ -17,7 +17,6 @@ Every command has a function here, with the same arguments:
     xraytune confirm            confirm_study, rehearse_study
     xraytune audit              run_audit
     xraytune export             export_best
-    xraytune replay             replay
     xraytune clean              clean
     xraytune cache list         list_cache
     xraytune cache verify       verify_cache
@@ -66,9 +65,9 @@ if TYPE_CHECKING:
     from xraytune.export.doctor import doctor
     from xraytune.export.evaluate import evaluate
     from xraytune.export.predict import predict
-    from xraytune.export.replay import replay, sample_trial_generator
     from xraytune.export.to_onnx import export_onnx
     from xraytune.export.train import train
+    from xraytune.export.trial_generator import sample_trial_generator
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
     from xraytune.pipeline.shortcuts import inspect_lungs
@@ -104,7 +103,6 @@ __all__ = [
     "model_summary",
     "predict",
     "rehearse_study",
-    "replay",
     "run_audit",
     "run_search",
     "sample_trial_generator",

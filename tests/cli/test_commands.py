@@ -139,7 +139,6 @@ def test_a_wrong_option_is_a_usage_error(run: Run, space: Path) -> None:
     [
         (("status", "nowhere"), 5, "no study here"),
         (("export", "nowhere"), 5, "no study here"),
-        (("replay", "nowhere", "1"), 5, "no study here"),
         (("evaluate", "nowhere", "--data", "x"), 5, "not a model bundle"),
         (("predict", "nowhere", "x", "-o", "y.csv"), 5, "not a model bundle"),
         (("data", "inspect", "nowhere"), 3, "nowhere"),
@@ -289,7 +288,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 @pytest.mark.slow
 def test_every_command_help_contains_an_example(run: Run) -> None:
-    for command in ("demo", "doctor", "search", "status", "export", "replay", "train", "evaluate", "predict"):
+    for command in ("demo", "doctor", "search", "status", "export", "train", "evaluate", "predict"):
         text = " ".join(run(command, "--help").stdout.split())
 
         assert f"Example: xraytune {command}" in text

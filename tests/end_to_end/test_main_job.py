@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import command, one_thread, said
-from xraytune.export.replay import replay
+from tests.in_process import command, said
 from xraytune.files import read_jsonl
 
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))
@@ -65,7 +64,7 @@ def search_until_a_trial_ends(folder: Path, *arguments: str, then: signal.Signal
 @pytest.mark.ray
 @pytest.mark.slow
 def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search, interrupt, resume, status, export, train, evaluate, predict, replay."""
+    """Search, interrupt, resume, status, export, train, evaluate, predict, and each complete trial again."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
     said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
@@ -99,11 +98,10 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == evaluated["images"]
 
-    assert said("replay", "studies/small", 3)["is_identical"]
-    with one_thread():
-        for number in range(3):
-            replayed = replay(tmp_path / "studies/small", number)
-            assert replayed.is_identical, f"trial {number} differs without Ray"
+    for number in (row["number"] for row in rows if row["status"] == "complete"):
+        said("export", "studies/small", "--trial", number, "--exact", "-o", f"trial{number}.yaml")
+        again = said("train", "--config", f"trial{number}.yaml", "-o", f"trial{number}")
+        assert again["equals_trial"], f"trial {number} differs without Ray"
 
     assert sum(said(*search)["counts"].values()) == 4, "a finished search runs no more trials"
     other = command(*search, "--set", "seed=9")

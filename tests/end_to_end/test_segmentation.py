@@ -46,7 +46,7 @@ confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [
 @pytest.mark.ray
 @pytest.mark.slow
 def test_from_pairs_to_a_segmenter_and_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search, status, export, train, predict, evaluate, replay, confirm."""
+    """Search, status, export, train, predict, evaluate, confirm."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.yaml").write_text(SPACE, encoding="utf-8")
     said("data", "phantom", "lungs", "--patients", 40, "--seed", 1, "--size", 48, "--masks")
@@ -82,8 +82,6 @@ def test_from_pairs_to_a_segmenter_and_a_verdict(tmp_path: Path, monkeypatch: py
     with Image.open(tmp_path / f"predicted/masks/{images[0].stem}.png") as mask:
         assert mask.size == (48, 48)
         assert {*np.unique(np.asarray(mask))} <= {0, 255}
-
-    assert said("replay", "studies/pairs", 1)["is_identical"]
 
     confirmed = xraytune(tmp_path, "confirm", "studies/pairs", "--json")
 

@@ -18,8 +18,9 @@ from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.errors import ArtifactError, ConfigError, StudyError
 from xraytune.export.best import export
 from xraytune.export.train import train
+from xraytune.files import read_jsonl
 from xraytune.records import EpochRecord
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, locked
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +28,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from xraytune.export.train import train
+from xraytune.files import read_jsonl
 
 def kill(record):
     if record.epoch == 2:
@@ -39,6 +41,24 @@ train(Path(sys.argv[1]), out=Path(sys.argv[2]), on_epoch=kill)
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("trial", [0, 1])
+def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, trial: int) -> None:
+    """Trial 0 trained a GAN. The study may be searched meanwhile."""
+    study = StudyFolder(lab.study)
+    export(lab.study, out=tmp_path / "trial.yaml", trial=trial, exact=True)
+
+    with locked(study):
+        trained = train(tmp_path / "trial.yaml", out=tmp_path / "model")
+
+    recorded, repeated = (
+        read_jsonl(folder / "epochs.jsonl") for folder in (study.trial_path(trial), tmp_path / "model")
+    )
+    for row in recorded:
+        del row["seconds"]
+    assert repeated == recorded
+    assert trained.equals_trial is True
 
 
 def test_retraining_reproduces_files_and_trial_metrics(copy_lab: CopyLab) -> None:

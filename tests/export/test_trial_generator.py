@@ -10,7 +10,7 @@ from PIL import Image
 from tests.export.conftest import PRUNED, CopyLab, Lab
 from tests.in_process import CPU
 from xraytune.errors import ArtifactError, ConfigError, StudyError
-from xraytune.export.replay import sample_trial_generator
+from xraytune.export.trial_generator import sample_trial_generator
 from xraytune.files import read_json
 from xraytune.pipeline.pools import pool_block
 from xraytune.pipeline.prepare import RunContext
@@ -44,11 +44,11 @@ def test_a_trial_without_a_gan_is_refused_with_those_that_have_one(lab: Lab, tmp
     assert not (tmp_path / "images").exists()
 
 
-def test_a_gan_that_the_cache_has_lost_is_named_with_the_command_that_trains_it_again(
-    copy_lab: CopyLab, tmp_path: Path
-) -> None:
+def test_a_gan_that_the_cache_has_lost_is_named_with_what_trains_it_again(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
     shutil.rmtree(lab.path / "cache" / GAN_STAGE)
 
-    with pytest.raises(ArtifactError, match=r"the GAN of trial 0 is not in the cache(.|\n)*xraytune replay .* 0"):
+    with pytest.raises(
+        ArtifactError, match=r"the GAN of trial 0 is not in the cache(.|\n)*export the trial \(--trial 0\)"
+    ):
         sample_trial_generator(lab.study, 0, count=1, out=tmp_path / "images")

@@ -70,7 +70,7 @@ def sample(
 
     The first 100 of 500 images are the same as with -n 100.
     """
-    from xraytune.export.replay import sample_trial_generator
+    from xraytune.export.trial_generator import sample_trial_generator
     from xraytune.pipeline.generator_folder import generator_sample
 
     with console.progress() as on_progress:

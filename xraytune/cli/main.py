@@ -94,7 +94,6 @@ def build_app() -> typer.Typer:
     _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
     _add(app, audit.audit, "xraytune audit chest_xray generated", _SEARCH)
     _add(app, study.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
-    _add(app, study.replay, "xraytune replay studies/gan-ratio 7", _SEARCH)
     _add(app, study.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)
 
     cache_app = _group("List, verify or shrink the cache that studies share.")

@@ -1,4 +1,4 @@
-"""Commands on a study: `status`, `report`, `export`, `replay` and `clean`."""
+"""Commands on a study: `status`, `report`, `export` and `clean`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Argument, BadParameter, Option
+from typer import BadParameter, Option
 
 from xraytune.cli import console, options
-from xraytune.cli.console import Cell, Row, Table
+from xraytune.cli.console import Cell, Table
 from xraytune.cli.search import shown_path
 from xraytune.cli.study_frame import scores_text, status_frame
 from xraytune.records import to_json
 
 if TYPE_CHECKING:
     from xraytune.export.best import Exported
-    from xraytune.export.replay import Replay
     from xraytune.search.cache import Cleaned
 
 
@@ -173,45 +172,6 @@ def _show_images(exported: Exported) -> None:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     if exported.advice:
         console.write_command(exported.advice, "for a configuration without them: ")
-
-
-def replay(
-    study: options.StudyArgument,
-    trial: Annotated[int, Argument(metavar="TRIAL", help="Number of a trial.")],
-    data: options.MovedData = None,
-    weights_dir: options.WeightsDir = None,
-    cache: options.Cache = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Run a trial again, without Ray, and compare all its metrics with the recorded ones."""
-    from xraytune.export.replay import replay
-
-    with console.progress() as on_progress:
-        replayed = replay(study, trial, data=data, weights_dir=weights_dir, cache=cache, on_progress=on_progress)
-    if as_json:
-        console.show_json(to_json(replayed) | {"is_identical": replayed.is_identical})
-    else:
-        _show_replay(study, replayed)
-
-
-def _show_replay(study: Path, replayed: Replay) -> None:
-    scores = [
-        (f"{one.epoch}", one.recorded_val_score, one.replayed_val_score, one.is_identical) for one in replayed.epochs
-    ]
-    if (recorded := replayed.recorded_val_b_score) is not None:
-        scores.append(("val-B", recorded, replayed.replayed_val_b_score, recorded == replayed.replayed_val_b_score))
-    rows: list[Row] = []
-    for name, then, now, is_identical in scores:
-        figures = ("" if value is None else f"{value:.6f}" for value in (then, now))
-        rows.append((name, *figures, Cell("yes", "good") if is_identical else Cell("no", "bad")))
-    heading = f"trial {replayed.trial} of {study}: {'identical' if replayed.is_identical else 'different'} metrics"
-    failures = {"recorded failure": replayed.recorded_failure, "replayed failure": replayed.replayed_failure}
-    columns = (*console.numbers("epoch", "recorded", "replayed"), "bit-identical")
-    console.show(
-        Cell(heading, "good" if replayed.is_identical else "bad"),
-        *(Cell(f"{when}: {reason}", "bad") for when, reason in failures.items() if reason),
-        Table(columns, rows, f"{replayed.metric} on val-A"),
-    )
 
 
 def clean(

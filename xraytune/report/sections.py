@@ -453,11 +453,12 @@ def _environment(data: StudyData) -> Section:
     facts = {**about.get("compute", {}), **about.get("packages", {}), "Python": about.get("python")}
     facts |= {name: about.get(name) for name in ("system", "started")}
     return Section(
-        notes=["`replay` runs a trial again and compares all its metrics with the recorded ones, bit by bit."],
+        notes=["`export --exact` and `train` repeat a trial with the same metrics, bit for bit."],
         facts=[(name, charts.value_text(value)) for name, value in facts.items() if value is not None],
         commands=[
             f"xraytune search --space {study}/study.yaml",
-            f"xraytune replay {study} {trial}",
+            f"xraytune export {study} --trial {trial} --exact -o trial.yaml",
+            "xraytune train --config trial.yaml -o model",
             f"xraytune report {study}",
             f"xraytune report {study} --format md --out paper",
             f"xraytune report {study} --format pdf --out figures",

@@ -1,6 +1,6 @@
 """An artifact cache, which several studies and users may share: list, verify and shrink it, and clean up after a study.
 
-Only files that the next search, confirm, export or replay can compute again are removed, never results. The manifest of an
+Only files that the next search, confirm or train can compute again are removed, never results. The manifest of an
 artifact shows whether it belongs to a study: the study's decoded images, the generators trained on its training images, and
 everything computed from these. `clean` removes those that belong to this study and to no other study next to it. Artifacts
 whose origin is unknown stay, and so does everything that unfinished trials resume from.
