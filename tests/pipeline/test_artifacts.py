@@ -5,21 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from xraytune.errors import MachineError, Problem
 from xraytune.files import sha256_of, temporary_name
 from xraytune.pipeline.artifacts import (
     artifact_path,
     artifacts_of,
-    build_in_parts,
     build_once,
     fingerprint,
     is_intact,
@@ -273,110 +269,6 @@ def test_a_second_process_waits_for_the_first_and_takes_over_when_it_dies(tmp_pa
     assert second.returncode == 0
     assert counted.read_text(encoding="utf-8") == ("xx" if is_killed else "x")
     assert is_intact(artifact_path(tmp_path / "cache", "pixels-1", {"seed": 7}))
-
-
-def numbered(count: int) -> list[dict[str, int]]:
-    return [{"number": number} for number in range(count)]
-
-
-def test_a_process_that_waits_builds_the_last_parts_and_each_part_is_built_once(tmp_path: Path) -> None:
-    built, first_began, last_built = list[tuple[str, int, int]](), threading.Event(), threading.Event()
-
-    def get(who: str) -> Path:
-        def build_part(folder: Path, description: Mapping[str, int], parts_done: int) -> None:
-            part = description["number"]
-            built.append((who, part, parts_done))
-            if who == "first" and part == 0:
-                first_began.set()
-                assert last_built.wait(30)
-            (folder / "part").write_text(f"{part} ", encoding="utf-8")
-            if part == 1:
-                last_built.set()
-
-        def join(folder: Path, parts: Sequence[Path]) -> None:
-            texts = ((part / "part").read_text(encoding="utf-8") for part in parts)
-            (folder / "whole").write_text("".join(texts), encoding="utf-8")
-
-        return build_in_parts(tmp_path, "features-1", INPUTS, numbered(4), build_part, join)
-
-    with ThreadPoolExecutor() as threads:
-        first = threads.submit(get, "first")
-        assert first_began.wait(30)
-        second = threads.submit(get, "second")
-        path = first.result()
-
-    assert (path / "whole").read_text(encoding="utf-8") == "0 1 2 3 "
-    assert second.result() == path
-    assert built == [("first", 0, 0), ("second", 3, 0), ("second", 2, 1), ("second", 1, 2)]
-    assert [*path.parent.iterdir()] == [path]
-
-
-def test_a_process_that_cannot_help_waits(tmp_path: Path) -> None:
-    first_began, other_failed = threading.Event(), threading.Event()
-
-    def get(who: str) -> Path:
-        def build_part(folder: Path, part: Mapping[str, int], parts_done: int) -> None:
-            del folder, parts_done
-            if who == "second":
-                raise MachineError(Problem("the disk quota is used up"))
-            if part["number"] == 0:
-                first_began.set()
-                assert other_failed.wait(30)
-
-        waiting = other_failed.set if who == "second" else lambda: None
-        join = lambda folder, _: (folder / "whole").touch()  # noqa: E731
-        return build_in_parts(tmp_path, "features-1", INPUTS, numbered(3), build_part, join, waiting=waiting)
-
-    with ThreadPoolExecutor() as threads:
-        first = threads.submit(get, "first")
-        assert first_began.wait(30)
-        second = threads.submit(get, "second")
-
-    assert first.result() == second.result()
-    assert is_intact(first.result())
-
-
-def test_without_locks_a_second_builder_finds_the_artifact_complete_and_leaves_no_parts(tmp_path: Path) -> None:
-    """The first one has removed the parts before the second one joins them."""
-    path = artifact_path(tmp_path, "features-1", INPUTS)
-
-    def build_part(folder: Path, part: Mapping[str, int], parts_done: int) -> None:
-        del part, parts_done
-        (folder / "part").touch()
-
-    def join(folder: Path, parts: Sequence[Path]) -> None:
-        if not path.exists():
-            (folder / "whole").touch()
-            build_once(tmp_path, "features-1", {"of": "the first"}, lambda own: (own / "whole").touch())
-            first = artifact_path(tmp_path, "features-1", {"of": "the first"})
-            manifest = json.loads((first / "manifest.json").read_text(encoding="utf-8")) | {"inputs": INPUTS}
-            (first / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-            first.rename(path)
-            shutil.rmtree(parts[0])
-        (parts[0] / "part").read_bytes()
-
-    assert build_in_parts(tmp_path, "features-1", INPUTS, numbered(2), build_part, join) == path
-    assert [*path.parent.iterdir()] == [path]
-
-
-def test_a_killed_build_leaves_its_parts_for_the_next_one(tmp_path: Path) -> None:
-    built = list[int]()
-
-    def build_part(folder: Path, part: Mapping[str, int], parts_done: int) -> None:
-        del parts_done
-        built.append(part["number"])
-        if len(built) == 2:
-            raise RuntimeError("killed")
-        (folder / "part").touch()
-
-    def get() -> Path:
-        return build_in_parts(tmp_path, "features-1", INPUTS, numbered(3), build_part, lambda *_: None)
-
-    with pytest.raises(RuntimeError, match="killed"):
-        get()
-
-    assert is_intact(get())
-    assert built == [0, 1, 1, 2]
 
 
 def test_release_omits_the_build_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,11 @@
 """The batches of a step: the same real images in every arm, nested extra ones, and the frozen network's features."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +16,6 @@ from xraytune.config.settings import Experiment, FolderSettings
 from xraytune.errors import DataError
 from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.pipeline.inputs import TrialInputs, real_images_for_norms, untrained
-from xraytune.pipeline.network import Network
 from xraytune.pipeline.prepare import RunContext, prepare, side_images
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_generator
 from xraytune.pipeline.training_set import TrainingSet, build_training_set
@@ -217,54 +212,6 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
     )
     with torch.no_grad():
         assert torch.allclose(val, network.backbone(images), atol=1e-5)
-
-
-def test_features_computed_in_parts_are_those_computed_at_once(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    experiment = frozen(bench, tmp_path, classical=2, views=2)
-    images = side_images("train", bench.prepared, bench.cache)
-    many = replace(images, rows=np.resize(images.rows, 600), labels=np.resize(images.labels, 600))
-
-    reports = list[int]()
-
-    def computed(name: str) -> NDArray[Any]:
-        reports.clear()
-        context = replace(bench.context, cache=tmp_path / name, on_progress=lambda _, done, __: reports.append(done))
-        return Network(experiment, context).features(many, classical=2)
-
-    in_parts, reported = computed("parts"), [*reports]
-    monkeypatch.setattr("xraytune.pipeline.network._MIN_PART_IMAGES", 1000)
-
-    assert in_parts.shape[:2] == (600, 2)
-    assert reported == [0, 64, 128, 192, 256, 256, 320, 384, 448, 512, 512, 576, 600, 600], "of three parts"
-    assert np.array_equal(in_parts, computed("at once"))
-
-
-def test_features_that_another_process_computes_come_last(bench: Bench, tmp_path: Path, training_set_of: Any) -> None:
-    experiment = frozen(bench, tmp_path, source="gan", gan=gan(), synthetic_ratio=1.0)
-    training_set_of(source="gan", gan=gan(), synthetic_ratio=1.0)
-    has_begun, may_end, reported = threading.Event(), threading.Event(), list[str]()
-
-    def first(what: str, done: int, total: int) -> None:
-        del done, total
-        if what == "features of training images":
-            has_begun.set()
-            assert may_end.wait(60)
-
-    def second(what: str, done: int, total: int) -> None:
-        del done, total
-        reported.append(what)
-        if what.startswith("waiting"):
-            may_end.set()
-
-    with ThreadPoolExecutor() as threads:
-        one = threads.submit(TrialInputs, experiment, replace(bench.context, on_progress=first))
-        assert has_begun.wait(60)
-        other = TrialInputs(experiment, replace(bench.context, on_progress=second))
-
-    assert next(iter(reported)) == "features of GAN images"
-    assert torch.equal(one.result().batch(0)[0], other.batch(0)[0])
 
 
 def test_all_images_of_a_gan_trial_have_the_gans_resolution(bench: Bench) -> None:

@@ -21,9 +21,8 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache as cached
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -82,7 +81,7 @@ def build_once(
     if is_intact(path):
         _requests[kind, "hit"] += 1
         return path
-    with build_lock(_lock_of(path), waiting):
+    with build_lock(path.with_name(f".{path.name}.lock"), waiting):
         if is_intact(path):
             _requests[kind, "hit"] += 1
             return path
@@ -99,79 +98,6 @@ def build_once(
             }
             write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
     return path
-
-
-def build_in_parts(
-    cache: Path,
-    stage: str,
-    inputs: Mapping[str, Any],
-    parts: Sequence[Mapping[str, Any]],
-    build_part: Callable[[Path, Mapping[str, Any], int], None],
-    join: Callable[[Path, Sequence[Path]], None],
-    *,
-    waiting: Callable[[], None] = lambda: None,
-) -> Path:
-    """Like `build_once`, but waiting processes help build the artifact.
-
-    `build_part(folder, part, n)` builds an element of `parts`, a JSON object, when n parts exist. The lock holder starts at
-    the first part, the others at the last. `join(folder, part_folders)` then assembles the artifact. Until then, each part
-    is an artifact of the same stage.
-    """
-    path, done, can_help = artifact_path(cache, stage, inputs), list[Path](), True
-    if len(parts) == 1:
-        return build_once(cache, stage, inputs, lambda folder: build_part(folder, parts[0], 0), waiting=waiting)
-
-    def inputs_of_part(number: int) -> dict[str, Any]:
-        return {"whole": path.name, "part": parts[number]}
-
-    @cached
-    def place(number: int) -> Path:
-        return artifact_path(cache, stage, inputs_of_part(number))
-
-    def built(number: int) -> Path:
-        def build(folder: Path) -> None:
-            build_part(folder, parts[number], sum(place(other).exists() for other in range(len(parts))))
-
-        return build_once(cache, stage, inputs_of_part(number), build, waiting=waiting)
-
-    def build_whole(folder: Path) -> None:
-        for number in range(len(parts)):
-            done.append(built(number))
-            os.utime(folder)  # `clean` removes old temporary folders
-        join(folder, done)
-
-    def help_build() -> None:
-        nonlocal can_help
-        for number in reversed(range(len(parts))) if can_help else ():
-            if not place(number).exists() and not is_build_locked(_lock_of(place(number))):
-                try:
-                    if not path.exists():  # otherwise the artifact is complete and its parts are being removed
-                        built(number)
-                except (MachineError, OSError, RuntimeError, MemoryError) as error:  # others build it
-                    _logger.warning("cannot help build %s: %s", path, error)
-                    can_help = False
-                return
-        waiting()
-
-    try:
-        build_once(cache, stage, inputs, build_whole, waiting=help_build)
-    except FileNotFoundError:  # another process that does not see the lock may have removed the parts
-        if not is_intact(path):
-            raise
-    for part in done:
-        with suppress(OSError, MachineError):  # another user's; `cache clean` removes it
-            discard(part)
-    return path
-
-
-def is_being_built(cache: Path, stage: str, inputs: Mapping[str, Any]) -> bool:
-    """Return whether an artifact is missing and another process is building it."""
-    path = artifact_path(cache, stage, inputs)
-    return not path.exists() and is_build_locked(_lock_of(path))
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
 
 
 def take_requests() -> list[tuple[str, str, int]]:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -159,19 +158,11 @@ class FeatureLoader:
         totals = Counter[str]()
         for source in training_set.sources:
             totals[source.title] += len(source.rows)
-
-        def is_free(number: int) -> bool:
-            return not network.is_computed_elsewhere(training_set.sources[number], classical=classical)
-
-        done, found, left = Counter[str](), dict[int, NDArray[Any]](), [*range(len(training_set.sources))]
-        while left:
-            number = next(filter(is_free, left), left[0])  # sources that another process is working on come last
-            left.remove(number)
-            source = training_set.sources[number]
+        done, self._features = Counter[str](), []
+        for source in training_set.sources:
             earlier, total = done[source.title], totals[source.title]
-            found[number] = network.features(source, classical=classical, earlier=earlier, total=total)
+            self._features.append(network.features(source, classical=classical, earlier=earlier, total=total))
             done[source.title] += len(source.rows)
-        self._features = [found[number] for number in sorted(found)]
         self.feature_count = int(self._features[0].shape[-1])
 
     def load(self, drawn: StepImages) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import cached_property
 from itertools import chain
@@ -32,20 +32,17 @@ from xraytune.models.classifier import Classifier, build_head
 from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.models.segmenter import MASK_THRESHOLD
 from xraytune.models.train import predict_logits
-from xraytune.pipeline.artifacts import build_in_parts, is_being_built, releases
+from xraytune.pipeline.artifacts import build_once, releases
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import ImageSource, RunContext, side_images
 from xraytune.pipeline.task import Task, task_of
 from xraytune.records import Compute
 
 FEATURES_STAGE = "features-2"
-_FEATURES_FILE = "features.npy"
 VAL_BATCH = 128
 _CPU_BATCH = 32
 """Larger batches are not faster on the CPU and take more memory."""
 _FEATURE_BATCH = 64
-_MIN_PART_IMAGES, _MAX_PARTS = 4 * _FEATURE_BATCH, 64
-"""A source is split into at most so many parts of at least so many images; the last part may be smaller."""
 MAX_STAGE_BYTES = 2 * 2**30
 """Larger inputs of the last stage are recomputed in each step."""
 
@@ -127,57 +124,11 @@ class Network:
         Features are float32 [n, V, D]; inputs of the last stage are [n, V, H, W, C], with bfloat16 stored as int16.
         Progress counts `earlier` images of other sources with the same title, of `total`.
         """
-        parameters, seed, count = self.experiment.parameters, self.experiment.settings.seed, len(source.rows)
-        table = view_table(seed, "views", source.name, image_count=count, views=parameters.views, classical=classical)
+        parameters, seed, compute = self.experiment.parameters, self.experiment.settings.seed, self.compute
+        count, views = len(source.rows), parameters.views
+        table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
         what, total = f"features of {source.title}", total or count
-
-        def build(folder: Path, part: Mapping[str, Any], parts_done: int) -> None:
-            network, (first, end) = self.whole, part["images"]
-            assert isinstance(network, Classifier), "only a classifier has features"
-            like = self._outputs(network, self.scaled(source, slice(0, 1)), table[:1, 0])
-            out = _new_array(folder, (end - first, table.shape[1], *like.shape[1:]), like.dtype)
-            done = earlier + min(parts_done * per_part, count - (end - first))
-            self._context.on_progress(what, done, total)
-            for start in range(0, end - first, _FEATURE_BATCH):
-                batch = slice(first + start, min(first + start + _FEATURE_BATCH, end))
-                images = self.scaled(source, batch)
-                for view in range(table.shape[1]):
-                    out[start : start + len(images), view] = self._outputs(network, images, table[batch, view])
-                self._context.on_progress(what, done + batch.stop - first, total)
-            out.flush()
-
-        def join(folder: Path, parts: Sequence[Path]) -> None:
-            self._context.on_progress(what, earlier + count, total)
-            out = None
-            for part, first in zip(parts, range(0, count, per_part), strict=True):
-                own = np.load(part / _FEATURES_FILE)  # not mapped: another process may remove it
-                if out is None:
-                    out = _new_array(folder, (count, *own.shape[1:]), own.dtype)
-                out[first : first + len(own)] = own
-            assert out is not None, "there are parts"
-            out.flush()
-
-        per_part = max(_MIN_PART_IMAGES, -(-count // (_MAX_PARTS * _FEATURE_BATCH)) * _FEATURE_BATCH)
-        origin = {name: value for name, value in source.inputs.items() if name != "rows"}  # for `clean`
-        path = build_in_parts(
-            self._context.cache,
-            FEATURES_STAGE,
-            self._feature_inputs(source, classical),
-            [{"images": [first, min(first + per_part, count)], "of": origin} for first in range(0, count, per_part)],
-            build,
-            join,
-            waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, count),
-        )
-        features: NDArray[Any] = np.load(path / _FEATURES_FILE, mmap_mode="r")
-        return features
-
-    def is_computed_elsewhere(self, source: ImageSource, *, classical: int) -> bool:
-        """Return whether a source's features are not cached yet and another process is computing them."""
-        return is_being_built(self._context.cache, FEATURES_STAGE, self._feature_inputs(source, classical))
-
-    def _feature_inputs(self, source: ImageSource, classical: int) -> dict[str, Any]:
-        parameters, compute = self.experiment.parameters, self.compute
-        return {
+        inputs = {
             "group": [source.name, source.inputs],
             "network": {
                 "backbone": BACKBONES.identity(parameters.backbone),
@@ -185,11 +136,40 @@ class Network:
                 "weights": self._weights.sha256 if self._weights else None,
             },
             "format": asdict(self.form),
-            "views": [self.experiment.settings.seed, parameters.views, classical] if classical else None,
+            "views": [seed, views, classical] if classical else None,
             "compute": [compute.device, compute.threads, compute.precision],
             "releases": releases("torch", "torchvision"),
             **({"until": last_stage_prefix(parameters.backbone)} if self.stage else {}),
         }
+
+        def build(folder: Path) -> None:
+            network = self.whole
+            assert isinstance(network, Classifier), "only a classifier has features"
+            like = self._outputs(network, self.scaled(source, slice(0, 1)), table[:1, 0])
+            shape = (count, table.shape[1], *like.shape[1:])
+            out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=like.dtype, shape=shape)
+            # A full disk is an error here; later, in the map, it would kill the process.
+            if hasattr(os, "posix_fallocate"):
+                with (folder / "features.npy").open("rb+") as stream:
+                    os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
+            self._context.on_progress(what, earlier, total)
+            for start in range(0, count, _FEATURE_BATCH):
+                batch = slice(start, start + _FEATURE_BATCH)
+                images = self.scaled(source, batch)
+                for view in range(table.shape[1]):
+                    out[batch, view] = self._outputs(network, images, table[batch, view])
+                self._context.on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
+            out.flush()
+
+        path = build_once(
+            self._context.cache,
+            FEATURES_STAGE,
+            inputs,
+            build,
+            waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, count),
+        )
+        features: NDArray[Any] = np.load(path / "features.npy", mmap_mode="r")
+        return features
 
     def _outputs(self, network: Classifier, images: Tensor, views: NDArray[np.float32]) -> NDArray[Any]:
         """Return what to cache for images, float32 [n, 1, S, S], in these views, [n, 7]."""
@@ -242,16 +222,6 @@ def _stage_inputs(backbone: nn.Module, stage: nn.Module, images: Tensor, compute
     maps = found[0].permute(0, 2, 3, 1).contiguous()
     values: NDArray[Any] = (maps.view(torch.int16) if maps.dtype == torch.bfloat16 else maps).cpu().numpy()
     return values
-
-
-def _new_array(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
-    """Create a file and return it as a memory-mapped array. A full disk is an error now; later it would kill the process."""
-    file = folder / _FEATURES_FILE
-    out: np.memmap[Any, Any] = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with file.open("rb+") as stream:
-            os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
-    return out
 
 
 def view_count(experiment: Experiment) -> int:

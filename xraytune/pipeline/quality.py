@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +89,12 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
             raise
         return f"not measured: {error.problems[0].what}"
 
-    @cache
-    def synthetic() -> list[Floats]:
-        sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
-        return features.of("synthetic", sets)
+    waiting = partial(context.on_progress, _WAITING, 0, 1)
 
     def build(folder: Path) -> None:
-        real = _real_side(features, context, meanwhile=synthetic)
-        found = synthetic()
+        real = _real_side(features, context, waiting)
+        sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
+        found = features.of("synthetic", sets)
         sharp, hazy = found[: len(names)], found[len(names) :]
         record = read_json(real / "real.json")
         with np.load(real / "features.npz") as stored:
@@ -141,7 +139,6 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
 
     real_name = fingerprint(REAL_STAGE, _real_inputs(features, prepared))
     inputs = {"real": real_name, "pixels": [prepared.pixels], "pools": [of_blocks for _, of_blocks in pools]}
-    waiting = partial(context.on_progress, _WAITING, 0, 1)
     path = build_once(context.cache, QUALITY_STAGE, inputs, build, waiting=waiting)
     return _QUALITY.validate_python(read_json(path / "quality.json"))
 
@@ -243,10 +240,10 @@ class Features:
         return found
 
 
-def _real_side(features: Features, context: RunContext, *, meanwhile: Callable[[], object]) -> Path:
+def _real_side(features: Features, context: RunContext, waiting: Callable[[], None]) -> Path:
     """Return the artifact of the real images: `features.npz`, and `real.json` with floor, scale and GAN-train reference.
 
-    `meanwhile` is called repeatedly while another process is building it.
+    `waiting` is called repeatedly while another process is building it.
     """
     prepared, cache = context.prepared, context.cache
     labels = range(len(prepared.class_names))
@@ -279,10 +276,6 @@ def _real_side(features: Features, context: RunContext, *, meanwhile: Callable[[
         content = io.BytesIO()
         np.savez(content, **arrays)
         write_bytes(folder / "features.npz", content.getvalue())
-
-    def waiting() -> None:
-        meanwhile()
-        context.on_progress(_WAITING, 0, 1)
 
     return build_once(cache, REAL_STAGE, _real_inputs(features, prepared), build, waiting=waiting)
 

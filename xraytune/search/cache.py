@@ -423,7 +423,6 @@ def _description(name: str, inputs: Mapping[str, Any]) -> str:
         f"{settings['steps']:,} steps" if "steps" in settings else "",
         f"seed {settings['seed']}" if "seed" in settings else "",
         f"{group[0].split()[0]} images" if group[0] else "",
-        f"part of {inputs['whole'][:8]}" if "whole" in inputs else "",
         f"from {', '.join(generators)}" if generators else "",
         "" if label is None else f"class {inputs.get('class_names', {label: label})[label]}",
     )
