@@ -24,7 +24,6 @@ Every command has a function here, with the same arguments:
     xraytune train              train
     xraytune evaluate           evaluate
     xraytune predict            predict
-    xraytune verify             verify_model
     xraytune model summary      model_summary
     xraytune model export       export_onnx
 
@@ -61,7 +60,6 @@ if TYPE_CHECKING:
     from xraytune.data.transform import Strengths, transform_folder
     from xraytune.errors import XraytuneError
     from xraytune.export.best import export as export_best
-    from xraytune.export.bundle import verify as verify_model
     from xraytune.export.doctor import doctor
     from xraytune.export.evaluate import evaluate
     from xraytune.export.predict import predict
@@ -114,7 +112,6 @@ __all__ = [
     "transform_folder",
     "trials_dataframe",
     "verify_cache",
-    "verify_model",
     "write_paper",
     "write_report",
 ]

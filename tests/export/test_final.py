@@ -273,6 +273,7 @@ def test_the_model_card_names_data_metrics_and_limits(study: StudyFolder, tmp_pa
     assert f"{trained.threshold:.3f}" in card
     assert "| sensitivity (PNEUMONIA) |" in card
     assert "no verdict on this model" in card
+    assert "is not confirmed: `xraytune confirm` has not compared" in card
     assert "## Intended use" in card
     assert "not a medical device" in card
     assert f"| fingerprint of training images | `{bundle.record.train_fingerprint}` |" in card

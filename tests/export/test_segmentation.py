@@ -16,7 +16,6 @@ from tests.export.conftest import Lab, change_record
 from tests.in_process import command
 from xraytune.data.decoding import decode_file
 from xraytune.errors import ArtifactError, ConfigError, DataError
-from xraytune.export.bundle import verify
 from xraytune.export.evaluate import evaluate
 from xraytune.export.mask_evaluation import MaskEvaluation
 from xraytune.export.predict import PredictedMasks, predict, whole_mask
@@ -137,16 +136,12 @@ def test_trained_on_everything_the_dice_is_out_of_fold(discs: Path) -> None:
     assert "out-of-fold" in (discs / "all" / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_segmenter_is_verified_and_exported_to_onnx(discs: Path, tmp_path: Path) -> None:
+def test_a_segmenter_is_exported_to_onnx(discs: Path, tmp_path: Path) -> None:
     images = discs / "pairs" / "test" / "images"
-    numbers = verify(discs / "model", data=discs / "pairs")
     export_onnx(discs / "model", out=tmp_path / "model.onnx")
     for model, out in ((discs / "model", "torch"), (tmp_path / "model.onnx", "onnx")):
         predict(model, images, out=tmp_path / out)
 
-    assert [one.name for one in numbers if "mean Dice" in one.name and not one.differs] == [
-        f"mean Dice at 32 x 32 px{end}" for end in ("", ", low", ", high")
-    ]
     for file in images.iterdir():
         ours, theirs = (read_mask(tmp_path / out / "masks" / f"{file.stem}.png") for out in ("torch", "onnx"))
         assert (ours != theirs).mean() < 0.001

@@ -105,7 +105,6 @@ def build_app() -> typer.Typer:
     _add(app, model.train, "xraytune train --config best.yaml -o model", _MODEL)
     _add(app, model.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
     _add(app, model.predict, "xraytune predict model new_xrays -o predictions.csv", _MODEL)
-    _add(app, model.verify, "xraytune verify model --data chest_xray", _MODEL)
 
     model_app = _group("Inspect network architectures, or export models to ONNX.")
     app.add_typer(model_app, name="model", rich_help_panel=_MODEL)

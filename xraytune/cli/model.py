@@ -1,4 +1,4 @@
-"""Commands on single models: `train`, `evaluate`, `predict`, `verify`, `model summary` and `model export`."""
+"""Commands on single models: `train`, `evaluate`, `predict`, `model summary` and `model export`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer import Argument, Option
 
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Frame, Row, Table, numbers
-from xraytune.errors import ArtifactError, Problem, join_names
+from xraytune.errors import join_names
 
 if TYPE_CHECKING:
     from xraytune.export.evaluate import Evaluation
@@ -334,30 +334,6 @@ def predict(
         text = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
         text += "; masks/, overlays/ and predictions.csv"
     console.write(f"{predicted.path}: {text}")
-
-
-def verify(
-    model: options.ModelArgument,
-    data: Annotated[
-        Path, Option(metavar="SOURCE", help="Image folder or data file (YAML) that the model was trained on.")
-    ],
-    as_json: options.AsJson = False,
-) -> None:
-    """Verify a model's checksums and recompute the numbers of its model card; exit code 5 if they differ."""
-    from xraytune.export.bundle import TOLERANCE, verify
-
-    with console.progress() as on_progress:
-        found = verify(model, data=data, on_progress=on_progress)
-    if as_json:
-        console.show_json({"model": model, "numbers": found})
-    else:
-        rows = [(one.name, f"{one.recorded:.4f}", f"{one.recomputed:.4f}") for one in found]
-        console.write(f"{model}: the checksums match")
-        console.show(Table(["", *numbers("recorded", "recomputed")], rows))
-    if differing := [one.name for one in found if one.differs]:
-        what = f"these numbers differ by more than {TOLERANCE:g}: {join_names(differing)}"
-        fix = "compare the package versions in bundle.json; GPU and bfloat16 results can differ between machines"
-        raise ArtifactError(Problem(what, model, fix))
 
 
 def export(
