@@ -1,16 +1,14 @@
 """The study folder: one process at a time, one space, one set of images."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
+from tests.search.studies import CPU, two_images, write_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, MachineError, StudyError, TrialError
 from xraytune.files import read_json, write_json
-from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import search
 from xraytune.search.status import StudyWatcher
 from xraytune.search.study import (
@@ -34,29 +32,6 @@ def test_another_space_is_refused_with_what_differs(study: StudyFolder, tmp_path
     assert "1e-05" in str(refusal.value)
     assert "0.0001" in str(refusal.value)
     assert "name" in str(refusal.value), "it says what to do"
-
-
-@pytest.mark.slow
-def test_refusal_explains_how_to_reuse_best_trials(study: StudyFolder, tmp_path: Path) -> None:
-    controller = direct(study)
-    for value in (0.7, 0.9, 0.8, 0.6):
-        suggestion = controller.next_trial()
-        assert isinstance(suggestion, TrialSuggestion)
-        controller.on_result(suggestion.number, ended(value))
-    best = study.rows()[1]["parameters"]
-    study.rows_path.write_text("{}\n", encoding="utf-8")  # the journal says which they are, not its table
-    override = "lr={min: 1e-5, max: 1e-1, distribution: log_uniform_values}"
-
-    with pytest.raises(StudyError) as refusal:
-        require_same_space(study, write_space(tmp_path, override))
-
-    (line,) = (line for line in str(refusal.value).splitlines() if "points_to_evaluate" in line)
-    options = shlex.split(line.partition("best trials: ")[2])
-    assert options[0] == "--set"
-    points = write_space(tmp_path, override, "name=wider", options[1]).points_to_evaluate
-    assert len(points) == 3
-    assert points[0] == {name: value for name, value in best.items() if name in points[0]}
-    assert points[0]["lr"] == best["lr"]
 
 
 @pytest.mark.slow
@@ -187,49 +162,6 @@ def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolde
     begun_with(study, torch=study.releases()[0]["torch"] + "+cpu")
 
     assert continue_under_releases(study) == ""
-
-
-def test_epochs_can_be_raised_until_a_trial_ends_at_the_last_one(study: StudyFolder, tmp_path: Path) -> None:
-    longer, controller = write_space(tmp_path, "budget.max_epochs=27"), direct(study)
-    for number, value in enumerate((0.9, 0.5)):
-        controller.next_trial()
-        controller.on_result(number, epoch(1, value))  # the second one is pruned
-    require_same_space(study, longer)
-
-    for last in range(2, 10):
-        controller.on_result(0, epoch(last, 0.9))
-    controller.on_result(0, ended(0.9, epochs=9))
-
-    refused = (
-        r"budget\.max_epochs is 9 in this study and cannot become 27: trials that ended there cannot continue.*: #0\n"
-    )
-    with pytest.raises(StudyError, match=refused) as refusal:
-        require_same_space(study, longer)
-    assert "add --set name=small-27-epochs to start a new study, which reuses the generators" in str(refusal.value)
-    assert "--set 'points_to_evaluate=[" in str(refusal.value)
-
-
-def test_epochs_cannot_be_lowered(study: StudyFolder, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="cannot become 3: it can only be raised"):
-        require_same_space(study, write_space(tmp_path, "budget.max_epochs=3"))
-
-
-def test_epochs_of_a_confirmed_study_stay(study: StudyFolder, tmp_path: Path) -> None:
-    (study.path / "confirm").mkdir()
-
-    with pytest.raises(StudyError, match="cannot become 27: a confirmation has trained with it"):
-        require_same_space(study, write_space(tmp_path, "budget.max_epochs=27"))
-
-
-@pytest.mark.parametrize(
-    ("name", "first", "other"), [("schedule", "constant", "cosine"), ("mixing", "additive", "pretrain")]
-)
-def test_epochs_stay_where_the_training_looks_ahead(tmp_path: Path, name: str, first: str, other: str) -> None:
-    study, schedule = StudyFolder(tmp_path / "studies" / "small"), f"{name}={{values: [{first}, {other}]}}"
-    create_study(study, write_space(tmp_path, schedule), two_images(), CPU)
-
-    with pytest.raises(StudyError, match=f"cannot become 27: with {name}: {other}"):
-        require_same_space(study, write_space(tmp_path, schedule, "budget.max_epochs=27"))
 
 
 @pytest.mark.slow

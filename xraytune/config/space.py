@@ -139,15 +139,7 @@ class Space:
 
     def experiment(self) -> Experiment:
         """Return the only point of the space, or the first of `points_to_evaluate`; ConfigError if parameters are open."""
-        point, still_open = self._fixed(self.points_to_evaluate[0] if self.points_to_evaluate else {})
-        if still_open:
-            what = f"still open: {', '.join(still_open)}"
-            fix = "choose first: xraytune export STUDY -o best.yaml, or give values in the first points_to_evaluate"
-            raise ConfigError(Problem(what, self.settings.name, fix))
-        return Experiment(settings=self.settings, parameters=parameters_from(point))
-
-    def _fixed(self, values: Point) -> tuple[Point, list[str]]:
-        """Return the active parameters that are constant or have one of these values, and the names of the others."""
+        first = self.points_to_evaluate[0] if self.points_to_evaluate else {}
         point: Point = {}
         still_open = []
         for spec in self.specs:
@@ -155,16 +147,15 @@ class Space:
                 continue
             if not spec.domain.is_open:
                 (point[spec.name],) = spec.domain.corners(())
-            elif spec.name in values and spec.domain.contains(values[spec.name]):
-                point[spec.name] = values[spec.name]
+            elif spec.name in first:
+                point[spec.name] = first[spec.name]
             else:
                 still_open.append(spec.name)
-        return point, still_open
-
-    def nearest_initial_point(self, values: Point) -> Point:
-        """Return the part of a trial's settings, perhaps from another space, that this space can start from."""
-        point, _ = self._fixed(values)
-        return {name: value for name, value in point.items() if name in self.searched}
+        if still_open:
+            what = f"still open: {', '.join(still_open)}"
+            fix = "choose first: xraytune export STUDY -o best.yaml, or give values in the first points_to_evaluate"
+            raise ConfigError(Problem(what, self.settings.name, fix))
+        return Experiment(settings=self.settings, parameters=parameters_from(point))
 
     def grid(self) -> Iterator[Point]:
         """Yield every point, as `enqueue_trial` expects it; the first parameter changes slowest."""

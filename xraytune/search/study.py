@@ -19,7 +19,6 @@ import difflib
 import json
 import os
 import platform
-import shlex
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,9 +30,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from xraytune.config.fields import flat_values
 from xraytune.config.load import experiment_from_json, load_space
-from xraytune.config.settings import Budget, Experiment, extensions_of
+from xraytune.config.settings import Experiment, extensions_of
 from xraytune.config.space import Space
 from xraytune.errors import ArtifactError, ConfigError, Problem, SourceLine, StudyError, join_names
 from xraytune.files import (
@@ -56,7 +54,6 @@ _NUMERIC = ("torch", "torchvision")
 SCRATCH_NAME = ".tune"
 """In a study and its folders of runs: temporary files of Ray Tune."""
 _JOURNAL_NAME = "optuna.journal"
-_BEST = 3
 _COMPUTE = TypeAdapter(Compute)
 
 
@@ -292,77 +289,22 @@ def require_free(folder: StudyFolder) -> None:
 
 
 def require_same_space(folder: StudyFolder, space: Space) -> None:
-    """Refuse (StudyError) to resume a study whose space differs, with the lines that differ.
-
-    A higher `budget.max_epochs` is the same space as long as no result depends on the old one.
-    """
-    recorded = folder.space()
-    old, new = _lines(recorded), _lines(space)
+    """Refuse (StudyError) to resume a study whose space differs, with the lines that differ."""
+    old, new = _lines(folder.space()), _lines(space)
     if old == new:
         return
-    if _lines(_with_budget(recorded, space.settings.budget)) == new:
-        before, after = (one.settings.budget.max_epochs for one in (recorded, space))
-        if not (why := _why_epochs_stay(folder, recorded, before, after)):
-            return
-        what = f"budget.max_epochs is {before} in this study and cannot become {after}: {why}"
-        name = f"--set name={folder.path.name}-{after}-epochs"
-        fix = f"add {name} to start a new study, which reuses the generators and features in the cache"
-    else:
-        lines = difflib.unified_diff(old, new, "study", "file", lineterm="", n=0)
-        changes = [line for line in lines if line[:1] in "+-"][2:]
-        what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(changes)
-        fix = "use the study's space, or start a new study: --set name=..."
-    raise StudyError(Problem(what, folder.path, fix + _from_best(folder, recorded, space)))
-
-
-def _with_budget(space: Space, budget: Budget) -> Space:
-    return replace(space, settings=space.settings.model_copy(update={"budget": budget}))
-
-
-def _why_epochs_stay(folder: StudyFolder, recorded: Space, old: int, new: int) -> str:
-    """Return what depends on a study's last epoch; "" if nothing does.
-
-    ASHA's rungs below the old last epoch stay, and constant and plateau schedules do not look ahead. But a trial that
-    ended at the old last epoch has lost its checkpoint: it cannot continue, and competes with trials that train longer.
-    """
-    from xraytune.search.journal import Journal  # as in `create_study`
-
-    if new < old:
-        return "it can only be raised"
-    if ("cosine",) in recorded.combinations("schedule"):
-        return "with schedule: cosine, the learning rate of every epoch depends on it"
-    if ("pretrain",) in recorded.combinations("mixing"):
-        return "with mixing: pretrain, the number of steps on extra images depends on it"
-    if recorded.settings.objective.is_of_generator:
-        return "the generator's steps in every epoch depend on it"
-    if (folder.path / "confirm").exists():
-        return "a confirmation has trained with it"
-    rows = Journal(folder.journal_path, recorded, writable=False).rows()
-    if ended := [f"#{row['number']}" for row in rows if row["status"] == "complete" and row["epochs"] >= old]:
-        return f"trials that ended there cannot continue, and would be compared with longer ones: {join_names(ended)}"
-    return ""
+    lines = difflib.unified_diff(old, new, "study", "file", lineterm="", n=0)
+    changes = [line for line in lines if line[:1] in "+-"][2:]
+    what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(changes)
+    raise StudyError(Problem(what, folder.path, "use the study's space, or start a new study: --set name=..."))
 
 
 def record_budget(folder: StudyFolder, space: Space) -> None:
     """Write the budget of this start into `study.yaml`, which `status`, `confirm` and `export` read."""
     recorded = folder.space()
     if recorded.settings.budget != space.settings.budget:
-        write_text(folder.space_path, _with_budget(recorded, space.settings.budget).to_yaml(folder.path))
-
-
-def _from_best(folder: StudyFolder, recorded: Space, space: Space) -> str:
-    """Return the option that starts another study with this one's best trials, if they are in its space."""
-    from xraytune.search.journal import Journal  # as in `create_study`
-
-    journal = Journal(folder.journal_path, recorded, writable=False)
-    complete = (row for row in journal.rows() if row["status"] == "complete")
-    best = sorted(complete, key=lambda row: recorded.settings.objective.rank(row["value"]))
-    settings = (flat_values(journal.parameters(row["number"])) for row in best)
-    points = [point for values in settings if (point := space.nearest_initial_point(values))]
-    if not points:
-        return ""
-    distinct = ", ".join(list({json.dumps(point): None for point in points})[:_BEST])
-    return f"\n       from this one's best trials: --set {shlex.quote(f'points_to_evaluate=[{distinct}]')}"
+        settings = recorded.settings.model_copy(update={"budget": space.settings.budget})
+        write_text(folder.space_path, replace(recorded, settings=settings).to_yaml(folder.path))
 
 
 def _lines(space: Space) -> list[str]:
