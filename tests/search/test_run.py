@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,12 +13,10 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, StudyError
 from xraytune.export.train import train
 from xraytune.files import read_json, read_jsonl, write_json
-from xraytune.records import EpochRecord
 from xraytune.search import run as search_run
 from xraytune.search.messages import Callbacks
 from xraytune.search.run import search
 from xraytune.search.status import status
-from xraytune.search.study import StudyFolder
 
 pytestmark = pytest.mark.slow
 
@@ -141,33 +138,6 @@ def test_search_continues_after_upgrade_and_reports_it(space: Path) -> None:
     assert any(text.startswith("this study was started with torch 2.0.1 and torchvision ") for text in notes)
     assert summary.counts["complete"] == 2
     assert read_json(file)["continued"][0]["ended_trials"] == 1
-
-
-def test_a_study_with_raised_epochs_equals_one_that_began_with_them(space: Path) -> None:
-    root, asha = space.parent, ["scheduler={name: asha, grace: 1, reduction: 2}", "budget.trials=3"]
-
-    def interrupt(number: int, record: EpochRecord) -> None:
-        if (number, record.epoch) == (0, 2):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        search(
-            space,
-            studies=root / "raised",
-            overrides=["budget.max_epochs=3", *asha],
-            callbacks=Callbacks(on_epoch=interrupt),
-        )
-    for studies in ("raised", "straight"):
-        search(space, studies=root / studies, overrides=["budget.max_epochs=5", *asha])
-
-    raised, straight = (StudyFolder(root / studies / "small") for studies in ("raised", "straight"))
-    assert untimed(raised.rows()) == untimed(straight.rows())
-    assert raised.rows()[0]["epochs"] == 5
-    assert raised.space() == straight.space()
-
-
-def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def test_status_shows_the_budget_of_the_last_start(space: Path) -> None:

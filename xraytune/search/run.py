@@ -124,19 +124,15 @@ def search(
     if settings.objective.is_of_generator:
         require_measurable(prepared)
     sizes = side_sizes(prepared)
-    for note in (*warnings, *map(str, sizes), *filter(None, [chance_warning(sizes)])):
-        callbacks.note(note)
-    if settings.has_idle_asha:
-        grace, last = settings.scheduler.grace, settings.budget.max_epochs
-        callbacks.note(f"ASHA will not prune any trial: scheduler.grace is {grace}, and budget.max_epochs is {last}")
     mixes = loaded.combinations("source", "synthetic_ratio", "mixing")
     ratios = [(ratio, mixing) for source, ratio, mixing in mixes if source != "none" and isinstance(ratio, int | float)]
     pretrained = [ratio for ratio, mixing in ratios if mixing == "pretrain"]
+    notes = (*warnings, *map(str, sizes), chance_warning(sizes), _note_on_asha(settings, pretrained))
+    for note in filter(None, notes):
+        callbacks.note(note)
     if not is_resumed:
         require_extra_images([ratio for ratio, _ in ratios], prepared.side("train").rows.size)
         require_both_phases(pretrained, settings.budget.max_epochs * prepared.steps_per_epoch(settings))
-    if note := _early_rung(settings, pretrained):
-        callbacks.note(note)
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
         shortcut = _shortcut(index, settings, cache, callbacks)
@@ -208,15 +204,17 @@ def _shortcut(index: ImageIndex, settings: Settings, cache: Path, callbacks: Cal
     return shortcut
 
 
-def _early_rung(settings: Settings, pretrained: Sequence[float]) -> str:
-    """Return a note if ASHA compares trials before those that pretrain, at these ratios, have seen real images."""
-    ratio = max(pretrained, default=0.0)
-    first = int(settings.budget.max_epochs * ratio / (1 + ratio)) + 1
-    if settings.scheduler.name != "asha" or settings.scheduler.grace >= first:
+def _note_on_asha(settings: Settings, pretrained: Sequence[float]) -> str:
+    """Return a note if ASHA stops no trial, or compares trials before those that pretrain have seen real images."""
+    grace, last, ratio = settings.scheduler.grace, settings.budget.max_epochs, max(pretrained, default=0.0)
+    first = int(last * ratio / (1 + ratio)) + 1
+    if settings.has_idle_asha:
+        return f"ASHA will not prune any trial: scheduler.grace is {grace}, and budget.max_epochs is {last}"
+    if settings.scheduler.name != "asha" or grace >= first:
         return ""
     return (
-        f"ASHA compares trials from epoch {settings.scheduler.grace} on, but trials with mixing: pretrain may not see a "
-        f"real image before epoch {first}; for a fair comparison, set scheduler.grace: {first} or scheduler.name: none"
+        f"ASHA compares trials from epoch {grace} on, but trials with mixing: pretrain may not see a real image before "
+        f"epoch {first}; for a fair comparison, set scheduler.grace: {first} or scheduler.name: none"
     )
 
 
