@@ -31,6 +31,7 @@ OTHER_NAMES = {
         **dict.fromkeys(("source", "classes", "group_regex"), "folder"),  # `DataSettings`
         **dict.fromkeys(("flip", "rotate", "shift", "zoom", "shear", "contrast", "elastic"), "strengths"),
     },
+    "xraytune report": {"csv": "out"},
     "xraytune space check": {"file": "path", "space": "path"},
     "xraytune evaluate": {"at_sensitivity": "sensitivity"},
     "xraytune predict": {"at_sensitivity": "sensitivity"},

@@ -13,7 +13,7 @@ Every command has a function here, with the same arguments:
     xraytune space import       import_sweep
     xraytune search             run_search
     xraytune status             status, trials_dataframe
-    xraytune report             write_report, write_paper, serve_report
+    xraytune report             write_report, write_tables, serve_report
     xraytune confirm            confirm_study, rehearse_study
     xraytune audit              run_audit
     xraytune export             export_best
@@ -70,8 +70,7 @@ if TYPE_CHECKING:
     from xraytune.pipeline.model import model_summary
     from xraytune.pipeline.shortcuts import inspect_lungs
     from xraytune.report.page import serve as serve_report
-    from xraytune.report.page import write_report
-    from xraytune.report.paper import write_paper
+    from xraytune.report.page import write_report, write_tables
     from xraytune.search.cache import clean, clean_cache, list_cache, verify_cache
     from xraytune.search.messages import Callbacks
     from xraytune.search.run import search as run_search
@@ -112,8 +111,8 @@ __all__ = [
     "transform_folder",
     "trials_dataframe",
     "verify_cache",
-    "write_paper",
     "write_report",
+    "write_tables",
 ]
 
 

@@ -29,7 +29,7 @@ def test_python_m_xraytune_is_the_command_with_its_exit_codes() -> None:
         ("xraytune con", ["confirm"]),
         ("xraytune data ", ["inspect", "phantom", "transform"]),
         ("xraytune search --stu", ["--studies"]),
-        ("xraytune report studies/a --format c", ["csv"]),
+        ("xraytune export studies/a --validation v", ["val_a"]),
     ],
 )
 def test_shell_completes_commands_options_and_values(words: str, completed: list[str]) -> None:

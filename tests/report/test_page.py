@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -17,7 +18,7 @@ from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, StudyError
 from xraytune.files import read_json, write_json
-from xraytune.report.page import write_report
+from xraytune.report.page import write_report, write_tables
 from xraytune.report.sections import all_charts, sections
 from xraytune.report.study import read_study
 
@@ -146,8 +147,7 @@ def test_a_study_of_segmentation_shows_dice_by_patient_and_the_worst_masks(pairs
 HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם"]
 
 
-def draw_hostile_xrays(tmp_path: Path) -> str:
-    """Draw images in classes of these names, and return a space of one trial on them."""
+def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "drawn", patients=30, seed=1, image_size_px=32)
     for number, (name, source) in enumerate(zip(HOSTILE, ["NORMAL", "PNEUMONIA", "NORMAL"], strict=True)):
         images = sorted((tmp_path / "drawn" / "train" / source).glob("*"))[number::2]
@@ -158,11 +158,7 @@ def draw_hostile_xrays(tmp_path: Path) -> str:
         "data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}",
         r"data: {path: xrays, classes: auto, image_size: 32, split: {val_a: 0.25, val_b: 0.25, group_regex: '(p\d+)_'}}",
     )
-    return text.replace("trials: 5", "trials: 1")
-
-
-def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text(draw_hostile_xrays(tmp_path), encoding="utf-8")
+    (tmp_path / "space.yaml").write_text(text.replace("trials: 5", "trials: 1"), encoding="utf-8")
     study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path).path
 
     page = write_report(study).read_text("utf-8")
@@ -194,6 +190,27 @@ def test_only_failed_trials(tmp_path: Path) -> None:
     study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path).path
 
     assert "1 of 1 trials" in _without_plotly(write_report(study).read_text("utf-8"))
+
+
+def test_every_table_is_a_csv_file(confirmed: Path, tmp_path: Path) -> None:
+    shown = command("report", confirmed, "--csv", tmp_path / "tables", "--json")
+
+    files = [Path(file) for file in json.loads(shown.stdout)["files"]]
+    assert {file.name for file in files} >= {"verdict.csv", "parameters.csv", "best.csv", "data-1.csv", "cost.csv"}
+    with (tmp_path / "tables" / "parameters.csv").open(encoding="utf-8") as stream:
+        trials = list(csv.DictReader(stream))
+    assert [trial["source"] for trial in trials][:2] == ["gan", "none"]
+    assert float(trials[0]["lr"]) == 0.01
+
+
+@pytest.mark.parametrize("options", [["--out", "page.html"], ["--serve"], ["--wandb"]])
+def test_tables_are_written_alone(tmp_path: Path, options: list[str]) -> None:
+    assert command("report", tmp_path, "--csv", tmp_path / "tables", *options).exit_code == 2
+
+
+def test_an_existing_folder_for_tables_is_refused_before_the_study_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="this path already exists"):
+        write_tables(tmp_path / "no study", out=tmp_path)
 
 
 def test_bad_input(copy_study: CopyStudy, tmp_path: Path) -> None:

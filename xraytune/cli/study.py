@@ -52,21 +52,12 @@ def report(
     study: options.StudyArgument,
     out: Annotated[
         Path | None,
-        Option(
-            "--out",
-            "-o",
-            metavar="PATH",
-            help="HTML file to write; default: report.html in the study. For other formats, a folder to create.",
-        ),
+        Option("--out", "-o", metavar="FILE", help="HTML file to write; default: report.html in the study."),
     ] = None,
-    format: Annotated[
-        Literal["html", "md", "csv", "png", "svg", "pdf"],
-        Option(
-            "--format",
-            help="html: the page. md: Markdown, methods and a CLAIM and TRIPOD+AI checklist. csv: all tables. "
-            "png, svg, pdf: figures at column width.",
-        ),
-    ] = "html",
+    csv: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="Write the tables of the page to this new folder instead, as CSV files."),
+    ] = None,
     serve: Annotated[
         bool, Option("--serve", help="Serve the page on this machine instead, and update it during a search.")
     ] = False,
@@ -78,27 +69,23 @@ def report(
     as_json: options.AsJson = False,
 ) -> None:
     """Write an HTML report of a study that opens offline: verdict, trials, images, cost. Also works during a search."""
-    if serve and (out or as_json or format != "html"):
-        raise BadParameter("give either --serve, or --out, --format and --json", param_hint="--serve")
-    if wandb and (serve or format != "html"):
-        raise BadParameter("only the HTML page can be sent: leave out --serve and --format", param_hint="--wandb")
+    if serve and (out or csv or as_json):
+        raise BadParameter("give either --serve, or --out, --csv and --json", param_hint="--serve")
+    if csv and out:
+        raise BadParameter("give either --csv or --out", param_hint="--csv")
+    if wandb and (serve or csv):
+        raise BadParameter("only the HTML page can be sent: leave out --serve and --csv", param_hint="--wandb")
+    from xraytune.report import page
+
     if serve:
-        from xraytune.report.page import serve as serve_report
-
-        serve_report(study, port=port, cache=cache, on_start=lambda url: console.write(f"{url} (Ctrl-C ends)"))
-    elif format == "html":
-        from xraytune.report.page import write_report
-
-        written = write_report(study, out=out, cache=cache, wandb=wandb)
-        console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
-    elif out is None:
-        raise BadParameter(f"--format {format} needs a folder to create", param_hint="--out")
-    else:
-        from xraytune.report.paper import write_paper
-
-        files = write_paper(study, format=format, out=out, cache=cache)
+        page.serve(study, port=port, cache=cache, on_start=lambda url: console.write(f"{url} (Ctrl-C ends)"))
+    elif csv:
+        files = page.write_tables(study, out=csv, cache=cache)
         text = "\n".join(f"{shown_path(file)}" for file in files)
         console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(text)
+    else:
+        written = page.write_report(study, out=out, cache=cache, wandb=wandb)
+        console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
 
 
 def export(

@@ -1,1 +1,1 @@
-"""Figures as PNG, SVG and PDF files."""
+"""Figures as PNG and SVG files."""

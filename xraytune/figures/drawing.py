@@ -1,4 +1,4 @@
-"""Figures as PNG, SVG and PDF; only this file imports matplotlib.
+"""Figures as PNG and SVG; only this file imports matplotlib.
 
 The same records give the same bytes: no date, no random ids, no user settings. Text stays text in the SVG.
 """
@@ -27,20 +27,8 @@ SAMPLES, CLASS_FREQUENCY = "samples", "class_frequency"
 """Names of the figures of a data folder."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Distinct for colour-blind readers. Source: Okabe and Ito 2008, "Color Universal Design"."""
-SOURCE_COLOURS = {
-    "none": "#8c8c8c",
-    "duplicate": "#e69f00",
-    "gan": "#2288cc",
-    "diffusion": "#cc79a7",
-    "folder": "#009e73",
-}
-"""The colour of each source of extra images, in all figures and charts."""
-OTHER_COLOUR = "#56b4e9"
-VERDICT_COLOURS = {"better": "#009e73", "equivalent": "#2288cc", "worse": "#d55e00", "undecided": "#8c8c8c"}
-COLUMN_INCHES, PAGE_INCHES = 3.5, 7.2
-"""Width of a figure in a paper: one column of two, and both."""
 WIDTH_INCHES, _LABEL_INCHES, _IMAGE_INCHES = 9.0, 1.8, 1.6
-_DOTS_PER_INCH, _PAPER_DOTS_PER_INCH = 200, 600
+_DOTS_PER_INCH = 200
 _MOST_DOTS = 12_000
 """Longest side of a PNG; figures with very many classes get a lower resolution, since the rasteriser's limit is 65,536."""
 _LONGEST_NAME = 24
@@ -48,7 +36,6 @@ _GREY = "#444444"
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],  # comes with matplotlib
     "image.composite_image": False,
-    "pdf.fonttype": 42,  # text that can be selected and edited
     "svg.fonttype": "none",
     "svg.hashsalt": "xraytune",
     "text.parse_math": False,  # a class may be called $x$
@@ -66,7 +53,6 @@ _STYLE: dict[Any, Any] = {
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None, "Creator": "xraytune"},
-    ".pdf": {"CreationDate": None, "Creator": "xraytune", "Producer": None},
 }
 
 
@@ -84,23 +70,9 @@ def figure_files(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.png", folder / f"{name}.svg"
 
 
-def colour_of(source: object) -> str:
-    """Return the colour of a source of extra images."""
-    return SOURCE_COLOURS.get(f"{source}", OTHER_COLOUR)
-
-
 def with_interval(value: float, interval: tuple[float, float] | None) -> str:
     """Return a metric as text, with its interval if it has one: `0.962 (0.951 to 0.973)`."""
     return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else f"{value:.3f}"
-
-
-def upper_range(scores: Sequence[float]) -> tuple[float, float] | None:
-    """Return the range of an axis for the upper three quarters of final scores, where trials differ little; None for all."""
-    if len(scores) < 4:
-        return None
-    low, high = float(np.quantile(scores, 0.25)), max(scores)
-    space = max(0.1 * (high - low), 1e-3)
-    return low - space, high + space
 
 
 def draw_sample_grid(rows: Sequence[SampleRow], folder: Path) -> tuple[Path, Path]:
@@ -161,24 +133,9 @@ def printable(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
-def scale_text(figure: Figure, factor: float) -> None:
-    """Multiply the size of all text by a factor."""
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        assert isinstance(text, Text)
-        text.set_fontsize(float(text.get_fontsize()) * factor)
-
-
 @contextmanager
-def new_figure(files: Sequence[Path], height: float, *, width: float = WIDTH_INCHES) -> Iterator[Figure]:
-    """Draw a figure with our settings instead of the user's, and write it.
-
-    Args:
-        files: What to write; the suffix `.png`, `.svg` or `.pdf` is the format.
-        height: In inches.
-        width: In inches; below `WIDTH_INCHES` it is a figure for a paper, with more dots per inch in the PNG.
-    """
+def new_figure(files: Sequence[Path], height: float) -> Iterator[Figure]:
+    """Draw a figure, `height` inches high, without the user's settings, and write it as these PNG and SVG files."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -188,11 +145,10 @@ def new_figure(files: Sequence[Path], height: float, *, width: float = WIDTH_INC
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, height), facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        wanted = _DOTS_PER_INCH if width == WIDTH_INCHES else _PAPER_DOTS_PER_INCH
-        dots = min(wanted, int(_MOST_DOTS / height))
+        dots = min(_DOTS_PER_INCH, int(_MOST_DOTS / height))
         for file in files:
             content = BytesIO()
             figure.savefig(content, format=file.suffix[1:], dpi=dots, metadata=_METADATA[file.suffix])

@@ -21,7 +21,6 @@ from xraytune.figures.drawing import (
     figure_files,
     new_figure,
     printable,
-    scale_text,
     with_interval,
 )
 from xraytune.metrics.breakdown import ClassMetrics
@@ -64,15 +63,14 @@ def draw_evaluation(
     *,
     threshold: float | None,
     note: str,
-    width: float = WIDTH_INCHES,
 ) -> None:
-    """Draw the four panels, with a note below them; the text shrinks with the width, in inches.
+    """Draw the four panels, with a note below them.
 
     `drawn` has the curves of the positive one of two classes, or of every class, and `confusion` the images by true and
     predicted class, [C, C]. Without a `threshold` the most probable class is predicted.
     """
     shown = {printable(each): one for each, one in drawn.items()}
-    with new_figure(files, width * 1.02, width=width) as figure:
+    with new_figure(files, WIDTH_INCHES * 1.02) as figure:
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12, wspace=0.05, hspace=0.04)
         (roc, pr), (calibration, matrix) = figure.subplots(2, 2)
         titles = ("A   ROC", "B   Precision and recall", "C   Calibration", "D   Confusion matrix")
@@ -83,7 +81,6 @@ def draw_evaluation(
         _draw_calibration(calibration, shown)
         _draw_matrix(matrix, confusion, [printable(each) for each in class_names], threshold)
         figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=_FAINT)
-        scale_text(figure, width / WIDTH_INCHES)
 
 
 def _of(what: str, shown: Mapping[str, DrawnClass]) -> str:

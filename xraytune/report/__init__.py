@@ -1,1 +1,1 @@
-"""The page about a study, `report.html`, and the same for a paper."""
+"""The page about a study, `report.html`."""

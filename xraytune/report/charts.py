@@ -17,13 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.domains import Value
-from xraytune.figures.drawing import SOURCE_COLOURS, VERDICT_COLOURS, colour_of, upper_range
 from xraytune.metrics.curves import ClassCurves, Curve
 from xraytune.search.status import StudyView, TrialView
 
 Trace = dict[str, Any]
 _SYMBOLS = {"better": "triangle-right", "equivalent": "circle", "worse": "triangle-left", "undecided": "diamond"}
-_COLOUR = SOURCE_COLOURS["gan"]
+_SOURCE_COLOURS = {
+    "none": "#8c8c8c",
+    "duplicate": "#e69f00",
+    "gan": "#2288cc",
+    "diffusion": "#cc79a7",
+    "folder": "#009e73",
+}
+"""The colour of each source of extra images."""
+_OTHER_COLOUR = "#56b4e9"
+_VERDICT_COLOURS = {"better": "#009e73", "equivalent": "#2288cc", "worse": "#d55e00", "undecided": "#8c8c8c"}
+_COLOUR = _SOURCE_COLOURS["gan"]
 """Of what does not depend on the source of extra images."""
 _GREY = "#8c8c8c"
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
@@ -65,7 +74,7 @@ def differences(finalist: Mapping[str, Any], metric: str, rope: float) -> Chart:
             "%{y}<br>%{x:+.4f} (%{text})",
             name=word,
             error_x=_error((one["difference"] for one in own), _ends(own), width=5),
-            marker={"color": VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
+            marker={"color": _VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
             text=[f"{one['low']:+.4f} to {one['high']:+.4f}" for one in own],
         )
         for word, symbol in _SYMBOLS.items()
@@ -102,8 +111,8 @@ def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str
                 f"{name}, %{{text}}",
                 name=name,
                 error_y=_error(values, _ends(own.values()), width=4),
-                line={"color": colour_of(name)},
-                marker={"color": colour_of(name), "size": 8},
+                line={"color": _colour_of(name)},
+                marker={"color": _colour_of(name), "size": 8},
                 text=[text.format(ratios[place], **gain) for place, gain in own.items()],
             )
             traces.append(trace)
@@ -128,8 +137,8 @@ def worth(found: Mapping[str, Any], metric: str) -> Chart:
             scores,
             "real images alone, %{x} patients: %{y:.3f} (%{text})",
             error_y=_error(scores, _ends(points), width=4),
-            line={"color": colour_of("none")},
-            marker={"color": colour_of("none"), "size": 8},
+            line={"color": _colour_of("none")},
+            marker={"color": _colour_of("none"), "size": 8},
             text=[f"{one['low']:.3f} to {one['high']:.3f}" for one in points],
         )
     ]
@@ -137,7 +146,7 @@ def worth(found: Mapping[str, Any], metric: str) -> Chart:
         where = [own + found["worth"]]
         low, high = (own + found[end] if found[end] is not None else None for end in ("low", "high"))
         ends = [(patients[0] if low is None else low, patients[-1] if high is None else high)]
-        colour = colour_of(found["arm"].split()[0])
+        colour = _colour_of(found["arm"].split()[0])
         traces.append(
             _scatter(
                 "markers",
@@ -186,7 +195,7 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
             name=source,
             legendgroup=source,
             meta=[_label(one) for one in trials],
-            line={"color": colour_of(source), "width": 2.5 if is_strong else 1.2},
+            line={"color": _colour_of(source), "width": 2.5 if is_strong else 1.2},
             opacity=1 if is_strong else pale,
             showlegend=is_strong or (True, source) not in groups,
         )
@@ -411,9 +420,9 @@ def _value(trial: TrialView, name: str) -> Value:
 def _marker(source: str, status: str, *, is_small: bool) -> Trace:
     size = 6 if is_small else 9
     if status == "complete":
-        return {"color": colour_of(source), "size": size, "opacity": 0.85}
+        return {"color": _colour_of(source), "size": size, "opacity": 0.85}
     symbol = "x-thin-open" if status == "failed" else "circle-open"
-    return {"color": colour_of(source), "size": size - 1, "symbol": symbol, "line": {"width": 1 if is_small else 1.8}}
+    return {"color": _colour_of(source), "size": size - 1, "symbol": symbol, "line": {"width": 1 if is_small else 1.8}}
 
 
 def _strong(view: StudyView) -> list[TrialView]:
@@ -437,7 +446,23 @@ def _score_axis(view: StudyView) -> Trace:
     """Return an axis that shows differences between the better half of the trials; of KID, and of few trials, all."""
     if view.objective.is_of_generator:
         return _axis(view.metric, range=None)
-    return _axis(f"val-A {view.metric}", range=upper_range([trial.values[-1] for trial in view.trials if trial.values]))
+    return _axis(
+        f"val-A {view.metric}", range=_upper_range([trial.values[-1] for trial in view.trials if trial.values])
+    )
+
+
+def _colour_of(source: object) -> str:
+    """Return the colour of a source of extra images."""
+    return _SOURCE_COLOURS.get(f"{source}", _OTHER_COLOUR)
+
+
+def _upper_range(scores: Sequence[float]) -> tuple[float, float] | None:
+    """Return the range of an axis for the upper three quarters of final scores, where trials differ little; None for all."""
+    if len(scores) < 4:
+        return None
+    low, high = float(np.quantile(scores, 0.25)), max(scores)
+    space = max(0.1 * (high - low), 1e-3)
+    return low - space, high + space
 
 
 def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: Any) -> Trace:

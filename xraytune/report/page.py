@@ -16,14 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from xraytune.config.settings import WandbSettings
 from xraytune.errors import ConfigError, MachineError, Problem
-from xraytune.files import write_text
+from xraytune.files import csv_table, new_folder, require_new, write_text
 from xraytune.report.sections import Picture, Section, all_charts, sections
 from xraytune.report.study import StudyData, read_study
 from xraytune.tracking.tracker import TrackedRun
@@ -60,11 +59,38 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
     return path
 
 
+def write_tables(study: Path, *, out: Path, cache: Path | None = None) -> tuple[Path, ...]:
+    """Write each table of the report as a CSV file to a new folder, and return the files.
+
+    Args:
+        study: Folder of the study; a search may be running on it.
+        out: The folder to create.
+        cache: See `write_report`.
+
+    Raises:
+        StudyError: There is no study, or it is damaged.
+        ConfigError: `out` exists.
+    """
+    require_new(out)
+    with new_folder(out) as folder:
+        for part in sections(read_study(study, cache)):
+            tables = [(table.columns, table.rows) for table in part.tables]
+            if part.facts:
+                tables.append((("name", "value"), part.facts))
+            for number, (columns, rows) in enumerate(tables, start=1):
+                name = part.id if len(tables) == 1 else f"{part.id}-{number}"
+                write_text(folder / f"{name}.csv", csv_table(columns, rows))
+    return tuple(sorted(out.iterdir()))
+
+
 def render(data: StudyData, parts: Sequence[Section] | None = None, *, live: str = "") -> str:
     """Return the page, or one of other sections. With the version of a served study, `live`, it asks for a newer one."""
     parts = sections(data) if parts is None else parts
     templates = files("xraytune.report") / "templates"
-    return template("page.html", data_uri=_data_uri, code=_code).render(
+    environment = Environment(loader=PackageLoader("xraytune.report"), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"data_uri": _data_uri, "code": _code}
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.get_template("page.html").render(
         name=data.view.name,
         view=data.view,
         live=live,
@@ -75,21 +101,6 @@ def render(data: StudyData, parts: Sequence[Section] | None = None, *, live: str
         style=Markup((templates / "style.css").read_text("utf-8")),
         script=Markup((templates / "page.js").read_text("utf-8")),
     )
-
-
-def template(name: str, *, finalize: Callable[[Any], Any] | None = None, **filters: Callable[[Any], Any]) -> Template:
-    """Return a template with filters; text is escaped for HTML, or for another format by `finalize` returning Markup."""
-    environment = Environment(
-        loader=PackageLoader("xraytune.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=finalize is not None,
-        lstrip_blocks=finalize is not None,
-    )
-    environment.filters |= filters
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return environment.get_template(name)
 
 
 @cache

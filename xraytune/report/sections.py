@@ -460,8 +460,6 @@ def _environment(data: StudyData) -> Section:
             f"xraytune export {study} --trial {trial} --exact -o trial.yaml",
             "xraytune train --config trial.yaml -o model",
             f"xraytune report {study}",
-            f"xraytune report {study} --format md --out paper",
-            f"xraytune report {study} --format pdf --out figures",
         ],
     )
 
