@@ -27,10 +27,6 @@ OTHER_NAMES = {
         ("source", "classes", "positive", "group_regex"), "folder"
     ),  # `DataSettings`
     "xraytune data phantom": {"size": "image_size_px", "masks": "pairs"},
-    "xraytune data transform": {
-        **dict.fromkeys(("source", "classes", "group_regex"), "folder"),  # `DataSettings`
-        **dict.fromkeys(("flip", "rotate", "shift", "zoom", "shear", "contrast", "elastic"), "strengths"),
-    },
     "xraytune report": {"csv": "out"},
     "xraytune space check": {"file": "path", "space": "path"},
     "xraytune evaluate": {"at_sensitivity": "sensitivity"},

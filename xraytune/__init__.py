@@ -6,7 +6,6 @@ Every command has a function here, with the same arguments:
     xraytune doctor             doctor
     xraytune data inspect       inspect_folder, inspect_lungs
     xraytune data phantom       draw_phantoms
-    xraytune data transform     transform_folder
     xraytune generator train          generator_train
     xraytune generator sample         generator_sample, sample_trial_generator
     xraytune space check        load_space
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
     from xraytune.confirm.run import rehearse as rehearse_study
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms
-    from xraytune.data.transform import Strengths, transform_folder
     from xraytune.errors import XraytuneError
     from xraytune.export.best import export as export_best
     from xraytune.export.doctor import doctor
@@ -79,7 +77,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Callbacks",
     "DataSettings",
-    "Strengths",
     "XraytuneError",
     "clean",
     "clean_cache",
@@ -108,7 +105,6 @@ __all__ = [
     "show_search",
     "status",
     "train",
-    "transform_folder",
     "trials_dataframe",
     "verify_cache",
     "write_report",

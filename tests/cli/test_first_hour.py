@@ -145,17 +145,6 @@ def test_the_curve_column_names_its_range_and_one_trial_is_not_called_trials() -
     assert "dashboard" not in str(lines)
 
 
-@pytest.mark.slow
-def test_files_written_next_to_images_are_not_reported_as_stray(run: Run, tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
-    run("data", "transform", tmp_path / "xrays", tmp_path / "copies")
-    assert (tmp_path / "copies" / "provenance.json").is_file()
-
-    answer = json.loads(run("data", "inspect", tmp_path / "copies", "--json").stdout)
-
-    assert [warning for warning in answer["warnings"] if "ignored" in warning] == []
-
-
 def test_paths_below_the_current_folder_are_shown_relative(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

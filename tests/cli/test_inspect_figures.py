@@ -85,13 +85,3 @@ def test_broken_masks_are_listed_and_those_of_the_test_part_stay_sealed(run: Run
     answer = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
 
     assert [image["file"] for image in answer["broken"]] == [f"train/masks/{victims[0].name}"]
-
-
-def test_pairs_are_not_transformed(run: Run, tmp_path: Path) -> None:
-    run("data", "phantom", tmp_path / "pairs", "--masks", "--patients", 12, "--size", 32)
-
-    refused = run("data", "transform", tmp_path / "pairs", tmp_path / "copies")
-
-    assert refused.exit_code == 3
-    assert "only images with classes can be transformed" in refused.stderr
-    assert not (tmp_path / "copies").exists()

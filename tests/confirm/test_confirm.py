@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from examples.transform_folder import transform_folder
 from tests.in_process import InProcess, command, one_thread, said, search_in_process
 from xraytune.cli.confirm import show_verdict
 from xraytune.config.load import load_space
@@ -22,7 +23,6 @@ from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.transform import Strengths, transform_folder
 from xraytune.errors import DataError, MachineError, StudyError
 from xraytune.files import read_json, read_jsonl, write_json
 from xraytune.search.study import StudyFolder
@@ -75,7 +75,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     shutil.move(lab.path / "xrays" / "test", lab.test)
     (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
     space = load_space(lab.path / "space.yaml")
-    transform_folder(space.settings.data, lab.path / "copies", Strengths(), copies=2, seed=0)
+    transform_folder(space.settings.data.path, lab.path / "copies", copies=2)
     search_in_process(space, lab.path)
     return lab
 
@@ -92,7 +92,7 @@ def lab(ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def test_ratios_for_which_the_folder_of_extra_images_is_too_small_are_omitted_with_a_note(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`data transform` made two copies of each image."""
+    """The folder has two copies of each image."""
     found = lab.confirm()
     show_verdict(found)
     shown = capsys.readouterr().out

@@ -27,7 +27,7 @@ def test_python_m_xraytune_is_the_command_with_its_exit_codes() -> None:
     ("words", "completed"),
     [
         ("xraytune con", ["confirm"]),
-        ("xraytune data ", ["inspect", "phantom", "transform"]),
+        ("xraytune data ", ["inspect", "phantom"]),
         ("xraytune search --stu", ["--studies"]),
         ("xraytune export studies/a --validation v", ["val_a"]),
     ],

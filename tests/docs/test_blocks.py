@@ -40,7 +40,6 @@ OUTPUT = {
     "docs/generators.md": ("quality: as far",),
     "docs/report.md": ("ASHA stopped", "warning: no trial"),
     "docs/segmentation.md": ("jsrt/train/",),
-    "docs/transform.md": ("copies/NORMAL/",),
 }
 """The first words of the indented blocks that are neither commands nor YAML."""
 

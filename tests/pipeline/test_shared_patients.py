@@ -88,7 +88,7 @@ def test_extra_images_with_repeated_numbers_are_listed() -> None:
 
 
 def test_table_can_name_patients_by_image_paths(tmp_path: Path) -> None:
-    """As `data transform` writes it if nothing else identifies the patients."""
+    """As `examples/transform_folder.py` writes it."""
     ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
     (tmp_path / "patients.csv").write_text(
         "file,patient\nNORMAL/1.png,NORMAL/1.png\nNORMAL/2__t1.png,NORMAL/2.png\n", encoding="utf-8"

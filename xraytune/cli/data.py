@@ -1,4 +1,4 @@
-"""`xraytune data`: inspect a folder of X-rays, transform it, or draw phantom images."""
+"""`xraytune data`: inspect a folder of X-rays, or draw phantom images."""
 
 from __future__ import annotations
 
@@ -188,57 +188,4 @@ def show_phantoms(drawn: PhantomSet) -> None:
         f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients "
         f"({drawn.train_image_count} in train/, {drawn.test_image_count} in test/; "
         f"{drawn.normal_image_count} normal), with masks"
-    )
-
-
-def transform(
-    source: options.DataSource,
-    out: options.NewFolder,
-    copies: Annotated[int, Option("--copies", metavar="N", help="Copies of each image.")] = 2,
-    flip: Annotated[bool, Option("--flip/--no-flip", help="Mirror half of the copies horizontally.")] = True,
-    rotate: Annotated[float, Option(metavar="DEGREES", help="Maximum rotation, in both directions.")] = 10.0,
-    shift: Annotated[float, Option(metavar="SHARE", help="Maximum shift, as a share of width and height.")] = 0.05,
-    zoom: Annotated[float, Option(metavar="SHARE", help="Maximum zoom: 0.1 scales by 0.9 to 1.1.")] = 0.1,
-    shear: Annotated[float, Option(metavar="DEGREES", help="Maximum shear, along both axes.")] = 5.0,
-    contrast: Annotated[float, Option(metavar="SHARE", help="Maximum contrast change: 0.2 is 0.8 to 1.2.")] = 0.2,
-    elastic: Annotated[
-        float,
-        Option(
-            metavar="PERCENT",
-            help="Maximum elastic deformation: root mean square displacement in % of the shorter side.",
-        ),
-    ] = 1.0,
-    seed: options.Seed = 0,
-    classes: options.Classes = "binary",
-    group_regex: options.GroupRegex = None,
-    skip_broken: options.SkipBroken = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Write randomly transformed copies of X-rays, for use as `source: folder`, with patients and provenance.
-
-    Images of test/ are not used.
-    """
-    from xraytune.data.transform import Strengths, transform_folder
-
-    settings = _settings(source, classes, None, group_regex)
-    strengths = Strengths(
-        flip=flip, rotate=rotate, shift=shift, zoom=zoom, shear=shear, contrast=contrast, elastic=elastic
-    )
-    with options.errors_with_flags(), console.progress() as on_progress:
-        made = transform_folder(
-            settings, out, strengths, copies=copies, seed=seed, skip_broken=skip_broken, on_progress=on_progress
-        )
-    for warning in made.warnings:
-        console.log(f"note: {options.with_flags(warning)}", "dim")
-    for image in made.broken:
-        console.log(f"left out: {image.file}: {image.reason}", "dim")
-    if made.sealed_count:
-        console.log(f"test/ stays sealed: its {made.sealed_count} images were not transformed", "dim")
-    if as_json:
-        console.show_json(made)
-        return
-    counts = ", ".join(f"{count} {name}" for name, count in made.counts.items())
-    console.write(
-        f"{made.path}: {counts}, copies of {made.source_count} images of {made.patient_count} patients, "
-        "with patients.csv and provenance.json"
     )

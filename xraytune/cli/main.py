@@ -70,11 +70,10 @@ def build_app() -> typer.Typer:
     _add(app, getting_started.demo, "xraytune demo", _START)
     _add(app, getting_started.doctor, "xraytune doctor", _START)
 
-    data_app = _group("Inspect or transform a folder of X-rays, or draw phantom ones.")
+    data_app = _group("Inspect a folder of X-rays, or draw phantom ones.")
     app.add_typer(data_app, name="data", rich_help_panel=_SEARCH)
     _add(data_app, data.inspect, "xraytune data inspect chest_xray")
     _add(data_app, data.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
-    _add(data_app, data.transform, "xraytune data transform chest_xray copies --rotate 15 --elastic 0")
 
     generators = _group("Train a generator (a GAN or a diffusion model), or generate images with it.")
     app.add_typer(generators, name="generator", rich_help_panel=_SEARCH)
