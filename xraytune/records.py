@@ -37,13 +37,6 @@ def progress_text(what: str, done: int, total: int) -> str:
     return f"{work}: {done:,} of {total:,}{unit}"
 
 
-def rounded_time(seconds: float) -> str:
-    """Return a time as text, such as `18 min` or `3.1 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 @dataclass(slots=True)
 class Pace:
     """The time left of some work, from the progress since it was first reported."""

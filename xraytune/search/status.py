@@ -17,7 +17,6 @@ from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_jsonl
 from xraytune.metrics.generator_quality import PoolReport
 from xraytune.pipeline.sides import SideSize, side_sizes
-from xraytune.records import rounded_time
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import VALUE_NAME, Journal
 from xraytune.search.messages import read_pool_report, read_progress, read_samples
@@ -351,10 +350,16 @@ class Pruning:
     @property
     def summary(self) -> str:
         """What was saved, as one line."""
-        saved, full = rounded_time(self.saved_seconds), rounded_time(self.seconds)
+        saved, full = _rounded(self.saved_seconds), _rounded(self.seconds)
         time = f" (about {saved} of {full})" if self.saved_seconds else ""
         epochs = f"{self.saved_epochs:,} of {self.epochs:,} epochs"
         return f"ASHA stopped {self.stopped} of {self.trials} trials and saved {epochs}{time}"
+
+
+def _rounded(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def pruning_of(view: StudyView) -> Pruning | None:
