@@ -38,7 +38,6 @@ NAMES = (
     "search_cpu",
     "report",
     "peers",
-    "onnx",
     "origin",
 )
 

@@ -24,7 +24,6 @@ Every command has a function here, with the same arguments:
     xraytune evaluate           evaluate
     xraytune predict            predict
     xraytune model summary      model_summary
-    xraytune model export       export_onnx
 
 Functions raise a subclass of `XraytuneError` where a command prints an error, and print nothing, except `demo`.
 `show_progress()` and `show_search()` show what a command shows while it runs. Paths may be text or `Path` objects.
@@ -61,7 +60,6 @@ if TYPE_CHECKING:
     from xraytune.export.doctor import doctor
     from xraytune.export.evaluate import evaluate
     from xraytune.export.predict import predict
-    from xraytune.export.to_onnx import export_onnx
     from xraytune.export.train import train
     from xraytune.export.trial_generator import sample_trial_generator
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
@@ -86,7 +84,6 @@ __all__ = [
     "draw_phantoms",
     "evaluate",
     "export_best",
-    "export_onnx",
     "generator_sample",
     "generator_train",
     "import_sweep",

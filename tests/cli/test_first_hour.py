@@ -20,7 +20,7 @@ from xraytune.config.settings import Objective, Parameters
 from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import Exported
 from xraytune.export.train import Trained
-from xraytune.pipeline.bundle import TrainedOn
+from xraytune.pipeline.bundle_record import TrainedOn
 from xraytune.search.controller import mix_label
 from xraytune.search.run import SearchSummary
 from xraytune.search.status import StudyView, TrialView

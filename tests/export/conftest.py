@@ -17,7 +17,6 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import export
 from xraytune.export.evaluate import Evaluation, evaluate
 from xraytune.export.predict import Predicted, predict
-from xraytune.export.to_onnx import export_onnx
 from xraytune.export.train import train
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.prepare import RunContext, prepare
@@ -123,12 +122,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     export(lab.study, out=lab.best)
     train(lab.best, out=lab.model)
     return lab
-
-
-@pytest.fixture(scope="session")
-def exported(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lab's model as an ONNX file; do not change it."""
-    return export_onnx(lab.model, out=tmp_path_factory.mktemp("onnx") / "model.onnx").path
 
 
 @pytest.fixture

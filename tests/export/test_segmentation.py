@@ -19,7 +19,6 @@ from xraytune.errors import ArtifactError, ConfigError, DataError
 from xraytune.export.evaluate import evaluate
 from xraytune.export.mask_evaluation import MaskEvaluation
 from xraytune.export.predict import PredictedMasks, predict, whole_mask
-from xraytune.export.to_onnx import export_onnx
 from xraytune.export.train import Trained, train
 from xraytune.files import read_json, read_jsonl
 from xraytune.pipeline.bundle import open_bundle
@@ -134,17 +133,6 @@ def test_trained_on_everything_the_dice_is_out_of_fold(discs: Path) -> None:
     assert record.out_of_fold_score == trained.out_of_fold_score is not None
     assert trained.validation_images == trained.trained_on.images == 24
     assert "out-of-fold" in (discs / "all" / "README.md").read_text(encoding="utf-8")
-
-
-def test_a_segmenter_is_exported_to_onnx(discs: Path, tmp_path: Path) -> None:
-    images = discs / "pairs" / "test" / "images"
-    export_onnx(discs / "model", out=tmp_path / "model.onnx")
-    for model, out in ((discs / "model", "torch"), (tmp_path / "model.onnx", "onnx")):
-        predict(model, images, out=tmp_path / out)
-
-    for file in images.iterdir():
-        ours, theirs = (read_mask(tmp_path / out / "masks" / f"{file.stem}.png") for out in ("torch", "onnx"))
-        assert (ours != theirs).mean() < 0.001
 
 
 def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from xraytune.generators.checkpoint import save_checkpoint as save_gan
 from xraytune.models.checkpoint import save_best, save_checkpoint
 from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.models.optimizer import Optimizer
-from xraytune.pipeline.bundle import TrainedOn
+from xraytune.pipeline.bundle_record import TrainedOn
 from xraytune.pipeline.trial import Validated
 from xraytune.records import EpochRecord
 from xraytune.search.inputs import record_inputs

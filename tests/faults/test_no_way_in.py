@@ -38,7 +38,6 @@ from xraytune.data.table import find_table
 from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneError
 from xraytune.export.best import export
 from xraytune.export.bundle import prepared_of
-from xraytune.export.onnx_model import open_onnx
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.generators.checkpoint import checkpoint_generator, load_generator
 from xraytune.generators.train import train_generator
@@ -199,7 +198,6 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a bundle's record": ("bundle.json", open_in_a_bundle),
     "a bundle's experiment": ("config.yaml", open_in_a_bundle),
     "a bundle's split": ("split.json", open_in_a_bundle),
-    "an ONNX file": ("model.onnx", open_onnx),
 }
 
 

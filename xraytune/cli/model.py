@@ -1,4 +1,4 @@
-"""Commands on single models: `train`, `evaluate`, `predict`, `model summary` and `model export`."""
+"""Commands on single models: `train`, `evaluate`, `predict` and `model summary`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -292,14 +292,11 @@ def _subgroups(column: str, found: Evaluation) -> Frame:
 
 
 def predict(
-    model: Annotated[Path, Argument(metavar="MODEL", help="Folder of a trained model, or its ONNX file.")],
+    model: options.ModelArgument,
     images: Annotated[Path, Argument(metavar="FOLDER", help="Folder of images, or one image.")],
     out: Annotated[
         Path, Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
     ],
-    runtime: Annotated[
-        Literal["torch", "onnx"], Option(help="onnx: run the model's ONNX file without PyTorch.")
-    ] = "torch",
     grad_cam: Annotated[
         Path | None, Option(metavar="OUT", help="Folder to create for Grad-CAM maps of the predicted classes.")
     ] = None,
@@ -315,7 +312,6 @@ def predict(
             model,
             images,
             out=out,
-            runtime=runtime,
             grad_cam=grad_cam,
             skip_broken=skip_broken,
             sensitivity=at_sensitivity,
@@ -334,21 +330,6 @@ def predict(
         text = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
         text += "; masks/, overlays/ and predictions.csv"
     console.write(f"{predicted.path}: {text}")
-
-
-def export(
-    model: options.ModelArgument,
-    out: Annotated[
-        Path | None, Option("--out", "-o", metavar="FILE", help="ONNX file to write; default: MODEL/model.onnx.")
-    ] = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Export a model to an ONNX file with its preprocessing and threshold, after comparing it with PyTorch."""
-    from xraytune.export.to_onnx import export_onnx
-
-    found = export_onnx(model, out=out)
-    text = f"{found.path}: probabilities differ from PyTorch's by at most {found.largest_difference:.0e}"
-    console.show_json(found) if as_json else console.write(text)
 
 
 def summary(

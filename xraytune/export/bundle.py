@@ -31,11 +31,8 @@ from xraytune.pipeline.bundle import (
     RECORD_FILE,
     SPLIT_FILE,
     Bundle,
-    BundleRecord,
-    CardMetric,
-    TrainedOn,
 )
-from xraytune.pipeline.predictor import ValidationScores, not_valid
+from xraytune.pipeline.bundle_record import BundleRecord, CardMetric, TrainedOn, ValidationScores, not_valid
 from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
 from xraytune.pipeline.trial import Validated
 from xraytune.records import Compute

@@ -47,7 +47,7 @@ from xraytune.metrics.curves import class_curves
 from xraytune.metrics.intervals import Interval, extension_metrics, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
 from xraytune.pipeline.bundle import open_bundle
-from xraytune.pipeline.predictor import threshold_of
+from xraytune.pipeline.bundle_record import threshold_of
 from xraytune.pipeline.task import TASKS
 from xraytune.records import Json, Progress, ignore_progress, to_json
 

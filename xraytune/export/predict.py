@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,11 @@ from xraytune.data.layout import list_images, pair_folders
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.data.pixels import broken_images_error, decode_images
 from xraytune.errors import ConfigError, DataError, Problem
-from xraytune.export.onnx_model import ONNX_FILE, open_onnx
 from xraytune.files import csv_table, new_folder, require_new, write_bytes, write_text
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
 from xraytune.metrics.segmentation import Masks
-from xraytune.pipeline.predictor import Pixels, Predictor, threshold_of
+from xraytune.pipeline.bundle import Pixels, Predictor, open_bundle
+from xraytune.pipeline.bundle_record import threshold_of
 from xraytune.records import Json, Progress, ignore_progress
 
 _BATCH_SIZE = 64
@@ -75,7 +75,6 @@ def predict(
     images: Path,
     *,
     out: Path,
-    runtime: Literal["torch", "onnx"] = "torch",
     grad_cam: Path | None = None,
     skip_broken: bool = False,
     sensitivity: float | None = None,
@@ -84,10 +83,9 @@ def predict(
     """Predict classes, written to a CSV file (see `predictions_csv`), or masks.
 
     Args:
-        model: Model bundle, or an ONNX file of `export_onnx`.
+        model: Model bundle.
         images: One image, or a folder with images at any depth; `file` is relative to it, sorted.
         out: CSV file to write, or for a segmenter the folder to create, with masks, overlays and a table.
-        runtime: `onnx` runs the bundle's `model.onnx` in onnxruntime, without PyTorch; an ONNX file always runs there.
         grad_cam: Folder to create, with each image next to the Grad-CAM map of its predicted class.
         skip_broken: Leave out broken images.
         sensitivity: Use the threshold that reaches this sensitivity on validation images; for classifiers with two classes.
@@ -95,22 +93,17 @@ def predict(
 
     Raises:
         ConfigError: `out` or `grad_cam` exists, no threshold reaches `sensitivity`, or the model has no Grad-CAM.
-        ArtifactError: The bundle or ONNX file is missing or damaged.
+        ArtifactError: The bundle is missing or damaged.
         DataError: There are no images, or broken ones, or the folder contains pairs.
-        MachineError: The packages of a segmenter, or onnxruntime, are not installed.
+        MachineError: The packages of a segmenter are not installed.
     """
     for path in filter(None, (out, grad_cam)):
         require_new(path)
-    if runtime == "onnx" or model.is_file():
-        predictor = open_onnx(model if model.is_file() else model / ONNX_FILE)
-    else:
-        from xraytune.pipeline.bundle import open_bundle  # loads torch, which onnxruntime does not need
-
-        predictor = open_bundle(model).predictor()
+    predictor = open_bundle(model).predictor()
     record = predictor.record
     threshold = threshold_of(record, sensitivity)
     if grad_cam is not None and predictor.maps is None:
-        what = "Grad-CAM needs PyTorch and a classifier with feature maps"
+        what = "Grad-CAM needs a classifier with feature maps"
         raise ConfigError(Problem(what, model, "leave out --grad-cam; a segmenter writes overlays anyway"))
     if len(pairs := pair_folders(images)) == 2:
         what = "this is a folder of pairs, and masks are not X-rays"

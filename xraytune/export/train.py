@@ -34,7 +34,7 @@ from xraytune.metrics.threshold import ThresholdRule
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import artifact_path, in_use, releases
-from xraytune.pipeline.bundle import TrainedOn
+from xraytune.pipeline.bundle_record import TrainedOn
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, RunContext, prepare_index

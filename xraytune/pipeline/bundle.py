@@ -13,37 +13,37 @@ No file contains a time or duration, so two trainings of one experiment write th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, TypeAlias
 
+import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from xraytune.compute import compute_like, pin
-from xraytune.config.backbone_names import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, BackboneName, size_problem
 from xraytune.config.load import load_space
 from xraytune.config.paths import absolute_path
-from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, Validation
+from xraytune.config.settings import Experiment, Parameters
 from xraytune.cores import cpu_count
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import read_bytes, read_json, sha256_of
+from xraytune.files import read_json, sha256_of
 from xraytune.metrics.classification import Floats
-from xraytune.metrics.intervals import Interval
 from xraytune.models.classifier import Classifier
 from xraytune.models.grad_cam import grad_cam
 from xraytune.models.inputs import normalise, to_unit
 from xraytune.models.segmenter import mask_probabilities
 from xraytune.models.train import predict_probabilities
 from xraytune.models.weights import load_tensors
-from xraytune.pipeline.predictor import ModelRecord, Pixels, Predictor, not_valid, read_record
+from xraytune.pipeline.bundle_record import BundleRecord, not_valid, read_record
 from xraytune.pipeline.task import TASKS
 from xraytune.records import Compute
 from xraytune.tensors import explain_unreadable
 
+Pixels: TypeAlias = NDArray[np.uint8]
 RECORD_FILE = "bundle.json"
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
@@ -52,84 +52,22 @@ MANIFEST_FILE = "manifest.json"
 BUNDLE_FILES = (RECORD_FILE, CONFIG_FILE, SPLIT_FILE, "epochs.jsonl", MODEL_FILE)
 NETWORK_PARAMETERS = {"backbone", "input_channels", "head", "loss"}
 """The parameters that a network is built from."""
-_LARGEST_SIDE_PX = 1024
 _FIX = "train the model again, or copy the whole folder again"
 
 
-class TrainedOn(Model):
-    """The images that a model was trained on, and their patients.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """A network with its record.
 
     Attributes:
-        kept_images: Images kept for validation.
-        of_images: Images of the data folder without `test/`.
-        validation: What was kept, see `FinalSettings`.
-        changes: What differs from the exported trial, one line each.
+        run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n, C], or of the mask, [n, S, S].
+            Raises ArtifactError if an output is not finite.
+        maps: Maps them to the Grad-CAM maps of the predicted classes, in [0, 1], [n, S, S]; None if there are none.
     """
 
-    images: int
-    patients: int
-    kept_images: int
-    kept_patients: int
-    of_images: int
-    of_patients: int
-    validation: Validation
-    changes: tuple[str, ...]
-
-
-class CardMetric(Model):
-    """A metric on the validation images, with its 95 % interval over patients, or None if that is undefined."""
-
-    name: str
-    value: float
-    interval: Interval | None
-
-
-class BundleRecord(ModelRecord):
-    """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
-
-    Attributes:
-        loss: Training loss; `bce` has one output neuron.
-        group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
-        study: The study that the configuration was exported from, relative to the bundle.
-        overrides: `--set` options of the training.
-        packages: Package versions, and those of extensions such as `backbone tiny_net`.
-        metrics: The metrics of the model card; empty in older bundles.
-    """
-
-    backbone: Annotated[BackboneName, BACKBONES]
-    input_channels: Literal[1, 3]
-    head: HeadName
-    loss: LossName
-    arm: str
-    val_score: float | None
-    val_b_score: float | None
-    out_of_fold_score: float | None
-    best_epoch: int
-    trained_on: TrainedOn
-    train_fingerprint: str
-    test_fingerprint: str | None
-    group_regex: str | None
-    study: Annotated[str, Field(pattern=r"^[^\x00]*$")] | None
-    trial: int | None
-    overrides: tuple[str, ...]
-    compute: Compute
-    packages: dict[str, str]
-    metrics: tuple[CardMetric, ...] = ()
-
-    @model_validator(mode="after")
-    def _can_be_used(self) -> Self:
-        form, has_masks = self.input_format, self.task == "segmentation"
-        if has_masks and (self.backbone not in ENCODERS or form.image_size_px % ENCODER_STRIDE_PX):
-            raise ValueError("backbone: cannot be the encoder of a U-Net at this image size")
-        if form.image_size_px > _LARGEST_SIDE_PX or size_problem(self.backbone, form.image_size_px):
-            raise ValueError("input_format: unsupported image size")
-        if form.resolution_px is not None and form.resolution_px < 1:
-            raise ValueError("input_format: invalid resolution")
-        if {len(form.mean), len(form.std)} != {self.input_channels}:
-            raise ValueError("input_format: needs one mean and std per channel")
-        if self.compute.device not in ("cpu", "cuda"):
-            raise ValueError("compute: unknown device")
-        return self
+    record: BundleRecord
+    run: Callable[[Pixels], NDArray[Any]]
+    maps: Callable[[Pixels], Floats] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,5 +148,4 @@ def open_bundle(path: Path) -> Bundle:
             problems.append(Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX))
     if problems:
         raise ArtifactError(*problems)
-    record = read_record(BundleRecord, read_bytes(path / RECORD_FILE, "JSON file"), path / RECORD_FILE)
-    return Bundle(path=path, record=record, model_sha256=expected[MODEL_FILE])
+    return Bundle(path=path, record=read_record(path / RECORD_FILE), model_sha256=expected[MODEL_FILE])

@@ -1,28 +1,24 @@
-"""Predict with a trained model, in PyTorch (`bundle.py`) or onnxruntime (`onnx_model.py`), and read its record.
-
-Neither this module nor anything else that `predict` needs, besides a PyTorch network, imports torch.
-"""
+"""The record of a model bundle, `bundle.json`: what predictions depend on besides the network, and where it comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from xraytune.config.settings import Model, TaskName
+from xraytune.config.backbone_names import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, BackboneName, size_problem
+from xraytune.config.settings import HeadName, LossName, Model, TaskName, Validation
 from xraytune.data.decoding import InputFormat
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.metrics.classification import Floats
+from xraytune.files import read_bytes
+from xraytune.metrics.intervals import Interval
 from xraytune.metrics.shift import ClassSample
 from xraytune.metrics.threshold import ThresholdRule, fewest_positives, sensitivity_threshold
+from xraytune.records import Compute
 
-Pixels: TypeAlias = NDArray[np.uint8]
-Record = TypeVar("Record", bound="ModelRecord")
+_LARGEST_SIDE_PX = 1024
 _TRAIN_AGAIN = "train the model again with this version"
 
 
@@ -41,8 +37,36 @@ class ValidationScores(Model):
         return ClassSample(scores=np.array(self.scores), images=self.images, patients=self.patients)
 
 
-class ModelRecord(Model):
-    """What predictions depend on, besides the network.
+class TrainedOn(Model):
+    """The images that a model was trained on, and their patients.
+
+    Attributes:
+        kept_images: Images kept for validation.
+        of_images: Images of the data folder without `test/`.
+        validation: What was kept, see `FinalSettings`.
+        changes: What differs from the exported trial, one line each.
+    """
+
+    images: int
+    patients: int
+    kept_images: int
+    kept_patients: int
+    of_images: int
+    of_patients: int
+    validation: Validation
+    changes: tuple[str, ...]
+
+
+class CardMetric(Model):
+    """A metric on the validation images, with its 95 % interval over patients, or None if that is undefined."""
+
+    name: str
+    value: float
+    interval: Interval | None
+
+
+class BundleRecord(Model):
+    """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
 
     Attributes:
         class_names: In the order of the network's outputs; for a segmenter, only `image`.
@@ -50,6 +74,12 @@ class ModelRecord(Model):
         threshold: The probability from which an image is positive (two classes), or a pixel belongs to the mask.
         validation: With two classes, the scores that set the threshold, by class; else None.
         input_format: How decoded pixels become the network's input.
+        loss: Training loss; `bce` has one output neuron.
+        group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
+        study: The study that the configuration was exported from, relative to the bundle.
+        overrides: `--set` options of the training.
+        packages: Package versions, and those of extensions such as `backbone tiny_net`.
+        metrics: The metrics of the model card.
     """
 
     version: Literal[1] = 1
@@ -60,6 +90,25 @@ class ModelRecord(Model):
     threshold_rule: ThresholdRule
     validation: dict[str, ValidationScores] | None
     input_format: InputFormat
+    backbone: Annotated[BackboneName, BACKBONES]
+    input_channels: Literal[1, 3]
+    head: HeadName
+    loss: LossName
+    arm: str
+    val_score: float | None
+    val_b_score: float | None
+    out_of_fold_score: float | None
+    best_epoch: int
+    trained_on: TrainedOn
+    train_fingerprint: str
+    test_fingerprint: str | None
+    group_regex: str | None
+    study: Annotated[str, Field(pattern=r"^[^\x00]*$")] | None
+    trial: int | None
+    overrides: tuple[str, ...]
+    compute: Compute
+    packages: dict[str, str]
+    metrics: tuple[CardMetric, ...]
 
     @model_validator(mode="after")
     def _has_classes_or_masks(self) -> Self:
@@ -70,6 +119,21 @@ class ModelRecord(Model):
             raise ValueError("class_names: not valid for this task")
         if self.validation is not None and {*self.validation} != {*names}:
             raise ValueError("validation: needs scores of each class")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        form, has_masks = self.input_format, self.task == "segmentation"
+        if has_masks and (self.backbone not in ENCODERS or form.image_size_px % ENCODER_STRIDE_PX):
+            raise ValueError("backbone: cannot be the encoder of a U-Net at this image size")
+        if form.image_size_px > _LARGEST_SIDE_PX or size_problem(self.backbone, form.image_size_px):
+            raise ValueError("input_format: unsupported image size")
+        if form.resolution_px is not None and form.resolution_px < 1:
+            raise ValueError("input_format: invalid resolution")
+        if {len(form.mean), len(form.std)} != {self.input_channels}:
+            raise ValueError("input_format: needs one mean and std per channel")
+        if self.compute.device not in ("cpu", "cuda"):
+            raise ValueError("compute: unknown device")
         return self
 
     @property
@@ -84,10 +148,10 @@ def not_valid(file: Path) -> ArtifactError:
     return ArtifactError(Problem("this file is not valid in this version of xraytune", file, _TRAIN_AGAIN))
 
 
-def read_record(kind: type[Record], content: bytes | str, file: Path) -> Record:
-    """Read a record from JSON; raise ArtifactError, with the name of `file`, if it is not valid in this version."""
+def read_record(file: Path) -> BundleRecord:
+    """Read a `bundle.json`; raise ArtifactError if it is not valid in this version."""
     try:
-        return kind.model_validate_json(content)
+        return BundleRecord.model_validate_json(read_bytes(file, "JSON file"))
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] != "literal_error" or first["loc"] not in {("version",), ("backbone",)}:
@@ -100,22 +164,7 @@ def read_record(kind: type[Record], content: bytes | str, file: Path) -> Record:
         raise ArtifactError(Problem(what, file, f"{fix}, or {_TRAIN_AGAIN}")) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predictor:
-    """A network with its record.
-
-    Attributes:
-        run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n, C], or of the mask, [n, S, S].
-            Raises ArtifactError if an output is not finite.
-        maps: Maps them to the Grad-CAM maps of the predicted classes, in [0, 1], [n, S, S]; None if there are none.
-    """
-
-    record: ModelRecord
-    run: Callable[[Pixels], NDArray[Any]]
-    maps: Callable[[Pixels], Floats] | None = None
-
-
-def threshold_of(record: ModelRecord, sensitivity: float | None) -> float:
+def threshold_of(record: BundleRecord, sensitivity: float | None) -> float:
     """Return the model's threshold, or the one that reaches a sensitivity on its validation images.
 
     Raises:
