@@ -56,15 +56,15 @@ def test_score_at_threshold_is_positive(lab: Lab, tmp_path: Path) -> None:
         assert float(row["probability_NORMAL"]) + float(row["probability_PNEUMONIA"]) == pytest.approx(1)
 
 
-def test_dicom_and_grad_cam_and_json(lab: Lab, tmp_path: Path) -> None:
-    images, maps = tmp_path / "images", tmp_path / "maps"
+def test_dicom_and_json(lab: Lab, tmp_path: Path) -> None:
+    images = tmp_path / "images"
     (images / "ward").mkdir(parents=True)
     jpeg = sorted(lab.xrays.glob("test/*/*.jpeg"))[0]
     shutil.copy(jpeg, images / "ward" / "a.jpeg")
     with Image.open(jpeg) as opened:
         write_dicom(images / "a.dcm", np.asarray(opened))
 
-    result = command("predict", lab.model, images, "-o", tmp_path / "t.csv", "--grad-cam", maps, "--json")
+    result = command("predict", lab.model, images, "-o", tmp_path / "t.csv", "--json")
 
     content, rows = json.loads(result.stdout), read_table(tmp_path / "t.csv")
     assert [row["file"] for row in rows] == ["a.dcm", "ward/a.jpeg"]
@@ -73,11 +73,6 @@ def test_dicom_and_grad_cam_and_json(lab: Lab, tmp_path: Path) -> None:
     for one, row in zip(content["predictions"], rows, strict=True):
         assert (one["file"], one["predicted"]) == (row["file"], row["predicted"])
         assert one["probabilities"]["PNEUMONIA"] == float(row["probability_PNEUMONIA"])
-    assert sorted(file.relative_to(maps).as_posix() for file in maps.rglob("*.*")) == ["a.jpg", "ward/a.jpg"]
-    left, right = np.split(np.asarray(Image.open(maps / "a.jpg")).astype(int), 2, axis=1)
-    grey = left[:, :-16]  # JPEG's blocks blur the colour across the border
-    assert abs(grey[..., 0] - grey[..., 2]).max() < 30
-    assert (right[..., 0] - right[..., 2]).max() > 60  # some of it orange
 
 
 def write_dicom(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -297,9 +297,6 @@ def predict(
     out: Annotated[
         Path, Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
     ],
-    grad_cam: Annotated[
-        Path | None, Option(metavar="OUT", help="Folder to create for Grad-CAM maps of the predicted classes.")
-    ] = None,
     skip_broken: options.SkipBroken = False,
     at_sensitivity: options.AtSensitivity = None,
     as_json: options.AsJson = False,
@@ -312,7 +309,6 @@ def predict(
             model,
             images,
             out=out,
-            grad_cam=grad_cam,
             skip_broken=skip_broken,
             sensitivity=at_sensitivity,
             on_progress=on_progress,

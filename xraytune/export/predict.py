@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -27,8 +26,8 @@ from xraytune.data.formats import DICOM_SUFFIXES, LARGEST_SIDE_PX, NAMING_SUFFIX
 from xraytune.data.layout import list_images, pair_folders
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.data.pixels import broken_images_error, decode_images
-from xraytune.errors import ConfigError, DataError, Problem
-from xraytune.files import csv_table, new_folder, require_new, write_bytes, write_text
+from xraytune.errors import DataError, Problem
+from xraytune.files import csv_table, new_folder, require_new, write_text
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
 from xraytune.metrics.segmentation import Masks
 from xraytune.pipeline.bundle import Pixels, Predictor, open_bundle
@@ -75,7 +74,6 @@ def predict(
     images: Path,
     *,
     out: Path,
-    grad_cam: Path | None = None,
     skip_broken: bool = False,
     sensitivity: float | None = None,
     on_progress: Progress = ignore_progress,
@@ -86,25 +84,20 @@ def predict(
         model: Model bundle.
         images: One image, or a folder with images at any depth; `file` is relative to it, sorted.
         out: CSV file to write, or for a segmenter the folder to create, with masks, overlays and a table.
-        grad_cam: Folder to create, with each image next to the Grad-CAM map of its predicted class.
         skip_broken: Leave out broken images.
         sensitivity: Use the threshold that reaches this sensitivity on validation images; for classifiers with two classes.
         on_progress: Called with progress.
 
     Raises:
-        ConfigError: `out` or `grad_cam` exists, no threshold reaches `sensitivity`, or the model has no Grad-CAM.
+        ConfigError: `out` exists, or no threshold reaches `sensitivity`.
         ArtifactError: The bundle is missing or damaged.
         DataError: There are no images, or broken ones, or the folder contains pairs.
         MachineError: The packages of a segmenter are not installed.
     """
-    for path in filter(None, (out, grad_cam)):
-        require_new(path)
+    require_new(out)
     predictor = open_bundle(model).predictor()
     record = predictor.record
     threshold = threshold_of(record, sensitivity)
-    if grad_cam is not None and predictor.maps is None:
-        what = "Grad-CAM needs a classifier with feature maps"
-        raise ConfigError(Problem(what, model, "leave out --grad-cam; a segmenter writes overlays anyway"))
     if len(pairs := pair_folders(images)) == 2:
         what = "this is a folder of pairs, and masks are not X-rays"
         raise DataError(Problem(what, images, f"give only its images: {pairs['images']}"))
@@ -116,10 +109,9 @@ def predict(
         return predict_masks(predictor, given, out, threshold=threshold)
     names = record.class_names
     shown = threshold if len(names) == 2 else None
-    with new_folder(grad_cam) if grad_cam else nullcontext() as folder:
-        used, probabilities, broken = predict_images(predictor, given, grad_cam=folder)
-        labels = predicted_classes(probabilities, positive=names.index(record.positive_name), threshold=threshold)
-        write_text(out, predictions_csv(names, used, probabilities, labels, threshold=shown))
+    used, probabilities, broken = predict_images(predictor, given)
+    labels = predicted_classes(probabilities, positive=names.index(record.positive_name), threshold=threshold)
+    write_text(out, predictions_csv(names, used, probabilities, labels, threshold=shown))
     counts = np.bincount(labels, minlength=len(names)).tolist()
     return Predicted(
         path=out,
@@ -188,31 +180,12 @@ def map_outputs(
     return results, tuple(broken)
 
 
-def predict_images(
-    model: Predictor, images: ImageFiles, *, grad_cam: Path | None = None
-) -> tuple[tuple[str, ...], Floats, tuple[BrokenImage, ...]]:
-    """Predict classes, and write a picture of each image with its Grad-CAM map to the folder `grad_cam`, if given.
+def predict_images(model: Predictor, images: ImageFiles) -> tuple[tuple[str, ...], Floats, tuple[BrokenImage, ...]]:
+    """Return the files that could be decoded, in order, with their probabilities, float64 [N, C], and the broken images.
 
-    Return the files that could be decoded, in order, with their probabilities, float64 [N, C], and the broken images;
-    raise what `map_outputs` does.
+    Raises what `map_outputs` does.
     """
-    title, maps = "classifying images", model.maps
-    if grad_cam is None or maps is None:
-        results, broken = map_outputs(model, images, lambda file, row: (file, row), title=title)
-    else:
-        from xraytune.models.grad_cam import overlay  # loads torch
-
-        names = picture_names(images.files, ".jpg")
-
-        def run(pixels: Pixels) -> Any:
-            return [*zip(model.run(pixels), pixels, maps(pixels), strict=True)]
-
-        def write(file: str, output: Any) -> tuple[str, Any]:
-            row, pixels, saliency = output
-            write_bytes(grad_cam / names[file], overlay(pixels, saliency), durable=False)
-            return file, row
-
-        results, broken = map_outputs(replace(model, run=run), images, write, title=title)
+    results, broken = map_outputs(model, images, lambda file, row: (file, row), title="classifying images")
     used, rows = zip(*results, strict=True)
     return used, np.stack(rows), broken
 

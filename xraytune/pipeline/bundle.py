@@ -22,7 +22,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from xraytune.compute import compute_like, pin
 from xraytune.config.load import load_space
@@ -31,9 +31,6 @@ from xraytune.config.settings import Experiment, Parameters
 from xraytune.cores import cpu_count
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, sha256_of
-from xraytune.metrics.classification import Floats
-from xraytune.models.classifier import Classifier
-from xraytune.models.grad_cam import grad_cam
 from xraytune.models.inputs import normalise, to_unit
 from xraytune.models.segmenter import mask_probabilities
 from xraytune.models.train import predict_probabilities
@@ -62,12 +59,10 @@ class Predictor:
     Attributes:
         run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n, C], or of the mask, [n, S, S].
             Raises ArtifactError if an output is not finite.
-        maps: Maps them to the Grad-CAM maps of the predicted classes, in [0, 1], [n, S, S]; None if there are none.
     """
 
     record: BundleRecord
     run: Callable[[Pixels], NDArray[Any]]
-    maps: Callable[[Pixels], Floats] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,18 +108,11 @@ class Bundle:
         network, form = self.network(compute), self.record.input_format
         predict = mask_probabilities if self.record.task == "segmentation" else predict_probabilities
 
-        def inputs(pixels: Pixels) -> Tensor:
-            return normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
-
         def run(pixels: Pixels) -> NDArray[Any]:
-            return predict(network, [inputs(pixels)], compute=compute, error=ArtifactError, where=self.path)
+            inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
+            return predict(network, [inputs], compute=compute, error=ArtifactError, where=self.path)
 
-        def maps(pixels: Pixels) -> Floats:
-            assert isinstance(network, Classifier), "a segmenter has no classes"
-            return grad_cam(network, inputs(pixels))
-
-        has_maps = isinstance(network, Classifier) and not self.record.backbone.startswith("vit")
-        return Predictor(record=self.record, run=run, maps=maps if has_maps else None)
+        return Predictor(record=self.record, run=run)
 
 
 def open_bundle(path: Path) -> Bundle:
