@@ -31,7 +31,6 @@ NAMES = (
     "designs",
     "secondary",
     "known_answers",
-    "worth",
     "threshold",
     "batch_norm",
     "pruning",

@@ -182,13 +182,13 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
 
 
 def train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path) -> None:
-    """Train all runs of a plan; `runs` has the split of each."""
+    """Train all runs of a plan."""
     for number, run in enumerate(plan.runs):
-        steps, (name, *seeds) = prepared.steps_per_epoch(settings), run
-        experiment = replicate(plan.arm(name), settings, *seeds, steps_per_epoch=steps)
+        name, *seeds = run
+        experiment = replicate(plan.arm(name), settings, *seeds)
         trial = runs.trial_path(number)
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
-        context = RunContext(prepared=runs.prepared(experiment), cache=cache, compute=COMPUTE)
+        context = RunContext(prepared=prepared, cache=cache, compute=COMPUTE)
         run_trial(experiment, context, trial_dir=trial, on_epoch=_ignore)
 
 

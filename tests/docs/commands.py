@@ -60,7 +60,6 @@ SHRUNK = {
     r"(search|train|generator train) (?!.*(gan_segmentation|lung_segmenter|jsrt_|best.yaml|exact.yaml))": TINY,
     r"(search|train|generator train) .*(gan_segmentation|lung_segmenter|jsrt_)": TINY_PAIRS,
     r"train .*lung_segmenter": ("budget.steps_per_epoch=20", "data.train_patients=all"),  # enough for plausible masks
-    r"search .*worth.yaml": ("confirm.worth=[8, 20]",),
     r"search .*manaf": ("budget.trials=6",),  # its grid
     r"search .*CXR8": ("data.train_patients=all",),
     r"audit": tuple(one for one in TINY if not one.startswith("budget.trials")),

@@ -25,7 +25,7 @@ from xraytune.export.train import train
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import artifact_path, build_once
 from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
-from xraytune.pipeline.prepare import RunContext, prepare, write_prepared
+from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.pipeline.synthesize import (
     DIFFUSION_STAGE,
     GAN_STAGE,
@@ -311,24 +311,6 @@ def test_the_generators_of_a_confirmation_are_those_of_its_own_threads(root: Pat
     clean(folder.path)
 
     assert (of_search.exists(), of_run.exists()) == (False, True)
-
-
-def test_clean_knows_the_generators_of_runs_on_fewer_patients(root: Path) -> None:
-    """Those of `confirm.worth`, which have a split of their own."""
-    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
-    runs, experiment, prepared = StudyFolder(folder.path / "confirm"), folder.experiment(0), folder.prepared()
-    gan_settings = experiment.parameters.gan
-    assert gan_settings is not None
-    dropped = next(image for image in prepared.images if image.side == "train")
-    fewer = replace(prepared, images=tuple(image for image in prepared.images if image is not dropped))
-    data = experiment.settings.data.model_copy(update={"train_patients": 9})
-    settings = experiment.settings.model_copy(update={"data": data})
-    experiment = experiment.model_copy(update={"settings": settings, "has_own_split": True})
-    write_prepared(fewer, runs.split_path(9))
-    inputs = generator_inputs(gan_settings, None, fewer, CPU)
-    gan = build_once(cache, GAN_STAGE, inputs, lambda folder: (folder / "x").touch())
-
-    assert_stays_until_its_run_ends(gan, folder, experiment)
 
 
 def test_clean_keeps_work_shared_with_another_study(root: Path) -> None:

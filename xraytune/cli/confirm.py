@@ -229,17 +229,11 @@ def show_verdict(found: Confirmation) -> None:
         Cell(f"{first}: {head}{verdict_text(found.verdict, metric)}", _TONES.get(found.verdict, "strong")),
         *(one.sentence for one in found.generators if one.arm == first),
         *(Cell(one.sentence, "bad" if one.is_flagged else "plain") for one in found.origin if one.arm == first),
-        *([found.worth.sentence] if found.worth else ()),
         *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
         *(_comparisons(finalist, metric) for finalist in found.finalists),
     ]
     if found.ratio_response:
         parts += [_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")]
-    if found.worth:
-        curve = found.worth.curve
-        rows = [(f"{one.patients}", f"{one.score:.3f}", f"{one.low:.3f} to {one.high:.3f}") for one in curve]
-        columns = (*console.numbers("patients", metric), "95 % interval")
-        parts.append(Table(columns, rows, "real images alone, with as many steps and images per step"))
     if secondary := [one for one in found.secondary if one.finalist == first]:
         parts.append(_outcomes(secondary, f"{first}: secondary outcomes, not part of the verdict"))
     if positive := found.test.positive:

@@ -567,9 +567,6 @@ class Confirm(Model):
     """Ratios of the ratio response, besides the first finalist's own; []: no ratio response."""
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Equivalence margin: smaller differences in AUROC do not matter."""
-    worth: tuple[Count, ...] = ()
-    """Numbers of training patients for a curve of training on real images alone. It shows how many real patients the extra
-    images of the first finalist are worth (docs/confirm.md). Empty: no curve."""
 
 
 class WandbSettings(Model):
@@ -692,8 +689,6 @@ class Experiment(Model):
     parameters: Parameters
     inherited_resolution_px: Count | None = None
     """For an arm of a confirmation, the resolution of its finalist."""
-    has_own_split: bool = False
-    """Whether `data.train_patients` is not the study's, as on the curve of `confirm.worth`: the split is another file."""
 
     def identity(self) -> dict[str, Json]:
         """Return what determines its results, as plain JSON; see `Settings.identity`."""

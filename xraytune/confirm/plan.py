@@ -31,7 +31,7 @@ FORECAST_FILE = "forecast.json"
 VERDICT_FILE = "verdict.json"
 _DRAWS = 5000
 
-Role = Literal["finalist", "matched", "tuned", "ratio", "worth"]
+Role = Literal["finalist", "matched", "tuned", "ratio"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +71,13 @@ class Arm(Model):
     """The trial with these settings; for a matched control or another ratio, its finalist's."""
     resolution_px: int | None = None
     """The finalist's resolution, which all images are rescaled through; None: no resolution matching."""
-    train_patients: int | None = None
-    """On the curve of `confirm.worth`, its number of training patients; None: those of the study."""
     parameters: Parameters
 
     @property
-    def content(self) -> tuple[Parameters, int | None, int | None]:
+    def content(self) -> tuple[Parameters, int | None]:
         """What its replicates, all trained in full, depend on besides their seeds; equal ones are trained only once."""
         parameters = self.parameters.model_copy(update={"early_stop_epochs": None})
-        return parameters, self.resolution_px, self.train_patients
+        return parameters, self.resolution_px
 
 
 class PlannedRun(NamedTuple):
@@ -100,8 +98,7 @@ class Plan(Model):
     exploratory: tuple[str, ...] = ()
     """Why the verdict is not confirmatory; empty if it is."""
     arms: tuple[Arm, ...] = ()
-    """Finalists by val-B, each followed by its matched controls; the ratio response of the first and the curve of
-    `confirm.worth`; the tuned controls."""
+    """Finalists by val-B, each followed by its matched controls; the ratio response of the first; the tuned controls."""
     runs: tuple[PlannedRun, ...] = ()
 
     @property
@@ -143,29 +140,21 @@ class Plan(Model):
         return self.model_copy(update=changes)
 
 
-def replicate(
-    arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int, *, steps_per_epoch: int | None = None
-) -> Experiment:
+def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int) -> Experiment:
     """Return what trains an arm with fresh seeds, each counted from 0, to its last step.
 
-    A pair of seeds gives the same stream of real images in every arm, with or without a generator. An arm on another number
-    of patients takes `steps_per_epoch` steps, as many as the study's arms.
+    A pair of seeds gives the same stream of real images in every arm, with or without a generator.
     """
     seed = derive_seed(settings.seed, "confirm", gan_seed, classifier_seed) % 2**31
-    changes: dict[str, Any] = {"seed": seed}
-    if arm.train_patients is not None:
-        changes["data"] = settings.data.model_copy(update={"train_patients": arm.train_patients})
-        changes["budget"] = settings.budget.model_copy(update={"steps_per_epoch": steps_per_epoch})
-    parameters, *_ = arm.content
+    parameters, resolution_px = arm.content
     if parameters.generator is not None:
         own = derive_seed(parameters.generator.seed, "confirm", gan_seed) % 2**31
         parameters = parameters.with_generator(seed=own)
     return Experiment(
         # Without gates: excluding replicates would select among them.
-        settings=without_gates(settings.model_copy(update=changes)),
+        settings=without_gates(settings.model_copy(update={"seed": seed})),
         parameters=parameters,
-        inherited_resolution_px=arm.resolution_px,
-        has_own_split=arm.train_patients is not None,
+        inherited_resolution_px=resolution_px,
     )
 
 
@@ -237,27 +226,18 @@ def _different(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ...]:
     return tuple(first.values())
 
 
-def compared_arms(
-    finalists: Sequence[FinishedTrial], settings: Settings, train_patients: int, *, with_ratios: bool = True
-) -> list[Arm]:
-    """Return the finalists with their matched controls, and the first one's ratio response and curve of `confirm.worth`.
-
-    The curve has the study's number of training patients already. `with_ratios=False` omits ratio response and curve.
-    """
+def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings, *, with_ratios: bool = True) -> list[Arm]:
+    """Return the finalists with their matched controls, the first one's followed by its ratio response."""
     confirm, arms = settings.confirm, list[Arm]()
+    # The ratio response is measured against the matched control without extra images.
+    ratios = confirm.ratios if with_ratios and "none" in confirm.controls.matched else ()
     for place, finalist in enumerate(finalists):
         resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
         own = finalist_arm(finalist, resolution_px)
         arms += [own, *filter(None, (matched_control(own, source) for source in confirm.controls.matched))]
-        if place or not with_ratios:
-            continue
-        planned = [arm.content for arm in arms]
-        further = list[Arm]()
-        if "none" in confirm.controls.matched:  # the ratio response is measured against it
-            further += ratio_arms(own, confirm.ratios)
-        if confirm.worth:
-            further += worth_arms(own, {*confirm.worth} - {train_patients})
-        arms += [arm for arm in further if arm.content not in planned]
+        if place == 0:
+            planned = [arm.content for arm in arms]
+            arms += [arm for arm in ratio_arms(own, ratios) if arm.content not in planned]
     return arms
 
 
@@ -344,15 +324,3 @@ def ratio_arms(finalist: Arm, ratios: Sequence[float]) -> tuple[Arm, ...]:
         if duplicate := matched_control(arm, "duplicate"):
             arms.append(duplicate.model_copy(update={"name": f"duplicate {name}", "role": "ratio"}))
     return tuple(arms)
-
-
-def worth_arms(finalist: Arm, patients: Iterable[int]) -> tuple[Arm, ...]:
-    """Return the real-only curve of a finalist: the study's number of training patients (None), then each of these numbers.
-
-    The arm is the matched control that draws as many images per step: `duplicate` or, with `mixing: replace`, `none`.
-    """
-    control = next(filter(None, (matched_control(finalist, source) for source in ("duplicate", "none"))))
-    return tuple(
-        control.model_copy(update={"name": f"{name}, as {finalist.trial}", "role": "worth", "train_patients": count})
-        for count, name in [(None, "real images"), *((one, f"{one} patients") for one in sorted({*patients}))]
-    )

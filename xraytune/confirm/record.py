@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
-from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint, Worth
+from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
 from xraytune.confirm.forecast import Forecast, VerdictChances
 from xraytune.confirm.plan import VERDICT_FILE
 from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OriginProbe, OutcomeDifference, Subgroup
@@ -63,7 +63,6 @@ class Confirmation:
     external: tuple[ExternalResult, ...] = ()
     generators: tuple[GeneratorQuality, ...] = ()
     origin: tuple[OriginProbe, ...] = ()
-    worth: Worth | None = None
     notes: tuple[str, ...]
 
     @property
@@ -157,12 +156,11 @@ def answer_paragraph(confirmation: Confirmation) -> str:
         why = f" It is exploratory because {' and '.join(confirmation.exploratory)}."
     comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
     beside = "".join(f" {one[0].sentence}" for one in (confirmation.generators, confirmation.origin) if one)
-    worth = f" {confirmation.worth.sentence}" if confirmation.worth else ""
     return (
         f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
         f"{confirmation.gan_seeds} GAN seeds with {_network_seeds(confirmation)} each was "
         f"{first.score:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first, metric)}"
-        f"{_larger_design_text(first)}{beside}{worth}{why} These results hold for "
+        f"{_larger_design_text(first)}{beside}{why} These results hold for "
         f"{confirmation.network}s trained on these {confirmation.train_images} images in this split, and for patients like "
         "those of the test folder."
     )
@@ -257,8 +255,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         "difference and Satterthwaite's degrees of freedom). A finalist helps if it is better than every control, and hurts "
         "if it is worse than its matched controls (intersection-union tests); it is no better if a one-sided test rules out "
         f"an improvement of {confirmation.rope:g} {metric} over a control (5 % overall, Holm's correction). Finalists were "
-        f"tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}"
-        f"{_worth_text(confirmation)}{notes}"
+        f"tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}{notes}"
     )
 
 
@@ -291,18 +288,6 @@ def _secondary_text(confirmation: Confirmation) -> str:
     if confirmation.subgroups:
         text += " Differences in AUROC in subgroups are exploratory and not adjusted for the number of subgroups."
     return text
-
-
-def _worth_text(confirmation: Confirmation) -> str:
-    if confirmation.worth is None:
-        return ""
-    numbers = ", ".join(str(one.patients) for one in confirmation.worth.curve)
-    return (
-        f" The number of real patients that the extra images of {confirmation.worth.arm} are worth was read from a curve of "
-        f"training on real images alone, of {numbers} patients (nested sets), with its settings, number of steps and images "
-        "per step; the curve was made monotone and interpolated over the log number of patients, with a percentile interval "
-        "from a bootstrap of test patients and GAN seeds."
-    )
 
 
 def _controls_text(confirmation: Confirmation) -> str:

@@ -21,7 +21,7 @@ from scipy.optimize import nnls  # type: ignore[import-untyped]
 
 from xraytune.config.settings import Parameters, WandbSettings
 from xraytune.confirm import scoring, secondary
-from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response, worth_of_images
+from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
@@ -152,8 +152,7 @@ def confirm(
         chosen = planned.finalists if planned else training.candidates(count)  # raises before anything is read
         compared = [one.parameters for one in chosen]
         extra = sorted({one.folder.path for one in compared if one.folder})
-        training.prepare_curve()
-        find = partial(scoring.find_test, settings, training.widest, extra=extra, on_progress=callbacks.on_progress)
+        find = partial(scoring.find_test, settings, training.prepared, extra=extra, on_progress=callbacks.on_progress)
         sealed = find(test)
         columns = subgroup_columns(sealed.data, [image.file for image in sealed.images], by)
         elsewhere = find(external, sealed=sealed) if external else None
@@ -185,10 +184,9 @@ def _judge(
     rope, task, is_binary = settings.confirm.rope, task_of(settings), len(prepared.class_names) == 2
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
-    compared = [number for number in of_test if plan.arm(plan.runs[number].arm).role != "worth"]
     needed = {scoring.VAL_B: every, scoring.TEST: of_test, **scoring.probed_runs(plan, prepared)}
     if external:
-        needed[external.side] = compared
+        needed[external.side] = of_test
     compute = scoring.scoring_compute(training, needed)
     scoring.score_val_b(training, every, compute)
     scoring.score_synthetic(training, plan, compute)
@@ -226,12 +224,11 @@ def _judge(
         origin=secondary.origin_probes(folder, plan, prepared),
         forecast=forecast,
         ratio_response=ratio_response(val_b),
-        worth=worth_of_images(test, patients=prepared.train_patients),
         secondary=secondary.secondary_outcomes(test, scoring.arm_thresholds(folder, plan)),
         subgroups=secondary.subgroup_differences(
             test, [image.file for image in sealed.images], columns, prepared.class_names
         ),
-        external=_external(training, plan, external, compute, compared, reason),
+        external=_external(training, plan, external, compute, of_test, reason),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
     )
 

@@ -379,9 +379,8 @@ def score(folder: StudyFolder, number: int, side: str, group: ImageSource, *, co
     """Predict one side with the network of a run's best val-A epoch and store the results."""
     where = folder.trial_path(number)
     experiment = folder.experiment(number)
-    network, batches = untrained(
-        experiment, RunContext(prepared=folder.prepared(experiment), cache=cache, compute=compute), group
-    )
+    context = RunContext(prepared=folder.prepared(), cache=cache, compute=compute)
+    network, batches = untrained(experiment, context, group)
     load_best(where / "checkpoint", network)
     results_of = task_of(experiment.settings).results
     found = results_of(network, batches, group, compute=compute, error=StudyError, where=where)

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from xraytune.errors import DataError, Problem, StudyError, TrialError, join_nam
 from xraytune.files import append_jsonl, explain_disk_errors, new_folder, read_json, read_jsonl, require_writable
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.extra_folder import require_enough, store_folder
-from xraytune.pipeline.prepare import Prepared, prepare_index, require_patients, restore_pixels, write_prepared
+from xraytune.pipeline.prepare import Prepared, restore_pixels
 from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, EpochRecord, Json
@@ -59,7 +59,6 @@ from xraytune.search.study import (
     environment,
     locked,
     other_releases,
-    require_same_images,
 )
 
 
@@ -73,7 +72,6 @@ class Training:
         compute: That of its trials.
         machine: Returns the `environment` of a machine that trains.
         rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
-        curve: The study's images with each number of training patients of `confirm.worth`; see `prepare_curve`.
     """
 
     folder: StudyFolder
@@ -87,7 +85,6 @@ class Training:
     rungs: Rungs
     runner: Runner
     callbacks: Callbacks
-    curve: Mapping[int, Prepared] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -109,29 +106,6 @@ class Training:
         restore_pixels(self.settings, self.prepared, self.cache, on_progress=self.callbacks.on_progress)
         inputs = read_inputs(inputs_of_trials(compared), self.settings, self.prepared, self.cache)
         require_same_inputs(self.folder, inputs)
-
-    def prepare_curve(self) -> None:
-        """Split the study's images again for each number of training patients of `confirm.worth`.
-
-        Raises StudyError if the images changed since the search, DataError if there are too few patients.
-        """
-        data, progress = self.settings.data, self.callbacks.on_progress
-        if not self.settings.confirm.worth:
-            return
-        index = task_of(self.settings).read_index(data, on_progress=progress)
-        require_patients(index, self.settings)
-
-        def with_patients(count: int | None) -> Prepared:
-            own = data.model_copy(update={"train_patients": count})
-            return prepare_index(index, own, self.cache, skip_broken=True, on_progress=progress)[0]
-
-        require_same_images(self.folder, with_patients(data.train_patients))
-        self.curve = {count: with_patients(count) for count in self.settings.confirm.worth}
-
-    @property
-    def widest(self) -> Prepared:
-        """The study's images with all patients that any arm is trained on."""
-        return max([self.prepared, *self.curve.values()], key=lambda one: len(one.images))
 
     def candidates(self, count: int) -> tuple[FinishedTrial, ...]:
         """Return the finalists of a new plan; if no candidate is complete, the pruned trials to train to the end.
@@ -166,19 +140,14 @@ class Training:
         Raises TrialError if runs failed.
         """
         runs, distinct = list[Run](), dict[object, Run]()
-        steps_per_epoch = self.prepared.steps_per_epoch(self.settings)
         for number, run in enumerate(plan.runs):
             arm, (_, *seeds) = plan.arm(run.arm), run
             label = f"{run.arm}, GAN seed {run.gan_seed}, seed {run.classifier_seed}"
-            experiment = replicate(arm, self.settings, *seeds, steps_per_epoch=steps_per_epoch)
-            runs.append(Run(number=number, label=label, experiment=experiment))
+            runs.append(Run(number=number, label=label, experiment=replicate(arm, self.settings, *seeds)))
             distinct.setdefault((arm.content, *seeds), runs[-1])
         # Generators of several seeds are trained faster side by side, on one core each, than one by one on more cores.
         compute = replace(self.compute, generator_threads=self.compute.threads)
         complete_folder(self.runs_folder, self.prepared, lambda: {**self.machine(), "compute": {**asdict(compute)}})
-        for count, prepared in self.curve.items():
-            if not (file := self.runs_folder.split_path(count)).exists():
-                write_prepared(prepared, file)
         self._copy_equal(runs)
         self._run(self.runs_folder, list(distinct.values()), "replicates")
         self._copy_equal(runs)
@@ -249,11 +218,11 @@ class Training:
     def arms(
         self, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], notes: list[str], *, with_ratios: bool = True
     ) -> list[Arm]:
-        """Return the finalists with their matched controls, the first one's ratio response and curve, and tuned controls."""
+        """Return the finalists with their matched controls, the first one's ratio response, and the tuned controls."""
         if "duplicate" in self.settings.confirm.controls.matched:
             replacing = (one.name for one in finalists if one.parameters.mixing == "replace")
             notes += [f"{name} has mixing: replace, so that duplicate would be the same as none" for name in replacing]
-        arms = compared_arms(finalists, self.settings, self.prepared.train_patients, with_ratios=with_ratios)
+        arms = compared_arms(finalists, self.settings, with_ratios=with_ratios)
         return [*self._feasible(arms, notes), *tuned]
 
     def _feasible(self, arms: Sequence[Arm], notes: list[str]) -> list[Arm]:

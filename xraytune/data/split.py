@@ -59,7 +59,6 @@ def split_by_patient(
     train_patients: int | None = None,
     *,
     parts: Mapping[str, PartName] = MappingProxyType({}),
-    where: str = "data.train_patients",
 ) -> Split:
     """Split `images`; fractions are of images, met in each class as closely as whole patients allow.
 
@@ -68,7 +67,6 @@ def split_by_patient(
         settings: The fractions, the seed, and the use of the part `val`.
         train_patients: Number of patients to keep on the train side; None: all.
         parts: The part of each file (`ImageIndex.parts`); only `settings.val` other than `merge` uses it.
-        where: The setting that gives `train_patients`, for errors.
 
     Raises:
         DataError: A class would be missing on a side, a patient is in two parts, there is no part `val` to use, or the train
@@ -94,7 +92,7 @@ def split_by_patient(
     in_train = _nested_order(train, settings.seed)
     _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b}, settings.val)
     if train_patients is not None:
-        in_train = _first_patients(in_train, train_patients, where)
+        in_train = _first_patients(in_train, train_patients)
     return Split(train=_positions(in_train), val_a=_positions(val_a), val_b=_positions(val_b))
 
 
@@ -200,11 +198,12 @@ def _nested_order(strata: Iterable[list[_Patient]], seed: int) -> list[_Patient]
     return [patient for _, _, patient in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def _first_patients(patients: list[_Patient], count: int, where: str) -> list[_Patient]:
+def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
+    where = "data.train_patients"
     if count > len(patients):
         what = f"the train side has only {len(patients)} patients, fewer than {count}"
-        every = ", or all of them: --set data.train_patients=all" if where == "data.train_patients" else ""
-        raise DataError(Problem(what, where, f"use at most {len(patients)}{every}"))
+        fix = f"use at most {len(patients)}, or all of them: --set data.train_patients=all"
+        raise DataError(Problem(what, where, fix))
     from_last = reversed([*enumerate(patients, start=1)])
     first_of_class = {label: number for number, patient in from_last for label in patient.labels}
     enough = max(first_of_class.values())

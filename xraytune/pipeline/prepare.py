@@ -235,22 +235,6 @@ def prepare_index(
     return prepared, (*notes, *index.warnings, *left_out, *([str(view)] if view else []))
 
 
-def require_patients(index: ImageIndex, settings: Settings) -> None:
-    """Refuse numbers of patients for `confirm.worth` from which nothing can be read.
-
-    Raises:
-        DataError: The train side has fewer patients, a class is missing among them, or none is above the study's number.
-    """
-    counts, own = settings.confirm.worth, settings.data.train_patients
-    for count in counts:
-        split_by_patient(index.images, settings.data.split, count, parts=index.parts, where="confirm.worth")
-    if counts and (own is None or max(counts) <= own):
-        every = "all patients of the train side" if own is None else f"{own} patients"
-        what = f"the study trains on {every}, and the curve has no more"
-        fix = "set data.train_patients below the largest number" if own is None else f"add a number above {own}"
-        raise DataError(Problem(what, "confirm.worth", fix))
-
-
 def store_images(
     root: Path,
     images: Sequence[ImageFile],

@@ -126,47 +126,6 @@ def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str
     return Chart(id="ratios", traces=traces, layout=layout, alt=f"gain of {source} over r = 0: {alt}")
 
 
-def worth(found: Mapping[str, Any], metric: str) -> Chart:
-    """Show the real-only curve with 95 % intervals, and where the finalist's score meets it (`worth` in `verdict.json`)."""
-    points, own, score = found["curve"], found["patients"], round(found["score"], 5)
-    patients, scores = [one["patients"] for one in points], _rounded(one["score"] for one in points)
-    traces = [
-        _scatter(
-            "lines+markers",
-            patients,
-            scores,
-            "real images alone, %{x} patients: %{y:.3f} (%{text})",
-            error_y=_error(scores, _ends(points), width=4),
-            line={"color": _colour_of("none")},
-            marker={"color": _colour_of("none"), "size": 8},
-            text=[f"{one['low']:.3f} to {one['high']:.3f}" for one in points],
-        )
-    ]
-    if found["worth"] is not None:
-        where = [own + found["worth"]]
-        low, high = (own + found[end] if found[end] is not None else None for end in ("low", "high"))
-        ends = [(patients[0] if low is None else low, patients[-1] if high is None else high)]
-        colour = _colour_of(found["arm"].split()[0])
-        traces.append(
-            _scatter(
-                "markers",
-                where,
-                [score],
-                _escaped(found["sentence"], 60).replace("%", "&#37;"),
-                error_x=_error(where, ends, width=5),
-                marker={"color": colour, "size": 11, "symbol": "diamond"},
-            )
-        )
-    layout = {
-        "xaxis": _axis("training patients", type="log", tickvals=patients, ticktext=[f"{one:,}" for one in patients]),
-        "yaxis": _axis(metric),
-        "shapes": [_HORIZONTAL | {"y0": score, "y1": score}, _vertical(own, "dot")],
-        "showlegend": False,
-    }
-    caption = f"Horizontal line: {found['arm']}. Dotted: its {own:,} patients."
-    return Chart(id="worth", traces=traces, layout=layout, alt=found["sentence"], caption=caption)
-
-
 def trials_by_ratio(view: StudyView) -> Chart:
     """Show the val-A score of each trial over its ratio."""
     traces, axis = _scatter_by_source(view, "synthetic_ratio")

@@ -210,24 +210,6 @@ def _ratios(data: StudyData) -> Section | None:
     return Section(notes=[note], charts=[charts.trials_by_ratio(data.view)])
 
 
-def _worth(data: StudyData) -> Section | None:
-    if not (data.verdict and (worth := data.verdict.get("worth"))):
-        return None
-    rows = [
-        (one["patients"], round(one["score"], 3), f"{one['low']:.3f} to {one['high']:.3f}") for one in worth["curve"]
-    ]
-    metric = f"test {data.verdict['metric']}"
-    return Section(
-        lead=worth["sentence"],
-        notes=[
-            "All arms take the same number of steps with the same number of images each; smaller sets are part of "
-            "larger ones."
-        ],
-        charts=[charts.worth(worth, metric)],
-        tables=[Table(columns=("patients", metric, "95 % interval"), rows=rows, caption="Real images alone")],
-    )
-
-
 def _curves(data: StudyData) -> Section | None:
     view, rungs = data.view, tuple(rungs_of(data.space.settings, ()).reached())
     if not any(trial.values for trial in view.trials):
@@ -468,7 +450,6 @@ _PARTS: Sequence[tuple[str, str, str, Callable[[StudyData], Section | None]]] = 
     ("verdict", "Verdict", "Verdict", _verdict),
     ("best", "Best configuration", "Best", _best),
     ("ratio", "Ratio of synthetic to real images", "Ratio", _ratios),
-    ("worth", "Worth in real patients", "Worth", _worth),
     ("curves", "Learning curves", "Curves", _curves),
     ("parameters", "Parameters and trials", "Trials", _parameters),
     ("performance", "Performance on val-B", "Performance", _performance),

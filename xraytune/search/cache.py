@@ -186,12 +186,11 @@ def _unfinished(folder: StudyFolder, ended: Container[int]) -> Iterator[Path]:
 
 def _generators(folder: StudyFolder, trials: Iterable[Path], cache: Path) -> dict[Path, Path]:
     """Return the work folder of each generator of some trials and runs of a study, by its artifact."""
-    of_study, found = folder.prepared(), {}
+    prepared, found = folder.prepared(), {}
     for trial in trials:
         runs = StudyFolder(trial.parents[1])
         trained = runs if (runs.path / "environment.json").exists() else folder
         experiment = runs.experiment(int(trial.name))
-        prepared = runs.prepared(experiment) if experiment.has_own_split else of_study
         settings = [generator_of(stage) for stage in experiment.generator_stages]
         for one, versions in product(settings, trained.releases() if settings else ()):
             for label in synthesize.network_labels(one, prepared):

@@ -22,7 +22,7 @@ from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.model import require_two_classes
-from xraytune.pipeline.prepare import Prepared, prepare_index, require_patients, restore_pixels
+from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
 from xraytune.pipeline.quality import require_measurable
 from xraytune.pipeline.shortcuts import SHORTCUTS_FILE, LungShortcut, measure_shortcut
 from xraytune.pipeline.sides import chance_warning, side_sizes
@@ -116,7 +116,6 @@ def search(
     allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
     require_two_classes(loaded)
     index = task_of(settings).read_index(settings.data, on_progress=callbacks.on_progress)
-    require_patients(index, settings)
     require_weights(loaded)
     prepared, warnings = prepare_index(
         index, settings.data, cache, skip_broken=skip_broken, on_progress=callbacks.on_progress

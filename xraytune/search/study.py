@@ -129,14 +129,9 @@ class StudyFolder:
             what = "study.yaml was changed since the search began, or written by another version of xraytune"
             raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
 
-    def split_path(self, train_patients: int | None = None) -> Path:
-        """Return the file of the split or, for a number on the curve of `confirm.worth`, of its own split."""
-        return self.path / ("split.json" if train_patients is None else f"split-{train_patients}.json")
-
-    def prepared(self, experiment: Experiment | None = None) -> Prepared:
-        """Return the images and their split; of an experiment that has its own split, that one."""
-        own = experiment.settings.data.train_patients if experiment and experiment.has_own_split else None
-        with damage_explained(self.split_path(own)) as file:
+    def prepared(self) -> Prepared:
+        """Return the images and their split."""
+        with damage_explained(self.path / "split.json") as file:
             return read_prepared(file)
 
     def compute(self) -> Compute:
