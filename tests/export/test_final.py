@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,17 +9,15 @@ import pytest
 
 from tests.in_process import command, one_core, search_in_process
 from xraytune.config.load import load_space
-from xraytune.config.settings import FinalSettings, Validation
+from xraytune.config.settings import FinalSettings
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import ConfigError, DataError
+from xraytune.errors import DataError
 from xraytune.export.best import export
 from xraytune.export.bundle import prepared_of
-from xraytune.export.final import FOLDS, fits_of, used_images
 from xraytune.export.train import Trained, train
-from xraytune.files import read_json, read_jsonl
+from xraytune.files import read_jsonl
 from xraytune.pipeline.bundle import Bundle, open_bundle
 from xraytune.pipeline.prepare import Prepared, prepare
-from xraytune.pipeline.synthesize import GAN_STAGE
 from xraytune.search.study import StudyFolder
 
 pytestmark = pytest.mark.slow
@@ -74,8 +71,8 @@ def everything(root: Path) -> Prepared:
     return prepared
 
 
-def final_model(study: StudyFolder, folder: Path, validation: Validation) -> tuple[Trained, Bundle]:
-    export(study.path, out=folder / "best.yaml", validation=validation)
+def final_model(study: StudyFolder, folder: Path) -> tuple[Trained, Bundle]:
+    export(study.path, out=folder / "best.yaml")
     trained = train(folder / "best.yaml", out=folder / "model")
     return trained, open_bundle(folder / "model")
 
@@ -89,13 +86,9 @@ def test_an_exported_file_has_all_patients_and_says_what_the_trial_had(study: St
 
     settings = load_space(tmp_path / "best.yaml").settings
     train_side = study.prepared().side("train")
-    epochs = read_jsonl(study.trial_path(0) / "epochs.jsonl")
-    best = max(epochs, key=lambda row: (row["val_score"], -row["epoch"]))["epoch"]
     assert settings.data.train_patients is None
-    assert settings.final == FinalSettings(
-        validation="keep", epochs=best, trial_images=len(train_side.rows), trial_patients=8
-    )
-    assert (exported.validation, exported.trial_patients, exported.train_patients) == ("keep", 8, 8)
+    assert settings.final == FinalSettings(trial_images=len(train_side.rows), trial_patients=8)
+    assert (exported.is_exact, exported.trial_patients, exported.train_patients) == (False, 8, 8)
 
 
 def test_an_exact_export_is_the_trial_to_the_bit(study: StudyFolder, tmp_path: Path) -> None:
@@ -113,7 +106,7 @@ def test_an_exact_export_is_the_trial_to_the_bit(study: StudyFolder, tmp_path: P
 def test_the_final_model_keeps_the_validation_sides_and_trains_on_all_others(
     study: StudyFolder, everything: Prepared, tmp_path: Path
 ) -> None:
-    trained, bundle = final_model(study, tmp_path, "keep")
+    trained, bundle = final_model(study, tmp_path)
 
     used = everything.side("train")
     searched = sides(study.prepared())
@@ -130,7 +123,7 @@ def test_the_final_model_keeps_the_validation_sides_and_trains_on_all_others(
 def test_the_mix_keeps_its_ratio_and_an_epoch_its_passes(
     study: StudyFolder, everything: Prepared, tmp_path: Path
 ) -> None:
-    trained, bundle = final_model(study, tmp_path, "keep")
+    trained, bundle = final_model(study, tmp_path)
 
     before, now = len(study.prepared().side("train").rows), len(everything.side("train").rows)
     steps = [row["steps"] for row in read_jsonl(bundle.path / "epochs.jsonl")]
@@ -143,112 +136,6 @@ def test_the_mix_keeps_its_ratio_and_an_epoch_its_passes(
     assert f"steps per epoch: {steps[0]} (trial: 2)" in changes
     assert "GAN: trained anew" in changes
     assert changes in "\n".join((bundle.path / "README.md").read_text("utf-8").split("\n- "))
-
-
-def test_training_on_val_a_leaves_val_b_for_the_threshold(
-    study: StudyFolder, everything: Prepared, tmp_path: Path
-) -> None:
-    trained, bundle = final_model(study, tmp_path, "val_a")
-
-    val_b = everything.side("val_b")
-    expected = {key: "val_b" if side == "val_b" else "train" for key, side in sides(everything).items()}
-    assert sides(prepared_of(bundle)) == expected
-    assert (trained.val_score, trained.threshold_rule) == (None, "calibrated_val_b")
-    assert trained.validation_images == len(val_b.rows)
-    assert trained.val_b_score is not None
-    final = load_space(tmp_path / "best.yaml").settings.final
-    assert final is not None
-    assert trained.epochs == trained.best_epoch == final.epochs
-    rows = read_jsonl(bundle.path / "epochs.jsonl")
-    assert "val_score" not in rows[-1], "nothing is chosen on a side that it trains on"
-
-
-def test_training_on_all_images_sets_the_threshold_out_of_fold(
-    study: StudyFolder, everything: Prepared, root: Path, tmp_path: Path
-) -> None:
-    before = {*(root / "cache" / GAN_STAGE).glob("[!.]*")}
-
-    trained, bundle = final_model(study, tmp_path, "all")
-
-    assert {*sides(prepared_of(bundle)).values()} == {"train"}
-    assert trained.trained_on.images == trained.trained_on.of_images == len(everything.images)
-    assert trained.validation_images == len(everything.images), "each is scored once, by a fold that has not seen it"
-    assert (trained.val_score, trained.val_b_score) == (None, None)
-    assert trained.out_of_fold_score is not None
-    new = {*(root / "cache" / GAN_STAGE).glob("[!.]*")} - before
-    seen = {read_json(path / "manifest.json")["inputs"]["train"] for path in new}
-    fits = fits_of(used_images(everything, "all"), "all", 0)
-    assert seen == {images.train_fingerprint for images in fits.values()}, (
-        "one GAN for each training, on what that one sees"
-    )
-
-
-def test_every_patient_is_unseen_in_one_fold(everything: Prepared) -> None:
-    *folds, final = fits_of(used_images(everything, "all"), "all", 3).values()
-
-    unseen: Counter[str] = Counter()
-    for fold in folds:
-        train_side, out = fold.side("train"), fold.side("val_a")
-        assert {*train_side.patients}.isdisjoint(out.patients)
-        assert {*train_side.labels} == {*out.labels} == {0, 1}
-        unseen.update({*out.patients})
-    assert len(folds) == FOLDS
-    assert unseen == Counter({image.patient for image in everything.images})
-    assert len(final.side("train").rows) == len(everything.images)
-
-
-def test_a_class_with_fewer_patients_than_folds_is_refused(everything: Prepared) -> None:
-    normal = sorted({image.patient for image in everything.images if image.label == 0})
-    images = tuple(image for image in everything.images if image.label == 1 or image.patient in normal[:2])
-    few = Prepared(**{name: getattr(everything, name) for name in everything.__slots__} | {"images": images})
-
-    with pytest.raises(DataError, match=r"the 2 patients of NORMAL are too few for 3 folds"):
-        fits_of(few, "all", 0)
-
-
-def test_an_interrupted_final_training_resumes_to_the_same_files(study: StudyFolder, tmp_path: Path) -> None:
-    export(study.path, out=tmp_path / "best.yaml", validation="all")
-    train(tmp_path / "best.yaml", out=tmp_path / "straight")
-
-    def stop(note: str) -> None:
-        if note.startswith("fold 2 of 3: epoch"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "best.yaml", out=tmp_path / "again", note=stop)
-    train(tmp_path / "best.yaml", out=tmp_path / "again")
-
-    contents = [
-        {file.name: file.read_bytes() for file in sorted((tmp_path / name).iterdir())} for name in ("straight", "again")
-    ]
-    assert contents[0] == contents[1]
-
-
-def test_progress_counts_the_steps_of_all_folds(study: StudyFolder, tmp_path: Path) -> None:
-    export(study.path, out=tmp_path / "best.yaml", validation="all")
-    steps: list[tuple[int, int]] = []
-
-    train(
-        tmp_path / "best.yaml",
-        out=tmp_path / "model",
-        on_progress=lambda what, done, total: (
-            steps.append((done, total)) if what == "training the network (steps)" else None
-        ),
-    )
-
-    assert len({total for _, total in steps}) == 1
-    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
-    assert steps[-1][0] == steps[-1][1]
-
-
-@pytest.mark.parametrize("validation", ["val_a", "all"])
-def test_a_schedule_that_needs_val_a_is_refused(study: StudyFolder, tmp_path: Path, validation: Validation) -> None:
-    export(study.path, out=tmp_path / "best.yaml", validation=validation)
-
-    with pytest.raises(ConfigError, match="plateau lowers the learning rate when the loss on val-A stalls"):
-        train(tmp_path / "best.yaml", out=tmp_path / "model", overrides=["schedule=plateau"], cache=tmp_path / "cache")
-
-    assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_too_small_for_all_patients_is_refused_before_the_training(study: StudyFolder, tmp_path: Path) -> None:
@@ -264,7 +151,7 @@ def test_a_folder_too_small_for_all_patients_is_refused_before_the_training(stud
 
 
 def test_the_model_card_names_data_metrics_and_limits(study: StudyFolder, tmp_path: Path) -> None:
-    trained, bundle = final_model(study, tmp_path, "keep")
+    trained, bundle = final_model(study, tmp_path)
 
     card = (bundle.path / "README.md").read_text("utf-8")
     data = trained.trained_on
@@ -296,5 +183,3 @@ def test_the_commands_say_what_is_trained_on(study: StudyFolder, tmp_path: Path)
     )
     assert "trial:" in trained.stderr
     assert "xraytune evaluate" in trained.stdout
-    contradiction = command("export", study.path, "-o", tmp_path / "other.yaml", "--exact", "--validation", "all")
-    assert (contradiction.exit_code, "leave one out" in contradiction.stderr) == (2, True)

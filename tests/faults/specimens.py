@@ -124,7 +124,6 @@ def make_bundle(folder: Path, form: InputFormat | None = None) -> None:
             epochs=[EPOCH],
             val_score=0.9,
             val_b_score=0.8,
-            out_of_fold_score=None,
             threshold=0.5,
             best_epoch=1,
             validated=Validated(
@@ -138,7 +137,6 @@ def make_bundle(folder: Path, form: InputFormat | None = None) -> None:
             kept_patients=1,
             of_images=2,
             of_patients=2,
-            validation="keep",
             changes=(),
         ),
         compute=CPU,

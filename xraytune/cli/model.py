@@ -38,11 +38,6 @@ _MASK_LABELS = {"dice": "Dice", "iou": "IoU", "hd95_px": "HD95 (pixels)"}
 _OF_POSITIVE = ("auprc", "sensitivity", "specificity", "ppv", "npv", "f1")
 _BY_CLASS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
 _MOST_CONFUSED = 5
-_THRESHOLD_IMAGES = {
-    "calibrated_val_a_val_b": "val-A and val-B",
-    "calibrated_val_b": "val-B",
-    "calibrated_out_of_fold": "all images, out-of-fold",
-}
 
 
 def train(
@@ -79,19 +74,15 @@ def train(
 
 def show_training(trained: Trained, *, next_step: bool = True) -> None:
     """Print the metrics of a trained model and the next command."""
-    found = {"val-A": trained.val_score, "val-B": trained.val_b_score, "out-of-fold": trained.out_of_fold_score}
-    scores = ", ".join(f"{name} {trained.metric} {value:.3f}" for name, value in found.items() if value is not None)
+    scores = f"val-A {trained.metric} {trained.val_score:.3f}, val-B {trained.metric} {trained.val_b_score:.3f}"
     console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}")
     data = trained.trained_on
     patients = f"{data.patients:,} of {data.of_patients:,} patients"
     console.write(f"trained on {data.images:,} of {data.of_images:,} images, {patients}")
     if trained.positive:
-        threshold, of = (
-            f"threshold for {trained.positive}: {trained.threshold:.3f}",
-            _THRESHOLD_IMAGES[trained.threshold_rule],
-        )
+        threshold = f"threshold for {trained.positive}: {trained.threshold:.3f}"
         images = f"{trained.validation_images:,} images of {trained.validation_patients:,} patients"
-        console.write(f"{threshold}, for balanced accuracy on {of} ({images})")
+        console.write(f"{threshold}, for balanced accuracy on val-A and val-B ({images})")
     if trained.equals_trial:
         console.write("metrics are bit-identical to those of the exported trial", "good")
     elif trained.equals_trial is False:

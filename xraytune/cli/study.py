@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter, Option
 
@@ -100,13 +100,6 @@ def export(
             "its tuned control.",
         ),
     ] = None,
-    validation: Annotated[
-        Literal["keep", "val_a", "all"] | None,
-        Option(
-            help="Sides that `train` holds out. keep (default): val-A and val-B; val_a: only val-B (val-A is used for "
-            "training); all: none (validation is out-of-fold)."
-        ),
-    ] = None,
     exact: Annotated[
         bool, Option("--exact", help="Write the trial's own settings, so that `train` reproduces it bit for bit.")
     ] = False,
@@ -118,7 +111,7 @@ def export(
     """
     from xraytune.export.best import export
 
-    exported = export(study, out=out, trial=trial, arm=arm, validation=validation, exact=exact)
+    exported = export(study, out=out, trial=trial, arm=arm, exact=exact)
     console.show_result(exported, show_export, as_json=as_json)
 
 
@@ -150,7 +143,7 @@ def _show_images(exported: Exported) -> None:
     if warning := chance_warning(exported.sides):
         console.write(f"note: {warning}", "busy")
     trial = f"{exported.trial_images:,} images of {exported.trial_patients:,} patients"
-    if exported.validation is None:
+    if exported.is_exact:
         console.write(f"`train` repeats the trial: {trial}")
     else:
         why = f" (data.train_patients: {exported.train_patients})" if exported.train_patients else ""

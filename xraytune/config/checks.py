@@ -23,14 +23,12 @@ from xraytune.config.settings import (
     RULES_READ,
     SOURCES,
     USED_ONLY_BY,
-    Parameters,
     Settings,
     TaskName,
-    Validation,
     is_of_generator,
 )
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
-from xraytune.errors import ConfigError, Problem, join_names
+from xraytune.errors import join_names
 
 _MAX_BLAMED = 20
 ONLY_OF: Mapping[TaskName, tuple[str, ...]] = {
@@ -236,11 +234,3 @@ def _check_generator(specs: Sequence[ParameterSpec], settings: Settings, problem
         network = "segmenter" if settings.task == "segmentation" else "classifier"
         what = f"objective.metric: gan_kid trains no {network}, so these have no effect: {join_names(unused)}"
         problems.add(path_of(problems.document, unused[0]), what, "remove them")
-
-
-def require_no_plateau(parameters: Parameters, validation: Validation) -> None:
-    """Refuse (ConfigError) a schedule that needs val-A if val-A is used for training."""
-    if validation != "keep" and parameters.schedule == "plateau":
-        what = "schedule: plateau lowers the learning rate when the loss on val-A stalls, but val-A is not kept"
-        fix = "use final.validation: keep, or set schedule to constant or cosine"
-        raise ConfigError(Problem(what, f"final.validation: {validation}", fix))

@@ -27,7 +27,6 @@ Source = Literal["none", "duplicate", "gan", "diffusion", "folder"]
 SOURCES = Extensions("source", get_args(Source))
 _BY_COST: tuple[Source, ...] = ("none", "duplicate", "folder", "gan", "diffusion")
 ValUse = Literal["merge", "folder", "val_a", "val_b"]
-Validation = Literal["keep", "val_a", "all"]
 PoolFilter = Literal["none", "discriminator", "label"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
@@ -597,14 +596,9 @@ class ExportedFrom(Model):
 class FinalSettings(Model):
     """The final training, which uses all patients of the data folder; `export` writes this block, and `train` reads it."""
 
-    validation: Validation = "keep"
-    """Images kept for validation: val-A and val-B (`keep`); val-B, so that it trains on val-A, too (`val_a`); or none, so
-    that it trains on all images and the threshold is set out-of-fold (`all`)."""
-    epochs: Count | None = None
-    """Number of epochs if val-A is not kept to choose the best one; at most `budget.max_epochs` (the default)."""
-    trial_images: Count | None = None
+    trial_images: Count
     """Training images of the exported trial; `budget.steps_per_epoch` is scaled up from them, if it is set."""
-    trial_patients: Count | None = None
+    trial_patients: Count
     """Training patients of the exported trial."""
 
 

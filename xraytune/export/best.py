@@ -13,10 +13,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, TypeAlias
 
-from xraytune.config.checks import require_no_plateau
 from xraytune.config.fields import parameters_from
 from xraytune.config.load import experiment_to_yaml
-from xraytune.config.settings import Experiment, ExportedFrom, FinalSettings, Objective, Validation
+from xraytune.config.settings import Experiment, ExportedFrom, FinalSettings, Objective
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, finished_label, read_plan
 from xraytune.confirm.run_list import completed_rows
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, join_names
@@ -35,13 +34,6 @@ _VERDICTS = {
 }
 _UNTESTED = "not confirmed: `xraytune confirm` has not compared the mix with its controls"
 
-_FINAL: dict[Validation | None, str] = {
-    None: "`train` reproduces the trial bit for bit, on the same images",
-    "keep": "`train` uses all patients except those of val-A and val-B",
-    "val_a": "`train` uses all patients except those of val-B",
-    "all": "`train` uses all patients, and validates out-of-fold",
-}
-"""What a final training uses, by `FinalSettings.validation`; None: an exact export."""
 Row: TypeAlias = dict[str, Any]
 
 
@@ -52,7 +44,7 @@ class Exported:
     Attributes:
         trial: Number of the trial; like its scores, None for one that `confirm` added to tune a control.
         train_patients: `data.train_patients` of the study; None if the trial trained on the whole train side.
-        validation: What `train` will keep for validation; None if it will repeat the trial exactly.
+        is_exact: Whether `train` will repeat the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
         advice: Command that exports a simpler arm; empty if there is no reason to.
         generator_steps: In a search for a generator, its steps at the best epoch; else None.
@@ -66,7 +58,7 @@ class Exported:
     trial_images: int
     trial_patients: int
     train_patients: int | None
-    validation: Validation | None
+    is_exact: bool
     val_score: float | None
     val_b_score: float | None
     synthetic: str
@@ -78,7 +70,9 @@ class Exported:
     @property
     def final_training(self) -> str:
         """What `train` will use, in words."""
-        return _FINAL[self.validation]
+        if self.is_exact:
+            return "`train` reproduces the trial bit for bit, on the same images"
+        return "`train` uses all patients except those of val-A and val-B"
 
 
 def export(
@@ -87,7 +81,6 @@ def export(
     out: Path,
     trial: int | None = None,
     arm: str | None = None,
-    validation: Validation | None = None,
     exact: bool = False,
 ) -> Exported:
     """Write the confirmed mix, else the completed trial with the best val-B score.
@@ -99,7 +92,6 @@ def export(
         out: File to write; it may exist with the same content.
         trial: Number of a completed trial to export instead.
         arm: Export the best of this arm instead, e.g. `real_only`; after a `confirm`, its tuned control.
-        validation: What the final training keeps for validation, see `FinalSettings`; default: `keep`.
         exact: Write the trial's own settings, which `train` repeats to the bit, instead of those of a final training.
 
     Raises:
@@ -109,16 +101,10 @@ def export(
     """
     if trial is not None and arm is not None:
         raise ConfigError(Problem("both a trial and an arm are given", f"--trial {trial} --arm {arm}", "leave one out"))
-    if exact and validation is not None:
-        what = "an exact export keeps the trial's own validation"
-        raise ConfigError(Problem(what, f"--exact --validation {validation}", "leave one out"))
     require_writable(out.parent)
     folder = StudyFolder(study.resolve())
     space = folder.space()
     objective = space.settings.objective
-    if objective.is_of_generator and validation is not None:
-        what = "this study searched for a generator, which has no final training"
-        raise ConfigError(Problem(what, f"--validation {validation}", "leave it out"))
     journal = Journal(folder.journal_path, space, writable=False)
     rows = {row["number"]: row for row in journal.rows()}
     complete = [row for row in rows.values() if row["status"] == "complete"]
@@ -154,15 +140,11 @@ def export(
     settings = space.settings.model_copy(update={"exported_from": origin})
     prepared = folder.prepared()
     images = {"trial_images": sum(prepared.train_counts), "trial_patients": prepared.train_patients}
-    final = None
     if objective.is_of_generator:
         parameters = best_stage(folder, Experiment(settings=settings, parameters=parameters), number).parameters
     elif not exact:
-        require_no_plateau(parameters, validation or "keep")
-        epochs = _best_epoch(folder, added.trial if added else f"#{number}", row["arm"], objective)
-        final = FinalSettings(validation=validation or "keep", epochs=epochs, **images)
         data = settings.data.model_copy(update={"train_patients": None})
-        settings = settings.model_copy(update={"data": data, "final": final})
+        settings = settings.model_copy(update={"data": data, "final": FinalSettings(**images)})
     exported = Exported(
         path=out,
         study=folder.path.name,
@@ -171,7 +153,7 @@ def export(
         metric=metric,
         **images,
         train_patients=space.settings.data.train_patients,
-        validation=final.validation if final else None,
+        is_exact=settings.final is None,
         val_score=row["value"],
         val_b_score=row["val_b_score"],
         synthetic=synthetic,
@@ -204,24 +186,9 @@ def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Exper
     objective, stages = experiment.settings.objective, experiment.generator_stages
     if not objective.is_of_generator:
         return experiment
-    return stages[(_best_epoch(folder, f"#{trial}", experiment.parameters.arm, objective) or len(stages)) - 1]
-
-
-def _best_epoch(folder: StudyFolder, name: str, arm: str, objective: Objective) -> int | None:
-    """Return the best epoch of a trial of the search (`#3`) or of a confirmation; None if the study has lost its epochs."""
-    top_up, run = _top_up(folder, finished_label(name), f"{name} {arm}")
-    if run is None and not name.startswith("#"):
-        return None
-    trial = folder.trial_path(int(name.removeprefix("#"))) if run is None else top_up.trial_path(run["number"])
-    with damage_explained(trial / "epochs.jsonl") as file:
+    with damage_explained(folder.trial_path(trial) / "epochs.jsonl") as file:
         best = min(read_jsonl(file), key=lambda row: (objective.rank(row["val_score"]), row["epoch"]), default=None)
-        return None if best is None else int(best["epoch"])
-
-
-def _top_up(folder: StudyFolder, *labels: str) -> tuple[StudyFolder, Row | None]:
-    """Return the folder of the trials that `confirm` trained to the end or added, and the completed one with this label."""
-    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
-    return top_up, next((run for run in completed_rows(top_up).values() if run["label"] in labels), None)
+        return stages[-1] if best is None else stages[best["epoch"] - 1]
 
 
 def _verdicts(folder: StudyFolder, trials: dict[int, Row]) -> dict[int, str]:
@@ -270,8 +237,9 @@ def _finished(row: Row, folder: StudyFolder) -> Row:
     """Return the row of a finalist or control. If ASHA stopped it, `confirm` trained it to the end."""
     if row["status"] == "complete":
         return row
-    top_up, run = _top_up(folder, finished_label(f"#{row['number']}"))
-    if run:
+    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
+    label = finished_label(f"#{row['number']}")
+    if run := next((run for run in completed_rows(top_up).values() if run["label"] == label), None):
         return row | {"value": run["value"], "val_b_score": run["val_b_score"]}
     what = f"trial {row['number']} has a verdict, but neither the search nor a confirmation completed it"
     raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))

@@ -14,14 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.paths import relative_path
-from xraytune.config.settings import Experiment, TaskName, Validation, extensions_of
-from xraytune.export.final import FOLDS, FinalTraining
+from xraytune.config.settings import Experiment, TaskName, extensions_of
+from xraytune.export.final import FinalTraining
 from xraytune.files import sha256_of, write_json, write_text
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import patient_bootstrap
 from xraytune.metrics.segmentation import mean_with_interval
 from xraytune.metrics.shift import class_samples, summarise
-from xraytune.metrics.threshold import ThresholdRule
 from xraytune.pipeline.bundle import (
     BUNDLE_FILES,
     CONFIG_FILE,
@@ -44,13 +43,7 @@ NETWORK_PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
     "segmentation": ("torch", "torchvision", "segmentation-models-pytorch"),
 }
 """The packages that the network and its results depend on."""
-_THRESHOLD_RULES: Mapping[Validation, ThresholdRule] = {
-    "keep": "calibrated_val_a_val_b",
-    "val_a": "calibrated_val_b",
-    "all": "calibrated_out_of_fold",
-}
-"""The images that set a classifier's threshold."""
-_OF_TRAINING = ("threshold", "input_format", "val_score", "val_b_score", "out_of_fold_score", "best_epoch")
+_OF_TRAINING = ("threshold", "input_format", "val_score", "val_b_score", "best_epoch")
 _REPLICATES = 1000
 _MOST_SCORES = 1000
 
@@ -74,7 +67,6 @@ def write_bundle(
         task=settings.task,
         class_names=prepared.class_names,
         positive=None if prepared.has_masks else prepared.class_names[prepared.positive],
-        threshold_rule="fixed" if prepared.has_masks else _THRESHOLD_RULES[trained_on.validation],
         validation=_validation(prepared, training.validated),
         **parameters.model_dump(include=NETWORK_PARAMETERS),
         **{name: getattr(training, name) for name in _OF_TRAINING},
@@ -154,7 +146,6 @@ def write_card(folder: Path, record: BundleRecord, experiment: Experiment, train
         sides=", ".join(f"{count:,} {side}" for side, count in sorted(sides.items())),
         epochs=len(training.epochs),
         validated=(len(patients), len({*patients})),
-        folds=FOLDS,
     )
     write_text(folder / "README.md", text)
 

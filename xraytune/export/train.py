@@ -1,7 +1,7 @@
 """Train the final model: one experiment, from its images to a model bundle, in this process.
 
-On the images of an exported trial, this is that trial without a search, and its metrics are bit-identical. `final.py` has
-the trainings on more images. An interrupted training resumes from its work folder in the cache, which is named by a hash
+On the images of an exported trial, this is that trial without a search, and its metrics are bit-identical. An interrupted
+training resumes from its work folder in the cache, which is named by a hash
 of the experiment and its images.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from shlex import quote
 from typing import Any
 
 from xraytune.compute import allocation_of, gpu_count, pin
-from xraytune.config.checks import require_no_plateau
 from xraytune.config.fields import flat_values
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings, extensions_of
@@ -27,10 +26,9 @@ from xraytune.cores import cpu_count
 from xraytune.data.pixels import stored_files
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.export.bundle import NETWORK_PACKAGES, write_bundle, write_card
-from xraytune.export.final import changes_of, fits_of, fixed_epochs, train_with_val_a, train_without_val_a, used_images
+from xraytune.export.final import changes_of, train_final
 from xraytune.files import explain_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.lease import LeaseHeldError, hold
-from xraytune.metrics.threshold import ThresholdRule
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import artifact_path, in_use, releases
@@ -69,12 +67,10 @@ class Trained:
     arm: str
     trained_on: TrainedOn
     metric: str
-    val_score: float | None
-    val_b_score: float | None
-    out_of_fold_score: float | None
+    val_score: float
+    val_b_score: float
     positive: str | None
     threshold: float
-    threshold_rule: ThresholdRule
     validation_images: int
     validation_patients: int
     best_epoch: int
@@ -108,8 +104,7 @@ def train(
         overrides: `key=value` settings that override the file's.
         cache: Artifact cache; default: the one of the exported trial's study, or `cache`.
         skip_broken: Leave out broken images.
-        on_epoch: Called after each epoch with val-A, on resuming also for the earlier ones; without val-A, `note` reports
-            epochs.
+        on_epoch: Called after each epoch, on resuming also for the earlier ones.
         on_progress: Called with the progress of preparation, generator and training steps.
         note: Called with messages for the user.
 
@@ -133,8 +128,6 @@ def train(
         raise ConfigError(Problem(what, config, f"xraytune generator train --space {quote(str(config))} -o gan"))
     settings, parameters = experiment.settings, experiment.parameters
     require_whole_images(settings.data, "a model")
-    validation = settings.final.validation if settings.final else "keep"
-    require_no_plateau(parameters, validation)
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")
@@ -151,36 +144,32 @@ def train(
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
-    used = used_images(prepared, validation)
-    fits = fits_of(used, validation, settings.seed)
-    require_extra_images([parameters.synthetic_ratio] * (parameters.source != "none"), sum(used.train_counts))
+    steps_per_epoch, epochs = prepared.steps_per_epoch(settings), settings.budget.max_epochs
+    require_extra_images([parameters.synthetic_ratio] * (parameters.source != "none"), sum(prepared.train_counts))
     pretrained = [parameters.synthetic_ratio] * (parameters.mixing == "pretrain")
-    require_both_phases(pretrained, settings.budget.max_epochs * used.steps_per_epoch(settings))
-    contents = [weights_sha256, *_extra_images(experiment, used, fits, cache)]
-    repeated = study if study and _is_trial(settings, study, used, note) else None
+    require_both_phases(pretrained, epochs * steps_per_epoch)
+    contents = [weights_sha256, *_extra_images(experiment, prepared, cache)]
+    repeated = study if study and _is_trial(settings, study, prepared, note) else None
     recorded = _recorded(settings, repeated) if repeated and not overrides else None
     compute = _compute(settings, repeated, note)
     pin(compute)
     files = {*stored_files(cache / prepared.pixels).files}
     patients = [image.patient for image in index.images if image.file in files]
-    kept = [image.patient for image in used.images if image.side != "train"]
+    kept = [image.patient for image in prepared.images if image.side != "train"]
     trained_on = TrainedOn(
-        images=sum(used.train_counts),
-        patients=used.train_patients,
+        images=sum(prepared.train_counts),
+        patients=prepared.train_patients,
         kept_images=len(kept),
         kept_patients=len({*kept}),
         of_images=len(patients),
         of_patients=len({*patients}),
-        validation=validation,
-        changes=tuple(changes_of(experiment, used)),
+        changes=tuple(changes_of(experiment, prepared)),
     )
     note(_sentence(trained_on, settings))
     for change in trained_on.changes:
         note(f"  {change}")
-    work_folder = _work_folder(space, used, compute, contents, cache)
-    epochs, steps = fixed_epochs(settings) if fits else settings.budget.max_epochs, used.steps_per_epoch(settings)
-    folds = f", and {len(fits) - 1} folds" if len(fits) > 1 else ""
-    note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {steps:,} steps{folds}")
+    work_folder = _work_folder(space, prepared, compute, contents, cache)
+    note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {steps_per_epoch:,} steps")
     grids: list[Path] = []
 
     def show_samples(of: Experiment, its_context: RunContext) -> None:
@@ -188,13 +177,10 @@ def train(
         note(f"the generator has been trained; its images next to real ones: {grids[-1]} (at the end: {out / SAMPLES})")
 
     context = RunContext(
-        prepared=used, cache=cache, compute=compute, on_progress=on_progress, on_generator=show_samples
+        prepared=prepared, cache=cache, compute=compute, on_progress=on_progress, on_generator=show_samples
     )
     with _locked(work_folder), in_use(cache):
-        if fits:
-            training = train_without_val_a(experiment, context, fits, work_folder, note)
-        else:
-            training = train_with_val_a(experiment, context, work_folder, on_epoch)
+        training = train_final(experiment, context, work_folder, on_epoch)
         with new_folder(out) as folder:
             record = write_bundle(
                 folder,
@@ -206,7 +192,7 @@ def train(
                 compute=compute,
             )
             write_card(folder, record, experiment, training)
-            if grids:  # the last one is of the final model's generator; folds have their own
+            if grids:
                 copy_file(grids[-1], folder / SAMPLES)
         shutil.rmtree(work_folder)
     if settings.tracking.wandb:
@@ -229,10 +215,8 @@ def train(
         metric=settings.metric,
         val_score=training.val_score,
         val_b_score=training.val_b_score,
-        out_of_fold_score=training.out_of_fold_score,
         positive=record.positive if len(record.class_names) == 2 else None,
         threshold=training.threshold,
-        threshold_rule=record.threshold_rule,
         validation_images=len(training.validated.labels),
         validation_patients=len({*training.validated.patients}),
         best_epoch=training.best_epoch,
@@ -253,27 +237,28 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
     return text
 
 
-def _extra_images(experiment: Experiment, used: Prepared, fits: Mapping[str, Prepared], cache: Path) -> list[str]:
-    """Return the content of the folder of extra images, if any; DataError if it has too few for one of the trainings."""
+def _extra_images(experiment: Experiment, prepared: Prepared, cache: Path) -> list[str]:
+    """Return the content of the folder of extra images, if any; DataError if it has too few."""
     settings, parameters = experiment.settings, experiment.parameters
     folders, _ = inputs_of_trials([parameters])
-    contents = list(read_inputs((folders, set()), settings, used, cache).values())
+    contents = list(read_inputs((folders, set()), settings, prepared, cache).values())
     if parameters.folder:
-        for prepared in (used, *fits.values()):
-            images, _ = store_folder(parameters.folder.path, prepared, settings.data, cache=cache)
-            require_enough(images, parameters, prepared)
+        images, _ = store_folder(parameters.folder.path, prepared, settings.data, cache=cache)
+        require_enough(images, parameters, prepared)
     return contents
 
 
-def _is_trial(settings: Settings, study: StudyFolder, used: Prepared, note: Callable[[str], None]) -> bool:
+def _is_trial(settings: Settings, study: StudyFolder, prepared: Prepared, note: Callable[[str], None]) -> bool:
     """Return whether this is the exported trial again: the same images on the same sides."""
     searched = study.prepared()
-    if searched.fingerprint == used.fingerprint:
+    if searched.fingerprint == prepared.fingerprint:
         return True
     name = study.path.name
     if settings.final is None:
         note(f"the images or their split differ from those of study {name}: metrics will differ from the trial")
-    elif not {(image.sha256, image.label) for image in searched.images} <= {(i.sha256, i.label) for i in used.images}:
+    elif not {(image.sha256, image.label) for image in searched.images} <= {
+        (i.sha256, i.label) for i in prepared.images
+    }:
         note(f"images of study {name} are missing here or have changed")
     return False
 

@@ -7,7 +7,6 @@ maximum of a curve such as Youden's J, which depends on single images.
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.optimize import minimize  # type: ignore[import-untyped]
@@ -15,8 +14,6 @@ from scipy.special import expit, logit  # type: ignore[import-untyped]
 
 from xraytune.metrics.classification import Flags, Floats, require_finite, require_scorable
 
-ThresholdRule: TypeAlias = Literal["calibrated_val_a_val_b", "calibrated_val_b", "calibrated_out_of_fold", "fixed"]
-"""`balanced_threshold` on the scores of these images, or the 0.5 of a segmenter."""
 _ABOVE_ROUNDING = 1 + 1e-9
 
 

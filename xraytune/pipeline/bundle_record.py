@@ -9,13 +9,13 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from xraytune.config.backbone_names import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, BackboneName, size_problem
-from xraytune.config.settings import HeadName, LossName, Model, TaskName, Validation
+from xraytune.config.settings import HeadName, LossName, Model, TaskName
 from xraytune.data.decoding import InputFormat
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_bytes
 from xraytune.metrics.intervals import Interval
 from xraytune.metrics.shift import ClassSample
-from xraytune.metrics.threshold import ThresholdRule, fewest_positives, sensitivity_threshold
+from xraytune.metrics.threshold import fewest_positives, sensitivity_threshold
 from xraytune.records import Compute
 
 _LARGEST_SIDE_PX = 1024
@@ -43,7 +43,6 @@ class TrainedOn(Model):
     Attributes:
         kept_images: Images kept for validation.
         of_images: Images of the data folder without `test/`.
-        validation: What was kept, see `FinalSettings`.
         changes: What differs from the exported trial, one line each.
     """
 
@@ -53,7 +52,6 @@ class TrainedOn(Model):
     kept_patients: int
     of_images: int
     of_patients: int
-    validation: Validation
     changes: tuple[str, ...]
 
 
@@ -87,7 +85,6 @@ class BundleRecord(Model):
     class_names: tuple[str, ...]
     positive: str | None
     threshold: float
-    threshold_rule: ThresholdRule
     validation: dict[str, ValidationScores] | None
     input_format: InputFormat
     backbone: Annotated[BackboneName, BACKBONES]
@@ -95,9 +92,8 @@ class BundleRecord(Model):
     head: HeadName
     loss: LossName
     arm: str
-    val_score: float | None
-    val_b_score: float | None
-    out_of_fold_score: float | None
+    val_score: float
+    val_b_score: float
     best_epoch: int
     trained_on: TrainedOn
     train_fingerprint: str

@@ -141,7 +141,7 @@ class Prepared:
         images, steps, final = sum(self.train_counts), settings.budget.steps_per_epoch, settings.final
         if steps is None:
             return max(8, -(-images // 32))
-        return -(-steps * images // final.trial_images) if final and final.trial_images else steps
+        return -(-steps * images // final.trial_images) if final else steps
 
 
 _PREPARED = TypeAdapter(Prepared)

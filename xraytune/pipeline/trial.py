@@ -23,7 +23,7 @@ from xraytune.files import append_jsonl, read_jsonl, write_array, write_json, wr
 from xraytune.metrics.classification import Labels
 from xraytune.metrics.generator_quality import QUALITY_FILE
 from xraytune.models.checkpoint import intact_epochs, load_best
-from xraytune.models.train import Training, fit_network, train_network
+from xraytune.models.train import Training, train_network
 from xraytune.pipeline.artifacts import artifacts_of, discard
 from xraytune.pipeline.inputs import TrialInputs
 from xraytune.pipeline.memorisation import refuse_memorised
@@ -32,7 +32,7 @@ from xraytune.pipeline.prepare import Prepared, RunContext
 from xraytune.pipeline.quality import report_pool
 from xraytune.pipeline.synthesize import generator_need, generator_paths
 from xraytune.pipeline.task import Results, task_of
-from xraytune.records import Compute, EpochRecord, FittedEpoch, ShouldStop, TrialResult, never_stop
+from xraytune.records import Compute, EpochRecord, ShouldStop, TrialResult, never_stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,31 +116,6 @@ def trial_epochs(
         threshold=task.threshold(validated.labels, validated.results, prepared.positive),
         seconds=time.monotonic() - started,
     )
-
-
-def fit_trial(
-    experiment: Experiment,
-    context: RunContext,
-    trial_dir: Path,
-    *,
-    epochs: int,
-    on_epoch: Callable[[FittedEpoch], None],
-) -> tuple[list[FittedEpoch], TrialInputs]:
-    """Train without validation; return all epochs, and the inputs with the network of the last one.
-
-    Its generator is new, too. Images of val-A, if any, serve only as unseen images in the test for copies; without them,
-    `quality.allow_memorised` must be set. Resumes, and raises, as `run_trial` does.
-    """
-    train_own_generator(experiment, context)
-    inputs = TrialInputs(experiment, context)
-    checkpoint_dir = trial_dir / "checkpoint"
-    finished = intact_epochs(checkpoint_dir, FittedEpoch)
-    training = _training(experiment, context, inputs, checkpoint_dir)
-    records = []
-    for record in chain(finished, fit_network(training, epochs)):
-        records.append(record)
-        on_epoch(record)
-    return records, inputs
 
 
 def _training(experiment: Experiment, context: RunContext, inputs: TrialInputs, checkpoint_dir: Path) -> Training:

@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 from PIL import Image
 
 from xraytune.config.settings import ObjectiveName
-from xraytune.records import EpochRecord, FittedEpoch, Json
+from xraytune.records import EpochRecord, Json
 
 _logger = logging.getLogger(__name__)
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -111,9 +111,9 @@ class Tracker:
     def _send_samples(self, samples: Callable[[], Image.Image]) -> None: ...
     def _end(self, summary: dict[str, Json], *, is_failed: bool) -> None: ...
 
-    def log(self, record: EpochRecord | FittedEpoch) -> None:
+    def log(self, record: EpochRecord) -> None:
         """Send an epoch; trackers skip those that the run has from before a restart."""
-        if isinstance(record, EpochRecord) and record.val_score == record.best_val_score != self._best.get("value"):
+        if record.val_score == record.best_val_score != self._best.get("value"):
             self._best = {"value": record.best_val_score, "best_epoch": record.epoch}
         if samples := self._samples:
             self._samples = None

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from xraytune.config.settings import WandbSettings
-from xraytune.records import EpochRecord, FittedEpoch, Json
+from xraytune.records import EpochRecord, Json
 from xraytune.tracking.tracker import TrackedRun, Tracker
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def publish(
     run: TrackedRun,
     summary: Mapping[str, Json],
     *,
-    epochs: Iterable[EpochRecord | FittedEpoch] = (),
+    epochs: Iterable[EpochRecord] = (),
     table: Sequence[Mapping[str, Json]] = (),
     page: Path | None = None,
     model: Path | None = None,
