@@ -115,7 +115,7 @@ def domain_of(path: Path, name: str) -> Domain:
             2,
             "gan: unknown parameter 'backbon'",
             "use one of: architecture, image_size, steps, batch_size, z_dim, width, lr_g, lr_d, beta1, loss, spectral_norm, "
-            "diffaugment, ema_half_life_images, conditional, seed, mask_from",
+            "diffaugment, ema_half_life_images, conditional, seed",
         ),
         ("gan|parameters:|  steps: 5", 2, "gan.steps: 5 is not a mapping", "write steps: {value: 5}"),
         ("lr|value: 1|distribution: uniform", 2, "lr: uniform cannot be combined with value", "write constant"),

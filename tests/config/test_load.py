@@ -216,12 +216,6 @@ def test_a_wrong_setting_is_refused_with_a_fix(
             "use one of: resnet18",
         ),
         (["loss: {value: bce}"], "", "loss applies only to classification", "remove loss"),
-        (
-            ["source: {value: gan}", "pool_filter: {values: [none, label]}"],
-            "",
-            "pool_filter: label applies only to classification",
-            "use pool_filter: discriminator or none",
-        ),
         (["dropout: {values: [0, .5]}"], "", "dropout applies only to classification", "remove dropout"),
         (["dropout: {min: 0, max: .3}"], "", "dropout applies only to classification", "remove dropout"),
     ],
@@ -234,13 +228,6 @@ def test_what_only_classification_has_is_refused_in_segmentation(
     assert what in message
     assert fix in message
     assert message.count("fix:") == 1
-
-
-def test_masks_of_a_gan_are_refused_in_classification(write_space: WriteSpace, complaints: Complaints) -> None:
-    message = complaints(write_space("source: {value: gan}", "gan.mask_from: {values: [gan, segmenter]}"))
-
-    assert "gan.mask_from: segmenter applies only to segmentation" in message
-    assert "remove it, or use task: segmentation" in message
 
 
 def test_the_objective_follows_the_task(write_space: WriteSpace) -> None:
@@ -648,11 +635,6 @@ def test_a_trial_keeps_the_block_of_its_own_generator_alone(write_space: WriteSp
         ),
         ("diffusion.image_size: {value: 256}", "diffusion.image_size: unknown value 256", "use one of: 32, 64, 128"),
         ("diffusion.sampling_steps: {value: 1}", "diffusion.sampling_steps: 1 is out of bounds", "write 2 or more"),
-        (
-            "diffusion.mask_from: {value: segmenter}",
-            "diffusion.mask_from: segmenter applies only to segmentation",
-            "remove it",
-        ),
         ("diffusion: {parameters: {diffaugment: {value: true}}}", "unknown parameter 'diffaugment'", "use one of"),
     ],
 )
@@ -674,12 +656,6 @@ GENERATOR = "objective: {metric: gan_kid}\nquality: {backbone: mobilenet_v2}\n"
     [
         ([], GENERATOR, "gan_kid searches for a generator, but source can be none", "write source: {value: gan}"),
         (["source: {value: gan}"], "objective: {metric: gan_kid}\n", "needs quality.backbone", "mobilenet_v2"),
-        (
-            ["source: {value: gan}", "gan.mask_from: {value: segmenter}"],
-            GENERATOR + "task: segmentation\n",
-            "gan.mask_from: segmenter needs a segmenter, and gan_kid trains none",
-            "remove gan.mask_from",
-        ),
         (
             ["source: {value: gan}", "lr: {values: [1e-3, 1e-2]}", "classical: {value: 1}"],
             GENERATOR,

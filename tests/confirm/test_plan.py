@@ -147,7 +147,7 @@ def test_with_mixing_replace_there_is_no_matched_duplicate() -> None:
 
 
 def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all() -> None:
-    finalist = finalist_arm(trial(7, 0.9, "gan", mixing="pretrain", pool_filter="label", synthetic_ratio=0.5), 64)
+    finalist = finalist_arm(trial(7, 0.9, "gan", mixing="pretrain", synthetic_ratio=0.5), 64)
 
     none, duplicate = (matched_control(finalist, source) for source in ("none", "duplicate"))
 

@@ -18,11 +18,10 @@ from xraytune.errors import ConfigError, TrialError
 from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
 from xraytune.generators.gan import draw_shifts, translate
 from xraytune.generators.grids import with_outlines, write_progress
-from xraytune.generators.networks import Discriminator, Generator
+from xraytune.generators.networks import Generator
 from xraytune.generators.pool import (
     BLOCK,
     MaskRange,
-    better_half,
     binarise,
     draw_block,
     mask_parts,
@@ -172,34 +171,6 @@ def test_a_gan_with_too_few_plausible_masks_is_refused_with_the_figures(
     assert "0 have an area, and 256 a number of components, outside the range of the training masks" in str(
         refusal.value
     )
-    assert "gan.mask_from: segmenter" in str(refusal.value)
-
-
-@pytest.mark.slow
-def test_a_segmenter_labels_the_images_of_a_gan_without_masks(tiny: Tiny, cpu: Compute) -> None:
-    generator = Generator(tiny(), 1).eval()
-
-    block = draw_block(generator, 0, 0, seed=1, compute=cpu, typical=ANYTHING, segment=binarise)
-
-    assert block.masks is not None
-    assert np.array_equal(block.masks, binarise(block.pixels))
-
-
-@pytest.mark.slow
-def test_the_discriminator_of_a_gan_of_pairs_judges_their_masks_too(
-    pair_generator: Generator, tiny: Tiny, cpu: Compute
-) -> None:
-    best = better_half(Discriminator(tiny(), 1, channels=2).eval(), 0, channels=2, compute=cpu)
-    drawn = sample_block(pair_generator, 0, 0, seed=1, compute=cpu)
-    assert drawn.masks is not None
-
-    kept, with_other_masks = best.keep(drawn), best.keep(drawn._replace(masks=255 - drawn.masks))
-    block = draw_block(pair_generator, 0, 0, seed=1, compute=cpu, typical=ANYTHING, image_filter=best)
-
-    assert kept.sum() == BLOCK / 2
-    assert (kept != with_other_masks).any()
-    assert block.masks is not None
-    assert np.array_equal(block.masks[: BLOCK // 2], drawn.masks[kept])
 
 
 def test_an_outline_is_drawn_on_the_image_and_hides_nothing_else() -> None:

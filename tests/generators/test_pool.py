@@ -10,19 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.generators.conftest import Images as Labelled
 from xraytune.config.settings import GanSettings
-from xraytune.errors import TrialError
 from xraytune.generators.grids import image_grid, png_bytes
-from xraytune.generators.networks import Discriminator, Generator
+from xraytune.generators.networks import Generator
 from xraytune.generators.pool import (
     BLOCK,
-    Images,
-    better_half,
-    draw_block,
     draw_noise,
     generate,
-    own_label,
     sample_block,
 )
 from xraytune.records import Compute
@@ -88,54 +82,6 @@ def test_one_class_generators_use_different_noise_per_class(tiny: Callable[..., 
     normal, pneumonia = (sample_block(generator, label, 0, seed=1, compute=cpu).pixels for label in (0, 1))
 
     assert not np.array_equal(normal, pneumonia)
-
-
-@pytest.mark.slow
-def test_the_discriminator_keeps_the_better_half_of_each_round(
-    generator: Generator, tiny: Callable[..., GanSettings], cpu: Compute
-) -> None:
-    discriminator = Discriminator(tiny(), class_count=2).eval()
-    rounds = [sample_block(generator, 1, 2, seed=1, compute=cpu, round_number=number).pixels for number in range(2)]
-    best = better_half(discriminator, 1, channels=1, compute=cpu)
-
-    block = draw_block(generator, 1, 2, seed=1, compute=cpu, image_filter=best)
-
-    kept = []
-    for pixels in rounds:
-        planes = torch.from_numpy(pixels)[:, None].float() / 127.5 - 1
-        with torch.no_grad():
-            scores = discriminator(planes, torch.ones(BLOCK).long())
-        kept.append(pixels[(scores > scores.median()).numpy()])
-    assert np.array_equal(block.pixels, np.concatenate(kept))
-    assert block.masks is None
-
-
-def test_the_classifier_of_real_images_keeps_those_of_their_own_class(blobs: Labelled) -> None:
-    """Trained on 16 discs, it recognises the side of the other 8."""
-    pixels, labels = blobs
-    left = own_label(pixels[:16], labels[:16], 0, "LEFT")
-
-    assert left.keep(Images(pixels[16:], None)).tolist() == (labels[16:] == 0).tolist()
-
-
-def test_a_generator_whose_images_are_of_the_wrong_class_is_refused(blobs: Labelled, cpu: Compute) -> None:
-    class Left(torch.nn.Module):
-        """Generates the left discs of `blobs`, whatever it is asked for; the right ones in a fifth of the cases."""
-
-        settings, channels, z_dim = GanSettings(z_dim=1), 1, 1
-
-        def forward(self, z: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
-            discs = torch.from_numpy(blobs[0].astype(np.float32))[:, None] / 127.5 - 1
-            return torch.stack([discs[1 if number % 5 == 0 else 0] for number in range(len(z))])
-
-    right = own_label(*blobs, 1, "RIGHT")
-
-    with pytest.raises(TrialError) as refusal:
-        draw_block(Left(), 1, 0, seed=1, compute=cpu, image_filter=right)  # type: ignore[arg-type]
-
-    what = "only 52 of the first 256 generated images are classified as RIGHT, their own class, fewer than 25 %"
-    assert what in str(refusal.value)
-    assert "set pool_filter: none" in str(refusal.value)
 
 
 def test_image_grid_is_in_reading_order_with_white_gaps() -> None:

@@ -133,13 +133,6 @@ def test_inconsistent_mix_is_refused(values: dict[str, object], words: str) -> N
         Parameters.model_validate(values)
 
 
-def test_only_a_gan_has_a_discriminator_to_filter_with() -> None:
-    """Other sources have no filter at all, unless they generate images."""
-    with pytest.raises(ValueError, match="diffusion has none; use source: gan, or pool_filter: label"):
-        Parameters.model_validate({"source": "diffusion", "pool_filter": "discriminator"})
-    assert Parameters.model_validate({"source": "duplicate", "pool_filter": "discriminator"}).pool_filter == "none"
-
-
 def test_settings_that_a_source_does_not_use_are_dropped() -> None:
     """Two trials that train the same have the same settings."""
     plain = Parameters(source="none")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
-from xraytune.config.settings import Experiment, GanSettings, without_gates
+from xraytune.config.settings import Experiment, GanSettings, without_gate
 from xraytune.errors import TrialError
 from xraytune.files import read_json
 from xraytune.generators.train import resize_pixels
@@ -39,7 +39,7 @@ class Studio:
     def training_set(self, settings: GanSettings, *, allow: bool = False) -> TrainingSet:
         experiment = self.experiment(settings)
         if allow:
-            experiment = experiment.model_copy(update={"settings": without_gates(experiment.settings)})
+            experiment = experiment.model_copy(update={"settings": without_gate(experiment.settings)})
         return build_training_set(experiment, self.bench.context)
 
     def experiment(self, settings: GanSettings) -> Experiment:

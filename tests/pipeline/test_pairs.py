@@ -11,7 +11,7 @@ import pytest
 from tests.in_process import CPU
 from tests.pair_files import block, save, write_pairs
 from tests.pipeline.conftest import Bench
-from xraytune.config.settings import Experiment, FolderSettings, Parameters, Settings, without_gates
+from xraytune.config.settings import Experiment, FolderSettings, Parameters, Settings, without_gate
 from xraytune.errors import DataError, StudyError
 from xraytune.pipeline.extra_folder import store_folder
 from xraytune.pipeline.prepare import (
@@ -116,7 +116,7 @@ def test_with_another_mask_it_is_another_study(settings: Settings, root: Path, t
 def folder_experiment(settings: Settings, folder: Path, ratio: float = 0.5) -> Experiment:
     values = {"backbone": "resnet18", "weights": "none", "source": "folder", "synthetic_ratio": ratio}
     parameters = Parameters.model_validate(values | {"folder": FolderSettings(path=folder)})
-    return Experiment(settings=without_gates(settings), parameters=parameters)  # the drawings are all alike
+    return Experiment(settings=without_gate(settings), parameters=parameters)  # the drawings are all alike
 
 
 def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 
 from tests.in_process import CPU
-from xraytune.config.load import load_space
 from xraytune.config.settings import PACKAGES, Experiment, GanSettings, Parameters, Settings
 from xraytune.data.masks import OUTLINE_RGB
-from xraytune.errors import ArtifactError, ConfigError, MachineError, TrialError
+from xraytune.errors import MachineError, TrialError
 from xraytune.export.train import train
-from xraytune.files import read_json, write_json
+from xraytune.files import read_json
 from xraytune.generators.pool import MaskRange, mask_range
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
-from xraytune.pipeline import labeller
 from xraytune.pipeline.artifacts import build_once, content_sha256
-from xraytune.pipeline.generator_folder import fill_generator_folder, fixed_generator, generator_sample, generator_train
-from xraytune.pipeline.labeller import trained_labeller
+from xraytune.pipeline.generator_folder import fill_generator_folder, generator_sample
 from xraytune.pipeline.memorisation import measure_memorisation
 from xraytune.pipeline.pools import POOL_STAGE, generator_of, pool_block, pool_reader, typical_masks
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage, RunContext, SideName
@@ -62,12 +58,8 @@ class Pairs:
         given = {"source": "gan", "gan": {**small, **gan}, **network}
         return Experiment(settings=settings, parameters=Parameters.model_validate(given))
 
-    def pool(self, experiment: Experiment, block: int = 0, labeller: Path | None = None) -> tuple[Any, Any, Any]:
-        gan = generator_of(experiment)
-        return pool_block(gan, self.context, 0, block, labeller=labeller)
-
-    def labeller(self, experiment: Experiment) -> Path | None:
-        return trained_labeller(experiment, self.context)
+    def pool(self, experiment: Experiment, block: int = 0) -> tuple[Any, Any, Any]:
+        return pool_block(generator_of(experiment), self.context, 0, block)
 
 
 def draw_pairs() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -109,13 +101,6 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     return Pairs(prepared=prepared, cache=cache)
 
 
-@pytest.fixture
-def short_labeller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few steps in place of 300."""
-    monkeypatch.setattr(labeller, "EPOCHS", 2)
-    monkeypatch.setattr(labeller, "STEPS_PER_EPOCH", 4)
-
-
 def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs: Pairs) -> None:
     experiment = pairs.experiment()
 
@@ -140,7 +125,7 @@ def test_typical_masks_are_those_of_the_train_side_at_the_gans_size(pairs: Pairs
 
 
 def test_an_untrained_gan_is_refused_for_its_masks(pairs: Pairs) -> None:
-    with pytest.raises(TrialError, match=r"masks are plausible(.|\n)*gan\.mask_from: segmenter"):
+    with pytest.raises(TrialError, match=r"masks are plausible(.|\n)*gan\.steps"):
         pairs.pool(pairs.experiment(steps=1, architecture="dcgan"))
 
 
@@ -155,59 +140,6 @@ def test_the_memorisation_gate_compares_images_without_their_masks(pairs: Pairs)
     train = small[:28], patients[:28]
     unseen = unseen_closeness(small[28:34], patients[28:34], *train)
     assert found["image"] == compare_with_unseen(closeness(pixels, *train).ratio, unseen)
-
-
-@pytest.mark.usefixtures("short_labeller")
-def test_a_segmenter_labels_the_images_of_a_generator_of_images(pairs: Pairs, tmp_path: Path) -> None:
-    """The masks are those of the stored segmenter. Trials with this backbone share it, replicates do not."""
-    experiment = pairs.experiment(mask_from="segmenter", steps=2)
-    path = pairs.labeller(experiment)
-    assert path is not None
-
-    other_steps = pairs.labeller(pairs.experiment(mask_from="segmenter", steps=1))
-    other_seed = pairs.labeller(pairs.experiment(mask_from="segmenter", steps=2, seed=1))
-    images, _ = draw_pairs()
-    masks = labeller.load_labeller(path, CPU)(resize_pixels(images, 32))
-
-    assert other_steps == path
-    assert other_seed is not None
-    weights, others = (load_file(one / "segmenter.safetensors") for one in (path, other_seed))
-    assert any((weights[name] != tensor).any() for name, tensor in others.items())
-    assert pairs.labeller(pairs.experiment()) is None
-    assert masks.shape == (COUNT, 32, 32)
-    assert set(np.unique(masks)) <= {0, 255}
-    (path / "segmenter.safetensors").rename(tmp_path / "moved")
-    with pytest.raises(ArtifactError, match="cannot read this segmenter"):
-        labeller.load_labeller(path, CPU)
-
-
-@pytest.mark.usefixtures("short_labeller")
-def test_an_interrupted_segmenter_resumes_to_the_same_weights(pairs: Pairs, tmp_path: Path) -> None:
-    experiment = pairs.experiment(mask_from="segmenter")
-    straight = pairs.labeller(experiment)
-    cache = tmp_path / "cache"
-    (cache / PIXELS_STAGE).mkdir(parents=True)
-    (cache / pairs.prepared.pixels).symlink_to(pairs.cache / pairs.prepared.pixels)
-
-    class Interrupted(Exception):
-        """The process ends."""
-
-    def interrupt(_what: str, done: int, _total: int) -> None:
-        if done == 6:
-            raise Interrupted
-
-    context = replace(pairs.context, cache=cache, on_progress=interrupt)
-    with pytest.raises(Interrupted):
-        trained_labeller(experiment, context)
-    steps: list[int] = []
-    resumed = trained_labeller(experiment, replace(context, on_progress=lambda _what, done, _total: steps.append(done)))
-
-    assert steps[0] == 4
-    assert straight is not None
-    assert resumed is not None
-    weights, expected = (load_file(one / "segmenter.safetensors") for one in (resumed, straight))
-    assert all((weights[name] == tensor).all() for name, tensor in expected.items())
-    assert not list((cache / "labeller-1.work").iterdir())
 
 
 def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pairs: Pairs, tmp_path: Path) -> None:
@@ -231,23 +163,6 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pai
     assert (tmp_path / "gan" / "grids" / "progress.gif").is_file()
 
 
-@pytest.mark.usefixtures("short_labeller")
-def test_a_gan_folder_keeps_the_segmenter_of_its_masks(pairs: Pairs, tmp_path: Path) -> None:
-    experiment = pairs.experiment(mask_from="segmenter", steps=2)
-    network = trained_generator(generator_of(experiment), None, pairs.context)
-    (tmp_path / "gan").mkdir()
-    fill_generator_folder(tmp_path / "gan", {None: network}, experiment, pairs.context)
-    record = tmp_path / "gan" / "generator.json"
-    write_json(record, read_json(record) | {"masks": asdict(ANYTHING)})
-
-    generator_sample(tmp_path / "gan", count=3, out=tmp_path / "drawn")
-
-    masks = labeller.load_labeller(tmp_path / "gan", CPU)
-    for file in (tmp_path / "drawn" / "images").iterdir():
-        mask = np.asarray(Image.open(tmp_path / "drawn" / "masks" / file.name))
-        assert np.array_equal(mask, masks(np.asarray(Image.open(file))[None])[0])
-
-
 def test_grids_show_the_outlines_of_real_and_generated_masks(pairs: Pairs, tmp_path: Path) -> None:
     experiment = pairs.experiment()
     training_set = build_training_set(experiment, pairs.context)
@@ -265,33 +180,17 @@ SPACE = """
 name: pairs
 task: segmentation
 data: {path: pairs, image_size: 64}
-parameters:
-  source: {value: gan}
-  gan: {parameters: {mask_from: {value: segmenter}}}
-  backbone: {values: [resnet18, resnet34]}
-  weights: {value: none}
+parameters: {source: {value: gan}, backbone: {value: resnet18}, weights: {value: none}}
 """
 
 
-def test_the_network_that_labels_is_fixed_too_where_one_gan_is_trained(tmp_path: Path) -> None:
-    """Without a segmenter it may be open."""
-    (tmp_path / "pairs").mkdir()
+def test_missing_packages_are_reported_before_a_segmenter_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "space.yaml").write_text(SPACE, encoding="utf-8")
-
-    with pytest.raises(ConfigError, match=r"backbone is resnet18 or resnet34(.|\n)*--set backbone=resnet18"):
-        fixed_generator(load_space(tmp_path / "space.yaml"))
-
-    fixed = fixed_generator(load_space(tmp_path / "space.yaml", ["backbone=resnet34"]))
-    assert fixed.parameters.backbone == "resnet34"
-    assert generator_of(fixed_generator(load_space(tmp_path / "space.yaml", ["gan.mask_from=gan"]))).mask_from == "gan"
-
-
-def test_missing_packages_are_reported_before_a_gan_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "space.yaml").write_text(SPACE.replace(", resnet34", ""), encoding="utf-8")
     monkeypatch.setitem(PACKAGES, "segmentation", ("no-such-package",))
 
-    for run in (partial(generator_train, tmp_path / "space.yaml"), partial(train, tmp_path / "space.yaml")):
-        with pytest.raises(MachineError, match=r"task: segmentation needs no-such-package"):
-            run(out=tmp_path / "out", cache=tmp_path / "cache")
+    with pytest.raises(MachineError, match=r"task: segmentation needs no-such-package"):
+        train(tmp_path / "space.yaml", out=tmp_path / "out", cache=tmp_path / "cache")
 
     assert [file.name for file in tmp_path.iterdir()] == ["space.yaml"]

@@ -17,13 +17,12 @@ from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from xraytune.config.settings import Experiment, FolderSettings, QualitySettings, Settings
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import MachineError, TrialError
+from xraytune.errors import MachineError
 from xraytune.metrics.generator_quality import Quality
 from xraytune.metrics.origin import origin_gap
 from xraytune.models.backbones import build_backbone
 from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.pipeline.quality import QUALITY_STAGE, REAL_STAGE, measure_quality
-from xraytune.pipeline.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
 
@@ -130,21 +129,6 @@ def test_while_one_process_computes_the_real_features_another_waits(clinic: Benc
 
     assert reported[0] == "waiting for the quality of images, which another process is computing"
     assert ("quality: features of synthetic images" in reported) == (pool == "blurred"), "once for each pool"
-
-
-@pytest.mark.parametrize(
-    ("gate", "text"), [({"min_coverage": 0.5}, "below quality.min_coverage"), ({"max_kid": 0.0}, "above")]
-)
-def test_a_gate_refuses_poor_images(clinic: Bench, gate: dict[str, float], text: str) -> None:
-    with pytest.raises(TrialError, match=text):
-        build_training_set(with_folder(clinic, "blurred", **gate), clinic.context)
-
-
-def test_gate_without_figures_refuses_too(clinic: Bench) -> None:
-    experiment = with_folder(clinic, "sharp", backbone=None, min_coverage=0.1)
-
-    with pytest.raises(TrialError, match="cannot be checked: not measured: the backbone is not pretrained"):
-        build_training_set(experiment, clinic.context)
 
 
 def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from examples.transform_folder import transform_folder
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import run
-from xraytune.config.settings import FolderSettings, SplitSettings, without_gates
+from xraytune.config.settings import FolderSettings, SplitSettings, without_gate
 from xraytune.data.pixels import stored_files
 from xraytune.errors import DataError, TrialError
 from xraytune.pipeline.extra_folder import store_folder
@@ -191,7 +191,7 @@ def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation
     extra = bench.experiment(source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0)
     with pytest.raises(TrialError, match="are copies of training images"):
         build_training_set(extra, bench.context)
-    extra = extra.model_copy(update={"settings": without_gates(extra.settings)})
+    extra = extra.model_copy(update={"settings": without_gate(extra.settings)})
 
     training_set = build_training_set(extra, bench.context)
     epochs = run(bench, extra, tmp_path / "trial")

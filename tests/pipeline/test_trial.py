@@ -9,25 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
-from xraytune.config.settings import METRICS, Experiment, GanSettings, Objective, PoolFilter
+from xraytune.config.settings import METRICS, Experiment, GanSettings, Objective
 from xraytune.errors import ArtifactError, TrialError
 from xraytune.files import read_jsonl, write_text
-from xraytune.generators.checkpoint import load_generator, resume
-from xraytune.generators.gan import new_gan
-from xraytune.generators.pool import sample_block
-from xraytune.pipeline.artifacts import artifacts_of, fingerprint
-from xraytune.pipeline.pools import POOL_STAGE, pool_block
+from xraytune.pipeline.pools import pool_block
 from xraytune.pipeline.prepare import RunContext
 from xraytune.pipeline.synthesize import GAN_STAGE, generator_need, network_labels, trained_generator
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, TrialResult
-from xraytune.tensors import load_content
 
 SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
 SMALL_DIFFUSION = {
@@ -76,11 +70,10 @@ ARMS: dict[str, dict[str, Any]] = {
         "mixing": "replace",
         "synthetic_ratio": 2.0,
     },
-    "gan, pretrained and filtered": {
+    "gan, pretrained": {
         "source": "gan",
         "gan": gan(),
         "mixing": "pretrain",
-        "pool_filter": "discriminator",
     },
 }
 
@@ -96,7 +89,7 @@ def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, arm: str)
     assert [(row["epoch"], row["val_score"]) for row in rows] == [(r.epoch, r.val_score) for r in records]
 
 
-@pytest.mark.parametrize("arm", ["classical", "gan", "gan, pretrained and filtered", "diffusion"])
+@pytest.mark.parametrize("arm", ["classical", "gan", "gan, pretrained", "diffusion"])
 @pytest.mark.slow
 def test_interrupted_trial_resumes_with_identical_results(bench: Bench, tmp_path: Path, arm: str) -> None:
     experiment = bench.experiment(**ARMS[arm])
@@ -195,43 +188,6 @@ def test_pool_does_not_depend_on_the_trial(bench: Bench) -> None:
     assert (pixels == again).all()
     assert inputs == inputs_again
     assert pixels.shape == (256, 32, 32)
-
-
-@pytest.mark.slow
-def test_trials_that_differ_only_in_their_filter_share_the_gan_but_not_the_pool(bench: Bench) -> None:
-    """The discriminator is that of the GAN's training; a pool that was lost is drawn again to the bit."""
-    settings = gan(seed=14, steps=40)
-
-    def draw(pool_filter: PoolFilter, label: int = 0) -> tuple[NDArray[np.uint8], str]:
-        pixels, _, inputs = pool_block(settings, bench.context, label, 0, pool_filter=pool_filter)
-        return np.array(pixels), fingerprint(inputs.pop("stage"), inputs)
-
-    names: tuple[PoolFilter, ...] = ("none", "discriminator", "label")
-    pools = {name: draw(name) for name in names}
-    for _, folder in pools.values():
-        shutil.rmtree(bench.cache / POOL_STAGE / folder)
-
-    assert len({folder for _, folder in pools.values()}) == 3
-    assert all(np.array_equal(draw(name)[0], pools[name][0]) for name in names)
-    (path,) = [one for one, inputs in artifacts_of(bench.cache, GAN_STAGE) if inputs["settings"]["seed"] == 14]
-    rounds = [
-        sample_block(
-            load_generator(path / "generator.safetensors"), 0, 0, seed=14, compute=CPU, round_number=number
-        ).pixels
-        for number in range(2)
-    ]
-    assert np.array_equal(pools["none"][0], rounds[0])
-    trained = new_gan(settings, 2, CPU)
-    resume(trained, load_content(path / "checkpoint.pt")["identity"].split('"')[-2], path)
-    kept = []
-    for pixels in rounds:
-        with torch.no_grad():
-            planes = torch.from_numpy(pixels)[:, None].float() / 127.5 - 1
-            scores = trained.discriminator.eval()(planes, torch.zeros(256).long())
-        kept.append(pixels[(scores > scores.median()).numpy()])
-    assert np.array_equal(pools["discriminator"][0], np.concatenate(kept))
-    with pytest.raises(TrialError, match="generated images are classified as PNEUMONIA"):
-        draw("label", 1)  # a GAN of 40 steps generates NORMAL images alone
 
 
 @pytest.mark.parametrize("damage", ["one bit", "cut", "empty"])

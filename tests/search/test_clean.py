@@ -24,7 +24,6 @@ from xraytune.export.best import export
 from xraytune.export.train import train
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import artifact_path, build_once
-from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
 from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.pipeline.synthesize import (
     DIFFUSION_STAGE,
@@ -194,19 +193,6 @@ def test_clean_reports_freed_bytes_and_keeps_results(root: Path) -> None:
     assert gone == {f"trials/{number:04d}/checkpoint/checkpoint.pt" for number in (0, 1)}
     assert {name: sha for name, sha in before.items() if name not in gone} == contents(study)
     assert [trial.status for trial in status(study).trials] == ["complete", "complete", "unfinished"]
-
-
-def test_segmenters_of_gan_images_go_with_the_study_of_their_images(root: Path) -> None:
-    study, cache = StudyFolder(root / "studies" / "small"), root / "cache"
-    own, foreign = (
-        build_once(cache, LABELLER_STAGE, {"pixels": pixels}, lambda folder: (folder / "x").touch())
-        for pixels in (study.prepared().pixels, "pixels-2/another")
-    )
-
-    clean(study.path)
-
-    assert not own.exists()
-    assert foreign.is_dir()
 
 
 def test_dry_run_lists_files_and_removes_nothing(root: Path) -> None:
@@ -488,20 +474,6 @@ def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: Callab
     assert old.freed_bytes == {"leftovers of killed processes": 77}
     assert not left.exists()
     assert in_use.is_file()
-
-
-def test_clean_removes_the_old_work_of_a_killed_segmenter(root: Path) -> None:
-    work = root / "cache" / LABELLER_WORK / ("0" * 32)
-    work.mkdir(parents=True)
-    (work / "checkpoint.pt").write_bytes(b"x" * 33)
-
-    clean(root / "studies" / "small")
-    stayed = work.is_dir()
-    old = clean(root / "studies" / "small", clock=in_an_hour)
-
-    assert stayed
-    assert old.freed_bytes == {"leftovers of killed processes": 33}
-    assert not work.exists()
 
 
 def test_clean_removes_ray_tune_scratch(root: Path) -> None:

@@ -94,8 +94,6 @@ def audit_space(
             "parameters.folder": {"parameters": {"path": {"value": str(synthetic.absolute())}}},
             "points_to_evaluate": points,
             "quality.allow_memorised": True,
-            "quality.min_coverage": None,
-            "quality.max_kid": None,
             "confirm.finalists": 1,
         },
     )

@@ -78,10 +78,10 @@ def _problem(problem: Problem) -> dict[str, Json]:
 
 
 def _show(file: Path, space: Space) -> None:
-    from xraytune.config.checks import ONLY_OF
+    from xraytune.config.checks import ONLY_OF_CLASSIFICATION
     from xraytune.config.settings import is_of_generator
 
-    unused = {name for task, names in ONLY_OF.items() if task != space.settings.task for name in names}
+    unused = {*ONLY_OF_CLASSIFICATION} if space.settings.task == "segmentation" else set()
     if space.settings.objective.is_of_generator:
         unused |= {spec.name for spec in space.specs if not is_of_generator(spec.name)}
     searched = [spec for spec in space.specs if spec.domain.is_open]

@@ -24,18 +24,14 @@ from xraytune.config.settings import (
     SOURCES,
     USED_ONLY_BY,
     Settings,
-    TaskName,
     is_of_generator,
 )
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
 from xraytune.errors import join_names
 
 _MAX_BLAMED = 20
-ONLY_OF: Mapping[TaskName, tuple[str, ...]] = {
-    "classification": ("head", "loss", "dropout", "balance"),
-    "segmentation": tuple(f"{block}.mask_from" for block in GENERATORS),
-}
-"""Parameters that the other task has no use for."""
+ONLY_OF_CLASSIFICATION = ("head", "loss", "dropout", "balance")
+"""Parameters that segmentation has no use for."""
 
 
 def complete_specs(declared: Mapping[str, ParameterSpec | None], problems: Problems) -> tuple[ParameterSpec, ...]:
@@ -178,8 +174,8 @@ def _blame(failed: Point, passing: Sequence[Point]) -> list[str]:
 
 
 _CHECKED_VALUES = (
-    *("source", "backbone", "weights", "pool_filter", *ONLY_OF["classification"]),
-    *(f"{block}.{key}" for block in GENERATORS for key in ("image_size", "mask_from")),
+    *("source", "backbone", "weights", *ONLY_OF_CLASSIFICATION),
+    *(f"{block}.image_size" for block in GENERATORS),
 )
 
 
@@ -193,7 +189,7 @@ def _value_problem(name: str, value: Value, settings: Settings) -> tuple[str, st
         case "backbone", _ if is_segmentation and value not in ENCODERS:
             fix = nearest(value, ENCODERS, f"use one of: {', '.join(ENCODERS)}")
             return f"backbone: {value} cannot be the encoder of a U-Net", fix
-        case key, _ if is_segmentation and key in ONLY_OF["classification"]:
+        case key, _ if is_segmentation and key in ONLY_OF_CLASSIFICATION:
             is_default = value == parameter_fields()[name].default
             return None if is_default else (f"{name} applies only to classification", f"remove {name}")
         case "backbone", str():
@@ -202,12 +198,6 @@ def _value_problem(name: str, value: Value, settings: Settings) -> tuple[str, st
             return f"weights: torchvision has no set '{value}'", nearest(value, WEIGHT_SETS)
         case "loss", "bce" if data.classes == "three":
             return "loss: bce requires two classes, but data.classes is three", "use loss: cross_entropy"
-        case "mask_from", "segmenter" if not is_segmentation:
-            return f"{name}: segmenter applies only to segmentation", "remove it, or use task: segmentation"
-        case "mask_from", "segmenter" if settings.objective.is_of_generator:
-            return f"{name}: segmenter needs a segmenter, and gan_kid trains none", f"remove {name}"
-        case "pool_filter", "label" if is_segmentation:
-            return "pool_filter: label applies only to classification", "use pool_filter: discriminator or none"
         case "image_size", int() if value > data.image_size:
             what = f"{name}: {value} is more than data.image_size, {data.image_size}"
             return what, f"set data.image_size: {value} or more, or a smaller {name}"

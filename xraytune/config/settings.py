@@ -27,7 +27,6 @@ Source = Literal["none", "duplicate", "gan", "diffusion", "folder"]
 SOURCES = Extensions("source", get_args(Source))
 _BY_COST: tuple[Source, ...] = ("none", "duplicate", "folder", "gan", "diffusion")
 ValUse = Literal["merge", "folder", "val_a", "val_b"]
-PoolFilter = Literal["none", "discriminator", "label"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 TaskName = Literal["classification", "segmentation"]
@@ -58,13 +57,12 @@ USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("synthetic_ratio", "balance", "mixing"), lambda source: source != "none"),
     "gan": lambda source: source == "gan",
     "diffusion": lambda source: source == "diffusion",
-    "pool_filter": lambda source: source in ("gan", "diffusion"),
     "folder": lambda source: source == "folder",
 }
 """Which sources use a parameter or block. `Parameters` drops it for all others; a space makes it conditional on `source`."""
 
 RULES_READ = (
-    ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size", "pool_filter"),
+    ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size"),
     ("backbone", "weights", "trainable"),
 )
 """The parameters that `Parameters` checks against each other, in independent groups."""
@@ -264,9 +262,6 @@ class GanSettings(Model):
     conditional: bool = True
     """One class-conditional network; false: one network per class."""
     seed: int = 0
-    mask_from: Literal["gan", "segmenter"] = "gan"
-    """The source of masks in segmentation: the GAN, trained on pairs of image and mask, or a segmenter, trained on the real
-    pairs."""
 
 
 class DiffusionSettings(Model):
@@ -289,9 +284,6 @@ class DiffusionSettings(Model):
     conditional: bool = True
     """One class-conditional network; false: one network per class."""
     seed: int = 0
-    mask_from: Literal["diffusion", "segmenter"] = "diffusion"
-    """The source of masks in segmentation: the diffusion model, trained on pairs of image and mask, or a segmenter, trained
-    on the real pairs."""
 
 
 GeneratorSettings: TypeAlias = GanSettings | DiffusionSettings
@@ -324,9 +316,6 @@ class Parameters(Model):
     first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""
     match_resolution: Literal["auto", "on", "off"] = "auto"
     """Resolution matching: scale all images down to a generator's smaller size and up again. `on` is an alias of `auto`."""
-    pool_filter: PoolFilter = "none"
-    """Generated images to use: all (`none`); the half that the GAN's `discriminator` scores highest; or those that a
-    classifier trained on the real images assigns to their own class (`label`: logistic regression on 16 x 16 px)."""
     gan: GanSettings | None = None
     diffusion: DiffusionSettings | None = None
     folder: FolderSettings | None = None
@@ -377,11 +366,6 @@ class Parameters(Model):
             raise ValueError("synthetic_ratio: 0 is the same as source: none; give a ratio above 0")
         if self.source == "duplicate" and self.mixing == "replace":
             raise ValueError("source: duplicate with mixing: replace is the same as source: none; use mixing: additive")
-        if self.pool_filter == "discriminator" and self.source != "gan":
-            raise ValueError(
-                f"pool_filter: discriminator needs a source with a discriminator, but {self.source} has none; "
-                "use source: gan, or pool_filter: label"
-            )
         if self.balance == "equal" and self.match_resolution == "off":
             raise ValueError(
                 "balance: equal with match_resolution: off lets the resolution of extra images reveal their class; "
@@ -522,10 +506,6 @@ class QualitySettings(Model):
     """The backbone whose features are compared; null: each trial's own, if it is pretrained."""
     weights: WeightsName = "imagenet"
     """Its weights, as in `parameters.weights`; used only with `backbone`."""
-    min_coverage: Annotated[float, Field(ge=0, le=1)] | None = None
-    """A trial fails if its images cover a smaller share of the real ones of any class; null: no limit."""
-    max_kid: NonNegative | None = None
-    """A trial fails if its KID minus its floor, averaged over classes, is higher; null: no limit."""
     allow_memorised: bool = False
     """Use synthetic images even if too many of them are near-duplicates of training images."""
 
@@ -635,8 +615,6 @@ class Settings(Model):
         if self.objective.is_of_generator:
             if self.quality.backbone is None:
                 raise ValueError(f"{metric} needs quality.backbone; write quality: {{backbone: mobilenet_v2}}")
-            if (self.quality.min_coverage or self.quality.max_kid) is not None:
-                raise ValueError(f"quality.min_coverage and quality.max_kid do not apply to {metric}; remove them")
         if self.task == "segmentation":
             for name in ("classes", "positive", "table", "segmenter"):
                 if getattr(self.data, name) != DataSettings.model_fields[name].default:
@@ -670,10 +648,9 @@ class Settings(Model):
         return self.scheduler.name == "asha" and self.scheduler.grace >= self.budget.max_epochs
 
 
-def without_gates(settings: Settings) -> Settings:
+def without_gate(settings: Settings) -> Settings:
     """Return settings that refuse no synthetic images."""
-    open_ = {"min_coverage": None, "max_kid": None, "allow_memorised": True}
-    return settings.model_copy(update={"quality": settings.quality.model_copy(update=open_)})
+    return settings.model_copy(update={"quality": settings.quality.model_copy(update={"allow_memorised": True})})
 
 
 class Experiment(Model):

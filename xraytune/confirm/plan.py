@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import NonNegativeInt, ValidationError
 
 from xraytune.config.fields import flat_values, parameters_from
-from xraytune.config.settings import Experiment, Model, Parameters, Settings, without_gates
+from xraytune.config.settings import Experiment, Model, Parameters, Settings, without_gate
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import read_bytes, write_json
@@ -152,7 +152,7 @@ def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int)
         parameters = parameters.with_generator(seed=own)
     return Experiment(
         # Without gates: excluding replicates would select among them.
-        settings=without_gates(settings.model_copy(update={"seed": seed})),
+        settings=without_gate(settings.model_copy(update={"seed": seed})),
         parameters=parameters,
         inherited_resolution_px=resolution_px,
     )

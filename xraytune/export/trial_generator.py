@@ -26,9 +26,7 @@ def sample_trial_generator(
     cache: Path | None = None,
     on_progress: Progress = ignore_progress,
 ) -> GeneratorSample:
-    """Draw images from a trial's generator, as `generator_sample` does, without `pool_filter`.
-
-    Without a filter in the trial, the first images are those that it trained on.
+    """Draw images from a trial's generator, as `generator_sample` does: the first ones are those that it trained on.
 
     Args:
         study: Folder of the study.

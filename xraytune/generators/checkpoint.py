@@ -16,19 +16,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from xraytune.config.settings import GENERATORS, DiffusionSettings, GanSettings, GeneratorSettings
+from xraytune.config.settings import GENERATORS, DiffusionSettings, GeneratorSettings
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import require_file
 from xraytune.generators.contract import ImageGenerator, Training
 from xraytune.generators.diffusion import DiffusionGenerator, new_diffusion
 from xraytune.generators.gan import new_gan
-from xraytune.generators.networks import Discriminator, Generator
+from xraytune.generators.networks import Generator
 from xraytune.records import Compute
 from xraytune.tensors import explain_unreadable, load_content, save_content, save_state
 
 CHECKPOINT_NAME = "checkpoint.pt"
-USE_SETTINGS = {"mask_from"}
-"""Settings for the use of the images. Apart from the number of channels, they do not change the generator."""
 _MAX_CLASSES = 1000
 """Limits the memory that a damaged file can ask for."""
 _OTHER_NETWORK = "this checkpoint belongs to a different network"
@@ -93,16 +91,6 @@ def checkpoint_generator(path: Path) -> ImageGenerator:
         return _load(content, content["ema_generator"])
 
 
-def checkpoint_discriminator(path: Path, compute: Compute) -> Discriminator:
-    """Load the discriminator of a checkpoint, in evaluation mode, on the device."""
-    content = _read_checkpoint(path)
-    with explain_unreadable(_OTHER_NETWORK, path, "train the GAN again"):
-        settings = GanSettings.model_validate_json(content["settings"])
-        discriminator = new_gan(settings, content["class_count"], compute, content["channels"]).discriminator
-        discriminator.load_state_dict(content["discriminator"])
-    return discriminator.eval().requires_grad_(False)
-
-
 def checkpoint_step(path: Path) -> int:
     """Return the number of steps trained."""
     return int(_read_checkpoint(path)["step"])
@@ -125,7 +113,7 @@ def _about(generator: ImageGenerator) -> dict[str, str | int]:
     """Return all that `_load` needs to rebuild a generator, apart from its weights."""
     settings = generator.settings
     counts = {"class_count": generator.class_count, "channels": generator.channels}
-    return {"kind": settings.block, "settings": settings.model_dump_json(exclude=USE_SETTINGS), **counts}
+    return {"kind": settings.block, "settings": settings.model_dump_json(), **counts}
 
 
 def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerator:
@@ -158,5 +146,5 @@ def _product(channels: int) -> str:
 
 def _identity(training: Training, images_digest: str) -> str:
     """Return all that determines the weights after a given number of steps, so that a longer run continues a shorter one."""
-    settings = training.settings.model_dump(mode="json", exclude={"steps", *USE_SETTINGS})
+    settings = training.settings.model_dump(mode="json", exclude={"steps"})
     return json.dumps([settings, training.generator.class_count, images_digest])

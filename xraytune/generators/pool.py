@@ -1,13 +1,12 @@
 """Sample from a generator, in numbered blocks of 256 images, with masks in segmentation.
 
 A block depends only on the generator, the pool's seed, its class and its number. So a larger pool starts with the images of
-a smaller one, and half the synthetic ratio is the first half of the images. Pairs with implausible masks, and images that a
-filter drops, are replaced from further rounds, each with its own random numbers.
+a smaller one, and half the synthetic ratio is the first half of the images. Pairs with implausible masks are replaced from
+further rounds, each with its own random numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -15,25 +14,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
-from torch import Tensor, nn
+from torch import Tensor
 
 from xraytune.compute import autocast, generator_threads
 from xraytune.config.settings import GeneratorSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.generators.contract import ImageGenerator
-from xraytune.metrics.generator_quality import linear_classifier
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 
 BLOCK = 256
 MIN_KEPT = 0.25
-"""The smallest share of plausible masks, and of images kept by a filter, allowed in the first round of a block."""
-_FILTER_PX, _FILTER_C = 16, 0.1
-"""Size of the images for the classifier of `own_label`, and its inverse regularisation strength."""
+"""The smallest share of plausible masks allowed in the first round of a block."""
 MIN_PART = 0.002
 """Smallest component that counts, as a share of the image: 8 pixels of 64 x 64. Smaller ones are specks at a mask's edge."""
 Pixels: TypeAlias = NDArray[np.uint8]
-Kept: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +83,6 @@ class Images(NamedTuple):
     pixels: Pixels
     masks: Pixels | None
 
-    def only(self, kept: Kept) -> Images:
-        """Return the images where `kept`, bool [n], is true."""
-        return Images(self.pixels[kept], None if self.masks is None else self.masks[kept])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFilter:
-    """Selects the images of a round that a block keeps: `keep` returns bool [n], n >= 1; `what` describes kept images."""
-
-    keep: Callable[[Images], Kept]
-    what: str
-
 
 def draw_block(
     generator: ImageGenerator,
@@ -109,12 +92,10 @@ def draw_block(
     seed: int,
     compute: Compute,
     typical: MaskRange | None = None,
-    segment: Callable[[Pixels], Pixels] | None = None,
-    image_filter: ImageFilter | None = None,
 ) -> Images:
     """Draw block number `block` (from 0) of class `label`: 256 images, with plausible masks if `typical` is given.
 
-    A round has 256 images. Rounds are drawn until 256 images have plausible masks and are kept by the filter.
+    A round has 256 images. Rounds are drawn until 256 images have plausible masks.
 
     Args:
         generator: On `compute.device` and in evaluation mode, so that images do not depend on each other.
@@ -123,37 +104,25 @@ def draw_block(
         seed: Seed of the pool.
         compute: The device, and the threads for generators.
         typical: The ranges of the training masks; None without masks.
-        segment: Predicts masks, [n, S, S] of 0 and 255, for images; None: the generator generates them.
-        image_filter: Applied after the masks; None keeps all images.
 
     Raises:
-        TrialError: In the first round, too few masks are plausible, or the filter keeps too few images.
+        TrialError: In the first round, too few masks are plausible.
     """
     kept: list[Images] = []
     with generator_threads(compute):
         while sum(len(one.pixels) for one in kept) < BLOCK:
             images = sample_block(generator, label, block, seed=seed, compute=compute, round_number=len(kept))
             if typical is not None:
-                images = _plausible(images, typical, segment, generator.settings, is_first=not kept)
-            if image_filter is not None and len(images.pixels):
-                images = _filtered(images, image_filter, is_first=not kept)
+                images = _plausible(images, typical, generator.settings, is_first=not kept)
             kept.append(images)
     pixels = np.concatenate([one.pixels for one in kept])[:BLOCK]
     masks = [one.masks for one in kept if one.masks is not None]
     return Images(pixels, np.concatenate(masks)[:BLOCK] if masks else None)
 
 
-def _plausible(
-    images: Images,
-    typical: MaskRange,
-    segment: Callable[[Pixels], Pixels] | None,
-    settings: GeneratorSettings,
-    *,
-    is_first: bool,
-) -> Images:
-    masks = images.masks if segment is None else segment(images.pixels)
-    assert masks is not None, "they come from the generator or a segmenter"
-    has_area, has_parts = typical.checks(masks)
+def _plausible(images: Images, typical: MaskRange, settings: GeneratorSettings, *, is_first: bool) -> Images:
+    assert images.masks is not None, "the generator was trained on pairs"
+    has_area, has_parts = typical.checks(images.masks)
     good = has_area & has_parts
     if is_first and good.mean() < MIN_KEPT:
         what = (
@@ -161,62 +130,8 @@ def _plausible(
             f"{100 * MIN_KEPT:.0f} %: {(~has_area).sum()} have an area, and {(~has_parts).sum()} a number of components, "
             f"outside the range of the training masks ({typical})"
         )
-        instead = "" if segment else f", or set {settings.block}.mask_from: segmenter"
-        raise TrialError(Problem(what, fix=f"train more steps ({settings.block}.steps){instead}"))
-    return Images(images.pixels, masks).only(good)
-
-
-def _filtered(images: Images, image_filter: ImageFilter, *, is_first: bool) -> Images:
-    good = image_filter.keep(images)
-    if is_first and good.mean() < MIN_KEPT:
-        what = f"only {good.sum()} of the first {len(good)} generated images are {image_filter.what}"
-        fix = "train the generator for more steps, or set pool_filter: none"
-        raise TrialError(Problem(f"{what}, fewer than {100 * MIN_KEPT:.0f} %", "pool_filter", fix))
-    return images.only(good)
-
-
-def better_half(discriminator: nn.Module, label: int, *, channels: int, compute: Compute) -> ImageFilter:
-    """Return a filter that keeps the half of a round, rounded up, that a discriminator scores highest.
-
-    The discriminator is on the device, in evaluation mode, and maps images [n, channels, S, S] in [-1, 1] and labels [n] to
-    scores [n]. `label` is its number for the class. With 2 channels, it also sees the masks.
-    """
-
-    @torch.inference_mode()
-    def keep(images: Images) -> Kept:
-        planes = torch.from_numpy(np.stack([plane for plane in images[:channels] if plane is not None], axis=1))
-        labels = torch.full((len(planes),), label, device=compute.device)
-        scores = discriminator(planes.to(compute.device).float() / 127.5 - 1, labels).float().cpu().numpy()
-        better = np.zeros(len(scores), dtype=np.bool_)
-        better[np.argsort(-scores, kind="stable")[: -(-len(scores) // 2)]] = True
-        return better
-
-    return ImageFilter(keep=keep, what="the better half")
-
-
-def own_label(pixels: Pixels, labels: NDArray[np.int64], label: int, class_name: str) -> ImageFilter:
-    """Return a filter that keeps the images that a classifier trained on real images assigns to class `label`.
-
-    The classifier is a logistic regression on 16 x 16 px with balanced classes, and deterministic. It keeps 94 to 97 % of
-    the real X-rays of unseen patients, in each class.
-
-    `pixels`, uint8 [N, S, S], are real training images at the size of the generated ones, and `labels`, [N], their classes.
-    """
-    classifier = linear_classifier(C=_FILTER_C, class_weight="balanced", max_iter=1000)
-    fitted = classifier.fit(_thumbnails(pixels), labels)
-
-    def keep(images: Images) -> Kept:
-        return np.asarray(fitted.predict(_thumbnails(images.pixels)) == label)
-
-    return ImageFilter(keep=keep, what=f"classified as {class_name}, their own class")
-
-
-def _thumbnails(pixels: Pixels) -> NDArray[np.float64]:
-    """Return the mean grey values of a 16 x 16 grid of squares, [n, 256]; S is a multiple of 16."""
-    side = pixels.shape[1] // _FILTER_PX
-    squares = pixels.reshape(len(pixels), _FILTER_PX, side, _FILTER_PX, side)
-    means: NDArray[np.float64] = squares.mean(axis=(2, 4)).reshape(len(pixels), -1)
-    return means
+        raise TrialError(Problem(what, fix=f"train more steps ({settings.block}.steps)"))
+    return Images(images.pixels[good], images.masks[good])
 
 
 def sample_block(

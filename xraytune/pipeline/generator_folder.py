@@ -4,7 +4,6 @@
     FOLDER/generator.safetensors                    or one per class: generator_NORMAL.safetensors ...
     FOLDER/samples.png                              its images next to real ones
     FOLDER/grids/                                   samples drawn during training, and real images; progress.gif
-    FOLDER/segmenter.safetensors, segmenter.json    only with `mask_from: segmenter`
 
 The generator is trained in the shared cache, as in a search, so both reuse each other's generators. The first n images are
 the same however many are drawn, and a search would train on the same images. In segmentation, each image has a mask.
@@ -48,7 +47,6 @@ from xraytune.mix.plan import apportion
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.extra_folder import PROVENANCE_FILE
-from xraytune.pipeline.labeller import LABELLER_FILES, load_labeller, trained_labeller
 from xraytune.pipeline.pools import generator_of, typical_masks
 from xraytune.pipeline.prepare import RunContext, is_plain_name, prepare
 from xraytune.pipeline.quality import feature_parameters, report_pool
@@ -97,7 +95,7 @@ class GeneratorSample:
 class _GeneratorRecord:
     """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
 
-    `generators` has the SHA-256 of each file, including those of a segmenter; `masks` the ranges of plausible masks.
+    `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks.
     """
 
     version: Literal[1] = 1
@@ -131,7 +129,7 @@ def generator_train(
         out: The folder to create.
         data: A data folder instead of the file's.
         overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched setting.
-        weights_dir: Folder of official weight files, for the quality of its images and the segmenter of its masks.
+        weights_dir: Folder of official weight files, for the quality of its images.
         cache: The artifact cache, shared with searches; by default `cache`.
         skip_broken: Leave broken images out, with a note on each.
         note: Called with warnings, and with the folder of the sample grids during training.
@@ -140,8 +138,7 @@ def generator_train(
     Raises:
         ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or `out` exists.
         DataError: The images cannot be used.
-        MachineError: A GPU is missing, the weights that measure quality, or a package that the generator or the segmenter
-            for masks needs.
+        MachineError: A GPU is missing, the weights that measure quality, or a package that the generator needs.
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
@@ -149,7 +146,7 @@ def generator_train(
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
     require_whole_images(settings.data, "a generator for other uses")
-    require_packages(generator.block, *([settings.task] if generator.mask_from == "segmenter" else []))
+    require_packages(generator.block)
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     pin(compute)
     cache = (cache or Path("cache")).resolve()
@@ -197,8 +194,6 @@ def fixed_generator(space: Space) -> Experiment:
     (block,) = blocks
     domains = {name: domain for name, domain in searched.items() if name.startswith(f"{block}.")}
     others = {name: domain for name, domain in searched.items() if name in _NETWORK_PARAMETERS}
-    if "segmenter" in domains[f"{block}.mask_from"].corners(()):
-        domains |= others
     values = {name: domain.corners(())[0] for name, domain in domains.items()}
     problems = []
     for name, domain in domains.items():
@@ -234,8 +229,6 @@ def fill_generator_folder(
         name = None if label is None else prepared.class_names[label]
         files[_generator_file(name)] = artifact / "generator.safetensors"
         copy_grids(artifact / "grids", folder / "grids" / (name or ""))
-    if (labeller := trained_labeller(experiment, context)) is not None:
-        files |= {file: labeller / file for file in LABELLER_FILES}
     for file, source in files.items():
         copy_file(source, folder / file)
     record = _GeneratorRecord(
@@ -309,13 +302,10 @@ def _images(
 ) -> Iterator[tuple[NDArray[np.uint8], ...]]:
     """Yield images of a class forever, each with its mask if it has one, from the blocks that a search would use."""
     settings = record.settings
-    segment = load_labeller(folder, compute) if LABELLER_FILES[0] in record.generators else None
     generator = load_generator(folder / _generator_file(None if settings.conditional else name)).to(compute.device)
     class_input = label if settings.conditional else 0
     for block in count_from():
-        images = draw_block(
-            generator, class_input, block, seed=settings.seed, compute=compute, typical=record.masks, segment=segment
-        )
+        images = draw_block(generator, class_input, block, seed=settings.seed, compute=compute, typical=record.masks)
         yield from zip(*(planes for planes in images if planes is not None), strict=True)
 
 

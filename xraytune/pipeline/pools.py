@@ -14,16 +14,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.settings import SOURCES, Experiment, GeneratorSettings, PoolFilter
+from xraytune.config.settings import SOURCES, Experiment, GeneratorSettings
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.errors import MachineError, Problem
 from xraytune.files import write_array
-from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_discriminator, load_generator
-from xraytune.generators.pool import BLOCK, Images, MaskRange, better_half, binarise, draw_block, mask_range, own_label
+from xraytune.generators.checkpoint import load_generator
+from xraytune.generators.pool import BLOCK, Images, MaskRange, binarise, draw_block, mask_range
 from xraytune.generators.train import resize_pixels
-from xraytune.pipeline.artifacts import build_once, releases
+from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.extra_folder import require_enough, store_folder
-from xraytune.pipeline.labeller import load_labeller, trained_labeller
 from xraytune.pipeline.prepare import ImageSource, Prepared, RunContext, side_images, stored_images
 from xraytune.pipeline.synthesize import network_labels, trained_generator
 from xraytune.seeding import derive_seed
@@ -36,11 +35,10 @@ ReadBlock: TypeAlias = Callable[[int, int], Block]
 
 
 def train_networks(experiment: Experiment, context: RunContext) -> None:
-    """Train an experiment's generator, and the segmenter for its masks; raise TrialError if a loss is not finite."""
+    """Train an experiment's generator; raise TrialError if a loss is not finite."""
     settings = generator_of(experiment)
     for label in network_labels(settings, context.prepared):
         trained_generator(settings, label, context)
-    trained_labeller(experiment, context)
 
 
 def generator_of(experiment: Experiment) -> GeneratorSettings:
@@ -53,57 +51,27 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     """Return the reader of a trial's pool, which builds what the cache lacks. Raises the errors of `build_training_set`."""
     parameters = experiment.parameters
     if parameters.generator is not None:
-        labeller = trained_labeller(experiment, context)
-        return partial(pool_block, parameters.generator, context, labeller=labeller, pool_filter=parameters.pool_filter)
+        return partial(pool_block, parameters.generator, context)
     if parameters.folder is None:
         return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
     return folder_reader(folder_images(experiment, context))
 
 
-def pool_block(
-    settings: GeneratorSettings,
-    context: RunContext,
-    label: int,
-    block: int,
-    *,
-    labeller: Path | None = None,
-    pool_filter: PoolFilter = "none",
-) -> Block:
+def pool_block(settings: GeneratorSettings, context: RunContext, label: int, block: int) -> Block:
     """Return a block of 256 synthetic images of a class at the generator's size, with masks if the training images have any.
 
-    `labeller` is the artifact of `trained_labeller`, for `mask_from: segmenter`.
-
     Raises:
-        TrialError: Too few masks are plausible, or the filter keeps too few images.
+        TrialError: Too few masks are plausible.
     """
     prepared, compute, cache = context.prepared, context.compute, context.cache
     generator = trained_generator(settings, None if settings.conditional else label, context)
-    inputs: dict[str, Any] = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
-    if labeller is not None:
-        inputs["labeller"] = labeller.name
-    if pool_filter != "none":  # the generator's fingerprint also covers the training images
-        inputs["pool_filter"] = {"name": pool_filter, "releases": releases("scikit-learn")}
+    inputs = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
 
     def draw() -> Images:
         network = load_generator(generator / "generator.safetensors").to(compute.device)
-        class_input, image_filter = label if settings.conditional else 0, None
-        if pool_filter == "discriminator":
-            discriminator = checkpoint_discriminator(generator / CHECKPOINT_NAME, compute)
-            image_filter = better_half(discriminator, class_input, channels=network.channels, compute=compute)
-        elif pool_filter == "label":
-            train = side_images("train", prepared, cache)
-            real = resize_pixels(train.read(), settings.image_size)
-            image_filter = own_label(real, train.labels, label, prepared.class_names[label])
-        return draw_block(
-            network,
-            class_input,
-            block,
-            seed=settings.seed,
-            compute=compute,
-            typical=typical_masks(settings, prepared, cache),
-            segment=None if labeller is None else load_labeller(labeller, compute),
-            image_filter=image_filter,
-        )
+        class_input = label if settings.conditional else 0
+        typical = typical_masks(settings, prepared, cache)
+        return draw_block(network, class_input, block, seed=settings.seed, compute=compute, typical=typical)
 
     return _stored_block(cache, inputs, draw)
 

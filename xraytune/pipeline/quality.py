@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from xraytune.compute import autocast
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment, Parameters
-from xraytune.errors import DataError, MachineError, Problem, TrialError, join_names
+from xraytune.errors import DataError, MachineError, Problem, join_names
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.generators.pool import BLOCK
 from xraytune.generators.train import resize_pixels
@@ -151,25 +151,6 @@ def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
     if isinstance(quality, str):
         return PoolReport(quality=None, note=quality, copies=copies)
     return PoolReport(quality=quality, note="", copies=copies)
-
-
-def refuse_poor(experiment: Experiment, context: RunContext, read: ReadBlock) -> None:
-    """Refuse (TrialError) images that miss `quality.min_coverage` or `max_kid`, or for which these cannot be measured."""
-    limits = experiment.settings.quality
-    if limits.min_coverage is None and limits.max_kid is None:
-        return
-    found = measure_quality(experiment, context, read)
-    where, fix = f"source: {experiment.parameters.source}", "use a better generator, or relax this limit"
-    if isinstance(found, str):
-        what = f"quality.min_coverage and quality.max_kid cannot be checked: {found}"
-        raise TrialError(Problem(what, where, "set both to null, or provide what is missing"))
-    coverage = min(one.full.coverage for one in found.classes.values())
-    if limits.min_coverage is not None and coverage < limits.min_coverage:
-        what = f"the synthetic images cover {coverage:.2f} of the real ones, below quality.min_coverage"
-        raise TrialError(Problem(f"{what}: {limits.min_coverage:g}", where, fix))
-    if limits.max_kid is not None and found.kid > limits.max_kid:
-        what = f"the KID of the synthetic images minus its floor is {found.kid:.3g}, above quality.max_kid"
-        raise TrialError(Problem(f"{what}: {limits.max_kid:g}", where, fix))
 
 
 def require_measurable(prepared: Prepared) -> None:

@@ -23,7 +23,6 @@ from xraytune.generators.grids import png_bytes
 from xraytune.generators.pool import binarise
 from xraytune.generators.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
-from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.pools import ReadBlock, generator_of, pool_reader
 from xraytune.pipeline.prepare import RunContext, side_images
 from xraytune.pipeline.quality import spread
@@ -113,21 +112,17 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
 
     All images have the size of the generated ones, so that these can be compared with what the generator has seen.
     """
-    settings, pool_filter = generator_of(experiment), experiment.parameters.pool_filter
+    settings = generator_of(experiment)
     prepared, compute = context.prepared, context.compute
-    labeller = trained_labeller(experiment, context)
     networks = [generator_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
-    used = {"networks": networks, **({"labeller": labeller.name} if labeller else {})}
-    used |= {"pool_filter": pool_filter} if pool_filter != "none" else {}
-    name = fingerprint(generator_stage(settings), used)[:8]
+    name = fingerprint(generator_stage(settings), {"networks": networks})[:8]
     file = folder / f"{settings.block}-{name}.png"
     if file.exists():
         return file
     classes = class_samples(pool_reader(experiment, context), context, settings.image_size)
     noun, size_px = f"{settings.noun[0].upper()}{settings.noun[1:]}", settings.image_size
     title = f"{noun} {name}: {size_px} px, {settings.steps:,} steps, width {settings.width}, seed {settings.seed}"
-    heading = "generated images" + ("" if pool_filter == "none" else f", pool_filter: {pool_filter}")
-    write_bytes(file, png_bytes(sample_grid(classes, title=title, extra=heading)))
+    write_bytes(file, png_bytes(sample_grid(classes, title=title, extra="generated images")))
     return file
 
 

@@ -18,7 +18,6 @@ from xraytune.config.space import missing_packages
 from xraytune.files import sync, write_bytes
 from xraytune.generators.checkpoint import (
     CHECKPOINT_NAME,
-    USE_SETTINGS,
     checkpoint_generator,
     checkpoint_step,
     save_generator,
@@ -48,8 +47,8 @@ def generator_inputs(
     """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
     extra = () if missing_packages(settings.block) else PACKAGES.get(settings.block, ())
     return {
-        "settings": settings.model_dump(exclude=USE_SETTINGS),
-        "makes_masks": makes_masks(settings, prepared),
+        "settings": settings.model_dump(),
+        "makes_masks": prepared.has_masks,
         "label": label,
         "train": prepared.train_fingerprint,
         "pixels_sha256": prepared.pixels_sha256,
@@ -70,11 +69,6 @@ def generator_paths(
         )
         for label in network_labels(settings, prepared)
     }
-
-
-def makes_masks(settings: GeneratorSettings, prepared: Prepared) -> bool:
-    """Return whether the generator trains on pairs of image and mask."""
-    return prepared.has_masks and settings.mask_from != "segmenter"
 
 
 def generator_need(settings: GeneratorSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
@@ -111,7 +105,7 @@ def trained_generator(settings: GeneratorSettings, label: int | None, context: R
         train = side_images("train", prepared, cache)
         chosen = np.arange(len(train.labels)) if label is None else np.flatnonzero(train.labels == label)
         labels = train.labels if label is None else np.zeros(len(chosen), dtype=np.int64)
-        masks = train.read_masks(chosen) if makes_masks(settings, prepared) else None
+        masks = train.read_masks(chosen) if prepared.has_masks else None
         class_count = len(prepared.class_names) if label is None else 1
         _start_from_shorter_run(cache, stage, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():

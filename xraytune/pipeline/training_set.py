@@ -17,7 +17,6 @@ from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.memorisation import refuse_memorised
 from xraytune.pipeline.pools import ReadBlock, blocks_for, folder_images, folder_reader, pool_reader
 from xraytune.pipeline.prepare import ImageSource, RunContext, side_images
-from xraytune.pipeline.quality import refuse_poor
 from xraytune.seeding import numpy_generator
 
 
@@ -59,8 +58,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
 
     Raises:
         DataError: A folder of extra images is broken, or too small for the ratio.
-        TrialError: The generator's loss is not finite, it copies its training images, too few of its masks are plausible, or
-            too few of its images pass `pool_filter`.
+        TrialError: The generator's loss is not finite, it copies its training images, or too few of its masks are plausible.
         ArtifactError: The pixels of `prepared` are not in the cache.
     """
     prepared = context.prepared
@@ -71,7 +69,6 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         folder = folder_images(experiment, context) if experiment.parameters.source == "folder" else None
         read = folder_reader(folder) if folder else pool_reader(experiment, context)
         refuse_memorised(experiment, context, read)
-        refuse_poor(experiment, context, read)
         if folder:
             sources += (folder,)
         else:

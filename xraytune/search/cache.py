@@ -23,7 +23,6 @@ from typing import Any
 from xraytune.errors import ConfigError, Problem, XraytuneError
 from xraytune.files import check_fences, explain_disk_errors, read_jsonl
 from xraytune.pipeline import artifacts, synthesize
-from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.model import WEIGHTS_STAGE
 from xraytune.pipeline.network import FEATURES_STAGE
@@ -44,7 +43,6 @@ KINDS = {
     POOL_STAGE: "synthetic images",
     synthesize.GAN_STAGE: "GANs",
     synthesize.DIFFUSION_STAGE: "diffusion models",
-    LABELLER_STAGE: "segmenters for generated masks",
     PIXELS_STAGE: "decoded images",
 }
 _PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -221,17 +219,13 @@ def _references_of(folder: StudyFolder, cache: Path, generators: Iterable[Path] 
 def _leftovers(folder: StudyFolder, cache: Path, now: float) -> Iterator[Path]:
     """Yield the leftovers of killed processes: Tune's scratch folder, and old temporary files.
 
-    The writer's process number means nothing if it ran on another machine, so recent files stay. So does the work folder of
-    a segmenter in training, which takes minutes.
+    The writer's process number means nothing if it ran on another machine, so recent files stay.
     """
     beside = folder.path.parent.glob(f".{folder.path.name}.*.tmp")
     for path in (*sorted(beside), *_temporary_paths(folder.path), *_temporary_paths(cache)):
         match = _LEFTOVER.fullmatch(path.name)
         if match is None or (not _is_alive(int(match[1])) and now - _changed(path) > _HOUR_SECONDS):
             yield path
-    for work in sorted((cache / LABELLER_WORK).glob("*")):
-        if now - _changed(work) > _HOUR_SECONDS:
-            yield work
 
 
 def _temporary_paths(root: Path) -> Iterator[Path]:
