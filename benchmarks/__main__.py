@@ -37,7 +37,6 @@ NAMES = (
     "search_cpu",
     "report",
     "peers",
-    "origin",
 )
 
 

@@ -153,20 +153,6 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
     assert len((here / "studies" / "test_access.jsonl").read_text("utf-8").splitlines()) == 1
 
 
-@pytest.mark.parametrize(("marked", "status"), [(("PNEUMONIA",), "bad"), (("NORMAL", "PNEUMONIA"), "good")])
-def test_a_mark_in_one_class_is_an_origin_that_reveals_it(
-    clinic: Path, here: Path, marked: tuple[str, ...], status: str
-) -> None:
-    shutil.copytree(clinic / "new", here / "marked")
-    for name in marked:
-        for file in (here / "marked" / name).iterdir():
-            pixels = np.asarray(Image.open(file)).copy()
-            pixels[1:5, 1:5] = 255
-            write(pixels, file)
-
-    assert statuses(quick(clinic, here / "marked"))["origin"] == status
-
-
 def test_other_class_names_are_one_error(clinic: Path, here: Path) -> None:
     shutil.copytree(clinic / "new" / "NORMAL", here / "given" / "healthy")
     shutil.copytree(clinic / "new" / "PNEUMONIA", here / "given" / "PNEUMONIA")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from xraytune.config.settings import FolderSettings, Parameters
 from xraytune.errors import ConfigError
-from xraytune.mix.plan import apportion, extra_shares, plan_mix, require_both_phases, require_extra_images
+from xraytune.mix.plan import apportion, plan_mix, require_both_phases, require_extra_images
 
 counts = st.lists(st.integers(1, 60), min_size=2, max_size=5)
 ratios = st.floats(0.05, 4.0)
@@ -160,9 +160,3 @@ def test_a_ratio_that_adds_no_image_is_an_error_with_one_that_does(ratios: list[
         "synthetic_ratio",
         "use 0.02 or more",
     )
-
-
-@pytest.mark.parametrize("mixing", ["additive", "replace", "pretrain"])
-def test_natural_balance_gives_every_class_the_same_share_of_extra_images(mixing: str) -> None:
-    assert extra_shares([75, 225], mixed(1.0, mixing=mixing)) == [0.5, 0.5]
-    assert extra_shares([75, 225], mixed(0.5, "equal", mixing=mixing)) == pytest.approx([2 / 3, 0])

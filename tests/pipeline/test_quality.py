@@ -19,7 +19,6 @@ from xraytune.config.settings import Experiment, FolderSettings, QualitySettings
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import MachineError
 from xraytune.metrics.generator_quality import Quality
-from xraytune.metrics.origin import origin_gap
 from xraytune.models.backbones import build_backbone
 from xraytune.pipeline.prepare import RunContext, prepare
 from xraytune.pipeline.quality import QUALITY_STAGE, REAL_STAGE, measure_quality
@@ -73,22 +72,6 @@ def test_new_xrays_are_better_than_blurred_ones(clinic: Bench) -> None:
     assert sharp.blur_px < 1 < blurred.blur_px
     assert all(sharp.classes[name].full.coverage > one.full.coverage for name, one in blurred.classes.items())
     assert all(one.images >= 50 for one in sharp.classes.values())
-
-
-def test_the_origin_probe_recognises_a_mark_in_the_images_of_one_class(clinic: Bench) -> None:
-    marked = clinic.cache.parent / "marked"
-    shutil.copytree(clinic.cache.parent / "sharp", marked)
-    for file in (marked / "NORMAL").iterdir():
-        with Image.open(file) as image:
-            image.paste(255, (1, 1, 4, 4))
-            image.save(file)
-
-    plain, found = measured(clinic, "sharp").origin, measured(clinic, "marked").origin
-
-    shares = dict.fromkeys(found, 0.5)
-    assert origin_gap(found, shares).towards == "NORMAL"
-    assert origin_gap(found, shares).is_large
-    assert not origin_gap(plain, shares).is_large
 
 
 def test_figures_of_a_pool_are_computed_once(clinic: Bench) -> None:

@@ -16,10 +16,10 @@ from shlex import join
 from typing import Any
 
 from xraytune.audit import scorecard
-from xraytune.audit.space import RATIOS, Mix, audit_space, feasible_mix
+from xraytune.audit.space import Mix, audit_space, feasible_mix
 from xraytune.compute import pin
 from xraytune.config.fields import parameters_from
-from xraytune.config.settings import Experiment, Parameters
+from xraytune.config.settings import Experiment
 from xraytune.config.space import Space, require_extensions
 from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
 from xraytune.confirm.scoring import find_test
@@ -29,7 +29,6 @@ from xraytune.files import require_writable, write_json, write_text
 from xraytune.generators.grids import png_bytes
 from xraytune.metrics.generator_quality import Quality
 from xraytune.metrics.memorisation import Memorisation
-from xraytune.mix.plan import extra_shares
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.extra_folder import usable_images
 from xraytune.pipeline.memorisation import measure_memorisation
@@ -66,7 +65,7 @@ class _Measured:
         if isinstance(found := self.quality, str):
             return (pictures,)
         figures = {
-            name: {"KID": one.kid, "KID floor": one.floor, "origin AUROC": one.origin[name], **asdict(one.full)}
+            name: {"KID": one.kid, "KID floor": one.floor, **asdict(one.full)}
             | {f"{figure}, blurred": value for figure, value in asdict(one.blurred).items()}
             for name, one in found.classes.items()
         }
@@ -187,9 +186,7 @@ def audit(
         with in_use(cache):
             context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=progress)
             measured = _measure(usable, synthetic, space, context)
-    lines = _measured_lines(
-        found, usable, measured, problem, prepared, mix.parameters(max(mix.ratios, default=RATIOS[-1]), synthetic)
-    )
+    lines = _measured_lines(found, usable, measured, problem, prepared)
     command = ["xraytune", "audit", str(real), str(synthetic), *(f"--set={one}" for one in overrides)]
     command += [f"--model-space={model_space}"] * (model_space is not None) + ["--quick"] * quick
     command += [f"--test={test}"] * uses_test
@@ -268,7 +265,6 @@ def _measured_lines(
     measured: _Measured | None,
     problem: str,
     prepared: Prepared,
-    mix: Parameters,
 ) -> tuple[Score, ...]:
     patients = scorecard.patients_line(len(found), len(usable), problem)
     if measured is None:
@@ -280,8 +276,7 @@ def _measured_lines(
         return (patients, memorisation, *scorecard.not_measured(scorecard.OF_QUALITY, measured.quality))
     size_px = max(max(image.width_px, image.height_px) for image in usable)
     upscaled = f" Their files have at most {size_px} px and are upscaled to {prepared.image_size_px} px."
-    shares = dict(zip(prepared.class_names, extra_shares(prepared.train_counts, mix), strict=True))
-    lines = scorecard.quality_lines(measured.quality, shares, upscaled if size_px < prepared.image_size_px else "")
+    lines = scorecard.quality_lines(measured.quality, upscaled if size_px < prepared.image_size_px else "")
     return (patients, memorisation, *lines)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from xraytune.confirm.verdict import verdict_text
 from xraytune.metrics.generator_quality import SCALE_PX, Quality, shortcomings
 from xraytune.metrics.memorisation import Memorisation
-from xraytune.metrics.origin import origin_gap
 from xraytune.pipeline.memorisation import FALSE_ALARMS, copies_found
 from xraytune.report.sections import Score, Status
 
@@ -21,10 +20,9 @@ _HEADLINES = {
     "realism": "These images do not look like real ones",
     "labels": "Many of these images have wrong labels",
     "variety": "These images miss most of the variety of real ones",
-    "origin": "The synthetic origin of these images reveals their class",
     "downstream": "These images make the classifier worse",
 }
-OF_QUALITY = ("realism", "labels", "variety", "origin")
+OF_QUALITY = ("realism", "labels", "variety")
 _REALISTIC_BLUR_PX, _LEAST_PRECISION = 0.8, 0.5
 _LEAST_BLURRED_COVERAGE = 0.2
 _WRONG_LABELS, _MANY_WRONG_LABELS = 0.05, 0.2
@@ -74,11 +72,8 @@ def memorisation_line(found: Mapping[str, Memorisation], identical: int) -> Scor
     return Score(name="memorisation", status=status, figure=f"{near} of {images} too close", sentence=text)
 
 
-def quality_lines(quality: Quality, shares: Mapping[str, float], upscaled: str) -> tuple[Score, ...]:
-    """Judge realism, labels, variety and origin; `upscaled` is a sentence about upscaled images, or "".
-
-    `shares` are by class, the share of synthetic images in the tested mix that has the most of them.
-    """
+def quality_lines(quality: Quality, upscaled: str) -> tuple[Score, ...]:
+    """Judge realism, labels and variety; `upscaled` is a sentence about upscaled images, or ""."""
     figures, blur = quality.columns(), quality.blur_px
     precision, coverage, hazy, recall = (
         figures[f"gan_{one}"] or 0.0 for one in ("precision", "coverage", "blurred_coverage", "blurred_recall")
@@ -94,16 +89,9 @@ def quality_lines(quality: Quality, shares: Mapping[str, float], upscaled: str) 
         sentence=f"As far from unseen real images as a blur of {sign}{blur:.1f} px at 64 px; {precision * 100:.0f} % look "
         f"like a real image of their class.{upscaled}",
     )
-    labels, origin = not_measured(["labels", "origin"], "there is only one class")
+    (labels,) = not_measured(["labels"], "there is only one class")
     if quality.gan_test is not None and quality.real_train is not None:
         labels = _labels_line(quality.gan_test, quality.real_train)
-        gap = origin_gap(quality.origin, shares)
-        origin = Score(
-            name="origin",
-            status=_grade(False, gap.is_large),
-            figure=f"gap {gap.gap:.2f}",
-            sentence=gap.sentence.removeprefix("Origin probe: "),
-        )
     few = {"gan_coverage", "gan_blurred_coverage", "gan_blurred_recall"} & {*shortcomings(figures, None)}
     variety = Score(
         name="variety",
@@ -112,7 +100,7 @@ def quality_lines(quality: Quality, shares: Mapping[str, float], upscaled: str) 
         sentence=f"They cover {coverage * 100:.0f} % of unseen real images, and {hazy * 100:.0f} % after a blur that "
         f"removes texture (recall {recall:.2f}), in the worst class.",
     )
-    return realism, labels, variety, origin
+    return realism, labels, variety
 
 
 def _labels_line(here: float, on_real: float) -> Score:

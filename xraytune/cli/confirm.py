@@ -228,7 +228,6 @@ def show_verdict(found: Confirmation) -> None:
     parts: list[Cell | str | Table] = [
         Cell(f"{first}: {head}{verdict_text(found.verdict, metric)}", _TONES.get(found.verdict, "strong")),
         *(one.sentence for one in found.generators if one.arm == first),
-        *(Cell(one.sentence, "bad" if one.is_flagged else "plain") for one in found.origin if one.arm == first),
         *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
         *(_comparisons(finalist, metric) for finalist in found.finalists),
     ]

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
 from xraytune.confirm.forecast import Forecast, VerdictChances
 from xraytune.confirm.plan import VERDICT_FILE
-from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OriginProbe, OutcomeDifference, Subgroup
+from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference, Subgroup
 from xraytune.confirm.verdict import Overall, can_show_harm
 from xraytune.files import write_json, write_text
 from xraytune.records import to_json
@@ -62,7 +62,6 @@ class Confirmation:
     subgroups: tuple[Subgroup, ...] = ()
     external: tuple[ExternalResult, ...] = ()
     generators: tuple[GeneratorQuality, ...] = ()
-    origin: tuple[OriginProbe, ...] = ()
     notes: tuple[str, ...]
 
     @property
@@ -155,12 +154,12 @@ def answer_paragraph(confirmation: Confirmation) -> str:
         prefix = "Exploratory, not a confirmation: "
         why = f" It is exploratory because {' and '.join(confirmation.exploratory)}."
     comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
-    beside = "".join(f" {one[0].sentence}" for one in (confirmation.generators, confirmation.origin) if one)
+    quality = "".join(f" {one.sentence}" for one in confirmation.generators[:1])
     return (
         f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
         f"{confirmation.gan_seeds} GAN seeds with {_network_seeds(confirmation)} each was "
         f"{first.score:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first, metric)}"
-        f"{_larger_design_text(first)}{beside}{why} These results hold for "
+        f"{_larger_design_text(first)}{quality}{why} These results hold for "
         f"{confirmation.network}s trained on these {confirmation.train_images} images in this split, and for patients like "
         "those of the test folder."
     )

@@ -184,12 +184,11 @@ def _judge(
     rope, task, is_binary = settings.confirm.rope, task_of(settings), len(prepared.class_names) == 2
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
-    needed = {scoring.VAL_B: every, scoring.TEST: of_test, **scoring.probed_runs(plan, prepared)}
+    needed = {scoring.VAL_B: every, scoring.TEST: of_test}
     if external:
         needed[external.side] = of_test
     compute = scoring.scoring_compute(training, needed)
     scoring.score_val_b(training, every, compute)
-    scoring.score_synthetic(training, plan, compute)
     images, of_val_b = (scoring.evaluation_set(one, prepared, task) for one in (sealed, prepared.side(scoring.VAL_B)))
     val_b = scoring.arm_scores(folder, plan, scoring.VAL_B, of_val_b)
     test = scoring.arm_scores(folder, plan, scoring.TEST, images)
@@ -221,7 +220,6 @@ def _judge(
         ),
         finalists=judge_finalists(test, rope=rope),
         generators=secondary.generator_qualities(folder, plan),
-        origin=secondary.origin_probes(folder, plan, prepared),
         forecast=forecast,
         ratio_response=ratio_response(val_b),
         secondary=secondary.secondary_outcomes(test, scoring.arm_thresholds(folder, plan)),

@@ -1,4 +1,4 @@
-"""The test folder, checked before it is scored, and each run's results on val-B, test and synthetic images.
+"""The test folder, checked before it is scored, and each run's results on val-B and test images.
 
 Results, class probabilities or the Dice of each image, are stored with the run (`val_b.npy`, `test.npy`, float64 [N, C]), so
 that they are computed only once.
@@ -7,10 +7,9 @@ that they are computed only once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from pydantic import TypeAdapter
 from xraytune.compute import compute_like, pin
 from xraytune.config.settings import DataSettings, Settings
 from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, ArmScores, EvaluationSet
-from xraytune.confirm.plan import Arm, Plan
+from xraytune.confirm.plan import Plan
 from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 from xraytune.confirm.training import Training
@@ -34,7 +33,6 @@ from xraytune.metrics.classification import Floats, Labels, require_finite
 from xraytune.models.checkpoint import load_best
 from xraytune.pipeline.artifacts import discard
 from xraytune.pipeline.inputs import untrained
-from xraytune.pipeline.pools import first_images, pool_reader
 from xraytune.pipeline.prepare import (
     ImageSource,
     Prepared,
@@ -55,8 +53,6 @@ from xraytune.search.study import StudyFolder, damage_explained, numeric_release
 VAL_B: Literal["val_b"] = "val_b"
 TEST = "test"
 SCORING_FILE = "scoring.json"
-_SYNTHETIC_IMAGES = 64
-"""The maximum number of synthetic images of a class to score."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 
@@ -276,14 +272,10 @@ def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
     return partial(_of_replicates, plan, of_run)
 
 
-def arm_results(folder: StudyFolder, plan: Plan, side: str) -> ArmResults:
-    """Return a function from an arm's name to its results on a side, [G, K, N, C]."""
-    return partial(_of_replicates, plan, lambda number: results(folder, number, side))
-
-
 def arm_scores(folder: StudyFolder, plan: Plan, side: str, images: EvaluationSet) -> ArmScores:
     """Return the results on a side, of these images; they are read when they are needed."""
-    return ArmScores(plan=plan, images=images, results=arm_results(folder, plan, side))
+    of_arm = partial(_of_replicates, plan, lambda number: results(folder, number, side))
+    return ArmScores(plan=plan, images=images, results=of_arm)
 
 
 def _of_replicates(plan: Plan, of_run: Callable[[int], ArrayLike], arm: str) -> Floats:
@@ -326,53 +318,6 @@ def score_sealed(
 def score_val_b(training: Training, numbers: Sequence[int], compute: Compute) -> None:
     """Score the runs that lack scores on val-B."""
     score_runs(training, numbers, VAL_B, side_images(VAL_B, training.prepared, training.cache), compute)
-
-
-def synthetic_side(label: int) -> str:
-    """Return the name of the scores on the synthetic images of a class."""
-    return f"synthetic_{label}"
-
-
-def origin_pairs(plan: Plan) -> Iterator[tuple[Arm, Arm]]:
-    """Yield the arms of the origin probe: each finalist with its matched control `none`, if it has one."""
-    return ((arm, one) for arm, one in plan.pairs() if one.role == "matched" and one.parameters.source == "none")
-
-
-def probed_runs(plan: Plan, prepared: Prepared) -> dict[str, list[int]]:
-    """Return the runs that score synthetic images, by side; none in segmentation."""
-    numbers = [number for pair in origin_pairs(plan) for arm in pair for number in plan.numbers(arm.name).values()]
-    return {} if prepared.has_masks else {synthetic_side(label): numbers for label in range(len(prepared.class_names))}
-
-
-def score_synthetic(training: Training, plan: Plan, compute: Compute) -> None:
-    """Score the finalists' synthetic images, of all classes, with their runs and those of their matched controls `none`.
-
-    Does nothing if the replicates were trained on another kind of device: other images would be drawn here.
-    """
-    folder, prepared = training.runs_folder, training.prepared
-    if folder.compute().device != compute.device:
-        return
-    context = RunContext(prepared=prepared, cache=training.cache, compute=folder.compute())
-    for pair in origin_pairs(plan):
-        own, others = (plan.numbers(arm.name) for arm in pair)
-        for label, gan_seed in product(range(len(prepared.class_names)), range(plan.gan_seeds)):
-            side = synthetic_side(label)
-            numbers = [each[gan_seed, seed] for each in (own, others) for seed in range(plan.classifier_seeds)]
-            missing = [number for number in numbers if not is_scored(folder, [number], side)]
-            if not missing:
-                continue
-            read = pool_reader(folder.experiment(own[gan_seed, 0]), context)
-            pixels, inputs = first_images(read, label, _SYNTHETIC_IMAGES)
-            group = ImageSource(
-                name="synthetic",
-                pixels=pixels,
-                rows=np.arange(len(pixels)),
-                labels=np.full(len(pixels), label),
-                inputs={"blocks": inputs, "images": len(pixels)},
-                title="synthetic images",
-            )
-            for number in missing if len(pixels) else ():
-                score(folder, number, side, group, compute=compute, cache=training.cache)
 
 
 def score(folder: StudyFolder, number: int, side: str, group: ImageSource, *, compute: Compute, cache: Path) -> None:

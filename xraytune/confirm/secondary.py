@@ -5,17 +5,11 @@ for the AUROC, GAN seeds are the readers of a multi-reader multi-case study, but
 bootstrap: the same resampled patients for both arms and all seeds. A bootstrap over seeds as well would be too narrow,
 since there are only about five of them. Differences in subgroups and on a second hospital's folder are exploratory. The
 quality of a finalist's generators shows whether `no_better` carries over to others.
-
-The origin probe asks whether a finalist's networks learnt to infer an image's class from whether it is synthetic, and gives
-two figures. The gap: recognisably synthetic images were more frequent in one class of the training images
-(`metrics.origin`). The shift: compared with the matched control without extra images, the finalist's networks move synthetic
-images of a class further towards the other classes than real ones. Synthetic images of classes that the mix does not use
-count, too: "synthetic means pneumonia" moves exactly those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal, TypeAlias
@@ -27,7 +21,6 @@ from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
 from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Arm, Plan
-from xraytune.confirm.scoring import VAL_B, arm_results, is_scored, origin_pairs, synthetic_side
 from xraytune.confirm.verdict import compare, mean_off_diagonal, satterthwaite_degrees
 from xraytune.data.index import ImageFile
 from xraytune.data.patients import pneumonia_type
@@ -42,18 +35,13 @@ from xraytune.metrics.classification import (
 )
 from xraytune.metrics.generator_quality import PoolReport, quality_text, shortcomings
 from xraytune.metrics.intervals import patient_resamples
-from xraytune.metrics.origin import OriginGap, origin_gap
 from xraytune.metrics.placements import effective_patients
-from xraytune.mix.plan import extra_shares
-from xraytune.pipeline.prepare import Prepared
 from xraytune.search.messages import read_pool_report
 from xraytune.search.study import StudyFolder
 
 Outcome: TypeAlias = Literal["accuracy", "balanced_accuracy", "sensitivity", "brier", "calibration_slope"]
 RESAMPLES = 500
 _SEED = 0
-MOST_SHIFT = 0.1
-"""A larger shift is flagged if its interval excludes 0 (docs/decisions/0036-origin-probe.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,94 +359,3 @@ def _quality_of(arm: Arm, reports: Sequence[PoolReport]) -> GeneratorQuality:
         copying=copying,
         sentence=sentence,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OriginShift:
-    """How far synthetic images of one class move towards the other classes, with a 95 % interval over GAN seeds.
-
-    `shift` is the mean change in the probability of the other classes from the matched control `none` to the finalist, on
-    synthetic images of the class `name` minus on the real ones in val-B.
-    """
-
-    name: str
-    shift: float
-    low: float
-    high: float
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it is flagged."""
-        return self.low > 0 and self.shift > MOST_SHIFT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OriginProbe:
-    """The origin probe of a finalist.
-
-    Attributes:
-        gap: From the median AUROCs over its generators; None if their quality was not measured.
-        shifts: For each class with synthetic images; empty without a matched control `none`.
-        is_flagged: Whether the gap or a shift is large.
-    """
-
-    arm: str
-    gap: OriginGap | None
-    shifts: tuple[OriginShift, ...]
-    is_flagged: bool
-    sentence: str
-
-
-def origin_probes(folder: StudyFolder, plan: Plan, prepared: Prepared) -> tuple[OriginProbe, ...]:
-    """Return the origin probe of each finalist, in the order of the finalists; segmentation has none."""
-    if prepared.has_masks:
-        return ()
-    controls = {arm.name: control for arm, control in origin_pairs(plan)}
-    found = []
-    for arm in plan.finalists:
-        control = controls.get(arm.name)
-        shifts = tuple(_shifts(folder, plan, prepared, arm, control)) if control else ()
-        found.append(_probe(arm, _gap(folder, plan, prepared, arm), shifts))
-    return tuple(found)
-
-
-def _gap(folder: StudyFolder, plan: Plan, prepared: Prepared, arm: Arm) -> OriginGap | None:
-    names = prepared.class_names
-    found = [one.quality.origin for one in pool_reports(folder, plan, arm) if one.quality]
-    if not found:
-        return None
-    aurocs = {a: {b: float(np.median([one[a][b] for one in found])) for b in names} for a in names}
-    return origin_gap(aurocs, dict(zip(names, extra_shares(prepared.train_counts, arm.parameters), strict=True)))
-
-
-def _shifts(folder: StudyFolder, plan: Plan, prepared: Prepared, arm: Arm, control: Arm) -> Iterator[OriginShift]:
-    labels, count = prepared.side(VAL_B).labels, plan.gan_seeds
-    runs = [number for one in (arm, control) for number in plan.numbers(one.name).values()]
-    for label, name in enumerate(prepared.class_names):
-        if not is_scored(folder, runs, synthetic_side(label)):
-            continue
-        results = (arm_results(folder, plan, side) for side in (VAL_B, synthetic_side(label)))
-        # How much the finalist raises the probability of the class, [G, K, N].
-        real, synthetic = ((one(arm.name) - one(control.name))[..., label] for one in results)
-        by_seed = (real[..., labels == label].mean(axis=-1) - synthetic.mean(axis=-1)).mean(axis=1)
-        mean, half = by_seed.mean(), stdtrit(count - 1, 0.975) * by_seed.std(ddof=1) / np.sqrt(count)
-        yield OriginShift(name=name, shift=float(mean), low=float(mean - half), high=float(mean + half))
-
-
-def _probe(arm: Arm, gap: OriginGap | None, shifts: tuple[OriginShift, ...]) -> OriginProbe:
-    text = gap.sentence if gap else "Origin probe: the quality of the images was not measured."
-    if large := [one for one in shifts if one.is_large]:
-        moves = ", ".join(f"{one.name} by {one.shift:.2f} ({one.low:.2f} to {one.high:.2f})" for one in large)
-        text += (
-            " Relative to real images, training shifted the scores of synthetic images towards the other classes: "
-            f"{moves}. The networks learnt to infer the class from whether an image is synthetic: "
-            "use balance: natural or a better generator."
-        )
-    elif shifts:
-        most = max(shifts, key=lambda one: one.shift)
-        text += (
-            f" Scores of synthetic images did not clearly shift towards another class (largest shift {most.shift:+.2f}, "
-            f"95 % CI {most.low:+.2f} to {most.high:+.2f}, {most.name}; flagged above {MOST_SHIFT:g} if the CI excludes 0)."
-        )
-    is_flagged = bool(large) or (gap is not None and gap.is_large)
-    return OriginProbe(arm=arm.name, gap=gap, shifts=shifts, is_flagged=is_flagged, sentence=text)

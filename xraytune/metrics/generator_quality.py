@@ -52,14 +52,11 @@ class ClassQuality:
     Attributes:
         kid: KID of the synthetic images against val-A.
         floor: KID of val-B against val-A: what a perfect generator would have, up to chance.
-        origin: By class, the AUROC with which a linear classifier that was trained to tell the synthetic images of this
-            class from real ones does so there (`origin_aurocs`).
     """
 
     images: int
     kid: float
     floor: float
-    origin: Mapping[str, float]
     full: Neighbourhoods
     blurred: Neighbourhoods
 
@@ -90,13 +87,8 @@ class Quality:
         """KID minus its floor, averaged over classes."""
         return float(np.mean([one.kid - one.floor for one in self.classes.values()]))
 
-    @property
-    def origin(self) -> dict[str, Mapping[str, float]]:
-        """The AUROCs of the origin probe, by class of the probe and by class of the images."""
-        return {name: one.origin for name, one in self.classes.items()}
-
     def columns(self) -> dict[str, float | None]:
-        """Return the figures that a study lists; precision, recall, coverage and origin are those of the worst class."""
+        """Return the figures that a study lists; precision, recall and coverage are those of the worst class."""
         full, blurred = ([getattr(one, band) for one in self.classes.values()] for band in ("full", "blurred"))
         return {
             "gan_kid": self.kid,
@@ -107,7 +99,6 @@ class Quality:
             "gan_blurred_recall": min(one.recall for one in blurred),
             "gan_blurred_coverage": min(one.coverage for one in blurred),
             "gan_train_auroc": self.gan_train,
-            "gan_origin": max(one.origin[name] for name, one in self.classes.items()),
         }
 
     def __str__(self) -> str:

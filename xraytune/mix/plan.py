@@ -32,12 +32,6 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.i
     return _in_order([np.arange(total) + float(count) for count in real_counts], total)
 
 
-def extra_shares(real_counts: Sequence[int], parameters: Parameters) -> list[float]:
-    """Return the share of extra images among the images of each class that a trial draws, whatever its `mixing`."""
-    extra = np.bincount(plan_mix(real_counts, parameters), minlength=len(real_counts))
-    return [float(share) for share in extra / (extra + np.asarray(real_counts))]
-
-
 def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
     """Divide `total` images among classes in proportion to their weights; int64 [total], the class of each image.
 

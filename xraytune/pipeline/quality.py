@@ -41,7 +41,6 @@ from xraytune.metrics.generator_quality import (
     transfer_auroc,
 )
 from xraytune.metrics.memorisation import blurred
-from xraytune.metrics.origin import PROBE_PX, origin_aurocs
 from xraytune.models.backbones import build_backbone
 from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.pipeline.artifacts import build_once, fingerprint, releases
@@ -102,23 +101,13 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
                 [stored[f"{name} {label}"] for label in range(len(names))]
                 for name in ("val_a", "val_a blurred", "train")
             )
-        side = side_images("val_a", prepared, context.cache)
-        small = [
-            equal(
-                small_images(side.read(spread(np.flatnonzero(side.labels == label), MOST_IMAGES)), resolution_px),
-                small_images(pixels, resolution_px),
-            )
-            for label, (pixels, _) in enumerate(pools)
-        ]
         sharp_pairs = [equal(*pair) for pair in zip(val_a, sharp, strict=True)]
         hazy_pairs = [equal(*pair) for pair in zip(val_a_hazy, hazy, strict=True)]
-        origins = origin_aurocs([*zip(sharp_pairs, small, strict=True)])
         classes = {
             name: ClassQuality(
                 images=len(sharp_pairs[label][0]),
                 kid=kernel_inception_distance(*sharp_pairs[label]),
                 floor=record["floor"][label],
-                origin=dict(zip(names, origins[label].tolist(), strict=True)),
                 full=neighbourhoods(*sharp_pairs[label]),
                 blurred=neighbourhoods(*hazy_pairs[label]),
             )
@@ -270,12 +259,6 @@ def _real_inputs(features: Features, prepared: Prepared) -> dict[str, Any]:
         "positive": prepared.positive,
         "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
     }
-
-
-def small_images(pixels: NDArray[np.uint8], resolution_px: int) -> Floats:
-    """Return images, uint8 [n, h, w], as the origin probe sees their pixels: 32 x 32, float64 [n, 1024]."""
-    small = resize_pixels(resize_pixels(pixels, resolution_px), PROBE_PX)
-    return small.reshape(len(small), -1).astype(np.float64)
 
 
 def equal(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:

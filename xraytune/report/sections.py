@@ -35,7 +35,7 @@ _GRAD_CAM_NOTE = (
 _OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
 _QUALITY_COLUMNS = (
     *("source", "steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
-    *("coverage, blurred", "GAN-train AUROC", "origin AUROC", "copies of training images"),
+    *("coverage, blurred", "GAN-train AUROC", "copies of training images"),
 )
 _TONES = {"helps": "good", "hurts": "bad"}
 
@@ -143,11 +143,6 @@ def _verdict(data: StudyData) -> Section:
             f"{first['arm']} against its controls: {size}.",
             *(f"Exploratory: {reason}." for reason in verdict["exploratory"]),
             *(one["sentence"] for one in verdict["generators"] if one["arm"] == first["arm"]),
-            *(
-                f"{'Warning: ' * one['is_flagged']}{one['sentence']}"
-                for one in verdict.get("origin", ())
-                if one["arm"] == first["arm"]
-            ),
             *verdict["notes"],
         ],
         charts=[charts.differences(first, metric, verdict["rope"])],
