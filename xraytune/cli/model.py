@@ -241,12 +241,10 @@ def _with_interval(value: float | None, intervals: Mapping[str, tuple[float, flo
 def _class_table(found: Evaluation) -> Table:
     """Show each class, with the intervals in a second line."""
     rows: list[Row] = []
-    for name, one in {**found.classes, "macro mean": found.macro, "micro mean": found.micro}.items():
-        if one is not None:
-            images = f"{one.images} images" if name in found.classes else "all classes"
-            ends = ([f"{end:.2f}".removeprefix("0") for end in one.intervals.get(key, ())] for key in _BY_CLASS)
-            rows.append((Cell(name, "strong"), *(_number(getattr(one, key)) for key in _BY_CLASS)))
-            rows.append([Cell(text, "dim") for text in (images, *map("-".join, ends))])
+    for name, one in found.classes.items():
+        ends = ([f"{end:.2f}".removeprefix("0") for end in one.intervals.get(key, ())] for key in _BY_CLASS)
+        rows.append((Cell(name, "strong"), *(_number(getattr(one, key)) for key in _BY_CLASS)))
+        rows.append([Cell(text, "dim") for text in (f"{one.images} images", *map("-".join, ends))])
     columns = [Column("", flexible=True), *numbers(*(METRIC_LABELS[key] for key in _BY_CLASS))]
     return Table(columns, rows, "Each class against the others, with 95 % intervals")
 

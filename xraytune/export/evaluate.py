@@ -6,7 +6,7 @@ of the model's training or validation set are counted, because they bias the met
 
     metrics.json                 all metrics, with 95 % intervals over patients
     predictions.csv              file, patient, label, probability of each class, predicted class
-    per_class.csv                one-vs-rest metrics of each class, with macro and micro means
+    per_class.csv                one-vs-rest metrics of each class
     confusion_matrix.csv         images by true class (rows) and predicted class (columns)
     roc.csv, pr.csv              the curves, one row per threshold
     calibration.csv              predicted probability and observed share in each bin
@@ -105,7 +105,6 @@ class Evaluation(Overlap):
         intervals: 95 % intervals (low, high) of all metrics, by name.
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         classes: One-vs-rest metrics of each class.
-        macro: Mean over the classes, as `micro` over all pairs of image and class; None with two classes.
         confusion: Images by true class (rows) and predicted class (columns).
         shift: Differences between these scores and those of the validation images; None with three or more classes.
     """
@@ -122,8 +121,6 @@ class Evaluation(Overlap):
     intervals: dict[str, Interval]
     at_half: ClassificationMetrics | None
     classes: dict[str, ClassMetrics]
-    macro: ClassMetrics | None
-    micro: ClassMetrics | None
     confusion: tuple[tuple[int, ...], ...]
     patient_level: PatientLevel
     subgroups: dict[str, tuple[Subgroup, ...]]
@@ -260,9 +257,7 @@ def evaluate(
         further={name: value for name, (value, _, _) in further.items()},
         intervals={name: (low, high) for name, (_, low, high) in further.items()} | intervals,
         at_half=classification_metrics(labels, probabilities, positive=positive) if is_binary else None,
-        classes=dict(zip(counts, breakdown.classes, strict=True)),
-        macro=breakdown.macro,
-        micro=breakdown.micro,
+        classes=dict(zip(counts, breakdown, strict=True)),
         confusion=tuple(map(tuple, confusion_matrix(labels, predicted, labels=range(len(counts))).tolist())),
         patient_level=_patient_level(names, scored, rule, sampling),
         subgroups={
@@ -333,14 +328,13 @@ def write_evaluation(out: Path, found: Evaluation, scored: ScoredImages, *, repl
 
 
 def _per_class_csv(found: Evaluation) -> str:
-    rows = {**found.classes, "(macro mean)": found.macro, "(micro mean)": found.micro}
     header = ["class", "images", *(f"{name}{end}" for name in _OF_CLASS for end in ("", "_low", "_high"))]
 
     def cells(one: ClassMetrics) -> Iterator[float | None]:
         for name in _OF_CLASS:
             yield from (getattr(one, name), *one.intervals.get(name, (None, None)))
 
-    return csv_table(header, ([name, one.images, *cells(one)] for name, one in rows.items() if one))
+    return csv_table(header, ([name, one.images, *cells(one)] for name, one in found.classes.items()))
 
 
 def _curves_csv(kind: str, drawn: Mapping[str, DrawnClass]) -> str:

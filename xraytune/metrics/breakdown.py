@@ -5,7 +5,6 @@ Intervals come from the resamples of `metrics/intervals.py`, so those of equal m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -22,13 +21,12 @@ from xraytune.metrics.classification import (
 )
 from xraytune.metrics.intervals import Interval, defined_intervals, patient_bootstrap, patient_intervals
 
-_PAIRS_AT_ONCE = 2**23
 _OF_SUBGROUP = ("auroc", "sensitivity", "specificity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMetrics:
-    """The `ClassificationMetrics` of one class, of which there are `images`, against the others, or their mean.
+    """The `ClassificationMetrics` of one class, of which there are `images`, against the others.
 
     `intervals` are 95 % intervals (low, high) by name, without those of metrics that are undefined on a resample.
     """
@@ -43,18 +41,6 @@ class ClassMetrics:
     intervals: dict[str, Interval]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassBreakdown:
-    """The metrics of each class, one-vs-rest, in the order of the labels, and with three or more their means.
-
-    `macro` is the mean over the classes, `micro` over all pairs of an image and a class, each pair a yes-or-no question.
-    """
-
-    classes: tuple[ClassMetrics, ...]
-    macro: ClassMetrics | None
-    micro: ClassMetrics | None
-
-
 def class_breakdown(
     labels: Labels,
     probabilities: Floats,
@@ -63,53 +49,33 @@ def class_breakdown(
     *,
     replicates: int = 2000,
     seed: int,
-) -> ClassBreakdown:
-    """Return one-vs-rest metrics of every class, with their macro and micro means.
+) -> tuple[ClassMetrics, ...]:
+    """Return the one-vs-rest metrics of every class, in the order of the labels.
 
     Labels and predicted classes are int64 [N]; every class has an image. Probabilities, [N, C], are finite. The intervals
     are from `replicates` resamples of the patients.
     """
     class_count = probabilities.shape[1]
-    is_class, is_predicted = (np.eye(class_count, dtype=np.bool_)[numbers] for numbers in (labels, predicted))
 
     def of_weights(weights: Floats) -> dict[str, Floats]:
         columns = [
-            weighted_class_metrics(is_class[:, number], probabilities[:, number], is_predicted[:, number], weights)
+            weighted_class_metrics(labels == number, probabilities[:, number], predicted == number, weights)
             for number in range(class_count)
         ]
-        if class_count > 2:
-            macro = {name: np.mean([one[name] for one in columns], axis=0) for name in columns[0]}
-            columns += [macro, _of_pairs(is_class, probabilities, is_predicted, weights)]
         return {name: np.stack([one[name] for one in columns], axis=1) for name in columns[0]}
 
-    counts = np.bincount(labels, minlength=class_count).tolist()
-    images = [*counts, len(labels), len(labels)] if class_count > 2 else counts
     values = of_weights(np.ones((1, len(labels))))
     bounds = patient_intervals(of_weights, labels, patients, replicates=replicates, seed=seed)
-    found = [
+    return tuple(
         ClassMetrics(
             images=count,
-            **{name: float(values[name][0, place]) for name in ("auroc", "auprc", "sensitivity", "specificity")},
-            ppv=known(values["ppv"][0, place]),
-            npv=known(values["npv"][0, place]),
-            intervals=defined_intervals({name: both[:, place] for name, both in bounds.items()}),
+            **{name: float(values[name][0, label]) for name in ("auroc", "auprc", "sensitivity", "specificity")},
+            ppv=known(values["ppv"][0, label]),
+            npv=known(values["npv"][0, label]),
+            intervals=defined_intervals({name: both[:, label] for name, both in bounds.items()}),
         )
-        for place, count in enumerate(images)
-    ]
-    macro, micro = found[class_count:] or (None, None)
-    return ClassBreakdown(classes=tuple(found[:class_count]), macro=macro, micro=micro)
-
-
-def _of_pairs(is_class: Flags, probabilities: Floats, is_predicted: Flags, weights: Floats) -> dict[str, Floats]:
-    """Return the micro mean, a block of resamples at a time: each has N C weights."""
-    class_count = probabilities.shape[1]
-    blocks = [
-        weighted_class_metrics(
-            is_class.ravel(), probabilities.ravel(), is_predicted.ravel(), np.repeat(block, class_count, axis=1)
-        )
-        for block in np.array_split(weights, math.ceil(weights.size * class_count / _PAIRS_AT_ONCE))
-    ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        for label, count in enumerate(np.bincount(labels, minlength=class_count).tolist())
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
