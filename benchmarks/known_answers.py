@@ -152,7 +152,7 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     write_prepared(prepared, runs.path / "split.json")
     train(plan, runs, settings, prepared, cache)
     sealed = find_test(settings, prepared, None)
-    group = load_test_images(sealed, prepared, settings.data, cache)
+    group = load_test_images(sealed, settings.data, cache)
     for number in range(len(plan.runs)):
         score(runs, number, TEST, group, compute=COMPUTE, cache=cache)
 

@@ -4,7 +4,7 @@ Every command has a function here, with the same arguments:
 
     xraytune demo               demo
     xraytune doctor             doctor
-    xraytune data inspect       inspect_folder, inspect_lungs
+    xraytune data inspect       inspect_folder
     xraytune data phantom       draw_phantoms
     xraytune generator train          generator_train
     xraytune generator sample         generator_sample, sample_trial_generator
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from xraytune.export.trial_generator import sample_trial_generator
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
-    from xraytune.pipeline.shortcuts import inspect_lungs
     from xraytune.report.page import serve as serve_report
     from xraytune.report.page import write_report, write_tables
     from xraytune.search.cache import clean, clean_cache, list_cache, verify_cache
@@ -88,7 +87,6 @@ __all__ = [
     "generator_train",
     "import_sweep",
     "inspect_folder",
-    "inspect_lungs",
     "list_cache",
     "load_space",
     "model_summary",

@@ -23,7 +23,6 @@ MIXES = [
 TINY = (
     *("backbone=small_cnn", "weights=none", "trainable=all", "data.image_size=32", "data.train_patients=12"),
     *("batch_size=8", "budget.max_epochs=2", "budget.steps_per_epoch=2"),
-    "data.view=full",  # tests/pipeline/test_view.py has a segmenter
     *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
     *("diffusion.image_size=32", "diffusion.width=8", "diffusion.patch_size=2", "diffusion.steps=2"),
 )

@@ -38,7 +38,7 @@ def test_the_studys_own_test_folder_is_found_and_opened(lab: Lab) -> None:
     prepared = lab.prepared()
 
     sealed = find_test(lab.settings, prepared, None)
-    group = load_test_images(sealed, prepared, lab.settings.data, lab.cache)
+    group = load_test_images(sealed, lab.settings.data, lab.cache)
 
     assert sealed.fingerprint == prepared.test_fingerprint
     assert group.labels.tolist() == [image.label for image in sealed.images]

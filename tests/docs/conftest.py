@@ -56,7 +56,7 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def segmenter(main_job: Path) -> Path:
-    """The segmenter of docs/data.md."""
+    """The segmenter of docs/segmentation.md."""
     (words,) = (
         one for _, _, commands in commands_to_run() for one in commands if "lung_segmenter_cpu" in " ".join(one)
     )

@@ -312,7 +312,7 @@ def _measure(images: Sequence[ImageFile], synthetic: Path, space: Space, context
     prepared, progress = context.prepared, context.on_progress
     size_px = prepared.image_size_px
     data = space.settings.data
-    store = store_images(synthetic, images, data, of_study=prepared.view, cache=context.cache, on_progress=progress)
+    store = store_images(synthetic, images, data, cache=context.cache, on_progress=progress)
     require_unbroken(store, synthetic, "repair or remove them")
     read = folder_reader(stored_images(store, images, name="folder"))
     backbone, weights = space.networks()[0]

@@ -37,13 +37,6 @@ def inspect(
             "their mask. Images of test/ are only counted.",
         ),
     ] = None,
-    segmenter: Annotated[
-        Path | None,
-        Option(
-            metavar="MODEL",
-            help="Lung segmenter, from `xraytune train`; measures how well the classes separate without the lungs.",
-        ),
-    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Summarise a folder of X-rays: classes, patients, duplicates, broken files, and shortcuts to the label.
@@ -62,23 +55,15 @@ def inspect(
     with options.errors_with_flags(), console.progress() as on_progress:
         index = read_folder(settings, on_progress=on_progress)
         sizes = sizes_of_index(index, settings)
-        shortcut = None
-        if segmenter:
-            from xraytune.pipeline.shortcuts import inspect_lungs
-
-            shortcut = inspect_lungs(settings, segmenter, on_progress=on_progress)
         found = inspect_index(index, on_progress=on_progress)
     uses = part_notes(index, settings.split.val)
     drawn = [str(file) for file in draw_data_figures(index, figures)] if figures else []
     if as_json:
         sides = {size.name: to_json(size) for size in sizes}
-        further = ({"figures": drawn} if drawn else {}) | ({"lungs": to_json(shortcut)} if shortcut else {})
+        further = {"figures": drawn} if drawn else {}
         console.show_json(to_json(found) | {"parts": uses, "sides": sides} | further)
     else:
         _show_inspection(source, found, uses, sizes)
-        if shortcut:
-            views = ((one.name, f"AUROC {one}") for one in shortcut.views)
-            console.show(console.facts(*views, ("lungs", str(shortcut))))
         for file in drawn:
             console.write(file)
 

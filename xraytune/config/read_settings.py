@@ -19,7 +19,7 @@ from xraytune.config.settings import OBJECTIVES, Model, Settings
 NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
 """The keys of a space file that are not settings."""
 
-_PATHS: tuple[KeyPath, ...] = (("data", "path"), ("data", "segmenter"), ("weights_dir",), ("exported_from", "study"))
+_PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
 _KEYS_OF_OTHER_TOOLS = {
     "metric": f"write objective: {{metric: {OBJECTIVES['classification'][0]}}}",
     "project": "write tracking: {wandb: {project: my-project}}",

@@ -30,7 +30,6 @@ ValUse = Literal["merge", "folder", "val_a", "val_b"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 TaskName = Literal["classification", "segmentation"]
-ViewName = Literal["full", "lungs", "lungs_erased"]
 ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice", "gan_kid"]
 OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
     "classification": ("val_auroc", "val_auprc", "val_sensitivity", "gan_kid"),
@@ -175,21 +174,6 @@ class DataSettings(Model):
     split: SplitSettings = SplitSettings()
     train_patients: Annotated[Count | None, BeforeValidator(_all_is_none), WithJsonSchema(_COUNT_OR_ALL)] = None
     """Number of patients of the train side to use; `all`: every one."""
-    view: ViewName = "full"
-    """What networks and generators see: the images (`full`), only their lungs, or everything but the lungs. It shows where a
-    classifier looks; see docs/data.md."""
-    segmenter: FilePath | None = None
-    """A model of `task: segmentation` that finds the lungs. With `view: full`, a search measures how separable the
-    classes are without them."""
-
-    @model_validator(mode="after")
-    def _has_a_segmenter(self) -> Self:
-        if self.view != "full" and self.segmenter is None:
-            raise ValueError(
-                f"data.view: {self.view} needs a model that finds the lungs; give data.segmenter, a folder that "
-                "`xraytune train` wrote for task: segmentation"
-            )
-        return self
 
 
 class Objective(Model):
@@ -616,7 +600,7 @@ class Settings(Model):
             if self.quality.backbone is None:
                 raise ValueError(f"{metric} needs quality.backbone; write quality: {{backbone: mobilenet_v2}}")
         if self.task == "segmentation":
-            for name in ("classes", "positive", "table", "segmenter"):
+            for name in ("classes", "positive", "table"):
                 if getattr(self.data, name) != DataSettings.model_fields[name].default:
                     raise ValueError(f"data.{name} applies only to classification, but task is segmentation; remove it")
         return self
@@ -631,7 +615,7 @@ class Settings(Model):
             exclude={
                 **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from"), True),
                 "budget": {"trials", "hours", "gpu_hours"},
-                "data": {"path", "segmenter"},  # the content of the segmenter is in split.json
+                "data": {"path"},
                 # The content of a file of weights is in inputs.json.
                 **({"quality": {"weights"}} if is_path("weights", self.quality.weights) else {}),
             },

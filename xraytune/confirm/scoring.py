@@ -197,15 +197,14 @@ def require_scored_test(sealed: SealedTest, log: Path) -> None:
 
 def load_test_images(
     sealed: SealedTest,
-    prepared: Prepared,
     data: DataSettings,
     cache: Path,
     *,
     on_progress: Progress = ignore_progress,
 ) -> ImageSource:
     """Decode sealed images, none of them broken, with the study's `data` settings. Callers must log the access first."""
-    root, view = sealed.data.path, prepared.view
-    store = store_images(root, sealed.images, data, of_study=view, cache=cache, on_progress=on_progress)
+    root = sealed.data.path
+    store = store_images(root, sealed.images, data, cache=cache, on_progress=on_progress)
     require_unbroken(store, root, "repair them: a test folder is used as a whole")
     return stored_images(store, sealed.images, name="external" if sealed.is_external else "test")
 
@@ -311,7 +310,7 @@ def score_sealed(
             **access,
         )
     data, progress = training.settings.data, training.callbacks.on_progress
-    images = load_test_images(found, training.prepared, data, training.cache, on_progress=progress)
+    images = load_test_images(found, data, training.cache, on_progress=progress)
     score_runs(training, numbers, found.side, images, compute)
 
 

@@ -39,7 +39,6 @@ from xraytune.pipeline.prepare import Prepared, RunContext, prepare_index
 from xraytune.pipeline.samples import save_generator_grid
 from xraytune.pipeline.synthesize import copy_file
 from xraytune.pipeline.task import task_of
-from xraytune.pipeline.view import require_whole_images
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
@@ -127,7 +126,6 @@ def train(
         what = "this file describes a generator (objective.metric: gan_kid); `train` trains a classifier or segmenter"
         raise ConfigError(Problem(what, config, f"xraytune generator train --space {quote(str(config))} -o gan"))
     settings, parameters = experiment.settings, experiment.parameters
-    require_whole_images(settings.data, "a model")
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")

@@ -30,9 +30,9 @@ def store_folder(
 ) -> tuple[tuple[ImageFile, ...], Path]:
     """Return the usable images of a folder of extra images, and the artifact of their pixels in the same order.
 
-    Images of patients in val-A or val-B, and identical copies of images there, are left out with a warning. The view of the
-    study's `data` applies, and its `group_regex` may also match the names of extra images. Patients of the held-out test
-    folder are refused if `index`, the study's data folder, is given.
+    Images of patients in val-A or val-B, and identical copies of images there, are left out with a warning. The
+    study's `group_regex` may also match the names of extra images. Patients of the held-out test folder are refused if
+    `index`, the study's data folder, is given.
 
     Raises:
         DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of
@@ -40,7 +40,7 @@ def store_folder(
     """
     found = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks)
     images = usable_images(found, root, prepared, group_regex=data.split.group_regex, index=index)
-    store = store_images(root, images, data, of_study=prepared.view, cache=cache)
+    store = store_images(root, images, data, cache=cache)
     require_unbroken(store, root, "repair or remove them")
     return images, store
 

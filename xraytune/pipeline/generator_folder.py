@@ -60,7 +60,6 @@ from xraytune.pipeline.synthesize import (
     network_labels,
     trained_generator,
 )
-from xraytune.pipeline.view import require_whole_images
 from xraytune.records import Compute, Progress, ignore_progress, to_json
 
 _RECORD, _SAMPLES = "generator.json", "samples.png"
@@ -145,7 +144,6 @@ def generator_train(
     loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir)
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
-    require_whole_images(settings.data, "a generator for other uses")
     require_packages(generator.block)
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     pin(compute)

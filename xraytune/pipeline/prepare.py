@@ -36,8 +36,7 @@ from xraytune.data.split import part_notes, split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_bytes, write_json
 from xraytune.pipeline.artifacts import build_once, content_sha256, discard, is_intact, releases
-from xraytune.pipeline.view import VIEW_VERSION, View, apply_view, open_segmenter, read_view, segmenter_hash
-from xraytune.records import Compute, Json, Progress, ignore_progress
+from xraytune.records import Compute, Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
 SideName = Literal["train", "val_a", "val_b"]
@@ -81,7 +80,6 @@ class Prepared:
         images: All images except those of the test folder, in the order of the index.
         has_masks: Whether the pixel artifact has a mask of each image.
         folder_images: Images in the data folder, apart from its test part; `broken_images` of them were left out.
-        view: What is shown of the images; None: all of them.
     """
 
     class_names: tuple[str, ...]
@@ -96,7 +94,6 @@ class Prepared:
     folder_images: _Index = 0
     folder_patients: _Index = 0
     broken_images: _Index = 0
-    view: View | None = None
 
     def side(self, name: SideName) -> Side:
         """Return one side of the split, in the order of the index."""
@@ -121,17 +118,13 @@ class Prepared:
     def train_fingerprint(self) -> str:
         """Content of the train side, in order: what a GAN and the frozen features of real images depend on."""
         train = [image for image in self.images if image.side == "train"]
-        return _hash([*self._look, *((image.sha256 + image.masks_sha256, image.label) for image in train)])
+        return _hash([self.resize, *((image.sha256 + image.masks_sha256, image.label) for image in train)])
 
     @property
     def fingerprint(self) -> str:
         """Content of all sides: with other images or another split, a study is another study."""
         contents = ((image.sha256 + image.masks_sha256, image.label, image.side) for image in self.images)
-        return _hash([*self._look, *contents])
-
-    @property
-    def _look(self) -> list[Json]:
-        return [self.resize, *([self.view.name, self.view.segmenter_sha256] if self.view else [])]
+        return _hash([self.resize, *contents])
 
     def steps_per_epoch(self, settings: Settings) -> int:
         """Return the optimiser steps per epoch; by default one pass over the real images at 32 per step, at least 8.
@@ -215,7 +208,6 @@ def prepare_index(
         folder_images=len(index.images),
         folder_patients=len({image.patient for image in index.images}),
         broken_images=len(stored.broken),
-        view=(view := read_view(store)),
         images=tuple(
             PreparedImage(
                 file=image.file,
@@ -232,7 +224,7 @@ def prepare_index(
     )
     notes = part_notes(index, data.split.val)
     left_out = (f"left out: {image.file}: {image.reason}" for image in stored.broken)
-    return prepared, (*notes, *index.warnings, *left_out, *([str(view)] if view else []))
+    return prepared, (*notes, *index.warnings, *left_out)
 
 
 def store_images(
@@ -240,38 +232,29 @@ def store_images(
     images: Sequence[ImageFile],
     data: DataSettings,
     *,
-    of_study: View | None = None,
     cache: Path,
     on_progress: Progress = ignore_progress,
 ) -> Path:
     """Decode images once, with any masks; return the artifact, with a row for each unbroken image in order (`stored_files`).
 
-    The size, `resize` and view of `data` apply; `of_study` is the view of the study's images, for images from elsewhere.
+    The size and `resize` of `data` apply.
 
     Raises:
         MachineError: An image is DICOM, and pydicom is not installed.
-        DataError: The segmenter of `data.view` finds no lungs; or what `open_segmenter` raises.
     """
     image_size_px, resize = data.image_size, data.resize
-    shown: dict[str, Json] = {}
-    if data.view != "full":
-        segmenter = open_segmenter(data, of_study)
-        box = of_study.box if of_study else ()
-        shown = {"view": [VIEW_VERSION, data.view, segmenter_hash(segmenter), *box]}
     files = [image.file for image in images]
     has_masks = any(image.masks for image in images)
 
     def build(out: Path) -> None:
         masks = map_masks(root, images, lambda mask: square_mask(mask, image_size_px, resize)) if has_masks else None
         store_pixels(root, files, image_size_px, out, resize=resize, masks=masks, on_progress=on_progress)
-        if shown:
-            apply_view(out, data.view, segmenter, of_study, root, on_progress=on_progress)
 
     contents = [[image.file, image.sha256, *filter(None, [image.masks_sha256])] for image in images]
     return build_once(
         cache,
         PIXELS_STAGE,
-        {"files": contents, "image_size_px": image_size_px, "resize": resize, **shown},
+        {"files": contents, "image_size_px": image_size_px, "resize": resize},
         build,
         waiting=lambda: on_progress("waiting for images, which another process decodes", 0, len(files)),
     )

@@ -382,15 +382,10 @@ def _data(data: StudyData) -> Section:
         ],
     )
     columns = ("side", "images", "patients", "class", "images of the class", "patients of the class")
-    shortcuts, view = list[Table](), str(prepared.view or "")
-    if data.shortcut:
-        views = [(one.name, f"{one}") for one in data.shortcut.views]
-        shown = ("seen by a logistic regression on 16 x 16 px", "AUROC on val-A and val-B (95 % interval)")
-        shortcuts = [Table(columns=shown, rows=views, caption=f"{data.shortcut}")]
     return Section(
         lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
-        notes=[split, sealed, duplicates, *(_sentence(text) for text in (warning, view) if text)],
-        tables=[Table(columns=columns, rows=rows), *([flow] if prepared.folder_images else []), *shortcuts],
+        notes=[split, sealed, duplicates, *([_sentence(warning)] if warning else [])],
+        tables=[Table(columns=columns, rows=rows), *([flow] if prepared.folder_images else [])],
         commands=[f"xraytune data inspect {quote(str(settings.path))} --figures figures"],
     )
 

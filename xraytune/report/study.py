@@ -20,7 +20,6 @@ from xraytune.metrics.classification import Floats, Labels, predicted_classes
 from xraytune.pipeline.artifacts import artifacts_of
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.shortcuts import SHORTCUTS_FILE, LungShortcut, read_shortcut
 from xraytune.pipeline.synthesize import generator_paths
 from xraytune.search.status import StudyView, StudyWatcher, TrialView
 from xraytune.search.study import StudyFolder, damage_explained
@@ -50,11 +49,7 @@ class ValidationResults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyData:
-    """A study at one moment.
-
-    `verdict` and `environment` are the content of these files; there is a `shortcut`, how separable the classes are without
-    lungs, if the search measured it.
-    """
+    """A study at one moment; `verdict` and `environment` are the content of these files."""
 
     folder: StudyFolder
     space: Space
@@ -63,7 +58,6 @@ class StudyData:
     verdict: Mapping[str, Any] | None
     environment: Mapping[str, Any]
     cache: Path
-    shortcut: LungShortcut | None = None
 
     @property
     def argument(self) -> str:
@@ -131,8 +125,6 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
     """Read a study; raise StudyError if there is none, or it is damaged."""
     folder = StudyFolder(study.resolve())
     watcher = StudyWatcher(folder)
-    with damage_explained(folder.path / SHORTCUTS_FILE) as file:
-        shortcut = read_shortcut(file)
     return StudyData(
         folder=folder,
         space=watcher.space,
@@ -141,7 +133,6 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
         verdict=_content(folder.path / CONFIRM_FOLDER / VERDICT_FILE),
         environment=_content(folder.path / "environment.json") or {},
         cache=(cache or folder.default_cache).resolve(),
-        shortcut=shortcut,
     )
 
 

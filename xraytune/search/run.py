@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,14 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Objective, Parameters, Settings
 from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
-from xraytune.data.index import ImageIndex
 from xraytune.errors import Problem, TrialError
-from xraytune.files import require_writable, write_json
+from xraytune.files import require_writable
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
 from xraytune.pipeline.quality import require_measurable
-from xraytune.pipeline.shortcuts import SHORTCUTS_FILE, LungShortcut, measure_shortcut
 from xraytune.pipeline.sides import chance_warning, side_sizes
 from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
@@ -134,10 +132,7 @@ def search(
         require_both_phases(pretrained, settings.budget.max_epochs * prepared.steps_per_epoch(settings))
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
-        shortcut = _shortcut(index, settings, cache, callbacks)
         study.create_study(folder, loaded, prepared, machine)
-        if shortcut:
-            write_json(folder.path / SHORTCUTS_FILE, asdict(shortcut))
     with study.locked(folder) as token, in_use(cache):
         study.require_same_space(folder, loaded)  # again: another search may have run in the meantime
         prepared = study.require_same_images(folder, prepared)
@@ -192,15 +187,6 @@ def _run(
             runner.run(controller, reuse_actors=reuses_processes(space))
     finally:
         controller.close()
-
-
-def _shortcut(index: ImageIndex, settings: Settings, cache: Path, callbacks: Callbacks) -> LungShortcut | None:
-    """Measure and note what the classes look like without lungs, if the study has a segmenter and whole images."""
-    if settings.data.segmenter is None or settings.data.view != "full":
-        return None
-    shortcut = measure_shortcut(index, settings.data, cache, on_progress=callbacks.on_progress)
-    callbacks.note(str(shortcut))
-    return shortcut
 
 
 def _note_on_asha(settings: Settings, pretrained: Sequence[float]) -> str:

@@ -324,7 +324,7 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
     added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
     changes = [(gone, "changed or gone"), (added, "new")]
     found = "; ".join(f"{len(files)} {how}: {join_names(files)}" for files, how in changes if files)
-    found = found or "same files, but different patients, classes, data.resize, or segmenter of data.view"
+    found = found or "same files, but different patients, classes or data.resize"
     fix = "restore them, or start a study with another name"
     raise StudyError(Problem(f"the images changed since the study began: {found}", folder.path, fix))
 
