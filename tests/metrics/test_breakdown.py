@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
-from xraytune.metrics.breakdown import class_breakdown, patient_means, subgroup_images, subgroup_metrics
+from xraytune.metrics.breakdown import class_breakdown, patient_means, subgroup_metrics
 from xraytune.metrics.classification import classification_metrics, predicted_classes
 from xraytune.metrics.intervals import patient_bootstrap
 from xraytune.seeding import numpy_generator
@@ -141,7 +141,9 @@ def test_with_three_classes_a_subgroup_without_one_of_them_has_no_auroc() -> Non
 
 
 def test_files_without_a_value_are_in_no_subgroup() -> None:
-    found = subgroup_images(["a", "b", "c"], np.array([0, 1, 1]), {"a": "x", "b": "x", "c": ""}, class_count=2)
+    labels, probabilities, patients = scored(2, 4)
+    values = {FILES[0]: "x", FILES[1]: "x", FILES[2]: ""}
 
-    assert list(found) == ["x"]
-    assert found["x"].own.tolist() == [True, True, False]
+    (found,) = subgroup_metrics(FILES[:4], labels, probabilities, patients, values, positive=1, threshold=0.5, seed=0)
+
+    assert (found.value, found.images) == ("x", 2)

@@ -35,7 +35,6 @@ _OUTCOMES: dict[Outcome, str] = {
     "calibration_slope": "calibration slope",
 }
 _DIFFERENCE_COLUMNS = (*console.numbers("difference"), "95 % interval")
-_VALUE_COLUMNS = (*console.numbers("finalist", "control"), *_DIFFERENCE_COLUMNS)
 
 
 def confirm(
@@ -53,13 +52,6 @@ def confirm(
         Option(
             metavar="DIR",
             help="Images (or a data file) of a second hospital, reported separately; also possible after a verdict.",
-        ),
-    ] = None,
-    by: Annotated[
-        list[str] | None,
-        Option(
-            metavar="COLUMN",
-            help="Report the differences for each value of a column of the test images' patients.csv; repeatable.",
         ),
     ] = None,
     quick: Annotated[
@@ -97,7 +89,7 @@ def confirm(
 
     paths = {"data": data, "weights_dir": weights_dir, "cache": cache}
     if quick:
-        only_whole = {"test": test, "external": external, "by": by, "finalists": finalists, "gan-seeds": gan_seeds}
+        only_whole = {"test": test, "external": external, "finalists": finalists, "gan-seeds": gan_seeds}
         if given := [f"--{name}" for name, value in (only_whole | {"forecast": forecast}).items() if value]:
             what = f"--quick is a rehearsal on val-B and takes no {' or '.join(given)}"
             raise ConfigError(Problem(what, fix=f"omit --quick, or {' and '.join(given)}"))
@@ -110,7 +102,6 @@ def confirm(
             study,
             test=test,
             external=external,
-            by=by or (),
             finalists=finalists,
             gan_seeds=gan_seeds,
             **paths,
@@ -237,8 +228,6 @@ def show_verdict(found: Confirmation) -> None:
         parts.append(_outcomes(secondary, f"{first}: secondary outcomes, not part of the verdict"))
     if positive := found.test.positive:
         parts.append(Cell(f"sensitivity for {positive}, at the specificity of the control at its threshold", "dim"))
-    if found.subgroups:
-        parts += _subgroups(found)
     for result in found.external:
         parts += _external(result, first, metric)
     console.show(*parts)
@@ -264,25 +253,12 @@ def _outcomes(secondary: Sequence[OutcomeDifference], title: str) -> Table:
         own = [one for one in secondary if one.outcome == outcome]
         rows += [(Cell(name, "strong"), "", "", "", "")] if own else []
         rows += map(_values, own)
-    return Table((Column("outcome, control", flexible=True), *_VALUE_COLUMNS), rows, title)
+    columns = (Column("outcome, control", flexible=True), *console.numbers("finalist", "control"), *_DIFFERENCE_COLUMNS)
+    return Table(columns, rows, title)
 
 
 def _values(one: ArmDifference) -> tuple[str, ...]:
     return f"  {one.control}", f"{one.value:.3f}", f"{one.control_value:.3f}", *_signed(one.difference, one)
-
-
-def _subgroups(found: Confirmation) -> Iterator[Table | Cell]:
-    finalist = found.finalists[0].arm.name
-    rows: list[Row] = []
-    for group in found.subgroups:
-        name = f"{group.column}: {group.value}" + ("*" if group.versus_all else "")
-        rows.append((Cell(name, "strong"), "", "", "", f"{group.patients} patients"))
-        own = [_values(one) for one in group.differences if one.finalist == finalist]
-        rows += own or [("  too few patients", "", "", "", "")]
-    title = f"{finalist}: {found.metric} in subgroups of the test folder (exploratory)"
-    yield Table((Column("subgroup, control", flexible=True), *_VALUE_COLUMNS), rows, title)
-    for versus in dict.fromkeys(group.versus_all for group in found.subgroups if group.versus_all):
-        yield Cell(f"*: these images versus all {versus} images", "dim")
 
 
 def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Table | Cell]:

@@ -28,15 +28,13 @@ from xraytune.confirm.verdict import (
     judge,
     overall_verdict,
 )
-from xraytune.metrics.classification import Flags, Floats, Labels
+from xraytune.metrics.classification import Floats, Labels
 from xraytune.metrics.placements import StructuralComponents
 from xraytune.pipeline.task import Task
 
 ArmResults = Callable[[str], Floats]
 """From an arm's name to its results per image, float64 [G, K, N, C]: class probabilities, or Dice with C = 1."""
 
-FEWEST_PATIENTS = 5
-"""The fewest patients for an interval: of each class, or in total for segmentation."""
 MORE_GAN_SEEDS = (10, 20)
 """Numbers of GAN seeds that a forecast covers besides the plan's own."""
 
@@ -65,12 +63,6 @@ class ArmScores:
         shape, flat = results.shape[:3], results.reshape(-1, *results.shape[3:])
         found = images.task.components(images.labels, flat, images.patients, images.positive)
         return replace(found, scores=found.scores.reshape(shape), components=found.components.reshape(*shape, -1))
-
-    def part(self, chosen: Flags) -> ArmScores:
-        """Return the results on the chosen images, [N]."""
-        patients = tuple(np.asarray(self.images.patients)[chosen].tolist())
-        images = replace(self.images, labels=self.images.labels[chosen], patients=patients)
-        return ArmScores(plan=self.plan, images=images, results=lambda arm: self.results(arm)[:, :, chosen])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

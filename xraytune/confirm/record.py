@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
 from xraytune.confirm.forecast import Forecast, VerdictChances
 from xraytune.confirm.plan import VERDICT_FILE
-from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference, Subgroup
+from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference
 from xraytune.confirm.verdict import Overall, can_show_harm
 from xraytune.files import write_json, write_text
 from xraytune.records import to_json
@@ -59,7 +59,6 @@ class Confirmation:
     forecast: Forecast
     ratio_response: tuple[RatioPoint, ...]
     secondary: tuple[OutcomeDifference, ...] = ()
-    subgroups: tuple[Subgroup, ...] = ()
     external: tuple[ExternalResult, ...] = ()
     generators: tuple[GeneratorQuality, ...] = ()
     notes: tuple[str, ...]
@@ -280,13 +279,10 @@ def _secondary_text(confirmation: Confirmation) -> str:
     }
     found = {one.outcome for one in confirmation.secondary}
     outcomes = ", ".join(text for name, text in names.items() if name in found)
-    text = (
+    return (
         f" Secondary outcomes, not part of the verdict, were differences in {outcomes}, with 95 % confidence intervals from "
         "the same model, with covariances over patients estimated by a bootstrap."
     )
-    if confirmation.subgroups:
-        text += " Differences in AUROC in subgroups are exploratory and not adjusted for the number of subgroups."
-    return text
 
 
 def _controls_text(confirmation: Confirmation) -> str:

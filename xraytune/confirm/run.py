@@ -9,7 +9,7 @@ again. It scores them on val-B alone, and estimates what the whole confirmation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,6 @@ from xraytune.confirm.record import Confirmation, HeldOutSet, answer_paragraph, 
 from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.training import Training, opened, require_controls
-from xraytune.data.table import PNEUMONIA, subgroup_columns
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, to_json
@@ -106,7 +105,6 @@ def confirm(
     *,
     test: Path | None = None,
     external: Path | None = None,
-    by: Sequence[str] = (),
     data: Path | None = None,
     weights_dir: Path | None = None,
     finalists: int | None = None,
@@ -124,7 +122,6 @@ def confirm(
         test: Class folders of test images, if the study's images have no `test/`.
         external: Class folders of another hospital, or a data file; none of its patients is in the study. It is reported
             separately and never changes the verdict; it may be given after a verdict.
-        by: Columns of the test images' patient table; each of their values is a subgroup.
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
         finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
@@ -154,7 +151,6 @@ def confirm(
         extra = sorted({one.folder.path for one in compared if one.folder})
         find = partial(scoring.find_test, settings, training.prepared, extra=extra, on_progress=callbacks.on_progress)
         sealed = find(test)
-        columns = subgroup_columns(sealed.data, [image.file for image in sealed.images], by)
         elsewhere = find(external, sealed=sealed) if external else None
         training.require_same_inputs(compared)
         if scoring.has_any_results(training.runs_folder, scoring.TEST):
@@ -163,7 +159,7 @@ def confirm(
         with training.runner:
             seeds = gan_seeds or settings.confirm.gan_seeds
             plan = training.train(finalists=count, gan_seeds=seeds, earlier_accesses=known)
-        confirmation = _judge(training, plan, sealed, columns, elsewhere, reason, on_forecast)
+        confirmation = _judge(training, plan, sealed, elsewhere, reason, on_forecast)
         write_verdict(training.runs_folder.path, confirmation)
     if settings.tracking.wandb:
         _track(training.folder, settings.tracking.wandb, confirmation)
@@ -174,7 +170,6 @@ def _judge(
     training: Training,
     plan: Plan,
     sealed: scoring.SealedTest,
-    columns: Mapping[str, Mapping[str, str]],
     external: scoring.SealedTest | None,
     reason: str,
     on_forecast: OnForecast,
@@ -199,8 +194,6 @@ def _judge(
         known = accesses_before(training.folder.path, sealed.fingerprint, sealed.command)
         plan = training.mark_earlier_access(plan, known)
         scoring.score_sealed(training, sealed, of_test, compute, reason=reason)
-    if is_binary and (types := secondary.pneumonia_types(sealed.images)):
-        columns = {PNEUMONIA: types, **columns}
     few_seeds = f"it has only {plan.gan_seeds} GAN seeds, and the 95 % intervals need at least {FEWEST_GAN_SEEDS}"
     return Confirmation(
         study=training.folder.path,
@@ -223,9 +216,6 @@ def _judge(
         forecast=forecast,
         ratio_response=ratio_response(val_b),
         secondary=secondary.secondary_outcomes(test, scoring.arm_thresholds(folder, plan)),
-        subgroups=secondary.subgroup_differences(
-            test, [image.file for image in sealed.images], columns, prepared.class_names
-        ),
         external=_external(training, plan, external, compute, of_test, reason),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
     )

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from xraytune.compute import compute_like, pin
 from xraytune.config.settings import DataSettings, Settings
-from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, ArmScores, EvaluationSet
+from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
@@ -53,6 +53,8 @@ from xraytune.search.study import StudyFolder, damage_explained, numeric_release
 VAL_B: Literal["val_b"] = "val_b"
 TEST = "test"
 SCORING_FILE = "scoring.json"
+_FEWEST_PATIENTS = 5
+"""The fewest patients for an interval: of each class, or in total for segmentation."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 
@@ -173,9 +175,9 @@ def _require_patients(prepared: Prepared, found: SealedTest) -> None:
     problems = []
     for label, name in enumerate(prepared.class_names):
         count = len({image.patient for image in found.images if image.label == label})
-        if count < FEWEST_PATIENTS:
+        if count < _FEWEST_PATIENTS:
             of_class = f" of class {name}" if len(prepared.class_names) > 1 else ""
-            what = f"patients{of_class} in the test folder: {count}; an interval needs {FEWEST_PATIENTS} or more"
+            what = f"patients{of_class} in the test folder: {count}; an interval needs {_FEWEST_PATIENTS} or more"
             problems.append(Problem(what, found.data.path, "add test images of other patients"))
     if problems:
         raise DataError(*problems)

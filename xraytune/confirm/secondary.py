@@ -1,9 +1,9 @@
-"""What is reported beside the verdict, which uses none of it: other outcomes, subgroups, a second hospital, generators.
+"""What is reported beside the verdict, which uses none of it: other outcomes, a second hospital, generators.
 
 The secondary outcomes are differences in accuracy, balanced accuracy, sensitivity, Brier score and calibration slope. As
 for the AUROC, GAN seeds are the readers of a multi-reader multi-case study, but the covariances over patients come from a
 bootstrap: the same resampled patients for both arms and all seeds. A bootstrap over seeds as well would be too narrow,
-since there are only about five of them. Differences in subgroups and on a second hospital's folder are exploratory. The
+since there are only about five of them. Differences on a second hospital's folder are exploratory. The
 quality of a finalist's generators shows whether `no_better` carries over to others.
 """
 
@@ -19,12 +19,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
-from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, ArmScores, EvaluationSet
+from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Arm, Plan
 from xraytune.confirm.verdict import compare, mean_off_diagonal, satterthwaite_degrees
-from xraytune.data.index import ImageFile
-from xraytune.data.patients import pneumonia_type
-from xraytune.metrics.breakdown import subgroup_images
 from xraytune.metrics.classification import (
     Flags,
     Floats,
@@ -78,22 +75,6 @@ class OutcomeDifference(ArmDifference):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subgroup:
-    """The images of the test folder with one value in a column of the patient table, or in `pneumonia`.
-
-    A subgroup without images of one class is scored against all images of this class, `versus_all`. There are no differences
-    with fewer than five patients of a class.
-    """
-
-    column: str
-    value: str
-    images: int
-    patients: int
-    versus_all: str | None
-    differences: tuple[ArmDifference, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalResult:
     """The comparisons on a folder of another hospital, named and identified by the fingerprint of its content.
 
@@ -127,36 +108,6 @@ def score_differences(scores: ArmScores) -> tuple[ArmDifference, ...]:
             )
         )
     return tuple(found)
-
-
-def subgroup_differences(
-    test: ArmScores, files: Sequence[str], columns: Mapping[str, Mapping[str, str]], class_names: Sequence[str]
-) -> tuple[Subgroup, ...]:
-    """Compare all arms in each subgroup of each column, on images of these files, [N].
-
-    `columns` have, by name, the value of each file; files without one are in no subgroup.
-    """
-    labels, patients = test.images.labels, np.asarray(test.images.patients)
-    found = []
-    for column, values in columns.items():
-        for value, (own, chosen, other) in subgroup_images(files, labels, values, class_count=len(class_names)).items():
-            counts = [len(np.unique(patients[chosen & (labels == label)])) for label in range(len(class_names))]
-            found.append(
-                Subgroup(
-                    column=column,
-                    value=value,
-                    images=int(own.sum()),
-                    patients=len(np.unique(patients[own])),
-                    versus_all=None if other is None else class_names[other],
-                    differences=score_differences(test.part(chosen)) if min(counts) >= FEWEST_PATIENTS else (),
-                )
-            )
-    return tuple(found)
-
-
-def pneumonia_types(images: Iterable[ImageFile]) -> dict[str, str]:
-    """Return the type of pneumonia of each file whose Kermany name states it."""
-    return {image.file: found for image in images if (found := pneumonia_type(image.file))}
 
 
 def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[OutcomeDifference, ...]:

@@ -26,7 +26,6 @@ from xraytune.files import cell_path, cell_text, require_file
 
 PartName = Literal["train", "val", "test"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
-PNEUMONIA = "pneumonia"
 """The column of the types that Kermany file names state."""
 _MOST_SUBGROUPS = 20
 PART_NAMES: Mapping[str, PartName] = {
@@ -218,7 +217,8 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
     if not names:
         return {}
     types = {file: kind for file in files if (kind := pneumonia_type(file))}
-    known = {name: values for name, values in ({PNEUMONIA: types} | table_columns(data, files)).items() if values}
+    columns = {"pneumonia": types} | table_columns(data, files)
+    known = {name: values for name, values in columns.items() if values}
     problems = []
     for name in names:
         count = len(set(known.get(name, {}).values()))

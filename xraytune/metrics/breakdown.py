@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from xraytune.metrics.classification import (
-    Flags,
     Floats,
     Labels,
     classification_metrics,
@@ -104,42 +102,13 @@ def patient_means(labels: Labels, probabilities: Floats, patients: Sequence[str]
     )
 
 
-class SubgroupImages(NamedTuple):
-    """Whether each image has the subgroup's value, and whether the subgroup is scored on it, both bool [N].
-
-    It is also scored on all images of the class `compared_with`: of two classes, the one of which it has no images itself.
-    """
-
-    own: Flags
-    scored: Flags
-    compared_with: int | None
-
-
-def subgroup_images(
-    files: Sequence[str], labels: Labels, values: Mapping[str, str], *, class_count: int
-) -> dict[str, SubgroupImages]:
-    """Return the subgroups of a column by value, sorted; files without a value are in none.
-
-    With two classes, a subgroup with images of one class only (such as `bacterial`, which no normal image is) is compared
-    with all images of the other class. `files` and class numbers are [N]; `values` has the value of each file.
-    """
-    value_of_image = np.array([values.get(file, "") for file in files])
-    found = {}
-    for value in np.unique(value_of_image[value_of_image != ""]):
-        own = value_of_image == value
-        classes = np.unique(labels[own])
-        other = 1 - int(classes[0]) if class_count == 2 and len(classes) == 1 else None
-        scored = own if other is None else own | (labels == other)
-        found[str(value)] = SubgroupImages(own, scored, other)
-    return found
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subgroup:
     """The metrics of a subgroup: exploratory, since its size was not planned, and several subgroups are compared.
 
     Attributes:
-        compared_with: As in `SubgroupImages`; those images are not counted.
+        compared_with: Of two classes, the one of which the subgroup has no images, such as `bacterial`, which no normal
+            image is. It is scored on all images of this class, which are not counted.
         auroc: None with three or more classes, if one of them has no images.
         sensitivity: Share of the subgroup's positive images that are predicted as positive; None if it has none, and with
             three or more classes.
@@ -169,14 +138,18 @@ def subgroup_metrics(
     replicates: int = 2000,
     seed: int,
 ) -> tuple[Subgroup, ...]:
-    """Return the metrics of the images with each value of a column, as `subgroup_images` selects them.
+    """Return the metrics of the images with each value of a column, sorted; files without a value are in no subgroup.
 
-    `files` and `values` are those of `subgroup_images`, other arguments those of `patient_bootstrap`; every class has an
-    image.
+    `values` has the value of each file; other arguments are those of `patient_bootstrap`. Every class has an image.
     """
     class_count, names = probabilities.shape[1], np.asarray(patients)
+    value_of_image = np.array([values.get(file, "") for file in files])
     subgroups = []
-    for value, (own, rows, other) in subgroup_images(files, labels, values, class_count=class_count).items():
+    for value in np.unique(value_of_image[value_of_image != ""]).tolist():
+        own = value_of_image == value
+        classes = np.unique(labels[own])
+        other = 1 - int(classes[0]) if class_count == 2 and len(classes) == 1 else None
+        rows = own if other is None else own | (labels == other)
         given = labels[rows], probabilities[rows]
         patient_counts = [len(np.unique(names[rows & (labels == number)])) for number in range(class_count)]
         found: dict[str, float | None] = {}
