@@ -14,7 +14,6 @@ pytestmark = pytest.mark.slow
 PACKAGE = Path(xraytune.__file__).parent
 LAYERS = (
     ("errors",),
-    ("limits",),
     ("records", "seeding", "files", "cores"),
     ("lease",),
     ("config",),

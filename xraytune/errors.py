@@ -110,3 +110,9 @@ class TrialError(XraytuneError):
     """A trial ended without a value, for example with a loss that is not finite, or no trial of a study completed."""
 
     exit_code = 6
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error means out of memory, perhaps only by its text: torch raises generic errors."""
+    words = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(part in str(error) for part in words)

@@ -28,7 +28,6 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine, XraytuneError
-from xraytune.limits import FILE_SIZE, OPEN_FILES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,12 +56,11 @@ _AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, err
 _OTHER_PLACE = "give another path, or check the permissions of this one"
 _RERUN = "then run the same command again: nothing that was written is lost"
 AWAY_FIX = "run the same command again when it does: nothing that was written is lost"
-_NO_INODES = ("the disk has room, but no inodes left for new files", f"remove files (`df -i` counts them), {_RERUN}")
 _CAUSES = {
-    errno.ENOSPC: ("the disk is full", f"free some space, {_RERUN}"),
+    errno.ENOSPC: ("the disk is full", f"free some space or inodes, {_RERUN}"),
     errno.EDQUOT: ("the disk quota is used up", f"free some space, {_RERUN}"),
-    errno.EFBIG: ("the file is too large: {file_size}", f"{FILE_SIZE.raised}; or use another disk; {_RERUN}"),
-    errno.EMFILE: ("too many open files: {open_files}", f"{OPEN_FILES.raised}; {_RERUN}"),
+    errno.EFBIG: ("the file is too large", f"raise its limit (ulimit -f) or use another disk, {_RERUN}"),
+    errno.EMFILE: ("too many open files", f"raise their limit (ulimit -n 65536), {_RERUN}"),
     errno.ENFILE: ("too many files are open on this machine", f"close other programs, {_RERUN}"),
     **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
     **dict.fromkeys(_AWAY, ("the storage does not answer ({reason})", AWAY_FIX)),
@@ -97,20 +95,13 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         where = Path(error.filename) if isinstance(error.filename, str) else path
         if error.errno not in _CAUSES:
             raise
-        what, fix = _NO_INODES if error.errno == errno.ENOSPC and free_inodes(where) == 0 else _CAUSES[error.errno]
-        what = what.format(reason=error.strerror, file_size=FILE_SIZE, open_files=OPEN_FILES)
-        raise MachineError(Problem(what, where, fix)) from error
+        what, fix = _CAUSES[error.errno]
+        raise MachineError(Problem(what.format(reason=error.strerror), where, fix)) from error
 
 
 def nearest_folder(path: Path) -> Path:
     """Return the path, or the nearest folder above it that exists."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if os.access(place, os.F_OK))
-
-
-def free_inodes(path: Path) -> int | None:
-    """Return the free inodes on the disk of a path, which need not exist; None: no limit."""
-    found = os.statvfs(nearest_folder(path))
-    return found.f_favail if found.f_files else None
 
 
 def require_writable(folder: Path) -> None:

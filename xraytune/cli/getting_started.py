@@ -143,21 +143,14 @@ def doctor(
     ] = None,
     weights_dir: options.WeightsDir = None,
     folder: Annotated[
-        Path,
-        Option(
-            metavar="DIR",
-            help="Folder for studies and cache: checks its disk or, with --address, access from all nodes.",
-        ),
+        Path, Option(metavar="DIR", help="Folder for studies and cache, whose disk is checked.")
     ] = Path(),
-    address: Annotated[
-        str | None, Option(metavar="HOST:PORT", help="Check the nodes of this Ray cluster instead.")
-    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem."""
     from xraytune.export.doctor import doctor
 
-    checks = doctor(space=space, weights_dir=weights_dir, folder=folder, address=address)
+    checks = doctor(space=space, weights_dir=weights_dir, folder=folder)
     is_ready = all(check.status != "missing" for check in checks)
     if as_json:
         console.show_json({"ok": is_ready, "checks": checks})

@@ -14,9 +14,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from xraytune.cli import audit, cache, confirm, console, data, generator, getting_started, model, search, space, study
-from xraytune.errors import INTERRUPTED_EXIT_CODE, MachineError, XraytuneError
+from xraytune.errors import INTERRUPTED_EXIT_CODE, MachineError, Problem, XraytuneError, is_out_of_memory
 from xraytune.files import explain_disk_errors
-from xraytune.limits import likely_shortage, shortage
 
 _START, _SEARCH, _MODEL = "Getting started", "Search", "Final model"
 _BUG = "this is a bug in xraytune: please report it with the lines above"
@@ -55,12 +54,12 @@ class Command(TyperCommand):
             console.log("interrupted: run the same command again to resume", "strong")
             raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
         except Exception as error:  # noqa: BLE001  the outermost boundary; the traceback is shown
-            if problem := shortage(error):
-                console.show_error(MachineError(problem))
-            else:
-                problem = likely_shortage()
-                console.show_traceback(str(problem or _BUG))
-            raise typer.Exit(MachineError.exit_code if problem else 1) from None
+            if is_out_of_memory(error):
+                fix = "run fewer trials at the same time, or set a smaller batch_size or image_size"
+                console.show_error(MachineError(Problem("out of memory", fix=fix)))
+                raise typer.Exit(MachineError.exit_code) from None
+            console.show_traceback(_BUG)
+            raise typer.Exit(1) from None
 
 
 def build_app() -> typer.Typer:

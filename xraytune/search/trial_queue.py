@@ -27,7 +27,6 @@ from xraytune.config.settings import Experiment, GeneratorSettings
 from xraytune.config.space import Space
 from xraytune.errors import MachineError, Problem, TrialError
 from xraytune.files import read_json, write_json
-from xraytune.limits import likely_shortage
 from xraytune.records import EpochRecord, TrialResult
 from xraytune.search.messages import (
     HANG_FILE,
@@ -277,8 +276,7 @@ class TrialQueue:
         elif out_of_memory:
             reason = "its process was killed: out of memory"
         else:
-            shortage = f"; {problem.what}" if (problem := likely_shortage()) else ""
-            reason = f"its process was lost (killed, or its node{shortage})"
+            reason = "its process was lost (killed, or its node)"
         self._fail(number, reason, "memory" if out_of_memory else "fault", is_lost=True)
 
     def on_ray_lost(self) -> None:

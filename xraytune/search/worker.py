@@ -23,10 +23,9 @@ from xraytune.compute import pin, require_device
 from xraytune.config.fields import flat_values
 from xraytune.config.settings import Experiment
 from xraytune.cores import repeated
-from xraytune.errors import ConfigError, MachineError, Problem, TrialError
+from xraytune.errors import ConfigError, MachineError, Problem, TrialError, is_out_of_memory
 from xraytune.files import explain_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
-from xraytune.limits import is_out_of_memory
 from xraytune.pipeline.prepare import RunContext, restore_pixels
 from xraytune.pipeline.samples import save_generator_grid, training_grid
 from xraytune.pipeline.training_set import build_training_set

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -197,41 +194,6 @@ def test_a_search_is_refused_before_anything_is_started(study: StudyFolder, monk
 
     assert notes == []
     assert "export HOME=" in str(refusal.value)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("limit", "value", "named"),
-    [
-        (resource.RLIMIT_NOFILE, 64, "the limit on open files is 64 (ulimit -n)"),
-        (resource.RLIMIT_FSIZE, 100 * 2**20, "the limit on file size is 100 MiB (ulimit -f)"),
-        (resource.RLIMIT_AS, 4 * 2**30, "the limit on address space is 4 GiB (ulimit -v)"),
-    ],
-)
-def test_too_low_limit_is_reported(limit: int, value: int, named: str) -> None:
-    code = "import torch; from xraytune.search.ray.setup import *; print(why_ray_cannot_start())"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command,
-        preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert named in done.stdout
-    assert "fix: raise it: ulimit -" in done.stdout
-
-
-def test_too_few_inodes_for_ray_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    link = Path(f"/tmp/xti{os.getpid()}")  # a short path
-    with small_disk(tmp_path / "disk", options="nr_inodes=500") as disk:
-        link.symlink_to(disk.path)
-        try:
-            monkeypatch.setenv("RAY_TMPDIR", str(link))
-            assert "has inodes for 499 more files, and Ray needs 1000" in told()
-        finally:
-            link.unlink()
 
 
 @pytest.mark.slow

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import re
-import shutil
 import sys
-import time
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -98,26 +94,3 @@ def look(cpus: int, gpus: float) -> dict[str, Any]:
         problem = error.problems[0]
         fix = "set resources.gpus_per_trial=0, or install a driver that fits this torch on that machine"
         return {"problem": [f"{problem.what} on {platform.node()}", str(problem.where), fix]}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that should be the same on all machines of a cluster."""
-    from xraytune.pipeline.artifacts import releases
-
-    return {"Python": platform.python_version(), **releases("xraytune", "ray", "torch", "torchvision")}
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def inspect(probe: str) -> dict[str, Any]:
-    """Return facts about this node; `probe`: the file's content ("" if unreadable), or "read-only" if its folder is."""
-    from xraytune.search.ray.setup import too_low_limit
-
-    file, limit, shared = Path(probe), too_low_limit(), Path("/dev/shm")
-    content = file.read_text(encoding="utf-8") if os.access(file, os.R_OK) else ""
-    return {
-        "versions": versions(),
-        "probe": content if os.access(file.parent, os.W_OK) or not content else "read-only",
-        "limit": limit.what if limit else "",
-        "shared_memory_bytes": shutil.disk_usage(shared).total if shared.is_dir() else None,
-        "time": time.time(),
-    }

@@ -26,14 +26,12 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xraytune.search.ray import receive, send
-from xraytune.search.ray.actor import TrialActor, inspect, look
+from xraytune.search.ray.actor import TrialActor, look
 from xraytune.search.ray.metrics import Metrics
 
 _LIST_NODES_SECONDS = 2.0
-_INSPECT_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
 _RAY_DIES_SECONDS = 0.2
 """Longer than `_end_with` takes to see that a process of Ray is gone."""
@@ -123,8 +121,6 @@ def main(descriptor: int, folder: str) -> None:
                 case {"look": resources}:
                     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
                     send(connection, ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus)))
-                case {"inspect": probe}:
-                    send(connection, _inspect_nodes(probe))
                 case options:
                     _run(connection, options)
                     send(connection, "ended")
@@ -161,25 +157,6 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
 def _nodes() -> list[dict[str, float]]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return [{"cpus": node.get("CPU", 0.0), "gpus": node.get("GPU", 0.0)} for node in nodes]
-
-
-def _inspect_nodes(probe: str) -> dict[str, Any]:
-    """Run `actor.inspect` on all nodes; return the results by node, or only a `problem`."""
-    pending, found = {}, dict[str, Any]()
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            name = f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
-            pending[inspect.options(scheduling_strategy=there).remote(probe)] = name
-            found[name] = {"problem": f"no answer within {_INSPECT_SECONDS:.0f} s"}
-    while pending and (answers := ray.wait([*pending], timeout=_INSPECT_SECONDS)[0]):
-        name = pending.pop(answers[0])
-        try:
-            found[name] = ray.get(answers[0])
-            found[name]["ahead_seconds"] = found[name]["time"] - time.time()
-        except Exception as error:  # noqa: BLE001  raised by the task, for example for a missing package
-            found[name] = {"problem": str(error).strip().rpartition("\n")[2]}
-    return found
 
 
 def _run(connection: Connection, options: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from xraytune.config.settings import Settings
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem, XraytuneError
 from xraytune.files import read_bytes
-from xraytune.search.messages import NO_CALLBACKS, OWNER_FILE, Callbacks, TrialSuggestion
+from xraytune.search.messages import OWNER_FILE, Callbacks, TrialSuggestion
 from xraytune.search.ray import receive, send
 from xraytune.search.ray.setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.study import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases
@@ -211,12 +211,6 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
         what = f"the cluster has {format_versions(theirs)}, but this machine has {format_versions(ours)}"
         raise MachineError(Problem(what, address, "install the same versions on all machines"))
     return allocation, environment
-
-
-def inspect_cluster(address: str, probe: Path) -> tuple[str, dict[str, Any]]:
-    """Return a cluster's dashboard address ("": none) and the result of `actor.inspect` by node; raise as `survey` does."""
-    with _connected(address, NO_CALLBACKS.note) as child:
-        return child.dashboard, child.ask({"inspect": str(probe)})
 
 
 @contextmanager

@@ -7,7 +7,6 @@ everyone; anyone who has the token, or can write to those folders, can run code 
 from __future__ import annotations
 
 import os
-import resource
 import secrets
 import shutil
 import tempfile
@@ -15,18 +14,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
-from xraytune.files import free_inodes, nearest_folder
-from xraytune.limits import ADDRESS_SPACE, FILE_SIZE, OPEN_FILES
+from xraytune.files import nearest_folder
 
 _MIB = 2**20
 _LEAST_MIB = 16  # Ray starts with 4, but not with 1
-_LEAST_INODES = 1000  # a session of two trials creates 500
-_FILES, _FILES_PER_CORE = 80, 6  # of gcs_server and raylet: 70 and 60 with two trials, 82 and 86 with eight
-_OBJECT_STORE_BYTES = 256 * _MIB  # one file of 200 MiB
-_MAPPED_BESIDES_BYTES = 2304 * _MIB  # by a trial's process, beyond what this process has mapped with torch
-_HAS_PROC = Path("/proc/self/statm").exists()
 _LONGEST_SOCKET_BYTES = 107
 _PREFIX = "xray-"
 _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
@@ -35,21 +27,16 @@ _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/socke
 
 def why_ray_cannot_start() -> Problem | None:
     """Return what keeps Ray from starting on this machine, if anything; leaves no files behind."""
-    if problem := too_low_limit():
-        return problem
     parent = ray_parent()
     other = "export RAY_TMPDIR=/tmp" if parent != Path("/tmp") else "export RAY_TMPDIR=DIR, with a short path"
     if (excess := _excess_bytes(parent)) > 0:
         return Problem(f"the path of Ray's temporary folder is {excess} bytes too long", parent, other)
     if why := _unwritable(parent):
         return Problem(f"Ray cannot write to its temporary folder ({why})", parent, other)
-    disk, inodes = shutil.disk_usage(nearest_folder(parent)), free_inodes(parent)
+    disk = shutil.disk_usage(nearest_folder(parent))
     if disk.total and disk.free < _LEAST_MIB * _MIB:  # some file systems report 0
         what = f"Ray's temporary folder has {disk.free // _MIB} MiB of free space, but needs {_LEAST_MIB}"
         return Problem(what, parent, f"make room there, or {other}")
-    if inodes is not None and inodes < _LEAST_INODES:
-        what = f"the disk of Ray's temporary folder has inodes for {inodes} more files, and Ray needs {_LEAST_INODES}"
-        return Problem(what, parent, f"remove files there (`df -i` counts them), or {other}")
     return _why_no_token()
 
 
@@ -106,19 +93,6 @@ def security_problems() -> Iterator[Problem]:
 
 def _excess_bytes(parent: Path) -> int:
     return len(os.fsencode(parent / _SOCKET.format(pid=os.getpid()))) - _LONGEST_SOCKET_BYTES
-
-
-def too_low_limit() -> Problem | None:
-    """Return a limit of this process under which Ray or its trials would end without an explanation."""
-    mapped_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if _HAS_PROC else 0
-    for limit, value, needed in (
-        (OPEN_FILES, OPEN_FILES.highest, _FILES + _FILES_PER_CORE * cpu_count()),  # Ray itself raises it to the highest
-        (FILE_SIZE, FILE_SIZE.value, _OBJECT_STORE_BYTES),
-        (ADDRESS_SPACE, ADDRESS_SPACE.value, mapped_bytes + _MAPPED_BESIDES_BYTES),
-    ):
-        if value is not None and value < needed:
-            return Problem(f"Ray and its trials need {limit.format_value(needed)}, but {limit}", fix=limit.raised)
-    return None
 
 
 def _why_no_token() -> Problem | None:
