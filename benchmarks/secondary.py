@@ -1,6 +1,6 @@
 """Whether the 95 % intervals of confirm's secondary outcomes cover the truth: simulated studies, 400 per case.
 
-Two arms of AUROC .955 and .945 whose logits are too steep by half (calibration slope 2/3), as networks usually are.
+Two arms of AUROC .955 and .945 whose logits are too steep by half, as networks usually are.
 The truth is the mean over studies with many patients. The standard error of a share of 400 studies is .011 at .95.
 """
 
@@ -51,7 +51,7 @@ def _differences(
     ):
         images = EvaluationSet(labels=drawn.labels, patients=drawn.patients, positive=1, task=CLASSIFICATION)
         for finalist, control in map(_probabilities, drawn.scores):
-            for outcome, one in compare_outcomes(images, finalist, control, (threshold, threshold)).items():
+            for outcome, one in compare_outcomes(images, finalist, control, threshold).items():
                 found[outcome].append(one)
     return found
 

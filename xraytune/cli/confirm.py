@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _OUTCOMES: dict[Outcome, str] = {
     "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
     "sensitivity": "sensitivity",
     "brier": "Brier score",
-    "calibration_slope": "calibration slope",
 }
 _DIFFERENCE_COLUMNS = (*console.numbers("difference"), "95 % interval")
 

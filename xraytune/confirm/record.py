@@ -271,11 +271,9 @@ def _secondary_text(confirmation: Confirmation) -> str:
         return ""
     names = {
         "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy (at each network's threshold from validation)",
         "sensitivity": f"sensitivity for {confirmation.test.positive} (at the specificity that the control had at its "
         "threshold from validation)",
         "brier": "Brier score",
-        "calibration_slope": "calibration slope",
     }
     found = {one.outcome for one in confirmation.secondary}
     outcomes = ", ".join(text for name, text in names.items() if name in found)

@@ -1,42 +1,33 @@
 """What is reported beside the verdict, which uses none of it: other outcomes, a second hospital, generators.
 
-The secondary outcomes are differences in accuracy, balanced accuracy, sensitivity, Brier score and calibration slope. As
-for the AUROC, GAN seeds are the readers of a multi-reader multi-case study, but the covariances over patients come from a
-bootstrap: the same resampled patients for both arms and all seeds. A bootstrap over seeds as well would be too narrow,
-since there are only about five of them. Differences on a second hospital's folder are exploratory. The
-quality of a finalist's generators shows whether `no_better` carries over to others.
+The secondary outcomes are differences in accuracy, sensitivity and Brier score. As for the AUROC, GAN seeds are the readers
+of a multi-reader multi-case study, but the covariances over patients come from a bootstrap: the same resampled patients for
+both arms and all seeds. A bootstrap over seeds as well would be too narrow, since there are only about five of them.
+Differences on a second hospital's folder are exploratory. The quality of a finalist's generators shows whether `no_better`
+carries over to others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize  # type: ignore[import-untyped]
-from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Arm, Plan
 from xraytune.confirm.verdict import compare, mean_off_diagonal, satterthwaite_degrees
-from xraytune.metrics.classification import (
-    Flags,
-    Floats,
-    weighted_accuracy,
-    weighted_balanced_accuracy,
-    weighted_brier_score,
-    weights_by_score,
-)
+from xraytune.metrics.classification import Flags, Floats, weighted_accuracy, weighted_brier_score, weights_by_score
 from xraytune.metrics.generator_quality import PoolReport, quality_text, shortcomings
 from xraytune.metrics.intervals import patient_resamples
 from xraytune.metrics.placements import effective_patients
 from xraytune.search.messages import read_pool_report
 from xraytune.search.study import StudyFolder
 
-Outcome: TypeAlias = Literal["accuracy", "balanced_accuracy", "sensitivity", "brier", "calibration_slope"]
+Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
 RESAMPLES = 500
 _SEED = 0
 
@@ -64,11 +55,8 @@ class ArmDifference(Difference):
 class OutcomeDifference(ArmDifference):
     """A difference in another outcome.
 
-    `accuracy`: share of images whose most probable class is the right one. `balanced_accuracy`: mean of sensitivity and
-    specificity at each replicate's own threshold; with more than two classes, mean recall of the most probable class.
-    `sensitivity`: read from both arms' ROC curves at the specificity that the control has at its threshold. `brier`: lower
-    is better. `calibration_slope`: of a logistic regression of the class on the logit of its probability; 1 is calibrated,
-    below 1 is overconfident (Cox 1958).
+    `accuracy`: share of images whose most probable class is the right one. `sensitivity`: read from both arms' ROC curves at
+    the specificity that the control has at its threshold. `brier`: lower is better.
     """
 
     outcome: Outcome
@@ -122,23 +110,21 @@ def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[Outco
         OutcomeDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(found))
         for finalist, control in plan.pairs()
         for outcome, found in compare_outcomes(
-            images, results(finalist.name), results(control.name), (thresholds(finalist.name), thresholds(control.name))
+            images, results(finalist.name), results(control.name), thresholds(control.name)
         ).items()
     )
 
 
 def compare_outcomes(
-    images: EvaluationSet, finalist: Floats, control: Floats, thresholds: tuple[Floats, Floats]
+    images: EvaluationSet, finalist: Floats, control: Floats, thresholds: Floats
 ) -> dict[Outcome, Difference]:
-    """Compare two arms in all outcomes; with more than two classes, only in the two accuracies and the Brier score.
-
-    The calibration slope is left out if in some replicate a threshold separates the classes: it is infinite then.
+    """Compare two arms in all outcomes; with more than two classes, only in accuracy and the Brier score.
 
     Args:
         images: N images.
         finalist: Probabilities, float64 [G, K, N, C]; G >= 2.
         control: The same, with the same seeds.
-        thresholds: Of both arms' replicates, from validation, [G, K]; not used with more than two classes.
+        thresholds: Of the control's replicates, from validation, [G, K]; not used with more than two classes.
     """
     labels, positive, seeds = images.labels, images.positive, finalist.shape[:2]
     both = [arm.reshape(-1, *arm.shape[2:]) for arm in (finalist, control)]
@@ -147,35 +133,23 @@ def compare_outcomes(
     weights = np.concatenate([np.ones((1, len(labels))), *drawn])
     patients = effective_patients(labels, images.patients, positive=positive)
 
-    def of_arms(
-        statistic: Callable[..., Floats], arms: Iterable[NDArray[Any]], *of_replicates: Iterable[Floats]
-    ) -> list[Floats]:
-        """Return both arms' values [1 + B, G], averaged over classifier seeds, of a statistic of replicates, [1 + B]."""
-        by_replicate = (np.stack([*map(statistic, arm, *of_replicates)]) for arm in arms)
-        return [one.reshape(*seeds, -1).mean(axis=1).T for one in by_replicate]
+    def of_arm(replicates: Iterable[Floats]) -> Floats:
+        """Return an arm's values, [1 + B, G], averaged over classifier seeds, from those of its replicates, [1 + B]."""
+        return np.asarray(np.stack([*replicates]).reshape(*seeds, -1).mean(axis=1).T)
 
-    most_probable = called = [arm.argmax(axis=-1) for arm in both]
-    if is_binary := finalist.shape[-1] == 2:
-        is_called = [arm[..., positive] >= limit.reshape(-1, 1) for arm, limit in zip(both, thresholds, strict=True)]
-        called = [np.where(one, positive, 1 - positive) for one in is_called]
     values: dict[Outcome, list[Floats]] = {
-        "accuracy": of_arms(lambda one: weighted_accuracy(labels, one, weights), most_probable),
-        "balanced_accuracy": of_arms(lambda one: weighted_balanced_accuracy(labels, one, weights), called),
-        "brier": of_arms(lambda one: weighted_brier_score(labels, one, weights, positive=positive), both),
+        "accuracy": [of_arm(weighted_accuracy(labels, one.argmax(axis=-1), weights) for one in arm) for arm in both],
+        "brier": [of_arm(weighted_brier_score(labels, one, weights, positive=positive) for one in arm) for arm in both],
     }
-    if is_binary:
+    if finalist.shape[-1] == 2:
         is_positive, scores = labels == positive, [arm[..., positive] for arm in both]
-        false_positives = (called[1] == positive) & ~is_positive
+        false_positives = (scores[1] >= thresholds.reshape(-1, 1)) & ~is_positive
         false_shares = [(weights @ one) / (weights @ ~is_positive) for one in false_positives]
-        values["sensitivity"] = of_arms(
-            lambda one, share: _roc_at(share, is_positive, one, weights), scores, false_shares
-        )
-        values["calibration_slope"] = of_arms(lambda one: _slope(is_positive, one, weights), scores)
-    return {
-        outcome: interval(*arms, effective_patients=patients)
-        for outcome, arms in values.items()
-        if np.isfinite(arms).all()
-    }
+        values["sensitivity"] = [
+            of_arm(_roc_at(share, is_positive, one, weights) for share, one in zip(false_shares, arm, strict=True))
+            for arm in scores
+        ]
+    return {outcome: interval(*arms, effective_patients=patients) for outcome, arms in values.items()}
 
 
 def interval(finalist: Floats, control: Floats, *, effective_patients: float) -> Difference:
@@ -211,32 +185,6 @@ def _roc_at(false_share: Floats, is_positive: Flags, scores: Floats, weights: Fl
         counts = np.cumsum(by_score[:, ::-1], axis=1)
         rates.append(np.pad(counts / counts[:, -1:], ((0, 0), (1, 0))))
     return np.array([np.interp(*one) for one in zip(false_share, *rates, strict=True)])
-
-
-def _slope(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
-    """Return the calibration slope, [1 + B]: the maximum likelihood fit, and one Newton step from it in each resample.
-
-    Source: Moulton & Zeger 1991, "Bootstrapping generalized linear models" (one-step bootstrap).
-    """
-    smallest = np.finfo(np.float64).eps
-    logits = np.asarray(logit(np.clip(scores, smallest, 1 - smallest)))
-    positive, other = logits[is_positive], logits[~is_positive]
-    if positive.min() >= other.max() or positive.max() <= other.min():
-        return np.full(len(weights), np.inf)
-    centre, spread = logits.mean(), logits.std()
-    design = np.stack([np.ones_like(logits), (logits - centre) / spread], axis=1)
-
-    def loss(line: Floats) -> tuple[float, Floats]:
-        fitted = design @ line
-        return float((np.logaddexp(0, fitted) - is_positive * fitted).sum()), design.T @ (expit(fitted) - is_positive)
-
-    line = minimize(loss, np.array([0.0, 1.0]), jac=True, method="BFGS").x
-    fitted = expit(design @ line)
-    gradients = weights @ (design * (is_positive - fitted)[:, None])
-    curvature = np.einsum("bn,n,ni,nj->bij", weights, fitted * (1 - fitted), design, design, optimize=True)
-    steps = np.linalg.solve(curvature, gradients[..., None])[..., 0]
-    steps[0] = 0
-    return np.asarray((line[1] + steps[:, 1]) / spread)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

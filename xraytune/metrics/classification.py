@@ -177,7 +177,7 @@ def weighted_metrics(
         "auroc": means.pop("auroc"),
         "auprc": means.pop("auprc"),
         "accuracy": weighted_accuracy(labels, predicted, weights),
-        "balanced_accuracy": weighted_balanced_accuracy(labels, predicted, weights),
+        "balanced_accuracy": _weighted_balanced_accuracy(labels, predicted, weights),
         **means,
         "f1": _mean_over_classes(_f1, labels, np.eye(class_count)[predicted], weights, positive),
         "brier": weighted_brier_score(labels, probabilities, weights, positive=positive),
@@ -190,7 +190,7 @@ def weighted_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Flo
     return np.asarray(weights @ (predicted == labels) / weights.sum(axis=1))
 
 
-def weighted_balanced_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Floats:
+def _weighted_balanced_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Floats:
     """Return the mean recall of the classes; see `weighted_accuracy`."""
     of_class = (labels == number for number in np.unique(labels))
     return np.asarray(np.mean([_share(predicted == labels, is_class, weights) for is_class in of_class], axis=0))
