@@ -105,7 +105,7 @@ def put_a_file_for_train(here: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (remove_a_class, "class NORMAL has no images"),
+        (remove_a_class, "class without images: NORMAL"),
         (leave_one_patient, "images belong to one patient, one"),
         (give_two_files_one_name, "two files have the same name"),
         (name_in_bytes, "file names that are not UTF-8"),

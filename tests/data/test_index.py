@@ -179,7 +179,7 @@ def test_a_file_is_refused(kermany: Path) -> None:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     message = refusal_of(tmp_path)
 
-    assert "no images of the classes NORMAL, PNEUMONIA; class folders found: none" in message
+    assert "classes without images: NORMAL, PNEUMONIA" in message
     assert "put JPEG, PNG, TIFF or DICOM files" in message
 
 
@@ -187,7 +187,7 @@ def test_an_empty_class_is_refused(kermany: Path) -> None:
     shutil.rmtree(kermany / "NORMAL")
     (kermany / "NORMAL").mkdir()
 
-    assert "class NORMAL has no images" in refusal_of(kermany)
+    assert "class without images: NORMAL" in refusal_of(kermany)
 
 
 def test_an_empty_class_of_the_test_folder_is_refused(official: Path, write: WriteImages) -> None:
@@ -195,7 +195,7 @@ def test_an_empty_class_of_the_test_folder_is_refused(official: Path, write: Wri
     shutil.rmtree(official / "test" / "PNEUMONIA")
     write(official / "test", ["PNEUMONIA/person90_bacteria_90.jpeg"])
 
-    assert "test: class viral has no images" in refusal_of(official, classes="three")
+    assert "test: class without images: viral" in refusal_of(official, classes="three")
 
 
 @pytest.mark.parametrize("classes", ["binary", "auto"])
@@ -205,14 +205,14 @@ def test_different_classes_in_test_and_train_are_refused(official: Path, write: 
 
     message = refusal_of(official, classes=classes)
 
-    what = "the class folders of train/ and test/ differ: train/ has NORMAL, PNEUMONIA; test/ has COVID, PNEUMONIA"
-    assert message == f"{official}: {what}\n  fix: give both the same class folders"
+    assert "test/COVID: folders that are none of the classes NORMAL, PNEUMONIA: COVID" in message
+    assert ("data.classes: auto" in message) == (classes == "binary")
 
 
 def test_a_class_folder_that_test_lacks_is_refused(official: Path) -> None:
     shutil.rmtree(official / "test" / "NORMAL")
 
-    assert "differ: train/ has NORMAL, PNEUMONIA; test/ has PNEUMONIA" in refusal_of(official)
+    assert "test: class without images: NORMAL" in refusal_of(official)
 
 
 def test_train_and_test_can_use_different_folders_for_three_classes(official: Path, write: WriteImages) -> None:
@@ -372,7 +372,7 @@ def test_a_single_class_is_refused(kermany: Path) -> None:
     shutil.rmtree(kermany / "NORMAL")
 
     assert "there is only one class folder, PNEUMONIA" in refusal_of(kermany, classes="auto")
-    assert "class NORMAL has no images" in refusal_of(kermany)
+    assert "class without images: NORMAL" in refusal_of(kermany)
 
 
 def test_a_test_folder_without_train_is_refused(official: Path) -> None:
@@ -386,7 +386,7 @@ def test_unknown_class_folders_are_refused_with_fix(kermany: Path, write: WriteI
 
     message = refusal_of(kermany)
 
-    assert "COVID: this folder is not one of the classes NORMAL, PNEUMONIA" in message
+    assert "COVID: folders that are none of the classes NORMAL, PNEUMONIA: COVID" in message
     assert "data.classes: auto" in message
 
 
@@ -545,8 +545,9 @@ def test_unknown_folders_of_all_parts_are_one_problem(tmp_path: Path, write: Wri
     message = refusal_of(tmp_path)
 
     assert message == (
-        f"{tmp_path}: these folders are none of the classes NORMAL, PNEUMONIA: covid, healthy, tb (in train/, val/, "
-        "test/)\n  fix: use data.classes: auto to make each folder a class, or move them away"
+        f"{tmp_path}: folders that are none of the classes NORMAL, PNEUMONIA: covid, healthy, tb\n"
+        "  fix: use data.classes: auto to make each folder a class; or rename them to one of these classes, or move them "
+        "away"
     )
 
 
@@ -555,7 +556,7 @@ def test_germ_folders_lead_to_three_classes(tmp_path: Path, write: WriteImages) 
 
     message = refusal_of(tmp_path)
 
-    assert "none of the classes NORMAL, PNEUMONIA: BACTERIA, VIRUS; and there are no images of PNEUMONIA" in message
+    assert "none of the classes NORMAL, PNEUMONIA: BACTERIA, VIRUS" in message
     assert "fix: use data.classes: three" in message
     assert message.count("fix:") == 1
 
@@ -566,16 +567,6 @@ def test_pneumonia_without_a_germ_in_all_parts_is_one_problem(tmp_path: Path, wr
     message = refusal_of(tmp_path, classes="three")
 
     assert "file names that do not indicate bacterial or viral: 6 (" in message
-    assert "use data.classes: binary" in message
-    assert message.count("fix:") == 1
-
-
-def test_classes_that_are_missing_in_two_parts_are_one_problem(tmp_path: Path, write: WriteImages) -> None:
-    write(tmp_path, (f"{part}/NORMAL/{i}.png" for part in ("train", "test") for i in range(3)))
-
-    message = refusal_of(tmp_path, classes="three")
-
-    assert f"{tmp_path}: classes without images in train/ and in test/: bacterial, viral" in message
     assert message.count("fix:") == 1
 
 
@@ -591,10 +582,7 @@ def test_images_without_class_folders_are_not_called_missing(tmp_path: Path, wri
 
     message = refusal_of(tmp_path)
 
-    assert (
-        "none of the 3 images has a class: there are no class folders, and the file names do not indicate one"
-        in message
-    )
+    assert "none of the 3 images has a class, by a class folder or by its file name" in message
     assert "or give patients.csv a column class" in message
 
 
@@ -604,7 +592,7 @@ def test_all_folder_problems_are_reported_at_once(kermany: Path, write: WriteIma
 
     message = refusal_of(kermany, positive="COVID")
 
-    for part in ("not one of the classes", "there are no images of NORMAL", "same name", "no class is called 'COVID'"):
+    for part in ("none of the classes", "same name", "no class is called 'COVID'"):
         assert part in message
 
 
@@ -623,7 +611,7 @@ def test_a_labelled_folder_with_train_or_test_in_it_is_refused(official: Path) -
 
 @pytest.mark.parametrize("class_names", [("cat", "dog"), ("normal", "bacterial", "viral", "covid")])
 def test_a_labelled_folder_of_other_classes_is_refused(kermany: Path, class_names: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=r"of the classes .*\n  fix: rename (it|them) to one of these classes"):
+    with pytest.raises(DataError, match=r"of the classes .*\n  fix: rename them to one of these classes"):
         read_labelled_folder(kermany, class_names)
 
 
@@ -635,8 +623,7 @@ def test_a_labelled_folder_is_not_told_to_choose_other_classes(kermany: Path, wr
     with pytest.raises(DataError) as refusal:
         read_labelled_folder(kermany, ("NORMAL", "PNEUMONIA"))
 
-    what = "COVID: this folder is not one of the classes NORMAL, PNEUMONIA"
-    assert str(refusal.value).endswith(f"{what}\n  fix: rename it to one of these classes, or move it away")
+    assert str(refusal.value).endswith("COVID\n  fix: rename them to one of these classes, or move them away")
 
 
 def test_images_are_listed_from_all_subfolders_in_order(kermany: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, NoReturn, TypeAlias
@@ -32,7 +32,6 @@ _ADD_IMAGES = (
     "links that lead out of the data folder are not followed"
 )
 _CLASS_FOLDERS = f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
-_AUTO = "use data.classes: auto to make each folder a class"
 _NAMES_SHOWN = 10
 
 
@@ -44,7 +43,6 @@ class Part:
         folder: Contains the class folders, or images/ and masks/.
         labels: Its images, sorted, each with the position of its class.
         masks: The masks of each image; empty for classes.
-        class_folders: Names of its direct subfolders that hold images, sorted.
         unknown: Names of the images whose class is unknown, by the direct subfolder that they are in.
         loose: Number of images outside of class folders, which are ignored.
         problems: Contradictions between the table and the folders, or images and masks that are unpaired.
@@ -53,7 +51,6 @@ class Part:
     folder: Path
     labels: Mapping[Path, int]
     masks: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
-    class_folders: tuple[str, ...] = ()
     unknown: Mapping[Path, Sequence[str]] = field(default_factory=dict)
     loose: int = 0
     problems: tuple[Problem, ...] = ()
@@ -180,12 +177,11 @@ def class_layout(
     if not in_table and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
         raise DataError(Problem(what, root, "use task: segmentation, or give a folder with a subfolder for each class"))
-    are_fixed = isinstance(classes, tuple)
     names = classes if isinstance(classes, tuple) else standard_classes(classes)
     names = names or _auto_classes(folders["train"], base, in_table)
     parts = {name: _class_part(folder, base, names, in_table) for name, folder in folders.items()}
     layout = Layout(class_names=names, parts=parts)
-    problems = _class_problems(root, layout, has_classes=bool(in_table), are_fixed=are_fixed)
+    problems = _class_problems(root, layout, classes, has_classes=bool(in_table))
     return replace(layout, problems=tuple(problems))
 
 
@@ -246,7 +242,6 @@ def _class_part(folder: Path, root: Path, class_names: Sequence[str], in_table: 
     return Part(
         folder=folder,
         labels=labels,
-        class_folders=tuple(sorted({inner[0] for image in images if (inner := image.relative_to(folder).parts[:-1])})),
         unknown=unknown,
         loose=len(loose),
         problems=tuple(problems),
@@ -254,109 +249,67 @@ def _class_part(folder: Path, root: Path, class_names: Sequence[str], in_table: 
     )
 
 
-def _class_problems(root: Path, layout: Layout, *, has_classes: bool, are_fixed: bool) -> list[Problem]:
+def _class_problems(
+    root: Path, layout: Layout, classes: ClassChoice | tuple[str, ...], *, has_classes: bool
+) -> list[Problem]:
     """Return files and folders of unknown class or, if there are none, classes without images.
 
-    `has_classes`: whether `patients.csv` gives classes. `are_fixed`: whether others cannot be chosen.
+    `has_classes`: whether `patients.csv` gives classes. Given `classes` may have no images.
     """
-    train = layout.parts["train"]
-    if not are_fixed and not train.unknown and (differing := _differing_classes(root, layout)):
-        return differing
-    problems = _unknown_classes(root, layout, has_classes=has_classes, are_fixed=are_fixed)
+    problems = _unknown_classes(root, layout, classes, has_classes=has_classes)
     problems += [problem for part in layout.parts.values() for problem in part.problems]
-    return problems if problems or (are_fixed and train.labels) else _classes_without_images(root, layout)
+    if problems or (isinstance(classes, tuple) and layout.parts["train"].labels):
+        return problems
+    return _classes_without_images(layout)
 
 
-def _unknown_classes(root: Path, layout: Layout, *, has_classes: bool, are_fixed: bool) -> list[Problem]:
-    """Return one problem for all folders of unknown class, and one for file names that do not say which pneumonia it is."""
+def _unknown_classes(
+    root: Path, layout: Layout, classes: ClassChoice | tuple[str, ...], *, has_classes: bool
+) -> list[Problem]:
+    """Return a problem about all folders of unknown class, or about file names that do not say which pneumonia it is."""
     unknown = {folder: files for part in layout.parts.values() for folder, files in part.unknown.items()}
-    if unknown and has_classes:
-        files = [file for own in unknown.values() for file in own]
+    if not unknown:
+        return []
+    where = next(iter(unknown)) if len(unknown) == 1 else root
+    names = sorted({folder.name for folder in unknown})
+    files = [file for own in unknown.values() for file in own]
+    if has_classes:
         what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
-        return [Problem(what, _common_folder(root, unknown), "fill in the column class")]
-    is_three = tuple(layout.class_names) == THREE_CLASSES
-    of_germ = {folder: own for folder, own in unknown.items() if is_three and folder.name.casefold() == "pneumonia"}
-    problems = []
-    if of_germ:
-        files = [file for own in of_germ.values() for file in own]
+        return [Problem(what, where, "fill in the column class")]
+    if tuple(layout.class_names) == THREE_CLASSES and {name.casefold() for name in names} == {"pneumonia"}:
         what = f"file names that do not indicate bacterial or viral: {len(files)} ({join_names(files, 3)})"
-        fix = "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/"
-        fix += "" if are_fixed else "; or use data.classes: binary"
-        problems.append(Problem(what, _common_folder(root, of_germ), fix))
-    if others := [folder for folder in unknown if folder not in of_germ]:
-        problems.append(_unknown_folders(root, layout, others, are_fixed=are_fixed))
-    return problems
+        return [Problem(what, where, "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/")]
+    fix = "rename them to one of these classes, or move them away"
+    if classes in ("binary", "three"):
+        fix = f"use data.classes: auto to make each folder a class; or {fix}"
+        if tables := sorted(root.glob("*.csv")):
+            fix = (
+                f"if {tables[0].name} has the labels, describe it in a data file (docs/data.md, Label tables); or {fix}"
+            )
+        elif all(spelled_class(name, THREE_CLASSES) for name in names):
+            fix = f"use data.classes: three; or {fix}"
+    what = f"folders that are none of the classes {join_names(layout.class_names)}: {join_names(names)}"
+    return [Problem(what, where, fix)]
 
 
-def _unknown_folders(root: Path, layout: Layout, found: Sequence[Path], *, are_fixed: bool) -> Problem:
-    names = sorted({folder.name for folder in found})
-    within = list(dict.fromkeys(f"{folder.parent.name}/" for folder in found if folder.parent != root))
-    which, it = ("this folder is not one", "it") if len(found) == 1 else ("these folders are none", "them")
-    what = f"{which} of the classes {join_names(layout.class_names)}"
-    if len(found) > 1:
-        what += f": {join_names(names)}" + (f" (in {', '.join(within)})" if within else "")
-    have = {label for part in layout.parts.values() for label in part.labels.values()}
-    missing = [name for label, name in enumerate(layout.class_names) if label not in have]
-    if have and missing and not are_fixed:
-        what += f"; and there are no images of {join_names(missing)}"
-    fix = f"{_AUTO}, or move {it} away"
-    if are_fixed:
-        fix = f"rename {it} to one of these classes, or move {it} away"
-    elif tables := sorted(root.glob("*.csv")):
-        fix = f"if {tables[0].name} has the labels, describe it in a data file (docs/data.md, Label tables); or {fix}"
-    elif all(spelled_class(name, THREE_CLASSES) for name in {*names, *layout.parts["train"].class_folders}):
-        fix = f"use data.classes: three, or {fix.removeprefix('use ')}"
-    return Problem(what, _common_folder(root, found), fix)
-
-
-def _common_folder(root: Path, folders: Collection[Path]) -> Path:
-    return next(iter(folders)) if len(folders) == 1 else root
-
-
-def _differing_classes(root: Path, layout: Layout) -> list[Problem]:
-    """Return a problem if test (or val) has other class folders than train, hence an unknown or a missing class."""
-    ours = layout.parts["train"].class_folders
-    for name, part in sorted(layout.parts.items()):
-        theirs = part.class_folders
-        if {folder.casefold() for folder in theirs} == {folder.casefold() for folder in ours}:
-            continue
-        lacks = name == "test" and set(part.labels.values()) != set(range(len(layout.class_names)))
-        if theirs and ours and (part.unknown or part.problems or lacks):
-            have = f"train/ has {join_names(ours)}; {name}/ has {join_names(theirs)}"
-            fix = "give both the same class folders"
-            return [Problem(f"the class folders of train/ and {name}/ differ: {have}", root, fix)]
-    return []
-
-
-def _classes_without_images(root: Path, layout: Layout) -> list[Problem]:
-    """Return one problem for each set of classes without images: in `train` and `val` together, or in another part."""
+def _classes_without_images(layout: Layout) -> list[Problem]:
+    """Return a problem for `train` and `val` together, and one for `test`, if they lack classes."""
     present = {name: set(part.labels.values()) for name, part in layout.parts.items()}
-    if "val" in present:
-        present["train"] |= present.pop("val")
-    lacking: dict[tuple[str, ...], list[Part]] = defaultdict(list)
+    present["train"] |= present.pop("val", set())
+    problems = []
     for name, labels in present.items():
-        if missing := tuple(each for label, each in enumerate(layout.class_names) if label not in labels):
-            lacking[missing].append(layout.parts[name])
-    return [
-        _empty_classes(root, missing, own, are_all=len(missing) == len(layout.class_names))
-        for missing, own in lacking.items()
-    ]
-
-
-def _empty_classes(root: Path, missing: Sequence[str], parts: Sequence[Part], *, are_all: bool) -> Problem:
-    where, within = (parts[0].folder, "") if len(parts) == 1 else (root, " in train/ and in test/")
-    names, above = join_names(missing), "; or give the parent folder, if it contains the class folders"
-    if are_all and (loose := sum(part.loose for part in parts)):
-        of_none = f"none of the {loose} images{within} has a class"
-        what = f"{of_none}: there are no class folders, and the file names do not indicate one"
-        return Problem(what, where, f"{_CLASS_FOLDERS}{above}")
-    if are_all:
-        inner = [folder.name for folder in subfolders(parts[0].folder)]
-        what = f"no images of the classes {names}{within}; class folders found: {join_names(inner) or 'none'}"
-        return Problem(what, where, _ADD_IMAGES.format("there"))
-    what = f"class {names} has no images{within}" if len(missing) == 1 else f"classes without images{within}: {names}"
-    fix = _ADD_IMAGES.format(f"into {'/, '.join(missing)}/ there")
-    return Problem(what, where, fix if parts[0].class_folders else f"{fix}{above}")
+        part = layout.parts[name]
+        missing = [each for label, each in enumerate(layout.class_names) if label not in labels]
+        what = f"class{'es' * (len(missing) > 1)} without images: {join_names(missing)}"
+        fix = _ADD_IMAGES.format(f"into {'/, '.join(missing)}/ there")
+        if not labels and part.loose:
+            what = f"none of the {part.loose} images has a class, by a class folder or by its file name"
+            fix = _CLASS_FOLDERS
+        if not labels:
+            fix += "; or give the parent folder, if it contains the class folders"
+        if missing:
+            problems.append(Problem(what, part.folder, fix))
+    return problems
 
 
 def require_folder(folder: Path) -> None:
