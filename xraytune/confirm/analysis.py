@@ -11,7 +11,6 @@ from scipy.stats import shapiro  # type: ignore[import-untyped]
 from xraytune.confirm.forecast import (
     Design,
     Forecast,
-    VerdictChances,
     measure_spread,
     probability_equivalent,
     smallest_detectable_difference,
@@ -35,7 +34,7 @@ from xraytune.pipeline.task import Task
 ArmResults = Callable[[str], Floats]
 """From an arm's name to its results per image, float64 [G, K, N, C]: class probabilities, or Dice with C = 1."""
 
-MORE_GAN_SEEDS = (10, 20)
+_MORE_GAN_SEEDS = (10, 20)
 """Numbers of GAN seeds that a forecast covers besides the plan's own."""
 
 
@@ -87,8 +86,6 @@ class FinalistResult:
         score: Mean over its replicates.
         gan_scores: By GAN seed, averaged over its classifier seeds, [G].
         verdict: None if it was not tested.
-        larger_designs: If it is undecided: the forecast of studies with more patients or GAN seeds, if the finalist equals
-            all controls (even indices) and if it is better by two ROPE (odd indices).
     """
 
     arm: Arm
@@ -96,7 +93,6 @@ class FinalistResult:
     gan_scores: tuple[float, ...]
     comparisons: tuple[ControlResult, ...]
     verdict: OverallVerdict | None
-    larger_designs: tuple[VerdictChances, ...] = ()
 
     @property
     def has_outlying_gan(self) -> bool:
@@ -154,7 +150,6 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistResult, ..
     found = []
     for arm, results, verdict in zip(finalists, compared, verdicts, strict=True):
         scores = test.measure(arm).scores[0]
-        is_undecided = verdict is not None and verdict.word == "undecided"
         found.append(
             FinalistResult(
                 arm=arm,
@@ -162,7 +157,6 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistResult, ..
                 gan_scores=tuple(scores.mean(axis=1).tolist()),
                 comparisons=results,
                 verdict=verdict,
-                larger_designs=_larger_designs(test, arm, rope=rope) if is_undecided else (),
             )
         )
     return tuple(found)
@@ -183,26 +177,6 @@ def _result(test: ArmScores, finalist: Arm, control: Arm, *, rope: float) -> Con
     )
 
 
-def _larger_designs(test: ArmScores, finalist: Arm, *, rope: float) -> tuple[VerdictChances, ...]:
-    controls = test.plan.controls(finalist)
-    measured = test.measure(finalist, *controls)
-    spread, kinds = measure_spread(measured), [control_kind(control, finalist) for control in controls]
-    designs = [
-        Design(effective_patients=times * measured.effective_patients, gan_seeds=gan_seeds, score=spread.score)
-        for times in (1, 2, 4, 8)
-        for gan_seeds in _gan_seeds(test.plan.gan_seeds)
-    ]
-    return tuple(
-        verdict_chances(spread, design, kinds, rope=rope, true_difference=difference)
-        for design in designs
-        for difference in (0.0, 2 * rope)
-    )
-
-
-def _gan_seeds(planned: int) -> tuple[int, ...]:
-    return (planned, *(more for more in MORE_GAN_SEEDS if more > planned))
-
-
 def forecast_verdict(val_b: ArmScores, test: EvaluationSet, *, rope: float, gan_seeds: int | None = None) -> Forecast:
     """Forecast the verdict on the first finalist from all results on val-B and the size of the unscored test folder.
 
@@ -216,7 +190,7 @@ def forecast_verdict(val_b: ArmScores, test: EvaluationSet, *, rope: float, gan_
     designs = [
         Design(effective_patients=patients, gan_seeds=seeds, score=spread.score - lower)
         for lower in (0.0, spread.model.optimism)
-        for seeds in _gan_seeds(gan_seeds)
+        for seeds in (gan_seeds, *(more for more in _MORE_GAN_SEEDS if more > gan_seeds))
     ]
     chances = tuple(
         verdict_chances(spread, design, kinds, rope=rope, true_difference=ropes * rope)

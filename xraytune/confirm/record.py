@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_jsonable_python
 
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
-from xraytune.confirm.forecast import Forecast, VerdictChances
+from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import VERDICT_FILE
 from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference
 from xraytune.confirm.verdict import Overall, can_show_harm
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METHODS_FILE = "methods.md"
-_CONCLUSIVE = 0.8
 _COVARIANCES = {"AUROC": "DeLong covariances", "Dice": "covariances of means over images,"}
 
 
@@ -110,7 +109,6 @@ def _finalist_json(finalist: FinalistResult) -> dict[str, Any]:
         "verdict": verdict.word if verdict else "not_tested",
         "because_of": verdict.controls if verdict else (),
         "comparisons": [_comparison_json(result) for result in finalist.comparisons],
-        "larger_designs": finalist.larger_designs,
     }
 
 
@@ -158,7 +156,7 @@ def answer_paragraph(confirmation: Confirmation) -> str:
         f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
         f"{confirmation.gan_seeds} GAN seeds with {_network_seeds(confirmation)} each was "
         f"{first.score:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first, metric)}"
-        f"{_larger_design_text(first)}{quality}{why} These results hold for "
+        f"{quality}{why} These results hold for "
         f"{confirmation.network}s trained on these {confirmation.train_images} images in this split, and for patients like "
         "those of the test folder."
     )
@@ -208,27 +206,6 @@ def _images_per_step_text(finalist: FinalistResult, metric: str) -> str:
     return (
         f" It was worse than {worse[0]}; without a matched `duplicate` control, the cause may be the synthetic images or "
         f"{cause}."
-    )
-
-
-def _larger_design_text(finalist: FinalistResult) -> str:
-    """Name the smallest design with a conclusive answer in 80 % of studies, whether the difference is 0 or two ROPE."""
-    chances = finalist.larger_designs
-    if not chances:
-        return ""
-    for none, gain in zip(chances[::2], chances[1::2], strict=True):
-        if none.no_better >= _CONCLUSIVE and gain.helps >= _CONCLUSIVE:
-            return f" A study with {_design_text(chances[0], none, gain)}."
-    return (
-        f" Even the largest design considered would often be inconclusive: {_design_text(chances[0], *chances[-2:])}."
-    )
-
-
-def _design_text(own: VerdictChances, none: VerdictChances, gain: VerdictChances) -> str:
-    return (
-        f"{none.effective_patients / own.effective_patients:g} times the test patients and {none.gan_seeds} GAN seeds would "
-        f"find no_better with a probability of {none.no_better:.0%} if synthetic images make no difference, and helps with "
-        f"a probability of {gain.helps:.0%} if they add {gain.true_difference:g}"
     )
 
 
