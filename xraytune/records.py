@@ -115,17 +115,6 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FittedEpoch:
-    """One epoch of a training without validation; see `EpochRecord`."""
-
-    epoch: int
-    steps: int
-    train_loss: float
-    lr: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
     """The result of a complete trial.
 

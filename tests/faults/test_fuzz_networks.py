@@ -39,7 +39,6 @@ from xraytune.models.checkpoint import finished_epochs, load_best, resume
 from xraytune.models.inputs import normalise, to_unit
 from xraytune.models.weights import read_weights
 from xraytune.pipeline.bundle import open_bundle
-from xraytune.records import EpochRecord
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # of a failing input
@@ -69,8 +68,8 @@ def test_damaged_classifier_checkpoint_is_reported(tmp_path: Path, name: str) ->
             if name == "best.safetensors":
                 load_best(tmp_path, classifier)
             else:
-                finished_epochs(tmp_path, EpochRecord)
-                resume(tmp_path, classifier, optimizer, EpochRecord)
+                finished_epochs(tmp_path)
+                resume(tmp_path, classifier, optimizer)
 
     read_it()
 
@@ -92,8 +91,8 @@ def test_checkpoint_with_other_content_is_reported(tmp_path: Path) -> None:
     def read_it(others: dict[str, Any], gone: str) -> None:
         torch.save({key: one for key, one in {**whole, **others}.items() if key != gone}, file)
         with only_our_errors(tmp_path):
-            finished_epochs(tmp_path, EpochRecord)
-            resume(tmp_path, classifier, optimizer, EpochRecord)
+            finished_epochs(tmp_path)
+            resume(tmp_path, classifier, optimizer)
 
     read_it()
 

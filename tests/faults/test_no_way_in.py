@@ -186,7 +186,7 @@ def open_in_a_bundle(file: Path) -> None:
 
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "a trial's checkpoint": ("checkpoint.pt", lambda file: finished_epochs(file.parent, EpochRecord)),
+    "a trial's checkpoint": ("checkpoint.pt", lambda file: finished_epochs(file.parent)),
     "a trial's best network": ("best.safetensors", lambda file: load_best(file.parent, torch.nn.Linear(2, 2))),
     "a GAN's checkpoint": ("checkpoint.pt", checkpoint_generator),
     "a GAN in training": ("checkpoint.pt", lambda file: resume_a_gan(file.parent)),
@@ -506,7 +506,7 @@ FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
     "config.yaml": read_bundle_with,
     "generator.safetensors": load_generator,
     "best.safetensors": lambda file: load_best(file.parent, torch.nn.Linear(2, 2)),
-    "checkpoint.pt": lambda file: finished_epochs(file.parent, EpochRecord),
+    "checkpoint.pt": lambda file: finished_epochs(file.parent),
     "plan.json": lambda file: read_plan(file.parent),
     "val_b.npy": lambda file: results(StudyFolder(file.parents[2]), 0, "val_b"),
     "optuna.journal": lambda file: Journal(file, write_space(file.parent), writable=True),

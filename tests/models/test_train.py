@@ -192,7 +192,7 @@ def test_the_checkpoint_is_written_before_the_epoch_is_reported(tmp_path: Path) 
 
     records = train(parameters, network, tmp_path, stop_after=1)
 
-    assert finished_epochs(tmp_path, EpochRecord) == records
+    assert finished_epochs(tmp_path) == records
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert_same_bits(checkpoint["network"], state_of(network))
 
@@ -204,7 +204,7 @@ def test_finished_run_yields_no_more_epochs(tmp_path: Path) -> None:
     records = train(parameters, network, tmp_path, epochs=2)
 
     assert train(parameters, network, tmp_path, epochs=2) == []
-    assert finished_epochs(tmp_path, EpochRecord) == records
+    assert finished_epochs(tmp_path) == records
 
 
 @pytest.mark.slow
@@ -381,7 +381,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
     with pytest.raises(TrialError, match="not finite in epoch 2"):
         train(parameters, network, tmp_path, task=task)
 
-    assert [record.epoch for record in finished_epochs(tmp_path, EpochRecord)] == [1]
+    assert [record.epoch for record in finished_epochs(tmp_path)] == [1]
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from xraytune.export.mask_evaluation import MaskEvaluation
     from xraytune.export.train import Trained
     from xraytune.metrics.segmentation import MaskMetrics
-    from xraytune.models.summary import ModelSummary
 
 METRIC_LABELS = {
     "auroc": "AUROC",
@@ -328,7 +327,7 @@ def summary(
 
     found = model_summary(config, data=data, overrides=overrides or ())
     if as_json:
-        console.show_json(_summary_json(found))
+        console.show_json(found)
         return
     total, trained = found.total_params, found.trainable_params
     rows: list[Row] = []
@@ -348,27 +347,3 @@ def summary(
             ("memory: parameters", f"{found.params_mebibytes:,.2f} MiB"),
         ),
     )
-
-
-def _summary_json(found: ModelSummary) -> dict[str, object]:
-    return {
-        "input_shape": found.input_shape,
-        "total_params": found.total_params,
-        "trainable_params": found.trainable_params,
-        "non_trainable_params": found.total_params - found.trainable_params,
-        "memory_mib": {
-            "input": round(found.input_mebibytes, 2),
-            "outputs_and_gradients": round(found.activations_mebibytes, 2),
-            "parameters": round(found.params_mebibytes, 2),
-        },
-        "layers": [
-            {
-                "layer": f"{layer.kind}-{number}",
-                "output_shape": layer.output_shape,
-                "params": layer.params,
-                "trained": layer.is_trained,
-                "module": layer.name,
-            }
-            for number, layer in enumerate(found.layers, 1)
-        ],
-    }

@@ -1,7 +1,7 @@
 """Measure a generator: do its images look like real ones, vary like them, and teach a classifier the same?
 
 Pure functions of features of a pretrained network, float64 [n, D]. The kernel inception distance (KID) compares two
-distributions. Precision and density measure how synthetic images lie among real ones, recall and coverage how well
+distributions. Precision measures how synthetic images lie among real ones, recall and coverage how well
 synthetic images reach the real ones. GAN-train and GAN-test are AUROCs of a linear classifier trained on one set and
 scored on the other.
 """
@@ -35,13 +35,11 @@ class Neighbourhoods:
     Attributes:
         precision: Share of synthetic images in the neighbourhood of a real one.
         recall: Share of real images in the neighbourhood of a synthetic one.
-        density: Mean number of real neighbourhoods that a synthetic image lies in, divided by 5; 1 if the sets are alike.
         coverage: Share of real images with a synthetic one in their neighbourhood.
     """
 
     precision: float
     recall: float
-    density: float
     coverage: float
 
 
@@ -161,7 +159,7 @@ def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
 
 
 def neighbourhoods(real: Floats, synthetic: Floats) -> Neighbourhoods:
-    """Return precision, recall, density and coverage of features, float64 [n, D] and [m, D], n and m above 5.
+    """Return precision, recall and coverage of features, float64 [n, D] and [m, D], n and m above 5.
 
     Source: Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"; Naeem et al.
     2020, "Reliable Fidelity and Diversity Metrics for Generative Models".
@@ -177,7 +175,6 @@ def neighbourhoods(real: Floats, synthetic: Floats) -> Neighbourhoods:
     return Neighbourhoods(
         precision=float(in_real.any(axis=0).mean()),
         recall=float((distances < radii(synthetic)).any(axis=1).mean()),
-        density=float(in_real.sum(axis=0).mean() / NEIGHBOURS),
         coverage=float(in_real.any(axis=1).mean()),
     )
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
@@ -21,21 +21,17 @@ from xraytune.errors import ArtifactError
 from xraytune.files import require_file
 from xraytune.models.optimizer import Optimizer
 from xraytune.models.weights import load_tensors
-from xraytune.records import EpochRecord, FittedEpoch
+from xraytune.records import EpochRecord
 from xraytune.tensors import explain_unreadable, load_content, save_content, save_state
 
 _CHECKPOINT_NAME = "checkpoint.pt"
 _BEST_NAME = "best.safetensors"
 _FIX = "remove this folder: the trial then starts from scratch"
 _logger = logging.getLogger(__name__)
-Epoch = TypeVar("Epoch", EpochRecord, FittedEpoch)
-"""Of a training with or without validation."""
-_EPOCHS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (EpochRecord, FittedEpoch)}
+_EPOCHS = TypeAdapter(list[EpochRecord])
 
 
-def save_checkpoint(
-    folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord] | Sequence[FittedEpoch]
-) -> None:
+def save_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord]) -> None:
     """Write all that `resume` needs."""
     content = {
         "network": network.state_dict(),
@@ -45,9 +41,9 @@ def save_checkpoint(
     save_content(content, folder / _CHECKPOINT_NAME)
 
 
-def resume(folder: Path, network: nn.Module, optimizer: Optimizer, kind: type[Epoch]) -> list[Epoch]:
+def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
     """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
-    content, epochs = _read(folder, kind)
+    content, epochs = _read(folder)
     if epochs:
         with explain_unreadable("this checkpoint belongs to a different network", folder / _CHECKPOINT_NAME, _FIX):
             load_tensors(network, content["network"])
@@ -55,29 +51,29 @@ def resume(folder: Path, network: nn.Module, optimizer: Optimizer, kind: type[Ep
     return epochs
 
 
-def finished_epochs(folder: Path, kind: type[Epoch]) -> list[Epoch]:
+def finished_epochs(folder: Path) -> list[EpochRecord]:
     """Return the checkpoint's epochs; a killed trial may not have reported the last one."""
-    return _read(folder, kind)[1]
+    return _read(folder)[1]
 
 
-def intact_epochs(folder: Path, kind: type[Epoch]) -> list[Epoch]:
+def intact_epochs(folder: Path) -> list[EpochRecord]:
     """Return `finished_epochs`; a damaged checkpoint is removed, so that the same epochs are trained again."""
     try:
-        return finished_epochs(folder, kind)
+        return finished_epochs(folder)
     except ArtifactError as error:
         _logger.warning("%s; training starts from scratch", error)
         shutil.rmtree(folder)
         return []
 
 
-def _read(folder: Path, kind: type[Epoch]) -> tuple[dict[str, Any], list[Epoch]]:
+def _read(folder: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
     """Return the content and the epochs; both are empty without a checkpoint."""
-    file, record = folder / _CHECKPOINT_NAME, _EPOCHS[kind]
+    file = folder / _CHECKPOINT_NAME
     if not file.exists():
         return {}, []
     with explain_unreadable("this checkpoint is damaged", file, _FIX):
         content = load_content(file)
-        return content, [record.validate_python(epoch) for epoch in content["epochs"]]
+        return content, _EPOCHS.validate_python(content["epochs"])
 
 
 def save_best(folder: Path, network: nn.Module) -> None:

@@ -26,7 +26,7 @@ from xraytune.errors import Problem, TrialError, XraytuneError
 from xraytune.metrics.classification import Score, auroc, require_finite_outputs
 from xraytune.models.checkpoint import resume, save_best, save_checkpoint
 from xraytune.models.optimizer import Optimizer, learning_rate
-from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, ignore_progress
+from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.seeding import derive_seed
 
 TRAINING_STEPS = "training the network (steps)"
@@ -83,14 +83,16 @@ def train_network(training: Training, validate: Validate) -> Iterator[EpochRecor
     optimizer = Optimizer(parameters, network)
     steps_per_epoch, max_epochs = training.steps_per_epoch, training.max_epochs
     pretrained = parameters.pretraining_steps(max_epochs * steps_per_epoch) // steps_per_epoch
-    records = resume(folder, network, optimizer, EpochRecord)
+    records = resume(folder, network, optimizer)
     while len(records) < max_epochs and not _stops_early(records[pretrained:], parameters.early_stop_epochs):
         started = time.perf_counter()
         epoch = len(records) + 1
         val_losses = [record.val_loss for record in records[pretrained:] if record.val_loss is not None]
-        train_loss, lr = _train_epoch(training, optimizer, epoch, of=max_epochs, val_losses=val_losses)
+        train_loss, lr = _train_epoch(training, optimizer, epoch, val_losses=val_losses)
         val_loss, val_score = validate(network)
-        _require_finite(train_loss + val_loss, epoch, lr)
+        if not math.isfinite(train_loss + val_loss):
+            what = f"the loss is not finite in epoch {epoch}"
+            raise TrialError(Problem(what, f"lr {lr:g}", "search smaller values of lr"))
         best_before = records[-1].best_val_score if records else -math.inf
         record = EpochRecord(
             epoch=epoch,
@@ -110,32 +112,10 @@ def train_network(training: Training, validate: Validate) -> Iterator[EpochRecor
         yield record
 
 
-def fit_network(training: Training, epochs: int) -> Iterator[FittedEpoch]:
-    """Train for a fixed number of epochs without validation; after each write the checkpoint, then yield the record.
-
-    `train_network` takes the same steps: the learning rate follows the schedule of a run of `max_epochs`, and nothing
-    stops it early. At the end the network has the weights of the last epoch, also if all epochs were in the checkpoint. The
-    schedule must not be `plateau`, which follows the loss on val-A. Raises what `train_network` does.
-    """
-    network, folder, steps_per_epoch = training.network, training.checkpoint_dir, training.steps_per_epoch
-    optimizer = Optimizer(training.parameters, network)
-    records = resume(folder, network, optimizer, FittedEpoch)
-    training.on_progress(TRAINING_STEPS, len(records) * steps_per_epoch, epochs * steps_per_epoch)
-    for epoch in range(len(records) + 1, epochs + 1):
-        started = time.perf_counter()
-        train_loss, lr = _train_epoch(training, optimizer, epoch, of=epochs)
-        _require_finite(train_loss, epoch, lr)
-        seconds = time.perf_counter() - started
-        steps = epoch * steps_per_epoch
-        records.append(FittedEpoch(epoch=epoch, steps=steps, train_loss=train_loss, lr=lr, seconds=seconds))
-        save_checkpoint(folder, network, optimizer, records)
-        yield records[-1]
-
-
 def _train_epoch(
-    training: Training, optimizer: Optimizer, epoch: int, *, of: int, val_losses: Sequence[float] = ()
+    training: Training, optimizer: Optimizer, epoch: int, *, val_losses: Sequence[float]
 ) -> tuple[float, float]:
-    """Train an epoch of `of`, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
+    """Train an epoch, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
     parameters, network, compute = training.parameters, training.network, training.compute
     total_steps = training.max_epochs * training.steps_per_epoch
     steps = range((epoch - 1) * training.steps_per_epoch, epoch * training.steps_per_epoch)
@@ -144,7 +124,7 @@ def _train_epoch(
     # Dropout uses torch's global generator; seeded for each epoch, it needs no place in the checkpoint.
     with torch.random.fork_rng(devices=[] if compute.device == "cpu" else [torch.cuda.current_device()]):
         torch.manual_seed(derive_seed(training.seed, "epoch", epoch))
-        training.on_progress(TRAINING_STEPS, steps.start, of * training.steps_per_epoch)
+        training.on_progress(TRAINING_STEPS, steps.start, total_steps)
         for step in steps:
             inputs, targets = training.batch(step)
             optimizer.lr = learning_rate(parameters, step, total_steps=total_steps, val_losses=val_losses)
@@ -155,18 +135,11 @@ def _train_epoch(
             of_step.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total_loss += of_step.detach()
-            training.on_progress(TRAINING_STEPS, step + 1, of * training.steps_per_epoch)
+            training.on_progress(TRAINING_STEPS, step + 1, total_steps)
     mean_loss = float(total_loss) / len(steps)
     if parameters.batch_norm != "moving":
         estimate_batch_norms(network, training.norm_batches, compute=compute)
     return mean_loss, optimizer.lr
-
-
-def _require_finite(loss: float, epoch: int, lr: float) -> None:
-    if not math.isfinite(loss):
-        raise TrialError(
-            Problem(f"the loss is not finite in epoch {epoch}", f"lr {lr:g}", "search smaller values of lr")
-        )
 
 
 @torch.no_grad()

@@ -85,7 +85,7 @@ def trial_epochs(
         write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(report_pool(experiment, context))})
     inputs = TrialInputs(experiment, context)  # may refuse the pool
     log, checkpoint_dir = trial_dir / "epochs.jsonl", trial_dir / "checkpoint"
-    finished = intact_epochs(checkpoint_dir, EpochRecord)
+    finished = intact_epochs(checkpoint_dir)
     logged = len(read_jsonl(log))
     if logged > len(finished):  # the checkpoint was lost: these epochs are trained again, and may round differently
         write_text(log, "")
