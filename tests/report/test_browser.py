@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserType, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.in_process import command
 from tests.report.conftest import CopyStudy
@@ -27,21 +27,13 @@ HOSTILE = ["<script>window.attacked = 1</script>", '"><img src=x onerror="window
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[BrowserType]:
-    """Playwright's door to the browser."""
-    with sync_playwright() as playwright:
-        yield playwright.chromium
-
-
-def _launch(chromium: BrowserType, *arguments: str) -> Browser:
-    arguments = ("--no-sandbox", "--disable-background-networking", *arguments)
-    return chromium.launch(executable_path=CHROMIUM, args=arguments)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: BrowserType) -> Iterator[Browser]:
+def browser() -> Iterator[Browser]:
     """One browser for all tests, without a profile."""
-    with _launch(chromium) as launched:
+    arguments = ["--no-sandbox", "--disable-background-networking"]
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=arguments) as launched,
+    ):
         yield launched
 
 
@@ -92,15 +84,6 @@ def test_every_chart_is_drawn_without_errors_and_without_a_network(browser: Brow
     assert opened.errors == []
     assert [one for one in opened.requests if not one.startswith(("file:", "data:", "blob:"))] == []
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_without_webgl_the_page_leaves_parallel_coordinates_out(chromium: BrowserType, hostile: Path) -> None:
-    with _launch(chromium, "--disable-3d-apis") as browser:
-        opened = _open(browser, hostile.as_uri())
-        opened.page.locator("#chart-parallel").scroll_into_view_if_needed()
-        opened.page.locator("#chart-parallel").wait_for(state="hidden")
-
-        assert opened.errors == []
 
 
 def test_hostile_names_are_text(browser: Browser, hostile: Path) -> None:

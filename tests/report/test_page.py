@@ -58,12 +58,12 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tm
     drawn = {y: x for trace in charts["differences"]["traces"] for x, y in zip(trace["x"], trace["y"], strict=True)}
     assert drawn == {one["control"]: one["difference"] for one in verdict["finalists"][0]["comparisons"]}
     assert [trace["name"] for trace in charts["ratios"]["traces"]] == ["gan", "duplicate"]
-    assert {"curves", "parameter-lr", "parallel", "roc", "pr", "calibration", "confusion"} <= charts.keys()
+    assert {"history", "curves", "parameter-lr", "parallel", "roc", "pr", "calibration", "confusion"} <= charts.keys()
     text = _without_plotly(page)
     for heading in (
         "Verdict",
         "Best configuration",
-        "Learning curves",
+        "Search",
         "Performance on val-B",
         "Synthetic images",
         "Data",

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.domains import Value
 from xraytune.metrics.curves import ClassCurves, Curve
+from xraytune.search.figures import Figure
 from xraytune.search.status import StudyView, TrialView
 
 Trace = dict[str, Any]
@@ -40,10 +40,12 @@ _LINE = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "below"}
 _DIAGONAL = {**_LINE, "line": {"color": _GREY, "width": 1, "dash": "dot"}}
 _HORIZONTAL = {**_LINE, "y1": 0, "xref": "paper", "line": {"color": _GREY, "width": 1}}
 _ROPE = {**_LINE, "type": "rect", "yref": "paper", "fillcolor": "rgba(140,140,140,0.18)", "line": {"width": 0}}
+_SMALL = 270
+"""Height of a chart of one parameter, in px."""
 _FEW = 8
-"""Values of a parameter up to which they stand side by side instead of to scale."""
+"""Integers up to which they stand side by side, as choices do."""
 _MANY = 40
-"""Trials from which on only the best ones have intervals and strong curves."""
+"""Trials from which on points are small and only the best curves strong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,14 +128,6 @@ def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str
     return Chart(id="ratios", traces=traces, layout=layout, alt=f"gain of {source} over r = 0: {alt}")
 
 
-def trials_by_ratio(view: StudyView) -> Chart:
-    """Show the val-A score of each trial over its ratio."""
-    traces, axis = _scatter_by_source(view, "synthetic_ratio")
-    axis |= _axis("extra images per real image (r)")
-    layout = {"xaxis": axis, "yaxis": _score_axis(view), "legend": _LEGEND}
-    return Chart(id="ratios", traces=traces, layout=layout, alt="val-A score of each trial over its synthetic ratio")
-
-
 def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     """Show the best score so far of each trial after each epoch; pruned trials are pale, and of many all but the best.
 
@@ -181,68 +175,90 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     )
 
 
-def parameter_charts(view: StudyView, ranges: Mapping[str, bool]) -> tuple[Chart, ...]:
-    """Show the val-A score of all trials over each searched parameter; `ranges` are of floats, and whether logarithmic."""
-    charts = []
-    for name in view.searched:
-        if len({trial.parameters.get(name) for trial in view.trials} - {None}) > 1:
-            traces, axis = _scatter_by_source(view, name, is_log=ranges.get(name))
-            layout = {"xaxis": axis, "yaxis": _score_axis(view), "showlegend": False}
-            alt = f"val-A score of each trial over {name}"
-            chart_id = f"parameter-{name.replace('.', '-')}"
-            charts.append(Chart(id=chart_id, traces=traces, layout=layout, height=270, alt=alt))
-    return tuple(charts)
-
-
-def parallel_coordinates(view: StudyView, ranges: Mapping[str, bool]) -> Chart | None:
-    """Show all searched parameters and the score of complete and pruned trials; None with fewer than two parameters."""
-    trials = [trial for trial in view.trials if trial.values]
-    dimensions = []
-    for name in view.searched:
-        values = [trial.parameters.get(name) for trial in trials]
-        places, ticks = _places(values, is_log=ranges.get(name))
-        if len(places) > 1:
-            nowhere = min(places.values())
-            if ticks:
-                nowhere -= (max(places.values()) - nowhere) / 6
-            if ticks and None in values:
-                ticks = {"tickvals": [nowhere, *ticks["tickvals"]], "ticktext": ["-", *ticks["ticktext"]]}
-            dimensions.append({"label": name, "values": [places.get(one, nowhere) for one in values], **ticks})
-    if len(dimensions) < 2 or len(trials) < 2:
-        return None
-    scores = _rounded([trial.values[-1] for trial in trials])
-    dimensions.append({"label": view.metric, "values": scores})
-    low, high = np.quantile(scores, [0.9, 1]).tolist()
-    colours = [[0, "#9aa5b1"], [1, "#d55e00"]]
-    line = {"color": scores, "colorscale": colours, "cmin": low, "cmax": max(high, low + 1e-6), "showscale": False}
+def history(figure: Figure, view: StudyView) -> Chart:
+    """Show Optuna's history of a search: the score of each trial, and the best one so far."""
+    points, best, *_ = figure["data"]
+    style = {"line": {"color": _GREY, "width": 1.5, "shape": "hv"}, "hoverinfo": "skip", "showlegend": False}
     return Chart(
-        id="parallel",
-        traces=[{"type": "parcoords", "dimensions": dimensions, "line": line}],
-        layout={"margin": {"l": 70, "r": 50, "t": 60, "b": 30}},
-        height=380,
-        min_width=110 * len(dimensions),
-        alt="searched parameters and score of each trial as parallel coordinates",
-        caption="Drag along an axis to select trials. The best trials are orange.",
+        id="history",
+        traces=[best | style, *_by_source(points, points["x"], view)],
+        layout={"xaxis": _axis("trial"), "yaxis": _score_axis(view), "legend": _LEGEND},
+        height=320,
+        alt="score of each trial, in their order, and the best so far",
+        caption="Filled: complete trials; open: the last score of others. Line: the best so far.",
     )
 
 
-def _places(values: Iterable[Value], *, is_log: bool | None) -> tuple[dict[Value, float], Trace]:
-    """Return where the values stand on an axis, and its ticks; {} leaves these to Plotly.
+def parallel_coordinates(figure: Figure, view: StudyView) -> Chart:
+    """Show Optuna's parallel coordinates: a line for each trial through its score and parameters; good ones stand out."""
+    lines, layout = figure["data"][:-1], figure["layout"]  # without the scale of Optuna's colours
+    traces, sources = [], set()
+    for line in lines:
+        source = dict(line["customdata"]).get("source", _source(view.trials[0]))
+        rank = line["y"][0] if view.objective.goal == "maximize" else 1 - line["y"][0]
+        style = {"line": {"color": _colour_of(source), "width": 1 + 1.5 * rank**3}, "opacity": 0.35 + 0.65 * rank**3}
+        traces.append(line | style)
+        sources.add(source)
+    legend = [
+        _scatter("lines", [None], [None], "", name=one, line={"color": _colour_of(one)}) for one in sorted(sources)
+    ]
+    return Chart(
+        id="parallel",
+        traces=traces + legend,
+        layout={
+            "xaxis": layout["xaxis"] | {"side": "top", "showline": False},
+            "yaxis": layout["yaxis"],
+            "shapes": layout["shapes"],
+            "annotations": [one | {"font": {"size": 11}} for one in layout["annotations"]],
+            "legend": {**_LEGEND, "y": 1.12},
+            "margin": {"l": 70, "r": 50, "t": 70, "b": 12},
+        },
+        height=400,
+        min_width=110 * len(layout["shapes"]),
+        alt="searched parameters and score of each trial as parallel coordinates",
+        caption="Strong lines have the best scores. Of many trials, only the best 100 are shown.",
+    )
 
-    Choices and few integers stand side by side, a range of floats to scale; `is_log` is None unless it is such a range.
-    """
-    known = sorted({value for value in values if value is not None}, key=lambda one: (isinstance(one, str), one))
-    numbers = [float(one) for one in known if isinstance(one, int | float) and not isinstance(one, bool)]
-    if not known or len(numbers) < len(known) or (len(known) <= _FEW and is_log is None):
-        places: dict[Value, float] = {value: float(place) for place, value in enumerate(known)}
-        return places, {"tickvals": [*places.values()], "ticktext": [*map(value_text, known)]}
-    if not is_log:
-        return dict(zip(known, numbers, strict=True)), {}
-    steps = (1, 3) if numbers[-1] / numbers[0] < 100 else (1,)
-    ticks = [step * 10.0**power for power in range(-12, 12) for step in steps]
-    ticks = [tick for tick in ticks if numbers[0] <= tick <= numbers[-1]]
-    shown = {"tickvals": np.log10(ticks).tolist(), "ticktext": [f"{tick:g}" for tick in ticks]}
-    return dict(zip(known, np.log10(numbers).tolist(), strict=True)), shown
+
+def importances(figure: Figure) -> Chart:
+    """Show Optuna's importances of the parameters."""
+    (bars,) = figure["data"]
+    style = {"marker": {"color": _COLOUR}, "hoverinfo": "skip", "hovertemplate": None}
+    layout = {
+        "xaxis": _axis("importance", range=[0, 1.25 * max(bars["x"])]),
+        "yaxis": {"showgrid": False},
+        "margin": {"t": 16},
+    }
+    text = "; ".join(f"{name}: {text}" for name, text in zip(bars["y"][::-1], bars["text"][::-1], strict=True))
+    caption = "What the best tenth of trials have in common (PED-ANOVA). The sum is 1 even if nothing matters."
+    height = max(_SMALL, 80 + 26 * len(bars["y"]))
+    alt = f"importance of {text}"
+    return Chart(id="importances", traces=[bars | style], layout=layout, height=height, alt=alt, caption=caption)
+
+
+def parameter_slice(figure: Figure, view: StudyView) -> Chart:
+    """Show Optuna's slice of one parameter: the score of each trial at its value; sources stand side by side at a choice."""
+    points, axis = figure["data"][0], figure["layout"]["xaxis"]
+    numbers, name = points["marker"]["color"], axis["title"]["text"]
+    values = [f"{value}".strip("'") for value in points["x"]]  # Optuna shows Python's text of a choice: 'gan'
+    choices = [value.strip("'") for value in axis.get("categoryarray", [])]
+    if not choices and len({*points["x"]}) <= _FEW and all(isinstance(value, int) for value in points["x"]):
+        choices = [f"{value}" for value in sorted({*points["x"]})]
+    if choices:
+        axis = axis | {"type": "category", "categoryorder": "array", "categoryarray": choices}
+        style = {"type": "box", "boxpoints": "all", "pointpos": 0, "fillcolor": "rgba(0,0,0,0)", "hoveron": "points"}
+        points = {"x": values, "y": points["y"], "line": {"width": 0}, **style}
+    elif axis.get("type") == "log" and max(points["x"]) > 10 * min(points["x"]):
+        axis = axis | {"dtick": 1, "tickformat": "~g"}
+    beside = "overlay" if name == "source" else "group"
+    layout = {"xaxis": axis, "yaxis": _score_axis(view), "boxmode": beside, "showlegend": False, "margin": {"t": 16}}
+    return Chart(
+        id=f"parameter-{name.replace('.', '-')}",
+        traces=_by_source(points, numbers, view),
+        layout=layout,
+        height=_SMALL,
+        alt=f"score of each trial over {name}",
+    )
 
 
 def curve_charts(curves: ClassCurves, positive: str, captions: Mapping[str, str]) -> tuple[Chart, ...]:
@@ -322,66 +338,39 @@ def dice_by_patient(patients: Sequence[str], dices: Sequence[float]) -> Chart:
     return Chart(id="dice", traces=[trace], layout=layout, alt=alt)
 
 
-def _scatter_by_source(view: StudyView, name: str, *, is_log: bool | None = None) -> tuple[list[Trace], Trace]:
-    """Return a point of each trial with a score, and the axis of the parameter."""
-    groups: dict[tuple[str, str], list[TrialView]] = {}
-    sources_at: dict[Value, set[str]] = {}
-    shown = [trial for trial in view.trials if trial.values and _value(trial, name) is not None]
-    for trial in shown:
-        groups.setdefault((_source(trial), trial.status), []).append(trial)
-        sources_at.setdefault(_value(trial, name), set()).add(_source(trial))
-    places, ticks = _places(sources_at, is_log=is_log)
-    is_spread, is_many = is_log is None and bool(ticks), len(shown) > _MANY
-
-    def place(trial: TrialView) -> float:
-        """Where few values stand side by side, each source has a lane at its value, which many trials fill."""
-        beside = sorted(sources_at[_value(trial, name)])
-        lane, width = beside.index(_source(trial)) - (len(beside) - 1) / 2, 0.7 / len(beside)
-        within = 0.8 * (trial.number * 0.618 % 1 - 0.5) if is_many else 0.0
-        return round(places[_value(trial, name)] + width * (lane + within) * is_spread, 4)
-
-    side = next((side for side in view.sides if side.name == "val-A"), None) if view.metric == "AUROC" else None
-    strong = {trial.number for trial in _strong(view)}
-    traces = []
-    for (source, status), trials in sorted(groups.items()):
-        scores = [trial.values[-1] for trial in trials]
-        trace = _scatter(
-            "markers",
-            [*map(place, trials)],
-            _rounded(scores),
-            "%{text}: %{y:.4f}",
-            name=source,
-            legendgroup=source,
-            showlegend=status == "complete" or (source, "complete") not in groups,
-            text=[f"{_label(trial)}<br>{name} {value_text(_value(trial, name))}" for trial in trials],
-            marker=_marker(source, status, is_small=is_many),
-        )
-        intervals = [
-            side.interval(score) if side and one.number in strong else None
-            for one, score in zip(trials, scores, strict=True)
-        ]
-        if any(intervals):
-            trace["error_y"] = _error(scores, intervals, width=0) | {"thickness": 1}
-        traces.append(trace)
-    spread = {"range": [-0.5, len(places) - 0.5], "showgrid": False} if is_spread else {}
-    return traces, _axis(name, **ticks, **spread)
+def _by_source(points: Trace, numbers: Sequence[int], view: StudyView) -> list[Trace]:
+    """Split points, one for each of these trials, by source; open ones are trials that are not complete."""
+    places = {number: place for place, number in enumerate(numbers)}
+    groups: dict[tuple[str, bool], list[TrialView]] = {}
+    for trial in view.trials:
+        if trial.number in places:
+            groups.setdefault((_source(trial), trial.status == "complete"), []).append(trial)
+    size, width = (9, 1.8) if len(view.trials) <= _MANY else (6, 1)
+    return [
+        points
+        | {
+            "x": [points["x"][places[trial.number]] for trial in trials],
+            "y": _rounded(points["y"][places[trial.number]] for trial in trials),
+            "text": [_label(trial) for trial in trials],
+            "hovertemplate": "%{text}<br>%{x}: %{y:.4f}<extra></extra>",
+            "name": source,
+            "legendgroup": source,
+            "offsetgroup": source,
+            "showlegend": is_complete or (source, True) not in groups,
+            "marker": {
+                "color": _colour_of(source),
+                "symbol": "circle" if is_complete else "circle-open",
+                "size": size if is_complete else size - 1,
+                "opacity": 0.85,
+                "line": {"color": _colour_of(source), "width": 0 if is_complete else width},
+            },
+        }
+        for (source, is_complete), trials in sorted(groups.items())
+    ]
 
 
 def _source(trial: TrialView) -> str:
     return f"{trial.parameters.get('source')}"
-
-
-def _value(trial: TrialView, name: str) -> Value:
-    value = trial.parameters.get(name)
-    return 0 if value is None and name == "synthetic_ratio" else value
-
-
-def _marker(source: str, status: str, *, is_small: bool) -> Trace:
-    size = 6 if is_small else 9
-    if status == "complete":
-        return {"color": _colour_of(source), "size": size, "opacity": 0.85}
-    symbol = "x-thin-open" if status == "failed" else "circle-open"
-    return {"color": _colour_of(source), "size": size - 1, "symbol": symbol, "line": {"width": 1 if is_small else 1.8}}
 
 
 def _strong(view: StudyView) -> list[TrialView]:

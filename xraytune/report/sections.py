@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.domains import FloatRange, Value
+from xraytune.config.domains import Value
 from xraytune.confirm.verdict import verdict_text
 from xraytune.errors import XraytuneError
 from xraytune.files import read_bytes
@@ -191,46 +191,40 @@ def _best(data: StudyData) -> Section | None:
 
 def _ratios(data: StudyData) -> Section | None:
     verdict = data.verdict
-    if verdict and verdict["ratio_response"]:
-        arm = verdict["finalists"][0]["arm"]
-        chart = charts.ratio_response(verdict["ratio_response"], arm.split()[0], verdict["metric"])
-        lead = f"{arm} at other ratios, and duplicated real images at the same ratios."
-        return Section(lead=lead, notes=[verdict["ratio_caveat"] + "."], charts=[chart])
-    if "synthetic_ratio" not in data.view.searched or not any(trial.values for trial in data.view.trials):
+    if not verdict or not verdict["ratio_response"]:
         return None
-    note = (
-        "Trials also differ in their other settings, and pruned ones stopped early: this figure cannot show an effect of "
-        "the ratio."
+    arm = verdict["finalists"][0]["arm"]
+    return Section(
+        lead=f"{arm} at other ratios, and duplicated real images at the same ratios.",
+        notes=[verdict["ratio_caveat"] + "."],
+        charts=[charts.ratio_response(verdict["ratio_response"], arm.split()[0], verdict["metric"])],
     )
-    return Section(notes=[note], charts=[charts.trials_by_ratio(data.view)])
 
 
-def _curves(data: StudyData) -> Section | None:
+def _search(data: StudyData) -> Section | None:
     view, rungs = data.view, tuple(rungs_of(data.space.settings, ()).reached())
-    if not any(trial.values for trial in view.trials):
+    if "history" not in data.figures:
         return None
     counts = Counter(trial.status for trial in view.trials)
     by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return Section(lead=f"{len(view.trials)} trials: {by_status}.", charts=[charts.learning_curves(view, rungs)])
+    return Section(
+        lead=f"{len(view.trials)} trials: {by_status}.",
+        charts=[charts.history(data.figures["history"], view), charts.learning_curves(view, rungs)],
+    )
 
 
 def _parameters(data: StudyData) -> Section | None:
     view = data.view
     if not view.trials:
         return None
-    ranges = {spec.name: spec.domain.is_log for spec in data.space.specs if isinstance(spec.domain, FloatRange)}
-    parallel = charts.parallel_coordinates(view, ranges)
     table = trial_table(view)
     rows = [[_cell(value) for value in row] for row in zip(*table.values(), strict=True)]
-    notes = [
-        "Filled points are complete trials; open ones are pruned trials at their last epoch. Bars are 95 % intervals of an "
-        "AUROC on this many patients; of many trials, only the best of each source has one. Parameter importances are "
-        "not shown, because they would mislead: the sampler prefers good regions, and ASHA stops most trials early.",
-    ]
+    figures = data.figures
+    small = [charts.importances(figures["importances"])] if "importances" in figures else []
+    small += [charts.parameter_slice(one, view) for name, one in figures.items() if name.startswith("slice ")]
     return Section(
-        notes=notes,
-        small_charts=charts.parameter_charts(view, ranges),
-        charts=[parallel] if parallel else [],
+        charts=[charts.parallel_coordinates(figures["parallel"], view)] if "parallel" in figures else [],
+        small_charts=small,
         tables=[Table(columns=[*table], rows=rows, caption="All trials", sortable=True)],
         commands=[f"xraytune status {data.argument} --csv"],
     )
@@ -440,7 +434,7 @@ _PARTS: Sequence[tuple[str, str, str, Callable[[StudyData], Section | None]]] = 
     ("verdict", "Verdict", "Verdict", _verdict),
     ("best", "Best configuration", "Best", _best),
     ("ratio", "Ratio of synthetic to real images", "Ratio", _ratios),
-    ("curves", "Learning curves", "Curves", _curves),
+    ("search", "Search", "Search", _search),
     ("parameters", "Parameters and trials", "Trials", _parameters),
     ("performance", "Performance on val-B", "Performance", _performance),
     ("mistakes", "Misclassified images", "Mistakes", _mistakes),

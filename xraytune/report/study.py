@@ -21,6 +21,7 @@ from xraytune.pipeline.artifacts import artifacts_of
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.synthesize import generator_paths
+from xraytune.search.figures import Figure, search_figures
 from xraytune.search.status import StudyView, StudyWatcher, TrialView
 from xraytune.search.study import StudyFolder, damage_explained
 
@@ -49,12 +50,13 @@ class ValidationResults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyData:
-    """A study at one moment; `verdict` and `environment` are the content of these files."""
+    """A study at one moment: `figures` are Optuna's, `verdict` and `environment` the content of these files."""
 
     folder: StudyFolder
     space: Space
     prepared: Prepared
     view: StudyView
+    figures: Mapping[str, Figure]
     verdict: Mapping[str, Any] | None
     environment: Mapping[str, Any]
     cache: Path
@@ -125,11 +127,13 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
     """Read a study; raise StudyError if there is none, or it is damaged."""
     folder = StudyFolder(study.resolve())
     watcher = StudyWatcher(folder)
+    view = watcher.look()
     return StudyData(
         folder=folder,
         space=watcher.space,
         prepared=folder.prepared(),
-        view=watcher.look(),
+        view=view,
+        figures=search_figures(watcher.journal, view),
         verdict=_content(folder.path / CONFIRM_FOLDER / VERDICT_FILE),
         environment=_content(folder.path / "environment.json") or {},
         cache=(cache or folder.default_cache).resolve(),

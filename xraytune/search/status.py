@@ -233,13 +233,13 @@ class StudyWatcher:
         self._folder = folder
         self.space = folder.space()
         self._sides = side_sizes(folder.prepared())
-        self._journal = Journal(folder.journal_path, self.space, writable=False)
+        self.journal = Journal(folder.journal_path, self.space, writable=False)
         self._epoch_seconds: dict[int, float | None] = {}  # of pruned trials
 
     def look(self) -> StudyView:
         """Return the study now."""
         is_running = is_searched(self._folder)
-        views = (self._trial(frozen.number, is_running) for frozen in self._journal.trials)
+        views = (self._trial(frozen.number, is_running) for frozen in self.journal.trials)
         trials = tuple(filter(None, views))
         trial_budget = max(self.space.trial_budget(), len(trials))
         times, hours = self._times(is_running), self.space.settings.budget.hours
@@ -275,12 +275,12 @@ class StudyWatcher:
 
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
         try:
-            parameters = self._journal.parameters(number)
+            parameters = self.journal.parameters(number)
         except ValueError:  # they are just being drawn
             return None
-        status = self._journal.status(number)
-        values = tuple(value for _, value in sorted(self._journal.reported(number).items()))
-        ended = {} if status is None else self._journal.row(number)
+        status = self.journal.status(number)
+        values = tuple(value for _, value in sorted(self.journal.reported(number).items()))
+        ended = {} if status is None else self.journal.row(number)
         trial_path = self._folder.trial_path(number)
         has_started = (trial_path / "config.json").exists()
         busy = None if status or values or not has_started else read_progress(trial_path)
@@ -305,7 +305,7 @@ class StudyWatcher:
             epoch_seconds=self._epoch_seconds.get(number),
             reason=ended.get("reason", ""),
             simplicity=parameters.simplicity,
-            parameters=self._journal.stored_values(parameters),
+            parameters=self.journal.stored_values(parameters),
         )
 
 

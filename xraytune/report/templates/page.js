@@ -21,7 +21,9 @@
     const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), tickcolor: colour("--line"), zeroline: false, automargin: true };
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: "zoom",
-      margin: { l: 64, r: 16, t: layout.title ? 44 : 34, b: 50 }, ...layout,
+      ...layout,
+      margin: { l: 64, r: 16, t: layout.title ? 44 : 34, b: 50, ...layout.margin },
+      annotations: layout.annotations?.map((one) => ({ bgcolor: colour("--page"), ...one })),
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--text") },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--text") }, align: "left" },
       xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
@@ -29,10 +31,6 @@
   }
 
   function prepared(trace) {
-    if (trace.type === "parcoords") {
-      const halo = `0 0 2px ${colour("--page")}, 0 0 2px ${colour("--page")}, 0 0 3px ${colour("--page")}`;
-      return { ...trace, labelangle: -12, labelfont: { color: colour("--text") }, tickfont: { color: colour("--text"), shadow: halo }, rangefont: { color: "rgba(0,0,0,0)" } };
-    }
     if (trace.type === "heatmap") return { ...trace, textfont: { color: colour("--text") } };
     let line = 0;
     return Array.isArray(trace.meta) ? { ...trace, text: trace.y.map((y) => trace.meta[y === null ? line++ : line]) } : trace;
@@ -40,10 +38,6 @@
 
   function draw(element) {
     const chart = charts.get(element.dataset.chart);
-    if (chart.traces.some((trace) => trace.type === "parcoords") && !document.createElement("canvas").getContext("webgl")) {
-      element.closest("figure").hidden = true;
-      return;
-    }
     Plotly.react(element, chart.traces.map(prepared), themed(chart.layout), { responsive: true, displaylogo: false, displayModeBar: false });
     drawn.add(element);
   }
