@@ -35,7 +35,7 @@ PAGES_OUTSIDE = {
 """Pages of the site, and the files outside docs/ that they come from."""
 PROGRAMS = frozenset(
     "apt-get base64 cat cd cp curl docker envsubst export git helm kubectl make mkdir openssl optuna-dashboard pip podman "
-    "prometheus python ray sbatch scancel scp source squeue srun ssh tensorboard time tmux umask uv uvicorn uvx wandb "
+    "prometheus python ray sbatch scancel scp source squeue srun ssh time tmux umask uv uvicorn uvx wandb "
     "xraytune".split()
 )
 """The commands that code blocks may run."""

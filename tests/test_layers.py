@@ -36,7 +36,6 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "ray": ("search/ray/actor.py", "search/ray/driver.py", "search/ray/metrics.py"),
     "optuna": "search/",
     "wandb": "tracking/wandb.py",
-    "tensorboardX": "tracking/tensorboard.py",
     "rich": "cli/console.py",
     "typer": "cli/",
     "matplotlib": "figures/drawing.py",

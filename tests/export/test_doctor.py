@@ -77,22 +77,3 @@ def test_a_missing_extra_is_found_by_doctor_and_before_a_search(
     assert str(refused.value) == (
         f"{key}: {extra} needs no-such-package, which this installation lacks\n  fix: pip install 'xraytune[{extra}]'"
     )
-
-
-def test_a_missing_tensorboardx_is_reported_before_a_search_that_needs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(PACKAGES, "tensorboard", ("no-such-package",))
-    space = tmp_path / "space.yaml"
-    space.write_text(
-        "name: small\nparameters: {backbone: {value: small_cnn}, weights: {value: none}}\n", encoding="utf-8"
-    )
-
-    require_extensions(load_space(space, data=tmp_path))
-    with pytest.raises(MachineError) as refused:
-        require_extensions(load_space(space, ["tracking.tensorboard=true"], data=tmp_path))
-
-    assert str(refused.value) == (
-        "tracking.tensorboard: true needs no-such-package, which this installation lacks\n"
-        "  fix: pip install 'xraytune[tensorboard]'"
-    )

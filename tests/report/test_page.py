@@ -203,7 +203,7 @@ def test_every_table_is_a_csv_file(confirmed: Path, tmp_path: Path) -> None:
     assert float(trials[0]["lr"]) == 0.01
 
 
-@pytest.mark.parametrize("options", [["--out", "page.html"], ["--serve"], ["--wandb"]])
+@pytest.mark.parametrize("options", [["--out", "page.html"], ["--serve"]])
 def test_tables_are_written_alone(tmp_path: Path, options: list[str]) -> None:
     assert command("report", tmp_path, "--csv", tmp_path / "tables", *options).exit_code == 2
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tracking.offline_runs import read_run, run_files
 from xraytune.config.load import experiment_to_json, load_space
 from xraytune.config.settings import Parameters
 from xraytune.data.phantom import draw_phantoms
@@ -99,6 +100,32 @@ def epochs(study: StudyFolder, number: int) -> list[int]:
 def failing(error: BaseException) -> Generator[EpochRecord, None, TrialResult]:
     raise error
     yield
+
+
+@pytest.mark.filterwarnings("default")  # wandb's own
+def test_a_tracked_trial_leaves_an_offline_run_equal_to_its_epochs(
+    study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    tracked = job(study, 80)
+    config = study.trial_path(80) / "config.json"
+    content = read_json(config)
+    content["settings"]["tracking"] = {"wandb": {"project": "small", "mode": "offline"}}
+    write_json(config, content)
+
+    worker = TrialWorker(tracked)
+    while "ended" not in (message := worker.step()):
+        assert "epoch" in message
+    worker.close()
+
+    run = read_run(run_files(study.trial_path(80))[0])
+    assert (run.name, run.group) == ("one #80", f"one {study.identity()[:6]}")
+    assert run.epochs == epochs(study, 80) == [1, 2, 3]
+    assert "samples.path" in run.rows[0]
+    assert (run.config["arm"], run.summary["status"]) == ("real_only", "complete")
+    assert run.summary["value"] == message["ended"]["value"]
+    assert run.exit_code == 0
 
 
 def test_trials_of_one_gan_name_the_same_picture_of_its_images(study: StudyFolder) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.fake_wandb import FakeWandb
-from xraytune.tracking.tracker import TrackedRun
+from xraytune.tracking.wandb import TrackedRun
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from xraytune.config.settings import WandbSettings
-from xraytune.tracking.tracker import without_secrets
-from xraytune.tracking.wandb import has_key, is_online
+from xraytune.tracking.wandb import has_key, is_online, without_secrets
 
 
 @pytest.mark.parametrize("host", ["api.wandb.ai", "api.forge.coreweave.com"])

@@ -33,7 +33,7 @@ from pathlib import Path
 from tests.tracking.test_wandb import EPOCHS, a_grid
 from xraytune.config.settings import WandbSettings
 from xraytune.files import append_jsonl
-from xraytune.tracking.tracker import TrackedRun
+from xraytune.tracking.wandb import TrackedRun
 from xraytune.tracking.wandb import WandbRun
 
 def children():

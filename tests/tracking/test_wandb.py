@@ -10,8 +10,7 @@ from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.offline_runs import read_run, run_files
 from xraytune.config.settings import WandbSettings
 from xraytune.records import EpochRecord
-from xraytune.tracking.tracker import TrackedRun
-from xraytune.tracking.wandb import WandbRun
+from xraytune.tracking.wandb import TrackedRun, WandbRun
 
 
 def epoch(number: int, val_score: float, best: float) -> EpochRecord:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -14,8 +15,7 @@ from PIL import Image
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.test_wandb import EPOCHS, a_grid
 from xraytune.config.settings import WandbSettings
-from xraytune.tracking.tracker import TrackedRun
-from xraytune.tracking.wandb import WandbRun, publish
+from xraytune.tracking.wandb import TrackedRun, WandbRun, publish
 
 Install = Callable[[FakeWandb], FakeWandb]
 CALLS = ("setup", "init", "log", "finish", "teardown")
@@ -141,11 +141,11 @@ def test_a_missing_wandb_is_reported(
 
 
 def test_finished_work_that_cannot_be_sent_costs_one_warning(
-    trial: TrackedRun, install: Install, caplog: pytest.LogCaptureFixture
+    trial: TrackedRun, install: Install, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     install(FakeWandb("init", OSError("no network")))
 
-    publish(WandbSettings(), replace(trial, kind="report"), {"verdict": "helps"}, epochs=EPOCHS, table=[{"low": 0.1}])
+    publish(WandbSettings(), replace(trial, kind="train"), {"threshold": 0.4}, epochs=EPOCHS, model=tmp_path)
 
     (message,) = warnings_of(caplog)
     assert message.startswith("W&B failed, all results are in their files: OSError: no network (without a network")

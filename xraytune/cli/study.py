@@ -63,9 +63,6 @@ def report(
     ] = False,
     port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port for --serve; 0 for a free one.")] = 8888,
     cache: options.Cache = None,
-    wandb: Annotated[
-        bool, Option("--wandb", help="Also send the page to the W&B project of the study (`tracking`).")
-    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write an HTML report of a study that opens offline: verdict, trials, images, cost. Also works during a search."""
@@ -73,8 +70,6 @@ def report(
         raise BadParameter("give either --serve, or --out, --csv and --json", param_hint="--serve")
     if csv and out:
         raise BadParameter("give either --csv or --out", param_hint="--csv")
-    if wandb and (serve or csv):
-        raise BadParameter("only the HTML page can be sent: leave out --serve and --csv", param_hint="--wandb")
     from xraytune.report import page
 
     if serve:
@@ -84,7 +79,7 @@ def report(
         text = "\n".join(f"{shown_path(file)}" for file in files)
         console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(text)
     else:
-        written = page.write_report(study, out=out, cache=cache, wandb=wandb)
+        written = page.write_report(study, out=out, cache=cache)
         console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
 
 

@@ -47,9 +47,8 @@ METRICS: Mapping[ObjectiveName, str] = {
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch", "monai"),
     "diffusion": ("diffusers",),
-    "tensorboard": ("tensorboardx",),
 }
-"""The packages that a task, source or tracker needs beyond the base installation; the extra has its name."""
+"""The packages that a task or source needs beyond the base installation; the extra has its name."""
 
 
 USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
@@ -544,8 +543,6 @@ class Tracking(Model):
     """Experiment trackers; `epochs.jsonl` is always written."""
 
     wandb: WandbSettings | None = None
-    tensorboard: bool = False
-    """Write TensorBoard event files to the folder of each trial."""
 
 
 class ExportedFrom(Model):

@@ -241,9 +241,9 @@ def require_extensions(space: Space) -> None:
 
 
 def needed_extras(space: Space) -> tuple[str, ...]:
-    """Return the names of the task, of each source, and `tensorboard` if it is on: those of extras, if they have one."""
+    """Return the names of the task and of each source: those of extras, if they have one."""
     sources = (str(source) for (source,) in space.combinations("source"))
-    return (space.settings.task, *sources, *["tensorboard"] * space.settings.tracking.tensorboard)
+    return (space.settings.task, *sources)
 
 
 def require_packages(*names: str) -> None:
@@ -260,9 +260,7 @@ def _package_problems(*names: str) -> Iterator[Problem]:
 
 
 def needed_by(name: str) -> str:
-    """Return the setting that needs an extra: `task: segmentation`, `source: diffusion` or `tracking.tensorboard: true`."""
-    if name == "tensorboard":
-        return "tracking.tensorboard: true"
+    """Return the setting that needs an extra: `task: segmentation` or `source: diffusion`."""
     return f"{'task' if name in get_args(TaskName) else 'source'}: {name}"
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import TypeAdapter
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-from xraytune.config.settings import Parameters, WandbSettings
+from xraytune.config.settings import Parameters
 from xraytune.confirm import scoring, secondary
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
@@ -33,7 +33,7 @@ from xraytune.confirm.plan import (
     read_plan,
     write_plan,
 )
-from xraytune.confirm.record import Confirmation, HeldOutSet, answer_paragraph, write_verdict
+from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
 from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.training import Training, opened, require_controls
@@ -41,9 +41,7 @@ from xraytune.files import read_json, write_json
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.study import StudyFolder, damage_explained, format_versions
-from xraytune.tracking.tracker import TrackedRun
-from xraytune.tracking.wandb import publish
+from xraytune.search.study import damage_explained, format_versions
 
 OnForecast: TypeAlias = Callable[[Forecast, bool], None]
 
@@ -161,8 +159,6 @@ def confirm(
             plan = training.train(finalists=count, gan_seeds=seeds, earlier_accesses=known)
         confirmation = _judge(training, plan, sealed, elsewhere, reason, on_forecast)
         write_verdict(training.runs_folder.path, confirmation)
-    if settings.tracking.wandb:
-        _track(training.folder, settings.tracking.wandb, confirmation)
     return confirmation
 
 
@@ -219,20 +215,6 @@ def _judge(
         external=_external(training, plan, external, compute, of_test, reason),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
     )
-
-
-def _track(study: StudyFolder, settings: WandbSettings, found: Confirmation) -> None:
-    """Send the confirmation to W&B: the verdict, the score of each arm, and the differences with their intervals."""
-    name, rows = study.path.name, found.to_dataframe().reset_index().to_dict("records")
-    scores = {one.arm.name: one.score for one in found.finalists}
-    scores |= {each.control: each.comparison.scores[1] for one in found.finalists for each in one.comparisons}
-    summary = {"verdict": found.verdict, "answer": answer_paragraph(found), **to_json(found.test)}
-    summary |= {f"{found.metric}/{arm}": score for arm, score in scores.items()}
-    columns = ("difference", "low", "high")
-    summary |= {f"{one}/{row['finalist']} - {row['control']}": row[one] for row in rows for one in columns}
-    identity, folder = study.identity(), study.path / CONFIRM_FOLDER
-    run = TrackedRun(kind="confirm", study=name, study_identity=identity, label=f"{name} confirm", folder=folder)
-    publish(settings, run, summary, table=rows)
 
 
 def _external(

@@ -42,8 +42,7 @@ from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
-from xraytune.tracking.tracker import TrackedRun
-from xraytune.tracking.wandb import publish
+from xraytune.tracking.wandb import TrackedRun, publish
 
 TRAIN_STAGE = "train-1.work"
 SAMPLES = "samples.png"

@@ -20,26 +20,22 @@ from threading import Lock
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from xraytune.config.settings import WandbSettings
 from xraytune.errors import ConfigError, MachineError, Problem
 from xraytune.files import csv_table, new_folder, require_new, write_text
 from xraytune.report.sections import Picture, Section, all_charts, sections
 from xraytune.report.study import StudyData, read_study
-from xraytune.tracking.tracker import TrackedRun
-from xraytune.tracking.wandb import publish
 
 PAGE_FILE = "report.html"
 HOST = "127.0.0.1"
 
 
-def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None, wandb: bool = False) -> Path:
+def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:
     """Write the report of a study, and return its path; a search may be running on the study.
 
     Args:
         study: Folder of the study.
         out: The file to write or to replace; default: `report.html` in the study.
         cache: Artifact cache of the search; default: the one next to the studies.
-        wandb: Also send the page to W&B, as a run in the study's group; if that fails, only warn.
 
     Raises:
         StudyError: There is no study, or it is damaged.
@@ -50,12 +46,6 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
     if path.is_dir():
         raise ConfigError(Problem("this is a folder", path, "give a file, such as report.html"))
     write_text(path, render(data), durable=False)
-    if wandb:
-        settings, folder = data.space.settings.tracking.wandb, data.folder.path
-        name, identity = folder.name, data.folder.identity()
-        run = TrackedRun(kind="report", study=name, study_identity=identity, label=f"{name} report", folder=folder)
-        verdict = data.verdict["verdict"] if data.verdict else None
-        publish(settings or WandbSettings(), run, {"verdict": verdict}, page=path)
     return path
 
 

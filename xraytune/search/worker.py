@@ -42,9 +42,7 @@ from xraytune.search.messages import (
     write_samples,
 )
 from xraytune.search.study import StudyFolder, other_releases
-from xraytune.tracking.tensorboard import TensorboardRun
-from xraytune.tracking.tracker import RunStatus, TrackedRun, Tracker
-from xraytune.tracking.wandb import WandbRun
+from xraytune.tracking.wandb import RunStatus, TrackedRun, WandbRun
 
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
@@ -81,7 +79,7 @@ class TrialWorker:
         self._outcome: tuple[RunStatus, dict[str, Json]] | None = None
         self._parent = os.getppid()
         self._open = ExitStack()
-        self._trackers: list[Tracker] = []
+        self._tracker: WandbRun | None = None
         self._alive: Callable[[], None] = lambda: None
         self._epochs = self._run()
 
@@ -115,7 +113,7 @@ class TrialWorker:
                 train_own_generator(experiment, context)
             show("waiting for a slot", 0, 0)
             return None
-        self._trackers = self._tracked(experiment, context)
+        self._tracker = self._tracked(experiment, context)
         with closing(trial_epochs(experiment, context, self._folder)) as epochs:
             while True:
                 with _hang_guard(self._folder, hang_seconds) as self._alive:  # not while it waits between two epochs
@@ -133,8 +131,8 @@ class TrialWorker:
         """Train one epoch, the first one after all preparation, and return the trial's message."""
         message = next_message(self._epochs, self._folder)
         if "epoch" in message:
-            for tracker in self._trackers:
-                tracker.log(EpochRecord(**message["epoch"]))
+            if self._tracker:
+                self._tracker.log(EpochRecord(**message["epoch"]))
         elif "ended" in message:
             kept = ("value", "val_b_score", "threshold", "best_epoch")
             self._outcome = "complete", {name: message["ended"][name] for name in kept}
@@ -143,13 +141,12 @@ class TrialWorker:
         return message
 
     def close(self) -> None:
-        """Stop between two epochs and wait for trackers; the checkpoint is saved, and the search has all messages."""
+        """Stop between two epochs and wait for W&B; the checkpoint is saved, and the search has all messages."""
         self._epochs.close()
         self._open.close()
-        if self._trackers:
+        if self._tracker:
             status, outcome = self._outcome or (self._recorded_status(), {})
-            for tracker in self._trackers:
-                tracker.finish(status, outcome)
+            self._tracker.finish(status, outcome)
 
     def _is_wanted(self) -> bool:
         return (
@@ -172,8 +169,10 @@ class TrialWorker:
         statuses: dict[int, RunStatus] = {row["number"]: row["status"] for row in rows}
         return statuses.get(self._job.number, "unfinished")
 
-    def _tracked(self, experiment: Experiment, context: RunContext) -> list[Tracker]:
+    def _tracked(self, experiment: Experiment, context: RunContext) -> WandbRun | None:
         settings, parameters = experiment.settings, experiment.parameters
+        if settings.tracking.wandb is None:
+            return None
         run = TrackedRun(
             study=self._study.path.name,
             study_identity=self._study.identity(),
@@ -189,12 +188,7 @@ class TrialWorker:
             return training_grid(training_set, context.prepared.class_names, run.label)
 
         draw = None if settings.objective.is_of_generator else samples
-        trackers: list[Tracker] = []
-        if wandb := settings.tracking.wandb:
-            trackers.append(WandbRun(wandb, run, samples=draw, finish_seconds=_FINISH_SECONDS))
-        if settings.tracking.tensorboard:
-            trackers.append(TensorboardRun(run, samples=draw, finish_seconds=1.0))
-        return trackers
+        return WandbRun(settings.tracking.wandb, run, samples=draw, finish_seconds=_FINISH_SECONDS)
 
 
 def next_message(epochs: Epochs, trial_dir: Path) -> Message:
