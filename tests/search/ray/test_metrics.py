@@ -1,33 +1,17 @@
-"""The metrics of a search: their values, the Grafana dashboard, and what Prometheus scrapes from a live search."""
+"""The metrics of a search, and the Grafana dashboard that shows them."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.error import URLError
-from urllib.parse import urlencode
-from urllib.request import ProxyHandler, build_opener
 
 import pytest
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.cog.plugins import register_default_plugins
-from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.search.studies import CPU, direct, ended, epoch, no_gan, two_images
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
-from xraytune.data.phantom import draw_phantoms
 from xraytune.files import write_json
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
@@ -37,35 +21,6 @@ from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.trial_queue import GeneratorNeeds
 
 DOCKER = Path(__file__).parents[3] / "docker"
-PROMETHEUS = shutil.which("prometheus")
-DISCOVERY = "/tmp/ray/prom_metrics_service_discovery.json"
-PROGRAM = str(Path(sys.executable).with_name("xraytune"))
-CLUSTER = """
-import sys
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "dashboard_port": None})
-print("\\ncluster", cluster.address, cluster.head_node.get_session_dir_path(), flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-SPACE = """\
-version: 1
-name: watched
-data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
-parameters:
-  source: {values: [none, gan]}
-  synthetic_ratio: {value: 0.5, when: {source: gan}}
-  gan: {when: {source: gan}, parameters: {image_size: {value: 32}, steps: {value: 20}, width: {value: 4}}}
-  backbone: {value: small_cnn}
-  weights: {value: none}
-  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
-  batch_size: {value: 8}
-points_to_evaluate: [{source: none, lr: 1e-2}, {source: gan, lr: 1e-2}]
-budget: {trials: 200, max_epochs: 2, steps_per_epoch: 2}
-scheduler: {name: none}
-quality: {allow_memorised: true}
-resources: {concurrent: 2}
-"""
 QUALITY_SPACE = """\
 version: 1
 name: quality
@@ -227,117 +182,3 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     used = set(re.findall(r"ray_xraytune_(\w+)", " ".join(queries().values())))
 
     assert used == {*GAUGES, *(f"{name}_total" for name in COUNTERS)}
-
-
-def test_the_dashboard_fits_the_schema_of_grafana() -> None:
-    """The classes of Grafana's SDK, made from the schema, keep every entry: a misspelt one would be lost."""
-    register_default_plugins()
-    content = dashboard()
-
-    read = json.loads(JSONEncoder().encode(Dashboard.from_json(content)))
-
-    assert content["schemaVersion"] == Dashboard().schema_version
-    assert {variable["name"] for variable in content["templating"]["list"]} == {"datasource", "study"}
-    assert list(lost(content, read)) == []
-
-
-def lost(given: Any, kept: Any, place: str = "") -> Iterator[str]:
-    """Where `kept` lacks something of `given`, or differs."""
-    if isinstance(given, dict):
-        for name, value in given.items():
-            yield from lost(value, kept[name], f"{place}/{name}") if name in kept else [f"{place}/{name}"]
-    elif isinstance(given, list) and len(given) == len(kept):
-        for number, (one, other) in enumerate(zip(given, kept, strict=True)):
-            yield from lost(one, other, f"{place}/{number}")
-    elif given != kept:
-        yield place
-
-
-@contextmanager
-def ended_after(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def cluster(environment: dict[str, str]) -> Iterator[tuple[str, Path]]:
-    """A Ray cluster; yields its address and the folder of its session."""
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", CLUSTER]
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout
-        _, address, folder = next(line.split() for line in process.stdout if line.startswith("cluster "))
-        yield address, Path(folder)
-
-
-@contextmanager
-def prometheus(folder: Path, session: Path) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """Prometheus with the configuration of docker/, for this session of Ray; yields a function that asks it."""
-    config = (DOCKER / "prometheus.yml").read_text(encoding="utf-8")
-    assert DISCOVERY in config
-    config = config.replace(DISCOVERY, str(session / Path(DISCOVERY).name)).replace("interval: 10s", "interval: 1s")
-    (folder / "prometheus.yml").write_text(config, encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [str(PROMETHEUS), "--config.file=prometheus.yml", f"--web.listen-address=127.0.0.1:{port}"]
-    opener = build_opener(ProxyHandler({}))
-
-    def ask(query: str) -> list[dict[str, Any]]:
-        query = query.replace("$study", ".*").replace("$__rate_interval", "1m")
-        try:
-            with opener.open(
-                f"http://127.0.0.1:{port}/api/v1/query?{urlencode({'query': query})}", timeout=10
-            ) as answer:
-                result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-        except URLError:  # it is starting
-            return []
-        return [one for one in result if one["value"][1] != "NaN"]
-
-    with (
-        (folder / "prometheus.log").open("w") as log,
-        ended_after(subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, text=True)),
-    ):
-        yield ask
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, failed: Callable[[], object]) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, failed()
-        time.sleep(0.5)
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.skipif(PROMETHEUS is None, reason="needs `prometheus` (apt-get install prometheus)")
-def test_every_panel_shows_something_during_a_search_and_nothing_runs_after_it(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
-    (tmp_path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    environment = {**os.environ, "RAY_metrics_report_interval_ms": "1000"}
-    with cluster(environment) as (address, session), prometheus(tmp_path, session) as ask:
-        command = [PROGRAM, "search", "--space", "space.yaml", "--address", address]
-        with (
-            (tmp_path / "search.log").open("w") as log,
-            ended_after(
-                subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log, text=True)
-            ) as search,
-        ):
-            empty = set(queries())
-
-            def all_shown() -> bool:
-                nonlocal empty
-                assert search.poll() is None, (tmp_path / "search.log").read_text(encoding="utf-8")
-                empty = {title for title, query in queries().items() if not ask(query)}
-                return not empty
-
-            wait_for(all_shown, 300, lambda: empty)
-            running = 'sum(ray_xraytune_trials{state="running"}) + sum(ray_xraytune_slots)'
-            assert float(ask(running)[0]["value"][1]) > 0
-            logs = "\n".join(file.read_text(encoding="utf-8") for file in (session / "logs").glob("worker-*.out"))
-            search.send_signal(signal.SIGINT)
-            search.wait(120)
-        wait_for(lambda: all(float(one["value"][1]) == 0 for one in ask(running)), 120, lambda: ask(running))
-    assert re.search(r'(watched #.+): start\n(?s:.*)\1: {"epoch": {"epoch": 1, (?s:.*)\1: {"ended": ', logs)

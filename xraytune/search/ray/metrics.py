@@ -1,8 +1,4 @@
-"""Metrics of a search, which Ray exports to Prometheus as `ray_xraytune_*` with the tag `study` (docs/dashboard.md).
-
-The driver sets some from the messages of trials, and the others every few seconds from the trial queue. Errors never
-affect the search: only the first one leaves a traceback in the driver's log.
-"""
+"""Metrics of a search, which Ray exports to Prometheus as `ray_xraytune_*` with the tag `study` (docs/dashboard.md)."""
 
 from __future__ import annotations
 
@@ -13,43 +9,28 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-GAUGES: Mapping[str, tuple[str, ...]] = {
-    "best_value": (),  # objective of the best complete trial
-    "trials": ("state",),  # running, waiting, complete, pruned, failed
-    "trials_waiting_for_generator": (),  # those whose generator another trial trains
-    "slots": ("state",),  # running, idle
-    "images_per_second": (),  # summed over classifiers in training; the time includes validation
-    "generator_steps_per_second": (),  # summed over generators in training
-    "gpu_memory_bytes": (),  # peak of each process that runs a trial, summed; 0 on a CPU
-}
-"""The tags of each metric besides `study`, by its name without `xraytune_`."""
-COUNTERS: Mapping[str, tuple[str, ...]] = {
-    "epochs": (),
-    "cache_requests": ("kind", "result"),  # artifacts that trials requested: hit, miss
-}
-"""The same for counters. Prometheus appends `_total` to these names."""
+OF_TRIALS = ("images_per_second", "gpu_memory_bytes")  # summed over running trials
+GAUGES = ("best_value", "trials", "slots", "trials_waiting_for_generator", "generator_steps_per_second", *OF_TRIALS)
+COUNTERS = ("epochs", "cache_requests")  # Prometheus appends `_total` to these names
+_TAGS = {"trials": ("state",), "slots": ("state",), "cache_requests": ("kind", "result")}
 
 
 class Metrics:
-    """The metrics of a search or confirmation of a study."""
+    """The metrics of a study. An error never affects the search; the first one leaves a traceback in the driver's log."""
 
     def __init__(self, study: str) -> None:
         self._study, self._has_failed = {"study": study}, False
-        self._speeds, self._memory = dict[int, float](), dict[int, float]()  # of running trials
+        self._running = {name: dict[int, float]() for name in OF_TRIALS}
         with self._harmless():
-            self._gauges = {name: Gauge(f"xraytune_{name}", "", ("study", *tags)) for name, tags in GAUGES.items()}
-            self._counters = {
-                name: Counter(f"xraytune_{name}", "", ("study", *tags)) for name, tags in COUNTERS.items()
-            }
+            self._gauges = {one: Gauge(f"xraytune_{one}", "", ("study", *_TAGS.get(one, ()))) for one in GAUGES}
+            self._counters = {one: Counter(f"xraytune_{one}", "", ("study", *_TAGS.get(one, ()))) for one in COUNTERS}
 
     def show(self, statistics: Mapping[str, Any]) -> None:
         """Set the gauges: those of `TrialQueue.statistics`, except None values, and the sums over trials."""
-        sums = {"images_per_second": self._speeds, "gpu_memory_bytes": self._memory}
         with self._harmless():
-            for name, value in {**statistics, **{name: sum(of.values()) for name, of in sums.items()}}.items():
-                by_state = value if isinstance(value, Mapping) else {None: value}
-                for state, number in by_state.items():
-                    self._gauges[name].set(number, self._study | ({"state": state} if state else {}))
+            for name, value in {**statistics, **{name: sum(of.values()) for name, of in self._running.items()}}.items():
+                for tags, number in [({}, value)] if name not in _TAGS else [({"state": s}, value[s]) for s in value]:
+                    self._gauges[name].set(number, self._study | tags)
 
     def on_result(self, trial: Mapping[str, Any], message: Mapping[str, Any], usage: Mapping[str, Any]) -> None:
         """Count an epoch of a trial (its config), and record its speed and the usage that `TrialActor.step` reports."""
@@ -58,19 +39,19 @@ class Metrics:
                 self._counters["epochs"].inc(1, self._study)
                 if record["lr"] is not None:  # otherwise the trial trains a generator, and no classifier
                     images = trial["images_per_step"] * record["steps"] / record["epoch"]
-                    self._speeds[trial["number"]] = images / max(record["seconds"], 1e-3)
-            self._memory[trial["number"]] = usage["gpu_memory_bytes"]
+                    self._running["images_per_second"][trial["number"]] = images / max(record["seconds"], 1e-3)
+            self._running["gpu_memory_bytes"][trial["number"]] = usage["gpu_memory_bytes"]
             for kind, result, count in usage["cache_requests"]:
                 self._counters["cache_requests"].inc(count, self._study | {"kind": kind, "result": result})
 
     def on_stop(self, number: int) -> None:
         """Forget a trial that no longer runs."""
-        self._speeds.pop(number, None)
-        self._memory.pop(number, None)
+        for values in self._running.values():
+            values.pop(number, None)
 
     def on_end(self) -> None:
         """Set running and waiting trials, slots and speeds to 0."""
-        self._speeds, self._memory = {}, {}
+        self._running = {name: {} for name in OF_TRIALS}
         states = {"trials": {"running": 0, "waiting": 0}, "slots": {"running": 0, "idle": 0}}
         self.show({**states, "trials_waiting_for_generator": 0, "generator_steps_per_second": 0})
 
