@@ -383,7 +383,6 @@ def test_a_rehearsal_leaves_the_test_folder_sealed_and_its_replicates_are_used_a
     assert content["cost"]["hours"] > 0
     assert content["forecast"]["gan_seeds"] == 2
     assert "as many patients as val-B" in content["notes"][0]
-    assert content == read_json(lab.study / "rehearsal" / "rehearsal.json")
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not (lab.study / "confirm").exists()
     refused = command("confirm", lab.study, "--quick", "--test", lab.test)
@@ -427,7 +426,6 @@ def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
     shown = " ".join(capsys.readouterr().out.split())
     assert "secondary outcomes, not part of the verdict" in shown
     assert "sensitivity for PNEUMONIA, at the specificity of the control at its threshold" in shown
-    assert "pneumonia: viral* " in shown
     assert f"on train/ ({result.patients} patients), not part of the verdict: AUROC" in shown
 
     with pytest.raises(DataError, match="are in the study's test folder too"):

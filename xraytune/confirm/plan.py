@@ -226,11 +226,11 @@ def _different(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ...]:
     return tuple(first.values())
 
 
-def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings, *, with_ratios: bool = True) -> list[Arm]:
+def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings) -> list[Arm]:
     """Return the finalists with their matched controls, the first one's followed by its ratio response."""
     confirm, arms = settings.confirm, list[Arm]()
     # The ratio response is measured against the matched control without extra images.
-    ratios = confirm.ratios if with_ratios and "none" in confirm.controls.matched else ()
+    ratios = confirm.ratios if "none" in confirm.controls.matched else ()
     for place, finalist in enumerate(finalists):
         resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
         own = finalist_arm(finalist, resolution_px)

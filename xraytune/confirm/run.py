@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any, TypeAlias
 
-import numpy as np
 from pydantic import TypeAdapter
-from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-from xraytune.config.settings import Parameters
 from xraytune.confirm import scoring, secondary
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
@@ -45,8 +43,7 @@ from xraytune.search.study import damage_explained, format_versions
 
 OnForecast: TypeAlias = Callable[[Forecast, bool], None]
 
-REHEARSAL_FILE = "rehearsal.json"
-REHEARSAL_GAN_SEEDS, REHEARSAL_CLASSIFIER_SEEDS = 2, 1
+REHEARSAL_GAN_SEEDS = 2
 _EXTERNAL_FILE = "external.json"
 FEWEST_GAN_SEEDS = 4
 """With fewer seeds the 95 % interval covers only 90 to 96 %."""
@@ -71,7 +68,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """The result of a rehearsal; the fields are the keys of `rehearsal.json`.
+    """The result of a rehearsal.
 
     Attributes:
         differences: The finalist minus each control, on val-B.
@@ -82,7 +79,6 @@ class Rehearsal:
 
     study: Path
     gan_seeds: int
-    classifier_seeds: int
     differences: tuple[secondary.ArmDifference, ...]
     cost: Cost
     forecast: Forecast
@@ -90,8 +86,8 @@ class Rehearsal:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `rehearsal.json`."""
-        return {"version": 1, **to_json(self), "study": self.study.name}
+        """Return it as plain JSON."""
+        return {**to_json(self), "study": self.study.name}
 
 
 def ignore_forecast(forecast: Forecast, is_open: bool) -> None:
@@ -295,9 +291,9 @@ def rehearse(
             sealed = scoring.find_test(settings, prepared, None, extra=extra, on_progress=callbacks.on_progress)
             test = scoring.evaluation_set(sealed, prepared, task)
         training.require_same_inputs([first.parameters])
-        arms = training.arms([first], tuned, notes, with_ratios=False)
+        arms = [arm for arm in training.arms([first], tuned, notes) if arm.role != "ratio"]
         require_controls([first], arms, training.folder.path)
-        plan = (read_plan(folder.path) or Plan()).grown(arms, REHEARSAL_GAN_SEEDS, REHEARSAL_CLASSIFIER_SEEDS)
+        plan = (read_plan(folder.path) or Plan()).grown(arms, REHEARSAL_GAN_SEEDS, 1)
         write_plan(plan, folder.path)
         with training.runner:
             training.train_replicates(plan)
@@ -306,18 +302,15 @@ def rehearse(
         numbers = [number for number, run in enumerate(plan.runs) if run.arm in {arm.name for arm in arms}]
         scoring.score_val_b(training, numbers, scoring.scoring_compute(training, {scoring.VAL_B: numbers}))
         val_b = scoring.arm_scores(folder, plan, scoring.VAL_B, images)
-        rehearsal = Rehearsal(
+        return Rehearsal(
             study=training.folder.path,
             gan_seeds=plan.gan_seeds,
-            classifier_seeds=plan.classifier_seeds,
             differences=secondary.score_differences(val_b),
             cost=_cost(training, finalists, tuned, plan),
             forecast=forecast_verdict(val_b, test, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds),
             has_test=prepared.test_fingerprint is not None,
             notes=tuple(notes),
         )
-        write_json(folder.path / REHEARSAL_FILE, rehearsal.to_json())
-        return rehearsal
 
 
 def _as_if_finished(pruned: Sequence[FinishedTrial]) -> list[FinishedTrial]:
@@ -327,36 +320,23 @@ def _as_if_finished(pruned: Sequence[FinishedTrial]) -> list[FinishedTrial]:
 def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], plan: Plan) -> Cost:
     """Estimate the whole confirmation from the mean seconds of each arm's replicates, if each had the machine to itself.
 
-    The seconds of a classifier grow linearly with the images per step; what a finalist takes beyond that is its generator's.
+    What the first finalist takes beyond arms without a generator is the training of its generator.
     """
     settings, first = training.settings.confirm, plan.finalists[0]
-    arms = training.arms(finalists, tuned, [])
-    replicates = Plan().grown(arms, settings.gan_seeds, settings.classifier_seeds).runs
-    top_ups = training.top_ups(finalists, [])
-    alone = {number: row["seconds"] / row["at_once"] for number, row in completed_rows(training.runs_folder).items()}
-    seconds = {
-        arm.name: float(np.mean([alone[number] for number in plan.numbers(arm.name).values()])) for arm in plan.arms
-    }
-    without_generator = [arm for arm in plan.arms if arm.parameters.generator is None]  # all controls, at least
-    load = np.array([[1.0, _images_per_step(arm.parameters)] for arm in without_generator])
-    fixed, per_image = nnls(load, np.array([seconds[arm.name] for arm in without_generator]))[0]
-
-    def of_classifier(parameters: Parameters) -> float:
-        return float(fixed + per_image * _images_per_step(parameters))
-
-    contents = {arm.name: arm.content for arm in arms}
+    arms = {arm.name: arm for arm in training.arms(finalists, tuned, [])}
+    replicates = Plan().grown([*arms.values()], settings.gan_seeds, settings.classifier_seeds).runs
     trained = set(replicates) & set(plan.runs)
-    every, done = ({(contents[one.arm], *one[1:]) for one in runs} for runs in (replicates, trained))
-    seconds_left = sum(of_classifier(parameters) for (parameters, *_), *_ in every - done)
-    seconds_left += sum(map(of_classifier, top_ups))
+    top_ups = len(training.top_ups(finalists, []))
+    rows = completed_rows(training.runs_folder)
+    seconds = {
+        arm.name: mean(rows[number]["seconds"] / rows[number]["at_once"] for number in plan.numbers(arm.name).values())
+        for arm in plan.arms
+    }
+    of_classifier = mean(seconds[arm.name] for arm in plan.arms if arm.parameters.generator is None)
+    every, done = ({(arms[run.arm].content, *run[1:]) for run in runs} for runs in (replicates, trained))
+    seconds_left = (len(every - done) + top_ups) * of_classifier
     if first.parameters.generator:
         generators = {one.parameters.generator for one in finalists if one.parameters.generator}
         trainings = max(len(generators) * settings.gan_seeds - REHEARSAL_GAN_SEEDS, 0)
-        seconds_left += trainings * max(0.0, seconds[first.name] - of_classifier(first.parameters))
-    hours = seconds_left / 3600
-    return Cost(replicates=len(replicates), trained=len(trained), top_ups=len(top_ups), hours=hours)
-
-
-def _images_per_step(parameters: Parameters) -> float:
-    """Return the images that a step draws, as a multiple of the real ones."""
-    return 1 + parameters.synthetic_ratio * (parameters.mixing == "additive")
+        seconds_left += trainings * max(0.0, seconds[first.name] - of_classifier)
+    return Cost(replicates=len(replicates), trained=len(trained), top_ups=top_ups, hours=seconds_left / 3600)

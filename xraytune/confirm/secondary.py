@@ -9,7 +9,7 @@ carries over to others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Literal, TypeAlias
@@ -21,7 +21,7 @@ from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Arm, Plan
 from xraytune.confirm.verdict import compare, mean_off_diagonal, satterthwaite_degrees
 from xraytune.metrics.classification import Flags, Floats, weighted_accuracy, weighted_brier_score, weights_by_score
-from xraytune.metrics.generator_quality import PoolReport, quality_text, shortcomings
+from xraytune.metrics.generator_quality import quality_text, shortcomings
 from xraytune.metrics.intervals import patient_resamples
 from xraytune.metrics.placements import effective_patients
 from xraytune.search.messages import read_pool_report
@@ -200,33 +200,25 @@ class FigureSpread:
 class GeneratorQuality:
     """The quality of a finalist's synthetic images: one pool per GAN seed, of which `measured` have figures.
 
-    The figures are `Quality.columns`, of the backbone `features`; `shortcomings` are those whose median is below that of
-    a good generator. `copying` pools copy training images; they are not excluded.
+    The figures are `Quality.columns`. Pools that copy training images are not excluded.
     """
 
     arm: str
     generators: int
     measured: int
-    features: str
     figures: Mapping[str, FigureSpread]
-    shortcomings: tuple[str, ...]
-    copying: int
     sentence: str
-
-
-def pool_reports(folder: StudyFolder, plan: Plan, arm: Arm) -> list[PoolReport]:
-    """Return the reports on an arm's pools, one per GAN seed; without those that are missing."""
-    numbers = plan.numbers(arm.name)
-    found = (read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds))
-    return [report for report in found if report is not None]
 
 
 def generator_qualities(folder: StudyFolder, plan: Plan) -> tuple[GeneratorQuality, ...]:
     """Return the quality of each finalist's generators, in the order of the finalists."""
-    return tuple(_quality_of(arm, pool_reports(folder, plan, arm)) for arm in plan.finalists)
+    return tuple(_quality_of(folder, plan, arm) for arm in plan.finalists)
 
 
-def _quality_of(arm: Arm, reports: Sequence[PoolReport]) -> GeneratorQuality:
+def _quality_of(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQuality:
+    numbers = plan.numbers(arm.name)
+    found = (read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds))
+    reports = [report for report in found if report is not None]
     measured = [report.quality for report in reports if report.quality is not None]
     columns = [quality.columns() for quality in measured]
     names = columns[0] if columns else ()
@@ -235,26 +227,21 @@ def _quality_of(arm: Arm, reports: Sequence[PoolReport]) -> GeneratorQuality:
         name: FigureSpread(median=median(own), low=min(own), high=max(own)) for name, own in known.items() if own
     }
     medians = {name: figures[name].median if name in figures else None for name in names}
-    real_train = measured[0].real_train if measured else None
-    missed = shortcomings(medians, real_train) if measured else ()
-    copying = sum(bool(report.copies) for report in reports)
     if measured:
+        real_train = measured[0].real_train
         end = "good enough that a poor generator does not explain the verdict"
-        if missed:
+        if shortcomings(medians, real_train):
             end = "too poor for the verdict to say much about better generators"
         sentence = f"Generator quality: {quality_text(medians, real_train)}; {end}."
     else:
         why = next((report.note for report in reports if report.note), "no record of it")
         sentence = f"Generator quality is unknown ({why}), so the verdict may not hold for better generators."
-    if copying:
+    if copying := sum(bool(report.copies) for report in reports):
         sentence += f" {copying} of {len(reports)} generators {'copies' if copying == 1 else 'copy'} training images."
     return GeneratorQuality(
         arm=arm.name,
         generators=len(reports),
         measured=len(measured),
-        features=measured[0].features if measured else "",
         figures=figures,
-        shortcomings=missed,
-        copying=copying,
         sentence=sentence,
     )

@@ -215,15 +215,12 @@ class Training:
         require_controls(finalists, arms, self.folder.path)
         return Plan(notes=tuple(notes), arms=tuple(arms))
 
-    def arms(
-        self, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], notes: list[str], *, with_ratios: bool = True
-    ) -> list[Arm]:
+    def arms(self, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], notes: list[str]) -> list[Arm]:
         """Return the finalists with their matched controls, the first one's ratio response, and the tuned controls."""
         if "duplicate" in self.settings.confirm.controls.matched:
             replacing = (one.name for one in finalists if one.parameters.mixing == "replace")
             notes += [f"{name} has mixing: replace, so that duplicate would be the same as none" for name in replacing]
-        arms = compared_arms(finalists, self.settings, with_ratios=with_ratios)
-        return [*self._feasible(arms, notes), *tuned]
+        return [*self._feasible(compared_arms(finalists, self.settings), notes), *tuned]
 
     def _feasible(self, arms: Sequence[Arm], notes: list[str]) -> list[Arm]:
         """Drop the ratios for which the first finalist's folder of extra images, if it has one, is too small."""
