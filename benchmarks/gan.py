@@ -74,7 +74,7 @@ def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Calla
     compute = choose_compute(gpus=min(1, gpu_count()), threads=threads)
     pin(compute)
     labels = np.arange(_IMAGES, dtype=np.int64) % classes
-    training, real = new_gan(settings, classes, compute), real_images(_PLANES, labels, compute)
+    training, real = new_gan(settings, classes, compute, 1), real_images(_PLANES, labels, compute)
     training.fit(real)
     update: Step = partial(training.update, real, compute)
     if compute.device == "cuda":

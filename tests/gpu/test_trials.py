@@ -140,7 +140,7 @@ def test_cuda_graph_equals_the_plain_step(gpu: Compute, settings: GeneratorSetti
         one_by_one.step += 1
         recorded.step += 1
 
-    for name in one_by_one.parts().keys() - {"optimizer", "optimizer_g", "optimizer_d"}:
+    for name in {*one_by_one.saved} - {"optimizer", "optimizer_g", "optimizer_d"}:
         one, other = (
             torch.cat([weights.detach().flatten() for weights in getattr(training, name).parameters()])
             for training in (one_by_one, recorded)

@@ -46,7 +46,7 @@ def save_checkpoint(training: Training, images_digest: str, folder: Path) -> Non
         "identity": _identity(training, images_digest),
         **_about(training.generator),
         "step": training.step,
-        **{name: part.state_dict() for name, part in training.parts().items()},
+        **{name: getattr(training, name).state_dict() for name in training.saved},
     }
     save_content(content, folder / CHECKPOINT_NAME)
 
@@ -79,8 +79,8 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
     if what:
         raise ConfigError(Problem(what, path, fix))
     with explain_unreadable(_OTHER_NETWORK, path, fix):
-        for name, part in training.parts().items():
-            part.load_state_dict(content[name])
+        for name in training.saved:
+            getattr(training, name).load_state_dict(content[name])
     training.step = content["step"]
 
 

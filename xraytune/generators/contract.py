@@ -6,18 +6,19 @@ GANs (gan.py) and diffusion models (diffusion.py) implement it, and share the tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from xraytune.config.settings import GeneratorSettings
 from xraytune.records import Compute
+from xraytune.seeding import derive_seed
 
 _EMA_WARM_UP = 0.05
 Step: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
@@ -51,40 +52,62 @@ class RealImages:
         return self.images[rows].float() / 127.5 - 1, self.labels[rows]
 
 
-class Training(Protocol):
+@dataclass(slots=True, kw_only=True)
+class Training:
     """The state of a training after `step` steps; `update` changes it in place.
 
     Attributes:
         ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to sample from.
         losses: The names of the losses that `update` returns.
         if_diverged: Advice to the user when the training diverges.
+        saved: The attributes that a checkpoint holds: modules and optimizers.
     """
 
     losses: ClassVar[tuple[str, ...]]
     if_diverged: ClassVar[str]
-    step: int
-
-    @property
-    def settings(self) -> GeneratorSettings: ...  # noqa: D102
-    @property
-    def generator(self) -> ImageGenerator: ...  # noqa: D102
-    @property
-    def ema_generator(self) -> ImageGenerator: ...  # noqa: D102
-
-    def parts(self) -> Mapping[str, nn.Module | Optimizer]:
-        """Return all modules and optimizers to save in a checkpoint, by name."""
+    saved: ClassVar[tuple[str, ...]]
+    settings: GeneratorSettings
+    generator: ImageGenerator
+    ema_generator: ImageGenerator
+    step: int = 0
 
     def fit(self, real: RealImages) -> None:
         """Compute what is not trained from all training images; called before the first step and when resuming."""
 
     def draw(self, real: RealImages, compute: Compute) -> Sequence[Tensor]:
         """Draw all random numbers of the next step from the seed and the step's number, as tensors on the device."""
+        raise NotImplementedError
 
     def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
         """Train one step and return its losses, float32 [len(losses)] on the device.
 
         Runs the same operations on tensors of the same shapes in each step, as a CUDA graph requires.
         """
+        raise NotImplementedError
+
+    def stream(self, purpose: str, compute: Compute) -> torch.Generator:
+        """Return the random numbers of the next step for a purpose."""
+        seed = derive_seed(self.settings.seed, self.settings.block, purpose, self.step)
+        return torch.Generator(compute.device).manual_seed(seed)
+
+    def draw_rows(self, real: RealImages, compute: Compute) -> Tensor:
+        """Draw the real images of the next step, int64 [B]."""
+        stream = self.stream("real images", compute)
+        return torch.multinomial(real.weights, self.settings.batch_size, replacement=True, generator=stream)
+
+    def decay(self, compute: Compute) -> Tensor:
+        """Return the decay of the moving average in the next step, float64 []."""
+        batch_size = self.settings.batch_size
+        decay = ema_decay(self.settings.ema_half_life_images, (self.step + 1) * batch_size, batch_size)
+        return torch.tensor(decay, dtype=torch.float64, device=compute.device)
+
+
+@contextmanager
+def initial_weights(settings: GeneratorSettings) -> Iterator[None]:
+    """Seed the initialisation of networks, without an effect on other random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(settings.seed, settings.block, "initial weights"))
+        yield
 
 
 def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:

@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
 from xraytune.compute import autocast
 from xraytune.config.settings import DiffusionSettings
 from xraytune.errors import MachineError, Problem
-from xraytune.generators.contract import ImageGenerator, RealImages, ema_decay, update_ema
+from xraytune.generators.contract import ImageGenerator, RealImages, Training, initial_weights, update_ema
 from xraytune.records import Compute
-from xraytune.seeding import derive_seed
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -118,41 +117,29 @@ class StepDraws(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class DiffusionTraining:
+class DiffusionTraining(Training):
     """The state of a diffusion model's training."""
 
     losses: ClassVar[tuple[str, ...]] = ("loss",)
     if_diverged: ClassVar[str] = "lower diffusion.lr"
+    saved: ClassVar[tuple[str, ...]] = ("generator", "ema_generator", "optimizer")
     settings: DiffusionSettings
     generator: DiffusionGenerator
     ema_generator: DiffusionGenerator
     optimizer: AdamW
     schedule: DDPMScheduler
-    step: int = 0
-
-    def parts(self) -> Mapping[str, nn.Module | Optimizer]:
-        """Return the network, its average and the optimizer."""
-        return {"generator": self.generator, "ema_generator": self.ema_generator, "optimizer": self.optimizer}
-
-    def fit(self, real: RealImages) -> None:
-        """Do nothing: everything is trained."""
 
     def draw(self, real: RealImages, compute: Compute) -> StepDraws:
         """Draw for the next step. Times are stratified, one in each of B equal parts of the schedule: losses vary less."""
-        settings, step, device = self.settings, self.step, compute.device
-        batch, size_px = settings.batch_size, settings.image_size
-
-        def stream(purpose: str) -> torch.Generator:
-            return torch.Generator(device).manual_seed(derive_seed(settings.seed, "diffusion", purpose, step))
-
-        shares = torch.arange(batch, device=device) + torch.rand(batch, generator=stream("times"), device=device)
-        decay = ema_decay(settings.ema_half_life_images, (step + 1) * batch, batch)
+        batch, size_px, device = self.settings.batch_size, self.settings.image_size, compute.device
+        places = torch.rand(batch, generator=self.stream("times", compute), device=device)
+        shares = torch.arange(batch, device=device) + places
         noise_shape = (batch, self.generator.channels, size_px, size_px)
         return StepDraws(
-            rows=torch.multinomial(real.weights, batch, replacement=True, generator=stream("real images")),
-            noise=torch.randn(noise_shape, generator=stream("noise"), device=device),
+            rows=self.draw_rows(real, compute),
+            noise=torch.randn(noise_shape, generator=self.stream("noise", compute), device=device),
             times=(shares * (_TIMES / batch)).long().clamp(max=_TIMES - 1),
-            ema_decay=torch.tensor(decay, dtype=torch.float64, device=device),
+            ema_decay=self.decay(compute),
         )
 
     def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
@@ -171,12 +158,9 @@ class DiffusionTraining:
         return loss.detach()[None]
 
 
-def new_diffusion(
-    settings: DiffusionSettings, class_count: int, compute: Compute, channels: int = 1
-) -> DiffusionTraining:
+def new_diffusion(settings: DiffusionSettings, class_count: int, compute: Compute, channels: int) -> DiffusionTraining:
     """Initialise the network from `settings.seed`, on the device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, "diffusion", "initial weights"))
+    with initial_weights(settings):
         generator = DiffusionGenerator(settings, class_count, channels)
     generator.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return DiffusionTraining(

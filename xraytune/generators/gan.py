@@ -7,23 +7,22 @@ tensors of the same shapes each time, as a CUDA graph requires.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from xraytune.compute import autocast
 from xraytune.config.settings import GanSettings
 from xraytune.generators.codes import image_codes
-from xraytune.generators.contract import RealImages, ema_decay, update_ema
+from xraytune.generators.contract import RealImages, Training, initial_weights, update_ema
 from xraytune.generators.networks import Discriminator, Generator
 from xraytune.records import Compute
-from xraytune.seeding import derive_seed
 
 _RECONSTRUCTION_WEIGHT = 10.0
 """Weight of the mean absolute error between training images and their reconstructions, with pixels in [-1, 1]."""
@@ -90,23 +89,18 @@ def generator_loss(name: LossName, fake_logits: Tensor) -> Tensor:
 
 
 @dataclass(slots=True, kw_only=True)
-class GanTraining:
+class GanTraining(Training):
     """The state of a GAN's training."""
 
     losses: ClassVar[tuple[str, ...]] = ("g_loss", "d_loss")
     if_diverged: ClassVar[str] = "lower gan.lr_g and gan.lr_d, or set gan.spectral_norm: true"
+    saved: ClassVar[tuple[str, ...]] = ("generator", "discriminator", "ema_generator", "optimizer_g", "optimizer_d")
     settings: GanSettings
     generator: Generator
     discriminator: Discriminator
     ema_generator: Generator
     optimizer_g: Adam
     optimizer_d: Adam
-    step: int = 0
-
-    def parts(self) -> Mapping[str, nn.Module | Optimizer]:
-        """Return both networks, the average and the optimizers."""
-        names = ("generator", "discriminator", "ema_generator", "optimizer_g", "optimizer_d")
-        return {name: getattr(self, name) for name in names}
 
     def fit(self, real: RealImages) -> None:
         """With `architecture: pca`, compute the codes of the training images."""
@@ -117,20 +111,13 @@ class GanTraining:
 
     def draw(self, real: RealImages, compute: Compute) -> StepDraws:
         """Draw for the next step."""
-        settings, step = self.settings, self.step
-        batch, device = settings.batch_size, compute.device
-
-        def stream(purpose: str) -> torch.Generator:
-            return torch.Generator(device).manual_seed(derive_seed(settings.seed, "gan", purpose, step))
-
-        generator = stream("augmentation")
-        shifts = [draw_shifts(batch, settings.image_size, generator) for _ in range(3)]
-        decay = ema_decay(settings.ema_half_life_images, (step + 1) * batch, batch)
+        settings, batch, augmentation = self.settings, self.settings.batch_size, self.stream("augmentation", compute)
+        shifts = [draw_shifts(batch, settings.image_size, augmentation) for _ in range(3)]
         return StepDraws(
-            rows=torch.multinomial(real.weights, batch, replacement=True, generator=stream("real images")),
-            z=torch.randn(batch, settings.z_dim, generator=stream("noise"), device=device),
+            rows=self.draw_rows(real, compute),
+            z=torch.randn(batch, settings.z_dim, generator=self.stream("noise", compute), device=compute.device),
             shifts=torch.stack(shifts),
-            ema_decay=torch.tensor(decay, dtype=torch.float64, device=device),
+            ema_decay=self.decay(compute),
         )
 
     def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
@@ -178,10 +165,9 @@ class GanTraining:
         return torch.cat([prior.codes[drawn.rows[:half]], prior(drawn.z[half:], labels[half:])])
 
 
-def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels: int = 1) -> GanTraining:
+def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels: int) -> GanTraining:
     """Initialise both networks from `settings.seed`, on the device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, "gan", "initial weights"))
+    with initial_weights(settings):
         generator = Generator(settings, class_count, channels)
         discriminator = Discriminator(settings, class_count, channels)
     for network in (generator, discriminator):
