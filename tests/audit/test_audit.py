@@ -162,7 +162,7 @@ def test_other_class_names_are_one_error(clinic: Path, here: Path) -> None:
     assert done.exit_code == 3
     assert "healthy" in done.stderr
     assert "NORMAL, PNEUMONIA" in " ".join(done.stderr.split())
-    assert "fix: rename it" in done.stderr
+    assert "fix: rename them" in done.stderr
     assert not (here / "studies").exists()
 
 

@@ -24,7 +24,7 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path:
     study = StudyFolder(lab.study)
     gan = study.experiment(0).parameters.gan
     assert gan is not None
-    pool, _, _ = pool_block(gan, RunContext(prepared=study.prepared(), cache=lab.path / "cache", compute=CPU), 1, 0)
+    pool = pool_block(gan, RunContext(prepared=study.prepared(), cache=lab.path / "cache", compute=CPU), 1, 0).read()
 
     drawn = sample_trial_generator(lab.study, 0, count=4, out=tmp_path / "images", class_name="PNEUMONIA")
 

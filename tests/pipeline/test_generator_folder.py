@@ -92,7 +92,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     generator_sample(kept.gan, count=5, out=tmp_path / "images", class_name="PNEUMONIA")
 
     compute = allocation_of(space.settings, has_gpu=False).compute()
-    pool, _, _ = pool_block(gan, RunContext(prepared=prepared, cache=kept.cache, compute=compute), 1, 0)
+    pool = pool_block(gan, RunContext(prepared=prepared, cache=kept.cache, compute=compute), 1, 0).read()
     files = sorted((tmp_path / "images" / "PNEUMONIA").iterdir())
     assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(5)]).tolist()
 

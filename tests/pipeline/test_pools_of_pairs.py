@@ -25,7 +25,7 @@ from xraytune.pipeline.artifacts import build_once, content_sha256
 from xraytune.pipeline.generator_folder import fill_generator_folder, generator_sample
 from xraytune.pipeline.memorisation import measure_memorisation
 from xraytune.pipeline.pools import POOL_STAGE, generator_of, pool_block, pool_reader, typical_masks
-from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage, RunContext, SideName
+from xraytune.pipeline.prepare import PIXELS_STAGE, ImageSource, Prepared, PreparedImage, RunContext, SideName
 from xraytune.pipeline.samples import save_generator_grid, training_grid
 from xraytune.pipeline.synthesize import trained_generator
 from xraytune.pipeline.training_set import build_training_set
@@ -58,7 +58,7 @@ class Pairs:
         given = {"source": "gan", "gan": {**small, **gan}, **network}
         return Experiment(settings=settings, parameters=Parameters.model_validate(given))
 
-    def pool(self, experiment: Experiment, block: int = 0) -> tuple[Any, Any, Any]:
+    def pool(self, experiment: Experiment, block: int = 0) -> ImageSource:
         return pool_block(generator_of(experiment), self.context, 0, block)
 
 
@@ -104,7 +104,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
 def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs: Pairs) -> None:
     experiment = pairs.experiment()
 
-    pixels, masks, inputs = pairs.pool(experiment)
+    pool = pairs.pool(experiment)
+    pixels, masks, inputs = pool.read(), pool.read_masks(), pool.inputs
     training_set = build_training_set(experiment, pairs.context)
 
     typical = typical_masks(generator_of(experiment), pairs.prepared, pairs.cache)
@@ -131,7 +132,7 @@ def test_an_untrained_gan_is_refused_for_its_masks(pairs: Pairs) -> None:
 
 def test_the_memorisation_gate_compares_images_without_their_masks(pairs: Pairs) -> None:
     experiment = pairs.experiment()
-    pixels, _, _ = pairs.pool(experiment)
+    pixels = pairs.pool(experiment).read()
 
     found, _ = measure_memorisation(pairs.context, pool_reader(experiment, pairs.context))
 
@@ -154,9 +155,10 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pai
     assert (drawn.counts, drawn.has_masks) == ({"image": 300}, True)
     names = [f"gan_{number:06d}.png" for number in range(1, 301)]
     blocks = [pairs.pool(experiment, block) for block in range(2)]
-    for plane, folder in enumerate(("images", "masks")):
+    drawn_before = {"images": [block.read() for block in blocks], "masks": [block.read_masks() for block in blocks]}
+    for folder, planes in drawn_before.items():
         assert sorted(file.name for file in (tmp_path / "drawn" / folder).iterdir()) == names
-        expected = np.concatenate([block[plane] for block in blocks])[:300]
+        expected = np.concatenate(planes)[:300]
         read = np.stack([np.asarray(Image.open(tmp_path / "drawn" / folder / name)) for name in names])
         assert np.array_equal(read, expected)
     assert len(read_json(tmp_path / "drawn" / "provenance.json")["train_images"]) == 28

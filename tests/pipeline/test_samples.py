@@ -103,7 +103,7 @@ def test_a_gans_grid_shows_its_first_images_beside_training_images_alone(bench: 
         found = cells(picture, 2)
     train = bench.prepared.side("train")
     for label in range(2):
-        drawn, _, _ = pool_block(settings, bench.context, label, 0)
+        drawn = pool_block(settings, bench.context, label, 0).read()
         assert [cell.tolist() for cell in found[label, 1]] == [enlarged(image) for image in drawn[:SHOWN]]
         real = training_pixels(bench.prepared, bench.cache)[train.rows[train.labels == label]]
         known = [enlarged(image) for image in real]

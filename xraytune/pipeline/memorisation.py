@@ -68,11 +68,11 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
     """
     prepared, cache = context.prepared, context.cache
     blocks = {name: read(label, 0) for label, name in enumerate(prepared.class_names)}
-    blocks = {name: block for name, block in blocks.items() if len(block[0])}
-    size_px = next(iter(blocks.values()))[0].shape[1]
+    blocks = {name: block for name, block in blocks.items() if len(block.rows)}
+    size_px = next(iter(blocks.values())).pixels.shape[1]
     compared = [[one.sha256, one.label, one.patient, one.side] for one in prepared.images if one.side != "val_b"]
     inputs = {
-        "pools": [pool_inputs for _, _, pool_inputs in blocks.values()],
+        "pools": [block.inputs for block in blocks.values()],
         "images": fingerprint("images", {"compared": compared}),
         "pixels": [prepared.pixels, prepared.image_size_px, size_px],
     }
@@ -85,8 +85,8 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
 
     def build(folder: Path) -> None:
         record = {}
-        for name, (synthetic, _, _) in blocks.items():
-            train = class_images("train", name)
+        for name, block in blocks.items():
+            synthetic, train = block.read(), class_images("train", name)
             of_pool = closeness(synthetic, *train)
             record[name] = asdict(
                 compare_with_unseen(of_pool.ratio, unseen_closeness(*class_images("val_a", name), *train))

@@ -7,6 +7,7 @@ a larger ratio only adds blocks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,9 +29,7 @@ from xraytune.pipeline.synthesize import network_labels, trained_generator
 from xraytune.seeding import derive_seed
 
 POOL_STAGE = "pool-1"
-Block: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]
-"""Images, uint8 [n, S, S]; their masks, if any; and the block's fingerprint inputs."""
-ReadBlock: TypeAlias = Callable[[int, int], Block]
+ReadBlock: TypeAlias = Callable[[int, int], ImageSource]
 """Returns a block by label and block number. Only the last blocks of a folder have fewer than 256 images."""
 
 
@@ -57,7 +56,7 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     return folder_reader(folder_images(experiment, context))
 
 
-def pool_block(settings: GeneratorSettings, context: RunContext, label: int, block: int) -> Block:
+def pool_block(settings: GeneratorSettings, context: RunContext, label: int, block: int) -> ImageSource:
     """Return a block of 256 synthetic images of a class at the generator's size, with masks if the training images have any.
 
     Raises:
@@ -73,7 +72,7 @@ def pool_block(settings: GeneratorSettings, context: RunContext, label: int, blo
         typical = typical_masks(settings, prepared, cache)
         return draw_block(network, class_input, block, seed=settings.seed, compute=compute, typical=typical)
 
-    return _stored_block(cache, inputs, draw)
+    return _stored_block(cache, settings.block, settings.noun, inputs, draw)
 
 
 def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
@@ -84,7 +83,7 @@ def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) 
     return mask_range(binarise(resize_pixels(masks, settings.image_size)))
 
 
-def extension_block(source: str, context: RunContext, label: int, block: int, *, seed: int) -> Block:
+def extension_block(source: str, context: RunContext, label: int, block: int, *, seed: int) -> ImageSource:
     """Like `pool_block`, for another package's source; raise MachineError if it returns anything but such a block."""
     train = side_images("train", context.prepared, context.cache)
     places = np.flatnonzero(train.labels == label)
@@ -100,17 +99,28 @@ def extension_block(source: str, context: RunContext, label: int, block: int, *,
             raise MachineError(Problem(what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"))
         return Images(images, None)
 
-    return _stored_block(context.cache, inputs, draw)
+    return _stored_block(context.cache, source, source, inputs, draw)
 
 
-def _stored_block(cache: Path, inputs: dict[str, Any], draw: Callable[[], Images]) -> Block:
+def _stored_block(
+    cache: Path, source: str, noun: str, inputs: dict[str, Any], draw: Callable[[], Images]
+) -> ImageSource:
     def build(folder: Path) -> None:
         for name, planes in draw()._asdict().items():
             if planes is not None:
                 write_array(folder / f"{name}.npy", planes)
 
     path = build_once(cache, POOL_STAGE, inputs, build)
-    return open_pixels(path), open_masks(path), {"stage": POOL_STAGE, **inputs}
+    label, block = inputs["label"], inputs["block"]
+    return ImageSource(
+        name=f"{source} {label} {block}",
+        pixels=open_pixels(path),
+        rows=np.arange(BLOCK),
+        labels=np.full(BLOCK, label),
+        inputs={"stage": POOL_STAGE, **inputs},
+        title=f"{noun} images",
+        masks=open_masks(path),
+    )
 
 
 def folder_images(experiment: Experiment, context: RunContext) -> ImageSource:
@@ -125,10 +135,10 @@ def folder_images(experiment: Experiment, context: RunContext) -> ImageSource:
 def folder_reader(images: ImageSource) -> ReadBlock:
     """Return the reader of a folder of extra images."""
 
-    def of_folder(label: int, block: int) -> Block:
+    def of_folder(label: int, block: int) -> ImageSource:
         places = np.flatnonzero(images.labels == label)[block * BLOCK : (block + 1) * BLOCK]
-        masks = None if images.masks is None else images.read_masks(places)
-        return images.read(places), masks, {**images.inputs, "rows": places.tolist()}
+        inputs = {**images.inputs, "rows": places.tolist()}
+        return replace(images, rows=images.rows[places], labels=images.labels[places], inputs=inputs)
 
     return of_folder
 
@@ -139,13 +149,8 @@ def blocks_for(count: int) -> int:
 
 
 def first_images(read: ReadBlock, label: int, count: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """Return the first `count` images of a class, or all if a folder has fewer, and the inputs of their blocks."""
-    blocks: list[NDArray[np.uint8]] = []
-    inputs = []
-    for block in range(blocks_for(count)):
-        pixels, _, of_block = read(label, block)
-        blocks.append(pixels)
-        inputs.append(of_block)
-        if len(pixels) < BLOCK:
-            break
-    return np.concatenate(blocks)[:count], inputs
+    """Return the images of a class in the blocks that hold `count`, or all of a folder, and the inputs of these blocks."""
+    blocks: list[ImageSource] = []
+    while len(blocks) < blocks_for(count) and all(len(block.rows) == BLOCK for block in blocks):
+        blocks.append(read(label, len(blocks)))
+    return np.concatenate([block.read() for block in blocks]), [block.inputs for block in blocks]

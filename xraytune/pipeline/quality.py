@@ -77,7 +77,7 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
     counts = np.bincount(prepared.side("val_a").labels, minlength=len(names)).clip(max=MOST_IMAGES)
     read = read or pool_reader(experiment, context)
     # Whole blocks: GAN-train uses all of them, even if the class has few real images.
-    pools = [first_images(read, label, -(-int(count) // BLOCK) * BLOCK) for label, count in enumerate(counts)]
+    pools = [first_images(read, label, int(count)) for label, count in enumerate(counts)]
     if few := _few({name: len(pixels) for name, (pixels, _) in zip(names, pools, strict=True)}):
         return f"not measured: too few synthetic images ({few})"
     resolution_px = min(pools[0][0].shape[1], prepared.image_size_px)

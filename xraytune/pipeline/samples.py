@@ -24,9 +24,9 @@ from xraytune.generators.pool import binarise
 from xraytune.generators.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
 from xraytune.pipeline.pools import ReadBlock, generator_of, pool_reader
-from xraytune.pipeline.prepare import RunContext, side_images
+from xraytune.pipeline.prepare import ImageSource, RunContext, side_images
 from xraytune.pipeline.quality import spread
-from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels
+from xraytune.pipeline.synthesize import generator_paths
 from xraytune.pipeline.training_set import TrainingSet
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -99,11 +99,9 @@ def training_grid(training_set: TrainingSet, class_names: Sequence[str], title: 
     classes = []
     for label, name in enumerate(class_names):
         real = np.flatnonzero(real_labels == label)
-        extra = training_set.extra[extra_labels == label][:_SHOWN]
-        shown = [
-            [_image(training_set, number) for number in numbers.tolist()] for numbers in (spread(real, _SHOWN), extra)
-        ]
-        classes.append(ClassSamples(name=name, real_count=len(real), real=shown[0], extra=shown[1]))
+        shown = _numbered(training_set, spread(real, _SHOWN))
+        extra = _numbered(training_set, training_set.extra[extra_labels == label][:_SHOWN])
+        classes.append(ClassSamples(name=name, real_count=len(real), real=shown, extra=extra))
     return sample_grid(classes, title=title, extra="extra images")
 
 
@@ -113,9 +111,8 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     All images have the size of the generated ones, so that these can be compared with what the generator has seen.
     """
     settings = generator_of(experiment)
-    prepared, compute = context.prepared, context.compute
-    networks = [generator_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
-    name = fingerprint(generator_stage(settings), {"networks": networks})[:8]
+    paths = generator_paths(settings, context.prepared, context.compute, context.cache)
+    name = fingerprint("networks", {"artifacts": [path.name for path in paths.values()]})[:8]
     file = folder / f"{settings.block}-{name}.png"
     if file.exists():
         return file
@@ -132,20 +129,24 @@ def class_samples(read: ReadBlock, context: RunContext, size_px: int) -> list[Cl
     real = side_images("train", prepared, context.cache)
     for label, class_name in enumerate(prepared.class_names):
         places = np.flatnonzero(real.labels == label)
-        pixels, masks, _ = read(label, 0)
-        shown = spread(places, _SHOWN)
-        real_masks = real.read_masks(shown) if prepared.has_masks else None
-        planes = resize_planes(real.read(shown), real_masks, size_px)
-        real_images = [(one[0], one[1] if prepared.has_masks else None) for one in planes]
-        extra = [(one, None if masks is None else masks[place]) for place, one in enumerate(pixels[:_SHOWN])]
-        classes.append(ClassSamples(name=class_name, real_count=len(places), real=real_images, extra=extra))
+        chosen = spread(places, _SHOWN)
+        planes = resize_planes(real.read(chosen), real.read_masks(chosen) if prepared.has_masks else None, size_px)
+        shown = [(one[0], one[1] if prepared.has_masks else None) for one in planes]
+        extra = _images(read(label, 0), slice(0, _SHOWN))
+        classes.append(ClassSamples(name=class_name, real_count=len(places), real=shown, extra=extra))
     return classes
 
 
-def _image(training_set: TrainingSet, number: int) -> Shown:
-    ((position, _, places),) = training_set.by_source(np.array([number]))
-    source = training_set.sources[position]
-    return source.read(places)[0], source.read_masks(places)[0] if training_set.has_masks else None
+def _numbered(training_set: TrainingSet, numbers: NDArray[np.int64]) -> list[Shown]:
+    """Return the images with these numbers, in order."""
+    found = (next(training_set.by_source(numbers[place : place + 1])) for place in range(len(numbers)))
+    return [_images(training_set.sources[source], places)[0] for source, _, places in found]
+
+
+def _images(source: ImageSource, places: NDArray[np.int64] | slice) -> list[Shown]:
+    pixels = source.read(places)
+    masks = [None] * len(pixels) if source.masks is None else source.read_masks(places)
+    return [*zip(pixels, masks, strict=True)]
 
 
 def _printable(name: str) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xraytune.config.settings import Experiment
 from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.memorisation import refuse_memorised
-from xraytune.pipeline.pools import ReadBlock, blocks_for, folder_images, folder_reader, pool_reader
+from xraytune.pipeline.pools import blocks_for, folder_images, folder_reader, pool_reader
 from xraytune.pipeline.prepare import ImageSource, RunContext, side_images
 from xraytune.seeding import numpy_generator
 
@@ -72,9 +72,8 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         if folder:
             sources += (folder,)
         else:
-            generator = experiment.parameters.generator
-            name = generator.noun if generator else experiment.parameters.source
-            sources += tuple(_pool_sources(experiment.parameters.source, f"{name} images", read, extra_labels))
+            counts = enumerate(np.bincount(extra_labels).tolist())
+            sources += tuple(read(label, block) for label, count in counts for block in range(blocks_for(count)))
     labels = np.concatenate([source.labels for source in sources])
     extra = np.empty(len(extra_labels), dtype=np.int64)
     for label in np.unique(extra_labels).tolist():
@@ -86,13 +85,3 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
             shuffled = numpy_generator(experiment.settings.seed, "duplicates", label).permutation(members)
             extra[chosen] = np.resize(shuffled, len(chosen))
     return TrainingSet(sources=sources, labels=labels, extra=extra)
-
-
-def _pool_sources(source: str, title: str, read: ReadBlock, extra_labels: NDArray[np.int64]) -> Iterator[ImageSource]:
-    for label, count in enumerate(np.bincount(extra_labels).tolist()):
-        for block in range(blocks_for(count)):
-            pixels, masks, inputs = read(label, block)
-            name, rows, labels = f"{source} {label} {block}", np.arange(len(pixels)), np.full(len(pixels), label)
-            yield ImageSource(
-                name=name, pixels=pixels, rows=rows, labels=labels, inputs=inputs, title=title, masks=masks
-            )
