@@ -9,7 +9,6 @@ Every command has a function here, with the same arguments:
     xraytune generator train          generator_train
     xraytune generator sample         generator_sample, sample_trial_generator
     xraytune space check        load_space
-    xraytune space import       import_sweep
     xraytune search             run_search
     xraytune status             status, trials_dataframe
     xraytune report             write_report, write_tables, serve_report
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from xraytune.cli.search import SearchScreen as show_search
     from xraytune.config.load import load_space
     from xraytune.config.settings import DataSettings
-    from xraytune.config.sweep import import_sweep
     from xraytune.confirm.run import confirm as confirm_study
     from xraytune.confirm.run import rehearse as rehearse_study
     from xraytune.data.inspect import inspect_folder
@@ -85,7 +83,6 @@ __all__ = [
     "export_best",
     "generator_sample",
     "generator_train",
-    "import_sweep",
     "inspect_folder",
     "list_cache",
     "load_space",

@@ -53,34 +53,6 @@ def test_space_check_prints_the_schema_alone(run: Run) -> None:
     assert json.loads(result.stdout)["title"] == "A space file of xraytune"
 
 
-def test_space_import_writes_a_valid_space_and_lists_what_is_left_out(run: Run, tmp_path: Path) -> None:
-    sweep, space = tmp_path / "sweep.yaml", tmp_path / "space.yaml"
-    sweep.write_text("parameters:\n  learning_rate: {min: 1e-4, max: 1e-2}\n  layers: {value: 3}\n", encoding="utf-8")
-
-    result = run("space", "import", sweep, "-o", space)
-    checked = run("space", "check", space)
-
-    assert (result.exit_code, checked.exit_code) == (0, 0)
-    printed = "".join(result.stdout.split("\n"))  # long lines are wrapped
-    assert "not imported: 1" in printed
-    assert f"{sweep}:3: layers: unknown parameter" in printed
-    assert "1 parameter is searched" in " ".join(checked.stdout.split())
-
-
-def test_space_import_overwrites_nothing(run: Run, tmp_path: Path) -> None:
-    sweep, space = tmp_path / "sweep.yaml", tmp_path / "space.yaml"
-    sweep.write_text("parameters: {lr: {value: 1e-4}, layers: {value: 3}}\n", encoding="utf-8")
-    space.write_text("mine", encoding="utf-8")
-
-    refused = run("space", "import", sweep, "-o", space)
-    answer = json.loads(run("space", "import", sweep, "-o", tmp_path / "new.yaml", "--json").stdout)
-
-    assert (refused.exit_code, space.read_text("utf-8")) == (2, "mine")
-    assert "this path already exists" in refused.stderr
-    assert [one["what"] for one in answer["left_out"]] == ["layers: unknown parameter"]
-    assert answer["left_out"][0]["line"] == 1
-
-
 @pytest.mark.slow
 def test_model_summary_prints_the_layers_and_the_counts(run: Run, space: Path) -> None:
     fixed = [part for name in ("lr=1e-3", "source=none", "classical=0") for part in ("--set", name)]

@@ -30,7 +30,7 @@ from xraytune.records import Json
         (FloatRange(low=0.0, high=0.5), {"min": 0.0, "max": 0.5, "distribution": "uniform"}, "0 to 0.5"),
         (
             FloatRange(low=0.0, high=0.5, step=0.25),
-            {"min": 0.0, "max": 0.5, "step": 0.25, "distribution": "q_uniform"},
+            {"min": 0.0, "max": 0.5, "step": 0.25, "distribution": "uniform"},
             "0 to 0.5 in steps of 0.25",
         ),
         (

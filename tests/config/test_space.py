@@ -347,7 +347,7 @@ def test_a_parameter_is_active_exactly_where_its_condition_holds(write_space: Wr
 def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
     path = write_space(
         "batch_size: {min: 8, max: 32, step: 8}",
-        "dropout: {min: 0.1, max: 0.5, distribution: q_uniform, q: 0.2}",
+        "dropout: {min: 0.1, max: 0.5, step: 0.2}",
         "gan.steps: {min: 100, max: 900, distribution: log_uniform_values}",
         "lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}",
         "source: {value: gan}",

@@ -22,14 +22,11 @@ LINKS = {
     **dict.fromkeys(("chest_xray_400/val", "hospital_b", "new_images", "new_xrays"), "others/test"),
     **dict.fromkeys(("cache", "shared/cache"), "cache"),
     **{"chest_xray_400/train": "others/train", "jsrt": "pairs", "hospital_c": "pairs/test"},
-    **{name: name for name in ("CXR8", "best.yaml", "generated", "hospital", "sweep.yaml")},
+    **{name: name for name in ("CXR8", "best.yaml", "generated", "hospital")},
     **{"SPACE.yaml": "search_spaces/diffusion_ratio_cpu.yaml"},
 }
 """What the pages name, and where it is in the folder of `main_job`."""
 SEGMENTER = "search_spaces/lung_segmenter_cpu.yaml"
-SWEEP = (
-    "method: bayes\nmetric: {name: val_auc}\nparameters: {learning_rate: {min: 1e-4, max: 1e-2}, dropout: {value: 0}}\n"
-)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +44,6 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (hospital / "patients.csv").write_text("\n".join(["file,patient,sex", *rows]) + "\n", encoding="utf-8")
     nih(folder / "CXR8")
     shutil.copy(ROOT / "search_spaces" / "data" / "nih_chestxray14.yaml", folder / "CXR8")
-    (folder / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
     (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
     _, _, commands = next(commands_to_run())
     run_all(commands, folder)

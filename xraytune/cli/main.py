@@ -81,10 +81,9 @@ def build_app() -> typer.Typer:
     sample = "xraytune generator sample --study studies/gan-ratio --trial 7 -n 500 -o generated"
     _add(generators, generator.sample, sample)
 
-    space_app = _group("Validate search space files, or import W&B sweeps.")
+    space_app = _group("Validate search space files.")
     app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
     _add(space_app, space.check, "xraytune space check search_spaces/gan_ratio.yaml")
-    _add(space_app, space.import_, "xraytune space import sweep.yaml -o space.yaml")
 
     _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, study.status, "xraytune status studies/gan-ratio", _SEARCH)
@@ -127,7 +126,7 @@ def _group(about: str) -> typer.Typer:
 
 
 def _add(app: typer.Typer, function: Callable[..., None], example: str, panel: str | None = None) -> None:
-    name, epilog = function.__name__.rstrip("_"), f"Example: {example}"
+    name, epilog = function.__name__, f"Example: {example}"
     app.command(name, cls=Command, epilog=epilog, rich_help_panel=panel)(function)
 
 

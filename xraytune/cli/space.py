@@ -1,4 +1,4 @@
-"""`xraytune space check` validates a search space file and prints it with all defaults; `import` translates a sweep."""
+"""`xraytune space check` validates a search space file and prints it with all defaults."""
 
 from __future__ import annotations
 
@@ -54,22 +54,6 @@ def check(
         console.show_json(answer | {"ok": True} | found | {"problems": []})
     else:
         _show(file, loaded)
-
-
-def import_(
-    sweep: Annotated[Path, Argument(metavar="SWEEP", help="W&B sweep file (YAML).")],
-    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="Search space file to write.")],
-    as_json: options.AsJson = False,
-) -> None:
-    """Translate a W&B sweep file to a search space file. Lists what was not imported, also at the top of the file."""
-    from xraytune.config.sweep import import_sweep
-
-    left_out = import_sweep(sweep, out=out)
-    if as_json:
-        console.show_json({"out": out, "left_out": [_problem(problem) for problem in left_out]})
-    else:
-        head = f"{out}: written; not imported: {len(left_out)}"
-        console.show(Cell(head, "strong"), *(f"{problem.where}: {problem.what}" for problem in left_out))
 
 
 def _problem(problem: Problem) -> dict[str, Json]:

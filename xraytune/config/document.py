@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -67,15 +66,6 @@ class Document:
         """Return the mapping at a path; {} if there is none."""
         value = self.get(path)
         return value if isinstance(value, dict) else {}
-
-    def own_text(self, path: KeyPath) -> str:
-        """Return a value as written in the file if it is on the line of its key, else formatted in one line."""
-        place, value = self.place(path), self.get(path)
-        own = place.text.strip().removeprefix(f"{path[-1]}:").strip() if isinstance(place, SourceLine) else ""
-        with suppress(ConfigError):
-            if own and parse_yaml(own, lambda _: "").content == value:
-                return own
-        return write_yaml(value).partition("\n...")[0].strip()
 
     def branch(self, path: KeyPath) -> Document:
         """Return the subtree at a path that has a place."""

@@ -141,7 +141,7 @@ class FloatRange(_Range):
         """Return the domain as a space file writes it."""
         bounds: dict[str, Json] = {"min": self.low, "max": self.high}
         if self.step is not None:
-            return {**bounds, "step": self.step, "distribution": "q_uniform"}
+            return {**bounds, "step": self.step, "distribution": "uniform"}
         return {**bounds, "distribution": "log_uniform_values" if self.is_log else "uniform"}
 
     def __str__(self) -> str:

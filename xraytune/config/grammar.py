@@ -1,4 +1,4 @@
-"""Read the `parameters:` of a space file: the dialect of W&B sweeps, plus `when:` and `step:`."""
+"""Read the `parameters:` of a space file: the values or the range of each, and the conditions on which it is active."""
 
 from __future__ import annotations
 
@@ -12,26 +12,17 @@ from typing import NoReturn
 from xraytune.config.document import Document, KeyPath, Problems, RejectedError
 from xraytune.config.domains import Choices, Domain, FloatRange, IntRange, Value
 from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
-from xraytune.config.messages import format_value, nearest, synonym_fix
+from xraytune.config.messages import format_value, nearest
 from xraytune.config.paths import absolute_path, is_path
 from xraytune.config.space import COMPARISONS, Condition, ParameterSpec
 from xraytune.records import Json
 
 ROOT: KeyPath = ("parameters",)
-SPEC_KEYS = ("value", "values", "min", "max", "distribution", "step", "q", "when")
-_RANGES = ("int_uniform", "log_uniform_values", "q_uniform", "uniform")
-DISTRIBUTIONS = ("categorical", "constant", "uniform", "q_uniform", "int_uniform", "log_uniform_values")
+SPEC_KEYS = ("value", "values", "min", "max", "distribution", "step", "when")
+DISTRIBUTIONS = ("uniform", "int_uniform", "log_uniform_values")
 _CHOICES_SHOWN = 8
 _MAX_POINTS = 10**15
 """Floats cannot distinguish neighbours among more points."""
-_USE_DISTRIBUTIONS = f"use one of: {', '.join(DISTRIBUTIONS)}"
-_EQUALLY_LIKELY = "every value is equally likely"
-_NORMAL = "normal distributions have no counterpart in Optuna; write min: and max:"
-_UNSUPPORTED_KEYS = {"probabilities": f"{_EQUALLY_LIKELY}; remove it", "mu": _NORMAL, "sigma": _NORMAL}
-_UNSUPPORTED_DISTRIBUTIONS = {
-    "log_uniform": "its bounds are exponents; write log_uniform_values with the bounds themselves",
-    "categorical_w_probabilities": f"{_EQUALLY_LIKELY}; write values: alone",
-}
 
 
 def path_of(document: Document, name: str) -> KeyPath:
@@ -105,8 +96,7 @@ def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath]]:
         elif name in BLOCKS:
             yield from _paths_in_block(problems, name)
         else:
-            fix = synonym_fix(problems.document, path) or nearest(name, parameter_fields())
-            problems.add(path, f"unknown parameter '{name}'", fix)
+            problems.add(path, f"unknown parameter '{name}'", nearest(name, parameter_fields()))
 
 
 def _paths_in_block(problems: Problems, block: str) -> Iterator[tuple[str, KeyPath]]:
@@ -195,34 +185,16 @@ class _SpecReader:
             way = "values: [...]" if isinstance(content, list) else f"value: {format_value(content)}"
             self._reject((), f"{format_value(content)} is not a mapping", f"write {key}: {{{way}}}")
         for unknown in (key for key in content if key not in SPEC_KEYS):
-            if unknown in _UNSUPPORTED_KEYS:
-                self._reject(unknown, f"{unknown} is not supported", _UNSUPPORTED_KEYS[unknown])
             self._reject(unknown, f"unknown key '{unknown}'", nearest(unknown, SPEC_KEYS))
         ways = [way for way in ("value", "values", "min") if way in content or (way == "min" and "max" in content)]
         if len(ways) != 1:
             what = f"has both {' and '.join(ways)}" if ways else "has no value"
             self._reject((), what, "give one of: value, values, min and max")
-        if "distribution" in content:
-            self._check_distribution(content["distribution"], ways[0])
         if ways == ["min"]:
             return self._range(content)
-        for key in (key for key in ("step", "q") if key in content):
+        for key in (key for key in ("step", "distribution") if key in content):
             self._reject(key, f"{key} needs min and max", f"remove {key}")
         return Choices(self._values(("value",)) if ways == ["value"] else self._choices(content))
-
-    def _check_distribution(self, name: Json, way: str) -> None:
-        expected = {"value": ("constant",), "values": ("categorical",), "min": _RANGES}[way]
-        if name in expected:
-            return
-        what, fix = f"unknown distribution {format_value(name)}", nearest(name, DISTRIBUTIONS)
-        if name in DISTRIBUTIONS:
-            what = f"{name} cannot be combined with {'min and max' if way == 'min' else way}"
-            fix = f"write {' or '.join(expected)}"
-        elif str(name) in _UNSUPPORTED_DISTRIBUTIONS:
-            what, fix = f"{name} is not supported", _UNSUPPORTED_DISTRIBUTIONS[str(name)]
-        elif any(part in str(name) for part in ("normal", "beta", "q_", "inv_log_uniform")):
-            what, fix = f"{name} has no counterpart in Optuna", _USE_DISTRIBUTIONS
-        self._reject("distribution", what, fix)
 
     def _values(self, *paths: KeyPath) -> tuple[Value, ...]:
         return read_values(self.field, [(*self.path, *path) for path in paths], self.problems)
@@ -250,10 +222,14 @@ class _SpecReader:
         low, high = self._values(("min",), ("max",))
         assert isinstance(low, int | float)
         assert isinstance(high, int | float)
-        is_log = content.get("distribution") == "log_uniform_values"
+        name = content.get("distribution")
+        if "distribution" in content and name not in DISTRIBUTIONS:
+            what = f"unknown distribution {format_value(name)}"
+            self._reject("distribution", what, nearest(name, DISTRIBUTIONS))
+        is_log = name == "log_uniform_values"
         if low > high:
             self._reject("min", f"min {low:g} is above max {high:g}", f"write min: {high:g}, max: {low:g}")
-        if self.field.kind == "integer" and content.get("distribution") == "uniform":
+        if self.field.kind == "integer" and name == "uniform":
             what = "uniform draws fractions, but the values are whole numbers"
             self._reject("distribution", what, "write int_uniform")
         if is_log and low <= 0:
@@ -268,13 +244,9 @@ class _SpecReader:
 
     def _step(self, content: dict[str, Json], low: float, high: float) -> float | None:
         name, is_integer = content.get("distribution"), self.field.kind == "integer"
-        if "step" in content and "q" in content:
-            self._reject("q", "step and q are two names for the same setting", "keep one")
-        key = "q" if "q" in content else "step" if "step" in content else "max"
-        step = 1 if key == "max" else content[key]
+        key = "step" if "step" in content else "max"
+        step = content.get("step", 1)
         if key == "max":
-            if name == "q_uniform":
-                self._reject("distribution", "q_uniform has no step", "write step: (or q:)")
             if name != "int_uniform" and not is_integer:
                 return None
             for bound, value in (("min", low), ("max", high)):

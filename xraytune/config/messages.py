@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import regex
 
-from xraytune.config.document import Document, KeyPath, write_yaml
 from xraytune.errors import join_names
-from xraytune.records import Json
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -36,58 +34,34 @@ _WRONG_TYPES = {
 }
 _NAMES_SHOWN = 40
 _SYNONYMS = {
-    "lr": "learning_rate learn_rate base_lr init_lr initial_lr lr_init",
-    "batch_size": "batch batchsize bs train_batch_size",
-    "weight_decay": "wd",
-    "optimizer": "optim opt",
-    "dropout": "dropout_rate drop_rate dropout_prob",
-    "backbone": "model model_name arch architecture encoder encoder_name encoder_model",
-    "schedule": "lr_scheduler lr_schedule",
-    "budget.max_epochs": "epochs num_epochs n_epochs max_epochs",
-    "budget.trials": "run_cap num_trials n_trials max_trials",
+    "learning_rate": "lr",
+    "base_lr": "lr",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "model": "backbone",
+    "arch": "backbone",
+    "lr_scheduler": "schedule",
+    "epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "n_trials": "trials",
+    "method": "sampler",
+    "early_terminate": "scheduler",
 }
-OUR_NAMES = {theirs: ours for ours, names in _SYNONYMS.items() for theirs in names.split()}
-"""Our parameters and settings, by their names in other tools."""
-SAMPLERS = {"bayes": "tpe", "random": "random", "grid": "grid"}
-_OWN_TRAINING = "xraytune runs its own training"
-NO_COUNTERPART = {"program": _OWN_TRAINING, "command": _OWN_TRAINING, "entity": "W&B uses your default entity"}
+"""Our names of what other tools call differently."""
 
 
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """Return the fix for an unknown word: the nested or most similar known word, else `otherwise`, else all known words."""
     names = list(known)
     by_lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
-    inner = [name for name in names if name.endswith(f".{word}") and word not in names]
+    ours = _SYNONYMS.get(str(word).lower(), str(word).lower())
+    close = difflib.get_close_matches(ours, by_lower, n=1, cutoff=0.6)
+    inner = [name for name in names if name.endswith(f".{ours}") and ours not in by_lower]
     if found := inner or [by_lower[name] for name in close]:
-        return f"did you mean '{found[0]}'?"
+        return f"did you mean '{min(found, key=len)}'?"
     if otherwise or len(names) == 1:
         return otherwise or f"write {names[0]}"
     return f"use one of: {join_names(names, _NAMES_SHOWN)}"
-
-
-def synonym_fix(document: Document, path: KeyPath) -> str:
-    """Return the fix for a key that other tools use, with the user's own values; "" for other keys."""
-    value, ours = document.get(path), OUR_NAMES.get(str(path[-1]).lower(), "")
-    if path == ("early_terminate",) and isinstance(value, dict):
-        return f"write scheduler: {write_yaml(scheduler_of(value)).strip()}"
-    if path == ("method",):
-        return f"write sampler: {{name: {SAMPLERS.get(str(value), 'tpe')}}}"
-    block, _, name = ours.rpartition(".")
-    own = document.own_text((*path, "value") if block and isinstance(value, dict) else path)
-    own = own if block or isinstance(value, dict) else f"{{value: {own}}}"
-    block = block or "parameters"
-    fix = f"did you mean '{name}'? {name}: {own}" if path[:-1] == (block,) else f"write {block}: {{{name}: {own}}}"
-    return ours and fix
-
-
-def scheduler_of(hyperband: Mapping[str, Json]) -> dict[str, Json]:
-    """Return ASHA's settings; Hyperband's first bracket is at `min_iter`, or else at `max_iter` / `eta`^`s`."""
-    first, last, eta, s = (hyperband.get(key) for key in ("min_iter", "max_iter", "eta", "s"))
-    eta = 3 if eta is None else eta
-    if first is None and isinstance(last, int) and isinstance(eta, int) and isinstance(s, int) and eta > 0 < s < 64:
-        first = max(1, last // eta**s)
-    return {"name": "asha", "grace": first, "reduction": eta}
 
 
 def format_value(value: object) -> str:

@@ -10,9 +10,9 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from xraytune.config.document import Document, KeyPath, Problems, dotted, with_value
+from xraytune.config.document import KeyPath, Problems, dotted, with_value
 from xraytune.config.fields import BLOCKS, parameter_fields
-from xraytune.config.messages import NO_COUNTERPART, choices_of, explain, format_value, nearest, synonym_fix
+from xraytune.config.messages import choices_of, explain, format_value, nearest
 from xraytune.config.paths import absolute_path, is_path
 from xraytune.config.settings import OBJECTIVES, Model, Settings
 
@@ -20,14 +20,6 @@ NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
 """The keys of a space file that are not settings."""
 
 _PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
-_KEYS_OF_OTHER_TOOLS = {
-    "metric": f"write objective: {{metric: {OBJECTIVES['classification'][0]}}}",
-    "project": "write tracking: {wandb: {project: my-project}}",
-    **{key: f"remove it: {why}" for key, why in NO_COUNTERPART.items()},
-    **dict.fromkeys(
-        ("start_from", "initial_points", "enqueue", "enqueue_trial", "enqueue_trials"), "use points_to_evaluate"
-    ),
-}
 _MISSING = {
     "name": "write name: my-study",
     "data": "write data: {path: FOLDER}, or give --data FOLDER",
@@ -51,7 +43,7 @@ def read_settings(problems: Problems) -> Settings | None:
         # `objective` has no default if another setting, on which its default depends, is invalid.
         found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
         for path, errors in groupby(found, key=lambda one: _key_path(one["loc"])):
-            problems.add(path, *_explained(path, list(errors), document))
+            problems.add(path, *_explained(path, list(errors)))
         return None
 
 
@@ -81,10 +73,10 @@ def _key_path(location: KeyPath) -> KeyPath:
     return tuple(key for index, key in enumerate(location) if _model_at(location[:index]))
 
 
-def _explained(path: KeyPath, errors: Sequence[ErrorDetails], document: Document) -> tuple[str, str]:
+def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]:
     name, value, kind = dotted(path), errors[0]["input"], errors[0]["type"]
     if kind == "extra_forbidden":
-        return _unknown_key(path, document)
+        return _unknown_key(path)
     if kind == "missing":
         return f"{name}: is missing", _MISSING.get(name, f"write {path[-1]}:")
     if path == ("objective", "metric") and "test" in str(value):
@@ -102,13 +94,10 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails], document: Document
     return f"{name}: {format_value(value)} is neither a number nor {words}", f"write a number or {words}"
 
 
-def _unknown_key(path: KeyPath, document: Document) -> tuple[str, str]:
-    key, model = str(path[-1]), _model_at(path[:-1]) or Settings
-    synonym = synonym_fix(document, path)
-    if len(path) > 1:
-        return f"{dotted(path[:-1])}: unknown key '{key}'", synonym or nearest(key, model.model_fields)
-    if key in parameter_fields() or key in BLOCKS:
-        return f"'{key}' is a parameter", "write it under parameters:"
-    inner = [name.removesuffix(f".{key}") for name in dotted_settings() if name.endswith(f".{key}")]
-    fix = synonym or _KEYS_OF_OTHER_TOOLS.get(key) or (f"write it under {inner[0]}:" if inner else "")
-    return f"unknown key '{key}'", fix or nearest(key, [*Settings.model_fields, *NON_SETTING_KEYS])
+def _unknown_key(path: KeyPath) -> tuple[str, str]:
+    key = str(path[-1])
+    if model := _model_at(path[:-1]) if len(path) > 1 else None:
+        return f"{dotted(path[:-1])}: unknown key '{key}'", nearest(key, model.model_fields)
+    parameters = (f"parameters.{name}" for name in (*BLOCKS, *parameter_fields()))
+    known = [*Settings.model_fields, *NON_SETTING_KEYS, *dotted_settings(), *parameters]
+    return f"unknown key '{key}'", nearest(key, known)

@@ -64,13 +64,12 @@ def _spec(field: ParameterField, value: Schema) -> Schema:
     keys: dict[str, Schema] = {
         "value": value,
         "values": {"type": "array", "items": value, "minItems": 1, "uniqueItems": True},
-        "distribution": {"enum": list(DISTRIBUTIONS)},
         "when": {"$ref": "#/$defs/when"},
     }
     ways = [{"required": ["value"]}, {"required": ["values"]}]
     if field.is_ordered:
         step = {"type": "number", "exclusiveMinimum": 0}
-        keys |= {"min": value, "max": value, "step": step, "q": step}
+        keys |= {"min": value, "max": value, "step": step, "distribution": {"enum": list(DISTRIBUTIONS)}}
         ways.append({"required": ["min", "max"]})
     about = {"description": field.description} if field.description else {}
     default: Schema = {} if field.is_required else {"default": {"value": field.default}}
