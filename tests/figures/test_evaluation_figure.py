@@ -51,7 +51,7 @@ def test_with_two_classes_every_axis_names_the_positive_class(tmp_path: Path) ->
 
     for what in ("sensitivity", "1 - specificity", "recall", "precision", "predicted probability", "observed share"):
         assert f"{what} (PNEUMONIA)" in texts
-    assert {"AUROC 0.011", "AUPRC 0.022", "Brier score 0.033", "prevalence 33%", "60 images"} <= texts
+    assert {"AUROC  0.011", "AUPRC  0.022", "Brier score  0.033", "prevalence 33%", "60 images"} <= texts
     assert {"threshold 0.400", "sensitivity 0.910", "specificity 0.820"} <= texts
     assert {"100", "101", "102", "103", "50%"} <= texts
 

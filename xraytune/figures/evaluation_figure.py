@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _FAINT = "#8c8c8c"
 _MOST_NUMBERED_CLASSES = 8
 _TEXT = 8.5
-_STEP = 0.055
-"""Distance of two lines of text, as a share of the height of a panel."""
 _TRUE, _PREDICTED = COLOURS[5], COLOURS[4]
 """Sky blue and orange stand out on grey, also for colour-blind readers."""
 _ROW_INCHES = 2.04
@@ -114,7 +112,7 @@ def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], threshold: float | No
             fontsize=_TEXT,
             color="#222222",
         )
-    _write_captions(axes, "AUROC", {name: one.caption("auroc") for name, one in shown.items()}, "lower right")
+    _add_legend(axes, "AUROC", {name: one.caption("auroc") for name, one in shown.items()}, "lower right")
     _square(axes, _of("1 - specificity", shown), _of("sensitivity", shown))
 
 
@@ -135,7 +133,7 @@ def _draw_pr(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
             fontsize=_TEXT,
             color=_FAINT,
         )
-    _write_captions(axes, "AUPRC", {name: one.caption("auprc") for name, one in shown.items()}, "lower left")
+    _add_legend(axes, "AUPRC", {name: one.caption("auprc") for name, one in shown.items()}, "lower left")
     _square(axes, _of("recall", shown), _of("precision", shown))
 
 
@@ -155,7 +153,7 @@ def _draw_calibration(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
             markeredgecolor="white",
             clip_on=False,
         )
-    _write_captions(axes, "Brier score", {name: one.brier for name, one in shown.items()}, "upper left")
+    _add_legend(axes, "Brier score", {name: one.brier for name, one in shown.items()}, "upper left")
     _square(axes, _of("predicted probability", shown), _of("observed share", shown))
 
 
@@ -189,29 +187,28 @@ def _draw_band(axes: Axes, curve: Curve, colour: str, step: Literal["pre"] | Non
         axes.fill_between(curve.grid, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0, step=step)
 
 
-def _write_captions(
+def _add_legend(
     axes: Axes, what: str, values: Mapping[str, str], corner: Literal["lower left", "lower right", "upper left"]
 ) -> None:
-    """Write the value of each curve in its colour, with a heading; of many classes, only the coloured ones."""
-    rows = [(f"{name}  {value}", colour) for (name, value), colour in zip(values.items(), COLOURS, strict=False)]
-    others = len(values) - len(rows)
-    rows.insert(0, (f"{what} (grey: {others} other classes)" if others else what, "#222222"))
-    if len(values) == 1:
-        rows = [(f"{what} {value}", COLOURS[0]) for value in values.values()]
-    is_left, is_upper = "left" in corner, "upper" in corner
-    for number, (text, colour) in enumerate(rows):
-        y = 0.97 - number * _STEP if is_upper else 0.03 + (len(rows) - 1 - number) * _STEP
-        axes.text(
-            0.02 if is_left else 0.98,
-            y,
-            text,
-            transform=axes.transAxes,
-            ha="left" if is_left else "right",
-            va="top" if is_upper else "bottom",
-            color=colour,
-            fontsize=_TEXT,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
-        )
+    """Write the value of each curve in its colour; of many classes, only the coloured ones."""
+    others = max(0, len(values) - len(COLOURS))
+    title = f"{what} (grey: {others} other classes)" if others else what
+    for colour, (name, value) in zip(COLOURS, values.items(), strict=False):
+        axes.plot([], [], color=colour, label=f"{what if len(values) == 1 else name}  {value}")
+    axes.legend(
+        title=title if len(values) > 1 else None,
+        loc=corner,
+        alignment="left",
+        labelcolor="linecolor",
+        handlelength=0,
+        handletextpad=0,
+        fontsize=_TEXT,
+        title_fontsize=_TEXT,
+        borderpad=0.2,
+        labelspacing=0.4,
+        framealpha=0.7,
+        edgecolor="none",
+    )
 
 
 def _square(axes: Axes, x_label: str, y_label: str) -> None:
