@@ -196,7 +196,7 @@ def test_every_table_is_a_csv_file(confirmed: Path, tmp_path: Path) -> None:
     shown = command("report", confirmed, "--csv", tmp_path / "tables", "--json")
 
     files = [Path(file) for file in json.loads(shown.stdout)["files"]]
-    assert {file.name for file in files} >= {"verdict.csv", "parameters.csv", "best.csv", "data-1.csv", "cost.csv"}
+    assert {file.name for file in files} >= {"verdict.csv", "parameters.csv", "best.csv", "data.csv", "cost.csv"}
     with (tmp_path / "tables" / "parameters.csv").open(encoding="utf-8") as stream:
         trials = list(csv.DictReader(stream))
     assert [trial["source"] for trial in trials][:2] == ["gan", "none"]

@@ -79,7 +79,6 @@ class Prepared:
         test_fingerprint: Content of the held-out test folder; None if there is none.
         images: All images except those of the test folder, in the order of the index.
         has_masks: Whether the pixel artifact has a mask of each image.
-        folder_images: Images in the data folder, apart from its test part; `broken_images` of them were left out.
     """
 
     class_names: tuple[str, ...]
@@ -91,9 +90,6 @@ class Prepared:
     test_fingerprint: str | None
     images: tuple[PreparedImage, ...]
     has_masks: bool = False
-    folder_images: _Index = 0
-    folder_patients: _Index = 0
-    broken_images: _Index = 0
 
     def side(self, name: SideName) -> Side:
         """Return one side of the split, in the order of the index."""
@@ -205,9 +201,6 @@ def prepare_index(
         pixels_sha256=_content(store),
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
-        folder_images=len(index.images),
-        folder_patients=len({image.patient for image in index.images}),
-        broken_images=len(stored.broken),
         images=tuple(
             PreparedImage(
                 file=image.file,

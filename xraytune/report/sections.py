@@ -365,21 +365,11 @@ def _data(data: StudyData) -> Section:
         sealed = "The test folder was scored by `confirm`."
     copies = used - len({one.sha256 for one in prepared.images})
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
-    left_out = prepared.folder_images - prepared.broken_images - used, prepared.folder_patients - patients
-    flow = Table(
-        columns=("flow of participants", "images", "patients"),
-        rows=[
-            ("in the folder, without the test part", prepared.folder_images, prepared.folder_patients),
-            ("left out: broken", prepared.broken_images, None),
-            ("left out by data.train_patients and data.split", *left_out),
-            ("used", used, patients),
-        ],
-    )
     columns = ("side", "images", "patients", "class", "images of the class", "patients of the class")
     return Section(
         lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
         notes=[split, sealed, duplicates, *([_sentence(warning)] if warning else [])],
-        tables=[Table(columns=columns, rows=rows), *([flow] if prepared.folder_images else [])],
+        tables=[Table(columns=columns, rows=rows)],
         commands=[f"xraytune data inspect {quote(str(settings.path))} --figures figures"],
     )
 
