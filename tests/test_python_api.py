@@ -20,7 +20,7 @@ from xraytune.search.study import StudyFolder, create_study
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-SHOWN = {"as_json", "as_csv", "sort", "arm", "schema", "figures", "yes", "forecast", "quick", "serve"}
+SHOWN = {"as_json", "schema", "figures", "yes", "forecast", "quick", "serve"}
 """Options that change what a command prints, which a Python caller decides with the result."""
 OTHER_NAMES = {
     "xraytune data inspect": dict.fromkeys(
@@ -82,7 +82,7 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
     create_study(folder, write_space(tmp_path), two_images(), CPU)
 
     assert xraytune.status(str(folder.path)) == xraytune.status(study=folder.path)  # type: ignore[arg-type]
-    assert xraytune.clean(str(folder.path), dry_run=True).freed_bytes == {}  # type: ignore[arg-type]
+    assert xraytune.clean(str(folder.path), dry_run=True).removed == {}  # type: ignore[arg-type]
     assert xraytune.load_space(str(tmp_path / "small.yaml"), data="elsewhere").settings.data.path.name == "elsewhere"  # type: ignore[arg-type]
     assert xraytune.DataSettings(path="xrays").path == Path("xrays")  # type: ignore[arg-type]
 

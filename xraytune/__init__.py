@@ -16,8 +16,6 @@ Every command has a function here, with the same arguments:
     xraytune audit              run_audit
     xraytune export             export_best
     xraytune clean              clean
-    xraytune cache list         list_cache
-    xraytune cache verify       verify_cache
     xraytune cache clean        clean_cache
     xraytune train              train
     xraytune evaluate           evaluate
@@ -64,7 +62,7 @@ if TYPE_CHECKING:
     from xraytune.pipeline.model import model_summary
     from xraytune.report.page import serve as serve_report
     from xraytune.report.page import write_report, write_tables
-    from xraytune.search.cache import clean, clean_cache, list_cache, verify_cache
+    from xraytune.search.cache import clean, clean_cache
     from xraytune.search.messages import Callbacks
     from xraytune.search.run import search as run_search
     from xraytune.search.status import status, trials_dataframe
@@ -84,7 +82,6 @@ __all__ = [
     "generator_sample",
     "generator_train",
     "inspect_folder",
-    "list_cache",
     "load_space",
     "model_summary",
     "predict",
@@ -98,7 +95,6 @@ __all__ = [
     "status",
     "train",
     "trials_dataframe",
-    "verify_cache",
     "write_report",
     "write_tables",
 ]

@@ -1,7 +1,5 @@
 """The `status` command."""
 
-import csv
-import json
 import os
 import subprocess
 import sys
@@ -37,63 +35,6 @@ def study(tmp_path: Path) -> Path:
         if number != 1:
             controller.on_result(number, ended(value, epochs=1))
     return folder.path
-
-
-def rows(run: Run, *arguments: object) -> list[dict[str, str]]:
-    return list(csv.DictReader(run("status", *arguments, "--csv").stdout.splitlines()))
-
-
-def numbers(run: Run, *arguments: object) -> list[str]:
-    return [row["number"] for row in rows(run, *arguments)]
-
-
-def test_csv_has_every_trial_with_its_searched_parameters(run: Run, study: Path) -> None:
-    found = rows(run, study)
-
-    assert [row["gan.steps"] for row in found] == ["", "100", "200"]
-    assert [row["val_b_score"] for row in found] == ["0.89", "", "0.94"]
-    assert {name: found[0][name] for name in ("status", "arm", "val_a_score", "lr")} == {
-        "status": "complete",
-        "arm": "real_only",
-        "val_a_score": "0.9",
-        "lr": "0.003",
-    }
-
-
-@pytest.mark.parametrize(
-    ("sort", "expected"),
-    [
-        ("val-A", ["2", "0", "1"]),
-        ("val-B", ["2", "0", "1"]),  # the running one has no value yet
-        ("lr", ["1", "2", "0"]),
-        ("gan.steps", ["1", "2", "0"]),  # without a GAN there is none
-        ("arm", ["2", "1", "0"]),
-    ],
-)
-def test_trials_are_sorted_best_first_and_those_without_a_value_last(
-    run: Run, study: Path, sort: str, expected: list[str]
-) -> None:
-    assert numbers(run, study, "--sort", sort) == expected
-
-
-def test_one_arm_alone(run: Run, study: Path) -> None:
-    assert numbers(run, study, "--arm", "gan") == ["1"]
-    shown = json.loads(run("status", study, "--arm", "gan", "--json").stdout)
-    assert ([trial["number"] for trial in shown["trials"]], shown["best"]) == ([1], 2)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--sort", "lrr", "no column 'lrr' to sort by\n  fix: did you mean 'lr'? The columns are number, status,"),
-        ("--arm", "gann", "no trial of the arm 'gann'\n  fix: one of: classical+gan, gan, real_only"),
-    ],
-)
-def test_unknown_columns_and_arms_are_named(run: Run, study: Path, option: str, value: str, message: str) -> None:
-    result = run("status", study, option, value)
-
-    assert result.exit_code == 2
-    assert message in result.stderr
 
 
 def printed(study: Path, width: int) -> str:

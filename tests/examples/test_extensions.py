@@ -22,9 +22,8 @@ from xraytune.errors import ConfigError, DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.models.backbones import build_backbone, last_stage_names
-from xraytune.pipeline.pools import POOL_STAGE, extension_block
+from xraytune.pipeline.pools import extension_block
 from xraytune.pipeline.prepare import RunContext, prepare
-from xraytune.search.cache import ArtifactReferences
 
 CODE = """\
 from torch import nn
@@ -165,13 +164,6 @@ def test_source_gets_the_same_checks_as_a_gan(tmp_path: Path) -> None:
 
     assert arm.name == "mixup #1"
     assert [control.parameters.source for control in controls if control] == ["none", "duplicate"]
-
-
-def test_clean_matches_blocks_by_pixels() -> None:
-    held = ArtifactReferences(pixels="pixels-1/abc", generators=frozenset())
-
-    assert held.has(POOL_STAGE, "x", {"source": "mixup a 1 5f", "pixels": "pixels-1/abc"})
-    assert not held.has(POOL_STAGE, "x", {"source": "mixup a 1 5f", "pixels": "pixels-1/def"})
 
 
 @pytest.mark.usefixtures("installed")

@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +31,6 @@ from rich.text import Text
 
 from xraytune.cores import repeated
 from xraytune.errors import XraytuneError
-from xraytune.files import csv_table
 from xraytune.records import Pace, Progress, progress_text, split_unit, to_json
 
 R = TypeVar("R")
@@ -175,12 +174,6 @@ def show_json(content: object) -> None:
     ensure_ascii = (getattr(sys.stdout, "encoding", None) or "utf-8").lower() != "utf-8"
     text = json.dumps(to_json(content), indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
     print(_CONTROL_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
-
-
-def show_csv(header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print the result as a table in CSV; nothing else goes to stdout. A value that is None is an empty cell."""
-    cells = ([cell if cell is None or isinstance(cell, float) else str(cell) for cell in row] for row in rows)
-    print(_printable(csv_table(header, list(cells))), end="")
 
 
 def log(text: str, tone: Tone = "plain") -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from xraytune.cli import audit, cache, confirm, console, data, generator, getting_started, model, search, space, study
+from xraytune.cli import audit, confirm, console, data, generator, getting_started, model, search, space, study
 from xraytune.errors import INTERRUPTED_EXIT_CODE, MachineError, Problem, XraytuneError, is_out_of_memory
 from xraytune.files import explain_disk_errors
 
@@ -93,11 +93,9 @@ def build_app() -> typer.Typer:
     _add(app, study.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
     _add(app, study.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)
 
-    cache_app = _group("List, verify or shrink the cache that studies share.")
+    cache_app = _group("Shrink the cache that studies share.")
     app.add_typer(cache_app, name="cache", rich_help_panel=_SEARCH)
-    _add(cache_app, cache.list, "xraytune cache list --cache /shared/cache")
-    _add(cache_app, cache.verify, "xraytune cache verify --cache /shared/cache")
-    _add(cache_app, cache.clean, "xraytune cache clean --max-size 50GB --dry-run")
+    _add(cache_app, study.clean_cache, "xraytune cache clean --max-size 50GB --dry-run", name="clean")
 
     _add(app, model.train, "xraytune train --config best.yaml -o model", _MODEL)
     _add(app, model.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
@@ -125,9 +123,11 @@ def _group(about: str) -> typer.Typer:
     )
 
 
-def _add(app: typer.Typer, function: Callable[..., None], example: str, panel: str | None = None) -> None:
-    name, epilog = function.__name__, f"Example: {example}"
-    app.command(name, cls=Command, epilog=epilog, rich_help_panel=panel)(function)
+def _add(
+    app: typer.Typer, function: Callable[..., None], example: str, panel: str | None = None, name: str | None = None
+) -> None:
+    epilog = f"Example: {example}"
+    app.command(name or function.__name__, cls=Command, epilog=epilog, rich_help_panel=panel)(function)
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter, Option
 
 from xraytune.cli import console, options
-from xraytune.cli.console import Cell, Table
+from xraytune.cli.console import Cell, Column, Table
 from xraytune.cli.search import shown_path
 from xraytune.cli.study_frame import scores_text, status_frame
 from xraytune.records import to_json
@@ -19,33 +18,16 @@ if TYPE_CHECKING:
     from xraytune.search.cache import Cleaned
 
 
-def status(
-    study: options.StudyArgument,
-    sort: Annotated[
-        str,
-        Option(metavar="COLUMN", help="Sort by number, val-A, val-B, epochs, seconds, arm or a parameter such as lr."),
-    ] = "number",
-    arm: Annotated[
-        str | None, Option(metavar="ARM", help="Show only this arm, e.g. real_only or classical+gan.")
-    ] = None,
-    as_csv: Annotated[bool, Option("--csv", help="Print the trials as CSV, with all searched parameters.")] = False,
-    as_json: options.AsJson = False,
-) -> None:
+def status(study: options.StudyArgument, as_json: options.AsJson = False) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
-    from xraytune.search.status import pruning_of, select_trials, status, trial_table
+    from xraytune.search.status import pruning_of, status
 
-    if as_csv and as_json:
-        raise BadParameter("give either --csv or --json", param_hint="--csv")
     view = status(study)
-    trials = select_trials(view, sort=sort, arm=arm)
     if as_json:
         best = view.best.number if view.best is not None else None
-        console.show_json(to_json(replace(view, trials=trials)) | {"best": best, "pruning": pruning_of(view)})
-    elif as_csv:
-        table = trial_table(view, trials)
-        console.show_csv([*table], zip(*table.values(), strict=True))
+        console.show_json(to_json(view) | {"best": best, "pruning": pruning_of(view)})
     else:
-        console.show(*status_frame(view, trials))
+        console.show(*status_frame(view))
 
 
 def report(
@@ -149,28 +131,34 @@ def _show_images(exported: Exported) -> None:
         console.write_command(exported.advice, "for a configuration without them: ")
 
 
-def clean(
-    study: options.StudyArgument,
-    cache: options.Cache = None,
+def clean(study: options.StudyArgument, dry_run: options.DryRun = False, as_json: options.AsJson = False) -> None:
+    """Remove checkpoints of ended trials and leftovers of killed processes from a study. Results are kept."""
+    from xraytune.search.cache import clean
+
+    console.show_result(clean(study, dry_run=dry_run), _show_cleaned, as_json=as_json)
+
+
+def clean_cache(
+    max_size: Annotated[str, Option(metavar="SIZE", help="Maximum size of the cache, e.g. 50GB or 50GiB.")],
+    cache: Annotated[Path, Option("--cache", metavar="DIR", help="Cache folder.")] = Path("cache"),
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Remove files that can be recreated: checkpoints of ended trials, leftovers, cached artifacts. Results are kept."""
-    from xraytune.search.cache import clean
+    """Remove the least recently used artifacts until the cache is no larger than SIZE.
 
-    show_cleaned(clean(study, cache=cache, dry_run=dry_run), as_json=as_json)
+    Artifacts that running commands use are kept. What is removed is computed again when it is needed.
+    """
+    from xraytune.search.cache import clean_cache
+
+    console.show_result(clean_cache(cache, max_size=max_size, dry_run=dry_run), _show_cleaned, as_json=as_json)
 
 
-def show_cleaned(cleaned: Cleaned, *, as_json: bool) -> None:
-    """Print what was removed."""
-    if as_json:
-        console.show_json(to_json(cleaned) | {"total_bytes": cleaned.total_bytes})
-        return
-    notes = [Cell(f"note: {note}", "dim") for note in cleaned.notes]
-    if not cleaned.freed_bytes:
-        console.show("nothing to remove", *notes)
-        return
+def _show_cleaned(cleaned: Cleaned) -> None:
     verb = "would free" if cleaned.is_dry_run else "freed"
-    head = f"{verb} {console.mebibytes(cleaned.total_bytes)} MiB; files are recreated when needed"
-    rows = [(kind, console.mebibytes(size)) for kind, size in cleaned.freed_bytes.items()]
-    console.show(Cell(head, "good"), *notes, Table((verb, *console.numbers("MiB")), rows))
+    head = f"{verb} {console.mebibytes(cleaned.total_bytes)} MiB" if cleaned.removed else "nothing to remove"
+    rows = [(str(path), console.mebibytes(size)) for path, size in cleaned.removed.items()]
+    console.show(
+        Cell(head, "good"),
+        *([Cell(f"note: {cleaned.note}", "dim")] if cleaned.note else []),
+        *([Table((Column("path", flexible=True), *console.numbers("MiB")), rows)] if rows else []),
+    )

@@ -49,9 +49,9 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     return *lines, Table(("", *columns), grouped)
 
 
-def status_frame(view: StudyView, trials: Sequence[TrialView] | None = None) -> Frame:
-    """Lay out trials of a study, by default all, with their searched parameters and the reasons for failures."""
-    trials = view.trials if trials is None else trials
+def status_frame(view: StudyView) -> Frame:
+    """Lay out the trials of a study, with their searched parameters and the reasons for failures."""
+    trials = view.trials
     searched = _parameter_columns(view)
     (*first, curves, states), rows = _columns_and_rows(trials, view)
     columns = (*first, *searched.values(), replace(curves, optional=True), states)

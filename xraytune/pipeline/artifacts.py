@@ -108,8 +108,15 @@ def take_requests() -> list[tuple[str, str, int]]:
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether an artifact is intact (PermissionError if it is not readable); if so, record this use."""
-    if any(damaged_files(path)):
+    """Return whether the files of an artifact are those of its manifest; if so, record this use.
+
+    Raises:
+        PermissionError: A file is not readable.
+    """
+    files = _unless_damaged(lambda: _listed_files(path, (path / _MANIFEST).read_bytes()))
+    if files is None or not all(
+        _unless_damaged(partial(_is_intact, path / name, expected)) for name, expected in files.items()
+    ):
         return False
     try:
         os.utime(path / _MANIFEST)
@@ -118,21 +125,6 @@ def is_intact(path: Path) -> bool:
     except OSError as error:  # a read-only cache, or a file of another user
         _logger.debug("%s: cannot record its use: %s", path, error)
     return True
-
-
-def damaged_files(path: Path) -> Iterator[str]:
-    """Yield the files of an artifact that differ from its manifest, or only the manifest if it is unusable.
-
-    Raises:
-        PermissionError: A file is not readable.
-    """
-    files = _unless_damaged(lambda: _listed_files(path, (path / _MANIFEST).read_bytes()))
-    if files is None:
-        yield _MANIFEST
-        return
-    yield from (
-        name for name, expected in files.items() if not _unless_damaged(partial(_is_intact, path / name, expected))
-    )
 
 
 def _unless_damaged(read: Callable[[], T]) -> T | None:
@@ -184,7 +176,7 @@ def last_used(path: Path) -> float:
 
 def _manifest_status(path: Path) -> os.stat_result | None:
     with suppress(FileNotFoundError, NotADirectoryError):
-        return (path / _MANIFEST).stat()
+        return (path / _MANIFEST).lstat()
     return None
 
 
@@ -212,25 +204,13 @@ def _sha256(file: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001  a cha
     return sha256_of(file)
 
 
-def forget_checksums() -> None:
-    """Clear cached checksums, to find damage that left the size and modification time of a file unchanged."""
-    _sha256.cache_clear()
-
-
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield every artifact of a stage with its inputs, sorted by name; unreadable ones are skipped, none is verified."""
     for path in sorted((cache / stage).glob("[!.]*")):
-        if (inputs := inputs_of(path)) is not None:
-            yield path, inputs
-
-
-def inputs_of(path: Path) -> dict[str, Any] | None:
-    """Return the inputs in an artifact's manifest; None if it is unreadable or belongs to another folder."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        content = read_json(path / _MANIFEST)
-        if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (path.parent.name, path.name):
-            return dict(content["inputs"])
-    return None
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            content = read_json(path / _MANIFEST)
+            if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (stage, path.name):
+                yield path, dict(content["inputs"])
 
 
 def content_sha256(path: Path, file: str) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from xraytune.config.domains import Value
 from xraytune.config.settings import Objective
-from xraytune.errors import ArtifactError, ConfigError, Problem
+from xraytune.errors import ArtifactError
 from xraytune.files import read_jsonl
 from xraytune.metrics.generator_quality import PoolReport
 from xraytune.pipeline.sides import SideSize, side_sizes
@@ -173,11 +172,11 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
     return pd.DataFrame(trial_table(status(study))).set_index("number")
 
 
-def trial_table(view: StudyView, trials: Sequence[TrialView] | None = None) -> dict[str, list[Value]]:
-    """Return trials of a study, by default all, as columns of a table; None where a trial has no value."""
-    trials = view.trials if trials is None else trials
+def trial_table(view: StudyView) -> dict[str, list[Value]]:
+    """Return the trials of a study as columns of a table; None where a trial has no value."""
+    trials = view.trials
     searched = {name: [trial.parameters.get(name) for trial in trials] for name in view.searched}
-    figures = dict.fromkeys(name for trial in view.trials for name in _figures(trial))
+    figures = dict.fromkeys(name for trial in trials for name in _figures(trial))
     return {
         **{name: [getattr(trial, name) for trial in trials] for name in ("number", "status", "arm", "mix", "epochs")},
         VALUE_NAME: [trial.values[-1] if trial.values else None for trial in trials],
@@ -189,41 +188,6 @@ def trial_table(view: StudyView, trials: Sequence[TrialView] | None = None) -> d
 
 def _figures(trial: TrialView) -> dict[str, float | None]:
     return trial.report.quality.columns() if trial.report and trial.report.quality else {}
-
-
-def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = None) -> tuple[TrialView, ...]:
-    """Return the trials of an arm, or all of them, sorted by a column of `trial_table` or the beginning of its name.
-
-    Scores are sorted from the best down, all others from the lowest up; trials without a value come last.
-
-    Raises:
-        ConfigError: There is no such column, or no trial of the arm.
-    """
-    arms = sorted({trial.arm for trial in view.trials})
-    if arm is not None and arm not in arms:
-        raise ConfigError(
-            Problem(f"{view.name} has no trial of the arm {arm!r}", "--arm", f"one of: {', '.join(arms)}")
-        )
-    table = trial_table(view)
-    column = _column(sort, [*table])
-
-    def key(row: tuple[TrialView, Any]) -> tuple[bool, Any]:
-        _, value = row
-        return value is None, view.objective.rank(value) if value is not None and column.endswith("_score") else value
-
-    ranked = sorted(zip(view.trials, table[column], strict=True), key=key)
-    return tuple(trial for trial, _ in ranked if arm in (None, trial.arm))
-
-
-def _column(wanted: str, columns: Sequence[str]) -> str:
-    """Return a column by its name or the beginning of it: `val-B` is `val_b_score`."""
-    name = wanted.lower().replace("-", "_")
-    begin = [column for column in columns if column == name] or [one for one in columns if one.startswith(name)]
-    if len(begin) == 1:
-        return begin[0]
-    near = difflib.get_close_matches(name, columns, 1)
-    hint = f"did you mean {near[0]!r}? The columns are" if near else "the columns are"
-    raise ConfigError(Problem(f"no column {wanted!r} to sort by", "--sort", f"{hint} {', '.join(columns)}"))
 
 
 class StudyWatcher:
