@@ -111,13 +111,9 @@ def read_index(
     needs_positive: bool = True,
     on_progress: Progress = ignore_progress,
 ) -> ImageIndex:
-    """Read the folder of `settings`.
+    """Read the folder of `settings`; with `pairs`, X-rays and their masks instead of classes.
 
-    Args:
-        settings: The folder, its classes and patients.
-        pairs: Read X-rays and their masks instead of classes.
-        needs_positive: Refuse two classes of which neither is given as `positive` nor known to be.
-        on_progress: Called after each file.
+    `needs_positive` refuses two classes of which neither is given as `positive` nor known to be.
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group, or there is a label table for pairs.
@@ -219,14 +215,8 @@ def read_labelled(
     """Read labelled images from a folder without parts, or from a YAML file with a `data:` block.
 
     The data folder that contains the folder names the patients if it can (`data_folder_of`). Of a file, the
-    test images are read; without any, the training images, and those of val in a table.
-
-    Args:
-        source: The folder or the file.
-        class_names: In the order of the labels.
-        pairs: Read X-rays and their masks instead of classes.
-        group_regex: Searched in each path for its patient, unless a table or the file has a rule for patients.
-        on_progress: Called after each file.
+    test images are read; without any, the training images, and those of val in a table. `group_regex` is searched in each
+    path for its patient, unless a table or the file has a rule for patients. With `pairs`, see `read_index`.
 
     Raises:
         ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.

@@ -159,12 +159,9 @@ def class_layout(
 ) -> Layout:
     """Find the images of class folders, and their classes.
 
-    Args:
-        root: What the user gave: the data folder, or a folder without parts in it.
-        folders: The parts in it.
-        base: The data folder.
-        patients_csv: Its table, which may give the classes of images outside of class folders.
-        classes: `data.classes`; or those of a model or a study, of which some may have no images.
+    `root` is what the user gave: the data folder `base`, or a folder without parts in it. `patients_csv` is the table of
+    `base`, which may give the classes of images outside of class folders. `classes` are `data.classes`; or those of a model
+    or a study, of which some may have no images.
 
     Raises:
         DataError: It is a folder of pairs, of which `auto` would make images/ and masks/ the classes; or `auto` finds fewer

@@ -62,11 +62,7 @@ def split_by_patient(
 ) -> Split:
     """Split `images`; fractions are of images, met in each class as closely as whole patients allow.
 
-    Args:
-        images: Those of the training and validation parts.
-        settings: The fractions, the seed, and the use of the part `val`.
-        train_patients: Number of patients to keep on the train side; None: all.
-        parts: The part of each file (`ImageIndex.parts`); only `settings.val` other than `merge` uses it.
+    `train_patients` is the number of patients to keep on the train side; None: all. `parts` are those of the index.
 
     Raises:
         DataError: A class would be missing on a side, a patient is in two parts, there is no part `val` to use, or the train

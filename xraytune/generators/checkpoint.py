@@ -66,17 +66,11 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
     except ArtifactError as error:
         _logger.warning("%s; training starts from scratch", error)
         return
-    fix, what = "use another folder, or remove this file", ""
-    settings, channels = training.settings, training.generator.channels
-    if content["kind"] != settings.block:
-        what = f"this checkpoint contains a {GENERATORS[content['kind']].noun}, not a {settings.noun}"
-    elif content["channels"] != channels:
-        what = f"this {settings.noun} generates {_product(content['channels'])}, not {_product(channels)}"
-    elif content["identity"] != _identity(training, images_digest):
-        what = f"this {settings.noun} was trained with other settings or other images"
-    elif content["step"] > settings.steps:
+    fix, settings = "use another folder, or remove this file", training.settings
+    if content["identity"] != _identity(training, images_digest):
+        raise ConfigError(Problem("this generator was trained with other settings or other images", path, fix))
+    if content["step"] > settings.steps:
         what = f"this {settings.noun} is already at step {content['step']}, beyond {settings.block}.steps"
-    if what:
         raise ConfigError(Problem(what, path, fix))
     with explain_unreadable(_OTHER_NETWORK, path, fix):
         for name in training.saved:
@@ -133,15 +127,11 @@ def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerato
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     with explain_unreadable("cannot read this checkpoint", path):
         content = load_content(path)
-        kinds = {"identity": str, "kind": str, "step": int, "channels": int}
+        kinds = {"identity": str, "kind": str, "step": int}
         are_valid = all(isinstance(content[name], kind) for name, kind in kinds.items())
         if not are_valid or content["kind"] not in GENERATORS:
             raise TypeError("not a checkpoint of a generator")
         return content
-
-
-def _product(channels: int) -> str:
-    return "images without masks" if channels == 1 else "images with masks"
 
 
 def _identity(training: Training, images_digest: str) -> str:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from xraytune.data.masks import outlined
-from xraytune.files import write_bytes
 
 PROGRESS_FILE = "progress.gif"
 _GAP_PX, _OUTLINED_PX = 2, 128
@@ -45,12 +44,6 @@ def png_bytes(image: Image.Image) -> bytes:
     stream = BytesIO()
     image.save(stream, format="PNG")
     return stream.getvalue()
-
-
-def write_progress(folder: Path) -> None:
-    """Write the grids of a folder as an animation, `progress.gif`."""
-    if content := progress_gif(folder):
-        write_bytes(folder / PROGRESS_FILE, content)
 
 
 def progress_gif(folder: Path, *, most_frames: int = 40, side_px: int = 640) -> bytes:

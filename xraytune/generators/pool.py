@@ -95,15 +95,9 @@ def draw_block(
 ) -> Images:
     """Draw block number `block` (from 0) of class `label`: 256 images, with plausible masks if `typical` is given.
 
-    A round has 256 images. Rounds are drawn until 256 images have plausible masks.
-
-    Args:
-        generator: On `compute.device` and in evaluation mode, so that images do not depend on each other.
-        label: Also seeds the noise, so two unconditional generators give different images.
-        block: Its number.
-        seed: Seed of the pool.
-        compute: The device, and the threads for generators.
-        typical: The ranges of the training masks; None without masks.
+    Rounds of 256 images are drawn until 256 images have plausible masks. The generator is on `compute.device` and in
+    evaluation mode, so that images do not depend on each other. The label also seeds the noise, so two unconditional
+    generators give different images.
 
     Raises:
         TrialError: In the first round, too few masks are plausible.

@@ -25,7 +25,7 @@ from xraytune.errors import Problem, TrialError
 from xraytune.files import write_bytes
 from xraytune.generators.checkpoint import new_training, resume, save_checkpoint
 from xraytune.generators.contract import Step, Training, real_images
-from xraytune.generators.grids import image_grid, png_bytes, with_outlines, write_progress
+from xraytune.generators.grids import PROGRESS_FILE, image_grid, png_bytes, progress_gif, with_outlines
 from xraytune.generators.pool import Images, binarise, draw_noise, generate
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed, numpy_generator
@@ -41,7 +41,6 @@ class TrainingProgress:
     """The progress of a training; losses are means over the steps since the last record."""
 
     step: int
-    steps: int
     losses: Mapping[str, float]
 
 
@@ -61,19 +60,10 @@ def train_generator(
 ) -> Iterator[TrainingProgress]:
     """Train up to step `settings.steps`, from the checkpoint in `checkpoint_dir` if there is one.
 
-    Args:
-        settings: `conditional` is ignored: without it, the caller trains one class at a time.
-        pixels: uint8 [N, h, w], possibly a memory map; resized to `image_size` once.
-        labels: int64 [N] in [0, class_count), each class at least once. All classes are drawn equally often.
-        class_count: 1 for an unconditional generator.
-        masks: uint8 [N, h, w] with 0 and 255, to generate pairs.
-        compute: Its thread count is already set.
-        checkpoint_dir: At the end, holds the checkpoint of the last step.
-        grid_dir: For `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines;
-            at the end also `progress.gif`.
-        report_every_steps: The training waits for the device only at reports.
-        checkpoint_every_steps: Rounded up to the next report.
-        grid_every_steps: Rounded up to the next report. Further grids show the first steps, when images change most.
+    Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and resized once. `labels`,
+    int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. `grid_dir` is for
+    `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines; at the end also
+    `progress.gif`. The training waits for the device only at reports; other intervals are rounded up to the next one.
 
     Raises:
         ConfigError: The checkpoint has other settings, images or masks, or more steps.
@@ -105,9 +95,9 @@ def train_generator(
             _save_sample_grid(training, compute, grid_dir)
         if _is_due(first, training, checkpoint_every_steps):
             save_checkpoint(training, digest, checkpoint_dir)
-        yield TrainingProgress(step=training.step, steps=settings.steps, losses=means)
-    if grid_dir is not None:
-        write_progress(grid_dir)
+        yield TrainingProgress(step=training.step, losses=means)
+    if grid_dir is not None and (animation := progress_gif(grid_dir)):
+        write_bytes(grid_dir / PROGRESS_FILE, animation)
 
 
 def resize_planes(pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None, size_px: int) -> NDArray[np.uint8]:

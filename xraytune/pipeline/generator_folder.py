@@ -191,19 +191,21 @@ def fixed_generator(space: Space) -> Experiment:
         raise ConfigError(Problem(what, space.settings.name, f"add {fix}"))
     (block,) = blocks
     domains = {name: domain for name, domain in searched.items() if name.startswith(f"{block}.")}
-    others = {name: domain for name, domain in searched.items() if name in _NETWORK_PARAMETERS}
-    values = {name: domain.corners(())[0] for name, domain in domains.items()}
-    problems = []
-    for name, domain in domains.items():
-        if domain.is_open:
-            what = f"{name} is {domain}, but training one generator needs a fixed value"
-            problems.append(Problem(what, space.settings.name, f"add --set {name}={values[name]}"))
+    network = {name: domain for name, domain in searched.items() if name in _NETWORK_PARAMETERS}
+    values = {name: domain.corners(())[0] for name, domain in (domains | network).items()}
+    if any(domain.is_open for domain in network.values()):  # then only quality.backbone can give features
+        values["weights"] = "none"
+    problems = [
+        Problem(
+            f"{name} is {domain}, but training one generator needs a fixed value",
+            space.settings.name,
+            f"add --set {name}={values[name]}",
+        )
+        for name, domain in domains.items()
+        if domain.is_open
+    ]
     if problems:
         raise ConfigError(*problems)
-    if any(domain.is_open for domain in others.values()):  # then only quality.backbone can give features
-        values |= {"weights": "none"}
-    else:
-        values |= {name: domain.corners(())[0] for name, domain in others.items()}
     return Experiment(settings=space.settings, parameters=parameters_from({"source": block, **values}))
 
 

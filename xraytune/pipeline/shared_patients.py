@@ -31,15 +31,9 @@ def shared_patients(
 ) -> set[str]:
     """Return the patients of a folder, by their names there, who also have images among the known ones.
 
-    Images with the same patient name in the folder belong to one person: if one is known, so are all.
-
-    Args:
-        found: The folder's images.
-        table: The folder's table, if it has one.
-        known: The images to compare with.
-        group_regex: The study's expression; see `names_by_file`.
-        aliases: Further names of the known patients, such as those from before they were merged.
-        owners: `patients_by_file_name` of the study for an external folder; None if the known images are external.
+    Images with the same patient name in the folder belong to one person: if one is known, so are all. `aliases` are further
+    names of the known patients, such as those from before they were merged. `owners` are `patients_by_file_name` of the
+    study for an external folder, and None if the known images are external.
     """
     known = list(known)
     contents = {image.sha256 for image in known}

@@ -123,7 +123,7 @@ def trained_generator(settings: GeneratorSettings, label: int | None, context: R
                     checkpoint_dir=work,
                     grid_dir=work / "grids",
                 ):
-                    on_progress(what, progress.step, progress.steps)
+                    on_progress(what, progress.step, settings.steps)
             copy_file(work / CHECKPOINT_NAME, checkpoint)
             step = checkpoint_step(checkpoint)
         save_generator(checkpoint_generator(checkpoint), folder / "generator.safetensors")

@@ -136,7 +136,7 @@ def _training(experiment: Experiment, context: RunContext, inputs: TrialInputs, 
 
 
 def train_own_generator(experiment: Experiment, context: RunContext) -> None:
-    """Train a trial's generator, and the segmenter that labels its images, if the cache lacks them."""
+    """Train a trial's generator, if it has one."""
     if experiment.parameters.generator is not None:
         train_networks(experiment, context)
         context.on_generator(experiment, context)
