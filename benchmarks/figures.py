@@ -47,7 +47,7 @@ def figure(name: str, value: float, unit: str, bar: str = "") -> Figure:
         unit: Its unit.
         bar: `<= N`, `>= N` or `N to M`, or nothing.
     """
-    only = name.partition(":")[0]
+    only = name.partition(":")[0].partition(",")[0]
     return Figure(
         name=name,
         value=round(value, 4),
@@ -96,7 +96,8 @@ def write(figures: Iterable[Figure]) -> None:
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     kept = [row for row in old if row["name"] not in new]
     rows = sorted([*kept, *new.values()], key=lambda row: row["name"])
-    RESULTS.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    RESULTS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def table(figures: Iterable[Figure]) -> str:

@@ -1,9 +1,9 @@
 """The gate against copied training images, on real X-rays: how often it is wrong about new ones, and what it finds.
 
-    make bench ONLY=memorisation DATA=chest_xray [KEEP=folder]
+    make bench ONLY=memorisation DATA=chest_xray
 
-New patients' images stand in for a pool, over many random splits; then copies of training images, dressed up, as a share of
-such a pool; then the GANs of `search_spaces/gan_ratio_cpu.yaml` and one that is made to copy. About half an hour on a core.
+Images of new patients stand in for a pool, over many random splits; then altered copies of training images replace a share
+of such a pool.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +21,10 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 from benchmarks.figures import Figure, figure
 from xraytune.compute import choose_compute, pin
 from xraytune.config.load import load_space
-from xraytune.config.space import Space
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
-from xraytune.pipeline.generator_folder import fixed_generator
-from xraytune.pipeline.memorisation import FALSE_ALARMS, measure_memorisation
-from xraytune.pipeline.pools import pool_reader
-from xraytune.pipeline.prepare import Prepared, RunContext, prepare, training_pixels
+from xraytune.pipeline.memorisation import FALSE_ALARMS
+from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
 from xraytune.seeding import numpy_generator
 
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
@@ -36,17 +32,18 @@ _SPLITS = 200
 _COPY_SPLITS = 20
 _POOL = 256
 _SIZE_PX = 64
-_BY_HEART = ("data.train_patients=20", "gan.steps=4000", "gan.image_size=32", "gan.diffaugment=false")
 NEEDS = ("DATA",)
 
 Images = NDArray[np.uint8]
 
 
 def measure() -> Iterator[Figure]:
-    """False alarms, copies found, and the verdicts on GANs."""
-    with _folder() as cache:
+    """Yield the shares of false alarms and of pools with copies that are refused."""
+    changes = ("source=gan", "points_to_evaluate=[]", "data.train_patients=null")
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
         pin(choose_compute(gpus=0, threads=1))
-        prepared, _ = prepare(_space("data.train_patients=null").settings, cache)
+        prepared, _ = prepare(load_space(_SPACE, changes, data=Path(os.environ["DATA"])).settings, cache)
         classes = [_ClassImages.of(label, prepared, cache) for label in range(len(prepared.class_names))]
         for training in (200, 1000):
             for unseen in (20, 100):
@@ -61,21 +58,6 @@ def measure() -> Iterator[Figure]:
                 yield figure(
                     f"memorisation: pools with {share:.0%} copies refused, {name}", float(np.mean(found)), "of splits"
                 )
-        for steps in (500, 1500):
-            changes = ("data.train_patients=200", f"gan.steps={steps}")
-            yield from _gan_figures(f"GAN of {steps} steps on 200 patients", ">=", changes, cache)
-        yield from _gan_figures("GAN that knows 20 patients by heart", "<=", _BY_HEART, cache)
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """An empty cache; KEEP names one that stays."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(os.environ.get("KEEP", folder)).resolve() / "cache"
-
-
-def _space(*changes: str) -> Space:
-    return load_space(_SPACE, ("source=gan", "points_to_evaluate=[]", *changes), data=Path(os.environ["DATA"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,16 +128,3 @@ _DISGUISES: dict[str, Callable[[Images], Images]] = {
     "blurred by 2 px": lambda images: gaussian_filter(images, (0, 2, 2)),
     "blurred by 4 px": lambda images: gaussian_filter(images, (0, 4, 4)),
 }
-
-
-def _gan_figures(what: str, sign: str, changes: tuple[str, ...], cache: Path) -> Iterator[Figure]:
-    """The verdict on a GAN of the space with changes; its nearest pairs are drawn in `cache/memorisation-1`."""
-    space = _space(*changes)
-    experiment, compute = fixed_generator(space), choose_compute(gpus=0, threads=1)
-    prepared, _ = prepare(space.settings, cache)
-    context = RunContext(prepared=prepared, cache=cache, compute=compute)
-    verdicts, _ = measure_memorisation(context, pool_reader(experiment, context))
-    for name, verdict in verdicts.items():
-        label = f"memorisation: {what}, {name}"
-        yield figure(f"{label}, images below the unseen 1 %", verdict.near, f"of {verdict.images}")
-        yield figure(f"{label}, chance", verdict.chance, "", f"{sign} {FALSE_ALARMS / len(verdicts)}")

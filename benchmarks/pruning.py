@@ -1,7 +1,8 @@
 """The regret of ASHA, successive halving and Hyperband on the learning curves of a real study without pruning.
 
     xraytune search --space search_spaces/gan_ratio_cpu.yaml --data chest_xray --set name=unpruned \
-        --set scheduler.name=none --set sampler.name=random --set budget.trials=40
+        --set scheduler.name=none --set sampler.name=random --set budget.trials=40 --set points_to_evaluate=[] \
+        --set data.image_size=64 --set gan.image_size=32 --set gan.width=16 --set "gan.steps={values: [300, 1200]}"
     make bench ONLY=pruning STUDY=studies/unpruned
 
 The recorded epochs are replayed 1,000 times, two trials at a time in a random order. Regret is the best AUROC of all trials

@@ -28,7 +28,7 @@ IMAGES_OF_PNEUMONIA_PATIENTS = {
 """Images of a patient -> patients: counted over the file names in the train folder of Kermany et al. 2018."""
 
 _NORMAL_SHARE = 0.45
-USUAL_ERRORS = 0.8, 0.05, 0.05, 0.1
+_ERRORS = 0.8, 0.05, 0.05, 0.1
 """Of a score's error variance 1: common to all, of the arm, of the GAN seed, the replicate's own."""
 _PATIENTS_SHARE = 0.6
 _AT_ONCE = 20
@@ -61,15 +61,6 @@ class Study(StructuralComponents):
         return replace(self, scores=self.scores[chosen], components=self.components[chosen])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyScores:
-    """Scores [studies, arms, G, K, N] of studies that share the labels and patients of their N images."""
-
-    scores: Floats
-    labels: NDArray[np.int64]
-    patients: tuple[str, ...]
-
-
 def simulate(
     arms: Sequence[Arm],
     *,
@@ -78,21 +69,15 @@ def simulate(
     classifier_seeds: int,
     studies: int,
     seed: int,
-    errors: tuple[float, float, float, float] = USUAL_ERRORS,
 ) -> Iterator[Study]:
     """Draw studies, each with new seeds and new patients; twenty share the numbers of images of their patients."""
-    for drawn in simulate_scores(
-        arms,
-        patients=patients,
-        gan_seeds=gan_seeds,
-        classifier_seeds=classifier_seeds,
-        studies=studies,
-        seed=seed,
-        errors=errors,
-    ):
-        shape = drawn.scores.shape[:-1]
-        scores = drawn.scores.reshape(-1, len(drawn.labels))
-        found = structural_components(drawn.labels, np.stack([-scores, scores], axis=2), drawn.patients, positive=1)
+    for start in range(0, studies, _AT_ONCE):
+        generator = numpy_generator(seed, "studies", start)
+        labels, patient_of_image = _test_folder(generator, patients)
+        shape = (min(_AT_ONCE, studies - start), len(arms), gan_seeds, classifier_seeds)
+        scores = _scores(generator, arms, shape, labels, patient_of_image).reshape(-1, len(labels))
+        names = [f"{number:06d}" for number in patient_of_image]
+        found = structural_components(labels, np.stack([-scores, scores], axis=2), names, positive=1)
         aurocs, components = found.scores.reshape(shape), found.components.reshape(*shape, patients)
         for number in range(len(aurocs)):
             yield Study(
@@ -101,28 +86,6 @@ def simulate(
                 effective_patients=found.effective_patients,
                 model=AUROC,
             )
-
-
-def simulate_scores(
-    arms: Sequence[Arm],
-    *,
-    patients: int,
-    gan_seeds: int,
-    classifier_seeds: int,
-    studies: int,
-    seed: int,
-    errors: tuple[float, float, float, float] = USUAL_ERRORS,
-) -> Iterator[StudyScores]:
-    """Draw the scores of studies, up to twenty at a time."""
-    for start in range(0, studies, _AT_ONCE):
-        generator = numpy_generator(seed, "studies", start)
-        labels, patient_of_image = _test_folder(generator, patients)
-        shape = (min(_AT_ONCE, studies - start), len(arms), gan_seeds, classifier_seeds)
-        yield StudyScores(
-            scores=_scores(generator, arms, shape, labels, patient_of_image, errors),
-            labels=labels,
-            patients=tuple(f"{number:06d}" for number in patient_of_image),
-        )
 
 
 def against_controls(studies: Sequence[Study]) -> Evidence:
@@ -171,7 +134,6 @@ def _scores(
     shape: tuple[int, int, int, int],
     labels: NDArray[np.int64],
     patient_of_image: NDArray[np.int64],
-    errors: tuple[float, float, float, float],
 ) -> Floats:
     """[studies, arms, G, K, N]."""
     studies, arm_count, gan_seeds, _ = shape
@@ -184,7 +146,7 @@ def _scores(
         of_image += of_patient[..., patient_of_image]
         return of_image
 
-    common, of_arm, of_gan_seed, own = errors
+    common, of_arm, of_gan_seed, own = _ERRORS
     scores = error(own, *shape)
     scores += error(of_gan_seed, studies, arm_count, gan_seeds, 1)
     scores += error(of_arm, studies, arm_count, 1, 1)

@@ -1,6 +1,6 @@
-"""Whether confirm's answers are right as often as they say: simulated studies of known truth, and other people's numbers.
+"""Check that `confirm` is right as often as it claims: simulated studies with a known truth.
 
-Fixed seeds; the error of a share of 2,000 studies is .005 at .95 and .0035 at .025.
+Seeds are fixed; the standard error of a share of 2,000 studies is .005 at .95 and at .05.
 """
 
 from __future__ import annotations
@@ -8,174 +8,144 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from sklearn import metrics as reference
-from sklearn.calibration import calibration_curve
 
 from benchmarks.figures import Figure, figure
-from benchmarks.hillis import hillis_interval
 from benchmarks.simulated_studies import Arm, Study, against_controls, pooled, simulate
-from xraytune.confirm.forecast import (
-    Design,
-    Spread,
-    measure_spread,
-    probability_equivalent,
-    smallest_detectable_difference,
-)
-from xraytune.confirm.verdict import p_values, pair_tests
-from xraytune.metrics.classification import Floats, classification_metrics
-from xraytune.metrics.placements import structural_components
-from xraytune.seeding import numpy_generator
+from xraytune.confirm.forecast import Design, count_verdicts, measure_spread, verdict_chances
+from xraytune.confirm.verdict import LEVEL, ControlKind, Evidence, Overall, PairTests, p_values, pair_tests
 
 _STUDIES = 2000
+_ROPE = 0.01
 _AUROC = 0.955
 _SEEDS_SD = 0.006
-"""Of a replicate's AUROC; with it seeds have about two fifths of the variance on 624 patients with 5 x 2 seeds."""
-_ROPE = 0.01
+"""Of a replicate's AUROC: with 5 x 2 seeds and 624 patients, seeds cause about two fifths of the variance."""
 _PATIENTS = 428
 """In the official test folder."""
+_CONTROLS: tuple[ControlKind, ...] = ("none", "duplicate", "tuned", "tuned", "tuned")
+_WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")
 
 
 def measure() -> Iterator[Figure]:
-    """The bars one after the other."""
-    yield from _references()
-    yield from _wrongly_told_helps()
+    """Yield the figures of all cases."""
     yield from _coverage()
-    yield from _power()
-    yield from _equivalence()
-
-
-def _wrongly_told_helps() -> Iterator[Figure]:
-    """One control equals the finalist, four are worse by .03."""
-    for gan_share in (0.0, 0.3, 0.6):
-        finalist = Arm(auroc=_AUROC, seeds_sd=_SEEDS_SD, gan_share=gan_share)
-        equal, worse = (Arm(auroc=auroc, seeds_sd=_SEEDS_SD) for auroc in (_AUROC, _AUROC - 0.03))
-        studies = simulate(
-            [finalist, equal, *[worse] * 4],
-            patients=_PATIENTS, gan_seeds=5, classifier_seeds=2, studies=_STUDIES, seed=1,
-        )  # fmt: skip
-        tests = pair_tests(against_controls(list(studies)), rope=_ROPE)
-        told = float(tests.is_better.all(axis=1).mean())  # an intersection-union test
-        name = f"statistics: told helps though a control equals it, GAN seeds {gan_share:.0%} of the seeds' variance"
-        yield figure(name, told, "share", "0.015 to 0.05")
+    yield from _near_the_ceiling()
+    yield from _helps()
+    yield from _no_better()
+    yield from _hurts()
+    yield from _equivalent()
+    yield from _forecasts()
 
 
 def _coverage() -> Iterator[Figure]:
-    """Of a true difference of .01; also where the seeds have next to nothing and most of the variance."""
-    for seeds_sd in (0.002, _SEEDS_SD, 0.015):
-        for patients in (200, 624):
-            for gan_seeds, bar in ((5, "0.92 to 0.98"), (10, "0.935 to 0.965")):
-                arms = [
-                    Arm(auroc=_AUROC, seeds_sd=seeds_sd, gan_share=0.3),
-                    Arm(auroc=_AUROC - 0.01, seeds_sd=seeds_sd),
-                ]
-                studies = list(
-                    simulate(arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=2, studies=_STUDIES, seed=2)
-                )
-                found = against_controls(studies)
-                covered = np.minimum(*p_values(found, 0.01)) >= 0.025
-                case = f"{patients} patients, {gan_seeds} x 2 seeds, a seed's AUROC +-{seeds_sd}"
-                name = f"statistics: coverage of the 95 % interval, {case}"
-                yield figure(name, float(covered.mean()), "share", bar)
+    """Of a true difference of .01; also where the seeds cause almost none, or most, of the variance."""
+    for gan_seeds, bar in ((5, "0.92 to 0.98"), (10, "0.935 to 0.965")):
+        shares = []
+        for seeds_sd in (0.002, _SEEDS_SD, 0.015):
+            arms = [_finalist(_AUROC, seeds_sd), Arm(auroc=_AUROC - _ROPE, seeds_sd=seeds_sd)]
+            for patients in (200, 624):
+                studies = _studies(arms, patients, seed=2, gan_seeds=gan_seeds)
+                shares.append(_covered(against_controls(studies), _ROPE))
+        for what, share in (("lowest", min(shares)), ("highest", max(shares))):
+            yield figure(f"statistics: {what} coverage of six cells, {gan_seeds} x 2 seeds", share, "share", bar)
 
 
-def _power() -> Iterator[Figure]:
-    """The spread of 400 studies on 200 patients; the difference is stated for other designs too."""
-    for patients, gan_seeds, classifier_seeds in ((200, 5, 2), (_PATIENTS, 5, 2), (624, 10, 1)):
-        spread = _spread(_compared(0.0, 200, gan_seeds, classifier_seeds, studies=400, seed=3))
-        stated = smallest_detectable_difference(spread, _design(patients, gan_seeds))
-        assert stated is not None, "many patients detect something"
-        studies = _compared(stated, patients, gan_seeds, classifier_seeds, studies=_STUDIES, seed=4)
-        found = pair_tests(against_controls(studies), rope=_ROPE).is_better.mean()
-        case = f"{patients} patients, {gan_seeds} x {classifier_seeds} seeds"
-        yield figure(f"statistics: smallest detectable difference, {case}", stated, "AUROC")
-        yield figure(f"statistics: power at it, {case}", float(found), "share", "0.75 to 0.85")
+def _near_the_ceiling() -> Iterator[Figure]:
+    """Few patients, and arms that differ by 1.5 ROPE."""
+    coverage, equivalent = [], []
+    for better in (0.99, 0.995, _AUROC):
+        worse = better - 1.5 * _ROPE
+        for patients in (20, 40, 60, 144):
+            arms = [_finalist(better), Arm(auroc=worse, seeds_sd=_SEEDS_SD)]
+            evidence = against_controls(_studies(arms, patients, seed=11))
+            coverage.append(_covered(evidence, better - worse))
+            equivalent.append(float(pair_tests(evidence, rope=_ROPE).is_equivalent.mean()))
+    yield figure("statistics: coverage near the ceiling, worst of twelve cells", min(coverage), "share", ">= 0.92")
+    yield figure("statistics: false equivalent in these cells, worst", max(equivalent), "share", "<= 0.05")
 
 
-def _equivalence() -> Iterator[Figure]:
-    """Many patients and steady seeds, so that the word is not simply out of reach."""
-    patients = 1500
-    by_effect = {
-        effect: _compared(effect, patients, 5, 2, studies=_STUDIES, seed=5, seeds_sd=0.003)
-        for effect in (0.0, _ROPE, 1.5 * _ROPE)
-    }
-    bars = {1.5 * _ROPE: "<= 0.05"}
-    for effect, studies in by_effect.items():
-        told = pair_tests(against_controls(studies), rope=_ROPE).is_equivalent.mean()
-        case = f"a true difference of {effect / _ROPE:g} x ROPE"
-        yield figure(f"statistics: told equivalent at {case}", float(told), "share", bars.get(effect, ""))
-        forecast = probability_equivalent(
-            _spread(by_effect[0.0]), _design(patients, 5), rope=_ROPE, true_difference=effect
-        )
-        yield figure(f"statistics: its forecast at {case}", forecast, "share")
+def _helps() -> Iterator[Figure]:
+    """One control equals the finalist, four are worse by .03."""
+    for gan_share in (0.0, 0.3, 0.6):
+        finalist = _finalist(_AUROC, gan_share=gan_share)
+        equal, worse = (Arm(auroc=auroc, seeds_sd=_SEEDS_SD) for auroc in (_AUROC, _AUROC - 0.03))
+        studies = _studies([finalist, equal, *[worse] * 4], _PATIENTS, seed=1)
+        share = _verdicts(studies)["helps"]
+        name = f"statistics: helps although a control is equal, GAN seeds {gan_share:.0%} of the seeds' variance"
+        yield figure(name, share, "share", "0.015 to 0.05")
 
 
-def _compared(
-    difference: float,
-    patients: int,
-    gan_seeds: int,
-    classifier_seeds: int,
-    *,
-    studies: int,
-    seed: int,
-    seeds_sd: float = _SEEDS_SD,
+def _no_better() -> Iterator[Figure]:
+    """Five equal controls, and a finalist that is better than all of them by one ROPE or not at all."""
+    for difference, bar in ((_ROPE, "<= 0.06"), (0.0, "")):
+        for patients in (144, _PATIENTS):
+            share = _verdicts(_studies(_finalist_and_controls(_AUROC, difference), patients, seed=13))["no_better"]
+            case = f"better than all five by {difference / _ROPE:g} ROPE, {patients} patients"
+            yield figure(f"statistics: no_better when {case}", share, "share", bar)
+
+
+def _hurts() -> Iterator[Figure]:
+    """`none` beats the finalist; `duplicate` equals the finalist (more images per step hurt) or `none` (the images do)."""
+    for none, duplicate, bar in ((0.01, 0.0, "<= 0.06"), (0.03, 0.03, "")):
+        for patients in (144, _PATIENTS):
+            controls = [Arm(auroc=_AUROC - 0.01 + more, seeds_sd=_SEEDS_SD) for more in (none, duplicate)]
+            share = _verdicts(_studies([_finalist(_AUROC - 0.01), *controls], patients, seed=14))["hurts"]
+            case = f"{none} below none and duplicate" if duplicate else f"{none} below none, equal to duplicate"
+            yield figure(f"statistics: hurts when {case}, {patients} patients", share, "share", bar)
+
+
+def _equivalent() -> Iterator[Figure]:
+    """Many patients and similar seeds, so that equivalence can be shown."""
+    for difference, bar in ((0.0, ""), (_ROPE, ""), (1.5 * _ROPE, "<= 0.05")):
+        arms = [_finalist(_AUROC + difference / 2, 0.003), Arm(auroc=_AUROC - difference / 2, seeds_sd=0.003)]
+        evidence = against_controls(_studies(arms, 1500, seed=5))
+        share = float(pair_tests(evidence, rope=_ROPE).is_equivalent.mean())
+        case = f"a true difference of {difference / _ROPE:g} ROPE, 1500 patients"
+        yield figure(f"statistics: equivalent at {case}", share, "share", bar)
+
+
+def _forecasts() -> Iterator[Figure]:
+    """Forecasts from the variances of 100 studies on val-B against 1,000 simulated test studies, five equal controls."""
+    for val_b, test, patients, gan_seeds, bar in (
+        (_AUROC, _AUROC, 428, 5, "<= 0.05"),
+        (0.985, _AUROC, 428, 5, "<= 0.05"),
+        (0.985, _AUROC, 1000, 10, "<= 0.05"),
+        (0.985, 0.985, 144, 5, ""),  # near the ceiling the forecast is rougher
+    ):
+        pilots = _studies(_finalist_and_controls(val_b, 0.0), 360, seed=15, gan_seeds=gan_seeds, studies=100)
+        spread, errors = pooled([measure_spread(pilot) for pilot in pilots]), list[float]()
+        for difference in (0.0, _ROPE, 2 * _ROPE):
+            arms = _finalist_and_controls(test - difference / 2, difference)
+            studies = _studies(arms, patients, seed=16, gan_seeds=gan_seeds, studies=1000)
+            design = Design(effective_patients=studies[0].effective_patients, gan_seeds=gan_seeds, score=test)
+            chances = verdict_chances(spread, design, _CONTROLS, rope=_ROPE, true_difference=difference)
+            simulated = _verdicts(studies)
+            errors += [abs(getattr(chances, word) - simulated[word]) for word in _WORDS]
+        case = f"val-B {val_b}, test {test}, {patients} patients, {gan_seeds} GAN seeds"
+        yield figure(f"statistics: largest error of a verdict's forecast, {case}", max(errors), "share", bar)
+
+
+def _finalist(auroc: float, seeds_sd: float = _SEEDS_SD, gan_share: float = 0.3) -> Arm:
+    return Arm(auroc=auroc, seeds_sd=seeds_sd, gan_share=gan_share)
+
+
+def _finalist_and_controls(auroc: float, difference: float) -> list[Arm]:
+    """Return a finalist that is better by `difference` than five equal controls of this AUROC."""
+    return [_finalist(auroc + difference), *[Arm(auroc=auroc, seeds_sd=_SEEDS_SD)] * len(_CONTROLS)]
+
+
+def _studies(
+    arms: Sequence[Arm], patients: int, *, seed: int, gan_seeds: int = 5, studies: int = _STUDIES
 ) -> list[Study]:
-    """Studies of an arm that is better by `difference` than another; half of it above, half below the usual AUROC."""
-    arms = [
-        Arm(auroc=_AUROC + difference / 2, seeds_sd=seeds_sd, gan_share=0.3),
-        Arm(auroc=_AUROC - difference / 2, seeds_sd=seeds_sd),
-    ]
-    return list(
-        simulate(
-            arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=classifier_seeds, studies=studies, seed=seed
-        )
-    )
+    return list(simulate(arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=2, studies=studies, seed=seed))
 
 
-def _design(patients: int, gan_seeds: int) -> Design:
-    normal = round(0.45 * patients)
-    return Design(effective_patients=4 / (1 / normal + 1 / (patients - normal)), gan_seeds=gan_seeds, score=_AUROC)
+def _verdicts(studies: Sequence[Study]) -> dict[Overall, float]:
+    """Return the share of each verdict."""
+    tests: PairTests = pair_tests(against_controls(studies), rope=_ROPE)
+    counts = count_verdicts(tests, _CONTROLS[: tests.is_better.shape[1]])
+    return {word: counts[word] / len(studies) for word in _WORDS}
 
 
-def _spread(studies: Sequence[Study]) -> Spread:
-    return pooled([measure_spread(one) for one in studies])
-
-
-def _references() -> Iterator[Figure]:
-    """The largest error against scikit-learn, against the definitions and against published examples."""
-    generator = numpy_generator(1, "references")
-    labels = (generator.random(624) < 0.6).astype(np.int64)
-    scores = np.round(1 / (1 + np.exp(-generator.normal(1.5 * labels - 0.75, 1, (4, 624)))), 2)
-    probabilities = np.stack([1 - scores, scores], axis=2)
-    bar = "<= 1e-06"
-
-    own = classification_metrics(labels, probabilities[0], positive=1)
-    is_right, confidence = (scores[0] > 0.5) == labels, probabilities[0].max(axis=1)
-    accuracy, mean_confidence = calibration_curve(is_right, confidence, n_bins=15)
-    counts = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence))
-    errors = {
-        "AUROC": own.auroc - reference.roc_auc_score(labels, scores[0]),
-        "Brier": own.brier - reference.brier_score_loss(labels, scores[0]),
-        "ECE": own.ece - (counts[counts > 0] * np.abs(accuracy - mean_confidence)).sum() / 624,
-    }
-    for name, error in errors.items():
-        yield figure(f"statistics: {name} less scikit-learn's", abs(float(error)), "", bar)
-
-    found = structural_components(labels, probabilities, [str(number) for number in range(624)], positive=1)
-    error = np.abs(found.components @ found.components.T / _delong(scores[:, labels == 1], scores[:, labels == 0]) - 1)
-    yield figure("statistics: covariance of AUROCs relative to DeLong's definition", float(error.max()), "", bar)
-
-    published = -0.04380032, 0.02074862, 15.25967, -0.0879594986, 0.0003588544, 0.05166569
-    interval = hillis_interval(
-        difference=-0.04380032, mean_square=0.0005510306, excess_covariance=0.0003440748 - 0.0002390284, readers=5
-    )
-    printed = [getattr(interval, name) for name in interval.__slots__ if name not in ("low_90", "high_90")]
-    error = np.abs(np.array(printed) / [*published] - 1)
-    yield figure(
-        "statistics: Obuchowski-Rockette / Hillis on Van Dyke's study, relative", float(error.max()), "", "<= 1e-05"
-    )
-
-
-def _delong(positive: Floats, other: Floats) -> Floats:
-    """The covariance matrix by its definition, of scores [R, m] and [R, n]."""
-    wins = (positive[:, :, None] > other[:, None, :]) + (positive[:, :, None] == other[:, None, :]) / 2
-    return np.asarray(np.cov(wins.mean(axis=2)) / positive.shape[1] + np.cov(wins.mean(axis=1)) / other.shape[1])
+def _covered(evidence: Evidence, truth: float) -> float:
+    """Return the share of studies whose 95 % interval covers the truth."""
+    return float((np.minimum(*p_values(evidence, truth)) >= LEVEL / 2).mean())

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
-from benchmarks.hillis import degrees_of_freedom, hillis_interval
 from benchmarks.simulated_studies import Arm, simulate
+from tests.confirm.hillis import degrees_of_freedom, hillis_interval
 from xraytune.confirm.verdict import (
     MOST_DEGREES,
     PRIOR_PATIENTS,
