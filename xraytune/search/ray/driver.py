@@ -181,7 +181,6 @@ def _run(connection: Connection, options: dict[str, Any]) -> None:
             )
             queue.update_metrics()
         finally:
-            queue.metrics.on_end()
             shutil.rmtree(options["scratch"], ignore_errors=True)
 
 

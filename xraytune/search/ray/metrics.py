@@ -9,10 +9,10 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-OF_TRIALS = ("images_per_second", "gpu_memory_bytes")  # summed over running trials
-GAUGES = ("best_value", "trials", "slots", "trials_waiting_for_generator", "generator_steps_per_second", *OF_TRIALS)
+_OF_TRIALS = ("images_per_second", "gpu_memory_bytes")  # summed over running trials
+GAUGES = ("best_value", "trials", "slots", "trials_waiting_for_generator", "generator_steps_per_second", *_OF_TRIALS)
 COUNTERS = ("epochs", "cache_requests")  # Prometheus appends `_total` to these names
-_TAGS = {"trials": ("state",), "slots": ("state",), "cache_requests": ("kind", "result")}
+_TAGS = {"trials": ("study", "state"), "slots": ("study", "state"), "cache_requests": ("study", "kind", "result")}
 
 
 class Metrics:
@@ -20,17 +20,19 @@ class Metrics:
 
     def __init__(self, study: str) -> None:
         self._study, self._has_failed = {"study": study}, False
-        self._running = {name: dict[int, float]() for name in OF_TRIALS}
+        self._speeds, self._memory = dict[int, float](), dict[int, float]()
         with self._harmless():
-            self._gauges = {one: Gauge(f"xraytune_{one}", "", ("study", *_TAGS.get(one, ()))) for one in GAUGES}
-            self._counters = {one: Counter(f"xraytune_{one}", "", ("study", *_TAGS.get(one, ()))) for one in COUNTERS}
+            self._gauges = {name: Gauge(f"xraytune_{name}", "", _TAGS.get(name, ("study",))) for name in GAUGES}
+            self._counters = {name: Counter(f"xraytune_{name}", "", _TAGS.get(name, ("study",))) for name in COUNTERS}
 
     def show(self, statistics: Mapping[str, Any]) -> None:
         """Set the gauges: those of `TrialQueue.statistics`, except None values, and the sums over trials."""
+        sums = {"images_per_second": sum(self._speeds.values()), "gpu_memory_bytes": sum(self._memory.values())}
         with self._harmless():
-            for name, value in {**statistics, **{name: sum(of.values()) for name, of in self._running.items()}}.items():
-                for tags, number in [({}, value)] if name not in _TAGS else [({"state": s}, value[s]) for s in value]:
-                    self._gauges[name].set(number, self._study | tags)
+            for name, value in {**statistics, **sums}.items():
+                by_state = value if isinstance(value, Mapping) else {None: value}
+                for state, number in by_state.items():
+                    self._gauges[name].set(number, self._study | ({"state": state} if state else {}))
 
     def on_result(self, trial: Mapping[str, Any], message: Mapping[str, Any], usage: Mapping[str, Any]) -> None:
         """Count an epoch of a trial (its config), and record its speed and the usage that `TrialActor.step` reports."""
@@ -39,21 +41,15 @@ class Metrics:
                 self._counters["epochs"].inc(1, self._study)
                 if record["lr"] is not None:  # otherwise the trial trains a generator, and no classifier
                     images = trial["images_per_step"] * record["steps"] / record["epoch"]
-                    self._running["images_per_second"][trial["number"]] = images / max(record["seconds"], 1e-3)
-            self._running["gpu_memory_bytes"][trial["number"]] = usage["gpu_memory_bytes"]
+                    self._speeds[trial["number"]] = images / max(record["seconds"], 1e-3)
+            self._memory[trial["number"]] = usage["gpu_memory_bytes"]
             for kind, result, count in usage["cache_requests"]:
                 self._counters["cache_requests"].inc(count, self._study | {"kind": kind, "result": result})
 
     def on_stop(self, number: int) -> None:
         """Forget a trial that no longer runs."""
-        for values in self._running.values():
-            values.pop(number, None)
-
-    def on_end(self) -> None:
-        """Set running and waiting trials, slots and speeds to 0."""
-        self._running = {name: {} for name in OF_TRIALS}
-        states = {"trials": {"running": 0, "waiting": 0}, "slots": {"running": 0, "idle": 0}}
-        self.show({**states, "trials_waiting_for_generator": 0, "generator_steps_per_second": 0})
+        self._speeds.pop(number, None)
+        self._memory.pop(number, None)
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:

@@ -199,10 +199,18 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
     Raises:
         MachineError: No cluster answers, it has no room for a trial, or its torch has another version or sees no GPU.
     """
-    with _connected(address, note) as child:
-        allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
-        slots(allocation, child.nodes)
-        found = child.ask({"look": occupied(allocation, allocation.trial, 1, child.nodes)})
+    note(f"connecting to Ray at {address} ...")
+    with TemporaryDirectory() as folder:
+        log = Path(folder, "ray.log")
+        try:
+            with closing(_started(address, log, [], note)) as child:
+                allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
+                slots(allocation, child.nodes)
+                found = child.ask({"look": occupied(allocation, allocation.trial, 1, child.nodes)})
+        except _RayDiedError as error:
+            last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+            what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
+            raise MachineError(Problem(what, address, "run the same command again")) from error
     if "problem" in found:
         raise MachineError(Problem(*found["problem"]))
     environment: dict[str, Any] = found["environment"]
@@ -211,20 +219,6 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
         what = f"the cluster has {format_versions(theirs)}, but this machine has {format_versions(ours)}"
         raise MachineError(Problem(what, address, "install the same versions on all machines"))
     return allocation, environment
-
-
-@contextmanager
-def _connected(address: str, note: Callable[[str], None]) -> Iterator[_Child]:
-    with TemporaryDirectory() as folder:
-        log = Path(folder, "ray.log")
-        note(f"connecting to Ray at {address} ...")
-        try:
-            with closing(_started(address, log, [], note)) as child:
-                yield child
-        except _RayDiedError as error:
-            last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
-            what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
-            raise MachineError(Problem(what, address, "run the same command again")) from error
 
 
 def _started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> _Child:
@@ -388,7 +382,7 @@ class _Child:
             self._send(server.answer(question))
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Return the result of a task on a node with room for a trial, or of a task on each node."""
+        """Return the result of a task on a node with room for a trial."""
         self._is_busy = True
         self._send(question)
         while not self._connection.poll(_LATE_SECONDS):
