@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from xraytune.cli.main import build_app
@@ -37,12 +36,3 @@ def test_shell_completes_commands_and_options(words: str, completed: list[str]) 
     result = CliRunner().invoke(build_app(), [], prog_name="xraytune", env=env)
 
     assert result.stdout.split() == completed
-
-
-def test_help_of_completion_is_at_the_root_only() -> None:
-    root = typer.main.get_command(build_app())
-    options = {name for param in root.params for name in param.opts}
-    data = CliRunner().invoke(build_app(), ["data", "--help"], env={"COLUMNS": "80"}).stdout
-
-    assert {"--install-completion", "--show-completion"} < options
-    assert "completion" not in data

@@ -30,6 +30,7 @@ def trial(tmp_path: Path) -> TrackedRun:
         key=7,
         label="small #7 gan r=1 (20 steps)",
         parameters={"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan"},
+        metric="val_auroc",
         folder=folder,
     )
 

@@ -33,15 +33,16 @@ from pathlib import Path
 from tests.tracking.test_wandb import EPOCHS, a_grid
 from xraytune.config.settings import WandbSettings
 from xraytune.files import append_jsonl
-from xraytune.tracking.wandb import TrackedRun
-from xraytune.tracking.wandb import WandbRun
+from xraytune.tracking.wandb import TrackedRun, WandbRun
 
 def children():
     return [int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
 
 options = json.loads(sys.argv[1])
 folder = Path(options["folder"])
-trial = TrackedRun(study="small", study_identity="3f9a1c77", key=7, label="small #7", folder=folder)
+trial = TrackedRun(
+    study="small", study_identity="3f9a1c77", key=7, label="small #7", parameters={}, metric="val_auroc", folder=folder
+)
 waits = {"samples": a_grid, "finish_seconds": options["seconds"], "most_waiting": options["most_waiting"]}
 run = WandbRun(WandbSettings(mode=options["mode"]), trial, **waits)
 for record in EPOCHS:
@@ -65,28 +66,29 @@ class Fault:
     """What is wrong with a tracker.
 
     Attributes:
-        warning: A part of the warning; "": W&B copes with it.
+        warning: A part of the warning.
         environment: Environment variables; `{server}` and `{folder}` stand for the server and a folder of the test.
         server: Answers a connection; None: no server.
-        disk: Mount options of a small disk for the tracker, which is filled if it can be written to.
+        is_disk_full: Whether the trial's folder is on a full disk.
         options: Of the trial.
     """
 
     warning: str
     environment: dict[str, str] = field(default_factory=dict)
     server: Callable[[], Any] | None = None
-    disk: str = ""
+    is_disk_full: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
 
 
 @contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """Answer every request of W&B in this way."""
+def refusing() -> Iterator[str]:
+    """Answer every request of W&B that nobody is logged in."""
+    body = b'{"errors": [{"message": "user is not logged in"}]}'
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
+            self.send_response(401)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
             self.wfile.write(body)
@@ -119,27 +121,18 @@ def gone() -> Iterator[str]:
 
 
 ONLINE = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "{server}"}
-NO_FOLDERS = dict.fromkeys(("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"), "{folder}/file")
-LOGGED_OUT = b'{"errors": [{"message": "user is not logged in"}]}'
 THREE = {"seconds": 3.0}
 FAULTS = {
     "no network": Fault("W&B failed", ONLINE, gone, options=THREE),
     "a server that never answers": Fault("did not answer within 3 s", ONLINE, silent, options=THREE),
-    "a server that fails": Fault("W&B failed", ONLINE, lambda: answering(500, b"{}"), options=THREE),
-    "a key that the server refuses": Fault("W&B failed", ONLINE, lambda: answering(401, LOGGED_OUT)),
+    "a key that the server refuses": Fault("W&B failed", ONLINE, refusing),
     "a key of the wrong form": Fault("wandb sync", ONLINE | {"WANDB_API_KEY": "too-short"}, silent),
     "no key": Fault("wandb sync", ONLINE | {"WANDB_API_KEY": ""}, silent),
-    "a full disk": Fault("W&B failed", disk="mode=755", options={"mode": "offline"}),
-    "a read-only folder": Fault(
-        "",  # W&B writes to the system's temporary folder
-        disk="ro",
-        options={"mode": "offline"},
-    ),
+    "a full disk": Fault("W&B failed", is_disk_full=True, options={"mode": "offline"}),
     "a service that is killed": Fault("W&B failed", options={"mode": "offline", "signal": 9}),
     "a service that stops": Fault(
         "did not answer within 3 s", options={"mode": "offline", "signal": 19, "seconds": 3.0}
     ),
-    "a settings folder that is a file": Fault("", NO_FOLDERS, options={"mode": "offline"}),
     "a broken installation": Fault("no module of that name", {"PYTHONPATH": "{folder}/broken"}),
     "a queue that overflows": Fault("does not keep up", ONLINE, silent, options={"seconds": 3.0, "most_waiting": 2}),
 }
@@ -149,16 +142,13 @@ FAULTS = {
 def test_a_fault_of_a_tracker_costs_the_trial_one_warning(fault: str, tmp_path: Path) -> None:
     """`run` returns when no process has the output open any more, so W&B's service has ended too."""
     case = FAULTS[fault]
-    (tmp_path / "file").touch()
     (tmp_path / "broken" / "wandb").mkdir(parents=True)
     (tmp_path / "broken" / "wandb" / "__init__.py").write_text("raise ImportError('no module of that name')\n", "utf-8")
     with ExitStack() as stack:
         server = stack.enter_context(case.server()) if case.server else ""
         folder = tmp_path / "trial"
-        if case.disk:
-            disk = stack.enter_context(small_disk(folder, 2**20, case.disk))
-            if case.disk != "ro":
-                disk.fill()
+        if case.is_disk_full:
+            stack.enter_context(small_disk(folder, 2**20)).fill()
         else:
             folder.mkdir()
         options = {"mode": "online", "seconds": 30.0, "most_waiting": 1000, "signal": 0}
@@ -179,7 +169,7 @@ def test_a_fault_of_a_tracker_costs_the_trial_one_warning(fault: str, tmp_path: 
     assert (done.returncode, "the trial has ended" in done.stdout) == (0, True), done.stdout
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "epochs.jsonl").read_text("utf-8").splitlines()]
     assert epochs == [record.epoch for record in EPOCHS]
-    assert done.stdout.count("failed, the trial continues") == bool(case.warning), done.stdout
+    assert done.stdout.count("failed, the trial continues") == 1, done.stdout
     assert case.warning in done.stdout
     assert "Otel" not in done.stdout, "no thread reports W&B's failure to a server"
     assert not {KEY, "too-short"} & set(done.stdout.replace('"', " ").split())

@@ -18,7 +18,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -85,10 +85,10 @@ class TrackedRun:
     kind: Literal["trial", "train"] = "trial"
     study: str
     study_identity: str
-    key: int | str = ""
+    key: int | str
     label: str
-    parameters: Mapping[str, Json] = field(default_factory=dict)
-    metric: ObjectiveName = "val_auroc"
+    parameters: Mapping[str, Json]
+    metric: ObjectiveName
     folder: Path
 
     @property
