@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xraytune.errors import ArtifactError
 from xraytune.files import sha256_of, temporary_name
 from xraytune.pipeline.artifacts import (
     artifact_path,
@@ -20,7 +21,9 @@ from xraytune.pipeline.artifacts import (
     fingerprint,
     is_intact,
     releases,
+    running_commands,
     take_requests,
+    work_path,
 )
 
 INPUTS = {"seed": 7, "data": ["a", "b"]}
@@ -278,3 +281,60 @@ def test_release_omits_the_build_suffix(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(tmp_path)
 
     assert releases("torch") == {"torch": "9.9.1"}
+
+
+SPECIAL: dict[str, Callable[[Path], None]] = {
+    "device": lambda place: place.symlink_to("/dev/zero"),
+    "pipe": lambda place: os.mkfifo(place),
+    "link": lambda place: place.symlink_to(shutil.move(f"{place}.real", place.parents[2] / place.name)),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_a_manifest_that_is_no_file_of_its_own_is_rebuilt_at_once(tmp_path: Path, kind: str) -> None:
+    build = Builder()
+    cache = tmp_path / "cache"
+    manifest = build_once(cache, "pixels-1", INPUTS, build) / "manifest.json"
+    manifest.rename(f"{manifest}.real")
+    SPECIAL[kind](manifest)
+
+    assert list(artifacts_of(cache, "pixels-1")) == []
+    path = build_once(cache, "pixels-1", INPUTS, build)
+
+    assert build.builds == 2
+    assert is_intact(path)
+
+
+def test_a_link_in_place_of_an_artifact_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
+    path = build_once(tmp_path / "cache", "pixels-1", INPUTS, Builder())
+    elsewhere = path.rename(tmp_path / "elsewhere")
+    path.symlink_to(elsewhere)
+
+    built = build_once(tmp_path / "cache", "pixels-1", INPUTS, Builder())
+
+    assert not built.is_symlink()
+    assert is_intact(built)
+    assert (elsewhere / "pixels.bin").is_file()
+
+
+def test_nothing_is_written_through_a_link_in_place_of_a_stage(tmp_path: Path) -> None:
+    elsewhere, cache = tmp_path / "elsewhere", tmp_path / "cache"
+    elsewhere.mkdir()
+    cache.mkdir()
+    for stage in ("pixels-1", "gan-1.work"):
+        (cache / stage).symlink_to(elsewhere)
+
+    with pytest.raises(ArtifactError, match="this is a symbolic link"):
+        build_once(cache, "pixels-1", INPUTS, Builder())
+    with pytest.raises(ArtifactError, match="this is a symbolic link"):
+        work_path(cache, "gan-1", INPUTS)
+
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_a_lock_of_a_running_command_that_is_no_file_is_ignored(tmp_path: Path, kind: str) -> None:
+    (tmp_path / ".users").mkdir()
+    SPECIAL[kind](tmp_path / ".users" / "1700000000.lock")
+
+    assert running_commands(tmp_path) == []

@@ -31,7 +31,7 @@ from xraytune.files import explain_disk_errors, make_folder, new_folder, require
 from xraytune.lease import LeaseHeldError, hold
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
-from xraytune.pipeline.artifacts import artifact_path, in_use, releases
+from xraytune.pipeline.artifacts import in_use, releases, work_path
 from xraytune.pipeline.bundle_record import TrainedOn
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.model import require_two_classes
@@ -44,7 +44,7 @@ from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
 from xraytune.tracking.wandb import TrackedRun, publish
 
-TRAIN_STAGE = "train-1.work"
+TRAIN_STAGE = "train-1"
 SAMPLES = "samples.png"
 """In the bundle of a model that was trained with generated images: some of them, next to real ones."""
 _logger = logging.getLogger(__name__)
@@ -293,7 +293,7 @@ def _work_folder(
         "releases": releases(*NETWORK_PACKAGES[space.settings.task]),
         "extensions": extensions_of(parameters.backbone, parameters.source),
     }
-    return artifact_path(cache, TRAIN_STAGE, inputs)
+    return work_path(cache, TRAIN_STAGE, inputs)
 
 
 @contextmanager

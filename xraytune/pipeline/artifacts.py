@@ -29,8 +29,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from xraytune.errors import MachineError
-from xraytune.files import explain_disk_errors, new_folder, read_json, sha256_of, temporary_name, write_json
+from xraytune.errors import ArtifactError, MachineError
+from xraytune.files import (
+    explain_disk_errors,
+    new_folder,
+    read_json,
+    require_no_link,
+    require_own_file,
+    sha256_of,
+    temporary_name,
+    write_json,
+)
 from xraytune.lease import build_lock, is_build_locked
 
 T = TypeVar("T")
@@ -64,6 +73,14 @@ def artifact_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
     return cache / stage / fingerprint(stage, inputs)
 
 
+def work_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
+    """Return the folder of an artifact in progress; raise ArtifactError if a symbolic link leads elsewhere."""
+    path = artifact_path(cache, f"{stage}.work", inputs)
+    for place in (path.parent, path):
+        require_no_link(place)
+    return path
+
+
 def build_once(
     cache: Path,
     stage: str,
@@ -77,6 +94,7 @@ def build_once(
     While another process builds it, `waiting` is called several times a second.
     """
     path = artifact_path(cache, stage, inputs)
+    require_no_link(path.parent)
     kind = stage.rpartition("-")[0]
     if is_intact(path):
         _requests[kind, "hit"] += 1
@@ -113,7 +131,7 @@ def is_intact(path: Path) -> bool:
     Raises:
         PermissionError: A file is not readable.
     """
-    files = _unless_damaged(lambda: _listed_files(path, (path / _MANIFEST).read_bytes()))
+    files = _unless_damaged(lambda: _listed_files(path, _read_manifest(path)))
     if files is None or not all(
         _unless_damaged(partial(_is_intact, path / name, expected)) for name, expected in files.items()
     ):
@@ -130,7 +148,7 @@ def is_intact(path: Path) -> bool:
 def _unless_damaged(read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArtifactError):
         return None
     except OSError as error:
         if error.errno in _DAMAGE:
@@ -152,7 +170,8 @@ def running_commands(cache: Path) -> list[tuple[int, int]]:
     """Return the user id and the start of the commands that hold `in_use`, in seconds since 1970."""
     found = []
     for lock in (cache / _USERS).glob("*.lock"):
-        with suppress(FileNotFoundError, ValueError):  # it has just ended, or is no file of `in_use`
+        with suppress(FileNotFoundError, ValueError, ArtifactError):  # it has just ended, or is no file of `in_use`
+            require_own_file(lock, "JSON file")
             user, started = lock.stat().st_uid, int(lock.name.partition(".")[0])
             if is_build_locked(lock):
                 found.append((user, started))
@@ -178,6 +197,13 @@ def _manifest_status(path: Path) -> os.stat_result | None:
     with suppress(FileNotFoundError, NotADirectoryError):
         return (path / _MANIFEST).lstat()
     return None
+
+
+def _read_manifest(path: Path) -> bytes:
+    """Read an artifact's manifest; raise ArtifactError if the artifact or the manifest is a link, a pipe or a device."""
+    require_no_link(path)
+    require_own_file(path / _MANIFEST, "JSON file")
+    return (path / _MANIFEST).read_bytes()
 
 
 @lru_cache(maxsize=256)
@@ -207,8 +233,8 @@ def _sha256(file: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001  a cha
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield every artifact of a stage with its inputs, sorted by name; unreadable ones are skipped, none is verified."""
     for path in sorted((cache / stage).glob("[!.]*")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            content = read_json(path / _MANIFEST)
+        with suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
+            content = json.loads(_read_manifest(path))
             if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (stage, path.name):
                 yield path, dict(content["inputs"])
 

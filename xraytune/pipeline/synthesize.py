@@ -15,7 +15,7 @@ import numpy as np
 from xraytune.compute import generator_threads
 from xraytune.config.settings import PACKAGES, GanSettings, GeneratorSettings
 from xraytune.config.space import missing_packages
-from xraytune.files import sync, write_bytes
+from xraytune.files import require_own_file, sync, write_bytes
 from xraytune.generators.checkpoint import (
     CHECKPOINT_NAME,
     checkpoint_generator,
@@ -24,7 +24,15 @@ from xraytune.generators.checkpoint import (
 )
 from xraytune.generators.grids import PROGRESS_FILE
 from xraytune.generators.train import train_generator
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases
+from xraytune.pipeline.artifacts import (
+    artifact_path,
+    artifacts_of,
+    build_once,
+    fingerprint,
+    is_intact,
+    releases,
+    work_path,
+)
 from xraytune.pipeline.prepare import Prepared, RunContext, side_images
 from xraytune.records import Compute
 
@@ -90,7 +98,7 @@ def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def generator_work_path(cache: Path, stage: str, inputs: dict[str, Any]) -> Path:
     """Return the folder of a generator's checkpoint and `grids/` while it trains."""
-    return artifact_path(cache, f"{stage}.work", inputs)
+    return work_path(cache, stage, inputs)
 
 
 def trained_generator(settings: GeneratorSettings, label: int | None, context: RunContext) -> Path:
@@ -166,4 +174,5 @@ def copy_grids(grids: Path, to: Path) -> None:
 
 def copy_file(file: Path, to: Path) -> None:
     """Copy a file. Errors of `shutil` neither name a full disk nor always say that it is full."""
+    require_own_file(file, "file of tensors")
     write_bytes(to, file.read_bytes())
