@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -91,11 +92,12 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
 
     log = (tmp_path / "slurm.log").read_text(encoding="utf-8")
     steps = [" ".join(line.split()[:3]) for line in (tmp_path / "steps").read_text(encoding="utf-8").splitlines()]
-    address, folder = f"--address=127.0.0.1:{20_000 + job}", f"/tmp/xray-{job}"
+    address = f"--address=127.0.0.1:{20_000 + job}"
     assert log.endswith("exit code 130\n"), log
     assert log.count("Ray runtime started.") == 2
-    assert steps == ["getent ahostsv4 localhost", f"rm -rf {folder}", "mkdir -m 700", "ray start --head",
-                     f"ray start {address}", f"rm -rf {folder}"]  # fmt: skip
+    folder = steps[-1].removeprefix("rm -rf ")
+    assert steps == ["getent ahostsv4 localhost", "mkdir -m 700", "ray start --head", f"ray start {address}", steps[-1]]
+    assert re.fullmatch("/tmp/xray-[0-9a-f]{8}", folder), "a name that nobody can take before"
     assert not Path(folder).exists()
     assert study.rows() == []
 

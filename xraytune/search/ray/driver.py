@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-import signal
+import subprocess
 import sys
 import threading
 import time
@@ -193,8 +193,9 @@ def _end_with(parent: int, folder: str) -> None:
                 if info.process.poll() is not None:
                     os._exit(1)
         time.sleep(_LOOK_SECONDS)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # Ray's agents would live for another minute, and write
+    # Ray's agents would live for another minute and write: kill them before their folder is removed.
+    command = ["/bin/sh", "-c", 'kill -KILL -"$0"; sleep 1; rm -rf -- "$1"', str(os.getpgrp()), folder]
+    subprocess.Popen(command, start_new_session=True)
 
 
 if __name__ == "__main__":
