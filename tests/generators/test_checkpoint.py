@@ -42,6 +42,16 @@ def test_the_safetensors_file_samples_like_the_checkpoint(
     )
 
 
+def test_files_of_one_generator_have_the_same_bytes(tiny: Callable[..., GanSettings], tmp_path: Path) -> None:
+    """Safetensors writes the entries of its metadata in random order."""
+    generator, contents = Generator(tiny(), 1), set()
+    for number in range(8):
+        save_generator(generator, tmp_path / f"{number}.safetensors")
+        contents.add((tmp_path / f"{number}.safetensors").read_bytes())
+
+    assert len(contents) == 1
+
+
 def test_loading_leaves_the_global_random_state_alone(tiny: Callable[..., GanSettings], tmp_path: Path) -> None:
     save_generator(Generator(tiny(), 1), tmp_path / "generator.safetensors")
     before = torch.random.get_rng_state()

@@ -92,7 +92,7 @@ def checkpoint_step(path: Path) -> int:
 
 def save_generator(generator: ImageGenerator, path: Path) -> None:
     """Write a generator as safetensors; the metadata holds what `load_generator` needs to rebuild it."""
-    save_state(generator, path, {name: str(value) for name, value in _about(generator).items()})
+    save_state(generator, path, {"generator": json.dumps(_about(generator))})  # one entry: their order is random
 
 
 def load_generator(path: Path) -> ImageGenerator:
@@ -100,7 +100,8 @@ def load_generator(path: Path) -> ImageGenerator:
     with explain_unreadable("cannot read this generator", path, "train the generator again"):
         require_file(path, "file of tensors")
         with safe_open(path, framework="pt") as file:
-            return _load(file.metadata(), {name: file.get_tensor(name) for name in file.keys()})
+            about = json.loads(file.metadata()["generator"])
+            return _load(about, {name: file.get_tensor(name) for name in file.keys()})
 
 
 def _about(generator: ImageGenerator) -> dict[str, str | int]:
