@@ -19,16 +19,9 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 `what` is in the user's words, and may end with a unit in brackets: "decoding images", "training the GAN (steps)".
 """
 
-ShouldStop: TypeAlias = Callable[[], bool]
-
 
 def ignore_progress(what: str, done: int, total: int) -> None:
     """A no-op `Progress`."""
-
-
-def never_stop() -> bool:
-    """A `ShouldStop` that never stops."""
-    return False
 
 
 def progress_text(what: str, done: int, total: int) -> str:

@@ -1,7 +1,8 @@
 """A trial of a search for the generator: epochs are shares of its steps, and the value is its lowest KID."""
 
-import math
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from xraytune.pipeline.pools import POOL_STAGE
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.quality import require_measurable
 from xraytune.pipeline.synthesize import GAN_STAGE
-from xraytune.pipeline.trial import run_trial
+from xraytune.pipeline.trial import run_trial, trial_epochs
 from xraytune.records import EpochRecord, TrialResult
 
 pytestmark = pytest.mark.slow
@@ -42,30 +43,25 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(settings=settings, prepared=prepared, cache=folder / "cache")
 
 
-def run(bench: Bench, folder: Path, stop_after: float = math.inf) -> tuple[list[EpochRecord], TrialResult | None]:
+def experiment_of(bench: Bench) -> Experiment:
+    return Experiment(settings=bench.settings, parameters=Parameters.model_validate({"source": "gan", "gan": GAN}))
+
+
+def run(bench: Bench, folder: Path) -> tuple[list[EpochRecord], TrialResult]:
     seen: list[EpochRecord] = []
-    experiment = Experiment(
-        settings=bench.settings, parameters=Parameters.model_validate({"source": "gan", "gan": GAN})
-    )
-    result = run_trial(
-        experiment,
-        bench.context,
-        trial_dir=folder / "trial",
-        on_epoch=seen.append,
-        should_stop=lambda: len(seen) >= stop_after,
-    )
+    result = run_trial(experiment_of(bench), bench.context, trial_dir=folder / "trial", on_epoch=seen.append)
     return [replace(record, seconds=0) for record in seen], result
 
 
 def test_a_resumed_trial_reports_the_same_kids_and_keeps_two_generators(many: Bench, tmp_path: Path) -> None:
     straight = replace(many, cache=tmp_path / "cache")
     (tmp_path / "cache").symlink_to(many.cache, target_is_directory=True)
-    first, _ = run(straight, tmp_path, stop_after=2)
+    with closing(trial_epochs(experiment_of(many), straight.context, tmp_path / "trial")) as epochs:
+        first = [replace(record, seconds=0) for record in islice(epochs, 2)]
     resumed, result = run(straight, tmp_path)
 
     assert resumed[:2] == first
     assert [record.steps for record in resumed] == [2, 3, 4, 6], "a quarter of the steps each, rounded half to even"
-    assert result is not None
     assert result.value == min(record.val_score for record in resumed) == resumed[-1].best_val_score
     assert resumed[result.best_epoch - 1].val_score == result.value
     assert len(read_jsonl(tmp_path / "trial" / "epochs.jsonl")) == 4

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from xraytune.files import read_jsonl, write_text
 from xraytune.pipeline.pools import pool_block
 from xraytune.pipeline.prepare import RunContext
 from xraytune.pipeline.synthesize import GAN_STAGE, generator_need, network_labels, trained_generator
-from xraytune.pipeline.trial import run_trial
+from xraytune.pipeline.trial import run_trial, trial_epochs
 from xraytune.records import EpochRecord, TrialResult
 
 SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
@@ -40,15 +42,9 @@ def gan(**more: Any) -> GanSettings:
 
 def run(bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int | None = None) -> list[EpochRecord]:
     """The epochs that a run reports; with `stop_after` it is stopped then."""
-    seen: list[EpochRecord] = []
-    run_trial(
-        experiment,
-        bench.context,
-        trial_dir=trial_dir,
-        on_epoch=seen.append,
-        should_stop=lambda: len(seen) == stop_after,
-    )
-    return seen
+    epochs = trial_epochs(experiment, bench.context, trial_dir)
+    with closing(epochs):
+        return [*islice(epochs, stop_after)]
 
 
 def numbers(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:

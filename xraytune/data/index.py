@@ -108,12 +108,9 @@ def read_index(
     settings: DataSettings,
     *,
     pairs: bool = False,
-    needs_positive: bool = True,
     on_progress: Progress = ignore_progress,
 ) -> ImageIndex:
     """Read the folder of `settings`; with `pairs`, X-rays and their masks instead of classes.
-
-    `needs_positive` refuses two classes of which neither is given as `positive` nor known to be.
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group, or there is a label table for pairs.
@@ -132,7 +129,7 @@ def read_index(
     given = None if pairs else settings.positive
     positive = positive_class(given, layout.class_names)
     if isinstance(positive, Problem):
-        problems += [positive] if given or (needs_positive and not problems) else []
+        problems += [positive] if given or not problems else []
         positive = Positive(len(layout.class_names) - 1, "")
     if problems:
         raise DataError(*problems)

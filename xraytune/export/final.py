@@ -70,7 +70,6 @@ def train_final(
         on_epoch(record)
 
     result = run_trial(experiment, context, trial_dir=folder, on_epoch=collect)
-    assert result is not None, "without should_stop, a trial runs to its end"
     assert result.val_b_score is not None, "`train` refuses an experiment that trains a generator alone"
     assert result.threshold is not None, "as above"
     inputs = TrialInputs(experiment, context)

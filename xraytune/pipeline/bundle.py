@@ -100,11 +100,10 @@ class Bundle:
             load_tensors(network, safetensors.torch.load_file(file))
         return network.to(compute.device).eval().requires_grad_(False)
 
-    def predictor(self, compute: Compute | None = None) -> Predictor:
-        """Return a predictor; by default with the precision of the training, to whose settings this process is pinned."""
-        if compute is None:
-            compute = compute_like(self.record.compute, threads=cpu_count())
-            pin(compute)
+    def predictor(self) -> Predictor:
+        """Return a predictor with the precision of the training, to whose settings this process is pinned."""
+        compute = compute_like(self.record.compute, threads=cpu_count())
+        pin(compute)
         network, form = self.network(compute), self.record.input_format
         predict = mask_probabilities if self.record.task == "segmentation" else predict_probabilities
 

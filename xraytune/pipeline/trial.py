@@ -32,7 +32,7 @@ from xraytune.pipeline.prepare import Prepared, RunContext
 from xraytune.pipeline.quality import report_pool
 from xraytune.pipeline.synthesize import generator_need, generator_paths
 from xraytune.pipeline.task import Results, task_of
-from xraytune.records import Compute, EpochRecord, ShouldStop, TrialResult, never_stop
+from xraytune.records import Compute, EpochRecord, TrialResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +45,9 @@ class Validated:
 
 
 def run_trial(
-    experiment: Experiment,
-    context: RunContext,
-    *,
-    trial_dir: Path,
-    on_epoch: Callable[[EpochRecord], None],
-    should_stop: ShouldStop = never_stop,
-) -> TrialResult | None:
-    """Run a trial, from its last checkpoint if there is one; None if `should_stop` ended it.
+    experiment: Experiment, context: RunContext, *, trial_dir: Path, on_epoch: Callable[[EpochRecord], None]
+) -> TrialResult:
+    """Run a trial, from its last checkpoint if there is one.
 
     Raises:
         TrialError: A loss is not finite, or the generator copies its training images.
@@ -67,9 +62,6 @@ def run_trial(
         except StopIteration as end:
             result: TrialResult = end.value
             return result
-        if should_stop():
-            epochs.close()
-            return None
 
 
 def trial_epochs(
