@@ -11,7 +11,7 @@ Every command has a function here, with the same arguments:
     xraytune space check        load_space
     xraytune search             run_search
     xraytune status             status, trials_dataframe
-    xraytune report             write_report, write_tables, serve_report
+    xraytune report             write_report, write_tables, watch_report
     xraytune confirm            confirm_study, rehearse_study
     xraytune audit              run_audit
     xraytune export             export_best
@@ -60,8 +60,7 @@ if TYPE_CHECKING:
     from xraytune.export.trial_generator import sample_trial_generator
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
-    from xraytune.report.page import serve as serve_report
-    from xraytune.report.page import write_report, write_tables
+    from xraytune.report.page import watch_report, write_report, write_tables
     from xraytune.search.cache import clean, clean_cache
     from xraytune.search.messages import Callbacks
     from xraytune.search.run import search as run_search
@@ -89,12 +88,12 @@ __all__ = [
     "run_audit",
     "run_search",
     "sample_trial_generator",
-    "serve_report",
     "show_progress",
     "show_search",
     "status",
     "train",
     "trials_dataframe",
+    "watch_report",
     "write_report",
     "write_tables",
 ]

@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -180,17 +181,17 @@ def make_folder(path: Path) -> None:
         sync(folder.parent)
 
 
-def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o666) -> None:
     """Write a whole file: afterwards `path` has the new content, or after a crash possibly still the old one.
 
-    Without `durable` this holds for a killed process, but not for power loss.
+    Without `durable` this holds for a killed process, but not for power loss. The umask applies to `mode`.
     """
     check_fences()
     temporary = temporary_name(path)
     with explain_disk_errors(path):
         try:
             make_folder(path.parent)
-            with temporary.open("xb") as stream:
+            with open(temporary, "xb", opener=partial(os.open, mode=mode)) as stream:
                 stream.write(content)
                 stream.flush()
                 if durable:
@@ -211,9 +212,9 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     write_bytes(path, content.getvalue())
 
 
-def write_text(path: Path, content: str, *, durable: bool = True) -> None:
+def write_text(path: Path, content: str, *, durable: bool = True, mode: int = 0o666) -> None:
     """Write a whole text file in UTF-8; see `write_bytes`."""
-    write_bytes(path, content.encode(), durable=durable)
+    write_bytes(path, content.encode(), durable=durable, mode=mode)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -26,7 +26,6 @@ RUN_AS_A_WHOLE = {
 ONLY_PARSED = {
     r"(docker|ray job) ": "needs an image or a cluster; the same commands are run without",
     r"xraytune search .*--address": "needs a cluster: tests/deploy/test_with_ray.py",
-    r"xraytune report .*--serve": "ends with Ctrl-C: tests/report/test_browser.py",
     r"xraytune demo": "takes minutes: test_the_quick_demo_runs runs demo --quick",
     r"xraytune search .*gan_segmentation.yaml": "like gan_segmentation_cpu.yaml: tests/cli/test_search_spaces.py",
     r"xraytune confirm .*(gan-segmentation|jsrt)": "long GAN trainings: tests/confirm/test_confirm_segmentation.py",

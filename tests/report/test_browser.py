@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +11,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.in_process import command
 from tests.report.conftest import CopyStudy
 from xraytune.files import read_json, write_json
-from xraytune.report.page import serve, write_report
+from xraytune.report.page import watch_report, write_report
+from xraytune.search.study import StudyFolder, locked
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -155,33 +153,20 @@ def test_printing_draws_what_was_not_seen_yet(browser: Browser, hostile: Path) -
     assert page.get_attribute("html", "data-theme") == "light"
 
 
-def test_a_served_page_follows_the_study(browser: Browser, copy_study: CopyStudy) -> None:
+def test_an_open_page_follows_a_running_search(browser: Browser, copy_study: CopyStudy) -> None:
     study = copy_study()
     (study / "confirm" / "verdict.json").rename(study / "later.json")
-    started, address = threading.Event(), list[str]()
-
-    def on_start(url: str) -> None:
-        address.append(url)
-        started.set()
-
-    threading.Thread(target=lambda: serve(study, port=0, on_start=on_start), daemon=True).start()
-    assert started.wait(60)
-    opened = _open(browser, address[0])
-    opened.page.clock.install()
-    opened.page.goto(address[0])
-    assert "No verdict yet." in opened.page.inner_text("#verdict")
-
+    with locked(StudyFolder(study)):
+        opened = _open(browser, next(watch_report(study)).as_uri())
+        opened.page.clock.install()
+        opened.page.reload()
+        assert "No verdict yet." in opened.page.inner_text("#verdict")
     (study / "later.json").rename(study / "confirm" / "verdict.json")
+    write_report(study)
+
     with opened.page.expect_navigation():
         opened.page.clock.run_for(20_000)
 
     assert "No verdict yet." not in opened.page.inner_text("#verdict")
+    assert opened.page.get_attribute("html", "data-live") is None
     assert opened.errors == []
-
-
-def test_a_port_in_use(confirmed: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        done = command("report", confirmed, "--serve", "--port", other.getsockname()[1])
-
-    assert done.exit_code == 4
-    assert "--port" in done.stderr

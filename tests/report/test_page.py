@@ -18,9 +18,11 @@ from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, StudyError
 from xraytune.files import read_json, write_json
-from xraytune.report.page import write_report, write_tables
+from xraytune.report import page
+from xraytune.report.page import watch_report, write_report, write_tables
 from xraytune.report.sections import all_charts, sections
 from xraytune.report.study import read_study
+from xraytune.search.study import StudyFolder, locked
 
 pytestmark = pytest.mark.slow
 
@@ -203,9 +205,36 @@ def test_every_table_is_a_csv_file(confirmed: Path, tmp_path: Path) -> None:
     assert float(trials[0]["lr"]) == 0.01
 
 
-@pytest.mark.parametrize("options", [["--out", "page.html"], ["--serve"]])
+@pytest.mark.parametrize("options", [["--out", "page.html"], ["--watch"]])
 def test_tables_are_written_alone(tmp_path: Path, options: list[str]) -> None:
     assert command("report", tmp_path, "--csv", tmp_path / "tables", *options).exit_code == 2
+
+
+def test_the_page_is_written_again_until_the_search_ends(
+    copy_study: CopyStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = copy_study()
+    monkeypatch.setattr(page, "_WATCH_SECONDS", 0)
+
+    with locked(StudyFolder(study)):
+        pages = watch_report(study)
+        states = ['<b class="running">' in next(pages).read_text("utf-8") for _ in range(2)]
+    states += ['<b class="running">' in written.read_text("utf-8") for written in pages]
+
+    assert states == [True, True, False]
+    assert command("report", study, "--watch").stdout.strip().endswith("report.html")
+
+
+@pytest.mark.parametrize(("of_folder", "of_page"), [(0o700, 0o600), (0o750, 0o640), (0o755, 0o644)])
+def test_those_who_cannot_read_a_study_cannot_read_its_page(
+    copy_study: CopyStudy, tmp_path: Path, of_folder: int, of_page: int
+) -> None:
+    study = copy_study()
+    study.chmod(of_folder)
+
+    written = write_report(study, out=tmp_path / "page.html")
+
+    assert written.stat().st_mode & 0o777 == of_page
 
 
 def test_an_existing_folder_for_tables_is_refused_before_the_study_is_read(tmp_path: Path) -> None:

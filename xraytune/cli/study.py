@@ -40,29 +40,31 @@ def report(
         Path | None,
         Option(metavar="FOLDER", help="Write the tables of the page to this new folder instead, as CSV files."),
     ] = None,
-    serve: Annotated[
-        bool, Option("--serve", help="Serve the page on this machine instead, and update it during a search.")
+    watch: Annotated[
+        bool, Option("--watch", help="Write the page again and again until no search is running.")
     ] = False,
-    port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port for --serve; 0 for a free one.")] = 8888,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write an HTML report of a study that opens offline: verdict, trials, images, cost. Also works during a search."""
-    if serve and (out or csv or as_json):
-        raise BadParameter("give either --serve, or --out, --csv and --json", param_hint="--serve")
-    if csv and out:
-        raise BadParameter("give either --csv or --out", param_hint="--csv")
+    if csv and (out or watch):
+        raise BadParameter("give either --csv, or --out and --watch", param_hint="--csv")
     from xraytune.report import page
 
-    if serve:
-        page.serve(study, port=port, cache=cache, on_start=lambda url: console.write(f"{url} (Ctrl-C ends)"))
-    elif csv:
+    if csv:
         files = page.write_tables(study, out=csv, cache=cache)
         text = "\n".join(f"{shown_path(file)}" for file in files)
         console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(text)
     else:
-        written = page.write_report(study, out=out, cache=cache)
+        pages = (
+            page.watch_report(study, out=out, cache=cache)
+            if watch
+            else iter([page.write_report(study, out=out, cache=cache)])
+        )
+        written = next(pages)
         console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
+        for _ in pages:
+            pass
 
 
 def export(

@@ -226,7 +226,7 @@ def _parameters(data: StudyData) -> Section | None:
         charts=[charts.parallel_coordinates(figures["parallel"], view)] if "parallel" in figures else [],
         small_charts=small,
         tables=[Table(columns=[*table], rows=rows, caption="All trials", sortable=True)],
-        commands=[f"xraytune status {data.argument} --csv"],
+        commands=[f"xraytune report {data.argument} --csv tables"],
     )
 
 

@@ -62,10 +62,7 @@
     addEventListener("beforeprint", () => { setTheme("light"); elements.forEach(draw); });
   });
 
-  if (root.dataset.live) setInterval(async () => {
-    const answer = await fetch("version").catch(() => null);
-    if (answer && await answer.text() !== root.dataset.live) location.reload();
-  }, 20000);
+  if (root.dataset.live) setTimeout(() => location.reload(), root.dataset.live);
 
   const value = (row, column) => {
     const text = row.cells[column].textContent;
