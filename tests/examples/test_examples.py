@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 from dataclasses import dataclass
@@ -11,14 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from tests.examples.conftest import EXAMPLES, ROOT, Run
-from xraytune.cli.model import show_evaluation
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError
-from xraytune.export.evaluate import evaluate
-from xraytune.export.predict import predict
 from xraytune.files import read_json
 from xraytune.pipeline.bundle import open_bundle
 from xraytune.pipeline.network import FEATURES_STAGE
@@ -113,25 +108,6 @@ def test_model_records_extension_versions(lab: Lab) -> None:
 
     assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
     assert packages["source mixup"].startswith("mixup of xraytune-examples 0.1.0 ")
-
-
-@pytest.mark.usefixtures("installed")
-def test_evaluate_reports_extension_metric_with_interval(
-    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evaluated = evaluate(lab.model, data=lab.test, replicates=20)
-    show_evaluation(evaluated)
-    predict(lab.model, lab.test, out=tmp_path / "table.csv")
-
-    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    is_ill = [row["file"].startswith("PNEUMONIA") for row in rows]
-    expected = roc_auc_score(is_ill, [float(row["probability_PNEUMONIA"]) for row in rows], max_fpr=0.1)
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "partial auroc" in line]
-    found: dict[str, Any] = evaluated.to_json()
-    low, high = found["intervals"]["partial_auroc"]
-    assert line.split()[2:] == [f"{expected:.3f}", f"{low:.3f}", "to", f"{high:.3f}"], "once, not at two thresholds"
-    assert 0 <= low <= found["partial_auroc"] <= high <= 1
 
 
 def test_model_with_missing_backbone_is_refused_by_name(lab: Lab) -> None:

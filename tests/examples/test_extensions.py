@@ -18,9 +18,7 @@ from xraytune.config.settings import SOURCES, Parameters, Settings
 from xraytune.config.space import require_extensions
 from xraytune.confirm.plan import FinishedTrial, choose_finalists, finalist_arm, matched_control
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import ConfigError, DataError, MachineError
-from xraytune.metrics.classification import classification_metrics
-from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
+from xraytune.errors import ConfigError, MachineError
 from xraytune.models.backbones import build_backbone, last_stage_names
 from xraytune.pipeline.pools import extension_block
 from xraytune.pipeline.prepare import RunContext, prepare
@@ -173,28 +171,3 @@ def test_a_mix_has_the_same_bits_for_the_same_seed() -> None:
 
     assert (blocks[0] == blocks[1]).all()
     assert (blocks[0] != blocks[2]).any()
-
-
-def test_metric_uses_the_shared_resamples() -> None:
-    """Accuracy at one half as another package would bring it has the interval of ours."""
-    random = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 20)
-    scores = random.uniform(size=40)
-    probabilities = np.stack([1 - scores, scores], axis=1)
-
-    def accuracy(labels: np.ndarray, probabilities: np.ndarray, positive: int) -> float:
-        return float(np.mean((probabilities[:, positive] >= 0.5) == (labels == positive)))
-
-    patients = [f"p{number // 2}" for number in range(40)]
-    drawn = labels, probabilities, patients
-    value, *interval = extension_metrics({"own": accuracy}, *drawn, positive=1, replicates=150, seed=1)["own"]
-    ours = patient_bootstrap(*drawn, positive=1, threshold=0.5, replicates=150, seed=1)
-
-    assert interval == pytest.approx(ours["accuracy"])
-    assert value == classification_metrics(labels, probabilities, positive=1).accuracy
-
-
-def test_metric_without_value_is_reported() -> None:
-    metrics = {"own": lambda *_: float("nan")}
-    with pytest.raises(DataError, match="metric own is undefined on these 2 images"):
-        extension_metrics(metrics, np.array([0, 1]), np.eye(2), ["a", "b"], positive=1, replicates=10, seed=1)

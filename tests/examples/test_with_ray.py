@@ -29,4 +29,4 @@ def test_the_examples_are_searched_exported_trained_and_evaluated(tmp_path: Path
         answers.append(json.loads(done.stdout))
 
     assert answers[0]["counts"] == {"complete": 2, "pruned": 0, "failed": 0}
-    assert 0 <= answers[3]["partial_auroc"] <= 1
+    assert 0 <= answers[3]["auroc"] <= 1

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from xraytune.errors import DataError, MachineError
+from xraytune.errors import DataError
 from xraytune.metrics.classification import classification_metrics
-from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
+from xraytune.metrics.intervals import patient_bootstrap
 from xraytune.seeding import numpy_generator
 
 
@@ -50,28 +50,6 @@ def test_intervals_do_not_change_between_versions(replicates: dict[str, int], br
     again = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, seed=1, **replicates)
 
     assert again["brier"] == pytest.approx(brier, rel=1e-9)
-
-
-def mean_squared_error(labels: NDArray[np.int64], probabilities: NDArray[np.float64], positive: int) -> float:
-    return float(((probabilities[:, positive] - (labels == positive)) ** 2).mean())
-
-
-def test_an_extension_metric_has_the_value_and_interval_of_the_same_built_in_metric() -> None:
-    labels, probabilities, patients = overlapping_classes(20)
-    drawn = labels, probabilities, patients
-
-    found = extension_metrics({"own": mean_squared_error}, *drawn, positive=1, replicates=60, seed=1)
-
-    ours = patient_bootstrap(*drawn, positive=1, threshold=0.5, replicates=60, seed=1)["brier"]
-    value = classification_metrics(labels, probabilities, positive=1).brier
-    assert found == {"own": pytest.approx((value, *ours))}
-
-
-def test_an_extension_metric_without_a_value_on_a_resample_is_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"metric own is undefined on these 20 images(.|\n)*fix: evaluate on more images"
-    ):
-        extension_metrics({"own": lambda *_: np.nan}, *overlapping_classes(20), positive=1, replicates=3, seed=1)
 
 
 def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
@@ -122,11 +100,3 @@ def test_one_class_only_is_refused() -> None:
         patient_bootstrap(
             np.zeros(3, dtype=np.int64), np.full((3, 2), 0.5), ["a", "b", "c"], positive=1, threshold=0.5, seed=1
         )
-
-
-def test_an_extension_metric_that_raises_is_an_error_that_names_it() -> None:
-    def only_binary(*_: object) -> float:
-        raise ValueError("only binary")
-
-    with pytest.raises(MachineError, match=r"metric own failed: ValueError: only binary\n.*fix: repair or remove"):
-        extension_metrics({"own": only_binary}, *overlapping_classes(20), positive=1, replicates=3, seed=1)

@@ -212,13 +212,13 @@ def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
 def _metrics(found: Evaluation) -> Table:
     from xraytune.export.evaluate import AT_THRESHOLD
 
-    labels = {name: name.replace("_", " ") for name in found.further} | METRIC_LABELS
+    labels = dict(METRIC_LABELS)
     if found.threshold is None:
         labels = {key: labels[key] for key in labels if key not in _BY_CLASS}
         labels = {"auroc": "AUROC (macro)", "auprc": "AUPRC (macro)"} | labels | {"f1": "F1 (macro)"}
     else:
         labels |= {key: f"{labels[key]} ({found.positive})" for key in _OF_POSITIVE}
-    values = found.further | asdict(found.metrics)
+    values = asdict(found.metrics)
     name = "most probable class" if found.threshold is None else f"threshold {found.threshold:.3f}"
     rows: list[Row] = []
     for key, label in labels.items():

@@ -1,4 +1,4 @@
-"""Backbones, sources and metrics of other packages, found through entry points and selected by name in YAML.
+"""Backbones and sources of other packages, found through entry points and selected by name in YAML.
 
 The line `tiny_net = "tiny_net:TinyNet"` under `[project.entry-points."xraytune.backbones"]` in a package's pyproject.toml
 makes `backbone: tiny_net` valid wherever the package is installed. Built-in names never look up entry points.
@@ -33,7 +33,7 @@ class Extensions:
     """
 
     kind: str
-    built_in: tuple[str, ...] = ()
+    built_in: tuple[str, ...]
 
     def names(self) -> tuple[str, ...]:
         """Return the names that other packages register."""

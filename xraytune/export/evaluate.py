@@ -36,7 +36,6 @@ from xraytune.figures.evaluation_figure import DrawnClass, draw_evaluation
 from xraytune.files import csv_table, new_folder, require_new, write_json, write_text
 from xraytune.metrics.breakdown import ClassMetrics, Subgroup, class_breakdown, patient_means, subgroup_metrics
 from xraytune.metrics.classification import (
-    METRICS,
     ClassificationMetrics,
     Floats,
     Labels,
@@ -44,7 +43,7 @@ from xraytune.metrics.classification import (
     predicted_classes,
 )
 from xraytune.metrics.curves import class_curves
-from xraytune.metrics.intervals import Interval, extension_metrics, patient_bootstrap
+from xraytune.metrics.intervals import Interval, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
 from xraytune.pipeline.bundle import open_bundle
 from xraytune.pipeline.bundle_record import threshold_of
@@ -96,12 +95,11 @@ class PatientLevel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation(Overlap):
-    """The metrics of one model on one folder; further attributes are those of `Overlap`.
+    """The metrics of one model on one folder; the other attributes are those of `Overlap`.
 
     Attributes:
         class_counts: Images of each class, in the order of the model's outputs.
         threshold: Threshold of `metrics`; None with three or more classes, where the most probable class is predicted.
-        further: Metrics of other packages, by name.
         intervals: 95 % intervals (low, high) of all metrics, by name.
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         classes: One-vs-rest metrics of each class.
@@ -117,7 +115,6 @@ class Evaluation(Overlap):
     patients: int
     threshold: float | None
     metrics: ClassificationMetrics
-    further: dict[str, float]
     intervals: dict[str, Interval]
     at_half: ClassificationMetrics | None
     classes: dict[str, ClassMetrics]
@@ -141,7 +138,7 @@ class Evaluation(Overlap):
         """Return the metrics as a table, a row for each: `value`, and the 95 % interval from `low` to `high`."""
         import pandas as pd  # takes most of a second
 
-        values = self.further | self.named(asdict(self.metrics))
+        values = self.named(asdict(self.metrics))
         del values["images"]
         intervals = pd.DataFrame(self.named(self.intervals), index=["low", "high"]).T
         return pd.DataFrame({"value": values}).join(intervals)
@@ -151,7 +148,6 @@ class Evaluation(Overlap):
         content = to_json(self)
         by_patient = self.patient_level
         return {
-            **content.pop("further"),
             **self.named(asdict(self.metrics)),
             "patients": self.patients,
             **{name: value for name, value in content.items() if name != "metrics"},
@@ -200,7 +196,7 @@ def evaluate(
             column of `by` makes no subgroups.
         ArtifactError: The bundle is missing or damaged.
         DataError: The folder or its images are invalid, or a class has no images.
-        MachineError: A metric of another package cannot be loaded, or the packages of a segmenter are not installed.
+        MachineError: The packages of a segmenter are not installed.
     """
     if out is not None:
         require_new(out)
@@ -234,8 +230,6 @@ def evaluate(
         files=used, patients=patients, labels=labels, predicted=predicted, probabilities=probabilities
     )
     sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
-    installed = {name: METRICS.load(name) for name in METRICS.names()}
-    further = extension_metrics(installed, labels, probabilities, patients, positive=positive, **sampling)
     # Logs access to the test folder, before any metric can be seen.
     overlap = overlap_of(bundle, found, used, reason=reason)
     intervals = patient_bootstrap(labels, probabilities, patients, **rule, **sampling)
@@ -254,8 +248,7 @@ def evaluate(
         patients=len(set(patients)),
         threshold=threshold if is_binary else None,
         metrics=classification_metrics(labels, probabilities, **rule),
-        further={name: value for name, (value, _, _) in further.items()},
-        intervals={name: (low, high) for name, (_, low, high) in further.items()} | intervals,
+        intervals=intervals,
         at_half=classification_metrics(labels, probabilities, positive=positive) if is_binary else None,
         classes=dict(zip(counts, breakdown, strict=True)),
         confusion=tuple(map(tuple, confusion_matrix(labels, predicted, labels=range(len(counts))).tolist())),

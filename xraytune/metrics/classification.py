@@ -10,14 +10,13 @@ predictive values are macro one-vs-rest averages, and `positive` is not used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.extensions import Extensions
 from xraytune.errors import DataError, Problem, XraytuneError
 
 Labels: TypeAlias = NDArray[np.int64]
@@ -26,8 +25,6 @@ Flags: TypeAlias = NDArray[np.bool_]
 _CALIBRATION_BINS = 15
 _BinaryMetric: TypeAlias = Callable[[Flags, Floats, Floats], Floats]
 """(is positive [N], score [N], weights [R, N]) -> [R]."""
-Metric: TypeAlias = Callable[[Labels, Floats, int], float]
-"""An extension: (labels [N], probabilities [N, C], positive) -> value."""
 
 
 class Score(Protocol):
@@ -68,10 +65,6 @@ class ClassificationMetrics:
     f1: float
     brier: float
     ece: float
-
-
-METRICS = Extensions("metric", (*(field.name for field in fields(ClassificationMetrics)), "patients", "threshold"))
-"""Metrics of other packages; these names mean something else in the results of `evaluate`."""
 
 
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
 
-from xraytune.errors import DataError, MachineError, Problem
-from xraytune.metrics.classification import Floats, Labels, Metric, require_scorable, weighted_metrics
+from xraytune.metrics.classification import Floats, Labels, require_scorable, weighted_metrics
 from xraytune.seeding import numpy_generator
 
 Interval: TypeAlias = tuple[float, float]
@@ -79,39 +77,6 @@ def patient_intervals(
     return {
         name: np.quantile(np.concatenate([chunk[name] for chunk in chunks]), _PERCENTILES, axis=0) for name in chunks[0]
     }
-
-
-def extension_metrics(
-    metrics: Mapping[str, Metric],
-    labels: Labels,
-    probabilities: Floats,
-    patients: Sequence[str],
-    *,
-    positive: int,
-    replicates: int,
-    seed: int,
-) -> dict[str, tuple[float, float, float]]:
-    """Return the value and interval of extension metrics, on the resamples of `patient_bootstrap`.
-
-    They take no weights, so images are repeated as often as they were drawn. Raises DataError if a value is not finite,
-    MachineError if a metric raised an exception.
-    """
-    figures = {}
-    for name, metric in metrics.items():
-        counts = (row for weights in patient_resamples(labels, patients, replicates, seed) for row in weights)
-        images = (np.repeat(np.arange(len(labels)), row.astype(np.int64)) for row in counts)
-        drawn = chain([np.arange(len(labels))], images)
-        try:
-            values = np.array([metric(labels[rows], probabilities[rows], positive) for rows in drawn], dtype=np.float64)
-        except Exception as error:
-            what = f"metric {name} failed: {type(error).__name__}: {error}"
-            raise MachineError(Problem(what, fix="repair or remove its package")) from error
-        if not np.isfinite(values).all():
-            what = f"metric {name} is undefined on these {len(labels)} images, or on a resample of them"
-            raise DataError(Problem(what, fix="evaluate on more images, or remove its package"))
-        low, high = np.quantile(values[1:], _PERCENTILES)
-        figures[name] = float(values[0]), float(low), float(high)
-    return figures
 
 
 def patient_resamples(labels: Labels, patients: Sequence[str], replicates: int, seed: int) -> Iterator[Floats]:
