@@ -36,7 +36,7 @@ ONLY_PARSED = {
     r"xraytune evaluate model --data chest_xray/test$": "needs the model of the examples: tests/examples/test_with_ray.py",
 }
 """Commands that are not run, and why."""
-RUNNERS = {"docker", "podman", "ray", "srun", "time"}
+RUNNERS = {"docker", "ray", "time"}
 """Programs that run the command after them."""
 
 TINY = (
