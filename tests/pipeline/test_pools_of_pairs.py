@@ -1,4 +1,4 @@
-"""Pools of images with masks, made by a GAN of pairs, or by a GAN of images and a segmenter."""
+"""Pools of images with masks, made by a GAN of pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quality of a trial's synthetic images: better ones have better figures, gates refuse poor ones."""
+"""Quality of a trial's synthetic images: better ones have better figures."""
 
 from __future__ import annotations
 

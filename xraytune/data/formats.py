@@ -123,7 +123,7 @@ def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | Ti
         elif content.startswith(_PNG):
             image = PngImageFile(BytesIO(content))
         elif content.startswith(_TIFF):
-            image = _open_tiff(content)
+            image = TiffImageFile(BytesIO(content))
         else:
             reason = "this is neither a JPEG, PNG, TIFF nor DICOM image" if content else "the file is empty"
             raise DataError(Problem(reason, path, REPAIR))
@@ -136,28 +136,6 @@ def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | Ti
         raise DataError(Problem(what, path, fix)) from error
     _refuse_too_large(*image.size, path)
     return image
-
-
-def _open_tiff(content: bytes) -> TiffImageFile:
-    """Open a TIFF, also 16-bit big-endian grey where 0 is white, which Pillow cannot decode.
-
-    Such a file is opened as if 0 were black, and its levels are inverted afterwards like those of the other byte order.
-    """
-    try:
-        return TiffImageFile(BytesIO(content))
-    except SyntaxError:
-        if not content.startswith(b"MM\0*"):
-            raise
-        (directory,) = struct.unpack_from(">I", content, 4)
-        (count,) = struct.unpack_from(">H", content, directory)
-        white_is_zero = struct.pack(">HHIHH", _PHOTOMETRIC, 3, 1, _WHITE_IS_ZERO, 0)
-        tags = range(directory + 2, directory + 2 + 12 * count, 12)
-        tag = next((tag for tag in tags if content[tag : tag + 12] == white_is_zero), None)
-        if tag is None:
-            raise
-        image = TiffImageFile(BytesIO(content[: tag + 8] + b"\0\1" + content[tag + 10 :]))
-        image.tag_v2[_PHOTOMETRIC] = _WHITE_IS_ZERO
-        return image
 
 
 def _refuse_too_large(width_px: int, height_px: int, path: Path | str) -> None:

@@ -403,19 +403,19 @@ def few_patients_problems(train: Path, class_names: Sequence[str], images: Seque
     if len(everyone) == 1:
         fix = "a split by patient needs several patients; are group_regex and patients.csv correct?"
         return [Problem(f"all {len(images)} images belong to one patient, {everyone.pop()}", train, fix)]
-    counts = {
-        name: len({image.patient for image in images if image.label == label}) for label, name in enumerate(class_names)
+    patients = {
+        f"class {name} has": len({image.patient for image in images if image.label == label})
+        for label, name in enumerate(class_names)
     }
-    few = {name: count for name, count in counts.items() if count < _SIDES_OF_A_SPLIT}
+    if len(class_names) == 1:
+        patients = {"there are": len(everyone)}
+    few = [
+        f"{have} {count} patient{'s' * (count != 1)}" for have, count in patients.items() if count < _SIDES_OF_A_SPLIT
+    ]
     if not few:
         return []
-    if len(class_names) == 1:
-        what = f"there are only {len(everyone)} patients; train, val-A and val-B need one each"
-        return [Problem(what, train, f"add images of at least {_SIDES_OF_A_SPLIT - len(everyone)} other patients")]
-    have = join_names([f"class {name} has {count} patient{'s' * (count != 1)}" for name, count in few.items()])
-    lacking = join_names([f"{_SIDES_OF_A_SPLIT - count} of class {name}" for name, count in few.items()])
-    what = f"{have}; train, val-A and val-B need one each"
-    return [Problem(what, train, f"add images of other patients, at least {lacking}")]
+    what = f"{join_names(few)}; train, val-A and val-B need one each"
+    return [Problem(what, train, "add images of other patients")]
 
 
 def shared_patients_problems(

@@ -23,10 +23,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from xraytune.errors import ArtifactError, MachineError
@@ -42,7 +42,6 @@ from xraytune.files import (
 )
 from xraytune.lease import build_lock, is_build_locked
 
-T = TypeVar("T")
 _MANIFEST, _USERS = "manifest.json", ".users"
 _CLOCK_SKEW_SECONDS = 60
 # Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
@@ -131,11 +130,16 @@ def is_intact(path: Path) -> bool:
     Raises:
         PermissionError: A file is not readable.
     """
-    files = _unless_damaged(lambda: _listed_files(path, _read_manifest(path)))
-    if files is None or not all(
-        _unless_damaged(partial(_is_intact, path / name, expected)) for name, expected in files.items()
-    ):
+    try:
+        files = _listed_files(path, _read_manifest(path))
+        if not all(_is_intact(path / name, expected) for name, expected in files.items()):
+            return False
+    except (ValueError, KeyError, TypeError, AttributeError, ArtifactError):
         return False
+    except OSError as error:
+        if error.errno in _DAMAGE:
+            return False
+        raise
     try:
         os.utime(path / _MANIFEST)
     except FileNotFoundError:  # removed just now
@@ -143,17 +147,6 @@ def is_intact(path: Path) -> bool:
     except OSError as error:  # a read-only cache, or a file of another user
         _logger.debug("%s: cannot record its use: %s", path, error)
     return True
-
-
-def _unless_damaged(read: Callable[[], T]) -> T | None:
-    try:
-        return read()
-    except (ValueError, KeyError, TypeError, AttributeError, ArtifactError):
-        return None
-    except OSError as error:
-        if error.errno in _DAMAGE:
-            return None
-        raise
 
 
 @contextmanager
