@@ -33,11 +33,12 @@ from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, S
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Kind: TypeAlias = Literal["space file", "JSON file", "log", "table", "image", "file of tensors"]
+Kind: TypeAlias = Literal["space file", "JSON file", "log", "record", "table", "image", "file of tensors"]
 _LARGEST_BYTES: dict[Kind, int] = {
     "space file": 2**18,
-    "JSON file": 2**29,  # split.json: two million images
-    "log": 2**31,  # optuna.journal: 400,000 trials of 30 epochs
+    "JSON file": 2**27,  # split.json: 500,000 images
+    "log": 2**28,  # optuna.journal: 100,000 trials of 30 epochs
+    "record": 2**23,
     "table": 2**28,
     "image": 2**30,  # the largest image that is read has 100 million pixels, of at most 8 bytes
     "file of tensors": 2**34,
@@ -50,6 +51,7 @@ _NOT_A_FILE = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_MOST_LINES = 2**20
 _OTHER_FILE = "give the right file, or restore it from a backup"
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -287,6 +289,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     whole, _, _ = read_bytes(path, "log").rpartition(b"\n")
+    if (line_count := whole.count(b"\n")) > _MOST_LINES:
+        raise ArtifactError(Problem(f"too many lines for a log: {line_count:,}", path, _OTHER_FILE))
     rows = []
     for number, line in enumerate(whole.split(b"\n"), start=1):
         try:

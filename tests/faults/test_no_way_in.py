@@ -34,7 +34,7 @@ from xraytune.confirm.test_access import log_test_access
 from xraytune.data.decoding import decode_file
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.table import find_table
+from xraytune.data.table import find_table, match_names
 from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneError
 from xraytune.export.best import export
 from xraytune.export.bundle import prepared_of
@@ -553,6 +553,61 @@ def test_huge_file_is_refused_before_allocation(tmp_path: Path, name: str) -> No
 
     assert str(file) in str(refusal.value)
     assert "40,960.00 MiB" in str(refusal.value)
+
+
+def many_columns(folder: Path) -> Path:
+    header = ",".join(["file", "patient", *map(str, range(200_000))])
+    return fill(folder / "patients.csv", header + "\n" + "a.png,1\n" * 200)
+
+
+def many_rows(folder: Path) -> Path:
+    return fill(folder / "patients.csv", "file,patient\n" + "a,1\n" * 2_000_000)
+
+
+def many_lines(folder: Path) -> Path:
+    return fill(folder / "trials.jsonl", "{}\n" * 2_000_000)
+
+
+def many_classes(folder: Path) -> Path:
+    make_bundle(folder)
+    content = read_json(folder / "bundle.json") | {"class_names": [f"{number}" for number in range(300_000)]}
+    write_json(folder / "bundle.json", content)
+    seal(folder)
+    return folder / "bundle.json"
+
+
+def fill(file: Path, content: str) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content, encoding="utf-8")
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("write", "read"),
+    [
+        (many_columns, find_table),
+        (many_rows, find_table),
+        (many_lines, lambda folder: StudyFolder(folder).rows()),
+        (many_classes, open_bundle),
+    ],
+)
+def test_a_small_file_with_huge_content_is_refused_at_once(
+    tmp_path: Path, write: Callable[[Path], Path], read: Callable[[Path], object]
+) -> None:
+    file = write(tmp_path / "folder")
+
+    with only_our_errors(), pytest.raises(XraytuneError) as refusal, little_memory():
+        read(file.parent)
+
+    assert str(file) in str(refusal.value)
+
+
+def test_names_that_are_no_paths_cost_nothing() -> None:
+    """Six million slashes; each end of such a name would be compared with every file."""
+    names = {f"{number}" + "/x" * 32_000 for number in range(100)}
+
+    assert match_names(names, ["a/x.png"]).by_file == {}
 
 
 def test_compressed_tensors_are_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.data.decoding import BrokenImage, Resize, decode_files
-from xraytune.errors import DataError, Problem, join_names
+from xraytune.errors import ArtifactError, DataError, Problem, join_names
 from xraytune.files import read_json, write_json
 from xraytune.records import Progress, ignore_progress
 
@@ -107,16 +107,22 @@ def store_pixels(
 
 def open_pixels(folder: Path) -> NDArray[np.uint8]:
     """Map the pixels of a store, [N, S, S], read-only; N >= 1."""
-    pixels: NDArray[np.uint8] = np.load(folder / PIXELS_FILE, mmap_mode="r")
-    return pixels
+    return _mapped(folder / PIXELS_FILE)
 
 
 def open_masks(folder: Path) -> NDArray[np.uint8] | None:
     """Map the masks of a store, [N, S, S], 0 and 255, read-only; None if its images have none."""
     if not (folder / MASKS_FILE).exists():
         return None
-    masks: NDArray[np.uint8] = np.load(folder / MASKS_FILE, mmap_mode="r")
-    return masks
+    return _mapped(folder / MASKS_FILE)
+
+
+def _mapped(file: Path) -> NDArray[np.uint8]:
+    try:
+        mapped: NDArray[np.uint8] = np.load(file, mmap_mode="r")
+    except (ValueError, OverflowError) as error:  # a header that asks for more than the file has
+        raise ArtifactError(Problem("the file is damaged", file, "remove its folder: it is computed again")) from error
+    return mapped
 
 
 def stored_files(folder: Path) -> StoredFiles:

@@ -41,6 +41,8 @@ _IMAGE_SUFFIXES = frozenset(suffix[1:] for suffix in NAMING_SUFFIXES | DICOM_SUF
 _YES = frozenset(("1", "1.0", "true", "yes"))
 _DELIMITERS = ",;\t"
 _PROBLEMS_SHOWN = 10
+_MOST_ROWS, _MOST_CELLS = 1_000_000, 20_000_000
+_LONGEST_PATH, _MOST_FOLDERS = 4096, 64
 
 
 @dataclass(slots=True)
@@ -118,9 +120,9 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
     """Find the file that each name means; see the head of this file.
 
     A name that is the path of a file means only that one. Of files that differ only in their suffix, it means the one with
-    its own suffix.
+    its own suffix. Names that are too long for a path are left out.
     """
-    names = list(names)
+    names = [name for name in names if len(name) <= _LONGEST_PATH and name.count("/") <= _MOST_FOLDERS]
     by_path: dict[str, list[str]] = defaultdict(list)
     for file in files:
         by_path[_without_suffix(file)].append(file)
@@ -246,6 +248,7 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
             reader = csv.DictReader(stream, restval="", delimiter=max(_DELIMITERS, key=first.count))
             columns = [column.strip() for column in reader.fieldnames or ()]
             reader.fieldnames = columns
+            _require_plausible_size(path, len(columns))
             rows = (
                 (SourceLine(path, reader.line_num), {name: cell_text(row[name].strip()) for name in columns if name})
                 for row in reader
@@ -257,6 +260,15 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
         raise DataError(Problem("there is no such table", path, "data.table.file is relative to data.path")) from error
     except OSError as error:
         raise DataError(Problem(f"cannot be read ({error.strerror})", path, "check its permissions")) from error
+
+
+def _require_plausible_size(path: Path, column_count: int) -> None:
+    with path.open("rb") as stream:
+        row_count = sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(2**20), b""))
+    if row_count > _MOST_ROWS or row_count * column_count > _MOST_CELLS:
+        what = f"too large a table: {row_count:,} rows and {column_count:,} columns"
+        fix = f"keep the columns that you need; at most {_MOST_ROWS:,} rows and {_MOST_CELLS:,} cells are read"
+        raise DataError(Problem(what, path, fix))
 
 
 class _TableReader:

@@ -82,7 +82,7 @@ class BundleRecord(Model):
 
     version: Literal[1] = 1
     task: TaskName
-    class_names: tuple[str, ...]
+    class_names: Annotated[tuple[str, ...], Field(max_length=1000)]
     positive: str | None
     threshold: float
     validation: dict[str, ValidationScores] | None
@@ -147,7 +147,7 @@ def not_valid(file: Path) -> ArtifactError:
 def read_record(file: Path) -> BundleRecord:
     """Read a `bundle.json`; raise ArtifactError if it is not valid in this version."""
     try:
-        return BundleRecord.model_validate_json(read_bytes(file, "JSON file"))
+        return BundleRecord.model_validate_json(read_bytes(file, "record"))
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] != "literal_error" or first["loc"] not in {("version",), ("backbone",)}:
