@@ -201,14 +201,6 @@ def test_white_is_zero_tiff_is_inverted() -> None:
     np.testing.assert_array_equal(grey_of(sixteen), gradient())
 
 
-def test_compressed_white_is_zero_tiff_is_inverted() -> None:
-    sixteen = Image.fromarray(65535 - gradient().astype(np.uint16) * 257)
-
-    content = encoded(sixteen, "TIFF", compression="tiff_lzw", tiffinfo={262: 0})
-
-    np.testing.assert_array_equal(grey_of(content), gradient())
-
-
 def test_integers_of_32_bits_are_read_where_16_would_hold_them() -> None:
     levels = gradient().astype(np.int32) * 257
 

@@ -200,20 +200,6 @@ def test_every_wrong_argument_is_named_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
 
-def test_progress_counts_every_patient(tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
-
-    draw_phantoms(
-        tmp_path / "set",
-        patients=10,
-        seed=0,
-        image_size_px=_SIDE,
-        on_progress=lambda _, done, total: calls.append((done, total)),
-    )
-
-    assert calls == [(done, 10) for done in range(1, 11)]
-
-
 def test_pairs_are_the_same_images_with_the_masks_of_their_lungs(phantoms: PhantomSet, tmp_path: Path) -> None:
     pairs = draw_phantoms(tmp_path / "pairs", patients=25, seed=7, image_size_px=_SIDE, pairs=True)
 

@@ -140,14 +140,6 @@ def test_a_store_has_a_row_for_each_file_that_decodes_in_order(tmp_path: Path) -
     assert not pixels.flags.writeable
 
 
-def test_progress_counts_broken_images_too(tmp_path: Path) -> None:
-    calls: list[tuple[str, int, int]] = []
-
-    store_pixels(tmp_path, ["a.png"], 8, tmp_path, on_progress=lambda *progress: calls.append(progress))
-
-    assert calls == [("decoding images", 1, 1)]
-
-
 def test_the_refusal_lists_ten_broken_images_and_counts_all(tmp_path: Path) -> None:
     broken = [BrokenImage(file=f"{number}.png", reason="the file is empty") for number in range(12)]
 

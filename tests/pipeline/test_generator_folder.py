@@ -180,11 +180,6 @@ def test_a_record_that_gan_train_did_not_write_is_refused(
         generator_sample(gan, count=1, out=tmp_path / "images")
 
 
-def test_unknown_class_error_suggests_nearest(kept: Kept, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="did you mean 'NORMAL'"):
-        generator_sample(kept.gan, count=1, out=tmp_path / "images", class_name="normal")
-
-
 @pytest.mark.slow
 def test_a_diffusion_model_is_trained_and_sampled_as_a_gan_is(kept: Kept, tmp_path: Path) -> None:
     """In the artifact of a search with it; and one generator has to be chosen if a space has both."""

@@ -69,17 +69,6 @@ def test_repeated_images_are_the_real_ones() -> None:
     assert [extra for _, extra in greys(training_set((), [4, 4, 1]))] == [[12, 12], [20]]
 
 
-@pytest.mark.parametrize("side", [4, 16])
-def test_images_of_any_size_have_cells_of_one_size(side: int) -> None:
-    made = group("gan", [110, 120], [0, 1], side=side)
-
-    assert [extra for _, extra in greys(training_set((made,), [5, 6]))] == [[110], [120]]
-
-
-def test_a_class_without_images_has_a_white_band() -> None:
-    assert greys(training_set((), []), ("a", "b", "c\n" + "long " * 20))[2] == [[], []]
-
-
 def test_many_images_of_a_class_are_shown_from_first_to_last() -> None:
     """Neighbours are often of one patient."""
     real = group("real", list(range(100, 200)), [0] * 100)
