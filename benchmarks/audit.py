@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.figures import Figure, figure
-from xraytune.audit.run import audit
+from xraytune.audit import audit
 from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageFile, ImageIndex, read_index
 from xraytune.seeding import numpy_generator
@@ -55,7 +55,7 @@ def measure() -> Iterator[Figure]:
                 )
                 first = next((one.name for one in found.lines if one.status == "bad"), "")
                 right[kind] += first == line
-                told = "; ".join(f"{one.name} {one.status} {one.figure}" for one in found.lines)
+                told = "; ".join(f"{one.name} {one.status}" for one in found.lines)
                 print(f"seed {seed}, {kind}: {found.headline} {told}", file=sys.stderr, flush=True)
     for kind in RIGHT:
         yield figure(f"audit: {kind}, right of {_SEEDS}", float(right[kind]), "audits")

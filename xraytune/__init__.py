@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 # `audit`, `search`, `confirm`, `export` and `report` are packages, so their functions have longer names here.
 if TYPE_CHECKING:
-    from xraytune.audit.run import audit as run_audit
+    from xraytune.audit import audit as run_audit
     from xraytune.cli.console import progress as show_progress
     from xraytune.cli.getting_started import demo
     from xraytune.cli.search import SearchScreen as show_search

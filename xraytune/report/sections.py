@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,19 +65,6 @@ class Picture:
     format: Literal["png", "jpeg", "gif"] = "png"
 
 
-Status: TypeAlias = Literal["good", "warning", "bad", "not measured"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """One line of a scorecard; `figure` is "" if there is none."""
-
-    name: str
-    status: Status
-    figure: str = ""
-    sentence: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """A part of the page; `sections` fills in `id`, `title` and `link`, its name in the navigation.
@@ -86,7 +73,6 @@ class Section:
         lead: The most important sentence.
         tone: `good` or `bad` colours the lead.
         notes: Paragraphs below it; `code` stands in backticks.
-        scores: A scorecard, below the notes.
         charts: Large charts, one below the other; `small_charts` are side by side.
         pictures: Below the tables; a `gallery` of small ones is above.
         facts: Names and values, in a grid.
@@ -99,7 +85,6 @@ class Section:
     lead: str = ""
     tone: str = "plain"
     notes: Sequence[str] = ()
-    scores: Sequence[Score] = ()
     charts: Sequence[Chart] = ()
     small_charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()

@@ -1,0 +1,259 @@
+"""Audit a folder of synthetic images against real ones: everything that xraytune measures, on one scorecard.
+
+An audit is a study: its space compares no extra images, repeated real ones and those of the folder, and `search` and
+`confirm` run it. docs/audit.md lists the thresholds and their reasons.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from xraytune.compute import pin
+from xraytune.config.document import parse_yaml
+from xraytune.config.load import space_of_document
+from xraytune.config.space import Space
+from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
+from xraytune.confirm.verdict import verdict_text
+from xraytune.errors import DataError
+from xraytune.files import require_writable, write_json, write_text
+from xraytune.metrics.generator_quality import SCALE_PX, Quality, shortcomings
+from xraytune.metrics.memorisation import Memorisation
+from xraytune.pipeline.artifacts import in_use
+from xraytune.pipeline.extra_folder import require_enough, store_folder
+from xraytune.pipeline.memorisation import copies_found, measure_memorisation
+from xraytune.pipeline.pools import folder_reader
+from xraytune.pipeline.prepare import RunContext, prepare_index, stored_images
+from xraytune.pipeline.quality import measure_quality
+from xraytune.pipeline.task import task_of
+from xraytune.records import to_json
+from xraytune.report.page import render
+from xraytune.report.sections import Picture, Section, Table, sections
+from xraytune.report.study import read_study
+from xraytune.search.messages import NO_CALLBACKS, Callbacks
+from xraytune.search.run import resources_here, search
+from xraytune.search.study import StudyFolder, create_study, require_same_images, require_same_space
+
+_RATIOS = (0.25, 0.5, 1.0, 2.0)
+_HEADLINES = {
+    "memorisation": "These images are copies of training images.",
+    "realism": "These images do not look like real ones.",
+    "labels": "Many of these images have wrong labels.",
+    "variety": "These images miss most of the variety of real ones.",
+    "downstream": "These images make the classifier worse.",
+}
+_REALISTIC_BLUR_PX, _LEAST_PRECISION, _LEAST_BLURRED_COVERAGE = 0.8, 0.5, 0.2
+_WRONG_LABELS, _MANY_WRONG_LABELS = 0.05, 0.2
+"""Drop in AUROC: with classes of equal size, about the share of wrong labels."""
+_LEAST_REFERENCE, _SWAPPED = 0.7, 0.3
+"""AUROCs: a classifier below the first cannot judge labels; images below the second look like the other class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the scorecard."""
+
+    name: str
+    status: Literal["good", "warning", "bad", "not measured"]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The result of an audit, and the content of `audit.json`; `quality` has figures, or the reason why there are none."""
+
+    study: Path
+    headline: str
+    lines: tuple[Line, ...]
+    quality: Quality | str
+    memorisation: Mapping[str, Memorisation]
+
+
+def audit(
+    real: Path,
+    synthetic: Path,
+    *,
+    quick: bool = False,
+    weights_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    studies: Path = Path("studies"),
+    cache: Path | None = None,
+    skip_broken: bool = False,
+    callbacks: Callbacks = NO_CALLBACKS,
+    on_forecast: OnForecast = ignore_forecast,
+) -> Audit:
+    """Audit synthetic images, and write `audit.json` and `audit.html` to the study `studies/audit-FOLDER`.
+
+    Args:
+        real: Image folder or data file.
+        synthetic: Folder with class folders named like the real ones.
+        quick: Only measure the images, without any training.
+        weights_dir: See `search`.
+        overrides: See `search`; they replace settings of the audit's space.
+        studies: See `search`.
+        cache: See `search`.
+        skip_broken: See `search`.
+        callbacks: See `search`.
+        on_forecast: See `confirm`.
+
+    Raises:
+        XraytuneError: See `search` and `confirm`.
+        KeyboardInterrupt: Ctrl-C; repeat the same call to resume.
+    """
+    draft = _space(real, synthetic, _RATIOS, overrides, weights_dir)
+    settings, parameters = draft.settings, draft.experiment().parameters
+    task, progress = task_of(settings), callbacks.on_progress
+    folder = StudyFolder((studies / settings.name).resolve())
+    cache = (cache or folder.default_cache).resolve()
+    require_writable(folder.path)
+    require_writable(cache)
+    index = task.read_index(settings.data, on_progress=progress)
+    prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=progress)
+    for warning in warnings:
+        callbacks.note(warning)
+    images, store = store_folder(synthetic, prepared, settings.data, index=index, cache=cache)
+    excluded = len(task.read_folder(synthetic, prepared.class_names)) - len(images)
+    ratios, why_not = list[float](), ""
+    for ratio in _RATIOS:
+        try:
+            require_enough(images, parameters.model_copy(update={"synthetic_ratio": ratio}), prepared)
+            ratios.append(ratio)
+        except DataError as error:
+            why_not = why_not or f"there are only {error.problems[0].what}"
+    space = _space(real, synthetic, ratios or _RATIOS, overrides, weights_dir)
+    _, compute = resources_here(settings)
+    if folder.space_path.exists():
+        require_same_space(folder, space)
+        prepared = require_same_images(folder, prepared)
+    else:
+        create_study(folder, space, prepared, compute)
+    pin(compute)
+    with in_use(cache):
+        context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=progress)
+        read = folder_reader(stored_images(store, images, name="folder"))
+        quality = measure_quality(space.experiment(), context, read)
+        memorisation, nearest = measure_memorisation(context, read)
+    copies = copies_found(memorisation)
+    trained_on = {image.sha256 for image in prepared.images if image.side == "train"}
+    identical = sum(image.sha256 in trained_on for image in images)
+    near = f"Nearer to a training image than 99 % of unseen X-rays: {copies or 'no more images than by chance'}."
+    measured = (
+        _line("patients", f"{excluded:,} images show validation patients and are excluded below.", excluded > 0),
+        _line("memorisation", f"{near} Identical to one: {identical:,}.", identical > 0, copies != ""),
+        *_quality(quality),
+    )
+    files = {name: nearest / f"nearest_{name}.png" for name in memorisation}
+    pictures = [Picture(content=file.read_bytes(), caption=f"{name}, closest pairs") for name, file in files.items()]
+
+    def write(why_not: str) -> Audit:
+        data = read_study(folder.path, cache)
+        lines = (*measured, _downstream(data.verdict) if data.verdict else _not_measured("downstream", why_not))
+        result = Audit(
+            study=folder.path, headline=_headline(lines), lines=lines, quality=quality, memorisation=memorisation
+        )
+        write_json(folder.path / "audit.json", to_json(result) | {"study": settings.name})
+        table = Table(columns=("", "status", ""), rows=[(line.name, line.status, line.sentence) for line in lines])
+        part = Section(id="audit", title="Audit", link="Audit", lead=result.headline, tables=[table], pictures=pictures)
+        write_text(folder.path / "audit.html", render(data, [part, *sections(data)]), durable=False)
+        return result
+
+    if quick:
+        return write("it needs training; run the command without --quick")
+    if not ratios or not index.test:
+        return write(why_not if not ratios else "the real images have no test/ folder")
+    write("the audit was interrupted")
+    reported = replace(callbacks, on_trial_end=lambda row: callbacks.note(f"trial {row['number']}: {row['status']}"))
+    folders: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache}
+    search(folder.space_path, **folders, studies=studies, skip_broken=skip_broken, callbacks=reported)
+    confirm(folder.path, **folders, reason="audit", callbacks=callbacks, on_forecast=on_forecast)
+    return write("")
+
+
+def _space(
+    real: Path, synthetic: Path, ratios: Sequence[float], overrides: Sequence[str], weights_dir: Path | None
+) -> Space:
+    """Return the space of an audit: each mix is a point. The first one is of the folder's images."""
+    points = [{"source": source, "synthetic_ratio": ratio} for source in ("folder", "duplicate") for ratio in ratios]
+    content = {
+        "name": f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', synthetic.resolve().name)}"[:64],
+        "data": {
+            "split": {"val_a": 0.2, "val_b": 0.2}
+        },  # the quality figures need 50 images of each class on each side
+        "parameters": {
+            "source": {"values": ["none", "duplicate", "folder"]},
+            "folder": {"parameters": {"path": {"value": str(synthetic.absolute())}}},
+            "synthetic_ratio": {"values": [*ratios]},
+            "backbone": {"value": "mobilenet_v2"},
+            "trainable": {"value": "head"},
+            "lr": {"value": 3e-3},
+        },
+        "points_to_evaluate": [*points, {"source": "none"}],
+        "budget": {"trials": len(points) + 1},
+        "scheduler": {"name": "none"},
+        "quality": {"allow_memorised": True},
+        "confirm": {"finalists": 1, "controls": {"tuned": []}},  # matched controls are also tuned ones
+    }
+    document = parse_yaml(json.dumps(content), lambda _: "audit")
+    return space_of_document(document, overrides, data=real, weights_dir=weights_dir)
+
+
+def _headline(lines: Sequence[Line]) -> str:
+    """Return the headline of the first bad line: the fault that explains the others comes first."""
+    bad = [line.name for line in lines if line.status == "bad"]
+    others = ", ".join(f"{line.name}: {line.status}" for line in lines if line.status != "good")
+    return _HEADLINES[bad[0]] if bad else f"No fault found ({others})." if others else "No fault found."
+
+
+def _quality(quality: Quality | str) -> tuple[Line, ...]:
+    """Judge realism, labels and variety."""
+    if isinstance(quality, str):
+        return tuple(_not_measured(name, quality) for name in ("realism", "labels", "variety"))
+    columns = quality.columns()
+    precision, coverage, blurred = (
+        columns[f"gan_{name}"] or 0.0 for name in ("precision", "coverage", "blurred_coverage")
+    )
+    is_blurred = quality.blur_px > _REALISTIC_BLUR_PX or precision < _LEAST_PRECISION
+    # Images with swapped labels are far from the real images of their class, however realistic they are.
+    is_swapped = quality.gan_test is not None and quality.gan_test <= _SWAPPED
+    missing = shortcomings(columns, None)
+    distance = f"As far from unseen real images as a blur of {quality.blur_px:.1f} px at 64 px"
+    look = f"{distance}; {precision:.0%} look like a real image of their class."
+    reach = f"They cover {coverage:.0%} of unseen real images, and {blurred:.0%} after a blur that removes texture."
+    return (
+        _line("realism", look, is_blurred, quality.blur_px >= SCALE_PX[-1] and not is_swapped),
+        _labels(quality.gan_test, quality.real_train),
+        _line("variety", reach, missing != (), blurred < _LEAST_BLURRED_COVERAGE),
+    )
+
+
+def _labels(synthetic: float | None, real: float | None) -> Line:
+    """Judge labels by the AUROC of a classifier trained on real images, on synthetic and on unseen real images."""
+    if synthetic is None or real is None:
+        return _not_measured("labels", "there is only one class")
+    aurocs = (
+        f"A classifier trained on real images has an AUROC of {synthetic:.2f} on these, {real:.2f} on unseen real ones"
+    )
+    if real < _LEAST_REFERENCE:
+        return _not_measured("labels", aurocs)
+    drop = real - synthetic
+    return _line("labels", f"{aurocs}.", drop >= _WRONG_LABELS, drop >= _MANY_WRONG_LABELS)
+
+
+def _downstream(verdict: Mapping[str, Any]) -> Line:
+    first, word, metric = verdict["finalists"][0], verdict["verdict"], verdict["metric"]
+    differences = ", ".join(f"{one['difference']:+.3f} against {one['control']}" for one in first["comparisons"])
+    prefix = "exploratory: " if verdict["exploratory"] else ""
+    sentence = f"{first['arm']}: {prefix}{verdict_text(word, metric)}; {metric} {differences}."
+    return _line("downstream", sentence, word != "helps", word == "hurts")
+
+
+def _not_measured(name: str, why: str) -> Line:
+    return Line(name, "not measured", f"Not measured: {why.removeprefix('not measured: ')}.")
+
+
+def _line(name: str, sentence: str, is_warning: bool, is_bad: bool = False) -> Line:
+    return Line(name, "bad" if is_bad else "warning" if is_warning else "good", sentence)
