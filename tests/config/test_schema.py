@@ -62,7 +62,7 @@ def test_every_resolved_space_fits_the_schema(file: Path) -> None:
         "parameters: {gan: {steps: {value: 1}}}",
         "parameters: {gan: {parameters: {stepz: {value: 1}}}}",
         "parameters: {lr: {value: 1, when: {sourc: gan}}}",
-        "parameters: {lr: {value: 1, when: {views: {above: 1}}}}",
+        "parameters: {lr: {value: 1, when: {views: {gt: 1}}}}",
         "parameters: {lr: {value: 1, distribution: normal}}",
         "budget: {trials: 0}",
         "sead: 3",

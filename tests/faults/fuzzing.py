@@ -80,7 +80,7 @@ TRAPS = (
     "  lr: {min: 1e-300, max: 1e+300, step: 1e-300}",
     "  batch_size: {min: 1, max: 4096, when: {batch_size: 1}}",
     "  gan: {parameters: {seed: {min: 0, max: 999999999999999999999999999999}}}",
-    "  classical: {values: [0, 1, 2, 3], when: {lr: {gt: 0}}}",
+    "  classical: {values: [0, 1, 2, 3], when: {source: [gan, none]}}",
     "  folder: {parameters: {path: {value: '~nobody-at-all/x'}}}",
     '  folder: {parameters: {path: {value: "a\\0b"}}}',
     '  weights: {value: "\\0"}',

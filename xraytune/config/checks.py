@@ -131,11 +131,11 @@ def _check_continuous(specs: Sequence[ParameterSpec], problems: Problems) -> Non
     continuous = {spec.name: spec.domain for spec in specs if spec.domain.points() is None}
     for spec in specs:
         for condition in spec.when:
-            if condition.one_of is not None and condition.parameter in continuous:
+            if condition.parameter in continuous:
                 domain = continuous[condition.parameter]
                 what = f"when: {condition} is practically never true: {condition.parameter} is any number from {domain}"
                 path = when_paths(problems.document, spec.name)[0]
-                problems.add(path, what, f"write {{{condition.parameter}: {{gt: ...}}}}")
+                problems.add(path, what, f"give {condition.parameter} step: or values:")
     if problems.document.get(("sampler", "name")) == "grid":
         for name, domain in continuous.items():
             what = f"{name}: sampler: grid cannot list all numbers from {domain}"

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
 from typing import ClassVar, Protocol, TypeAlias
 
 from xraytune.records import Json
@@ -80,10 +79,9 @@ class _Range:
         return None if self.step is None else map(self._point, range(self._count))
 
     def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:
-        """Return both ends, the cuts and their neighbours: enough to make each comparison with a cut both true and false."""
+        """Return both ends and, with steps, the cuts and their neighbours: values that are a cut, and others."""
         if self.step is None:
-            ends = sorted({self.low, self.high, *(cut for cut in cuts if self.low < cut < self.high)})
-            return tuple(sorted({*ends, *((left + right) / 2 for left, right in pairwise(ends))}))
+            return self.low, self.high
         around = {math.floor((cut - self.low) / self.step) + offset for cut in cuts for offset in (-1, 0, 1)}
         return tuple(self._point(index) for index in sorted(around | {0, self._count - 1}) if 0 <= index < self._count)
 

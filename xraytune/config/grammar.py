@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from math import isfinite
 from typing import NoReturn
 
 from xraytune.config.document import Document, KeyPath, Problems, RejectedError
@@ -14,7 +13,7 @@ from xraytune.config.domains import Choices, Domain, FloatRange, IntRange, Value
 from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
 from xraytune.config.messages import format_value, nearest
 from xraytune.config.paths import absolute_path, is_path
-from xraytune.config.space import COMPARISONS, Condition, ParameterSpec
+from xraytune.config.space import Condition, ParameterSpec
 from xraytune.records import Json
 
 ROOT: KeyPath = ("parameters",)
@@ -129,31 +128,10 @@ def _read_condition(problems: Problems, path: KeyPath, name: str, accepted: Json
     field = parameter_fields().get(name)
     if field is None:
         problems.reject(path, f"when: unknown parameter '{name}'", nearest(name, parameter_fields()))
-    if isinstance(accepted, dict):
-        return Condition(parameter=name, limits=_read_limits(problems, field, path, accepted))
     paths = [(*path, index) for index in range(len(accepted))] if isinstance(accepted, list) else [path]
     if not paths:
         problems.reject(path, f"when: no value of {name} is listed", "list one or more")
     return Condition(parameter=name, one_of=read_values(field, paths, problems, "when: "))
-
-
-def _read_limits(
-    problems: Problems, field: ParameterField, path: KeyPath, limits: dict[str, Json]
-) -> tuple[tuple[str, float], ...]:
-    if not field.is_ordered:
-        problems.reject(path, f"when: values of {field.name} are not ordered", f"list values: {{{field.name}: [a, b]}}")
-    if not limits:
-        problems.reject(
-            path, f"when: there is nothing to compare {field.name} with", f"write {{{field.name}: {{gt: 1}}}}"
-        )
-    read: list[tuple[str, float]] = []
-    for name, limit in limits.items():
-        if name not in COMPARISONS:
-            problems.reject((*path, name), f"when: unknown comparison '{name}'", nearest(name, COMPARISONS))
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or not isfinite(limit):
-            problems.reject((*path, name), f"when: {format_value(limit)} is not a number", "write a number")
-        read.append((name, limit))
-    return tuple(sorted(read))
 
 
 def join_conditions(*conditions: Condition) -> tuple[Condition, ...]:

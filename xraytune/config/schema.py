@@ -12,7 +12,6 @@ from typing import Any
 from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
 from xraytune.config.grammar import DISTRIBUTIONS
 from xraytune.config.settings import Settings
-from xraytune.config.space import COMPARISONS
 from xraytune.records import Json
 
 Schema = dict[str, Any]
@@ -31,7 +30,7 @@ def space_schema() -> dict[str, Json]:
         "type": "object",
         "minProperties": 1,
         "additionalProperties": False,
-        "properties": {name: _condition(field, values[name]) for name, field in fields.items()},
+        "properties": {name: _condition(value) for name, value in values.items()},
     }
     schema["$defs"]["specs"] = {name: _spec(field, values[name]) for name, field in fields.items()}
     specs: dict[str, Schema] = {name: {"$ref": f"#/$defs/specs/{name}"} for name in fields}
@@ -76,9 +75,5 @@ def _spec(field: ParameterField, value: Schema) -> Schema:
     return {**about, **_object(keys), "oneOf": ways, **default}
 
 
-def _condition(field: ParameterField, value: Schema) -> Schema:
-    accepted: list[Schema] = [value, {"type": "array", "items": value, "minItems": 1}]
-    if field.is_ordered:
-        limits = _object({name: {"type": "number"} for name in COMPARISONS})
-        accepted.append({**limits, "minProperties": 1})
-    return {"anyOf": accepted}
+def _condition(value: Schema) -> Schema:
+    return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}

@@ -86,7 +86,6 @@ class Model(BaseModel):
 class SplitSettings(Model):
     """The split of the training images into train, val-A and val-B, by patient."""
 
-    by: Literal["patient"] = "patient"
     val_a: Fraction = 0.1
     val_b: Fraction = 0.1
     val: ValUse = "merge"
@@ -181,10 +180,6 @@ class Objective(Model):
     metric: ObjectiveName = "val_auroc"
     """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Segmentation: `val_dice`, the mean over
     images. Both: `gan_kid`, which searches for the generator itself, without a classifier or segmenter."""
-    goal: Literal["maximize", "minimize"] = Field(
-        default_factory=lambda given: "minimize" if given.get("metric") == "gan_kid" else "maximize"
-    )
-    """Follows from the metric."""
     specificity: Fraction | None = Field(
         default_factory=lambda given: 0.9 if given.get("metric") == "val_sensitivity" else None
     )
@@ -192,14 +187,16 @@ class Objective(Model):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        goal = "minimize" if self.is_of_generator else "maximize"
-        if self.goal != goal:
-            raise ValueError(f"objective.goal: {self.goal} would prefer the worst trials; write goal: {goal}")
         if self.metric == "val_sensitivity" and self.specificity is None:
             raise ValueError("objective.specificity needs a number; remove null")
         if self.metric != "val_sensitivity" and self.specificity is not None:
             raise ValueError("objective.specificity is only for metric: val_sensitivity; remove it")
         return self
+
+    @property
+    def goal(self) -> Literal["maximize", "minimize"]:
+        """The direction of the search."""
+        return "minimize" if self.is_of_generator else "maximize"
 
     @property
     def is_of_generator(self) -> bool:
@@ -297,8 +294,8 @@ class Parameters(Model):
     mixing: Literal["additive", "replace", "pretrain"] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
     first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""
-    match_resolution: Literal["auto", "on", "off"] = "auto"
-    """Resolution matching: scale all images down to a generator's smaller size and up again. `on` is an alias of `auto`."""
+    match_resolution: Literal["auto", "off"] = "auto"
+    """Resolution matching: scale all images down to a generator's smaller size and up again."""
     gan: GanSettings | None = None
     diffusion: DiffusionSettings | None = None
     folder: FolderSettings | None = None

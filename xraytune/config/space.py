@@ -6,7 +6,6 @@ constants are not sampled; an inactive parameter is left out and gets its defaul
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import distributions
@@ -22,60 +21,36 @@ from xraytune.config.settings import PACKAGES, SOURCES, Experiment, Parameters, 
 from xraytune.errors import ConfigError, MachineError, Problem
 from xraytune.records import Json
 
-COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "lt": operator.lt,
-    "le": operator.le,
-}
-
 Point: TypeAlias = dict[str, Value]
 """Values of the active parameters by dotted name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """`when: {source: [duplicate, gan]}` or `when: {classical: {ge: 1, lt: 3}}`.
+    """`when: {source: [duplicate, gan]}`.
 
     Attributes:
         parameter: Dotted name; the condition does not hold where this parameter is inactive.
-        one_of: The accepted values; None: any within `limits`.
-        limits: Pairs of a comparison and a number; all must hold.
+        one_of: The accepted values.
     """
 
     parameter: str
-    one_of: tuple[Value, ...] | None = None
-    limits: tuple[tuple[str, float], ...] = ()
+    one_of: tuple[Value, ...]
 
     def holds(self, point: Point) -> bool:
         """Return whether it holds at a point that has the values of all parents."""
-        if self.parameter not in point:
-            return False
-        value: Any = point[self.parameter]
-        if self.one_of is not None and value not in self.one_of:
-            return False
-        return all(value is not None and COMPARISONS[name](value, limit) for name, limit in self.limits)
+        return self.parameter in point and point[self.parameter] in self.one_of
 
     def joined(self, other: Condition) -> Condition:
         """Return the conjunction with another condition on the same parameter."""
-        limits = tuple(sorted({*self.limits, *other.limits}))
-        candidates = self.one_of if self.one_of is not None else other.one_of
-        if candidates is None:
-            return Condition(parameter=self.parameter, limits=limits)
-        accepted = tuple(value for value in candidates if all(c.holds({self.parameter: value}) for c in (self, other)))
-        return Condition(parameter=self.parameter, one_of=accepted)
+        return replace(self, one_of=tuple(value for value in self.one_of if value in other.one_of))
 
     def spec(self) -> Json:
         """Return the condition as a space file writes it."""
-        if self.one_of is None:
-            return dict(self.limits)
         return self.one_of[0] if len(self.one_of) == 1 else list(self.one_of)
 
     def __str__(self) -> str:
-        if self.one_of is not None:
-            return f"{self.parameter} is {Choices(self.one_of)}"
-        words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-        return f"{self.parameter} is " + " and ".join(f"{words[name]} {limit:g}" for name, limit in self.limits)
+        return f"{self.parameter} is {Choices(self.one_of)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +79,7 @@ class ParameterSpec:
         domain = self.domain
         if isinstance(domain, Choices):
             domain = Choices(relative(self.name, domain.values))
-        when = (replace(one, one_of=one.one_of and relative(one.parameter, one.one_of)) for one in self.when)
+        when = (replace(one, one_of=relative(one.parameter, one.one_of)) for one in self.when)
         return replace(self, domain=domain, when=tuple(when))
 
 
@@ -307,7 +282,7 @@ def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> Itera
     family = family_of(names, {spec.name: spec for spec in specs})
     cuts: dict[str, list[float]] = {}
     for condition in (condition for spec in specs for condition in spec.when):
-        numbers = [value for value in condition.one_of or () if isinstance(value, int | float)]
-        cuts.setdefault(condition.parameter, []).extend([*numbers, *(limit for _, limit in condition.limits)])
+        numbers = [value for value in condition.one_of if isinstance(value, int | float)]
+        cuts.setdefault(condition.parameter, []).extend(numbers)
     relevant = [spec for spec in specs if spec.name in family]
     return walk(relevant, lambda spec: spec.domain.corners(cuts.get(spec.name, ())))

@@ -344,7 +344,7 @@ def _data(data: StudyData) -> Section:
             rows.append((*total, name, count, side.patients[name]))
     settings, prepared, warning = data.space.settings.data, data.prepared, chance_warning(data.view.sides)
     used, patients = len(prepared.images), len({one.patient for one in prepared.images})
-    split = f"Split by {settings.split.by} with seed {settings.split.seed}; no patient is on two sides."
+    split = f"Split by patient with seed {settings.split.seed}; no patient is on two sides."
     sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
     if data.verdict:
         sealed = "The test folder was scored by `confirm`."
