@@ -28,7 +28,7 @@ OTHER_NAMES = {
     ),  # `DataSettings`
     "xraytune data phantom": {"size": "image_size_px", "masks": "pairs"},
     "xraytune report": {"csv": "out"},
-    "xraytune space check": {"file": "path", "space": "path"},
+    "xraytune space check": {"file": "path"},
     "xraytune evaluate": {"at_sensitivity": "sensitivity"},
     "xraytune predict": {"at_sensitivity": "sensitivity"},
 }

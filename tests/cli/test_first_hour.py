@@ -29,12 +29,6 @@ Run: TypeAlias = Callable[..., Result]
 
 
 @pytest.mark.slow
-def test_a_space_is_checked_with_the_options_of_a_search(run: Run, space: Path) -> None:
-    assert run("space", "check", "--space", space).stdout == run("space", "check", space).stdout
-    assert "only once" in run("space", "check", space, "--space", space).stderr
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "fix"),
     [
@@ -239,12 +233,13 @@ def test_the_help_names_defaults_and_choices(run: Run) -> None:
     def words(*command: str) -> str:
         return " ".join(run(*command, "--help").stdout.replace("│", " ").split())
 
-    assert "default: `cache`, next to the studies folder" in words("search")
     assert "e.g. budget.trials=6" in words("search")
     assert "`xraytune doctor --space FILE` lists the files needed" in words("search")
     assert "overrides data.path of the file" in words("search")
     assert "New location of the study's images" in words("confirm")
-    assert "default: `cache`, in the current folder" in words("generator", "train")
+    assert "default: `cache`, next to the studies folder or, without a study, in the current folder" in words(
+        "generator", "train"
+    )
     assert "real_only, classical, duplicate, gan or classical+gan" in words("export")
 
 

@@ -80,15 +80,6 @@ def test_the_curves_show_differences_near_the_top() -> None:
     assert {text for row in rows for text in texts(row) if set(text) <= set("▁▂▃▄▅▆▇█") and text} > {"▁", "█", "▅"}
 
 
-def test_the_heading_says_that_the_best_trial_has_not_changed_for_long() -> None:
-    trials = [trial(0, "complete", 0.9, val_b_score=0.9), *(trial(number, "pruned", 0.5) for number in range(1, 6))]
-
-    running, ended = (texts(status_frame(replace(study(*trials), is_running=running))) for running in (True, False))
-
-    assert "best on val-A: #0 gan r=0, AUROC 0.900, unchanged for 5 trials" in running
-    assert "best on val-A: #0 gan r=0, AUROC 0.900" in ended
-
-
 def test_status_warns_of_a_source_that_was_never_trained_to_the_end() -> None:
     real = trial(0, "complete", *[0.8] * 4, parameters={"source": "none"})
     stopped = trial(1, "pruned", 0.6, parameters={"source": "gan"}, epoch_seconds=2.0)

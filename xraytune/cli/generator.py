@@ -17,7 +17,7 @@ def train(
     data: options.Data = None,
     overrides: options.Overrides = None,
     weights_dir: options.WeightsDir = None,
-    cache: options.GeneratorCache = None,
+    cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:

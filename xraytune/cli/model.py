@@ -45,7 +45,7 @@ def train(
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
-    cache: options.TrainCache = None,
+    cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:

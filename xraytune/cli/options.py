@@ -47,13 +47,14 @@ Studies: TypeAlias = Annotated[Path, Option(metavar="DIR", help="Folder of all s
 DataSource: TypeAlias = Annotated[
     Path, Argument(metavar="SOURCE", help="Image folder, or data file (YAML) whose settings override these options.")
 ]
-_CACHE = "Folder for decoded images, generators and features; default: `cache`"
-_BESIDE, _HERE = f"{_CACHE}, next to the studies folder", "in the current folder."
-Cache: TypeAlias = Annotated[Path | None, Option(metavar="DIR", help=f"{_BESIDE}.")]
-TrainCache: TypeAlias = Annotated[
-    Path | None, Option(metavar="DIR", help=f"{_BESIDE} for an exported file, else {_HERE}")
+Cache: TypeAlias = Annotated[
+    Path | None,
+    Option(
+        metavar="DIR",
+        help="Folder for decoded images, generators and features; default: `cache`, next to the studies folder or, without "
+        "a study, in the current folder.",
+    ),
 ]
-GeneratorCache: TypeAlias = Annotated[Path | None, Option(metavar="DIR", help=f"{_CACHE}, {_HERE}")]
 Classes: TypeAlias = Annotated[
     Literal["binary", "three", "auto"],
     Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 def check(
     file: Annotated[Path | None, Argument(metavar="FILE", help="Search space file (YAML).")] = None,
-    space: Annotated[Path | None, Option(metavar="FILE", help="Same as FILE, for consistency with `search`.")] = None,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
@@ -35,9 +34,6 @@ def check(
     if schema:
         console.show_json(space_schema())
         return
-    if file and space:
-        raise BadParameter("give the space file only once: as FILE or with --space", param_hint="FILE")
-    file = file or space
     if file is None:
         raise BadParameter("give a space file, or --schema", param_hint="FILE")
     answer: dict[str, Json] = {"file": str(file), "ok": False, "searched": [], "space": None, "notes": []}

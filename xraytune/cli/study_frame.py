@@ -19,8 +19,6 @@ _CURVE_WIDTH = 8
 _BEST_SHOWN = 5
 _SHOWN_BY_MIX = {"source", "synthetic_ratio", "mixing", "gan.steps", "diffusion.steps", "classical"}
 _ENDED_SHOWN = 5
-_LONG_UNCHANGED = 5
-"""The number of trials without an improvement after which the heading says so."""
 _TONES: dict[str, Tone] = {
     "running": "busy",
     "waiting": "dim",
@@ -207,9 +205,6 @@ def _best(view: StudyView) -> list[str]:
         return []
     which = "best" if view.objective.is_of_generator else "best on val-A"
     chosen = [f"{which}: #{best.number} {best.mix}, {view.metric} {best.values[-1]:.3f}"]
-    later = sum(trial.seconds is not None for trial in view.trials if trial.number > best.number)
-    if view.is_running and later >= _LONG_UNCHANGED:
-        chosen[0] += f", unchanged for {later} trials"
     if (export := view.for_export) is not None and export.val_b_score is not None:
         score = f"{view.metric} {export.val_b_score:.3f}"
         chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, {score}")
