@@ -26,7 +26,7 @@ from xraytune.models.augment import augment, fresh_views
 
 def transform_folder(data: Path, out: Path, *, copies: int = 2, classical: int = 3, seed: int = 0) -> None:
     """Write `out/CLASS/STEM__tN.png`, each square and as large as the longer side of its original, and `patients.csv`."""
-    index = read_index(data_settings(data, DataSettings(path=data)), needs_positive=False)
+    index = read_index(data_settings(data, DataSettings(path=data)))
     rows = []
     for image in index.images:
         original = np.asarray(read_image(index.root / image.file, LARGEST_SIDE_PX).image, dtype=np.float32) / 255
