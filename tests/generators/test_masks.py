@@ -191,7 +191,7 @@ def test_progress_shows_at_most_forty_grids_in_order(tmp_path: Path) -> None:
         Image.new("L", (20, 20), number).save(tmp_path / f"step_{number * 500:06d}.png")
     Image.new("L", (20, 20)).save(tmp_path / "real.png")
 
-    with Image.open(BytesIO(progress_gif(tmp_path))) as progress:
+    with Image.open(BytesIO(progress_gif(sorted(tmp_path.glob("step_*.png"))))) as progress:
         greys = [np.asarray(frame.convert("L"))[45, 10] for frame in ImageSequence.Iterator(progress)]
     assert len(greys) == 40
     assert (greys[0], greys[-1]) == (1, 100)

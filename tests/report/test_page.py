@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 import pytest
+from PIL import Image
 
 from tests.in_process import command, search_in_process
 from tests.report.conftest import SPACE, CopyStudy
@@ -125,6 +128,55 @@ def test_a_copied_study_without_its_cache_and_images(copy_study: CopyStudy, tmp_
 
     assert "Performance on val-B" in page
     assert "No pictures: the decoded images are missing" in page
+
+
+def test_a_report_shows_no_picture_that_xraytune_did_not_write(copy_study: CopyStudy, tmp_path: Path) -> None:
+    study = copy_study()
+    secret, own = tmp_path / "secret.png", tmp_path / "own.png"
+    secret.write_bytes(b"\x89PNG\r\n\x1a\n a private key")
+    Image.new("L", (8, 8), 77).save(own)
+    for picture in (study.parents[1] / "cache").glob("memorisation-*/[!.]*/nearest_NORMAL.png"):
+        picture.unlink()
+        picture.symlink_to(secret)
+    for grids in (study.parents[1] / "cache").glob("gan-*/[!.]*/grids"):
+        (grids / "step_000009.png").symlink_to(own)
+    (samples,) = (study / "samples").glob("gan-*.png")
+    samples.write_bytes(secret.read_bytes())
+
+    shown = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert shown.count("data:image/png;base64,") == shown.count("data:image/gif;base64,") == 0
+    assert base64.b64encode(secret.read_bytes()).decode() not in shown
+    assert shown.count("A picture is left out (damaged, or no file of this artifact): ") == 3
+    assert (
+        shown.count("A picture is left out (the image&#39;s header is truncated or damaged): Real and generated") == 1
+    )
+
+
+def test_pictures_are_encoded_again(copy_study: CopyStudy) -> None:
+    study = copy_study()
+    (samples,) = (study / "samples").glob("gan-*.png")
+    content = samples.read_bytes()
+    samples.write_bytes(content + b"what another program has appended")
+
+    shown = _without_plotly(write_report(study).read_text("utf-8"))
+
+    embedded = [base64.b64decode(one) for one in re.findall(r"data:image/png;base64,([^\"]+)", shown)]
+    assert content in embedded
+    assert not any(b"appended" in one for one in embedded)
+
+
+@pytest.mark.parametrize("name", ["../own.png", "{root}/own.png", "samples/../../own.png"])
+def test_samples_elsewhere_are_not_shown(copy_study: CopyStudy, name: str) -> None:
+    study = copy_study()
+    Image.new("L", (8, 8), 77).save(study / "own.png")
+    shutil.copy(study / "own.png", study.parent / "own.png")
+    for file in study.glob("trials/*/samples.json"):
+        write_json(file, {"generator": name.format(root=study)})
+
+    shown = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert "Real and generated images" not in shown
 
 
 @pytest.fixture(scope="module")

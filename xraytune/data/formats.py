@@ -25,6 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from xraytune.data.dicom import REPAIR, ImageHeader, dicom_grey, open_dicom
 from xraytune.errors import DataError, Problem
+from xraytune.files import read_bytes, require_own_file
 
 NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
@@ -106,6 +107,20 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         return GreyImage(image=turned, kind="JPEG 8-bit", reduced_from=whole_px)
     except _DAMAGE as error:
         raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Decode a picture that xraytune drew, grey or in colours; a link, or a file that is no picture, is refused.
+
+    Raises:
+        DataError: It is not a picture, or missing.
+    """
+    try:
+        require_own_file(path, "image", DataError)
+        image = _open(read_bytes(path, "image", DataError), path)
+        return image.convert("L" if image.mode == "L" else "RGB")
+    except _DAMAGE as error:
+        raise DataError(Problem("this is not an intact picture", path, REPAIR)) from error
 
 
 def _open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, ImageHeader]:

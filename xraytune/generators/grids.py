@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from xraytune.data.formats import read_picture
 from xraytune.data.masks import outlined
 
 PROGRESS_FILE = "progress.gif"
@@ -46,9 +48,13 @@ def png_bytes(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def progress_gif(folder: Path, *, most_frames: int = 40, side_px: int = 640) -> bytes:
-    """Return the grids `step_000500.png` ... of a folder as an animation, evenly spaced; b"" if there are none."""
-    grids = sorted(folder.glob("step_*.png"))
+def encoded_again(file: Path) -> bytes:
+    """Read a picture that xraytune drew, and encode it again as PNG; raise DataError if it is anything else."""
+    return png_bytes(read_picture(file))
+
+
+def progress_gif(grids: Sequence[Path], *, most_frames: int = 40, side_px: int = 640) -> bytes:
+    """Return the grids `step_000500.png` ... as an animation, evenly spaced; b"" if there are none."""
     if not grids:
         return b""
     shown = np.unique(np.linspace(0, len(grids) - 1, most_frames).round().astype(int))
@@ -61,10 +67,10 @@ def progress_gif(folder: Path, *, most_frames: int = 40, side_px: int = 640) -> 
 
 def _frame(grid: Path, side_px: int) -> Image.Image:
     """Return a grid with its step as a caption above."""
-    with Image.open(grid) as picture:
-        picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
-        frame = Image.new(picture.mode, (picture.width, picture.height + _CAPTION_PX), "white")
-        frame.paste(picture, (0, _CAPTION_PX))
+    picture = read_picture(grid)
+    picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    frame = Image.new(picture.mode, (picture.width, picture.height + _CAPTION_PX), "white")
+    frame.paste(picture, (0, _CAPTION_PX))
     caption = f"step {int(grid.stem.removeprefix('step_')):,}"
     ImageDraw.Draw(frame).text((_GAP_PX + 4, _CAPTION_PX / 2), caption, fill="black", font=_CAPTION_FONT, anchor="lm")
     return frame.quantize(_FRAME_COLOURS, dither=Image.Dither.NONE)

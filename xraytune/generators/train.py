@@ -96,7 +96,7 @@ def train_generator(
         if _is_due(first, training, checkpoint_every_steps):
             save_checkpoint(training, digest, checkpoint_dir)
         yield TrainingProgress(step=training.step, losses=means)
-    if grid_dir is not None and (animation := progress_gif(grid_dir)):
+    if grid_dir is not None and (animation := progress_gif(sorted(grid_dir.glob("step_*.png")))):
         write_bytes(grid_dir / PROGRESS_FILE, animation)
 
 

@@ -29,7 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
-from xraytune.errors import ArtifactError, MachineError
+from xraytune.errors import ArtifactError, MachineError, Problem
 from xraytune.files import (
     explain_disk_errors,
     new_folder,
@@ -147,6 +147,15 @@ def is_intact(path: Path) -> bool:
     except OSError as error:  # a read-only cache, or a file of another user
         _logger.debug("%s: cannot record its use: %s", path, error)
     return True
+
+
+def require_intact(path: Path, *files: Path) -> None:
+    """Raise ArtifactError unless an artifact is intact and has these files."""
+    listed = _listed_files(path, _read_manifest(path)) if is_intact(path) else {}
+    if not all(str(file.relative_to(path)) in listed for file in files):
+        raise ArtifactError(
+            Problem("damaged, or no file of this artifact", path, "remove it: a search builds it again")
+        )
 
 
 @contextmanager

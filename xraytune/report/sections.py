@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from xraytune.config.domains import Value
 from xraytune.confirm.verdict import verdict_text
 from xraytune.errors import XraytuneError
-from xraytune.files import read_bytes
+from xraytune.generators.grids import encoded_again
 from xraytune.metrics.classification import auprc
 from xraytune.metrics.curves import class_curves
 from xraytune.pipeline.sides import chance_warning
@@ -315,17 +316,24 @@ def _generators(data: StudyData) -> Section | None:
             ]
             if quality.real_train is not None:
                 notes.append(f"GAN-train AUROC of real images: {quality.real_train:.3f}.")
-    pictures = [
-        Picture(content=read_bytes(root / path, "image"), caption=_used_by(trials))
-        for path, trials in list(by_samples.items())[:_MOST_SAMPLES]
-        if (root / path).exists()
-    ]
     if (nearest := view.most_realistic) and nearest.report:
         lead = f"Most realistic: #{nearest.number}, {nearest.report.quality}."
     shown = nearest or next((trial for trial in view.trials if trial.samples), None)
-    for content, caption in data.generator_pictures(shown) if shown else ():
-        pictures.append(Picture(content=content, caption=caption, format="gif" if content[:3] == b"GIF" else "png"))
-    if not pictures and not rows:
+    drawn: list[tuple[Callable[[], bytes], str]] = [
+        (partial(encoded_again, root / path), _used_by(trials))
+        for path, trials in list(by_samples.items())[:_MOST_SAMPLES]
+        if (root / path).exists()
+    ]
+    pictures = list[Picture]()
+    for encode, caption in [*drawn, *(data.generator_pictures(shown) if shown else ())]:
+        try:
+            if content := encode():
+                pictures.append(
+                    Picture(content=content, caption=caption, format="gif" if content[:3] == b"GIF" else "png")
+                )
+        except XraytuneError as error:
+            notes.append(f"A picture is left out ({error.problems[0].what}): {caption}")
+    if not pictures and not rows and not notes:
         return None
     tables = [Table(columns=_QUALITY_COLUMNS, rows=list(rows))] if rows else []
     return Section(lead=lead, notes=notes, tables=tables, pictures=pictures)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -14,10 +15,10 @@ from sklearn.metrics import confusion_matrix
 
 from xraytune.config.space import Space
 from xraytune.confirm.plan import CONFIRM_FOLDER, VERDICT_FILE
-from xraytune.files import read_bytes, read_json
-from xraytune.generators.grids import progress_gif
+from xraytune.files import read_json
+from xraytune.generators.grids import encoded_again, progress_gif
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
-from xraytune.pipeline.artifacts import artifacts_of
+from xraytune.pipeline.artifacts import artifacts_of, require_intact
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.synthesize import generator_paths
@@ -99,8 +100,12 @@ class StudyData:
             predicted=predicted_classes(results, positive=self.prepared.positive, threshold=threshold),
         )
 
-    def generator_pictures(self, trial: TrialView) -> Iterator[tuple[bytes, str]]:
-        """Yield cached pictures of a trial's generator: a GIF of its training, and its images nearest to real ones."""
+    def generator_pictures(self, trial: TrialView) -> Iterator[tuple[Callable[[], bytes], str]]:
+        """Yield cached pictures of a trial's generator, as functions that encode them, and captions.
+
+        They are a GIF of its training, and its images nearest to real ones. The functions raise an XraytuneError for a file
+        that is not the picture that xraytune wrote: in a cache from someone else, it may be a link to one of the user's.
+        """
         settings, compute = self.folder.experiment(trial.number).parameters.generator, self.folder.compute()
         if settings is None:
             return
@@ -111,16 +116,27 @@ class StudyData:
         ]
         for label, generator in networks:
             what = f" of {self.prepared.class_names[label]}" if label is not None else ""
-            if gif := progress_gif(generator / "grids", most_frames=8, side_px=400):
-                yield gif, f"Training progress of the generator{what} of #{trial.number}."
+            grids = [grid for grid in sorted(generator.glob("grids/step_*.png")) if grid.stem[5:].isdecimal()]
+            if grids:
+                yield partial(_gif, generator, grids), f"Training progress of the generator{what} of #{trial.number}."
             for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
                 if any(pool.get("generator") == generator.name for pool in of["pools"]):
                     for picture in sorted(path.glob("nearest_*.png")):
                         name = picture.stem.removeprefix("nearest_")
                         yield (
-                            read_bytes(picture, "image"),
+                            partial(_png, path, picture),
                             f"{name}: synthetic images, each with the nearest training image on its right.",
                         )
+
+
+def _gif(generator: Path, grids: Sequence[Path]) -> bytes:
+    require_intact(generator, *grids)
+    return progress_gif(grids, most_frames=8, side_px=400)
+
+
+def _png(artifact: Path, picture: Path) -> bytes:
+    require_intact(artifact, picture)
+    return encoded_again(picture)
 
 
 def read_study(study: Path, cache: Path | None = None) -> StudyData:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from xraytune.config.settings import Parameters
 from xraytune.errors import XraytuneError
@@ -99,7 +99,7 @@ NO_CALLBACKS = Callbacks()
 
 
 _SAMPLES_FILE = "samples.json"
-_SAMPLES = TypeAdapter(dict[str, str])
+_SAMPLES = TypeAdapter(dict[str, Annotated[str, Field(pattern=r"^samples/[^/\x00]+\.png$")]])
 _REPORT = TypeAdapter(PoolReport)
 
 
