@@ -15,7 +15,7 @@ from benchmarks.figures import Figure, figure
 from xraytune.config.load import experiment_to_json, load_space
 from xraytune.config.settings import Experiment
 from xraytune.data.phantom import draw_phantoms
-from xraytune.files import write_json
+from xraytune.files import write_array, write_json
 from xraytune.pipeline.prepare import prepare
 from xraytune.records import Compute
 from xraytune.report.page import write_report
@@ -78,7 +78,7 @@ def build_study(root: Path, trials: int) -> StudyFolder:
         if not is_pruned:
             outcome |= {"val_b_score": float(scores[-1] - 0.01), "best_epoch": epochs, "threshold": 0.5}
             positive = 1 / (1 + np.exp(draw.normal(0, 1.5, len(val_b)) - 3 * (val_b - 0.5)))
-            np.save(path / "val_b.npy", np.stack([1 - positive, positive], axis=1))
+            write_array(path / "val_b.npy", np.stack([1 - positive, positive], axis=1), is_recorded=True)
         if parameters.generator:
             write_json(path / "samples.json", {"generator": f"samples/gan-{parameters.generator.steps}.png"})
         journal.tell(number, "pruned" if is_pruned else "complete", float(scores[-1]), outcome)

@@ -17,6 +17,7 @@ from xraytune.files import (
     new_folder,
     read_json,
     read_jsonl,
+    require_recorded,
     write_bytes,
     write_json,
     write_text,
@@ -167,6 +168,32 @@ def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes)
 
     with pytest.raises(ArtifactError, match=r"epochs\.jsonl:2: this line is damaged"):
         read_jsonl(log)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_json_with_a_number_that_is_not_finite_is_a_value_error(tmp_path: Path, number: str) -> None:
+    file = tmp_path / "file.json"
+    file.write_text(f'{{"score": {number}}}\n', encoding="utf-8")
+
+    with pytest.raises(ValueError, match="not a finite number"):
+        read_json(file)
+    with pytest.raises(ArtifactError, match="line is damaged"):
+        read_jsonl(file)
+
+
+def test_content_that_a_kill_kept_from_replacing_the_recorded_one_is_still_read(tmp_path: Path) -> None:
+    """The checksum is recorded first: a kill before the file itself is written leaves the old content."""
+    file = tmp_path / "file.json"
+    write_json(file, {"score": 0.5}, is_recorded=True)
+    killed = file.read_bytes()
+    write_json(file, {"score": 0.6}, is_recorded=True)
+    require_recorded(file, "JSON file")
+    file.write_bytes(killed)
+
+    require_recorded(file, "JSON file")
+    file.write_bytes(b'{"score": 0.7}')
+    with pytest.raises(ValueError, match="not what was written"):
+        require_recorded(file, "JSON file")
 
 
 def test_json_that_is_nested_too_deeply_is_a_value_error(tmp_path: Path) -> None:

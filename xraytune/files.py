@@ -14,6 +14,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -70,6 +71,7 @@ _CAUSES = {
 }
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """The start of a cell that a spreadsheet would run. Source: OWASP, "CSV Injection"."""
+CHECKSUMS_FILE = "sha256.jsonl"
 _fences: list[Callable[[], None]] = []
 
 
@@ -183,12 +185,18 @@ def make_folder(path: Path) -> None:
         sync(folder.parent)
 
 
-def write_bytes(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o666) -> None:
+def write_bytes(
+    path: Path, content: bytes, *, durable: bool = True, mode: int = 0o666, is_recorded: bool = False
+) -> None:
     """Write a whole file: afterwards `path` has the new content, or after a crash possibly still the old one.
 
-    Without `durable` this holds for a killed process, but not for power loss. The umask applies to `mode`.
+    Without `durable` this holds for a killed process, but not for power loss. The umask applies to `mode`. With
+    `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to the file, for `require_recorded`.
     """
     check_fences()
+    if is_recorded:
+        row = {"version": 1, "file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        append_jsonl(path.with_name(CHECKSUMS_FILE), row)
     temporary = temporary_name(path)
     with explain_disk_errors(path):
         try:
@@ -205,13 +213,20 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True, mode: int =
             temporary.unlink(missing_ok=True)
 
 
-def write_array(path: Path, array: NDArray[Any]) -> None:
+def require_recorded(path: Path, kind: Kind) -> None:
+    """Raise ValueError if a file has another content than was written to it with `is_recorded`."""
+    digest, rows = sha256_of(path, kind), read_jsonl(path.with_name(CHECKSUMS_FILE))
+    if not any((row["file"], row["sha256"]) == (path.name, digest) for row in rows):
+        raise ValueError("its content is not what was written to it")
+
+
+def write_array(path: Path, array: NDArray[Any], *, is_recorded: bool = False) -> None:
     """Like `write_bytes`, in NumPy's format. When NumPy writes a file itself, its error does not name a full disk."""
     import numpy as np
 
     content = io.BytesIO()
     np.save(content, array)
-    write_bytes(path, content.getvalue())
+    write_bytes(path, content.getvalue(), is_recorded=is_recorded)
 
 
 def write_text(path: Path, content: str, *, durable: bool = True, mode: int = 0o666) -> None:
@@ -219,19 +234,26 @@ def write_text(path: Path, content: str, *, durable: bool = True, mode: int = 0o
     write_bytes(path, content.encode(), durable=durable, mode=mode)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, *, is_recorded: bool = False) -> None:
     """Write indented JSON. NaN and infinity raise ValueError."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(), is_recorded=is_recorded)
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file after `require_file`; ValueError if it is not JSON in UTF-8."""
+    """Read a JSON file after `require_file`; ValueError if it is not JSON in UTF-8, or has a number that is not finite."""
     return _parsed(read_bytes(path, "JSON file"))
+
+
+def _finite(text: str) -> float:
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(f"{text:.20} is not a finite number")
 
 
 def _parsed(text: bytes) -> Any:
     try:
-        return json.loads(text.decode())
+        return json.loads(text.decode(), parse_float=_finite, parse_constant=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

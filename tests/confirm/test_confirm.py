@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError, MachineError, StudyError
+from xraytune.export.best import export
 from xraytune.files import read_json, read_jsonl, write_json
+from xraytune.report.page import write_report
 from xraytune.search.study import StudyFolder
 
 pytestmark = pytest.mark.slow
@@ -169,6 +172,24 @@ def test_a_confirm_interrupted_while_scoring_the_test_images_logs_one_access(lab
 
     assert lab.confirm().to_json() == first.to_json()
     assert len(read_jsonl(lab.study / TEST_ACCESS_FILE)) == 1
+
+
+def test_results_that_were_changed_are_refused_until_they_are_computed_again(lab: Lab) -> None:
+    """Scores that could be real, and a verdict."""
+    first = lab.confirm()
+    scores, verdict = next((lab.study / "confirm").rglob("test.npy")), lab.study / "confirm" / "verdict.json"
+    np.save(scores, np.load(scores)[:, ::-1])
+    edit(verdict, "test", images="many")
+
+    with pytest.raises(StudyError, match=r"(?s)test\.npy: .*not what was written.*remove it, and run the same command"):
+        lab.confirm()
+    for read in (write_report, partial(export, out=lab.path / "best.yaml")):
+        with pytest.raises(StudyError, match=r"(?s)verdict\.json: .*not what was written.*`xraytune confirm` again"):
+            read(lab.study)
+
+    scores.unlink()
+    assert lab.confirm().to_json() == first.to_json()
+    export(lab.study, out=lab.path / "best.yaml")
 
 
 def test_scores_that_are_not_finite_are_never_compared(lab: Lab) -> None:
@@ -422,6 +443,11 @@ def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
     rows = read_jsonl(lab.study / TEST_ACCESS_FILE)
     assert [row["command"] for row in rows] == ["confirm", "confirm --external"]
     assert rows[1]["fingerprint"] == result.fingerprint
+    write_json(lab.study / "confirm" / "external.json", {"version": 1, "results": []})
+    with pytest.raises(
+        StudyError, match=r"(?s)external\.json: .*not what was written.*give each external folder again"
+    ):
+        lab.confirm()
     show_verdict(later)
     shown = " ".join(capsys.readouterr().out.split())
     assert "secondary outcomes, not part of the verdict" in shown

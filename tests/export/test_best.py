@@ -90,7 +90,7 @@ def test_printed_commands_are_quoted(lab: Lab, tmp_path: Path) -> None:
 def write_verdict(study: Path, **words: str) -> None:
     """Write the verdicts of a confirmation on some trials."""
     finalists = [{"trial": f"#{trial.removeprefix('trial_')}", "verdict": word} for trial, word in words.items()]
-    write_json(study / "confirm" / "verdict.json", {"finalists": finalists})
+    write_json(study / "confirm" / "verdict.json", {"finalists": finalists}, is_recorded=True)
 
 
 def test_unconfirmed_synthetic_images_are_reported_with_a_simpler_arm(lab: Lab, tmp_path: Path) -> None:

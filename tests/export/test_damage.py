@@ -13,7 +13,7 @@ from tests.in_process import CPU, command
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.export.best import export
 from xraytune.export.bundle import prepared_of
-from xraytune.files import append_jsonl, read_json, write_json
+from xraytune.files import append_jsonl, read_json, write_bytes, write_json
 from xraytune.pipeline.bundle import open_bundle
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
@@ -71,10 +71,9 @@ def test_an_error_names_the_file_with_another_network_or_split(copy_lab: CopyLab
 )
 def test_a_damaged_verdict_is_an_error_with_a_fix(copy_lab: CopyLab, tmp_path: Path, verdict: bytes) -> None:
     lab = copy_lab()
-    (lab.study / "confirm").mkdir()
-    (lab.study / "confirm" / "verdict.json").write_bytes(verdict)
+    write_bytes(lab.study / "confirm" / "verdict.json", verdict, is_recorded=True)
 
-    with pytest.raises(StudyError, match=r"(?s)verdict\.json: the verdict is damaged.*xraytune confirm"):
+    with pytest.raises(StudyError, match=r"(?s)verdict\.json: .*missing or damaged.*xraytune confirm"):
         export(lab.study, out=tmp_path / "best.yaml")
 
 
@@ -88,7 +87,8 @@ def test_a_stopped_trial_that_a_confirm_finished_and_found_to_help_is_exported(
         row for row in Journal(folder.journal_path, folder.space(), writable=False).rows() if row["status"] == "pruned"
     )
     name = f"#{stopped['number']}"
-    write_json(lab.study / "confirm" / "verdict.json", {"finalists": [{"trial": name, "verdict": "helps"}]})
+    verdict = {"finalists": [{"trial": name, "verdict": "helps"}]}
+    write_json(lab.study / "confirm" / "verdict.json", verdict, is_recorded=True)
     run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_score": 0.625}
     append_jsonl(lab.study / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
 

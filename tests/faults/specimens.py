@@ -76,7 +76,9 @@ def make_study(root: Path) -> StudyFolder:
     run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_score": 0.8, "seconds": 1.0}
     for number in range(3):
         append_jsonl(StudyFolder(folder.path / "confirm").runs_path, {**run, "number": number})
-    write_json(folder.path / "confirm" / "verdict.json", {"finalists": [{"trial": "#1", "verdict": "helps"}]})
+    write_json(
+        folder.path / "confirm" / "verdict.json", {"finalists": [{"trial": "#1", "verdict": "helps"}]}, is_recorded=True
+    )
     return folder
 
 

@@ -29,7 +29,7 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings, GanSettings, Parameters
 from xraytune.confirm.plan import read_plan
 from xraytune.confirm.run import confirm
-from xraytune.confirm.scoring import results
+from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import log_test_access
 from xraytune.data.decoding import decode_file
 from xraytune.data.index import read_index
@@ -38,7 +38,7 @@ from xraytune.data.table import find_table, match_names
 from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneError
 from xraytune.export.best import export
 from xraytune.export.bundle import prepared_of
-from xraytune.files import read_json, sha256_of, write_json
+from xraytune.files import read_json, sha256_of, write_array, write_bytes, write_json
 from xraytune.generators.checkpoint import checkpoint_generator, load_generator
 from xraytune.generators.train import train_generator
 from xraytune.models.checkpoint import finished_epochs, load_best
@@ -220,11 +220,11 @@ def test_malicious_pickle_is_refused_and_not_executed(
 
 def test_malicious_scores_are_not_executed(tmp_path: Path) -> None:
     mark = tmp_path / "it ran"
-    (tmp_path / "trials" / "0000").mkdir(parents=True)
-    (tmp_path / "trials" / "0000" / "val_b.npy").write_bytes(saved_by_numpy(Trap(mark)))
+    file = place_of("val_b.npy", tmp_path)
+    write_bytes(file, saved_by_numpy(Trap(mark)), is_recorded=True)
 
-    with pytest.raises((XraytuneError, ValueError)):
-        results(StudyFolder(tmp_path), 0, "val_b")
+    with pytest.raises(StudyError, match="Python objects"):
+        FILES_FROM_ELSEWHERE["val_b.npy"](file)
 
     assert not mark.exists()
 
@@ -508,7 +508,7 @@ FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
     "best.safetensors": lambda file: load_best(file.parent, torch.nn.Linear(2, 2)),
     "checkpoint.pt": lambda file: finished_epochs(file.parent),
     "plan.json": lambda file: read_plan(file.parent),
-    "val_b.npy": lambda file: results(StudyFolder(file.parents[2]), 0, "val_b"),
+    "val_b.npy": lambda file: StudyFolder(file.parents[2]).results(0, "val_b", (3, 2)),
     "optuna.journal": lambda file: Journal(file, write_space(file.parent), writable=True),
     "trials.jsonl": lambda file: StudyFolder(file.parent).rows(),
     "split.json": lambda file: StudyFolder(file.parent).prepared(),
@@ -626,12 +626,52 @@ def test_compressed_tensors_are_refused(tmp_path: Path) -> None:
 
 
 def test_scores_allocate_no_more_than_their_file_size(tmp_path: Path) -> None:
-    file = place_of("val_b.npy", tmp_path)
-    with file.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, {"shape": (10**13, 2), "fortran_order": False, "descr": "<f8"})
+    file, header = place_of("val_b.npy", tmp_path), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"shape": (10**13, 2), "fortran_order": False, "descr": "<f8"})
+    write_bytes(file, header.getvalue(), is_recorded=True)
 
-    with pytest.raises(StudyError, match=r"val_b\.npy"):
-        results(StudyFolder(tmp_path), 0, "val_b")
+    with pytest.raises(StudyError, match=r"val_b\.npy: .*mmap"), little_memory():
+        FILES_FROM_ELSEWHERE["val_b.npy"](file)
+
+
+WRONG_RESULTS = {
+    "not between 0 and 1": np.full((3, 2), 7.5),
+    "not between": np.array([[np.nan, 0.5]] * 3),
+    "sum to 1": np.full((3, 2), 0.4),
+    r"\(2, 3\)": np.full((2, 3), 1 / 3),
+    "float32": np.full((3, 2), 0.5, dtype=np.float32),
+    "<U3": np.full((3, 2), "0.5"),
+}
+
+
+@pytest.mark.parametrize("why", WRONG_RESULTS)
+def test_results_that_no_network_can_have_are_refused(tmp_path: Path, why: str) -> None:
+    """Also with a checksum that matches."""
+    file = place_of("val_b.npy", tmp_path)
+    write_array(file, WRONG_RESULTS[why], is_recorded=True)
+
+    with pytest.raises(StudyError, match=rf"(?s)val_b\.npy: .*{why}.*remove it, and run the same command again"):
+        FILES_FROM_ELSEWHERE["val_b.npy"](file)
+
+
+def test_results_that_were_changed_are_refused(tmp_path: Path) -> None:
+    file = place_of("val_b.npy", tmp_path)
+    write_array(file, np.full((3, 2), 0.5), is_recorded=True)
+    assert FILES_FROM_ELSEWHERE["val_b.npy"](file) is not None
+    np.save(file, np.array([[0.5, 0.5], [0.5, 0.5], [0.4, 0.6]]))
+
+    with pytest.raises(StudyError, match=r"(?s)val_b\.npy: .*not what was written.*remove it"):
+        FILES_FROM_ELSEWHERE["val_b.npy"](file)
+
+
+@pytest.mark.parametrize("changed", [7.5, -0.1, "much", float("nan"), float("inf")], ids=repr)
+def test_numbers_that_no_run_can_have_are_refused(tmp_path: Path, changed: object) -> None:
+    file = tmp_path / "runs.jsonl"
+    row = {"number": 0, "status": "complete", "value": 0.9, "val_b_score": 0.8, "threshold": changed}
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+    with pytest.raises(XraytuneError, match=r"runs\.jsonl"):
+        completed_rows(StudyFolder(tmp_path))
 
 
 def build_weights(cache: Path, inputs: dict[str, Any], build: Callable[[Path], None]) -> None:

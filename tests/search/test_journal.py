@@ -1,5 +1,6 @@
 """The journal: every trial, each value in its order of arrival, and each end exactly once."""
 
+import math
 from pathlib import Path
 
 import optuna
@@ -149,14 +150,34 @@ def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None
         open_journal(study)
 
 
-@pytest.mark.parametrize("damage", [{"reason": {"a": 1}}, {"seconds": None}, {"val_b_score": "x"}, {"threshold": "x"}])
-def test_outcome_of_wrong_type_is_reported_as_damage(study: StudyFolder, damage: dict[str, object]) -> None:
+OUTCOMES_OF_NO_TRIAL: list[tuple[str, object]] = [
+    *(("reason", {"a": 1}), ("seconds", None), ("seconds", -1.0), ("gpu_seconds", math.inf)),
+    *(("val_b_score", "x"), ("val_b_score", 7.5), ("threshold", "x"), ("threshold", math.nan), ("threshold", -0.1)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OUTCOMES_OF_NO_TRIAL)
+def test_outcome_that_no_trial_has_is_reported_as_damage(study: StudyFolder, name: str, value: object) -> None:
     """`export` sorts the reasons if no trial completed, and `status` adds up the seconds."""
     journal = open_journal(study)
-    journal.tell(journal.ask(()).number, "failed", None, damage)
+    journal.tell(journal.ask(()).number, "failed", None, {name: value})
 
-    with pytest.raises(StudyError, match=f"damaged at trial 0: its {next(iter(damage))} is"):
+    with pytest.raises(StudyError, match=f"damaged at trial 0: its {name} is"):
         journal.rows()
+
+
+@pytest.mark.parametrize("value", [b'"x"', b"NaN", b"Infinity", b"null"])
+def test_reported_value_that_is_no_finite_number_is_reported_as_damage(study: StudyFolder, value: bytes) -> None:
+    """`status` formats the values, and ASHA compares them."""
+    journal = open_journal(study)
+    journal.report(journal.ask(()).number, 1, 0.125)
+    study.journal_path.write_bytes(study.journal_path.read_bytes().replace(b"0.125", value))
+    damaged = Journal(study.journal_path, study.space(), writable=False)
+
+    with pytest.raises(StudyError, match="damaged at trial 0: a reported value"):
+        damaged.reported(0)
+    with pytest.raises(StudyError, match="a report is incomplete"):
+        list(damaged.reports())
 
 
 def test_complete_trial_without_value_is_reported_as_damage(study: StudyFolder) -> None:

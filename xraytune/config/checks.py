@@ -18,14 +18,7 @@ from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import is_overridden, join_conditions, path_of, when_paths
 from xraytune.config.messages import explain, group_regex_problem, nearest
-from xraytune.config.settings import (
-    GENERATORS,
-    RULES_READ,
-    SOURCES,
-    USED_ONLY_BY,
-    Settings,
-    is_of_generator,
-)
+from xraytune.config.settings import GENERATORS, RULES_READ, SOURCES, USED_ONLY_BY, Settings, is_of_generator
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
 from xraytune.errors import join_names
 

@@ -97,12 +97,8 @@ class VerdictChances(Design):
 class Forecast:
     """The verdicts to expect on the first finalist, before the test folder is scored.
 
-    Attributes:
-        metric: Name of the score.
-        gan_seeds: GAN seeds of the plan.
-        val_b_score: Mean of the finalist and its controls on val-B.
-        chances: By score on the test folder (that of val-B first), GAN seeds (the plan's first), and true difference (0, one
-            and two ROPE).
+    `val_b_score` is the mean of the finalist and its controls on val-B. `chances` are by score on the test folder (that of
+    val-B first), GAN seeds (the plan's first), and true difference (0, one and two ROPE).
     """
 
     metric: str
@@ -132,11 +128,7 @@ class Forecast:
 
 
 def measure_spread(arms: StructuralComponents) -> Spread:
-    """Estimate the spread from the scores of one set of images.
-
-    Args:
-        arms: The finalist first, then its controls: scores [1 + M, G, K], components [1 + M, G, K, P]; G >= 2.
-    """
+    """Estimate the spread from one set of images: scores [1 + M, G, K], G >= 2, of the finalist and then its controls."""
     scores, components, effective_patients = arms.scores, arms.components, arms.effective_patients
     differences = (scores[:1] - scores[1:]).mean(axis=2)
     of_patients = (components[:1] - components[1:]).mean(axis=2)

@@ -19,8 +19,9 @@ from xraytune.config.fields import flat_values, parameters_from
 from xraytune.config.settings import Experiment, Model, Parameters, Settings, without_gate
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
-from xraytune.files import read_bytes, write_json
+from xraytune.files import read_bytes, read_json, require_recorded, write_json
 from xraytune.search.journal import random_parameters
+from xraytune.search.study import damage_explained
 from xraytune.seeding import derive_seed
 
 CONFIRM_FOLDER = "confirm"
@@ -29,6 +30,7 @@ TOP_UP_FOLDER = "top_up"
 PLAN_FILE = "plan.json"
 FORECAST_FILE = "forecast.json"
 VERDICT_FILE = "verdict.json"
+VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
 _DRAWS = 5000
 
 Role = Literal["finalist", "matched", "tuned", "ratio"]
@@ -176,6 +178,15 @@ def read_plan(folder: Path) -> Plan | None:
         fix = f"restore it from a backup, or move {folder.name}/ away to start the confirmation from scratch"
         raise StudyError(Problem("the plan of this confirmation is damaged", file, fix)) from error
     return plan
+
+
+def read_verdict(folder: Path) -> dict[str, Any] | None:
+    """Return the content of `verdict.json`; None if there is none, StudyError if it is not what `confirm` wrote."""
+    with damage_explained(folder / VERDICT_FILE, VERDICT_FIX) as file:
+        if not file.exists():
+            return None
+        require_recorded(file, "JSON file")
+        return {**read_json(file)}
 
 
 def pruned_to_finish(

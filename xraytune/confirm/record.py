@@ -129,7 +129,7 @@ def _comparison_json(result: ControlResult) -> dict[str, Any]:
 def write_verdict(folder: Path, confirmation: Confirmation) -> None:
     """Write `verdict.json`, then `methods.md`: GAN seeds added after `verdict.json` exists make a verdict exploratory."""
     content = confirmation.to_json()
-    write_json(folder / VERDICT_FILE, content)
+    write_json(folder / VERDICT_FILE, content, is_recorded=True)
     write_text(folder / METHODS_FILE, f"{content['answer']}\n\n{content['methods']}\n")
 
 

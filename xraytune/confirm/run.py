@@ -35,7 +35,7 @@ from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
 from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.training import Training, opened, require_controls
-from xraytune.files import read_json, write_json
+from xraytune.files import read_json, require_recorded, write_json
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
@@ -51,13 +51,9 @@ FEWEST_GAN_SEEDS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What the whole confirmation would train.
+    """What the whole confirmation would train, and how long on this machine if no top-up trial is pruned.
 
-    Attributes:
-        replicates: All of them; those with equal settings and seeds are trained once.
-        trained: Those that this rehearsal has trained already.
-        top_ups: Top-up trials, each at most as long as a replicate.
-        hours: An estimate for this machine, if no top-up trial is pruned.
+    Of the `replicates`, this rehearsal has `trained` some already; those with equal settings and seeds are trained once.
     """
 
     replicates: int
@@ -221,7 +217,8 @@ def _external(
     file = folder.path / _EXTERNAL_FILE
     earlier: tuple[secondary.ExternalResult, ...] = ()
     if file.exists():
-        with damage_explained(file):
+        with damage_explained(file, "remove it, and give each external folder again"):
+            require_recorded(file, "JSON file")
             earlier = TypeAdapter(tuple[secondary.ExternalResult, ...]).validate_python(read_json(file)["results"])
     if found is None:
         return earlier
@@ -240,7 +237,7 @@ def _external(
         secondary=secondary.secondary_outcomes(scores, scoring.arm_thresholds(folder, plan)),
     )
     results = (*(one for one in earlier if one.fingerprint != found.fingerprint), result)
-    write_json(file, {"version": 1, "results": [to_json(one) for one in results]})
+    write_json(file, {"version": 1, "results": [to_json(one) for one in results]}, is_recorded=True)
     return results
 
 

@@ -15,7 +15,7 @@ from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, read_jsonl, write_json
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.records import EpochRecord, Json, Progress, ignore_progress
-from xraytune.search.messages import Status, TrialSuggestion, read_progress
+from xraytune.search.messages import Status, TrialSuggestion, read_progress, require_outcome
 from xraytune.search.study import StudyFolder, damage_explained
 from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
 
@@ -37,17 +37,10 @@ def complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[
 
 
 class RunList(TrialQueue):
-    """A fixed list of runs.
+    """A fixed list of runs, including those that have ended; StudyError if one of these had other settings.
 
-    Args:
-        folder, generator_need, retries: See `TrialQueue`.
-        runs: All of them, including those that have ended.
-        what: Their name in progress bars and errors.
-        on_progress: Called with `what` and how many runs have ended.
-        asha: Returns whether a run continues after an epoch; without it every run trains to its last step.
-
-    Raises:
-        StudyError: A run that has ended had other settings.
+    `what` is their name in progress bars and errors. `asha` returns whether a run continues after an epoch; without it every
+    run trains to its last step.
     """
 
     def __init__(
@@ -128,9 +121,9 @@ def ended_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
     """Return the last row of each ended run by number."""
     with damage_explained(folder.runs_path) as file:
         rows = {int(row["number"]): row for row in read_jsonl(file)}
-        if all(row["status"] in {"complete", "pruned", "failed"} for row in rows.values()):
-            return rows
-        raise ValueError("unknown status")
+        for row in rows.values():
+            require_outcome(row)
+        return rows
 
 
 def completed_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:

@@ -28,8 +28,8 @@ from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.table import find_table
 from xraytune.errors import DataError, Problem, StudyError, join_names
-from xraytune.files import read_json, require_file, write_array, write_json
-from xraytune.metrics.classification import Floats, Labels, require_finite
+from xraytune.files import read_json, write_array, write_json
+from xraytune.metrics.classification import Floats, Labels
 from xraytune.models.checkpoint import load_best
 from xraytune.pipeline.artifacts import discard
 from xraytune.pipeline.inputs import untrained
@@ -239,22 +239,12 @@ def scoring_compute(training: Training, needed: Mapping[str, Sequence[int]]) -> 
 
 def is_scored(folder: StudyFolder, runs: Iterable[int], side: str) -> bool:
     """Return whether all of these runs have been scored on a side."""
-    return all(_path(folder, number, side).exists() for number in runs)
+    return all(folder.results_path(number, side).exists() for number in runs)
 
 
 def has_any_results(folder: StudyFolder, side: str) -> bool:
     """Return whether any run has been scored on a side."""
     return any(folder.path.glob(f"trials/*/{side}.npy"))
-
-
-def results(folder: StudyFolder, number: int, side: str) -> Floats:
-    """Return a run's results on a side, [N, C]; a StudyError if they are missing, damaged or not finite."""
-    with damage_explained(_path(folder, number, side)) as file:
-        require_file(file, "table")
-        # Memory-mapped: np.load would allocate whatever a damaged header asks for.
-        loaded: Floats = np.load(file, allow_pickle=False, mmap_mode="r")
-        require_finite(loaded)
-        return loaded
 
 
 def evaluation_set(images: SealedTest | Side, prepared: Prepared, task: Task) -> EvaluationSet:
@@ -275,7 +265,8 @@ def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
 
 def arm_scores(folder: StudyFolder, plan: Plan, side: str, images: EvaluationSet) -> ArmScores:
     """Return the results on a side, of these images; they are read when they are needed."""
-    of_arm = partial(_of_replicates, plan, lambda number: results(folder, number, side))
+    shape = len(images.labels), len(folder.prepared().class_names)
+    of_arm = partial(_of_replicates, plan, lambda number: folder.results(number, side, shape))
     return ArmScores(plan=plan, images=images, results=of_arm)
 
 
@@ -330,8 +321,4 @@ def score(folder: StudyFolder, number: int, side: str, group: ImageSource, *, co
     load_best(where / "checkpoint", network)
     results_of = task_of(experiment.settings).results
     found = results_of(network, batches, group, compute=compute, error=StudyError, where=where)
-    write_array(_path(folder, number, side), found)
-
-
-def _path(folder: StudyFolder, number: int, side: str) -> Path:
-    return folder.trial_path(number) / f"{side}.npy"
+    write_array(folder.results_path(number, side), found, is_recorded=True)

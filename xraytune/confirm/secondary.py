@@ -118,13 +118,9 @@ def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[Outco
 def compare_outcomes(
     images: EvaluationSet, finalist: Floats, control: Floats, thresholds: Floats
 ) -> dict[Outcome, Difference]:
-    """Compare two arms in all outcomes; with more than two classes, only in accuracy and the Brier score.
+    """Compare two arms' probabilities, float64 [G, K, N, C] with G >= 2, in all outcomes.
 
-    Args:
-        images: N images.
-        finalist: Probabilities, float64 [G, K, N, C]; G >= 2.
-        control: The same, with the same seeds.
-        thresholds: Of the control's replicates, from validation, [G, K]; not used with more than two classes.
+    `thresholds` are those of the control's replicates, [G, K]. With more than two classes, there is no sensitivity.
     """
     labels, positive, seeds = images.labels, images.positive, finalist.shape[:2]
     both = [arm.reshape(-1, *arm.shape[2:]) for arm in (finalist, control)]
@@ -155,10 +151,7 @@ def compare_outcomes(
 def interval(finalist: Floats, control: Floats, *, effective_patients: float) -> Difference:
     """Return the difference of a statistic with its 95 % interval: Student's t with Satterthwaite's degrees of freedom.
 
-    Args:
-        finalist: [1 + B, G]: the statistic by GAN seed, on all patients and on B resamples of them.
-        control: The same, on the same resamples.
-        effective_patients: 4 / (1/n + 1/m) for n and m patients of the two classes.
+    Both arms have it by GAN seed, on all patients and on the same B resamples of them, [1 + B, G].
 
     Source: Obuchowski & Rockette 1995, "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests",
     whose covariances may be estimated by resampling patients.

@@ -41,7 +41,7 @@ from xraytune.confirm.plan import (
 from xraytune.confirm.run_list import Run, RunList, complete_folder, completed_rows, ended_rows
 from xraytune.confirm.test_access import TestAccess, as_text
 from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
-from xraytune.files import append_jsonl, explain_disk_errors, new_folder, read_json, read_jsonl, require_writable
+from xraytune.files import CHECKSUMS_FILE, append_jsonl, explain_disk_errors, new_folder, read_jsonl, require_writable
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, restore_pixels
@@ -53,13 +53,7 @@ from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_i
 from xraytune.search.journal import Journal
 from xraytune.search.messages import Callbacks
 from xraytune.search.ray.runner import Runner, survey
-from xraytune.search.study import (
-    StudyFolder,
-    damage_explained,
-    environment,
-    locked,
-    other_releases,
-)
+from xraytune.search.study import StudyFolder, damage_explained, environment, locked, other_releases
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,8 +121,7 @@ class Training:
         old = read_plan(folder) or self.mark_earlier_access(self._new_plan(finalists), earlier_accesses)
         plan = old.grown((), gan_seeds, self.settings.confirm.classifier_seeds)
         if old.runs and len(plan.runs) > len(old.runs) and (folder / VERDICT_FILE).exists():
-            seen = read_json(folder / VERDICT_FILE)["gan_seeds"]
-            why = f"GAN seeds were added after a verdict on {seen} had been seen"
+            why = "GAN seeds were added after a verdict had been seen"
             plan = plan.model_copy(update={"exploratory": tuple(dict.fromkeys((*plan.exploratory, why)))})
         write_plan(plan, folder)
         self.train_replicates(plan)
@@ -336,7 +329,7 @@ def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> 
             continue
         with new_folder(folder.trial_path(run.number)) as path:
             # Scores belong to the device that scored them, and W&B's folder has links.
-            unwanted = shutil.ignore_patterns("*.npy", "wandb")
+            unwanted = shutil.ignore_patterns("*.npy", CHECKSUMS_FILE, "wandb")
             shutil.copytree(other.trial_path(number), path, dirs_exist_ok=True, ignore=unwanted, copy_function=_copy)
         row = {**ended[number], "number": run.number, "label": run.label, "adopted": True}
         append_jsonl(folder.runs_path, row)

@@ -118,13 +118,9 @@ class Comparison:
 
 
 def compare(pair: StructuralComponents) -> Comparison:
-    """Compare two arms. Classifier seeds are averaged within their GAN seed.
+    """Compare two arms: scores [2, G, K] by arm, GAN seed and classifier seed, over which they are averaged.
 
-    Args:
-        pair: Scores [2, G, K]: arm, GAN seed, classifier seed; components [2, G, K, P]; G >= 2.
-
-    Raises:
-        ConfigError: Fewer than two GAN seeds.
+    Raises ConfigError with fewer than two GAN seeds.
     """
     evidence = gather(pair)
     first, second = pair.scores.mean(axis=(1, 2))

@@ -16,10 +16,19 @@ from typing import Any, TypeAlias
 from xraytune.config.fields import parameters_from
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom, FinalSettings, Objective
-from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, finished_label, read_plan
+from xraytune.confirm.plan import (
+    CONFIRM_FOLDER,
+    TOP_UP_FOLDER,
+    VERDICT_FILE,
+    VERDICT_FIX,
+    Arm,
+    finished_label,
+    read_plan,
+    read_verdict,
+)
 from xraytune.confirm.run_list import completed_rows
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, join_names
-from xraytune.files import read_json, read_jsonl, require_writable, write_text
+from xraytune.files import read_jsonl, require_writable, write_text
 from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder, damage_explained
@@ -193,16 +202,11 @@ def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Exper
 
 def _verdicts(folder: StudyFolder, trials: dict[int, Row]) -> dict[int, str]:
     """Return the verdict of `confirm` for each finalist, by trial number; empty before a confirm."""
-    path = folder.path / CONFIRM_FOLDER / VERDICT_FILE
-    if not path.exists():
-        return {}
-    try:
-        verdicts = {int(one["trial"].removeprefix("#")): str(one["verdict"]) for one in read_json(path)["finalists"]}
+    with damage_explained(folder.path / CONFIRM_FOLDER / VERDICT_FILE, VERDICT_FIX) as file:
+        finalists = (read_verdict(file.parent) or {"finalists": ()})["finalists"]
+        verdicts = {int(one["trial"].removeprefix("#")): str(one["verdict"]) for one in finalists}
         if not verdicts.keys() <= trials.keys() or not set(verdicts.values()) <= _VERDICTS.keys():
-            raise ValueError("of another study")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        fix = "run the same `xraytune confirm` again: it rewrites the file without training"
-        raise StudyError(Problem("the verdict is damaged", path, fix)) from error
+            raise ValueError("it is that of another study")
     return verdicts
 
 

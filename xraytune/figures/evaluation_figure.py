@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.figures.drawing import (
-    COLOURS,
-    WIDTH_INCHES,
-    figure_files,
-    new_figure,
-    printable,
-    with_interval,
-)
+from xraytune.figures.drawing import COLOURS, WIDTH_INCHES, figure_files, new_figure, printable, with_interval
 from xraytune.metrics.breakdown import ClassMetrics
 from xraytune.metrics.curves import ClassCurves, Curve
 from xraytune.metrics.intervals import Interval

@@ -10,13 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from xraytune.metrics.classification import (
-    Floats,
-    Labels,
-    classification_metrics,
-    known,
-    weighted_class_metrics,
-)
+from xraytune.metrics.classification import Floats, Labels, classification_metrics, known, weighted_class_metrics
 from xraytune.metrics.intervals import Interval, defined_intervals, patient_bootstrap, patient_intervals
 
 _OF_SUBGROUP = ("auroc", "sensitivity", "specificity")

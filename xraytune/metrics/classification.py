@@ -135,6 +135,16 @@ def require_finite(scores: Floats) -> None:
         raise ValueError("scores must be finite")
 
 
+def require_results(results: Floats, shape: tuple[int, int]) -> None:
+    """Raise ValueError unless these are class probabilities, float64 [N, C], or Dice coefficients with C = 1."""
+    if results.dtype != np.float64 or results.shape != shape:
+        raise ValueError(f"{results.dtype} {results.shape} instead of float64 {shape}")
+    if not ((results >= 0) & (results <= 1)).all():  # also of NaN
+        raise ValueError("a result is not between 0 and 1")
+    if shape[1] > 1 and not np.allclose(results.sum(axis=1), 1, rtol=0, atol=1e-6):
+        raise ValueError("the probabilities of an image do not sum to 1")
+
+
 def require_finite_outputs(outputs: NDArray[Any], error: type[XraytuneError], where: Path | str) -> None:
     """Raise `error` if a row of outputs, [N, C], has a value that is not finite; `where` names the network."""
     if bad := int((~np.isfinite(outputs)).any(axis=1).sum()):

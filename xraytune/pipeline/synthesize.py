@@ -16,12 +16,7 @@ from xraytune.compute import generator_threads
 from xraytune.config.settings import PACKAGES, GanSettings, GeneratorSettings
 from xraytune.config.space import missing_packages
 from xraytune.files import require_own_file, sync, write_bytes
-from xraytune.generators.checkpoint import (
-    CHECKPOINT_NAME,
-    checkpoint_generator,
-    checkpoint_step,
-    save_generator,
-)
+from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, checkpoint_step, save_generator
 from xraytune.generators.grids import PROGRESS_FILE
 from xraytune.generators.train import train_generator
 from xraytune.pipeline.artifacts import (

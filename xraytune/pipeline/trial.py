@@ -99,7 +99,7 @@ def trial_epochs(
     validated = validate(inputs, prepared)
     val_b = inputs.val_b.labels
     val_b_results = validated.results[-len(val_b) :]
-    write_array(trial_dir / "val_b.npy", val_b_results)
+    write_array(trial_dir / "val_b.npy", val_b_results, is_recorded=True)
     return TrialResult(
         value=best.val_score,
         best_epoch=best.epoch,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from xraytune.config.space import Space
-from xraytune.confirm.plan import CONFIRM_FOLDER, VERDICT_FILE
+from xraytune.confirm.plan import CONFIRM_FOLDER, read_verdict
 from xraytune.files import read_json
 from xraytune.generators.grids import encoded_again, progress_gif
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
@@ -82,14 +82,10 @@ class StudyData:
         return next(filter(None, map(self._val_b, trials)), None)
 
     def _val_b(self, trial: TrialView) -> ValidationResults | None:
-        path = self.folder.trial_path(trial.number) / "val_b.npy"
         side, images = self.prepared.side("val_b"), [one for one in self.prepared.images if one.side == "val_b"]
-        if not path.exists():
+        if not self.folder.results_path(trial.number, "val_b").exists():
             return None
-        with damage_explained(path):
-            results = np.load(path, allow_pickle=False)
-            if results.shape != (len(images), len(self.prepared.class_names)):
-                raise ValueError(f"shape {results.shape}")
+        results = self.folder.results(trial.number, "val_b", (len(images), len(self.prepared.class_names)))
         threshold = 0.5 if trial.threshold is None else trial.threshold
         return ValidationResults(
             trial=trial,
@@ -144,18 +140,15 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
     folder = StudyFolder(study.resolve())
     watcher = StudyWatcher(folder)
     view = watcher.look()
+    with damage_explained(folder.path / "environment.json") as file:
+        environment = read_json(file)
     return StudyData(
         folder=folder,
         space=watcher.space,
         prepared=folder.prepared(),
         view=view,
         figures=search_figures(watcher.journal, view),
-        verdict=_content(folder.path / CONFIRM_FOLDER / VERDICT_FILE),
-        environment=_content(folder.path / "environment.json") or {},
+        verdict=read_verdict(folder.path / CONFIRM_FOLDER),
+        environment=environment,
         cache=(cache or folder.default_cache).resolve(),
     )
-
-
-def _content(file: Path) -> Mapping[str, Any] | None:
-    with damage_explained(file):
-        return read_json(file) if file.exists() else None

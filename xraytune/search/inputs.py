@@ -88,8 +88,5 @@ def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
 
 
 def _recorded(folder: StudyFolder) -> dict[str, str]:
-    file = folder.path / INPUTS_FILE
-    if not file.exists():
-        return {}
-    with damage_explained(file):
-        return TypeAdapter(dict[str, str]).validate_python(read_json(file)["contents"])
+    with damage_explained(folder.path / INPUTS_FILE) as file:
+        return TypeAdapter(dict[str, str]).validate_python(read_json(file)["contents"]) if file.exists() else {}

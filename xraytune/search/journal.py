@@ -31,7 +31,7 @@ from xraytune.config.settings import Objective, Parameters, SamplerSettings
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import check_fences, cut_torn_line, explain_disk_errors, require_file, sync
-from xraytune.search.messages import Failure, Status, TrialSuggestion, resource_share
+from xraytune.search.messages import Failure, Status, TrialSuggestion, is_number, require_outcome, resource_share
 from xraytune.seeding import derive_seed
 
 _STATES: dict[Status, TrialState] = {
@@ -136,14 +136,17 @@ class Journal:
 
     def reported(self, number: int) -> dict[int, float]:
         """Return the recorded values of a trial by epoch."""
-        return dict(self._frozen(number).intermediate_values)
+        values = dict(self._frozen(number).intermediate_values)
+        if not all(map(is_number, values.values())):
+            raise self._damaged(number, ValueError("a reported value is not a finite number"))
+        return values
 
     def reports(self) -> Iterator[tuple[int, int, float]]:
         """Yield every recorded value in its order of arrival: number, epoch, value."""
         for entry in self._backend.read_logs(0):
             if entry["op_code"] == _REPORT_OPERATION:
                 number, epoch, value = (entry.get(name) for name in ("trial_id", "step", "intermediate_value"))
-                if not (isinstance(number, int) and isinstance(epoch, int) and isinstance(value, float | int)):
+                if not (isinstance(number, int) and isinstance(epoch, int) and is_number(value)):
                     raise StudyError(Problem("the journal is damaged: a report is incomplete", self._path, _LOST))
                 yield number, epoch, value
 
@@ -201,13 +204,8 @@ class Journal:
             "gpu_seconds": outcome.get("gpu_seconds", 0.0),
             **outcome.get("quality", {}),
         }
-        of_complete = float | int if status == "complete" else float | int | None
-        types = {"value": of_complete, "val_b_score": float | int | None, "seconds": float | int, "reason": str}
-        types |= {"threshold": float | int | None, "gpu_seconds": float | int}
-        types[self._space.settings.objective.selection_score] = of_complete
-        for name, type_ in types.items():
-            if not isinstance(row[name], type_):
-                raise ValueError(f"its {name} is {row[name]!r}")
+        of_complete = ("value", self._space.settings.objective.selection_score) if status == "complete" else ()
+        require_outcome(row, ("seconds", "gpu_seconds", *of_complete))
         return row
 
     def _suggest(self, trial: Suggester) -> Parameters:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeGuard, TypeVar, get_args
 
 from pydantic import Field, TypeAdapter
 
 from xraytune.config.settings import Parameters
 from xraytune.errors import XraytuneError
-from xraytune.files import read_bytes, write_json, write_text
+from xraytune.files import read_json, write_json, write_text
 from xraytune.metrics.generator_quality import QUALITY_FILE, PoolReport
 from xraytune.records import EpochRecord, Pace, Progress, ignore_progress, progress_text
 
@@ -106,7 +107,7 @@ _REPORT = TypeAdapter(PoolReport)
 def _read(path: Path, kind: TypeAdapter[T]) -> T | None:
     """Read a JSON file that a trial may not have written yet, or that is damaged: then, None."""
     try:
-        return kind.validate_json(read_bytes(path, "JSON file"))
+        return kind.validate_python(read_json(path))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -124,6 +125,29 @@ def read_samples(trial_dir: Path) -> str:
 def read_pool_report(trial_dir: Path) -> PoolReport | None:
     """Return a trial's report on its synthetic images; None if there is none, or not yet."""
     return _read(trial_dir / QUALITY_FILE, _REPORT)
+
+
+_MOST = sys.float_info.max
+_RANGES = {
+    "value": (-_MOST, _MOST),
+    **dict.fromkeys(("val_b_score", "threshold"), (0, 1)),
+    **dict.fromkeys(("seconds", "gpu_seconds", "at_once"), (0, _MOST)),
+}
+
+
+def is_number(value: object, name: str = "value") -> TypeGuard[float]:
+    """Return whether this is a finite number in the range of a trial's `value`, `threshold` and the like."""
+    low, high = _RANGES[name]
+    return isinstance(value, float | int) and low <= value <= high
+
+
+def require_outcome(row: Mapping[str, Any], needed: Sequence[str] = ()) -> None:
+    """Raise ValueError for a wrong status, reason or number of an ended trial; other numbers than `needed` may be None."""
+    checks = {name: is_number(row[name], name) for name in _RANGES if name in needed or row.get(name) is not None}
+    checks |= {"status": row["status"] in get_args(Status), "reason": isinstance(row.get("reason", ""), str)}
+    for name, holds in checks.items():
+        if not holds:
+            raise ValueError(f"its {name} is {row[name]!r:.40}")
 
 
 def reason_of(error: Exception) -> str:

@@ -6,7 +6,7 @@
     optuna.journal                             the source of truth
     trials.jsonl                               derived from it: one row for every ended trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json quality.json
-                                               val_b.npy: its results for val-B
+                                               val_b.npy: its results for val-B; sha256.jsonl: that file's checksum
     report.html                                the page about it
     samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the trials' samples.json
 
@@ -28,6 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from xraytune.config.load import experiment_from_json, load_space
@@ -40,10 +41,12 @@ from xraytune.files import (
     read_json,
     read_jsonl,
     require_no_link,
+    require_recorded,
     write_json,
     write_text,
 )
 from xraytune.lease import LeaseHeldError, current_owner, hold
+from xraytune.metrics.classification import Floats, require_results
 from xraytune.pipeline.artifacts import releases
 from xraytune.pipeline.prepare import Prepared, missing_images, read_prepared, write_prepared
 from xraytune.records import Compute, Json
@@ -163,6 +166,19 @@ class StudyFolder:
         with damage_explained(config):
             return experiment_from_json(read_json(config), config.parent)
 
+    def results_path(self, number: int, side: str) -> Path:
+        """Return the file of a trial's results on a side, such as `val_b`."""
+        return self.trial_path(number) / f"{side}.npy"
+
+    def results(self, number: int, side: str, shape: tuple[int, int]) -> Floats:
+        """Return a trial's results on a side, float64 [N, C]; StudyError if they are missing or not what was written."""
+        with damage_explained(self.results_path(number, side), "remove it, and run the same command again") as file:
+            require_recorded(file, "table")
+            # Memory-mapped: np.load would allocate whatever a damaged header asks for.
+            results: Floats = np.lib.format.open_memmap(file, mode="r")
+            require_results(results, shape)
+            return results
+
 
 def _require_own_files(folder: Path) -> None:
     """Refuse links and pipes in a study from someone else: a write to them would reach another file.
@@ -179,19 +195,19 @@ def _require_own_files(folder: Path) -> None:
                     require_no_link(entry.path, StudyError)
 
 
+_RESTORE = "restore it from a backup, or start a study with another name"
 _DAMAGE = (FileNotFoundError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
 """What readers raise for missing and damaged files."""
 
 
 @contextmanager
-def damage_explained(file: Path) -> Iterator[Path]:
+def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
     """Turn what a reader raises for a missing or damaged file into a StudyError that names the file."""
     try:
         yield file
     except _DAMAGE as error:
-        what = "a file of the study is missing or damaged"
-        fix = "restore it from a backup, or start a study with another name"
-        raise StudyError(Problem(what, file, fix)) from error
+        why = f": {error}"[:200] if type(error) is ValueError else ""
+        raise StudyError(Problem(f"a file of the study is missing or damaged{why}", file, fix)) from error
 
 
 def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]) -> None:

@@ -50,14 +50,9 @@ GeneratorNeeds: TypeAlias = Callable[[GeneratorSettings | None], str | None]
 
 
 class Times(BaseModel):
-    """The time that a study has used, summed over all starts, in seconds.
+    """The wall time that a study has used, summed over all starts, in seconds.
 
-    Attributes:
-        seconds: Wall time of the study.
-        trials: Wall time of each trial that has not ended.
-        gpu_seconds: The same, times the GPUs that the trial held.
-        slot_seconds: Wall time, times the number of slots.
-        idle_seconds: Wall time, times the number of idle slots.
+    `trials` has that of each trial that has not ended, `gpu_seconds` the same times its GPUs.
     """
 
     seconds: float = 0.0
