@@ -14,12 +14,15 @@ what is wrong, where, and what to do. Errors take positional arguments only, so 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 INTERRUPTED_EXIT_CODE = 130
+CONTROL_CHARACTERS = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters except the line feed, and those that change the direction of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,11 @@ class Problem:
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters, which may come with file and class names: ESC becomes `\x1b`."""
+    return CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _in_one_line(names: str) -> str:

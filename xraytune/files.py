@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import html
 import io
 import json
 import math
@@ -29,7 +30,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine, XraytuneError
+from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine, XraytuneError, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,7 +70,7 @@ _CAUSES = {
     **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
     **dict.fromkeys(_AWAY, ("the storage does not answer ({reason})", AWAY_FIX)),
 }
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_FORMULA = re.compile(r"'*[=+\-@]")
 """The start of a cell that a spreadsheet would run. Source: OWASP, "CSV Injection"."""
 CHECKSUMS_FILE = "sha256.jsonl"
 _fences: list[Callable[[], None]] = []
@@ -259,7 +260,7 @@ def _parsed(text: bytes) -> Any:
 
 
 def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | float | None]]) -> str:
-    """Return a table as CSV without formulas that a spreadsheet would run; None is an empty cell.
+    """Return a table as CSV without control characters and formulas that a spreadsheet would run; None is an empty cell.
 
     A relative path that looks like a formula gets a leading `./`, other text an apostrophe; `cell_path` and `cell_text`
     undo this.
@@ -273,8 +274,8 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | fl
 def _cell(value: PurePath | str | float | None) -> str | float | None:
     if value is None or isinstance(value, float):
         return value
-    prefix = "./" if isinstance(value, PurePath) else "'"
-    return f"{prefix}{value}" if _FORMULA.match(str(value)) else str(value)
+    prefix, text = "./" if isinstance(value, PurePath) else "'", printable(str(value))
+    return f"{prefix}{text}" if _FORMULA.match(text) else text
 
 
 def cell_path(cell: str) -> str:
@@ -285,6 +286,12 @@ def cell_path(cell: str) -> str:
 def cell_text(cell: str) -> str:
     """Return the text in a cell of `csv_table`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def markdown(text: str) -> str:
+    r"""Return a line of Markdown that shows a text as it is: no HTML, link, code or cell; a line feed becomes `\n`."""
+    line = html.escape(printable(text).replace("\n", r"\n"), quote=False)
+    return re.sub(r"([\\`\[\]|])", r"\\\1", line)
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:

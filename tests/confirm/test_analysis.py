@@ -308,7 +308,7 @@ def test_without_duplicates_none_alone_does_not_show_harm() -> None:
     found = confirmation(scores(gan=0.8), arms=ARMS[:2]).to_json()
 
     assert found["verdict"] == "no_better"
-    assert "without a matched `duplicate` control, the cause may be the synthetic images" in found["answer"]
+    assert "without a matched duplicate control, the cause may be the synthetic images" in found["answer"]
 
 
 @pytest.mark.slow
@@ -354,6 +354,14 @@ def test_the_record_is_written_as_json_and_paragraphs(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8")) == found.to_json()
     assert found.to_json()["ratio_caveat"].startswith("val-B selected this finalist, so its score there is optimistic")
     assert found.to_json()["methods"] in (tmp_path / "methods.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_names_are_no_markup_in_the_paragraphs(tmp_path: Path) -> None:
+    write_verdict(tmp_path, replace(helped(), notes=("<img src=x onerror=y> [x](javascript:z) \u202e\n# b",)))
+
+    shown = r"&lt;img src=x onerror=y&gt; \[x\](javascript:z) \\u202e\\n# b"
+    assert shown in (tmp_path / "methods.md").read_text(encoding="utf-8")
 
 
 def keys(content: Any) -> Iterator[str]:

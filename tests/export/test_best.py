@@ -68,7 +68,7 @@ def test_exported_file_contains_trial_and_origin(lab: Lab, tmp_path: Path) -> No
     experiment = load_space(out).experiment()
     assert experiment.parameters == StudyFolder(lab.study).experiment(0).parameters
     assert experiment.settings.data.path == lab.xrays
-    untested = "not confirmed: `xraytune confirm` has not compared the mix with its controls"
+    untested = "not confirmed: xraytune confirm has not compared the mix with its controls"
     assert experiment.settings.exported_from == ExportedFrom(study=lab.study, trial=0, synthetic=untested)
     assert "# Trial 0 of study mix, arm classical+gan: selected by its number." in text
     assert f"{exported.val_b_score:.4f} on val-B" in text
@@ -99,7 +99,7 @@ def test_unconfirmed_synthetic_images_are_reported_with_a_simpler_arm(lab: Lab, 
     exported = export(lab.study, out=out, trial=0)
 
     assert exported.arm == "classical+gan"
-    assert exported.synthetic.startswith("not confirmed: `xraytune confirm` has not compared")
+    assert exported.synthetic.startswith("not confirmed: xraytune confirm has not compared")
     assert exported.advice.endswith("--arm classical -o classical.yaml"), "the one that completed"
     assert f"# The benefit of its synthetic images is {exported.synthetic}." in out.read_text(encoding="utf-8")
 

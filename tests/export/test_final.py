@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,7 @@ from xraytune.config.settings import FinalSettings
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError
 from xraytune.export.best import export
-from xraytune.export.bundle import prepared_of
+from xraytune.export.bundle import prepared_of, write_card
 from xraytune.export.train import Trained, train
 from xraytune.files import read_jsonl
 from xraytune.pipeline.bundle import Bundle, open_bundle
@@ -160,13 +163,29 @@ def test_the_model_card_names_data_metrics_and_limits(study: StudyFolder, tmp_pa
     assert f"{trained.threshold:.3f}" in card
     assert "| sensitivity (PNEUMONIA) |" in card
     assert "no verdict on this model" in card
-    assert "is not confirmed: `xraytune confirm` has not compared" in card
+    assert "is not confirmed: xraytune confirm has not compared" in card
     assert "## Intended use" in card
     assert "not a medical device" in card
     assert f"| fingerprint of training images | `{bundle.record.train_fingerprint}` |" in card
     assert "by patient, seed 0; images: " in card
     assert "xraytune predict MODEL" in card
     assert str(tmp_path) not in card
+
+
+def test_class_names_are_no_markup_in_the_model_card(study: StudyFolder, tmp_path: Path) -> None:
+    _, bundle = final_model(study, tmp_path)
+    experiment = load_space(tmp_path / "best.yaml").experiment()
+    record = bundle.record.model_copy(
+        update={"class_names": ("<img src=x onerror=y>", "[x](javascript:z)\u202e|`"), "positive": "a\n# b"}
+    )
+    none: Any = SimpleNamespace(validated=SimpleNamespace(patients=()), prepared=prepared_of(bundle), epochs=())
+
+    write_card(tmp_path, record, experiment, none)
+
+    card = (tmp_path / "README.md").read_text("utf-8")
+    assert r"&lt;img src=x onerror=y&gt; or \[x\](javascript:z)\\u202e\|\`" in card
+    assert r"The positive class is a\\n# b." in card
+    assert not re.search(r"<img|(?<!\\)\[|\u202e|\n# b", card)
 
 
 def test_the_commands_say_what_is_trained_on(study: StudyFolder, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_study_of_segmentation_shows_dice_by_patient_and_the_worst_masks(pairs
     assert _without_plotly(page).count("data:image/jpeg;base64,") == 9
 
 
-HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם"]
+HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם \u202e\x1b"]
 
 
 def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
@@ -219,7 +219,8 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
 
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(&#34;1&#34;)" in page
-    assert "שלום עולם" in page
+    assert r"שלום עולם \u202e\x1b" in page
+    assert not re.search("[\x1b\u202e]", page + json.dumps(_charts(page), ensure_ascii=False))
 
 
 @pytest.mark.parametrize("kept", [0, 1])

@@ -30,14 +30,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from xraytune.cores import repeated
-from xraytune.errors import XraytuneError
+from xraytune.errors import CONTROL_CHARACTERS, XraytuneError, printable
 from xraytune.records import Pace, Progress, progress_text, split_unit, to_json
 
 R = TypeVar("R")
 Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
 _STYLES: dict[Tone, str] = {"plain": "", "strong": "bold", "dim": "dim", "good": "green", "busy": "cyan", "bad": "red"}
-_CONTROL_CHARACTERS = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Terminal control characters except the line feed, and those that change the direction of text."""
 _LOG_EVERY_SECONDS = 10.0
 _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
@@ -173,7 +171,7 @@ def show_json(content: object) -> None:
     """Print the result, a record or a dict, as one JSON object; nothing else goes to stdout."""
     ensure_ascii = (getattr(sys.stdout, "encoding", None) or "utf-8").lower() != "utf-8"
     text = json.dumps(to_json(content), indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
-    print(_CONTROL_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    print(CONTROL_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def log(text: str, tone: Tone = "plain") -> None:
@@ -212,7 +210,7 @@ def agreed(question: str) -> bool:
     if not (is_live() and sys.stdin is not None and sys.stdin.isatty()):
         return True
     try:
-        return typer.confirm(_printable(question), err=True)
+        return typer.confirm(printable(question), err=True)
     except typer.Abort as abort:  # Ctrl-C or Ctrl-D
         raise KeyboardInterrupt from abort
 
@@ -264,7 +262,7 @@ def progress() -> Iterator[Progress]:
 
         def on_progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                work, unit = split_unit(_printable(what))
+                work, unit = split_unit(printable(what))
                 tasks[what] = screen.add_task(work, total=total, unit=unit)
             screen.update(tasks[what], completed=done, total=total)
 
@@ -312,9 +310,4 @@ def drawn(frame: Frame) -> RenderableType:
 def _text(cell: Cell | str) -> Text:
     """Return text for rich; all text passes through here."""
     cell = Cell(cell) if isinstance(cell, str) else cell
-    return Text(_printable(cell.text), style=_STYLES[cell.tone])
-
-
-def _printable(text: str) -> str:
-    r"""Escape control characters, which may come with file names: ESC becomes `\x1b`."""
-    return _CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return Text(printable(cell.text), style=_STYLES[cell.tone])

@@ -13,7 +13,7 @@ from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import VERDICT_FILE
 from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference
 from xraytune.confirm.verdict import Overall, can_show_harm
-from xraytune.files import write_json, write_text
+from xraytune.files import markdown, write_json, write_text
 from xraytune.records import to_json
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def write_verdict(folder: Path, confirmation: Confirmation) -> None:
     """Write `verdict.json`, then `methods.md`: GAN seeds added after `verdict.json` exists make a verdict exploratory."""
     content = confirmation.to_json()
     write_json(folder / VERDICT_FILE, content, is_recorded=True)
-    write_text(folder / METHODS_FILE, f"{content['answer']}\n\n{content['methods']}\n")
+    write_text(folder / METHODS_FILE, f"{markdown(content['answer'])}\n\n{markdown(content['methods'])}\n")
 
 
 def answer_paragraph(confirmation: Confirmation) -> str:
@@ -204,7 +204,7 @@ def _images_per_step_text(finalist: FinalistResult, metric: str) -> str:
         )
     cause = "the smaller number of steps with real images" if pretrains else "the larger number of images per step"
     return (
-        f" It was worse than {worse[0]}; without a matched `duplicate` control, the cause may be the synthetic images or "
+        f" It was worse than {worse[0]}; without a matched duplicate control, the cause may be the synthetic images or "
         f"{cause}."
     )
 

@@ -41,7 +41,7 @@ _VERDICTS = {
     "undecided": "not confirmed: the result is inconclusive",
     "not_tested": "not confirmed: the mix was not tested, because a better-ranked mix does not help",
 }
-_UNTESTED = "not confirmed: `xraytune confirm` has not compared the mix with its controls"
+_UNTESTED = "not confirmed: xraytune confirm has not compared the mix with its controls"
 
 Row: TypeAlias = dict[str, Any]
 

@@ -16,7 +16,7 @@ from xraytune.config.load import experiment_to_yaml
 from xraytune.config.paths import relative_path
 from xraytune.config.settings import Experiment, TaskName, extensions_of
 from xraytune.export.final import FinalTraining
-from xraytune.files import sha256_of, write_json, write_text
+from xraytune.files import markdown, sha256_of, write_json, write_text
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import patient_bootstrap
 from xraytune.metrics.segmentation import mean_with_interval
@@ -136,8 +136,8 @@ def write_card(folder: Path, record: BundleRecord, experiment: Experiment, train
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: markdown(value) if isinstance(value, str) else value,
     )
-    environment.filters["cell"] = lambda text: text.replace("|", r"\|")
     text = environment.get_template("card.md").render(
         record=record,
         settings=experiment.settings,

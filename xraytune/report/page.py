@@ -6,17 +6,18 @@ import base64
 import gzip
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from xraytune.errors import ConfigError, Problem
+from xraytune.errors import ConfigError, Problem, printable
 from xraytune.files import csv_table, new_folder, require_new, write_text
 from xraytune.report.sections import Picture, Section, all_charts, sections
 from xraytune.report.study import StudyData, read_study
@@ -94,7 +95,9 @@ def render(data: StudyData, parts: Sequence[Section] | None = None, *, is_live: 
     """Return the page, or one of other sections; a live one reloads itself every 20 seconds."""
     parts = sections(data) if parts is None else parts
     templates = files("xraytune.report") / "templates"
-    environment = Environment(loader=PackageLoader("xraytune.report"), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("xraytune.report"), autoescape=True, undefined=StrictUndefined, finalize=_shown
+    )
     environment.filters |= {"data_uri": _data_uri, "code": _code}
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("page.html").render(
@@ -103,11 +106,20 @@ def render(data: StudyData, parts: Sequence[Section] | None = None, *, is_live: 
         live_ms=1000 * _WATCH_SECONDS if is_live else None,
         sections=parts,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        charts=[asdict(chart) for chart in all_charts(parts)],
+        charts=_shown([asdict(chart) for chart in all_charts(parts)]),
         plotly=_plotly(),
         style=Markup((templates / "style.css").read_text("utf-8")),
         script=Markup((templates / "page.js").read_text("utf-8")),
     )
+
+
+def _shown(value: Any) -> Any:
+    """Escape control characters in a value of the page, at any depth; Jinja escapes markup."""
+    if isinstance(value, str):
+        return value if isinstance(value, Markup) else printable(value)
+    if isinstance(value, Mapping):
+        return {name: _shown(inner) for name, inner in value.items()}
+    return [*map(_shown, value)] if isinstance(value, list | tuple) else value
 
 
 @cache
@@ -124,4 +136,4 @@ def _data_uri(picture: Picture) -> str:
 
 def _code(text: str) -> Markup:
     """Return escaped text with parts in backticks as code elements."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(printable(text)))))
