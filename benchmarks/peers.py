@@ -179,7 +179,7 @@ def _write_space(folder: Path, search: _Search) -> Path:
             "classes": "binary",
             "image_size": IMAGE_SIZE_PX,
             "train_patients": 200,
-            "split": {"by": "patient", "val_a": 0.1, "val_b": 0.1, "seed": 7},
+            "split": {"val_a": 0.1, "val_b": 0.1, "seed": 7},
         },
         "weights_dir": str(Path(os.environ["WEIGHTS"]).resolve()),
         "parameters": {
