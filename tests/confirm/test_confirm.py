@@ -92,21 +92,14 @@ def lab(ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         yield Lab(tmp_path / "lab")
 
 
-def test_ratios_for_which_the_folder_of_extra_images_is_too_small_are_omitted_with_a_note(
-    lab: Lab, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ratios_for_which_the_folder_of_extra_images_is_too_small_are_omitted_with_a_note(lab: Lab) -> None:
     """The folder has two copies of each image."""
     found = lab.confirm()
-    show_verdict(found)
-    shown = capsys.readouterr().out
 
     assert [point.ratio for point in found.ratio_response] == [0, 0.25, 0.5, 1, 2]
     (note,) = found.notes
     assert re.fullmatch(r"the ratio response omits r=4: the folder has \d+ images of \w+, but the mix needs \d+", note)
     assert all(point.duplicate for point in found.ratio_response[1:]), "also at the finalist's own ratio"
-    for gain in ("folder over ratio 0", "duplicate over ratio 0", "folder over duplicate"):
-        assert shown.count(gain) == 4
-    assert "val-B selected this finalist, so its score there is optimistic" in " ".join(shown.split())
 
 
 def test_a_confirm_resumes_with_its_own_test_folder_and_refuses_another(lab: Lab) -> None:

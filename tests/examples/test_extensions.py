@@ -99,8 +99,8 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(tmp
     (lost,), (gone,) = caught.value.problems, of_backbone.value.problems
     assert "source lost cannot be loaded: module 'of_somebody' has no attribute 'lost'" in lost.what
     assert lost.where == "of_somebody:lost of somebody 2.1"
-    assert lost.fix.endswith("use another source of the installed packages: few, floats")
-    assert gone.fix.endswith("use another backbone of the installed packages: whole")
+    assert lost.fix.endswith("installed are few, floats, lost")
+    assert gone.fix.endswith("installed are gone, whole")
 
 
 @pytest.mark.usefixtures("package")

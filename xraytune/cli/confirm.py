@@ -209,7 +209,6 @@ def show_forecast(forecast: Forecast) -> None:
 
 def show_verdict(found: Confirmation) -> None:
     """Print the verdict, the comparisons behind it, and where it is written."""
-    from xraytune.confirm.analysis import RATIO_CAVEAT
     from xraytune.confirm.verdict import verdict_text
 
     first, metric = found.finalists[0].arm.name, found.metric
@@ -220,8 +219,6 @@ def show_verdict(found: Confirmation) -> None:
         *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
         *(_comparisons(finalist, metric) for finalist in found.finalists),
     ]
-    if found.ratio_response:
-        parts += [_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")]
     if secondary := [one for one in found.secondary if one.finalist == first]:
         parts.append(_outcomes(secondary, f"{first}: secondary outcomes, not part of the verdict"))
     if positive := found.test.positive:
@@ -230,7 +227,7 @@ def show_verdict(found: Confirmation) -> None:
         parts += _external(result, first, metric)
     console.show(*parts)
     folder = shown_path(found.study) / "confirm"
-    console.write(f"all results: {folder}/verdict.json; text for a paper: {folder}/methods.md")
+    console.write(f"all results, also at other ratios: {folder}/verdict.json; text for a paper: {folder}/methods.md")
 
 
 def _comparisons(finalist: FinalistResult, metric: str) -> Table:
@@ -268,21 +265,3 @@ def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Ta
         yield Cell(f"note: this folder had been scored {times} before", "dim")
     if outcomes := [one for one in result.secondary if one.finalist == finalist]:
         yield _outcomes(outcomes, f"{finalist} on {result.folder}/: secondary outcomes")
-
-
-def _ratios(found: Confirmation) -> Table:
-    first = found.finalists[0].arm
-    source, rows = first.parameters.source, list[Row]()
-    for point in found.ratio_response:
-        ratio, score = f"{point.ratio:g}", f"{point.score:.3f}"
-        if not point.ratio:
-            rows.append((ratio, "no extra images", score, "", ""))
-            continue
-        rows.append((ratio, f"{source} over ratio 0", score, *_signed(point.gain, point)))
-        if one := point.duplicate:
-            rows.append(("", "duplicate over ratio 0", f"{one.score:.3f}", *_signed(one.gain, one)))
-        if over := point.over_duplicate:
-            rows.append(("", f"{source} over duplicate", "", *_signed(over.gain, over)))
-    scores = console.numbers(f"val-B {found.metric}", "gain")
-    columns = (Column("ratio", "right"), Column("arm", flexible=True), *scores, "95 % interval")
-    return Table(columns, rows, f"{first.name} at other ratios")

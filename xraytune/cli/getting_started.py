@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
 _SIZE_PX = 128
-_SOURCES = {"none": "none: real images only", "duplicate": "duplicate: repeated real images", "gan": "gan: GAN images"}
 _TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 
 
@@ -99,25 +97,12 @@ def demo(
 
 
 def _show_demo(paths: Mapping[str, Path], evaluation: Evaluation) -> None:
-    from xraytune.search.study import StudyFolder
-
-    trials: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in StudyFolder(paths["study"]).rows():
-        if row["value"] is not None:
-            trials[row["parameters"]["source"]].append(row)
-    best = {source: max(rows, key=lambda row: (row["value"], -row["number"])) for source, rows in trials.items()}
     auroc, (low, high) = evaluation.metrics.auroc, evaluation.intervals["auroc"]
-    rows = [
-        (name, f"{len(trials[source])}", f"{best[source]['value']:.3f}", f"{best[source]['epochs']}")
-        for source, name in _SOURCES.items()
-        if source in best
-    ]
-    console.write("\nResult of the search", "strong")
+    console.write("\nThe files of the demo", "strong")
     console.show(
         "This is a demo, not evidence: the images are computer-generated, the GAN is barely trained, and with so few "
         f"patients such differences are due to chance. On new patients, the model reached an AUROC of {auroc:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}).",
-        Table(("source", *console.numbers("trials", "best val-A AUROC", "after epochs")), rows),
         console.facts(*((name, str(path)) for name, path in paths.items())),
     )
     console.write_command(f"xraytune status {shlex.quote(str(paths['study']))}", "all trials: ")

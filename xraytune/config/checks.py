@@ -19,10 +19,9 @@ from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import is_overridden, join_conditions, path_of, when_paths
 from xraytune.config.messages import explain, group_regex_problem, nearest
 from xraytune.config.settings import GENERATORS, RULES_READ, SOURCES, USED_ONLY_BY, Settings, is_of_generator
-from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
+from xraytune.config.space import Condition, ParameterSpec, corner_points, family_of
 from xraytune.errors import join_names
 
-_MAX_BLAMED = 20
 ONLY_OF_CLASSIFICATION = ("head", "loss", "dropout", "balance")
 """Parameters that segmentation has no use for."""
 
@@ -138,32 +137,18 @@ def _check_continuous(specs: Sequence[ParameterSpec], problems: Problems) -> Non
 def _check_rules(specs: Sequence[ParameterSpec], problems: Problems) -> None:
     """Validate every combination that the rules of `Parameters` depend on, as `corner_points` lists them."""
     for group in RULES_READ:
-        passing: list[Point] = []
-        failing: dict[str, list[tuple[str, Point]]] = {}
+        failing: dict[str, str] = {}
+        can_pass = False
         for point in corner_points(specs, group):
             try:
                 parameters_from(point)
-                passing.append(point)
+                can_pass = True
             except ValidationError as error:
                 what, fix = explain("parameters", error.errors()[0])
-                failing.setdefault(fix, []).append((what, point))
-        for fix, failures in failing.items():
-            blamed = [(what, point, _blame(point, passing)) for what, point in failures[:_MAX_BLAMED]]
-            what, point, names = max(blamed, key=lambda one: len(one[2]))
-            not_named = [f"{name} is {point[name]}" for name in names if f"{name}:" not in what]
-            where = f" where {' and '.join(not_named)}" if not_named else ""
+                failing.setdefault(fix, what)
+        for fix, what in failing.items():
             path = path_of(problems.document, what.partition(":")[0])
-            problems.add(path, what + where, f"{fix}, or keep the values apart with when:" if names else fix)
-
-
-def _blame(failed: Point, passing: Sequence[Point]) -> list[str]:
-    """Return the parameters of which another value alone would make an invalid point valid."""
-    blamed = set()
-    for point in passing:
-        different = [name for name in failed.keys() & point.keys() if failed[name] != point[name]]
-        if len(different) == 1:
-            blamed.add(different[0])
-    return [name for name in failed if name in blamed]
+            problems.add(path, what, f"{fix}, or keep the values apart with when:" if can_pass else fix)
 
 
 _CHECKED_VALUES = (

@@ -51,11 +51,8 @@ class Extensions:
         except (ImportError, AttributeError) as error:
             what = f"{self.kind} {name} cannot be loaded: {error}"
             where = f"{point.value} of {point.dist.name} {point.dist.version}" if point.dist else point.value
-            others = [other for other in self.names() if other != name]
-            instead = (
-                f"use another {self.kind} of the installed packages: {', '.join(others)}" if others else "uninstall it"
-            )
-            raise MachineError(Problem(what, where, f"repair or reinstall its package, or {instead}")) from error
+            fix = f"repair or reinstall its package; installed are {', '.join(self.names())}"
+            raise MachineError(Problem(what, where, fix)) from error
 
     def identity(self, name: str) -> str:
         """Return the name as fingerprints contain it: with the version of its package and the SHA-256 of its file.
