@@ -73,28 +73,23 @@ def test_all_train_patients_have_a_word(write_space: WriteSpace, word: str) -> N
     ("line", "problem"),
     [
         ("lrr: {value: 1e-3}", "unknown parameter 'lrr'"),
-        ("gan: {parameters: {step: {value: 1}}}", "gan: unknown parameter 'step'"),
         ("gan: {steps: {value: 1}}", "gan: the parameters of a block belong under parameters:"),
         ("lr: 1e-3", "lr: 0.001 is not a mapping"),
         ("lr: [1e-3, 1e-4]", "lr: a list is not a mapping"),
         ("lr:", "lr: is empty"),
         ("lr: {value: }", "lr: is empty"),
-        ("lr: {values: []}", "lr: values is empty"),
         ("lr: {value: 1e-4x}", "lr: '1e-4x' is not a number"),
         ("lr: {value: 010}", "lr: '010' is not a number"),
         ("lr: {value: .nan}", "lr: nan is not a finite number"),
         ("lr: {value: -1}", "lr: -1 is out of bounds"),
         ("classical: {min: 0, max: 7}", "classical: 7 is out of bounds"),
         ("lr: {value: 1, values: [2, 3]}", "lr: has both value and values"),
-        ("lr: {min: 1e-4}", "lr: has no max"),
         ("lr: {min: 1e-4, max: 1, stp: 3}", "lr: unknown key 'stp'"),
         ("views: {value: 8.0}", "views: 8.0 is not a whole number"),
-        ("batch_size: {min: 4, max: 64, step: 7}", "steps of 7 from 4 never reach max 64"),
         ("lr: {min: 1e-300, max: 1, step: 1e-300}", "there are too many values"),
         ("gan: {parameters: {seed: {min: 0, max: 99999999999999999999}}}", "there are too many values"),
         ("synthetic_ratio: {min: 0.5, max: 3, distribution: int_uniform}", "draws whole numbers, but min is 0.5"),
         ("backbone: {value: vgg}", "backbone: unknown value 'vgg'"),
-        ("lr: {min: 1, max: 2, distribution: beta}", "lr: unknown distribution 'beta'"),
         ("lr: {value: 1, when: {source: [gann]}}", "when: source: unknown value 'gann'"),
         ("lr: {value: 1, when: {steps: 500}}", "when: unknown parameter 'steps'"),
         ("lr: {value: 1, when: {views: {gt: 1}}}", "when: views: a mapping is not a whole number"),
@@ -585,25 +580,20 @@ def test_a_trial_keeps_the_block_of_its_own_generator_alone(write_space: WriteSp
 
 
 @pytest.mark.parametrize(
-    ("line", "what", "fix"),
+    ("line", "problem"),
     [
-        (
-            "diffusion.image_size: {value: 128}",
-            "diffusion.image_size: 128 is more than data.image_size, 64",
-            "set data.",
-        ),
-        ("diffusion.image_size: {value: 256}", "diffusion.image_size: unknown value 256", "use one of: 32, 64, 128"),
-        ("diffusion.sampling_steps: {value: 1}", "diffusion.sampling_steps: 1 is out of bounds", "write 2 or more"),
-        ("diffusion: {parameters: {diffaugment: {value: true}}}", "unknown parameter 'diffaugment'", "use one of"),
+        ("diffusion.image_size: {value: 128}", "diffusion.image_size: 128 is more than data.image_size, 64"),
+        ("diffusion.image_size: {value: 256}", "diffusion.image_size: unknown value 256"),
+        ("diffusion.sampling_steps: {value: 1}", "diffusion.sampling_steps: 1 is out of bounds"),
+        ("diffusion: {parameters: {diffaugment: {value: true}}}", "unknown parameter 'diffaugment'"),
     ],
 )
 def test_a_wrong_setting_of_a_diffusion_model_is_refused(
-    write_space: WriteSpace, complaints: Complaints, line: str, what: str, fix: str
+    write_space: WriteSpace, complaints: Complaints, line: str, problem: str
 ) -> None:
     message = complaints(write_space("source: {value: diffusion}", line), "data.image_size=64")
 
-    assert what in message
-    assert fix in message
+    assert problem in message
     assert message.count("fix:") == 1
 
 
