@@ -4,11 +4,8 @@ Images of new patients truly help, copies of training images do nothing that `du
 ones truly hurt. Each study has its own patients, trains a finalist and its two matched controls with fresh seeds, opens its
 test folder and judges, all by confirm's own functions; only the search before it and Ray are left out.
 
-Ratios, rope and seeds are chosen so that each right answer has a chance of about .8 to .9, by the power functions of
-confirm with components and effects of pilots on other patients: effects that nobody can miss would test little. Each GAN
-seed has two classifier seeds: with one, the standard error of .019 left copies a chance of about .5 (11 of 20 seen) and the
-other two one of about .74 (29 and 30 of 40 seen); with two it is .014. Fixed seeds, one process, one thread; about twenty
-minutes on one core.
+Ratios, ROPE and seeds are chosen so that each right answer has a probability of about .8 to .9, judged by the power functions of
+`confirm` on pilots with other patients. Seeds are fixed; one process, one thread; about twenty minutes on one core.
 """
 
 from __future__ import annotations
