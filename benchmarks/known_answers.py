@@ -4,8 +4,8 @@ Images of new patients truly help, copies of training images do nothing that `du
 ones truly hurt. Each study has its own patients, trains a finalist and its two matched controls with fresh seeds, opens its
 test folder and judges, all by confirm's own functions; only the search before it and Ray are left out.
 
-Ratios, ROPE and seeds are chosen so that each right answer has a probability of about .8 to .9, judged by the power functions of
-`confirm` on pilots with other patients. Seeds are fixed; one process, one thread; about twenty minutes on one core.
+Ratios, ROPE and seeds are chosen so that each right answer has a probability of about .8 to .9, judged on pilots with other
+patients. Seeds are fixed; one process, one thread; about twenty minutes on one core.
 """
 
 from __future__ import annotations
