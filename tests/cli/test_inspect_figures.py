@@ -33,13 +33,6 @@ def test_an_inspection_draws_figures_and_names_them(run: Run, xrays: Path, tmp_p
     assert sorted(names) == sorted(file.name for file in (tmp_path / "figures").iterdir())
 
 
-def test_an_inspection_without_figures_draws_none(run: Run, xrays: Path, tmp_path: Path) -> None:
-    answer = run("data", "inspect", xrays, "--json")
-
-    assert "figures" not in json.loads(answer.stdout)
-    assert [path.name for path in tmp_path.iterdir()] == ["xrays"]
-
-
 def test_figures_that_are_there_already_are_refused_before_anything_is_read(run: Run, tmp_path: Path) -> None:
     (tmp_path / "samples.png").write_bytes(b"mine")
 
@@ -48,15 +41,6 @@ def test_figures_that_are_there_already_are_refused_before_anything_is_read(run:
     assert result.exit_code == 2
     assert "figures are here already: samples.png" in result.stderr
     assert result.stdout == ""
-
-
-def test_a_file_in_place_of_the_folder_of_figures_is_refused(run: Run, xrays: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
-
-    result = run("data", "inspect", xrays, "--figures", tmp_path / "notes.txt")
-
-    assert result.exit_code == 2
-    assert "this is a file, but a folder is needed here" in result.stderr
 
 
 def test_pairs_are_drawn_inspected_and_shown_in_figures(run: Run, tmp_path: Path) -> None:

@@ -92,13 +92,6 @@ def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_pat
         assert 0 <= (result.val_b_score or -1) <= 1
 
 
-@pytest.mark.parametrize("patients", [50, 100, 200, 500])
-def test_the_low_data_studies_differ_in_their_patients_alone(patients: int) -> None:
-    space = load_space(SPACES / "low_data.yaml", [f"data.train_patients={patients}", f"name=low-data-{patients}"])
-
-    assert (space.settings.name, space.settings.data.train_patients) == (f"low-data-{patients}", patients)
-
-
 @pytest.mark.parametrize(
     ("file", "backbone", "trainable"),
     [
@@ -113,15 +106,6 @@ def test_a_file_of_an_origin_project_trains_the_published_setting(file: str, bac
 
     assert space.searched
     assert (parameters.backbone, parameters.trainable, parameters.source) == (backbone, trainable, "none")
-
-
-def test_the_small_search_has_enough_mixes() -> None:
-    space = load_space(SPACES / "gan_ratio_cpu.yaml")
-
-    ratios = {ratio for source, ratio in space.combinations("source", "synthetic_ratio") if source == "gan"}
-    assert space.settings.budget.trials >= 16
-    assert len(ratios) >= 3
-    assert len({steps for (steps,) in space.combinations("gan.steps") if steps}) >= 2
 
 
 def test_the_quick_demo_is_a_smaller_search_of_the_same_space() -> None:

@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial
 
 from xraytune.config.document import write_yaml
 from xraytune.config.domains import Value
-from xraytune.config.fields import flat_values, parameter_fields
+from xraytune.config.fields import flat_values
 from xraytune.config.load import experiment_from_json, experiment_to_json, experiment_to_yaml, load_space
 from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.config.space import Space
@@ -354,12 +354,6 @@ def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
     }
 
 
-def test_bounds_are_inclusive(write_space: WriteSpace) -> None:
-    space = load_space(write_space("classical: {min: 0, max: 3}"))
-
-    assert {space.suggest(trial).classical for trial in ask(space, 0, 60)} == {0, 1, 2, 3}
-
-
 def test_unused_parameters_of_a_source_are_dropped_without_a_condition(write_space: WriteSpace) -> None:
     """Otherwise the sampler would learn from differences between identical trials."""
     space = load_space(
@@ -367,15 +361,6 @@ def test_unused_parameters_of_a_source_are_dropped_without_a_condition(write_spa
     )
 
     assert space.searched == ()
-
-
-@pytest.mark.parametrize("name", ["source", "gan.steps", "lr", "weights"])
-def test_missing_parameters_get_their_defaults(write_space: WriteSpace, name: str) -> None:
-    space = load_space(write_space("source: {value: gan}"))
-
-    values = flat_values(space.experiment().parameters)
-
-    assert values[name] == ("gan" if name == "source" else parameter_fields()[name].default)
 
 
 def test_inactive_weights_are_the_default_ones(tmp_path: Path) -> None:

@@ -164,13 +164,6 @@ def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder,
     assert completed_rows(folder)[0]["value"] == 0.9
 
 
-def test_run_started_with_other_settings_is_not_resumed(folder: StudyFolder) -> None:
-    started(work(folder, "none"))
-
-    with pytest.raises(StudyError, match="this run was started with other settings"):
-        work(folder, "duplicate").next_trial()
-
-
 def test_result_of_other_settings_is_not_reused(folder: StudyFolder) -> None:
     first = work(folder, "none", "none")
     first.on_result(started(first), ended(0.9))

@@ -229,11 +229,6 @@ def test_a_study_without_a_complete_trial_has_no_best(lab: Lab, tmp_path: Path) 
         export(folder.path, out=tmp_path / "best.yaml")
 
 
-def test_folder_that_is_not_a_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="no study here"):
-        export(tmp_path, out=tmp_path / "best.yaml")
-
-
 def test_a_study_that_moved_with_its_images_is_exported_from_its_place(copy_lab: CopyLab) -> None:
     lab = copy_lab()
 

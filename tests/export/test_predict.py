@@ -17,7 +17,7 @@ from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRL
 from tests.export.conftest import CopyLab, Lab, change_record
 from tests.export.conftest import predict_classes as predict
 from tests.in_process import command
-from xraytune.errors import ConfigError, DataError
+from xraytune.errors import DataError
 from xraytune.pipeline.bundle import open_bundle
 
 pytestmark = pytest.mark.slow
@@ -113,16 +113,6 @@ def test_prediction_does_not_depend_on_batch(lab: Lab, tmp_path: Path) -> None:
         (alone,) = read_table(out)
         assert alone["file"] == Path(row["file"]).name
         assert float(alone["probability_NORMAL"]) == pytest.approx(float(row["probability_NORMAL"]), abs=1e-6)
-
-
-def test_an_existing_table_is_not_overwritten(lab: Lab, tmp_path: Path) -> None:
-    out = tmp_path / "table.csv"
-    out.write_text("mine\n", encoding="utf-8")
-
-    with pytest.raises(ConfigError, match="already"):
-        predict(lab.model, lab.xrays / "test", out=out)
-
-    assert out.read_text(encoding="utf-8") == "mine\n"
 
 
 def test_nothing_is_written_when_images_are_broken(lab: Lab, tmp_path: Path) -> None:

@@ -158,13 +158,6 @@ def test_a_final_training_needs_neither_ray_nor_optuna_nor_wandb(killed: Killed)
     assert killed.imported == ""
 
 
-def test_an_existing_folder_is_refused_before_anything_starts(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="already"):
-        train(lab.best, out=lab.model, cache=tmp_path / "cache")
-
-    assert not (tmp_path / "cache").exists()
-
-
 def test_folder_created_during_training_is_preserved(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     out = lab.path / "taken"

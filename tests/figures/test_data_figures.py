@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,14 +47,6 @@ def patients_of(row: SampleRow) -> list[int]:
 
 
 @pytest.mark.slow
-def test_four_files_are_written(index: ImageIndex, tmp_path: Path) -> None:
-    drawn = draw_data_figures(index, tmp_path / "new" / "figures")
-
-    assert [file.name for file in drawn] == list(FILES)
-    assert sorted(file.name for file in (tmp_path / "new" / "figures").iterdir()) == sorted(FILES)
-
-
-@pytest.mark.slow
 def test_a_row_shows_each_patient_once_and_no_test_image(index: ImageIndex) -> None:
     normal, pneumonia = sample_rows(index, seed=0)
 
@@ -74,16 +65,6 @@ def test_seed_determines_the_samples(index: ImageIndex) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_folder_gives_the_same_bytes(index: ImageIndex, tmp_path: Path) -> None:
-    hashes = []
-    for name in ("a", "b"):
-        files = draw_data_figures(index, tmp_path / name)
-        hashes.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
-
-    assert hashes[0] == hashes[1]
-
-
-@pytest.mark.slow
 def test_broken_image_is_replaced_by_next_patient(index: ImageIndex) -> None:
     for patient in range(1, 13):
         for file in (index.root / "train" / "PNEUMONIA").glob(f"person{patient}_*"):
@@ -97,16 +78,6 @@ def test_images_and_patients_of_both_parts_are_counted(index: ImageIndex) -> Non
         "images": {"training": (4, 60), "test": (1, 2)},
         "patients": {"training": (4, 20), "test": (1, 1)},
     }
-
-
-def test_figures_that_are_there_already_are_not_overwritten(index: ImageIndex, tmp_path: Path) -> None:
-    (tmp_path / "samples.svg").write_text("mine", encoding="utf-8")
-
-    with pytest.raises(ConfigError, match=r"figures are here already: samples\.svg"):
-        draw_data_figures(index, tmp_path)
-
-    assert (tmp_path / "samples.svg").read_text(encoding="utf-8") == "mine"
-    assert not (tmp_path / "samples.png").exists()
 
 
 @pytest.mark.slow

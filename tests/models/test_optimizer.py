@@ -108,10 +108,6 @@ def optimizer_at(lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
 
 
-def test_constant_is_constant() -> None:
-    assert learning_rate(Parameters(lr=0.1), 50, total_steps=100, val_losses=LOSSES) == 0.1
-
-
 @pytest.mark.slow
 def test_cosine_equals_torchs() -> None:
     optimizer = optimizer_at(0.1)

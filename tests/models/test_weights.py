@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from xraytune.config.settings import Parameters
-from xraytune.errors import ConfigError, MachineError
+from xraytune.errors import MachineError
 from xraytune.models.classifier import build_classifier
 from xraytune.models.weights import find_weights, official_urls, read_weights
 
@@ -53,24 +53,12 @@ def test_one_set_of_weights_is_not_replaced_by_another(official_mobilenet: Path)
         find_weights("mobilenet_v2", "IMAGENET1K_V2", official_mobilenet)
 
 
-def test_a_weight_set_that_the_backbone_lacks_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"resnet18 has no weight set IMAGENET1K_V2\n.*imagenet, IMAGENET1K_V1"):
-        find_weights("resnet18", "IMAGENET1K_V2", tmp_path)
-
-
 def test_a_folder_without_the_file_is_refused_with_all_acceptable_names(tmp_path: Path) -> None:
     with pytest.raises(MachineError) as caught:
         find_weights("resnet50", "imagenet", tmp_path)
 
     assert str(tmp_path) in str(caught.value)
     assert "put resnet50-11ad3fa6.pth or resnet50-0676ba61.pth there" in str(caught.value)
-
-
-def test_a_file_of_the_right_name_and_the_wrong_hash_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"something else")
-
-    with pytest.raises(MachineError, match=r"resnet18-f37072fd\.pth: the hash.*\n.*download\.pytorch\.org"):
-        find_weights("resnet18", "imagenet", tmp_path)
 
 
 def test_missing_weights_without_network_name_every_file_that_would_do(
@@ -127,15 +115,6 @@ def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
 
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, trained.state_dict()[name]), name
-
-
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mine.pth"
-    other = build_classifier(Parameters(backbone="small_cnn", weights="none"), 2, weights=None, seed=1)
-    torch.save(other.backbone.state_dict(), path)
-
-    with pytest.raises(MachineError, match=r"mine\.pth: these weights are not for resnet18: 100 of 100 tensors"):
-        build_classifier(Parameters(backbone="resnet18", weights=str(path)), 2, weights=path, seed=1)
 
 
 def test_weights_with_more_blocks_than_the_network_are_refused(tmp_path: Path) -> None:

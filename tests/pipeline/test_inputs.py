@@ -13,7 +13,6 @@ from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan, numbers, run
 from xraytune.config.settings import Experiment, FolderSettings
-from xraytune.errors import DataError
 from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.pipeline.inputs import TrialInputs, real_images_for_norms, untrained
 from xraytune.pipeline.prepare import RunContext, prepare, side_images
@@ -168,12 +167,6 @@ def test_a_folder_of_extra_images_joins_the_mix(training_set_of: Any, tmp_path: 
     assert len(training_set.extra) == training_set.real_count
     assert len(set(training_set.extra.tolist())) == len(training_set.extra), "each of them once"
     assert training_set.extra.min() >= training_set.real_count
-
-
-def test_folder_too_small_for_ratio_is_refused(training_set_of: Any, tmp_path: Path) -> None:
-    folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 3))
-    with pytest.raises(DataError, match=r"3 images of .*, but the mix needs"):
-        training_set_of(source="folder", folder=folder, synthetic_ratio=1.0)
 
 
 def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:

@@ -1,6 +1,5 @@
 """Preparation: images are decoded once and split by patient, and the record is readable."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -52,22 +51,6 @@ def test_a_renamed_data_folder_is_the_same_study(bench: Bench, copied: Path) -> 
     again, _ = prepare(settings_of(bench, copied), bench.cache)
 
     assert again == bench.prepared
-
-
-def test_broken_image_is_refused_unless_skipped(bench: Bench, copied: Path) -> None:
-    victim = sorted((copied / "train").rglob("*.jpeg"))[0]
-    victim.write_bytes(victim.read_bytes()[:200])
-    settings = settings_of(bench, copied)
-
-    stored = sorted((bench.cache / PIXELS_STAGE).iterdir())
-
-    with pytest.raises(DataError, match=victim.name):
-        prepare(settings, bench.cache)
-    assert sorted((bench.cache / PIXELS_STAGE).iterdir()) == stored, "a store with broken images is not kept"
-    prepared, warnings = prepare(settings, bench.cache, skip_broken=True)
-
-    assert any(victim.name in warning for warning in warnings)
-    assert victim.name not in json.dumps([image.file for image in prepared.images])
 
 
 def test_an_own_val_folder_is_merged_or_kept_and_notes_say_which(bench: Bench, copied: Path) -> None:

@@ -301,17 +301,6 @@ def test_links_in_a_study_are_not_followed(root: Path, tmp_path: Path) -> None:
     assert len(list(elsewhere.iterdir())) == 1
 
 
-def test_a_study_that_is_being_searched_is_refused(root: Path) -> None:
-    leave_checkpoints(root)
-    folder = StudyFolder(root / "studies" / "small")
-    before = contents(root / "cache"), contents(folder.path / "trials")
-
-    with locked(folder), pytest.raises(StudyError, match="the study is being searched by"):
-        clean(folder.path)
-
-    assert (contents(root / "cache"), contents(folder.path / "trials")) == before
-
-
 def test_folder_that_is_not_a_study_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "notes.json", {})
 

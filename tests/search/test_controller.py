@@ -53,13 +53,6 @@ def test_search_runs_the_budgeted_number_of_trials(study: StudyFolder) -> None:
     assert statuses(study) == {0: "complete", 1: "complete", 2: "complete"}
 
 
-def test_larger_budget_continues_the_search(study: StudyFolder) -> None:
-    controller = direct(study, "budget.trials=1")
-    complete(controller, start(controller).number)
-
-    assert start(direct(study, "budget.trials=2")).number == 1
-
-
 @pytest.mark.slow
 def test_a_spent_budget_of_hours_starts_nothing(study: StudyFolder) -> None:
     assert direct(study, "budget.hours=1e-9").next_trial() == "done"
@@ -155,8 +148,9 @@ def test_failed_trial_records_its_reason(study: StudyFolder, message: dict[str, 
 
 
 def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> None:
-    controller = direct(study, "resources.retries=2")
+    """Also if the search restarts between them."""
     for _ in range(3):
+        controller = direct(study, "resources.retries=2")
         controller.on_trial_lost(start(controller).number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
@@ -181,14 +175,6 @@ def test_new_epoch_resets_the_retry_count(study: StudyFolder) -> None:
 
     assert start(controller).number == 0
     assert statuses(study) == {}
-
-
-def test_retries_are_counted_across_restarts(study: StudyFolder) -> None:
-    for _ in range(3):
-        controller = direct(study, "resources.retries=2")
-        controller.on_trial_lost(start(controller).number, out_of_memory=False)
-
-    assert statuses(study) == {0: "failed"}
 
 
 def test_out_of_memory_doubles_the_share_and_keeps_settings(study: StudyFolder) -> None:

@@ -10,7 +10,6 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, MachineError, StudyError, TrialError
 from xraytune.files import read_json, write_json
 from xraytune.search.run import search
-from xraytune.search.status import StudyWatcher
 from xraytune.search.study import (
     StudyFolder,
     continue_under_releases,
@@ -113,11 +112,6 @@ def test_cache_is_shared_where_studies_is_a_symlink(tmp_path: Path) -> None:
 
     cache = StudyFolder((tmp_path / "studies" / "small").resolve()).default_cache
     assert {path.parent for path in tmp_path.glob("**/pixels-*")} == {cache}
-
-
-def test_folder_that_is_not_a_study_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="no study here"):
-        StudyWatcher(StudyFolder(tmp_path))
 
 
 def test_an_unknown_trial_is_named(study: StudyFolder) -> None:

@@ -52,12 +52,6 @@ def test_the_folder_and_the_longest_path_are_those_of_ray(monkeypatch: pytest.Mo
         assert is_told != is_short, length
 
 
-def test_long_path_is_reported_with_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
-
-    assert "bytes too long\n  fix: export RAY_TMPDIR=/tmp" in told()
-
-
 def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/tmp/short")
     assert ray_parent() == Path("/tmp/short")
