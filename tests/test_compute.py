@@ -54,10 +54,6 @@ def test_a_generator_without_a_gpu_beside_trials_with_one_is_refused() -> None:
         allocation_of(settings(gpus_per_trial=1, generator={"gpus": 0}), has_gpu=True)
 
 
-def test_by_default_generators_have_the_threads_of_a_trial() -> None:
-    assert Compute(device="cpu", threads=4, precision="float32").generator_threads == 4
-
-
 def test_generators_have_threads_of_their_own() -> None:
     with one_thread():
         with generator_threads(Compute(device="cpu", threads=1, precision="float32", generator_threads=2)):

@@ -12,18 +12,11 @@ from typer.testing import Result
 
 from tests.cli.spaces import EXPERIMENT
 from xraytune.cli import console
-from xraytune.cli.model import show_training
 from xraytune.cli.search import show_search
-from xraytune.cli.study import show_export
-from xraytune.cli.study_frame import live_frame
 from xraytune.config.settings import Objective, Parameters
 from xraytune.data.phantom import draw_phantoms
-from xraytune.export.best import Exported
-from xraytune.export.train import Trained
-from xraytune.pipeline.bundle_record import TrainedOn
 from xraytune.search.controller import mix_label
 from xraytune.search.run import SearchSummary
-from xraytune.search.status import StudyView, TrialView
 
 Run: TypeAlias = Callable[..., Result]
 
@@ -94,41 +87,6 @@ def test_mix_and_arm_have_the_same_name() -> None:
     assert label(source="diffusion", synthetic_ratio=0.5, diffusion={"steps": 2000}) == "diffusion r=0.5 (2000 steps)"
 
 
-def test_the_curve_column_names_its_range_and_one_trial_is_not_called_trials() -> None:
-    def trial(number: int, *values: float) -> TrialView:
-        return TrialView(
-            number=number,
-            mix="real_only",
-            status="pruned",
-            epochs=len(values),
-            values=values,
-            val_b_score=None,
-            busy_with="",
-            seconds=1.0,
-            reason="",
-        )
-
-    view = StudyView(
-        name="small",
-        metric="AUROC",
-        objective=Objective(),
-        trials=tuple(trial(number, 0.5 + number / 20, 0.8) for number in range(6)),
-        trial_budget=6,
-        max_epochs=2,
-        seconds=9.0,
-        seconds_left=None,
-        is_running=False,
-    )
-
-    frame = live_frame(view, dashboard="Ray dashboard: http://127.0.0.1:8265")
-
-    (table,) = [part for part in frame if isinstance(part, console.Table)]
-    lines = [getattr(part, "text", part) for part in frame if not isinstance(part, console.Table)]
-    assert console.Column("curve\n.65-.80") in table.columns
-    assert "1 more trial has ended; `xraytune status` shows them all" in lines
-    assert "dashboard" not in str(lines)
-
-
 def test_paths_below_the_current_folder_are_shown_relative(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,29 +98,6 @@ def test_paths_below_the_current_folder_are_shown_relative(
     console.log(f"{here}: /elsewhere{here}/c")
 
     assert capsys.readouterr().err == f"demo/xrays: a note (a, 'b')\n{here}: /elsewhere{here}/c\n"
-
-
-def test_an_export_prints_the_command_for_a_simpler_arm(capsys: pytest.CaptureFixture[str]) -> None:
-    exported = Exported(
-        path=Path("best.yaml"),
-        study="small",
-        trial=1,
-        arm="gan",
-        metric="AUROC",
-        trial_images=9,
-        trial_patients=7,
-        train_patients=None,
-        is_exact=False,
-        val_score=0.9,
-        val_b_score=0.8,
-        synthetic="not confirmed",
-        advice="xraytune export studies/small --arm real_only -o real_only.yaml",
-        command="",
-    )
-
-    show_export(exported, next_step=False)
-
-    assert "for a configuration without them: xraytune export studies/small --arm real_only" in capsys.readouterr().out
 
 
 def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,36 +114,10 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
                 is_confirmable=is_confirmable,
             )
         )
-    trained = Trained(
-        path=Path("my model"),
-        arm="real_only",
-        trained_on=TrainedOn(
-            images=9,
-            patients=7,
-            kept_images=4,
-            kept_patients=3,
-            of_images=13,
-            of_patients=10,
-            changes=(),
-        ),
-        val_score=0.9,
-        val_b_score=0.8,
-        positive="PNEUMONIA",
-        threshold=0.5,
-        metric="AUROC",
-        validation_images=9,
-        validation_patients=7,
-        best_epoch=1,
-        epochs=1,
-        seconds=1.0,
-        equals_trial=None,
-    )
-    show_training(trained)
 
     said = capsys.readouterr().out
     assert "next: xraytune confirm 'studies/a #b' --quick" in said
     assert "next: xraytune export 'studies/a #b' -o best.yaml" in said
-    assert "next: xraytune evaluate 'my model' --data FOLDER" in said
 
 
 @pytest.mark.slow

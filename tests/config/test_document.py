@@ -52,9 +52,6 @@ def test_a_tag_is_refused() -> None:
 
 def test_quoted_scalars_are_text() -> None:
     assert parse("['no', \"010\", '12:30', '1e-5', 'null', '3']").content == ["no", "010", "12:30", "1e-5", "null", "3"]
-
-
-def test_true_and_false_are_booleans() -> None:
     assert parse("[true, False, TRUE]").content == [True, False, True]
 
 
@@ -84,7 +81,9 @@ def test_an_unclosed_bracket_is_reported_with_the_line_where_it_opens() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["a: b: c", "a: 'x", "a: \x01", "a: 1\n---\nb: 2\n", "[" * 1500, "? {a: 1}\n: 2"])
+@pytest.mark.parametrize(
+    "text", ["a: b: c", "a: 'x", 'a: "\\UFFFFFFFF"', "a: \x01", "a: 1\n---\nb: 2\n", "? {a: 1}\n: 2"]
+)
 def test_invalid_yaml_is_explained(text: str) -> None:
     assert "fix: " in complaints(text)
 
@@ -94,17 +93,14 @@ def test_invalid_yaml_is_explained(text: str) -> None:
     [(b"", "the file is empty"), (b"- a\n", "not a mapping"), (b"\xff\xfe\x00", "not UTF-8"), (None, "no such file")],
 )
 def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, content: bytes | None, what: str) -> None:
+    with pytest.raises(ConfigError, match="this is a folder"):
+        read_document(tmp_path)
     path = tmp_path / "space.yaml"
     if content is not None:
         path.write_bytes(content)
 
     with pytest.raises(ConfigError, match=what):
         read_document(path)
-
-
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="this is a folder"):
-        read_document(tmp_path)
 
 
 _texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12) | st.sampled_from(
@@ -137,11 +133,6 @@ def test_deep_nesting_is_refused_at_once(text: str) -> None:
 def test_characters_that_cannot_be_stored_are_refused() -> None:
     assert "line 2: b: contains a character" in complaints('a: 1\nb: "x\\0y"\n')
     assert "contains a character" in complaints('"\\ud800": 1\n')
-
-
-@pytest.mark.parametrize("number", ["110000", "FFFFFFFF"])
-def test_an_escape_beyond_unicode_is_refused(number: str) -> None:
-    assert "not valid YAML" in complaints(f'a: "\\U{number:0>8}"\n')
 
 
 def test_oversized_space_file_is_refused_unread(tmp_path: Path) -> None:

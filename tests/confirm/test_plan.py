@@ -139,11 +139,13 @@ def test_a_matched_control_keeps_every_setting_but_the_source_and_inherits_the_r
         assert control.trial == "#7"
 
 
-def test_with_mixing_replace_there_is_no_matched_duplicate() -> None:
+def test_with_mixing_replace_there_are_no_duplicates() -> None:
     finalist = finalist_arm(trial(7, 0.9, "gan", mixing="replace"), 64)
 
     assert matched_control(finalist, "duplicate") is None
     assert matched_control(finalist, "none") is not None
+    assert {arm.parameters.source for arm in ratio_arms(finalist, RATIOS)} == {"gan"}
+    assert ratio_arms(finalist, ()) == ()
 
 
 def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all() -> None:
@@ -184,16 +186,6 @@ def test_each_ratio_has_duplicates_with_the_settings_and_resolution_of_the_final
         changes = {"source": "duplicate", "gan": None, "synthetic_ratio": arm.parameters.synthetic_ratio}
         assert arm.parameters == finalist.parameters.model_copy(update=changes)
     assert len({arm.name for arm in ratio_arms(finalist, RATIOS)}) == 5 + 6
-
-
-def test_with_mixing_replace_the_ratio_response_has_no_duplicates() -> None:
-    finalist = finalist_arm(trial(7, 0.9, "gan", mixing="replace"), 64)
-
-    assert {arm.parameters.source for arm in ratio_arms(finalist, RATIOS)} == {"gan"}
-
-
-def test_without_ratios_there_is_no_ratio_response() -> None:
-    assert ratio_arms(finalist_arm(trial(7, 0.9, "gan"), 64), ()) == ()
 
 
 def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:
@@ -280,15 +272,6 @@ def test_added_seeds_keep_the_numbers_of_existing_runs() -> None:
     assert more.grown((), 3, 1) == more, "fewer seeds take nothing away"
 
 
-def test_a_plan_survives_its_file(tmp_path: Path) -> None:
-    plan = Plan().grown([GAN, NONE], 2, 1)
-
-    write_plan(plan, tmp_path)
-
-    assert read_plan(tmp_path) == plan
-    assert read_plan(tmp_path / "elsewhere") is None
-
-
 def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     (here / "confirm").mkdir(parents=True)
@@ -313,19 +296,16 @@ def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) ->
         ("gan_seeds", None),
         ("arms", [{"name": "gan #1"}]),
         ("version", 3),
+        ("", None),
     ],
 )
 def test_a_damaged_plan_is_refused_with_its_path(tmp_path: Path, place: str, value: Any) -> None:
-    write_plan(Plan().grown([GAN], 1, 1), tmp_path)
-    file = tmp_path / "plan.json"
-    file.write_text(json.dumps({**json.loads(file.read_bytes()), place: value}), encoding="utf-8")
+    plan, file = Plan().grown([GAN, NONE], 1, 1), tmp_path / "plan.json"
+    assert read_plan(tmp_path) is None
+    write_plan(plan, tmp_path)
+    assert read_plan(tmp_path) == plan
+    damaged = json.dumps({**json.loads(file.read_bytes()), place: value}).encode() if place else b"\xff"
+    file.write_bytes(damaged)
 
     with pytest.raises(StudyError, match=r"plan\.json: the plan of this confirmation is damaged"):
-        read_plan(tmp_path)
-
-
-def test_a_binary_plan_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_bytes(b"\xff")
-
-    with pytest.raises(StudyError, match="is damaged"):
         read_plan(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import sys
@@ -13,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -281,17 +278,6 @@ def test_a_broken_file_is_refused_for_a_clear_reason(name: str) -> None:
     content, reason = BROKEN[name]
 
     assert reason_of(content) == reason
-
-
-@given(position=st.integers(132, 5000), value=st.integers(0, 255), keep=st.integers(140, 5000))
-@pytest.mark.slow
-def test_an_overwritten_or_shortened_file_gives_an_image_or_a_reason(position: int, value: int, keep: int) -> None:
-    """Never another exception."""
-    content = bytearray(GOOD[:keep])
-    content[position % len(content)] = value
-
-    with contextlib.suppress(DataError):
-        grey_of(bytes(content))
 
 
 def test_the_header_names_the_patient_as_a_hash() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import struct
 import warnings
@@ -260,7 +259,6 @@ def twelve_bit_jpeg() -> bytes:
 
 RAMP = gradient(64, 64)
 JPEG, PNG, TIFF = (encoded(Image.fromarray(RAMP), kind) for kind in ("JPEG", "PNG", "TIFF"))
-LZW = encoded(Image.fromarray(RAMP), "TIFF", compression="tiff_lzw")
 DARK_ROW = b"\0" + struct.pack(">3H", 4095, 4095, 4095) * 8
 BROKEN = {
     "empty": (b"", "the file is empty"),
@@ -315,26 +313,6 @@ def test_a_broken_image_is_refused_for_a_clear_reason(name: str) -> None:
     content, reason = BROKEN[name]
 
     assert reason_of(content) == reason
-
-
-@pytest.mark.slow
-@given(
-    position=st.integers(0, 10_000),
-    value=st.integers(0, 255),
-    kind=st.sampled_from([JPEG, PNG, TIFF, LZW]),
-    keep=st.integers(1, 10_000),
-)
-def test_an_overwritten_or_shortened_file_gives_an_image_or_a_reason(
-    position: int, value: int, kind: bytes, keep: int
-) -> None:
-    """Never another exception."""
-    content = bytearray(kind[:keep])
-    content[position % len(content)] = value
-
-    with warnings.catch_warnings(), contextlib.suppress(DataError):
-        warnings.simplefilter("ignore")
-        read_header(bytes(content), FILE)
-        read_grey(bytes(content), FILE, needed_px=16)
 
 
 def test_a_tiff_of_thousands_of_pages_is_refused_without_parsing_them_all() -> None:

@@ -177,12 +177,6 @@ def _patientwise_auroc(features: NDArray[np.float64], images: list[Path]) -> flo
     return float(roc_auc_score(labels, scores))
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    drawn = draw_phantoms(tmp_path, patients=10, seed=0, image_size_px=_SIDE)
-
-    assert len(_images(tmp_path)) == drawn.image_count
-
-
 def test_non_empty_folder_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious", encoding="utf-8")
 

@@ -77,12 +77,6 @@ def test_a_change_to_the_file_is_another_version(package: Path) -> None:
 
 
 @pytest.mark.usefixtures("package")
-def test_import_failure_is_reported() -> None:
-    with pytest.raises(MachineError, match="backbone gone cannot be loaded: No module named 'nowhere'"):
-        BACKBONES.load("gone")
-
-
-@pytest.mark.usefixtures("package")
 def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
-from tests.in_process import CPU
+from tests.in_process import CPU, command
 from xraytune.config.load import load_space
 from xraytune.config.settings import ExportedFrom, Parameters
 from xraytune.confirm.plan import Arm, Plan, write_plan
@@ -102,6 +102,8 @@ def test_unconfirmed_synthetic_images_are_reported_with_a_simpler_arm(lab: Lab, 
     assert exported.synthetic.startswith("not confirmed: xraytune confirm has not compared")
     assert exported.advice.endswith("--arm classical -o classical.yaml"), "the one that completed"
     assert f"# The benefit of its synthetic images is {exported.synthetic}." in out.read_text(encoding="utf-8")
+    shown = " ".join(command("export", lab.study, "-o", tmp_path / "same.yaml", "--trial", 0).stdout.split())
+    assert "for a configuration without them: xraytune export" in shown
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from PIL import Image, ImageSequence
 from tests.generators.conftest import Images
 from xraytune.config.settings import GanSettings
 from xraytune.data.masks import OUTLINE_RGB
-from xraytune.errors import ConfigError, TrialError
-from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator
 from xraytune.generators.gan import draw_shifts, translate
 from xraytune.generators.grids import progress_gif, with_outlines
 from xraytune.generators.networks import Generator
@@ -115,22 +114,6 @@ def test_masks_stay_binary_when_they_are_resized(blobs: Images, masks: NDArray[n
     assert abs((planes[:, 1] > 0).mean() - (masks > 0).mean()) < 0.005
 
 
-@pytest.mark.slow
-def test_a_checkpoint_without_masks_is_not_resumed_with_masks(
-    tiny: Tiny, blobs: Images, masks: NDArray[np.uint8], cpu: Compute, tmp_path: Path
-) -> None:
-    list(train_generator(tiny(), *blobs, 2, compute=cpu, checkpoint_dir=tmp_path))
-
-    with pytest.raises(ConfigError, match="other settings or other images"):
-        list(train_generator(tiny(), *blobs, 2, masks=masks, compute=cpu, checkpoint_dir=tmp_path))
-
-
-def test_the_file_of_a_generator_knows_its_channels(tiny: Tiny, tmp_path: Path) -> None:
-    save_generator(Generator(tiny(), 1, channels=2), tmp_path / "generator.safetensors")
-
-    assert load_generator(tmp_path / "generator.safetensors").channels == 2
-
-
 @pytest.fixture
 def pair_generator(tiny: Tiny) -> Generator:
     """An untrained generator, whose masks have many areas."""
@@ -157,21 +140,6 @@ def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order(pair_generator
     assert len(expected) > BLOCK / 2
     assert not np.array_equal(rounds[0].pixels, rounds[1].pixels), "each round has random numbers of its own"
     assert np.array_equal(block.pixels[: len(expected)], expected)
-
-
-@pytest.mark.slow
-def test_a_gan_with_too_few_plausible_masks_is_refused_with_the_figures(
-    pair_generator: Generator, cpu: Compute
-) -> None:
-    never = MaskRange(area=(0.0, 1.0), parts=(500, 500))
-
-    with pytest.raises(TrialError) as refusal:
-        draw_block(pair_generator, 0, 0, seed=1, compute=cpu, typical=never)
-
-    assert "only 0 of the GAN's first 256 masks are plausible, fewer than 25 %" in str(refusal.value)
-    assert "0 have an area, and 256 a number of components, outside the range of the training masks" in str(
-        refusal.value
-    )
 
 
 def test_an_outline_is_drawn_on_the_image_and_hides_nothing_else() -> None:

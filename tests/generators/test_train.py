@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,17 +35,12 @@ def _train(
     *,
     every_steps: int = 2,
     stop_after: int | None = None,
+    **options: Any,
 ) -> list[TrainingProgress]:
     records = []
-    training = train_generator(
-        settings,
-        *images,
-        class_count=2,
-        compute=compute,
-        checkpoint_dir=folder,
-        report_every_steps=every_steps,
-        checkpoint_every_steps=every_steps,
-    )
+    every = {"report_every_steps": every_steps, "checkpoint_every_steps": every_steps}
+    options = {"class_count": 2, **every, **options}
+    training = train_generator(settings, *images, compute=compute, checkpoint_dir=folder, **options)
     for record in training:
         records.append(record)
         if record.step == stop_after:
@@ -154,14 +150,8 @@ def test_one_class_is_trained_without_labels(tiny: Tiny, blobs: Images, cpu: Com
     pixels, labels = blobs
     of_one_class = np.flatnonzero(labels == 1)
 
-    training = train_generator(
-        tiny(),
-        pixels[of_one_class],
-        np.zeros(len(of_one_class), dtype=np.int64),
-        class_count=1,
-        compute=cpu,
-        checkpoint_dir=tmp_path,
-    )
+    images = pixels[of_one_class], np.zeros(len(of_one_class), dtype=np.int64)
+    training = _train(tiny(), images, cpu, tmp_path, every_steps=6, class_count=1)
 
     assert [record.step for record in training] == [6]
     assert checkpoint_generator(tmp_path / CHECKPOINT_NAME).class_count == 1
@@ -233,11 +223,7 @@ def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(
 
 @pytest.mark.slow
 def test_grids_show_the_first_steps_too(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
-    list(
-        train_generator(
-            tiny(steps=60), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path, grid_dir=tmp_path / "grids"
-        )
-    )
+    _train(tiny(steps=60), blobs, cpu, tmp_path, every_steps=60, grid_dir=tmp_path / "grids")
 
     names = {grid.name for grid in (tmp_path / "grids").iterdir()}
     assert names == {"progress.gif", "real.png", "step_000050.png", "step_000060.png"}
@@ -246,16 +232,7 @@ def test_grids_show_the_first_steps_too(tiny: Tiny, blobs: Images, cpu: Compute,
 def test_grids_show_real_images_and_the_same_noise_at_each_snapshot(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
 ) -> None:
-    training = train_generator(
-        tiny(),
-        *blobs,
-        class_count=2,
-        compute=cpu,
-        checkpoint_dir=tmp_path,
-        grid_dir=tmp_path / "grids",
-        report_every_steps=1,
-        grid_every_steps=3,
-    )
+    training = _train(tiny(), blobs, cpu, tmp_path, every_steps=1, grid_dir=tmp_path / "grids", grid_every_steps=3)
     assert [record.step for record in training] == [1, 2, 3, 4, 5, 6]
 
     grids = sorted((tmp_path / "grids").iterdir())

@@ -94,6 +94,7 @@ def train(
     epochs: int = 3,
     stop_after: int | None = None,
     compute: Compute = CPU,
+    **options: Any,
 ) -> list[EpochRecord]:
     task = task or tiny_task()
     run = train_network(
@@ -108,6 +109,7 @@ def train(
             seed=5,
             compute=compute,
             checkpoint_dir=folder,
+            **options,
         ),
         validate=task.validate,
     )
@@ -129,29 +131,14 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
 
 @pytest.mark.slow
 def test_progress_starts_before_first_step(tmp_path: Path) -> None:
-    task, parameters = tiny_task(), small()
     seen: list[tuple[str, int, int]] = []
-    epochs = train_network(
-        Training(
-            parameters=parameters,
-            network=build_classifier(parameters, 2, weights=None, seed=1),
-            batch=task.batch,
-            loss=F.cross_entropy,
-            norm_batches=task.norm_batches,
-            max_epochs=3,
-            steps_per_epoch=1,
-            seed=5,
-            compute=CPU,
-            checkpoint_dir=tmp_path,
-            on_progress=lambda *event: seen.append(event),
-        ),
-        validate=task.validate,
-    )
-    next(epochs)
-    assert seen == [(TRAINING_STEPS, 0, 3), (TRAINING_STEPS, 1, 3)]
+    network = build_classifier(small(), 2, weights=None, seed=1)
 
-    next(epochs)
-    assert seen[2:] == [(TRAINING_STEPS, 1, 3), (TRAINING_STEPS, 2, 3)]
+    train(small(), network, tmp_path, stop_after=2, on_progress=lambda *event: seen.append(event))
+
+    assert seen[:2] == [(TRAINING_STEPS, 0, 3 * STEPS_PER_EPOCH), (TRAINING_STEPS, 1, 3 * STEPS_PER_EPOCH)]
+    assert seen[STEPS_PER_EPOCH + 1 :][0] == (TRAINING_STEPS, STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH)
+    assert seen[-1] == (TRAINING_STEPS, 2 * STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
@@ -385,18 +372,6 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_refused_with_a_fix(tmp_path: Path) -> None:
-    parameters = small()
-    network = build_classifier(parameters, 2, weights=None, seed=1)
-    train(parameters, network, tmp_path, stop_after=1)
-    file = tmp_path / "checkpoint.pt"
-    file.write_bytes(file.read_bytes()[:1000])
-
-    with pytest.raises(ArtifactError, match=r"(?s)checkpoint\.pt: .*damaged.*remove this folder"):
-        train(parameters, network, tmp_path)
-
-
-@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     parameters = small()
     train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path, stop_after=1)
@@ -437,25 +412,16 @@ def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> N
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("epochs", [{"epoch": 1}]),
-        ("epochs", 1),
-        ("network", 1),
-        ("optimizer", {"state": 1}),
-    ],
-)
 @pytest.mark.slow
-def test_a_checkpoint_with_invalid_content_is_refused_with_a_fix(tmp_path: Path, key: str, value: object) -> None:
-    parameters = small()
-    network = build_classifier(parameters, 2, weights=None, seed=1)
-    train(parameters, network, tmp_path, stop_after=1)
-    file = tmp_path / "checkpoint.pt"
-    torch.save({**torch.load(file, weights_only=True), key: value}, file)
+def test_a_damaged_or_invalid_checkpoint_is_refused_with_a_fix(tmp_path: Path) -> None:
+    network, file = build_classifier(small(), 2, weights=None, seed=1), tmp_path / "checkpoint.pt"
+    train(small(), network, tmp_path, stop_after=1)
+    whole, content = file.read_bytes(), torch.load(file, weights_only=True)
 
-    with pytest.raises(ArtifactError, match=r"(?s)checkpoint\.pt: .*remove this folder"):
-        train(parameters, network, tmp_path)
+    for changes in (None, {"epochs": [{"epoch": 1}]}, {"epochs": 1}, {"network": 1}, {"optimizer": {"state": 1}}):
+        torch.save({**content, **changes}, file) if changes else file.write_bytes(whole[:1000])
+        with pytest.raises(ArtifactError, match=r"(?s)checkpoint\.pt: .*remove this folder"):
+            train(small(), network, tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]" * 100])

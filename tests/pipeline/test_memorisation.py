@@ -104,16 +104,6 @@ def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
         assert len(studio.training_set(studio.train(settings)).extra) > 0
 
 
-def test_trials_of_one_gan_share_its_verdict(studio: Studio) -> None:
-    settings = studio.train(gan(seed=5))
-    studio.training_set(settings)
-    made = verdicts_made(studio.bench)
-
-    studio.training_set(settings)
-
-    assert verdicts_made(studio.bench) == made
-
-
 def test_verdict_is_stored_with_pictures_of_nearest_pairs(studio: Studio) -> None:
     verdicts, folder = studio.measure(studio.copier)
 
@@ -139,14 +129,3 @@ def test_each_split_has_its_own_verdict(studio: Studio) -> None:
 
 def changed(prepared: Any, field: str, value: Any) -> Any:
     return replace(prepared, images=tuple(replace(image, **{field: value(image)}) for image in prepared.images))
-
-
-def test_damaged_verdict_is_recomputed(studio: Studio) -> None:
-    settings = studio.train(gan(seed=8))
-    _, folder = studio.measure(settings)
-    (folder / "memorisation.json").write_text("{", encoding="utf-8")
-    (folder / "manifest.json").touch()
-
-    studio.training_set(settings)
-
-    assert read_json(folder / "memorisation.json")["NORMAL"]["images"] == 256

@@ -19,21 +19,13 @@ from tests.pipeline.conftest import Bench
 from xraytune.config.settings import METRICS, Experiment, GanSettings, Objective
 from xraytune.errors import ArtifactError, TrialError
 from xraytune.files import read_jsonl, write_text
-from xraytune.pipeline.pools import pool_block
 from xraytune.pipeline.prepare import RunContext
 from xraytune.pipeline.synthesize import GAN_STAGE, generator_need, network_labels, trained_generator
 from xraytune.pipeline.trial import run_trial, trial_epochs
 from xraytune.records import EpochRecord, TrialResult
 
 SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
-SMALL_DIFFUSION = {
-    "image_size": 32,
-    "steps": 4,
-    "width": 8,
-    "batch_size": 8,
-    "patch_size": 2,
-    "sampling_steps": 2,
-}
+SMALL_DIFFUSION = {"image_size": 32, "steps": 4, "width": 8, "batch_size": 8, "patch_size": 2, "sampling_steps": 2}
 
 
 def gan(**more: Any) -> GanSettings:
@@ -59,18 +51,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "gan": {"source": "gan", "gan": gan()},
     "diffusion": {"source": "diffusion", "diffusion": SMALL_DIFFUSION},
     "one gan for each class": {"source": "gan", "gan": gan(conditional=False), "balance": "equal"},
-    "classical+gan, total": {
-        "source": "gan",
-        "gan": gan(),
-        "classical": 1,
-        "mixing": "replace",
-        "synthetic_ratio": 2.0,
-    },
-    "gan, pretrained": {
-        "source": "gan",
-        "gan": gan(),
-        "mixing": "pretrain",
-    },
+    "classical+gan": {"source": "gan", "gan": gan(), "classical": 1, "mixing": "replace", "synthetic_ratio": 2.0},
+    "gan, pretrained": {"source": "gan", "gan": gan(), "mixing": "pretrain"},
 }
 
 
@@ -171,19 +153,6 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
     assert steps == [0, 25, 30, 50, 60, 0, 25, 50, 60], "the longer run starts from the shorter one"
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [GAN_STAGE, f"{GAN_STAGE}.work", "pixels-2"]
     assert not list((tmp_path / "one" / f"{GAN_STAGE}.work").iterdir()), "the work folder of a finished GAN is removed"
-
-
-@pytest.mark.slow
-def test_pool_does_not_depend_on_the_trial(bench: Bench) -> None:
-    settings = gan(seed=13)
-    for label in network_labels(settings, bench.prepared):
-        trained_generator(settings, label, bench.context)
-
-    first, again = (pool_block(settings, bench.context, 1, 0) for _ in range(2))
-
-    assert (first.read() == again.read()).all()
-    assert first.inputs == again.inputs
-    assert first.pixels.shape == (256, 32, 32)
 
 
 @pytest.mark.parametrize("damage", ["one bit", "cut", "empty"])

@@ -77,15 +77,6 @@ def test_status_writes_nothing(study: StudyFolder) -> None:
     assert {path: content for path, content in after.items() if path.name != ".lock"} == before
 
 
-def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> None:
-    controller = direct(study)
-    controller.next_trial()
-
-    (trial,) = StudyWatcher(study).look().trials
-
-    assert trial.status == "unfinished"
-
-
 def test_a_trial_whose_generator_is_trained_waits_for_a_slot(study: StudyFolder) -> None:
     controller = direct(study)
     controller.next_trial()

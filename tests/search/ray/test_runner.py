@@ -100,6 +100,17 @@ def runs_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return instead
 
 
+@pytest.fixture
+def program(tmp_path: Path, runs_instead: Callable[[str], None]) -> Callable[..., None]:
+    """Return a function that makes a program run instead of Ray's process; `arguments` follow that of its pipe."""
+
+    def instead(text: str, arguments: str = "", before: str = "") -> None:
+        (tmp_path / "program.py").write_text(text, encoding="utf-8")
+        runs_instead(f'{before} exec "$PYTHON" {tmp_path}/program.py "$4" {arguments}')
+
+    return instead
+
+
 def ignore(text: str) -> None:
     del text
 
@@ -169,22 +180,6 @@ def test_ray_log_is_where_the_error_points(study: StudyFolder, runs_instead: Cal
 
 
 @pytest.mark.slow
-def test_ray_startup_log_is_where_the_error_points(
-    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
-) -> None:
-    program = tmp_path / "fails.py"
-    program.write_text(f'import sys\nprint("the whole story", file=sys.stderr)\n{DOES_NOT_START}', encoding="utf-8")
-    runs_instead(f'exec "$PYTHON" {program} "$4"')
-
-    with pytest.raises(MachineError, match="Ray did not start") as refusal:
-        run(study)
-
-    log = study.path / ".ray.log"
-    assert str(log) in str(refusal.value)
-    assert log.read_text(encoding="utf-8") == "the whole story\n"
-
-
-@pytest.mark.slow
 def test_unreachable_cluster_address_is_reported(tmp_path: Path) -> None:
     search = killable(tmp_path, "--address", "127.0.0.1:9")
 
@@ -231,12 +226,11 @@ def test_cluster_token_is_sent_and_missing_or_wrong_one_is_reported(
 
 @pytest.mark.slow
 def test_cluster_without_tokens_gets_none(
-    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: StudyFolder, program: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster without tokens would lose each trial."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    (tmp_path / "program.py").write_text(STARTS, encoding="utf-8")
-    runs_instead(f'echo "$RAY_AUTH_MODE" > {tmp_path}/mode; exec "$PYTHON" {tmp_path}/program.py "$4"')
+    program(STARTS, before=f'echo "$RAY_AUTH_MODE" > {tmp_path}/mode;')
 
     with pytest.raises(KeyboardInterrupt):
         run(study, address="head:6379", opened=terminate)
@@ -276,12 +270,9 @@ def test_search_interrupted_during_ray_startup_ends(study: StudyFolder, runs_ins
 
 
 @pytest.mark.slow
-def test_search_interrupted_as_ray_dies_ends(
-    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
-) -> None:
+def test_search_interrupted_as_ray_dies_ends(study: StudyFolder, program: Callable[..., None], tmp_path: Path) -> None:
     """Its process group is gone before the signal is sent."""
-    (tmp_path / "program.py").write_text(STARTS, encoding="utf-8")
-    runs_instead(f'echo $$ > {tmp_path}/pid; exec "$PYTHON" {tmp_path}/program.py "$4"')
+    program(STARTS, before=f"echo $$ > {tmp_path}/pid;")
 
     def note(text: str) -> None:
         if text.startswith("SIGTERM"):
@@ -294,13 +285,12 @@ def test_search_interrupted_as_ray_dies_ends(
 
 @pytest.mark.slow
 def test_interrupted_search_does_not_wait_forever(
-    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: StudyFolder, program: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Tune would for a trial that does not fit."""
     monkeypatch.setattr("xraytune.search.ray.runner._STOP_SECONDS", 0.5)
     waits = f"import signal, time\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)\n{STARTS}time.sleep(20)\n"
-    (tmp_path / "program.py").write_text(f"{waits}open('{tmp_path}/waited', 'w')", encoding="utf-8")
-    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4"')
+    program(f"{waits}open('{tmp_path}/waited', 'w')")
 
     with pytest.raises(KeyboardInterrupt):
         run(study, opened=terminate)
@@ -309,11 +299,8 @@ def test_interrupted_search_does_not_wait_forever(
 
 
 @pytest.mark.slow
-def test_search_without_nodes_reports_what_it_waits_for(
-    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
-) -> None:
-    (tmp_path / "program.py").write_text(STARTS + LOSES_ITS_NODES, encoding="utf-8")
-    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4"')
+def test_search_without_nodes_reports_what_it_waits_for(study: StudyFolder, program: Callable[..., None]) -> None:
+    program(STARTS + LOSES_ITS_NODES)
     notes: list[str] = []
 
     with pytest.raises(MachineError, match="Ray ended 3 times"):
@@ -327,15 +314,13 @@ def test_search_without_nodes_reports_what_it_waits_for(
 @pytest.mark.parametrize("what", ["waits", "begins"])
 def test_unschedulable_trial_is_reported(
     study: StudyFolder,
-    runs_instead: Callable[[str], None],
-    tmp_path: Path,
+    program: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     what: str,
 ) -> None:
     """As on a cluster whose cores are in use."""
     monkeypatch.setattr("xraytune.search.ray.runner._LATE_SECONDS", 0.3)
-    (tmp_path / "program.py").write_text(STARTS + KEEPS_ASKING, encoding="utf-8")
-    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4" {what}')
+    program(STARTS + KEEPS_ASKING, what)
     notes: list[str] = []
 
     with pytest.raises(MachineError):
@@ -369,11 +354,10 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
 
 @pytest.mark.slow
 def test_resources_after_out_of_memory_are_on_one_machine(
-    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
+    study: StudyFolder, program: Callable[..., None], tmp_path: Path
 ) -> None:
     """Not the cores of one and the GPU of another, for which it would wait for ever."""
-    (tmp_path / "program.py").write_text(STARTS + RUNS_OUT_OF_MEMORY, encoding="utf-8")
-    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4" {tmp_path}/taken')
+    program(STARTS + RUNS_OUT_OF_MEMORY, f"{tmp_path}/taken")
 
     with pytest.raises(MachineError, match="Ray ended 3 times"):
         run(study, share=Share(cpus=2, gpus=1.0))
