@@ -28,63 +28,24 @@ _USUAL, _FEWEST = 100, 8
 _LONGEST_SECONDS = 20.0
 
 NAMES = (
-    "",
-    ".",
-    "..",
-    "../x",
-    "../../outside/x",
-    "/tmp/x",
-    "a\0b",
-    "a/b",
-    "\udcff",
-    "\ud800",
-    "a\nb",
-    "~nobody/x",
+    "", ".", "..", "../x", "../../outside/x", "/tmp/x", "a\0b", "a/b", "\udcff", "\ud800", "a\nb", "~nobody/x",
     "x" * 300,
-)
+)  # fmt: skip
 """Names that would leave a folder, or that no file system takes."""
 TRAPS = (
-    "a: &a [x, x, x, x, x, x, x, x, x]",
-    "b: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]",
-    "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b]",
-    "&self self: *self",
-    "<<: *a",
-    "x: !!python/object/apply:os.system ['touch pwned']",
-    "x: !!binary aGVsbG8=",
-    "x: !!set {a, b}",
-    "\tname: tab",
-    "---",
-    "...",
-    "? [a, b] : c",
-    "? ",
-    "- ",
-    "%YAML 9.9",
-    "'",
-    '"',
-    "{",
-    "}",
-    "[" * 500,
-    "{a: " * 500,
-    "- " * 500,
-    'name: "\\0"',
-    'name: "\\ud800"',
-    "name: >-",
-    "\x00",
-    "\ufeff",
-    "x: " + "9" * 5000,
-    "points_to_evaluate: [{lr: 1}]",
-    "points_to_evaluate: [[]]",
-    "parameters: 1",
-    "parameters: []",
-    "  source: {values: [none, gan, duplicate, folder]}",
-    "  lr: {min: 1e-300, max: 1e+300, step: 1e-300}",
+    "a: &a [x, x, x, x, x, x, x, x, x]", "b: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]",
+    "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b]", "&self self: *self", "<<: *a",
+    "x: !!python/object/apply:os.system ['touch pwned']", "x: !!binary aGVsbG8=", "x: !!set {a, b}", "\tname: tab",
+    "---", "...", "? [a, b] : c", "? ", "- ", "%YAML 9.9", "'", '"', "{", "}", "[" * 500, "{a: " * 500, "- " * 500,
+    'name: "\\0"', 'name: "\\ud800"', "name: >-", "\x00", "\ufeff", "x: " + "9" * 5000,
+    "points_to_evaluate: [{lr: 1}]", "points_to_evaluate: [[]]", "parameters: 1", "parameters: []",
+    "  source: {values: [none, gan, duplicate, folder]}", "  lr: {min: 1e-300, max: 1e+300, step: 1e-300}",
     "  batch_size: {min: 1, max: 4096, when: {batch_size: 1}}",
     "  gan: {parameters: {seed: {min: 0, max: 999999999999999999999999999999}}}",
     "  classical: {values: [0, 1, 2, 3], when: {source: [gan, none]}}",
-    "  folder: {parameters: {path: {value: '~nobody-at-all/x'}}}",
-    '  folder: {parameters: {path: {value: "a\\0b"}}}',
+    "  folder: {parameters: {path: {value: '~nobody-at-all/x'}}}", '  folder: {parameters: {path: {value: "a\\0b"}}}',
     '  weights: {value: "\\0"}',
-)
+)  # fmt: skip
 """Lines that a space file does without."""
 SCALARS = (
     "~", "yes", "010", "12:30", "2024-01-01", "1e-5", ".inf", ".nan", "!!int x", "*a", "&a x", "|", "@", "`", "%",
@@ -99,19 +60,8 @@ for _ in range(300):
     _DEEP = [_DEEP]
 _VALUES: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"a": 1}, "none", "gan", *_NUMBERS, *NAMES, _DEEP)
 _BYTES = (
-    b"",
-    b"\0",
-    b"\xff",
-    b"\n",
-    b"{}",
-    b"[]",
-    b"null",
-    b'"',
-    b"\xff\xff\xff\xff",
-    b"\0" * 64,
-    b"[" * 3000,
-    b"1" * 5000,
-)
+    b"", b"\0", b"\xff", b"\n", b"{}", b"[]", b"null", b'"', b"\xff\xff\xff\xff", b"\0" * 64, b"[" * 3000, b"1" * 5000,
+)  # fmt: skip
 
 
 def fuzzed(kinds: int = 1) -> Callable[[_Test], _Test]:
