@@ -83,11 +83,7 @@ def put_a_file_for_train(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (remove_a_class, "class without images: NORMAL"),
-        (put_a_file_for_train, "no train/"),
-    ],
+    ("spoil", "message"), [(remove_a_class, "class without images: NORMAL"), (put_a_file_for_train, "no train/")]
 )
 def test_a_wrong_folder_is_refused_and_leaves_nothing(
     run: Run, here: Path, spoil: Callable[[Path], None], message: str

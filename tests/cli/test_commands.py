@@ -122,12 +122,7 @@ def test_a_wrong_option_is_a_usage_error(run: Run, space: Path) -> None:
     ],
 )
 def test_an_error_has_its_exit_code_and_one_message(
-    run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: tuple[str, ...],
-    exit_code: int,
-    message: str,
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
 

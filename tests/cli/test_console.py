@@ -74,9 +74,7 @@ def test_work_continues_after_terminal_closes(monkeypatch: pytest.MonkeyPatch, i
     assert went_on
 
 
-def test_result_to_closed_terminal_is_dropped_but_full_disk_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_result_to_closed_terminal_is_dropped_but_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = os.openpty()
     os.close(ours)
     with suppress(OSError), os.fdopen(theirs, "w") as screen:
@@ -170,9 +168,7 @@ def test_line_breaks_of_a_message_are_kept(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "d: a\n    b\\x85c\n  fix: e\n"
 
 
-def test_json_escapes_control_characters_and_preserves_names(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_json_escapes_control_characters_and_preserves_names(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_json({HOSTILE: "Müller"})
 
     written = capsys.readouterr().out

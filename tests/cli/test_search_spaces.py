@@ -29,11 +29,7 @@ TINY = (
 TINY_PAIRS = (
     *TINY,
     *("backbone=resnet18", "gan.width=8", "gan.batch_size=8", "gan.lr_g=2e-3", "gan.ema_half_life_images=300"),
-    *(
-        "gan.loss=hinge",
-        "quality.allow_memorised=true",
-        "gan.steps=200",
-    ),  # enough for plausible masks
+    *("gan.loss=hinge", "quality.allow_memorised=true", "gan.steps=200"),  # enough for plausible masks
 )
 
 

@@ -22,11 +22,7 @@ from xraytune.records import Json
             {"min": 1, "max": 9, "step": 2, "distribution": "int_uniform"},
             "1 to 9 in steps of 2",
         ),
-        (
-            IntRange(low=1, high=9, is_log=True),
-            {"min": 1, "max": 9, "distribution": "log_uniform_values"},
-            "1 to 9",
-        ),
+        (IntRange(low=1, high=9, is_log=True), {"min": 1, "max": 9, "distribution": "log_uniform_values"}, "1 to 9"),
         (FloatRange(low=0.0, high=0.5), {"min": 0.0, "max": 0.5, "distribution": "uniform"}, "0 to 0.5"),
         (
             FloatRange(low=0.0, high=0.5, step=0.25),

@@ -283,9 +283,7 @@ def test_an_initial_point_whose_values_are_all_fixed_by_overrides_is_left_out(wr
     assert note.endswith("is left out: --set lr=1e-4 fixes all its values")
 
 
-def test_a_complete_first_initial_point_is_an_experiment(
-    write_space: WriteSpace,
-) -> None:
+def test_a_complete_first_initial_point_is_an_experiment(write_space: WriteSpace) -> None:
     lines = ("source: {values: [none, gan]}", "lr: {min: 1e-5, max: 1e-3}", "synthetic_ratio: {values: [1, 2]}")
 
     whole = load_space(write_space(*lines, after="points_to_evaluate: [{source: none, lr: 1e-4}, {source: gan}]\n"))

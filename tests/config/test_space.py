@@ -53,10 +53,7 @@ _CHOICES: dict[str, list[Json]] = {
     "gan.ema_half_life_images": [None, 1000],
 }
 _RANGES: dict[str, Specs] = {
-    "lr": {
-        "log": {"min": 1e-5, "max": 1e-2, "distribution": "log_uniform_values"},
-        "plain": {"min": 1e-4, "max": 1},
-    },
+    "lr": {"log": {"min": 1e-5, "max": 1e-2, "distribution": "log_uniform_values"}, "plain": {"min": 1e-4, "max": 1}},
     "dropout": {"stepped": {"min": 0, "max": 0.6, "step": 0.2}, "offset": {"min": 0.1, "max": 0.4, "step": 0.1}},
     "batch_size": {
         "log": {"min": 8, "max": 64, "distribution": "log_uniform_values"},

@@ -283,19 +283,12 @@ def test_test_images_among_the_extra_images_are_refused_before_anything_is_train
     assert not (lab.study / "confirm").exists()
 
 
-def test_moved_images_are_decoded_again_from_the_given_folder(lab: Lab) -> None:
+def test_moved_images_are_decoded_again_and_runs_use_the_given_locations(lab: Lab) -> None:
     shutil.rmtree(lab.path / "cache")
-    moved = lab.path / "elsewhere"
-    (lab.path / "xrays").rename(moved)
-
-    assert lab.confirm(data=moved).finalists
-
-
-def test_runs_use_the_given_locations_of_images_and_weights(lab: Lab) -> None:
     moved, weights_dir = lab.path / "elsewhere", lab.path / "weights"
     (lab.path / "xrays").rename(moved)
 
-    lab.confirm(data=moved, weights_dir=weights_dir)
+    assert lab.confirm(data=moved, weights_dir=weights_dir).finalists
 
     settings = StudyFolder(lab.study / "confirm").experiment(0).settings
     assert (settings.data.path, settings.weights_dir) == (moved, weights_dir)

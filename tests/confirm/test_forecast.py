@@ -49,11 +49,7 @@ FIVE, ONE = spread(5), spread(1)
 
 
 def chances(
-    design: Design = DESIGN,
-    *,
-    ropes: float = 0,
-    of: Spread = FIVE,
-    kinds: tuple[ControlKind, ...] = ALL_FIVE,
+    design: Design = DESIGN, *, ropes: float = 0, of: Spread = FIVE, kinds: tuple[ControlKind, ...] = ALL_FIVE
 ) -> VerdictChances:
     return verdict_chances(of, design, kinds, rope=ROPE, true_difference=ropes * ROPE)
 

@@ -116,8 +116,7 @@ def test_if_asha_pruned_a_whole_control_arm_the_trial_that_got_furthest_is_finis
 
 
 @pytest.mark.parametrize(
-    ("trials", "what"),
-    [((), "no trial is complete"), (TRIALS[:1], "no complete trial has synthetic images")],
+    ("trials", "what"), [((), "no trial is complete"), (TRIALS[:1], "no complete trial has synthetic images")]
 )
 def test_a_study_without_a_finalist_is_refused_with_a_fix(trials: tuple[FinishedTrial, ...], what: str) -> None:
     with pytest.raises(StudyError, match=f"{what}(.|\n)*fix:"):

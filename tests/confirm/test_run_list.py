@@ -35,12 +35,7 @@ def runs(*sources: str) -> list[Run]:
     ]
 
 
-def work(
-    folder: StudyFolder,
-    *sources: str,
-    generator_need: GeneratorNeeds = no_gan,
-    **options: Any,
-) -> RunList:
+def work(folder: StudyFolder, *sources: str, generator_need: GeneratorNeeds = no_gan, **options: Any) -> RunList:
     return RunList(folder, runs(*sources), what="runs", generator_need=generator_need, retries=1, **options)
 
 

@@ -386,17 +386,6 @@ def test_regex_without_group_is_refused_before_reading_folder(tmp_path: Path) ->
             read()
 
 
-def test_tiffs_are_read_whatever_their_suffix(tmp_path: Path, write: WriteImages) -> None:
-    write(tmp_path, (f"{name}/{name}{i}.tiff" for name in ("NORMAL", "PNEUMONIA") for i in range(3)))
-    for image in sorted((tmp_path / "NORMAL").iterdir()):
-        image.rename(image.with_suffix(".jpg"))
-
-    index = read_index(DataSettings(path=tmp_path))
-
-    assert {image.width_px for image in index.images} == {16}
-    assert len(index.images) == 6
-
-
 def test_class_folders_can_both_number_images_from_one(tmp_path: Path, write: WriteImages) -> None:
     """The usual layout of a set that was collected class by class."""
     write(tmp_path, (f"{part}/{name}/{i}.png" for part in ("train", "test") for name in CLASSES for i in range(1, 4)))
@@ -452,14 +441,6 @@ def test_table_needs_paths_for_equal_file_names(tmp_path: Path, write: WriteImag
     assert "write their paths below the data folder into the table" in message
     assert "correct the one that is wrong" not in message
     assert [image.patient for image in read_index(DataSettings(path=tmp_path)).images] == [f"p{i}" for i in range(6)]
-
-
-def test_same_file_name_in_train_and_test_is_accepted(tmp_path: Path, write: WriteImages) -> None:
-    """Sets that count from 1 in each part; their images differ."""
-    for part in ("train", "test"):
-        write(tmp_path, (f"{part}/{name}/{name}{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in range(3)))
-
-    assert len(read_index(DataSettings(path=tmp_path)).test) == 6
 
 
 def test_patients_in_training_and_in_test_are_named(official: Path, write: WriteImages) -> None:

@@ -35,11 +35,7 @@ def few(pixels, **_): return pixels[:1]
 def package(tmp_path: Path, on_path: OnPath) -> Path:
     """A package of one's own, whose file this is."""
     (tmp_path / "of_somebody.py").write_text(CODE, encoding="utf-8")
-    points = {
-        "whole": "of_somebody:Whole",
-        "gone": "nowhere:Net",
-        "resnet18": "of_somebody:Whole",
-    }
+    points = {"whole": "of_somebody:Whole", "gone": "nowhere:Net", "resnet18": "of_somebody:Whole"}
     sources = {"floats": "of_somebody:floats", "few": "of_somebody:few", "lost": "of_somebody:lost"}
     groups = {"xraytune.backbones": points, "xraytune.sources": sources}
     project = {"name": "somebody", "version": "2.1", "entry-points": groups}

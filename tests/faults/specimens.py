@@ -133,13 +133,7 @@ def make_bundle(folder: Path, form: InputFormat | None = None) -> None:
             ),
         ),
         trained_on=TrainedOn(
-            images=1,
-            patients=1,
-            kept_images=1,
-            kept_patients=1,
-            of_images=2,
-            of_patients=2,
-            changes=(),
+            images=1, patients=1, kept_images=1, kept_patients=1, of_images=2, of_patients=2, changes=()
         ),
         compute=CPU,
     )

@@ -56,9 +56,7 @@ def require_no_faults(verdict: Verdict) -> None:
     assert [fault for faults in verdict.by_kind() for fault in faults] == []
 
 
-def test_search_killed_at_any_write_resumes_identically(
-    verdict_of: Callable[[str], Verdict],
-) -> None:
+def test_search_killed_at_any_write_resumes_identically(verdict_of: Callable[[str], Verdict]) -> None:
     """The same trials, settings, values, ends, rungs and networks as in an undisturbed search, bit for bit."""
     require_no_faults(verdict_of("kill at each write"))
 
@@ -71,9 +69,7 @@ def test_reported_results_survive_power_loss_at_any_write(verdict_of: Callable[[
     require_no_faults(verdict_of("power loss at each write"))
 
 
-def test_raised_budget_equals_larger_initial_budget(
-    verdict_of: Callable[[str], Verdict],
-) -> None:
+def test_raised_budget_equals_larger_initial_budget(verdict_of: Callable[[str], Verdict]) -> None:
     require_no_faults(verdict_of("a budget raised after the end"))
 
 

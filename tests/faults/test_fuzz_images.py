@@ -26,9 +26,7 @@ from tests.faults.fuzzing import (
     only_our_errors,
     with_good_crcs,
 )
-from tests.faults.specimens import (
-    make_images,
-)
+from tests.faults.specimens import make_images
 from xraytune.config.settings import DataSettings
 from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.formats import read_header

@@ -12,25 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.faults.fuzzing import (
-    NAMES,
-    Edit,
-    damaged_json,
-    edited,
-    edits,
-    fuzzed,
-    instead,
-    only_our_errors,
-)
-from tests.faults.specimens import (
-    TINY_GAN,
-    make_bundle,
-    make_checkpoints,
-    make_gan,
-    network,
-    optimizer_of,
-    seal,
-)
+from tests.faults.fuzzing import NAMES, Edit, damaged_json, edited, edits, fuzzed, instead, only_our_errors
+from tests.faults.specimens import TINY_GAN, make_bundle, make_checkpoints, make_gan, network, optimizer_of, seal
 from tests.in_process import CPU, one_thread
 from xraytune.export.bundle import prepared_of
 from xraytune.generators.checkpoint import checkpoint_generator, load_generator, new_training

@@ -21,9 +21,7 @@ from tests.faults.fuzzing import (
     instead,
     only_our_errors,
 )
-from tests.faults.specimens import (
-    make_study,
-)
+from tests.faults.specimens import make_study
 from xraytune.confirm.plan import read_plan
 from xraytune.confirm.run_list import completed_rows
 from xraytune.export.best import export

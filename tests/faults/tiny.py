@@ -206,12 +206,7 @@ def _runs(settings: Settings) -> list[Experiment]:
 
 
 def _run(
-    work: TrialQueue,
-    lock: StudyFolder,
-    token: str,
-    cache: Path,
-    marks: Marks,
-    is_lost: Callable[[int, int], bool],
+    work: TrialQueue, lock: StudyFolder, token: str, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]
 ) -> None:
     while isinstance(suggestion := work.next_trial(), TrialSuggestion):
         job = Job(

@@ -80,15 +80,6 @@ def test_images_and_patients_of_both_parts_are_counted(index: ImageIndex) -> Non
     }
 
 
-@pytest.mark.slow
-def test_figures_may_go_into_a_folder_with_other_files(index: ImageIndex, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-
-    draw_data_figures(index, tmp_path)
-
-    assert (tmp_path / "samples.png").exists()
-
-
 def test_figures_among_the_images_are_refused(index: ImageIndex) -> None:
     """The next inspection would take them for X-rays."""
     with pytest.raises(ConfigError, match="would be mistaken for X-rays"):

@@ -22,10 +22,7 @@ from xraytune.records import Compute
 
 @pytest.mark.slow
 def test_the_safetensors_file_samples_like_the_checkpoint(
-    tiny: Callable[..., GanSettings],
-    blobs: tuple[NDArray[np.uint8], NDArray[np.int64]],
-    cpu: Compute,
-    tmp_path: Path,
+    tiny: Callable[..., GanSettings], blobs: tuple[NDArray[np.uint8], NDArray[np.int64]], cpu: Compute, tmp_path: Path
 ) -> None:
     list(train_generator(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
     of_checkpoint = checkpoint_generator(tmp_path / CHECKPOINT_NAME)

@@ -19,15 +19,7 @@ from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator
 from xraytune.generators.gan import draw_shifts, translate
 from xraytune.generators.grids import progress_gif, with_outlines
 from xraytune.generators.networks import Generator
-from xraytune.generators.pool import (
-    BLOCK,
-    MaskRange,
-    binarise,
-    draw_block,
-    mask_parts,
-    mask_range,
-    sample_block,
-)
+from xraytune.generators.pool import BLOCK, MaskRange, binarise, draw_block, mask_parts, mask_range, sample_block
 from xraytune.generators.train import resize_planes, train_generator
 from xraytune.records import Compute
 

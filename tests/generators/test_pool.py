@@ -13,12 +13,7 @@ from PIL import Image
 from xraytune.config.settings import GanSettings
 from xraytune.generators.grids import image_grid, png_bytes
 from xraytune.generators.networks import Generator
-from xraytune.generators.pool import (
-    BLOCK,
-    draw_noise,
-    generate,
-    sample_block,
-)
+from xraytune.generators.pool import BLOCK, draw_noise, generate, sample_block
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 

@@ -192,9 +192,7 @@ def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, in
 @pytest.mark.slow
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40))
-def test_average_precision_equals_scikit_learn_for_any_image_order(
-    images: list[tuple[bool, int]],
-) -> None:
+def test_average_precision_equals_scikit_learn_for_any_image_order(images: list[tuple[bool, int]]) -> None:
     labels = np.array([1, 0] + [int(is_positive) for is_positive, _ in images], dtype=np.int64)
     scores = np.array([0, 2] + [score for _, score in images]) / 5
 

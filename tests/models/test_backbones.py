@@ -101,10 +101,7 @@ def test_torchvisions_weights_give_the_features_that_its_own_head_receives(backb
 @pytest.mark.usefixtures("unset_weights")
 @pytest.mark.parametrize(
     ("backbone", "pattern", "old_name"),
-    [
-        ("densenet121", r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2."),
-        ("vit_b_32", r"mlp\.0\.", "mlp.linear_1."),
-    ],
+    [("densenet121", r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2."), ("vit_b_32", r"mlp\.0\.", "mlp.linear_1.")],
 )
 @pytest.mark.slow
 def test_official_files_from_before_a_layer_was_renamed_are_read(

@@ -69,16 +69,6 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone(
     assert not torch.equal(first["backbone.0.0.weight"], other["backbone.0.0.weight"])
 
 
-def test_training_the_head_leaves_only_the_head_to_train() -> None:
-    classifier = new_classifier("mobilenet_v2", trainable="head")
-
-    trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
-
-    assert trained == {"head.1.weight", "head.1.bias"}
-    assert classifier.head.training
-    assert not any(module.training for module in classifier.backbone.modules())
-
-
 @pytest.mark.parametrize(
     ("backbone", "first_trained"),
     [
@@ -95,16 +85,6 @@ def test_training_the_last_stage_trains_all_from_its_first_layer_on(backbone: st
     flags = [parameter.requires_grad for parameter in classifier.backbone.parameters()]
 
     assert flags == [False] * split_at + [True] * (len(names) - split_at)
-
-
-def test_frozen_parts_stay_in_eval_mode_when_the_network_is_set_to_train() -> None:
-    classifier = new_classifier(trainable="last_stage")
-
-    classifier.eval()
-    classifier.train()
-
-    normalisations = [m for m in classifier.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert [m.training for m in normalisations] == [False] * 6 + [True] * 2
 
 
 def test_fully_trained_backbone_uses_its_own_dropout() -> None:

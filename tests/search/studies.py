@@ -91,11 +91,7 @@ def direct(
     space = write_space(study.path.parent.parent, *overrides)
     journal = Journal(study.journal_path, space, writable=True)
     controller = SearchController(
-        study,
-        space,
-        journal,
-        generator_need=generator_need,
-        callbacks=(watching or Watching()).callbacks,
+        study, space, journal, generator_need=generator_need, callbacks=(watching or Watching()).callbacks
     )
     controller.generator_slots = generator_slots
     return controller

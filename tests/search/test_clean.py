@@ -23,11 +23,7 @@ from xraytune.export.train import train
 from xraytune.files import sha256_of, write_json
 from xraytune.pipeline.artifacts import artifact_path
 from xraytune.pipeline.prepare import RunContext, prepare
-from xraytune.pipeline.synthesize import (
-    GAN_STAGE,
-    generator_inputs,
-    generator_need,
-)
+from xraytune.pipeline.synthesize import GAN_STAGE, generator_inputs, generator_need
 from xraytune.pipeline.trial import train_own_generator, trial_epochs
 from xraytune.search.cache import clean, clean_cache
 from xraytune.search.messages import TrialSuggestion
@@ -256,15 +252,6 @@ def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: str) -
     assert not left.exists()
     assert in_use.is_file()
     assert mine.is_file(), "not a name that xraytune gives"
-
-
-def test_clean_removes_ray_tune_scratch(root: Path) -> None:
-    scratch = root / "studies" / "small" / ".tune"
-    (scratch / "tune").mkdir(parents=True)
-    (scratch / "tune" / "state.json").write_bytes(b"x" * 10)
-
-    assert clean(root / "studies" / "small").removed == {scratch.resolve(): 10}
-    assert not scratch.exists()
 
 
 @pytest.mark.parametrize("place", ["linked", "gan-3", "gan-3.work", f"pool-1/{'0' * 32}", f"gan-3.work/{'0' * 32}"])

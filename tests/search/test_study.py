@@ -23,8 +23,7 @@ from xraytune.search.study import (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "override",
-    ["budget.trials=50", "budget.hours=2.0", "resources.concurrent=1", "tracking={wandb: {project: mine}}"],
+    "override", ["budget.trials=50", "budget.hours=2.0", "resources.concurrent=1", "tracking={wandb: {project: mine}}"]
 )
 def test_more_trials_or_other_resources_are_the_same_space(study: StudyFolder, tmp_path: Path, override: str) -> None:
     require_same_space(study, write_space(tmp_path, override))

@@ -313,10 +313,7 @@ def test_search_without_nodes_reports_what_it_waits_for(study: StudyFolder, prog
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["waits", "begins"])
 def test_unschedulable_trial_is_reported(
-    study: StudyFolder,
-    program: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    what: str,
+    study: StudyFolder, program: Callable[..., None], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """As on a cluster whose cores are in use."""
     monkeypatch.setattr("xraytune.search.ray.runner._LATE_SECONDS", 0.3)
