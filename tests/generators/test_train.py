@@ -223,7 +223,7 @@ def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(
 
 @pytest.mark.slow
 def test_grids_show_the_first_steps_too(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
-    _train(tiny(steps=60), blobs, cpu, tmp_path, every_steps=60, grid_dir=tmp_path / "grids")
+    _train(tiny(steps=60), blobs, cpu, tmp_path, every_steps=50, grid_dir=tmp_path / "grids")
 
     names = {grid.name for grid in (tmp_path / "grids").iterdir()}
     assert names == {"progress.gif", "real.png", "step_000050.png", "step_000060.png"}

@@ -53,17 +53,6 @@ points_to_evaluate:
   - {source: none, lr: 3e-3}
   - {source: gan, gan.steps: 3, lr: 1e-3}
 """
-GENERATOR_SPACE = """\
-version: 1
-name: generator
-data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
-objective: {metric: gan_kid}
-quality: {backbone: mobilenet_v2}
-parameters:
-  source: {value: gan}
-  gan: {parameters: {image_size: {value: 32}, steps: {value: 4}, batch_size: {value: 8}, width: {value: 4}}}
-budget: {max_epochs: 2}
-"""
 INTERRUPTED = 2
 """The trial that was stopped after its first epoch."""
 

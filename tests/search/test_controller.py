@@ -431,9 +431,6 @@ def test_trials_jsonl_is_repaired_from_the_journal(study: StudyFolder) -> None:
     assert read_jsonl(study.rows_path) == rows
 
 
-GAN_SPACE = ("source=gan", "synthetic_ratio=0.5", "gan.steps={values: [100, 200]}", "sampler.name=grid")
-
-
 class Gans:
     """The trained GANs; those of one lineage differ in their steps."""
 
