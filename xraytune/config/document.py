@@ -113,17 +113,12 @@ class Problems:
         self.add(path, what, fix)
         raise RejectedError
 
-    @property
-    def found(self) -> list[tuple[KeyPath, Problem]]:
-        """All problems with their key paths, in document order."""
-        order = [*self.document.places]
-        found = ((path, problem) for problem, path in self._found.items())
-        return sorted(found, key=lambda one: order.index(self.document.placed_path(one[0])))
-
     def raise_all(self) -> None:
         """Raise all problems as one `ConfigError`, in document order; do nothing if there are none."""
         if self._found:
-            raise ConfigError(*(problem for _, problem in self.found))
+            order = [*self.document.places]
+            found = sorted(self._found.items(), key=lambda one: order.index(self.document.placed_path(one[1])))
+            raise ConfigError(*(problem for problem, _ in found))
 
 
 def dotted(path: KeyPath) -> str:

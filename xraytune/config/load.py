@@ -55,14 +55,6 @@ def space_of_document(
         document = document.with_value(("data", "path"), str(data), f"--data {data}")
     if weights_dir is not None:
         document = document.with_value(("weights_dir",), str(weights_dir), f"--weights-dir {weights_dir}")
-    space, problems = read_space(document)
-    problems.raise_all()
-    assert space is not None
-    return space
-
-
-def read_space(document: Document) -> tuple[Space | None, Problems]:
-    """Return the space of a document and its problems; the space is None if there are any."""
     problems = Problems(document)
     settings = read_settings(problems)
     declared = read_parameters(problems)
@@ -72,9 +64,9 @@ def read_space(document: Document) -> tuple[Space | None, Problems]:
     points_to_evaluate, notes = read_initial_points(specs, problems)
     if specs:
         check_space(specs, settings, problems)
-    if settings is None or problems.found:
-        return None, problems
-    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate, notes=notes), problems
+    problems.raise_all()
+    assert settings is not None
+    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate, notes=notes)
 
 
 def data_settings(source: Path, base: DataSettings) -> DataSettings:
