@@ -26,12 +26,7 @@ lr|value: 1|distribution: uniform -> 2: lr: distribution needs min and max -> re
 lr|values: 3 -> 1: lr: values is not a list -> write values: [a, b]
 folder.path|values: [a, b] -> 1: folder.path: cannot be searched -> write value: and one path
 lr|values:|- 1|- 2|- 1.0 -> 4: lr: 1.0 is listed twice -> keep one
-backbone|min: 1|max: 2 -> 1: backbone: its values have no order, so min and max do not apply -> write values: \
-[small_cnn, alexnet, convnext_tiny, convnext_small, convnext_base, convnext_large, densenet121, densenet161, ...]
-optimizer|min: 1|max: 2 -> 1: optimizer: its values have no order, so min and max do not apply -> write values: \
-[adam, adamw, sgd]
-folder.path|min: 1|max: 2 -> 1: folder.path: its values have no order, so min and max do not apply -> write values: \
-[...]
+backbone|min: 1|max: 2 -> 1: backbone: its values have no order, so min and max do not apply -> write values: [a, b]
 lr|max: 1 -> 0: lr: has no min -> write min: too
 lr|when: {source: gan} -> 0: lr: has no value -> give one of: value, values, min and max
 lr|max: 1|min: 2 -> 2: lr: min 2 is above max 1 -> write min: 1, max: 2
@@ -41,20 +36,16 @@ classical|min: 0|max: 3|distribution: uniform -> 3: classical: uniform draws fra
 numbers -> write int_uniform
 gan.seed|min: 0|max: 1000000000000001 -> 2: gan.seed: from 0 to 1e+15 there are too many values -> narrow the range, \
 or widen the step
-gan.seed|min: 0|max: 99999999999999999999|step: 1 -> 3: gan.seed: from 0 to 1e+20 there are too many values -> narrow \
-the range, or widen the step
 weight_decay|min: 0|max: 1000000000000001|distribution: int_uniform -> 2: weight_decay: from 0 to 1e+15 there are too \
 many values -> narrow the range, or widen the step
 lr|min: 1|max: 2|distribution: log_uniform_values|step: .1 -> 4: lr: a logarithmic range cannot have steps -> remove \
 step
 dropout|min: 0|max: .5|step: 0 -> 3: dropout: step 0 is not a number above 0 -> write a number above 0
-dropout|min: 0|max: .5|step: many -> 3: dropout: step 'many' is not a number above 0 -> write a number above 0
 dropout|min: 0|max: .5|step: true -> 3: dropout: step true is not a number above 0 -> write a number above 0
 dropout|min: 0|max: .5|step: .inf -> 3: dropout: step inf is not a number above 0 -> write a number above 0
 batch_size|min: 8|max: 32|step: 1.5 -> 3: batch_size: step 1.5 is not a whole number -> write a whole number
 dropout|min: 0|max: .5|step: .2 -> 3: dropout: steps of 0.2 from 0 never reach max 0.5 -> write max: 0.4 or max: 0.6
 gan|parameters: {}|wen: {source: gan} -> 2: gan: unknown key 'wen' -> did you mean 'when'?
-gan|parameters: {}|parameter: {} -> 2: gan: unknown key 'parameter' -> did you mean 'parameters'?
 gan|parameters:|  backbon: {value: 1} -> 2: gan: unknown parameter 'backbon' -> use one of: architecture, image_size, \
 steps, batch_size, z_dim, width, lr_g, lr_d, beta1, loss, spectral_norm, diffaugment, ema_half_life_images, \
 conditional, seed
