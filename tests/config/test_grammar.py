@@ -46,6 +46,7 @@ dropout|min: 0|max: .5|step: .inf -> 3: dropout: step inf is not a number above 
 batch_size|min: 8|max: 32|step: 1.5 -> 3: batch_size: step 1.5 is not a whole number -> write a whole number
 dropout|min: 0|max: .5|step: .2 -> 3: dropout: steps of 0.2 from 0 never reach max 0.5 -> write max: 0.4 or max: 0.6
 gan|parameters: {}|wen: {source: gan} -> 2: gan: unknown key 'wen' -> did you mean 'when'?
+gan|parameters: {}|parameter: {} -> 2: gan: unknown key 'parameter' -> did you mean 'parameters'?
 gan|parameters:|  backbon: {value: 1} -> 2: gan: unknown parameter 'backbon' -> use one of: architecture, image_size, \
 steps, batch_size, z_dim, width, lr_g, lr_d, beta1, loss, spectral_norm, diffaugment, ema_half_life_images, \
 conditional, seed

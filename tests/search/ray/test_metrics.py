@@ -81,7 +81,7 @@ def test_the_best_value_is_the_lowest_if_the_objective_is_minimised(tmp_path: Pa
         trial = search.next_trial()
         assert isinstance(trial, TrialSuggestion)
         search.on_result(trial.number, epoch(1, value))
-        search.on_result(trial.number, ended(value))
+        search.on_result(trial.number, {"ended": ended(value)["ended"] | {"val_b_score": None}})
 
     assert search.statistics(1)["best_value"] == -0.5
     search.close()
