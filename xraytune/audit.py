@@ -21,6 +21,7 @@ from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
 from xraytune.confirm.verdict import verdict_text
 from xraytune.errors import DataError
 from xraytune.files import require_writable, write_json, write_text
+from xraytune.generators.grids import encoded_again
 from xraytune.metrics.generator_quality import SCALE_PX, Quality, shortcomings
 from xraytune.metrics.memorisation import Memorisation
 from xraytune.pipeline.artifacts import in_use
@@ -147,7 +148,7 @@ def audit(
         *_quality(quality),
     )
     files = {name: nearest / f"nearest_{name}.png" for name in memorisation}
-    pictures = [Picture(content=file.read_bytes(), caption=f"{name}, closest pairs") for name, file in files.items()]
+    pictures = [Picture(content=encoded_again(file), caption=f"{name}, closest pairs") for name, file in files.items()]
 
     def write(why_not: str) -> Audit:
         data = read_study(folder.path, cache)

@@ -290,8 +290,7 @@ def cell_text(cell: str) -> str:
 
 def markdown(text: str) -> str:
     r"""Return a line of Markdown that shows a text as it is: no HTML, link, code or cell; a line feed becomes `\n`."""
-    line = html.escape(printable(text).replace("\n", r"\n"), quote=False)
-    return re.sub(r"([\\`\[\]|])", r"\\\1", line)
+    return re.sub(r"([\\`\[\]|])", r"\\\1", html.escape(printable(text).replace("\n", r"\n"), quote=False))
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:

@@ -70,7 +70,7 @@ def hostile(confirmed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for one, name in zip(verdict["finalists"][0]["comparisons"], HOSTILE, strict=True):
         one["control"] = name
     path.unlink()
-    write_json(path, verdict)
+    write_json(path, verdict, is_recorded=True)
     return write_report(study)
 
 

@@ -40,9 +40,7 @@ def report(
         Path | None,
         Option(metavar="FOLDER", help="Write the tables of the page to this new folder instead, as CSV files."),
     ] = None,
-    watch: Annotated[
-        bool, Option("--watch", help="Write the page again and again until no search is running.")
-    ] = False,
+    watch: Annotated[bool, Option("--watch", help="Write the page again until no search is running.")] = False,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -56,12 +54,8 @@ def report(
         text = "\n".join(f"{shown_path(file)}" for file in files)
         console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(text)
     else:
-        pages = (
-            page.watch_report(study, out=out, cache=cache)
-            if watch
-            else iter([page.write_report(study, out=out, cache=cache)])
-        )
-        written = next(pages)
+        pages = page.watch_report(study, out=out, cache=cache) if watch else iter(())
+        written = next(pages, None) or page.write_report(study, out=out, cache=cache)
         console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
         for _ in pages:
             pass

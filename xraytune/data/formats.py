@@ -110,11 +110,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """Decode a picture that xraytune drew, grey or in colours; a link, or a file that is no picture, is refused.
-
-    Raises:
-        DataError: It is not a picture, or missing.
-    """
+    """Decode a picture that xraytune drew, grey or in colours; raise DataError if it is a link, no picture, or missing."""
     try:
         require_own_file(path, "image", DataError)
         image = _open(read_bytes(path, "image", DataError), path)

@@ -153,9 +153,7 @@ def require_intact(path: Path, *files: Path) -> None:
     """Raise ArtifactError unless an artifact is intact and has these files."""
     listed = _listed_files(path, _read_manifest(path)) if is_intact(path) else {}
     if not all(str(file.relative_to(path)) in listed for file in files):
-        raise ArtifactError(
-            Problem("damaged, or no file of this artifact", path, "remove it: a search builds it again")
-        )
+        raise ArtifactError(Problem("damaged, or no file of this artifact", path, "remove it: it is built again"))
 
 
 @contextmanager

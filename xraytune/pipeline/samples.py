@@ -6,7 +6,6 @@ what a trial trains on. Only training images are shown, never those of val-A, va
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from xraytune.config.settings import Experiment
 from xraytune.data.masks import outlined
+from xraytune.figures.drawing import printable
 from xraytune.files import write_bytes
 from xraytune.generators.grids import png_bytes
 from xraytune.generators.pool import binarise
@@ -40,7 +40,6 @@ CELL_PX, GAP_PX = 112, 6
 _BLOCK_GAP_PX, _CLASS_GAP_PX, _MARGIN_PX, _HEADING_PX = 36, 22, 24, 34
 _TITLE, _TEXT, _NOTE = (ImageFont.load_default(size) for size in (20, 16, 14))
 _BLACK, _GREY = "#202020", "#707070"
-_LONGEST_NAME = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +57,7 @@ def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> I
 
     At most `COLUMNS * LINES` images of each kind are shown.
     """
-    names = [_printable(one.name) for one in classes]
+    names = [printable(one.name) for one in classes]
     notes = [f"{one.real_count:,} real images" for one in classes]
     left = _MARGIN_PX + round(max(*map(_TEXT.getlength, names), *map(_NOTE.getlength, notes))) + _MARGIN_PX
     block = COLUMNS * (CELL_PX + GAP_PX) - GAP_PX
@@ -147,8 +146,3 @@ def _images(source: ImageSource, places: NDArray[np.int64] | slice) -> list[Show
     pixels = source.read(places)
     masks = [None] * len(pixels) if source.masks is None else source.read_masks(places)
     return [*zip(pixels, masks, strict=True)]
-
-
-def _printable(name: str) -> str:
-    name = re.sub(r"[\0-\x1f\x7f-\x9f]", "\ufffd", name)
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

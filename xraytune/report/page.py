@@ -22,7 +22,6 @@ from xraytune.files import csv_table, new_folder, require_new, write_text
 from xraytune.report.sections import Picture, Section, all_charts, sections
 from xraytune.report.study import StudyData, read_study
 
-PAGE_FILE = "report.html"
 _WATCH_SECONDS = 20.0
 
 
@@ -42,9 +41,7 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
 
 
 def watch_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Iterator[Path]:
-    """Write the report like `write_report`, and again every 20 seconds while a search runs; an open page reloads itself.
-
-    Yields the path each time.
+    """Like `write_report`, and again every 20 seconds while a search runs; yields the path each time. It reloads itself.
 
     Args:
         study: Folder of the study.
@@ -60,7 +57,7 @@ def watch_report(study: Path, *, out: Path | None = None, cache: Path | None = N
 def _write(data: StudyData, out: Path | None, *, is_live: bool) -> Path:
     """Write the page so that only those can read it who can read the study's folder."""
     folder = data.folder.path
-    path = out or folder / PAGE_FILE
+    path = out or folder / "report.html"
     if path.is_dir():
         raise ConfigError(Problem("this is a folder", path, "give a file, such as report.html"))
     write_text(path, render(data, is_live=is_live), durable=False, mode=0o600 | folder.stat().st_mode & 0o066)
@@ -131,7 +128,8 @@ def _plotly() -> str:
 
 
 def _data_uri(picture: Picture) -> str:
-    return f"data:image/{picture.format};base64,{base64.b64encode(picture.content).decode()}"
+    kind = {b"G": "gif", b"\xff": "jpeg"}.get(picture.content[:1], "png")
+    return f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
 
 
 def _code(text: str) -> Markup:

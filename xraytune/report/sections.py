@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
 from xraytune.config.domains import Value
 from xraytune.confirm.verdict import verdict_text
@@ -63,7 +64,6 @@ class Picture:
 
     content: bytes
     caption: str
-    format: Literal["png", "jpeg", "gif"] = "png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,13 +233,14 @@ def _performance(data: StudyData) -> Section | None:
         captions["roc"] = f"AUROC {trial.val_b_score:.3f}"
         captions["pr"] = f"AUPRC {precision:.3f}, prevalence {is_class.mean():.2f}"
     rule = "Most probable class." if threshold is None else f"At the threshold {threshold:.3f}, set on val-A and val-B."
+    counts = confusion_matrix(found.labels, found.predicted, labels=range(len(names)))
     of = names[label] if is_binary else f"{names[label]} against the others"
     return Section(
         lead=f"#{trial.number} {trial.mix} on {len(found.labels):,} images of {len(set(found.patients)):,} patients; {of}.",
         notes=[
             "val-B selected this trial, so these figures are optimistic. Bands: pointwise 95 % intervals over patients."
         ],
-        small_charts=[*charts.curve_charts(curves, of, captions), charts.confusion(found.confusion, names, rule)],
+        small_charts=[*charts.curve_charts(curves, of, captions), charts.confusion(counts, names, rule)],
     )
 
 
@@ -297,7 +298,7 @@ def _gallery(
         return [], f"No pictures: {error.problems[0].what}."
     shown = zip(pictures, captions, strict=False)
     note = _OUTLINES_NOTE if data.prepared.has_masks else _GRAD_CAM_NOTE
-    return [Picture(content=one, caption=caption, format="jpeg") for one, caption in shown], note
+    return [Picture(content=one, caption=caption) for one, caption in shown], note
 
 
 def _generators(data: StudyData) -> Section | None:
@@ -322,15 +323,12 @@ def _generators(data: StudyData) -> Section | None:
     drawn: list[tuple[Callable[[], bytes], str]] = [
         (partial(encoded_again, root / path), _used_by(trials))
         for path, trials in list(by_samples.items())[:_MOST_SAMPLES]
-        if (root / path).exists()
     ]
     pictures = list[Picture]()
     for encode, caption in [*drawn, *(data.generator_pictures(shown) if shown else ())]:
         try:
             if content := encode():
-                pictures.append(
-                    Picture(content=content, caption=caption, format="gif" if content[:3] == b"GIF" else "png")
-                )
+                pictures.append(Picture(content=content, caption=caption))
         except XraytuneError as error:
             notes.append(f"A picture is left out ({error.problems[0].what}): {caption}")
     if not pictures and not rows and not notes:

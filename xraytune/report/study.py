@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix
 
 from xraytune.config.space import Space
 from xraytune.confirm.plan import CONFIRM_FOLDER, read_verdict
@@ -41,12 +40,6 @@ class ValidationResults:
     labels: NDArray[np.int64]
     results: Floats
     predicted: Labels
-
-    @property
-    def confusion(self) -> NDArray[np.int64]:
-        """The number of images by true class (rows) and predicted class (columns), [C, C]."""
-        found: NDArray[np.int64] = confusion_matrix(self.labels, self.predicted, labels=range(self.results.shape[1]))
-        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,32 +90,26 @@ class StudyData:
         )
 
     def generator_pictures(self, trial: TrialView) -> Iterator[tuple[Callable[[], bytes], str]]:
-        """Yield cached pictures of a trial's generator, as functions that encode them, and captions.
-
-        They are a GIF of its training, and its images nearest to real ones. The functions raise an XraytuneError for a file
-        that is not the picture that xraytune wrote: in a cache from someone else, it may be a link to one of the user's.
-        """
+        """Yield functions that encode cached pictures of a trial's generator, or raise XraytuneError, with captions."""
         settings, compute = self.folder.experiment(trial.number).parameters.generator, self.folder.compute()
         if settings is None:
             return
-        networks = [
-            network
-            for release in self.folder.releases()
-            for network in generator_paths(settings, self.prepared, compute, self.cache, torch=release["torch"]).items()
-        ]
-        for label, generator in networks:
-            what = f" of {self.prepared.class_names[label]}" if label is not None else ""
-            grids = [grid for grid in sorted(generator.glob("grids/step_*.png")) if grid.stem[5:].isdecimal()]
-            if grids:
-                yield partial(_gif, generator, grids), f"Training progress of the generator{what} of #{trial.number}."
-            for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
-                if any(pool.get("generator") == generator.name for pool in of["pools"]):
-                    for picture in sorted(path.glob("nearest_*.png")):
-                        name = picture.stem.removeprefix("nearest_")
-                        yield (
-                            partial(_png, path, picture),
-                            f"{name}: synthetic images, each with the nearest training image on its right.",
-                        )
+        for release in self.folder.releases():
+            paths = generator_paths(settings, self.prepared, compute, self.cache, torch=release["torch"])
+            for label, generator in paths.items():
+                what = f" of {self.prepared.class_names[label]}" if label is not None else ""
+                grids = [grid for grid in sorted(generator.glob("grids/step_*.png")) if grid.stem[5:].isdecimal()]
+                if grids:
+                    yield (
+                        partial(_gif, generator, grids),
+                        f"Training progress of the generator{what} of #{trial.number}.",
+                    )
+                for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
+                    if any(pool.get("generator") == generator.name for pool in of["pools"]):
+                        for picture in sorted(path.glob("nearest_*.png")):
+                            name = picture.stem.removeprefix("nearest_")
+                            shown = "synthetic images, each with the nearest training image on its right."
+                            yield partial(_png, path, picture), f"{name}: {shown}"
 
 
 def _gif(generator: Path, grids: Sequence[Path]) -> bytes:
