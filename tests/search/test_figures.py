@@ -16,7 +16,7 @@ def figures_after(study: StudyFolder, statuses: str) -> dict[str, Figure]:
     journal = Journal(study.journal_path, write_space(study.path.parent.parent), writable=True)
     for number, letter in enumerate(statuses):
         journal.ask(())
-        value = round(0.5 + number / 100, 2)
+        value = round(0.5 + number / 300, 4)
         journal.report(number, 1, value)
         if letter == "c":
             journal.tell(number, "complete", value, {"val_b_score": value})
@@ -31,8 +31,8 @@ def test_each_trial_with_a_score_is_a_point_unless_it_failed(study: StudyFolder)
 
     points, best, *_ = figures["history"]["data"]
     assert points["x"] == [0, 1, 3, 4]
-    assert points["y"] == [0.5, 0.51, 0.53, 0.54]
-    assert best["y"][-1] == 0.54
+    assert points["y"] == [0.5, 0.5033, 0.51, 0.5133]
+    assert best["y"][-1] == 0.5133
     assert sorted(figures["slice lr"]["data"][0]["marker"]["color"]) == [0, 1, 3, 4]
     assert len(figures["parallel"]["data"]) == 4 + 1  # and the scale of colours
     assert "importances" not in figures
