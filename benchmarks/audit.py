@@ -23,9 +23,9 @@ from PIL import Image
 
 from benchmarks.figures import Figure, figure
 from xraytune.audit import audit
-from xraytune.config.settings import DataSettings
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.index import ImageFile, ImageIndex, read_index
-from xraytune.seeding import numpy_generator
+from xraytune.space.settings import DataSettings
 
 NEEDS = ("DATA", "WEIGHTS")
 _SEEDS = 5

@@ -20,14 +20,14 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 
 from benchmarks.figures import Figure, figure
-from xraytune.compute import autocast, choose_compute, gpu_count, pin
-from xraytune.config.settings import Experiment, Parameters, Settings
+from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
-from xraytune.models.train import Training, train_network
-from xraytune.pipeline.inputs import TrialInputs
-from xraytune.pipeline.prepare import RunContext, prepare
-from xraytune.pipeline.task import task_of
-from xraytune.records import Compute
+from xraytune.data.prepare import RunContext, prepare
+from xraytune.nets.compute import autocast, choose_compute, gpu_count, pin
+from xraytune.nets.train import Training, train_network
+from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.trial.inputs import TrialInputs
+from xraytune.trial.task import task_of
 
 _IMAGE_PX, _BATCH, _ROUNDS = 128, 32, 5
 _EPOCH_STEPS = 9

@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from benchmarks.figures import Figure, figure
 from benchmarks.resume import SPACE, end_trials, open_study
 from xraytune.data.phantom import draw_phantoms
-from xraytune.models.backbones import build_backbone
-from xraytune.search.messages import Callbacks
+from xraytune.nets.backbones import build_backbone
 from xraytune.search.run import search
+from xraytune.study.messages import Callbacks
 
 _SIZES, _BATCH, _BATCHES = (200, 2000), 20, 15
 _FIRST, _LAST, _ROUNDS = 20, 80, 3

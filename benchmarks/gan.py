@@ -17,13 +17,13 @@ from torch import nn
 
 from benchmarks.figures import Figure, figure
 from benchmarks.peer_trial import GAN
-from xraytune.compute import choose_compute, gpu_count, pin
-from xraytune.config.settings import GanSettings
-from xraytune.cores import cpu_count
-from xraytune.generators.contract import Step, real_images
-from xraytune.generators.gan import new_gan
-from xraytune.generators.networks import Discriminator, Generator
-from xraytune.generators.train import with_cuda_graph
+from xraytune.base.cores import cpu_count
+from xraytune.nets.compute import choose_compute, gpu_count, pin
+from xraytune.space.settings import GanSettings
+from xraytune.synth.contract import Step, real_images
+from xraytune.synth.gan import new_gan
+from xraytune.synth.networks import Discriminator, Generator
+from xraytune.synth.train import with_cuda_graph
 
 _IMAGES, _WARM_UP, _STEPS, _RUNS = 256, 5, 20, 3
 _TUTORIAL = GAN.model_copy(update={"image_size": 64, "width": 64, "batch_size": 64})

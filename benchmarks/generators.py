@@ -23,18 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure, figure
-from xraytune.compute import choose_compute, pin
-from xraytune.config.load import load_space
-from xraytune.config.settings import Experiment
-from xraytune.files import read_json, write_json
-from xraytune.metrics.generator_quality import kernel_inception_distance
-from xraytune.pipeline.artifacts import artifact_path
-from xraytune.pipeline.generator_folder import fixed_generator
-from xraytune.pipeline.pools import first_images, pool_reader
-from xraytune.pipeline.prepare import Prepared, RunContext, prepare, training_pixels
-from xraytune.pipeline.quality import Features, measure_quality, spread
-from xraytune.pipeline.synthesize import generator_inputs, generator_stage, trained_generator
-from xraytune.records import Compute
+from xraytune.base.artifacts import artifact_path
+from xraytune.base.files import read_json, write_json
+from xraytune.base.records import Compute
+from xraytune.data.prepare import Prepared, RunContext, prepare, training_pixels
+from xraytune.model.generator_folder import fixed_generator
+from xraytune.nets.compute import choose_compute, pin
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment
+from xraytune.synth.generator_quality import kernel_inception_distance
+from xraytune.synth.quality import Features, measure_quality, spread
+from xraytune.synth.sources import first_images, pool_reader
+from xraytune.synth.synthesize import generator_inputs, generator_stage, trained_generator
 
 NEEDS = ("DATA", "WEIGHTS")
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")

@@ -23,20 +23,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.figures import Figure, figure
-from xraytune.compute import pin
-from xraytune.config.load import experiment_to_json
-from xraytune.config.settings import Parameters, Settings
+from xraytune.base.files import write_json
+from xraytune.base.records import Compute, EpochRecord
+from xraytune.base.seeding import derive_seed
 from xraytune.confirm.analysis import ControlResult, FinalistResult, judge_finalists
 from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_control, replicate
 from xraytune.confirm.scoring import TEST, arm_scores, evaluation_set, find_test, load_test_images, score
 from xraytune.data.phantom import PhantomImage, draw_patient
-from xraytune.files import write_json
-from xraytune.pipeline.prepare import Prepared, RunContext, prepare, write_prepared
-from xraytune.pipeline.task import CLASSIFICATION
-from xraytune.pipeline.trial import run_trial
-from xraytune.records import Compute, EpochRecord
-from xraytune.search.study import StudyFolder
-from xraytune.seeding import derive_seed
+from xraytune.data.prepare import Prepared, RunContext, prepare, write_prepared
+from xraytune.nets.compute import pin
+from xraytune.space.load import experiment_to_json
+from xraytune.space.settings import Parameters, Settings
+from xraytune.study.folder import StudyFolder
+from xraytune.trial.run import run_trial
+from xraytune.trial.task import CLASSIFICATION
 
 Extra = Literal["new patients", "copies", "wrong labels"]
 

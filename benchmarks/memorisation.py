@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
-from xraytune.compute import choose_compute, pin
-from xraytune.config.load import load_space
-from xraytune.generators.train import resize_pixels
-from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
-from xraytune.pipeline.memorisation import FALSE_ALARMS
-from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
-from xraytune.seeding import numpy_generator
+from xraytune.base.seeding import numpy_generator
+from xraytune.data.prepare import Prepared, prepare, training_pixels
+from xraytune.nets.compute import choose_compute, pin
+from xraytune.space.load import load_space
+from xraytune.synth.memorisation import closeness, compare_with_unseen, unseen_closeness
+from xraytune.synth.memorisation_gate import FALSE_ALARMS
+from xraytune.synth.train import resize_pixels
 
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
 _SPLITS = 200

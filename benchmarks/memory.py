@@ -18,16 +18,16 @@ import numpy as np
 import torch
 
 from benchmarks.figures import Figure, figure
-from xraytune.config.load import experiment_to_json, load_space
+from xraytune.base.artifacts import build_once, content_sha256
+from xraytune.base.files import write_json
+from xraytune.base.lease import hold
+from xraytune.base.records import Compute
 from xraytune.data.pixels import PIXELS_FILE
-from xraytune.files import write_json
-from xraytune.lease import hold
-from xraytune.models.backbones import build_backbone
-from xraytune.pipeline.artifacts import build_once, content_sha256
-from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName
-from xraytune.records import Compute
-from xraytune.search.study import StudyFolder, create_study
+from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName
+from xraytune.nets.backbones import build_backbone
 from xraytune.search.worker import Job
+from xraytune.space.load import experiment_to_json, load_space
+from xraytune.study.folder import StudyFolder, create_study
 
 _COUNTS, _TRIALS, _VAL = (1_000, 10_000, 100_000), 200, 100
 _SPACE = """\

@@ -29,16 +29,16 @@ from benchmarks.mutants import CONSTANTS, Mutant, mutants_of
 
 _Answer: TypeAlias = dict[str, Any]
 _TESTS: dict[str, tuple[str, ...]] = {
-    "xraytune/mix/plan.py": ("tests/mix/test_plan.py",),
-    "xraytune/mix/sampler.py": ("tests/mix/test_sampler.py",),
-    "xraytune/metrics/classification.py": ("tests/metrics/test_classification.py",),
-    "xraytune/metrics/intervals.py": ("tests/metrics/test_intervals.py",),
-    "xraytune/metrics/placements.py": ("tests/metrics/test_placements.py", "tests/metrics/test_binormal.py"),
-    "xraytune/metrics/memorisation.py": ("tests/metrics/test_memorisation.py",),
-    "xraytune/confirm/verdict.py": ("tests/confirm/test_verdict.py", "tests/confirm/test_interval.py"),
+    "xraytune/trial/mix.py": ("tests/trial/test_mix.py",),
+    "xraytune/trial/sampler.py": ("tests/trial/test_sampler.py",),
+    "xraytune/stats/classification.py": ("tests/stats/test_classification.py",),
+    "xraytune/stats/intervals.py": ("tests/stats/test_intervals.py",),
+    "xraytune/stats/placements.py": ("tests/stats/test_placements.py", "tests/stats/test_binormal.py"),
+    "xraytune/synth/memorisation.py": ("tests/synth/test_memorisation.py",),
+    "xraytune/stats/verdict.py": ("tests/stats/test_verdict.py", "tests/stats/test_interval.py"),
     "xraytune/confirm/forecast.py": ("tests/confirm/test_forecast.py",),
-    "xraytune/config/grammar.py": ("tests/config/test_grammar.py", "tests/config/test_load.py"),
-    "xraytune/config/domains.py": ("tests/config/test_domains.py",),
+    "xraytune/space/grammar.py": ("tests/space/test_grammar.py", "tests/space/test_load.py"),
+    "xraytune/space/domains.py": ("tests/space/test_domains.py",),
     "xraytune/search/asha.py": ("tests/search/test_asha.py",),
 }
 _LISTED = Path("docs/mutation.md")

@@ -18,8 +18,8 @@ from torch.utils.data import ConcatDataset, DataLoader
 from torchvision import models, transforms
 from torchvision.datasets import ImageFolder
 
-from xraytune.config.settings import GanSettings
-from xraytune.generators.networks import Discriminator, Generator
+from xraytune.space.settings import GanSettings
+from xraytune.synth.networks import Discriminator, Generator
 
 GAN = GanSettings(
     architecture="dcgan",

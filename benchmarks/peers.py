@@ -34,11 +34,11 @@ from PIL import Image
 
 from benchmarks.figures import Figure, figure
 from benchmarks.peer_trial import BATCH, GAN, IMAGE_SIZE_PX
-from xraytune.compute import pin
-from xraytune.config.load import load_space
-from xraytune.pipeline.prepare import RunContext, prepare, side_images
-from xraytune.pipeline.trial import run_trial, train_own_generator
-from xraytune.search.study import StudyFolder
+from xraytune.data.prepare import RunContext, prepare, side_images
+from xraytune.nets.compute import pin
+from xraytune.space.load import load_space
+from xraytune.study.folder import StudyFolder
+from xraytune.trial.run import run_trial, train_own_generator
 
 NEEDS = ("DATA", "WEIGHTS", "PEERS_PYTHON")
 _PROGRAM = str(Path(sys.executable).with_name("xraytune"))

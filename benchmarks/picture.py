@@ -18,9 +18,9 @@ from rich.terminal_theme import MONOKAI
 
 from xraytune.cli.console import drawn
 from xraytune.cli.study_frame import live_frame
-from xraytune.report.page import write_report
-from xraytune.search.status import StudyWatcher
-from xraytune.search.study import StudyFolder
+from xraytune.present.page import write_report
+from xraytune.study.folder import StudyFolder
+from xraytune.study.status import StudyWatcher
 
 
 def draw_terminal(study: Path, out: Path) -> None:

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
-from xraytune.metrics.classification import Floats
+from xraytune.base.seeding import numpy_generator
 from xraytune.search.asha import Rungs
-from xraytune.search.status import status
-from xraytune.seeding import numpy_generator
+from xraytune.stats.classification import Floats
+from xraytune.study.status import status
 
 NEEDS = ("STUDY",)
 _ORDERS, _TRIALS, _SLOTS = 1000, 24, 2

@@ -12,15 +12,15 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from benchmarks.figures import Figure, figure
-from xraytune.config.load import experiment_to_json, load_space
-from xraytune.config.settings import Experiment
+from xraytune.base.files import write_array, write_json
+from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
-from xraytune.files import write_array, write_json
-from xraytune.pipeline.prepare import prepare
-from xraytune.records import Compute
-from xraytune.report.page import write_report
-from xraytune.search.journal import Journal
-from xraytune.search.study import StudyFolder, create_study
+from xraytune.data.prepare import prepare
+from xraytune.present.page import write_report
+from xraytune.space.load import experiment_to_json, load_space
+from xraytune.space.settings import Experiment
+from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.journal import Journal
 
 _SPACE = """\
 version: 1

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.figures import Figure, figure
-from xraytune.compute import choose_compute
-from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.pipeline.prepare import prepare
+from xraytune.data.prepare import prepare
+from xraytune.nets.compute import choose_compute
 from xraytune.search.controller import SearchController
-from xraytune.search.journal import Journal
-from xraytune.search.messages import Callbacks, TrialSuggestion
 from xraytune.search.run import search
-from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.space.load import load_space
+from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.journal import Journal
+from xraytune.study.messages import Callbacks, TrialSuggestion
 
 _TRIALS, _EPOCHS, _ROUNDS = 2000, 5, 3
 SPACE = """\

@@ -29,12 +29,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.figures import Figure, figure
-from xraytune.compute import pin
-from xraytune.config.load import load_space
-from xraytune.config.settings import Experiment
-from xraytune.pipeline.inputs import TrialInputs
-from xraytune.pipeline.prepare import RunContext, side_images
-from xraytune.search.study import StudyFolder
+from xraytune.data.prepare import RunContext, side_images
+from xraytune.nets.compute import pin
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment
+from xraytune.study.folder import StudyFolder
+from xraytune.trial.inputs import TrialInputs
 
 _PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")

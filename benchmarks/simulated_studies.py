@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 
+from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.forecast import Spread
-from xraytune.confirm.verdict import Evidence, gather
-from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import AUROC, StructuralComponents, structural_components
-from xraytune.seeding import numpy_generator
+from xraytune.stats.classification import Floats
+from xraytune.stats.placements import AUROC, StructuralComponents, structural_components
+from xraytune.stats.verdict import Evidence, gather
 
 IMAGES_OF_NORMAL_PATIENTS = {1: 1141, 2: 13, 3: 54, 4: 3}
 IMAGES_OF_PNEUMONIA_PATIENTS = {

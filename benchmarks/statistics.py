@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.figures import Figure, figure
 from benchmarks.simulated_studies import Arm, Study, against_controls, pooled, simulate
 from xraytune.confirm.forecast import Design, count_verdicts, measure_spread, verdict_chances
-from xraytune.confirm.verdict import LEVEL, ControlKind, Evidence, Overall, PairTests, p_values, pair_tests
+from xraytune.stats.verdict import LEVEL, ControlKind, Evidence, Overall, PairTests, p_values, pair_tests
 
 _STUDIES = 2000
 _ROPE = 0.01

@@ -252,7 +252,7 @@ applies only if this condition holds. The parameters of `gan`, `diffusion` and `
 
 def space_reference() -> str:
     """Return the reference of space files: every key with its values, default and meaning."""
-    from xraytune.config.schema import space_schema
+    from xraytune.space.schema import space_schema
 
     schema: Any = space_schema()
     definitions = schema["$defs"]
@@ -349,12 +349,12 @@ def cli_reference() -> str:
     """Return the reference of the command line: every command with its arguments and options, and the exit codes."""
     from typer.main import get_command
 
-    import xraytune.errors
+    import xraytune.base.errors
     from xraytune.cli.main import build_app
 
     return _CLI_PAGE.format(
         commands="\n\n".join(_command_section(*one) for one in commands(get_command(build_app()), "xraytune")),
-        errors=inspect.cleandoc((xraytune.errors.__doc__ or "").partition("\n\n")[2]),
+        errors=inspect.cleandoc((xraytune.base.errors.__doc__ or "").partition("\n\n")[2]),
     )
 
 

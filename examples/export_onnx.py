@@ -18,9 +18,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from xraytune.models.inputs import normalise
-from xraytune.pipeline.bundle import Bundle, open_bundle
-from xraytune.records import Compute
+from xraytune.base.records import Compute
+from xraytune.model.load import Bundle, open_bundle
+from xraytune.nets.inputs import normalise
 
 
 class FromPixels(nn.Module):

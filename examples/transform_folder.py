@@ -3,7 +3,7 @@
     python examples/transform_folder.py chest_xray copies --copies 2 --classical 3
 
 Copies keep the patient of their original in `patients.csv`, so that no patient is on two sides of a split. The test folder
-is not read. `xraytune/models/augment.py` lists what each strength (`--classical`) changes.
+is not read. `xraytune/nets/augment.py` lists what each strength (`--classical`) changes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from xraytune.config.load import data_settings
-from xraytune.config.settings import DataSettings
 from xraytune.data.decoding import read_image
 from xraytune.data.formats import LARGEST_SIDE_PX
 from xraytune.data.index import read_index
-from xraytune.models.augment import augment, fresh_views
+from xraytune.nets.augment import augment, fresh_views
+from xraytune.space.load import data_settings
+from xraytune.space.settings import DataSettings
 
 
 def transform_folder(data: Path, out: Path, *, copies: int = 2, classical: int = 3, seed: int = 0) -> None:

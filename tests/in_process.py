@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from typer.testing import CliRunner, Result
 
+from xraytune.base.records import Compute
 from xraytune.cli.main import build_app
-from xraytune.compute import pin
-from xraytune.config.space import Space
-from xraytune.pipeline.prepare import Prepared, prepare
-from xraytune.pipeline.synthesize import generator_need
-from xraytune.records import Compute
+from xraytune.data.prepare import Prepared, prepare
+from xraytune.nets.compute import pin
 from xraytune.search.controller import SearchController
-from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion
-from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.trial_queue import TrialQueue
 from xraytune.search.worker import Job, TrialWorker
+from xraytune.space.space import Space
+from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.journal import Journal
+from xraytune.study.messages import TrialSuggestion
+from xraytune.synth.synthesize import generator_need
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.seeding import numpy_generator
+from xraytune.base.seeding import numpy_generator
 
 HEIGHT_PX, WIDTH_PX = 32, 48
 

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from tests.in_process import InProcess, command, one_thread, said
 from xraytune import run_audit
+from xraytune.base.files import read_json
 from xraytune.confirm import training
 from xraytune.data.phantom import draw_phantoms
-from xraytune.files import read_json
-from xraytune.models.backbones import build_backbone
+from xraytune.nets.backbones import build_backbone
 from xraytune.search import run as search_run
-from xraytune.search.messages import NO_CALLBACKS
+from xraytune.study.messages import NO_CALLBACKS
 
 pytestmark = pytest.mark.slow
 

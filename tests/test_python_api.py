@@ -11,11 +11,11 @@ import typer
 
 import xraytune
 from tests.in_process import InProcess, one_thread
-from tests.search.studies import CPU, two_images, write_space
+from tests.study.studies import CPU, two_images, write_space
 from xraytune.cli.main import build_app
 from xraytune.confirm import training as confirm_training
 from xraytune.search import run as search_run
-from xraytune.search.study import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder, create_study
 
 pytestmark = pytest.mark.slow
 

@@ -42,29 +42,29 @@ from typing import TYPE_CHECKING, Any
 # `audit`, `search`, `confirm`, `export` and `report` are packages, so their functions have longer names here.
 if TYPE_CHECKING:
     from xraytune.audit import audit as run_audit
+    from xraytune.base.errors import XraytuneError
     from xraytune.cli.console import progress as show_progress
     from xraytune.cli.getting_started import demo
     from xraytune.cli.search import SearchScreen as show_search
-    from xraytune.config.load import load_space
-    from xraytune.config.settings import DataSettings
     from xraytune.confirm.run import confirm as confirm_study
     from xraytune.confirm.run import rehearse as rehearse_study
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms
-    from xraytune.errors import XraytuneError
-    from xraytune.export.best import export as export_best
-    from xraytune.export.doctor import doctor
-    from xraytune.export.evaluate import evaluate
-    from xraytune.export.predict import predict
-    from xraytune.export.train import train
-    from xraytune.export.trial_generator import sample_trial_generator
-    from xraytune.pipeline.generator_folder import generator_sample, generator_train
-    from xraytune.pipeline.model import model_summary
-    from xraytune.report.page import watch_report, write_report, write_tables
-    from xraytune.search.cache import clean, clean_cache
-    from xraytune.search.messages import Callbacks
+    from xraytune.model.best import export as export_best
+    from xraytune.model.evaluate import evaluate
+    from xraytune.model.generator_folder import generator_sample, generator_train
+    from xraytune.model.predict import predict
+    from xraytune.model.train import train
+    from xraytune.model.trial_generator import sample_trial_generator
+    from xraytune.present.page import watch_report, write_report, write_tables
+    from xraytune.search.doctor import doctor
     from xraytune.search.run import search as run_search
-    from xraytune.search.status import status, trials_dataframe
+    from xraytune.space.load import load_space
+    from xraytune.space.settings import DataSettings
+    from xraytune.study.clean import clean, clean_cache
+    from xraytune.study.messages import Callbacks
+    from xraytune.study.status import status, trials_dataframe
+    from xraytune.trial.model import model_summary
 
 __all__ = [
     "Callbacks",

@@ -13,31 +13,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from xraytune.compute import pin
-from xraytune.config.document import parse_yaml
-from xraytune.config.load import space_of_document
-from xraytune.config.space import Space
+from xraytune.base.artifacts import in_use
+from xraytune.base.errors import DataError
+from xraytune.base.files import require_writable, write_json, write_text
+from xraytune.base.records import to_json
 from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
-from xraytune.confirm.verdict import verdict_text
-from xraytune.errors import DataError
-from xraytune.files import require_writable, write_json, write_text
-from xraytune.generators.grids import encoded_again
-from xraytune.metrics.generator_quality import SCALE_PX, Quality, shortcomings
-from xraytune.metrics.memorisation import Memorisation
-from xraytune.pipeline.artifacts import in_use
-from xraytune.pipeline.extra_folder import require_enough, store_folder
-from xraytune.pipeline.memorisation import copies_found, measure_memorisation
-from xraytune.pipeline.pools import folder_reader
-from xraytune.pipeline.prepare import RunContext, prepare_index, stored_images
-from xraytune.pipeline.quality import measure_quality
-from xraytune.pipeline.task import task_of
-from xraytune.records import to_json
-from xraytune.report.page import render
-from xraytune.report.sections import Picture, Section, Table, sections
-from xraytune.report.study import read_study
-from xraytune.search.messages import NO_CALLBACKS, Callbacks
+from xraytune.data.prepare import RunContext, prepare_index, stored_images
+from xraytune.nets.compute import pin
+from xraytune.present.page import render
+from xraytune.present.sections import Picture, Section, Table, sections
+from xraytune.present.study import read_study
 from xraytune.search.run import resources_here, search
-from xraytune.search.study import StudyFolder, create_study, require_same_images, require_same_space
+from xraytune.space.document import parse_yaml
+from xraytune.space.load import space_of_document
+from xraytune.space.space import Space
+from xraytune.stats.verdict import verdict_text
+from xraytune.study.folder import StudyFolder, create_study, require_same_images, require_same_space
+from xraytune.study.messages import NO_CALLBACKS, Callbacks
+from xraytune.synth.extra_folder import store_folder
+from xraytune.synth.generator_quality import SCALE_PX, Quality, shortcomings
+from xraytune.synth.grids import encoded_again
+from xraytune.synth.memorisation import Memorisation
+from xraytune.synth.memorisation_gate import copies_found, measure_memorisation
+from xraytune.synth.quality import measure_quality
+from xraytune.synth.sources import folder_reader
+from xraytune.trial.mix import require_enough
+from xraytune.trial.task import task_of
 
 _RATIOS = (0.25, 0.5, 1.0, 2.0)
 _HEADLINES = {
@@ -121,7 +122,8 @@ def audit(
     ratios, why_not = list[float](), ""
     for ratio in _RATIOS:
         try:
-            require_enough(images, parameters.model_copy(update={"synthetic_ratio": ratio}), prepared)
+            mix = parameters.model_copy(update={"synthetic_ratio": ratio})
+            require_enough([image.label for image in images], mix, prepared)
             ratios.append(ratio)
         except DataError as error:
             why_not = why_not or f"there are only {error.problems[0].what}"

@@ -15,12 +15,12 @@ from PIL import Image
 from typer.testing import Result
 
 from tests.cli.spaces import EXPERIMENT
-from tests.export.conftest import change_record
 from tests.faults.ray_processes import PROGRAM
-from xraytune.compute import choose_compute
+from tests.model.conftest import change_record
 from xraytune.data.phantom import draw_phantoms
-from xraytune.pipeline.prepare import prepare
-from xraytune.search.study import StudyFolder, create_study
+from xraytune.data.prepare import prepare
+from xraytune.nets.compute import choose_compute
+from xraytune.study.folder import StudyFolder, create_study
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ ENDLESS = "(([^#]|.|..)+)[^.g]$"
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantom X-rays of 30 patients, and a model trained on them for a step."""
-    from xraytune.export.train import train
+    from xraytune.model.train import train
 
     folder = tmp_path_factory.mktemp("bad_input")
     draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
@@ -332,7 +332,7 @@ def test_a_bundle_with_one_byte_changed_is_refused(run: Run, here: Path) -> None
 @pytest.fixture
 def study(here: Path) -> StudyFolder:
     """A new study, `studies/small`."""
-    from xraytune.config.load import load_space
+    from xraytune.space.load import load_space
 
     space = load_space(here / "space.yaml")
     prepared, _ = prepare(space.settings, here / "cache")

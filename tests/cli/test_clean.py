@@ -8,8 +8,8 @@ from typing import TypeAlias
 import pytest
 from typer.testing import Result
 
-from tests.search.studies import CPU, two_images, write_space
-from xraytune.search.study import StudyFolder, create_study, locked
+from tests.study.studies import CPU, two_images, write_space
+from xraytune.study.folder import StudyFolder, create_study, locked
 
 Run: TypeAlias = Callable[..., Result]
 

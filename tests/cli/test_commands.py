@@ -12,8 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
 from xraytune.cli.main import Command
-from xraytune.errors import ConfigError, DataError, Problem, StudyError
 
 Run: TypeAlias = Callable[..., Result]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from xraytune.base.errors import Problem, StudyError
 from xraytune.cli import console
-from xraytune.errors import Problem, StudyError
 
 
 def test_a_log_shows_progress_and_the_time_left(

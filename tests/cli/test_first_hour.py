@@ -13,10 +13,10 @@ from typer.testing import Result
 from tests.cli.spaces import EXPERIMENT
 from xraytune.cli import console
 from xraytune.cli.search import show_search
-from xraytune.config.settings import Objective, Parameters
 from xraytune.data.phantom import draw_phantoms
-from xraytune.search.controller import mix_label
 from xraytune.search.run import SearchSummary
+from xraytune.space.settings import Objective, Parameters
+from xraytune.trial.mix import mix_label
 
 Run: TypeAlias = Callable[..., Result]
 

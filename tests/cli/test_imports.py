@@ -38,7 +38,7 @@ def test_space_check_loads_nothing_heavy(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_status_and_export_load_no_torch() -> None:
-    code = "import sys, xraytune.search.status, xraytune.export.best; print(*{'torch', 'ray'} & set(sys.modules))"
+    code = "import sys, xraytune.study.status, xraytune.model.best; print(*{'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "\n"

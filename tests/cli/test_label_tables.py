@@ -15,11 +15,11 @@ from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRL
 
 from tests.cli.spaces import EXPERIMENT
 from tests.in_process import command, said
-from xraytune.config.load import data_settings
-from xraytune.config.settings import DataSettings
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.index import ImageIndex, read_index
 from xraytune.data.table import table_columns
-from xraytune.seeding import numpy_generator
+from xraytune.space.load import data_settings
+from xraytune.space.settings import DataSettings
 
 SHIPPED = Path(__file__).resolve().parents[2] / "search_spaces" / "data"
 Draw = Callable[[Path], None]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.studies import CPU, two_images, write_space
+from tests.study.studies import CPU, two_images, write_space
 from xraytune.cli.search import SearchScreen
-from xraytune.config.settings import Parameters
-from xraytune.search.messages import TrialSuggestion
-from xraytune.search.study import StudyFolder, create_study, locked, record_budget
+from xraytune.space.settings import Parameters
+from xraytune.study.folder import StudyFolder, create_study, locked, record_budget
+from xraytune.study.messages import TrialSuggestion
 
 
 def lines_of(error_output: str) -> list[str]:

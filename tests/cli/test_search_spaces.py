@@ -6,14 +6,14 @@ import optuna
 import pytest
 
 from tests.in_process import CPU, one_thread
+from xraytune.base.records import EpochRecord
 from xraytune.cli.getting_started import QUICK_OVERRIDES
-from xraytune.config.load import load_space
-from xraytune.config.settings import Experiment
-from xraytune.config.space import Space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.pipeline.prepare import RunContext, prepare
-from xraytune.pipeline.trial import run_trial
-from xraytune.records import EpochRecord
+from xraytune.data.prepare import RunContext, prepare
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment
+from xraytune.space.space import Space
+from xraytune.trial.run import run_trial
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 FILES = sorted([*SPACES.glob("*.yaml"), *SPACES.glob("studies/*.yaml")])

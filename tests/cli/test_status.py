@@ -10,8 +10,8 @@ from typing import TypeAlias
 import pytest
 from typer.testing import Result
 
-from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.search.study import StudyFolder, create_study
+from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
+from xraytune.study.folder import StudyFolder, create_study
 
 Run: TypeAlias = Callable[..., Result]
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.search.studies import two_images
+from tests.study.studies import two_images
 from xraytune.cli.console import Cell, Column, Frame, Table
 from xraytune.cli.study_frame import curve, live_frame, sides_frame, status_frame, summary_line
-from xraytune.config.settings import Objective
-from xraytune.pipeline.sides import side_sizes
-from xraytune.search.status import StudyView, TrialView
+from xraytune.data.sides import side_sizes
+from xraytune.space.settings import Objective
+from xraytune.study.status import StudyView, TrialView
 
 
 def trial(number: int, status: str, *values: float, **more: object) -> TrialView:

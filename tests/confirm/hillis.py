@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
-from xraytune.confirm.verdict import MOST_DEGREES, Interval
-from xraytune.metrics.classification import Floats
+from xraytune.stats.classification import Floats
+from xraytune.stats.verdict import MOST_DEGREES, Interval
 
 
 def hillis_interval(*, difference: float, mean_square: float, excess_covariance: float, readers: int) -> Interval:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xraytune.config.settings import Parameters
+from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.analysis import (
     ArmScores,
     EvaluationSet,
@@ -27,9 +27,9 @@ from xraytune.confirm.forecast import Forecast, VerdictChances
 from xraytune.confirm.plan import Arm, Plan, matched_control
 from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, write_verdict
 from xraytune.confirm.secondary import secondary_outcomes
-from xraytune.metrics.classification import Floats
-from xraytune.pipeline.task import CLASSIFICATION, SEGMENTATION
-from xraytune.seeding import numpy_generator
+from xraytune.space.settings import Parameters
+from xraytune.stats.classification import Floats
+from xraytune.trial.task import CLASSIFICATION, SEGMENTATION
 
 GAN_SEEDS, SEEDS, IMAGES = 5, 2, 300
 LABELS = np.arange(IMAGES) % 2

@@ -16,19 +16,19 @@ from safetensors.torch import load_file, save_file
 
 from examples.transform_folder import transform_folder
 from tests.in_process import InProcess, command, one_thread, said, search_in_process
+from xraytune.base.errors import DataError, MachineError, StudyError
+from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.cli.confirm import show_verdict
-from xraytune.config.load import load_space
 from xraytune.confirm import training
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import DataError, MachineError, StudyError
-from xraytune.export.best import export
-from xraytune.files import read_json, read_jsonl, write_json
-from xraytune.report.page import write_report
-from xraytune.search.study import StudyFolder
+from xraytune.model.best import export
+from xraytune.present.page import write_report
+from xraytune.space.load import load_space
+from xraytune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.slow
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from tests.in_process import InProcess, one_thread, search_in_process
+from xraytune.base.errors import DataError, StudyError
+from xraytune.base.files import read_json
 from xraytune.cli.confirm import show_rehearsal, show_verdict
-from xraytune.config.load import load_space
 from xraytune.confirm import training
 from xraytune.confirm.run import confirm, rehearse
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import DataError, StudyError
-from xraytune.files import read_json
+from xraytune.space.load import load_space
 
 pytestmark = pytest.mark.slow
 

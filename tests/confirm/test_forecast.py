@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import gamma, nct, norm, t  # type: ignore[import-untyped]
 
+from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.forecast import (
     Design,
     Forecast,
@@ -21,9 +22,8 @@ from xraytune.confirm.forecast import (
     smallest_detectable_difference,
     verdict_chances,
 )
-from xraytune.confirm.verdict import ControlKind, gather, judge
-from xraytune.metrics.placements import AUROC, StructuralComponents, placement_variance
-from xraytune.seeding import numpy_generator
+from xraytune.stats.placements import AUROC, StructuralComponents, placement_variance
+from xraytune.stats.verdict import ControlKind, gather, judge
 
 Floats = NDArray[np.float64]
 ROPE = 0.01

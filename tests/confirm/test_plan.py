@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from xraytune.config.load import load_space
-from xraytune.config.settings import Parameters
-from xraytune.config.space import Space
+from xraytune.base.errors import StudyError
 from xraytune.confirm.plan import (
     Arm,
     FinishedTrial,
@@ -27,7 +25,9 @@ from xraytune.confirm.plan import (
     tuned_control,
     write_plan,
 )
-from xraytune.errors import StudyError
+from xraytune.space.load import load_space
+from xraytune.space.settings import Parameters
+from xraytune.space.space import Space
 
 SPACE = """\
 name: small

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.search.studies import ended, epoch, no_gan
-from xraytune.config.settings import DataSettings, Experiment, GeneratorSettings, Parameters, Settings
+from tests.study.studies import ended, epoch, no_gan
+from xraytune.base.errors import StudyError
+from xraytune.base.files import read_json, write_bytes, write_json
 from xraytune.confirm.plan import Arm, replicate
 from xraytune.confirm.run_list import Run, RunList, completed_rows, ended_rows
 from xraytune.confirm.training import TopUpRungs
-from xraytune.errors import StudyError
-from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.asha import Rungs
-from xraytune.search.messages import ProgressFile, TrialSuggestion
-from xraytune.search.study import StudyFolder
 from xraytune.search.trial_queue import GeneratorNeeds
+from xraytune.space.settings import DataSettings, Experiment, GeneratorSettings, Parameters, Settings
+from xraytune.study.folder import StudyFolder
+from xraytune.study.messages import ProgressFile, TrialSuggestion
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from xraytune.config.settings import DataSettings, Settings, SplitSettings
+from xraytune.base.errors import DataError, StudyError, XraytuneError
 from xraytune.confirm.scoring import find_test, load_test_images
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import DataError, StudyError, XraytuneError
-from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.data.prepare import Prepared, prepare
+from xraytune.space.settings import DataSettings, Settings, SplitSettings
 
 pytestmark = pytest.mark.slow
 

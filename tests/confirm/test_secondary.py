@@ -7,11 +7,11 @@ import pytest
 from scipy.special import expit  # type: ignore[import-untyped]
 from sklearn.metrics import accuracy_score, brier_score_loss
 
+from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.analysis import EvaluationSet
 from xraytune.confirm.secondary import compare_outcomes
-from xraytune.metrics.classification import Floats
-from xraytune.pipeline.task import CLASSIFICATION
-from xraytune.seeding import numpy_generator
+from xraytune.stats.classification import Floats
+from xraytune.trial.task import CLASSIFICATION
 
 IMAGES = 400
 LABELS = np.arange(IMAGES) % 2

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.studies import CPU, two_images, write_space
+from tests.study.studies import CPU, two_images, write_space
+from xraytune.base.files import read_jsonl
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
-from xraytune.files import read_jsonl
-from xraytune.search.cache import clean
-from xraytune.search.study import StudyFolder, create_study
+from xraytune.study.clean import clean
+from xraytune.study.folder import StudyFolder, create_study
 
 WRITE = """
 import sys

@@ -9,16 +9,16 @@ from typing import Any, cast
 import pytest
 
 from tests.confirm.test_plan import parameters
-from tests.search.studies import CPU, ended, epoch, two_images, write_space
+from tests.study.studies import CPU, ended, epoch, two_images, write_space
+from xraytune.base.errors import StudyError, TrialError
+from xraytune.base.files import read_jsonl
 from xraytune.confirm.plan import CONFIRM_FOLDER, FinishedTrial, Plan
 from xraytune.confirm.training import Training
-from xraytune.errors import StudyError, TrialError
-from xraytune.files import read_jsonl
 from xraytune.search.asha import rungs_of
-from xraytune.search.messages import NO_CALLBACKS, Message, TrialSuggestion
 from xraytune.search.ray.runner import Runner
-from xraytune.search.study import StudyFolder, environment
 from xraytune.search.trial_queue import TrialQueue
+from xraytune.study.folder import StudyFolder, environment
+from xraytune.study.messages import NO_CALLBACKS, Message, TrialSuggestion
 
 REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
 GAN = FinishedTrial(name="#1", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)

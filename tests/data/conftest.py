@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraytune.seeding import numpy_generator
+from xraytune.base.seeding import numpy_generator
 
 WriteImages = Callable[[Path, Iterable[str]], None]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from xraytune.base.errors import Problem
 from xraytune.data.class_words import Positive, positive_class
-from xraytune.errors import Problem
 
 
 @pytest.mark.parametrize(

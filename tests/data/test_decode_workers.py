@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from xraytune.base.errors import DataError
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import BrokenImage, SquareImage, decode_file, decode_files
-from xraytune.errors import DataError
-from xraytune.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def decode_one(images: Path, name: str) -> SquareImage | BrokenImage:
 def test_several_threads_give_the_same_as_one_file_after_the_other(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xraytune.cores.cpu_count", lambda: 4)
+    monkeypatch.setattr("xraytune.base.cores.cpu_count", lambda: 4)
 
     together = list(decode_files(images, names(), 96, "crop"))
 

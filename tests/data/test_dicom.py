@@ -28,12 +28,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from xraytune.config.settings import DataSettings, SplitSettings
+from xraytune.base.errors import DataError, MachineError
 from xraytune.data.formats import read_grey, read_header
 from xraytune.data.index import ImageIndex, read_index
 from xraytune.data.layout import list_images
 from xraytune.data.pixels import decode_images
-from xraytune.errors import DataError, MachineError
+from xraytune.space.settings import DataSettings, SplitSettings
 
 FILE = Path("IM000001")
 

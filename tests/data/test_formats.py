@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from xraytune.base.errors import DataError
 from xraytune.data.formats import read_grey, read_header
-from xraytune.errors import DataError
 
 FILE = Path("a.jpeg")
 """The name says JPEG, whatever the content."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from xraytune.config.settings import DataSettings, SplitSettings
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.index import content_fingerprint, read_index, read_labelled, read_labelled_folder
-from xraytune.errors import ConfigError, DataError
+from xraytune.space.settings import DataSettings, SplitSettings
 
 WriteImages = Callable[[Path, Iterable[str]], None]
 CLASSES = ("NORMAL", "PNEUMONIA")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraytune.config.settings import DataSettings
+from xraytune.base.records import to_json
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.inspect import inspect_folder
 from xraytune.data.phantom import draw_phantoms
-from xraytune.records import to_json
-from xraytune.seeding import numpy_generator
+from xraytune.space.settings import DataSettings
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save
+from xraytune.base.errors import DataError
 from xraytune.data.decoding import BrokenImage, decode_file
 from xraytune.data.index import ImageFile
 from xraytune.data.masks import connected_parts, map_masks, outlined, read_mask, square_mask
-from xraytune.errors import DataError
 
 MASK = block(3)
 EIGHT_BIT = MASK.astype(np.uint8)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.index import ImageFile
 from xraytune.data.near_duplicates import close_pairs, find_near_duplicates
-from xraytune.seeding import numpy_generator
 
 
 def images_of(patients: list[str], labels: list[int]) -> list[ImageFile]:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.pair_files import block, save, write_pairs
-from xraytune.config.settings import DataSettings, SplitSettings
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.index import ImageIndex, read_folder, read_index, read_labelled, read_labelled_folder
-from xraytune.errors import ConfigError, DataError
+from xraytune.space.settings import DataSettings, SplitSettings
 
 STEMS = ("p1", "p2", "p3", "p4")
 CLASSES = ("image",)

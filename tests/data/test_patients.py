@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from xraytune.config.settings import DataSettings, SplitSettings
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.index import read_index
 from xraytune.data.patients import join_identical, patient_of, patients_by_name, patients_by_regex
 from xraytune.data.table import find_table
-from xraytune.errors import ConfigError, DataError
+from xraytune.space.settings import DataSettings, SplitSettings
 
 
 def patients_in(root: Path, files: list[str]) -> dict[str, str] | None:

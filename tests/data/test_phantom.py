@@ -16,8 +16,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
+from xraytune.base.errors import ConfigError
 from xraytune.data.phantom import PhantomSet, draw_phantoms
-from xraytune.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import BrokenImage, decode_file
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels, stored_files
-from xraytune.seeding import numpy_generator
 
 
 def gradient(height: int, width: int) -> NDArray[np.uint8]:

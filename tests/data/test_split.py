@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.config.settings import SplitSettings, ValUse
+from xraytune.base.errors import DataError
 from xraytune.data.index import ImageFile
 from xraytune.data.split import Split, split_by_patient
 from xraytune.data.table import PartName
-from xraytune.errors import DataError
+from xraytune.space.settings import SplitSettings, ValUse
 
 GroupSizes = list[list[int]]
 group_sizes: st.SearchStrategy[GroupSizes] = st.lists(

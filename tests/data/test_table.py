@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from xraytune.config.settings import DataSettings
+from xraytune.base.errors import ConfigError, DataError, XraytuneError
 from xraytune.data.index import ImageIndex, read_index
 from xraytune.data.table import match_names, table_columns
-from xraytune.errors import ConfigError, DataError, XraytuneError
+from xraytune.space.settings import DataSettings
 
 WriteImages = Callable[[Path, Iterable[str]], None]
 FILES = tuple(f"images/{kind}{number}.png" for kind in "ab" for number in range(4))

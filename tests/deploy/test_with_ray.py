@@ -22,7 +22,7 @@ import pytest
 
 from tests.faults.ray_processes import SPACE
 from xraytune.data.phantom import draw_phantoms
-from xraytune.search.study import StudyFolder
+from xraytune.study.folder import StudyFolder
 
 SBATCH = Path(__file__).parents[2] / "deploy" / "search.sbatch"
 PROGRAMS = Path(sys.executable).parent

@@ -14,7 +14,7 @@ from tests.docs.commands import ROOT, commands_to_run
 from tests.in_process import InProcess, command
 from xraytune.confirm import training as confirm_training
 from xraytune.data.phantom import draw_phantoms
-from xraytune.export import train as final_training
+from xraytune.model import train as final_training
 from xraytune.search import run as search_run
 
 LINKS = {

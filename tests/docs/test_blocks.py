@@ -22,12 +22,12 @@ from benchmarks.__main__ import NAMES as BENCHMARKS
 from docs.hooks import PROGRAMS, Block, shell_commands
 from tests.docs.commands import BLOCKS, ONLY_PARSED, PAGES, ROOT, SHRUNK, of_xraytune
 from xraytune.cli.main import build_app
-from xraytune.config.load import load_space
-from xraytune.config.settings import Settings
+from xraytune.space.load import load_space
+from xraytune.space.settings import Settings
 
 INLINE = re.compile(r"(?<!`)`(xraytune [a-z-][^`]*)`(?!`)")
 
-PYTHON = {"docs/python.md": "tests/test_python_api.py", "docs/serving.md": "tests/export/test_serving.py"}
+PYTHON = {"docs/python.md": "tests/test_python_api.py", "docs/serving.md": "tests/model/test_serving.py"}
 """Pages with Python, and the tests that run it."""
 OTHER_SPACES = {"examples/README.md": "tests/examples, with the examples installed"}
 """Pages with overrides that are only valid with other packages, and the tests that check them."""

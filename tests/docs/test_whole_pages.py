@@ -13,8 +13,8 @@ from PIL import Image
 from docs.hooks import blocks, shell_commands
 from tests.docs.commands import ROOT, TINY
 from tests.docs.conftest import run_all
-from xraytune.files import read_json
-from xraytune.seeding import numpy_generator
+from xraytune.base.files import read_json
+from xraytune.base.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests.end_to_end.test_main_job import PROGRAM, SPACE, xraytune
 from tests.in_process import said, search_in_process
-from xraytune.config.load import load_space
+from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
-from xraytune.files import read_jsonl
+from xraytune.space.load import load_space
 
 CONFIRM = """\
 confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none, duplicate], tuned: [real_only]}}

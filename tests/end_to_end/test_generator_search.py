@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 
 from tests.end_to_end.test_main_job import xraytune
 from tests.in_process import command, said
-from xraytune.files import read_jsonl
-from xraytune.models.backbones import build_backbone
+from xraytune.base.files import read_jsonl
+from xraytune.nets.backbones import build_backbone
 
 SPACE = str(Path(__file__).resolve().parents[2] / "search_spaces" / "gan_quality.yaml")
 TINY = (

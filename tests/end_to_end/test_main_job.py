@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import command, said
-from xraytune.files import read_jsonl
+from xraytune.base.files import read_jsonl
 
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 SPACE = """\

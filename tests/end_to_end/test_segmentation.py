@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.end_to_end.test_main_job import xraytune
 from tests.in_process import command, said
-from xraytune.files import read_jsonl
+from xraytune.base.files import read_jsonl
 
 SPACE = """\
 version: 1

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from xraytune.config import extensions
+from xraytune.space import extensions
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from tests.examples.conftest import EXAMPLES, ROOT, Run
+from xraytune.base.errors import ArtifactError
+from xraytune.base.files import read_json
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import ArtifactError
-from xraytune.files import read_json
-from xraytune.pipeline.bundle import open_bundle
-from xraytune.pipeline.network import FEATURES_STAGE
-from xraytune.pipeline.pools import POOL_STAGE
+from xraytune.model.load import open_bundle
+from xraytune.synth.sources import POOL_STAGE
+from xraytune.trial.network import FEATURES_STAGE
 
 pytestmark = pytest.mark.slow
 
@@ -43,12 +43,12 @@ WORKER = """
 import json, sys, torch, tiny_net
 from dataclasses import asdict
 from pathlib import Path
-from xraytune.config.load import experiment_to_json, load_space
-from xraytune.files import write_json
-from xraytune.pipeline.prepare import prepare
-from xraytune.records import Compute
+from xraytune.space.load import experiment_to_json, load_space
+from xraytune.base.files import write_json
+from xraytune.data.prepare import prepare
+from xraytune.base.records import Compute
 from xraytune.search.run import require_weights
-from xraytune.search.study import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder, create_study
 from xraytune.search.worker import Job, TrialWorker
 
 root = Path({root!r})

@@ -11,17 +11,17 @@ import torch
 
 from tests.examples.conftest import EXAMPLES, OnPath, write_metadata
 from tests.in_process import CPU
-from xraytune.config import extensions
-from xraytune.config.backbone_names import BACKBONES, size_problem
-from xraytune.config.load import load_space
-from xraytune.config.settings import SOURCES, Parameters, Settings
-from xraytune.config.space import require_extensions
+from xraytune.base.errors import ConfigError, MachineError
 from xraytune.confirm.plan import FinishedTrial, choose_finalists, finalist_arm, matched_control
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import ConfigError, MachineError
-from xraytune.models.backbones import build_backbone, last_stage_names
-from xraytune.pipeline.pools import extension_block
-from xraytune.pipeline.prepare import RunContext, prepare
+from xraytune.data.prepare import RunContext, prepare
+from xraytune.nets.backbones import build_backbone, last_stage_names
+from xraytune.space import extensions
+from xraytune.space.backbone_names import BACKBONES, size_problem
+from xraytune.space.load import load_space
+from xraytune.space.settings import SOURCES, Parameters, Settings
+from xraytune.space.space import require_extensions
+from xraytune.synth.sources import extension_block
 
 CODE = """\
 from torch import nn

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.examples.conftest import EXAMPLES
-from xraytune.config.settings import DataSettings
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
+from xraytune.space.settings import DataSettings
 
 
 @pytest.mark.slow

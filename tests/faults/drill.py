@@ -29,7 +29,7 @@ from tests.faults.crash import CUTS, LOSSES, Disk, Loss, Operation
 from tests.faults.lab import Lab, Point, Verdict, told_of
 from tests.faults.picture import told_and_missing
 from tests.faults.tiny import CPU, TRIALS, Tree, make_start, run_list, search
-from xraytune.compute import pin
+from xraytune.nets.compute import pin
 
 Drill: TypeAlias = Callable[[], Verdict]
 _LANES = len(os.sched_getaffinity(0))

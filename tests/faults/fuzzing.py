@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from xraytune.errors import XraytuneError
+from xraytune.base.errors import XraytuneError
 
 _Test = TypeVar("_Test", bound=Callable[..., None])
 _ASKED_FOR = os.environ.get("XRAYTUNE_FUZZ_EXAMPLES")

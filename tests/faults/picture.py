@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from tests.faults.tiny import Tree
-from xraytune.files import read_json, read_jsonl, sha256_of
-from xraytune.pipeline.artifacts import is_intact
+from xraytune.base.artifacts import is_intact
+from xraytune.base.files import read_json, read_jsonl, sha256_of
 from xraytune.search.asha import Rungs
-from xraytune.search.journal import Journal
-from xraytune.search.status import status
-from xraytune.search.study import StudyFolder
+from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import Journal
+from xraytune.study.status import status
 
 _LOOKED_AT_ONLY = ("progress.json", "hang.txt", "step_*.png")
 """What a trial does before its first epoch, where it hung, and how its GAN draws: nothing follows from them."""

@@ -15,9 +15,9 @@ from typing import Literal
 
 import torch
 
+from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
-from xraytune.files import read_jsonl
-from xraytune.models.backbones import build_backbone
+from xraytune.nets.backbones import build_backbone
 
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 Kind = Literal["driver", "ray driver", "raylet", "gcs", "worker", "all at once"]

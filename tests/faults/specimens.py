@@ -13,26 +13,26 @@ from PIL import Image
 
 from tests.confirm.test_plan import GAN, NONE
 from tests.data.test_dicom import dicom
-from tests.search.studies import CPU, two_images, write_space
-from xraytune.config.load import experiment_to_json
-from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
+from tests.study.studies import CPU, two_images, write_space
+from xraytune.base.files import append_jsonl, write_json
+from xraytune.base.records import EpochRecord
 from xraytune.confirm.plan import Plan, write_plan
 from xraytune.data.decoding import InputFormat
-from xraytune.export.bundle import write_bundle
-from xraytune.export.final import FinalTraining
-from xraytune.files import append_jsonl, write_json
-from xraytune.generators.checkpoint import new_training, save_generator
-from xraytune.generators.checkpoint import save_checkpoint as save_gan
-from xraytune.models.checkpoint import save_best, save_checkpoint
-from xraytune.models.classifier import Classifier, build_classifier
-from xraytune.models.optimizer import Optimizer
-from xraytune.pipeline.bundle_record import TrainedOn
-from xraytune.pipeline.trial import Validated
-from xraytune.records import EpochRecord
-from xraytune.search.inputs import record_inputs
-from xraytune.search.journal import Journal
-from xraytune.search.messages import Status
-from xraytune.search.study import StudyFolder, create_study, project_rows
+from xraytune.model.bundle import write_bundle
+from xraytune.model.bundle_record import TrainedOn
+from xraytune.model.final import FinalTraining
+from xraytune.nets.checkpoint import save_best, save_checkpoint
+from xraytune.nets.classifier import Classifier, build_classifier
+from xraytune.nets.optimizer import Optimizer
+from xraytune.space.load import experiment_to_json
+from xraytune.space.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
+from xraytune.study.folder import StudyFolder, create_study, project_rows
+from xraytune.study.inputs import record_inputs
+from xraytune.study.journal import Journal
+from xraytune.study.messages import Status
+from xraytune.synth.checkpoint import new_training, save_generator
+from xraytune.synth.checkpoint import save_checkpoint as save_gan
+from xraytune.trial.run import Validated
 
 EPOCH = EpochRecord(
     epoch=1, steps=8, train_loss=0.5, val_loss=0.5, val_score=0.9, best_val_score=0.9, lr=1e-3, seconds=1.0

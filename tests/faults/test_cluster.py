@@ -21,11 +21,11 @@ import pytest
 
 from tests.faults.ray_processes import IS_LONG, SPACE, descendants, killable
 from tests.faults.test_ray_kills import require_whole
-from xraytune.compute import gpu_count
+from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import MachineError
+from xraytune.nets.compute import gpu_count
 from xraytune.search.run import search
-from xraytune.search.study import StudyFolder
+from xraytune.study.folder import StudyFolder
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

@@ -14,19 +14,19 @@ import torch
 
 from tests.faults.small_disk import SmallDisk, small_disk
 from tests.in_process import one_thread
-from tests.pipeline.conftest import Bench, make_bench
-from tests.pipeline.test_inputs import frozen
-from tests.search.studies import two_images, write_space
-from xraytune.config.settings import GanSettings
-from xraytune.errors import MachineError
-from xraytune.files import append_jsonl, read_jsonl, write_bytes, write_text
-from xraytune.generators.train import train_generator
-from xraytune.pipeline.artifacts import build_once, is_intact
-from xraytune.pipeline.prepare import PIXELS_STAGE, RunContext, prepare
-from xraytune.pipeline.trial import run_trial
-from xraytune.records import Compute, EpochRecord
-from xraytune.search.status import status
-from xraytune.search.study import StudyFolder, create_study
+from tests.study.studies import two_images, write_space
+from tests.trial.conftest import Bench, make_bench
+from tests.trial.test_inputs import frozen
+from xraytune.base.artifacts import build_once, is_intact
+from xraytune.base.errors import MachineError
+from xraytune.base.files import append_jsonl, read_jsonl, write_bytes, write_text
+from xraytune.base.records import Compute, EpochRecord
+from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare
+from xraytune.space.settings import GanSettings
+from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.status import status
+from xraytune.synth.train import train_generator
+from xraytune.trial.run import run_trial
 
 pytestmark = pytest.mark.slow
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.small_disk import PAGE_BYTES, SmallDisk, small_disk
-from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.errors import MachineError
-from xraytune.search.cache import clean
-from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion
-from xraytune.search.status import status
-from xraytune.search.study import StudyFolder, create_study, locked
+from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
+from xraytune.base.errors import MachineError
+from xraytune.study.clean import clean
+from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.journal import Journal
+from xraytune.study.messages import TrialSuggestion
+from xraytune.study.status import status
 
 
 @pytest.fixture

@@ -27,11 +27,11 @@ from tests.faults.fuzzing import (
     with_good_crcs,
 )
 from tests.faults.specimens import make_images
-from xraytune.config.settings import DataSettings
 from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.formats import read_header
 from xraytune.data.index import read_index
 from xraytune.data.patients import PATIENTS_CSV
+from xraytune.space.settings import DataSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing input
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tests.faults.fuzzing import NAMES, Edit, damaged_json, edited, edits, fuzzed, instead, only_our_errors
 from tests.faults.specimens import TINY_GAN, make_bundle, make_checkpoints, make_gan, network, optimizer_of, seal
 from tests.in_process import CPU, one_thread
-from xraytune.export.bundle import prepared_of
-from xraytune.generators.checkpoint import checkpoint_generator, load_generator, new_training
-from xraytune.generators.checkpoint import resume as resume_gan
-from xraytune.models.checkpoint import finished_epochs, load_best, resume
-from xraytune.models.inputs import normalise, to_unit
-from xraytune.models.weights import read_weights
-from xraytune.pipeline.bundle import open_bundle
+from xraytune.model.bundle import prepared_of
+from xraytune.model.load import open_bundle
+from xraytune.nets.checkpoint import finished_epochs, load_best, resume
+from xraytune.nets.inputs import normalise, to_unit
+from xraytune.nets.weights import read_weights
+from xraytune.synth.checkpoint import checkpoint_generator, load_generator, new_training
+from xraytune.synth.checkpoint import resume as resume_gan
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # of a failing input

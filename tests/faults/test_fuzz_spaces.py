@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.faults.fuzzing import SCALARS, TRAPS, damaged_bytes, damaged_lines, fuzzed, only_our_errors
-from xraytune.config.load import load_space
+from xraytune.space.load import load_space
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing input
 SPACES = sorted([*Path("search_spaces").glob("*.yaml"), *Path("search_spaces/studies").glob("*.yaml")])

@@ -22,15 +22,15 @@ from tests.faults.fuzzing import (
     only_our_errors,
 )
 from tests.faults.specimens import make_study
+from xraytune.base.files import append_jsonl, read_jsonl
 from xraytune.confirm.plan import read_plan
 from xraytune.confirm.run_list import completed_rows
-from xraytune.export.best import export
-from xraytune.files import append_jsonl, read_jsonl
-from xraytune.pipeline.prepare import Prepared, SideName
-from xraytune.search.inputs import require_same_inputs
-from xraytune.search.journal import Journal
-from xraytune.search.status import status
-from xraytune.search.study import StudyFolder
+from xraytune.data.prepare import Prepared, SideName
+from xraytune.model.best import export
+from xraytune.study.folder import StudyFolder
+from xraytune.study.inputs import require_same_inputs
+from xraytune.study.journal import Journal
+from xraytune.study.status import status
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing input
 SIDES: tuple[SideName, ...] = ("train", "val_a", "val_b")

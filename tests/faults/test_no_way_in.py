@@ -24,9 +24,11 @@ from tests.data.test_formats import png
 from tests.faults.fuzzing import little_memory, only_our_errors
 from tests.faults.specimens import make_bundle, make_study, seal
 from tests.in_process import CPU, one_thread
-from tests.search.studies import direct, two_images, write_space
-from xraytune.config.load import load_space
-from xraytune.config.settings import DataSettings, GanSettings, Parameters
+from tests.study.studies import direct, two_images, write_space
+from xraytune.base.errors import ArtifactError, ConfigError, StudyError, XraytuneError
+from xraytune.base.files import read_json, sha256_of, write_array, write_bytes, write_json
+from xraytune.base.records import EpochRecord
+from xraytune.base.tensors import load_content
 from xraytune.confirm.plan import read_plan
 from xraytune.confirm.run import confirm
 from xraytune.confirm.run_list import completed_rows
@@ -34,28 +36,26 @@ from xraytune.confirm.test_access import log_test_access
 from xraytune.data.decoding import decode_file
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import RunContext, prepare
 from xraytune.data.table import find_table, match_names
-from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneError
-from xraytune.export.best import export
-from xraytune.export.bundle import prepared_of
-from xraytune.files import read_json, sha256_of, write_array, write_bytes, write_json
-from xraytune.generators.checkpoint import checkpoint_generator, load_generator
-from xraytune.generators.train import train_generator
-from xraytune.models.checkpoint import finished_epochs, load_best
-from xraytune.models.weights import read_weights
-from xraytune.pipeline.bundle import open_bundle
-from xraytune.pipeline.generator_folder import generator_sample, generator_train
-from xraytune.pipeline.model import pretrained_weights
-from xraytune.pipeline.prepare import RunContext, prepare
-from xraytune.pipeline.trial import run_trial
-from xraytune.records import EpochRecord
-from xraytune.search.cache import clean
-from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion
+from xraytune.model.best import export
+from xraytune.model.bundle import prepared_of
+from xraytune.model.generator_folder import generator_sample, generator_train
+from xraytune.model.load import open_bundle
+from xraytune.nets.checkpoint import finished_epochs, load_best
+from xraytune.nets.pretrained import pretrained_weights
+from xraytune.nets.weights import read_weights
 from xraytune.search.run import search
-from xraytune.search.status import status
-from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.tensors import load_content
+from xraytune.space.load import load_space
+from xraytune.space.settings import DataSettings, GanSettings, Parameters
+from xraytune.study.clean import clean
+from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.journal import Journal
+from xraytune.study.messages import TrialSuggestion
+from xraytune.study.status import status
+from xraytune.synth.checkpoint import checkpoint_generator, load_generator
+from xraytune.synth.train import train_generator
+from xraytune.trial.run import run_trial
 
 SOURCES = sorted(Path(xraytune.__file__).parent.rglob("*.py"))
 NAMES_THAT_LEAD_OUT = ("../outside", "/outside", "a/../../outside", "nul\0", "..", "")
@@ -675,8 +675,8 @@ def test_numbers_that_no_run_can_have_are_refused(tmp_path: Path, changed: objec
 
 
 def build_weights(cache: Path, inputs: dict[str, Any], build: Callable[[Path], None]) -> None:
-    from xraytune.pipeline.artifacts import build_once
-    from xraytune.pipeline.model import WEIGHTS_STAGE
+    from xraytune.base.artifacts import build_once
+    from xraytune.nets.pretrained import WEIGHTS_STAGE
 
     build_once(cache, WEIGHTS_STAGE, inputs, build)
 

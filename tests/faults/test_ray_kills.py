@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.ray_processes import HEADS, IS_LONG, Killable, Kind, kill, killable
-from xraytune.files import read_json, read_jsonl
-from xraytune.search.journal import Journal
-from xraytune.search.study import StudyFolder
+from xraytune.base.files import read_json, read_jsonl
+from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import Journal
 
 ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all at once")
 

@@ -14,21 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xraytune.config.load import load_space
-from xraytune.config.settings import Experiment, Parameters, Settings
+from xraytune.base.records import Compute
 from xraytune.confirm.run_list import Run, RunList, complete_folder
 from xraytune.data.phantom import draw_phantoms
-from xraytune.generators import gan
-from xraytune.generators import train as generator_train
-from xraytune.models import train
-from xraytune.pipeline import synthesize
-from xraytune.pipeline.prepare import prepare, read_prepared, write_prepared
-from xraytune.pipeline.synthesize import generator_need
-from xraytune.records import Compute
+from xraytune.data.prepare import prepare, read_prepared, write_prepared
+from xraytune.nets import train
 from xraytune.search.controller import SearchController
-from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion
-from xraytune.search.study import (
+from xraytune.search.trial_queue import TrialQueue
+from xraytune.search.worker import Job, TrialWorker
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.study.folder import (
     StudyFolder,
     create_study,
     environment,
@@ -37,8 +33,11 @@ from xraytune.search.study import (
     require_same_images,
     require_same_space,
 )
-from xraytune.search.trial_queue import TrialQueue
-from xraytune.search.worker import Job, TrialWorker
+from xraytune.study.journal import Journal
+from xraytune.study.messages import TrialSuggestion
+from xraytune.synth import gan, synthesize
+from xraytune.synth import train as generator_train
+from xraytune.synth.synthesize import generator_need
 
 SPACE = """\
 version: 1

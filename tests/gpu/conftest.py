@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.pipeline.conftest import bench
-from xraytune.compute import choose_compute, gpu_count, pin
-from xraytune.records import Compute
+from tests.trial.conftest import bench
+from xraytune.base.records import Compute
+from xraytune.nets.compute import choose_compute, gpu_count, pin
 
 __all__ = ["bench"]
 

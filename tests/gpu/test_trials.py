@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import save_file
 
 from tests.in_process import CPU
-from tests.pipeline.conftest import Bench
-from tests.pipeline.test_trial import ARMS
-from xraytune.compute import pin
-from xraytune.config.settings import DiffusionSettings, Experiment, GanSettings, GeneratorSettings, Parameters
-from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
-from xraytune.generators.contract import real_images
-from xraytune.generators.pool import draw_noise, generate
-from xraytune.generators.train import TrainingProgress, train_generator, with_cuda_graph
-from xraytune.models.classifier import build_classifier
-from xraytune.models.train import predict_logits
-from xraytune.pipeline.prepare import RunContext
-from xraytune.pipeline.trial import trial_epochs
-from xraytune.records import Compute, EpochRecord
+from tests.trial.conftest import Bench
+from tests.trial.test_trial import ARMS
+from xraytune.base.records import Compute, EpochRecord
+from xraytune.data.prepare import RunContext
+from xraytune.nets.classifier import build_classifier
+from xraytune.nets.compute import pin
+from xraytune.nets.train import predict_logits
 from xraytune.search.worker import next_message
+from xraytune.space.settings import DiffusionSettings, Experiment, GanSettings, GeneratorSettings, Parameters
+from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
+from xraytune.synth.contract import real_images
+from xraytune.synth.pool import draw_noise, generate
+from xraytune.synth.train import TrainingProgress, train_generator, with_cuda_graph
+from xraytune.trial.run import trial_epochs
 
 pytestmark = pytest.mark.gpu
 

@@ -1,16 +1,5 @@
-"""A new study for each test."""
+"""The study of the tests of a study."""
 
-from pathlib import Path
+from tests.study.conftest import study
 
-import pytest
-
-from tests.search.studies import CPU, two_images, write_space
-from xraytune.search.study import StudyFolder, create_study
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> StudyFolder:
-    """A new study of `SPACE`."""
-    folder = StudyFolder(tmp_path / "studies" / "small")
-    create_study(folder, write_space(tmp_path), two_images(), CPU)
-    return folder
+__all__ = ["study"]

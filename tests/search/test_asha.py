@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.config.settings import Objective, Settings
 from xraytune.search.asha import Rungs, rungs_of
+from xraytune.space.settings import Objective, Settings
 
 values = st.floats(0.3, 1.0)
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.search.studies import Watching, direct, ended, epoch
-from xraytune.config.settings import GeneratorSettings
-from xraytune.errors import MachineError, TrialError
-from xraytune.files import read_jsonl, write_bytes
+from tests.study.studies import Watching, direct, ended, epoch
+from xraytune.base.errors import MachineError, TrialError
+from xraytune.base.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
 from xraytune.search.controller import SearchController
-from xraytune.search.messages import Cause, TrialSuggestion, write_samples
-from xraytune.search.study import StudyFolder
-from xraytune.search.trial_queue import read_times
+from xraytune.space.settings import GeneratorSettings
+from xraytune.study.clock import read_times
+from xraytune.study.folder import StudyFolder
+from xraytune.study.messages import Cause, TrialSuggestion, write_samples
 
 
 class Clock:

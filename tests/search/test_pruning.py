@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.search.studies import direct, ended, epoch
-from xraytune.config.domains import Value
-from xraytune.config.settings import Objective
-from xraytune.search.status import StudyView, TrialView, pruning_of, status
-from xraytune.search.study import StudyFolder
+from tests.study.studies import direct, ended, epoch
+from xraytune.space.domains import Value
+from xraytune.space.settings import Objective
+from xraytune.study.folder import StudyFolder
+from xraytune.study.status import StudyView, TrialView, pruning_of, status
 
 
 def trial(state: Any, epochs: int, **parameters: Value) -> TrialView:

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import InProcess, one_thread, search_in_process
-from xraytune.config.load import load_space
+from xraytune.base.errors import ConfigError, StudyError
+from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import ConfigError, StudyError
-from xraytune.export.train import train
-from xraytune.files import read_json, read_jsonl, write_json
+from xraytune.model.train import train
 from xraytune.search import run as search_run
-from xraytune.search.messages import Callbacks
 from xraytune.search.run import search
-from xraytune.search.status import status
+from xraytune.space.load import load_space
+from xraytune.study.messages import Callbacks
+from xraytune.study.status import status
 
 pytestmark = pytest.mark.slow
 

@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tracking.offline_runs import read_run, run_files
-from xraytune.config.load import experiment_to_json, load_space
-from xraytune.config.settings import Parameters
+from tests.search.wandb.offline_runs import read_run, run_files
+from xraytune.base.errors import DataError, MachineError, TrialError
+from xraytune.base.files import read_json, read_jsonl, write_json
+from xraytune.base.lease import LeaseHeldError, hold, take_ownership
+from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import DataError, MachineError, TrialError
-from xraytune.files import read_json, read_jsonl, write_json
-from xraytune.lease import LeaseHeldError, hold, take_ownership
-from xraytune.pipeline.prepare import prepare
-from xraytune.records import Compute, EpochRecord, TrialResult
-from xraytune.search.messages import read_samples
-from xraytune.search.study import StudyFolder, create_study
+from xraytune.data.prepare import prepare
 from xraytune.search.worker import Job, TrialWorker, next_message
+from xraytune.space.load import experiment_to_json, load_space
+from xraytune.space.settings import Parameters
+from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.messages import read_samples
 
 pytestmark = pytest.mark.slow
 

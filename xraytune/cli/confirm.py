@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Exit, Option
 
+from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.records import Progress, ignore_progress
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Row, Table, Tone
 from xraytune.cli.search import log_dashboard, shown_path
-from xraytune.errors import ConfigError, Problem
-from xraytune.records import Progress, ignore_progress
 
 if TYPE_CHECKING:
     from xraytune.confirm.analysis import FinalistResult, Gain
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from xraytune.confirm.record import Confirmation
     from xraytune.confirm.run import Rehearsal
     from xraytune.confirm.secondary import ArmDifference, Difference, ExternalResult, Outcome, OutcomeDifference
-    from xraytune.confirm.verdict import Interval
-    from xraytune.search.messages import Callbacks
+    from xraytune.stats.verdict import Interval
+    from xraytune.study.messages import Callbacks
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _OUTCOMES: dict[Outcome, str] = {
@@ -131,7 +131,7 @@ class ConfirmScreen:
     @property
     def callbacks(self) -> Callbacks:
         """The screen as the callbacks of `confirm`."""
-        from xraytune.search.messages import Callbacks
+        from xraytune.study.messages import Callbacks
 
         return Callbacks(
             note=console.event,
@@ -209,7 +209,7 @@ def show_forecast(forecast: Forecast) -> None:
 
 def show_verdict(found: Confirmation) -> None:
     """Print the verdict, the comparisons behind it, and where it is written."""
-    from xraytune.confirm.verdict import verdict_text
+    from xraytune.stats.verdict import verdict_text
 
     first, metric = found.finalists[0].arm.name, found.metric
     head = "exploratory: " if found.exploratory else ""

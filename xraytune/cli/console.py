@@ -29,9 +29,9 @@ from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from xraytune.cores import repeated
-from xraytune.errors import CONTROL_CHARACTERS, XraytuneError, printable
-from xraytune.records import Pace, Progress, progress_text, split_unit, to_json
+from xraytune.base.cores import repeated
+from xraytune.base.errors import CONTROL_CHARACTERS, XraytuneError, printable
+from xraytune.base.records import Pace, Progress, progress_text, split_unit, to_json
 
 R = TypeVar("R")
 Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]

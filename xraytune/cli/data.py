@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Option
 
+from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Table
 from xraytune.cli.study_frame import sides_frame
-from xraytune.records import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xraytune.config.settings import DataSettings
     from xraytune.data.inspect import Inspection, MaskSummary
     from xraytune.data.near_duplicates import NearDuplicates
     from xraytune.data.phantom import PhantomSet
-    from xraytune.pipeline.sides import SideSize
+    from xraytune.data.sides import SideSize
+    from xraytune.space.settings import DataSettings
 
 _EXAMPLES = 3
 
@@ -43,11 +43,11 @@ def inspect(
 
     A folder with images/ and masks/ is summarised as pairs for segmentation.
     """
+    from xraytune.data.figures import draw_data_figures, require_no_figures
     from xraytune.data.index import read_folder
     from xraytune.data.inspect import inspect_index
+    from xraytune.data.sides import sizes_of_index
     from xraytune.data.split import part_notes
-    from xraytune.figures.data_figures import draw_data_figures, require_no_figures
-    from xraytune.pipeline.sides import sizes_of_index
 
     settings = _settings(source, classes, positive, group_regex)
     if figures:
@@ -71,8 +71,8 @@ def inspect(
 def _settings(
     source: Path, classes: Literal["binary", "three", "auto"], positive: str | None, group_regex: str | None
 ) -> DataSettings:
-    from xraytune.config.load import data_settings
-    from xraytune.config.settings import DataSettings, SplitSettings
+    from xraytune.space.load import data_settings
+    from xraytune.space.settings import DataSettings, SplitSettings
 
     split = SplitSettings(group_regex=group_regex)
     return data_settings(source, DataSettings(path=source, classes=classes, positive=positive, split=split))

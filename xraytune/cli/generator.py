@@ -22,7 +22,7 @@ def train(
     as_json: options.AsJson = False,
 ) -> None:
     """Train the GAN or diffusion model of a search space file and save it to a folder. Run again to resume."""
-    from xraytune.pipeline.generator_folder import generator_train
+    from xraytune.model.generator_folder import generator_train
 
     with console.progress() as on_progress:
         trained = generator_train(
@@ -70,8 +70,8 @@ def sample(
 
     The first 100 of 500 images are the same as with -n 100.
     """
-    from xraytune.export.trial_generator import sample_trial_generator
-    from xraytune.pipeline.generator_folder import generator_sample
+    from xraytune.model.generator_folder import generator_sample
+    from xraytune.model.trial_generator import sample_trial_generator
 
     with console.progress() as on_progress:
         if generator is not None and study is None and trial is None:

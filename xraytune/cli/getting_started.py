@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
+from xraytune.base.errors import MachineError, Problem
 from xraytune.cli import console, options
 from xraytune.cli.confirm import ConfirmScreen, show_rehearsal
 from xraytune.cli.console import Cell, Column, Table, Tone
@@ -17,10 +18,9 @@ from xraytune.cli.data import show_phantoms
 from xraytune.cli.model import show_evaluation, show_training
 from xraytune.cli.search import SearchScreen, show_search, shown_path
 from xraytune.cli.study import show_export
-from xraytune.errors import MachineError, Problem
 
 if TYPE_CHECKING:
-    from xraytune.export.evaluate import Evaluation
+    from xraytune.model.evaluate import Evaluation
 
 QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
 _SIZE_PX = 128
@@ -34,9 +34,9 @@ def demo(
     """Run the whole pipeline on phantom X-rays in minutes, from the search to the evaluation. Run again to resume."""
     from xraytune.confirm.run import rehearse
     from xraytune.data.phantom import draw_phantoms
-    from xraytune.export.best import export
-    from xraytune.export.evaluate import Evaluation, evaluate
-    from xraytune.export.train import train
+    from xraytune.model.best import export
+    from xraytune.model.evaluate import Evaluation, evaluate
+    from xraytune.model.train import train
     from xraytune.search.run import search
 
     here = folder / "quick" if quick else folder
@@ -133,7 +133,7 @@ def doctor(
     as_json: options.AsJson = False,
 ) -> None:
     """Check this machine: versions, GPUs, disk, Ray and weights. Prints a fix for each problem."""
-    from xraytune.export.doctor import doctor
+    from xraytune.search.doctor import doctor
 
     checks = doctor(space=space, weights_dir=weights_dir, folder=folder)
     is_ready = all(check.status != "missing" for check in checks)

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from xraytune.base.errors import INTERRUPTED_EXIT_CODE, MachineError, Problem, XraytuneError, is_out_of_memory
+from xraytune.base.files import explain_disk_errors
 from xraytune.cli import audit, confirm, console, data, generator, getting_started, model, search, space, study
-from xraytune.errors import INTERRUPTED_EXIT_CODE, MachineError, Problem, XraytuneError, is_out_of_memory
-from xraytune.files import explain_disk_errors
 
 _START, _SEARCH, _MODEL = "Getting started", "Search", "Final model"
 _BUG = "this is a bug in xraytune: please report it with the lines above"

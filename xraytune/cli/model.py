@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from xraytune.base.errors import join_names
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Frame, Row, Table, numbers
-from xraytune.errors import join_names
 
 if TYPE_CHECKING:
-    from xraytune.export.evaluate import Evaluation
-    from xraytune.export.mask_evaluation import MaskEvaluation
-    from xraytune.export.train import Trained
-    from xraytune.metrics.segmentation import MaskMetrics
+    from xraytune.model.evaluate import Evaluation
+    from xraytune.model.mask_evaluation import MaskEvaluation
+    from xraytune.model.train import Trained
+    from xraytune.stats.segmentation import MaskMetrics
 
 METRIC_LABELS = {
     "auroc": "AUROC",
@@ -50,7 +50,7 @@ def train(
     as_json: options.AsJson = False,
 ) -> None:
     """Train the final model, without Ray, and write it with a model card. Run the same command again to resume."""
-    from xraytune.export.train import train
+    from xraytune.model.train import train
 
     with console.progress() as on_progress:
         trained = train(
@@ -114,7 +114,7 @@ def evaluate(
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on labelled images or pairs, with 95 % confidence intervals over patients."""
-    from xraytune.export.evaluate import evaluate
+    from xraytune.model.evaluate import evaluate
 
     with console.progress() as on_progress:
         found = evaluate(
@@ -132,7 +132,7 @@ def evaluate(
 
 def show_evaluation(found: Evaluation | MaskEvaluation) -> None:
     """Print the metrics, with warnings that matter for their interpretation."""
-    from xraytune.export.evaluate import Evaluation
+    from xraytune.model.evaluate import Evaluation
 
     if isinstance(found, Evaluation):
         count, by_class = sum(found.class_counts.values()), _by_name(found.class_counts)
@@ -210,7 +210,7 @@ def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
 
 
 def _metrics(found: Evaluation) -> Table:
-    from xraytune.export.evaluate import AT_THRESHOLD
+    from xraytune.model.evaluate import AT_THRESHOLD
 
     labels = dict(METRIC_LABELS)
     if found.threshold is None:
@@ -290,7 +290,7 @@ def predict(
     as_json: options.AsJson = False,
 ) -> None:
     """Write the class probabilities of images to a CSV file, or their masks and overlays to a folder."""
-    from xraytune.export.predict import Predicted, predict
+    from xraytune.model.predict import Predicted, predict
 
     with console.progress() as on_progress:
         predicted = predict(
@@ -323,7 +323,7 @@ def summary(
     as_json: options.AsJson = False,
 ) -> None:
     """Print the layers of an experiment's network, with output shapes, parameter counts and memory."""
-    from xraytune.pipeline.model import model_summary
+    from xraytune.trial.model import model_summary
 
     found = model_summary(config, data=data, overrides=overrides or ())
     if as_json:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from typer import Argument, Option
 
-from xraytune.errors import Problem, XraytuneError
+from xraytune.base.errors import Problem, XraytuneError
 
 Data: TypeAlias = Annotated[
     Path | None,

@@ -13,8 +13,8 @@ from xraytune.cli import console, options
 from xraytune.cli.study_frame import live_frame, pruning_lines, scores_text, summary_line
 
 if TYPE_CHECKING:
-    from xraytune.search.messages import Callbacks, TrialSuggestion
     from xraytune.search.run import SearchSummary
+    from xraytune.study.messages import Callbacks, TrialSuggestion
 
 
 def search(
@@ -48,8 +48,8 @@ def search(
 
 def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     """Print the best trials and the next command."""
-    from xraytune.config.fields import parameters_from
-    from xraytune.search.controller import mix_label
+    from xraytune.space.fields import parameters_from
+    from xraytune.trial.mix import mix_label
 
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
     study = shown_path(summary.study)
@@ -86,8 +86,8 @@ class SearchScreen:
     """Show a search: bars during preparation, then a live table; without a terminal, log lines."""
 
     def __enter__(self) -> Callbacks:
-        from xraytune.config.settings import Objective
-        from xraytune.search.messages import Callbacks
+        from xraytune.space.settings import Objective
+        from xraytune.study.messages import Callbacks
 
         self._objective = Objective()  # until the search starts
         self._drawing = ExitStack()
@@ -104,8 +104,8 @@ class SearchScreen:
         self._drawing.close()
 
     def _on_start(self, study: Path, dashboard: str) -> None:
-        from xraytune.search.status import StudyWatcher
-        from xraytune.search.study import StudyFolder
+        from xraytune.study.folder import StudyFolder
+        from xraytune.study.status import StudyWatcher
 
         self._drawing.close()
         watcher = StudyWatcher(StudyFolder(study))
@@ -119,7 +119,7 @@ class SearchScreen:
         self._drawing.enter_context(watching)
 
     def _on_trial_start(self, suggestion: TrialSuggestion) -> None:
-        from xraytune.search.controller import mix_label
+        from xraytune.trial.mix import mix_label
 
         if not console.is_live():
             what = "trains its generator first" if suggestion.only_generator else "started"

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Exit, Option
 
+from xraytune.base.errors import ConfigError, MachineError, Problem, SourceLine
+from xraytune.base.records import Json
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Table
-from xraytune.errors import ConfigError, MachineError, Problem, SourceLine
-from xraytune.records import Json
 
 if TYPE_CHECKING:
-    from xraytune.config.settings import Settings
-    from xraytune.config.space import ParameterSpec, Space
+    from xraytune.space.settings import Settings
+    from xraytune.space.space import ParameterSpec, Space
 
 
 def check(
@@ -27,9 +27,9 @@ def check(
     schema: Annotated[bool, Option("--schema", help="Print the JSON Schema of search space files.")] = False,
 ) -> None:
     """Validate a search space file and print it with all defaults. Reports all problems at once."""
-    from xraytune.config.load import load_space
-    from xraytune.config.schema import space_schema
-    from xraytune.config.space import require_extensions
+    from xraytune.space.load import load_space
+    from xraytune.space.schema import space_schema
+    from xraytune.space.space import require_extensions
 
     if schema:
         console.show_json(space_schema())
@@ -58,8 +58,8 @@ def _problem(problem: Problem) -> dict[str, Json]:
 
 
 def _show(file: Path, space: Space) -> None:
-    from xraytune.config.checks import ONLY_OF_CLASSIFICATION
-    from xraytune.config.settings import is_of_generator
+    from xraytune.space.checks import ONLY_OF_CLASSIFICATION
+    from xraytune.space.settings import is_of_generator
 
     unused = {*ONLY_OF_CLASSIFICATION} if space.settings.task == "segmentation" else set()
     if space.settings.objective.is_of_generator:

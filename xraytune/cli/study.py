@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter, Option
 
+from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Table
 from xraytune.cli.search import shown_path
 from xraytune.cli.study_frame import scores_text, status_frame
-from xraytune.records import to_json
 
 if TYPE_CHECKING:
-    from xraytune.export.best import Exported
-    from xraytune.search.cache import Cleaned
+    from xraytune.model.best import Exported
+    from xraytune.study.clean import Cleaned
 
 
 def status(study: options.StudyArgument, as_json: options.AsJson = False) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
-    from xraytune.search.status import pruning_of, status
+    from xraytune.study.status import pruning_of, status
 
     view = status(study)
     if as_json:
@@ -47,7 +47,7 @@ def report(
     """Write an HTML report of a study that opens offline: verdict, trials, images, cost. Also works during a search."""
     if csv and (out or watch):
         raise BadParameter("give either --csv, or --out and --watch", param_hint="--csv")
-    from xraytune.report import page
+    from xraytune.present import page
 
     if csv:
         files = page.write_tables(study, out=csv, cache=cache)
@@ -82,7 +82,7 @@ def export(
 
     With this file, `train` uses all patients, including those that `data.train_patients` left out of the search.
     """
-    from xraytune.export.best import export
+    from xraytune.model.best import export
 
     exported = export(study, out=out, trial=trial, arm=arm, exact=exact)
     console.show_result(exported, show_export, as_json=as_json)
@@ -105,7 +105,7 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
 
 def _show_images(exported: Exported) -> None:
     """Print the sizes of the sides, their consequences, and what the trial and `train` train on."""
-    from xraytune.pipeline.sides import chance_warning
+    from xraytune.data.sides import chance_warning
 
     val_b = next((size for size in exported.sides if size.name == "val-B"), None)
     if val_b and exported.metric == "AUROC" and exported.val_b_score is not None:
@@ -129,7 +129,7 @@ def _show_images(exported: Exported) -> None:
 
 def clean(study: options.StudyArgument, dry_run: options.DryRun = False, as_json: options.AsJson = False) -> None:
     """Remove checkpoints of ended trials and leftovers of killed processes from a study. Results are kept."""
-    from xraytune.search.cache import clean
+    from xraytune.study.clean import clean
 
     console.show_result(clean(study, dry_run=dry_run), _show_cleaned, as_json=as_json)
 
@@ -144,7 +144,7 @@ def clean_cache(
 
     Artifacts that running commands use are kept. What is removed is computed again when it is needed.
     """
-    from xraytune.search.cache import clean_cache
+    from xraytune.study.clean import clean_cache
 
     console.show_result(clean_cache(cache, max_size=max_size, dry_run=dry_run), _show_cleaned, as_json=as_json)
 

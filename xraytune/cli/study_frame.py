@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from xraytune.cli.console import Cell, Column, Frame, Row, Table, Tone, duration, numbers
 
 if TYPE_CHECKING:
-    from xraytune.config.domains import Value
-    from xraytune.pipeline.sides import SideSize
-    from xraytune.search.status import Pruning, StudyView, TrialView
+    from xraytune.data.sides import SideSize
+    from xraytune.space.domains import Value
+    from xraytune.study.status import Pruning, StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8
@@ -69,7 +69,7 @@ def status_frame(view: StudyView) -> Frame:
 
 def sides_frame(sizes: Sequence[SideSize]) -> Frame:
     """Lay out the sides of a split with their sizes, and a warning if they are too small to rank trials."""
-    from xraytune.pipeline.sides import USUAL_AUROC, chance_warning
+    from xraytune.data.sides import USUAL_AUROC, chance_warning
 
     classes, interval = (
         Column("images (patients)\nof each class", flexible=True),
@@ -176,7 +176,7 @@ def _state(trial: TrialView, view: StudyView) -> str:
 
 
 def _heading(view: StudyView) -> Iterable[Cell | str]:
-    from xraytune.search.status import pruning_of
+    from xraytune.study.status import pruning_of
 
     counts = [f"{view.count(status)} {status}" for status in _TONES if view.count(status)]
     first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"

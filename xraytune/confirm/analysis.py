@@ -17,7 +17,9 @@ from xraytune.confirm.forecast import (
     verdict_chances,
 )
 from xraytune.confirm.plan import Arm, Plan
-from xraytune.confirm.verdict import (
+from xraytune.stats.classification import Floats, Labels
+from xraytune.stats.placements import StructuralComponents
+from xraytune.stats.verdict import (
     AgainstControl,
     Comparison,
     ControlKind,
@@ -27,9 +29,7 @@ from xraytune.confirm.verdict import (
     judge,
     overall_verdict,
 )
-from xraytune.metrics.classification import Floats, Labels
-from xraytune.metrics.placements import StructuralComponents
-from xraytune.pipeline.task import Task
+from xraytune.trial.task import Task
 
 ArmResults = Callable[[str], Floats]
 """From an arm's name to its results per image, float64 [G, K, N, C]: class probabilities, or Dice with C = 1."""

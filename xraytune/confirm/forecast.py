@@ -17,7 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 
-from xraytune.confirm.verdict import (
+from xraytune.base.records import to_json
+from xraytune.base.seeding import numpy_generator
+from xraytune.stats.classification import Floats
+from xraytune.stats.placements import ScoreModel, StructuralComponents, around
+from xraytune.stats.verdict import (
     LEVEL,
     PRIOR_PATIENTS,
     ControlKind,
@@ -28,10 +32,6 @@ from xraytune.confirm.verdict import (
     pair_tests,
     verdicts_of,
 )
-from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import ScoreModel, StructuralComponents, around
-from xraytune.records import to_json
-from xraytune.seeding import numpy_generator
 
 _STUDIES = 2000
 _WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")

@@ -15,14 +15,14 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import NonNegativeInt, ValidationError
 
-from xraytune.config.fields import flat_values, parameters_from
-from xraytune.config.settings import Experiment, Model, Parameters, Settings, without_gate
-from xraytune.config.space import Space
-from xraytune.errors import Problem, StudyError
-from xraytune.files import read_bytes, read_json, require_recorded, write_json
-from xraytune.search.journal import random_parameters
-from xraytune.search.study import damage_explained
-from xraytune.seeding import derive_seed
+from xraytune.base.errors import Problem, StudyError
+from xraytune.base.files import read_bytes, read_json, require_recorded, write_json
+from xraytune.base.seeding import derive_seed
+from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.settings import Experiment, Model, Parameters, Settings, without_gate
+from xraytune.space.space import Space
+from xraytune.study.folder import damage_explained
+from xraytune.study.journal import random_parameters
 
 CONFIRM_FOLDER = "confirm"
 REHEARSAL_FOLDER = "rehearsal"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
+from xraytune.base.files import markdown, write_json, write_text
+from xraytune.base.records import to_json
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import VERDICT_FILE
 from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference
-from xraytune.confirm.verdict import Overall, can_show_harm
-from xraytune.files import markdown, write_json, write_text
-from xraytune.records import to_json
+from xraytune.stats.verdict import Overall, can_show_harm
 
 if TYPE_CHECKING:
     import pandas as pd

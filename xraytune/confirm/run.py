@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter
 
+from xraytune.base.files import read_json, require_recorded, write_json
+from xraytune.base.records import Compute, to_json
 from xraytune.confirm import scoring, secondary
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
@@ -35,11 +37,9 @@ from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
 from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.training import Training, opened, require_controls
-from xraytune.files import read_json, require_recorded, write_json
-from xraytune.pipeline.task import task_of
-from xraytune.records import Compute, to_json
-from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.study import damage_explained, format_versions
+from xraytune.study.folder import damage_explained, format_versions
+from xraytune.study.messages import NO_CALLBACKS, Callbacks
+from xraytune.trial.task import task_of
 
 OnForecast: TypeAlias = Callable[[Forecast, bool], None]
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xraytune.config.settings import Experiment
-from xraytune.errors import Problem, StudyError
-from xraytune.files import append_jsonl, read_jsonl, write_json
-from xraytune.pipeline.prepare import Prepared, write_prepared
-from xraytune.records import EpochRecord, Json, Progress, ignore_progress
-from xraytune.search.messages import Status, TrialSuggestion, read_progress, require_outcome
-from xraytune.search.study import StudyFolder, damage_explained
+from xraytune.base.errors import Problem, StudyError
+from xraytune.base.files import append_jsonl, read_jsonl, write_json
+from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress
+from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
+from xraytune.space.settings import Experiment
+from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.study.messages import Status, TrialSuggestion, read_progress, require_outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

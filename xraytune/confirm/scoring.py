@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import TypeAdapter
 
-from xraytune.compute import compute_like, pin
-from xraytune.config.settings import DataSettings, Settings
+from xraytune.base.artifacts import discard
+from xraytune.base.errors import DataError, Problem, StudyError, join_names
+from xraytune.base.files import read_json, write_array, write_json
+from xraytune.base.records import Compute, Progress, ignore_progress
 from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.run_list import completed_rows
@@ -26,14 +28,7 @@ from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test
 from xraytune.confirm.training import Training
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.data.table import find_table
-from xraytune.errors import DataError, Problem, StudyError, join_names
-from xraytune.files import read_json, write_array, write_json
-from xraytune.metrics.classification import Floats, Labels
-from xraytune.models.checkpoint import load_best
-from xraytune.pipeline.artifacts import discard
-from xraytune.pipeline.inputs import untrained
-from xraytune.pipeline.prepare import (
+from xraytune.data.prepare import (
     ImageSource,
     Prepared,
     PreparedImage,
@@ -45,10 +40,15 @@ from xraytune.pipeline.prepare import (
     store_images,
     stored_images,
 )
-from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
-from xraytune.pipeline.task import Task, task_of
-from xraytune.records import Compute, Progress, ignore_progress
-from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
+from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
+from xraytune.data.table import find_table
+from xraytune.nets.checkpoint import load_best
+from xraytune.nets.compute import compute_like, pin
+from xraytune.space.settings import DataSettings, Settings
+from xraytune.stats.classification import Floats, Labels
+from xraytune.study.folder import StudyFolder, damage_explained, numeric_releases
+from xraytune.trial.inputs import untrained
+from xraytune.trial.task import Task, task_of
 
 VAL_B: Literal["val_b"] = "val_b"
 TEST = "test"

@@ -19,13 +19,13 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Arm, Plan
-from xraytune.confirm.verdict import compare, mean_off_diagonal, satterthwaite_degrees
-from xraytune.metrics.classification import Flags, Floats, weighted_accuracy, weighted_brier_score, weights_by_score
-from xraytune.metrics.generator_quality import quality_text, shortcomings
-from xraytune.metrics.intervals import patient_resamples
-from xraytune.metrics.placements import effective_patients
-from xraytune.search.messages import read_pool_report
-from xraytune.search.study import StudyFolder
+from xraytune.stats.classification import Flags, Floats, weighted_accuracy, weighted_brier_score, weights_by_score
+from xraytune.stats.intervals import patient_resamples
+from xraytune.stats.placements import effective_patients
+from xraytune.stats.verdict import compare, mean_off_diagonal, satterthwaite_degrees
+from xraytune.study.folder import StudyFolder
+from xraytune.study.messages import read_pool_report
+from xraytune.synth.generator_quality import quality_text, shortcomings
 
 Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
 RESAMPLES = 500

@@ -14,10 +14,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from xraytune.config.paths import relative_path
-from xraytune.files import append_jsonl, explain_disk_errors, read_jsonl
-from xraytune.lease import build_lock
-from xraytune.records import Json
+from xraytune.base.files import append_jsonl, explain_disk_errors, read_jsonl
+from xraytune.base.lease import build_lock
+from xraytune.base.records import Json
+from xraytune.space.paths import relative_path
 
 TEST_ACCESS_FILE = "test_access.jsonl"
 

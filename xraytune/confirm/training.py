@@ -15,9 +15,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from xraytune.compute import allocation_of, require_device
-from xraytune.config.settings import Experiment, Parameters, Settings
-from xraytune.config.space import Space
+from xraytune.base.artifacts import in_use
+from xraytune.base.errors import DataError, Problem, StudyError, TrialError, join_names
+from xraytune.base.files import (
+    CHECKSUMS_FILE,
+    append_jsonl,
+    explain_disk_errors,
+    new_folder,
+    read_jsonl,
+    require_writable,
+)
+from xraytune.base.records import Compute, EpochRecord, Json
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
     REHEARSAL_FOLDER,
@@ -40,20 +48,20 @@ from xraytune.confirm.plan import (
 )
 from xraytune.confirm.run_list import Run, RunList, complete_folder, completed_rows, ended_rows
 from xraytune.confirm.test_access import TestAccess, as_text
-from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
-from xraytune.files import CHECKSUMS_FILE, append_jsonl, explain_disk_errors, new_folder, read_jsonl, require_writable
-from xraytune.pipeline.artifacts import in_use
-from xraytune.pipeline.extra_folder import require_enough, store_folder
-from xraytune.pipeline.prepare import Prepared, restore_pixels
-from xraytune.pipeline.synthesize import generator_need
-from xraytune.pipeline.task import task_of
-from xraytune.records import Compute, EpochRecord, Json
+from xraytune.data.prepare import Prepared, restore_pixels
+from xraytune.nets.compute import allocation_of, require_device
 from xraytune.search.asha import Rungs, rungs_of
-from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
-from xraytune.search.journal import Journal
-from xraytune.search.messages import Callbacks
 from xraytune.search.ray.runner import Runner, survey
-from xraytune.search.study import StudyFolder, damage_explained, environment, locked, other_releases
+from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.space import Space
+from xraytune.study.folder import StudyFolder, damage_explained, environment, locked, other_releases
+from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
+from xraytune.study.journal import Journal
+from xraytune.study.messages import Callbacks
+from xraytune.synth.extra_folder import store_folder
+from xraytune.synth.synthesize import generator_need
+from xraytune.trial.mix import require_enough
+from xraytune.trial.task import task_of
 
 
 @dataclass(slots=True, kw_only=True)
@@ -225,7 +233,7 @@ class Training:
         infeasible = set()
         for parameters in of_folder:
             try:
-                require_enough(images, parameters, self.prepared)
+                require_enough([image.label for image in images], parameters, self.prepared)
             except DataError as error:
                 ratio, why = parameters.synthetic_ratio, error.problems[0].what
                 notes.append(f"the ratio response omits r={ratio:g}: the folder has {why}")

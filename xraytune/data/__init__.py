@@ -1,1 +1,1 @@
-"""From a folder of images to a split by patient, and pixels that are decoded once."""
+"""Folders and tables of X-rays become an index, a split by patient, and pixels."""

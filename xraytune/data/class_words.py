@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from xraytune.config.messages import nearest
-from xraytune.errors import Problem, join_names
+from xraytune.base.errors import Problem, join_names
+from xraytune.space.messages import nearest
 
 POSITIVE = "data.positive"
 OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.cores import map_on_cores
+from xraytune.base.cores import map_on_cores
+from xraytune.base.errors import DataError, Problem
+from xraytune.base.files import read_bytes
+from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.dicom import REPAIR
 from xraytune.data.formats import GreyImage, ignore_decoder_warnings, read_grey
-from xraytune.errors import DataError, Problem
-from xraytune.files import read_bytes
-from xraytune.records import Progress, ignore_progress
 
 Resize: TypeAlias = Literal["squash", "crop"]
 """How an image becomes square: squashed, or its shorter side scaled to S and its centre cut out."""
@@ -46,7 +46,7 @@ class SquareImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFormat:
-    """How pixels become a network's input (`models/inputs.py`); stored with a trained model and used for its predictions.
+    """How pixels become a network's input (`nets/inputs.py`); stored with a trained model and used for its predictions.
 
     Attributes:
         resolution_px: Side to which all images are downsampled first (resolution matching), or None.

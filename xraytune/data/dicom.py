@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.errors import DataError, MachineError, Problem
+from xraytune.base.errors import DataError, MachineError, Problem
 
 REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
 _GREY = ("MONOCHROME1", "MONOCHROME2")

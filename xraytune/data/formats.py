@@ -23,9 +23,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from xraytune.base.errors import DataError, Problem
+from xraytune.base.files import read_bytes, require_own_file
 from xraytune.data.dicom import REPAIR, ImageHeader, dicom_grey, open_dicom
-from xraytune.errors import DataError, Problem
-from xraytune.files import read_bytes, require_own_file
 
 NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})

@@ -18,9 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xraytune.config.load import data_settings, is_data_file
-from xraytune.config.settings import DataSettings, SplitSettings
-from xraytune.cores import map_on_cores
+from xraytune.base.cores import map_on_cores
+from xraytune.base.errors import ConfigError, DataError, Problem, join_names
+from xraytune.base.files import read_bytes
+from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.class_words import Positive, positive_class
 from xraytune.data.dicom import ImageHeader
 from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
@@ -50,9 +51,8 @@ from xraytune.data.patients import (
 )
 from xraytune.data.table import PARTS, LabelTable, PartName, find_table, match_names, require_one_rule
 from xraytune.data.table_layout import table_layout
-from xraytune.errors import ConfigError, DataError, Problem, join_names
-from xraytune.files import read_bytes
-from xraytune.records import Progress, ignore_progress
+from xraytune.space.load import data_settings, is_data_file
+from xraytune.space.settings import DataSettings, SplitSettings
 
 _SIDES_OF_A_SPLIT = 3
 _logger = logging.getLogger(__name__)

@@ -18,14 +18,14 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xraytune.config.load import data_settings
-from xraytune.config.settings import DataSettings
+from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage, SquareImage, decode_files
 from xraytune.data.index import ImageFile, ImageIndex, identical_images, read_folder
 from xraytune.data.masks import connected_parts, map_masks
 from xraytune.data.near_duplicates import HASH_SIZE_PX, Hashes, NearDuplicates, find_near_duplicates, perceptual_hash
 from xraytune.data.pixels import odd_depth_warnings
-from xraytune.records import Progress, ignore_progress
+from xraytune.space.load import data_settings
+from xraytune.space.settings import DataSettings
 
 _FOLDS = 5
 

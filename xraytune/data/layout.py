@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, NoReturn, TypeAlias
 
+from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.class_words import OTHER_WORDS
 from xraytune.data.dicom import require_pydicom
 from xraytune.data.formats import DICOM_SUFFIXES, NAMING_SUFFIXES, is_dicom
 from xraytune.data.patients import PATIENTS_CSV, patient_of, pneumonia_type
 from xraytune.data.table import PARTS, LabelTable, PartName
-from xraytune.errors import DataError, Problem, join_names
 
 ClassChoice: TypeAlias = Literal["binary", "three", "auto"]
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")

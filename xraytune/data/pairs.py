@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.layout import Layout, Part, bare_name, pair_folders, subfolders, walk_folder
 from xraytune.data.table import PartName
-from xraytune.errors import DataError, Problem, join_names
 
 _MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 

@@ -16,9 +16,9 @@ from types import MappingProxyType
 
 import regex
 
-from xraytune.config.messages import group_regex_problem
+from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.data.class_words import OTHER_WORDS
-from xraytune.errors import ConfigError, DataError, Problem, join_names
+from xraytune.space.messages import group_regex_problem
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import affine_transform, gaussian_filter  # type: ignore[import-untyped]
 
-from xraytune.cores import map_on_cores
-from xraytune.errors import ConfigError, Problem
-from xraytune.files import new_folder, require_writable, write_json
-from xraytune.records import Progress, ignore_progress
-from xraytune.seeding import derive_seed, numpy_generator
+from xraytune.base.cores import map_on_cores
+from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.files import new_folder, require_writable, write_json
+from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.seeding import derive_seed, numpy_generator
 
 Part: TypeAlias = Literal["train", "test"]
 Diagnosis: TypeAlias = Literal["normal", "bacteria", "virus"]

@@ -15,10 +15,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.base.errors import ArtifactError, DataError, Problem, join_names
+from xraytune.base.files import read_json, write_json
+from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage, Resize, decode_files
-from xraytune.errors import ArtifactError, DataError, Problem, join_names
-from xraytune.files import read_json, write_json
-from xraytune.records import Progress, ignore_progress
 
 PIXELS_FILE = "pixels.npy"
 MASKS_FILE = "masks.npy"

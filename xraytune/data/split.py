@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
-from xraytune.config.settings import SplitSettings, ValUse
+from xraytune.base.errors import DataError, Problem
+from xraytune.base.seeding import derive_seed
 from xraytune.data.index import ImageFile, ImageIndex, shared_patients_problems
 from xraytune.data.table import PARTS, PartName
-from xraytune.errors import DataError, Problem
-from xraytune.seeding import derive_seed
+from xraytune.space.settings import SplitSettings, ValUse
 
 _VAL = "data.split.val"
 _USES: Mapping[ValUse, Mapping[PartName, str]] = {

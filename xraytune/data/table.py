@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from xraytune.config.messages import nearest
-from xraytune.config.settings import DataSettings, TableSettings
+from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
+from xraytune.base.files import cell_path, cell_text, require_file
 from xraytune.data.formats import DICOM_SUFFIXES, NAMING_SUFFIXES
 from xraytune.data.patients import PATIENTS_CSV, pneumonia_type
-from xraytune.errors import ConfigError, DataError, Problem, SourceLine, join_names
-from xraytune.files import cell_path, cell_text, require_file
+from xraytune.space.messages import nearest
+from xraytune.space.settings import DataSettings, TableSettings
 
 PartName = Literal["train", "val", "test"]
 PARTS: tuple[PartName, ...] = get_args(PartName)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from xraytune.config.messages import nearest
-from xraytune.config.settings import DataSettings
+from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.base.files import read_bytes
 from xraytune.data.layout import (
     Layout,
     Part,
@@ -20,8 +20,8 @@ from xraytune.data.layout import (
     walk_folder,
 )
 from xraytune.data.table import PART_NAMES, PARTS, LabelTable, PartName, match_names
-from xraytune.errors import DataError, Problem, join_names
-from xraytune.files import read_bytes
+from xraytune.space.messages import nearest
+from xraytune.space.settings import DataSettings
 
 
 def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None) -> Layout:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xraytune.config.settings import Objective, Settings
+from xraytune.space.settings import Objective, Settings
 
 _HIGHER_IS_BETTER = Objective()
 

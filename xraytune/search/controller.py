@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from xraytune.config.settings import Experiment, Objective, Parameters
-from xraytune.config.space import Space
-from xraytune.files import append_jsonl
-from xraytune.records import EpochRecord
+from xraytune.base.files import append_jsonl
+from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
-from xraytune.search.journal import Journal
-from xraytune.search.messages import (
+from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
+from xraytune.space.settings import Experiment
+from xraytune.space.space import Space
+from xraytune.study.clock import StudyClock
+from xraytune.study.folder import StudyFolder, project_rows
+from xraytune.study.journal import Journal
+from xraytune.study.messages import (
     NO_CALLBACKS,
     Callbacks,
     Failure,
@@ -19,25 +22,7 @@ from xraytune.search.messages import (
     read_pool_report,
     read_samples,
 )
-from xraytune.search.study import StudyFolder, project_rows
-from xraytune.search.trial_queue import GeneratorNeeds, StudyClock, TrialQueue
-
-
-def mix_label(parameters: Parameters, objective: Objective) -> str:
-    """Return a label of a trial's mix: `real_only`, `classical 2`, `gan r=1 pretrain (500 steps) +classical 2`.
-
-    In a search for a generator, nothing is mixed: `gan (500 steps)`.
-    """
-    if objective.is_of_generator and parameters.generator:
-        return f"{parameters.source} ({parameters.generator.steps} steps)"
-    if parameters.source == "none":
-        return f"classical {parameters.classical}" if parameters.classical else "real_only"
-    mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
-    if parameters.mixing != "additive":
-        mix += f" {parameters.mixing}"
-    if parameters.generator:
-        mix += f" ({parameters.generator.steps} steps)"
-    return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
+from xraytune.trial.mix import mix_label
 
 
 class SearchController(TrialQueue):

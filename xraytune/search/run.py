@@ -8,34 +8,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xraytune.compute import Allocation, allocation_of, gpu_count, require_device
-from xraytune.config.backbone_names import BACKBONES
-from xraytune.config.fields import parameters_from
-from xraytune.config.load import load_space
-from xraytune.config.settings import Objective, Parameters, Settings
-from xraytune.config.space import Space, require_extensions
-from xraytune.cores import cpu_count
-from xraytune.errors import Problem, TrialError
-from xraytune.files import require_writable
-from xraytune.mix.plan import require_both_phases, require_extra_images
-from xraytune.models.weights import find_weights
-from xraytune.pipeline.artifacts import in_use
-from xraytune.pipeline.model import require_two_classes
-from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
-from xraytune.pipeline.quality import require_measurable
-from xraytune.pipeline.sides import chance_warning, side_sizes
-from xraytune.pipeline.synthesize import generator_need
-from xraytune.pipeline.task import task_of
-from xraytune.records import Compute
-from xraytune.search import study
+from xraytune.base.artifacts import in_use
+from xraytune.base.cores import cpu_count
+from xraytune.base.errors import Problem, TrialError
+from xraytune.base.files import require_writable
+from xraytune.base.records import Compute
+from xraytune.data.prepare import Prepared, prepare_index, restore_pixels
+from xraytune.data.sides import chance_warning, side_sizes
+from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
+from xraytune.nets.weights import find_weights
 from xraytune.search.controller import SearchController
-from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
-from xraytune.search.journal import Journal
-from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Node, Runner, slots, survey
-from xraytune.search.status import Pruning, StudyWatcher, pruning_of
-from xraytune.search.study import StudyFolder
 from xraytune.search.trial_queue import reuses_processes
+from xraytune.space.backbone_names import BACKBONES
+from xraytune.space.fields import parameters_from
+from xraytune.space.load import load_space
+from xraytune.space.settings import Objective, Parameters, Settings
+from xraytune.space.space import Space, require_extensions
+from xraytune.study import folder as study
+from xraytune.study.folder import StudyFolder
+from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
+from xraytune.study.journal import Journal
+from xraytune.study.messages import NO_CALLBACKS, Callbacks
+from xraytune.study.status import Pruning, StudyWatcher, pruning_of
+from xraytune.synth.quality import require_measurable
+from xraytune.synth.synthesize import generator_need
+from xraytune.trial.mix import require_both_phases, require_extra_images
+from xraytune.trial.model import require_two_classes
+from xraytune.trial.task import task_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

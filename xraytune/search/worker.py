@@ -19,19 +19,18 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from xraytune.compute import pin, require_device
-from xraytune.config.fields import flat_values
-from xraytune.config.settings import Experiment
-from xraytune.cores import repeated
-from xraytune.errors import ConfigError, MachineError, Problem, TrialError, is_out_of_memory
-from xraytune.files import explain_disk_errors, fenced, read_jsonl, write_text
-from xraytune.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
-from xraytune.pipeline.prepare import RunContext, restore_pixels
-from xraytune.pipeline.samples import save_generator_grid, training_grid
-from xraytune.pipeline.training_set import build_training_set
-from xraytune.pipeline.trial import train_own_generator, trial_epochs
-from xraytune.records import EpochRecord, Json, TrialResult
-from xraytune.search.messages import (
+from xraytune.base.cores import repeated
+from xraytune.base.errors import ConfigError, MachineError, Problem, TrialError, is_out_of_memory
+from xraytune.base.files import explain_disk_errors, fenced, read_jsonl, write_text
+from xraytune.base.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
+from xraytune.base.records import EpochRecord, Json, TrialResult
+from xraytune.data.prepare import RunContext, restore_pixels
+from xraytune.nets.compute import pin, require_device
+from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun
+from xraytune.space.fields import flat_values
+from xraytune.space.settings import Experiment
+from xraytune.study.folder import StudyFolder, other_releases
+from xraytune.study.messages import (
     HANG_FILE,
     OWNER_FILE,
     Cause,
@@ -41,8 +40,9 @@ from xraytune.search.messages import (
     traceback_note,
     write_samples,
 )
-from xraytune.search.study import StudyFolder, other_releases
-from xraytune.tracking.wandb import RunStatus, TrackedRun, WandbRun
+from xraytune.trial.run import train_own_generator, trial_epochs
+from xraytune.trial.samples import save_generator_grid, training_grid
+from xraytune.trial.training_set import build_training_set
 
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0

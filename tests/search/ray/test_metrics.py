@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.search.studies import CPU, direct, ended, epoch, no_gan, two_images
-from xraytune.config.load import load_space
-from xraytune.config.settings import Parameters
-from xraytune.files import write_json
+from tests.study.studies import CPU, direct, ended, epoch, no_gan, two_images
+from xraytune.base.files import write_json
 from xraytune.search.controller import SearchController
-from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion
 from xraytune.search.ray.metrics import COUNTERS, GAUGES, Metrics
-from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.trial_queue import GeneratorNeeds
+from xraytune.space.load import load_space
+from xraytune.space.settings import Parameters
+from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.journal import Journal
+from xraytune.study.messages import TrialSuggestion
 
 DOCKER = Path(__file__).parents[3] / "docker"
 QUALITY_SPACE = """\

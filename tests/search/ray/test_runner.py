@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.faults.ray_processes import killable
-from tests.search.studies import direct, write_space
-from xraytune.compute import Allocation, Share
+from tests.study.studies import direct, write_space
+from xraytune.base.errors import MachineError
+from xraytune.base.files import read_json
+from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import MachineError
-from xraytune.files import read_json
-from xraytune.records import Compute
-from xraytune.search.messages import Callbacks
+from xraytune.nets.compute import Allocation, Share
 from xraytune.search.ray.runner import Node, Runner, slots
 from xraytune.search.run import search
-from xraytune.search.study import StudyFolder
+from xraytune.study.folder import StudyFolder
+from xraytune.study.messages import Callbacks
 
 ONE_CORE = Share(cpus=1, gpus=0.0)
 STARTS = """

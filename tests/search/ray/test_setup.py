@@ -11,10 +11,10 @@ import pytest
 
 from tests.faults.small_disk import small_disk
 from tests.search.ray.test_runner import run
-from xraytune.errors import MachineError
-from xraytune.export.doctor import doctor
+from xraytune.base.errors import MachineError
+from xraytune.search.doctor import doctor
 from xraytune.search.ray.setup import private_folder, protect_token, ray_parent, security_problems, why_ray_cannot_start
-from xraytune.search.study import StudyFolder
+from xraytune.study.folder import StudyFolder
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ class TrialActor(tune.Trainable):
         """Train one epoch; return the trial's message, and its resource usage since the last one, as JSON."""
         import torch
 
-        from xraytune.pipeline.artifacts import take_requests
+        from xraytune.base.artifacts import take_requests
 
         assert self._worker is not None
         message = json.dumps(self._worker.step())
@@ -84,9 +84,9 @@ class TrialActor(tune.Trainable):
 @ray.remote
 def look(cpus: int, gpus: float) -> dict[str, Any]:
     """Return the `environment` of the node that runs this, or the `problem` with it: what, where and fix."""
-    from xraytune.compute import choose_compute
-    from xraytune.errors import MachineError
-    from xraytune.search.study import environment
+    from xraytune.base.errors import MachineError
+    from xraytune.nets.compute import choose_compute
+    from xraytune.study.folder import environment
 
     try:
         return {"environment": environment(choose_compute(gpus=gpus, threads=cpus))}

@@ -21,16 +21,16 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from xraytune.compute import Allocation, Share, allocation_of
-from xraytune.config.settings import Settings
-from xraytune.cores import cpu_count
-from xraytune.errors import MachineError, Problem, XraytuneError
-from xraytune.files import read_bytes
-from xraytune.search.messages import OWNER_FILE, Callbacks, TrialSuggestion
+from xraytune.base.cores import cpu_count
+from xraytune.base.errors import MachineError, Problem, XraytuneError
+from xraytune.base.files import read_bytes
+from xraytune.nets.compute import Allocation, Share, allocation_of
 from xraytune.search.ray import receive, send
 from xraytune.search.ray.setup import private_folder, protect_token, why_ray_cannot_start
-from xraytune.search.study import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases
 from xraytune.search.trial_queue import TrialQueue
+from xraytune.space.settings import Settings
+from xraytune.study.folder import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases
+from xraytune.study.messages import OWNER_FILE, Callbacks, TrialSuggestion
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {

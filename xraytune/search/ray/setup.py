@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from xraytune.errors import MachineError, Problem
-from xraytune.files import nearest_folder
+from xraytune.base.errors import MachineError, Problem
+from xraytune.base.files import nearest_folder
 
 _MIB = 2**20
 _LEAST_MIB = 16  # Ray starts with 4, but not with 1

@@ -1,0 +1,107 @@
+"""The content of figure files."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from xraytune.base.drawing import SampleRow, draw_class_bars, draw_sample_grid
+from xraytune.base.seeding import numpy_generator
+
+pytestmark = pytest.mark.slow
+
+SVG = "{http://www.w3.org/2000/svg}"
+BARS = {"images": {"training": (1349, 3883), "test": (77, 0)}}
+
+
+def row(name: str, count: int = 3) -> SampleRow:
+    images = numpy_generator(0, name).integers(0, 256, (count, 32, 32), dtype=np.uint8)
+    return SampleRow(name=name, note=f"{count} images", images=images)
+
+
+def texts(svg: Path) -> list[str]:
+    return [element.text or "" for element in ElementTree.parse(svg).iter(f"{SVG}text")]
+
+
+def test_the_text_of_an_svg_is_text(tmp_path: Path) -> None:
+    _, svg = draw_class_bars(["NORMAL", "PNEUMONIA"], BARS, tmp_path)
+
+    assert sorted(texts(svg)) == sorted(
+        ["training", "test", "NORMAL", "PNEUMONIA", "images", "1,349 (26%)", "3,883 (74%)", "77 (100%)", "0 (0%)"]
+    )
+
+
+def test_every_image_of_a_grid_is_in_it(tmp_path: Path) -> None:
+    png, svg = draw_sample_grid([row("NORMAL"), row("PNEUMONIA", 5)], tmp_path)
+
+    assert len(list(ElementTree.parse(svg).iter(f"{SVG}image"))) == 8
+    assert texts(svg) == ["NORMAL", "3 images", "PNEUMONIA", "5 images"]
+    with Image.open(png) as opened:
+        assert opened.size[0] == 1800
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_grid_keeps_the_greys(tmp_path: Path, count: int) -> None:
+    """The contrast is not stretched."""
+    images = np.full((count, 32, 32), 60, dtype=np.uint8)
+    png, _ = draw_sample_grid([SampleRow(name="NORMAL", note="", images=images)], tmp_path)
+
+    with Image.open(png) as opened:
+        greys = np.asarray(opened.convert("L"))
+    assert 60 in np.unique(greys)
+    assert (greys == 60).sum() > 0.05 * greys.size
+
+
+def test_figures_are_reproducible_to_the_byte(tmp_path: Path) -> None:
+    files = [*draw_sample_grid([row("NORMAL")], tmp_path), *draw_class_bars(["a", "b"], BARS, tmp_path)]
+    again = tmp_path / "again"
+    draw_sample_grid([row("NORMAL")], again)
+    draw_class_bars(["a", "b"], BARS, again)
+
+    for file in files:
+        assert file.read_bytes() == (again / file.name).read_bytes()
+        assert b"<dc:date>" not in file.read_bytes()
+
+
+def test_user_matplotlib_settings_are_ignored_and_preserved(tmp_path: Path) -> None:
+    plain = draw_class_bars(["a", "b"], BARS, tmp_path / "plain")
+    with matplotlib.rc_context(
+        {"font.size": 30, "svg.fonttype": "path", "savefig.bbox": "tight", "text.antialiased": False}
+    ):
+        changed = draw_class_bars(["a", "b"], BARS, tmp_path / "changed")
+
+        assert matplotlib.rcParams["svg.fonttype"] == "path"
+    assert [file.read_bytes() for file in plain] == [file.read_bytes() for file in changed]
+
+
+@pytest.mark.parametrize("name", ["$x$", "a$b", "正常", "<&>", "x" * 200, "x_1^2", "\\frac", "$\\bad{$", "a\x1b[2J\n"])
+def test_any_folder_name_is_a_class_name(tmp_path: Path, name: str) -> None:
+    """Neither formulas nor markup; a script that the font lacks is no error."""
+    _, svg = draw_sample_grid([row(name), row("NORMAL")], tmp_path)
+    _, other = draw_class_bars([name, "NORMAL"], BARS, tmp_path)
+
+    shown = (name if len(name) < 25 else name[:23] + "…").replace("\x1b", "\ufffd").replace("\n", "\ufffd")
+    assert shown in texts(svg)
+    assert shown in texts(other)
+
+
+def test_a_hundred_classes_fit(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(100)]
+    png, _ = draw_sample_grid([row(name, 1) for name in names], tmp_path)
+    draw_class_bars(names, {"images": {"training": (1,) * 100}}, tmp_path)
+
+    with Image.open(png) as opened:
+        assert max(opened.size) <= 12_000
+
+
+def test_a_class_without_images_keeps_its_row(tmp_path: Path) -> None:
+    _, svg = draw_sample_grid([row("NORMAL", 0), row("PNEUMONIA", 2)], tmp_path)
+    _, alone = draw_sample_grid([row("NORMAL", 0)], tmp_path / "alone")
+
+    assert "NORMAL" in texts(svg)
+    assert "NORMAL" in texts(alone)

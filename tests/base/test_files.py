@@ -1,0 +1,204 @@
+"""Files are complete or absent: after a kill, on a full disk, after a torn line."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from xraytune.base.errors import ArtifactError, ConfigError, MachineError
+from xraytune.base.files import (
+    append_jsonl,
+    explain_disk_errors,
+    new_folder,
+    read_json,
+    read_jsonl,
+    require_recorded,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+
+def test_a_torn_last_line_is_skipped_and_cut_before_the_next_row(tmp_path: Path) -> None:
+    log = tmp_path / "epochs.jsonl"
+    append_jsonl(log, {"epoch": 1})
+    with log.open("ab") as stream:
+        stream.write(b'{"epoch": 2, "val_')
+
+    assert read_jsonl(log) == [{"epoch": 1}]
+    append_jsonl(log, {"epoch": 2})
+    assert read_jsonl(log) == [{"epoch": 1}, {"epoch": 2}]
+
+
+def test_a_missing_log_has_no_rows(tmp_path: Path) -> None:
+    assert read_jsonl(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_is_not_written(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "result.json", {"auroc": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED_WHILE_WRITING = """
+import os, sys
+from pathlib import Path
+import xraytune.base.files as files
+real = os.fsync
+def killed(descriptor):
+    os.kill(os.getpid(), 9)
+os.fsync = killed
+files.write_text(Path(sys.argv[1]), "new")
+"""
+
+
+@pytest.mark.slow
+def test_killed_writer_preserves_existing_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    write_text(path, "old")
+
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)], check=False)
+
+    assert done.returncode == -9
+    assert path.read_text(encoding="utf-8") == "old"
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "write_json": lambda path: write_json(path, {}),
+    "append_jsonl": lambda path: append_jsonl(path, {}),
+    "new_folder": lambda path: _new_folder(path),
+}
+
+
+def _new_folder(path: Path) -> None:
+    with new_folder(path):
+        pass
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_new_file_and_parent_folders_are_flushed(write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power loss a name is missing, with everything below it, unless its folder was flushed."""
+    flushed: set[Path] = set()
+    monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
+
+    WRITERS[write](tmp_path / "trials" / "0007" / "checkpoint" / "what")
+
+    assert {tmp_path, *(tmp_path / name for name in ("trials", "trials/0007", "trials/0007/checkpoint"))} <= flushed
+
+
+def test_file_of_appended_row_is_flushed_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "epochs.jsonl").touch()
+    flushed: set[Path] = set()
+    monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
+
+    append_jsonl(tmp_path / "epochs.jsonl", {})
+
+    assert tmp_path in flushed
+
+
+def test_folder_is_created_atomically(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "a.txt").write_text("1", encoding="utf-8")
+        assert not (tmp_path / "model").exists()
+
+    assert (tmp_path / "model" / "a.txt").read_text(encoding="utf-8") == "1"
+
+
+def test_failed_folder_is_not_created(tmp_path: Path) -> None:
+    def half() -> None:
+        with new_folder(tmp_path / "model") as folder:
+            (folder / "a.txt").write_text("1", encoding="utf-8")
+            raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        half()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_folder_that_another_process_created_first_stays(tmp_path: Path, is_shared: bool) -> None:
+    """If it is not shared, an error says that the new one was not created."""
+    refusal = nullcontext() if is_shared else pytest.raises(ConfigError, match="this path already exists")
+    with refusal, new_folder(tmp_path / "model", is_shared=is_shared) as folder:
+        (folder / "a.txt").write_text("ours", encoding="utf-8")
+        write_text(tmp_path / "model" / "a.txt", "theirs")
+
+    assert (tmp_path / "model" / "a.txt").read_text(encoding="utf-8") == "theirs"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_new_folder_can_be_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with new_folder(Path("../here")) as folder:
+        (folder / "a.txt").write_text("1", encoding="utf-8")
+
+    assert (tmp_path / "here" / "a.txt").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_explained() -> None:
+    """Writing to /dev/full fails as on a full disk."""
+    with pytest.raises(MachineError, match="the disk is full") as refusal, explain_disk_errors(Path("/dev/full")):
+        Path("/dev/full").write_bytes(b"x")
+
+    assert refusal.value.exit_code == 4
+    assert isinstance(refusal.value.__cause__, OSError)
+    assert refusal.value.__cause__.errno == errno.ENOSPC
+
+
+def test_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    for content in (b"one", b"two"):
+        write_bytes(tmp_path / "weights.bin", content)
+
+    assert os.listdir(tmp_path) == ["weights.bin"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("line", [b"{]", b"1", b"null", b"[]", b"\xff", b"[" * 100_000, b"1" * 5000])
+def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes) -> None:
+    log = tmp_path / "epochs.jsonl"
+    log.write_bytes(b'{"epoch": 1}\n' + line + b"\n")
+
+    with pytest.raises(ArtifactError, match=r"epochs\.jsonl:2: this line is damaged"):
+        read_jsonl(log)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_json_with_a_number_that_is_not_finite_is_a_value_error(tmp_path: Path, number: str) -> None:
+    file = tmp_path / "file.json"
+    file.write_text(f'{{"score": {number}}}\n', encoding="utf-8")
+
+    with pytest.raises(ValueError, match="not a finite number"):
+        read_json(file)
+    with pytest.raises(ArtifactError, match="line is damaged"):
+        read_jsonl(file)
+
+
+def test_content_that_a_kill_kept_from_replacing_the_recorded_one_is_still_read(tmp_path: Path) -> None:
+    """The checksum is recorded first: a kill before the file itself is written leaves the old content."""
+    file = tmp_path / "file.json"
+    write_json(file, {"score": 0.5}, is_recorded=True)
+    killed = file.read_bytes()
+    write_json(file, {"score": 0.6}, is_recorded=True)
+    require_recorded(file, "JSON file")
+    file.write_bytes(killed)
+
+    require_recorded(file, "JSON file")
+    file.write_bytes(b'{"score": 0.7}')
+    with pytest.raises(ValueError, match="not what was written"):
+        require_recorded(file, "JSON file")
+
+
+def test_json_that_is_nested_too_deeply_is_a_value_error(tmp_path: Path) -> None:
+    """Like any other invalid JSON, so that callers need to catch only that."""
+    (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
+
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "deep.json")

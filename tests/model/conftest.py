@@ -1,0 +1,162 @@
+"""A small study on phantom X-rays, searched in this process, without Ray."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.in_process import CPU, controller_of
+from xraytune.base.files import read_json, sha256_of, write_json
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import RunContext, prepare
+from xraytune.model.best import export
+from xraytune.model.evaluate import Evaluation, evaluate
+from xraytune.model.predict import Predicted, predict
+from xraytune.model.train import train
+from xraytune.nets.compute import pin
+from xraytune.search.controller import SearchController
+from xraytune.search.worker import next_message
+from xraytune.space.load import load_space
+from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.messages import TrialSuggestion
+from xraytune.trial.run import trial_epochs
+
+SPACE = """\
+version: 1
+name: mix
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {values: [none, gan]}
+  synthetic_ratio: {value: 0.5, when: {source: gan}}
+  gan:
+    when: {source: gan}
+    parameters: {image_size: {value: 32}, steps: {value: 6}, batch_size: {value: 8}, width: {value: 4}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  classical: {value: 1}
+  lr: {min: 1e-9, max: 1e+30, distribution: log_uniform_values}
+  batch_size: {value: 16}
+budget: {trials: 5, max_epochs: 3, steps_per_epoch: 6}
+scheduler: {name: asha, grace: 1, reduction: 2}
+points_to_evaluate:
+  - {source: gan, lr: 5e-3}
+  - {source: none, lr: 3e-3}
+  - {source: none, lr: 1e-9}
+  - {source: none, lr: 1e+30}
+  - {source: none, lr: 1e-3}
+"""
+PRUNED, FAILED, WITHOUT_EPOCH = 2, 3, 4
+"""Numbers of trials; trial 0 completes, because it is the first at every rung."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A folder with X-rays, a study and its cache."""
+
+    path: Path
+
+    @property
+    def xrays(self) -> Path:
+        """`train/` and `test/`."""
+        return self.path / "xrays"
+
+    @property
+    def study(self) -> Path:
+        """The study."""
+        return self.path / "studies" / "mix"
+
+    @property
+    def best(self) -> Path:
+        """The file of `export`."""
+        return self.path / "best.yaml"
+
+    @property
+    def model(self) -> Path:
+        """The bundle of `train`."""
+        return self.path / "model"
+
+
+def change_record(model: Path, **changes: object) -> None:
+    """Change fields of a `bundle.json`, and its checksum."""
+    record = model / "bundle.json"
+    write_json(record, read_json(record) | changes)
+    seal(record)
+
+
+def seal(file: Path) -> None:
+    """Update the checksum of a bundle's file in its manifest."""
+    manifest = file.with_name("manifest.json")
+    files = read_json(manifest)["files"] | {file.name: sha256_of(file)}
+    write_json(manifest, {"version": 1, "files": files})
+
+
+def evaluate_classes(model: Path, **arguments: Any) -> Evaluation:
+    """Evaluate a classifier."""
+    found = evaluate(model, **arguments)
+    assert isinstance(found, Evaluation)
+    return found
+
+
+def predict_classes(model: Path, images: Path, **arguments: Any) -> Predicted:
+    """Predict with a classifier."""
+    found = predict(model, images, **arguments)
+    assert isinstance(found, Predicted)
+    return found
+
+
+CopyLab = Callable[[], Lab]
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """A lab shared by all tests; do not change it."""
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    draw_phantoms(lab.xrays, patients=40, seed=6, image_size_px=64, difficulty=0.0)
+    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
+    search_in_process(lab)
+    export(lab.study, out=lab.best)
+    train(lab.best, out=lab.model)
+    return lab
+
+
+@pytest.fixture
+def copy_lab(lab: Lab, tmp_path: Path) -> CopyLab:
+    """`copy_lab()` returns a private copy of the lab."""
+
+    def copy() -> Lab:
+        shutil.copytree(lab.path, tmp_path / "copy")
+        return Lab(tmp_path / "copy")
+
+    return copy
+
+
+def search_in_process(lab: Lab) -> None:
+    """Run the trials of the search one by one; the last one starts, but has no epoch."""
+    space = load_space(lab.path / "space.yaml")
+    cache = lab.path / "cache"
+    prepared, _ = prepare(space.settings, cache)
+    folder = StudyFolder(lab.study)
+    create_study(folder, space, prepared, CPU)
+    pin(CPU)
+    with locked(folder):
+        controller = controller_of(folder, space, prepared, cache)
+        while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
+            if suggestion.number != WITHOUT_EPOCH:
+                run_to_its_end(controller, suggestion.number, folder, cache)
+        controller.close()
+
+
+def run_to_its_end(controller: SearchController, number: int, folder: StudyFolder, cache: Path) -> None:
+    """Run a trial until it ends or is stopped."""
+    trial_dir = folder.trial_path(number)
+    epochs = trial_epochs(
+        folder.experiment(number), RunContext(prepared=folder.prepared(), cache=cache, compute=CPU), trial_dir=trial_dir
+    )
+    while controller.on_result(number, next_message(epochs, trial_dir)):
+        pass
+    epochs.close()

@@ -1,0 +1,423 @@
+"""`evaluate`: its metrics, its errors, and the log of access to the test folder."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics as sk
+
+from tests.in_process import command
+from tests.model.conftest import CopyLab, Lab, change_record
+from tests.model.conftest import evaluate_classes as evaluate
+from xraytune.base.errors import ConfigError, DataError
+from xraytune.base.files import read_json, read_jsonl
+from xraytune.cli.model import show_evaluation
+from xraytune.model.bundle import prepared_of
+from xraytune.model.load import open_bundle
+from xraytune.model.predict import predict
+from xraytune.model.train import train
+from xraytune.nets.classifier import build_classifier
+from xraytune.space.settings import Parameters
+
+pytestmark = pytest.mark.slow
+
+
+def side_folder(model: Path, xrays: Path, out: Path, *sides: str) -> Path:
+    """The images of some sides of a model's split, in class folders."""
+    for image in prepared_of(open_bundle(model)).images:
+        if image.side in sides:
+            target = out / Path(image.file).relative_to("train")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(xrays / image.file, target)
+    return out
+
+
+@pytest.mark.parametrize("overrides", [(), ("trainable=head", "input_channels=1", "weights={weights}")])
+def test_a_bundle_has_the_val_b_auroc_of_its_training(
+    copy_lab: CopyLab, tmp_path: Path, overrides: Sequence[str]
+) -> None:
+    """Also if only the head was trained, on cached features."""
+    lab = copy_lab()
+    weights = tmp_path / "weights.pth"
+    backbone = build_classifier(Parameters(backbone="small_cnn", weights="none"), 2, weights=None, seed=5).backbone
+    torch.save(backbone.state_dict(), weights)
+    trained = train(lab.best, out=lab.path / "other", overrides=[line.format(weights=weights) for line in overrides])
+
+    folder = side_folder(lab.path / "other", lab.xrays, tmp_path / "val_b", "val_b")
+    weights.unlink()
+    evaluation = evaluate(lab.path / "other", data=folder, replicates=10)
+
+    assert evaluation.metrics.auroc == trained.val_b_score
+    assert evaluation.threshold == trained.threshold
+    assert evaluation.known_images == evaluation.images_of_known_patients == evaluation.metrics.images
+    assert evaluation.known_patients == evaluation.patients
+
+
+def other_bytes(image: Path) -> None:
+    """Save an image again, as preprocessing would."""
+    with Image.open(image) as opened:
+        opened.save(image.with_suffix(".png"))
+    image.unlink()
+
+
+def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+    folder = shutil.copytree(lab.xrays / "test", tmp_path / "images")
+    trained = next(image for image in prepared_of(open_bundle(lab.model)).images if image.side == "train")
+    copy = folder / Path(trained.file).relative_to("train")
+    shutil.copy(lab.xrays / trained.file, copy)
+    other_bytes(copy)
+    shutil.rmtree(lab.xrays)  # the bundle alone knows them
+
+    found = evaluate(lab.model, data=folder, replicates=10)
+
+    assert (found.known_images, found.known_patients, found.images_of_known_patients) == (0, 1, 1)
+    assert found.to_json()["known_patients"] == 1
+    output = command("evaluate", lab.model, "--data", folder).stdout
+    assert "1 of these images belong to 1 patient in the model's own training or validation set" in " ".join(
+        output.split()
+    )
+
+
+def test_with_a_patient_table_equal_file_names_are_other_patients(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+    folder = side_folder(lab.model, lab.xrays, tmp_path / "images", "val_b")
+    for image in sorted(folder.rglob("*.jpeg")):
+        other_bytes(image)
+    assert evaluate(lab.model, data=folder, replicates=10).known_patients
+    lines = [f"{path.name},somebody {number}\n" for number, path in enumerate(sorted(folder.rglob("*.png")))]
+    (folder / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+
+    assert evaluate(lab.model, data=folder, replicates=10).known_patients == 0
+
+
+def test_the_validation_images_themselves_are_not_shifted(lab: Lab, tmp_path: Path) -> None:
+    folder = side_folder(lab.model, lab.xrays, tmp_path / "both", "val_a", "val_b")
+
+    shift = evaluate(lab.model, data=folder, replicates=10).shift
+
+    assert shift is not None
+    assert [one.higher for one in shift.classes] == pytest.approx([0.5, 0.5], abs=1e-4)
+    assert [one.recall for one in shift.classes] == [one.recall_in_validation for one in shift.classes]
+    assert shift.prevalence == shift.prevalence_in_validation
+    assert shift.warnings == ()
+
+
+def test_shifted_scores_cause_a_warning(lab: Lab, tmp_path: Path) -> None:
+    """Here the class folders were swapped."""
+    folder = tmp_path / "images"
+    shutil.copytree(lab.xrays / "train" / "PNEUMONIA", folder / "NORMAL")
+    shutil.copytree(lab.xrays / "train" / "NORMAL", folder / "PNEUMONIA")
+
+    evaluation = evaluate(lab.model, data=folder, replicates=10)
+
+    assert evaluation.shift is not None
+    swapped = r"scores of (NORMAL images are higher|PNEUMONIA images are lower) here than in validation .*(sensi|speci)"
+    assert re.match(swapped, evaluation.shift.warnings[0])
+    assert evaluation.to_json()["shift"]["warnings"] == [*evaluation.shift.warnings]  # type: ignore[index, call-overload]
+
+
+def test_a_sensitivity_gives_another_threshold(lab: Lab) -> None:
+    validation = open_bundle(lab.model).record.validation
+    assert validation is not None
+    scores = np.array(validation["PNEUMONIA"].scores)
+
+    low, high = (evaluate(lab.model, data=lab.xrays / "train", sensitivity=s, replicates=10) for s in (0.5, 0.8))
+
+    assert low.threshold is not None
+    assert high.threshold is not None
+    assert high.threshold < low.threshold
+    assert np.mean(scores >= high.threshold) >= 0.8
+    assert high.metrics.sensitivity > low.metrics.sensitivity
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "what"),
+    [(0.9999, "needs 9999 validation scores of PNEUMONIA, but the model has [0-9]+"), (1.0, "below 1")],
+)
+def test_a_sensitivity_that_needs_more_validation_images_is_refused(lab: Lab, sensitivity: float, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        evaluate(lab.model, data=lab.xrays / "train", sensitivity=sensitivity)
+
+
+def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    copies, data = lab.path / "copies", lab.xrays / "test"
+    shutil.copytree(lab.xrays / "train", copies)
+    leaked = sorted((data / "NORMAL").iterdir())[:3]
+    for number, file in enumerate(leaked):
+        shutil.copy(file, copies / "NORMAL" / f"synthetic{number}.jpeg")
+    mix = (
+        "source=folder",
+        "quality.allow_memorised=true",
+        f"folder.path={copies}",
+        "synthetic_ratio=0.5",
+        "budget.max_epochs=1",
+    )
+    train(lab.best, out=lab.path / "mixed", overrides=mix)
+
+    found = evaluate(lab.path / "mixed", data=data, replicates=10)
+    shutil.rmtree(copies)
+
+    assert found.known_images == len(leaked)
+    assert 1 <= found.known_patients <= len(leaked) <= found.images_of_known_patients
+    assert evaluate(lab.path / "mixed", data=data, replicates=10).known_patients == 0
+
+
+def test_test_set_access_is_logged_also_for_a_renamed_folder(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+    renamed = shutil.copytree(lab.xrays / "test", tmp_path / "harmless")
+
+    first = evaluate(lab.model, data=lab.xrays / "test", reason="final figures", replicates=10)
+    second = evaluate(lab.model, data=renamed, replicates=10)
+
+    assert (first.opened_test, first.test_access, first.known_images) == (True, 1, 0)
+    assert (second.opened_test, second.test_access) == (True, 2)
+    for folder in (lab.model, lab.study, lab.study.parent):
+        log = folder / "test_access.jsonl"
+        rows = read_jsonl(log)
+        assert [row["reason"] for row in rows] == ["final figures", ""]
+        assert {row["fingerprint"] for row in rows} == {open_bundle(lab.model).record.test_fingerprint}
+        assert rows[0]["images"] == first.metrics.images
+        assert (log.parent / rows[0]["model"]).resolve() == lab.model
+        assert rows[0]["time"].endswith("+00:00")
+
+
+def test_patients_of_the_test_folder_are_read_from_the_data_folders_table(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    files = sorted(path.relative_to(lab.xrays).as_posix() for path in (lab.xrays / "test").rglob("*.jpeg"))
+    lines = [f"{file},patient {number // 4}\n" for number, file in enumerate(files)]
+    (lab.xrays / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+
+    found = evaluate(lab.model, data=lab.xrays / "test", replicates=50)
+
+    assert found.opened_test
+    assert found.patients == -(-len(files) // 4)
+    assert sum(found.class_counts.values()) == len(files)
+
+
+def test_incomplete_parent_table_is_ignored(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    before = evaluate(lab.model, data=lab.xrays / "test", replicates=50).patients
+    file = next(path for path in (lab.xrays / "test").rglob("*.jpeg"))
+    (lab.xrays / "patients.csv").write_text(f"file,patient\n{file.name},somebody\n", encoding="utf-8")
+
+    assert evaluate(lab.model, data=lab.xrays / "test", replicates=50).patients == before
+
+
+def test_a_regex_for_paths_below_the_data_folder_finds_the_patients_of_its_test_folder(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    change_record(lab.model, group_regex=r"^(?:train|test)/[^/]+/(.+)[_-][0-9]+[.]jpeg$")
+
+    found = evaluate(lab.model, data=lab.xrays / "test", replicates=50)
+
+    names = {re.sub("[_-][0-9]+$", "", path.stem) for path in (lab.xrays / "test").rglob("*.jpeg")}
+    assert found.patients == len(names)
+
+
+def test_access_to_other_images_is_not_logged(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+
+    evaluation = evaluate(lab.model, data=side_folder(lab.model, lab.xrays, tmp_path / "val_b", "val_b"), replicates=10)
+
+    assert (evaluation.opened_test, evaluation.test_access) == (False, 0)
+    assert not (lab.model / "test_access.jsonl").exists()
+
+
+def test_test_set_access_is_counted_without_the_study(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    lab.study.rename(lab.path / "away")
+
+    assert evaluate(lab.model, data=lab.xrays / "test", replicates=10).test_access == 1
+
+
+def test_a_folder_of_parts_is_refused(lab: Lab) -> None:
+    with pytest.raises(DataError, match="it contains test/ and train/"):
+        evaluate(lab.model, data=lab.xrays)
+
+
+def test_a_class_without_images_is_named(lab: Lab, tmp_path: Path) -> None:
+    shutil.copytree(lab.xrays / "train" / "NORMAL", tmp_path / "images" / "NORMAL")
+
+    with pytest.raises(DataError, match="no images of PNEUMONIA, so AUROC is undefined"):
+        evaluate(lab.model, data=tmp_path / "images")
+
+
+def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_path: Path) -> None:
+    folder = side_folder(lab.model, lab.xrays, tmp_path / "val_b", "val_b")
+    for number in (1, 2):
+        (folder / "NORMAL" / f"IM-900{number}-0001.jpeg").write_bytes(b"no image")
+
+    with pytest.raises(DataError, match=r"(?s)IM-9001-0001.*IM-9002-0001.*2 images are broken"):
+        evaluate(lab.model, data=folder)
+    evaluation = evaluate(lab.model, data=folder, skip_broken=True, replicates=10)
+
+    assert len(evaluation.broken) == 2
+    assert evaluation.metrics.images == len(list(folder.glob("*/*"))) - 2
+    assert evaluation.metrics.auroc == open_bundle(lab.model).record.val_b_score
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_path: Path) -> None:
+    """The command, as a user calls it, and every file that it writes."""
+    data, out = shutil.copytree(lab.xrays / "train", tmp_path / "images"), tmp_path / "results"
+    lines = [
+        f"{file.name},{file.stem.rpartition('_')[0] or file.stem[:7]},{len(file.stem) % 2}\n"
+        for file in data.rglob("*.jpeg")
+    ]
+    (data / "patients.csv").write_text("file,patient,odd\n" + "".join(lines), encoding="utf-8")
+
+    done = command("evaluate", lab.model, "--data", data, "-o", out, "--by", "odd")
+
+    assert done.exit_code == 0, done.stderr
+    names = ["NORMAL", "PNEUMONIA"]
+    tables = ("predictions", "per_class", "confusion_matrix", "roc", "pr", "calibration")
+    assert sorted(file.name for file in out.iterdir()) == sorted(
+        [*(f"{name}.csv" for name in tables), "metrics.json", "evaluation.png", "evaluation.svg"]
+    )
+    metrics = read_json(out / "metrics.json")
+    predictions, per_class, confusion, roc, pr, bins = (read_rows(out / f"{name}.csv") for name in tables)
+    assert list(predictions[0]) == ["file", "patient", "label", *(f"probability_{name}" for name in names), "predicted"]
+    assert all((data / row["file"]).is_file() and row["file"].startswith(row["label"]) for row in predictions)
+    truth = np.array([row["label"] == "PNEUMONIA" for row in predictions])
+    scores = np.array([float(row["probability_PNEUMONIA"]) for row in predictions])
+    called = np.array([row["predicted"] == "PNEUMONIA" for row in predictions])
+    assert called.tolist() == (scores >= metrics["threshold"]).tolist()
+    expected = {
+        "auroc": sk.roc_auc_score(truth, scores),
+        "auprc": sk.average_precision_score(truth, scores),
+        "brier": sk.brier_score_loss(truth, scores),
+        "accuracy": sk.accuracy_score(truth, called),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, called),
+        "sensitivity (PNEUMONIA)": sk.recall_score(truth, called),
+        "specificity (PNEUMONIA)": sk.recall_score(~truth, ~called),
+        "ppv (PNEUMONIA)": sk.precision_score(truth, called),
+        "f1": sk.f1_score(truth, called),
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert metrics["at_half"]["accuracy"] == pytest.approx(sk.accuracy_score(truth, scores >= 0.5))
+    low, high = metrics["intervals"]["auroc"]
+    assert low <= metrics["auroc"] <= high
+    predict(lab.model, data, out=tmp_path / "table.csv")
+    again = {row["file"]: row["probability_PNEUMONIA"] for row in read_rows(tmp_path / "table.csv")}
+    assert again == {row["file"]: row["probability_PNEUMONIA"] for row in predictions}
+    assert not {"sensitivity", "specificity"} & {*metrics, *metrics["intervals"], *metrics["at_half"]}
+    assert [[int(row[f"predicted {name}"]) for name in names] for row in confusion] == metrics["confusion"]
+    assert metrics["confusion"] == sk.confusion_matrix(truth, called).tolist()
+    assert [row["class"] for row in per_class] == names
+    assert float(per_class[0]["sensitivity"]) == pytest.approx(sk.recall_score(~truth, ~called))
+    assert float(per_class[1]["auroc_low"]) == metrics["intervals"]["auroc"][0]
+    curve = sk.auc(*([float(row[key]) for row in roc] for key in ("false_positive_rate", "sensitivity")))
+    assert curve == pytest.approx(metrics["auroc"])
+    steps = [(float(row["recall"]), float(row["precision"])) for row in pr]
+    area = sum((steps[n][0] - steps[n + 1][0]) * steps[n][1] for n in range(len(steps) - 1))
+    assert area == pytest.approx(metrics["auprc"])
+    assert {row["class"] for row in (*roc, *pr, *bins)} == {"PNEUMONIA"}
+    assert sum(int(row["images"]) for row in bins) == len(predictions)
+    by_patient = {row["patient"]: row["label"] for row in predictions}
+    of_patients = [
+        np.mean([s for s, row in zip(scores, predictions, strict=True) if row["patient"] == one]) for one in by_patient
+    ]
+    by_mean = sk.roc_auc_score([label == "PNEUMONIA" for label in by_patient.values()], of_patients)
+    assert metrics["patient_level"]["metrics"]["auroc"] == pytest.approx(by_mean)
+    assert metrics["patient_level"]["metrics"]["patients"] == len(by_patient) < len(predictions)
+    assert [group["value"] for group in metrics["subgroups"]["odd"]] == ["0", "1"]
+    assert sum(group["images"] for group in metrics["subgroups"]["odd"]) == len(predictions)
+    with Image.open(out / "evaluation.png") as opened:
+        assert opened.size[0] == 1800
+    assert "1 - specificity (PNEUMONIA)" in (out / "evaluation.svg").read_text(encoding="utf-8")
+    shown = done.stdout
+    for text in (
+        "sensitivity (PNEUMONIA)",
+        "Confusion matrix",
+        "By patient",
+        "By odd, sensitivity and specificity of PNEUMONIA (exploratory)",
+        "results",
+    ):
+        assert text in shown
+    assert max(len(line) for line in shown.splitlines() if str(tmp_path) not in line) <= 80
+
+
+def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+
+    with pytest.raises(ConfigError, match="this path already exists"):
+        evaluate(tmp_path / "no model", data=lab.xrays / "train", out=tmp_path / "there")
+    with pytest.raises(ConfigError, match="mistaken for an X-ray"):
+        evaluate(tmp_path / "no model", data=lab.xrays / "train", out=lab.xrays / "train" / "results")
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "what"),
+    [
+        ("", "sex", "has this column, or it is empty(.|\n)*use one of: pneumonia"),
+        ("file,patient,age,sex\n{}", "aeg", r"has this column(.|\n)*did you mean 'age'\?"),
+        ("file,patient,age,sex\n{}", "sex", "it is empty for them"),
+        ("file,patient,name\n{}", "name", "[0-9]+ different values"),
+    ],
+)
+def test_a_column_that_makes_no_subgroups_is_refused(
+    lab: Lab, tmp_path: Path, table: str, column: str, what: str
+) -> None:
+    data = shutil.copytree(lab.xrays / "train", tmp_path / "images")
+    rows = "".join(f"{file.name},{file.stem},{file.name},\n" for file in sorted(data.rglob("*.jpeg")))
+    if table:
+        (data / "patients.csv").write_text(table.format(rows), encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=what):
+        evaluate(lab.model, data=data, by=[column], replicates=10)
+
+
+def test_patients_with_images_of_both_classes_are_left_out_by_name(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()  # the access to the test set is logged with the model
+    data = shutil.copytree(lab.xrays / "test", tmp_path / "images")
+    files = sorted(data.rglob("*.jpeg"))
+    some, others = [files[0], files[-1]], files[1:-1]
+    lines = [f"{file.name},both\n" for file in some] + [f"{file.name},{file.stem}\n" for file in others]
+    (data / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+
+    found = evaluate(lab.model, data=data, replicates=10).patient_level
+
+    assert found.left_out == ("both",)
+    assert sum(found.class_counts.values()) == len(others)
+
+
+def test_three_classes_are_called_by_the_largest_probability(
+    copy_lab: CopyLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = copy_lab()
+    train(lab.best, out=lab.path / "three", overrides=["data.classes=three", "budget.max_epochs=1"])
+
+    evaluation = evaluate(lab.path / "three", data=lab.xrays / "train", out=tmp_path / "results", replicates=10)
+    predict(lab.path / "three", lab.xrays / "train", out=tmp_path / "table.csv")
+
+    assert list(evaluation.class_counts) == ["normal", "bacterial", "viral"]
+    assert (evaluation.threshold, evaluation.at_half, evaluation.shift) == (None, None, None)
+    figures = evaluation.to_json()
+    assert "auroc" in figures
+    assert not [key for key in figures if key.startswith(("sensitivity", "ppv"))]
+    assert list(evaluation.classes) == ["normal", "bacterial", "viral"]
+    assert evaluation.metrics.auroc == pytest.approx(np.mean([one.auroc for one in evaluation.classes.values()]))
+    assert [row["class"] for row in read_rows(tmp_path / "results" / "per_class.csv")] == list(evaluation.classes)
+    assert {row["class"] for row in read_rows(tmp_path / "results" / "roc.csv")} == {"normal", "bacterial", "viral"}
+    show_evaluation(evaluation)
+    shown = capsys.readouterr().out
+    assert "AUROC (macro)" in shown
+    assert "(PNEUMONIA)" not in shown
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            shares = {name: float(row[f"probability_{name}"]) for name in evaluation.class_counts}
+            assert sum(shares.values()) == pytest.approx(1)
+            assert row["predicted"] == max(shares, key=lambda name: shares[name])

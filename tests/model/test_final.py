@@ -1,0 +1,204 @@
+"""The final model of a search on a subset: its images, its threshold and what it says of itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.in_process import command, one_core, search_in_process
+from xraytune.base.errors import DataError
+from xraytune.base.files import read_jsonl
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import Prepared, prepare
+from xraytune.model.best import export
+from xraytune.model.bundle import prepared_of, write_card
+from xraytune.model.load import Bundle, open_bundle
+from xraytune.model.train import Trained, train
+from xraytune.space.load import load_space
+from xraytune.space.settings import FinalSettings
+from xraytune.study.folder import StudyFolder
+
+pytestmark = pytest.mark.slow
+
+SPACE = """\
+version: 1
+name: subset
+data: {path: xrays, image_size: 32, train_patients: 8, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  source: {value: gan}
+  synthetic_ratio: {value: 0.5}
+  gan: {parameters: {image_size: {value: 32}, steps: {value: 4}, batch_size: {value: 8}, width: {value: 4}}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
+  schedule: {value: cosine}
+  batch_size: {value: 8}
+budget: {trials: 1, max_epochs: 3, steps_per_epoch: 2}
+scheduler: {name: none}
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """X-rays, a study of one trial on eight patients, and its cache."""
+    root = tmp_path_factory.mktemp("final")
+    draw_phantoms(root / "xrays", patients=40, seed=6, image_size_px=48, difficulty=0.0)
+    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    search_in_process(load_space(root / "space.yaml"), root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def study(root: Path) -> StudyFolder:
+    return StudyFolder(root / "studies" / "subset")
+
+
+@pytest.fixture(autouse=True)
+def pinned() -> Iterator[None]:
+    """A final training uses all cores."""
+    with one_core():
+        yield
+
+
+@pytest.fixture(scope="module")
+def everything(root: Path) -> Prepared:
+    """All images on the sides of the study's split."""
+    settings = load_space(root / "space.yaml").settings
+    whole = settings.model_copy(update={"data": settings.data.model_copy(update={"train_patients": None})})
+    prepared, _ = prepare(whole, root / "cache")
+    return prepared
+
+
+def final_model(study: StudyFolder, folder: Path) -> tuple[Trained, Bundle]:
+    export(study.path, out=folder / "best.yaml")
+    trained = train(folder / "best.yaml", out=folder / "model")
+    return trained, open_bundle(folder / "model")
+
+
+def sides(prepared: Prepared) -> dict[str, str]:
+    return {image.sha256: image.side for image in prepared.images}
+
+
+def test_an_exported_file_has_all_patients_and_says_what_the_trial_had(study: StudyFolder, tmp_path: Path) -> None:
+    exported = export(study.path, out=tmp_path / "best.yaml")
+
+    settings = load_space(tmp_path / "best.yaml").settings
+    train_side = study.prepared().side("train")
+    assert settings.data.train_patients is None
+    assert settings.final == FinalSettings(trial_images=len(train_side.rows), trial_patients=8)
+    assert (exported.is_exact, exported.trial_patients, exported.train_patients) == (False, 8, 8)
+
+
+def test_an_exact_export_is_the_trial_to_the_bit(study: StudyFolder, tmp_path: Path) -> None:
+    export(study.path, out=tmp_path / "exact.yaml", exact=True)
+    notes: list[str] = []
+
+    trained = train(tmp_path / "exact.yaml", out=tmp_path / "model", note=notes.append)
+
+    assert trained.equals_trial is True
+    assert (trained.trained_on.patients, trained.trained_on.changes) == (8, ())
+    assert any("of 8 patients" in note or "(8 of " in note for note in notes)
+    assert any("left out by data.train_patients: 8" in note for note in notes)
+
+
+def test_the_final_model_keeps_the_validation_sides_and_trains_on_all_others(
+    study: StudyFolder, everything: Prepared, tmp_path: Path
+) -> None:
+    trained, bundle = final_model(study, tmp_path)
+
+    used = everything.side("train")
+    searched = sides(study.prepared())
+    assert sides(prepared_of(bundle)) == sides(everything)
+    assert {key for key, side in sides(everything).items() if side != "train"} == {
+        key for key, side in searched.items() if side != "train"
+    }
+    assert (trained.trained_on.images, trained.trained_on.patients) == (len(used.rows), len({*used.patients}))
+    assert trained.trained_on.of_images == len(everything.images)
+    assert trained.equals_trial is None
+    assert bundle.record.trained_on == trained.trained_on
+
+
+def test_the_mix_keeps_its_ratio_and_an_epoch_its_passes(
+    study: StudyFolder, everything: Prepared, tmp_path: Path
+) -> None:
+    trained, bundle = final_model(study, tmp_path)
+
+    before, now = len(study.prepared().side("train").rows), len(everything.side("train").rows)
+    steps = [row["steps"] for row in read_jsonl(bundle.path / "epochs.jsonl")]
+    assert steps[0] == -(-2 * now // before)
+    changes = "\n".join(trained.trained_on.changes)
+    assert (
+        f"training images: {now} of {trained.trained_on.patients} patients (trial: {before} of 8 patients)" in changes
+    )
+    assert f"extra images: {int(now / 2 + 0.5)} (trial: {int(before / 2 + 0.5)})" in changes
+    assert f"steps per epoch: {steps[0]} (trial: 2)" in changes
+    assert "GAN: trained anew" in changes
+    assert changes in "\n".join((bundle.path / "README.md").read_text("utf-8").split("\n- "))
+
+
+def test_a_folder_too_small_for_all_patients_is_refused_before_the_training(study: StudyFolder, tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "others", patients=12, seed=9, image_size_px=48)
+    export(study.path, out=tmp_path / "best.yaml")
+    folder = ("source=folder", f"folder.path={tmp_path / 'others' / 'train'}", "synthetic_ratio=1.0")
+    notes: list[str] = []
+
+    with pytest.raises(DataError, match=r"but the mix needs"):
+        train(tmp_path / "best.yaml", out=tmp_path / "model", overrides=folder, note=notes.append)
+
+    assert not any(note.startswith("training:") for note in notes)
+
+
+def test_the_model_card_names_data_metrics_and_limits(study: StudyFolder, tmp_path: Path) -> None:
+    trained, bundle = final_model(study, tmp_path)
+
+    card = (bundle.path / "README.md").read_text("utf-8")
+    data = trained.trained_on
+    assert card.startswith("# subset: NORMAL or PNEUMONIA\n")
+    assert f"| trained on | {data.images} images of {data.patients} patients |" in card
+    assert f"{trained.threshold:.3f}" in card
+    assert "| sensitivity (PNEUMONIA) |" in card
+    assert "no verdict on this model" in card
+    assert "is not confirmed: xraytune confirm has not compared" in card
+    assert "## Intended use" in card
+    assert "not a medical device" in card
+    assert f"| fingerprint of training images | `{bundle.record.train_fingerprint}` |" in card
+    assert "by patient, seed 0; images: " in card
+    assert "xraytune predict MODEL" in card
+    assert str(tmp_path) not in card
+
+
+def test_class_names_are_no_markup_in_the_model_card(study: StudyFolder, tmp_path: Path) -> None:
+    _, bundle = final_model(study, tmp_path)
+    experiment = load_space(tmp_path / "best.yaml").experiment()
+    record = bundle.record.model_copy(
+        update={"class_names": ("<img src=x onerror=y>", "[x](javascript:z)\u202e|`"), "positive": "a\n# b"}
+    )
+    none: Any = SimpleNamespace(validated=SimpleNamespace(patients=()), prepared=prepared_of(bundle), epochs=())
+
+    write_card(tmp_path, record, experiment, none)
+
+    card = (tmp_path / "README.md").read_text("utf-8")
+    assert r"&lt;img src=x onerror=y&gt; or \[x\](javascript:z)\\u202e\|\`" in card
+    assert r"The positive class is a\\n# b." in card
+    assert not re.search(r"<img|(?<!\\)\[|\u202e|\n# b", card)
+
+
+def test_the_commands_say_what_is_trained_on(study: StudyFolder, tmp_path: Path) -> None:
+    exported = command("export", study.path, "-o", tmp_path / "best.yaml").stdout
+    trained = command("train", "--config", tmp_path / "best.yaml", "-o", tmp_path / "model")
+
+    assert (
+        "of 8 patients (data.train_patients: 8); `train` uses all patients except those of val-A and val-B" in exported
+    )
+    record = open_bundle(tmp_path / "model").record.trained_on
+    assert f"trained on {record.images} of {record.of_images} images" in " ".join(trained.stdout.split())
+    assert (
+        "images are kept for validation" in " ".join(trained.stderr.split()) or "kept for validation" in trained.stderr
+    )
+    assert "trial:" in trained.stderr
+    assert "xraytune evaluate" in trained.stdout

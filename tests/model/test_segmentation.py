@@ -1,0 +1,253 @@
+"""Segmenters after the search: bundle, model card, predicted masks, evaluation."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.in_process import command
+from tests.model.conftest import Lab, change_record
+from xraytune.base.errors import ArtifactError, ConfigError, DataError
+from xraytune.base.files import read_json, read_jsonl
+from xraytune.base.seeding import numpy_generator
+from xraytune.data.decoding import decode_file
+from xraytune.model.evaluate import evaluate
+from xraytune.model.load import open_bundle
+from xraytune.model.mask_evaluation import MaskEvaluation
+from xraytune.model.predict import PredictedMasks, predict, whole_mask
+from xraytune.model.train import Trained, train
+
+pytestmark = pytest.mark.slow
+WIDTH_PX, HEIGHT_PX = 40, 56
+SPACE = """\
+version: 1
+name: discs
+task: segmentation
+data: {path: pairs, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  backbone: {value: resnet18}
+  weights: {value: none}
+  lr: {value: 3e-3}
+  batch_size: {value: 8}
+budget: {trials: 1, max_epochs: 2, steps_per_epoch: 8}
+"""
+
+
+def draw_pairs(folder: Path, numbers: range) -> Path:
+    """Noisy images with a bright disc, and its mask."""
+    y, x = np.ogrid[:HEIGHT_PX, :WIDTH_PX]
+    for number in numbers:
+        random = numpy_generator(number, "disc")
+        disc = (x - random.integers(15, 25)) ** 2 + (y - random.integers(20, 36)) ** 2 < random.integers(8, 12) ** 2
+        pixels = np.clip(random.normal(60 + 130 * disc, 12), 0, 255).astype(np.uint8)
+        for kind, levels in (("images", pixels), ("masks", disc.astype(np.uint8) * 255)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(levels).save(folder / kind / f"p{number:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`pairs/`, `space.yaml` and the segmenter `model`; do not change them."""
+    folder = tmp_path_factory.mktemp("discs")
+    draw_pairs(folder / "pairs" / "train", range(24))
+    draw_pairs(folder / "pairs" / "test", range(24, 30))
+    (folder / "space.yaml").write_text(SPACE, encoding="utf-8")
+    train_in(folder, "model")
+    return folder
+
+
+def train_in(folder: Path, name: str, *overrides: str) -> Trained:
+    return train(folder / "space.yaml", out=folder / name, overrides=overrides, cache=folder / "cache")
+
+
+def evaluated(model: Path, data: Path, **arguments: object) -> MaskEvaluation:
+    found = evaluate(model, data=data, replicates=50, **arguments)  # type: ignore[arg-type]
+    assert isinstance(found, MaskEvaluation)
+    return found
+
+
+def opened(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        image.load()
+    return image
+
+
+def read_mask(file: Path) -> NDArray[np.bool_]:
+    levels = np.asarray(opened(file))
+    assert {*np.unique(levels).tolist()} <= {0, 255}
+    mask: NDArray[np.bool_] = levels == 255
+    return mask
+
+
+@pytest.mark.parametrize("size", [(32, 32), (50, 90), (90, 50), (33, 400)])
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_a_mask_returns_to_where_its_object_is_in_the_image(tmp_path: Path, size: tuple[int, int], resize: str) -> None:
+    """Squash and crop are undone, to the edge of the object within a pixel of the square image."""
+    width, height = size
+    y, x = np.ogrid[:height, :width]
+    true = (abs(x - width * 0.4) < width * 0.25) & (abs(y - height * 0.5) < min(width, height) * 0.3)
+    Image.fromarray(true.astype(np.uint8) * 255).save(tmp_path / "image.png")
+
+    square = decode_file(tmp_path / "image.png", 32, resize).pixels / np.float32(255)  # type: ignore[arg-type]
+    found = whole_mask(square, width, height, resize=resize, threshold=0.5)  # type: ignore[arg-type]
+
+    assert found.shape == (height, width)
+    assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.93
+    if size == (32, 32):
+        assert (found == true).all()
+
+
+def test_beyond_a_crop_the_mask_is_background() -> None:
+    found = whole_mask(np.ones((8, 8), dtype=np.float32), 10, 30, resize="crop", threshold=0.5)
+
+    assert found[10:20].all()
+    assert not found[:10].any()
+    assert not found[20:].any()
+
+
+def test_a_bundle_says_what_it_is(discs: Path) -> None:
+    record = open_bundle(discs / "model").record
+
+    assert (record.task, record.class_names, record.positive) == ("segmentation", ("image",), None)
+    assert (record.threshold, record.validation) == (0.5, None)
+    assert "segmentation-models-pytorch" in record.packages
+    card = (discs / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| mean Dice at 32 x 32 px | 0." in card
+    assert f"Dice {record.val_score:.3f} on val-A" in card
+    assert not {"AUROC", "class", "Predicts the probabilities"} & {*card.split()}
+
+
+def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(discs / "pairs" / "test" / "images", tmp_path / "images" / "ward")
+    opened(images / "p24.png").resize((300, 200)).save(tmp_path / "images" / "large.tif")
+    opened(images / "p24.png").save(images / "p24.jpeg")
+
+    predicted = predict(discs / "model", tmp_path / "images", out=tmp_path / "out")
+
+    assert isinstance(predicted, PredictedMasks)
+    with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        rows = {row["file"]: row for row in csv.DictReader(stream)}
+    assert len(rows) == predicted.images == 8
+    assert rows["ward/p24.jpeg"]["mask"] == "masks/ward/p24.jpeg.png"
+    assert rows["ward/p25.png"]["mask"] == "masks/ward/p25.png"
+    for file, row in rows.items():
+        mask, image = read_mask(tmp_path / "out" / row["mask"]), opened(tmp_path / "images" / file)
+        assert mask.shape == (image.height, image.width)
+        assert float(row["area"]) == pytest.approx(mask.mean())
+        overlay = opened(tmp_path / "out" / row["mask"].replace("masks/", "overlays/", 1))
+        assert (overlay.size, overlay.mode) == (image.size, "RGB")
+
+
+def test_one_image_and_an_existing_folder(discs: Path, tmp_path: Path) -> None:
+    image = discs / "pairs" / "test" / "images" / "p24.png"
+
+    predict(discs / "model", image, out=tmp_path / "out")
+
+    assert (tmp_path / "out" / "masks" / "p24.png").is_file()
+    with pytest.raises(ConfigError, match="this path already exists"):
+        predict(discs / "model", image, out=tmp_path / "out")
+
+
+def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Path) -> None:
+    pairs = draw_pairs(tmp_path / "pairs", range(40, 47))
+    predict(discs / "model", pairs / "images", out=tmp_path / "masks")
+
+    found = evaluated(discs / "model", pairs, out=tmp_path / "out")
+
+    masks = {file.name: read_mask(file) for file in (tmp_path / "masks" / "masks").iterdir()}
+    true = {name: read_mask(pairs / "masks" / name) for name in masks}
+    dices = {
+        f"images/{name}": 2 * (own & true[name]).sum() / (own.sum() + true[name].sum()) for name, own in masks.items()
+    }
+    assert found.metrics.dice == pytest.approx(np.mean([*dices.values()]))
+    assert found.metrics.images == found.metrics.patients == 7
+    low, high = found.metrics.intervals["dice"]
+    assert low < found.metrics.dice < high
+    assert [one.file for one in found.worst] == sorted(dices, key=lambda file: dices[file])[:5]
+    assert read_json(tmp_path / "out" / "metrics.json") == found.to_json()
+    assert found.to_dataframe().loc["dice", "value"] == found.metrics.dice
+    with (tmp_path / "out" / "per_image.csv").open(encoding="utf-8", newline="") as stream:
+        assert {row["file"]: float(row["dice"]) for row in csv.DictReader(stream)} == pytest.approx(dices)
+    assert "p40.png" in (tmp_path / "out" / "evaluation.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_few_images_can_be_evaluated_and_drawn(discs: Path, tmp_path: Path, count: int) -> None:
+    pairs = draw_pairs(tmp_path / "pairs", range(40, 40 + count))
+
+    assert evaluated(discs / "model", pairs, out=tmp_path / "out").metrics.images == count
+    assert (tmp_path / "out" / "evaluation.png").is_file()
+
+
+def test_access_to_the_test_pairs_is_logged_and_own_patients_are_counted(discs: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(discs / "model", tmp_path / "model")
+
+    first, second = (evaluated(model, discs / "pairs" / "test", reason="why") for _ in range(2))
+    own = evaluated(model, discs / "pairs" / "train")
+
+    assert (first.test_access, second.test_access, first.opened_test) == (1, 2, True)
+    assert [row["reason"] for row in read_jsonl(model / "test_access.jsonl")] == ["why"] * 2
+    assert (first.known_images, own.known_images, own.known_patients) == (0, 24, 24)
+    assert not own.opened_test
+
+
+def test_subgroups_and_warnings_are_printed(discs: Path, tmp_path: Path) -> None:
+    pairs = draw_pairs(tmp_path / "pairs", range(40, 44))
+    rows = [f"images/p{number}.png,{number},{'FM'[number % 2]}" for number in range(40, 44)]
+    (pairs / "patients.csv").write_text("\n".join(["file,patient,sex", *rows]), encoding="utf-8")
+
+    shown = command("evaluate", discs / "model", "--data", pairs, "--by", "sex").stdout
+
+    assert "By sex (exploratory)" in shown
+    assert "The images with the lowest Dice" in shown
+    assert "AUROC" not in shown
+
+
+def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: Path) -> None:
+    pairs = draw_pairs(tmp_path / "pairs", range(40, 43))
+    Image.new("L", (WIDTH_PX, HEIGHT_PX)).save(pairs / "masks" / "p41.png")
+
+    with pytest.raises(DataError, match="empty"):
+        evaluated(discs / "model", pairs)
+
+    found = evaluated(discs / "model", pairs, skip_broken=True)
+    assert [image.file for image in found.broken] == ["masks/p41.png"]
+    assert found.metrics.images == 2
+
+
+Use = Callable[[Path, Path], object]
+
+
+@pytest.mark.parametrize(
+    ("of_segmenter", "use", "message"),
+    [
+        (True, lambda model, lab: evaluate(model, data=lab / "train"), "segmentation needs both"),
+        (True, lambda model, _: evaluate(model, data=model, sensitivity=0.9), "only classifiers with two classes"),
+        (False, lambda model, pairs: evaluate(model, data=pairs / "test"), "for segmentation"),
+        (False, lambda model, pairs: predict(model, pairs / "test", out=model / "out"), "folder of pairs"),
+    ],
+)
+def test_the_data_of_the_other_task_is_refused(
+    discs: Path, lab: Lab, of_segmenter: bool, use: Use, message: str
+) -> None:
+    model, data = (discs / "model", lab.xrays) if of_segmenter else (lab.model, discs / "pairs")
+
+    with pytest.raises((DataError, ConfigError), match=message):
+        use(model, data)
+
+
+def test_a_record_that_mixes_tasks_is_refused(discs: Path, tmp_path: Path) -> None:
+
+    for number, changes in enumerate(({"task": "classification"}, {"positive": "image"}, {"backbone": "inception_v3"})):
+        model = shutil.copytree(discs / "model", tmp_path / f"{number}")
+        change_record(model, **changes)
+        with pytest.raises(ArtifactError, match="not valid"):
+            open_bundle(model)

@@ -1,0 +1,126 @@
+"""Views are seeded and nested, and change images as documented."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from xraytune.nets.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, fresh_views, view_table
+
+
+def disc(x: float, y: float, size_px: int = 64) -> Tensor:
+    """A soft bright disc at (x, y), in [-1, 1], on black."""
+    axis = (torch.arange(size_px) + 0.5) * 2 / size_px - 1
+    squared_distance = (axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2
+    return torch.exp(-squared_distance / 0.02)[None, None]
+
+
+def view(**changes: float) -> Tensor:
+    values = dict(zip(VIEW_COLUMNS, IDENTITY_VIEW, strict=True)) | changes
+    return torch.tensor([list(values.values())], dtype=torch.float32)
+
+
+def test_identity_view_is_bit_identical() -> None:
+    images = torch.rand(2, 1, 33, 33)
+    views = torch.cat([view(), view(angle_radians=0.1)])
+
+    changed = augment(images, views)
+
+    assert torch.equal(changed[0], images[0])
+    assert not torch.equal(changed[1], images[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"flip": -1.0}, (-0.4, 0.2)),
+        ({"shift_x": 0.1, "shift_y": -0.2}, (0.6, -0.2)),
+        ({"scale": 1.5}, (0.6, 0.3)),
+        ({"angle_radians": math.pi / 2}, (-0.2, 0.4)),
+        ({"flip": -1.0, "angle_radians": math.pi / 2, "scale": 1.5, "shift_x": 0.1}, (-0.1, -0.6)),
+    ],
+)
+def test_disc_moves_as_specified_by_the_view(changes: dict[str, float], where: tuple[float, float]) -> None:
+    """The order is flip, turn (clockwise on the screen), scale, shift."""
+    moved = augment(disc(0.4, 0.2), view(**changes))[0, 0]
+
+    row, column = divmod(int(moved.argmax()), 64)
+    assert (column + 0.5) / 32 - 1 == pytest.approx(where[0], abs=0.04)
+    assert (row + 0.5) / 32 - 1 == pytest.approx(where[1], abs=0.04)
+
+
+@pytest.mark.slow
+def test_contrast_spreads_around_the_mean_and_brightness_adds() -> None:
+    images = 0.4 + 0.2 * torch.rand(1, 1, 16, 16)
+
+    contrasted = augment(images, view(contrast=1.5))
+    brightened = augment(images, view(brightness=0.1))
+
+    torch.testing.assert_close(contrasted.mean(), images.mean())
+    torch.testing.assert_close(contrasted.std(), 1.5 * images.std())
+    torch.testing.assert_close(brightened, images + 0.1)
+
+
+@pytest.mark.parametrize("classical", [2, 3])
+def test_augmented_images_stay_in_range_and_are_alike_but_not_equal(classical: int) -> None:
+    images = torch.rand(64, 1, 16, 16)
+    views = torch.from_numpy(fresh_views(1, "step", 4, count=64, classical=classical))
+
+    changed = augment(images, views)
+
+    assert changed.shape == images.shape
+    assert 0 <= float(changed.min()) < float(changed.max()) <= 1
+    assert all(not torch.equal(a, b) for a, b in zip(changed, images, strict=True))
+
+
+@pytest.mark.slow
+def test_weakest_augmentation_only_flips() -> None:
+    images = torch.rand(64, 1, 16, 16)
+    views = torch.from_numpy(fresh_views(1, "step", 4, count=64, classical=1))
+    is_mirrored = views[:, 0] < 0
+
+    changed = augment(images, views)
+
+    assert 20 < int(is_mirrored.sum()) < 44
+    assert torch.equal(changed[~is_mirrored], images[~is_mirrored])
+    torch.testing.assert_close(changed[is_mirrored], images[is_mirrored].flip(dims=[3]))
+
+
+def test_a_longer_table_starts_with_the_shorter_one() -> None:
+    short = view_table(7, "real", image_count=3, views=5, classical=2)
+    long = view_table(7, "real", image_count=20, views=5, classical=2)
+
+    assert short.shape == (3, 5, len(VIEW_COLUMNS))
+    assert short.dtype == np.float32
+    assert np.array_equal(long[:3], short)
+
+
+def test_tables_depend_on_seed_and_purpose_and_all_views_differ() -> None:
+    table = view_table(7, "real", image_count=4, views=3, classical=2)
+
+    assert np.array_equal(table, view_table(7, "real", image_count=4, views=3, classical=2))
+    assert not np.array_equal(table, view_table(8, "real", image_count=4, views=3, classical=2))
+    assert not np.array_equal(table, view_table(7, "extra", image_count=4, views=3, classical=2))
+    assert len(np.unique(table.reshape(12, -1), axis=0)) == 12
+
+
+def test_without_classical_augmentation_the_one_view_is_the_image() -> None:
+    table = view_table(7, "real", image_count=4, views=8, classical=0)
+
+    assert table.shape == (4, 1, len(VIEW_COLUMNS))
+    assert (table == np.array(IDENTITY_VIEW)).all()
+    assert (fresh_views(7, "real", count=4, classical=0) == np.array(IDENTITY_VIEW)).all()
+
+
+def test_strengths_scale_the_same_draws_within_their_bounds() -> None:
+    mild, strong = (view_table(7, "real", image_count=200, views=8, classical=strength) for strength in (2, 3))
+    angle = VIEW_COLUMNS.index("angle_radians")
+
+    np.testing.assert_allclose(strong[..., angle], 15 / 7 * mild[..., angle], rtol=1e-5)
+    assert np.degrees(np.abs(strong[..., angle])).max() == pytest.approx(15, abs=0.1)
+    assert np.array_equal(strong[..., 0], mild[..., 0])
+    assert (mild[..., 0] < 0).mean() == pytest.approx(0.5, abs=0.05)

@@ -1,0 +1,167 @@
+"""Backbones from torchvision's classifiers."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from xraytune.base.errors import MachineError
+from xraytune.nets.backbones import build_backbone, last_stage_names, to_one_channel
+from xraytune.space.backbone_names import BackboneName, size_problem
+
+ONE_OF_EACH_FAMILY = (
+    *("small_cnn", "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet"),
+    *("inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf"),
+    *("regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"),
+    *("swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2"),
+)
+OTHER_SHAPES = (
+    *("densenet201", "efficientnet_b7", "efficientnet_v2_l", "mnasnet1_3", "mobilenet_v3_large", "regnet_y_3_2gf"),
+    *("resnet101", "shufflenet_v2_x2_0", "squeezenet1_0", "swin_v2_s", "vgg11", "vgg13", "vgg16", "vgg19"),
+    *("vgg13_bn", "vgg16_bn", "vgg19_bn", "vit_l_32"),
+)
+
+
+@pytest.fixture
+def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the initialisation of weights, which takes seconds, where only shapes matter."""
+    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+
+
+def side(backbone: str) -> int:
+    """The side of a small image that this backbone accepts."""
+    return next(side for side in (64, 96, 224) if size_problem(backbone, side) is None)
+
+
+@pytest.mark.slow
+def test_the_names_are_torchvisions_classifiers() -> None:
+    from torchvision import models  # seconds, which only this test should pay
+
+    assert set(get_args(BackboneName)) - {"small_cnn"} == set(models.list_models(module=models))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ONE_OF_EACH_FAMILY)
+def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> None:
+    torch.manual_seed(1)
+    network, feature_count = build_backbone(backbone)
+    grey = torch.rand(2, 1, side(backbone), side(backbone))
+
+    network.eval()
+    with torch.inference_mode():
+        expected = network(grey.repeat(1, 3, 1, 1))
+    to_one_channel(network, backbone)
+    with torch.inference_mode():
+        given = network(grey)
+
+    assert expected.shape == (2, feature_count)
+    assert expected.std() > 0
+    # Random weights make features of any size, up to 1e8 in inception_v3.
+    scale = expected.abs().max()
+    torch.testing.assert_close(given / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        *("alexnet", "convnext_tiny", "densenet121", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small"),
+        *("resnet18", "squeezenet1_1", "swin_t", "vit_b_32"),
+    ],
+)
+def test_torchvisions_weights_give_the_features_that_its_own_head_receives(backbone: str, tmp_path: Path) -> None:
+    from torchvision import models  # seconds, which only this test should pay
+
+    options = {"init_weights": True} if backbone in {"googlenet", "inception_v3"} else {}
+    torch.manual_seed(1)
+    official = models.get_model(backbone, weights=None, **options).eval()
+    torch.save(official.state_dict(), tmp_path / "weights.pth")
+    images = torch.rand(2, 3, side(backbone), side(backbone))
+    seen: list[torch.Tensor] = []
+    heads = [m for m in official.modules() if getattr(m, "out_features", getattr(m, "out_channels", 0)) == 1000]
+    heads[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+    backbone_alone = build_backbone(backbone, weights=tmp_path / "weights.pth")[0].eval()
+    with torch.inference_mode():
+        official(images)
+        features = backbone_alone(images)
+
+    expected = seen[0].mean(dim=(2, 3)) if seen[0].ndim == 4 else seen[0]
+    assert expected.std() > 0
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("unset_weights")
+@pytest.mark.parametrize(
+    ("backbone", "pattern", "old_name"),
+    [("densenet121", r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2."), ("vit_b_32", r"mlp\.0\.", "mlp.linear_1.")],
+)
+@pytest.mark.slow
+def test_official_files_from_before_a_layer_was_renamed_are_read(
+    backbone: str, pattern: str, old_name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{backbone}.pth"
+    network = build_backbone(backbone)[0]
+    renamed = OrderedDict((re.sub(pattern, old_name, name), tensor) for name, tensor in network.state_dict().items())
+    assert renamed.keys() != network.state_dict().keys()
+    renamed._metadata = OrderedDict()  # type: ignore[attr-defined]  # as of a version that had none
+    torch.save(renamed, path)
+
+    loaded = build_backbone(backbone, weights=path)[0]
+
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(), network.state_dict()[name].nan_to_num()), name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unset_weights")
+@pytest.mark.parametrize("backbone", [*ONE_OF_EACH_FAMILY, *OTHER_SHAPES])
+def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(backbone: str) -> None:
+    network = build_backbone(backbone)[0].eval().to("meta")
+    names = [name for name, _ in network.named_parameters()]
+    trained = last_stage_names(backbone, network)
+    positions: dict[str, float] = {}
+
+    def note(layer: str, channels: int, output: torch.Tensor) -> None:
+        positions[layer] = output.numel() / output.shape[0] / channels
+
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in names):
+        module = network.get_submodule(layer)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
+            module.register_forward_hook(lambda _, __, output, at=layer, of=channels: note(at, of, output))
+    with torch.inference_mode():
+        network(torch.empty(1, 3, 224, 224, device="meta"))
+
+    assert trained == set(names[len(names) - len(trained) :])
+    # Squeeze-and-excitation layers and those after the pooling have a single position.
+    several = {layer: count for layer, count in positions.items() if count > 1}
+    coarsest = min(several.values())
+    frozen = {count for layer, count in several.items() if f"{layer}.weight" not in trained}
+    if backbone.startswith("vit"):
+        assert len(trained) < len(names) / 10
+    else:
+        assert coarsest < min(frozen)
+
+
+def test_a_network_that_does_not_begin_with_a_colour_convolution_is_named() -> None:
+    with pytest.raises(MachineError, match=r"perceptron cannot take one channel.*\n.*input_channels: 3"):
+        to_one_channel(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "perceptron")
+
+
+@pytest.mark.parametrize("backbone", get_args(BackboneName))
+def test_accepted_sizes_work_in_the_network(backbone: str) -> None:
+    refused = [side for side in (32, 62, 63, 74, 75, 128, 224, 256) if size_problem(backbone, side)]
+    if backbone.startswith(("vit", "maxvit")):
+        assert refused == [32, 62, 63, 74, 75, 128, 256]
+    elif backbone in {"alexnet", "inception_v3"}:
+        assert refused == {"alexnet": [32, 62], "inception_v3": [32, 62, 63, 74]}[backbone]
+    else:
+        assert refused == []

@@ -1,0 +1,106 @@
+"""What a classifier computes, and which parts are trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from xraytune.nets.classifier import Classifier, build_classifier, build_head
+from xraytune.space.settings import Parameters
+
+pytestmark = pytest.mark.slow
+
+
+def new_classifier(backbone: str = "small_cnn", *, classes: int = 2, seed: int = 1, **changes: Any) -> Classifier:
+    """A classifier with random weights; the settings accept `trainable` only with `weights`."""
+    weights = "none" if changes.get("trainable", "all") == "all" else "given"
+    parameters = Parameters.model_validate({"backbone": backbone, "weights": weights, **changes})
+    return build_classifier(parameters, classes, weights=None, seed=seed)
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v2", "squeezenet1_1"])
+@pytest.mark.parametrize("changes", [{}, {"loss": "bce"}, {"head": "vgg16_two_class"}, {"input_channels": 1}])
+def test_features_and_logits_have_the_promised_shapes(backbone: str, changes: dict[str, Any]) -> None:
+    classifier = new_classifier(backbone, **changes).eval()
+    images = torch.rand(2, changes.get("input_channels", 3), 32, 32)
+
+    assert classifier.backbone(images).shape == (2, classifier.feature_count)
+    assert classifier(images).shape == (2, 2)
+    assert torch.equal(classifier.head(classifier.backbone(images)), classifier(images))
+
+
+def test_a_single_neuron_trains_as_with_binary_cross_entropy() -> None:
+    head = build_head(Parameters(loss="bce"), 5, 2, seed=1)
+    features, labels = torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1] * 4)
+
+    layer = head[1]
+    assert isinstance(layer, torch.nn.Linear)
+    neuron = layer(features)[:, 0]
+    loss = F.cross_entropy(head(features), labels)
+    expected = F.binary_cross_entropy_with_logits(neuron, labels.float())
+
+    assert layer.weight.shape == (1, 5)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, layer.weight)[0] for value in (loss, expected)))
+    torch.testing.assert_close(head(features).softmax(dim=1)[:, 1], neuron.sigmoid())
+
+
+def test_the_published_vgg_head_trains_as_with_negative_log_likelihood() -> None:
+    head = build_head(Parameters(head="vgg16_two_class"), 5, 2, seed=1)
+    features, labels = torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1] * 4)
+
+    log_probabilities = head(features)
+
+    torch.testing.assert_close(log_probabilities.exp().sum(dim=1), torch.ones(8))
+    torch.testing.assert_close(F.cross_entropy(log_probabilities, labels), F.nll_loss(log_probabilities, labels))
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
+    before = torch.get_rng_state()
+
+    first, second, other = (new_classifier(seed=seed).state_dict() for seed in (1, 1, 2))
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["head.1.weight"], other["head.1.weight"])
+    assert not torch.equal(first["backbone.0.0.weight"], other["backbone.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "first_trained"),
+    [
+        ("small_cnn", "6.0.weight"),
+        ("resnet18", "layer4.0.conv1.weight"),
+        ("mobilenet_v2", "features.14.conv.0.0.weight"),
+    ],
+)
+def test_training_the_last_stage_trains_all_from_its_first_layer_on(backbone: str, first_trained: str) -> None:
+    classifier = new_classifier(backbone, trainable="last_stage")
+    names = [name for name, _ in classifier.backbone.named_parameters()]
+    split_at = names.index(first_trained)
+
+    flags = [parameter.requires_grad for parameter in classifier.backbone.parameters()]
+
+    assert flags == [False] * split_at + [True] * (len(names) - split_at)
+
+
+def test_fully_trained_backbone_uses_its_own_dropout() -> None:
+    classifier = new_classifier("mobilenet_v2", trainable="all")
+
+    assert all(module.training for module in classifier.modules())
+    assert not any(module.training for module in classifier.eval().modules())
+
+
+def test_logits_are_float32_under_autocast() -> None:
+    classifier = new_classifier().eval()
+    images = torch.rand(2, 3, 32, 32)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = classifier(images)
+        features = classifier.backbone(images).float()
+
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, classifier.head(features))

@@ -1,0 +1,61 @@
+"""What trials compute on, and the resources of a space."""
+
+import pytest
+import torch
+
+from tests.in_process import one_thread
+from xraytune.base.errors import ConfigError
+from xraytune.base.records import Compute
+from xraytune.nets.compute import Share, allocation_of, generator_threads
+from xraytune.space.settings import Settings
+
+
+def settings(**resources: object) -> Settings:
+    return Settings.model_validate({"name": "any", "data": {"path": "any"}, "resources": resources})
+
+
+@pytest.mark.parametrize(
+    ("resources", "has_gpu", "trial", "generator", "slots"),
+    [
+        ({}, False, Share(cpus=1, gpus=0.0), Share(cpus=2, gpus=0.0), 2),
+        ({}, True, Share(cpus=1, gpus=1.0), Share(cpus=1, gpus=1.0), 1),
+        ({"cpus_per_trial": 4}, False, Share(cpus=4, gpus=0.0), Share(cpus=4, gpus=0.0), 1),
+        ({"generator": {"cpus": 1}}, False, Share(cpus=1, gpus=0.0), Share(cpus=1, gpus=0.0), 1),
+        (
+            {"gpus_per_trial": 0.25, "generator": {"gpus": 0.6}},
+            True,
+            Share(cpus=1, gpus=0.25),
+            Share(cpus=1, gpus=0.6),
+            3,
+        ),
+    ],
+)
+def test_a_generator_has_resources_of_its_own(
+    resources: dict[str, object], has_gpu: bool, trial: Share, generator: Share, slots: int
+) -> None:
+    allocation = allocation_of(settings(**resources), has_gpu=has_gpu)
+
+    assert (allocation.trial, allocation.generator, allocation.generator_slots) == (trial, generator, slots)
+
+
+def test_in_a_search_for_a_generator_a_trial_has_the_resources_of_its_training() -> None:
+    """So the cache has the generator for the mixes that use it."""
+    of_generator = settings().model_copy(
+        update={"objective": settings().objective.model_copy(update={"metric": "gan_kid"})}
+    )
+
+    allocation = allocation_of(of_generator, has_gpu=False)
+
+    assert allocation.generator == allocation.trial == Share(cpus=2, gpus=0.0)
+
+
+def test_a_generator_without_a_gpu_beside_trials_with_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match="trials use 1 GPUs, but training their generators uses 0"):
+        allocation_of(settings(gpus_per_trial=1, generator={"gpus": 0}), has_gpu=True)
+
+
+def test_generators_have_threads_of_their_own() -> None:
+    with one_thread():
+        with generator_threads(Compute(device="cpu", threads=1, precision="float32", generator_threads=2)):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 1

@@ -1,0 +1,133 @@
+"""Real and synthetic images reach the network at the same size and resolution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from xraytune.base.seeding import derive_seed
+from xraytune.data.decoding import InputFormat
+from xraytune.nets.inputs import input_format, normalise, to_unit
+from xraytune.space.backbone_names import BackboneName
+from xraytune.space.settings import Experiment, Parameters, Settings
+
+
+def format_of(image_size_px: int, resolution_px: int | None = None) -> InputFormat:
+    return InputFormat(image_size_px=image_size_px, resolution_px=resolution_px, mean=(0.5,), std=(0.25,))
+
+
+def format_for(data: dict[str, Any] | None = None, **parameters: Any) -> InputFormat:
+    """The format of an experiment whose training images have mean 0.4 and standard deviation 0.2."""
+    settings = Settings.model_validate({"name": "any", "data": {"path": Path("images"), **(data or {})}})
+    experiment = Experiment(settings=settings, parameters=Parameters.model_validate(parameters))
+    return input_format(experiment, train_mean=0.4, train_std=0.2)
+
+
+def noise(image_count: int, size_px: int, purpose: str = "noise") -> Tensor:
+    """White noise: energy at all frequencies."""
+    generator = torch.Generator().manual_seed(derive_seed(1, purpose))
+    return torch.randint(0, 256, (image_count, size_px, size_px), generator=generator, dtype=torch.uint8)
+
+
+def energy_above(images: Tensor, cycles: int) -> float:
+    """Share of the energy, without the mean, at more than `cycles` periods per side."""
+    spectrum = torch.fft.fft2(images.double() - images.double().mean(dim=(2, 3), keepdim=True)).abs() ** 2
+    frequency = torch.from_numpy(np.abs(np.fft.fftfreq(images.shape[3], 1 / images.shape[3])))
+    is_above = torch.maximum(frequency[:, None], frequency[None, :]) > cycles
+    return float(spectrum[..., is_above].sum() / spectrum.sum())
+
+
+def test_an_image_of_the_right_size_is_only_divided_by_255() -> None:
+    pixels = noise(2, 32)
+
+    assert torch.equal(to_unit(pixels, format_of(32)), pixels[:, None].float() / 255)
+
+
+@pytest.mark.parametrize("size_px", [16, 32, 50, 128])
+@pytest.mark.parametrize("resolution_px", [None, 16])
+def test_every_size_becomes_the_networks_size_within_0_and_1(size_px: int, resolution_px: int | None) -> None:
+    images = to_unit(noise(2, size_px), format_of(32, resolution_px))
+
+    assert images.shape == (2, 1, 32, 32)
+    assert images.dtype == torch.float32
+    assert 0 <= float(images.min()) < float(images.max()) <= 1
+
+
+@pytest.mark.slow
+def test_real_and_synthetic_images_have_the_same_resolution() -> None:
+    """Frequencies that a 64-px GAN cannot draw, above 32 periods, are removed from real images, too."""
+    real, synthetic = noise(8, 128, "real"), noise(8, 64, "synthetic")
+    matched = format_of(128, 64)
+
+    of_real = energy_above(to_unit(real, matched), 32)
+    of_synthetic = energy_above(to_unit(synthetic, matched), 32)
+    of_real_as_it_is = energy_above(to_unit(real, format_of(128)), 32)
+
+    assert of_real_as_it_is > 0.7
+    assert of_synthetic < 0.1
+    assert of_real < 0.1
+
+
+def test_a_real_image_stored_at_the_gans_size_is_the_same_image_after_matching() -> None:
+    """Matching is one operation: upscaling the stored small image gives exactly the matched one."""
+    real = noise(4, 128)
+    small = torch.nn.functional.interpolate(
+        real[:, None].float(), size=(64, 64), mode="bilinear", antialias=True
+    ).round()[:, 0]
+
+    matched = to_unit(real, format_of(128, 64))
+
+    assert torch.equal(matched, to_unit(small.to(torch.uint8), format_of(128, 64)))
+
+
+def test_pretrained_backbones_use_imagenets_constants_and_others_the_training_parts() -> None:
+    pretrained = format_for(backbone="resnet18")
+    pretrained_grey = format_for(backbone="resnet18", input_channels=1)
+    untrained = format_for(backbone="resnet18", weights="none")
+
+    assert pretrained.mean == (0.485, 0.456, 0.406)
+    assert pretrained_grey.mean == pytest.approx((0.449,))
+    assert pretrained_grey.std == pytest.approx((0.226,))
+    assert (untrained.mean, untrained.std) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", get_args(BackboneName))
+def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: str) -> None:
+    if backbone == "small_cnn":
+        assert format_for(backbone=backbone, weights="mine.pth").mean == (0.485, 0.456, 0.406)
+        return
+    from torchvision import models  # seconds, which only this test should pay
+
+    official = models.get_model_weights(backbone).DEFAULT
+    mean, std = official.transforms().mean, official.transforms().std
+    if backbone in {"googlenet", "inception_v3"}:
+        # torchvision undoes ImageNet's constants in the network (`transform_input`): pixels end up in [-1, 1].
+        mean = std = [0.5, 0.5, 0.5]
+
+    form = format_for(backbone=backbone, weights="imagenet")
+
+    assert (list(form.mean), list(form.std)) == (mean, std)
+
+
+@pytest.mark.slow
+def test_normalised_images_have_the_formats_channels() -> None:
+    images = torch.rand(2, 1, 8, 8)
+    form = InputFormat(image_size_px=8, resolution_px=None, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
+
+    normalised = normalise(images, form)
+
+    assert normalised.shape == (2, 3, 8, 8)
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(normalised[:, 2:], (images - 0.3) / 0.25)
+
+
+def test_a_format_has_the_size_resize_and_resolution_of_its_experiment() -> None:
+    form = format_for({"image_size": 128, "resize": "crop"}, source="gan")
+
+    assert (form.image_size_px, form.resize, form.resolution_px) == (128, "crop", 64)

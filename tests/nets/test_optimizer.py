@@ -1,0 +1,136 @@
+"""Optimizers are bit-identical to torch's, without importing its compiler; schedules agree with torch's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+
+from xraytune.nets.optimizer import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, Optimizer, learning_rate
+from xraytune.space.settings import Parameters
+
+Name = Literal["adam", "adamw", "sgd"]
+NAMES: tuple[Name, ...] = ("adam", "adamw", "sgd")
+STEP_WITH_EACH = """
+import sys, torch
+from xraytune.nets.optimizer import Optimizer
+from xraytune.space.settings import Parameters
+for name in ("adam", "adamw", "sgd"):
+    network = torch.nn.Linear(2, 1)
+    optimizer = Optimizer(Parameters(optimizer=name), network)
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def small_network() -> nn.Module:
+    """Its first layer is frozen, and its last gets no gradient."""
+    torch.manual_seed(0)
+    network = nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 1), nn.Linear(1, 1)])
+    network[0].requires_grad_(False)
+    return network
+
+
+def ours(name: Name, network: nn.Module) -> Optimizer:
+    return Optimizer(Parameters(optimizer=name, lr=0.05, weight_decay=0.01), network)
+
+
+def torchs(name: Name, network: nn.Module) -> Any:
+    weights = [one for one in network.parameters() if one.requires_grad]
+    if name == "sgd":
+        return SGD(weights, lr=0.05, weight_decay=0.01, momentum=0.9, fused=True)
+    return (Adam if name == "adam" else AdamW)(weights, lr=0.05, weight_decay=0.01, fused=True)
+
+
+def train(network: Any, optimizer: Any, steps: range) -> list[torch.Tensor]:
+    """Train for some steps; return the weights."""
+    for step in steps:
+        images = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        network[2](torch.relu(network[1](network[0](images)))).square().mean().backward()
+        optimizer.step()
+    return [weights.detach().clone() for weights in network.parameters()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_updates_are_bit_identical_to_torchs_optimizers(name: Name) -> None:
+    one, other = small_network(), small_network()
+
+    pairs = zip(train(one, ours(name, one), range(5)), train(other, torchs(name, other), range(5)), strict=True)
+
+    assert all(torch.equal(here, there) for here, there in pairs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(name: Name) -> None:
+    network, unbroken = small_network(), small_network()
+    optimizer = ours(name, network)
+    train(network, optimizer, range(3))
+    resumed = ours(name, network)
+    resumed.load_state_dict(optimizer.state_dict())
+
+    pairs = zip(train(network, resumed, range(3, 6)), train(unbroken, ours(name, unbroken), range(6)), strict=True)
+
+    assert all(torch.equal(here, there) for here, there in pairs)
+
+
+def test_a_checkpoint_of_another_optimizer_or_network_is_refused() -> None:
+    network = small_network()
+    momentum = ours("sgd", network)
+    train(network, momentum, range(1))
+
+    with pytest.raises(ValueError, match="another optimizer or network"):
+        ours("adam", network).load_state_dict(momentum.state_dict())
+    with pytest.raises(ValueError, match="another optimizer or network"):
+        ours("sgd", nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8))).load_state_dict(momentum.state_dict())
+
+
+@pytest.mark.slow
+def test_no_step_loads_torchs_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", STEP_WITH_EACH], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"
+
+
+LOSSES = [1.0, 0.9, 0.95, 0.9, 0.92, 0.89999, 0.93, 0.9, 0.8, 0.8, 0.8, 0.8, 0.7999, 0.7, 0.9, 0.9, 0.9, 0.9, 0.9]
+
+
+def optimizer_at(lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+@pytest.mark.slow
+def test_cosine_equals_torchs() -> None:
+    optimizer = optimizer_at(0.1)
+    reference = CosineAnnealingLR(optimizer, T_max=20)
+    parameters = Parameters(lr=0.1, schedule="cosine")
+
+    for step in range(20):
+        ours = learning_rate(parameters, step, total_steps=20, val_losses=[])
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+
+
+@pytest.mark.slow
+def test_plateau_equals_torchs_on_losses_that_stall_twice() -> None:
+    optimizer = optimizer_at(0.1)
+    reference = ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE_EPOCHS)
+    parameters = Parameters(lr=0.1, schedule="plateau")
+    rates = []
+
+    for epoch, loss in enumerate(LOSSES, start=1):
+        reference.step(loss)
+        rates.append(learning_rate(parameters, epoch, total_steps=100, val_losses=LOSSES[:epoch]))
+        assert rates[-1] == pytest.approx(optimizer.param_groups[0]["lr"]), epoch
+
+    assert len(set(rates)) >= 3

@@ -1,0 +1,433 @@
+"""The training loop: it resumes bit-identically, trains only unfrozen parts, keeps the best network, and stops early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tests.in_process import CPU, one_thread
+from xraytune.base.errors import ArtifactError, TrialError
+from xraytune.base.records import Compute, EpochRecord
+from xraytune.base.seeding import derive_seed, numpy_generator
+from xraytune.nets.checkpoint import finished_epochs, load_best
+from xraytune.nets.classifier import build_classifier
+from xraytune.nets.train import (
+    TRAINING_STEPS,
+    Training,
+    estimate_batch_norms,
+    predict_logits,
+    predict_probabilities,
+    train_network,
+    validate_classifier,
+)
+from xraytune.space.settings import Parameters
+from xraytune.stats.classification import auroc
+
+STEPS_PER_EPOCH = 4
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@dataclass(frozen=True)
+class TinyTask:
+    """Noise images; those of class 1 have a faint bright square."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    val_images: Tensor
+    val_labels: NDArray[np.int64]
+    features_of: Callable[[Tensor], Tensor] = field(default=lambda images: images)
+    norm_images: Tensor | None = None
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Eight training images, drawn from the step."""
+        drawn = torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8))
+        return self.features_of(self.train_images[drawn]), self.train_labels[drawn]
+
+    def norm_batches(self) -> Iterable[Tensor]:
+        """The training images or `norm_images`, in two batches."""
+        images = self.train_images if self.norm_images is None else self.norm_images
+        return map(self.features_of, torch.split(images, 28))
+
+    def val_batches(self) -> Iterable[Tensor]:
+        """The validation images, in batches of 16."""
+        return map(self.features_of, torch.split(self.val_images, 16))
+
+    def validate(self, network: nn.Module) -> tuple[float, float]:
+        """Loss and AUROC on the validation images."""
+        return validate_classifier(network, self.val_batches(), self.val_labels, positive=1, compute=CPU)
+
+
+def tiny_task(features_of: Callable[[Tensor], Tensor] = lambda images: images) -> TinyTask:
+    generator = torch.Generator().manual_seed(derive_seed(1, "tiny task"))
+    images = torch.randn(96, 3, 32, 32, generator=generator)
+    labels = torch.arange(96) % 2
+    images[labels == 1, :, 8:20, 8:20] += 0.8
+    return TinyTask(images[:56], labels[:56], images[56:], labels[56:].numpy(), features_of)
+
+
+def small(**changes: Any) -> Parameters:
+    return Parameters.model_validate({"backbone": "small_cnn", "weights": "none", "lr": 1e-3, **changes})
+
+
+def train(
+    parameters: Parameters,
+    network: nn.Module,
+    folder: Path,
+    *,
+    task: TinyTask | None = None,
+    epochs: int = 3,
+    stop_after: int | None = None,
+    compute: Compute = CPU,
+    **options: Any,
+) -> list[EpochRecord]:
+    task = task or tiny_task()
+    run = train_network(
+        Training(
+            parameters=parameters,
+            network=network,
+            batch=task.batch,
+            loss=F.cross_entropy,
+            norm_batches=task.norm_batches,
+            max_epochs=epochs,
+            steps_per_epoch=STEPS_PER_EPOCH,
+            seed=5,
+            compute=compute,
+            checkpoint_dir=folder,
+            **options,
+        ),
+        validate=task.validate,
+    )
+    return list(islice(run, stop_after))
+
+
+def without_seconds(records: list[EpochRecord]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in asdict(record).items() if name != "seconds"} for record in records]
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_progress_starts_before_first_step(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    network = build_classifier(small(), 2, weights=None, seed=1)
+
+    train(small(), network, tmp_path, stop_after=2, on_progress=lambda *event: seen.append(event))
+
+    assert seen[:2] == [(TRAINING_STEPS, 0, 3 * STEPS_PER_EPOCH), (TRAINING_STEPS, 1, 3 * STEPS_PER_EPOCH)]
+    assert seen[STEPS_PER_EPOCH + 1 :][0] == (TRAINING_STEPS, STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH)
+    assert seen[-1] == (TRAINING_STEPS, 2 * STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.slow
+def test_two_epochs_and_a_resumed_third_equal_three_to_the_bit(tmp_path: Path, schedule: str, optimizer: str) -> None:
+    parameters = small(schedule=schedule, optimizer=optimizer, dropout=0.3, weight_decay=0.01)
+    unbroken, first, resumed = (build_classifier(parameters, 2, weights=None, seed=seed) for seed in (1, 1, 2))
+
+    all_epochs = train(parameters, unbroken, tmp_path / "unbroken")
+    before = train(parameters, first, tmp_path / "broken", stop_after=2)
+    after = train(parameters, resumed, tmp_path / "broken")
+
+    assert [record.epoch for record in after] == [3]
+    assert without_seconds(before + after) == without_seconds(all_epochs)
+    assert_same_bits(state_of(resumed), state_of(unbroken))
+    assert_same_bits(*(load_file(tmp_path / run / "best.safetensors") for run in ("unbroken", "broken")))
+
+
+@pytest.mark.slow
+def test_plateau_lowers_the_rate_across_a_resume(tmp_path: Path) -> None:
+    """With such a small rate, val-A's loss stalls at once, so the rate falls after epoch 4."""
+    parameters = small(schedule="plateau", lr=1e-9, trainable="head", weights="given")
+    network, resumed = (build_classifier(parameters, 2, weights=None, seed=1) for _ in range(2))
+
+    before = train(parameters, network, tmp_path, epochs=6, stop_after=3)
+    after = train(parameters, resumed, tmp_path, epochs=6)
+
+    unbroken = train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path / "unbroken", epochs=6)
+    assert without_seconds(before + after) == without_seconds(unbroken)
+    assert [record.lr for record in unbroken] == [1e-9] * 4 + [pytest.approx(0.3e-9)] * 2
+
+
+@pytest.mark.slow
+def test_the_checkpoint_is_written_before_the_epoch_is_reported(tmp_path: Path) -> None:
+    parameters = small()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    records = train(parameters, network, tmp_path, stop_after=1)
+
+    assert finished_epochs(tmp_path) == records
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert_same_bits(checkpoint["network"], state_of(network))
+
+
+@pytest.mark.slow
+def test_finished_run_yields_no_more_epochs(tmp_path: Path) -> None:
+    parameters = small()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    records = train(parameters, network, tmp_path, epochs=2)
+
+    assert train(parameters, network, tmp_path, epochs=2) == []
+    assert finished_epochs(tmp_path) == records
+
+
+@pytest.mark.slow
+def test_best_network_reproduces_best_value(tmp_path: Path) -> None:
+    parameters = small()
+    task = tiny_task()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    records = train(parameters, network, tmp_path, epochs=8)
+
+    values = [record.val_score for record in records]
+    first, last = records[0].train_loss, records[-1].train_loss
+    assert first is not None
+    assert last is not None
+    assert last < first
+    assert records[-1].best_val_score == max(values) > 0.7
+    network.load_state_dict(load_file(tmp_path / "best.safetensors"))
+    probabilities = predict_probabilities(network, task.val_batches(), compute=CPU)
+    assert auroc(task.val_labels, probabilities, positive=1) == max(values)
+
+
+@pytest.mark.slow
+def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
+    """With such a small rate, the ranking of val-A never changes, so the first epoch stays the best."""
+    parameters = small(lr=1e-6, optimizer="sgd", trainable="head", weights="given")
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    train(parameters, network, tmp_path, stop_after=1)
+    best_of_first = load_file(tmp_path / "best.safetensors")
+    records = train(parameters, network, tmp_path)
+
+    assert len({record.best_val_score for record in records}) == 1
+    assert_same_bits(load_file(tmp_path / "best.safetensors"), best_of_first)
+    assert not torch.equal(network.state_dict()["head.1.bias"], best_of_first["head.1.bias"])
+
+
+@pytest.mark.slow
+def test_validated_network_has_estimated_running_statistics(tmp_path: Path) -> None:
+    """Here, the training images are far brighter than those of the estimate."""
+    task = tiny_task()
+    brighter = replace(task, train_images=task.train_images + 3)
+    network = build_classifier(small(), 2, weights=None, seed=1)
+
+    (record,) = train(small(), network, tmp_path, task=replace(brighter, norm_images=task.train_images), stop_after=1)
+
+    with torch.no_grad():
+        seen = network.get_submodule("backbone.0.0")(task.train_images)
+    kept = network.state_dict()
+    torch.testing.assert_close(kept["backbone.0.1.running_mean"], seen.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(kept["backbone.0.1.running_var"], seen.var(dim=(0, 2, 3)), rtol=0.05, atol=0)
+    probabilities = predict_probabilities(network, task.val_batches(), compute=CPU)
+    assert auroc(task.val_labels, probabilities, positive=1) == record.val_score
+    assert_same_bits(load_file(tmp_path / "best.safetensors"), state_of(network))
+
+
+@pytest.mark.slow
+def test_estimating_batch_norms_leaves_the_training_as_it_was(tmp_path: Path) -> None:
+    """Weights and losses are bit-identical, with dropout; val-A's values depend on the running statistics."""
+    estimated, moving = (small(batch_norm=which, dropout=0.3, optimizer="adamw") for which in ("mix", "moving"))
+    networks = [build_classifier(estimated, 2, weights=None, seed=1) for _ in range(2)]
+
+    on = train(estimated, networks[0], tmp_path / "mix")
+    off = train(moving, networks[1], tmp_path / "moving")
+
+    assert [record.train_loss for record in on] == [record.train_loss for record in off]
+    assert [record.val_loss for record in on] != [record.val_loss for record in off]
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_no_images_are_read_without_trained_batch_norm() -> None:
+    network = build_classifier(small(trainable="head", weights="given"), 2, weights=None, seed=1)
+    before = state_of(network)
+
+    def nothing() -> Iterable[Tensor]:
+        raise AssertionError
+
+    estimate_batch_norms(network, nothing, compute=CPU)
+
+    assert_same_bits(state_of(network), before)
+
+
+@pytest.mark.parametrize("trainable", ["head", "last_stage"])
+@pytest.mark.slow
+def test_frozen_parts_keep_every_bit_batch_norm_statistics_included(tmp_path: Path, trainable: str) -> None:
+    parameters = small(trainable=trainable, weights="given", weight_decay=0.1, optimizer="adamw")
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    before = state_of(network)
+
+    train(parameters, network, tmp_path)
+
+    trained = ("head.",) if trainable == "head" else ("head.", "backbone.6.", "backbone.7.")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]) != name.startswith(trained), name
+
+
+@pytest.mark.slow
+def test_a_head_on_cached_features_trains_as_inside_the_frozen_network(tmp_path: Path) -> None:
+    parameters = small(trainable="head", weights="given", dropout=0.3)
+    whole, cached = (build_classifier(parameters, 2, weights=None, seed=1) for _ in range(2))
+
+    @torch.no_grad()
+    def features_of(images: Tensor) -> Tensor:
+        features: Tensor = cached.backbone(images)
+        return features
+
+    of_whole = train(parameters, whole, tmp_path / "whole")
+    of_head = train(parameters, cached.head, tmp_path / "head", task=tiny_task(features_of))
+
+    for one, other in zip(of_whole, of_head, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, abs=1e-5)
+        assert one.val_loss == pytest.approx(other.val_loss, abs=1e-5)
+    torch.testing.assert_close(whole.head.state_dict(), cached.head.state_dict(), rtol=0, atol=1e-5)
+    assert load_file(tmp_path / "head" / "best.safetensors").keys() == cached.head.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_early_stopping_ends_after_patience_epochs(tmp_path: Path) -> None:
+    parameters = small(lr=1e-12, trainable="head", weights="given", early_stop_epochs=2)
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    records = train(parameters, network, tmp_path, epochs=10)
+    resumed = train(parameters, network, tmp_path, epochs=10)
+
+    assert [record.epoch for record in records] == [1, 2, 3]
+    assert resumed == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "epochs"), [({"early_stop_epochs": 2}, 7), ({"schedule": "plateau"}, 10)])
+def test_patience_begins_with_the_first_real_images(tmp_path: Path, changes: dict[str, Any], epochs: int) -> None:
+    """Of 10 epochs the first four have extra images alone, and the fifth has some; nothing improves."""
+    mix = {"source": "duplicate", "mixing": "pretrain", "synthetic_ratio": 0.75}
+    parameters = small(lr=1e-12, trainable="head", weights="given", **mix, **changes)
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    records = train(parameters, network, tmp_path, epochs=10)
+
+    assert len(records) == epochs
+    assert [record.epoch for record in records if record.lr == 1e-12] == [*range(1, min(epochs, 8) + 1)]
+
+
+@pytest.mark.slow
+def test_records_count_steps_and_report_the_last_rate(tmp_path: Path) -> None:
+    parameters = small(schedule="cosine")
+
+    records = train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path)
+
+    assert [record.steps for record in records] == [4, 8, 12]
+    assert records[-1].lr == pytest.approx(1e-3 * 0.5 * (1 + np.cos(np.pi * 11 / 12)))
+
+
+@pytest.mark.slow
+def test_dropout_depends_on_the_seed_alone_and_leaves_torchs_generator_as_it_was(tmp_path: Path) -> None:
+    parameters = small(dropout=0.5)
+    runs = []
+    for name in ("first", "second"):
+        torch.manual_seed(len(name))
+        before = torch.get_rng_state()
+        runs.append(train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path / name))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    assert without_seconds(runs[0]) == without_seconds(runs[1])
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    parameters = small()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    train(parameters, network, tmp_path, stop_after=1)
+    task = tiny_task()
+    task.train_images.fill_(torch.inf)
+
+    with pytest.raises(TrialError, match="not finite in epoch 2"):
+        train(parameters, network, tmp_path, task=task)
+
+    assert [record.epoch for record in finished_epochs(tmp_path)] == [1]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    parameters = small()
+    train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path, stop_after=1)
+
+    with pytest.raises(ArtifactError, match="a different network"):
+        train(parameters, build_classifier(parameters, 3, weights=None, seed=1), tmp_path)
+
+
+@pytest.mark.slow
+def test_bfloat16_trains_images_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    bfloat16 = Compute(device="cpu", threads=1, precision="bfloat16")
+    parameters = small()
+    networks = [build_classifier(parameters, 2, weights=None, seed=1) for _ in range(3)]
+
+    unbroken = train(parameters, networks[0], tmp_path / "unbroken", compute=bfloat16)
+    train(parameters, networks[1], tmp_path / "broken", compute=bfloat16, stop_after=2)
+    train(parameters, networks[2], tmp_path / "broken", compute=bfloat16)
+
+    in_float32 = train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path / "float32")
+    assert_same_bits(state_of(networks[0]), state_of(networks[2]))
+    assert unbroken[0].train_loss == pytest.approx(in_float32[0].train_loss, abs=0.02)
+    assert unbroken[0].train_loss != in_float32[0].train_loss
+
+
+@pytest.mark.slow
+def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> None:
+    task = tiny_task()
+    network = build_classifier(small(dropout=0.5), 2, weights=None, seed=1)
+
+    in_batches = predict_logits(network, task.val_batches(), compute=CPU)
+    at_once = predict_logits(network, [task.val_images], compute=CPU)
+    probabilities = predict_probabilities(network, [task.val_images], compute=CPU)
+
+    assert network.training
+    assert in_batches.dtype == np.float32
+    np.testing.assert_allclose(in_batches, at_once, atol=1e-5)
+    assert probabilities.dtype == np.float64
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+
+@pytest.mark.slow
+def test_a_damaged_or_invalid_checkpoint_is_refused_with_a_fix(tmp_path: Path) -> None:
+    network, file = build_classifier(small(), 2, weights=None, seed=1), tmp_path / "checkpoint.pt"
+    train(small(), network, tmp_path, stop_after=1)
+    whole, content = file.read_bytes(), torch.load(file, weights_only=True)
+
+    for changes in (None, {"epochs": [{"epoch": 1}]}, {"epochs": 1}, {"network": 1}, {"optimizer": {"state": 1}}):
+        torch.save({**content, **changes}, file) if changes else file.write_bytes(whole[:1000])
+        with pytest.raises(ArtifactError, match=r"(?s)checkpoint\.pt: .*remove this folder"):
+            train(small(), network, tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]" * 100])
+def test_a_missing_or_damaged_best_network_is_an_error(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "best.safetensors").write_bytes(content)
+
+    with pytest.raises(ArtifactError, match=r"best\.safetensors: the best network is missing or damaged"):
+        load_best(tmp_path, build_classifier(small(), 2, weights=None, seed=1))

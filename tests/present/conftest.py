@@ -1,0 +1,65 @@
+"""A small study on phantom X-rays with a verdict, searched and confirmed in this process, without Ray."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import InProcess, one_thread, search_in_process
+from xraytune.confirm import training
+from xraytune.confirm.run import confirm
+from xraytune.data.phantom import draw_phantoms
+from xraytune.space.load import load_space
+
+SPACE = """\
+version: 1
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {values: [none, duplicate, gan]}
+  synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, gan]}}
+  gan:
+    when: {source: gan}
+    parameters: {image_size: {value: 32}, steps: {value: 4}, batch_size: {value: 8}, width: {value: 4}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  lr: {min: 1e-4, max: 1e-1, distribution: log_uniform_values}
+  batch_size: {value: 8}
+budget: {trials: 5, max_epochs: 3, steps_per_epoch: 2}
+scheduler: {name: asha, grace: 1, reduction: 2}
+confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none, duplicate], tuned: [real_only]}}
+quality: {allow_memorised: true}
+points_to_evaluate:
+  - {source: gan, synthetic_ratio: 0.5, lr: 1e-2}
+  - {source: none, lr: 1e-2}
+  - {source: duplicate, synthetic_ratio: 1.0, lr: 1e-2}
+  - {source: none, lr: 1e-3}
+"""
+CopyStudy = Callable[[], Path]
+
+
+@pytest.fixture(scope="session")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study; do not change it."""
+    root = tmp_path_factory.mktemp("report")
+    draw_phantoms(root / "xrays", patients=60, seed=4, image_size_px=32)
+    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    folder = search_in_process(load_space(root / "space.yaml"), root)
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(training, "Runner", InProcess)
+        confirm(folder.path)
+    return folder.path
+
+
+@pytest.fixture
+def copy_study(confirmed: Path, tmp_path: Path) -> CopyStudy:
+    """`copy_study()` returns a private copy of the study, with its cache."""
+
+    def copy() -> Path:
+        shutil.copytree(confirmed.parent.parent, tmp_path / "copy")
+        return tmp_path / "copy" / "studies" / confirmed.name
+
+    return copy

@@ -1,0 +1,308 @@
+"""The page about a study: what it shows, and that it works on studies of every kind."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from PIL import Image
+
+from tests.in_process import command, search_in_process
+from tests.present.conftest import SPACE, CopyStudy
+from xraytune.base.errors import ConfigError, StudyError
+from xraytune.base.files import read_json, write_json
+from xraytune.data.phantom import draw_phantoms
+from xraytune.present import page
+from xraytune.present.page import watch_report, write_report, write_tables
+from xraytune.present.sections import all_charts, sections
+from xraytune.present.study import read_study
+from xraytune.space.load import load_space
+from xraytune.study.folder import StudyFolder, locked
+
+pytestmark = pytest.mark.slow
+
+
+SEGMENTATION = """\
+version: 1
+name: pairs
+task: segmentation
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {value: none}
+  backbone: {value: resnet18}
+  weights: {value: none}
+  lr: {value: 1e-3}
+  batch_size: {value: 4}
+budget: {trials: 1, max_epochs: 1, steps_per_epoch: 2}
+"""
+
+
+def _charts(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return {chart["id"]: chart for chart in json.loads(found[1])}
+
+
+def _without_plotly(page: str) -> str:
+    return re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tmp_path: Path) -> None:
+    page = write_report(confirmed, out=tmp_path / "page.html").read_text("utf-8")
+
+    verdict = read_json(confirmed / "confirm" / "verdict.json")
+    charts = _charts(page)
+    drawn = {y: x for trace in charts["differences"]["traces"] for x, y in zip(trace["x"], trace["y"], strict=True)}
+    assert drawn == {one["control"]: one["difference"] for one in verdict["finalists"][0]["comparisons"]}
+    assert [trace["name"] for trace in charts["ratios"]["traces"]] == ["gan", "duplicate"]
+    assert {"history", "curves", "parameter-lr", "parallel", "roc", "pr", "calibration", "confusion"} <= charts.keys()
+    text = _without_plotly(page)
+    for heading in (
+        "Verdict",
+        "Best configuration",
+        "Search",
+        "Performance on val-B",
+        "Synthetic images",
+        "Data",
+        "Cost",
+    ):
+        assert f">{heading}</h2>" in text
+    # The sample grid, the nearest training images of both classes, the mistakes, and how the generator learned.
+    mistakes = int(re.search(r"([\d,]+) of [\d,]+ images of val-B are misclassified", text)[1])  # type: ignore[index]
+    assert text.count("data:image/png;base64,") == 3
+    assert text.count("data:image/jpeg;base64,") == min(mistakes, 9)
+    assert text.count("data:image/gif;base64,") == 1
+    assert f"#{verdict['finalists'][0]['arm'].rpartition('#')[2]} gan r=" in text
+    assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is loaded from elsewhere
+
+
+def test_plotly_accepts_every_chart(confirmed: Path) -> None:
+    for chart in all_charts(sections(read_study(confirmed))):
+        go.Figure({"data": list(chart.traces), "layout": dict(chart.layout)})
+
+
+def test_without_a_verdict_the_page_says_what_is_known(copy_study: CopyStudy) -> None:
+    study = copy_study()
+    (study / "confirm" / "verdict.json").unlink()
+
+    page = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert "No verdict yet." in page
+    assert "a search alone is no evidence" in page
+
+
+def test_the_page_says_what_asha_saved_and_which_source_it_never_let_train_to_the_end(copy_study: CopyStudy) -> None:
+    data = read_study(copy_study())
+    stopped = tuple(
+        replace(trial, status="pruned" if trial.parameters["source"] == "duplicate" else "complete", epochs=2)
+        for trial in data.view.trials
+    )
+    parts = {section.id: section for section in sections(replace(data, view=replace(data.view, trials=stopped)))}
+
+    assert any(re.match(r"ASHA stopped 1 of 5 trials and saved 1 of 11 epochs", note) for note in parts["cost"].notes)
+    assert any(note.startswith("No trial with source duplicate was trained to the end") for note in parts["best"].notes)
+
+
+def test_the_page_is_replaced_and_default_to_the_study(copy_study: CopyStudy) -> None:
+    study = copy_study()
+
+    first = command("report", study)
+    again = command("report", study)
+
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    assert (study / "report.html").exists()
+
+
+def test_a_copied_study_without_its_cache_and_images(copy_study: CopyStudy, tmp_path: Path) -> None:
+    study = copy_study().rename(tmp_path / "alone")
+
+    page = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert "Performance on val-B" in page
+    assert "No pictures: the decoded images are missing" in page
+
+
+def test_a_report_shows_no_picture_that_xraytune_did_not_write(copy_study: CopyStudy, tmp_path: Path) -> None:
+    study = copy_study()
+    secret, own = tmp_path / "secret.png", tmp_path / "own.png"
+    secret.write_bytes(b"\x89PNG\r\n\x1a\n a private key")
+    Image.new("L", (8, 8), 77).save(own)
+    for picture in (study.parents[1] / "cache").glob("memorisation-*/[!.]*/nearest_NORMAL.png"):
+        picture.unlink()
+        picture.symlink_to(secret)
+    for grids in (study.parents[1] / "cache").glob("gan-*/[!.]*/grids"):
+        (grids / "step_000009.png").symlink_to(own)
+    (samples,) = (study / "samples").glob("gan-*.png")
+    samples.write_bytes(secret.read_bytes())
+
+    shown = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert shown.count("data:image/png;base64,") == shown.count("data:image/gif;base64,") == 0
+    assert base64.b64encode(secret.read_bytes()).decode() not in shown
+    assert shown.count("A picture is left out (damaged, or no file of this artifact): ") == 3
+    assert (
+        shown.count("A picture is left out (the image&#39;s header is truncated or damaged): Real and generated") == 1
+    )
+
+
+def test_pictures_are_encoded_again(copy_study: CopyStudy) -> None:
+    study = copy_study()
+    (samples,) = (study / "samples").glob("gan-*.png")
+    content = samples.read_bytes()
+    samples.write_bytes(content + b"what another program has appended")
+
+    shown = _without_plotly(write_report(study).read_text("utf-8"))
+
+    embedded = [base64.b64decode(one) for one in re.findall(r"data:image/png;base64,([^\"]+)", shown)]
+    assert content in embedded
+    assert not any(b"appended" in one for one in embedded)
+
+
+@pytest.mark.parametrize("name", ["../own.png", "{root}/own.png", "samples/../../own.png"])
+def test_samples_elsewhere_are_not_shown(copy_study: CopyStudy, name: str) -> None:
+    study = copy_study()
+    Image.new("L", (8, 8), 77).save(study / "own.png")
+    shutil.copy(study / "own.png", study.parent / "own.png")
+    for file in study.glob("trials/*/samples.json"):
+        write_json(file, {"generator": name.format(root=study)})
+
+    shown = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert "Real and generated images" not in shown
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of segmentation."""
+    root = tmp_path_factory.mktemp("pairs")
+    draw_phantoms(root / "xrays", patients=24, seed=4, image_size_px=32, pairs=True)
+    space = SEGMENTATION.replace("path: xrays", f"path: {root / 'xrays'}")
+    (root / "space.yaml").write_text(space, encoding="utf-8")
+    return search_in_process(load_space(root / "space.yaml"), root).path
+
+
+def test_a_study_of_segmentation_shows_dice_by_patient_and_the_worst_masks(pairs: Path, tmp_path: Path) -> None:
+    page = write_report(pairs, out=tmp_path / "page.html").read_text("utf-8")
+
+    (trace,) = _charts(page)["dice"]["traces"]
+    assert trace["y"] == sorted(trace["y"])
+    assert "Worst segmentations" in page
+    assert _without_plotly(page).count("data:image/jpeg;base64,") == 9
+
+
+HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם \u202e\x1b"]
+
+
+def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "drawn", patients=30, seed=1, image_size_px=32)
+    for number, (name, source) in enumerate(zip(HOSTILE, ["NORMAL", "PNEUMONIA", "NORMAL"], strict=True)):
+        images = sorted((tmp_path / "drawn" / "train" / source).glob("*"))[number::2]
+        (tmp_path / "xrays" / "train" / name).mkdir(parents=True)
+        for place, image in enumerate(images):
+            (tmp_path / "xrays" / "train" / name / f"p{number}{place}_1{image.suffix}").write_bytes(image.read_bytes())
+    text = SPACE.replace(
+        "data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}",
+        r"data: {path: xrays, classes: auto, image_size: 32, split: {val_a: 0.25, val_b: 0.25, group_regex: '(p\d+)_'}}",
+    )
+    (tmp_path / "space.yaml").write_text(text.replace("trials: 5", "trials: 1"), encoding="utf-8")
+    study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path).path
+
+    page = write_report(study).read_text("utf-8")
+
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(&#34;1&#34;)" in page
+    assert r"שלום עולם \u202e\x1b" in page
+    assert not re.search("[\x1b\u202e]", page + json.dumps(_charts(page), ensure_ascii=False))
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_study_with_few_trials(copy_study: CopyStudy, kept: int) -> None:
+    study = copy_study()
+    (study / "confirm" / "verdict.json").unlink()
+    journal = study / "optuna.journal"
+    lines = journal.read_text("utf-8").splitlines(keepends=True)
+    second = [place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4][kept:]  # CREATE_TRIAL
+    journal.write_text("".join(lines[: second[0]]), encoding="utf-8")
+
+    page = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert f"{kept} of" in page
+
+
+def test_only_failed_trials(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=30, seed=1, image_size_px=32)
+    text = SPACE.replace("min: 1e-4, max: 1e-1", "min: 1e-4, max: 1e+30").replace("trials: 5", "trials: 1")
+    text = text.split("points_to_evaluate")[0] + "points_to_evaluate:\n  - {source: none, lr: 1e+30}\n"
+    (tmp_path / "space.yaml").write_text(text, encoding="utf-8")
+    study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path).path
+
+    assert "1 of 1 trials" in _without_plotly(write_report(study).read_text("utf-8"))
+
+
+def test_every_table_is_a_csv_file(confirmed: Path, tmp_path: Path) -> None:
+    shown = command("report", confirmed, "--csv", tmp_path / "tables", "--json")
+
+    files = [Path(file) for file in json.loads(shown.stdout)["files"]]
+    assert {file.name for file in files} >= {"verdict.csv", "parameters.csv", "best.csv", "data.csv", "cost.csv"}
+    with (tmp_path / "tables" / "parameters.csv").open(encoding="utf-8") as stream:
+        trials = list(csv.DictReader(stream))
+    assert [trial["source"] for trial in trials][:2] == ["gan", "none"]
+    assert float(trials[0]["lr"]) == 0.01
+
+
+@pytest.mark.parametrize("options", [["--out", "page.html"], ["--watch"]])
+def test_tables_are_written_alone(tmp_path: Path, options: list[str]) -> None:
+    assert command("report", tmp_path, "--csv", tmp_path / "tables", *options).exit_code == 2
+
+
+def test_the_page_is_written_again_until_the_search_ends(
+    copy_study: CopyStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = copy_study()
+    monkeypatch.setattr(page, "_WATCH_SECONDS", 0)
+
+    with locked(StudyFolder(study)):
+        pages = watch_report(study)
+        states = ['<b class="running">' in next(pages).read_text("utf-8") for _ in range(2)]
+    states += ['<b class="running">' in written.read_text("utf-8") for written in pages]
+
+    assert states == [True, True, False]
+    assert command("report", study, "--watch").stdout.strip().endswith("report.html")
+
+
+@pytest.mark.parametrize(("of_folder", "of_page"), [(0o700, 0o600), (0o750, 0o640), (0o755, 0o644)])
+def test_those_who_cannot_read_a_study_cannot_read_its_page(
+    copy_study: CopyStudy, tmp_path: Path, of_folder: int, of_page: int
+) -> None:
+    study = copy_study()
+    study.chmod(of_folder)
+
+    written = write_report(study, out=tmp_path / "page.html")
+
+    assert written.stat().st_mode & 0o777 == of_page
+
+
+def test_an_existing_folder_for_tables_is_refused_before_the_study_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="this path already exists"):
+        write_tables(tmp_path / "no study", out=tmp_path)
+
+
+def test_bad_input(copy_study: CopyStudy, tmp_path: Path) -> None:
+    study = copy_study()
+
+    with pytest.raises(StudyError, match="no study here"):
+        write_report(tmp_path)
+    with pytest.raises(ConfigError, match="this is a folder"):
+        write_report(study, out=tmp_path)
+    write_json(study / "environment.json", [])
+    (study / "confirm" / "verdict.json").write_text("{", encoding="utf-8")
+    with pytest.raises(StudyError, match=r"verdict\.json"):
+        write_report(study)

@@ -1,0 +1,79 @@
+"""The checks of `doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xraytune.base.errors import MachineError
+from xraytune.search.doctor import doctor, probe
+from xraytune.space.load import load_space
+from xraytune.space.settings import PACKAGES
+from xraytune.space.space import require_extensions
+
+
+def test_a_failing_import_is_reported_with_its_reason() -> None:
+    check = probe("gone", "import no_such_module_anywhere")
+
+    assert check.status == "missing"
+    assert "reinstall" in check.fix
+    assert check.found == "ModuleNotFoundError: No module named 'no_such_module_anywhere'"
+
+
+def test_a_working_import_reports_its_version() -> None:
+    check = probe("here", "print('noise')\nprint('version 3')")
+
+    assert (check.status, check.found, check.fix) == ("ok", "version 3", "")
+
+
+@pytest.mark.slow
+def test_doctor_checks_the_machine_and_the_weights_of_a_space(tmp_path: Path) -> None:
+    """Also for weights that a condition leaves at their default; the images of the file are not needed."""
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        """
+name: small
+weights_dir: files
+parameters:
+  backbone: {values: [resnet18, resnet34, vgg16]}
+  weights: {values: [IMAGENET1K_FEATURES, none], when: {backbone: vgg16}}
+""",
+        encoding="utf-8",
+    )
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "resnet18-f37072fd.pth").write_bytes(b"damaged")
+
+    checks = {check.name: check for check in doctor(space=space, folder=tmp_path / "not" / "yet")}
+
+    assert checks["torch"].status == checks["Ray"].status == "ok"
+    assert any(name.startswith("free disk at") for name in checks)
+    assert all(bool(check.fix) == (check.status != "ok") for check in checks.values())
+    weights = {name.removeprefix("weights of "): check for name, check in checks.items() if name.startswith("weights")}
+    assert {*weights} == {"resnet18", "resnet34", "vgg16, IMAGENET1K_FEATURES", "vgg16, none"}
+    assert "hash" in weights["resnet18"].found
+    assert "no official weights" in weights["resnet34"].found
+    assert "put resnet34-b627a593.pth there (from https://download.pytorch.org/models/)" in weights["resnet34"].fix
+    assert "vgg16_features-amdegroot-88682ab5.pth" in weights["vgg16, IMAGENET1K_FEATURES"].fix
+    assert weights["vgg16, none"].status == "ok"
+
+
+@pytest.mark.parametrize(("key", "extra"), [("task", "segmentation"), ("source", "diffusion")])
+@pytest.mark.slow
+def test_a_missing_extra_is_found_by_doctor_and_before_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, extra: str
+) -> None:
+    monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
+    space = tmp_path / "space.yaml"
+    task, source = (extra, "none") if key == "task" else ("classification", extra)
+    parameters = f"source: {{value: {source}}}, backbone: {{value: resnet18}}, weights: {{value: none}}"
+    space.write_text(f"name: small\ntask: {task}\nparameters: {{{parameters}}}\n", encoding="utf-8")
+
+    checks = {check.name: check for check in doctor(space=space, folder=tmp_path)}
+    with pytest.raises(MachineError) as refused:
+        require_extensions(load_space(space, data=tmp_path))
+
+    assert (checks[extra].status, checks[extra].found) == ("missing", "not installed: no-such-package")
+    assert str(refused.value) == (
+        f"{key}: {extra} needs no-such-package, which this installation lacks\n  fix: pip install 'xraytune[{extra}]'"
+    )

@@ -1,0 +1,134 @@
+"""A W&B that fails or hangs costs one warning; `test_tracker_faults.py` has the same with the real one.
+
+No clock is needed to see that a call does not wait: it returns while W&B still hangs, which only the test can end.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.search.wandb.fake_wandb import FakeWandb
+from tests.search.wandb.test_wandb import EPOCHS, a_grid
+from xraytune.search.wandb import TrackedRun, WandbRun, publish
+from xraytune.space.settings import WandbSettings
+
+Install = Callable[[FakeWandb], FakeWandb]
+CALLS = ("setup", "init", "log", "finish", "teardown")
+AT_ONCE = 0.01
+SOON = 30.0
+
+
+def track(trial: TrackedRun, *, finish_seconds: float = SOON, **options: int) -> WandbRun:
+    """Track a complete trial."""
+    run = WandbRun(WandbSettings(mode="offline"), trial, samples=a_grid, finish_seconds=finish_seconds, **options)
+    for record in EPOCHS:
+        run.log(record)
+    run.finish("complete")
+    return run
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("xraytune")]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_wandb_exception_gives_one_warning(
+    call: str, trial: TrackedRun, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = install(FakeWandb(call, SystemExit(1) if call == "init" else OSError("no network")))
+
+    track(trial)
+
+    assert fake.calls.count(call) == 1, "a failed call is not repeated"
+    (message,) = warnings_of(caplog)
+    assert message.startswith("W&B failed, the trial continues")
+    assert "epochs.jsonl" in message
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_unresponsive_wandb_is_abandoned(
+    call: str, trial: TrackedRun, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = install(FakeWandb(call))
+
+    run = WandbRun(WandbSettings(mode="offline"), trial, samples=a_grid, finish_seconds=AT_ONCE)
+    for record in EPOCHS:
+        run.log(record)
+    if call in {"setup", "init", "log"}:
+        assert fake.reached.wait(SOON)
+        run.log(EPOCHS[-1])
+    run.finish("complete")
+
+    assert not fake.release.is_set(), "it still hangs, and every call has returned"
+    (message,) = warnings_of(caplog)
+    assert f"did not answer within {AT_ONCE} s" in message
+
+
+def test_an_abandoned_wandb_gets_no_further_calls(trial: TrackedRun, install: Install) -> None:
+    fake, earlier = install(FakeWandb("init")), threading.enumerate()
+    track(trial, finish_seconds=AT_ONCE)
+    assert fake.reached.wait(SOON)
+
+    fake.release.set()
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "W&B" and thread not in earlier)
+    thread.join(SOON)
+
+    assert not thread.is_alive()
+    assert fake.calls == ["setup", "init"]
+
+
+def test_a_queue_that_was_full_still_ends_the_run(trial: TrackedRun, install: Install) -> None:
+    """W&B was only slow: the queued epochs arrive, and the run ends."""
+    fake = install(FakeWandb("init"))
+    run = WandbRun(WandbSettings(mode="offline"), trial, finish_seconds=SOON, most_waiting=2)
+    assert fake.reached.wait(SOON)
+    for record in EPOCHS:
+        run.log(record)
+
+    fake.release.set()
+    run.finish("complete")
+
+    assert fake.calls == ["setup", "init", "log", "log", "finish", "teardown"]
+
+
+def test_a_grid_that_cannot_be_drawn_does_not_affect_the_trial(
+    trial: TrackedRun, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(FakeWandb())
+
+    def broken() -> Image.Image:
+        raise ValueError("no pixels")
+
+    run = WandbRun(WandbSettings(mode="offline"), trial, samples=broken)
+    run.log(EPOCHS[0])
+    run.finish("complete")
+
+    (message,) = warnings_of(caplog)
+    assert "ValueError: no pixels" in message
+
+
+def test_finished_work_that_cannot_be_sent_costs_one_warning(
+    trial: TrackedRun, install: Install, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    install(FakeWandb("init", OSError("no network")))
+
+    publish(WandbSettings(), replace(trial, kind="train"), {"threshold": 0.4}, epochs=EPOCHS, model=tmp_path)
+
+    (message,) = warnings_of(caplog)
+    assert message.startswith("W&B failed, all results are in their files: OSError: no network (without a network")
+
+
+def test_a_message_holds_no_secret(
+    trial: TrackedRun, install: Install, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0f" * 20)
+    install(FakeWandb("init", OSError(f"key {'0f' * 20} refused\nby http://me:hidden@proxy.org:3128/")))
+
+    track(trial)
+
+    (message,) = warnings_of(caplog)
+    assert "key *** refused; by http://***@proxy.org:3128/" in message

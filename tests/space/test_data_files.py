@@ -1,0 +1,97 @@
+"""Data files: YAML files with a `data:` block, in place of an image folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.spaces import EXPERIMENT
+from xraytune.base.errors import ConfigError
+from xraytune.space.load import data_settings, experiment_to_yaml, load_space
+from xraytune.space.settings import DataSettings, SplitSettings, TableSides
+
+TABLE = """\
+data:
+  classes: auto
+  table:
+    file: labels.csv
+    image: name
+    patient: who
+    label: finding
+    labels: {Mass: ill, None: well}
+    side: fold
+  split: {seed: 3}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "set" / "data.yaml"
+    path.parent.mkdir()
+    path.write_text(TABLE, encoding="utf-8")
+    return path
+
+
+def test_folder_replaces_only_the_path(tmp_path: Path) -> None:
+    base = DataSettings(path=Path("x"), classes="three", split=SplitSettings(group_regex="(p)"))
+
+    assert data_settings(tmp_path, base) == base.model_copy(update={"path": tmp_path})
+
+
+def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
+    """Its path is its folder by default; a column of patients takes the place of the space's expression."""
+    space = tmp_path / "fixed.yaml"
+    space.write_text(EXPERIMENT.replace("val_a: 0.2", "val_a: 0.2, group_regex: (p)"), encoding="utf-8")
+
+    data = load_space(space, data=file).settings.data
+
+    assert (data.path, data.classes, data.image_size) == (file.parent, "auto", 32)
+    assert (data.split.val_a, data.split.seed, data.split.group_regex) == (0.2, 3, None)
+    assert data.table is not None
+    assert (data.table.file, data.table.side) == (("labels.csv",), TableSides(column="fold"))
+    assert list(data.table.labels.items()) == [("Mass", "ill"), ("None", "well")]
+
+
+def test_data_file_without_a_table_drops_that_of_the_space(tmp_path: Path, file: Path) -> None:
+    space, plain = tmp_path / "fixed.yaml", tmp_path / "plain.yaml"
+    space.write_text(EXPERIMENT, encoding="utf-8")
+    plain.write_text("data: {path: elsewhere}\n", encoding="utf-8")
+    both = tmp_path / "both.yaml"
+    both.write_text(experiment_to_yaml(load_space(space, data=file).experiment(), tmp_path), encoding="utf-8")
+
+    assert load_space(both).settings.data == load_space(space, data=file).settings.data
+    assert load_space(both, data=file.parent).settings.data.table is not None, "its table moved with the folder"
+    data = load_space(both, data=plain).settings.data
+    assert (data.path, data.table) == (tmp_path / "elsewhere", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("path: x\n", ["data.yaml:1: 'path' is outside of data:"]),
+        ("data: x\n", ["data.yaml:1: data: is not a mapping"]),
+        ("", ["data.yaml: the file is empty"]),
+        ("data:\n  image_size: 32\n", ["data.yaml:2: data.image_size belongs to the space file"]),
+        ("data:\n  tabel: {}\n", ["data.yaml:2: data: unknown key 'tabel'", "did you mean 'table'?"]),
+        (
+            "data:\n  table:\n    image: x\n    labels: {a: 1, b: 2, c: 3}\n    side: {column: a, test: b}\n",
+            ["data.table.file: is missing", "data.table.labels: 1 is not text", "data.yaml:5: data.table.side must be"],
+        ),
+        ("data: {table: {file: [], image: x}}\n", ["data.table.file: a list is empty"]),
+        ("data: {table: {file: {}, image: x}}\n", ["data.table.file: a mapping is not a list"]),
+        ("data: {table: {file: a, image: x, labels: {a: b/c}}}\n", ["'b/c' cannot be a folder's name"]),
+    ],
+)
+def test_errors_name_the_line(file: Path, text: str, messages: list[str]) -> None:
+    file.write_text(text, encoding="utf-8")
+
+    with pytest.raises(ConfigError) as refused:
+        data_settings(file, DataSettings(path=file))
+
+    assert [message for message in messages if message not in str(refused.value)] == []
+
+
+def test_missing_data_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no\.yaml: there is no such file"):
+        data_settings(tmp_path / "no.yaml", DataSettings(path=tmp_path))

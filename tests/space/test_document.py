@@ -1,0 +1,143 @@
+"""The YAML dialect: types, positions and errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xraytune.base.errors import ConfigError
+from xraytune.base.records import Json
+from xraytune.space.document import Document, Problems, parse_yaml, read_document, write_yaml
+
+
+def parse(text: str) -> Document:
+    return parse_yaml(text, lambda line: f"line {line}")
+
+
+def complaints(text: str) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        Problems(parse(text)).raise_all()
+    return str(refusal.value)
+
+
+def test_every_key_has_its_line() -> None:
+    document = parse("a: 1\nb:\n  c: [x,\n    y]\n")
+
+    assert document.place(("b", "c")) == "line 3"
+    assert document.place(("b", "c", 1)) == "line 4"
+    assert document.place(("b", "no such key")) == "line 2"
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e-5", 1e-5), ("1E4", 1e4), ("-2e3", -2e3), ("1.5e-3", 1.5e-3)])
+def test_exponents_are_numbers(text: str, number: float) -> None:
+    """YAML 1.1 reads 1e-5 as text, which is the most common way to write a learning rate."""
+    assert parse(f"lr: {text}").content == {"lr": number}
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "on", "Off", "YES", "010", "08", "12:30", "1:30.5", "2024-01-01", "0x10", "1_000", "="]
+)
+def test_values_that_yaml_1_1_converts_stay_text(text: str) -> None:
+    assert parse(f"key: {text}").content == {"key": text}
+
+
+def test_a_tag_is_refused() -> None:
+    message = complaints("first: 1\nkey: !!python/name:os.system x\n")
+
+    assert message.startswith("line 2: key: the tag tag:yaml.org,2002:python/name:os.system is not supported")
+
+
+def test_quoted_scalars_are_text() -> None:
+    assert parse("['no', \"010\", '12:30', '1e-5', 'null', '3']").content == ["no", "010", "12:30", "1e-5", "null", "3"]
+    assert parse("[true, False, TRUE]").content == [True, False, True]
+
+
+def test_a_duplicate_key_is_refused_with_both_lines() -> None:
+    assert complaints("lr: 1\nx: 2\nlr: 3\n").startswith("line 3: 'lr' is given twice, first on line 1")
+
+
+def test_aliases_are_refused_without_expanding_them() -> None:
+    """A few lines of nested aliases would expand to gigabytes."""
+    laughs = ["a0: &a0 [x, x]"]
+    laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+
+    message = complaints("\n".join(laughs))
+
+    assert "line 2: a1[0]: '*a0' is an alias" in message
+
+
+def test_tabs_are_reported_with_all_their_lines() -> None:
+    message = complaints("a:\n\tb: 1\n\tc: 2\n")
+
+    assert message.count("a tab: YAML indents with spaces") == 2
+    assert "line 3:" in message
+
+
+def test_an_unclosed_bracket_is_reported_with_the_line_where_it_opens() -> None:
+    assert "close the bracket that opens on line 1" in complaints("a: [1, 2\nb: 3\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text", ["a: b: c", "a: 'x", 'a: "\\UFFFFFFFF"', "a: \x01", "a: 1\n---\nb: 2\n", "? {a: 1}\n: 2"]
+)
+def test_invalid_yaml_is_explained(text: str) -> None:
+    assert "fix: " in complaints(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(b"", "the file is empty"), (b"- a\n", "not a mapping"), (b"\xff\xfe\x00", "not UTF-8"), (None, "no such file")],
+)
+def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, content: bytes | None, what: str) -> None:
+    with pytest.raises(ConfigError, match="this is a folder"):
+        read_document(tmp_path)
+    path = tmp_path / "space.yaml"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=what):
+        read_document(path)
+
+
+_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12) | st.sampled_from(
+    ["no", "on", "1e-5", "010", "08", "12:30", "2024-01-01", "null", "~", "="]
+)
+_numbers = st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
+_contents = st.recursive(
+    st.none() | st.booleans() | _numbers | _texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(content=st.dictionaries(_texts, _contents, max_size=4))
+@pytest.mark.slow
+def test_written_document_round_trips(content: dict[str, Json]) -> None:
+    document = parse(write_yaml(content, "a comment"))
+
+    assert document.content == (content or {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["[" * 3000, "{a: " * 500, "- " * 500, "a: 1\nb: " + "[" * 30 + "]" * 30])
+def test_deep_nesting_is_refused_at_once(text: str) -> None:
+    """PyYAML would take quadratic time, or overflow the stack."""
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        parse(text)
+
+
+def test_characters_that_cannot_be_stored_are_refused() -> None:
+    assert "line 2: b: contains a character" in complaints('a: 1\nb: "x\\0y"\n')
+    assert "contains a character" in complaints('"\\ud800": 1\n')
+
+
+def test_oversized_space_file_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    path.write_text("# a line\n" * 40_000, encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="too large for a space"):
+        read_document(path)

@@ -1,0 +1,371 @@
+"""Properties of spaces: suggestions lie in the declared domains, and written files are read back unchanged."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
+
+from xraytune.base.errors import ConfigError
+from xraytune.base.files import read_json, write_json
+from xraytune.base.records import Json
+from xraytune.space.document import write_yaml
+from xraytune.space.domains import Value
+from xraytune.space.fields import flat_values
+from xraytune.space.load import experiment_from_json, experiment_to_json, experiment_to_yaml, load_space
+from xraytune.space.settings import Experiment, ExportedFrom
+from xraytune.space.space import Space
+
+WriteSpace = Callable[..., Path]
+Specs = dict[str, dict[str, Json]]
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+_CHOICES: dict[str, list[Json]] = {
+    "source": ["none", "duplicate", "gan", "folder"],
+    "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
+    "balance": ["natural", "equal"],
+    "mixing": ["additive", "replace", "pretrain"],
+    "match_resolution": ["auto", "off"],
+    "classical": [0, 1, 2, 3],
+    "backbone": ["small_cnn", "resnet18", "resnet50"],
+    "weights": ["imagenet", "none", "own/net.pth"],
+    "trainable": ["head", "last_stage", "all"],
+    "head": ["linear", "vgg16_two_class"],
+    "loss": ["cross_entropy", "bce"],
+    "optimizer": ["adam", "adamw", "sgd"],
+    "schedule": ["constant", "cosine", "plateau"],
+    "input_channels": [1, 3],
+    "early_stop_epochs": [None, 3, 5],
+    "gan.steps": [100, 200, 300],
+    "gan.loss": ["bce", "hinge"],
+    "gan.image_size": [32, 256],
+    "gan.conditional": [True, False],
+    "gan.ema_half_life_images": [None, 1000],
+}
+_RANGES: dict[str, Specs] = {
+    "lr": {"log": {"min": 1e-5, "max": 1e-2, "distribution": "log_uniform_values"}, "plain": {"min": 1e-4, "max": 1}},
+    "dropout": {"stepped": {"min": 0, "max": 0.6, "step": 0.2}, "offset": {"min": 0.1, "max": 0.4, "step": 0.1}},
+    "batch_size": {
+        "log": {"min": 8, "max": 64, "distribution": "log_uniform_values"},
+        "stepped": {"min": 8, "max": 32, "step": 8, "distribution": "int_uniform"},
+    },
+    "views": {"plain": {"min": 1, "max": 8}},
+}
+
+
+def _values(name: str) -> st.SearchStrategy[list[Json]]:
+    return st.lists(st.sampled_from(_CHOICES[name]), min_size=1, max_size=4, unique_by=json.dumps)
+
+
+def _choice(name: str) -> st.SearchStrategy[dict[str, Json]]:
+    return _values(name).map(lambda values: {"value": values[0]} if len(values) == 1 else {"values": values})
+
+
+def _condition(parent: str) -> st.SearchStrategy[dict[str, Json]]:
+    in_ranges: dict[str, list[Json]] = {"batch_size": [8, 16, 64], "views": [1, 3, 8], "dropout": [0, 0.2]}
+    accepted = st.lists(
+        st.sampled_from(in_ranges.get(parent) or _CHOICES[parent]), min_size=1, max_size=4, unique_by=json.dumps
+    )
+    return accepted.map(lambda condition: {parent: condition})
+
+
+@st.composite
+def space_contents(draw: st.DrawFn) -> dict[str, Any]:
+    """The content of a space file, which may be invalid."""
+    names = draw(st.lists(st.sampled_from([*_CHOICES, *_RANGES]), min_size=1, max_size=6, unique=True))
+    specs: Specs = {"folder.path": {"value": "extra"}}
+    for name in names:
+        ranges = _RANGES.get(name)
+        spec = dict(draw(_choice(name)) if ranges is None else draw(st.sampled_from(list(ranges.values()))))
+        parents = specs.keys() - {"folder.path", "lr"}
+        is_conditional: bool = draw(st.booleans())
+        if parents and is_conditional:
+            spec["when"] = draw(st.sampled_from(sorted(parents)).flatmap(_condition))
+        specs[name] = spec
+    return {"name": "any", "data": {"path": "images"}, "budget": {"trials": 9, "hours": 1.5}, "parameters": specs}
+
+
+def load(folder: Path, content: Mapping[str, Any]) -> Space:
+    path = folder / "space.yaml"
+    path.write_text(write_yaml(dict(content)), encoding="utf-8")
+    return load_space(path)
+
+
+def load_if_valid(folder: Path, content: Mapping[str, Any]) -> Space:
+    """Load a space, or discard the example if it is invalid."""
+    try:
+        return load(folder, content)
+    except ConfigError:
+        assume(False)
+        raise
+
+
+def ask(space: Space, seed: int, count: int) -> list[optuna.Trial]:
+    """Sample trials of the space at random."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    trials = [study.ask() for _ in range(count)]
+    for trial in trials:
+        space.suggest(trial)
+    return trials
+
+
+def holds(point: Mapping[str, Value], when: Mapping[str, Any], specs: Specs) -> bool:
+    """An independent implementation of `when:`."""
+    for parent, accepted in when.items():
+        if parent not in point and "value" not in specs.get(parent, {}):
+            return False
+        value = point.get(parent, specs[parent].get("value"))
+        if value not in accepted:
+            return False
+    return True
+
+
+def as_written(value: Any) -> Any:
+    """A searched value as the file writes it, with a relative path."""
+    return "own/net.pth" if str(value).endswith("own/net.pth") else value
+
+
+any_space = settings(
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
+
+
+@any_space
+@given(content=space_contents(), seed=st.integers(0, 10**6))
+@pytest.mark.slow
+def test_suggestions_lie_in_the_declared_domains(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
+    """Constants are not sampled, conditions hold, and every point of a valid space can run."""
+    space = load_if_valid(tmp_path, content)
+    specs: Specs = content["parameters"]
+
+    for trial in ask(space, seed, 6):
+        point = {name: as_written(value) for name, value in trial.params.items()}
+        for name, value in point.items():
+            spec: dict[str, Any] = specs[name]
+            assert "value" not in spec
+            assert value in spec["values"] if "values" in spec else spec["min"] <= value <= spec["max"]
+            assert holds(point, spec.get("when", {}), specs)
+
+
+@any_space
+@given(content=space_contents())
+@pytest.mark.slow
+def test_the_resolved_file_is_the_same_space(tmp_path: Path, content: dict[str, Any]) -> None:
+    space = load_if_valid(tmp_path, content)
+    elsewhere = tmp_path / "study"
+    elsewhere.mkdir(exist_ok=True)
+    resolved = elsewhere / "study.yaml"
+
+    resolved.write_text(space.to_yaml(elsewhere), encoding="utf-8")
+
+    assert load_space(resolved) == space
+    assert str(tmp_path) not in resolved.read_text(encoding="utf-8")
+
+
+@any_space
+@given(content=space_contents(), data=st.data())
+@pytest.mark.slow
+def test_the_order_of_keys_does_not_matter(tmp_path: Path, content: dict[str, Any], data: st.DataObject) -> None:
+    space = load_if_valid(tmp_path, content)
+
+    shuffled = {key: content[key] for key in data.draw(st.permutations(list(content)))}
+    specs = content["parameters"]
+    shuffled["parameters"] = {name: specs[name] for name in data.draw(st.permutations(list(specs)))}
+
+    assert load(tmp_path, shuffled).identity() == space.identity()
+    assert json.dumps(space.identity(), allow_nan=False)
+
+
+@any_space
+@given(content=space_contents(), seed=st.integers(0, 10**6))
+@pytest.mark.slow
+def test_an_experiment_survives_its_files(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
+    """`best.yaml` and a trial's `config.json` give back the same experiment, in any folder."""
+    space = load_if_valid(tmp_path, content)
+    (trial,) = ask(space, seed, 1)
+    experiment = Experiment(settings=space.settings, parameters=space.suggest(FixedTrial(trial.params)))
+    elsewhere = tmp_path / "out"
+
+    best = elsewhere / "best.yaml"
+    elsewhere.mkdir(exist_ok=True)
+    best.write_text(experiment_to_yaml(experiment, elsewhere, "trial 7\nof a study"), encoding="utf-8")
+    write_json(elsewhere / "config.json", experiment_to_json(experiment, elsewhere))
+
+    assert load_space(best).experiment() == experiment
+    assert experiment_from_json(read_json(elsewhere / "config.json"), elsewhere) == experiment
+    assert str(tmp_path) not in (elsewhere / "config.json").read_text(encoding="utf-8")
+
+
+@any_space
+@given(content=space_contents(), seed=st.integers(0, 10**6))
+@pytest.mark.slow
+def test_a_recorded_trial_replays_to_the_same_parameters(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
+    space = load_if_valid(tmp_path, content)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    trial = study.ask()
+
+    suggested = space.suggest(trial)
+
+    assert space.suggest(FixedTrial(trial.params)) == suggested
+    assert set(trial.params) <= set(space.searched)
+    assert {name: flat_values(suggested)[name] for name in trial.params} == trial.params
+
+
+def test_optuna_evaluates_initial_points_first_and_handles_conditional_parameters(write_space: WriteSpace) -> None:
+    path = write_space(
+        "source: {values: [none, gan]}",
+        "synthetic_ratio: {values: [0.5, 1], when: {source: gan}}",
+        "gan: {when: {source: gan}, parameters: {steps: {values: [100, 200]}}}",
+        "lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}",
+        after="points_to_evaluate:\n- {source: none, lr: 1e-4}\n- {source: gan, synthetic_ratio: 1, gan.steps: 200}\n",
+    )
+    space = load_space(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            multivariate=True, group=True, constant_liar=True, n_startup_trials=3, seed=1
+        )
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    for point in space.points_to_evaluate:
+        study.enqueue_trial(point)
+
+    for number in range(12):
+        trial = study.ask()
+        space.suggest(trial)
+        study.tell(trial, number / 12)
+
+    first, second, *_ = study.trials
+    assert first.params == {"source": "none", "lr": 1e-4}
+    assert {name: second.params[name] for name in ("source", "synthetic_ratio", "gan.steps")} == {
+        "source": "gan",
+        "synthetic_ratio": 1.0,
+        "gan.steps": 200,
+    }
+    assert all(("gan.steps" in trial.params) == (trial.params["source"] == "gan") for trial in study.trials)
+
+
+def test_a_grid_lists_each_distinct_trial_once(write_space: WriteSpace) -> None:
+    path = write_space(
+        "source: {values: [none, duplicate, gan]}",
+        "synthetic_ratio: {values: [0.5, 1]}",
+        "gan.steps: {min: 100, max: 300, step: 100}",
+        "dropout: {min: 0, max: 0.3, step: 0.3}",
+        after="sampler: {name: grid}\n",
+    )
+    space = load_space(path)
+
+    points = list(space.grid())
+    trials = {space.suggest(FixedTrial(point)) for point in points}
+
+    assert len(points) == 2 * (1 + 2 + 2 * 3)
+    assert len(trials) == len(points)
+    assert points[0] == {"source": "none", "dropout": 0.0}
+
+
+def test_a_grid_begins_with_points_to_evaluate_and_has_no_point_twice(write_space: WriteSpace) -> None:
+    path = write_space(
+        "dropout: {values: [0, 0.1]}",
+        "classical: {values: [0, 1]}",
+        after="sampler: {name: grid}\npoints_to_evaluate: [{dropout: 0.1}, {classical: 1}]\n",
+    )
+
+    points = load_space(path).points()
+
+    assert [(point["dropout"], point["classical"]) for point in points] == [(0.1, 0), (0, 1), (0, 0), (0.1, 1)]
+
+
+def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: WriteSpace) -> None:
+    path = write_space("lr: {values: [1e-3, 1e-4]}")
+    space = load_space(path)
+
+    same = ["budget.trials=3", "budget.hours=2", "budget.gpu_hours=1", "resources.cpus_per_trial=4", "data.path=moved"]
+    other = ["budget.max_epochs=3", "seed=1", "lr={values: [1e-4, 1e-3]}", "views=4", "data.image_size=64"]
+
+    for override in same:
+        assert load_space(path, [override]).identity() == space.identity()
+    for override in other:
+        assert load_space(path, [override]).identity() != space.identity()
+
+
+def test_the_origin_of_an_exported_file_is_kept_but_not_part_of_its_identity(
+    tmp_path: Path, write_space: WriteSpace
+) -> None:
+    written = "batch_norm: {value: mix}"  # as `export` writes every parameter
+    plain = load_space(write_space(written))
+    exported = load_space(write_space(written, after="exported_from: {study: studies/mix, trial: 7}\n"))
+    elsewhere = tmp_path / "out"
+    elsewhere.mkdir()
+
+    best = elsewhere / "best.yaml"
+    best.write_text(experiment_to_yaml(exported.experiment(), elsewhere), encoding="utf-8")
+    write_json(elsewhere / "config.json", experiment_to_json(exported.experiment(), elsewhere))
+
+    assert "study: ../studies/mix" in best.read_text(encoding="utf-8")
+    assert load_space(best).settings.exported_from == ExportedFrom(study=tmp_path / "studies" / "mix", trial=7)
+    assert experiment_from_json(read_json(elsewhere / "config.json"), elsewhere) == exported.experiment()
+    assert exported.identity() == plain.identity()
+
+
+def test_a_parameter_is_active_exactly_where_its_condition_holds(write_space: WriteSpace) -> None:
+    """In any order of parent and child."""
+    path = write_space(
+        "classical: {values: [1, 2], when: {backbone: resnet18}}", "backbone: {values: [resnet18, resnet50]}"
+    )
+    space = load_space(path)
+
+    points = [trial.params for trial in ask(space, 0, 20)]
+
+    assert {point["backbone"] for point in points} == {"resnet18", "resnet50"}
+    assert all(("classical" in point) == (point["backbone"] == "resnet18") for point in points)
+
+
+def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
+    path = write_space(
+        "batch_size: {min: 8, max: 32, step: 8}",
+        "dropout: {min: 0.1, max: 0.5, step: 0.2}",
+        "gan.steps: {min: 100, max: 900, distribution: log_uniform_values}",
+        "lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}",
+        "source: {value: gan}",
+        "weight_decay: {min: 0, max: 1}",
+    )
+
+    (trial,) = ask(load_space(path), 0, 1)
+
+    assert trial.distributions == {
+        "batch_size": IntDistribution(8, 32, step=8),
+        "dropout": FloatDistribution(0.1, 0.5, step=0.2),
+        "gan.steps": IntDistribution(100, 900, log=True),
+        "lr": FloatDistribution(1e-5, 1e-2, log=True),
+        "weight_decay": FloatDistribution(0.0, 1.0),
+    }
+
+
+def test_unused_parameters_of_a_source_are_dropped_without_a_condition(write_space: WriteSpace) -> None:
+    """Otherwise the sampler would learn from differences between identical trials."""
+    space = load_space(
+        write_space("source: {value: duplicate}", "gan.steps: {values: [1, 2]}", "mixing: {value: additive}")
+    )
+
+    assert space.searched == ()
+
+
+def test_inactive_weights_are_the_default_ones(tmp_path: Path) -> None:
+    parameters = {
+        "backbone": {"values": ["resnet18", "resnet34"]},
+        "weights": {"values": ["none", "IMAGENET1K_V1"], "when": {"backbone": "resnet18"}},
+    }
+
+    found = load(tmp_path, {"name": "small", "data": {"path": "xrays"}, "parameters": parameters}).networks()
+
+    assert found == (("resnet18", "none"), ("resnet18", "IMAGENET1K_V1"), ("resnet34", "imagenet"))

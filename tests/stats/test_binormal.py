@@ -1,0 +1,91 @@
+"""The binormal variance agrees with simulated scores and SciPy's bivariate normal, and has the right symmetries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal, norm  # type: ignore[import-untyped]
+
+from xraytune.base.seeding import numpy_generator
+from xraytune.stats.placements import ACROSS_ARMS, WITHIN_ARM, around, placement_variance
+
+AUROCS = st.floats(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(0.5, 0.5), (0.9, 0.9), (0.955, 0.945), (0.99, 0.975), (0.3, 0.8), (0.5, 0.7)]
+)
+def test_covariance_equals_scipy_bivariate_normal(first: float, second: float) -> None:
+    def product_of_placements(one: float, other: float, correlation: float) -> float:
+        spread = np.array([[1, correlation / 2], [correlation / 2, 1]])
+        return float(multivariate_normal([0, 0], spread).cdf(norm.ppf([one, other])))
+
+    same = sum(product_of_placements(auroc, auroc, WITHIN_ARM) for auroc in (first, second))
+    expected = same - 2 * product_of_placements(first, second, ACROSS_ARMS) - (first - second) ** 2
+
+    assert float(placement_variance(first, second)) == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), [(0.9, 0.9), (0.97, 0.93), (0.6, 0.75)])
+def test_covariance_equals_simulated_placements(first: float, second: float) -> None:
+    """The covariance of two replicates' differences, simulated for the scores of one patient."""
+    separations = np.repeat(norm.ppf([first, second]) * np.sqrt(2), 2)
+    correlations = np.full((4, 4), ACROSS_ARMS)
+    correlations[:2, :2] = correlations[2:, 2:] = WITHIN_ARM
+    np.fill_diagonal(correlations, 1)
+    generator = numpy_generator(1, "placements")
+    scores = generator.multivariate_normal(separations, correlations, 400_000)
+    placements = norm.cdf(scores)  # the probability that a patient of the other class scores lower
+
+    differences = placements[:, :2] - placements[:, 2:]
+
+    assert differences.mean() == pytest.approx(first - second, abs=1e-3)
+    assert float(placement_variance(first, second)) == pytest.approx(np.cov(differences.T)[0, 1], rel=0.03)
+
+
+@given(AUROCS, AUROCS)
+def test_the_order_of_the_arms_and_the_direction_of_the_scores_do_not_matter(first: float, second: float) -> None:
+    variance = float(placement_variance(first, second))
+
+    assert variance > 0
+    assert float(placement_variance(second, first)) == pytest.approx(variance, abs=1e-12)
+    assert float(placement_variance(1 - first, 1 - second)) == pytest.approx(variance, abs=2e-6)
+
+
+@given(st.floats(0.6, 0.99), st.floats(0, 1), st.floats(0, 1))
+def test_at_one_mean_a_larger_difference_has_a_larger_variance(mean: float, one: float, other: float) -> None:
+    smaller, larger = sorted((one, other))
+    room = 2 * (1 - mean)
+
+    less, more = (float(placement_variance(*around(mean, share * room))) for share in (smaller, larger))
+
+    assert more >= less - 1e-9
+    assert float(placement_variance(*around(mean, -larger * room))) == pytest.approx(more, abs=1e-12)
+
+
+def test_perfect_arms_hardly_vary_and_arrays_are_elementwise() -> None:
+    found = placement_variance(np.array([1.0, 0.99, 0.9]), np.array([[1.0], [0.9]]))
+
+    assert found.shape == (2, 3)
+    assert 0 < found[0, 0] < 1e-6
+    assert found[1, 2] == pytest.approx(float(placement_variance(0.9, 0.9)))
+    assert found[1, 1] == pytest.approx(float(placement_variance(0.99, 0.9)))
+
+
+@given(st.floats(0, 1), st.floats(-1, 1))
+def test_two_aurocs_around_a_mean_have_the_difference_and_stay_in_range(mean: float, difference: float) -> None:
+    first, second = (float(auroc) for auroc in around(mean, difference))
+
+    assert -1e-12 <= min(first, second) <= max(first, second) <= 1 + 1e-12
+    assert first - second == pytest.approx(difference)
+    if abs(difference) / 2 <= min(mean, 1 - mean):
+        assert (first + second) / 2 == pytest.approx(mean)
+
+
+def test_at_the_ceiling_the_lower_auroc_is_reduced() -> None:
+    assert [float(auroc) for auroc in around(1.0, 0.1)] == pytest.approx([1.0, 0.9])
+    assert [float(auroc) for auroc in around(0.99, -0.1)] == pytest.approx([0.9, 1.0])
+    assert [float(auroc) for auroc in around(0.0, 0.1)] == pytest.approx([0.1, 0.0])

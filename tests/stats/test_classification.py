@@ -1,0 +1,285 @@
+"""Metrics agree with scikit-learn, including ties and weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
+
+from xraytune.base.errors import DataError, TrialError
+from xraytune.base.seeding import numpy_generator
+from xraytune.cli.model import METRIC_LABELS
+from xraytune.model.evaluate import AT_THRESHOLD
+from xraytune.stats.classification import (
+    ClassificationMetrics,
+    auprc,
+    auroc,
+    classification_metrics,
+    require_finite_outputs,
+    sensitivity_at,
+    weighted_class_metrics,
+    weighted_metrics,
+)
+from xraytune.stats.intervals import patient_bootstrap
+from xraytune.stats.placements import structural_components
+from xraytune.stats.threshold import balanced_threshold, sensitivity_threshold
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def expected_calibration_error(labels: Labels, probabilities: Floats) -> float:
+    """Compute it from scikit-learn's reliability curve, whose equal-width bins are also closed above."""
+    is_right, confidence = probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
+    accuracy, mean_confidence = calibration_curve(is_right, confidence, n_bins=15)
+    counts = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence))
+    return float((counts[counts > 0] * np.abs(accuracy - mean_confidence)).sum() / len(labels))
+
+
+def images_with_ties(class_count: int, image_count: int = 120, seed: int = 3) -> tuple[Labels, Floats]:
+    """Draw labels of all classes, and probabilities on a coarse grid, so that many scores are equal."""
+    generator = numpy_generator(seed, "images")
+    labels = np.concatenate([np.arange(class_count), generator.integers(0, class_count, image_count - class_count)])
+    raw = generator.integers(1, 6, (image_count, class_count)).astype(np.float64)
+    raw[np.arange(image_count), labels] += 2
+    return labels, raw / raw.sum(axis=1, keepdims=True)
+
+
+def test_evaluate_reports_exactly_the_metrics_that_depend_on_the_threshold_at_one_half_too() -> None:
+    labels, probabilities = images_with_ties(2)
+    low, high = (asdict(classification_metrics(labels, probabilities, positive=1, threshold=at)) for at in (0.3, 0.6))
+
+    assert {name for name in low if low[name] != high[name]} == {*AT_THRESHOLD}
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+def test_two_class_figures_equal_scikit_learn(positive: int, threshold: float) -> None:
+    labels, probabilities = images_with_ties(2)
+    scores, truth = probabilities[:, positive], (labels == positive).astype(int)
+    called = (scores >= threshold).astype(int)
+
+    figures = classification_metrics(labels, probabilities, positive=positive, threshold=threshold)
+
+    assert figures.images == 120
+    assert figures.auroc == pytest.approx(reference.roc_auc_score(truth, scores))
+    assert figures.auprc == pytest.approx(reference.average_precision_score(truth, scores))
+    assert figures.accuracy == pytest.approx(reference.accuracy_score(truth, called))
+    assert figures.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(truth, called))
+    assert figures.sensitivity == pytest.approx(reference.recall_score(truth, called))
+    assert figures.specificity == pytest.approx(reference.recall_score(truth, called, pos_label=0))
+    assert figures.ppv == pytest.approx(reference.precision_score(truth, called))
+    assert figures.npv == pytest.approx(reference.precision_score(truth, called, pos_label=0))
+    assert figures.f1 == pytest.approx(reference.f1_score(truth, called))
+    assert figures.brier == pytest.approx(reference.brier_score_loss(truth, scores))
+    assert figures.ece == pytest.approx(expected_calibration_error(labels, probabilities))
+
+
+def test_three_class_figures_equal_scikit_learn_macro_averages() -> None:
+    labels, probabilities = images_with_ties(3)
+    called, one_hot = probabilities.argmax(axis=1), np.eye(3)[labels]
+
+    figures = classification_metrics(labels, probabilities, positive=2)
+
+    assert figures.auroc == pytest.approx(reference.roc_auc_score(labels, probabilities, multi_class="ovr"))
+    assert figures.auprc == pytest.approx(reference.average_precision_score(one_hot, probabilities, average="macro"))
+    assert figures.accuracy == pytest.approx(reference.accuracy_score(labels, called))
+    assert figures.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(labels, called))
+    assert figures.sensitivity == pytest.approx(reference.recall_score(labels, called, average="macro"))
+    rests = [reference.recall_score(labels != one, called != one) for one in range(3)]
+    assert figures.specificity == pytest.approx(np.mean(rests))
+    assert figures.ppv == pytest.approx(reference.precision_score(labels, called, average="macro"))
+    not_predicted = [reference.precision_score(labels != one, called != one) for one in range(3)]
+    assert figures.npv == pytest.approx(np.mean(not_predicted))
+    assert figures.f1 == pytest.approx(reference.f1_score(labels, called, average="macro"))
+    assert figures.brier == pytest.approx(((probabilities - one_hot) ** 2).sum(axis=1).mean())
+    assert figures.ece == pytest.approx(expected_calibration_error(labels, probabilities))
+
+
+def test_a_predictive_value_is_undefined_where_nothing_is_predicted() -> None:
+    labels, probabilities = images_with_ties(2)
+
+    none_positive = classification_metrics(labels, probabilities, positive=1, threshold=2.0)
+    all_positive = classification_metrics(labels, probabilities, positive=1, threshold=0.0)
+
+    assert (none_positive.ppv, all_positive.npv) == (None, None)
+    assert none_positive.npv == pytest.approx(np.mean(labels == 0))
+    assert all_positive.ppv == pytest.approx(np.mean(labels == 1))
+
+
+def test_calibration_error_of_a_case_worked_by_hand() -> None:
+    """Right at .65, wrong at .68, which is in the next bin: above 2/3. Three images at 1, two of them right."""
+    labels = np.array([1, 0, 1, 1, 0])
+    of_one = np.array([0.65, 0.68, 1.0, 1.0, 1.0])
+
+    figures = classification_metrics(labels, np.stack([1 - of_one, of_one], axis=1), positive=1, threshold=0.99)
+
+    assert figures.ece == pytest.approx((0.35 + 0.68 + 1) / 5)
+
+
+def test_a_confidence_on_the_edge_of_two_bins_falls_into_the_lower() -> None:
+    """2/3 with .61, so that their errors cancel; in the bin above, two errors would add up."""
+    of_one = np.array([2 / 3, 0.61])
+
+    figures = classification_metrics(np.array([1, 0]), np.stack([1 - of_one, of_one], axis=1), positive=1)
+
+    assert figures.ece == pytest.approx((2 / 3 + 0.61 - 1) / 2)
+
+
+def test_among_many_classes_low_confidences_have_bins_of_their_own() -> None:
+    """19 images right with .06, in the first bin; one wrong with .1, in the second."""
+    probabilities = np.full((20, 20), 0.94 / 19)
+    probabilities[np.arange(20), [*range(19), 0]] = [0.06] * 19 + [0.1]
+
+    figures = classification_metrics(np.arange(20), probabilities, positive=1)
+
+    assert figures.ece == pytest.approx((19 * 0.94 + 0.1) / 20)
+
+
+def test_one_half_is_the_threshold_where_none_is_given() -> None:
+    labels, probabilities = images_with_ties(2)
+
+    plain = classification_metrics(labels, probabilities, positive=1)
+
+    assert plain == classification_metrics(labels, probabilities, positive=1, threshold=0.5)
+
+
+def test_images_that_no_resample_drew_do_not_count_even_at_the_highest_score() -> None:
+    labels, scores = np.array([0, 1, 0, 1]), np.array([0.2, 0.4, 0.6, 0.9])
+    probabilities = np.stack([1 - scores, scores], axis=1)
+
+    weighted = weighted_metrics(labels, probabilities, np.array([[1.0, 1, 1, 0]]), positive=1, threshold=0.5)
+
+    assert weighted["auprc"][0] == pytest.approx(reference.average_precision_score(labels[:3], scores[:3]))
+
+
+def test_weighted_figures_equal_those_of_the_repeated_images() -> None:
+    labels, probabilities = images_with_ties(2)
+    counts = numpy_generator(1, "counts").integers(0, 4, len(labels))
+    repeated = np.repeat(np.arange(len(labels)), counts)
+
+    weighted = weighted_metrics(labels, probabilities, counts[None].astype(np.float64), positive=1, threshold=0.4)
+
+    figures = classification_metrics(labels[repeated], probabilities[repeated], positive=1, threshold=0.4)
+    for name, value in weighted.items():
+        assert value[0] == pytest.approx(getattr(figures, name)), name
+
+
+@pytest.mark.slow
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
+def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, int]]) -> None:
+    labels = np.array([int(is_positive) for is_positive, _ in images], dtype=np.int64)
+    scores = np.array([score / 5 for _, score in images])
+    if len(set(labels)) < 2:
+        with pytest.raises(DataError):
+            auroc(labels, np.stack([1 - scores, scores], axis=1), positive=1)
+        return
+
+    of_positive = auroc(labels, np.stack([1 - scores, scores], axis=1), positive=1)
+    of_others = auroc(labels, np.stack([scores, 1 - scores], axis=1), positive=1)
+
+    assert of_positive + of_others == pytest.approx(1)
+    assert of_positive == pytest.approx(reference.roc_auc_score(labels, scores))
+
+
+@pytest.mark.slow
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40))
+def test_average_precision_equals_scikit_learn_for_any_image_order(images: list[tuple[bool, int]]) -> None:
+    labels = np.array([1, 0] + [int(is_positive) for is_positive, _ in images], dtype=np.int64)
+    scores = np.array([0, 2] + [score for _, score in images]) / 5
+
+    figures = classification_metrics(labels, np.stack([1 - scores, scores], axis=1), positive=1)
+
+    assert figures.auprc == pytest.approx(reference.average_precision_score(labels, scores))
+
+
+def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
+    with pytest.raises(DataError, match=r"class number 0 has no image among 4(.|\n)*fix: evaluate on images of every"):
+        classification_metrics(np.ones(4, dtype=np.int64), np.full((4, 2), 0.5), positive=1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) -> None:
+    labels, patients = np.array([0, 0, 1, 1]), list("abcd")
+    scores = np.array([0.1, 0.2, 0.3, value])
+    both = np.stack([1 - scores, scores], axis=1)
+
+    for metric in (
+        lambda: auroc(labels, both, positive=1),
+        lambda: auprc(labels, both, positive=1),
+        lambda: sensitivity_at(labels, both, positive=1, specificity=0.9),
+        lambda: classification_metrics(labels, both, positive=1),
+        lambda: patient_bootstrap(labels, both, patients, positive=1, threshold=0.5, seed=1),
+        lambda: structural_components(labels, both[None], patients, positive=1),
+        lambda: balanced_threshold(labels == 1, scores),
+        lambda: sensitivity_threshold(scores, 0.5),
+    ):
+        with pytest.raises(ValueError, match="must be finite"):
+            metric()
+
+
+def test_outputs_that_are_not_finite_are_counted_by_image() -> None:
+    outputs = np.array([[1.0, np.nan], [1.0, 2.0], [np.inf, np.nan], [0.0, 0.0]])
+
+    require_finite_outputs(outputs[[1, 3]], TrialError, "trial 3")
+    with pytest.raises(TrialError, match=r"^trial 3: .* NaN or infinite for 2 of 4 images\n.*use a smaller lr"):
+        require_finite_outputs(outputs, TrialError, "trial 3")
+
+
+def test_the_metrics_of_one_class_against_the_others_equal_scikit_learn() -> None:
+    labels, probabilities = images_with_ties(3)
+    is_class, scores, called = labels == 1, probabilities[:, 1], probabilities.argmax(axis=1) == 1
+
+    found = weighted_class_metrics(is_class, scores, called, np.ones((1, len(labels))))
+
+    assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
+        {
+            "auroc": reference.roc_auc_score(is_class, scores),
+            "auprc": reference.average_precision_score(is_class, scores),
+            "sensitivity": reference.recall_score(is_class, called),
+            "specificity": reference.recall_score(is_class, called, pos_label=False),
+            "ppv": reference.precision_score(is_class, called),
+            "npv": reference.precision_score(is_class, called, pos_label=False),
+        }
+    )
+
+
+def test_evaluate_shows_every_metric() -> None:
+    names = {field.name for field in fields(ClassificationMetrics)}
+
+    assert METRIC_LABELS.keys() == names - {"images"}
+
+
+@pytest.mark.parametrize("specificity", [0.5, 0.9, 0.99])
+def test_sensitivity_at_a_specificity_is_the_best_threshold_of_scikit_learns_roc_curve(specificity: float) -> None:
+    labels, probabilities = images_with_ties(2)
+    false_rate, true_rate, _ = reference.roc_curve(labels == 1, probabilities[:, 1], drop_intermediate=False)
+
+    found = sensitivity_at(labels, probabilities, positive=1, specificity=specificity)
+
+    assert found == pytest.approx(true_rate[1 - false_rate >= specificity].max())
+
+
+def test_images_with_equal_scores_are_on_one_side_of_the_threshold() -> None:
+    """Of ten normal images one scores .8, as do two of the three positive ones: specificity is 1 above .8, .9 below it."""
+    scores = np.array([0.1] * 9 + [0.8] + [0.8, 0.8, 0.9])
+    labels, probabilities = np.repeat([0, 1], [10, 3]), np.stack([1 - scores, scores], axis=1)
+
+    at = {limit: sensitivity_at(labels, probabilities, positive=1, specificity=limit) for limit in (0.9, 0.91)}
+
+    assert at == {0.9: 1.0, 0.91: 1 / 3}
+
+
+def test_auprc_is_the_mean_over_classes_of_average_precision() -> None:
+    labels, probabilities = images_with_ties(3)
+    each = [reference.average_precision_score(labels == label, probabilities[:, label]) for label in range(3)]
+
+    assert auprc(labels, probabilities, positive=0) == pytest.approx(np.mean(each))

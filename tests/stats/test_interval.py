@@ -1,0 +1,446 @@
+"""The interval: published digits, the formulas written out, and invariances."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats  # type: ignore[import-untyped]
+
+from benchmarks.simulated_studies import Arm, simulate
+from tests.confirm.hillis import degrees_of_freedom, hillis_interval
+from xraytune.base.errors import ConfigError
+from xraytune.base.seeding import numpy_generator
+from xraytune.stats.placements import AUROC, StructuralComponents, around, placement_variance, structural_components
+from xraytune.stats.verdict import (
+    MOST_DEGREES,
+    PRIOR_PATIENTS,
+    Comparison,
+    Evidence,
+    Interval,
+    compare,
+    gather,
+    judge,
+    p_values,
+    patient_variance_at,
+    score_interval,
+)
+
+Floats = NDArray[np.float64]
+SHAPES = st.tuples(st.integers(2, 6), st.integers(1, 3), st.integers(4, 30), st.integers(0, 10_000))
+"""GAN seeds, classifier seeds, patients, and the seed of the numbers."""
+MANY_PATIENTS = Evidence(
+    difference=0.004,
+    mean_score=0.9,
+    seed_variance=4e-6,
+    patient_variance=3e-6,
+    gan_seeds=5,
+    effective_patients=1e6,
+    model=AUROC,
+)
+
+
+@st.composite
+def evidence(draw: st.DrawFn) -> Evidence:
+    """Any possible evidence, with a patient variance between 0 and three times that of the binormal model."""
+    mean, patients = draw(st.floats(0.55, 1)), draw(st.floats(8, 2000))
+    difference = draw(st.floats(-1, 1)) * 2 * min(1 - mean, 0.1)
+    usual = 4 / patients * float(placement_variance(*around(mean, difference)))
+    return Evidence(
+        difference=difference,
+        mean_score=mean,
+        seed_variance=draw(st.floats(1e-8, 1e-3)),
+        patient_variance=usual * draw(st.floats(-0.5, 3)),
+        gan_seeds=draw(st.integers(2, 20)),
+        effective_patients=patients,
+        model=AUROC,
+    )
+
+
+def replicates(shape: tuple[int, int, int, int]) -> tuple[Floats, Floats]:
+    """AUROCs [2, G, K] and components [2, G, K, P] with similar variances of seeds and patients."""
+    gan_seeds, classifier_seeds, patients, seed = shape
+    generator = numpy_generator(seed, "replicates")
+    aurocs = (
+        0.9 + generator.normal(0, 0.01, (2, gan_seeds, 1)) + generator.normal(0, 0.01, (2, gan_seeds, classifier_seeds))
+    )
+    common = generator.normal(0, 1, (2, 1, 1, patients))
+    own = generator.normal(0, 0.5, (2, gan_seeds, classifier_seeds, patients))
+    return aurocs, (common + own) * 0.02 / patients**0.5
+
+
+def measured(scores: Floats, components: Floats, effective_patients: float) -> StructuralComponents:
+    return StructuralComponents(
+        scores=scores, components=components, effective_patients=effective_patients, model=AUROC
+    )
+
+
+def of_scores(scores: Floats, labels: NDArray[np.int64], patients: list[str]) -> Comparison:
+    """A comparison from scores [2, G, K, N]."""
+    flat = scores.reshape(-1, scores.shape[-1])
+    found = structural_components(labels, np.stack([-flat, flat], axis=2), patients, positive=1)
+    shape = scores.shape[:3]
+    return compare(replace(found, scores=found.scores.reshape(shape), components=found.components.reshape(*shape, -1)))
+
+
+def at_the_estimate(found: Evidence) -> Interval:
+    """The published interval, with the patient variance at the estimate."""
+    figures = [float(np.asarray(value)) for value in (found.difference, found.seed_variance, found.patient_variance)]
+    return hillis_interval(
+        difference=figures[0], mean_square=figures[1] / 2, excess_covariance=figures[2] / 2, readers=found.gan_seeds
+    )
+
+
+def numbers(comparison: Comparison) -> Floats:
+    """All figures of a comparison."""
+    return np.array([*astuple(comparison.interval), *comparison.scores, *astuple(comparison.components)])
+
+
+def test_van_dykes_study_has_the_published_digits() -> None:
+    """Two ways of MR imaging, 5 readers, 114 cases (Van Dyke et al. 1993), as MRMCaov 0.3 and RJafroc 2.1 print it."""
+    spin_echo = np.array([0.9196457, 0.8587762, 0.9038647, 0.9731079, 0.8297907])
+    cine = np.array([0.9478261, 0.9053140, 0.9217391, 0.9993559, 0.9299517])
+    gaps = spin_echo - cine
+
+    found = hillis_interval(
+        difference=float(gaps.mean()),
+        mean_square=0.0005510306,
+        excess_covariance=0.0003440748 - 0.0002390284,
+        readers=5,
+    )
+
+    assert float(gaps.var(ddof=1)) / 2 == pytest.approx(0.0005510306, abs=1e-9)  # of AUROCs to seven digits
+    assert found.difference == pytest.approx(-0.04380032, abs=2e-8)
+    assert found.standard_error == pytest.approx(0.02074862, abs=5e-9)
+    assert found.standard_error**2 * 5 / 2 == pytest.approx(0.001076263, abs=5e-10)
+    assert (found.difference / found.standard_error) ** 2 == pytest.approx(4.456319, abs=5e-6)
+    assert found.degrees_of_freedom == pytest.approx(15.25967, abs=5e-6)
+    assert (found.low, found.high) == pytest.approx((-0.0879594986, 0.0003588544), abs=2e-8)
+    assert found.p_value == pytest.approx(0.05166569, abs=5e-8)
+
+
+def test_the_90_percent_interval_uses_students_t_too() -> None:
+    found = hillis_interval(difference=0.02, mean_square=1e-4, excess_covariance=2e-5, readers=4)
+
+    degrees = (1.8e-4 / 1e-4) ** 2 * 3
+    low, high = stats.t.interval(0.9, degrees, loc=0.02, scale=np.sqrt(1.8e-4 / 2))
+    assert (found.low_90, found.high_90) == pytest.approx((low, high))
+
+
+def test_a_negative_excess_covariance_counts_as_none_and_leaves_the_seeds_degrees() -> None:
+    found = hillis_interval(difference=0.02, mean_square=1e-4, excess_covariance=-1e-3, readers=4)
+
+    assert found.degrees_of_freedom == 3
+    assert found.standard_error == pytest.approx(np.sqrt(2 / 4 * 1e-4))
+
+
+def test_without_differences_among_seeds_students_t_is_normal() -> None:
+    found = hillis_interval(difference=0.02, mean_square=0.0, excess_covariance=1e-4, readers=4)
+
+    assert found.degrees_of_freedom == MOST_DEGREES
+    assert found.high == pytest.approx(0.02 + stats.norm.ppf(0.975) * np.sqrt(2e-4), rel=1e-5)
+
+
+@pytest.mark.parametrize(("ratio", "degrees"), [(1, 4), (499, 4 * 499**2), (501, MOST_DEGREES), (3000, MOST_DEGREES)])
+def test_degrees_of_freedom_grow_with_the_patients_share_up_to_a_maximum(ratio: float, degrees: float) -> None:
+    assert degrees_of_freedom(1e-5, ratio * 1e-5, 5) == pytest.approx(degrees)
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(SHAPES)
+def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int, int, int]) -> None:
+    """Mean squares over the treatment x reader table, covariances over all pairs of readers one by one."""
+    aurocs, components = replicates(shape)
+    readers = shape[0]
+    figures, by_reader = aurocs.mean(axis=2), components.mean(axis=2)
+    pairs = [(g, h) for g in range(readers) for h in range(readers) if g != h]
+
+    def covariance(first: int, second: int) -> float:
+        return float(np.mean([by_reader[first, g] @ by_reader[second, h] for g, h in pairs]))
+
+    residual = figures - figures.mean(axis=0) - figures.mean(axis=1, keepdims=True) + figures.mean()
+    excess_covariance = (covariance(0, 0) + covariance(1, 1)) / 2 - (covariance(0, 1) + covariance(1, 0)) / 2
+
+    found = compare(measured(aurocs, components, shape[2]))
+
+    assert found.evidence.seed_variance == pytest.approx(2 * (residual**2).sum() / (readers - 1))
+    assert found.evidence.patient_variance == pytest.approx(2 * excess_covariance, rel=1e-6, abs=1e-12)
+    assert found.interval.difference == pytest.approx(figures[0].mean() - figures[1].mean())
+    assert found.scores == pytest.approx(tuple(aurocs.mean(axis=(1, 2))))
+    assert found.evidence.mean_score == pytest.approx(np.mean(found.scores))
+    assert found.evidence.gan_seeds == readers
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(SHAPES)
+def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, int, int, int]) -> None:
+    aurocs, components = replicates(shape)
+
+    one = compare(measured(aurocs, components, shape[2])).interval
+    other = compare(measured(aurocs[::-1], components[::-1], shape[2])).interval
+
+    assert other.difference == -one.difference
+    assert (other.low, other.high, other.low_90, other.high_90) == pytest.approx(
+        (-one.high, -one.low, -one.high_90, -one.low_90), abs=1e-9
+    )
+    assert (other.standard_error, other.degrees_of_freedom, other.p_value) == pytest.approx(
+        (one.standard_error, one.degrees_of_freedom, one.p_value), rel=1e-9
+    )
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(SHAPES)
+def test_an_arm_compared_with_itself_has_a_narrow_interval_only_with_many_patients(
+    shape: tuple[int, int, int, int],
+) -> None:
+    aurocs, components = (values[[0, 0]] for values in replicates(shape))
+
+    few, many = (compare(measured(aurocs, components, count)).interval for count in (shape[2], 1e6))
+
+    assert (few.difference, few.p_value) == (0, 1)
+    assert few.low == pytest.approx(-few.high, abs=1e-9)
+    assert few.high > 0.01, "equal rankings of a few patients do not show that others would be ranked equally"
+    assert 0 < many.high < 1e-4
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(evidence())
+def test_the_interval_ends_at_the_differences_that_a_one_sided_test_just_rejects(found: Evidence) -> None:
+    interval = score_interval(found)
+
+    for side, end, level in (
+        (0, interval.low, 0.025),
+        (1, interval.high, 0.025),
+        (0, interval.low_90, 0.05),
+        (1, interval.high_90, 0.05),
+    ):
+        assert float(p_values(found, end)[side]) == pytest.approx(level, abs=1e-5) or abs(end) == pytest.approx(1)
+    assert -1 <= interval.low <= interval.low_90 <= interval.difference <= interval.high_90 <= interval.high <= 1
+    assert interval.p_value == pytest.approx(min(1, 2 * min(map(float, p_values(found, 0)))))
+
+
+@given(evidence(), st.floats(-0.2, 0.2))
+def test_the_two_one_sided_p_values_add_up_to_one(found: Evidence, difference: float) -> None:
+    estimate = float(np.asarray(found.difference))
+
+    above, below = p_values(found, difference)
+
+    assert float(above + below) == pytest.approx(1)
+    assert float(p_values(found, estimate)[0]) == pytest.approx(0.5)
+    assert float(p_values(found, estimate - 0.05)[0]) < 0.5 < float(p_values(found, estimate + 0.05)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1e-7, 4e-6, 3e-5])
+@pytest.mark.parametrize("gan_seeds", [4, 5, 20])
+def test_interval_equals_published_one_with_many_patients(seeds: float, gan_seeds: int) -> None:
+    found = replace(MANY_PATIENTS, seed_variance=seeds, gan_seeds=gan_seeds)
+
+    score, published = score_interval(found), at_the_estimate(found)
+
+    assert score.standard_error == pytest.approx(published.standard_error, rel=0.01)
+    assert (score.low, score.high) == pytest.approx(
+        (published.low, published.high), abs=0.01 * (score.high - score.low)
+    )
+    assert score.high - score.low == pytest.approx(published.high - published.low, rel=0.02)
+
+
+def test_degrees_of_freedom_are_satterthwaites_with_an_eighth_of_the_patients() -> None:
+    found = replace(MANY_PATIENTS, effective_patients=800)
+    patients, seeds = float(patient_variance_at(found, 0.004)), 4e-6 / 5
+
+    interval = score_interval(found)
+
+    assert interval.standard_error == pytest.approx(np.sqrt(patients + seeds))
+    assert interval.degrees_of_freedom == pytest.approx((patients + seeds) ** 2 / (seeds**2 / 4 + patients**2 / 100))
+
+
+def test_the_patients_variance_at_the_estimate_is_the_estimated_one_with_a_prior_worth_twenty_patients() -> None:
+    found = replace(MANY_PATIENTS, patient_variance=1e-3, effective_patients=60)
+    binormal = 4 / 60 * float(placement_variance(0.902, 0.898))
+
+    variance = float(patient_variance_at(found, 0.004))
+
+    assert PRIOR_PATIENTS == 20
+    assert variance == pytest.approx(0.75 * 1e-3 + 0.25 * binormal)
+
+
+@pytest.mark.slow
+@given(evidence(), st.floats(-0.1, 0.1))
+def test_no_hypothesis_lowers_the_estimated_variance_of_the_patients(found: Evidence, difference: float) -> None:
+    estimated = max(float(np.asarray(found.patient_variance)), 0.0)
+    weight = found.effective_patients / (found.effective_patients + PRIOR_PATIENTS)
+
+    assert float(patient_variance_at(found, difference)) >= weight * estimated * (1 - 1e-9)
+
+
+def test_arrays_of_evidence_are_tested_elementwise() -> None:
+    differences, seeds = np.array([[0.01, -0.02], [0.0, 0.03]]), np.array([1e-5, 2e-5])
+    both = replace(MANY_PATIENTS, difference=differences, seed_variance=seeds, effective_patients=300)
+
+    _, found = p_values(both, 0.01)
+
+    one = replace(MANY_PATIENTS, difference=0.03, seed_variance=2e-5, effective_patients=300)
+    assert found.shape == (2, 2)
+    assert found[1, 1] == pytest.approx(float(p_values(one, 0.01)[1]))
+
+
+@pytest.mark.slow
+def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_equivalent() -> None:
+    """Differing by 1.5 ROPE on sixty patients: with the variance at the estimate both claims would fail."""
+    arms = [Arm(auroc=0.99, seeds_sd=0.006, gan_share=0.3), Arm(auroc=0.975, seeds_sd=0.006)]
+    studies = simulate(arms, patients=60, gan_seeds=5, classifier_seeds=2, studies=300, seed=1)
+
+    found = [compare(study.pair(0, 1)) for study in studies]
+
+    published = [at_the_estimate(one.evidence) for one in found]
+    verdicts = [judge(one.evidence, rope=0.01) for one in found]
+    assert np.mean([one.interval.low <= 0.015 <= one.interval.high for one in found]) >= 0.92
+    assert np.mean([verdict.is_equivalent for verdict in verdicts]) <= 0.05
+    assert np.mean([one.low <= 0.015 <= one.high for one in published]) < 0.9
+    assert np.mean([-0.01 < one.low_90 and one.high_90 < 0.01 for one in published]) > 0.05
+    for one, verdict in zip(found, verdicts, strict=True):  # the interval and the words agree
+        interval = one.interval
+        assert (verdict.is_better, verdict.is_worse) == (interval.low > 0, interval.high < 0)
+        assert verdict.is_equivalent == (interval.low_90 > -0.01 and interval.high_90 < 0.01)
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(SHAPES)
+def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tuple[int, int, int, int]) -> None:
+    aurocs, components = replicates(shape)
+    generator = numpy_generator(shape[3], "order")
+    gans, classifiers, patients = (generator.permutation(count) for count in shape[:3])
+
+    found = compare(measured(aurocs, components, shape[2]))
+    shuffled = compare(
+        measured(aurocs[:, gans][:, :, classifiers], components[:, gans][:, :, classifiers][..., patients], shape[2])
+    )
+
+    assert numbers(shuffled) == pytest.approx(numbers(found), rel=1e-6, abs=1e-13)
+
+
+@pytest.mark.slow
+@settings(max_examples=20)
+@given(st.integers(0, 10_000))
+def test_copies_of_the_images_do_not_narrow_the_interval_as_new_patients_do(seed: int) -> None:
+    generator = numpy_generator(seed, "scores")
+    labels = np.arange(60) % 2
+    hard = generator.normal(0, 0.7, 60) + generator.normal(0, 0.5, (2, 1, 1, 60))
+    scores = hard + generator.normal(0, 0.2, (2, 4, 2, 60)) + labels
+    patients = [f"p{number}" for number in range(60)]
+    doubled, twice = np.tile(scores, 2), np.tile(labels, 2)
+
+    once = of_scores(scores, labels, patients)
+    copies = of_scores(doubled, twice, patients * 2)
+    strangers = of_scores(doubled, twice, [f"p{number}" for number in range(120)])
+
+    assert numbers(copies) == pytest.approx(numbers(once), rel=1e-6, abs=1e-12)
+    assert strangers.interval.standard_error < 0.9 * once.interval.standard_error
+
+
+@pytest.mark.slow
+def test_variance_components_are_recovered_from_simulated_studies() -> None:
+    """A linear model with known components: seeds' and patients' effects on the difference, and their interactions."""
+    generator = numpy_generator(1, "components")
+    gan, classifier, patient, by_gan, by_classifier = 4.0, 2.0, 90.0, 60.0, 30.0
+    studies, gans, classifiers, patients = 1500, 4, 3, 30
+
+    def effect(variance: float, *shape: int) -> Floats:
+        return generator.normal(0, np.sqrt(variance), (studies, *shape))
+
+    seeds = effect(gan, gans, 1) + effect(classifier, gans, classifiers)
+    of_patients = (
+        effect(patient, 1, 1, patients) + effect(by_gan, gans, 1, patients)
+        + effect(by_classifier, gans, classifiers, patients)
+    )  # fmt: skip
+    gaps = seeds + of_patients.mean(axis=3)
+    centred = of_patients - of_patients.mean(axis=3, keepdims=True)
+    components = centred / np.sqrt(patients * (patients - 1))
+    zero = np.zeros_like(gaps[0]), np.zeros_like(components[0])
+
+    found = [
+        astuple(
+            compare(measured(np.stack([gaps[s], zero[0]]), np.stack([components[s], zero[1]]), patients)).components
+        )
+        for s in range(studies)
+    ]
+
+    assert np.mean(found, axis=0) == pytest.approx([gan, classifier, patient, by_gan, by_classifier], rel=0.1)
+
+
+def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
+    found = compare(measured(*replicates((5, 1, 20, 3)), 20)).components
+
+    assert (found.classifier_seed, found.patient_by_classifier_seed) == (0, 0)
+
+
+def test_two_classifier_seeds_are_enough_to_separate_their_variance() -> None:
+    aurocs = np.array([[[0.90, 0.92], [0.80, 0.84]], [[0.5, 0.5], [0.5, 0.5]]])
+
+    found = compare(measured(aurocs, np.zeros((2, 2, 2, 3)), 3)).components
+
+    assert found.classifier_seed == pytest.approx((0.02**2 / 2 + 0.04**2 / 2) / 2)
+    assert found.gan_seed == pytest.approx(0.09**2 / 2 - found.classifier_seed / 2)
+
+
+@pytest.mark.slow
+def test_perfect_arms_have_wider_intervals_with_fewer_patients() -> None:
+    def interval(count: int) -> Interval:
+        labels = np.arange(count) % 2
+        scores = np.broadcast_to(labels * 1.0, (2, 2, 2, count))
+        found = of_scores(scores, labels, [f"p{number}" for number in range(count)])
+        assert found.scores == (1, 1)
+        return found.interval
+
+    twenty, two_hundred, two_thousand = (interval(count) for count in (20, 200, 2000))
+
+    assert twenty.low == pytest.approx(-twenty.high)
+    assert twenty.high > 0.01, "twenty patients cannot rule out a difference of one ROPE"
+    assert twenty.high > 2 * two_hundred.high > 4 * two_thousand.high > 0
+
+
+def test_identical_rankings_of_few_patients_do_not_show_equivalence() -> None:
+    generator = numpy_generator(1, "ranks")
+    labels = np.arange(40) % 2
+    scores = np.broadcast_to(labels + generator.normal(0, 0.7, 40), (2, 3, 2, 40))
+
+    found = of_scores(scores, labels, [f"p{number}" for number in range(40)])
+
+    assert 0.5 < found.scores[0] < 1
+    assert found.interval.low < -0.01 < 0 < 0.01 < found.interval.high
+    assert judge(found.evidence, rope=0.01).words == ("undecided",)
+
+
+def test_a_single_gan_seed_is_refused() -> None:
+    aurocs, components = replicates((2, 2, 10, 1))
+
+    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: a single seed(.|\n)*fix: use at least 4, preferably 5"):
+        gather(measured(aurocs[:, :1], components[:, :1], 10))
+
+
+def test_an_interval_that_excludes_no_difference_ends_at_the_largest_ones() -> None:
+    """Two seeds far apart: Student's t has one degree of freedom."""
+    found = score_interval(replace(MANY_PATIENTS, difference=0.1, seed_variance=4.0, gan_seeds=2))
+
+    assert (found.low, found.high) == pytest.approx((-1.0, 1.0))
+
+
+def test_variance_components_are_those_of_the_differences() -> None:
+    """An arm whose scores never vary adds nothing to them."""
+    aurocs, components = replicates((4, 3, 20, 7))
+    gaps, patients = aurocs[0] - aurocs[1], components[0] - components[1]
+
+    both = compare(measured(aurocs, components, 20))
+    alone = compare(measured(np.stack([gaps, np.zeros_like(gaps)]), np.stack([patients, np.zeros_like(patients)]), 20))
+
+    assert astuple(both.components) == pytest.approx(astuple(alone.components))

@@ -1,0 +1,397 @@
+"""AUROCs and their covariance agree with the definitions, computed pair by pair, and with the jackknife."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
+from sklearn.metrics import roc_auc_score
+
+from xraytune.base.errors import DataError
+from xraytune.base.seeding import numpy_generator
+from xraytune.stats.classification import auroc
+from xraytune.stats.placements import (
+    AUROC,
+    DICE,
+    StructuralComponents,
+    auroc_interval,
+    chance_difference,
+    effective_patients,
+    mean_components,
+    structural_components,
+)
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def two_models(image_count: int = 90, seed: int = 1) -> tuple[Labels, Floats]:
+    """Labels, and probabilities [2, N, 2] of models that resemble each other, with ties."""
+    generator = numpy_generator(seed, "models")
+    labels = np.arange(image_count) % 3 // 2
+    shared = generator.normal(labels * 1.2, 1)
+    scores = np.round(1 / (1 + np.exp(-shared - generator.normal(0, 0.5, (2, image_count)))), 1)
+    return labels.astype(np.int64), np.stack([1 - scores, scores], axis=2)
+
+
+def placements(labels: Labels, scores: Floats) -> tuple[Floats, Floats]:
+    """Of positive and of other images, by comparing all pairs."""
+    positive, other = scores[labels == 1], scores[labels == 0]
+    wins = (positive[:, None] > other[None]) + 0.5 * (positive[:, None] == other[None])
+    return wins.mean(axis=1), wins.mean(axis=0)
+
+
+def one_patient_each(labels: Labels) -> list[str]:
+    return [f"patient{number:04d}" for number in range(len(labels))]
+
+
+def covariance(found: StructuralComponents) -> Floats:
+    return found.components @ found.components.T
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_two_class_aurocs_equal_scikit_learn_and_the_metric_of_one_model(positive: int) -> None:
+    labels, probabilities = two_models()
+
+    found = structural_components(labels, probabilities, one_patient_each(labels), positive=positive)
+
+    for model in range(2):
+        expected = roc_auc_score(labels == positive, probabilities[model, :, positive])
+        assert found.scores[model] == pytest.approx(expected, abs=1e-12)
+        assert found.scores[model] == pytest.approx(auroc(labels, probabilities[model], positive=positive), abs=1e-12)
+
+
+def test_three_class_aurocs_equal_scikit_learn_macro_one_versus_rest() -> None:
+    generator = numpy_generator(1, "three")
+    labels = np.arange(60) % 3
+    raw = generator.integers(1, 6, (4, 60, 3)) + 2.0 * np.eye(3)[labels]
+    probabilities = raw / raw.sum(axis=2, keepdims=True)
+
+    found = structural_components(labels, probabilities, one_patient_each(labels), positive=2)
+
+    assert found.scores == pytest.approx([roc_auc_score(labels, one, multi_class="ovr") for one in probabilities])
+
+
+def test_with_one_image_each_the_covariance_is_de_longs() -> None:
+    labels, probabilities = two_models()
+
+    found = structural_components(labels, probabilities, one_patient_each(labels), positive=1)
+
+    of_positive, of_other = zip(*(placements(labels, one[:, 1]) for one in probabilities), strict=True)
+    expected = np.cov(of_positive) / np.sum(labels == 1) + np.cov(of_other) / np.sum(labels == 0)
+    assert covariance(found) == pytest.approx(expected, rel=1e-10)
+
+
+def test_standard_error_of_the_published_rating_example() -> None:
+    """Hanley & McNeil 1982, table 1: 109 CT images in five categories. Stata's roctab prints .8932 and, by DeLong, .0307."""
+    normal, abnormal = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
+    ratings = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0] * 2, normal + abnormal)
+    labels = np.repeat([0, 1], [sum(normal), sum(abnormal)])
+
+    found = structural_components(
+        labels, np.stack([-ratings, ratings], axis=1)[None], one_patient_each(labels), positive=1
+    )
+
+    assert round(found.scores[0], 4) == 0.8932
+    assert round(float(np.sqrt(covariance(found)[0, 0])), 4) == 0.0307
+
+
+def test_with_patients_of_one_class_each_the_covariance_is_obuchowskis() -> None:
+    labels, probabilities = two_models()
+    order = np.argsort(labels, kind="stable")
+    labels, probabilities = labels[order], probabilities[:, order]
+    clusters = np.repeat(np.arange(36), [1, 4] * 18)
+
+    found = structural_components(labels, probabilities, [f"p{number}" for number in clusters], positive=1)
+
+    expected = np.zeros((2, 2))
+    for side in range(2):
+        sums = np.zeros((2, 36))
+        for model in range(2):
+            placed = placements(labels, probabilities[model, :, 1])[1 - side]
+            np.add.at(sums[model], clusters[labels == side], placed - placed.mean())
+        count = len(np.unique(clusters[labels == side]))
+        expected += sums @ sums.T * count / (count - 1) / np.sum(labels == side) ** 2
+    assert covariance(found) == pytest.approx(expected, rel=1e-10)
+
+
+def test_patients_on_both_sides_differ_from_obuchowski_in_the_factor_of_the_cross_term_alone() -> None:
+    labels, probabilities = two_models()
+    clusters = np.minimum(np.arange(90), 59) // 2  # some patients have both classes, some one, the last has 31 images
+    sums = np.zeros((2, 30))
+    for side, placed in enumerate(placements(labels, probabilities[0, :, 1])):
+        np.add.at(sums[side], clusters[labels == 1 - side], (placed - placed.mean()) / len(placed))
+    on_side = [len(np.unique(clusters[labels == 1 - side])) for side in range(2)]
+    factors = [count / (count - 1) for count in on_side]
+    own = sum(factor * (one**2).sum() for factor, one in zip(factors, sums, strict=True))
+    cross = 2 * (sums[0] * sums[1]).sum()
+
+    found = structural_components(labels, probabilities, [f"p{number:02d}" for number in clusters], positive=1)
+
+    variance = covariance(found)[0, 0]
+    assert len(set(on_side)) == 2
+    assert abs(cross) > 0.05 * variance
+    assert variance == pytest.approx(own + np.sqrt(factors[0] * factors[1]) * cross, rel=1e-10)
+    assert variance == pytest.approx(own + 30 / 29 * cross, rel=0.01)
+
+
+def test_the_variance_is_near_that_of_leaving_one_patient_out() -> None:
+    """The jackknife is independent of it: it ranks the remaining images again."""
+    labels, probabilities = two_models(300)
+    patients = np.array([f"p{number}" for number in np.arange(300) // 2])
+
+    found = structural_components(labels, probabilities, [*patients], positive=1)
+
+    without = [
+        [auroc(labels[kept], one[kept], positive=1) for one in probabilities]
+        for name in np.unique(patients)
+        for kept in [patients != name]
+    ]
+    count = found.components.shape[1]
+    jackknife = np.cov(np.transpose(without)) * (count - 1) ** 2 / count
+    assert covariance(found) == pytest.approx(jackknife, rel=0.03)
+
+
+def test_a_component_predicts_how_the_auroc_changes_if_a_patient_is_duplicated() -> None:
+    labels, probabilities = two_models(600)
+    twice = np.concatenate([np.arange(600), [2]])
+
+    found = structural_components(labels, probabilities, one_patient_each(labels), positive=1)
+
+    moved = auroc(labels[twice], probabilities[0, twice], positive=1) - found.scores[0]
+    assert moved == pytest.approx(found.components[0, 2], rel=0.02)
+
+
+def test_columns_are_the_patients_in_sorted_order() -> None:
+    labels, probabilities = two_models()
+    patients = np.array([f"p{number % 40:02d}" for number in range(90)])
+    order = numpy_generator(1, "order").permutation(90)
+
+    found = structural_components(labels, probabilities, [*patients], positive=1)
+    shuffled = structural_components(labels[order], probabilities[:, order], [*patients[order]], positive=1)
+
+    assert found.components.shape == (2, len(set(patients)))
+    assert found.components == pytest.approx(shuffled.components, abs=1e-14)
+    backwards = structural_components(
+        labels, probabilities, [f"p{99 - int(name[1:])}" for name in patients], positive=1
+    )
+    assert found.components == pytest.approx(backwards.components[:, ::-1], abs=1e-14)
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(st.integers(0, 1000))
+def test_a_copy_of_a_patients_image_is_less_informative_than_a_new_patient(seed: int) -> None:
+    """Copies of all images, as one patient's own or as new patients: only the latter shrink the standard error."""
+    labels, probabilities = two_models(60, seed)
+    patients = one_patient_each(labels)
+    doubled = np.tile(labels, 2), np.tile(probabilities, (1, 2, 1))
+
+    once = covariance(structural_components(labels, probabilities, patients, positive=1))
+    copies = covariance(structural_components(*doubled, patients * 2, positive=1))
+    strangers = covariance(structural_components(*doubled, one_patient_each(doubled[0]), positive=1))
+
+    assert copies == pytest.approx(once, rel=1e-9)
+    assert (np.diag(strangers) < 0.51 * np.diag(once)).all()
+
+
+def test_a_class_without_images_is_refused() -> None:
+    with pytest.raises(DataError, match="class number 1 has no image"):
+        structural_components(np.zeros(4, dtype=np.int64), np.full((1, 4, 2), 0.5), ["a", "b", "c", "d"], positive=1)
+
+
+def test_a_class_of_a_single_patient_is_refused() -> None:
+    labels, probabilities = np.array([0, 0, 1, 1]), np.full((1, 4, 2), 0.5)
+
+    with pytest.raises(DataError, match=r"belong to one patient(.|\n)*fix: evaluate on at least two patients of every"):
+        structural_components(labels, probabilities, ["a", "b", "c", "c"], positive=1)
+
+
+def test_two_patients_of_each_class_are_enough() -> None:
+    """Three pairs of four are ranked right, one is a tie; on both sides the placements are .75 and 1."""
+    labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.5, 0.5, 0.9])
+
+    found = structural_components(
+        labels, np.stack([1 - scores, scores], axis=1)[None], ["a", "b", "c", "d"], positive=1
+    )
+
+    assert found.scores == pytest.approx([0.875])
+    assert covariance(found) == pytest.approx(np.array([[2 * np.var([0.75, 1], ddof=1) / 2]]))
+
+
+def test_effective_patients_are_the_patients_where_each_class_has_half_of_them() -> None:
+    labels = np.arange(40) % 2
+
+    assert effective_patients(labels, one_patient_each(labels), positive=1) == pytest.approx(40)
+    assert effective_patients(labels, [f"p{number // 4}" for number in range(40)], positive=1) == pytest.approx(20)
+
+
+def test_effective_patients_are_at_most_four_of_each_patient_of_the_rarer_class() -> None:
+    labels = np.repeat([0, 1], [10_000, 5])
+
+    few = effective_patients(labels, one_patient_each(labels), positive=1)
+
+    assert few == pytest.approx(4 / (1 / 10_000 + 1 / 5))
+    assert 19.9 < few < 20
+    assert effective_patients(1 - labels, one_patient_each(labels), positive=1) == pytest.approx(few)
+
+
+def test_effective_patients_of_three_classes_are_the_mean_of_each_against_the_rest() -> None:
+    labels = np.repeat([0, 1, 2], [10, 20, 30])
+
+    found = effective_patients(labels, one_patient_each(labels), positive=1)
+
+    assert found == pytest.approx(np.mean([4 / (1 / one + 1 / (60 - one)) for one in (10, 20, 30)]))
+
+
+def test_components_come_with_effective_patients_in_which_copies_do_not_count() -> None:
+    labels, probabilities = two_models(60)
+    doubled = np.tile(labels, 2), np.tile(probabilities, (1, 2, 1))
+
+    found = structural_components(*doubled, one_patient_each(labels) * 2, positive=1)
+
+    assert found.effective_patients == effective_patients(labels, one_patient_each(labels), positive=1)
+    assert found.effective_patients == pytest.approx(4 / (1 / 20 + 1 / 40))
+
+
+def scores_of_two_trials(patients: int, count: int) -> tuple[Floats, Floats]:
+    """AUROCs [count] of two equally good trials on `patients` patients, whose errors on an image correlate by .8."""
+    generator = numpy_generator(7, "trials")
+    shared = generator.standard_normal((count, 1, patients))
+    scores = np.sqrt(0.8) * shared + np.sqrt(0.2) * generator.standard_normal((count, 2, patients))
+    scores[:, :, patients // 2 :] += np.sqrt(2) * norm.ppf(0.9)
+    ranks = rankdata(scores, axis=2)[:, :, patients // 2 :].sum(axis=2)
+    each = patients // 2
+    first, second = ((ranks - each * (each + 1) / 2) / each**2).T
+    return first, second
+
+
+@pytest.mark.parametrize("patients", [12, 60, 200])
+def test_the_interval_of_an_auroc_contains_the_true_one_in_95_percent_of_samples(patients: int) -> None:
+    measured, _ = scores_of_two_trials(patients, 3000)
+    intervals = {value: auroc_interval(value, patients) for value in np.unique(measured)}
+
+    covered = np.mean([intervals[value][0] <= 0.9 <= intervals[value][1] for value in measured])
+
+    assert 0.925 < covered < 0.985
+
+
+@pytest.mark.parametrize("patients", [12, 60, 200])
+def test_two_equally_good_trials_rarely_differ_by_more_than_the_difference_of_chance(patients: int) -> None:
+    first, second = scores_of_two_trials(patients, 3000)
+
+    share = np.mean(np.abs(first - second) <= chance_difference(0.9, patients))
+
+    assert 0.9 < share < 0.97
+
+
+def hanley_mcneil(area: float, each: int) -> float:
+    """Standard error of an AUROC with `each` images per class, as in their equation 1."""
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    return float(np.sqrt((area * (1 - area) + (each - 1) * (first + second - 2 * area**2)) / each**2))
+
+
+@pytest.mark.parametrize(("score", "patients"), [(0.6, 8), (0.9, 40), (0.98, 400)])
+def test_both_are_computed_from_hanley_and_mcneils_standard_error(score: float, patients: int) -> None:
+    low, high = auroc_interval(score, patients)
+
+    assert score - low == pytest.approx(norm.ppf(0.975) * hanley_mcneil(low, patients // 2))
+    assert high - score == pytest.approx(norm.ppf(0.975) * hanley_mcneil(high, patients // 2))
+    difference_error = hanley_mcneil(score, patients // 2) * np.sqrt(2 * (1 - 0.8))
+    assert chance_difference(score, patients) == pytest.approx(norm.ppf(0.975) * difference_error)
+
+
+def test_at_an_auroc_of_0_or_1_the_interval_has_that_end() -> None:
+    low, high = auroc_interval(1.0, 40)
+
+    assert high == 1
+    assert auroc_interval(0.0, 40) == pytest.approx((0, 1 - low))
+
+
+def test_the_steepness_of_an_auroc_is_its_squared_slope_in_the_separation() -> None:
+    for score in (0.5, 0.9, 0.99):
+        slope = float(AUROC.moved(score, np.array(1e-6)) - score) / 1e-6
+        assert slope > 0
+        assert AUROC.steepness(score) == pytest.approx(slope**2, rel=1e-4)
+    at_the_ends = AUROC.steepness(np.array([0.0, 1e-4, 1 - 1e-4, 1.0]))
+    assert at_the_ends == pytest.approx(np.full(4, at_the_ends[1]))
+    assert at_the_ends[0] > 0
+
+
+def dice_of_two_networks(images: int, seed: int = 1) -> Floats:
+    """Dice of two networks on the same images [2, images], skewed as they are, with a few failures."""
+    generator = numpy_generator(seed, "dice")
+    errors = np.exp(generator.normal(-3, 0.5, images) + generator.normal(0, 0.2, (2, images)))
+    return np.asarray(1 - np.minimum(errors * np.where(generator.random(images) < 0.05, 6, 1), 1))
+
+
+def test_the_components_of_a_mean_are_the_covariance_of_means() -> None:
+    dice = dice_of_two_networks(80)
+
+    found = mean_components(dice, [f"p{number:02d}" for number in range(80)])
+
+    assert found.scores == pytest.approx(dice.mean(axis=1))
+    assert covariance(found) == pytest.approx(np.cov(dice) / 80, rel=1e-12)
+    assert found.effective_patients == 80
+    assert found.model is DICE
+
+
+def test_the_variance_of_a_mean_over_images_of_several_patients_is_that_of_a_bootstrap_of_patients() -> None:
+    """The mean is over images: a patient with five images counts five times, and the number of images varies too."""
+    sizes = np.tile([1, 1, 2, 5], 20)
+    patients = np.repeat(np.arange(80), sizes)
+    generator = numpy_generator(3, "bootstrap")
+    dice = dice_of_two_networks(len(patients)) - 0.01 * generator.standard_normal(80)[patients]
+    sums = np.stack([np.bincount(patients, weights=one) for one in dice])
+    drawn = generator.multinomial(80, np.full(80, 1 / 80), size=20_000)
+    bootstrap = np.cov(sums @ drawn.T / (drawn @ sizes)) * 80 / 79
+
+    found = mean_components(dice, [f"p{number:02d}" for number in patients])
+
+    assert found.scores == pytest.approx(dice.mean(axis=1))
+    assert found.components.shape == (2, 80)
+    assert covariance(found) == pytest.approx(bootstrap, rel=0.06)
+    assert covariance(found)[0, 0] > 1.15 * np.var(dice[0], ddof=1) / dice.shape[1], "images are not independent"
+
+
+def test_a_mean_over_one_patient_or_of_results_that_are_not_finite_is_refused() -> None:
+    with pytest.raises(DataError, match=r"all images belong to one patient(.|\n)*at least two patients"):
+        mean_components(np.full((1, 3), 0.9), ["a", "a", "a"])
+    with pytest.raises(ValueError, match="finite"):
+        mean_components(np.array([[0.9, np.nan]]), ["a", "b"])
+    assert covariance(mean_components(np.array([[0.7, 0.9]]), ["a", "b"]))[0, 0] == pytest.approx(0.02 / 2)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_assumed_variance_of_dice_is_symmetric_and_grows_with_the_difference_and_the_error(
+    first: float, second: float
+) -> None:
+    variance = float(DICE.variance(first, second))
+
+    assert variance > 0
+    assert float(DICE.variance(second, first)) == pytest.approx(variance)
+    mean = (first + second) / 2
+    assert variance >= float(DICE.variance(mean, mean)) - 1e-12
+    assert float(DICE.variance(first / 2, first / 2)) >= float(DICE.variance(first, first)) - 1e-12
+
+
+def test_the_assumed_variance_of_dice_is_that_of_simulated_errors() -> None:
+    """Errors of two arms vary by half their mean, and correlate by .85 within an arm and by .8 across arms."""
+    means = np.array([0.05, 0.05, 0.07, 0.07])
+    correlations = np.full((4, 4), 0.8)
+    correlations[:2, :2] = correlations[2:, 2:] = 0.85
+    np.fill_diagonal(correlations, 1)
+    covariances = correlations * np.outer(means / 2, means / 2)
+
+    difference = covariances[:2, :2] + covariances[2:, 2:] - covariances[:2, 2:] - covariances[2:, :2]
+
+    assert 4 * float(DICE.variance(0.95, 0.93)) == pytest.approx(difference[0, 1])
+
+
+def test_easier_images_divide_all_errors_and_the_steepness_is_the_slope_squared() -> None:
+    assert DICE.moved(0.9, np.array([0.0, np.log(2), -5.0])) == pytest.approx([0.9, 0.95, 0])
+    slope = (DICE.moved(0.9, np.array([1e-6])) - 0.9) / 1e-6
+    assert DICE.steepness(0.9) == pytest.approx(slope**2, rel=1e-4)

@@ -1,0 +1,137 @@
+"""Dice, IoU and HD95 against definitions written here; empty masks; means with intervals over patients."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from xraytune.base.errors import MachineError
+from xraytune.base.seeding import numpy_generator
+from xraytune.stats.segmentation import ScoredMask, dice, hd95, iou, mask_metrics, scored_mask
+
+Masks = NDArray[np.bool_]
+
+slow = pytest.mark.slow  # MONAI takes seconds to import
+
+
+def blobs(seed: int, count: int = 12, height: int = 40, width: int = 52) -> Masks:
+    """Smooth random shapes, some of which touch the border of the image."""
+    noise = numpy_generator(seed, "blobs").normal(size=(count, height, width))
+    smooth = ndimage.gaussian_filter(noise, (0, 4, 4))
+    found: Masks = smooth > np.quantile(smooth, 0.7, axis=(1, 2), keepdims=True)
+    return found
+
+
+def edge(mask: Masks) -> Masks:
+    """Pixels of the mask of which one of four neighbours is not in it."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside
+
+
+def hd95_by_definition(first: Masks, second: Masks) -> float:
+    """The larger 95 % quantile of the distances between the edges: all pairs of pixels, quantile by sorting."""
+
+    def quantile(of: Masks, to: Masks) -> float:
+        a, b = np.argwhere(edge(of)), np.argwhere(edge(to))
+        distances = np.sort(np.sqrt(((a[:, None] - b[None]) ** 2).sum(axis=2)).min(axis=1))
+        place = 0.95 * (len(distances) - 1)
+        low, share = int(place), place - int(place)
+        return float(distances[low] * (1 - share) + distances[min(low + 1, len(distances) - 1)] * share)
+
+    return max(quantile(first, second), quantile(second, first))
+
+
+def require_definitions(predicted: Masks, true: Masks) -> None:
+    overlap, either = (predicted & true).sum(axis=(1, 2)), (predicted | true).sum(axis=(1, 2))
+    sizes = predicted.sum(axis=(1, 2)) + true.sum(axis=(1, 2))
+    np.testing.assert_allclose(dice(predicted, true), 2 * overlap / sizes, rtol=1e-6)
+    np.testing.assert_allclose(iou(predicted, true), overlap / either, rtol=1e-6)
+    expected = [hd95_by_definition(*pair) for pair in zip(predicted, true, strict=True)]
+    np.testing.assert_allclose(hd95(predicted, true), expected, rtol=1e-6)
+
+
+@slow
+def test_the_metrics_are_their_definitions_on_random_shapes() -> None:
+    require_definitions(blobs(1), blobs(2))
+
+
+@slow
+def test_the_metrics_are_their_definitions_on_lungs() -> None:
+    folder = Path(__file__).parents[2].parent / "shared" / "data" / "jsrt" / "masks"
+    files = sorted(folder.glob("*"))[:5]
+    if not files:
+        pytest.skip("needs the masks of JSRT in ../shared/data/jsrt/masks")
+    lungs = np.stack([np.asarray(Image.open(file).convert("L")) > 0 for file in files])
+
+    require_definitions(np.roll(lungs, (3, -5), axis=(1, 2)), lungs)
+    require_definitions(np.roll(lungs, 1, axis=0), lungs)
+
+
+@slow
+def test_hd95_is_a_distance_in_pixels_and_ignores_a_few_stray_ones() -> None:
+    true, moved = np.zeros((2, 1, 100, 100), dtype=np.bool_)
+    true[0, 20:80, 20:80] = True
+    moved[0, 20:80, 27:87] = True
+
+    assert hd95(moved, true)[0] == 7
+    stray = true.copy()
+    stray[0, 0, 0] = True
+    assert hd95(stray, true)[0] == 0
+
+
+@slow
+def test_empty_masks_have_no_distance() -> None:
+    empty, full = np.zeros((1, 8, 8), dtype=np.bool_), np.ones((1, 8, 8), dtype=np.bool_)
+
+    for predicted, true, overlap in ((empty, empty, 1), (empty, full, 0), (full, empty, 0)):
+        found = scored_mask(predicted[0], true[0], file="a.png", patient="a")
+        assert (found.dice, found.iou, found.hd95_px) == (overlap, overlap, None)
+        assert found.area == predicted.mean()
+
+
+def scored(dice: float, hd95_px: float | None, patient: str, area: float = 0.3) -> ScoredMask:
+    return ScoredMask(file="x.png", patient=patient, dice=dice, iou=dice, hd95_px=hd95_px, area=area)
+
+
+def test_means_are_over_images_and_count_empty_predictions_apart() -> None:
+    masks = [scored(0.9, 3, "a"), scored(0.8, 5, "b"), scored(0.0, None, "b", area=0)]
+
+    found = mask_metrics(masks, replicates=200, seed=0)
+
+    assert (found.images, found.patients, found.empty_predictions) == (3, 2, 1)
+    assert found.dice == pytest.approx(1.7 / 3)
+    assert found.hd95_px == 4
+    assert found.intervals["dice"] == (0.4, 0.9)
+    assert found.intervals["hd95_px"] == (3, 5)
+
+
+def test_intervals_resample_patients_and_not_images() -> None:
+    """Twenty images of one patient say no more about other patients than one does."""
+    few = [scored(dice, 1, patient) for dice, patient in zip((0.9, 0.8, 0.95, 0.7), "abcd", strict=True)]
+
+    of_few = mask_metrics(few, replicates=300, seed=0).intervals["dice"]
+    of_many = mask_metrics([one for one in few for _ in range(20)], replicates=300, seed=0).intervals["dice"]
+
+    assert of_few == pytest.approx(of_many)
+    assert mask_metrics([scored(one.dice, 1, "a") for one in few], replicates=300, seed=0).intervals == {}
+
+
+def test_without_any_distance_hd95_is_undefined() -> None:
+    found = mask_metrics([scored(0, None, "a", area=0), scored(0, None, "b", area=0)], replicates=20, seed=0)
+
+    assert found.hd95_px is None
+    assert "hd95_px" not in found.intervals
+
+
+def test_without_monai_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "monai.metrics", None)
+
+    with pytest.raises(MachineError, match=r"pip install 'xraytune\[segmentation\]'"):
+        dice(blobs(1), blobs(2))

@@ -1,0 +1,117 @@
+"""The threshold barely depends on the choice of validation images, and does no harm with few of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit  # type: ignore[import-untyped]
+from scipy.stats import norm  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression
+
+from xraytune.base.errors import DataError
+from xraytune.base.seeding import numpy_generator
+from xraytune.stats.classification import Flags, Floats, classification_metrics
+from xraytune.stats.threshold import balanced_threshold, fewest_positives, sensitivity_threshold
+
+MIDDLE = 2.0
+"""Logit at which the classes have equal density: the best threshold for balanced accuracy."""
+
+
+def overconfident_scores(count: int, seed: int, positive_share: float = 0.75) -> tuple[Flags, Floats]:
+    """A classifier with AUROC .98 whose logits are too large, and lean towards the positive class by `MIDDLE`."""
+    generator = numpy_generator(seed, "scores")
+    is_positive = np.arange(count) < round(count * positive_share)
+    logits = MIDDLE + np.where(is_positive, 6.0, -6.0) + generator.normal(0, 4, count)
+    return is_positive, expit(logits)
+
+
+def balanced_accuracy(is_positive: Flags, scores: Floats, threshold: float) -> float:
+    probabilities = np.stack([1 - scores, scores], axis=1)
+    figures = classification_metrics(is_positive.astype(np.int64), probabilities, positive=1, threshold=threshold)
+    return figures.balanced_accuracy
+
+
+def test_resamples_of_one_validation_set_give_close_thresholds() -> None:
+    is_positive, scores = overconfident_scores(1000, seed=1)
+    generator = numpy_generator(1, "resamples")
+    resamples = [generator.integers(1000, size=1000) for _ in range(50)]
+
+    thresholds = np.array([logit(balanced_threshold(is_positive[chosen], scores[chosen])) for chosen in resamples])
+
+    assert abs(thresholds.mean() - MIDDLE) < 0.5
+    assert thresholds.std() < 0.3, "the largest Youden's J scatters by 0.46 here"
+
+
+@pytest.mark.parametrize("count", [12, 30, 60])
+def test_threshold_of_few_images_improves_balanced_accuracy(count: int) -> None:
+    unseen = overconfident_scores(20_000, seed=99)
+    half = balanced_accuracy(*unseen, 0.5)
+
+    gains = [
+        balanced_accuracy(*unseen, balanced_threshold(*overconfident_scores(count, seed))) - half for seed in range(30)
+    ]
+
+    assert np.mean(gains) > 0.005
+    assert np.quantile(gains, 0.1) > -0.02
+
+
+@pytest.mark.parametrize("positive_share", [0.1, 0.5, 0.9])
+def test_threshold_maximises_balanced_accuracy_at_any_prevalence(positive_share: float) -> None:
+    unseen = overconfident_scores(20_000, seed=99)
+    best = norm.cdf(6 / 4)
+
+    threshold = balanced_threshold(*overconfident_scores(4000, seed=2, positive_share=positive_share))
+
+    assert balanced_accuracy(*unseen, threshold) == pytest.approx(best, abs=0.01)
+
+
+def test_threshold_of_many_images_matches_logistic_regression() -> None:
+    is_positive, scores = overconfident_scores(20_000, seed=3)
+
+    fit = LogisticRegression(C=np.inf).fit(logit(scores)[:, None], is_positive)
+    crossing = (logit(is_positive.mean()) - fit.intercept_[0]) / fit.coef_[0, 0]
+
+    assert logit(balanced_threshold(is_positive, scores)) == pytest.approx(crossing, abs=0.02)
+
+
+@pytest.mark.parametrize("gap", [1e-9, 0.1, 0.9])
+def test_separated_classes_are_separated(gap: float) -> None:
+    low, high = (1 - gap) / 2, (1 + gap) / 2
+    is_positive, scores = np.array([False] * 3 + [True] * 9), np.array([low] * 3 + [high] * 9)
+
+    assert low < balanced_threshold(is_positive, scores) <= high
+
+
+def test_certain_scores_still_have_a_threshold_between_them() -> None:
+    assert 0 < balanced_threshold(np.array([False, False, True]), np.array([0.0, 0.3, 1.0])) < 1
+
+
+@pytest.mark.parametrize("scores", [[0.2, 0.2, 0.2, 0.2], [0.9, 0.8, 0.2, 0.1]])
+def test_uninformative_scores_give_threshold_one_half(scores: list[float]) -> None:
+    assert balanced_threshold(np.array([False, False, True, True]), np.array(scores)) == 0.5
+
+
+def test_one_class_alone_has_no_threshold() -> None:
+    with pytest.raises(DataError, match="class number 0 has no image among 3"):
+        balanced_threshold(np.ones(3, dtype=np.bool_), np.array([0.1, 0.2, 0.3]))
+
+
+def test_new_positive_images_are_found_with_the_requested_sensitivity() -> None:
+    generator = numpy_generator(5, "positives")
+    found = []
+    for _ in range(2000):
+        *validation, further = generator.normal(size=31)
+        threshold = sensitivity_threshold(np.array(validation), 0.9)
+        assert threshold is not None
+        found.append(further >= threshold)
+
+    assert np.mean(found) == pytest.approx(28 / 31, abs=0.02)
+
+
+@pytest.mark.parametrize(("sensitivity", "count"), [(0.5, 1), (0.9, 9), (0.95, 19), (0.99, 99)])
+def test_too_few_positive_images_give_no_threshold(sensitivity: float, count: int) -> None:
+    scores = np.arange(count) / 100
+
+    assert fewest_positives(sensitivity) == count
+    assert sensitivity_threshold(scores, sensitivity) == 0.0
+    assert sensitivity_threshold(scores[1:], sensitivity) is None

@@ -1,0 +1,261 @@
+"""The rules for a pair of arms, a finalist, and a sequence of finalists."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from xraytune.stats.placements import AUROC
+from xraytune.stats.verdict import (
+    AgainstControl,
+    ControlKind,
+    Evidence,
+    Overall,
+    OverallVerdict,
+    PairVerdict,
+    PairWord,
+    can_show_harm,
+    fixed_sequence,
+    judge,
+    overall_verdict,
+    pair_tests,
+    verdict_text,
+    verdicts_of,
+)
+
+Floats = NDArray[np.float64]
+
+
+def evidence(difference: float | Floats, width: float) -> Evidence:
+    """One with the 95 % interval difference +- width, and the 90 % interval difference +- .84 width."""
+    return Evidence(
+        difference=difference,
+        mean_score=0.8,
+        seed_variance=1e-12,
+        patient_variance=(width / 1.959964) ** 2,
+        gan_seeds=5,
+        effective_patients=1e9,
+        model=AUROC,
+    )
+
+
+def against(
+    control: str, *words: PairWord, kind: ControlKind = "tuned", p_better_by_rope: float = 0.5
+) -> AgainstControl:
+    verdict = PairVerdict(
+        is_better="better" in words,
+        is_worse="worse" in words,
+        is_equivalent="equivalent" in words,
+        p_better_by_rope=p_better_by_rope,
+    )
+    return AgainstControl(control=control, kind=kind, verdict=verdict)
+
+
+def test_each_verdict_has_its_words() -> None:
+    words = {word: verdict_text(word, "AUROC") for word in get_args(Overall)}
+
+    assert words == {
+        "helps": "synthetic images help",
+        "hurts": "synthetic images hurt",
+        "no_better": "synthetic images do not improve AUROC",
+        "undecided": "inconclusive: neither an improvement nor its absence was shown",
+    }
+
+
+def of_p_values(*p_values: float) -> OverallVerdict:
+    """The verdict on a finalist with these p-values at the ROPE against controls a, b, c and so on."""
+    return overall_verdict([against(name, p_better_by_rope=p) for name, p in zip("abcdef", p_values, strict=False)])
+
+
+@pytest.mark.parametrize(
+    ("difference", "width", "words"),
+    [
+        (0.03, 0.02, ("better",)),
+        (-0.03, 0.02, ("worse",)),
+        (0.001, 0.005, ("equivalent",)),
+        (0.005, 0.004, ("better", "equivalent")),
+        (-0.005, 0.004, ("worse", "equivalent")),
+        (0.0105, 0.01, ("better",)),  # a one-sided p-value of .02
+        (-0.0105, 0.01, ("worse",)),
+        (0.005, 0.02, ("undecided",)),
+        (0.02, 0.0201, ("undecided",)),
+        (0.0, 1e-5, ("equivalent",)),
+    ],
+)
+def test_a_pair_gets_all_words_that_hold(difference: float, width: float, words: tuple[str, ...]) -> None:
+    assert judge(evidence(difference, width), rope=0.01).words == words
+
+
+def test_equivalence_depends_on_the_90_percent_interval_and_the_rope() -> None:
+    found = evidence(0.0, 0.0115)  # its 90 % interval is +- .00965
+
+    assert judge(found, rope=0.01).is_equivalent
+    assert not judge(found, rope=0.0096).is_equivalent
+    assert not judge(evidence(0.0015, 0.0115), rope=0.01).is_equivalent
+    assert not judge(evidence(-0.0015, 0.0115), rope=0.01).is_equivalent
+
+
+def test_p_better_by_rope_is_one_sided() -> None:
+    assert judge(evidence(0.01, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.5)
+    assert judge(evidence(0.0, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.025, abs=1e-3)
+    assert judge(evidence(-0.03, 0.01), rope=0.01).p_better_by_rope < 1e-6
+
+
+@pytest.mark.slow
+@given(st.floats(-0.05, 0.05), st.floats(1e-4, 0.05))
+def test_swapping_the_arms_swaps_better_and_worse(difference: float, width: float) -> None:
+    one, other = (judge(evidence(sign * difference, width), rope=0.01) for sign in (1, -1))
+
+    assert (one.is_better, one.is_worse, one.is_equivalent) == (other.is_worse, other.is_better, other.is_equivalent)
+
+
+def test_many_studies_are_judged_elementwise() -> None:
+    differences = np.array([[0.03, -0.03], [0.001, 0.02]])
+    tests = pair_tests(evidence(differences, 0.015), rope=0.02)
+
+    found = verdicts_of(tests, 1, ["none", "tuned"])
+
+    assert [one.verdict for one in found] == [judge(evidence(gap, 0.015), rope=0.02) for gap in (0.001, 0.02)]
+    assert [(one.control, one.kind) for one in found] == [("0", "none"), ("1", "tuned")]
+
+
+def test_worse_than_every_matched_control_hurts() -> None:
+    found = overall_verdict([
+        against("none", "worse", "equivalent", kind="none", p_better_by_rope=1e-9),
+        against("duplicate", "worse", kind="duplicate", p_better_by_rope=1e-9),
+        against("tuned", "better"),
+    ])  # fmt: skip
+
+    assert found == OverallVerdict(word="hurts", controls=("none", "duplicate"))
+
+
+@pytest.mark.parametrize("duplicate", ["undecided", "equivalent", "better"])
+def test_worse_than_none_alone_does_not_show_that_the_images_hurt(duplicate: PairWord) -> None:
+    """The cause may be more images per step, which the duplicates have too."""
+    found = overall_verdict([
+        against("none", "worse", kind="none"), against("duplicate", duplicate, kind="duplicate"),
+    ])  # fmt: skip
+
+    assert found.word == "undecided"
+
+
+@pytest.mark.parametrize("kind", ["none", "duplicate", "tuned"])
+def test_without_both_matched_controls_nothing_hurts(kind: ControlKind) -> None:
+    controls = [against("one", "worse", kind=kind), against("tuned", "worse")]
+
+    assert not can_show_harm([one.kind for one in controls])
+    assert overall_verdict(controls).word == "undecided"
+
+
+def test_with_mixing_replace_none_is_enough_to_hurt() -> None:
+    """It has as many images per step as the finalist."""
+    found = overall_verdict([against("none", "worse", kind="none_same_count"), against("tuned", "undecided")])
+
+    assert found == OverallVerdict(word="hurts", controls=("none",))
+
+
+def test_better_than_every_control_helps_even_if_by_too_little_to_matter() -> None:
+    found = overall_verdict([
+        against("none", "better", "equivalent", kind="none", p_better_by_rope=1e-9), against("tuned", "better"),
+    ])  # fmt: skip
+
+    assert found == OverallVerdict(word="helps", controls=("none", "tuned"))
+
+
+def test_help_needs_an_improvement_over_every_control() -> None:
+    found = overall_verdict([
+        against("none", "better", kind="none"), against("duplicate", "undecided"), against("tuned", "better"),
+    ])  # fmt: skip
+
+    assert found == OverallVerdict(word="undecided", controls=("duplicate",))
+
+
+@pytest.mark.parametrize("word", ["worse", "equivalent", "undecided"])
+def test_ruled_out_improvement_is_no_better(word: PairWord) -> None:
+    found = overall_verdict([
+        against("none", "better", kind="none"), against("tuned", word, p_better_by_rope=0.01),
+    ])  # fmt: skip
+
+    assert found == OverallVerdict(word="no_better", controls=("tuned",))
+
+
+@pytest.mark.parametrize("word", ["worse", "equivalent"])
+def test_single_pair_verdict_is_never_no_better(word: PairWord) -> None:
+    assert overall_verdict([against("none", "better", kind="none"), against("tuned", word)]).word == "undecided"
+
+
+def test_the_first_of_five_controls_is_tested_at_a_fifth_of_the_level() -> None:
+    assert of_p_values(0.04, 0.5, 0.5, 0.5, 0.5).word == "undecided"
+    assert of_p_values(0.01, 0.5, 0.5, 0.5, 0.5).word == "undecided"
+    assert of_p_values(0.5, 0.5, 0.5, 0.009, 0.5) == OverallVerdict(word="no_better", controls=("d",))
+    assert of_p_values(0.049) == OverallVerdict(word="no_better", controls=("a",))
+
+
+def test_after_a_rejection_the_next_control_is_tested_at_a_quarter_of_the_level() -> None:
+    assert of_p_values(0.5, 0.012, 0.5, 0.009, 0.5).controls == ("b", "d")
+    assert of_p_values(0.5, 0.013, 0.5, 0.009, 0.5).controls == ("d",)
+    assert of_p_values(0.049, 0.024, 0.016, 0.012, 0.009).controls == ("a", "b", "c", "d", "e")
+
+
+def test_holm_stops_at_the_first_that_is_not_rejected() -> None:
+    """The third would pass .05 / 3 if the second had passed .05 / 4."""
+    assert of_p_values(0.016, 0.0135, 0.009, 0.5, 0.5).controls == ("c",)
+
+
+@pytest.mark.slow
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_no_better_controls_do_not_depend_on_order(p_values: list[float]) -> None:
+    names = list("abcdef")[: len(p_values)]
+    given_order = [against(name, p_better_by_rope=p) for name, p in zip(names, p_values, strict=True)]
+    backwards = given_order[::-1]
+
+    one, other = overall_verdict(given_order), overall_verdict(backwards)
+
+    assert one.word == other.word
+    assert one.controls == other.controls[::-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_no_better_is_wrong_in_at_most_5_percent(correlation: float) -> None:
+    """A finalist that is better than five controls by exactly one ROPE: `no_better` is wrong, and Holm keeps it at 5 %."""
+    generator = np.random.default_rng(1)
+    errors = np.sqrt(correlation) * generator.normal(size=(4000, 1))
+    errors = errors + np.sqrt(1 - correlation) * generator.normal(size=(4000, 5))
+    tests = pair_tests(evidence(0.01 + 0.005 * errors, 0.0098), rope=0.01)
+
+    words = [overall_verdict(verdicts_of(tests, study, ["tuned"] * 5)).word for study in range(4000)]
+
+    assert words.count("no_better") / 4000 <= 0.058
+    assert (tests.p_better_by_rope < 0.05).any(axis=1).mean() > 0.08, (
+        "without a correction it would be denied more often"
+    )
+
+
+def test_without_controls_nothing_is_decided() -> None:
+    assert overall_verdict([]).word == "undecided"
+
+
+def test_finalists_are_tested_up_to_the_first_that_does_not_help() -> None:
+    helps, undecided = OverallVerdict(word="helps", controls=()), OverallVerdict(word="undecided", controls=())
+
+    assert fixed_sequence([helps, undecided, helps]) == (helps, undecided, None)
+    assert fixed_sequence([undecided, helps]) == (undecided, None)
+    assert fixed_sequence([helps, helps]) == (helps, helps)
+    assert fixed_sequence([]) == ()
+
+
+@pytest.mark.slow
+def test_a_sequence_of_many_looks_keeps_its_error_rate() -> None:
+    """Three finalists that do not help, each called `helps` by chance in 2.5 %: some call in 2.5 %, not in 7.3 %."""
+    by_chance = np.random.default_rng(1).random((20_000, 3)) < 0.025
+    helps, undecided = OverallVerdict(word="helps", controls=()), OverallVerdict(word="undecided", controls=())
+
+    told = [fixed_sequence([helps if one else undecided for one in study]) for study in by_chance]
+
+    assert np.mean([helps in verdicts for verdicts in told]) == pytest.approx(0.025, abs=0.004)

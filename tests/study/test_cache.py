@@ -1,0 +1,163 @@
+"""`cache clean`: a cache that several studies and users share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import command
+from xraytune.base.artifacts import build_once, in_use, is_intact
+from xraytune.base.errors import ConfigError
+from xraytune.study.clean import clean_cache
+
+HOUR = 3600.0
+
+
+def artifact(cache: Path, seed: int, *, hours_old: float, stage: str = "pool-1") -> Path:
+    """An artifact of 1,000 bytes and its manifest, used this long ago."""
+    path = build_once(cache, stage, {"generator": "0" * 32, "seed": seed}, fill)
+    then = time.time() - hours_old * HOUR
+    os.utime(path / "manifest.json", (then, then))
+    return path
+
+
+def fill(folder: Path) -> None:
+    (folder / "pixels.npy").write_bytes(b"x" * 1000)
+
+
+def size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def test_the_least_recently_used_artifacts_are_removed_until_the_cache_is_small_enough(tmp_path: Path) -> None:
+    first, second, third = (artifact(tmp_path, seed, hours_old=hours) for seed, hours in ((1, 30), (2, 20), (3, 10)))
+    limit = f"{size(second) + size(third)}B"
+    assert is_intact(first), "counts as a use, so the second is now the oldest"
+
+    would = clean_cache(tmp_path, max_size=limit, dry_run=True)
+    assert all(path.exists() for path in (first, second, third))
+    cleaned = clean_cache(tmp_path, max_size=limit)
+
+    assert (first.exists(), second.exists(), third.exists()) == (True, False, True)
+    assert [*would.removed] == [*cleaned.removed] == [second]
+    assert clean_cache(tmp_path, max_size=limit).removed == {}
+
+
+RUNNING = """
+import sys
+from pathlib import Path
+from xraytune.base.artifacts import in_use, is_intact
+with in_use(Path(sys.argv[1])):
+    assert is_intact(Path(sys.argv[2]))
+    print("used", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_what_a_running_command_has_used_stays_until_it_ends(tmp_path: Path) -> None:
+    used, unused = (artifact(tmp_path, seed, hours_old=30) for seed in (1, 2))
+    code = [sys.executable, "-c", RUNNING, str(tmp_path), str(used)]
+    with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        during = clean_cache(tmp_path, max_size="0")
+        stayed = used.exists(), unused.exists()
+        running.communicate("\n")
+    after = clean_cache(tmp_path, max_size="0")
+
+    assert stayed == (True, False)
+    assert "in use" in during.note
+    assert not used.exists()
+    assert after.note == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_files_whose_use_another_user_cannot_record_stay_while_that_user_works(tmp_path: Path) -> None:
+    private, shared = (artifact(tmp_path, seed, hours_old=30) for seed in (1, 2))
+    (private / "manifest.json").chmod(0o644)
+    (shared / "manifest.json").chmod(0o664)
+    with in_use(tmp_path):
+        for lock in (tmp_path / ".users").iterdir():
+            os.chown(lock, 12345, -1)
+        clean_cache(tmp_path, max_size="0")
+
+    assert (private.exists(), shared.exists()) == (True, False)
+
+
+def test_an_artifact_whose_use_cannot_be_recorded_is_still_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = artifact(tmp_path, 1, hours_old=30)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+
+    assert is_intact(path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o060), (0o022, 0o040)])
+def test_the_umask_decides_what_a_group_may_do_with_an_artifact(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        build_once(tmp_path / "cache", "pool-1", {}, fill)
+    finally:
+        os.umask(before)
+
+    assert {path.stat().st_mode & 0o060 for path in (tmp_path / "cache").rglob("*")} == {mode}
+
+
+@pytest.mark.parametrize("wrong", ["lots", "50 apples", "-1GB", "50GBB"])
+def test_an_invalid_size_is_refused(tmp_path: Path, wrong: str) -> None:
+    path = artifact(tmp_path, 1, hours_old=30)
+
+    with pytest.raises(ConfigError, match="is not a size"):
+        clean_cache(tmp_path, max_size=wrong)
+
+    assert path.exists()
+
+
+def test_generators_in_training_stay_while_a_command_runs(tmp_path: Path) -> None:
+    work = tmp_path / "gan-3.work" / ("0" * 32)
+    work.mkdir(parents=True)
+    (work / "checkpoint.pt").write_bytes(b"x")
+
+    with in_use(tmp_path):
+        clean_cache(tmp_path, max_size="0")
+        stayed = work.is_dir()
+    clean_cache(tmp_path, max_size="0")
+
+    assert stayed
+    assert not work.exists()
+
+
+def test_only_what_the_naming_scheme_owns_is_removed(tmp_path: Path) -> None:
+    path = artifact(tmp_path, 1, hours_old=30)
+    others = [tmp_path / "photos" / ("0" * 32), path.parent / "notes", tmp_path / "pool-1.bak" / ("0" * 32)]
+    for other in others:
+        other.mkdir(parents=True)
+
+    cleaned = clean_cache(tmp_path, max_size="0")
+
+    assert [*cleaned.removed] == [path]
+    assert all(other.is_dir() for other in others)
+
+
+def test_the_command_prints_each_path(tmp_path: Path) -> None:
+    path = artifact(tmp_path / "cache", 1, hours_old=30)
+
+    would = command("cache", "clean", "--cache", tmp_path / "cache", "--max-size", "0", "--dry-run", "--json")
+    missing = command("cache", "clean", "--cache", tmp_path / "nowhere", "--max-size", "0")
+
+    assert [*json.loads(would.stdout)["removed"]] == [str(path)]
+    assert path.is_dir()
+    assert missing.exit_code == 2
+    assert "no cache here" in missing.stderr

@@ -1,0 +1,286 @@
+"""`clean` frees only what can be computed again: the study continues with the same numbers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.in_process import CPU, controller_of, one_thread
+from xraytune.base.artifacts import artifact_path
+from xraytune.base.errors import StudyError
+from xraytune.base.files import sha256_of, write_json
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import RunContext, prepare
+from xraytune.model.best import export
+from xraytune.model.train import train
+from xraytune.space.load import load_space
+from xraytune.study.clean import clean, clean_cache
+from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.messages import TrialSuggestion
+from xraytune.study.status import status
+from xraytune.synth.synthesize import GAN_STAGE, generator_inputs, generator_need
+from xraytune.trial.run import train_own_generator, trial_epochs
+
+pytestmark = pytest.mark.slow
+
+SPACE = """\
+version: 1
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {values: [none, gan]}
+  synthetic_ratio: {value: 0.5, when: {source: gan}}
+  gan:
+    when: {source: gan}
+    parameters: {image_size: {value: 32}, steps: {values: [2, 3]}, batch_size: {value: 8}, width: {value: 4}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
+  batch_size: {value: 16}
+budget: {trials: 3, max_epochs: 2, steps_per_epoch: 4}
+scheduler: {name: none}
+points_to_evaluate:
+  - {source: gan, gan.steps: 2, lr: 5e-3}
+  - {source: none, lr: 3e-3}
+  - {source: gan, gan.steps: 3, lr: 1e-3}
+"""
+INTERRUPTED = 2
+"""The trial that was stopped after its first epoch."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pinned() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def searched(pinned: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `cache` and `studies/small`, in which two trials have ended and one was interrupted."""
+    del pinned
+    root = tmp_path_factory.mktemp("searched")
+    draw_phantoms(root / "xrays", patients=30, seed=3, image_size_px=48)
+    begin_study(root, "small")
+    search(root, stop_in_trial=INTERRUPTED)
+    return root
+
+
+@pytest.fixture
+def root(searched: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(searched, tmp_path / "copy", symlinks=True))
+
+
+def begin_study(root: Path, name: str, *overrides: str) -> StudyFolder:
+    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    space = load_space(root / "space.yaml", [f"name={name}", *overrides])
+    folder = StudyFolder(root / "studies" / name)
+    create_study(folder, space, prepare(space.settings, root / "cache")[0], CPU)
+    return folder
+
+
+def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> None:
+    """Run the trials in turn, as a search does; optionally stop after the first epoch of one."""
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    space = load_space(root / "space.yaml", overrides)
+    prepared, _ = prepare(space.settings, cache)
+    with locked(folder):
+        controller = controller_of(folder, space, prepared, cache)
+        while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
+            experiment = folder.experiment(suggestion.number)
+            context = RunContext(prepared=prepared, cache=cache, compute=CPU)
+            if suggestion.only_generator:
+                train_own_generator(experiment, context)
+                controller.on_result(suggestion.number, {"generator": "trained"})
+                continue
+            epochs = trial_epochs(experiment, context, trial_dir=folder.trial_path(suggestion.number))
+            should_continue = True
+            while should_continue:
+                try:
+                    should_continue = controller.on_result(suggestion.number, {"epoch": asdict(next(epochs))})
+                except StopIteration as end:
+                    should_continue = controller.on_result(suggestion.number, {"ended": asdict(end.value)})
+                if suggestion.number == stop_in_trial:
+                    epochs.close()
+                    controller.close()
+                    return
+        controller.close()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def results(root: Path) -> list[dict[str, Any]]:
+    rows = StudyFolder(root / "studies" / "small").rows()
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def in_an_hour() -> float:
+    return time.time() + 3700
+
+
+def leave_checkpoints(root: Path) -> int:
+    """As after a kill; returns their bytes."""
+    for number in (0, 1):
+        (root / f"studies/small/trials/{number:04d}/checkpoint/checkpoint.pt").write_bytes(b"x" * 1000)
+    return 2000
+
+
+def test_cleaned_study_resumes_identically(root: Path, tmp_path: Path) -> None:
+    """A larger budget, an interrupted trial, and an export, all with a cache from which everything was removed."""
+    untouched = Path(shutil.copytree(root, tmp_path / "untouched"))
+
+    clean(root / "studies" / "small")
+    cleaned = clean_cache(root / "cache", max_size="0")
+    for each in (root, untouched):
+        search(each, "budget.trials=5")
+        export(each / "studies" / "small", out=each / "best.yaml")
+
+    assert cleaned.total_bytes > 0
+    assert len(results(root)) == 5
+    assert results(root) == results(untouched)
+    assert (root / "best.yaml").read_bytes() == (untouched / "best.yaml").read_bytes()
+
+
+def test_clean_keeps_results_and_the_checkpoint_of_an_interrupted_trial(root: Path) -> None:
+    study = root / "studies" / "small"
+    checkpoint_bytes, before = leave_checkpoints(root), contents(study)
+
+    cleaned = clean(study)
+
+    gone = {name for name in before if name not in contents(study)}
+    assert gone == {f"trials/{number:04d}/checkpoint/checkpoint.pt" for number in (0, 1)}
+    assert {path.relative_to(study).as_posix() for path in cleaned.removed} == gone
+    assert cleaned.total_bytes == checkpoint_bytes
+    assert {name: sha for name, sha in before.items() if name not in gone} == contents(study)
+    assert [trial.status for trial in status(study).trials] == ["complete", "complete", "unfinished"]
+
+
+def test_dry_run_lists_files_and_removes_nothing(root: Path) -> None:
+    leave_checkpoints(root)
+    before = contents(root)
+
+    would = clean(root / "studies" / "small", dry_run=True)
+
+    assert contents(root) == before
+    assert would.is_dry_run
+    assert clean(root / "studies" / "small").removed == would.removed
+    assert clean(root / "studies" / "small").removed == {}, "nothing is left to remove"
+
+
+def test_the_generator_of_one_study_serves_the_next(root: Path) -> None:
+    """Unless its training images differ."""
+    gan, cache = StudyFolder(root / "studies" / "small").experiment(0).parameters.gan, root / "cache"
+    same, other = begin_study(root, "same"), begin_study(root, "other", "data.split.seed=9")
+
+    assert generator_need(gan, same.prepared(), CPU, cache) is None
+    assert generator_need(gan, other.prepared(), CPU, cache) is not None
+
+
+def test_cache_clean_keeps_what_a_final_training_uses(root: Path) -> None:
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    gan = folder.experiment(0).parameters.gan
+    assert gan is not None
+    generator = artifact_path(cache, GAN_STAGE, generator_inputs(gan, None, folder.prepared(), CPU))
+    calls = list[str]()
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        del done, total
+        calls.append(what)
+        clean_cache(cache, max_size="0")
+
+    export(folder.path, out=root / "trial.yaml", trial=0, exact=True)
+    trained = train(root / "trial.yaml", out=root / "model", on_progress=on_progress)
+
+    assert trained.equals_trial
+    assert calls
+    assert generator.is_dir()
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+STUDY_PLACES = ("studies", "studies/small/trials/0000/checkpoint", "studies/small/confirm/trials")
+
+
+@pytest.mark.parametrize("place", [*STUDY_PLACES, "cache/gan-3"])
+def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: str) -> None:
+    (root / place).mkdir(parents=True, exist_ok=True)
+    left = root / place / f".small.{dead_process()}-0123abcd.tmp"
+    left.mkdir()
+    (left / "config.json").write_bytes(b"x" * 77)
+    in_use = root / place / f".small.{os.getpid()}-0123abcd.tmp"
+    in_use.write_bytes(b"x")
+    mine = root / place / ".small.notes.tmp"
+    mine.write_bytes(b"x")
+
+    def removed(clock: Callable[[], float]) -> dict[Path, int]:
+        if place in STUDY_PLACES:
+            return clean(root / "studies" / "small", clock=clock).removed
+        return clean_cache(root / "cache", max_size="1TB", clock=clock).removed
+
+    young = removed(time.time)
+    stayed = left.is_dir()
+
+    assert stayed
+    assert young == {}
+    assert removed(in_an_hour) == {left.resolve(): 77}
+    assert not left.exists()
+    assert in_use.is_file()
+    assert mine.is_file(), "not a name that xraytune gives"
+
+
+@pytest.mark.parametrize("place", ["linked", "gan-3", "gan-3.work", f"pool-1/{'0' * 32}", f"gan-3.work/{'0' * 32}"])
+def test_links_in_a_cache_are_neither_followed_nor_removed(root: Path, tmp_path: Path, place: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    kept = elsewhere / ("f" * 32)
+    kept.mkdir(parents=True)
+    (kept / "manifest.json").write_bytes(b"x")
+    (elsewhere / f".kept.{dead_process()}-0123abcd.tmp").write_bytes(b"x")
+    link = root / "cache" / place
+    shutil.rmtree(link, ignore_errors=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(elsewhere)
+
+    would = clean_cache(root / "cache", max_size="0", dry_run=True, clock=in_an_hour)
+    cleaned = clean_cache(root / "cache", max_size="0", clock=in_an_hour)
+
+    assert would.removed == cleaned.removed
+    assert link.is_symlink()
+    assert len(list(elsewhere.iterdir())) == 2
+    assert kept.is_dir()
+
+
+def test_links_in_a_study_are_not_followed(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / f".kept.{dead_process()}-0123abcd.tmp").write_bytes(b"x")
+    wandb = root / "studies" / "small" / "trials" / "0000" / "wandb"
+    wandb.mkdir()
+    (wandb / "linked").symlink_to(elsewhere)
+
+    assert clean(root / "studies" / "small", clock=in_an_hour).removed == {}
+
+    assert len(list(elsewhere.iterdir())) == 1
+
+
+def test_folder_that_is_not_a_study_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "notes.json", {})
+
+    with pytest.raises(StudyError, match="no study here"):
+        clean(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]

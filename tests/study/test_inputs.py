@@ -1,0 +1,152 @@
+"""Extra images and custom weights: none from the test folder, and the same at each start of a study."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import InProcess, one_thread
+from xraytune.base.errors import DataError, StudyError
+from xraytune.base.records import EpochRecord
+from xraytune.base.tensors import save_state
+from xraytune.confirm.run import confirm
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import PIXELS_STAGE
+from xraytune.model.train import train
+from xraytune.nets.classifier import build_classifier
+from xraytune.search import run as search_run
+from xraytune.search.run import search
+from xraytune.space.settings import Parameters
+from xraytune.study.folder import StudyFolder
+from xraytune.study.inputs import INPUTS_FILE
+
+pytestmark = pytest.mark.slow
+
+SPACE = """\
+version: 1
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {value: folder}
+  synthetic_ratio: {value: 0.2}
+  folder: {parameters: {path: {value: extra}}}
+  backbone: {value: small_cnn}
+  weights: {value: own.safetensors}
+budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
+scheduler: {name: none}
+"""
+
+
+def write_weights(root: Path, seed: int) -> None:
+    parameters = Parameters(backbone="small_cnn", weights="none")
+    save_state(build_classifier(parameters, 2, weights=None, seed=seed).backbone, root / "own.safetensors")
+
+
+def draw_extra(root: Path, seed: int) -> None:
+    """Images of other patients."""
+    shutil.rmtree(root / "extra", ignore_errors=True)
+    draw_phantoms(root / "drawn", patients=12, seed=seed, image_size_px=32)
+    for number, image in enumerate(sorted((root / "drawn" / "train").rglob("*.jpeg"))):
+        out = root / "extra" / image.parent.name / f"other{number}.jpeg"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        image.rename(out)
+    shutil.rmtree(root / "drawn")
+
+
+CHANGES: dict[str, Callable[[Path, int], None]] = {"extra": draw_extra, "own.safetensors": write_weights}
+changed = pytest.mark.parametrize("changed", CHANGES)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with X-rays, weights and a space file; its trials run in this process."""
+    draw_phantoms(tmp_path / "xrays", patients=60, seed=1, image_size_px=32)
+    write_weights(tmp_path, 1)
+    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
+    monkeypatch.setattr(search_run, "Runner", InProcess)
+    with one_thread():
+        yield tmp_path
+
+
+def search_lab(lab: Path, trials: int = 1) -> StudyFolder:
+    search(lab / "small.yaml", studies=lab / "studies", overrides=[f"budget.trials={trials}"])
+    return StudyFolder(lab / "studies" / "small")
+
+
+def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"patients of \d+ held-out test images are among these extra images: test/NORMAL"
+    ):
+        search(lab / "small.yaml", studies=lab / "studies", overrides=[f"folder.path={lab}/xrays/test"])
+
+    assert not (lab / "studies" / "small").exists()
+    assert len(list((lab / "cache" / PIXELS_STAGE).iterdir())) == 1, "the training images, and no others"
+
+
+@pytest.mark.parametrize("by", ["patient", "file"])
+def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused(lab: Path, by: str) -> None:
+    shutil.copytree(lab / "xrays" / "train", lab / "extra")
+    known = next((lab / "xrays" / "test" / "PNEUMONIA").iterdir())
+    stranger = next((lab / "extra" / "PNEUMONIA").iterdir())
+    if by == "patient":
+        stranger.rename(stranger.with_name(known.name))
+    else:
+        shutil.copy(known, stranger.with_name("drawn1.jpeg"))
+
+    with pytest.raises(DataError, match=f"test images are among these extra images: .*{known.name}"):
+        search(lab / "small.yaml", studies=lab / "studies")
+
+
+@changed
+def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_name(lab: Path, changed: str) -> None:
+    draw_extra(lab, 2)
+    study = search_lab(lab)
+    CHANGES[changed](lab, 3)
+
+    with pytest.raises(StudyError, match=f"{changed}: this input changed since the study began\n.*fix: restore it"):
+        search_lab(lab, trials=2)
+    assert len(study.rows()) == 1
+    CHANGES[changed](lab, 2 if changed == "extra" else 1)
+
+    search_lab(lab, trials=2)
+    assert len(study.rows()) == 2
+
+
+@changed
+def test_confirm_refuses_changed_extra_images_and_weights(lab: Path, changed: str) -> None:
+    draw_extra(lab, 2)
+    study = search_lab(lab)
+    CHANGES[changed](lab, 3)
+
+    with pytest.raises(StudyError, match=f"{changed}: this input changed since the study began"):
+        confirm(study.path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"contents": {"a": 1}}'])
+def test_damaged_record_of_extra_images_is_reported(lab: Path, content: str) -> None:
+    draw_extra(lab, 2)
+    study = search_lab(lab)
+    (study.path / INPUTS_FILE).write_text(content, encoding="utf-8")
+
+    with pytest.raises(StudyError, match=r"inputs\.json: a file of the study is missing or damaged"):
+        search_lab(lab, trials=2)
+
+
+def test_interrupted_training_refuses_other_extra_images(lab: Path) -> None:
+    draw_extra(lab, 2)
+    heard: list[EpochRecord] = []
+
+    def interrupt(record: EpochRecord) -> None:
+        heard.append(record)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(lab / "small.yaml", out=lab / "model", cache=lab / "cache", on_epoch=interrupt)
+    draw_extra(lab, 3)
+    train(lab / "small.yaml", out=lab / "model", cache=lab / "cache", on_epoch=heard.append)
+
+    before, after = heard
+    assert after.train_loss != before.train_loss

@@ -1,0 +1,269 @@
+"""The journal: every trial, each value in its order of arrival, and each end exactly once."""
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.study.studies import CPU, SPACE, two_images, write_space
+from xraytune.base.errors import StudyError
+from xraytune.space.settings import Objective
+from xraytune.space.space import Point, Space
+from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.journal import Journal, create_journal
+
+
+def open_journal(study: StudyFolder, *overrides: str) -> Journal:
+    return Journal(study.journal_path, write_space(study.path.parent.parent, *overrides), writable=True)
+
+
+@pytest.mark.slow
+def test_values_keep_order_of_arrival(study: StudyFolder) -> None:
+    journal = open_journal(study)
+    for _ in range(2):
+        journal.ask(())
+
+    journal.report(1, 1, 0.7)
+    journal.report(0, 1, 0.8)
+    journal.report(1, 2, 0.75)
+
+    assert list(open_journal(study).reports()) == [(1, 1, 0.7), (0, 1, 0.8), (1, 2, 0.75)]
+
+
+@pytest.mark.slow
+def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) -> None:
+    """The sampler is seeded by the trial's number, not by how often the search was started."""
+    other = tmp_path / "optuna.journal"
+    create_journal(other, "small", Objective())
+    unbroken = Journal(other, write_space(tmp_path), writable=True)
+
+    for number in range(6):
+        restarted = open_journal(study)
+        assert restarted.ask(()) == unbroken.ask(())
+        for journal in (restarted, unbroken):
+            journal.report(number, 1, 0.5 + number / 20)
+            journal.tell(number, "complete", 0.5 + number / 20, {})
+
+
+@pytest.mark.slow
+def test_initial_points_come_first_even_after_restart(study: StudyFolder) -> None:
+    points: tuple[Point, ...] = (
+        {"source": "none", "lr": 1e-4},
+        {"source": "duplicate", "synthetic_ratio": 1.0, "lr": 1e-3},
+    )
+
+    first = open_journal(study).ask(points).parameters
+    second = open_journal(study).ask(points).parameters
+
+    assert (first.source, first.lr) == ("none", 1e-4)
+    assert (second.source, second.synthetic_ratio, second.lr) == ("duplicate", 1.0, 1e-3)
+
+
+def space_of_weights(root: Path) -> Space:
+    files = ", ".join(str(root / name) for name in ("w1.safetensors", "w2.safetensors"))
+    return write_space(root, f"weights={{values: [none, {files}]}}", "name=moved")
+
+
+def test_moved_study_resumes(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    space, study = space_of_weights(here), StudyFolder(here / "studies" / "moved")
+    create_study(study, space, two_images(), CPU)
+    journal = Journal(study.journal_path, space, writable=True)
+    for _ in range(2):
+        journal.ask([{"source": "none", "weights": str(here / "w2.safetensors")}] * 2)
+    journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
+    assert str(tmp_path) not in f"{study.journal_path.read_text('utf-8')}{journal.rows()}"
+
+    here.rename(there)
+
+    moved = StudyFolder(there / "studies" / "moved")
+    journal = Journal(moved.journal_path, space_of_weights(there), writable=True)
+    suggestion = [journal.parameters(0), journal.resume(1).parameters]
+    assert [parameters.weights for parameters in suggestion] == [str(there / "w2.safetensors")] * 2
+    assert journal.ask(()).parameters.weights in {"none", *(str(there / f"w{which}.safetensors") for which in (1, 2))}
+    assert journal.rows()[0]["parameters"]["weights"] == "../../w2.safetensors"
+
+
+def test_an_unfinished_trial_keeps_its_settings(study: StudyFolder) -> None:
+    suggestion = open_journal(study).ask(())
+    journal = open_journal(study)
+
+    assert journal.unfinished() == [suggestion.number]
+    assert journal.resume(suggestion.number) == suggestion
+
+
+@pytest.mark.slow
+def test_each_outcome_is_recorded_unchanged(study: StudyFolder) -> None:
+    """A pruned trial keeps its value so far, a failed one has none: Optuna learns from both."""
+    journal = open_journal(study)
+    for number, value in enumerate((0.9, 0.6, 0.5)):
+        journal.ask(())
+        journal.report(number, 1, value)
+
+    journal.tell(0, "complete", 0.9, {"val_b_score": 0.88, "seconds": 3.0})
+    journal.tell(1, "pruned", 0.6, {"reason": "stopped by ASHA after epoch 1"})
+    journal.tell(2, "failed", None, {"reason": "the loss is not finite"})
+
+    rows = journal.rows()
+    assert [(row["status"], row["value"], row["epochs"]) for row in rows] == [
+        ("complete", 0.9, 1),
+        ("pruned", 0.6, 1),
+        ("failed", None, 1),
+    ]
+    assert (rows[0]["val_b_score"], rows[0]["seconds"], rows[2]["reason"]) == (0.88, 3.0, "the loss is not finite")
+
+
+def test_duplicate_report_is_ignored(study: StudyFolder) -> None:
+    journal = open_journal(study)
+    journal.ask(())
+    journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
+    journal.tell(0, "failed", None, {"reason": "too late"})
+
+    assert [(row["status"], row["value"]) for row in journal.rows()] == [("complete", 0.9)]
+
+
+@pytest.mark.slow
+def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
+    """Optuna would append to it, and the journal would be unreadable for good."""
+    open_journal(study).ask(())
+    with study.journal_path.open("ab") as stream:
+        stream.write(b'{"op_code": 4, "wor')
+
+    journal = open_journal(study)
+    journal.ask(())
+
+    assert len(open_journal(study).trials) == 2
+
+
+def test_a_lock_that_a_killed_search_left_does_not_block(study: StudyFolder) -> None:
+    (study.path / "optuna.journal.lock").symlink_to(study.journal_path)
+
+    assert open_journal(study).ask(()).number == 0
+
+
+def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None:
+    study.journal_path.write_bytes(b"not a journal\n" + study.journal_path.read_bytes())
+
+    with pytest.raises(StudyError, match=r"optuna\.journal: the journal cannot be read"):
+        open_journal(study)
+
+
+OUTCOMES_OF_NO_TRIAL: list[tuple[str, object]] = [
+    *(("reason", {"a": 1}), ("seconds", None), ("seconds", -1.0), ("gpu_seconds", math.inf)),
+    *(("val_b_score", "x"), ("val_b_score", 7.5), ("threshold", "x"), ("threshold", math.nan), ("threshold", -0.1)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OUTCOMES_OF_NO_TRIAL)
+def test_outcome_that_no_trial_has_is_reported_as_damage(study: StudyFolder, name: str, value: object) -> None:
+    """`export` sorts the reasons if no trial completed, and `status` adds up the seconds."""
+    journal = open_journal(study)
+    journal.tell(journal.ask(()).number, "failed", None, {name: value})
+
+    with pytest.raises(StudyError, match=f"damaged at trial 0: its {name} is"):
+        journal.rows()
+
+
+@pytest.mark.parametrize("value", [b'"x"', b"NaN", b"Infinity", b"null"])
+def test_reported_value_that_is_no_finite_number_is_reported_as_damage(study: StudyFolder, value: bytes) -> None:
+    """`status` formats the values, and ASHA compares them."""
+    journal = open_journal(study)
+    journal.report(journal.ask(()).number, 1, 0.125)
+    study.journal_path.write_bytes(study.journal_path.read_bytes().replace(b"0.125", value))
+    damaged = Journal(study.journal_path, study.space(), writable=False)
+
+    with pytest.raises(StudyError, match="damaged at trial 0: a reported value"):
+        damaged.reported(0)
+    with pytest.raises(StudyError, match="a report is incomplete"):
+        list(damaged.reports())
+
+
+def test_complete_trial_without_value_is_reported_as_damage(study: StudyFolder) -> None:
+    """`export` writes the value into its file."""
+    journal = open_journal(study)
+    journal.tell(journal.ask(()).number, "complete", 0.9, {"val_b_score": 0.8})
+    whole = study.journal_path.read_bytes()
+    study.journal_path.write_bytes(whole.replace(b'"values":[0.9]', b'"values":null'))
+    assert study.journal_path.read_bytes() != whole
+
+    with pytest.raises(StudyError, match="damaged at trial 0: its value is None"):
+        open_journal(study).rows()
+
+
+def test_complete_trial_without_outcome_is_reported_as_damage(study: StudyFolder) -> None:
+    """`search` prints its value on val-B, and `confirm` chooses by it."""
+    journal = open_journal(study)
+    journal.tell(journal.ask(()).number, "complete", 0.9, {})
+
+    with pytest.raises(StudyError, match="damaged at trial 0: its val_b_score is None"):
+        journal.rows()
+
+
+@pytest.mark.filterwarnings("default")  # as outside of tests: Optuna only warns
+def test_value_outside_the_space_is_reported_as_damage(study: StudyFolder) -> None:
+    journal = open_journal(study)
+    journal.tell(journal.ask([{"source": "none", "lr": 1e-3}]).number, "failed", None, {})
+    whole = study.journal_path.read_bytes()
+    study.journal_path.write_bytes(whole.replace(b"0.001", b"0.1"))
+    assert study.journal_path.read_bytes() != whole
+
+    with pytest.raises(StudyError, match=r"damaged at trial 0: lr is 0\.1, not 1e-05 to 0\.01"):
+        open_journal(study).parameters(0)
+
+
+def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
+    """So does optuna-dashboard."""
+    journal = open_journal(study)
+    journal.ask(())
+    journal.tell(0, "complete", 0.9, {})
+
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    (summary,) = optuna.get_all_study_summaries(storage)
+
+    assert summary.n_trials == 1
+    assert summary.best_trial is not None
+    assert summary.best_trial.value == 0.9
+    assert "lr" in summary.best_trial.params
+    assert "gan" in SPACE
+
+
+def test_optuna_shows_the_names_of_study_and_objective_and_the_outcome(study: StudyFolder) -> None:
+    journal = open_journal(study)
+    journal.ask([{"source": "none", "lr": 1e-3}])
+    journal.tell(0, "complete", 0.9, {"value": 0.9, "val_b_score": 0.88, "best_epoch": 3, "seconds": 7.0})
+
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    shown = optuna.load_study(study_name="small", storage=storage)
+
+    assert shown.metric_names == ["val_auroc"]
+    assert shown.best_trial.user_attrs == {
+        "status": "complete",
+        "arm": "real_only",
+        "val_b_score": 0.88,
+        "best_epoch": 3,
+        "seconds": 7.0,
+        "reason": "",
+    }
+
+
+def test_a_journal_with_another_study_is_refused(study: StudyFolder) -> None:
+    """A trial's id is its number only in a journal of one study."""
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    optuna.create_study(study_name="foreign", storage=storage)
+
+    with pytest.raises(StudyError, match=r"the journal cannot be read: .*exactly 1 study"):
+        open_journal(study)
+
+
+def test_notes_from_the_dashboard_are_kept(study: StudyFolder) -> None:
+    """It writes them as attributes of the study and its trials."""
+    journal = open_journal(study)
+    journal.ask([{"source": "none", "lr": 1e-3}])
+    journal.tell(0, "complete", 0.9, {"val_b_score": 0.88})
+    rows = journal.rows()
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    storage.set_study_system_attr(0, "dashboard:note_ver", 1)
+
+    assert open_journal(study).rows() == rows

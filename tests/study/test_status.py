@@ -1,0 +1,202 @@
+"""`status` and the live table, which read the study's folder alone."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
+from xraytune.study.clock import Times
+from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.messages import ProgressFile, read_progress, write_samples
+from xraytune.study.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
+
+
+@pytest.mark.slow
+def test_status_shows_each_trial(study: StudyFolder) -> None:
+    controller = direct(study)
+    watcher = StudyWatcher(study)
+    for _ in range(4):
+        controller.next_trial()
+    controller.on_result(0, epoch(1, 0.9))
+    controller.on_result(0, ended(0.9, epochs=1))
+    controller.on_result(1, epoch(1, 0.5))
+    controller.on_result(2, {"failed": "weights are missing", "cause": "settings"})
+    ProgressFile(study.trial_path(3))("training the GAN (steps)", 1000, 2000)
+
+    with locked(study):
+        view = watcher.look()
+
+    assert [trial.status for trial in view.trials] == ["complete", "pruned", "failed", "running"]
+    assert view.trials[0].values == (0.9,)
+    assert view.trials[0].val_b_score == 0.89
+    assert view.trials[2].reason == "weights are missing"
+    assert view.trials[3].busy_with == "training the GAN: 1,000 of 2,000 steps"
+    assert view.best is not None
+    assert (view.best.number, view.count("pruned"), view.is_running) == (0, 1, True)
+    assert [(side.name, side.image_count) for side in view.sides] == [("train", 1), ("val-A", 1), ("val-B", 1)]
+
+
+def test_status_names_the_picture_of_a_trials_gan(study: StudyFolder) -> None:
+    controller = direct(study, "points_to_evaluate=[{source: gan}, {source: none}]")
+    for number in range(2):
+        controller.next_trial()
+        write_samples(study.trial_path(number), study.path / "samples" / f"gan-{number}.png")
+
+    assert [trial.samples for trial in status(study.path).trials] == ["samples/gan-0.png", ""]
+
+
+def test_activity_of_a_trial_can_have_any_name(tmp_path: Path) -> None:
+    ProgressFile(tmp_path)('training the GAN of a "shadow" (lung) (steps)', 100, 200)
+
+    assert str(read_progress(tmp_path)) == 'training the GAN of a "shadow" (lung): 100 of 200 steps'
+
+
+def test_time_left_of_an_activity_follows_from_its_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    show = ProgressFile(tmp_path)
+    for done, seconds in ((1000, 10.0), (1100, 14.0), (1200, 30.0)):
+        monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
+        show("training the GAN (steps)", done, 1500)
+
+    assert read_progress(tmp_path) == ("training the GAN (steps)", 1200, 1500, 30.0)
+
+
+@pytest.mark.slow
+def test_status_writes_nothing(study: StudyFolder) -> None:
+    """A reader beside a running search must not touch its journal."""
+    controller = direct(study)
+    controller.next_trial()
+    before = {path: path.read_bytes() for path in study.path.rglob("*") if path.is_file()}
+
+    StudyWatcher(study).look()
+
+    after = {path: path.read_bytes() for path in study.path.rglob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if path.name != ".lock"} == before
+
+
+def test_a_trial_whose_generator_is_trained_waits_for_a_slot(study: StudyFolder) -> None:
+    controller = direct(study)
+    controller.next_trial()
+    ProgressFile(study.trial_path(0))("waiting for a slot", 0, 0)
+
+    with locked(study):
+        assert StudyWatcher(study).look().trials[0].status == "waiting"
+        ProgressFile(study.trial_path(0))("decoding images", 1, 2)
+        assert StudyWatcher(study).look().trials[0].status == "running"
+
+
+def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: StudyFolder) -> None:
+    controller = direct(study)
+    controller.next_trial()
+    controller.close()
+    wall = study.path / "wall.json"
+    os.utime(wall, (0, 0))
+    before = StudyWatcher(study).look()
+
+    with locked(study, "confirmed"):
+        view = StudyWatcher(study).look()
+
+    assert view == before
+    assert (view.is_running, view.trials[0].status) == (False, "unfinished")
+
+
+@pytest.mark.slow
+def test_time_left_is_extrapolated_from_pace(study: StudyFolder) -> None:
+    """GANs that were trained on the way count too."""
+    controller = direct(study, "budget.trials=6")
+    for number in range(2):
+        controller.next_trial()
+        controller.on_result(number, ended(0.9))
+    (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
+
+    with locked(study):
+        view = StudyWatcher(study).look()
+
+    assert view.seconds >= 100
+    assert view.seconds_left == pytest.approx(view.seconds / 2 * 4)
+
+
+@pytest.mark.slow
+def test_a_grid_is_shown_with_as_many_trials_as_it_has_points(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "grid")
+    space = write_space(tmp_path, "sampler.name=grid", "lr=1e-3", "budget.trials=50")
+    create_study(folder, space, two_images(), CPU)
+
+    assert StudyWatcher(folder).look().trial_budget == len(space.points()) == 7
+
+
+def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder) -> None:
+    controller = direct(study, "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]")
+    controller.next_trial()
+    controller.on_result(0, epoch(1, 0.9))
+    controller.on_result(0, ended(0.9, epochs=1))
+    controller.next_trial()
+    controller.on_result(1, epoch(1, 0.8))
+
+    table = trials_dataframe(study.path)
+
+    assert list(table.columns) == [
+        *("status", "arm", "mix", "epochs", "val_a_score", "val_b_score", "seconds"),
+        *("source", "synthetic_ratio", "gan.steps", "lr"),
+    ]
+    assert list(table.index) == [0, 1]
+    assert table.loc[0, ["status", "arm", "val_b_score", "lr"]].to_list() == ["complete", "real_only", 0.89, 1e-3]
+    assert table["gan.steps"].isna().to_list() == [True, False]
+    assert list(trials_dataframe(study.path)["lr"]) == [1e-3, 1e-4]
+
+
+def test_a_study_without_trials_is_an_empty_dataframe(study: StudyFolder) -> None:
+    table = trials_dataframe(study.path)
+
+    assert len(table) == 0
+    assert "lr" in table.columns
+
+
+def test_study_name_is_shown_for_current_folder(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study.path)
+
+    assert status(Path()).name == "small"
+
+
+def test_the_time_left_falls_while_trials_start() -> None:
+    """One at a time: the first took a minute, four more will, and of the one that runs so many seconds have passed."""
+    trials = (_trial(0, "complete", seconds=60.0), _trial(1, "running"))
+
+    left = [seconds_left(trials, 6, Times(seconds=60.0 + passed, trials={1: passed})) for passed in (0.0, 10.0, 50.0)]
+
+    assert left == [300.0, 290.0, 250.0]
+
+
+def test_trials_side_by_side_take_less_time() -> None:
+    """Two at once: each took a minute, both in the same one; two run since half a minute, and two are to come."""
+    ended = [_trial(number, "complete", seconds=60.0) for number in range(2)]
+    trials = (*ended, _trial(2, "running"), _trial(3, "running"))
+
+    assert seconds_left(trials, 6, Times(seconds=90.0, trials={2: 30.0, 3: 30.0})) == 90.0
+
+
+def test_a_long_trial_takes_at_least_as_long_as_its_gan() -> None:
+    trials = (_trial(0, "complete", seconds=10.0), replace(_trial(1, "running"), busy_seconds=45.0))
+
+    assert seconds_left(trials, 2, Times(seconds=70.0, trials={1: 60.0})) == 45.0
+
+
+def test_no_time_left_before_the_first_trial_ends() -> None:
+    assert seconds_left((_trial(0, "running"),), 6, Times(seconds=60.0, trials={0: 60.0})) is None
+
+
+def _trial(number: int, status: Literal["complete", "running"], seconds: float | None = None) -> TrialView:
+    return TrialView(
+        number=number,
+        mix="real_only",
+        status=status,
+        epochs=0,
+        values=(),
+        val_b_score=None,
+        busy_with="",
+        seconds=seconds,
+        reason="",
+    )

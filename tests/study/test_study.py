@@ -1,0 +1,141 @@
+"""The study folder: one process at a time, one space, one set of images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.study.studies import CPU, two_images, write_space
+from xraytune.base.errors import ConfigError, MachineError, StudyError, TrialError
+from xraytune.base.files import read_json, write_json
+from xraytune.data.phantom import draw_phantoms
+from xraytune.search.run import search
+from xraytune.study.folder import (
+    StudyFolder,
+    continue_under_releases,
+    create_study,
+    is_searched,
+    locked,
+    require_same_images,
+    require_same_space,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "override", ["budget.trials=50", "budget.hours=2.0", "resources.concurrent=1", "tracking={wandb: {project: mine}}"]
+)
+def test_more_trials_or_other_resources_are_the_same_space(study: StudyFolder, tmp_path: Path, override: str) -> None:
+    require_same_space(study, write_space(tmp_path, override))
+
+
+def test_images_that_changed_are_refused(study: StudyFolder) -> None:
+    prepared = study.prepared()
+    first, second, *others = prepared.images
+    changed, new = replace(first, sha256="0" * 64), replace(second, file="train/NORMAL/new.jpeg", sha256="1" * 64)
+
+    require_same_images(study, two_images())
+    with pytest.raises(StudyError, match="the images changed") as refusal:
+        require_same_images(study, replace(prepared, images=(changed, new, *others)))
+
+    assert f"2 changed or gone: {first.file}, {second.file}; 1 new: {new.file}" in str(refusal.value)
+
+
+@pytest.mark.slow
+def test_second_search_is_refused_with_the_owner(study: StudyFolder) -> None:
+    with locked(study):
+        assert is_searched(study)
+        with pytest.raises(StudyError, match=r"searched by process \d+ on .*, since"), locked(study):
+            pass
+
+    assert not is_searched(study)
+    with locked(study):
+        pass
+
+
+@pytest.mark.slow
+def test_study_owner_is_reported(study: StudyFolder) -> None:
+    with locked(study, "confirmed"):
+        assert not is_searched(study)
+        with pytest.raises(StudyError, match=r"the study is being confirmed by process \d+"), locked(study):
+            pass
+
+
+@pytest.mark.slow
+def test_a_second_search_is_refused_before_it_looks_at_the_images(study: StudyFolder, tmp_path: Path) -> None:
+    with locked(study), pytest.raises(StudyError, match=r"searched by process"):
+        search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
+
+
+@pytest.mark.slow
+def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it reads the images; on a CPU its trials would have other numbers."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    study = StudyFolder(tmp_path / "studies" / "small")
+    create_study(study, write_space(tmp_path), two_images(), replace(CPU, device="cuda"))
+
+    with pytest.raises(MachineError, match="searched on a GPU, but torch sees no GPU here"):
+        search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
+
+
+@pytest.mark.slow
+def test_cache_is_shared_where_studies_is_a_symlink(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=64)
+    (tmp_path / "disk" / "studies").mkdir(parents=True)
+    (tmp_path / "studies").symlink_to(tmp_path / "disk" / "studies")
+    write_space(tmp_path)
+    begins_no_trial = ["backbone=small_cnn", "weights=none", "data.image_size=64", "budget.hours=1e-9"]
+
+    with pytest.raises(TrialError, match="no trial completed"):
+        search(tmp_path / "small.yaml", overrides=begins_no_trial, studies=tmp_path / "studies")
+
+    cache = StudyFolder((tmp_path / "studies" / "small").resolve()).default_cache
+    assert {path.parent for path in tmp_path.glob("**/pixels-*")} == {cache}
+
+
+def begun_with(study: StudyFolder, **packages: str) -> None:
+    """Record other versions as those that the study began with."""
+    content = read_json(study.path / "environment.json")
+    content["packages"] |= packages
+    write_json(study.path / "environment.json", content)
+
+
+def test_continuing_with_another_torch_is_reported_once_and_recorded(study: StudyFolder) -> None:
+    installed = study.releases()[0]
+    begun_with(study, torch="2.0.1")
+
+    told = continue_under_releases(study)
+
+    assert f"started with torch 2.0.1 and torchvision {installed['torchvision']}, and continues with torch" in told
+    assert study.releases() == (installed | {"torch": "2.0.1"}, installed)
+    assert continue_under_releases(study) == ""
+
+
+def test_no_trial_is_trained_with_two_versions(study: StudyFolder) -> None:
+    """An unfinished trial starts again."""
+    checkpoint = study.checkpoint_path(0)
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"of torch 2.0.1")
+    assert continue_under_releases(study) == ""
+    assert checkpoint.exists()
+    begun_with(study, torch="2.0.1")
+
+    continue_under_releases(study)
+
+    assert not checkpoint.exists()
+
+
+def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolder) -> None:
+    """As on a head node without a GPU, next to GPU nodes."""
+    begun_with(study, torch=study.releases()[0]["torch"] + "+cpu")
+
+    assert continue_under_releases(study) == ""
+
+
+@pytest.mark.slow
+def test_invalid_data_file_is_not_blamed_on_the_study(study: StudyFolder, tmp_path: Path) -> None:
+    file = tmp_path / "data.yaml"
+    file.write_text("data: {classes: none}\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"data\.yaml:1: data\.classes: unknown value 'none'"):
+        study.space(data=file)

@@ -1,0 +1,93 @@
+"""The codes of a `pca` GAN: principal components of the training images, and their distribution in each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from xraytune.base.records import Compute
+from xraytune.space.settings import GanSettings
+from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.synth.codes import ClassCodes, image_codes
+from xraytune.synth.networks import Generator
+from xraytune.synth.train import train_generator
+
+Tiny = Callable[..., GanSettings]
+Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+def _moons(count: int) -> torch.Tensor:
+    """Images that differ in two ways: the brightness of the left and of the right half."""
+    sides = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (count, 2), dtype=np.uint8))
+    return sides.repeat_interleave(16, dim=1)[:, None, None, :].expand(count, 1, 32, 32)
+
+
+def test_codes_are_uncorrelated_components_of_variance_1() -> None:
+    codes = image_codes(_moons(200), 5).double()
+
+    covariance = torch.cov(codes.T)
+    torch.testing.assert_close(covariance[:2, :2], torch.eye(2).double(), atol=1e-5, rtol=0)
+
+
+def test_code_of_an_image_without_others_is_0() -> None:
+    assert torch.equal(image_codes(_moons(1), 3), torch.zeros(1, 3))
+    assert torch.equal(image_codes(_moons(3), 8)[:, 2:], torch.zeros(3, 6))
+
+
+@pytest.mark.parametrize(("training", "within"), [(True, 0.03), (False, 0.15)])
+def test_codes_have_mean_and_covariance_of_their_class(training: bool, within: float) -> None:
+    codes = torch.randn(400, 16, generator=torch.Generator().manual_seed(2)) * torch.linspace(1, 0.2, 16)
+    codes[:200, 1] = codes[:200, 0] / 2 + 4
+    labels = torch.arange(400) // 200
+    prior = ClassCodes(2, 16).train(training)
+    prior.fit(codes, labels)
+
+    z = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3))
+    sampled = prior(z, torch.zeros(20_000, dtype=torch.int64))
+
+    torch.testing.assert_close(sampled.mean(dim=0), codes[:200].mean(dim=0), atol=within, rtol=0)
+    torch.testing.assert_close(torch.cov(sampled.T), torch.cov(codes[:200].T), atol=within, rtol=0)
+
+
+def test_codes_to_sample_from_combine_half_of_a_small_class_and_at_most_24_images() -> None:
+    """Their deviations from the mean are mostly in few directions, if the images' codes are orthogonal."""
+    prior = ClassCodes(2, 128)
+    prior.fit(torch.eye(128)[:110], torch.tensor([0] * 100 + [1] * 10))
+    z, labels = torch.randn(200, 128, generator=torch.Generator().manual_seed(4)), torch.arange(200) // 100
+    normal = (prior.train()(z, labels) - prior.means[labels]) / 2
+
+    codes = prior.eval()(z, labels)
+    large, small = (codes - prior.means[labels] - normal).split(100)  # what the training images contribute
+
+    for deviations, combined in ((large[:, :100], 24), (small[:, 100:110], 5)):
+        unused = deviations.median(dim=1, keepdim=True).values
+        assert ((deviations - unused).abs() > 1e-4).sum(dim=1).eq(combined).float().mean() > 0.9
+    assert len(codes.unique(dim=0)) == 200
+
+
+@pytest.mark.slow
+def test_the_generator_learns_to_reconstruct_training_images(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
+) -> None:
+    """Better than their mean does; and the saved generator has what it needs to sample."""
+    pixels, labels = blobs
+    settings = tiny(architecture="pca", steps=150, width=8, lr_g=2e-3, lr_d=2e-3)
+    for _ in train_generator(settings, pixels, labels, 2, compute=cpu, checkpoint_dir=tmp_path):
+        pass
+    generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
+    assert isinstance(generator, Generator)
+    save_generator(generator, tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
+
+    images = torch.from_numpy(pixels)[:, None]
+    real, classes = images.float() / 127.5 - 1, torch.from_numpy(labels)
+    reconstructed = generator.decode(image_codes(images, settings.z_dim), classes)
+    assert F.l1_loss(reconstructed, real) < 0.7 * F.l1_loss(real.mean(dim=0).expand_as(real), real)
+    z = torch.randn(4, settings.z_dim)
+    assert torch.equal(loaded(z, classes[:4]), generator(z, classes[:4]))

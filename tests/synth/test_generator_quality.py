@@ -1,0 +1,104 @@
+"""Quality of synthetic images: every figure against a second source on the same features."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+
+from xraytune.synth.generator_quality import (
+    kernel_inception_distance,
+    neighbourhoods,
+    quality_text,
+    shortcomings,
+    transfer_auroc,
+)
+
+GOOD = {
+    "gan_kid": 0.1,
+    "gan_blur_px": 0.7,
+    "gan_coverage": 0.2,
+    "gan_blurred_recall": 0.5,
+    "gan_blurred_coverage": 0.8,
+    "gan_train_auroc": 0.95,
+}
+
+
+def features(seed: int, count: int, shift: float = 0.0) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    return np.random.default_rng(seed).normal(shift, 1, (count, 12))
+
+
+@pytest.mark.slow
+def test_kid_equals_the_definition() -> None:
+    """Gretton et al. 2012, equation 3, written out."""
+    real, synthetic = features(0, 60), features(1, 60, 0.5)
+
+    def kernel(first: object, second: object) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        return np.array([[(x @ y / 12 + 1) ** 3 for y in np.asarray(second)] for x in np.asarray(first)])
+
+    within = [(kernel(one, one).sum() - np.trace(kernel(one, one))) / (60 * 59) for one in (real, synthetic)]
+    expected = sum(within) - 2 * kernel(real, synthetic).mean()
+    assert kernel_inception_distance(real, synthetic) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ValueError, match="60 real and 59 synthetic"):
+        kernel_inception_distance(real, synthetic[1:])
+
+
+@pytest.mark.slow
+def test_kid_of_equal_distributions_is_zero_on_average() -> None:
+    """A biased estimate would be above 0."""
+    found = [kernel_inception_distance(features(2 * seed, 20), features(2 * seed + 1, 20)) for seed in range(200)]
+
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shift", "count"), [(0.0, 80), (0.7, 80), (0.3, 130)])
+def test_neighbourhoods_equal_those_of_prdc(shift: float, count: int) -> None:
+    from prdc import compute_prdc  # type: ignore[import-untyped]
+
+    real, synthetic = features(3, 80), features(4, count, shift)
+    with contextlib.redirect_stdout(io.StringIO()):
+        expected = compute_prdc(real, synthetic, nearest_k=5)
+
+    found = neighbourhoods(real, synthetic)
+
+    for name in ("precision", "recall", "coverage"):
+        assert getattr(found, name) == pytest.approx(expected[name], abs=1e-5), name
+
+
+def test_copies_of_one_image_are_precise_but_vary_little() -> None:
+    real = features(5, 60)
+    found = neighbourhoods(real, np.repeat(real[:1], 60, axis=0) + features(6, 60) * 1e-3)
+
+    assert found.precision == 1
+    assert found.recall <= 1 / 60
+    assert found.coverage < 0.3
+    same = neighbourhoods(real, real)
+    assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
+
+
+def test_transfer_auroc_shows_whether_classes_mean_the_same() -> None:
+    real = [features(7, 60), features(8, 60, 0.8)]
+
+    assert transfer_auroc([features(9, 60), features(10, 60, 0.8)], real, positive=1) > 0.95
+    assert transfer_auroc([features(9, 60, 0.8), features(10, 60)], real, positive=1) < 0.05
+
+
+def test_a_generator_is_good_at_the_thresholds_and_not_below() -> None:
+    assert shortcomings(GOOD, 0.98) == ()
+    assert shortcomings({**GOOD, "gan_coverage": 0.19}, 0.98) == ("gan_coverage",)
+    assert shortcomings(GOOD, 0.99) == ("gan_train_auroc",)
+    assert shortcomings({**GOOD, "gan_train_auroc": None}, None) == (), "one class has no AUROC"
+
+
+@pytest.mark.parametrize(
+    ("blur_px", "text"),
+    [(0.5, "closer to real images than a blur of 0.5 px"), (1.53, "as a blur of 1.5 px"), (4, "than a blur of 4 px")],
+)
+def test_distance_is_described_as_a_blur(blur_px: float, text: str) -> None:
+    found = quality_text({**GOOD, "gan_blur_px": blur_px}, 0.98)
+
+    assert text in found
+    assert found.endswith("coverage .20 (.80 after a blur), GAN-train AUROC .95 (real images: .98)")

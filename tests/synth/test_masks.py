@@ -1,0 +1,158 @@
+"""Masks of generated images: the binary rule, the plausible ones, blocks that hold only these, and training on pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+
+from tests.synth.conftest import Images
+from xraytune.base.records import Compute
+from xraytune.data.masks import OUTLINE_RGB
+from xraytune.space.settings import GanSettings
+from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator
+from xraytune.synth.gan import draw_shifts, translate
+from xraytune.synth.grids import progress_gif, with_outlines
+from xraytune.synth.networks import Generator
+from xraytune.synth.pool import BLOCK, MaskRange, binarise, draw_block, mask_parts, mask_range, sample_block
+from xraytune.synth.train import resize_planes, train_generator
+
+Tiny = Callable[..., GanSettings]
+ANYTHING = MaskRange(area=(0.0, 1.0), parts=(0, 1000))
+
+
+@pytest.fixture
+def masks(blobs: Images) -> NDArray[np.uint8]:
+    """The discs of `blobs`."""
+    return np.where(blobs[0] > 128, 255, 0).astype(np.uint8)
+
+
+def squares(*sizes: int, side: int = 64) -> NDArray[np.uint8]:
+    """Return a mask with a square of each size, apart from each other."""
+    mask = np.zeros((side, side), dtype=np.uint8)
+    for number, size in enumerate(sizes):
+        mask[2 : 2 + size, 16 * number : 16 * number + size] = 255
+    return mask
+
+
+def test_a_grey_value_of_128_or_more_is_inside() -> None:
+    assert binarise(np.array([0, 127, 128, 255], dtype=np.uint8)).tolist() == [0, 0, 255, 255]
+
+
+def test_specks_are_no_parts() -> None:
+    """Of 64 x 64 pixels, 0.2 % are 8.2: a square of 2 px is a speck, one of 3 px is a part."""
+    assert mask_parts(np.stack([squares(10, 10), squares(10, 3), squares(10, 2, 2), squares()])).tolist() == [
+        2,
+        2,
+        1,
+        0,
+    ]
+
+
+def test_masks_outside_the_ranges_of_the_training_masks_are_not_plausible() -> None:
+    typical = mask_range(np.stack([squares(10, 10), squares(12, 12)]))
+
+    asked = np.stack([squares(11, 11), squares(9, 9), squares(13, 13), squares(15), squares(8, 8, 8)])
+
+    assert np.logical_and(*typical.checks(asked)).tolist() == [True, False, False, False, False]
+    assert str(typical) == "4.88 to 7.03 % of the image in 2 components"
+
+
+def test_augmentation_moves_a_mask_with_its_image() -> None:
+    plane = torch.where(torch.rand(8, 1, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5, 1.0, -1.0)
+    pairs = torch.cat([plane, -plane], dim=1)
+
+    image, mask = translate(pairs, draw_shifts(8, 32, torch.Generator().manual_seed(1))).unbind(dim=1)
+
+    assert not torch.equal(image, plane[:, 0])
+    assert torch.equal(mask, -image)
+
+
+@pytest.mark.slow
+def test_a_generator_of_pairs_learns_masks_that_fit_its_images(
+    tiny: Tiny, blobs: Images, masks: NDArray[np.uint8], cpu: Compute, tmp_path: Path
+) -> None:
+    settings = tiny(steps=250, width=8, lr_g=2e-3, lr_d=2e-3, loss="bce")
+    list(
+        train_generator(
+            settings, *blobs, 2, masks=masks, compute=cpu, checkpoint_dir=tmp_path, grid_dir=tmp_path / "grids"
+        )
+    )
+
+    drawn = sample_block(checkpoint_generator(tmp_path / CHECKPOINT_NAME), 0, 0, seed=0, compute=cpu)
+
+    assert drawn.masks is not None
+    assert set(np.unique(drawn.masks)) == {0, 255}
+    inside = drawn.masks > 0
+    assert (
+        drawn.pixels[inside].mean() > drawn.pixels[~inside].mean() + 40
+    )  # of 0 without a mask that fits, and 150 in the training images
+    assert (tmp_path / "grids" / "progress.gif").is_file()
+    with Image.open(tmp_path / "grids" / "real.png") as real:
+        assert (np.asarray(real) == OUTLINE_RGB).all(axis=-1).any()
+
+
+def test_masks_stay_binary_when_they_are_resized(blobs: Images, masks: NDArray[np.uint8]) -> None:
+    planes = resize_planes(blobs[0], masks, 64)
+
+    assert planes.shape == (24, 2, 64, 64)
+    assert set(np.unique(planes[:, 1])) == {0, 255}
+    assert abs((planes[:, 1] > 0).mean() - (masks > 0).mean()) < 0.005
+
+
+@pytest.fixture
+def pair_generator(tiny: Tiny) -> Generator:
+    """An untrained generator, whose masks have many areas."""
+    network = Generator(tiny(), 1, channels=2)
+    with torch.no_grad():
+        for parameter in network.upsamples.parameters():
+            parameter.mul_(20)
+        network(torch.randn(32, 8), torch.zeros(32).long())
+    return network.eval()
+
+
+@pytest.mark.slow
+def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order(pair_generator: Generator, cpu: Compute) -> None:
+    rounds = [sample_block(pair_generator, 0, 3, seed=1, compute=cpu, round_number=number) for number in range(2)]
+    areas = np.concatenate([(one.masks > 0).mean(axis=(1, 2)) for one in rounds if one.masks is not None])
+    typical = MaskRange(area=(0.0, float(np.median(areas[:BLOCK]))), parts=(0, 1000))
+
+    block = draw_block(pair_generator, 0, 3, seed=1, compute=cpu, typical=typical)
+
+    assert block.masks is not None
+    assert block.pixels.shape == block.masks.shape == (BLOCK, 32, 32)
+    assert np.logical_and(*typical.checks(block.masks)).all()
+    expected = np.concatenate([one.pixels for one in rounds])[areas <= typical.area[1]][:BLOCK]
+    assert len(expected) > BLOCK / 2
+    assert not np.array_equal(rounds[0].pixels, rounds[1].pixels), "each round has random numbers of its own"
+    assert np.array_equal(block.pixels[: len(expected)], expected)
+
+
+def test_an_outline_is_drawn_on_the_image_and_hides_nothing_else() -> None:
+    image, mask = np.full((1, 128, 128), 90, dtype=np.uint8), np.zeros((1, 128, 128), dtype=np.uint8)
+    mask[0, 40:60, 40:60] = 255
+
+    (drawn,) = with_outlines(image, mask)
+
+    edge = (drawn == OUTLINE_RGB).all(axis=-1)
+    assert int(edge.sum()) == 4 * 21
+    assert (drawn[~edge] == 90).all()
+    assert with_outlines(image, None) is image
+
+
+def test_progress_shows_at_most_forty_grids_in_order(tmp_path: Path) -> None:
+    for number in range(1, 101):
+        Image.new("L", (20, 20), number).save(tmp_path / f"step_{number * 500:06d}.png")
+    Image.new("L", (20, 20)).save(tmp_path / "real.png")
+
+    with Image.open(BytesIO(progress_gif(sorted(tmp_path.glob("step_*.png"))))) as progress:
+        greys = [np.asarray(frame.convert("L"))[45, 10] for frame in ImageSequence.Iterator(progress)]
+    assert len(greys) == 40
+    assert (greys[0], greys[-1]) == (1, 100)
+    assert greys == sorted(greys)

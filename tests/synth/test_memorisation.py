@@ -1,0 +1,291 @@
+"""Copies are found in every disguise; smooth new images and real ones of new patients are not copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
+from scipy.stats import betabinom, binom  # type: ignore[import-untyped]
+
+from xraytune.base.errors import DataError
+from xraytune.base.seeding import numpy_generator
+from xraytune.synth.memorisation import (
+    Memorisation,
+    closeness,
+    compare_with_unseen,
+    exceedance_p_value,
+    unseen_closeness,
+)
+
+Images = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+
+def chests(count: int, purpose: str, size_px: int = 32) -> Images:
+    """Draw images with a common shape, a smooth field of their own and fine detail: uint8 [n, S, S]."""
+    random = numpy_generator(0, purpose)
+    rows, columns = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
+    shared = 60 * np.exp(-4 * (np.abs(columns) - 0.45) ** 2 - rows**2)
+    smooth = gaussian_filter(random.normal(size=(count, size_px, size_px)), (0, size_px / 10, size_px / 10))
+    detail = gaussian_filter(random.normal(size=(count, size_px, size_px)), (0, 1, 1))
+    return as_pixels(120 - shared + 25 * smooth / smooth.std() + 8 * detail / detail.std())
+
+
+def as_pixels(images: NDArray[np.floating[Any]]) -> Images:
+    return images.round().clip(0, 255).astype(np.uint8)
+
+
+def patients(count: int) -> list[str]:
+    return [f"patient {number}" for number in range(count)]
+
+
+CHESTS = chests(530, "chests")
+TRAINING, UNSEEN, NEW = CHESTS[:80], CHESTS[80:330], CHESTS[330:]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def unseen() -> NDArray[np.float64]:
+    return unseen_closeness(UNSEEN, patients(250), TRAINING, patients(80))
+
+
+def verdict(synthetic: Images) -> Memorisation:
+    return compare_with_unseen(closeness(synthetic, TRAINING, patients(80)).ratio, unseen())
+
+
+def noisy(images: Images) -> Images:
+    return as_pixels(images + numpy_generator(1, "noise").normal(0, 15, images.shape))
+
+
+def by_hand(image: Floats, training: Floats) -> tuple[float, int]:
+    """Compute closeness and nearest patient one flip and shift at a time, with one image per patient; [S, S]."""
+    ratios = []
+    image, training = resized(image, 32), np.stack([resized(one, 32) for one in training])
+    for side_px, shift_px in ((32, 2), (16, 1)):
+        templates = [unit(resized(one, side_px)[shift_px:-shift_px, shift_px:-shift_px]) for one in training]
+        inner, shifts = side_px - 2 * shift_px, range(2 * shift_px + 1)
+        small = resized(image, side_px)
+        versions = [
+            unit(flipped[top : top + inner, left : left + inner])
+            for flipped in (small, small[:, ::-1])
+            for top in shifts
+            for left in shifts
+        ]
+        distances = [min(float(np.linalg.norm(one - version)) for version in versions) for one in templates]
+        nearest, *others = np.argsort(distances)[:51]
+        ratios.append((distances[nearest] / float(np.mean(np.take(distances, others))), int(nearest)))
+    return min(ratios)
+
+
+def resized(image: Floats, side_px: int) -> Floats:
+    whole = Image.fromarray(image.astype(np.float32)).resize((side_px, side_px), Image.Resampling.BILINEAR)
+    return np.asarray(whole, dtype=np.float64)
+
+
+def unit(image: Floats) -> Floats:
+    centred = image - image.mean()
+    return np.asarray(centred / np.linalg.norm(centred))
+
+
+def blurred(image: Floats, sigma_px: float) -> Floats:
+    """With weights that sum to 1 at the edges too."""
+    blur = [gaussian_filter(one, sigma_px, mode="constant", truncate=9) for one in (image, np.ones_like(image))]
+    return np.asarray(blur[0] / blur[1])
+
+
+DISGUISES: dict[str, Callable[[Images], Images]] = {
+    "as they are": lambda images: images,
+    "flipped": lambda images: images[:, :, ::-1],
+    "shifted": lambda images: np.roll(images, (2, -1), axis=(1, 2)),
+    "noisy": noisy,
+    "blurred": lambda images: gaussian_filter(images, (0, 1, 1)),
+    "darker, with less contrast": lambda images: as_pixels(images * 0.5 + 20),
+    "larger": lambda images: images.repeat(2, axis=1).repeat(2, axis=2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_copies_are_detected_under_every_transformation(disguise: str) -> None:
+    copies = DISGUISES[disguise](np.tile(TRAINING, (2, 1, 1)))
+
+    found = verdict(copies)
+
+    assert found.near == found.images == 160
+    assert found.chance < 1e-10
+
+
+def test_the_copied_image_is_named() -> None:
+    found = closeness(np.concatenate([TRAINING[[7, 3]], TRAINING[[5]][:, :, ::-1]]), TRAINING, patients(80))
+
+    assert found.nearest.tolist() == [7, 3, 5]
+    assert found.ratio == pytest.approx([0, 0, 0], abs=0.01)
+
+
+@pytest.mark.slow
+def test_closeness_is_that_of_every_version_compared_one_by_one() -> None:
+    large = chests(72, "large", size_px=80).astype(np.float64)
+    images = [large[70], large[71], np.roll(large[5], 7, axis=1), np.roll(large[6, :, ::-1], 10, axis=0)]
+
+    found = closeness(as_pixels(np.stack(images)), as_pixels(large[:70]), patients(70))
+
+    ratio, nearest = zip(*(by_hand(one, large[:70]) for one in images), strict=True)
+    assert found.ratio == pytest.approx(ratio, rel=1e-3)
+    assert found.nearest.tolist() == [*nearest]
+
+
+@pytest.mark.slow
+def test_an_unseen_image_is_as_close_as_at_the_closest_of_its_blurs() -> None:
+    training = TRAINING[:60].astype(np.float64)
+    strengths = (0, 10, 30, 60, 90, 120)
+    images = as_pixels(
+        training[:6] + numpy_generator(5, "strong").normal(0, 1, (6, 32, 32)) * np.reshape(strengths, (6, 1, 1))
+    )
+
+    found = unseen_closeness(images, patients(6), TRAINING[:60], patients(60))
+
+    versions = [[one, blurred(one, 1), blurred(one, 2)] for one in images.astype(np.float64)]
+    expected = [[by_hand(version, training)[0] for version in of_image] for of_image in versions]
+    assert found == pytest.approx(np.min(expected, axis=1), rel=1e-3, abs=1e-3)
+    assert set(np.argmin(expected, axis=1)) == {0, 1, 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_a_few_copies_among_new_images_are_enough(share: float) -> None:
+    count = round(share * 200)
+
+    found = verdict(np.concatenate([NEW[count:], TRAINING[:count]]))
+
+    assert count <= found.near <= count + 5
+    assert found.chance < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma_px", [0, 1, 2])
+def test_blurred_new_images_pass(sigma_px: float) -> None:
+    assert verdict(gaussian_filter(NEW, (0, sigma_px, sigma_px))).chance > 0.05
+
+
+@pytest.mark.slow
+def test_a_smooth_generator_that_copies_nothing_passes() -> None:
+    """Random mixtures of the training images' first principal components: blurred, typical, and nobody's image."""
+    flat = TRAINING.reshape(80, -1) - TRAINING.reshape(80, -1).mean(axis=0)
+    _, scales, directions = np.linalg.svd(flat, full_matrices=False)
+    weights = numpy_generator(2, "weights").normal(size=(200, 20)) * scales[:20] / np.sqrt(79)
+    pool = as_pixels((weights @ directions[:20]).reshape(-1, 32, 32) + TRAINING.mean(axis=0))
+
+    assert verdict(pool).chance > 0.05
+
+
+@pytest.mark.slow
+def test_further_images_of_a_patient_do_not_hide_a_copy() -> None:
+    """Each patient has 60 nearly equal images: compared with those, a copy of one would not stand out."""
+    series = np.repeat(TRAINING[:20], 60, axis=0)
+    series = as_pixels(series + numpy_generator(3, "series").normal(0, 3, series.shape))
+    who = np.repeat(np.arange(20), 60).astype(str).tolist()
+
+    ratios = closeness(series[::60], series, who).ratio
+
+    assert ratios.max() < 0.05
+
+
+@pytest.mark.slow
+def test_any_number_of_images_is_compared_as_one_by_one() -> None:
+    pool = UNSEEN.repeat(2, axis=0)[:300]
+
+    together = closeness(pool, TRAINING, patients(80))
+
+    alone = [closeness(pool[[number]], TRAINING, patients(80)) for number in (0, 255, 256, 299)]
+    assert [float(one.ratio[0]) for one in alone] == pytest.approx(together.ratio[[0, 255, 256, 299]], abs=1e-4)
+    assert closeness(pool[:0], TRAINING, patients(80)).ratio.shape == (0,)
+
+
+@pytest.mark.slow
+def test_without_a_reference_no_image_is_near() -> None:
+    """One patient, equal training images, or constant images, as a GAN makes them before its first step."""
+    flat = np.full((3, 32, 32), 128, dtype=np.uint8)
+
+    assert closeness(TRAINING[:3], TRAINING[:4], ["a"] * 4).ratio.tolist() == [1, 1, 1]
+    assert closeness(flat, flat, ["a", "b", "c"]).ratio.tolist() == [1, 1, 1]
+    assert all(closeness(one[None], one[None].repeat(3, axis=0), ["a", "b", "c"]).ratio == 1 for one in TRAINING[:9])
+    assert closeness(flat, TRAINING, patients(80)).ratio == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize(("rank", "observed"), [(1, 1), (1, 20), (1, 123), (2, 228), (5, 520)])
+def test_the_chance_is_the_tail_of_a_beta_binomial(rank: int, observed: int) -> None:
+    for count in (0, 1, 7, 40, 256):
+        expected = betabinom.sf(count - 1, 256, rank, observed + 1 - rank)
+        assert exceedance_p_value(count, 256, rank, observed) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_with_many_unseen_images_the_chance_is_binomial() -> None:
+    assert exceedance_p_value(7, 256, 1000, 99_999) == pytest.approx(binom.sf(6, 256, 0.01), rel=0.05)
+
+
+@pytest.mark.parametrize("unseen_count", [3, 20, 250])
+def test_false_positive_rate_matches_the_promised_rate(unseen_count: int) -> None:
+    """The quantile of 20 images is uncertain; the binomial tail would flag two thirds of such pools."""
+    random = numpy_generator(4, "splits", unseen_count)
+    chances = np.array(
+        [compare_with_unseen(random.random(256), random.random(unseen_count)).chance for _ in range(1000)]
+    )
+
+    assert (chances <= 0.05).mean() <= 0.065, "two standard errors above"
+    assert (chances <= 0.5).mean() <= 0.53
+
+
+@pytest.mark.slow
+def test_one_image_of_each_unseen_patient_counts_and_at_most_500() -> None:
+    def count(people: list[str]) -> int:
+        images = UNSEEN[np.arange(len(people)) % 250]
+        return len(unseen_closeness(images, people, TRAINING[:5], patients(5)))
+
+    assert count(["a", "a", "a", "b"]) == 2
+    assert count(patients(600)) == 500
+    first, *_ = unseen_closeness(UNSEEN[:2], ["a", "a"], TRAINING, patients(80))
+    assert first == unseen_closeness(UNSEEN[:1], ["a"], TRAINING, patients(80))[0]
+
+
+@pytest.mark.slow
+def test_counted_unseen_patients_span_first_to_last() -> None:
+    names = [f"patient {number:03d}" for number in range(502)]
+    images = UNSEEN[np.arange(502) % 250]
+
+    some = unseen_closeness(images, names, TRAINING[:9], patients(9))
+
+    ends = unseen_closeness(images[[0, 501]], ["first", "last"], TRAINING[:9], patients(9))
+    assert some[[0, -1]] == pytest.approx(ends)
+
+
+def test_threshold_is_first_percentile_or_minimum_of_few() -> None:
+    def threshold(count: int) -> float:
+        return compare_with_unseen(np.zeros(1), np.arange(1, count + 1) / 1000).threshold
+
+    assert [threshold(count) for count in (20, 198, 199, 500)] == pytest.approx([0.001, 0.001, 0.002, 0.005])
+
+
+def test_distance_equal_to_threshold_is_not_near() -> None:
+    assert compare_with_unseen(np.array([0.2, 0.1, 0.3]), np.array([0.2, 0.4])).near == 1
+
+
+def test_a_side_without_images_is_refused() -> None:
+    with pytest.raises(DataError, match="no training image"):
+        closeness(UNSEEN, TRAINING[:0], [])
+    with pytest.raises(DataError, match=r"there is no image to compare(.|\n)*at least one synthetic and one unseen"):
+        compare_with_unseen(np.zeros(3), np.zeros(0))

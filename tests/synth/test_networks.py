@@ -1,0 +1,124 @@
+"""Networks: parameter counts of the tutorial, image sizes, class conditioning, spectral norm, EMA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from xraytune.space.settings import GanSettings
+from xraytune.synth.contract import ema_decay, update_ema
+from xraytune.synth.networks import Discriminator, Generator
+
+
+def _parameter_count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.slow
+def test_tutorial_settings_give_the_tutorials_networks() -> None:
+    """Counted by hand from the tutorial's listing with nz=100, ngf=ndf=64, but nc=1; batch norm has 2 per feature map.
+
+    Generator:      16 * (100*512 + 512*256 + 256*128 + 128*64 + 64*1) + 2 * (512 + 256 + 128 + 64) = 3,574,656
+    Discriminator:  16 * (1*64 + 64*128 + 128*256 + 256*512 + 512*1) + 2 * (128 + 256 + 512)        = 2,763,520
+    With nc=3, the same sums give the tutorial's known counts: 3,576,704 and 2,765,568.
+    """
+    tutorial = GanSettings(image_size=64, z_dim=100, width=64, loss="bce", spectral_norm=False, diffaugment=False)
+
+    generator, discriminator = Generator(tutorial, class_count=1), Discriminator(tutorial, class_count=1)
+
+    assert _parameter_count(generator) == 3_574_656
+    assert _parameter_count(discriminator) == 2_763_520
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in discriminator.modules()) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("class_count", [1, 3])
+def test_networks_support_every_image_size(tiny: Callable[..., GanSettings], size: int, class_count: int) -> None:
+    settings = tiny(image_size=size)
+    labels = torch.arange(5) % class_count
+
+    images = Generator(settings, class_count)(torch.randn(5, settings.z_dim), labels)
+    logits = Discriminator(settings, class_count)(images, labels)
+
+    assert images.shape == (5, 1, size, size)
+    assert images.abs().max() <= 1
+    assert logits.shape == (5,)
+
+
+def test_class_label_changes_image_and_critic_output(tiny: Callable[..., GanSettings]) -> None:
+    settings = tiny()
+    generator, discriminator = Generator(settings, 2).eval(), Discriminator(settings, 2).eval()
+    z, normal, pneumonia = torch.randn(3, settings.z_dim), torch.zeros(3).long(), torch.ones(3).long()
+
+    images = generator(z, normal)
+
+    assert not torch.allclose(images, generator(z, pneumonia))
+    assert not torch.allclose(discriminator(images, normal), discriminator(images, pneumonia))
+
+
+def test_one_class_needs_no_label(tiny: Callable[..., GanSettings]) -> None:
+    settings = tiny()
+    generator, discriminator = Generator(settings, 1).eval(), Discriminator(settings, 1).eval()
+    z = torch.randn(3, settings.z_dim)
+
+    images = generator(z, torch.zeros(3).long())
+
+    assert torch.equal(images, generator(z, torch.full((3,), 7)))
+    assert torch.equal(discriminator(images, torch.zeros(3).long()), discriminator(images, torch.ones(3).long()))
+
+
+@pytest.mark.slow
+def test_spectral_norm_holds_every_layers_largest_singular_value_at_one(tiny: Callable[..., GanSettings]) -> None:
+    discriminator = Discriminator(tiny(width=8), class_count=3)
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter.mul_(7)  # far from a norm of 1
+
+    for _ in range(50):  # each forward pass is one power iteration
+        discriminator(torch.randn(2, 1, 32, 32), torch.zeros(2).long())
+
+    layers = [layer for layer in discriminator.modules() if isinstance(layer, nn.Conv2d | nn.Embedding)]
+    assert len(layers) == 5
+    for layer in layers:
+        largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), ord=2)
+        assert largest.item() == pytest.approx(1, abs=0.02)
+
+
+def test_after_one_half_life_of_images_half_of_the_average_is_left() -> None:
+    batches = 100
+    decay = ema_decay(half_life_images=batches * 32, images_seen=10**9, batch_size=32)
+
+    assert decay**batches == pytest.approx(0.5)
+
+
+def test_early_on_the_half_life_is_a_twentieth_of_the_images_seen() -> None:
+    # 640 images seen: half-life 32 = one batch of 32.
+    assert ema_decay(half_life_images=10_000, images_seen=640, batch_size=32) == pytest.approx(0.5)
+
+
+def test_without_a_half_life_the_average_is_the_last_weights() -> None:
+    average, current = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    update_ema(average, current, torch.tensor(ema_decay(None, images_seen=64, batch_size=64)))
+
+    assert torch.equal(average.weight, current.weight)
+
+
+def test_parameters_and_running_statistics_move_together() -> None:
+    average, current = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+    with torch.no_grad():
+        average.weight.fill_(4.0)
+        current.weight.fill_(8.0)
+        average.get_buffer("running_mean").fill_(1.0)
+        current.get_buffer("running_mean").fill_(3.0)
+        current.get_buffer("num_batches_tracked").fill_(9)
+
+    update_ema(average, current, decay=torch.tensor(0.75))
+
+    assert average.weight.item() == 5.0  # 0.75 * 4 + 0.25 * 8
+    assert average.get_buffer("running_mean").item() == 1.5  # 0.75 * 1 + 0.25 * 3
+    assert average.get_buffer("num_batches_tracked").item() == 9

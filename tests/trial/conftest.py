@@ -1,0 +1,54 @@
+"""Small phantom X-rays, prepared once for all tests of the pipeline."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.in_process import CPU, one_thread
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import Prepared, RunContext, prepare
+from xraytune.space.settings import Experiment, Parameters, Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Prepared images and a cache, for running trials."""
+
+    settings: Settings
+    prepared: Prepared
+    cache: Path
+
+    @property
+    def context(self) -> RunContext:
+        return RunContext(prepared=self.prepared, cache=self.cache, compute=CPU)
+
+    def experiment(self, **parameters: Any) -> Experiment:
+        small = {"backbone": "small_cnn", "weights": "none", "batch_size": 8, "lr": 1e-3, "views": 3}
+        return Experiment(settings=self.settings, parameters=Parameters.model_validate(small | parameters))
+
+
+def make_bench(folder: Path) -> Bench:
+    """Draw and prepare them in an empty folder."""
+    draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
+    settings = Settings.model_validate_json(
+        f"""{{"name": "small", "seed": 5,
+            "data": {{"path": "{folder / "xrays"}", "image_size": 32, "split": {{"val_a": 0.2, "val_b": 0.2}}}},
+            "budget": {{"max_epochs": 3, "steps_per_epoch": 4}}}}"""
+    )
+    prepared, _ = prepare(settings, folder / "cache")
+    return Bench(settings=settings, prepared=prepared, cache=folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(autouse=True)
+def pinned() -> Iterator[None]:
+    """One thread, as a trial's own process has."""
+    with one_thread():
+        yield

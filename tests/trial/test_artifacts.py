@@ -1,0 +1,340 @@
+"""Artifacts: built once, verified, rebuilt when damaged, never half written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xraytune.base.artifacts import (
+    artifact_path,
+    artifacts_of,
+    build_once,
+    fingerprint,
+    is_intact,
+    releases,
+    running_commands,
+    take_requests,
+    work_path,
+)
+from xraytune.base.errors import ArtifactError
+from xraytune.base.files import sha256_of, temporary_name
+
+INPUTS = {"seed": 7, "data": ["a", "b"]}
+
+
+class Builder:
+    """Writes two files and counts its calls."""
+
+    def __init__(self) -> None:
+        self.builds = 0
+
+    def __call__(self, folder: Path) -> None:
+        self.builds += 1
+        (folder / "pixels.bin").write_bytes(b"x" * 1000)
+        (folder / "grids").mkdir()
+        (folder / "grids" / "one.txt").write_text("1", encoding="utf-8")
+
+
+def test_existing_artifact_is_not_rebuilt(tmp_path: Path) -> None:
+    build = Builder()
+
+    first = build_once(tmp_path, "pixels-1", INPUTS, build)
+    second = build_once(tmp_path, "pixels-1", dict(reversed(INPUTS.items())), build)
+
+    assert first == second
+    assert build.builds == 1
+
+
+def test_hits_and_misses_are_counted_by_kind_since_the_last_count(tmp_path: Path) -> None:
+    take_requests()
+    for stage in ("pixels-1", "pixels-1", "quality-real-1", "pixels-1"):
+        build_once(tmp_path, stage, INPUTS, Builder())
+
+    counted = sorted(take_requests())
+
+    assert counted == [("pixels", "hit", 2), ("pixels", "miss", 1), ("quality-real", "miss", 1)]
+    assert take_requests() == []
+
+
+@pytest.mark.parametrize("other", [("pixels-2", INPUTS), ("pixels-1", INPUTS | {"seed": 8})])
+def test_another_version_or_input_is_another_artifact(tmp_path: Path, other: tuple[str, dict[str, object]]) -> None:
+    assert artifact_path(tmp_path, "pixels-1", INPUTS) != artifact_path(tmp_path, *other)
+    assert len(fingerprint(*other)) == 32
+
+
+def put_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def put_a_link(file: Path) -> None:
+    other = file.rename(file.with_name("other"))
+    file.symlink_to(other.name)
+
+
+def put_a_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_bytes(b"")
+
+
+def put_another_manifest(path: Path, **changes: object) -> None:
+    manifest = path / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "flipped": lambda path: (path / "pixels.bin").write_bytes(b"y" + b"x" * 999),
+    "truncated": lambda path: (path / "pixels.bin").write_bytes(b"x" * 999),
+    "deleted": lambda path: (path / "pixels.bin").unlink(),
+    "a folder": lambda path: put_a_folder(path / "pixels.bin"),
+    "a link": lambda path: put_a_link(path / "pixels.bin"),
+    "manifest torn": lambda path: (path / "manifest.json").write_text("{", encoding="utf-8"),
+    "manifest no object": lambda path: (path / "manifest.json").write_text("[1]", encoding="utf-8"),
+    "manifest empty": lambda path: (path / "manifest.json").write_text("{}", encoding="utf-8"),
+    "manifest deleted": lambda path: (path / "manifest.json").unlink(),
+    "of another version": lambda path: put_another_manifest(path, stage="pixels-0"),
+    "of other inputs": lambda path: put_another_manifest(path, inputs={"seed": 8}),
+    "a file instead": lambda path: put_a_file(path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_artifact_is_rebuilt(tmp_path: Path, damage: str) -> None:
+    """Also in the process that built and verified it."""
+    build = Builder()
+    path = build_once(tmp_path, "pixels-1", INPUTS, build)
+    assert is_intact(path)
+
+    DAMAGES[damage](path)
+
+    assert not is_intact(path)
+    assert build_once(tmp_path, "pixels-1", INPUTS, build) == path
+    assert build.builds == 2
+    assert is_intact(path)
+    assert (path / "pixels.bin").read_bytes() == b"x" * 1000
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name], "no leftovers"
+
+
+@pytest.mark.slow
+def test_silent_damage_is_detected_by_next_process(tmp_path: Path) -> None:
+    """Bit rot changes neither size nor mtime, and hashing at every look would cost too much."""
+    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
+    assert is_intact(path)
+    file = path / "pixels.bin"
+    before = file.stat().st_mtime_ns
+    file.write_bytes(b"y" + b"x" * 999)
+    os.utime(file, ns=(before, before))
+
+    code = "import sys; from pathlib import Path; from xraytune.base.artifacts import is_intact\n"
+    code += "sys.exit(is_intact(Path(sys.argv[1])))"
+    next_process = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+
+    assert next_process.returncode == 0, "it is damaged"
+
+
+@pytest.mark.parametrize("name", ["../secret", "/secret", "grids/../../secret", "nul\0"])
+def test_manifest_naming_outside_files_is_invalid(tmp_path: Path, name: str) -> None:
+    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
+    secret = tmp_path / "pixels-1" / "secret"
+    secret.write_bytes(b"1")
+    where = str(secret) if name == "/secret" else name
+
+    put_another_manifest(path, files={where: {"bytes": 1, "sha256": sha256_of(secret)}})
+
+    assert not is_intact(path)
+
+
+def test_reader_is_unaffected_by_replacement(tmp_path: Path) -> None:
+    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
+    mapped = np.memmap(path / "pixels.bin", mode="r")
+    (path / "grids" / "one.txt").unlink()
+
+    with (path / "pixels.bin").open("rb") as stream:
+        build_once(tmp_path, "pixels-1", INPUTS, Builder())
+
+        assert stream.read() == b"x" * 1000
+    assert bytes(mapped) == b"x" * 1000
+    assert is_intact(path)
+
+
+def test_partial_build_is_not_an_artifact(tmp_path: Path) -> None:
+    """It was killed after the manifest was written and before the rename."""
+    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
+    left = path.rename(temporary_name(path))
+
+    assert not is_intact(left)
+    assert list(artifacts_of(tmp_path, "pixels-1")) == []
+
+
+def test_artifacts_are_listed_with_inputs_skipping_damaged_ones(tmp_path: Path) -> None:
+    first, second, damaged, moved = (
+        build_once(tmp_path, "pixels-1", {"seed": seed}, Builder()) for seed in (1, 2, 3, 4)
+    )
+    (damaged / "manifest.json").write_text("{", encoding="utf-8")
+    moved.rename(moved.with_name("0" * 32))
+
+    assert dict(artifacts_of(tmp_path, "pixels-1")) == {first: {"seed": 1}, second: {"seed": 2}}
+    assert list(artifacts_of(tmp_path, "pool-1")) == []
+
+
+def test_a_builder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        (folder / "half").write_bytes(b"1")
+        raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        build_once(tmp_path, "pixels-1", INPUTS, build)
+
+    assert list((tmp_path / "pixels-1").iterdir()) == []
+
+
+def test_of_two_builders_the_first_wins(tmp_path: Path) -> None:
+    """The second, which does not see the lock of the first, finds the folder there and drops its own."""
+
+    def slow(folder: Path) -> None:
+        (folder / "pixels.bin").write_bytes(b"the second")
+        path = artifact_path(tmp_path, "pixels-1", INPUTS)
+        path.mkdir()
+        (path / "pixels.bin").write_bytes(b"the first")
+
+    path = build_once(tmp_path, "pixels-1", INPUTS, slow)
+
+    assert (path / "pixels.bin").read_bytes() == b"the first"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+from xraytune.base.artifacts import build_once
+cache, began = Path(sys.argv[1]), Path(sys.argv[2])
+
+def build(folder):
+    began.write_text(began.read_text() + "x" if began.exists() else "x")
+    print("building", flush=True)
+    sys.stdin.readline()
+    (folder / "pixels.bin").write_bytes(b"1")
+
+build_once(cache, "pixels-1", {"seed": 7}, build)
+"""
+
+
+@pytest.mark.slow
+def test_damaged_artifact_is_rebuilt_by_one_process(tmp_path: Path) -> None:
+    cache, counted = tmp_path / "cache", tmp_path / "builds"
+    path = build_once(cache, "pixels-1", {"seed": 7}, lambda folder: (folder / "pixels.bin").touch())
+    (path / "pixels.bin").unlink()
+
+    processes = [builder(cache, counted) for _ in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert counted.read_text(encoding="utf-8") == "x"
+    assert (path / "pixels.bin").read_bytes() == b"1"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def builder(*arguments: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", BUILDER, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_second_process_waits_for_the_first_and_takes_over_when_it_dies(tmp_path: Path, is_killed: bool) -> None:
+    counted = tmp_path / "builds"
+    first = builder(tmp_path / "cache", counted)
+    assert first.stdout is not None
+    assert first.stdin is not None
+    first.stdout.readline()
+    second = builder(tmp_path / "cache", counted)
+
+    if is_killed:
+        first.kill()
+    else:
+        first.stdin.write("\n")
+        first.stdin.flush()
+    second.communicate("\n")
+    first.communicate()
+
+    assert second.returncode == 0
+    assert counted.read_text(encoding="utf-8") == ("xx" if is_killed else "x")
+    assert is_intact(artifact_path(tmp_path / "cache", "pixels-1", {"seed": 7}))
+
+
+def test_release_omits_the_build_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "torch-9.9.1+cu999.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9.1+cu999\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert releases("torch") == {"torch": "9.9.1"}
+
+
+SPECIAL: dict[str, Callable[[Path], None]] = {
+    "device": lambda place: place.symlink_to("/dev/zero"),
+    "pipe": lambda place: os.mkfifo(place),
+    "link": lambda place: place.symlink_to(shutil.move(f"{place}.real", place.parents[2] / place.name)),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_a_manifest_that_is_no_file_of_its_own_is_rebuilt_at_once(tmp_path: Path, kind: str) -> None:
+    build = Builder()
+    cache = tmp_path / "cache"
+    manifest = build_once(cache, "pixels-1", INPUTS, build) / "manifest.json"
+    manifest.rename(f"{manifest}.real")
+    SPECIAL[kind](manifest)
+
+    assert list(artifacts_of(cache, "pixels-1")) == []
+    path = build_once(cache, "pixels-1", INPUTS, build)
+
+    assert build.builds == 2
+    assert is_intact(path)
+
+
+def test_a_link_in_place_of_an_artifact_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
+    path = build_once(tmp_path / "cache", "pixels-1", INPUTS, Builder())
+    elsewhere = path.rename(tmp_path / "elsewhere")
+    path.symlink_to(elsewhere)
+
+    built = build_once(tmp_path / "cache", "pixels-1", INPUTS, Builder())
+
+    assert not built.is_symlink()
+    assert is_intact(built)
+    assert (elsewhere / "pixels.bin").is_file()
+
+
+def test_nothing_is_written_through_a_link_in_place_of_a_stage(tmp_path: Path) -> None:
+    elsewhere, cache = tmp_path / "elsewhere", tmp_path / "cache"
+    elsewhere.mkdir()
+    cache.mkdir()
+    for stage in ("pixels-1", "gan-1.work"):
+        (cache / stage).symlink_to(elsewhere)
+
+    with pytest.raises(ArtifactError, match="this is a symbolic link"):
+        build_once(cache, "pixels-1", INPUTS, Builder())
+    with pytest.raises(ArtifactError, match="this is a symbolic link"):
+        work_path(cache, "gan-1", INPUTS)
+
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_a_lock_of_a_running_command_that_is_no_file_is_ignored(tmp_path: Path, kind: str) -> None:
+    (tmp_path / ".users").mkdir()
+    SPECIAL[kind](tmp_path / ".users" / "1700000000.lock")
+
+    assert running_commands(tmp_path) == []

@@ -1,0 +1,296 @@
+"""Artifacts that are damaged, lost or of another version are never used, but rebuilt once, bit for bit."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save
+
+from tests.in_process import CPU, one_thread
+from tests.trial.conftest import Bench
+from tests.trial.test_inputs import frozen
+from tests.trial.test_trial import gan
+from xraytune.base import lease
+from xraytune.base.errors import ArtifactError, StudyError
+from xraytune.base.files import read_json, sha256_of, write_json
+from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare, restore_pixels, training_pixels
+from xraytune.space.settings import Experiment
+from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
+from xraytune.synth.sources import POOL_STAGE
+from xraytune.synth.synthesize import (
+    GAN_STAGE,
+    generator_inputs,
+    generator_work_path,
+    network_labels,
+    trained_generator,
+)
+from xraytune.trial.network import FEATURES_STAGE
+from xraytune.trial.run import run_trial
+
+pytestmark = pytest.mark.slow
+
+STAGES = {
+    PIXELS_STAGE: "pixels.npy",
+    GAN_STAGE: "generator.safetensors",
+    POOL_STAGE: "pixels.npy",
+    MEMORISATION_STAGE: "memorisation.json",
+    FEATURES_STAGE: "features.npy",
+}
+"""Every stage that the trial depends on, and a file of its artifacts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A finished trial that depends on every stage, with its cache, the hash of each file there, and its results."""
+
+    bench: Bench
+    experiment: Experiment
+    cache: Path
+    hashes: dict[str, str]
+    figures: tuple[float | None, ...]
+
+
+def figures(result: TrialResult | None) -> tuple[float | None, ...]:
+    assert result is not None
+    return result.value, result.val_b_score, result.threshold, result.best_epoch
+
+
+def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float | None, ...]:
+    """As a worker runs a trial."""
+    restore_pixels(bench.settings, bench.prepared, cache)
+    result = run_trial(
+        experiment,
+        RunContext(prepared=bench.prepared, cache=cache, compute=CPU),
+        trial_dir=trial_dir,
+        on_epoch=list[EpochRecord]().append,
+    )
+    return figures(result)
+
+
+def hashes(cache: Path) -> dict[str, str]:
+    """Hashes of the content: safetensors writes its metadata, and with it the manifest's hash, in any order."""
+    return {str(file.relative_to(cache)): said_by(file) for file in sorted(cache.rglob("*")) if file.is_file()}
+
+
+def said_by(file: Path) -> str:
+    if file.name == "manifest.json":
+        return str(sorted(read_json(file)["files"]))
+    if file.suffix == ".safetensors":
+        return hashlib.sha256(save(load_file(file))).hexdigest()
+    return sha256_of(file)
+
+
+@pytest.fixture(scope="module")
+def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("damage")
+    cache = folder / "cache"
+    prepare(bench.settings, cache)
+    experiment = frozen(bench, folder, source="gan", gan=gan(seed=21), classical=1)
+    with one_thread():
+        result = run(bench, experiment, cache, folder / "trial")
+    return Done(bench=bench, experiment=experiment, cache=cache, hashes=hashes(cache), figures=result)
+
+
+@pytest.fixture
+def cache(done: Done, tmp_path: Path) -> Path:
+    """A copy that this process has not verified yet."""
+    return Path(shutil.copytree(done.cache, tmp_path / "cache"))
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def half_write(file: Path) -> None:
+    """As a killed writer would leave it if it did not use a temporary name."""
+    (file.parent / "manifest.json").unlink()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def delete_the_folder(file: Path) -> None:
+    shutil.rmtree(file.parent)
+
+
+def leave_another_version(file: Path) -> None:
+    """Intact by its own manifest, but of another stage version."""
+    flip_a_bit(file)
+    manifest = read_json(file.parent / "manifest.json")
+    manifest["stage"] = manifest["stage"][:-1] + "0"
+    manifest["files"][file.name]["sha256"] = sha256_of(file)
+    write_json(file.parent / "manifest.json", manifest)
+
+
+DAMAGES = (truncate, flip_a_bit, half_write, delete, delete_the_folder, leave_another_version)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("stage", STAGES)
+def test_trial_on_damaged_cache_has_same_result(
+    done: Done,
+    cache: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    stage: str,
+    damage: Callable[[Path], None],
+) -> None:
+    """All artifacts of a stage are damaged; each is rebuilt once, and those that depend on it are not."""
+    damaged = sorted(cache.glob(f"{stage}/*/{STAGES[stage]}"))
+    for file in damaged:
+        damage(file)
+    others = (file for file in cache.glob("*/*/*") if stage not in file.parts and file.name != "manifest.json")
+    untouched = {file: file.stat().st_mtime_ns for file in others}
+
+    again = run(done.bench, done.experiment, cache, tmp_path / "trial")
+
+    assert damaged
+    assert again == done.figures
+    assert hashes(cache) == done.hashes, "all rebuilt, no leftovers"
+    assert {file: file.stat().st_mtime_ns for file in untouched} == untouched
+    told = [record.message for record in caplog.records if "is damaged and will be built again" in record.message]
+    assert len(told) == (0 if damage is delete_the_folder else len(damaged))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_work_deleted_in_use_is_rebuilt_by_next_trial(done: Done, cache: Path, tmp_path: Path, stage: str) -> None:
+    """This process verified all artifacts in its first trial."""
+    run(done.bench, done.experiment, cache, tmp_path / "first")
+    for file in cache.glob(f"{stage}/*/{STAGES[stage]}"):
+        file.unlink()
+
+    again = run(done.bench, done.experiment, cache, tmp_path / "second")
+
+    assert again == done.figures
+    assert hashes(cache) == done.hashes
+
+
+@pytest.mark.parametrize("stage", [PIXELS_STAGE, GAN_STAGE, FEATURES_STAGE])
+def test_waiting_for_another_process_is_reported_and_ends(
+    done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Each progress event is a sign of life: without one for `resources.hang_minutes`, the process ends itself."""
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
+    said: list[tuple[str, int]] = []
+
+    def on_progress(what: str, done: int, _: int) -> None:
+        said.append((what, done))
+
+    with ExitStack() as another_process:
+        for file in cache.glob(f"{stage}/*/manifest.json"):
+            shutil.rmtree(file.parent)
+            another_process.enter_context(lease.build_lock(file.parent.with_name(f".{file.parent.name}.lock")))
+        restore_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
+        run_trial(
+            done.experiment,
+            RunContext(prepared=done.bench.prepared, cache=cache, compute=CPU, on_progress=on_progress),
+            trial_dir=tmp_path / "trial",
+            on_epoch=list[EpochRecord]().append,
+        )
+
+    assert any("another process" in what and count == 0 for what, count in said)
+
+
+def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
+    """The error says how to restore them."""
+    flip_a_bit(cache / done.bench.prepared.pixels / "pixels.npy")
+
+    with pytest.raises(ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"):
+        training_pixels(done.bench.prepared, cache)
+    restore_pixels(done.bench.settings, done.bench.prepared, cache)
+
+    assert hashes(cache) == done.hashes
+    assert len(training_pixels(done.bench.prepared, cache)) >= len(done.bench.prepared.images)
+
+
+def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path, tmp_path: Path) -> None:
+    shutil.rmtree(cache / PIXELS_STAGE)
+    settings = done.bench.settings
+    root = Path(shutil.copytree(settings.data.path, tmp_path / "xrays"))
+    sorted((root / "train").rglob("*.jpeg"))[0].unlink()
+    moved = settings.model_copy(update={"data": settings.data.model_copy(update={"path": root})})
+
+    with pytest.raises(StudyError, match="the images changed since"):
+        restore_pixels(moved, done.bench.prepared, cache)
+
+
+def test_gan_with_stale_checkpoint_is_trained_to_the_end(done: Done, cache: Path, tmp_path: Path) -> None:
+    """The other process slept while this one took over."""
+    settings, prepared = gan(seed=21, steps=6), done.bench.prepared
+    (label,) = network_labels(settings, prepared)
+    (earlier,) = cache.glob(f"{GAN_STAGE}/*/checkpoint.pt")
+    context = replace(done.bench.context, cache=cache)
+    other_cache = Path(shutil.copytree(cache, tmp_path / "alone"))
+    alone = trained_generator(settings, label, replace(context, cache=other_cache))
+    checkpoint = (
+        generator_work_path(cache, GAN_STAGE, generator_inputs(settings, label, prepared, CPU)) / "checkpoint.pt"
+    )
+    written_over = [earlier.read_bytes()]
+
+    def write_over(_: str, step: int, steps: int) -> None:
+        if step == steps and written_over:
+            checkpoint.write_bytes(written_over.pop())
+
+    together = trained_generator(settings, label, replace(context, on_progress=write_over))
+
+    assert not written_over
+    assert said_by(together / "generator.safetensors") == said_by(alone / "generator.safetensors")
+
+
+def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done, cache: Path, tmp_path: Path) -> None:
+    """A longer run looks for a shorter finished one to start from."""
+    (manifest,) = cache.glob(f"{GAN_STAGE}/*/manifest.json")
+    manifest.write_text("{", encoding="utf-8")
+    longer = frozen(done.bench, tmp_path, source="gan", gan=gan(seed=21, steps=6), classical=1)
+
+    assert run(done.bench, longer, cache, tmp_path / "damaged") == run(
+        done.bench, longer, Path(shutil.copytree(done.cache, tmp_path / "whole")), tmp_path / "undamaged"
+    )
+
+
+def install(package: str, release: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the metadata of another release of a package."""
+    metadata = folder / f"{package}-{release}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.parametrize(
+    ("package", "stages"),
+    [("torch", {GAN_STAGE, POOL_STAGE, MEMORISATION_STAGE, FEATURES_STAGE}), ("torchvision", {FEATURES_STAGE})],
+)
+def test_upgrade_rebuilds_dependent_artifacts_and_keeps_old_ones(
+    done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, stages: set[str]
+) -> None:
+    before = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
+    install(package, "99.0.1", tmp_path, monkeypatch)
+
+    run(done.bench, done.experiment, cache, tmp_path / "trial")
+
+    after = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
+    assert {stage for stage in STAGES if after[stage] != before[stage]} == stages
+    assert all(after[stage] >= before[stage] for stage in STAGES)
+
+
+def test_pixels_of_another_decoder_are_not_reused(done: Done, cache: Path) -> None:
+    """As after losing the cache and upgrading Pillow: same fingerprint, other pixels."""
+    prepared, _ = prepare(done.bench.settings, cache)
+    began = replace(prepared, pixels_sha256="0" * 64)
+
+    with pytest.raises(StudyError, match=r"Pillow .* decodes the images differently from the study"):
+        restore_pixels(done.bench.settings, began, cache)
+    assert generator_inputs(gan(), None, began, CPU) != generator_inputs(gan(), None, prepared, CPU)

@@ -1,0 +1,274 @@
+"""The batches of a step: the same real images in every arm, nested extra ones, and the frozen network's features."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.in_process import CPU
+from tests.trial.conftest import Bench
+from tests.trial.test_trial import gan, numbers, run
+from xraytune.data.prepare import RunContext, prepare, side_images
+from xraytune.nets.classifier import Classifier, build_classifier
+from xraytune.space.settings import Experiment, FolderSettings
+from xraytune.synth.synthesize import GAN_STAGE, network_labels, trained_generator
+from xraytune.trial.inputs import TrialInputs, real_images_for_norms, untrained
+from xraytune.trial.training_set import TrainingSet, build_training_set
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def training_set_of(bench: Bench) -> Any:
+    def build(**parameters: Any) -> TrainingSet:
+        experiment = bench.experiment(**parameters)
+        if experiment.parameters.gan:
+            for label in network_labels(experiment.parameters.gan, bench.prepared):
+                trained_generator(experiment.parameters.gan, label, bench.context)
+        return build_training_set(experiment, bench.context)
+
+    return build
+
+
+def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, training_set_of: Any) -> None:
+    """The first images of each step are the real ones, to the last pixel, augmentation included."""
+    mixes: list[dict[str, Any]] = [
+        {"source": "none"},
+        {"source": "duplicate", "synthetic_ratio": 1.0},
+        {"source": "gan", "gan": gan(), "synthetic_ratio": 0.5},
+    ]
+    for views in (3, 0):
+        batches = []
+        for mix in mixes:
+            training_set_of(**mix)
+            experiment = bench.experiment(classical=2, views=views, **mix)
+            trial_inputs = TrialInputs(experiment, bench.context)
+            batches.append([trial_inputs.batch(step) for step in range(12)])
+        alone, duplicated, synthetic = batches
+        for step in range(12):
+            real, labels = alone[step]
+            for other in (duplicated, synthetic):
+                assert torch.equal(other[step][0][: len(real)], real)
+                assert torch.equal(other[step][1][: len(real)], labels)
+            assert len(duplicated[step][0]) == 2 * len(real)
+
+
+def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_every_arm(
+    bench: Bench, training_set_of: Any
+) -> None:
+    """Of 12 steps, those with real images show the first ones of an arm without extra images, and no others."""
+    training_set_of(source="gan", gan=gan())
+    for views, source in ((3, "gan"), (0, "duplicate")):
+        mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
+        own = {"gan": gan()} if source == "gan" else {}
+        alone, pretrained, added = (
+            TrialInputs(bench.experiment(classical=2, views=views, **values), bench.context)
+            for values in ({"source": "none"}, mix | own, mix | own | {"mixing": "additive"})
+        )
+        batches = [pretrained.batch(step) for step in range(12)]
+
+        for step, (images, labels) in enumerate(batches[4:]):
+            assert torch.equal(images, alone.batch(step)[0])
+            assert torch.equal(labels, alone.batch(step)[1])
+        assert all(len(images) == 8 for images, _ in batches)
+        norms = zip(pretrained.norm_batches(), alone.norm_batches(), strict=True)
+        assert all(torch.equal(*inputs) for inputs in norms), "statistics of the last steps"
+        if views:  # extra images in the order of other arms: steps of 8 there, of 4 in the additive arm
+            extra = [added.batch(step)[0][8:] for step in range(8)]
+            assert torch.equal(torch.cat(extra), torch.cat([images for images, _ in batches[:4]]))
+
+
+def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:
+    """The batches of the first steps, with extra images, the same in each call."""
+    trial_inputs = TrialInputs(bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.context)
+    steps = -(-len(bench.prepared.side("train").rows) // 8)
+
+    for _ in range(2):
+        batches = list(trial_inputs.norm_batches())
+        assert len(batches) == steps
+        assert all(torch.equal(inputs, trial_inputs.batch(step)[0]) for step, inputs in enumerate(batches))
+
+
+def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_every_arm(
+    bench: Bench, training_set_of: Any
+) -> None:
+    """Each image once; the batches depend neither on the arm nor on the step."""
+    mixes: list[dict[str, Any]] = [
+        {"source": "none"},
+        {"source": "duplicate", "synthetic_ratio": 1.0},
+        {"source": "gan", "gan": gan(), "synthetic_ratio": 0.5},
+    ]
+    for views in (3, 0):
+        arms = []
+        for mix in mixes:
+            training_set_of(**mix)
+            experiment = bench.experiment(classical=2, views=views, batch_norm="real", **mix)
+            trial_inputs = TrialInputs(experiment, bench.context)
+            arms.append(list(trial_inputs.norm_batches()))
+            assert all(torch.equal(*batches) for batches in zip(arms[-1], trial_inputs.norm_batches(), strict=True))
+        assert all(torch.equal(*batches) for arm in arms for batches in zip(arm, arms[0], strict=True))
+
+
+@pytest.mark.parametrize(("count", "shown"), [(2, 2), (128, 128), (129, 129), (200, 200), (5000, 256)])
+def test_batches_for_running_statistics_show_each_image_once_and_none_alone(
+    bench: Bench, count: int, shown: int
+) -> None:
+    labels = np.arange(count) >= count // 2  # sorted by class, as in an index
+
+    batches = [drawn.numbers for drawn in real_images_for_norms(bench.experiment(), count)]
+
+    numbers = np.concatenate(batches)
+    assert len(numbers) == len(np.unique(numbers)) == shown
+    assert min(map(len, batches)) > 1
+    assert max(map(len, batches)) <= 128
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    assert all(0.3 < labels[batch].mean() < 0.7 for batch in batches), "a batch is a sample of all classes"
+
+
+def test_duplicates_are_real_images_of_the_train_side(training_set_of: Any) -> None:
+    training_set = training_set_of(source="duplicate", synthetic_ratio=2.0)
+
+    assert len(training_set.sources) == 1
+    assert sorted(training_set.extra.tolist()) == sorted([*range(training_set.real_count)] * 2)
+
+
+def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(training_set_of: Any) -> None:
+    small, large = (training_set_of(source="gan", gan=gan(), synthetic_ratio=ratio) for ratio in (0.5, 1.0))
+
+    assert small.extra.tolist() == large.extra[: len(small.extra)].tolist()
+    assert (small.labels[small.extra] == large.labels[large.extra][: len(small.extra)]).all()
+
+
+def test_synthetic_images_of_a_class_are_that_class(bench: Bench, training_set_of: Any) -> None:
+    training_set = training_set_of(source="gan", gan=gan(), synthetic_ratio=1.0, balance="equal")
+
+    counts = np.bincount(bench.prepared.side("train").labels)
+    totals = counts + np.bincount(training_set.labels[training_set.extra])
+    assert totals[0] - totals[1] in {-1, 0, 1}, "equal: both classes end level"
+
+
+def folder_of_images(root: Path, count: int) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("NORMAL", "PNEUMONIA"):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(random.integers(0, 255, (40, 40), dtype=np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_folder_of_extra_images_joins_the_mix(training_set_of: Any, tmp_path: Path) -> None:
+    folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 40))
+    training_set = training_set_of(source="folder", folder=folder, synthetic_ratio=1.0)
+
+    assert len(training_set.extra) == training_set.real_count
+    assert len(set(training_set.extra.tolist())) == len(training_set.extra), "each of them once"
+    assert training_set.extra.min() >= training_set.real_count
+
+
+def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
+    """A trial on a frozen backbone whose weights come from a file."""
+    backbone = {"backbone": parameters.get("backbone", "small_cnn")}
+    whole = build_classifier(bench.experiment(**backbone).parameters, 2, weights=None, seed=9)
+    tensors = {name: tensor.contiguous() for name, tensor in whole.backbone.state_dict().items()}
+    save_file(tensors, tmp_path / "backbone.safetensors")
+    return bench.experiment(weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters)
+
+
+def with_parameters(experiment: Experiment, **changes: Any) -> Experiment:
+    return experiment.model_copy(update={"parameters": experiment.parameters.model_copy(update=changes)})
+
+
+def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_path: Path) -> None:
+    experiment = frozen(bench, tmp_path, classical=2, views=3, source="duplicate", synthetic_ratio=0.5)
+    cached = TrialInputs(experiment, bench.context)
+    # The same views, but the whole network in the loop: what `trainable: head` means.
+    whole = with_parameters(experiment, trainable="all")
+    straight = TrialInputs(whole, bench.context)
+    network = straight.whole()
+    assert isinstance(network, Classifier)
+    network.eval()
+
+    for step in range(6):
+        features, labels = cached.batch(step)
+        images, same_labels = straight.batch(step)
+        with torch.no_grad():
+            expected = network.backbone(images)
+        assert torch.equal(labels, same_labels)
+        assert torch.allclose(features, expected, atol=1e-5)
+    (val,), images = (
+        list(cached.network.batches(cached.val_a)),
+        torch.cat(list(straight.network.batches(straight.val_a))),
+    )
+    with torch.no_grad():
+        assert torch.allclose(val, network.backbone(images), atol=1e-5)
+
+
+def test_all_images_of_a_gan_trial_have_the_gans_resolution(bench: Bench) -> None:
+    """Otherwise synthetic images lack detail that real ones, validation images included, have."""
+    settings = bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"image_size": 64})})
+    experiment = bench.experiment(source="gan", gan=gan()).model_copy(update={"settings": settings})
+
+    assert experiment.resolution_px == 32
+    assert bench.experiment(source="none").resolution_px is None
+    assert bench.experiment(source="gan", gan=gan(), match_resolution="off").resolution_px is None
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
+    bench: Bench, tmp_path: Path, is_frozen: bool
+) -> None:
+    """With the inputs of the training's own validation, to the bit."""
+    mix = {"source": "gan", "gan": gan()}
+    experiment = frozen(bench, tmp_path, **mix) if is_frozen else bench.experiment(**mix)
+    trial_inputs = TrialInputs(experiment, bench.context)
+    prepared, _ = prepare(bench.settings, tmp_path / "cache")
+    source = side_images("val_a", prepared, tmp_path / "cache")
+
+    network, batches = untrained(
+        experiment, RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU), source
+    )
+
+    assert [*network.state_dict()] == [*trial_inputs.trained.state_dict()]
+    assert all(
+        torch.equal(*pair) for pair in zip(batches, trial_inputs.network.batches(trial_inputs.val_a), strict=True)
+    )
+    assert not (tmp_path / "cache" / GAN_STAGE).exists()
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v3_small"])
+def test_last_stage_trains_on_cached_inputs_as_on_images(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str
+) -> None:
+    experiment = frozen(bench, tmp_path, backbone=backbone, classical=2, source="duplicate", synthetic_ratio=0.5)
+    experiment = with_parameters(experiment, trainable="last_stage")
+    cached = run(bench, experiment, tmp_path / "cached")
+    inputs = TrialInputs(experiment, bench.context)
+    assert inputs.batch(0)[0].shape[1] > 3, "inputs of the last stage, not images"
+
+    monkeypatch.setattr("xraytune.trial.network.MAX_STAGE_BYTES", 0)
+    on_images = run(bench, experiment, tmp_path / "images")
+
+    assert TrialInputs(experiment, bench.context).batch(0)[0].shape[1] == 3
+    # Bit-identical for most backbones; some convolutions round differently in batches of another size.
+    assert np.allclose(np.array(numbers(cached)), np.array(numbers(on_images)), rtol=2e-3)
+    names = [load_file(tmp_path / how / "checkpoint" / "best.safetensors").keys() for how in ("cached", "images")]
+    assert names[0] == names[1]
+
+
+def test_whole_network_of_cached_inputs_computes_from_images(bench: Bench, tmp_path: Path) -> None:
+    experiment = with_parameters(frozen(bench, tmp_path), trainable="last_stage")
+    inputs = TrialInputs(experiment, bench.context)
+    scores = inputs.results(inputs.val_a)
+
+    network, batches = untrained(experiment, bench.context, inputs.val_a)
+
+    images = torch.cat(list(batches))
+    whole = inputs.whole().eval()
+    with torch.no_grad():
+        assert torch.equal(whole(images), network.eval()(images))
+        assert np.allclose(whole(images).softmax(dim=1), scores, atol=1e-6)
+    assert np.array_equal(inputs.results(inputs.val_a), scores), "cached inputs can still be used"

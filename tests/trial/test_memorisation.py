@@ -1,0 +1,131 @@
+"""The memorisation gate: a GAN that copies training images is refused with the reason, others pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.trial.conftest import Bench
+from tests.trial.test_trial import gan
+from xraytune.base.artifacts import build_once
+from xraytune.base.errors import TrialError
+from xraytune.base.files import read_json
+from xraytune.data.prepare import Prepared, training_pixels
+from xraytune.space.settings import Experiment, GanSettings, without_gate
+from xraytune.synth.memorisation import Memorisation
+from xraytune.synth.memorisation_gate import MEMORISATION_STAGE, measure_memorisation
+from xraytune.synth.sources import POOL_STAGE, pool_reader
+from xraytune.synth.synthesize import network_labels, trained_generator
+from xraytune.synth.train import resize_pixels
+from xraytune.trial.training_set import TrainingSet, build_training_set
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Studio:
+    """A bench with trained GANs, and one whose images are copies of training images."""
+
+    bench: Bench
+    copier: GanSettings
+
+    def training_set(self, settings: GanSettings, *, allow: bool = False) -> TrainingSet:
+        experiment = self.experiment(settings)
+        if allow:
+            experiment = experiment.model_copy(update={"settings": without_gate(experiment.settings)})
+        return build_training_set(experiment, self.bench.context)
+
+    def experiment(self, settings: GanSettings) -> Experiment:
+        return self.bench.experiment(source="gan", gan=settings, synthetic_ratio=0.5)
+
+    def measure(self, settings: GanSettings, prepared: Prepared | None = None) -> tuple[dict[str, Memorisation], Path]:
+        context = replace(self.bench.context, prepared=prepared or self.bench.prepared)
+        return measure_memorisation(context, pool_reader(self.experiment(settings), context))
+
+    def train(self, settings: GanSettings) -> GanSettings:
+        for label in network_labels(settings, self.bench.prepared):
+            trained_generator(settings, label, self.bench.context)
+        return settings
+
+
+def save_pool(pixels: NDArray[np.uint8], folder: Path) -> None:
+    np.save(folder / "pixels.npy", pixels)
+
+
+@pytest.fixture(scope="module")
+def studio(bench: Bench) -> Studio:
+    """The images of seed 77 are replaced by real training images."""
+    honest = Studio(bench=bench, copier=gan(seed=77))
+    network = trained_generator(honest.train(honest.copier), None, bench.context)
+    train = bench.prepared.side("train")
+    for label in (0, 1):
+        copied = np.resize(train.rows[train.labels == label], 256)
+        pixels = resize_pixels(training_pixels(bench.prepared, bench.cache)[copied], 32)
+        inputs = {"generator": network.name, "label": label, "block": 0, "seed": 77}
+        build_once(bench.cache, POOL_STAGE, inputs, partial(save_pool, pixels))
+    return honest
+
+
+def verdicts_made(bench: Bench) -> set[str]:
+    return {path.parent.name for path in (bench.cache / MEMORISATION_STAGE).glob("*/manifest.json")}
+
+
+def test_memorising_gan_fails_trial_with_fix(studio: Studio) -> None:
+    with pytest.raises(TrialError) as refusal:
+        studio.training_set(studio.copier)
+
+    (problem,) = refusal.value.problems
+    assert "256 of 256 images of NORMAL (chance of that" in problem.what
+    assert "256 of 256 images of PNEUMONIA" in problem.what
+    assert problem.where == "gan of 4 steps, 32 px, width 4, seed 77"
+    assert "quality.allow_memorised: true" in problem.fix
+    assert str(studio.bench.cache) not in str(refusal.value), "nothing that is stored holds an absolute path"
+
+
+def test_allow_memorised_skips_the_check(studio: Studio) -> None:
+    before = verdicts_made(studio.bench)
+
+    training_set = studio.training_set(studio.copier, allow=True)
+
+    assert len(training_set.extra) > 0
+    assert verdicts_made(studio.bench) == before
+
+
+def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
+    """Also one network for each class, and a GAN whose images are smaller than the stored ones."""
+    for settings in (gan(steps=1), gan(), gan(conditional=False)):
+        assert len(studio.training_set(studio.train(settings)).extra) > 0
+
+
+def test_verdict_is_stored_with_pictures_of_nearest_pairs(studio: Studio) -> None:
+    verdicts, folder = studio.measure(studio.copier)
+
+    assert {name: one.near for name, one in verdicts.items()} == {"NORMAL": 256, "PNEUMONIA": 256}
+    assert read_json(folder / "memorisation.json")["NORMAL"]["near"] == 256
+    sheet = np.asarray(Image.open(folder / "nearest_NORMAL.png"))
+    drawn, nearest = sheet[2:34, 2:34], sheet[2:34, 36:68]
+    assert np.array_equal(drawn, nearest), "a copy stands beside what it is a copy of"
+
+
+def test_each_split_has_its_own_verdict(studio: Studio) -> None:
+    """The comparison depends on the patient and the side of each image."""
+    prepared = studio.bench.prepared
+    _, folder = studio.measure(studio.copier, prepared)
+    renamed = changed(
+        prepared, "patient", lambda image: f"x{image.patient}" if image.side == "train" else image.patient
+    )
+
+    _, other = studio.measure(studio.copier, renamed)
+
+    assert other != folder
+
+
+def changed(prepared: Any, field: str, value: Any) -> Any:
+    return replace(prepared, images=tuple(replace(image, **{field: value(image)}) for image in prepared.images))

@@ -1,0 +1,162 @@
+"""The mix plan: exact counts, fair shares, and larger ratios that only add."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xraytune.base.errors import ConfigError
+from xraytune.space.settings import FolderSettings, Parameters
+from xraytune.trial.mix import apportion, plan_mix, require_both_phases, require_extra_images
+
+counts = st.lists(st.integers(1, 60), min_size=2, max_size=5)
+ratios = st.floats(0.05, 4.0)
+balances = st.sampled_from(["natural", "equal"])
+
+
+def mixed(ratio: float, balance: str = "natural", **more: object) -> Parameters:
+    return Parameters.model_validate(
+        {"source": "gan", "synthetic_ratio": ratio, "balance": balance, "batch_size": 64} | more
+    )
+
+
+@given(counts, ratios, balances)
+def test_the_extra_images_are_ratio_times_the_real_ones(real: list[int], ratio: float, balance: str) -> None:
+    assert len(plan_mix(real, mixed(ratio, balance))) == int(ratio * sum(real) + 0.5)
+
+
+@pytest.mark.slow
+@given(counts, ratios, ratios, balances)
+def test_a_smaller_ratio_has_the_first_extra_images_of_a_larger_one(
+    real: list[int], one: float, other: float, balance: str
+) -> None:
+    """A search over ratios compares amounts, not different images."""
+    small, large = (plan_mix(real, mixed(ratio, balance)).tolist() for ratio in sorted([one, other]))
+
+    assert small == large[: len(small)]
+
+
+@pytest.mark.slow
+@given(counts, st.integers(1, 4))
+def test_natural_shares_are_exact_at_whole_ratios(real: list[int], ratio: int) -> None:
+    extra = plan_mix(real, mixed(float(ratio)))
+
+    assert np.bincount(extra).tolist() == [ratio * count for count in real]
+
+
+@pytest.mark.slow
+@given(counts, ratios)
+def test_natural_shares_stay_within_one_image_of_the_real_shares_for_two_classes(real: list[int], ratio: float) -> None:
+    extra = np.bincount(plan_mix(real[:2], mixed(ratio)), minlength=2)
+
+    assert all(abs(extra[c] - sum(extra) * real[c] / sum(real[:2])) <= 1 for c in (0, 1))
+
+
+@given(counts, ratios)
+def test_equal_balance_fills_the_smallest_class_first(real: list[int], ratio: float) -> None:
+    totals = Counter(dict(enumerate(real)))
+
+    for label in plan_mix(real, mixed(ratio, "equal")).tolist():
+        assert totals[label] == min(totals.values())
+        totals[label] += 1
+
+
+@pytest.mark.slow
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=4).filter(any), st.integers(1, 300))
+def test_every_prefix_is_within_one_image_per_class_of_the_shares(weights: list[int], count: int) -> None:
+    drawn = np.bincount(apportion(weights, count), minlength=len(weights))
+
+    for weight, images in zip(weights, drawn.tolist(), strict=True):
+        assert abs(images - count * weight / sum(weights)) < len(weights)
+        assert weight > 0 or images == 0
+
+
+def test_a_case_by_hand() -> None:
+    mix = mixed(0.5, batch_size=8)
+
+    assert (mix.real_per_step, mix.extra_per_step) == (8, 4)
+    assert plan_mix([2, 6], mix).tolist() == [1, 0, 1, 1]
+
+
+def test_a_single_extra_image_is_of_the_larger_class() -> None:
+    assert plan_mix([3, 7], mixed(0.1)).tolist() == [1]
+
+
+@pytest.mark.parametrize(("ratio", "real_per_step", "extra_per_step"), [(1.0, 16, 16), (3.0, 8, 24), (0.25, 26, 6)])
+def test_mixing_replace_divides_the_batch(ratio: float, real_per_step: int, extra_per_step: int) -> None:
+    mix = mixed(ratio, mixing="replace", batch_size=32)
+
+    assert (mix.real_per_step, mix.extra_per_step) == (real_per_step, extra_per_step)
+
+
+@pytest.mark.parametrize(("ratio", "first"), [(0.25, 24), (1.0, 60), (4.0, 96), (0.5, 40)])
+def test_pretraining_divides_the_steps(ratio: float, first: int) -> None:
+    """Of 120 steps; each image, real or extra, is then shown equally often."""
+    mix = mixed(ratio, mixing="pretrain", batch_size=32)
+
+    assert (mix.pretraining_steps(120), mix.real_per_step, mix.extra_per_step) == (first, 32, 32)
+    assert mixed(ratio).pretraining_steps(120) == 0
+
+
+@pytest.mark.parametrize("ratio", [0.01, 50.0])
+def test_a_ratio_that_leaves_a_phase_without_steps_is_an_error(ratio: float) -> None:
+    words = (
+        r"^mixing: pretrain at synthetic_ratio: \S+ divides 20 steps into (0|20) with extra images and (20|0) with real"
+    )
+    with pytest.raises(ConfigError, match=words) as error:
+        require_both_phases([1.0, ratio], 20)
+    assert error.value.problems[0].fix == "use a synthetic_ratio closer to 1, or more steps"
+    require_both_phases([1.0], 2)  # one step each
+
+
+def test_no_source_has_no_extra_images() -> None:
+    mix = Parameters(source="none", synthetic_ratio=2.0)
+
+    assert (mix.extra_per_step, len(plan_mix([40, 60], mix))) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"source": "gan", "synthetic_ratio": 0.0}, "give a ratio above 0"),
+        ({"source": "duplicate", "mixing": "replace"}, "use mixing: additive"),
+        ({"source": "gan", "synthetic_ratio": 0.01, "batch_size": 8}, "rounds to zero extra images"),
+        ({"source": "gan", "synthetic_ratio": 40.0, "batch_size": 8, "mixing": "replace"}, "no real image"),
+        ({"source": "folder"}, "folder.path"),
+        ({"source": "gan", "balance": "equal", "match_resolution": "off"}, "match_resolution"),
+    ],
+)
+def test_inconsistent_mix_is_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Parameters.model_validate(values)
+
+
+def test_settings_that_a_source_does_not_use_are_dropped() -> None:
+    """Two trials that train the same have the same settings."""
+    plain = Parameters(source="none")
+    with_leftovers = Parameters.model_validate(
+        {"source": "none", "synthetic_ratio": 2.0, "balance": "equal", "gan": {"steps": 5}, "folder": {"path": "x"}}
+        | {"folder": FolderSettings.model_validate_json('{"path": "x"}')}
+    )
+
+    assert with_leftovers == plain
+
+
+@pytest.mark.parametrize("ratios", [[], [0.01], [0.01, 2.0], [0.03]])
+def test_ratios_of_at_least_half_an_image_pass(ratios: list[float]) -> None:
+    require_extra_images(ratios, 50)
+
+
+@pytest.mark.parametrize("ratios", [[0.0099], [2.0, 0.0099]])
+def test_a_ratio_that_adds_no_image_is_an_error_with_one_that_does(ratios: list[float]) -> None:
+    with pytest.raises(ConfigError) as error:
+        require_extra_images(ratios, 50)
+
+    (problem,) = error.value.problems
+    assert (problem.what, problem.where, problem.fix) == (
+        "0.0099 of 50 training images rounds to zero extra images",
+        "synthetic_ratio",
+        "use 0.02 or more",
+    )

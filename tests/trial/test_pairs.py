@@ -1,0 +1,160 @@
+"""Pairs in a study: masks are decoded with their images, stay with them, and are part of every fingerprint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.in_process import CPU
+from tests.pair_files import block, save, write_pairs
+from tests.trial.conftest import Bench
+from xraytune.base.errors import DataError, StudyError
+from xraytune.data.prepare import (
+    ImageSource,
+    Prepared,
+    RunContext,
+    missing_images,
+    prepare,
+    read_prepared,
+    restore_pixels,
+    side_images,
+    write_prepared,
+)
+from xraytune.space.settings import Experiment, FolderSettings, Parameters, Settings, without_gate
+from xraytune.synth.extra_folder import store_folder
+from xraytune.trial.training_set import build_training_set
+
+STEMS = tuple(f"p{number}" for number in range(20))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs", STEMS)
+
+
+@pytest.fixture
+def settings(root: Path) -> Settings:
+    return Settings.model_validate_json(
+        f"""{{"name": "pairs", "task": "segmentation",
+            "data": {{"path": "{root}", "image_size": 32, "resize": "crop", "split": {{"val_a": 0.2, "val_b": 0.2}}}}}}"""
+    )
+
+
+def prepared_in(settings: Settings, cache: Path, *, skip_broken: bool = False) -> Prepared:
+    return prepare(settings, cache, skip_broken=skip_broken)[0]
+
+
+def agreement(source: ImageSource) -> float:
+    """Return the share of pixels that are bright where the mask is, and dark elsewhere."""
+    everything = slice(None)
+    return float(np.mean((source.read(everything) >= 128) == (source.read_masks(everything) > 0)))
+
+
+def test_each_side_has_the_masks_of_its_images(settings: Settings, tmp_path: Path) -> None:
+    prepared = prepared_in(settings, tmp_path)
+
+    assert prepared.has_masks
+    for side in ("train", "val_a", "val_b"):
+        source = side_images(side, prepared, tmp_path)
+        assert set(np.unique(source.read_masks(slice(None)))) == {0, 255}
+        assert agreement(source) > 0.95
+    write_prepared(prepared, tmp_path / "split.json")
+    assert read_prepared(tmp_path / "split.json") == prepared
+
+
+def test_broken_images_and_masks_are_reported_together_or_left_out(
+    settings: Settings, root: Path, tmp_path: Path
+) -> None:
+    (root / "images" / "p3.png").write_bytes(b"no image")
+    save(root / "masks" / "p5.png", ~block(5))
+    save(root / "masks" / "p7.png", np.arange(32 * 48, dtype=np.uint16).astype(np.uint8).reshape(32, 48))
+
+    with pytest.raises(DataError) as caught:
+        prepared_in(settings, tmp_path)
+    prepared, notes = prepare(settings, tmp_path, skip_broken=True)
+
+    for text in (
+        "images/p3.png: this is neither",
+        "masks/p5.png: the mask looks inverted",
+        "masks/p7.png: the mask has 256",
+    ):
+        assert text in str(caught.value)
+        assert any(text in note for note in notes)
+    assert "3 images or masks are broken" in str(caught.value)
+    assert {Path(image.file).stem for image in prepared.images} == {*STEMS} - {"p3", "p5", "p7"}
+    assert agreement(side_images("train", prepared, tmp_path)) > 0.95
+
+
+def test_lost_pixels_and_masks_are_decoded_again(settings: Settings, tmp_path: Path) -> None:
+    prepared = prepared_in(settings, tmp_path)
+    stored = tmp_path / prepared.pixels / "masks.npy"
+    before = stored.read_bytes()
+    stored.write_bytes(before[:-1])
+
+    restore_pixels(settings, prepared, tmp_path)
+
+    assert stored.read_bytes() == before
+
+
+def test_with_another_mask_it_is_another_study(settings: Settings, root: Path, tmp_path: Path) -> None:
+    before = prepared_in(settings, tmp_path / "before")
+    save(root / "masks" / "p0.png", block(9))
+
+    after = prepared_in(settings, tmp_path / "after")
+
+    assert after.fingerprint != before.fingerprint
+    assert after.pixels != before.pixels
+    assert after.pixels_sha256 != before.pixels_sha256
+    assert missing_images(before, after.images) == ["images/p0.png"]
+    with pytest.raises(StudyError, match="the images changed since"):
+        restore_pixels(settings, before, tmp_path / "after")
+
+
+def folder_experiment(settings: Settings, folder: Path, ratio: float = 0.5) -> Experiment:
+    values = {"backbone": "resnet18", "weights": "none", "source": "folder", "synthetic_ratio": ratio}
+    parameters = Parameters.model_validate(values | {"folder": FolderSettings(path=folder)})
+    return Experiment(settings=without_gate(settings), parameters=parameters)  # the drawings are all alike
+
+
+def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) -> None:
+    prepared = prepared_in(settings, tmp_path)
+    pool = write_pairs(tmp_path / "pool", [f"s{number}" for number in range(30, 50)])
+
+    training_set = build_training_set(
+        folder_experiment(settings, pool), RunContext(prepared=prepared, cache=tmp_path, compute=CPU)
+    )
+
+    assert len(training_set.extra) == round(0.5 * training_set.real_count)
+    assert len(training_set.sources[1].rows) == 20
+    assert agreement(training_set.sources[1]) > 0.95
+
+
+def test_a_pool_of_copies_with_other_masks_loses_those_of_validation_patients(
+    settings: Settings, root: Path, tmp_path: Path
+) -> None:
+    prepared = prepared_in(settings, tmp_path)
+    pool = Path(shutil.copytree(root, tmp_path / "pool"))
+    for number, stem in enumerate(STEMS):
+        (pool / "images" / f"{stem}.png").rename(pool / "images" / f"copy{number}.png")
+        (pool / "masks" / f"{stem}.png").unlink()
+        save(pool / "masks" / f"copy{number}.png", block(number + 1))
+
+    images, _ = store_folder(pool, prepared, settings.data, cache=tmp_path)
+
+    in_train = {image.sha256 for image in prepared.images if image.side == "train"}
+    assert {image.sha256 for image in images} == in_train
+
+
+@pytest.mark.slow
+def test_a_pool_without_masks_is_refused_for_segmentation(bench: Bench, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no images/ and no masks/ here, and segmentation needs both"):
+        store_folder(bench.settings.data.path / "train", prepared_in(settings, tmp_path), settings.data, cache=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_pool_of_pairs_is_refused_for_classification(bench: Bench, root: Path) -> None:
+    with pytest.raises(DataError, match="this is a folder of pairs"):
+        store_folder(root, bench.prepared, bench.settings.data, cache=bench.cache)

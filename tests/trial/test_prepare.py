@@ -1,0 +1,84 @@
+"""Preparation: images are decoded once and split by patient, and the record is readable."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.trial.conftest import Bench
+from xraytune.base.errors import DataError
+from xraytune.data.prepare import PIXELS_STAGE, prepare, read_prepared, training_pixels, write_prepared
+from xraytune.space.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+
+def test_prepared_data_round_trips(bench: Bench, tmp_path: Path) -> None:
+    write_prepared(bench.prepared, tmp_path / "split.json")
+
+    assert read_prepared(tmp_path / "split.json") == bench.prepared
+
+
+def test_no_patient_is_on_two_sides_and_the_test_folder_is_on_none(bench: Bench) -> None:
+    sides = [set(bench.prepared.side(name).patients) for name in ("train", "val_a", "val_b")]
+
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    assert not any(image.file.startswith("test/") for image in bench.prepared.images)
+    assert bench.prepared.test_fingerprint is not None
+
+
+def test_second_prepare_decodes_nothing(bench: Bench) -> None:
+    stored = bench.cache / bench.prepared.pixels / "pixels.npy"
+    before = stored.stat().st_mtime_ns
+
+    again, _ = prepare(bench.settings, bench.cache)
+
+    assert again == bench.prepared
+    assert stored.stat().st_mtime_ns == before
+    assert len(training_pixels(again, bench.cache)) >= len(again.images)
+
+
+@pytest.fixture
+def copied(bench: Bench, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bench.settings.data.path, tmp_path / "xrays"))
+
+
+def settings_of(bench: Bench, root: Path) -> Settings:
+    return bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"path": root})})
+
+
+def test_a_renamed_data_folder_is_the_same_study(bench: Bench, copied: Path) -> None:
+    again, _ = prepare(settings_of(bench, copied), bench.cache)
+
+    assert again == bench.prepared
+
+
+def test_an_own_val_folder_is_merged_or_kept_and_notes_say_which(bench: Bench, copied: Path) -> None:
+    for image in [*copied.glob("train/*/IM-000*"), *copied.glob("train/*/person1[0-9]_*")]:
+        own = copied / "val" / image.relative_to(copied / "train")
+        own.parent.mkdir(parents=True, exist_ok=True)
+        image.rename(own)
+    merged, notes = prepare(settings_of(bench, copied), bench.cache)
+
+    data = settings_of(bench, copied).data
+    split = data.split.model_copy(update={"val": "folder"})
+    settings = bench.settings.model_copy(update={"data": data.model_copy(update={"split": split})})
+    kept, notes_if_kept = prepare(settings, bench.cache)
+
+    assert {image.file.startswith("val/") for image in merged.images if image.side == "train"} == {False, True}
+    assert all(image.file.startswith("val/") == (image.side != "train") for image in kept.images)
+    assert kept.fingerprint != merged.fingerprint
+    assert settings.identity() != bench.settings.identity()
+    assert any(
+        note.startswith("val/: ") and "merged into the training images and split again" in note for note in notes
+    )
+    assert any(note.startswith("val/: ") and "split by patient into val-A and val-B" in note for note in notes_if_kept)
+
+
+def test_a_split_that_is_impossible_is_refused_before_images_are_decoded(bench: Bench, tmp_path: Path) -> None:
+    data = bench.settings.data.model_copy(update={"train_patients": 1000})
+
+    with pytest.raises(DataError, match="patients, fewer than 1000"):
+        prepare(bench.settings.model_copy(update={"data": data}), tmp_path / "cache")
+
+    assert not (tmp_path / "cache" / PIXELS_STAGE).exists()

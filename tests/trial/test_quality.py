@@ -1,0 +1,145 @@
+"""Quality of a trial's synthetic images: better ones have better figures."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from safetensors.torch import save_file
+
+from tests.in_process import CPU
+from tests.trial.conftest import Bench
+from xraytune.base.errors import MachineError
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import RunContext, prepare
+from xraytune.nets.backbones import build_backbone
+from xraytune.space.settings import Experiment, FolderSettings, QualitySettings, Settings
+from xraytune.synth.generator_quality import Quality
+from xraytune.synth.quality import QUALITY_STAGE, REAL_STAGE, measure_quality
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A study with more than 50 validation images of each class, with new X-rays, sharp and blurred, beside it."""
+    root = tmp_path_factory.mktemp("quality")
+    draw_phantoms(root / "xrays", patients=240, seed=3, image_size_px=32)
+    draw_phantoms(root / "others", patients=160, seed=4, image_size_px=32)
+    for file in sorted((root / "others" / "train").rglob("*.jpeg")):
+        for folder, radius in (("sharp", 0), ("blurred", 3)):
+            to = root / folder / file.parent.name / f"new_{file.stem}.png"
+            to.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(file).convert("L").filter(ImageFilter.GaussianBlur(radius)).save(to)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
+    quality = {"backbone": "small_cnn", "weights": str(root / "net.safetensors"), "allow_memorised": True}
+    settings = Settings.model_validate(
+        {
+            "name": "clinic",
+            "data": {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.42, "val_b": 0.42}},
+            "quality": quality,
+        }
+    )
+    prepared, _ = prepare(settings, root / "cache")
+    return Bench(settings=settings, prepared=prepared, cache=root / "cache")
+
+
+def with_folder(clinic: Bench, name: str, **quality: object) -> Experiment:
+    folder = FolderSettings(path=clinic.cache.parent / name)
+    experiment = clinic.experiment(source="folder", folder=folder, synthetic_ratio=0.5)
+    changed = clinic.settings.quality.model_copy(update=quality)
+    return experiment.model_copy(update={"settings": clinic.settings.model_copy(update={"quality": changed})})
+
+
+def measured(clinic: Bench, name: str) -> Quality:
+    found = measure_quality(with_folder(clinic, name), clinic.context)
+    assert not isinstance(found, str)
+    return found
+
+
+def test_new_xrays_are_better_than_blurred_ones(clinic: Bench) -> None:
+    sharp, blurred = (measured(clinic, name) for name in ("sharp", "blurred"))
+
+    assert sharp.kid < 0.1 * blurred.kid
+    assert sharp.blur_px < 1 < blurred.blur_px
+    assert all(sharp.classes[name].full.coverage > one.full.coverage for name, one in blurred.classes.items())
+    assert all(one.images >= 50 for one in sharp.classes.values())
+
+
+def test_figures_of_a_pool_are_computed_once(clinic: Bench) -> None:
+    first = measured(clinic, "sharp")
+    made = {path: path.stat().st_mtime_ns for path in clinic.cache.glob("quality*/*/[!m]*")}
+
+    assert measured(clinic, "sharp") == first
+    assert {path: path.stat().st_mtime_ns for path in clinic.cache.glob("quality*/*/[!m]*")} == made
+    assert len(list((clinic.cache / REAL_STAGE).glob("[!.]*"))) == 1
+    assert len(list((clinic.cache / QUALITY_STAGE).glob("[!.]*"))) >= 1
+
+
+@pytest.mark.parametrize("pool", ["blurred", "sharp"])
+def test_while_one_process_computes_the_real_features_another_waits(clinic: Bench, pool: str) -> None:
+    computes_real, may_continue = threading.Event(), threading.Event()
+
+    def first(what: str, done: int, total: int) -> None:
+        del done, total
+        if "real" in what:
+            computes_real.set()
+            assert may_continue.wait(60)
+
+    reported = []
+
+    def second(what: str, done: int, total: int) -> None:
+        del done, total
+        reported.append(what)
+        if what.startswith("waiting"):
+            may_continue.set()
+
+    for stage in (REAL_STAGE, QUALITY_STAGE):
+        shutil.rmtree(clinic.cache / stage, ignore_errors=True)
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(measure_quality, with_folder(clinic, "sharp"), replace(clinic.context, on_progress=first))
+        assert computes_real.wait(60)
+        measure_quality(with_folder(clinic, pool), replace(clinic.context, on_progress=second))
+        one.result()
+
+    assert reported[0] == "waiting for the quality of images, which another process is computing"
+    assert ("quality: features of synthetic images" in reported) == (pool == "blurred"), "once for each pool"
+
+
+def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
+    notes: list[Quality | str] = []
+    few = clinic.cache.parent / "few"
+    for name in clinic.prepared.class_names:
+        files = sorted((clinic.cache.parent / "sharp" / name).iterdir())[:30]
+        (few / name).mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, few / name)
+    images = [one for one in clinic.prepared.images if one.side != "val_b" or one.label]
+    sides = replace(clinic.prepared, images=tuple(images))
+
+    for experiment, prepared in ((with_folder(clinic, "few"), clinic.prepared), (with_folder(clinic, "sharp"), sides)):
+        context = RunContext(prepared=prepared, cache=clinic.cache, compute=CPU)
+        notes.append(measure_quality(experiment, context))
+
+    assert notes == [
+        "not measured: too few synthetic images (NORMAL 30, PNEUMONIA 30; at least 50 needed)",
+        "not measured: too few images in val-B (NORMAL 0; at least 50 needed)",
+    ]
+
+
+def test_features_need_weights(clinic: Bench) -> None:
+    with pytest.raises(ValueError, match="gives random features"):
+        QualitySettings(backbone="resnet18", weights="none")
+    with pytest.raises(ValueError, match="has no ImageNet weights"):
+        QualitySettings(backbone="small_cnn")
+    missing = with_folder(clinic, "sharp", backbone="resnet18", weights=str(np.e))
+    with pytest.raises(MachineError, match="no such weights file"):
+        measure_quality(missing, clinic.context)

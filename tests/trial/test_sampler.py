@@ -1,0 +1,80 @@
+"""The streams: the same real images in every arm, each once in a pass, with no state to lose."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xraytune.trial.sampler import Stream, image_stream
+
+
+def real_stream(count: int = 37, per_step: int = 8, seed: int = 7, views: int = 8) -> Stream:
+    return image_stream(seed, "real", image_count=count, per_step=per_step, view_count=views)
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 8))
+def test_every_pass_shows_each_image_once(count: int, per_step: int, passes: int) -> None:
+    stream = real_stream(count, per_step)
+    needed = -(-count * passes // per_step)
+
+    shown = np.concatenate([stream(step).positions for step in range(needed)])[: count * passes]
+
+    assert (np.sort(shown.reshape(passes, count), axis=1) == np.arange(count)).all()
+
+
+def test_step_does_not_depend_on_earlier_draws() -> None:
+    """A resumed trial draws what an uninterrupted one does."""
+    straight, resumed = real_stream(), real_stream()
+    for step in range(40):
+        straight(step)
+
+    for step in (39, 3):
+        assert (straight(step).positions == resumed(step).positions).all()
+        assert (straight(step).views == resumed(step).views).all()
+
+
+def test_two_arms_of_one_seed_see_the_same_real_batches_in_the_same_views() -> None:
+    """The real stream does not depend on the extra stream of another arm."""
+    alone, beside_an_extra_stream = real_stream(), real_stream()
+    extra = image_stream(7, "extra", image_count=20, per_step=4, view_count=8)
+
+    for step in range(30):
+        extra(step)
+        assert (alone(step).positions == beside_an_extra_stream(step).positions).all()
+        assert (alone(step).views == beside_an_extra_stream(step).views).all()
+
+
+def test_seed_and_purpose_change_the_draws() -> None:
+    first = real_stream()(0).positions
+    other_seed = real_stream(seed=8)(0).positions
+    extra = image_stream(7, "extra", image_count=37, per_step=8, view_count=8)(0).positions
+
+    assert (first != other_seed).any()
+    assert (first != extra).any()
+
+
+def test_passes_are_shuffled_and_show_other_views() -> None:
+    stream = real_stream(count=32, per_step=32)
+
+    assert (stream(0).positions != stream(1).positions).any()
+    assert set(stream(0).views.tolist()) == set(range(8))
+
+
+def test_draws_are_stable_across_versions() -> None:
+    """Streams are not stored: later versions must draw the same images."""
+    stream = real_stream(count=6, per_step=4)
+
+    assert [stream(step).positions.tolist() for step in range(3)] == [[5, 2, 4, 0], [1, 3, 0, 2], [3, 5, 1, 4]]
+    assert [stream(step).views.tolist() for step in range(3)] == [[7, 5, 1, 4], [7, 2, 2, 4], [6, 6, 1, 5]]
+
+
+def test_batch_larger_than_the_data_continues_into_next_pass() -> None:
+    drawn = real_stream(count=3, per_step=7)(0).positions
+
+    assert sorted(drawn[:3]) == sorted(drawn[3:6]) == [0, 1, 2]
+
+
+def test_an_empty_stream_draws_nothing() -> None:
+    for per_step in (0, 4):
+        drawn = image_stream(7, "extra", image_count=0, per_step=per_step, view_count=8)(5)
+
+        assert len(drawn.positions) == len(drawn.views) == 0

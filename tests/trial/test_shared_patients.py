@@ -1,0 +1,116 @@
+"""Which names identify a patient, and which do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xraytune.data.index import ImageFile
+from xraytune.data.patients import patient_of
+from xraytune.data.shared_patients import (
+    ambiguous_files,
+    names_by_file,
+    patient_aliases,
+    patients_by_file_name,
+    shared_patients,
+)
+from xraytune.data.table import find_table
+
+
+def image(file: str, patient: str) -> ImageFile:
+    return ImageFile(file=file, label=0, patient=patient, sha256=f"{file} of {patient}", width_px=1, height_px=1)
+
+
+def test_equal_file_names_of_two_patients_stay_separate() -> None:
+    """A scanner gives every patient's first file the same name; the header names the patient."""
+    ours, theirs = image("NORMAL/IM000001", "dicom:1"), image("NORMAL/IM000001", "dicom:2")
+    names = names_by_file([ours], None, None)[ours.file]
+
+    assert shared_patients([theirs], None, [ours], aliases=names) == set()
+    assert shared_patients([image("NORMAL/IM000002", "dicom:1")], None, [ours], aliases=names) == {"dicom:1"}
+
+
+def test_copy_is_matched_by_study_regex_or_file_name() -> None:
+    ours = [image("NORMAL/p1_a.png", "p1"), image("PNEUMONIA/person7_virus_1.jpeg", "another name")]
+    copies = [
+        image("NORMAL/p1_blurred.png", "NORMAL/p1_blurred.png"),
+        image("PNEUMONIA/person7_virus_9.png", "virus:7"),
+    ]
+
+    assert shared_patients(copies, None, ours, group_regex=r"(p\d+)_") == {image.patient for image in copies}
+    assert shared_patients(copies, None, ours) == {"virus:7"}
+
+
+def test_copy_falls_back_to_patient_of_same_file_name() -> None:
+    ours = [image("train/NORMAL/img1.jpeg", "p1"), image("train/NORMAL/img2.jpeg", "p2")]
+    copies = [image("NORMAL/IMG1.png", "NORMAL/IMG1.png"), image("NORMAL/gan_000001.png", "NORMAL/gan_000001.png")]
+
+    assert shared_patients(copies, None, ours, owners=patients_by_file_name(ours)) == {"NORMAL/IMG1.png"}
+    assert shared_patients(copies, None, ours[1:], owners=patients_by_file_name(ours)) == set(), (
+        "that patient is not among the known ones"
+    )
+
+
+def test_ambiguous_file_name_identifies_no_patient() -> None:
+    """Training and test images may both be numbered from 1."""
+    ours, of_test = image("train/NORMAL/0001.jpeg", "p1"), image("test/NORMAL/0001.jpeg", "p2")
+    copy = image("NORMAL/0001.png", "NORMAL/0001.png")
+
+    assert shared_patients([copy], None, [of_test], owners=patients_by_file_name([ours, of_test])) == set()
+
+
+def test_per_folder_numbers_identify_no_patient() -> None:
+    """PNEUMONIA has more images than NORMAL, so its last numbers occur once."""
+    ours = [image(f"NORMAL/scan{i}.png", f"NORMAL/scan{i}.png") for i in range(1, 3)]
+    ours += [image(f"PNEUMONIA/scan{i}.png", f"PNEUMONIA/scan{i}.png") for i in range(1, 6)]
+    ours += [image("PNEUMONIA/left12.png", "p12")]
+
+    assert patients_by_file_name(ours) == {"left12": "p12"}
+
+
+def test_equal_path_of_extra_image_does_not_identify_patient() -> None:
+    """`synthetic/NORMAL/1.png` beside a study whose images are numbered in each class folder."""
+    ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
+    extra = ImageFile(file="NORMAL/1.png", label=0, patient="NORMAL/1.png", sha256="another", width_px=1, height_px=1)
+
+    assert shared_patients([extra], None, ours, owners=patients_by_file_name(ours)) == set()
+    aliases = patient_aliases([extra], None, None, patients_by_file_name(ours))
+    assert shared_patients(ours, None, [extra], aliases=aliases) == set()
+
+
+def test_extra_images_with_repeated_numbers_are_listed() -> None:
+    """They are used, with a warning: they might be processed copies."""
+    ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
+    ours += [image("PNEUMONIA/left7.png", "p7"), image("PNEUMONIA/person1_virus_1.jpeg", "virus:1")]
+    files = ("NORMAL/1.png", "NORMAL/3.png", "NORMAL/left7.png", "PNEUMONIA/person1_virus_1.png")
+    extra = [image(file, patient_of(file) or file) for file in files]
+
+    assert ambiguous_files(extra, None, ours, None, patients_by_file_name(ours)) == ["NORMAL/1.png"]
+
+
+def test_table_can_name_patients_by_image_paths(tmp_path: Path) -> None:
+    """As `examples/transform_folder.py` writes it."""
+    ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
+    (tmp_path / "patients.csv").write_text(
+        "file,patient\nNORMAL/1.png,NORMAL/1.png\nNORMAL/2__t1.png,NORMAL/2.png\n", encoding="utf-8"
+    )
+    extra = [
+        ImageFile(file=file, label=0, patient=patient, sha256="x" + file, width_px=1, height_px=1)
+        for file, patient in (("NORMAL/1.png", "NORMAL/1.png"), ("NORMAL/2__t1.png", "NORMAL/2.png"))
+    ]
+
+    assert shared_patients(extra, find_table(tmp_path), ours, owners=patients_by_file_name(ours)) == {
+        "NORMAL/1.png",
+        "NORMAL/2.png",
+    }
+    aliases = patient_aliases(extra, find_table(tmp_path), None, patients_by_file_name(ours))
+    assert shared_patients(ours, None, extra, aliases=aliases) == {"NORMAL/1.png", "NORMAL/2.png"}
+
+
+def test_table_or_header_overrides_file_name(tmp_path: Path) -> None:
+    ours = image("train/NORMAL/img1.jpeg", "p1")
+    (tmp_path / "patients.csv").write_text("file,patient\nimg1.png,somebody else\n", encoding="utf-8")
+    theirs = image("NORMAL/img1.png", "somebody else")
+
+    assert shared_patients([theirs], find_table(tmp_path), [ours], owners=patients_by_file_name([ours])) == set()
+    scanned = image("NORMAL/img1", "dicom:2")
+    assert shared_patients([scanned], None, [ours], owners=patients_by_file_name([ours])) == set()

@@ -1,0 +1,204 @@
+"""Extra images from a folder: none of them may be of a validation patient."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from examples.transform_folder import transform_folder
+from tests.trial.conftest import Bench
+from tests.trial.test_trial import run
+from xraytune.base.errors import DataError, TrialError
+from xraytune.data.pixels import stored_files
+from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage
+from xraytune.space.settings import FolderSettings, SplitSettings, without_gate
+from xraytune.synth.extra_folder import store_folder
+from xraytune.trial.training_set import build_training_set
+
+pytestmark = pytest.mark.slow
+
+
+def held_back(prepared: Prepared) -> list[PreparedImage]:
+    return [image for image in prepared.images if image.side != "train"]
+
+
+def write_negatives(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
+    """Write the negative of each image below `root`, in its class folder and under its own name."""
+    for image in images:
+        source = bench.settings.data.path / image.file
+        out = root / bench.prepared.class_names[image.label] / f"{source.stem}.png"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(source) as opened:
+            ImageOps.invert(opened).save(out)
+    return root
+
+
+def copy_renamed(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
+    """Copy the files under names that identify no patient."""
+    for number, image in enumerate(images):
+        out = root / bench.prepared.class_names[image.label] / f"copy{number}.jpeg"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(bench.settings.data.path / image.file, out)
+    return root
+
+
+def test_images_of_validation_patients_are_excluded_and_counted(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
+
+    with caplog.at_level(logging.WARNING, logger="xraytune.synth.extra_folder"):
+        used, store = store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+
+    in_validation = held_back(bench.prepared)
+    assert {image.patient for image in used} == set(bench.prepared.side("train").patients)
+    assert len(used) == len(bench.prepared.images) - len(in_validation)
+    assert len(np.load(store / "pixels.npy")) == len(used)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "xraytune.synth.extra_folder"]
+    assert f"{len(in_validation)} of {len(bench.prepared.images)} extra images are left out" in warning
+    assert "val-A or val-B" in warning
+
+
+def test_validation_files_are_excluded_under_any_name(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
+
+    with caplog.at_level(logging.WARNING, logger="xraytune.synth.extra_folder"):
+        used, _ = store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+
+    assert f"({len(held_back(bench.prepared))} are identical to images there)" in caplog.text
+
+    contents = {image.sha256 for image in bench.prepared.images if image.side == "train"}
+    assert {image.sha256 for image in used} == contents
+
+
+def test_patient_owning_validation_file_is_excluded_entirely(bench: Bench, tmp_path: Path) -> None:
+    """A table of patients uses other names, but an identical file links one of them to validation."""
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
+    root = copy_renamed(bench, tmp_path / "extra", [seen])
+    write_negatives(bench, root, [seen, trained])
+    names = {path.stem: path.relative_to(root).as_posix() for path in root.rglob("*.*")}
+    rows = {"copy0": "anna", Path(seen.file).stem: "anna", Path(trained.file).stem: "bert"}
+    table = "".join(f"{names[stem]},{patient}\n" for stem, patient in rows.items())
+    (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
+
+    used, _ = store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+
+    assert [image.patient for image in used] == ["bert"]
+
+
+def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path: Path) -> None:
+    """Patients who share an image are merged under one name; their files still carry the other."""
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
+    joined = replace(seen, patient="another name")
+    prepared = replace(bench.prepared, images=(joined, trained))
+    root = write_negatives(bench, tmp_path / "extra", [seen, trained])
+
+    used, _ = store_folder(root, prepared, bench.settings.data, cache=tmp_path / "cache")
+
+    assert [image.patient for image in used] == [trained.patient]
+
+
+def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path) -> None:
+    """A regular expression may keep them; a table of patients is read without them."""
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
+    prepared = replace(bench.prepared, images=(replace(seen, patient=" anna"), trained))
+    root = copy_renamed(bench, tmp_path / "extra", [trained])
+    write_negatives(bench, root, [trained])
+    other = root / bench.prepared.class_names[trained.label] / f"{Path(trained.file).stem}.png"
+    table = f"copy0.jpeg,bert\n{other.name},anna\n"
+    (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
+
+    used, _ = store_folder(root, prepared, bench.settings.data, cache=tmp_path / "cache")
+
+    assert [image.patient for image in used] == ["bert"]
+
+
+def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path) -> None:
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
+    prepared = replace(bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2")))
+    root = copy_renamed(bench, tmp_path / "extra", [trained, trained, trained])
+    class_folder = root / bench.prepared.class_names[trained.label]
+    for number, name in enumerate(["p1_blurred", "p2_blurred", "somebody"]):
+        copy = class_folder / f"copy{number}.jpeg"
+        copy.write_bytes(copy.read_bytes() + bytes([number]))  # different content: identical files are of one patient
+        copy.rename(class_folder / f"{name}.jpeg")
+    data = bench.settings.data.model_copy(update={"split": SplitSettings(group_regex=r"(p\d+)_")})
+
+    used, _ = store_folder(root, prepared, data, cache=tmp_path / "cache")
+
+    assert sorted(Path(image.file).stem for image in used) == ["p2_blurred", "somebody"]
+
+
+def test_copies_named_like_validation_images_are_excluded_with_table(bench: Bench, tmp_path: Path) -> None:
+    renamed = [replace(image, file=f"img{n}.jpeg", patient=f"p{n}") for n, image in enumerate(bench.prepared.images)]
+    root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
+    for before, after in zip(bench.prepared.images, renamed, strict=True):
+        class_folder = root / bench.prepared.class_names[after.label]
+        (class_folder / f"{Path(before.file).stem}.png").rename(class_folder / f"{Path(after.file).stem}.png")
+
+    used, _ = store_folder(
+        root, replace(bench.prepared, images=tuple(renamed)), bench.settings.data, cache=tmp_path / "cache"
+    )
+
+    assert {Path(i.file).stem for i in used} == {Path(i.file).stem for i in renamed if i.side == "train"}
+
+
+def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path: Path) -> None:
+    root = write_negatives(bench, tmp_path / "extra", held_back(bench.prepared))
+
+    with pytest.raises(DataError, match=r"extra images are left out(.|\n)*fix: use images of other patients"):
+        store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+
+
+def test_excluded_images_do_not_affect_training(bench: Bench, tmp_path: Path) -> None:
+    """The fingerprint covers the usable files only."""
+    with_all = write_negatives(bench, tmp_path / "all", bench.prepared.images)
+    used, store = store_folder(with_all, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+    kept = write_negatives(bench, tmp_path / "kept", [i for i in bench.prepared.images if i.side == "train"])
+
+    again, same = store_folder(kept, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+
+    assert (again, same) == (used, store)
+
+
+def test_mix_counts_remaining_images(bench: Bench, tmp_path: Path) -> None:
+    """Without the images of validation patients there are too few."""
+    root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
+    extra: dict[str, Any] = {"source": "folder", "folder": FolderSettings(path=root)}
+    whole = build_training_set(bench.experiment(**extra, synthetic_ratio=1.0), bench.context)
+    assert len(whole.extra) == whole.real_count
+
+    with pytest.raises(DataError, match=r"images of NORMAL, but the mix needs"):
+        build_training_set(bench.experiment(**extra, synthetic_ratio=1.2), bench.context)
+
+
+def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation_patient(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Copies are made before the split, of val-A and val-B too; only the table links their names to patients."""
+    data = bench.settings.data
+    transform_folder(data.path, tmp_path / "copies", copies=2, classical=1)
+    extra = bench.experiment(source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0)
+    with pytest.raises(TrialError, match="are copies of training images"):
+        build_training_set(extra, bench.context)
+    extra = extra.model_copy(update={"settings": without_gate(extra.settings)})
+
+    training_set = build_training_set(extra, bench.context)
+    epochs = run(bench, extra, tmp_path / "trial")
+
+    files = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"]).files
+    used = {files[number - training_set.real_count] for number in training_set.extra}
+    side_of = {"__".join(Path(image.file).with_suffix("").parts): image.side for image in bench.prepared.images}
+    assert len(used) == 2 * training_set.real_count
+    assert {side_of[Path(file).name.rpartition("__t")[0]] for file in used} == {"train"}
+    assert len(epochs) == 3

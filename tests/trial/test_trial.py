@@ -1,0 +1,216 @@
+"""One trial: every arm runs, numbers repeat to the bit, and nothing is trained twice."""
+
+import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.in_process import CPU
+from tests.trial.conftest import Bench
+from xraytune.base.errors import ArtifactError, TrialError
+from xraytune.base.files import read_jsonl, write_text
+from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.data.prepare import RunContext
+from xraytune.space.settings import METRICS, Experiment, GanSettings, Objective
+from xraytune.synth.synthesize import GAN_STAGE, generator_need, network_labels, trained_generator
+from xraytune.trial.run import run_trial, trial_epochs
+
+SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
+SMALL_DIFFUSION = {"image_size": 32, "steps": 4, "width": 8, "batch_size": 8, "patch_size": 2, "sampling_steps": 2}
+
+
+def gan(**more: Any) -> GanSettings:
+    return GanSettings.model_validate(SMALL_GAN | more)
+
+
+def run(bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int | None = None) -> list[EpochRecord]:
+    """The epochs that a run reports; with `stop_after` it is stopped then."""
+    epochs = trial_epochs(experiment, bench.context, trial_dir)
+    with closing(epochs):
+        return [*islice(epochs, stop_after)]
+
+
+def numbers(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
+    return [(r.epoch, r.steps, r.train_loss, r.val_loss, r.val_score, r.best_val_score, r.lr) for r in records]
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    "real_only": {"source": "none"},
+    "classical": {"source": "none", "classical": 2},
+    "drawn afresh": {"source": "none", "classical": 1, "views": 0},
+    "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
+    "gan": {"source": "gan", "gan": gan()},
+    "diffusion": {"source": "diffusion", "diffusion": SMALL_DIFFUSION},
+    "one gan for each class": {"source": "gan", "gan": gan(conditional=False), "balance": "equal"},
+    "classical+gan": {"source": "gan", "gan": gan(), "classical": 1, "mixing": "replace", "synthetic_ratio": 2.0},
+    "gan, pretrained": {"source": "gan", "gan": gan(), "mixing": "pretrain"},
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.slow
+def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, arm: str) -> None:
+    records = run(bench, bench.experiment(**ARMS[arm]), tmp_path)
+
+    assert [record.steps for record in records] == [4, 8, 12]
+    assert np.isfinite([(record.train_loss, record.val_loss) for record in records]).all()  # type: ignore[arg-type]
+    rows = read_jsonl(tmp_path / "epochs.jsonl")
+    assert [(row["epoch"], row["val_score"]) for row in rows] == [(r.epoch, r.val_score) for r in records]
+
+
+@pytest.mark.parametrize("arm", ["classical", "gan", "gan, pretrained", "diffusion"])
+@pytest.mark.slow
+def test_interrupted_trial_resumes_with_identical_results(bench: Bench, tmp_path: Path, arm: str) -> None:
+    experiment = bench.experiment(**ARMS[arm])
+    straight = run(bench, experiment, tmp_path / "straight")
+
+    first = run(bench, experiment, tmp_path / "resumed", stop_after=2)
+    both = run(bench, experiment, tmp_path / "resumed")
+
+    assert len(first) == 2
+    assert numbers(both) == numbers(straight), "finished epochs are reported again"
+    assert len(read_jsonl(tmp_path / "resumed" / "epochs.jsonl")) == 3
+
+
+@pytest.mark.slow
+def test_another_objective_changes_the_scores_alone(bench: Bench, tmp_path: Path) -> None:
+    by_auroc = bench.experiment(source="none")
+    objective = Objective(metric="val_sensitivity", specificity=0.8)
+    by_sensitivity = by_auroc.model_copy(
+        update={"settings": bench.settings.model_copy(update={"objective": objective})}
+    )
+
+    trained, again = (run(bench, one, tmp_path / f"{n}") for n, one in enumerate((by_auroc, by_sensitivity)))
+
+    assert [one.val_loss for one in again] == [one.val_loss for one in trained]
+    assert [one.val_score for one in again] != [one.val_score for one in trained]
+    positives = int((bench.prepared.side("val_a").labels == bench.prepared.positive).sum())
+    assert all((one.val_score * positives) == pytest.approx(round(one.val_score * positives)) for one in again)
+    assert METRICS[objective.metric] == by_sensitivity.settings.metric == "sensitivity"
+
+
+@pytest.mark.slow
+def test_the_result_is_of_the_best_epoch(bench: Bench, tmp_path: Path) -> None:
+    seen: list[EpochRecord] = []
+    result = run_trial(bench.experiment(source="none"), bench.context, trial_dir=tmp_path, on_epoch=seen.append)
+
+    assert isinstance(result, TrialResult)
+    assert result.value == max(record.val_score for record in seen)
+    assert seen[result.best_epoch - 1].val_score == result.value
+    assert 0 <= (result.val_b_score or -1) <= 1
+    assert 0 < (result.threshold or -1) < 1
+
+
+@pytest.mark.slow
+def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path) -> None:
+    settings = gan(seed=11)
+    assert generator_need(settings, bench.prepared, CPU, bench.cache) is not None
+    progress: list[tuple[str, int, int]] = []
+
+    for number, ratio in enumerate((0.5, 1.0)):
+        run_trial(
+            bench.experiment(source="gan", gan=settings, synthetic_ratio=ratio),
+            RunContext(
+                prepared=bench.prepared, cache=bench.cache, compute=CPU, on_progress=lambda *said: progress.append(said)
+            ),
+            trial_dir=tmp_path / str(number),
+            on_epoch=list[EpochRecord]().append,
+        )
+
+    assert [entry[1:] for entry in progress if entry[0] == "training the GAN (steps)"] == [(0, 4), (4, 4)]
+    assert generator_need(settings, bench.prepared, CPU, bench.cache) is None
+
+
+@pytest.mark.slow
+def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path: Path) -> None:
+    said: list[tuple[str, int, int]] = []
+
+    def train(cache: Path, count: int) -> dict[str, Tensor]:
+        settings = gan(seed=12, steps=count)
+        (label,) = network_labels(settings, bench.prepared)
+        (cache / "pixels-2").mkdir(parents=True, exist_ok=True)
+        if not (cache / bench.prepared.pixels).exists():
+            shutil.copytree(bench.cache / bench.prepared.pixels, cache / bench.prepared.pixels)
+        context = replace(bench.context, cache=cache, on_progress=lambda *progress: said.append(progress))
+        path = trained_generator(settings, label, context)
+        return load_file(path / "generator.safetensors")
+
+    train(tmp_path / "one", 30)
+    continued = train(tmp_path / "one", 60)
+    straight = train(tmp_path / "other", 60)
+
+    assert all(torch.equal(continued[name], straight[name]) for name in straight)
+    steps = [done for _, done, _ in said]
+    assert steps == [0, 25, 30, 50, 60, 0, 25, 50, 60], "the longer run starts from the shorter one"
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [GAN_STAGE, f"{GAN_STAGE}.work", "pixels-2"]
+    assert not list((tmp_path / "one" / f"{GAN_STAGE}.work").iterdir()), "the work folder of a finished GAN is removed"
+
+
+@pytest.mark.parametrize("damage", ["one bit", "cut", "empty"])
+@pytest.mark.slow
+def test_trial_with_damaged_checkpoint_restarts_with_same_results(bench: Bench, tmp_path: Path, damage: str) -> None:
+    experiment = bench.experiment(source="none")
+    unbroken = run(bench, experiment, tmp_path / "unbroken")
+    run(bench, experiment, tmp_path / "broken", stop_after=1)
+    file = tmp_path / "broken" / "checkpoint" / "checkpoint.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes({"one bit": bytes(content), "cut": bytes(content[:-9]), "empty": b""}[damage])
+
+    again = run(bench, experiment, tmp_path / "broken")
+
+    assert numbers(again) == numbers(unbroken)
+    assert [row["epoch"] for row in read_jsonl(tmp_path / "broken" / "epochs.jsonl")] == [r.epoch for r in unbroken]
+
+
+@pytest.mark.slow
+def test_damaged_best_network_is_retrained_on_retry(bench: Bench, tmp_path: Path) -> None:
+    experiment = bench.experiment(source="none")
+    first = run(bench, experiment, tmp_path)
+    (tmp_path / "checkpoint" / "best.safetensors").write_bytes(b"damaged")
+
+    with pytest.raises(ArtifactError, match="the best network is missing or damaged"):
+        run(bench, experiment, tmp_path)
+    again = run(bench, experiment, tmp_path)
+
+    assert numbers(again) == numbers(first)
+    assert (tmp_path / "checkpoint" / "best.safetensors").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_trial_whose_network_outputs_nan_in_validation_fails(bench: Bench, tmp_path: Path) -> None:
+    experiment = bench.experiment(source="none")
+    run(bench, experiment, tmp_path)
+    best = tmp_path / "checkpoint" / "best.safetensors"
+    save_file(
+        {name: one * float("nan") if one.is_floating_point() else one for name, one in load_file(best).items()}, best
+    )
+
+    with pytest.raises(TrialError, match="output is NaN or infinite for"):
+        run(bench, experiment, tmp_path)
+
+
+@pytest.mark.slow
+def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path) -> None:
+    """Another GPU rounds differently: the log and the best epoch are of the last training."""
+    experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"
+    run(bench, experiment, tmp_path, stop_after=2)
+    elsewhere = [row | {"val_score": 0.123, "best_val_score": 0.123} for row in read_jsonl(log)]
+    write_text(log, "".join(f"{json.dumps(row)}\n" for row in elsewhere))
+    shutil.rmtree(tmp_path / "checkpoint")
+
+    seen: list[EpochRecord] = []
+    result = run_trial(experiment, bench.context, trial_dir=tmp_path, on_epoch=seen.append)
+
+    assert result is not None
+    assert [(row["epoch"], row["val_score"]) for row in read_jsonl(log)] == [(r.epoch, r.val_score) for r in seen]
+    assert seen[result.best_epoch - 1].val_score == result.value == max(record.val_score for record in seen)

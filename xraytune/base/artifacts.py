@@ -1,0 +1,258 @@
+"""Compute shared results of trials once, and cache them by the fingerprint of everything they depend on.
+
+`build_once(cache, stage, inputs, build)` returns the folder of an artifact and builds it if it is missing or damaged. A
+manifest lists its inputs and the size and SHA-256 of every file. A lock saves a second process from repeating the work,
+but correctness does not depend on it: each builder fills a folder of its own, and the first to rename it wins. A killed
+builder leaves a hidden folder, which nothing reads and `clean` removes.
+
+Each use of an artifact updates the modification time of its manifest. A running command holds a lock in `.users` that is
+named after its start time; `cache clean` removes nothing that was used since then.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import stat
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any
+from uuid import uuid4
+
+from xraytune.base.errors import ArtifactError, MachineError, Problem
+from xraytune.base.files import (
+    explain_disk_errors,
+    new_folder,
+    read_json,
+    require_no_link,
+    require_own_file,
+    sha256_of,
+    temporary_name,
+    write_json,
+)
+from xraytune.base.lease import build_lock, is_build_locked
+
+_MANIFEST, _USERS = "manifest.json", ".users"
+_CLOCK_SKEW_SECONDS = 60
+# Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
+_logger = logging.getLogger(__name__)
+_requests = Counter[tuple[str, str]]()
+
+
+@lru_cache
+def _version(package: str, _path: tuple[str, ...]) -> str:
+    """Return an installed version; `importlib.metadata` parses the package's metadata in each call."""
+    return version(package)
+
+
+def releases(*packages: str) -> dict[str, str]:
+    """Return the installed release of each package, without its local build (decision 19): 2.15.0 of 2.15.0+cu132."""
+    return {name: _version(name, (*sys.path,)).partition("+")[0] for name in packages}
+
+
+def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
+    """Return 32 hex digits of SHA-256 over the stage's name and version ("gan-3") and its inputs, as sorted JSON."""
+    text = json.dumps({"stage": stage, "inputs": inputs}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def artifact_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
+    """Return the folder of the artifact, whether it exists or not."""
+    return cache / stage / fingerprint(stage, inputs)
+
+
+def work_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
+    """Return the folder of an artifact in progress; raise ArtifactError if a symbolic link leads elsewhere."""
+    path = artifact_path(cache, f"{stage}.work", inputs)
+    for place in (path.parent, path):
+        require_no_link(place)
+    return path
+
+
+def build_once(
+    cache: Path,
+    stage: str,
+    inputs: Mapping[str, Any],
+    build: Callable[[Path], None],
+    *,
+    waiting: Callable[[], None] = lambda: None,
+) -> Path:
+    """Return the folder of an intact artifact; if there is none, `build(folder)` fills it.
+
+    While another process builds it, `waiting` is called several times a second.
+    """
+    path = artifact_path(cache, stage, inputs)
+    require_no_link(path.parent)
+    kind = stage.rpartition("-")[0]
+    if is_intact(path):
+        _requests[kind, "hit"] += 1
+        return path
+    with build_lock(path.with_name(f".{path.name}.lock"), waiting):
+        if is_intact(path):
+            _requests[kind, "hit"] += 1
+            return path
+        _requests[kind, "miss"] += 1
+        if os.path.lexists(path):
+            _logger.warning("%s is damaged and will be built again", path)
+            discard(path)
+        with new_folder(path, is_shared=True) as folder:
+            build(folder)
+            files = {
+                str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            }
+            write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
+    return path
+
+
+def take_requests() -> list[tuple[str, str, int]]:
+    """Return the kind, result and count of requests to `build_once` since the last call: "hit" found, "miss" built."""
+    taken = [(kind, result, count) for (kind, result), count in _requests.items()]
+    _requests.clear()
+    return taken
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether the files of an artifact are those of its manifest; if so, record this use.
+
+    Raises:
+        PermissionError: A file is not readable.
+    """
+    try:
+        files = _listed_files(path, _read_manifest(path))
+        if not all(_is_intact(path / name, expected) for name, expected in files.items()):
+            return False
+    except (ValueError, KeyError, TypeError, AttributeError, ArtifactError):
+        return False
+    except OSError as error:
+        if error.errno in _DAMAGE:
+            return False
+        raise
+    try:
+        os.utime(path / _MANIFEST)
+    except FileNotFoundError:  # removed just now
+        return False
+    except OSError as error:  # a read-only cache, or a file of another user
+        _logger.debug("%s: cannot record its use: %s", path, error)
+    return True
+
+
+def require_intact(path: Path, *files: Path) -> None:
+    """Raise ArtifactError unless an artifact is intact and has these files."""
+    listed = _listed_files(path, _read_manifest(path)) if is_intact(path) else {}
+    if not all(str(file.relative_to(path)) in listed for file in files):
+        raise ArtifactError(Problem("damaged, or no file of this artifact", path, "remove it: it is built again"))
+
+
+@contextmanager
+def in_use(cache: Path) -> Iterator[None]:
+    """Protect the artifacts that the block uses from `cache clean` on any machine."""
+    name = f"{int(time.time()) - _CLOCK_SKEW_SECONDS}.{uuid4().hex}.lock"
+    with ExitStack() as stack:
+        with suppress(MachineError):  # without write permission, a command can still read
+            stack.enter_context(build_lock(cache / _USERS / name))
+        yield
+
+
+def running_commands(cache: Path) -> list[tuple[int, int]]:
+    """Return the user id and the start of the commands that hold `in_use`, in seconds since 1970."""
+    found = []
+    for lock in (cache / _USERS).glob("*.lock"):
+        with suppress(FileNotFoundError, ValueError, ArtifactError):  # it has just ended, or is no file of `in_use`
+            require_own_file(lock, "JSON file")
+            user, started = lock.stat().st_uid, int(lock.name.partition(".")[0])
+            if is_build_locked(lock):
+                found.append((user, started))
+    return found
+
+
+def is_in_use(path: Path, running: Iterable[tuple[int, int]]) -> bool:
+    """Return whether a running command has used an artifact, or may have: it cannot set times of another user's files."""
+    manifest = _manifest_status(path)
+    return manifest is not None and any(
+        manifest.st_mtime >= started or (user != manifest.st_uid and not manifest.st_mode & 0o022)
+        for user, started in running
+    )
+
+
+def last_used(path: Path) -> float:
+    """Return when an artifact was last used, in seconds since 1970; 0 if it has no manifest."""
+    manifest = _manifest_status(path)
+    return 0.0 if manifest is None else manifest.st_mtime
+
+
+def _manifest_status(path: Path) -> os.stat_result | None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return (path / _MANIFEST).lstat()
+    return None
+
+
+def _read_manifest(path: Path) -> bytes:
+    """Read an artifact's manifest; raise ArtifactError if the artifact or the manifest is a link, a pipe or a device."""
+    require_no_link(path)
+    require_own_file(path / _MANIFEST, "JSON file")
+    return (path / _MANIFEST).read_bytes()
+
+
+@lru_cache(maxsize=256)
+def _listed_files(path: Path, manifest: bytes) -> dict[str, Any]:
+    """Return the files of a manifest: name -> `bytes` and `sha256`; ValueError if it belongs to another folder."""
+    content = json.loads(manifest)
+    stage, files = content["stage"], dict(content["files"])
+    if (stage, fingerprint(stage, content["inputs"])) != (path.parent.name, path.name):
+        raise ValueError("another artifact's manifest")
+    if any(name.is_absolute() or ".." in name.parts for name in map(PurePosixPath, files)):
+        raise ValueError("a file outside the folder")
+    return files
+
+
+def _is_intact(file: Path, expected: Mapping[str, Any]) -> bool:
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size != expected["bytes"]:
+        return False
+    return bool(_sha256(file, status.st_size, status.st_mtime_ns) == expected["sha256"])
+
+
+@lru_cache(maxsize=4096)
+def _sha256(file: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001  a changed file is hashed again
+    return sha256_of(file)
+
+
+def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield every artifact of a stage with its inputs, sorted by name; unreadable ones are skipped, none is verified."""
+    for path in sorted((cache / stage).glob("[!.]*")):
+        with suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
+            content = json.loads(_read_manifest(path))
+            if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (stage, path.name):
+                yield path, dict(content["inputs"])
+
+
+def content_sha256(path: Path, file: str) -> str:
+    """Return the SHA-256 of a file of an intact artifact, as listed in its manifest."""
+    return str(read_json(path / _MANIFEST)["files"][file]["sha256"])
+
+
+def discard(path: Path) -> None:
+    """Remove a file or folder atomically, if it exists; processes that have it open can go on reading."""
+    aside = temporary_name(path)
+    with explain_disk_errors(path):
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)  # a network disk keeps what is still open; `clean` removes the rest
+    else:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,393 @@
+"""Atomic, durable writes, and reads of untrusted files.
+
+A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power loss leaves the old or the
+new content. JSONL logs grow by one `write` per row; readers skip a last line torn by a crash, the next append removes it.
+`require_file` refuses to read pipes, devices and oversized files; `require_no_link` refuses to write through symbolic links.
+
+Every write raises MachineError if the disk is full, the system refuses access or the storage does not answer.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import re
+import shutil
+import stat
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine, XraytuneError, printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Kind: TypeAlias = Literal["space file", "JSON file", "log", "record", "table", "image", "file of tensors"]
+_LARGEST_BYTES: dict[Kind, int] = {
+    "space file": 2**18,
+    "JSON file": 2**27,  # split.json: 500,000 images
+    "log": 2**28,  # optuna.journal: 100,000 trials of 30 epochs
+    "record": 2**23,
+    "table": 2**28,
+    "image": 2**30,  # the largest image that is read has 100 million pixels, of at most 8 bytes
+    "file of tensors": 2**34,
+}
+_NOT_A_FILE = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_MOST_LINES = 2**20
+_OTHER_FILE = "give the right file, or restore it from a backup"
+
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+_AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN)
+_OTHER_PLACE = "give another path, or check the permissions of this one"
+_RERUN = "then run the same command again: nothing that was written is lost"
+AWAY_FIX = "run the same command again when it does: nothing that was written is lost"
+_CAUSES = {
+    errno.ENOSPC: ("the disk is full", f"free some space or inodes, {_RERUN}"),
+    errno.EDQUOT: ("the disk quota is used up", f"free some space, {_RERUN}"),
+    errno.EFBIG: ("the file is too large", f"raise its limit (ulimit -f) or use another disk, {_RERUN}"),
+    errno.EMFILE: ("too many open files", f"raise their limit (ulimit -n 65536), {_RERUN}"),
+    errno.ENFILE: ("too many files are open on this machine", f"close other programs, {_RERUN}"),
+    **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
+    **dict.fromkeys(_AWAY, ("the storage does not answer ({reason})", AWAY_FIX)),
+}
+_FORMULA = re.compile(r"'*[=+\-@]")
+"""The start of a cell that a spreadsheet would run. Source: OWASP, "CSV Injection"."""
+CHECKSUMS_FILE = "sha256.jsonl"
+_fences: list[Callable[[], None]] = []
+
+
+@contextmanager
+def fenced(check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` before each write of this process while the block runs; it raises if another process has taken over."""
+    _fences.append(check)
+    try:
+        yield
+    finally:
+        _fences.remove(check)
+
+
+def check_fences() -> None:
+    """Run the checks of `fenced`, before a write by another library."""
+    for check in _fences:
+        check()
+
+
+@contextmanager
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn "no space left", "permission denied" and the like into a MachineError; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        where = Path(error.filename) if isinstance(error.filename, str) else path
+        if error.errno not in _CAUSES:
+            raise
+        what, fix = _CAUSES[error.errno]
+        raise MachineError(Problem(what.format(reason=error.strerror), where, fix)) from error
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if os.access(place, os.F_OK))
+
+
+def require_writable(folder: Path) -> None:
+    """Check, before any work, that files can be created in a folder, which need not exist; ConfigError if it is a file."""
+    place = nearest_folder(folder)
+    if not place.is_dir():
+        raise ConfigError(Problem("this is a file, but a folder is needed here", place, "give another path"))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise MachineError(Problem("cannot write to this folder", place, _OTHER_PLACE))
+
+
+def require_new(out: Path) -> None:
+    """Check, before any work, that `out` does not exist (else ConfigError) and can be created."""
+    require_writable(out.parent)
+    if os.path.lexists(out):
+        raise ConfigError(Problem("this path already exists", out, "give a path that does not exist yet"))
+
+
+def require_file(path: Path | str, kind: Kind, refusal: type[XraytuneError] = ArtifactError) -> None:
+    """Check, before opening it, that a file is regular and of plausible size: opening a pipe blocks, a device may act.
+
+    Raises:
+        refusal: It is not a regular file, or too large for its kind.
+        OSError: It does not exist, or the system refuses access.
+    """
+    status = os.stat(path)  # noqa: PTH116  faster than a Path, where decoding reads many files
+    if entry := _NOT_A_FILE.get(stat.S_IFMT(status.st_mode)):
+        raise refusal(Problem(f"this is {entry}, not a file", Path(path), _OTHER_FILE))
+    if status.st_size > (largest := _LARGEST_BYTES[kind]):
+        size = f"{status.st_size / 2**20:,.2f} MiB; at most {largest / 2**20:,.2f} MiB are read"
+        raise refusal(Problem(f"too large for a {kind}: {size}", Path(path), _OTHER_FILE))
+
+
+def require_no_link(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
+    """Check that the next write goes to no symbolic link, pipe, socket or device; a missing file or a folder is fine."""
+    try:
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if kind not in {stat.S_IFREG, stat.S_IFDIR}:
+        what = f"this is {_NOT_A_FILE.get(kind, 'something else')}, not a file or folder"
+        raise refusal(Problem(what, Path(path), "replace it with the file or folder itself, or remove it"))
+
+
+def require_own_file(path: Path | str, kind: Kind, refusal: type[XraytuneError] = ArtifactError) -> None:
+    """Like `require_file`, for a file that xraytune itself has written: a symbolic link is refused, too."""
+    require_no_link(path, refusal)
+    require_file(path, kind, refusal)
+
+
+def read_bytes(path: Path | str, kind: Kind, refusal: type[XraytuneError] = ArtifactError) -> bytes:
+    """Read a whole file after `require_file`."""
+    require_file(path, kind, refusal)
+    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123  as above
+        return stream.read()
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a unique hidden name in the folder of `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or a folder's entries, so that a rename in it survives power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its missing parents, durably."""
+    for folder in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def write_bytes(
+    path: Path, content: bytes, *, durable: bool = True, mode: int = 0o666, is_recorded: bool = False
+) -> None:
+    """Write a whole file: afterwards `path` has the new content, or after a crash possibly still the old one.
+
+    Without `durable` this holds for a killed process, but not for power loss. The umask applies to `mode`. With
+    `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to the file, for `require_recorded`.
+    """
+    check_fences()
+    if is_recorded:
+        row = {"version": 1, "file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        append_jsonl(path.with_name(CHECKSUMS_FILE), row)
+    temporary = temporary_name(path)
+    with explain_disk_errors(path):
+        try:
+            make_folder(path.parent)
+            with open(temporary, "xb", opener=partial(os.open, mode=mode)) as stream:
+                stream.write(content)
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            temporary.replace(path)
+            if durable:
+                sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def require_recorded(path: Path, kind: Kind) -> None:
+    """Raise ValueError if a file has another content than was written to it with `is_recorded`."""
+    digest, rows = sha256_of(path, kind), read_jsonl(path.with_name(CHECKSUMS_FILE))
+    if not any((row["file"], row["sha256"]) == (path.name, digest) for row in rows):
+        raise ValueError("its content is not what was written to it")
+
+
+def write_array(path: Path, array: NDArray[Any], *, is_recorded: bool = False) -> None:
+    """Like `write_bytes`, in NumPy's format. When NumPy writes a file itself, its error does not name a full disk."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.save(content, array)
+    write_bytes(path, content.getvalue(), is_recorded=is_recorded)
+
+
+def write_text(path: Path, content: str, *, durable: bool = True, mode: int = 0o666) -> None:
+    """Write a whole text file in UTF-8; see `write_bytes`."""
+    write_bytes(path, content.encode(), durable=durable, mode=mode)
+
+
+def write_json(path: Path, content: Any, *, is_recorded: bool = False) -> None:
+    """Write indented JSON. NaN and infinity raise ValueError."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(), is_recorded=is_recorded)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file after `require_file`; ValueError if it is not JSON in UTF-8, or has a number that is not finite."""
+    return _parsed(read_bytes(path, "JSON file"))
+
+
+def _finite(text: str) -> float:
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(f"{text:.20} is not a finite number")
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text.decode(), parse_float=_finite, parse_constant=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | float | None]]) -> str:
+    """Return a table as CSV without control characters and formulas that a spreadsheet would run; None is an empty cell.
+
+    A relative path that looks like a formula gets a leading `./`, other text an apostrophe; `cell_path` and `cell_text`
+    undo this.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([[_cell(cell) for cell in row] for row in (header, *rows)])
+    return text.getvalue()
+
+
+def _cell(value: PurePath | str | float | None) -> str | float | None:
+    if value is None or isinstance(value, float):
+        return value
+    prefix, text = "./" if isinstance(value, PurePath) else "'", printable(str(value))
+    return f"{prefix}{text}" if _FORMULA.match(text) else text
+
+
+def cell_path(cell: str) -> str:
+    """Return the path in a cell of `csv_table`."""
+    return cell.removeprefix("./")
+
+
+def cell_text(cell: str) -> str:
+    """Return the text in a cell of `csv_table`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def markdown(text: str) -> str:
+    r"""Return a line of Markdown that shows a text as it is: no HTML, link, code or cell; a line feed becomes `\n`."""
+    return re.sub(r"([\\`\[\]|])", r"\\\1", html.escape(printable(text).replace("\n", r"\n"), quote=False))
+
+
+def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one row durably, after removing a torn last line; ArtifactError if `path` is a symbolic link or a pipe."""
+    check_fences()
+    require_no_link(path)
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    with explain_disk_errors(path):
+        make_folder(path.parent)
+        cut_torn_line(path)
+        with path.open("ab") as stream:
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+        sync(path.parent)  # the process that created the file may have been killed before this
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read all complete rows; a missing file has none, a torn last line is skipped.
+
+    Raises:
+        ArtifactError: An earlier line is damaged, which no crash causes, or the file is too large.
+    """
+    if not path.exists():
+        return []
+    whole, _, _ = read_bytes(path, "log").rpartition(b"\n")
+    if (line_count := whole.count(b"\n")) > _MOST_LINES:
+        raise ArtifactError(Problem(f"too many lines for a log: {line_count:,}", path, _OTHER_FILE))
+    rows = []
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        try:
+            if line:
+                rows.append({**_parsed(line)})
+        except (ValueError, TypeError) as error:
+            fix = "restore the file from a backup; trials.jsonl can be removed: the next search writes it again"
+            raise ArtifactError(Problem("this line is damaged", SourceLine(path, number), fix)) from error
+    return rows
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove the incomplete row after a log's last newline, left by a crash."""
+    if not path.exists():
+        return
+    require_file(path, "log")
+    with path.open("rb+") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
+        if stream.read(1) in {b"", b"\n"}:
+            return
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
+    """Fill a folder under a temporary name; it appears at `path` when the block ends without an error.
+
+    If another process was first, this is a ConfigError; if every process creates the same content (`is_shared`), its folder
+    is kept.
+    """
+    check_fences()
+    path = path.resolve()
+    temporary = temporary_name(path)
+    with explain_disk_errors(path):
+        try:
+            make_folder(path.parent)
+            temporary.mkdir()
+            yield temporary
+            with ThreadPoolExecutor(8) as threads:  # a disk handles many flushes at once
+                list(threads.map(sync, temporary.rglob("*")))
+            sync(temporary)
+            try:
+                temporary.rename(path)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                    raise
+                if not is_shared:
+                    require_new(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_whole_zip(path: Path) -> bool:
+    """Return whether the checksums of a zip archive match; False if it is compressed, as it could fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                return False
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError):
+        return False
+
+
+def sha256_of(path: Path, kind: Kind | None = None) -> str:
+    """Return the hex SHA-256 of a file; with `kind`, call `require_file` first."""
+    if kind:
+        require_file(path, kind)
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

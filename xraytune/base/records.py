@@ -1,0 +1,129 @@
+"""Progress of long-running work, and small frozen records that cross layers; they hold paths instead of arrays.
+
+`to_json` encodes any record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from pydantic_core import to_jsonable_python
+
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""`on_progress(what, done, total)`, called by long-running work.
+
+`what` is in the user's words, and may end with a unit in brackets: "decoding images", "training the GAN (steps)".
+"""
+
+
+def ignore_progress(what: str, done: int, total: int) -> None:
+    """A no-op `Progress`."""
+
+
+def progress_text(what: str, done: int, total: int) -> str:
+    """Return progress as text, such as `training the GAN: 500 of 1,500 steps`."""
+    work, unit = split_unit(what)
+    return f"{work}: {done:,} of {total:,}{unit}"
+
+
+@dataclass(slots=True)
+class Pace:
+    """The time left of some work, from the progress since it was first reported."""
+
+    _starts: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def seconds_left(self, what: str, done: int, total: int, now: float) -> float | None:
+        """Return an estimate; None before there is progress, and at the end."""
+        first, since = self._starts.setdefault(what, (done, now))
+        if done < first:  # the same work again
+            self._starts[what] = done, now
+        if not first < done < total:
+            return None
+        return (now - since) / (done - first) * (total - done)
+
+
+def split_unit(what: str) -> tuple[str, str]:
+    """Split the name of some work: `training the GAN` and ` steps`; the unit is "" if the name has none."""
+    work, bracket, unit = what.removesuffix(")").rpartition(" (")
+    return (work, f" {unit}") if bracket and what.endswith(")") else (what, "")
+
+
+def to_json(record: object) -> dict[str, Any]:
+    """Return a dataclass as a JSON object: nested records as objects, tuples as lists, paths and enums as text.
+
+    Properties are left out; add them with `to_json(record) | {"name": record.name}`.
+    """
+    content: dict[str, Any] = to_jsonable_python(record)
+    return content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """Device, threads and precision; part of the fingerprint of artifacts, since results depend on them bit by bit.
+
+    Attributes:
+        device: "cpu" or "cuda" (the first visible GPU).
+        threads: CPU threads of the process.
+        generator_threads: CPU threads while it trains a generator or draws its images; default: `threads`.
+        precision: Precision of matrix products under autocast; losses, metrics and averages are at least float32.
+    """
+
+    device: str
+    threads: int
+    precision: Literal["float32", "bfloat16"]
+    generator_threads: int = 0
+
+    def __post_init__(self) -> None:
+        """Set the threads for generators to `threads` by default."""
+        object.__setattr__(self, "generator_threads", self.generator_threads or self.threads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One epoch of a trial: `budget.steps_per_epoch` optimizer steps or, with `gan_kid`, a share of the generator's steps.
+
+    Attributes:
+        epoch: 1-based.
+        steps: Optimizer steps so far.
+        train_loss: Mean over the epoch's steps; like `val_loss` and `lr`, None with `gan_kid`.
+        val_loss: Mean cross entropy on val-A, in nats.
+        val_score: The study's objective on val-A.
+        best_val_score: The best `val_score` so far, which is the value of the trial.
+        lr: Learning rate of the epoch's last step.
+        seconds: Wall time, including validation.
+    """
+
+    epoch: int
+    steps: int
+    train_loss: float | None
+    val_loss: float | None
+    val_score: float
+    best_val_score: float
+    lr: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """The result of a complete trial.
+
+    Attributes:
+        value: Best objective on val-A.
+        best_epoch: The epoch of that value, whose network is kept.
+        epochs: Epochs trained.
+        val_b_score: The kept network's objective on val-B; like `threshold`, None with `gan_kid`.
+        threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
+            val-B together (`stats/threshold.py`).
+        seconds: Wall time of this run of the trial, including the GAN.
+    """
+
+    value: float
+    best_epoch: int
+    epochs: int
+    val_b_score: float | None
+    threshold: float | None
+    seconds: float

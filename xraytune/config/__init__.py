@@ -1,1 +1,0 @@
-"""Configuration: a YAML file with settings and a search space, strictly validated."""

@@ -1,0 +1,386 @@
+"""Prepare a data folder for the trials of a study: assign each image to a side of the split, and decode the pixels once.
+
+    index = read_index(...); store = store_images(...); split = split_by_patient(...)
+
+`Prepared` is written to the study as the readable file `split.json`. Trials read it from there and use the pixel store
+(`side_images`); they never read the data folder. It holds a fingerprint of the held-out test folder, but none of its images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
+
+from xraytune.base.artifacts import build_once, content_sha256, discard, is_intact, releases
+from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError
+from xraytune.base.files import read_bytes, write_json
+from xraytune.base.records import Compute, Progress, ignore_progress
+from xraytune.data.decoding import Resize
+from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems, read_index
+from xraytune.data.masks import map_masks, square_mask
+from xraytune.data.pixels import (
+    MASKS_FILE,
+    PIXELS_FILE,
+    broken_images_error,
+    open_masks,
+    open_pixels,
+    store_pixels,
+    stored_files,
+)
+from xraytune.data.split import part_notes, split_by_patient
+from xraytune.space.settings import DataSettings, Experiment, Settings
+
+PIXELS_STAGE = "pixels-2"
+SideName = Literal["train", "val_a", "val_b"]
+_TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
+_SIDES: tuple[SideName, ...] = get_args(SideName)
+_Index = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedImage:
+    """One image of a study: its file below the data folder, and its row in the pixel store."""
+
+    file: str
+    patient: str
+    label: _Index
+    side: SideName
+    row: _Index
+    sha256: str
+    masks_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One side of the split: rows of the pixel store, int64 [n]; labels, int64 [n]; the patient of each image."""
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    patients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What all trials of a study share.
+
+    Attributes:
+        class_names: In the order of the labels.
+        positive: The label that sensitivity refers to; with three or more classes, of no meaning.
+        pixels: The pixel artifact, relative to the cache.
+        pixels_sha256: Its content, with the masks; another release of the decoder may produce others from the same files.
+        test_fingerprint: Content of the held-out test folder; None if there is none.
+        images: All images except those of the test folder, in the order of the index.
+        has_masks: Whether the pixel artifact has a mask of each image.
+    """
+
+    class_names: tuple[str, ...]
+    positive: _Index
+    image_size_px: int
+    resize: Resize
+    pixels: str
+    pixels_sha256: str
+    test_fingerprint: str | None
+    images: tuple[PreparedImage, ...]
+    has_masks: bool = False
+
+    def side(self, name: SideName) -> Side:
+        """Return one side of the split, in the order of the index."""
+        chosen = [image for image in self.images if image.side == name]
+        return Side(
+            rows=np.array([image.row for image in chosen], dtype=np.int64),
+            labels=np.array([image.label for image in chosen], dtype=np.int64),
+            patients=tuple(image.patient for image in chosen),
+        )
+
+    @property
+    def train_counts(self) -> tuple[int, ...]:
+        """Training images of each class."""
+        return tuple(np.bincount(self.side("train").labels, minlength=len(self.class_names)).tolist())
+
+    @property
+    def train_patients(self) -> int:
+        """Patients of the train side."""
+        return len(set(self.side("train").patients))
+
+    @property
+    def train_fingerprint(self) -> str:
+        """Content of the train side, in order: what a GAN and the frozen features of real images depend on."""
+        train = [image for image in self.images if image.side == "train"]
+        return _hash([self.resize, *((image.sha256 + image.masks_sha256, image.label) for image in train)])
+
+    @property
+    def fingerprint(self) -> str:
+        """Content of all sides: with other images or another split, a study is another study."""
+        contents = ((image.sha256 + image.masks_sha256, image.label, image.side) for image in self.images)
+        return _hash([self.resize, *contents])
+
+    def steps_per_epoch(self, settings: Settings) -> int:
+        """Return the optimiser steps per epoch; by default one pass over the real images at 32 per step, at least 8.
+
+        A final training on more images than its trial takes proportionally more steps.
+        """
+        images, steps, final = sum(self.train_counts), settings.budget.steps_per_epoch, settings.final
+        if steps is None:
+            return max(8, -(-images // 32))
+        return -(-steps * images // final.trial_images) if final else steps
+
+
+_PREPARED = TypeAdapter(Prepared)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What all work on the images of a study shares, besides its settings.
+
+    Attributes:
+        compute: Device, threads and precision; `pin` has set them.
+        on_generator: Called by a trial with its experiment and this context, once its generator is trained and before its
+            images are used. In a search for the generator itself, at the end, with the experiment of the best epoch.
+    """
+
+    prepared: Prepared
+    cache: Path
+    compute: Compute
+    on_progress: Progress = ignore_progress
+    on_generator: Callable[[Experiment, RunContext], None] = lambda *_: None
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def prepare(
+    settings: Settings, cache: Path, *, skip_broken: bool = False, on_progress: Progress = ignore_progress
+) -> tuple[Prepared, tuple[str, ...]]:
+    """Index, decode and split the images of `settings.data`; return the record and warnings for the user.
+
+    Raises:
+        DataError: The folder, its labels or an image is invalid; `skip_broken` leaves broken images out.
+    """
+    index = read_index(settings.data, pairs=settings.task == "segmentation", on_progress=on_progress)
+    return prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
+
+
+def prepare_index(
+    index: ImageIndex,
+    data: DataSettings,
+    cache: Path,
+    *,
+    skip_broken: bool = False,
+    on_progress: Progress = ignore_progress,
+) -> tuple[Prepared, tuple[str, ...]]:
+    """Like `prepare`, for a folder that has already been indexed."""
+    split_by_patient(index.images, data.split, data.train_patients, parts=index.parts)  # an error comes before decoding
+    store = store_images(index.root, index.images, data, cache=cache, on_progress=on_progress)
+    if not skip_broken:
+        require_unbroken(store, index.root)
+    stored = stored_files(store)
+    row_of = {file: row for row, file in enumerate(stored.files)}
+    images = [image for image in index.images if image.file in row_of]
+    if stored.broken and (problems := few_patients_problems(index.root, index.class_names, images)):
+        what = f"{len(stored.broken)} broken images were left out"
+        raise DataError(*problems, Problem(what, index.root, "repair some of them"))
+    split = split_by_patient(images, data.split, data.train_patients, parts=index.parts)
+    side_of = {position: side for side in _SIDES for position in getattr(split, side)}
+    prepared = Prepared(
+        class_names=index.class_names,
+        positive=index.positive,
+        image_size_px=data.image_size,
+        resize=data.resize,
+        pixels=str(store.relative_to(cache)),
+        pixels_sha256=_content(store),
+        has_masks=any(image.masks for image in images),
+        test_fingerprint=index.test_fingerprint,
+        images=tuple(
+            PreparedImage(
+                file=image.file,
+                patient=image.patient,
+                label=image.label,
+                side=side_of[position],
+                row=row_of[image.file],
+                sha256=image.sha256,
+                masks_sha256=image.masks_sha256,
+            )
+            for position, image in enumerate(images)
+            if position in side_of
+        ),
+    )
+    notes = part_notes(index, data.split.val)
+    left_out = (f"left out: {image.file}: {image.reason}" for image in stored.broken)
+    return prepared, (*notes, *index.warnings, *left_out)
+
+
+def store_images(
+    root: Path,
+    images: Sequence[ImageFile],
+    data: DataSettings,
+    *,
+    cache: Path,
+    on_progress: Progress = ignore_progress,
+) -> Path:
+    """Decode images once, with any masks; return the artifact, with a row for each unbroken image in order (`stored_files`).
+
+    The size and `resize` of `data` apply.
+
+    Raises:
+        MachineError: An image is DICOM, and pydicom is not installed.
+    """
+    image_size_px, resize = data.image_size, data.resize
+    files = [image.file for image in images]
+    has_masks = any(image.masks for image in images)
+
+    def build(out: Path) -> None:
+        masks = map_masks(root, images, lambda mask: square_mask(mask, image_size_px, resize)) if has_masks else None
+        store_pixels(root, files, image_size_px, out, resize=resize, masks=masks, on_progress=on_progress)
+
+    contents = [[image.file, image.sha256, *filter(None, [image.masks_sha256])] for image in images]
+    return build_once(
+        cache,
+        PIXELS_STAGE,
+        {"files": contents, "image_size_px": image_size_px, "resize": resize},
+        build,
+        waiting=lambda: on_progress("waiting for images, which another process decodes", 0, len(files)),
+    )
+
+
+def _content(store: Path) -> str:
+    """Return the SHA-256 of a store's pixels or, with masks, of the hashes of both."""
+    pixels = content_sha256(store, PIXELS_FILE)
+    return _hash([pixels, content_sha256(store, MASKS_FILE)]) if (store / MASKS_FILE).exists() else pixels
+
+
+def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
+    """Refuse a store with broken images: raise a DataError that lists them with their reasons.
+
+    The store is removed, so that the next try decodes again, from a repaired disk or with another decoder.
+    """
+    if broken := stored_files(store).broken:
+        kind = "images or masks" if (store / MASKS_FILE).exists() else "images"
+        discard(store)
+        raise broken_images_error(broken, root, *([fix] if fix else []), kind=kind)
+
+
+def restore_pixels(
+    settings: Settings, prepared: Prepared, cache: Path, *, on_progress: Progress = ignore_progress
+) -> None:
+    """Decode a study's images again if the cache has lost or damaged their pixels.
+
+    Raises:
+        StudyError: The images have changed, or the installed Pillow decodes them to other pixels.
+        DataError: The images cannot be read any more.
+    """
+    store = cache / prepared.pixels
+    if is_intact(store) and _content(store) == prepared.pixels_sha256:
+        return
+    again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
+    if replace(again, pixels_sha256=prepared.pixels_sha256) != prepared:
+        what = "the cache has lost the study's pixels, and the images changed since"
+        fix = "restore the images, or give the cache of the search (--cache)"
+        raise StudyError(Problem(what, settings.data.path, fix))
+    if again != prepared:
+        what = f"Pillow {releases('pillow')['pillow']} decodes the images differently from the study"
+        fix = "install the Pillow of its environment.json and remove this folder, or give the cache of the search (--cache)"
+        raise StudyError(Problem(what, store, fix))
+
+
+def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
+    """Return the pixel store, uint8 [N, S, S], memory-mapped read-only; raise ArtifactError if it is damaged."""
+    store = cache / prepared.pixels
+    if not is_intact(store):
+        fix = "run the study's `xraytune search` command again: it decodes the images again"
+        raise ArtifactError(Problem("the decoded images are missing or damaged", store, fix))
+    return open_pixels(store)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSource:
+    """Images of one origin, such as a side of the split; `rows`, int64 [n] like `labels`, index `pixels`, uint8 [N, S, S].
+
+    Attributes:
+        name: Seeds the views of its images; the same in every trial.
+        pixels: Memory-mapped.
+        inputs: What the pixels depend on, for the fingerprint of what is computed from them.
+        title: What progress calls them.
+        masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    inputs: dict[str, Any]
+    title: str = "images"
+    masks: NDArray[np.uint8] | None = None
+
+    def read(self, places: NDArray[Any] | slice = slice(None)) -> NDArray[np.uint8]:
+        """Return the pixels of some images, by default of all, [n, S, S]."""
+        pixels: NDArray[np.uint8] = self.pixels[self.rows[places]]
+        return pixels
+
+    def read_masks(self, places: NDArray[Any] | slice = slice(None)) -> NDArray[np.uint8]:
+        """Return the masks of some images, [n, S, S], 0 or 255."""
+        assert self.masks is not None, "images of a segmentation study have masks"
+        masks: NDArray[np.uint8] = self.masks[self.rows[places]]
+        return masks
+
+
+def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSource:
+    """Return one side of the split as a data source."""
+    side = prepared.side(side_name)
+    return ImageSource(
+        name="real" if side_name == "train" else side_name,
+        pixels=training_pixels(prepared, cache),
+        rows=side.rows,
+        labels=side.labels,
+        inputs={"pixels": prepared.pixels, "content": prepared.pixels_sha256, "rows": side.rows.tolist()},
+        title=_TITLES[side_name],
+        masks=open_masks(cache / prepared.pixels),
+    )
+
+
+def stored_images(store: Path, images: Sequence[ImageFile], *, name: str, title: str = "images") -> ImageSource:
+    """Return the images of an artifact of `store_images`, none of which is broken, as a data source."""
+    return ImageSource(
+        name=name,
+        pixels=open_pixels(store),
+        rows=np.arange(len(images)),
+        labels=np.array([image.label for image in images], dtype=np.int64),
+        inputs={"pixels": store.name, "content": _content(store)},
+        title=title,
+        masks=open_masks(store),
+    )
+
+
+def missing_images(prepared: Prepared, found: Iterable[PreparedImage | ImageFile]) -> list[str]:
+    """Return the files of a study that are not among the found images, or have other content there."""
+    contents = {(image.file, image.sha256, image.masks_sha256) for image in found}
+    return [one.file for one in prepared.images if (one.file, one.sha256, one.masks_sha256) not in contents]
+
+
+def write_prepared(prepared: Prepared, path: Path) -> None:
+    """Write `split.json`."""
+    write_json(path, asdict(prepared))
+
+
+def read_prepared(path: Path) -> Prepared:
+    """Read `split.json`; raise ValueError if it is malformed, or a name in it leads outside its folder."""
+    prepared = _PREPARED.validate_json(read_bytes(path, "JSON file"))
+    stage, _, name = prepared.pixels.partition("/")
+    if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
+        raise ValueError("a name that is a path")
+    if max([prepared.positive, *(image.label for image in prepared.images)]) >= len(prepared.class_names):
+        raise ValueError("a label without a class")
+    return prepared
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a name read from a file, such as a class, can name a file or folder and leads nowhere else."""
+    return name not in {"", ".", ".."} and not {"/", "\0"} & {*name}

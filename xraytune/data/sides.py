@@ -1,0 +1,128 @@
+"""Count the images and patients of each side of a split, and say how much an AUROC measured there can tell.
+
+Trials are ranked by their AUROC on val-A and val-B. With few patients, the difference between two trials is mostly chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from xraytune.data.index import ImageFile, ImageIndex
+from xraytune.data.prepare import Prepared, PreparedImage, SideName
+from xraytune.data.split import split_by_patient
+from xraytune.space.settings import DataSettings
+from xraytune.stats.placements import auroc_interval, chance_difference, effective_patients
+
+USUAL_AUROC = 0.9
+"""The AUROC at which sides are compared, before any trial has one."""
+MOST_CHANCE = 0.05
+"""The largest difference by chance between two trials at which their order still says something: five default ROPEs."""
+_NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideSize:
+    """The size of one side, with the images and patients of each class.
+
+    Attributes:
+        name: `train`, `val-A`, `val-B` or `test`.
+        patient_count: Number of patients; one may have images of several classes.
+        effective_patients: See `metrics.placements.effective_patients`; 0 for train, or if a class is missing, and for
+            pairs of images and masks, which have no AUROC.
+        low, high: The 95 % interval of an AUROC of .9 measured there; None without effective patients.
+    """
+
+    name: str
+    images: dict[str, int]
+    patients: dict[str, int]
+    patient_count: int
+    effective_patients: float
+    low: float | None
+    high: float | None
+
+    @property
+    def image_count(self) -> int:
+        """Number of images."""
+        return sum(self.images.values())
+
+    def interval(self, auroc: float) -> tuple[float, float] | None:
+        """Return the 95 % interval of an AUROC measured there."""
+        return auroc_interval(auroc, self.effective_patients) if self.effective_patients else None
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there is an AUROC; pairs of images and masks are of a single class."""
+        return len(self.images) > 1
+
+    def __str__(self) -> str:
+        text = f"{self.name}: {self.image_count:,} images of {self.patient_count:,} patients"
+        if self.has_classes:
+            text += (
+                f" ({', '.join(f'{name} {self.images[name]:,} of {self.patients[name]:,}' for name in self.images)})"
+            )
+        if self.low is None or self.high is None:
+            return text
+        return f"{text}; an AUROC of {USUAL_AUROC:g} there: {self.low:.2f} to {self.high:.2f} (95 % interval)"
+
+
+def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
+    """Return the sizes of train, val-A and val-B of a study."""
+    return tuple(
+        _size(name, [image for image in prepared.images if image.side == side], prepared.class_names, prepared.positive)
+        for side, name in _NAMES.items()
+    )
+
+
+def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...]:
+    """Return the sizes of the sides that a search would split a data folder into, and of the test part if there is one."""
+    split = split_by_patient(index.images, data.split, data.train_patients, parts=index.parts)
+    positions = {"train": split.train, "val-A": split.val_a, "val-B": split.val_b}
+    sides = {name: [index.images[position] for position in own] for name, own in positions.items()}
+    sides |= {"test": [*index.test]} if index.test else {}
+    return tuple(_size(name, images, index.class_names, index.positive) for name, images in sides.items())
+
+
+def chance_warning(sizes: Iterable[SideSize]) -> str:
+    """Return a warning if val-A or val-B is too small to rank trials, else an empty text."""
+    small = [
+        size for size in sizes if size.name in {"val-A", "val-B"} and size.has_classes and _chance(size) > MOST_CHANCE
+    ]
+    if not small:
+        return ""
+    which = " and ".join(f"{size.name} ({size.patient_count} patients)" for size in small)
+    chance = max(map(_chance, small))
+    return (
+        f"{which} {'is' if len(small) == 1 else 'are'} too small to rank trials: two equally good trials can differ "
+        f"by {chance:.2f} in AUROC by chance alone (95 %); use larger validation sides (data.split), or more patients"
+    )
+
+
+def _chance(size: SideSize) -> float:
+    return chance_difference(USUAL_AUROC, size.effective_patients) if size.effective_patients else 1.0
+
+
+def _size(
+    name: str, images: Sequence[ImageFile | PreparedImage], class_names: Sequence[str], positive: int
+) -> SideSize:
+    labels = np.array([image.label for image in images], dtype=np.int64)
+    patients = [image.patient for image in images]
+    of_class = {
+        class_name: [image.patient for image in images if image.label == label]
+        for label, class_name in enumerate(class_names)
+    }
+    effective = 0.0
+    if name != "train" and len(of_class) > 1 and all(of_class.values()):
+        effective = effective_patients(labels, patients, positive=positive)
+    low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
+    return SideSize(
+        name=name,
+        images={class_name: len(own) for class_name, own in of_class.items()},
+        patients={class_name: len(set(own)) for class_name, own in of_class.items()},
+        patient_count=len(set(patients)),
+        effective_patients=effective,
+        low=low,
+        high=high,
+    )

@@ -1,1 +1,0 @@
-"""GANs and diffusion models: training, checkpoints, and sampling of synthetic images."""

@@ -1,1 +1,0 @@
-"""Metrics of a classifier's probabilities, with intervals over patients."""

@@ -1,0 +1,1 @@
+"""The final model: export, training, evaluation, prediction."""

@@ -1,0 +1,159 @@
+"""Write a model bundle (`model/load.py`) with its model card, `README.md`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from xraytune.base.files import markdown, sha256_of, write_json, write_text
+from xraytune.base.records import Compute
+from xraytune.base.tensors import save_state
+from xraytune.data.prepare import Prepared, read_prepared, write_prepared
+from xraytune.model.bundle_record import BundleRecord, CardMetric, TrainedOn, ValidationScores, not_valid
+from xraytune.model.final import FinalTraining
+from xraytune.model.load import (
+    BUNDLE_FILES,
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    NETWORK_PARAMETERS,
+    RECORD_FILE,
+    SPLIT_FILE,
+    Bundle,
+)
+from xraytune.space.load import experiment_to_yaml
+from xraytune.space.paths import relative_path
+from xraytune.space.settings import Experiment, TaskName, extensions_of
+from xraytune.stats.classification import classification_metrics
+from xraytune.stats.intervals import patient_bootstrap
+from xraytune.stats.segmentation import mean_with_interval
+from xraytune.stats.shift import class_samples, summarise
+from xraytune.trial.run import Validated
+
+_PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
+NETWORK_PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
+    "classification": ("torch", "torchvision"),
+    "segmentation": ("torch", "torchvision", "segmentation-models-pytorch"),
+}
+"""The packages that the network and its results depend on."""
+_OF_TRAINING = ("threshold", "input_format", "val_score", "val_b_score", "best_epoch")
+_REPLICATES = 1000
+_MOST_SCORES = 1000
+
+
+def write_bundle(
+    folder: Path,
+    final_path: Path,
+    *,
+    experiment: Experiment,
+    overrides: Sequence[str],
+    training: FinalTraining,
+    trained_on: TrainedOn,
+    compute: Compute,
+) -> BundleRecord:
+    """Write a bundle to `folder`, which will be moved to `final_path`; paths inside are relative to that."""
+    settings, parameters = experiment.settings, experiment.parameters
+    prepared = training.prepared
+    origin = settings.exported_from
+    packages = sorted({*_PACKAGES, *NETWORK_PACKAGES[settings.task]})
+    record = BundleRecord(
+        task=settings.task,
+        class_names=prepared.class_names,
+        positive=None if prepared.has_masks else prepared.class_names[prepared.positive],
+        validation=_validation(prepared, training.validated),
+        **parameters.model_dump(include=NETWORK_PARAMETERS),
+        **{name: getattr(training, name) for name in _OF_TRAINING},
+        arm=parameters.arm,
+        trained_on=trained_on,
+        train_fingerprint=prepared.train_fingerprint,
+        test_fingerprint=prepared.test_fingerprint,
+        group_regex=settings.data.split.group_regex,
+        study=None if origin is None else relative_path(origin.study, final_path),
+        trial=None if origin is None else origin.trial,
+        overrides=tuple(overrides),
+        compute=compute,
+        packages={name: version(name) for name in packages} | extensions_of(parameters.backbone, parameters.source),
+        metrics=card_metrics(prepared, training.threshold, training.validated),
+    )
+    write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
+    header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
+    write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
+    write_prepared(prepared, folder / SPLIT_FILE)
+    rows = [{"version": 1, **asdict(epoch)} for epoch in training.epochs]
+    for row in rows:
+        del row["seconds"]
+    write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows))
+    save_state(training.network, folder / MODEL_FILE)
+    checksums = {name: sha256_of(folder / name) for name in BUNDLE_FILES}
+    write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
+    return record
+
+
+def _validation(prepared: Prepared, validated: Validated) -> dict[str, ValidationScores] | None:
+    if len(prepared.class_names) != 2:
+        return None
+    scores = validated.results[:, prepared.positive]
+    samples = class_samples(prepared.class_names, validated.labels, scores, validated.patients)
+    return {
+        name: ValidationScores(
+            images=one.images, patients=one.patients, scores=tuple(summarise(one.scores, _MOST_SCORES).tolist())
+        )
+        for name, one in samples.items()
+    }
+
+
+def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> tuple[CardMetric, ...]:
+    """Return the metrics of the model card, computed from the results on the validation images."""
+    labels, results, patients = validated.labels, validated.results, validated.patients
+    size_px = prepared.image_size_px
+    if prepared.has_masks:
+        dice, interval = mean_with_interval(results[:, 0], patients, replicates=_REPLICATES, seed=0)
+        assert dice is not None, "Dice is always defined"
+        return (CardMetric(name=f"mean Dice at {size_px} x {size_px} px", value=dice, interval=interval),)
+    rule: dict[str, Any] = {"positive": prepared.positive, "threshold": threshold}
+    found = asdict(classification_metrics(labels, results, **rule))
+    intervals = patient_bootstrap(labels, results, patients, **rule, replicates=_REPLICATES, seed=0)
+    positive = prepared.class_names[prepared.positive]
+    names = {"auroc": "AUROC", "auprc": "AUPRC", "balanced_accuracy": "balanced accuracy"}
+    names |= {name: f"{name} ({positive})" for name in ("sensitivity", "specificity")}
+    return tuple(CardMetric(name=names[key], value=found[key], interval=intervals.get(key)) for key in names)
+
+
+def write_card(folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining) -> None:
+    """Write the card as Markdown, from `templates/card.md`. It holds no path, time or date, and may be edited."""
+    used, patients = record.trained_on, training.validated.patients
+    sides = Counter(image.side.replace("_a", "-A").replace("_b", "-B") for image in training.prepared.images)
+    environment = Environment(
+        loader=PackageLoader("xraytune.model"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: markdown(value) if isinstance(value, str) else value,
+    )
+    text = environment.get_template("card.md").render(
+        record=record,
+        settings=experiment.settings,
+        parameters=experiment.parameters,
+        unused_images=used.of_images - used.images - used.kept_images,
+        sides=", ".join(f"{count:,} {side}" for side, count in sorted(sides.items())),
+        epochs=len(training.epochs),
+        validated=(len(patients), len({*patients})),
+    )
+    write_text(folder / "README.md", text)
+
+
+def prepared_of(bundle: Bundle) -> Prepared:
+    """Return a bundle's training and validation images."""
+    file = bundle.path / SPLIT_FILE
+    try:
+        return read_prepared(file)
+    except ValueError as error:
+        raise not_valid(file) from error

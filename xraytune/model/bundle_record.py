@@ -1,0 +1,182 @@
+"""The record of a model bundle, `bundle.json`: what predictions depend on besides the network, and where it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.files import read_bytes
+from xraytune.base.records import Compute
+from xraytune.data.decoding import InputFormat
+from xraytune.space.backbone_names import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, BackboneName, size_problem
+from xraytune.space.settings import HeadName, LossName, Model, TaskName
+from xraytune.stats.intervals import Interval
+from xraytune.stats.shift import ClassSample
+from xraytune.stats.threshold import fewest_positives, sensitivity_threshold
+
+_LARGEST_SIDE_PX = 1024
+_TRAIN_AGAIN = "train the model again with this version"
+
+
+class ValidationScores(Model):
+    """Images of one class on val-A and val-B together.
+
+    `scores` are probabilities of the positive class, ascending; more than 1,000 are summarized by 1,000 quantiles.
+    """
+
+    images: Annotated[int, Field(ge=1)]
+    patients: Annotated[int, Field(ge=1)]
+    scores: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
+
+    def sample(self) -> ClassSample:
+        """Return a sample for comparison with the same class in another folder."""
+        return ClassSample(scores=np.array(self.scores), images=self.images, patients=self.patients)
+
+
+class TrainedOn(Model):
+    """The images that a model was trained on, and their patients.
+
+    Attributes:
+        kept_images: Images kept for validation.
+        of_images: Images of the data folder without `test/`.
+        changes: What differs from the exported trial, one line each.
+    """
+
+    images: int
+    patients: int
+    kept_images: int
+    kept_patients: int
+    of_images: int
+    of_patients: int
+    changes: tuple[str, ...]
+
+
+class CardMetric(Model):
+    """A metric on the validation images, with its 95 % interval over patients, or None if that is undefined."""
+
+    name: str
+    value: float
+    interval: Interval | None
+
+
+class BundleRecord(Model):
+    """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
+
+    Attributes:
+        class_names: In the order of the network's outputs; for a segmenter, only `image`.
+        positive: The positive class; None for a segmenter.
+        threshold: The probability from which an image is positive (two classes), or a pixel belongs to the mask.
+        validation: With two classes, the scores that set the threshold, by class; else None.
+        input_format: How decoded pixels become the network's input.
+        loss: Training loss; `bce` has one output neuron.
+        group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
+        study: The study that the configuration was exported from, relative to the bundle.
+        overrides: `--set` options of the training.
+        packages: Package versions, and those of extensions such as `backbone tiny_net`.
+        metrics: The metrics of the model card.
+    """
+
+    version: Literal[1] = 1
+    task: TaskName
+    class_names: Annotated[tuple[str, ...], Field(max_length=1000)]
+    positive: str | None
+    threshold: float
+    validation: dict[str, ValidationScores] | None
+    input_format: InputFormat
+    backbone: Annotated[BackboneName, BACKBONES]
+    input_channels: Literal[1, 3]
+    head: HeadName
+    loss: LossName
+    arm: str
+    val_score: float
+    val_b_score: float
+    best_epoch: int
+    trained_on: TrainedOn
+    train_fingerprint: str
+    test_fingerprint: str | None
+    group_regex: str | None
+    study: Annotated[str, Field(pattern=r"^[^\x00]*$")] | None
+    trial: int | None
+    overrides: tuple[str, ...]
+    compute: Compute
+    packages: dict[str, str]
+    metrics: tuple[CardMetric, ...]
+
+    @model_validator(mode="after")
+    def _has_classes_or_masks(self) -> Self:
+        names = self.class_names
+        has_classes = len(names) > 1 and len({*names}) == len(names) and self.positive in names
+        has_masks = names == ("image",) and self.positive is None
+        if not (has_masks if self.task == "segmentation" else has_classes):
+            raise ValueError("class_names: not valid for this task")
+        if self.validation is not None and {*self.validation} != {*names}:
+            raise ValueError("validation: needs scores of each class")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        form, has_masks = self.input_format, self.task == "segmentation"
+        if has_masks and (self.backbone not in ENCODERS or form.image_size_px % ENCODER_STRIDE_PX):
+            raise ValueError("backbone: cannot be the encoder of a U-Net at this image size")
+        if form.image_size_px > _LARGEST_SIDE_PX or size_problem(self.backbone, form.image_size_px):
+            raise ValueError("input_format: unsupported image size")
+        if form.resolution_px is not None and form.resolution_px < 1:
+            raise ValueError("input_format: invalid resolution")
+        if {len(form.mean), len(form.std)} != {self.input_channels}:
+            raise ValueError("input_format: needs one mean and std per channel")
+        if self.compute.device not in ("cpu", "cuda"):
+            raise ValueError("compute: unknown device")
+        return self
+
+    @property
+    def positive_name(self) -> str:
+        """A classifier's positive class."""
+        assert self.positive is not None, "a segmenter has none"
+        return self.positive
+
+
+def not_valid(file: Path) -> ArtifactError:
+    """Return the error for a model file that is not valid in this version."""
+    return ArtifactError(Problem("this file is not valid in this version of xraytune", file, _TRAIN_AGAIN))
+
+
+def read_record(file: Path) -> BundleRecord:
+    """Read a `bundle.json`; raise ArtifactError if it is not valid in this version."""
+    try:
+        return BundleRecord.model_validate_json(read_bytes(file, "record"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] != "literal_error" or first["loc"] not in {("version",), ("backbone",)}:
+            raise not_valid(file) from error
+        what = f"the backbone {first['input']!r} is not part of xraytune, and no installed package provides it"
+        fix = "install its package"
+        if first["loc"] == ("version",):
+            what = f"its format has version {first['input']!r}, but this xraytune reads version 1"
+            fix = "update xraytune"
+        raise ArtifactError(Problem(what, file, f"{fix}, or {_TRAIN_AGAIN}")) from error
+
+
+def threshold_of(record: BundleRecord, sensitivity: float | None) -> float:
+    """Return the model's threshold, or the one that reaches a sensitivity on its validation images.
+
+    Raises:
+        ConfigError: The sensitivity is out of range, or there are too few validation images for it.
+    """
+    if sensitivity is None:
+        return record.threshold
+    where, fix = f"--at-sensitivity {sensitivity:g}", "leave it out to use the model's own threshold"
+    if not 0 < sensitivity < 1:
+        raise ConfigError(Problem("the sensitivity must be above 0 and below 1", where, "give e.g. 0.95"))
+    if record.validation is None:
+        raise ConfigError(Problem("only classifiers with two classes have a sensitivity", where, "leave it out"))
+    scores = record.validation[record.positive_name].scores
+    threshold = sensitivity_threshold(np.array(scores), sensitivity)
+    if threshold is None:
+        needed = fewest_positives(sensitivity)
+        what = f"needs {needed} validation scores of {record.positive_name}, but the model has {len(scores)}"
+        raise ConfigError(Problem(what, where, f"give a lower sensitivity, or {fix}"))
+    return threshold

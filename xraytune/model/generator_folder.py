@@ -1,0 +1,325 @@
+"""`generator train`: train a generator and save it to a folder. `generator sample`: draw any number of images from it.
+
+    FOLDER/generator.json                           settings, class counts, hashes of the training images, versions
+    FOLDER/generator.safetensors                    or one per class: generator_NORMAL.safetensors ...
+    FOLDER/samples.png                              its images next to real ones
+    FOLDER/grids/                                   samples drawn during training, and real images; progress.gif
+
+The generator is trained in the shared cache, as in a search, so both reuse each other's generators. The first n images are
+the same however many are drawn, and a search would train on the same images. In segmentation, each image has a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import chain
+from itertools import count as count_from
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import TypeAdapter
+
+from xraytune.base.artifacts import in_use
+from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.files import (
+    explain_disk_errors,
+    new_folder,
+    read_json,
+    require_new,
+    require_writable,
+    sha256_of,
+    write_json,
+)
+from xraytune.base.records import Compute, Progress, ignore_progress, to_json
+from xraytune.data.prepare import RunContext, is_plain_name, prepare
+from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
+from xraytune.nets.weights import find_weights
+from xraytune.space.fields import parameters_from
+from xraytune.space.load import load_space
+from xraytune.space.messages import nearest
+from xraytune.space.settings import GENERATORS, Experiment, GeneratorSettings
+from xraytune.space.space import Space, require_packages
+from xraytune.synth.checkpoint import load_generator
+from xraytune.synth.extra_folder import PROVENANCE_FILE
+from xraytune.synth.generator_quality import PoolReport
+from xraytune.synth.pool import MaskRange, draw_block
+from xraytune.synth.quality import feature_parameters, report_pool
+from xraytune.synth.sources import generator_of, typical_masks
+from xraytune.synth.synthesize import (
+    copy_file,
+    copy_grids,
+    generator_inputs,
+    generator_stage,
+    generator_work_path,
+    network_labels,
+    trained_generator,
+)
+from xraytune.trial.mix import apportion
+from xraytune.trial.samples import save_generator_grid
+
+_RECORD, _SAMPLES = "generator.json", "samples.png"
+_PAIR_FOLDERS = ("images", "masks")
+_NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedGenerator:
+    """The folder that `generator_train` wrote, its `samples.png` and sample grids, and the training images per class."""
+
+    path: Path
+    settings: GeneratorSettings
+    class_counts: dict[str, int]
+    samples: Path
+    grids: Path
+    has_masks: bool = False
+    report: PoolReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorSample:
+    """The folder that `generator_sample` wrote, with the number of images per class, and whether they have masks."""
+
+    path: Path
+    counts: dict[str, int]
+    image_size_px: int
+    has_masks: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GeneratorRecord:
+    """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
+
+    `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks.
+    """
+
+    version: Literal[1] = 1
+    settings: GeneratorSettings
+    class_counts: dict[str, int]
+    train_fingerprint: str
+    train_images: list[str]
+    generators: dict[str, str]
+    compute: Compute
+    packages: dict[str, str]
+    masks: MaskRange | None = None
+    report: PoolReport | None = None
+
+
+def generator_train(
+    space: Path,
+    *,
+    out: Path,
+    data: Path | None = None,
+    overrides: Sequence[str] = (),
+    weights_dir: Path | None = None,
+    cache: Path | None = None,
+    skip_broken: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+    on_progress: Progress = ignore_progress,
+) -> TrainedGenerator:
+    """Train the generator of a space file; its settings must be fixed. After an interruption, the same call resumes.
+
+    Args:
+        space: The YAML file; its `source` can be `gan` or `diffusion`.
+        out: The folder to create.
+        data: A data folder instead of the file's.
+        overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched setting.
+        weights_dir: Folder of official weight files, for the quality of its images.
+        cache: The artifact cache, shared with searches; by default `cache`.
+        skip_broken: Leave broken images out, with a note on each.
+        note: Called with warnings, and with the folder of the sample grids during training.
+        on_progress: Called with the progress of the preparation and the training.
+
+    Raises:
+        ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or `out` exists.
+        DataError: The images cannot be used.
+        MachineError: A GPU is missing, the weights that measure quality, or a package that the generator needs.
+        TrialError: The generator's loss is not finite, or too few of its masks are plausible.
+    """
+    require_new(out)
+    loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir)
+    experiment = fixed_generator(loaded)
+    settings, generator = experiment.settings, generator_of(experiment)
+    require_packages(generator.block)
+    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
+    pin(compute)
+    cache = (cache or Path("cache")).resolve()
+    if (settings.quality.backbone or settings.weights_dir) and (network := feature_parameters(experiment)):
+        find_weights(network.backbone, network.weights, settings.weights_dir)
+    require_writable(cache)
+    with in_use(cache):
+        prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
+        for warning in warnings:
+            note(warning)
+        context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+        networks: dict[int | None, Path] = {}
+        for label in network_labels(generator, prepared):
+            inputs = generator_inputs(generator, label, prepared, compute)
+            work = generator_work_path(cache, generator_stage(generator), inputs)
+            note(f"sample grids appear in {work / 'grids'} during training")
+            networks[label] = trained_generator(generator, label, context)
+        report = report_pool(experiment, context)
+        with new_folder(out) as folder:
+            counts = fill_generator_folder(folder, networks, experiment, context, report=report)
+            save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
+    return TrainedGenerator(
+        path=out,
+        settings=generator,
+        class_counts=counts,
+        samples=out / _SAMPLES,
+        grids=out / "grids",
+        has_masks=prepared.has_masks,
+        report=report,
+    )
+
+
+def fixed_generator(space: Space) -> Experiment:
+    """Return an experiment with the only generator of a space; parameters that do not affect its images may be searched.
+
+    Raises:
+        ConfigError: There is none, there are two, or parameters that affect its images are searched; lists all of them.
+    """
+    searched = {spec.name: spec.domain for spec in space.specs}
+    blocks = [block for block in GENERATORS if any(name.startswith(f"{block}.") for name in searched)]
+    if len(blocks) != 1:
+        what = f"this space has two generators, {' and '.join(blocks)}" if blocks else "no generator in this space"
+        fix = " or ".join(f"--set source={block}" for block in blocks or GENERATORS)
+        raise ConfigError(Problem(what, space.settings.name, f"add {fix}"))
+    (block,) = blocks
+    domains = {name: domain for name, domain in searched.items() if name.startswith(f"{block}.")}
+    network = {name: domain for name, domain in searched.items() if name in _NETWORK_PARAMETERS}
+    values = {name: domain.corners(())[0] for name, domain in (domains | network).items()}
+    if any(domain.is_open for domain in network.values()):  # then only quality.backbone can give features
+        values["weights"] = "none"
+    problems = [
+        Problem(
+            f"{name} is {domain}, but training one generator needs a fixed value",
+            space.settings.name,
+            f"add --set {name}={values[name]}",
+        )
+        for name, domain in domains.items()
+        if domain.is_open
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    return Experiment(settings=space.settings, parameters=parameters_from({"source": block, **values}))
+
+
+def fill_generator_folder(
+    folder: Path,
+    networks: Mapping[int | None, Path],
+    experiment: Experiment,
+    context: RunContext,
+    *,
+    torch: str = "",
+    report: PoolReport | None = None,
+) -> dict[str, int]:
+    """Fill an empty folder for `generator_sample` and return the number of training images of each class.
+
+    `networks` has the artifact of each network, by `network_labels`; `torch` is the release that trained them, by default
+    the installed one.
+    """
+    settings, prepared = generator_of(experiment), context.prepared
+    files: dict[str, Path] = {}
+    for label, artifact in networks.items():
+        name = None if label is None else prepared.class_names[label]
+        files[_generator_file(name)] = artifact / "generator.safetensors"
+        copy_grids(artifact / "grids", folder / "grids" / (name or ""))
+    for file, source in files.items():
+        copy_file(source, folder / file)
+    record = _GeneratorRecord(
+        settings=settings,
+        class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
+        train_fingerprint=prepared.train_fingerprint,
+        train_images=sorted({image.sha256 for image in prepared.images if image.side == "train"}),
+        generators={file: sha256_of(folder / file) for file in files},
+        compute=context.compute,
+        packages={name: version(name) for name in ("xraytune", "torch", "numpy")} | ({"torch": torch} if torch else {}),
+        masks=typical_masks(settings, prepared, context.cache),
+        report=report,
+    )
+    write_json(folder / _RECORD, to_json(record))
+    return record.class_counts
+
+
+def _generator_file(class_name: str | None) -> str:
+    return "generator.safetensors" if class_name is None else f"generator_{class_name}.safetensors"
+
+
+def generator_sample(
+    generator: Path, *, count: int, out: Path, class_name: str | None = None, on_progress: Progress = ignore_progress
+) -> GeneratorSample:
+    """Draw images from a generator as grey PNG files in class folders, with their origin in `provenance.json`.
+
+    Images with masks are in `images/`, and their masks, of the same name, in `masks/`.
+
+    Args:
+        generator: A folder written by `generator_train`.
+        count: Number of images; 100 are the first 100 of 500.
+        out: The folder to create; usable as `source: folder`.
+        class_name: Draw this class alone; by default the classes have their shares of the training images.
+        on_progress: Called with the number of images drawn.
+
+    Raises:
+        ArtifactError: `generator` is no such folder, or a file of it is damaged.
+        ConfigError: There is no such class, `count` is below 1, or `out` exists.
+        TrialError: Too few masks are plausible.
+    """
+    require_new(out)
+    if count < 1:
+        raise ConfigError(Problem(f"cannot draw {count} images", fix="give 1 or more"))
+    record = _read_record(generator)
+    names = list(record.class_counts)
+    if class_name is not None and class_name not in names:
+        fix = nearest(class_name, names, f"it has {', '.join(names)}")
+        raise ConfigError(Problem(f"no class {class_name!r} in this {record.settings.noun}", generator, fix))
+    compute = compute_like(record.compute, threads=record.compute.threads)
+    pin(compute)
+    weights = record.class_counts if class_name is None else {name: int(name == class_name) for name in names}
+    images = {name: _images(generator, record, names.index(name), name, compute) for name in names if weights[name]}
+    counts, has_masks = dict.fromkeys(images, 0), record.masks is not None
+    folders = {name: (name,) if record.masks is None else _PAIR_FOLDERS for name in images}
+    with explain_disk_errors(out), new_folder(out) as folder:
+        for subfolder in chain(*folders.values()):
+            (folder / subfolder).mkdir()
+        for number, label in enumerate(apportion([*weights.values()], count).tolist(), start=1):
+            name = names[label]
+            for subfolder, pixels in zip(folders[name], next(images[name]), strict=True):
+                Image.fromarray(pixels).save(folder / subfolder / f"{record.settings.block}_{number:06d}.png")
+            counts[name] += 1
+            on_progress("generating images", number, count)
+        provenance = {**to_json(replace(record, compute=compute)), "count": count, "counts": counts}
+        write_json(folder / PROVENANCE_FILE, provenance)
+    return GeneratorSample(path=out, counts=counts, image_size_px=record.settings.image_size, has_masks=has_masks)
+
+
+def _images(
+    folder: Path, record: _GeneratorRecord, label: int, name: str, compute: Compute
+) -> Iterator[tuple[NDArray[np.uint8], ...]]:
+    """Yield images of a class forever, each with its mask if it has one, from the blocks that a search would use."""
+    settings = record.settings
+    generator = load_generator(folder / _generator_file(None if settings.conditional else name)).to(compute.device)
+    class_input = label if settings.conditional else 0
+    for block in count_from():
+        images = draw_block(generator, class_input, block, seed=settings.seed, compute=compute, typical=record.masks)
+        yield from zip(*(planes for planes in images if planes is not None), strict=True)
+
+
+def _read_record(folder: Path) -> _GeneratorRecord:
+    fix = "give a folder that `xraytune generator train` wrote, or train the generator again"
+    try:
+        record = TypeAdapter(_GeneratorRecord).validate_python(read_json(folder / _RECORD))
+        if not all(map(is_plain_name, (*record.generators, *record.class_counts))):
+            raise ValueError("a name that is a path")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(Problem(f"no generator here: {_RECORD} is missing", folder, fix)) from None
+    except ValueError as error:
+        raise ArtifactError(Problem(f"{_RECORD} is damaged, or from another version", folder, fix)) from error
+    for name, sha256 in record.generators.items():
+        if not (folder / name).is_file() or sha256_of(folder / name, "file of tensors") != sha256:
+            raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))
+    return record

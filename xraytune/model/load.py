@@ -1,0 +1,138 @@
+"""A model bundle: a folder with everything needed to use a trained network, and to reproduce it.
+
+    bundle.json         classes, input format, threshold, validation metrics, origin, package versions
+    config.yaml         the experiment, for `xraytune train`
+    split.json          which image was on which side of the split
+    epochs.jsonl        metrics of each epoch
+    model.safetensors   the whole network, including pretrained layers
+    manifest.json       SHA-256 of these files
+    README.md           the model card, see card.py
+
+No file contains a time or duration, so two trainings of one experiment write the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from xraytune.base.cores import cpu_count
+from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.files import read_json, sha256_of
+from xraytune.base.records import Compute
+from xraytune.base.tensors import explain_unreadable
+from xraytune.model.bundle_record import BundleRecord, not_valid, read_record
+from xraytune.nets.compute import compute_like, pin
+from xraytune.nets.inputs import normalise, to_unit
+from xraytune.nets.segmenter import mask_probabilities
+from xraytune.nets.train import predict_probabilities
+from xraytune.nets.weights import load_tensors
+from xraytune.space.load import load_space
+from xraytune.space.paths import absolute_path
+from xraytune.space.settings import Experiment, Parameters
+from xraytune.trial.task import TASKS
+
+Pixels: TypeAlias = NDArray[np.uint8]
+RECORD_FILE = "bundle.json"
+CONFIG_FILE = "config.yaml"
+MODEL_FILE = "model.safetensors"
+SPLIT_FILE = "split.json"
+MANIFEST_FILE = "manifest.json"
+BUNDLE_FILES = (RECORD_FILE, CONFIG_FILE, SPLIT_FILE, "epochs.jsonl", MODEL_FILE)
+NETWORK_PARAMETERS = {"backbone", "input_channels", "head", "loss"}
+"""The parameters that a network is built from."""
+_FIX = "train the model again, or copy the whole folder again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """A network with its record.
+
+    Attributes:
+        run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n, C], or of the mask, [n, S, S].
+            Raises ArtifactError if an output is not finite.
+    """
+
+    record: BundleRecord
+    run: Callable[[Pixels], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle whose checksums match; `model_sha256` is that of `model.safetensors`, which identifies the model."""
+
+    path: Path
+    record: BundleRecord
+    model_sha256: str
+
+    @property
+    def positive(self) -> int:
+        """The label of a classifier's positive class."""
+        return self.record.class_names.index(self.record.positive_name)
+
+    @property
+    def study(self) -> Path | None:
+        """Path of the study, unless it was moved; None if the configuration was not exported from one."""
+        return None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
+
+    def experiment(self) -> Experiment:
+        """Return the experiment that was trained."""
+        file = self.path / CONFIG_FILE
+        try:
+            return load_space(file).experiment()
+        except ConfigError as error:
+            raise not_valid(file) from error
+
+    def network(self, compute: Compute) -> nn.Module:
+        """Return the trained network on the device, in evaluation mode."""
+        record, file = self.record, self.path / MODEL_FILE
+        parameters = Parameters(weights="none", **record.model_dump(include=NETWORK_PARAMETERS))
+        network = TASKS[record.task].build_network(parameters, len(record.class_names), weights=None, seed=0)
+        with explain_unreadable("the file does not match the network in bundle.json", file, _FIX):
+            load_tensors(network, safetensors.torch.load_file(file))
+        return network.to(compute.device).eval().requires_grad_(False)
+
+    def predictor(self) -> Predictor:
+        """Return a predictor with the precision of the training, to whose settings this process is pinned."""
+        compute = compute_like(self.record.compute, threads=cpu_count())
+        pin(compute)
+        network, form = self.network(compute), self.record.input_format
+        predict = mask_probabilities if self.record.task == "segmentation" else predict_probabilities
+
+        def run(pixels: Pixels) -> NDArray[Any]:
+            inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
+            return predict(network, [inputs], compute=compute, error=ArtifactError, where=self.path)
+
+        return Predictor(record=self.record, run=run)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open a bundle and verify its checksums.
+
+    Raises:
+        ArtifactError: This is not a bundle, or some of its files are missing or damaged.
+    """
+    if not (path / MANIFEST_FILE).exists():
+        fix = "give a folder created by `xraytune train`"
+        raise ArtifactError(Problem(f"not a model bundle: {MANIFEST_FILE} is missing", path, fix))
+    try:
+        expected = dict(read_json(path / MANIFEST_FILE)["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(Problem("the file is damaged", path / MANIFEST_FILE, _FIX)) from error
+    problems = []
+    for file in (path / name for name in BUNDLE_FILES):
+        if not file.exists():
+            problems.append(Problem("the file is missing", file, _FIX))
+        elif sha256_of(file, "file of tensors") != expected.get(file.name):
+            problems.append(Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX))
+    if problems:
+        raise ArtifactError(*problems)
+    return Bundle(path=path, record=read_record(path / RECORD_FILE), model_sha256=expected[MODEL_FILE])

@@ -1,0 +1,112 @@
+"""Find what a model and the images it is evaluated on have in common: its sealed test folder, its images, its patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError
+from xraytune.base.files import read_jsonl
+from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
+from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
+from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
+from xraytune.data.table import find_table
+from xraytune.model.bundle import prepared_of
+from xraytune.model.load import Bundle
+from xraytune.study.folder import StudyFolder
+from xraytune.trial.task import TASKS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """What a model has to do with the images that it is evaluated on.
+
+    Attributes:
+        known_images: Copies of the model's training or validation images, or of its extra images if their folder exists.
+        known_patients: Patients of these sets, by the rules of `shared_patients`.
+        images_of_known_patients: Their images, including those of `known_images`.
+        opened_test: Whether this is the sealed test folder of the model's study.
+        test_access: How often that folder has been accessed, including now; 0 for other folders.
+    """
+
+    known_images: int
+    known_patients: int
+    images_of_known_patients: int
+    opened_test: bool
+    test_access: int
+
+
+def overlap_of(bundle: Bundle, found: LabelledImages, used: Sequence[str], *, reason: str) -> Overlap:
+    """Log the access if these are the test images of the model's study; count used files and patients known to the model.
+
+    Call this before any metric can be seen.
+    """
+    fingerprint, files = content_fingerprint(found.images), {*used}
+    images = [image for image in found.images if image.file in files]
+    is_test = fingerprint == bundle.record.test_fingerprint
+    access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(used)) if is_test else 0
+    contents, patients = _known(bundle, found, images, is_test=is_test)
+    return Overlap(
+        known_images=sum(image.sha256 in contents for image in images),
+        known_patients=len(patients),
+        images_of_known_patients=sum(image.patient in patients for image in images),
+        opened_test=is_test,
+        test_access=access_count,
+    )
+
+
+def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
+    """Log access to the test folder, with the model and with its study; return the number of known accesses."""
+    model, study = bundle.path.resolve(), None
+    if bundle.study is not None:
+        folder = StudyFolder(bundle.study.resolve())
+        if folder.space_path.is_file() and folder.prepared().test_fingerprint == fingerprint:  # else it was moved
+            study = folder.path
+    log_test_access(
+        model,
+        *(study_logs(study) if study else ()),
+        command="evaluate",
+        fingerprint=fingerprint,
+        reason=reason,
+        image_count=image_count,
+        model=model,
+        model_sha256=bundle.model_sha256,
+        **({"study": study.name} if study else {}),
+    )
+    with_model = [row for row in read_jsonl(model / TEST_ACCESS_FILE) if row["fingerprint"] == fingerprint]
+    return max(len(with_model), len(accesses(study, fingerprint)) if study else 0)
+
+
+def _known(
+    bundle: Bundle, found: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
+) -> tuple[set[str], set[str]]:
+    """Return the hashes of the model's training and validation images, and which patients of `images` are among theirs."""
+    own = prepared_of(bundle).images
+    known_in = partial(shared_patients, images, found.table, group_regex=found.data.split.group_regex)
+    extra, names = _extra_images(bundle, patients_by_file_name([*own, *images]))
+    patients = known_in(extra, aliases=names)
+    if not is_test:  # the search has checked that the sealed test folder shares no patient with training
+        patients |= known_in(own, aliases=_further_names(bundle), owners=patients_by_file_name(own))
+    return {image.sha256 for image in own} | {image.sha256 for image in extra}, patients
+
+
+def _further_names(bundle: Bundle) -> set[str]:
+    """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
+    try:
+        data = bundle.experiment().settings.data
+        return patient_aliases(prepared_of(bundle).images, find_table(data.path, data.table), bundle.record.group_regex)
+    except (ArtifactError, ConfigError, DataError, OSError):
+        return set()
+
+
+def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[ImageFile, ...], set[str]]:
+    """Return the model's folder of extra images and the names of their patients; empty if it can no longer be read."""
+    try:
+        folder = bundle.experiment().parameters.folder
+        if folder is None:
+            return (), set()
+        images = TASKS[bundle.record.task].read_folder(folder.path, bundle.record.class_names)
+        return images, patient_aliases(images, find_table(folder.path), bundle.record.group_regex, owners)
+    except (ArtifactError, DataError, MachineError, OSError):
+        return (), set()

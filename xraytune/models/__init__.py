@@ -1,1 +1,0 @@
-"""Networks (classifiers and segmenters), augmentation, and the training loop."""

@@ -1,0 +1,1 @@
+"""Classifiers and segmenters: backbones, augmentation, the training loop."""

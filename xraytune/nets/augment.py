@@ -1,0 +1,110 @@
+"""Classical augmentation: seeded views of an image, computed in one batched operation on the device.
+
+A view is a row of seven numbers, drawn before training. So the features of a frozen backbone can be cached for all views,
+and a resumed or longer run sees the same images.
+
+======================  ==========  ==========  ==========
+`classical`             1           2           3
+======================  ==========  ==========  ==========
+horizontal flip         p = 0.5     p = 0.5     p = 0.5
+rotation                none        +-7 deg     +-15 deg
+shift, share of a side  none        +-0.05      +-0.10
+scale                   none        1 +- 0.10   1 +- 0.20
+contrast                none        1 +- 0.20   1 +- 0.30
+brightness, of [0, 1]   none        +-0.10      +-0.15
+======================  ==========  ==========  ==========
+
+All are uniform. The strength scales the same draws: an image turns the same way at 2 and 3, only further at 3. Pixels from
+outside the image are black.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xraytune.base.seeding import numpy_generator
+
+VIEW_COLUMNS = ("flip", "angle_radians", "shift_x", "shift_y", "scale", "contrast", "brightness")
+IDENTITY_VIEW = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
+_FLIP_PROBABILITY = 0.5
+_MASK_THRESHOLD = 0.5
+_MAX_CHANGE = {
+    1: (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    2: (0.0, math.radians(7), 0.05, 0.05, 0.10, 0.20, 0.10),
+    3: (0.0, math.radians(15), 0.10, 0.10, 0.20, 0.30, 0.15),
+}
+
+
+def view_table(seed: int, *purpose: str | int, image_count: int, views: int, classical: int) -> NDArray[np.float32]:
+    """Draw a table of views, float32 [image_count, views, 7], with one view if `classical` is 0.
+
+    Columns are `VIEW_COLUMNS`. A table of more images starts with that of fewer; each `purpose` has independent draws.
+    """
+    return _draw(numpy_generator(seed, *purpose), (image_count, views if classical else 1), classical)
+
+
+def fresh_views(seed: int, *purpose: str | int, count: int, classical: int) -> NDArray[np.float32]:
+    """Draw one view for each image of a batch, float32 [count, 7]; make the step part of `purpose`."""
+    return _draw(numpy_generator(seed, *purpose), (count,), classical)
+
+
+def augment(images: Tensor, views: Tensor) -> Tensor:
+    """Flip, rotate, scale and shift images (bilinear), then change contrast and brightness.
+
+    Args:
+        images: float32 [B, 1, S, S] in [0, 1].
+        views: float32 [B, 7] on the same device, columns as in `VIEW_COLUMNS`.
+
+    Returns:
+        float32 [B, 1, S, S] in [0, 1]; bit-identical to the image for an identity view.
+    """
+    contrast, brightness = views[:, 5, None, None, None], views[:, 6, None, None, None]
+    moved = _move(images, views)
+    mean = moved.mean(dim=(1, 2, 3), keepdim=True)
+    augmented = torch.addcmul(mean * (1 - contrast) + brightness, moved, contrast).clamp_(0, 1)
+    # Exact for weights of 0 and 1, and faster than torch.where, which is slow if it has to broadcast.
+    return torch.lerp(augmented, images, _is_identity(views).to(images.dtype))
+
+
+def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
+    """Move masks, float32 [B, 1, S, S] of 0 and 1, as `augment` moves their images; bilinear, then 1 from 0.5."""
+    return torch.where(_is_identity(views), masks, (_move(masks, views) >= _MASK_THRESHOLD).to(masks.dtype))
+
+
+def _move(images: Tensor, views: Tensor) -> Tensor:
+    # One plane for x and one for y, each a sum over rows and columns: pairs (x, y) and F.affine_grid are slower.
+    side = images.shape[-1]
+    centres = (torch.arange(side, device=images.device, dtype=images.dtype) * 2 + 1) / side - 1
+    from_x, from_y, constant = _inverse_affine(views)[:, :, None, None].unbind(dim=-1)  # [B, 2, 1, 1] each
+    planes = from_x * centres + (from_y * centres[:, None] + constant)
+    return F.grid_sample(images, planes.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _is_identity(views: Tensor) -> Tensor:
+    identity = torch.tensor(IDENTITY_VIEW, dtype=views.dtype, device=views.device)
+    return (views == identity).all(dim=1)[:, None, None, None]
+
+
+def _draw(generator: np.random.Generator, shape: tuple[int, ...], classical: int) -> NDArray[np.float32]:
+    identity = np.array(IDENTITY_VIEW, dtype=np.float32)
+    if classical == 0:
+        return np.broadcast_to(identity, (*shape, len(identity))).copy()
+    uniform = generator.random((*shape, len(identity)), dtype=np.float32)
+    views = identity + (2 * uniform - 1) * np.array(_MAX_CHANGE[classical], dtype=np.float32)
+    views[..., 0] = np.where(uniform[..., 0] < _FLIP_PROBABILITY, -1, 1)
+    return views
+
+
+def _inverse_affine(views: Tensor) -> Tensor:
+    """Map output to input coordinates in [-1, 1], [B, 2, 3]: of x -> s R F x + d the inverse x = F R' (y - d) / s."""
+    flip, angle, shift_x, shift_y, scale = views[:, :5].unbind(dim=1)
+    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
+    rotation = torch.stack([torch.stack([flip * cosine, flip * sine], 1), torch.stack([-sine, cosine], 1)], dim=1)
+    shift = 2 * torch.stack([shift_x, shift_y], dim=1)[:, :, None]  # a side is 2 long
+    return torch.cat([rotation, -rotation @ shift], dim=2)

@@ -1,0 +1,89 @@
+"""Files of a network's training: `checkpoint.pt` to resume from, and `best.safetensors`, the best network so far.
+
+A checkpoint holds the state of network and optimizer and the epochs' records, from which schedule, early stopping and the
+best value follow. Readers raise `ArtifactError` for a file that is damaged or from another network.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
+from torch import nn
+
+from xraytune.base.errors import ArtifactError
+from xraytune.base.files import require_file
+from xraytune.base.records import EpochRecord
+from xraytune.base.tensors import explain_unreadable, load_content, save_content, save_state
+from xraytune.nets.optimizer import Optimizer
+from xraytune.nets.weights import load_tensors
+
+_CHECKPOINT_NAME = "checkpoint.pt"
+_BEST_NAME = "best.safetensors"
+_FIX = "remove this folder: the trial then starts from scratch"
+_logger = logging.getLogger(__name__)
+_EPOCHS = TypeAdapter(list[EpochRecord])
+
+
+def save_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord]) -> None:
+    """Write all that `resume` needs."""
+    content = {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epochs": [asdict(record) for record in epochs],
+    }
+    save_content(content, folder / _CHECKPOINT_NAME)
+
+
+def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
+    """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
+    content, epochs = _read(folder)
+    if epochs:
+        with explain_unreadable("this checkpoint belongs to a different network", folder / _CHECKPOINT_NAME, _FIX):
+            load_tensors(network, content["network"])
+            optimizer.load_state_dict(content["optimizer"])
+    return epochs
+
+
+def finished_epochs(folder: Path) -> list[EpochRecord]:
+    """Return the checkpoint's epochs; a killed trial may not have reported the last one."""
+    return _read(folder)[1]
+
+
+def intact_epochs(folder: Path) -> list[EpochRecord]:
+    """Return `finished_epochs`; a damaged checkpoint is removed, so that the same epochs are trained again."""
+    try:
+        return finished_epochs(folder)
+    except ArtifactError as error:
+        _logger.warning("%s; training starts from scratch", error)
+        shutil.rmtree(folder)
+        return []
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
+    """Return the content and the epochs; both are empty without a checkpoint."""
+    file = folder / _CHECKPOINT_NAME
+    if not file.exists():
+        return {}, []
+    with explain_unreadable("this checkpoint is damaged", file, _FIX):
+        content = load_content(file)
+        return content, _EPOCHS.validate_python(content["epochs"])
+
+
+def save_best(folder: Path, network: nn.Module) -> None:
+    """Write the network's state dict."""
+    save_state(network, folder / _BEST_NAME)
+
+
+def load_best(folder: Path, network: nn.Module) -> None:
+    """Load what `save_best` wrote into the network."""
+    file = folder / _BEST_NAME
+    with explain_unreadable("the best network is missing or damaged", file, _FIX):
+        require_file(file, "file of tensors")
+        load_tensors(network, load_file(file))

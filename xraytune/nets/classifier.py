@@ -1,0 +1,94 @@
+"""The network of a trial: a backbone that maps images to features, and a head that maps features to classes.
+
+Only trained parameters require gradients. Frozen modules stay in eval mode: no BatchNorm updates, no dropout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from xraytune.base.seeding import derive_seed
+from xraytune.nets.backbones import build_backbone, last_stage_names
+from xraytune.space.settings import Parameters
+
+_VGG16_HIDDEN = 256
+
+
+class Classifier(nn.Module):
+    """A backbone and a head.
+
+    Attributes:
+        backbone: float32 [B, C, S, S] -> features [B, feature_count].
+        head: Features -> logits [B, class_count].
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, feature_count: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.feature_count = feature_count
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits, float32 [B, class_count], the head in float32 even under autocast: bfloat16 creates ties."""
+        features = self.backbone(images).float()
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = self.head(features)
+        return logits
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, except for modules of the backbone with a frozen parameter, which stay in eval mode."""
+        super().train(mode)
+        train_unless_frozen(self.backbone, mode)
+        return self
+
+
+def freeze(backbone: nn.Module, parameters: Parameters) -> None:
+    """Leave only those parameters of a backbone to train that `trainable` names."""
+    if parameters.trainable != "all":
+        trained = last_stage_names(parameters.backbone, backbone) if parameters.trainable == "last_stage" else ()
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+
+def train_unless_frozen(network: nn.Module, mode: bool) -> None:
+    """Set the mode of a network; a module with a frozen parameter stays in eval mode."""
+    network.eval()
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if mode and parameters and all(parameter.requires_grad for parameter in parameters):
+            module.train()
+
+
+def build_head(parameters: Parameters, feature_count: int, class_count: int, *, seed: int) -> nn.Sequential:
+    """Build the head, float32 [B, feature_count] -> logits [B, class_count]; the initial weights depend only on `seed`."""
+    outputs = 1 if parameters.loss == "bce" else class_count
+    layers: list[nn.Module]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "head"))
+        if parameters.head == "linear":
+            layers = [nn.Dropout(parameters.dropout), nn.Linear(feature_count, outputs)]
+        else:
+            hidden, dropout = nn.Linear(feature_count, _VGG16_HIDDEN), nn.Dropout(parameters.dropout)
+            layers = [hidden, nn.ReLU(), dropout, nn.Linear(_VGG16_HIDDEN, outputs)]
+    if parameters.loss == "bce":
+        layers.append(nn.ConstantPad1d((1, 0), 0.0))  # logits (0, z) of the two classes
+    elif parameters.head == "vgg16_two_class":
+        # As published, with NLL loss. Cross entropy applies log-softmax once more, which changes nothing.
+        layers.append(nn.LogSoftmax(dim=1))
+    return nn.Sequential(*layers)
+
+
+def build_classifier(parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> Classifier:
+    """Build a trial's network, on the CPU, in train mode and channels_last; weights and errors as in `build_backbone`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "backbone"))
+        backbone, feature_count = build_backbone(
+            parameters.backbone, weights=weights, input_channels=parameters.input_channels
+        )
+    freeze(backbone, parameters)
+    head = build_head(parameters, feature_count, class_count, seed=seed)
+    return Classifier(backbone, head, feature_count).to(memory_format=torch.channels_last).train()

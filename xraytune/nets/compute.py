@@ -1,0 +1,161 @@
+"""Device, threads and precision: chosen once and pinned, so that equal settings give equal bits on similar machines.
+
+Also how many cores and GPUs a trial and the training of its generator get.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import torch
+
+from xraytune.base.errors import ConfigError, MachineError, Problem
+from xraytune.base.records import Compute
+from xraytune.space.settings import Settings
+
+_GENERATOR_CPUS = 2
+"""Trials wait for a generator, so it gets more than one core; on two it takes .6 to .7 of the time."""
+
+
+def gpu_count() -> int:
+    """Return the number of GPUs that torch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def choose_compute(*, gpus: float, threads: int, generator_threads: int = 0) -> Compute:
+    """Choose the device and precision of a process with this many GPUs and threads.
+
+    Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and later), else float32. `gpus`
+    may be a share of one; MachineError if torch sees fewer.
+    """
+    if gpus > gpu_count():
+        what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
+        fix = "set resources.gpus_per_trial: auto (or 0), or install a driver that supports this torch"
+        raise MachineError(Problem(what, "resources.gpus_per_trial", fix))
+    if gpus:
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        has_bfloat16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return Compute(
+        device="cuda" if gpus else "cpu",
+        threads=threads,
+        precision="bfloat16" if has_bfloat16 else "float32",
+        generator_threads=generator_threads,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The CPU cores and GPUs of a process, which may be parts of one GPU."""
+
+    cpus: int
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """`resources` of a space, with numbers in place of `auto`."""
+
+    trial: Share
+    generator: Share
+    """For the training of a trial's generator, before the rest of the trial."""
+    concurrent: int | None = None
+
+    @property
+    def generator_slots(self) -> int:
+        """The slots that the training of a generator occupies."""
+        by_gpu = ceil(self.generator.gpus / self.trial.gpus - 1e-9) if self.trial.gpus else 1
+        return max(1, ceil(self.generator.cpus / self.trial.cpus), by_gpu)
+
+    def with_threads_of(self, compute: Compute) -> Allocation:
+        """Return the resources with as many cores for generators as the threads that a study has fixed for them."""
+        return replace(self, generator=replace(self.generator, cpus=compute.generator_threads))
+
+    def compute(self) -> Compute:
+        """Return what trials compute on, on this machine; MachineError if torch sees fewer GPUs."""
+        return choose_compute(gpus=self.trial.gpus, threads=self.trial.cpus, generator_threads=self.generator.cpus)
+
+
+def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
+    """Return the resources of a space's trials; ConfigError if only one of trial and generator has GPUs.
+
+    `has_gpu` is about the machines that run trials, which may be others than this one.
+    """
+    chosen, own = settings.resources, settings.resources.generator
+    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)
+    trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
+    cpus = max(trial.cpus, 1 if gpus else _GENERATOR_CPUS) if own.cpus == "auto" else own.cpus
+    generator = Share(cpus=cpus, gpus=gpus if own.gpus == "auto" else float(own.gpus))
+    if bool(gpus) != bool(generator.gpus):
+        what = f"trials use {gpus:g} GPUs, but training their generators uses {generator.gpus:g}"
+        raise ConfigError(Problem(what, "resources.generator.gpus", "use GPUs for both or for neither"))
+    if settings.objective.is_of_generator:  # a trial is the training of its generator
+        trial = generator
+    return Allocation(trial=trial, generator=generator, concurrent=chosen.concurrent)
+
+
+def compute_like(trained_on: Compute, *, threads: int) -> Compute:
+    """Return `trained_on` with another thread count, or the CPU if this machine has no GPU."""
+    if trained_on.device == "cuda" and not gpu_count():
+        return choose_compute(gpus=0, threads=threads)
+    return replace(trained_on, threads=threads)
+
+
+def require_device(compute: Compute, study: Path) -> None:
+    """Raise MachineError if a study was searched on a GPU and torch sees none: results on a CPU differ."""
+    if compute.device == "cuda" and not gpu_count():
+        fix = "run it on a machine with a GPU; `xraytune doctor` shows what torch sees"
+        raise MachineError(Problem("the study was searched on a GPU, but torch sees no GPU here", study, fix))
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's `mallopt`."""
+
+
+def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
+    """Set this process's thread count, determinism and share of GPU memory.
+
+    CPU operations are deterministic. On a GPU cuDNN benchmarks its algorithms, so numbers agree to rounding only.
+    """
+    torch.set_num_threads(compute.threads)
+    if compute.device == "cpu":
+        _keep_freed_memory()
+    # As use_deterministic_algorithms(), but without importing the compiler, which takes four seconds.
+    torch.set_deterministic_debug_mode("error" if compute.device == "cpu" else "default")
+    # Otherwise each new tensor is filled with NaN first.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if compute.device == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+        if gpu_share < 1:
+            torch.cuda.set_per_process_memory_fraction(gpu_share)
+
+
+@contextmanager
+def generator_threads(compute: Compute) -> Iterator[None]:
+    """Use the CPU threads for generators; afterwards, those that were set before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(compute.generator_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _keep_freed_memory() -> None:
+    """Make malloc keep freed memory for the next batch: returning it to the kernel doubles the time of a forward pass."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+
+
+def autocast(compute: Compute) -> torch.autocast:
+    """Return a context for matrix products in `compute.precision`."""
+    return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=compute.precision == "bfloat16")

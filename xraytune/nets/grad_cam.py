@@ -1,0 +1,67 @@
+"""Grad-CAM: the regions of an image that support the predicted class.
+
+Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from xraytune.base.errors import ConfigError, Problem
+from xraytune.nets.classifier import Classifier
+from xraytune.stats.classification import Floats
+
+_SHOWN_PX = 224
+_ORANGE = np.array([255, 140, 0])
+_OPACITY = 0.6
+
+
+def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
+    """Return the Grad-CAM maps of the predicted classes, float64 [n, S, S] in [0, 1], for inputs [n, C, S, S].
+
+    The network must be in eval mode, and its parameters must not require gradients. Raises ConfigError if the backbone, such
+    as a ViT, has no feature maps.
+    """
+    found: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            found[:] = [output]
+
+    hooks = [module.register_forward_hook(keep) for module in network.backbone.modules()]
+    logits = network(inputs.requires_grad_())
+    for hook in hooks:
+        hook.remove()
+    if not found:
+        what = "Grad-CAM needs feature maps, which this backbone does not have"
+        raise ConfigError(Problem(what, fix="leave out Grad-CAM"))
+    (features,) = found
+    (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), features)
+    maps = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1, keepdim=True))
+    maps = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+    maps = F.interpolate(maps, size=inputs.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    saliency: Floats = maps.double().cpu().numpy()
+    return saliency
+
+
+def overlay(pixels: NDArray[np.uint8], saliency: Floats) -> bytes:
+    """Return a JPEG: an image, uint8 [S, S], and on its right the same with its map, float64 [S, S], in orange."""
+    grey = np.repeat(pixels[:, :, None].astype(float), 3, axis=2)
+    share = _OPACITY * saliency[:, :, None]
+    return jpeg_of_pair(grey, grey * (1 - share) + _ORANGE * share)
+
+
+def jpeg_of_pair(left: NDArray[Any], right: NDArray[Any]) -> bytes:
+    """Return a JPEG of two pictures side by side, [S, S, 3] of 0 to 255."""
+    pair, content = np.concatenate([left, right], axis=1).round().astype(np.uint8), io.BytesIO()
+    resized = Image.fromarray(pair).resize((2 * _SHOWN_PX, _SHOWN_PX), Image.Resampling.BICUBIC)
+    resized.save(content, "jpeg", quality=85)
+    return content.getvalue()

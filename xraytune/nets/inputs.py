@@ -1,0 +1,63 @@
+"""From stored pixels to a network's input: resize, match the resolution, normalise.
+
+Real and synthetic images take the same path, so that no image has detail beyond the GAN's resolution; a GAN's images may
+still be blurrier within it. The `InputFormat` is stored with a trained model and repeated for predictions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xraytune.data.decoding import InputFormat
+from xraytune.space.settings import Experiment
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_HALF_RANGE = ("efficientnet_v2_l", "googlenet", "inception_v3")
+"""Backbones whose weights were trained on pixels in [-1, 1]; two of torchvision's have a `transform_input` layer for it."""
+
+
+def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:
+    """Return the format of an experiment; networks without pretrained weights are normalised by the training images.
+
+    `train_mean` and `train_std` are those of the real training pixels, in [0, 1].
+    """
+    parameters, data = experiment.parameters, experiment.settings.data
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    if parameters.backbone in _HALF_RANGE:
+        mean, std = (0.5,) * 3, (0.5,) * 3
+    if parameters.input_channels == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    if parameters.weights == "none":
+        mean, std = (train_mean,) * len(mean), (train_std,) * len(std)
+    return InputFormat(
+        image_size_px=data.image_size, resize=data.resize, resolution_px=experiment.resolution_px, mean=mean, std=std
+    )
+
+
+def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
+    """Resize images, uint8 [B, h, w], to the network's size, float32 [B, 1, S, S] in [0, 1].
+
+    Images larger than the resolution (or the size) are downsampled with antialiasing; smaller ones are upsampled to the
+    size. At the resolution, real images are rounded to 8 bits, as synthetic images have been.
+    """
+    size_px = input_format.image_size_px
+    resolution_px = min(size_px, input_format.resolution_px or size_px)
+    images = pixels[:, None].to(torch.float32)
+    if max(images.shape[2:]) > resolution_px:
+        images = F.interpolate(images, size=(resolution_px, resolution_px), mode="bilinear", antialias=True)
+        if resolution_px < size_px:
+            images = images.round()
+    if images.shape[2:] != (size_px, size_px):
+        images = F.interpolate(images, size=(size_px, size_px), mode="bilinear")
+    return images / 255
+
+
+def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
+    """Standardise images, float32 [B, 1, S, S] in [0, 1], to each channel: [B, C, S, S] in channels_last."""
+    mean = torch.tensor(input_format.mean, dtype=images.dtype, device=images.device)[:, None, None]
+    std = torch.tensor(input_format.std, dtype=images.dtype, device=images.device)[:, None, None]
+    return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)

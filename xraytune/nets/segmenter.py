@@ -1,0 +1,120 @@
+"""Segmenters: U-Nets from segmentation-models-pytorch, with a backbone of torchvision's layers and weights as encoder.
+
+The package is optional and takes seconds to import, so it is imported only where a network is built.
+
+Source: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation" (arXiv:1505.04597).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xraytune.base.errors import MachineError, Problem, XraytuneError
+from xraytune.base.records import Compute
+from xraytune.base.seeding import derive_seed
+from xraytune.nets.backbones import load_weights, to_one_channel
+from xraytune.nets.classifier import freeze, train_unless_frozen
+from xraytune.nets.train import outputs_of, predict_logits
+from xraytune.space.settings import Parameters
+from xraytune.stats.classification import Floats, require_finite_outputs
+
+MASK_THRESHOLD = 0.5
+"""Pixels with at least this probability belong to the mask."""
+_SMOOTHING = 1.0
+"""Pixels added to both sides of the Dice loss, so that an empty mask has a gradient."""
+
+
+class Segmenter(nn.Module):
+    """A U-Net, of `encoder`, `decoder` and `segmentation_head`, with one output, the logit of the mask."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits, float32 [B, 1, S, S], for images [B, C, S, S]; S is a multiple of 32."""
+        logits: Tensor = self.unet(images)
+        return logits.float()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; modules of the encoder with a frozen parameter stay in eval mode."""
+        super().train(mode)
+        train_unless_frozen(self.unet.encoder, mode)
+        return self
+
+
+def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) -> Segmenter:
+    """Build the network of a trial, on the CPU, in train mode and channels_last; weights and errors as in `build_backbone`.
+
+    With `trainable: head`, the encoder is frozen; with `last_stage`, all but its last stage. The decoder is always trained.
+    Raises MachineError also if segmentation-models-pytorch is not installed.
+    """
+    try:
+        from segmentation_models_pytorch import Unet
+    except ImportError as error:
+        what = "task: segmentation needs segmentation-models-pytorch, which is not installed"
+        raise MachineError(Problem(what, fix="pip install 'xraytune[segmentation]'")) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "segmenter"))
+        unet = Unet(parameters.backbone, encoder_weights=None, in_channels=3, classes=1)
+    if weights is not None:
+        load_weights(unet.encoder, parameters.backbone, weights)
+    if parameters.input_channels == 1:
+        to_one_channel(unet.encoder, parameters.backbone)
+    freeze(unet.encoder, parameters)
+    return Segmenter(unet).to(memory_format=torch.channels_last).train()
+
+
+def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return binary cross-entropy plus soft Dice loss, the mean over images; both float32 [B, 1, S, S], masks 0 or 1.
+
+    Source: Milletari et al. 2016, "V-Net" (arXiv:1606.04797), equation of section 3, without squares; the sum of both losses
+    as in Isensee et al. 2021, "nnU-Net".
+    """
+    probabilities = logits.sigmoid()
+    overlap = (probabilities * masks).sum(dim=(1, 2, 3))
+    sizes = probabilities.sum(dim=(1, 2, 3)) + masks.sum(dim=(1, 2, 3))
+    dice = (2 * overlap + _SMOOTHING) / (sizes + _SMOOTHING)
+    return F.binary_cross_entropy_with_logits(logits, masks) + (1 - dice).mean()
+
+
+def mask_probabilities(
+    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute, error: type[XraytuneError], where: Path
+) -> NDArray[np.float32]:
+    """Return the probability that a pixel belongs to the mask, float32 [N, S, S]; errors as in `predict_probabilities`."""
+    logits = predict_logits(network, batches, compute=compute)[:, 0]
+    require_finite_outputs(logits.reshape(len(logits), -1), error, where)
+    probabilities: NDArray[np.float32] = torch.from_numpy(logits).sigmoid().numpy()
+    return probabilities
+
+
+def segment(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    read_masks: Callable[[slice], NDArray[np.uint8]],
+    *,
+    compute: Compute,
+) -> tuple[Floats, Floats]:
+    """Return binary cross-entropy, in nats, and Dice coefficient of each image, both float64 [N], in eval mode.
+
+    `read_masks` returns the masks of a slice of the images, [n, S, S]; pixels above 0 belong to the mask.
+
+    Source: Dice 1945, "Measures of the amount of ecologic association between species": 2 |A and B| / (|A| + |B|).
+    """
+    losses, dices, start = list[Tensor](), list[Tensor](), 0
+    for logits in outputs_of(network, batches, compute=compute):
+        masks = torch.from_numpy(read_masks(slice(start, start + len(logits))) > 0).to(logits.device)[:, None]
+        start += len(logits)
+        losses.append(F.binary_cross_entropy_with_logits(logits, masks.float(), reduction="none").mean((1, 2, 3)))
+        predicted = logits.sigmoid() >= MASK_THRESHOLD
+        overlap, sizes = (predicted & masks).sum((1, 2, 3)), predicted.sum((1, 2, 3)) + masks.sum((1, 2, 3))
+        dices.append(2 * overlap.double() / sizes)
+    return torch.cat(losses).double().cpu().numpy(), torch.cat(dices).cpu().numpy()

@@ -1,0 +1,249 @@
+"""The training loop and predictions of a network, whatever its task.
+
+Training is an iterator of epochs that can be left after any epoch and resumed. A network's inputs are either images or the
+cached features of a frozen backbone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xraytune.base.errors import Problem, TrialError, XraytuneError
+from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
+from xraytune.base.seeding import derive_seed
+from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
+from xraytune.nets.compute import autocast
+from xraytune.nets.optimizer import Optimizer, learning_rate
+from xraytune.space.settings import Parameters
+from xraytune.stats.classification import Score, auroc, require_finite_outputs
+
+TRAINING_STEPS = "training the network (steps)"
+"""The name of what `on_progress` counts during training."""
+
+Batches: TypeAlias = Callable[[], Iterable[Tensor]]
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""A differentiable loss of a network's outputs, float32, and the targets."""
+Validate: TypeAlias = Callable[[nn.Module], tuple[float, float]]
+"""From a network to its loss and score on val-A."""
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A network with all that its training depends on.
+
+    Attributes:
+        network: The whole network, or only its head for cached features; on the device. Trained in place.
+        batch: Step, from 0 -> inputs on the device (normalised images [B, C, S, S] or features [B, D]) and the targets of
+            `loss`; a function of the step only.
+        norm_batches: For `estimate_batch_norms`, unless `batch_norm` is `moving`.
+        max_epochs: Epochs of a full run.
+        seed: Seed of the dropout.
+        compute: Images use `compute.precision`, features float32.
+        on_progress: Called before the first step of an epoch and after each step, with the steps of all epochs as total.
+    """
+
+    parameters: Parameters
+    network: nn.Module
+    batch: Callable[[int], tuple[Tensor, Tensor]]
+    loss: Loss
+    norm_batches: Batches
+    max_epochs: int
+    steps_per_epoch: int
+    seed: int
+    compute: Compute
+    checkpoint_dir: Path
+    on_progress: Progress = ignore_progress
+
+
+def train_network(training: Training, validate: Validate) -> Iterator[EpochRecord]:
+    """Train; after each epoch validate on val-A, write the checkpoint, then yield the record.
+
+    Yields only the epochs after the checkpoint, if there is one. On the CPU, a resumed run is bit-identical to an
+    uninterrupted one. `best.safetensors` holds the weights of the epoch with the best val-A score, the earliest of equals.
+    With `mixing: pretrain`, early stopping and plateaus count only epochs with real images.
+
+    Raises:
+        TrialError: The loss is not finite.
+        ArtifactError: The checkpoint is damaged or from another network.
+    """
+    parameters, network, folder = training.parameters, training.network, training.checkpoint_dir
+    optimizer = Optimizer(parameters, network)
+    steps_per_epoch, max_epochs = training.steps_per_epoch, training.max_epochs
+    pretrained = parameters.pretraining_steps(max_epochs * steps_per_epoch) // steps_per_epoch
+    records = resume(folder, network, optimizer)
+    while len(records) < max_epochs and not _stops_early(records[pretrained:], parameters.early_stop_epochs):
+        started = time.perf_counter()
+        epoch = len(records) + 1
+        val_losses = [record.val_loss for record in records[pretrained:] if record.val_loss is not None]
+        train_loss, lr = _train_epoch(training, optimizer, epoch, val_losses=val_losses)
+        val_loss, val_score = validate(network)
+        if not math.isfinite(train_loss + val_loss):
+            what = f"the loss is not finite in epoch {epoch}"
+            raise TrialError(Problem(what, f"lr {lr:g}", "search smaller values of lr"))
+        best_before = records[-1].best_val_score if records else -math.inf
+        record = EpochRecord(
+            epoch=epoch,
+            steps=epoch * steps_per_epoch,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            val_score=val_score,
+            best_val_score=max(val_score, best_before),
+            lr=lr,
+            seconds=time.perf_counter() - started,
+        )
+        records.append(record)
+        # The best network first: if the run is killed in between, the epoch is repeated.
+        if val_score > best_before:
+            save_best(folder, network)
+        save_checkpoint(folder, network, optimizer, records)
+        yield record
+
+
+def _train_epoch(
+    training: Training, optimizer: Optimizer, epoch: int, *, val_losses: Sequence[float]
+) -> tuple[float, float]:
+    """Train an epoch, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
+    parameters, network, compute = training.parameters, training.network, training.compute
+    total_steps = training.max_epochs * training.steps_per_epoch
+    steps = range((epoch - 1) * training.steps_per_epoch, epoch * training.steps_per_epoch)
+    total_loss = torch.zeros((), dtype=torch.float64, device=compute.device)  # read from the device once
+    network.train()
+    # Dropout uses torch's global generator; seeded for each epoch, it needs no place in the checkpoint.
+    with torch.random.fork_rng(devices=[] if compute.device == "cpu" else [torch.cuda.current_device()]):
+        torch.manual_seed(derive_seed(training.seed, "epoch", epoch))
+        training.on_progress(TRAINING_STEPS, steps.start, total_steps)
+        for step in steps:
+            inputs, targets = training.batch(step)
+            optimizer.lr = learning_rate(parameters, step, total_steps=total_steps, val_losses=val_losses)
+            optimizer.zero_grad()
+            with _autocast(inputs, compute):
+                outputs = network(inputs)
+            of_step = training.loss(outputs.float(), targets)
+            of_step.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total_loss += of_step.detach()
+            training.on_progress(TRAINING_STEPS, step + 1, total_steps)
+    mean_loss = float(total_loss) / len(steps)
+    if parameters.batch_norm != "moving":
+        estimate_batch_norms(network, training.norm_batches, compute=compute)
+    return mean_loss, optimizer.lr
+
+
+@torch.no_grad()
+def estimate_batch_norms(network: nn.Module, batches: Batches, *, compute: Compute) -> None:
+    """Replace the running statistics of batch norms in train mode by their means over the batches.
+
+    Moving averages lag behind the weights in a short training, and the lag differs between arms. Each batch [B, C, S, S]
+    must be a sample of all images, since layers normalise it by its own statistics; B is at least 2, and similar for
+    all batches. `batches` is not called without a batch norm in train mode.
+
+    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1; `torch.optim.swa_utils.update_bn` would reset frozen batch
+        norms, too.
+    """
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, _BATCH_NORMS) and module.training and module.track_running_stats
+    ]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    try:
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # the cumulative mean
+        for images in batches():
+            with autocast(compute):
+                network(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        network.train()
+
+
+def predict_logits(network: nn.Module, batches: Iterable[Tensor], *, compute: Compute) -> NDArray[np.float32]:
+    """Return the outputs of a network in eval mode, float32 [N, ...], for at least one batch on the device."""
+    logits: NDArray[np.float32] = torch.cat([*outputs_of(network, batches, compute=compute)]).cpu().numpy()
+    return logits
+
+
+def outputs_of(network: nn.Module, batches: Iterable[Tensor], *, compute: Compute) -> Iterator[Tensor]:
+    """Yield the outputs of a network in eval mode for each batch, float32 [B, ...], on the device."""
+    was_training = network.training
+    network.eval()
+    try:
+        for inputs in batches:  # outside inference mode, since the iterable may keep tensors that are trained on later
+            with torch.inference_mode(), _autocast(inputs, compute):
+                outputs = network(inputs).float()
+            yield outputs
+    finally:
+        network.train(was_training)
+
+
+def predict_probabilities(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    compute: Compute,
+    error: type[XraytuneError] = TrialError,
+    where: Path | str = "",
+) -> NDArray[np.float64]:
+    """Return class probabilities, float64 [N, C], for at least one batch on the device.
+
+    Raises `error`, in which `where` names the network, for NaN or infinity: metrics would rank such images arbitrarily.
+    """
+    logits = predict_logits(network, batches, compute=compute)
+    require_finite_outputs(logits, error, where)
+    return _softmax(logits)
+
+
+def validate_classifier(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    labels: NDArray[np.int64],
+    *,
+    positive: int,
+    compute: Compute,
+    score: Score = auroc,
+) -> tuple[float, float]:
+    """Return cross entropy, in nats, and score on images with these labels, [N]; the score is NaN if the loss is not finite.
+
+    Raises DataError if a class has no image.
+    """
+    logits = predict_logits(network, batches, compute=compute)
+    loss = float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)))
+    return loss, score(labels, _softmax(logits), positive=positive) if math.isfinite(loss) else math.nan
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probabilities in float64, so that confident scores do not tie at 1."""
+    probabilities: NDArray[np.float64] = torch.from_numpy(logits).double().softmax(dim=1).numpy()
+    return probabilities
+
+
+def _stops_early(records: Sequence[EpochRecord], patience: int | None) -> bool:
+    """Return whether the best val-A score is `patience` epochs old."""
+    if patience is None or len(records) <= patience:
+        return False
+    scores = [record.val_score for record in records]
+    return max(scores[-patience:]) <= max(scores[:-patience])
+
+
+def _autocast(inputs: Tensor, compute: Compute) -> AbstractContextManager[None]:
+    """Return autocast for images; features [B, D] stay in float32."""
+    return autocast(compute) if inputs.ndim == 4 else nullcontext()

@@ -1,0 +1,465 @@
+"""The charts of a report: Plotly traces and layouts as plain dicts. page.js draws them in the colours of the theme.
+
+Colours follow the source of extra images in all charts; they are distinct for colour-blind readers (Okabe and Ito 2008).
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.stats.curves import ClassCurves, Curve
+from xraytune.study.figures import Figure
+from xraytune.study.status import StudyView, TrialView
+
+Trace = dict[str, Any]
+_SYMBOLS = {"better": "triangle-right", "equivalent": "circle", "worse": "triangle-left", "undecided": "diamond"}
+_SOURCE_COLOURS = {
+    "none": "#8c8c8c",
+    "duplicate": "#e69f00",
+    "gan": "#2288cc",
+    "diffusion": "#cc79a7",
+    "folder": "#009e73",
+}
+"""The colour of each source of extra images."""
+_OTHER_COLOUR = "#56b4e9"
+_VERDICT_COLOURS = {"better": "#009e73", "equivalent": "#2288cc", "worse": "#d55e00", "undecided": "#8c8c8c"}
+_COLOUR = _SOURCE_COLOURS["gan"]
+"""Of what does not depend on the source of extra images."""
+_GREY = "#8c8c8c"
+_LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+_LINE = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "below"}
+_DIAGONAL = {**_LINE, "line": {"color": _GREY, "width": 1, "dash": "dot"}}
+_HORIZONTAL = {**_LINE, "y1": 0, "xref": "paper", "line": {"color": _GREY, "width": 1}}
+_ROPE = {**_LINE, "type": "rect", "yref": "paper", "fillcolor": "rgba(140,140,140,0.18)", "line": {"width": 0}}
+_SMALL = 270
+"""Height of a chart of one parameter, in px."""
+_FEW = 8
+"""Integers up to which they stand side by side, as choices do."""
+_MANY = 40
+"""Trials from which on points are small and only the best curves strong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One chart: Plotly's traces and layout, without colours of text, grid and background; sizes are in px.
+
+    `alt` says what it shows, for a screen reader. Pages narrower than `min_width` scroll it.
+    """
+
+    id: str
+    traces: Sequence[Trace]
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    height: int = 360
+    min_width: int = 0
+    alt: str
+    caption: str = ""
+
+
+def differences(finalist: Mapping[str, Any], metric: str, rope: float) -> Chart:
+    """Show the differences of a finalist (`verdict.json`) from its controls, with intervals and the ROPE."""
+    rows = finalist["comparisons"][::-1]
+    names = [_escaped(one["control"]) for one in rows]
+    traces = [
+        _scatter(
+            "markers",
+            [one["difference"] for one in own],
+            [_escaped(one["control"]) for one in own],
+            "%{y}<br>%{x:+.4f} (%{text})",
+            name=word,
+            error_x=_error((one["difference"] for one in own), _ends(own), width=5),
+            marker={"color": _VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
+            text=[f"{one['low']:+.4f} to {one['high']:+.4f}" for one in own],
+        )
+        for word, symbol in _SYMBOLS.items()
+        if (own := [one for one in rows if one["verdict"][0] == word])
+    ]
+    above = {"xref": "paper", "x": 0, "xanchor": "left", "yshift": 19, "showarrow": False, "font": {"size": 13}}
+    rope_name = {"yref": "paper", "x": 0, "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
+    layout = {
+        "xaxis": _axis(f"difference in {metric}, 95 % interval", nticks=6),
+        "yaxis": {"categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.25]}
+        | {"showticklabels": False, "showgrid": False},
+        "shapes": [_ROPE | {"x0": -rope, "x1": rope}, _vertical(0)],
+        "annotations": [*({"text": one, "y": one} | above for one in names), {"text": f"ROPE ±{rope:g}"} | rope_name],
+        "legend": {**_LEGEND, "y": 1 + 20 / (8 + 54 * len(rows))},
+        "margin": {"l": 4, "r": 16, "t": 62, "b": 50},
+    }
+    alt = "; ".join(f"{one['control']}: {one['difference']:+.4f}" for one in rows)
+    return Chart(id="differences", traces=traces, layout=layout, height=120 + 54 * len(rows), alt=alt)
+
+
+def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str) -> Chart:
+    """Show the gain over ratio 0 at each ratio, of a finalist's source and of duplicates (`verdict.json`)."""
+    with_ratio = [one for one in points if one["ratio"]]
+    ratios = [f"{one['ratio']:g}" for one in with_ratio]
+    traces = []
+    for name, gains, shift in ((source, with_ratio, 0.04), ("duplicate", [o["duplicate"] for o in with_ratio], -0.04)):
+        if own := {place: gain for place, gain in enumerate(gains) if gain}:
+            values = [gain["gain"] for gain in own.values()]
+            text = "r = {}: {gain:+.4f} ({low:+.4f} to {high:+.4f})"
+            trace = _scatter(
+                "lines+markers",
+                [place + shift for place in own],
+                values,
+                f"{name}, %{{text}}",
+                name=name,
+                error_y=_error(values, _ends(own.values()), width=4),
+                line={"color": _colour_of(name)},
+                marker={"color": _colour_of(name), "size": 8},
+                text=[text.format(ratios[place], **gain) for place, gain in own.items()],
+            )
+            traces.append(trace)
+    layout = {
+        "xaxis": _axis("extra images per real image (r)", tickvals=[*range(len(ratios))], ticktext=ratios),
+        "yaxis": _axis(f"gain in val-B {metric} over r = 0"),
+        "shapes": [_HORIZONTAL],
+        "legend": _LEGEND,
+    }
+    alt = "; ".join(f"r = {one['ratio']:g}: {one['gain']:+.4f}" for one in with_ratio)
+    return Chart(id="ratios", traces=traces, layout=layout, alt=f"gain of {source} over r = 0: {alt}")
+
+
+def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
+    """Show the best score so far of each trial after each epoch; pruned trials are pale, and of many all but the best.
+
+    `meta` of a trace has a label for each of its lines, which page.js turns into `text`.
+    """
+    strong = {trial.number for trial in _strong(view)}
+    groups: dict[tuple[bool, str], list[TrialView]] = {}
+    for trial in view.trials:
+        if trial.values:
+            groups.setdefault((trial.number in strong, _source(trial)), []).append(trial)
+    pale = 0.5 if len(view.trials) <= _MANY else 0.25
+    traces = [
+        _scatter(
+            "lines" if max(len(one.values) for one in trials) > 1 else "lines+markers",
+            list(chain.from_iterable([*range(1, len(one.values) + 1), None] for one in trials)),
+            list(chain.from_iterable([*_rounded(one.values), None] for one in trials)),
+            "%{text}<br>epoch %{x}: %{y:.4f}",
+            name=source,
+            legendgroup=source,
+            meta=[_label(one) for one in trials],
+            line={"color": _colour_of(source), "width": 2.5 if is_strong else 1.2},
+            opacity=1 if is_strong else pale,
+            showlegend=is_strong or (True, source) not in groups,
+        )
+        for (is_strong, source), trials in sorted(groups.items())
+    ]
+    layout = {
+        "xaxis": _axis("epoch", rangemode="tozero"),
+        "yaxis": _score_axis(view),
+        "shapes": [_vertical(epoch, dash="dot") for epoch in rungs],
+        "legend": _LEGEND,
+    }
+    caption = (
+        "Strong: complete. " if len(strong) == view.count("complete") else "Strong: the best trial of each source. "
+    )
+    if rungs:
+        caption += "Dotted lines: ASHA's rungs, where trials are compared and pruned. "
+    return Chart(
+        id="curves",
+        traces=traces,
+        layout=layout,
+        height=420,
+        alt="best val-A score so far of each trial, by epoch",
+        caption=f"{caption}Double-click to see the lowest scores, too.",
+    )
+
+
+def history(figure: Figure, view: StudyView) -> Chart:
+    """Show Optuna's history of a search: the score of each trial, and the best one so far."""
+    points, best, *_ = figure["data"]
+    style = {"line": {"color": _GREY, "width": 1.5, "shape": "hv"}, "hoverinfo": "skip", "showlegend": False}
+    return Chart(
+        id="history",
+        traces=[best | style, *_by_source(points, points["x"], view)],
+        layout={"xaxis": _axis("trial"), "yaxis": _score_axis(view), "legend": _LEGEND},
+        height=320,
+        alt="score of each trial, in their order, and the best so far",
+        caption="Filled: complete trials; open: the last score of others. Line: the best so far.",
+    )
+
+
+def parallel_coordinates(figure: Figure, view: StudyView) -> Chart:
+    """Show Optuna's parallel coordinates: a line for each trial through its score and parameters; good ones stand out."""
+    lines, layout = figure["data"][:-1], figure["layout"]  # without the scale of Optuna's colours
+    traces, sources = [], set()
+    for line in lines:
+        source = dict(line["customdata"]).get("source", _source(view.trials[0]))
+        rank = line["y"][0] if view.objective.goal == "maximize" else 1 - line["y"][0]
+        style = {"line": {"color": _colour_of(source), "width": 1 + 1.5 * rank**3}, "opacity": 0.35 + 0.65 * rank**3}
+        traces.append(line | style)
+        sources.add(source)
+    legend = [
+        _scatter("lines", [None], [None], "", name=one, line={"color": _colour_of(one)}) for one in sorted(sources)
+    ]
+    return Chart(
+        id="parallel",
+        traces=traces + legend,
+        layout={
+            "xaxis": layout["xaxis"] | {"side": "top", "showline": False},
+            "yaxis": layout["yaxis"],
+            "shapes": layout["shapes"],
+            "annotations": [one | {"font": {"size": 11}} for one in layout["annotations"]],
+            "legend": {**_LEGEND, "y": 1.12},
+            "margin": {"l": 70, "r": 50, "t": 70, "b": 12},
+        },
+        height=400,
+        min_width=110 * len(layout["shapes"]),
+        alt="searched parameters and score of each trial as parallel coordinates",
+        caption="Strong lines have the best scores. Of many trials, only the best 100 are shown.",
+    )
+
+
+def importances(figure: Figure) -> Chart:
+    """Show Optuna's importances of the parameters."""
+    (bars,) = figure["data"]
+    style = {"marker": {"color": _COLOUR}, "hoverinfo": "skip", "hovertemplate": None}
+    layout = {
+        "xaxis": _axis("importance", range=[0, 1.25 * max(bars["x"])]),
+        "yaxis": {"showgrid": False},
+        "margin": {"t": 16},
+    }
+    text = "; ".join(f"{name}: {text}" for name, text in zip(bars["y"][::-1], bars["text"][::-1], strict=True))
+    caption = "What the best tenth of trials have in common (PED-ANOVA). The sum is 1 even if nothing matters."
+    height = max(_SMALL, 80 + 26 * len(bars["y"]))
+    alt = f"importance of {text}"
+    return Chart(id="importances", traces=[bars | style], layout=layout, height=height, alt=alt, caption=caption)
+
+
+def parameter_slice(figure: Figure, view: StudyView) -> Chart:
+    """Show Optuna's slice of one parameter: the score of each trial at its value; sources stand side by side at a choice."""
+    points, axis = figure["data"][0], figure["layout"]["xaxis"]
+    numbers, name = points["marker"]["color"], axis["title"]["text"]
+    values = [f"{value}".strip("'") for value in points["x"]]  # Optuna shows Python's text of a choice: 'gan'
+    choices = [value.strip("'") for value in axis.get("categoryarray", [])]
+    if not choices and len({*points["x"]}) <= _FEW and all(isinstance(value, int) for value in points["x"]):
+        choices = [f"{value}" for value in sorted({*points["x"]})]
+    if choices:
+        axis = axis | {"type": "category", "categoryorder": "array", "categoryarray": choices}
+        style = {"type": "box", "boxpoints": "all", "pointpos": 0, "fillcolor": "rgba(0,0,0,0)", "hoveron": "points"}
+        points = {"x": values, "y": points["y"], "line": {"width": 0}, **style}
+    elif axis.get("type") == "log" and max(points["x"]) > 10 * min(points["x"]):
+        axis = axis | {"dtick": 1, "tickformat": "~g"}
+    beside = "overlay" if name == "source" else "group"
+    layout = {"xaxis": axis, "yaxis": _score_axis(view), "boxmode": beside, "showlegend": False, "margin": {"t": 16}}
+    return Chart(
+        id=f"parameter-{name.replace('.', '-')}",
+        traces=_by_source(points, numbers, view),
+        layout=layout,
+        height=_SMALL,
+        alt=f"score of each trial over {name}",
+    )
+
+
+def curve_charts(curves: ClassCurves, positive: str, captions: Mapping[str, str]) -> tuple[Chart, ...]:
+    """Show ROC, precision-recall and calibration of one class, with pointwise 95 % bands; `captions` are by id."""
+    found = curves.calibration
+    bins = _scatter(
+        "lines+markers",
+        _rounded(found.mean_probability),
+        _rounded(found.share),
+        "predicted %{x:.3f}<br>observed %{y:.3f}<br>%{text}",
+        error_y=_error(found.share, zip(found.low, found.high, strict=True), width=3),
+        line={"color": _COLOUR, "width": 1},
+        marker={"color": _COLOUR, "size": 7},
+        text=[f"{count} images" for count in found.images],
+    )
+    roc = _banded(curves.roc, "1 - specificity %{x:.3f}<br>sensitivity %{y:.3f}")
+    pr = _banded(curves.pr, "recall %{x:.3f}<br>precision %{y:.3f}", shape="hv")
+
+    def chart(name: str, alt: str, traces: Sequence[Trace], title: str, x: str, y: str, **layout: Any) -> Chart:
+        axes = {"xaxis": _axis(x, range=[-0.01, 1.01]), "yaxis": _axis(y, range=[-0.01, 1.01])}
+        layout |= {**axes, "showlegend": False, "title": _title(title)}
+        return Chart(id=name, traces=traces, layout=layout, alt=alt, caption=captions[name])
+
+    on_roc, on_pr = (
+        f"ROC curve of {positive}, {captions['roc']}",
+        f"precision-recall curve of {positive}, {captions['pr']}",
+    )
+    probability, share = "predicted probability", "observed share"
+    return (
+        chart("roc", on_roc, roc, "ROC", "1 - specificity", "sensitivity", shapes=[_DIAGONAL]),
+        chart("pr", on_pr, pr, "Precision and recall", "recall", "precision"),
+        chart(
+            "calibration", f"calibration of {positive}", [bins], "Calibration", probability, share, shapes=[_DIAGONAL]
+        ),
+    )
+
+
+def confusion(counts: NDArray[np.int64], names: Sequence[str], caption: str) -> Chart:
+    """Show a confusion matrix, images by true (rows) and predicted class, [C, C]."""
+    labels = [_escaped(name, 16) for name in names]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = [[f"{n:,}<br>{s:.0%}" for n, s in zip(*rows, strict=True)] for rows in zip(counts, share, strict=True)]
+    trace = {
+        "type": "heatmap",
+        "z": share.tolist(),
+        "x": labels,
+        "y": labels,
+        "text": texts,
+        "texttemplate": "%{text}",
+        "colorscale": [[0, "rgba(34,136,204,0.06)"], [1, "rgba(34,136,204,0.85)"]],
+        "zmin": 0,
+        "zmax": 1,
+        "showscale": False,
+        "hovertemplate": "true %{y}, predicted %{x}<br>%{text}<extra></extra>",
+        "xgap": 3,
+        "ygap": 3,
+    }
+    layout = {
+        "xaxis": _axis("predicted class", type="category", showgrid=False),
+        "yaxis": _axis("true class", type="category", autorange="reversed", showgrid=False),
+        "title": _title("Confusion matrix"),
+    }
+    alt = "; ".join(f"true {name}: {', '.join(map(str, row))}" for name, row in zip(names, counts, strict=True))
+    return Chart(id="confusion", traces=[trace], layout=layout, alt=alt, caption=caption)
+
+
+def dice_by_patient(patients: Sequence[str], dices: Sequence[float]) -> Chart:
+    """Show the mean Dice of each patient, sorted."""
+    of_patient = defaultdict[str, list[float]](list)
+    for name, dice in zip(patients, dices, strict=True):
+        of_patient[name].append(dice)
+    means, names = zip(*sorted((float(np.mean(own)), name) for name, own in of_patient.items()), strict=True)
+    places, marker = list(range(1, len(names) + 1)), {"color": _COLOUR, "size": 7}
+    trace = _scatter("markers", places, _rounded(means), "%{text}<br>Dice %{y:.3f}", text=names, marker=marker)
+    layout = {"xaxis": _axis("patients, worst first"), "yaxis": _axis("Dice")}
+    alt = f"Dice of {len(names)} patients, from {means[0]:.3f}"
+    return Chart(id="dice", traces=[trace], layout=layout, alt=alt)
+
+
+def _by_source(points: Trace, numbers: Sequence[int], view: StudyView) -> list[Trace]:
+    """Split points, one for each of these trials, by source; open ones are trials that are not complete."""
+    places = {number: place for place, number in enumerate(numbers)}
+    groups: dict[tuple[str, bool], list[TrialView]] = {}
+    for trial in view.trials:
+        if trial.number in places:
+            groups.setdefault((_source(trial), trial.status == "complete"), []).append(trial)
+    size, width = (9, 1.8) if len(view.trials) <= _MANY else (6, 1)
+    return [
+        points
+        | {
+            "x": [points["x"][places[trial.number]] for trial in trials],
+            "y": _rounded(points["y"][places[trial.number]] for trial in trials),
+            "text": [_label(trial) for trial in trials],
+            "hovertemplate": "%{text}<br>%{x}: %{y:.4f}<extra></extra>",
+            "name": source,
+            "legendgroup": source,
+            "offsetgroup": source,
+            "showlegend": is_complete or (source, True) not in groups,
+            "marker": {
+                "color": _colour_of(source),
+                "symbol": "circle" if is_complete else "circle-open",
+                "size": size if is_complete else size - 1,
+                "opacity": 0.85,
+                "line": {"color": _colour_of(source), "width": 0 if is_complete else width},
+            },
+        }
+        for (source, is_complete), trials in sorted(groups.items())
+    ]
+
+
+def _source(trial: TrialView) -> str:
+    return f"{trial.parameters.get('source')}"
+
+
+def _strong(view: StudyView) -> list[TrialView]:
+    """Return the complete trials or, where there are many, the best one of each source."""
+    ranked = view.ranked
+    if len(ranked) <= _MANY:
+        return ranked
+    return list({trial.parameters.get("source"): trial for trial in reversed(ranked)}.values())
+
+
+def _label(trial: TrialView) -> str:
+    return f"#{trial.number} {trial.mix}"
+
+
+def value_text(value: object) -> str:
+    """Return a value of a parameter as text: `true`, `0.001`, `gan`."""
+    return f"{value:g}" if isinstance(value, float) else f"{value}".lower() if isinstance(value, bool) else f"{value}"
+
+
+def _score_axis(view: StudyView) -> Trace:
+    """Return an axis that shows differences between the better half of the trials; of KID, and of few trials, all."""
+    if view.objective.is_of_generator:
+        return _axis(view.metric, range=None)
+    return _axis(
+        f"val-A {view.metric}", range=_upper_range([trial.values[-1] for trial in view.trials if trial.values])
+    )
+
+
+def _colour_of(source: object) -> str:
+    """Return the colour of a source of extra images."""
+    return _SOURCE_COLOURS.get(f"{source}", _OTHER_COLOUR)
+
+
+def _upper_range(scores: Sequence[float]) -> tuple[float, float] | None:
+    """Return the range of an axis for the upper three quarters of final scores, where trials differ little; None for all."""
+    if len(scores) < 4:
+        return None
+    low, high = float(np.quantile(scores, 0.25)), max(scores)
+    space = max(0.1 * (high - low), 1e-3)
+    return low - space, high + space
+
+
+def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: Any) -> Trace:
+    return {"type": "scatter", "mode": mode, "x": x, "y": y, "hovertemplate": f"{hover}<extra></extra>", **more}
+
+
+def _ends(rows: Iterable[Mapping[str, float]]) -> list[tuple[float, float]]:
+    return [(row["low"], row["high"]) for row in rows]
+
+
+def _error(centres: Iterable[float], ends: Iterable[tuple[float, float] | None], *, width: int) -> Trace:
+    pairs = [*zip(centres, ends, strict=True)]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [end and round(end[1] - centre, 5) for centre, end in pairs],
+        "arrayminus": [end and round(centre - end[0], 5) for centre, end in pairs],
+        "width": width,
+        "thickness": 1.4,
+    }
+
+
+def _banded(curve: Curve, hover: str, shape: str = "linear") -> list[Trace]:
+    style = {"color": _COLOUR, "width": 2, "shape": shape}
+    line = _scatter("lines", _rounded(curve.x), _rounded(curve.y), hover, line=style)
+    if not np.isfinite(curve.low).all():
+        return [line]
+    edge = {"type": "scatter", "mode": "lines", "x": _rounded(curve.grid), "line": {"width": 0}, "hoverinfo": "skip"}
+    low = edge | {"y": _rounded(curve.low)}
+    high = edge | {"y": _rounded(curve.high), "fill": "tonexty", "fillcolor": "rgba(34,136,204,0.18)"}
+    return [low, high, line]
+
+
+def _axis(title: str, **more: Any) -> Trace:
+    return {"title": {"text": title}, **more}
+
+
+def _title(text: str) -> Trace:
+    return {"text": text, "x": 0, "xref": "paper", "font": {"size": 14}}
+
+
+def _escaped(name: str, width: int = 100) -> str:
+    """Return a name in lines of so many characters, as text for Plotly, which knows some HTML."""
+    return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(name, width)) or " "
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def _vertical(x: float, dash: str = "solid") -> Trace:
+    return {**_LINE, "x0": x, "x1": x, "yref": "paper", "line": {"color": _GREY, "width": 1, "dash": dash}}

@@ -1,0 +1,137 @@
+"""Render a report as one HTML file that needs no network: Plotly, charts, pictures and style are inside."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from xraytune.base.errors import ConfigError, Problem, printable
+from xraytune.base.files import csv_table, new_folder, require_new, write_text
+from xraytune.present.sections import Picture, Section, all_charts, sections
+from xraytune.present.study import StudyData, read_study
+
+_WATCH_SECONDS = 20.0
+
+
+def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:
+    """Write the report of a study, and return its path; a search may be running on the study.
+
+    Args:
+        study: Folder of the study.
+        out: The file to write or to replace; default: `report.html` in the study.
+        cache: Artifact cache of the search; default: the one next to the studies.
+
+    Raises:
+        StudyError: There is no study, or it is damaged.
+        ConfigError: `out` is a folder.
+    """
+    return _write(read_study(study, cache), out, is_live=False)
+
+
+def watch_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Iterator[Path]:
+    """Like `write_report`, and again every 20 seconds while a search runs; yields the path each time. It reloads itself.
+
+    Args:
+        study: Folder of the study.
+        out: See `write_report`.
+        cache: See `write_report`.
+    """
+    while (data := read_study(study, cache)).view.is_running:
+        yield _write(data, out, is_live=True)
+        time.sleep(_WATCH_SECONDS)
+    yield _write(data, out, is_live=False)
+
+
+def _write(data: StudyData, out: Path | None, *, is_live: bool) -> Path:
+    """Write the page so that only those can read it who can read the study's folder."""
+    folder = data.folder.path
+    path = out or folder / "report.html"
+    if path.is_dir():
+        raise ConfigError(Problem("this is a folder", path, "give a file, such as report.html"))
+    write_text(path, render(data, is_live=is_live), durable=False, mode=0o600 | folder.stat().st_mode & 0o066)
+    return path
+
+
+def write_tables(study: Path, *, out: Path, cache: Path | None = None) -> tuple[Path, ...]:
+    """Write each table of the report as a CSV file to a new folder, and return the files.
+
+    Args:
+        study: Folder of the study; a search may be running on it.
+        out: The folder to create.
+        cache: See `write_report`.
+
+    Raises:
+        StudyError: There is no study, or it is damaged.
+        ConfigError: `out` exists.
+    """
+    require_new(out)
+    with new_folder(out) as folder:
+        for part in sections(read_study(study, cache)):
+            tables = [(table.columns, table.rows) for table in part.tables]
+            if part.facts:
+                tables.append((("name", "value"), part.facts))
+            for number, (columns, rows) in enumerate(tables, start=1):
+                name = part.id if len(tables) == 1 else f"{part.id}-{number}"
+                write_text(folder / f"{name}.csv", csv_table(columns, rows))
+    return tuple(sorted(out.iterdir()))
+
+
+def render(data: StudyData, parts: Sequence[Section] | None = None, *, is_live: bool = False) -> str:
+    """Return the page, or one of other sections; a live one reloads itself every 20 seconds."""
+    parts = sections(data) if parts is None else parts
+    templates = files("xraytune.present") / "templates"
+    environment = Environment(
+        loader=PackageLoader("xraytune.present"), autoescape=True, undefined=StrictUndefined, finalize=_shown
+    )
+    environment.filters |= {"data_uri": _data_uri, "code": _code}
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.get_template("page.html").render(
+        name=data.view.name,
+        view=data.view,
+        live_ms=1000 * _WATCH_SECONDS if is_live else None,
+        sections=parts,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        charts=_shown([asdict(chart) for chart in all_charts(parts)]),
+        plotly=_plotly(),
+        style=Markup((templates / "style.css").read_text("utf-8")),
+        script=Markup((templates / "page.js").read_text("utf-8")),
+    )
+
+
+def _shown(value: Any) -> Any:
+    """Escape control characters in a value of the page, at any depth; Jinja escapes markup."""
+    if isinstance(value, str):
+        return value if isinstance(value, Markup) else printable(value)
+    if isinstance(value, Mapping):
+        return {name: _shown(inner) for name, inner in value.items()}
+    return [*map(_shown, value)] if isinstance(value, list | tuple) else value
+
+
+@cache
+def _plotly() -> str:
+    """Return Plotly's JavaScript, compressed: a third of its size."""
+    from plotly.offline import get_plotlyjs  # takes most of a second
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def _data_uri(picture: Picture) -> str:
+    kind = {b"G": "gif", b"\xff": "jpeg"}.get(picture.content[:1], "png")
+    return f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
+
+
+def _code(text: str) -> Markup:
+    """Return escaped text with parts in backticks as code elements."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(printable(text)))))

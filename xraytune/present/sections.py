@@ -1,0 +1,452 @@
+"""The sections of a report, in their order: text, charts, tables and pictures, without any HTML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
+
+from xraytune.base.errors import XraytuneError
+from xraytune.data.sides import chance_warning
+from xraytune.present import charts
+from xraytune.present.charts import Chart
+from xraytune.present.study import StudyData, ValidationResults
+from xraytune.search.asha import rungs_of
+from xraytune.space.domains import Value
+from xraytune.stats.classification import auprc
+from xraytune.stats.curves import class_curves
+from xraytune.stats.verdict import verdict_text
+from xraytune.study.status import TrialView, pruning_of, trial_table
+from xraytune.synth.grids import encoded_again
+
+_BANDS, _SEED = 500, 0
+"""Bootstrap samples of the bands, and their seed."""
+_MOST_SAMPLES, _MOST_MISTAKES = 6, 9
+_GRAD_CAM_NOTE = (
+    "Those with the highest predicted probability. Orange: image regions that support the predicted class (Grad-CAM). "
+    "The maps are coarse, and show where the network looks, not why."
+)
+_OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
+_QUALITY_COLUMNS = (
+    *("source", "steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
+    *("coverage, blurred", "GAN-train AUROC", "copies of training images"),
+)
+_TONES = {"helps": "good", "hurts": "bad"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table; `sortable` ones can also be filtered."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float | None]]
+    caption: str = ""
+    sortable: bool = False
+
+    @property
+    def alignment(self) -> tuple[str, ...]:
+        """The class of each column's cells: `number`, which the page aligns to the right, or ""."""
+        columns = zip(*self.rows, strict=True) if self.rows else ([] for _ in self.columns)
+        return tuple("number" if any(isinstance(value, int | float) for value in column) else "" for column in columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture, and what it shows."""
+
+    content: bytes
+    caption: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the page; `sections` fills in `id`, `title` and `link`, its name in the navigation.
+
+    Attributes:
+        lead: The most important sentence.
+        tone: `good` or `bad` colours the lead.
+        notes: Paragraphs below it; `code` stands in backticks.
+        charts: Large charts, one below the other; `small_charts` are side by side.
+        pictures: Below the tables; a `gallery` of small ones is above.
+        facts: Names and values, in a grid.
+        commands: What reproduces it, to copy.
+    """
+
+    id: str = ""
+    title: str = ""
+    link: str = ""
+    lead: str = ""
+    tone: str = "plain"
+    notes: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+    small_charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+    gallery: Sequence[Picture] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    commands: Sequence[str] = ()
+
+
+def _verdict(data: StudyData) -> Section:
+    study, verdict = data.argument, data.verdict
+    if verdict is None:
+        best = data.view.for_export or data.view.best
+        known = (
+            f"The best trial so far is #{best.number}, {best.mix}; a search alone is no evidence that its mix is better."
+            if best
+            else "No trial is complete yet."
+        )
+        return Section(
+            lead="No verdict yet.",
+            notes=[
+                known,
+                "`confirm` compares the best mixes with controls, using new seeds and the sealed test folder.",
+            ],
+            commands=[f"xraytune confirm {study} --quick", f"xraytune confirm {study}"],
+        )
+    first, metric, test = verdict["finalists"][0], verdict["metric"], verdict["test"]
+    tables = [
+        Table(
+            columns=("control", metric, "difference", "95 % interval", "p (gain >= ROPE)", "result"),
+            rows=[_comparison(one) for one in finalist["comparisons"]],
+            caption=f"{finalist['arm']}: {metric} {finalist['score']:.3f}, {finalist['verdict'].replace('_', ' ')}",
+        )
+        for finalist in verdict["finalists"]
+    ]
+    size = f"{test['images']:,} test images of {test['patients']:,} patients, {verdict['gan_seeds']} generator seeds"
+    return Section(
+        lead=_sentence(verdict_text(verdict["verdict"], metric)),
+        tone=_TONES.get(verdict["verdict"], "plain"),
+        notes=[
+            f"{first['arm']} against its controls: {size}.",
+            *(f"Exploratory: {reason}." for reason in verdict["exploratory"]),
+            *(one["sentence"] for one in verdict["generators"] if one["arm"] == first["arm"]),
+            *verdict["notes"],
+        ],
+        charts=[charts.differences(first, metric, verdict["rope"])],
+        tables=tables,
+        commands=[f"xraytune confirm {study}"],
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _comparison(one: Mapping[str, Any]) -> tuple[str | float | None, ...]:
+    chance = one["p_better_by_rope"]
+    return (
+        one["control"],
+        round(one["control_score"], 3),
+        f"{one['difference']:+.4f}",
+        f"{one['low']:+.4f} to {one['high']:+.4f}",
+        None if chance is None else "< 0.001" if chance < 0.001 else round(chance, 3),
+        ", ".join(one["verdict"]),
+    )
+
+
+def _best(data: StudyData) -> Section | None:
+    trial, view = data.chosen, data.view
+    if trial is None or not trial.values:
+        return None
+    scores = {f"val-A {view.metric}" if not view.objective.is_of_generator else view.metric: trial.values[-1]}
+    if trial.val_b_score is not None:
+        scores[f"val-B {view.metric}"] = trial.val_b_score
+    side = next((one for one in view.sides if one.name == "val-B"), None)
+    interval = side.interval(trial.val_b_score) if side and trial.val_b_score and view.metric == "AUROC" else None
+    ends = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    study, pruning = data.argument, pruning_of(view)
+    return Section(
+        lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
+        notes=[
+            "It was selected among all trials by these scores, so they are optimistic.",
+            *map(_sentence, pruning.warnings if pruning else ()),
+        ],
+        facts=[(name, charts.value_text(value)) for name, value in trial.parameters.items()],
+        commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
+    )
+
+
+def _ratios(data: StudyData) -> Section | None:
+    verdict = data.verdict
+    if not verdict or not verdict["ratio_response"]:
+        return None
+    arm = verdict["finalists"][0]["arm"]
+    return Section(
+        lead=f"{arm} at other ratios, and duplicated real images at the same ratios.",
+        notes=[verdict["ratio_caveat"] + "."],
+        charts=[charts.ratio_response(verdict["ratio_response"], arm.split()[0], verdict["metric"])],
+    )
+
+
+def _search(data: StudyData) -> Section | None:
+    view, rungs = data.view, tuple(rungs_of(data.space.settings, ()).reached())
+    if "history" not in data.figures:
+        return None
+    counts = Counter(trial.status for trial in view.trials)
+    by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return Section(
+        lead=f"{len(view.trials)} trials: {by_status}.",
+        charts=[charts.history(data.figures["history"], view), charts.learning_curves(view, rungs)],
+    )
+
+
+def _parameters(data: StudyData) -> Section | None:
+    view = data.view
+    if not view.trials:
+        return None
+    table = trial_table(view)
+    rows = [[_cell(value) for value in row] for row in zip(*table.values(), strict=True)]
+    figures = data.figures
+    small = [charts.importances(figures["importances"])] if "importances" in figures else []
+    small += [charts.parameter_slice(one, view) for name, one in figures.items() if name.startswith("slice ")]
+    return Section(
+        charts=[charts.parallel_coordinates(figures["parallel"], view)] if "parallel" in figures else [],
+        small_charts=small,
+        tables=[Table(columns=[*table], rows=rows, caption="All trials", sortable=True)],
+        commands=[f"xraytune report {data.argument} --csv tables"],
+    )
+
+
+def _performance(data: StudyData) -> Section | None:
+    """Show curves and confusion matrix of the best trial on val-B."""
+    if (found := data.scored) is None:
+        return None
+    if data.prepared.has_masks:
+        return _dice(found)
+    trial, names, positive = found.trial, data.prepared.class_names, data.prepared.positive
+    is_binary, threshold = len(names) == 2, trial.threshold
+    label = positive if is_binary else len(names) - 1
+    is_class = found.labels == label
+    curves = class_curves(is_class, found.results[:, label], found.patients, replicates=_BANDS, seed=_SEED)
+    captions = {"roc": "", "pr": "", "calibration": "Bars: 95 % intervals (Wilson, patients)."}
+    if is_binary:
+        precision = auprc(found.labels, found.results, positive=positive)
+        captions["roc"] = f"AUROC {trial.val_b_score:.3f}"
+        captions["pr"] = f"AUPRC {precision:.3f}, prevalence {is_class.mean():.2f}"
+    rule = "Most probable class." if threshold is None else f"At the threshold {threshold:.3f}, set on val-A and val-B."
+    counts = confusion_matrix(found.labels, found.predicted, labels=range(len(names)))
+    of = names[label] if is_binary else f"{names[label]} against the others"
+    return Section(
+        lead=f"#{trial.number} {trial.mix} on {len(found.labels):,} images of {len(set(found.patients)):,} patients; {of}.",
+        notes=[
+            "val-B selected this trial, so these figures are optimistic. Bands: pointwise 95 % intervals over patients."
+        ],
+        small_charts=[*charts.curve_charts(curves, of, captions), charts.confusion(counts, names, rule)],
+    )
+
+
+def _dice(found: ValidationResults) -> Section:
+    trial, dices = found.trial, found.results[:, 0].tolist()
+    return Section(
+        lead=f"#{trial.number} {trial.mix}: mean Dice {np.mean(dices):.3f} on {len(dices):,} images.",
+        notes=["val-B selected this trial, so its Dice is optimistic."],
+        charts=[charts.dice_by_patient(found.patients, dices)],
+    )
+
+
+def _mistakes(data: StudyData) -> Section | None:
+    """Show the images of val-B that the network gets most wrong, and where it looked."""
+    if (found := data.scored) is None:
+        return None
+    if data.prepared.has_masks:
+        worst = np.argsort(found.results[:, 0], kind="stable")[:_MOST_MISTAKES]
+        captions = [f"{Path(found.files[place]).name}: Dice {found.results[place, 0]:.3f}" for place in worst.tolist()]
+        gallery, note = _gallery(data, found.trial, worst, captions)
+        return Section(title="Worst segmentations", notes=[note], gallery=gallery)
+    names, predicted = data.prepared.class_names, found.predicted
+    wrong = np.flatnonzero(predicted != found.labels)
+    wrong = wrong[np.argsort(-found.results[wrong, predicted[wrong]], kind="stable")]
+    rows = [
+        (found.files[place], names[found.labels[place]], names[guess], round(float(found.results[place, guess]), 3))
+        for place, guess in zip(wrong.tolist(), predicted[wrong].tolist(), strict=True)
+    ]
+    captions = [f"{Path(file).name}: {true}, predicted {guess} ({chance:.2f})" for file, true, guess, chance in rows]
+    gallery, note = _gallery(data, found.trial, wrong[:_MOST_MISTAKES], captions)
+    return Section(
+        lead=f"{len(wrong):,} of {len(found.labels):,} images of val-B are misclassified by #{found.trial.number}.",
+        notes=[note],
+        gallery=gallery,
+        tables=[Table(columns=("file", "true class", "predicted class", "probability"), rows=rows)] if rows else [],
+    )
+
+
+def _gallery(
+    data: StudyData, trial: TrialView, places: NDArray[np.int64], captions: Sequence[str]
+) -> tuple[list[Picture], str]:
+    """Return pictures of images of val-B with these captions, and a note on them."""
+    if not len(places):
+        return [], ""
+    if f"{trial.parameters['backbone']}".startswith("vit"):
+        return [], "Grad-CAM needs feature maps, which a ViT does not have."
+    from xraytune.present.pictures import explained  # loads torch
+
+    folder, number = data.folder, trial.number
+    try:
+        pictures = explained(
+            folder.experiment(number), folder.trial_path(number), data.prepared, places, cache=data.cache
+        )
+    except XraytuneError as error:
+        return [], f"No pictures: {error.problems[0].what}."
+    shown = zip(pictures, captions, strict=False)
+    note = _OUTLINES_NOTE if data.prepared.has_masks else _GRAD_CAM_NOTE
+    return [Picture(content=one, caption=caption) for one, caption in shown], note
+
+
+def _generators(data: StudyData) -> Section | None:
+    view, root = data.view, data.folder.path
+    by_samples: dict[str, list[TrialView]] = {}
+    rows, notes, lead = dict[tuple[str | float | None, ...], None](), list[str](), ""
+    for trial in view.trials:
+        if trial.samples:
+            by_samples.setdefault(trial.samples, []).append(trial)
+        if trial.report and (quality := trial.report.quality):
+            figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
+            steps = trial.parameters.get("gan.steps") or trial.parameters.get("diffusion.steps")
+            rows[(f"{trial.parameters['source']}", _cell(steps), *figures, trial.report.copies)] = None
+            notes = [
+                f"Compared with val-A in features of {quality.features}, at {quality.resolution_px} px; the worst class."
+            ]
+            if quality.real_train is not None:
+                notes.append(f"GAN-train AUROC of real images: {quality.real_train:.3f}.")
+    if (nearest := view.most_realistic) and nearest.report:
+        lead = f"Most realistic: #{nearest.number}, {nearest.report.quality}."
+    shown = nearest or next((trial for trial in view.trials if trial.samples), None)
+    drawn: list[tuple[Callable[[], bytes], str]] = [
+        (partial(encoded_again, root / path), _used_by(trials))
+        for path, trials in list(by_samples.items())[:_MOST_SAMPLES]
+    ]
+    pictures = list[Picture]()
+    for encode, caption in [*drawn, *(data.generator_pictures(shown) if shown else ())]:
+        try:
+            if content := encode():
+                pictures.append(Picture(content=content, caption=caption))
+        except XraytuneError as error:
+            notes.append(f"A picture is left out ({error.problems[0].what}): {caption}")
+    if not pictures and not rows and not notes:
+        return None
+    tables = [Table(columns=_QUALITY_COLUMNS, rows=list(rows))] if rows else []
+    return Section(lead=lead, notes=notes, tables=tables, pictures=pictures)
+
+
+def _used_by(trials: Sequence[TrialView]) -> str:
+    numbers = ", ".join(f"#{trial.number}" for trial in trials[:8])
+    return f"Real and generated images; used by {numbers}{f' and {len(trials) - 8} more' if len(trials) > 8 else ''}."
+
+
+def _data(data: StudyData) -> Section:
+    rows = list[tuple[str | float | None, ...]]()
+    for side in data.view.sides:
+        for number, (name, count) in enumerate(side.images.items()):
+            total = (side.name, side.image_count, side.patient_count) if number == 0 else ("", None, None)
+            rows.append((*total, name, count, side.patients[name]))
+    settings, prepared, warning = data.space.settings.data, data.prepared, chance_warning(data.view.sides)
+    used, patients = len(prepared.images), len({one.patient for one in prepared.images})
+    split = f"Split by patient with seed {settings.split.seed}; no patient is on two sides."
+    sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
+    if data.verdict:
+        sealed = "The test folder was scored by `confirm`."
+    copies = used - len({one.sha256 for one in prepared.images})
+    duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
+    columns = ("side", "images", "patients", "class", "images of the class", "patients of the class")
+    return Section(
+        lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
+        notes=[split, sealed, duplicates, *([_sentence(warning)] if warning else [])],
+        tables=[Table(columns=columns, rows=rows)],
+        commands=[f"xraytune data inspect {quote(str(settings.path))} --figures figures"],
+    )
+
+
+def _cost(data: StudyData) -> Section | None:
+    view = data.view
+    ended = [trial for trial in view.trials if trial.seconds is not None]
+    if not ended:
+        return None
+    computed = sum(trial.seconds or 0.0 for trial in ended)
+    generators = {trial.samples for trial in view.trials if trial.samples}
+    users = sum(bool(trial.samples) for trial in view.trials)
+    rows = list[tuple[str | float, ...]]()
+    for arm in sorted({trial.arm for trial in ended}):
+        own = [trial for trial in ended if trial.arm == arm]
+        complete, epochs = sum(one.status == "complete" for one in own), sum(one.epochs for one in own)
+        rows.append((arm, len(own), complete, epochs, round(sum(one.seconds or 0 for one in own) / 60, 1)))
+    pruning = pruning_of(view)
+    notes = [f"{pruning.summary}."] if pruning else []
+    if generators:
+        notes.append(
+            f"Sharing: {users} trials used {len(generators)} generator{'s' * (len(generators) > 1)}, each trained once."
+        )
+    if gpu := sum(trial.gpu_seconds for trial in ended):
+        notes.append(f"{gpu / 3600:.2f} GPU-hours.")
+    if view.idle_share is not None:
+        notes.append(f"Trial slots were idle {view.idle_share:.0%} of the time.")
+    return Section(
+        lead=f"{_minutes(view.seconds)} of wall time; {_minutes(computed)} summed over trials.",
+        notes=notes,
+        tables=[Table(columns=("arm", "trials", "complete", "epochs", "minutes"), rows=rows)],
+    )
+
+
+def _environment(data: StudyData) -> Section:
+    about, study, trial = data.environment, data.argument, data.chosen.number if data.chosen else 0
+    facts = {**about.get("compute", {}), **about.get("packages", {}), "Python": about.get("python")}
+    facts |= {name: about.get(name) for name in ("system", "started")}
+    return Section(
+        notes=["`export --exact` and `train` repeat a trial with the same metrics, bit for bit."],
+        facts=[(name, charts.value_text(value)) for name, value in facts.items() if value is not None],
+        commands=[
+            f"xraytune search --space {study}/study.yaml",
+            f"xraytune export {study} --trial {trial} --exact -o trial.yaml",
+            "xraytune train --config trial.yaml -o model",
+            f"xraytune report {study}",
+        ],
+    )
+
+
+_PARTS: Sequence[tuple[str, str, str, Callable[[StudyData], Section | None]]] = (
+    ("verdict", "Verdict", "Verdict", _verdict),
+    ("best", "Best configuration", "Best", _best),
+    ("ratio", "Ratio of synthetic to real images", "Ratio", _ratios),
+    ("search", "Search", "Search", _search),
+    ("parameters", "Parameters and trials", "Trials", _parameters),
+    ("performance", "Performance on val-B", "Performance", _performance),
+    ("mistakes", "Misclassified images", "Mistakes", _mistakes),
+    ("generators", "Synthetic images", "Generators", _generators),
+    ("data", "Data", "Data", _data),
+    ("cost", "Cost", "Cost", _cost),
+    ("environment", "Environment", "Environment", _environment),
+)
+"""The id, title and link of each section, and the function for its content; without content, there is no section."""
+
+
+def sections(data: StudyData) -> tuple[Section, ...]:
+    """Return the sections that the study has content for."""
+    return tuple(
+        replace(section, id=name, title=section.title or title, link=link)
+        for name, title, link, content in _PARTS
+        if (section := content(data)) is not None
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.1f} min"
+
+
+def _cell(value: Value) -> str | float | None:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    return f"{value}".lower() if isinstance(value, bool) else value
+
+
+def all_charts(parts: Sequence[Section]) -> Iterator[Chart]:
+    """Yield all charts of a page."""
+    for part in parts:
+        yield from (*part.charts, *part.small_charts)

@@ -1,0 +1,141 @@
+"""Read everything that a report shows from a study's folder, even while a search runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.base.artifacts import artifacts_of, require_intact
+from xraytune.base.files import read_json
+from xraytune.confirm.plan import CONFIRM_FOLDER, read_verdict
+from xraytune.data.prepare import Prepared
+from xraytune.space.space import Space
+from xraytune.stats.classification import Floats, Labels, predicted_classes
+from xraytune.study.figures import Figure, search_figures
+from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.study.status import StudyView, StudyWatcher, TrialView
+from xraytune.synth.grids import encoded_again, progress_gif
+from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
+from xraytune.synth.synthesize import generator_paths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationResults:
+    """The results of a complete trial's best network for the N images of val-B, whose files are below the data folder.
+
+    They are class probabilities, float64 [N, C]; in segmentation the Dice of each image, [N, 1]. Labels and predicted
+    classes (of two at the trial's threshold) are int64 [N].
+    """
+
+    trial: TrialView
+    files: tuple[str, ...]
+    patients: tuple[str, ...]
+    labels: NDArray[np.int64]
+    results: Floats
+    predicted: Labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyData:
+    """A study at one moment: `figures` are Optuna's, `verdict` and `environment` the content of these files."""
+
+    folder: StudyFolder
+    space: Space
+    prepared: Prepared
+    view: StudyView
+    figures: Mapping[str, Figure]
+    verdict: Mapping[str, Any] | None
+    environment: Mapping[str, Any]
+    cache: Path
+
+    @property
+    def argument(self) -> str:
+        """The study's path as an argument of a command."""
+        path, here = self.folder.path, Path.cwd()
+        return quote(f"{path.relative_to(here) if path.is_relative_to(here) else path}")
+
+    @property
+    def chosen(self) -> TrialView | None:
+        """The trial to show in detail: the first finalist of a verdict, else the one that `export` writes."""
+        if self.verdict and (name := self.verdict["finalists"][0]["trial"]) is not None:
+            return next((one for one in self.view.trials if f"#{one.number}" == name), None)
+        return self.view.for_export
+
+    @property
+    def scored(self) -> ValidationResults | None:
+        """The results of the chosen trial; if it has none, as after a top-up, those of the best trial of the search."""
+        trials = [trial for trial in (self.chosen, self.view.for_export) if trial is not None]
+        return next(filter(None, map(self._val_b, trials)), None)
+
+    def _val_b(self, trial: TrialView) -> ValidationResults | None:
+        side, images = self.prepared.side("val_b"), [one for one in self.prepared.images if one.side == "val_b"]
+        if not self.folder.results_path(trial.number, "val_b").exists():
+            return None
+        results = self.folder.results(trial.number, "val_b", (len(images), len(self.prepared.class_names)))
+        threshold = 0.5 if trial.threshold is None else trial.threshold
+        return ValidationResults(
+            trial=trial,
+            files=tuple(one.file for one in images),
+            patients=side.patients,
+            labels=side.labels,
+            results=results,
+            predicted=predicted_classes(results, positive=self.prepared.positive, threshold=threshold),
+        )
+
+    def generator_pictures(self, trial: TrialView) -> Iterator[tuple[Callable[[], bytes], str]]:
+        """Yield functions that encode cached pictures of a trial's generator, or raise XraytuneError, with captions."""
+        settings, compute = self.folder.experiment(trial.number).parameters.generator, self.folder.compute()
+        if settings is None:
+            return
+        for release in self.folder.releases():
+            paths = generator_paths(settings, self.prepared, compute, self.cache, torch=release["torch"])
+            for label, generator in paths.items():
+                what = f" of {self.prepared.class_names[label]}" if label is not None else ""
+                grids = [grid for grid in sorted(generator.glob("grids/step_*.png")) if grid.stem[5:].isdecimal()]
+                if grids:
+                    yield (
+                        partial(_gif, generator, grids),
+                        f"Training progress of the generator{what} of #{trial.number}.",
+                    )
+                for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
+                    if any(pool.get("generator") == generator.name for pool in of["pools"]):
+                        for picture in sorted(path.glob("nearest_*.png")):
+                            name = picture.stem.removeprefix("nearest_")
+                            shown = "synthetic images, each with the nearest training image on its right."
+                            yield partial(_png, path, picture), f"{name}: {shown}"
+
+
+def _gif(generator: Path, grids: Sequence[Path]) -> bytes:
+    require_intact(generator, *grids)
+    return progress_gif(grids, most_frames=8, side_px=400)
+
+
+def _png(artifact: Path, picture: Path) -> bytes:
+    require_intact(artifact, picture)
+    return encoded_again(picture)
+
+
+def read_study(study: Path, cache: Path | None = None) -> StudyData:
+    """Read a study; raise StudyError if there is none, or it is damaged."""
+    folder = StudyFolder(study.resolve())
+    watcher = StudyWatcher(folder)
+    view = watcher.look()
+    with damage_explained(folder.path / "environment.json") as file:
+        environment = read_json(file)
+    return StudyData(
+        folder=folder,
+        space=watcher.space,
+        prepared=folder.prepared(),
+        view=view,
+        figures=search_figures(watcher.journal, view),
+        verdict=read_verdict(folder.path / CONFIRM_FOLDER),
+        environment=environment,
+        cache=(cache or folder.default_cache).resolve(),
+    )

@@ -1,0 +1,1 @@
+"""A YAML file becomes a `Space`: its grammar, its settings and its rules."""

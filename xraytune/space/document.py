@@ -1,0 +1,292 @@
+"""YAML files as plain objects that know the line of every key, so that every error message can name it.
+
+The reader accepts a small dialect of YAML 1.2. Unquoted `null`, `true`, `false`, decimal integers and floats (also `1e-3`)
+have their types. Everything else is text, including `no`, `on`, `010`, `12:30` and dates, which YAML 1.1 converts silently.
+Aliases, tags (except `!!float` and `!!int`) and repeated keys are errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+import yaml
+
+from xraytune.base.errors import ConfigError, Problem, SourceLine
+from xraytune.base.files import read_bytes
+from xraytune.base.records import Json
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""`("data", "split", "seed")`, `("points_to_evaluate", 2, "lr")`."""
+Place: TypeAlias = SourceLine | Path | str
+"""The position of a key or value; text is an option of the command line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A YAML tree of plain objects, with the place of every key path, in the order of the file and then of the options."""
+
+    content: Json
+    places: Mapping[KeyPath, Place]
+
+    def placed_path(self, path: KeyPath) -> KeyPath:
+        """Return the key path, or its nearest parent, that has a place."""
+        while path not in self.places:
+            path = path[:-1]
+        return path
+
+    def place(self, path: KeyPath) -> Place:
+        """Return the place of a key path, or of its nearest parent."""
+        return self.places[self.placed_path(path)]
+
+    def option(self, path: KeyPath) -> str:
+        """Return the option of the command line that sets a key path; "" if it is in a file."""
+        place = self.place(path)
+        return place if isinstance(place, str) else ""
+
+    def folder(self, path: KeyPath) -> Path:
+        """Return what a file path there is relative to: the file's folder or, on the command line, the current one."""
+        place = self.place(path)
+        return place.path.parent if isinstance(place, SourceLine) else Path()
+
+    def get(self, path: KeyPath) -> Json:
+        """Return the value at a key path, or None."""
+        value = self.content
+        for key in path:
+            if isinstance(value, dict):
+                value = value.get(str(key))
+            else:
+                value = value[key] if isinstance(value, list) and isinstance(key, int) else None
+        return value
+
+    def mapping(self, path: KeyPath = ()) -> dict[str, Json]:
+        """Return the mapping at a path; {} if there is none."""
+        value = self.get(path)
+        return value if isinstance(value, dict) else {}
+
+    def branch(self, path: KeyPath) -> Document:
+        """Return the subtree at a path that has a place."""
+        places = {old[len(path) :]: place for old, place in self.places.items() if old[: len(path)] == path}
+        return Document(content=self.get(path), places=places)
+
+    def grafted(self, path: KeyPath, branch: Document) -> Document:
+        """Return a copy with `branch` at `path`; missing mappings are created."""
+        places = {old: place for old, place in self.places.items() if old[: len(path)] != path}
+        places |= {path + new: place for new, place in branch.places.items()}
+        return Document(content=with_value(self.content, path, branch.content), places=places)
+
+    def with_value(self, path: KeyPath, value: Json, place: Place) -> Document:
+        """Return a copy with `value` at `path`."""
+        return self.grafted(path, Document(content=value, places={(): place}))
+
+
+def with_value(content: Json, path: KeyPath, value: Json) -> Json:
+    """Return a copy of nested mappings with `value` at `path`."""
+    if not path:
+        return value
+    mapping = dict(content) if isinstance(content, dict) else {}
+    key = str(path[0])
+    mapping[key] = with_value(mapping.get(key), path[1:], value)
+    return mapping
+
+
+class RejectedError(Exception):
+    """A value is invalid; its problem has been added to `Problems`."""
+
+
+class Problems:
+    """Collect the problems of a document, to raise all of them as one error."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self._found: dict[Problem, KeyPath] = {}
+
+    def add(self, path: KeyPath, what: str, fix: str = "") -> None:
+        """Add a problem at a key path, unless it has been added before."""
+        self._found.setdefault(Problem(what, self.document.place(path), fix), path)
+
+    def reject(self, path: KeyPath, what: str, fix: str) -> NoReturn:
+        """Add a problem and give up on the value: raise `RejectedError`."""
+        self.add(path, what, fix)
+        raise RejectedError
+
+    def raise_all(self) -> None:
+        """Raise all problems as one `ConfigError`, in document order; do nothing if there are none."""
+        if self._found:
+            order = [*self.document.places]
+            found = sorted(self._found.items(), key=lambda one: order.index(self.document.placed_path(one[1])))
+            raise ConfigError(*(problem for problem, _ in found))
+
+
+def dotted(path: KeyPath) -> str:
+    """Format a key path: `data.split.seed`, `points_to_evaluate[2].lr`."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+_FLOAT = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
+_SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Json]], ...] = (
+    (re.compile(r"(~|null|Null|NULL)?"), lambda _: None),
+    (re.compile(r"true|True|TRUE|false|False|FALSE"), lambda text: text.lower() == "true"),
+    (re.compile(r"[-+]?(0|[1-9]\d{0,30})"), int),
+    (_FLOAT, float),
+    (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), lambda text: float(text.replace(".", ""))),
+)
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that escapes in quoted text can produce, but that no path or JSON file can hold."""
+_MAX_DEPTH = 20
+_LINE_LENGTH = 110
+_TAG = "tag:yaml.org,2002:"
+
+
+def read_document(path: Path, *, start: str = "name: my-study") -> Document:
+    """Read a YAML file whose root is a mapping, else raise ConfigError; `start` is its first line, for messages."""
+    try:
+        text = read_bytes(path, "space file", ConfigError).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(Problem("there is no such file", path, "check the path")) from None
+    except UnicodeDecodeError:
+        fix = "save it as UTF-8, or give a YAML file"
+        raise ConfigError(Problem("the file is not UTF-8 text", path, fix)) from None
+    except OSError as error:
+        raise ConfigError(Problem(f"cannot read the file: {error.strerror}", path, "check its permissions")) from error
+    lines = _LINE_BREAK.split(text)
+
+    def where(line: int) -> SourceLine:
+        return SourceLine(path, line, lines[line - 1] if line <= len(lines) else "")
+
+    document = parse_yaml(text, where)
+    if not isinstance(document.content, dict):
+        what = "the file is empty" if document.content is None else "the file is not a mapping of keys to values"
+        raise ConfigError(Problem(what, path, f"start with: {start}"))
+    return replace(document, places={**document.places, (): path})
+
+
+def parse_yaml(text: str, where: Callable[[int], Place]) -> Document:
+    """Parse one YAML document, or nothing (the content is then None); ConfigError if it is not of the dialect above.
+
+    `where` returns the position of a line, counted from 1, for messages.
+    """
+    reader = _Reader(text, where)
+    try:
+        content = reader.read_document()
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(*_syntax_problems(error, text, where)) from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode
+        what = f"not valid YAML: {str(error).splitlines()[0]}"
+        raise ConfigError(Problem(what, where(1), "remove the character")) from None
+    if reader.problems:
+        raise ConfigError(*reader.problems)
+    return Document(content=content, places=reader.places)
+
+
+class _Reader:
+    """Build plain objects from PyYAML's events, and record the place of every key and all problems."""
+
+    def __init__(self, text: str, where: Callable[[int], Place]) -> None:
+        self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
+        self._where = where
+        self.places: dict[KeyPath, Place] = {(): where(1)}
+        self.problems: list[Problem] = []
+
+    def read_document(self) -> Json:
+        next(self._events)  # the stream starts
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return None
+        content = self._read(next(self._events), ())
+        next(self._events)  # the document ends
+        event = next(self._events)
+        if not isinstance(event, yaml.StreamEndEvent):
+            self._add(event, "a second document starts here", "remove the line ---")
+        return content
+
+    def _place(self, event: yaml.Event) -> Place:
+        return self._where(_line(event))
+
+    def _add(self, event: yaml.Event, what: str, fix: str) -> None:
+        self.problems.append(Problem(what, self._place(event), fix))
+
+    def _read(self, event: yaml.Event, path: KeyPath) -> Json:
+        self.places.setdefault(path, self._place(event))
+        name = f"{dotted(path)}: " if path else ""
+        if len(path) > _MAX_DEPTH:
+            fix = "a space needs no more than five levels"
+            raise ConfigError(Problem("nested too deeply", self._place(event), fix))
+        if isinstance(event, yaml.AliasEvent):
+            self._add(event, f"{name}'*{event.anchor}' is an alias", "write the values out: aliases are not supported")
+            return None
+        assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
+        if event.tag not in (None, f"{_TAG}float", f"{_TAG}int"):
+            self._add(event, f"{name}the tag {event.tag} is not supported", "write plain text or a number")
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._read_mapping(path)
+        if isinstance(event, yaml.ScalarEvent):
+            text = self._text(event, name)
+            plain = (read(text) for form, read in _SCALARS if form.fullmatch(text))
+            return next(plain, text) if event.style is None else text
+        items: list[Json] = []
+        while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._read(item, (*path, len(items))))
+        return items
+
+    def _read_mapping(self, path: KeyPath) -> dict[str, Json]:
+        mapping: dict[str, Json] = {}
+        lines: dict[str, int] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise ConfigError(Problem("a key must be one word", self._place(event), "write key: value"))
+            key = self._text(event, "")
+            if key in mapping:
+                self._add(event, f"'{key}' is given twice, first on line {lines[key]}", "keep one")
+            self.places[*path, key], lines[key] = self._place(event), _line(event)
+            mapping[key] = self._read(next(self._events), (*path, key))
+        return mapping
+
+    def _text(self, event: yaml.ScalarEvent, name: str) -> str:
+        text = str(event.value)
+        if _UNSTORABLE.search(text):
+            what = f"{name}contains a character (\\0 or half of a surrogate pair) that cannot be stored"
+            self._add(event, what, "remove it")
+        return text
+
+
+def _line(event: yaml.Event) -> int:
+    assert event.start_mark is not None
+    return event.start_mark.line + 1
+
+
+def _syntax_problems(error: yaml.MarkedYAMLError, text: str, where: Callable[[int], Place]) -> tuple[Problem, ...]:
+    tabbed = [number for number, line in enumerate(_LINE_BREAK.split(text), 1) if re.match(r" *\t\s*\S", line)]
+    if tabbed:
+        return tuple(Problem("a tab: YAML indents with spaces", where(n), "use spaces instead") for n in tabbed)
+    mark = error.problem_mark or error.context_mark
+    fix = "check the indentation, colons and brackets of this line and the one above"
+    for context, opened in (("while parsing a flow", "bracket"), ("while scanning a quoted", "quote")):
+        if error.context_mark and str(error.context).startswith(context):
+            fix = f"close the {opened} that opens on line {error.context_mark.line + 1}"
+    return (Problem(f"not valid YAML: {error.problem}", where(mark.line + 1 if mark else 1), fix),)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quote what YAML 1.1 or 1.2 would not read back as text; keep short collections on one line."""
+
+
+_Dumper.add_implicit_resolver(f"{_TAG}float", re.compile(rf"({_FLOAT.pattern})\Z"), list("-+.0123456789"))
+_Dumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar(f"{_TAG}str", text, '"' if _LINE_BREAK.search(text) else None)
+)
+_Dumper.add_representer(
+    dict, lambda dumper, items: dumper.represent_mapping(f"{_TAG}map", items, len(str(items)) <= _LINE_LENGTH)
+)
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence(f"{_TAG}seq", items, len(str(items)) <= _LINE_LENGTH)
+)
+
+
+def write_yaml(content: Json, header: str = "") -> str:
+    """Return YAML text that `parse_yaml` reads back as `content`, with `header` as comment lines at the top."""
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
+    return comment + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=10 * _LINE_LENGTH, allow_unicode=True)

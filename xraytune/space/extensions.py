@@ -1,0 +1,92 @@
+"""Backbones and sources of other packages, found through entry points and selected by name in YAML.
+
+The line `tiny_net = "tiny_net:TinyNet"` under `[project.entry-points."xraytune.backbones"]` in a package's pyproject.toml
+makes `backbone: tiny_net` valid wherever the package is installed. Built-in names never look up entry points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import PydanticKnownError, core_schema
+
+from xraytune.base.errors import MachineError, Problem
+from xraytune.base.files import sha256_of
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """The installed extensions of one kind. As an annotation of a `Literal`, it also accepts their names.
+
+    Attributes:
+        kind: `backbone` has the entry points of the group `xraytune.backbones`.
+        built_in: The names that come with xraytune; no package can replace them.
+    """
+
+    kind: str
+    built_in: tuple[str, ...]
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names that other packages register."""
+        return tuple(sorted(_installed(self.kind).keys() - self.built_in))
+
+    def has(self, name: str) -> bool:
+        """Return whether a validated name belongs to another package."""
+        return name not in self.built_in
+
+    def load(self, name: str) -> Any:
+        """Import the object behind a name. Raises MachineError if it cannot be imported."""
+        point = _installed(self.kind)[name]
+        try:
+            return point.load()
+        except (ImportError, AttributeError) as error:
+            what = f"{self.kind} {name} cannot be loaded: {error}"
+            where = f"{point.value} of {point.dist.name} {point.dist.version}" if point.dist else point.value
+            fix = f"repair or reinstall its package; installed are {', '.join(self.names())}"
+            raise MachineError(Problem(what, where, fix)) from error
+
+    def identity(self, name: str) -> str:
+        """Return the name as fingerprints contain it: with the version of its package and the SHA-256 of its file.
+
+        The file may change more often than the version.
+        """
+        if not self.has(name):
+            return name
+        point = _installed(self.kind)[name]
+        found = find_spec(point.module)
+        assert point.dist is not None, "entry points come from distributions"
+        sha256 = sha256_of(Path(found.origin)) if found and found.origin else ""
+        return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
+
+    def __get_pydantic_core_schema__(self, choices: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._read, handler(choices))
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Any:
+        choices = handler(schema)
+        return {**choices, "enum": [*choices["enum"], *self.names()]}
+
+    def _read(self, value: Any, read_listed: core_schema.ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read_listed(value)
+        except ValueError:
+            if isinstance(value, str) and value in self.names():
+                return value
+            expected = ", ".join(map(repr, (*self.built_in, *self.names())))
+            raise PydanticKnownError("literal_error", {"expected": expected}) from None
+
+
+@cache
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    """Return the entry points by name. If two packages register one name, the first on the path wins, as with modules."""
+    from importlib.metadata import entry_points  # rarely needed
+
+    return {point.name: point for point in reversed(entry_points(group=f"xraytune.{kind}s"))}

@@ -1,0 +1,114 @@
+"""The parameters of a trial as a flat table by dotted name, derived from the models of settings.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from xraytune.base.records import Json
+from xraytune.space.domains import Value
+from xraytune.space.messages import explain
+from xraytune.space.settings import GENERATORS, Model, Parameters
+
+BLOCKS = (*GENERATORS, "folder")
+Kind: TypeAlias = Literal["choice", "integer", "number", "text", "path"]
+_KINDS: Mapping[Any, Kind] = {int: "integer", float: "number", Path: "path"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterField:
+    """One parameter.
+
+    Attributes:
+        name: Dotted, `gan.steps`.
+        kind: `choice` and `text` have no order and cannot be a range; `path` cannot be searched.
+        choices: The values of a `choice`.
+        description: "" if the name says it all.
+    """
+
+    name: str
+    kind: Kind
+    choices: tuple[Value, ...]
+    is_required: bool
+    default: Value
+    description: str
+    adapter: TypeAdapter[Any]
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether it can be a range."""
+        return self.kind in ("integer", "number")
+
+    def read(self, value: Json) -> Value:
+        """Convert a value to the parameter's type, such as 1 to 1.0; ValueError(what is wrong, the fix) if it is invalid."""
+        try:
+            read = self.adapter.validate_json(json.dumps(value))
+        except ValidationError as error:
+            raise ValueError(*explain(self.name, error.errors()[0])) from None
+        return str(read) if isinstance(read, Path) else read
+
+
+@cache
+def parameter_fields() -> Mapping[str, ParameterField]:
+    """Return every parameter by its dotted name, in the order of the models."""
+    return {field.name: field for field in _fields_of(Parameters, "")}
+
+
+def _fields_of(model: type[Model], prefix: str) -> Iterator[ParameterField]:
+    for name, info in model.model_fields.items():
+        inner = _without_none(info.annotation)
+        if isinstance(inner, type) and issubclass(inner, Model):
+            yield from _fields_of(inner, f"{prefix}{name}.")
+        else:
+            yield _field(prefix + name, info, inner)
+
+
+def _field(name: str, info: FieldInfo, inner: Any) -> ParameterField:
+    annotation: Any = info.annotation
+    for constraint in info.metadata:
+        annotation = Annotated[annotation, constraint]
+    choices = (False, True) if inner is bool else get_args(inner)
+    return ParameterField(
+        name=name,
+        kind="choice" if choices else _KINDS.get(inner, "text"),
+        choices=choices,
+        is_required=info.is_required(),
+        default=None if info.is_required() else info.default,
+        description=info.description or "",
+        adapter=TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False)),
+    )
+
+
+def _without_none(annotation: Any) -> Any:
+    """Return `int` of `Annotated[int, ...] | None`."""
+    if get_origin(annotation) in {Union, UnionType}:
+        (annotation,) = (member for member in get_args(annotation) if member is not NoneType)
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def parameters_from(values: Mapping[str, Value]) -> Parameters:
+    """Build `Parameters` from values by dotted name, with absolute paths; pydantic.ValidationError if they are invalid."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        block, _, key = name.rpartition(".")
+        (nested.setdefault(block, {}) if block else nested)[key] = value
+    return Parameters.model_validate_json(json.dumps(nested))
+
+
+def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict[str, Value]:
+    """Return every parameter that the trial uses by its dotted name; the inverse of `parameters_from`."""
+    flat: dict[str, Value] = {}
+    for name, value in parameters.model_dump(mode="json", context=relative_to).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        elif name not in BLOCKS:
+            flat[name] = value
+    return flat

@@ -1,0 +1,244 @@
+"""Read the `parameters:` of a space file: the values or the range of each, and the conditions on which it is active."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import NoReturn
+
+from xraytune.base.records import Json
+from xraytune.space.document import Document, KeyPath, Problems, RejectedError
+from xraytune.space.domains import Choices, Domain, FloatRange, IntRange, Value
+from xraytune.space.fields import BLOCKS, ParameterField, parameter_fields
+from xraytune.space.messages import format_value, nearest
+from xraytune.space.paths import absolute_path, is_path
+from xraytune.space.space import Condition, ParameterSpec
+
+ROOT: KeyPath = ("parameters",)
+SPEC_KEYS = ("value", "values", "min", "max", "distribution", "step", "when")
+DISTRIBUTIONS = ("uniform", "int_uniform", "log_uniform_values")
+_MAX_POINTS = 10**15
+"""Floats cannot distinguish neighbours among more points."""
+
+
+def path_of(document: Document, name: str) -> KeyPath:
+    """Return where a document declares a parameter, or would: in its block or by its dotted name."""
+    flat = (*ROOT, name)
+    block, _, key = name.rpartition(".")
+    return flat if not block or flat in document.places else (*ROOT, block, "parameters", key)
+
+
+def when_paths(document: Document, name: str) -> list[KeyPath]:
+    """Return where the conditions of a parameter are: its own, and that of its block."""
+    path = path_of(document, name)
+    return [(*place, "when") for place in dict.fromkeys((path, path[:2])) if (*place, "when") in document.places]
+
+
+def is_overridden(document: Document, names: Iterable[str]) -> bool:
+    """Return whether a command-line option sets one of these parameters."""
+    return any(document.option(path_of(document, name)) for name in names)
+
+
+def read_values(
+    field: ParameterField, paths: Sequence[KeyPath], problems: Problems, prefix: str = ""
+) -> tuple[Value, ...]:
+    """Return the values at some paths in the parameter's type, file paths absolute; RejectedError if any is invalid."""
+    values: list[Value] = []
+    for path in paths:
+        try:
+            value = field.read(problems.document.get(path))
+        except ValueError as error:
+            what, fix = error.args
+            problems.add(path, prefix + what, fix)
+            continue
+        is_file = isinstance(value, str) and is_path(field.name, value)
+        values.append(absolute_path(str(value), problems.document.folder(path)) if is_file else value)
+    if len(values) < len(paths):
+        raise RejectedError
+    return tuple(values)
+
+
+def read_parameters(problems: Problems) -> dict[str, ParameterSpec | None]:
+    """Return the parameters that the document declares, by dotted name; None if there are problems with one."""
+    declared: dict[str, ParameterSpec | None] = {}
+    paths: dict[str, KeyPath] = {}
+    for name, path in _declared_paths(problems):
+        if name in declared:
+            first = problems.document.place(paths[name])
+            problems.add(path, f"{name}: is declared twice, first at {first}", "keep one")
+            continue
+        paths[name], declared[name] = path, None
+        conditions: list[Condition] | None = None
+        with suppress(RejectedError):
+            places = when_paths(problems.document, name)
+            conditions = [condition for place in places for condition in _read_when(problems, place)]
+        with suppress(RejectedError):
+            domain = _SpecReader(problems=problems, field=parameter_fields()[name], path=path).read()
+            if conditions is not None:
+                declared[name] = ParameterSpec(name=name, domain=domain, when=join_conditions(*conditions))
+    return declared
+
+
+def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath]]:
+    entries = problems.document.mapping().get("parameters", {})
+    if not isinstance(entries, dict):
+        fix = "write parameters: {lr: {value: 1e-4}}"
+        problems.add(ROOT, f"parameters: {format_value(entries)} is not a mapping", fix)
+        return
+    for name in entries:
+        path = (*ROOT, name)
+        if name in parameter_fields():
+            yield name, path
+        elif name in BLOCKS:
+            yield from _paths_in_block(problems, name)
+        else:
+            problems.add(path, f"unknown parameter '{name}'", nearest(name, parameter_fields()))
+
+
+def _paths_in_block(problems: Problems, block: str) -> Iterator[tuple[str, KeyPath]]:
+    path = (*ROOT, block)
+    content = problems.document.mapping(path)
+    inner = content.get("parameters")
+    form = f"write {block}: {{when: {{source: {block}}}, parameters: {{...}}}}"
+    if not isinstance(inner, dict):
+        problems.add(path, f"{block}: the parameters of a block belong under parameters:", form)
+        return
+    for key in (key for key in content if key not in ("when", "parameters")):
+        problems.add((*path, key), f"{block}: unknown key '{key}'", nearest(key, ("when", "parameters"), form))
+    for key in inner:
+        here = (*path, "parameters", key)
+        if f"{block}.{key}" in parameter_fields():
+            yield f"{block}.{key}", here
+        else:
+            names = [name.removeprefix(f"{block}.") for name in parameter_fields() if name.startswith(f"{block}.")]
+            problems.add(here, f"{block}: unknown parameter '{key}'", nearest(key, names))
+
+
+def _read_when(problems: Problems, path: KeyPath) -> list[Condition]:
+    content = problems.document.get(path)
+    if not isinstance(content, dict) or not content:
+        problems.reject(path, f"when: {format_value(content)} is not a condition", "write when: {source: gan}")
+    return [_read_condition(problems, (*path, name), name, accepted) for name, accepted in content.items()]
+
+
+def _read_condition(problems: Problems, path: KeyPath, name: str, accepted: Json) -> Condition:
+    field = parameter_fields().get(name)
+    if field is None:
+        problems.reject(path, f"when: unknown parameter '{name}'", nearest(name, parameter_fields()))
+    paths = [(*path, index) for index in range(len(accepted))] if isinstance(accepted, list) else [path]
+    if not paths:
+        problems.reject(path, f"when: no value of {name} is listed", "list one or more")
+    return Condition(parameter=name, one_of=read_values(field, paths, problems, "when: "))
+
+
+def join_conditions(*conditions: Condition) -> tuple[Condition, ...]:
+    """Join the conditions on each parameter into one; sorted by parameter."""
+    joined: dict[str, Condition] = {}
+    for condition in conditions:
+        known = joined.get(condition.parameter)
+        joined[condition.parameter] = known.joined(condition) if known else condition
+    return tuple(joined[name] for name in sorted(joined))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SpecReader:
+    """Read the domain of one parameter from its mapping at `path`."""
+
+    problems: Problems
+    field: ParameterField
+    path: KeyPath
+
+    def _reject(self, key: str | KeyPath, what: str, fix: str) -> NoReturn:
+        keys = (key,) if isinstance(key, str) else key
+        self.problems.reject((*self.path, *keys), f"{self.field.name}: {what}", fix)
+
+    def read(self) -> Domain:
+        content, key = self.problems.document.get(self.path), self.path[-1]
+        if content is None:
+            self._reject((), "is empty", f"write {key}: {{value: ...}}")
+        if not isinstance(content, dict):
+            way = "values: [...]" if isinstance(content, list) else f"value: {format_value(content)}"
+            self._reject((), f"{format_value(content)} is not a mapping", f"write {key}: {{{way}}}")
+        for unknown in (key for key in content if key not in SPEC_KEYS):
+            self._reject(unknown, f"unknown key '{unknown}'", nearest(unknown, SPEC_KEYS))
+        ways = [way for way in ("value", "values", "min") if way in content or (way == "min" and "max" in content)]
+        if len(ways) != 1:
+            what = f"has both {' and '.join(ways)}" if ways else "has no value"
+            self._reject((), what, "give one of: value, values, min and max")
+        if ways == ["min"]:
+            return self._range(content)
+        for key in (key for key in ("step", "distribution") if key in content):
+            self._reject(key, f"{key} needs min and max", f"remove {key}")
+        return Choices(self._values(("value",)) if ways == ["value"] else self._choices(content))
+
+    def _values(self, *paths: KeyPath) -> tuple[Value, ...]:
+        return read_values(self.field, [(*self.path, *path) for path in paths], self.problems)
+
+    def _choices(self, content: dict[str, Json]) -> tuple[Value, ...]:
+        items = content["values"]
+        if not isinstance(items, list) or not items:
+            self._reject("values", f"values is {'not a list' if items else 'empty'}", "write values: [a, b]")
+        if self.field.kind == "path":
+            self._reject("values", "cannot be searched", "write value: and one path")
+        values = self._values(*(("values", index) for index in range(len(items))))
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                self._reject(("values", index), f"{format_value(value)} is listed twice", "keep one")
+        return values
+
+    def _range(self, content: dict[str, Json]) -> Domain:
+        if not self.field.is_ordered:
+            self._reject("min", "its values have no order, so min and max do not apply", "write values: [a, b]")
+        for bound in ("min", "max"):
+            if bound not in content:
+                self._reject((), f"has no {bound}", f"write {bound}: too")
+        low, high = self._values(("min",), ("max",))
+        assert isinstance(low, int | float)
+        assert isinstance(high, int | float)
+        name = content.get("distribution")
+        if "distribution" in content and name not in DISTRIBUTIONS:
+            what = f"unknown distribution {format_value(name)}"
+            self._reject("distribution", what, nearest(name, DISTRIBUTIONS))
+        is_log = name == "log_uniform_values"
+        if low > high:
+            self._reject("min", f"min {low:g} is above max {high:g}", f"write min: {high:g}, max: {low:g}")
+        if self.field.kind == "integer" and name == "uniform":
+            what = "uniform draws fractions, but the values are whole numbers"
+            self._reject("distribution", what, "write int_uniform")
+        if is_log and low <= 0:
+            fix = "write a small number above 0, or distribution: uniform"
+            self._reject("min", f"min {low:g} has no logarithm", fix)
+        step = self._step(content, low, high)
+        if low == high:
+            return Choices((low,))
+        if isinstance(low, int) and isinstance(high, int):
+            return IntRange(low=low, high=high, step=int(step or 1), is_log=is_log)
+        return FloatRange(low=low, high=high, step=step, is_log=is_log)
+
+    def _step(self, content: dict[str, Json], low: float, high: float) -> float | None:
+        name, is_integer = content.get("distribution"), self.field.kind == "integer"
+        key = "step" if "step" in content else "max"
+        step = content.get("step", 1)
+        if key == "max":
+            if name != "int_uniform" and not is_integer:
+                return None
+            for bound, value in (("min", low), ("max", high)):
+                if value % 1:
+                    what = f"int_uniform draws whole numbers, but {bound} is {value:g}"
+                    self._reject(bound, what, "write a whole number, or distribution: uniform")
+        elif name == "log_uniform_values":
+            self._reject(key, "a logarithmic range cannot have steps", f"remove {key}")
+        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < float("inf"):
+            self._reject(key, f"{key} {format_value(step)} is not a number above 0", "write a number above 0")
+        if is_integer and step != int(step):
+            self._reject(key, f"{key} {step:g} is not a whole number", "write a whole number")
+        if (high - low) / step > _MAX_POINTS:
+            what = f"from {low:g} to {high:g} there are too many values"
+            self._reject(key, what, "narrow the range, or widen the step")
+        exact_low, exact_high, exact_step = (Decimal(str(number)) for number in (low, high, step))
+        if rest := (exact_high - exact_low) % exact_step:
+            fix = f"write max: {exact_high - rest} or max: {exact_high - rest + exact_step}"
+            self._reject(key, f"steps of {step:g} from {low:g} never reach max {high:g}", fix)
+        return float(step)

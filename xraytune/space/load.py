@@ -1,0 +1,181 @@
+"""Read a space file, with command-line options applied to it, and write experiments.
+
+`load_space` reports all problems of a file together, before anything starts. What it returns can run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.records import Json
+from xraytune.space.checks import check_space, complete_specs
+from xraytune.space.document import Document, KeyPath, Problems, parse_yaml, read_document, write_yaml
+from xraytune.space.fields import BLOCKS, flat_values, parameter_fields
+from xraytune.space.grammar import ROOT, SPEC_KEYS, path_of, read_parameters
+from xraytune.space.initial_points import read_initial_points
+from xraytune.space.messages import nearest
+from xraytune.space.read_settings import dotted_settings, read_settings
+from xraytune.space.settings import DataSettings, Experiment, Settings, is_of_generator
+from xraytune.space.space import Space, settings_content
+
+_DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split")
+
+
+def load_space(
+    path: Path, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
+) -> Space:
+    """Read and check a space file.
+
+    Args:
+        path: The YAML file; paths in it are relative to its folder.
+        overrides: The `key=value` of each `--set`: a parameter or a setting by its dotted name, and a value in YAML.
+        data: Folder that replaces `data.path`, or YAML file that replaces keys of `data` (see `data_settings`); relative to
+            the current folder, like paths in `overrides`.
+        weights_dir: Replaces `weights_dir`.
+
+    Raises:
+        ConfigError: With all problems, in file order.
+    """
+    return space_of_document(read_document(path), overrides, data=data, weights_dir=weights_dir)
+
+
+def space_of_document(
+    document: Document, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
+) -> Space:
+    """Like `load_space`, for a file that has been read, or a document that comes from none."""
+    document = _with_overrides(document, overrides)
+    if data is not None and is_data_file(data):
+        document = _with_data_file(document, data)
+    elif data is not None:
+        document = document.with_value(("data", "path"), str(data), f"--data {data}")
+    if weights_dir is not None:
+        document = document.with_value(("weights_dir",), str(weights_dir), f"--weights-dir {weights_dir}")
+    problems = Problems(document)
+    settings = read_settings(problems)
+    declared = read_parameters(problems)
+    specs = complete_specs(declared, problems)
+    if None in declared.values():
+        specs = ()
+    points_to_evaluate, notes = read_initial_points(specs, problems)
+    if specs:
+        check_space(specs, settings, problems)
+    problems.raise_all()
+    assert settings is not None
+    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate, notes=notes)
+
+
+def data_settings(source: Path, base: DataSettings) -> DataSettings:
+    """Return the settings of a data source: an image folder, or a YAML file with a `data:` block.
+
+    Args:
+        source: The folder or the file. A file may give `path` (default: its own folder), `classes`, `positive`, `table` and
+            `split`.
+        base: The settings of everything that the source does not give, except for `path` and `table`.
+
+    Raises:
+        ConfigError: With all problems of the file, in file order.
+    """
+    if not is_data_file(source):
+        return base.model_copy(update={"path": source})
+    content: Json = {"name": "data", "data": base.model_dump(mode="json")}
+    problems = Problems(_with_data_file(Document(content=content, places={(): str(source)}), source))
+    settings = read_settings(problems)
+    problems.raise_all()
+    assert settings is not None
+    return settings.data
+
+
+def is_data_file(source: Path) -> bool:
+    """Return whether a data source is a YAML file, by its suffix."""
+    return source.suffix.lower() in {".yaml", ".yml"} and not source.is_dir()
+
+
+def _with_data_file(document: Document, file: Path) -> Document:
+    """Replace keys of `data`; their problems come after those of the document. A table and its patients come as a whole."""
+    found = read_document(file, start="data:")
+    problems = Problems(found)
+    for key in found.mapping().keys() - {"data"}:
+        problems.add((key,), f"'{key}' is outside of data:", "move all keys under data:; a data file has no others")
+    given = found.mapping(("data",))
+    for key in given.keys() & DataSettings.model_fields.keys() - {*_DATA_FILE_KEYS}:
+        problems.add(("data", key), f"data.{key} belongs to the space file", "write it there")
+    if found.get(("data",)) not in (None, given):
+        problems.add(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
+    problems.raise_all()
+    group_regex = ("data", "split", "group_regex")
+    if found.get(("data", "table", "patient")) and document.get(group_regex) is not None:
+        document = document.with_value(group_regex, None, file)
+    document = document.with_value(("data", "path"), str(file.parent.absolute()), file)
+    document = document.with_value(("data", "table"), None, file)
+    for key, value in given.items():
+        inner = [*value] if key == "split" and isinstance(value, dict) else None
+        for path in [("data", key)] if inner is None else [("data", key, name) for name in inner]:
+            document = document.grafted(path, found.branch(path))
+    return document
+
+
+def _with_overrides(document: Document, overrides: Sequence[str]) -> Document:
+    """Apply each `--set`; the last one for a key wins."""
+    problems: list[Problem] = []
+    for override in overrides:
+        try:
+            document = _with_override(document, override)
+        except ConfigError as error:
+            problems += [replace(problem, where=f"--set {override}") for problem in error.problems]
+    if problems:
+        raise ConfigError(*problems)
+    return document
+
+
+def _with_override(document: Document, override: str) -> Document:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals:
+        raise ConfigError(Problem("not key=value", fix=f"write --set {key or 'lr'}=VALUE"))
+    place = f"--set {override}"
+    value = parse_yaml(text, lambda _: place)
+    path = _path(document, key)
+    if path[:1] != ROOT:
+        return document.grafted(path, value)
+    if not isinstance(value.content, dict) or value.content.keys().isdisjoint(SPEC_KEYS):
+        value = Document(content={}, places={(): place}).grafted(("value",), value)
+    if (*path, "when") in document.places and ("when",) not in value.places:
+        value = value.grafted(("when",), document.branch((*path, "when")))
+    return document.grafted(path, value)
+
+
+def _path(document: Document, key: str) -> KeyPath:
+    if key in parameter_fields():
+        return path_of(document, key)
+    if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
+        return tuple(key.split("."))
+    if key in BLOCKS:
+        names = [name for name in parameter_fields() if name.startswith(f"{key}.")]
+        raise ConfigError(Problem(f"{key} is a block of parameters", fix=f"set one of: {', '.join(names)}"))
+    bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
+    fix = nearest(bare, [*parameter_fields(), *dotted_settings()], "give a parameter or a setting")
+    raise ConfigError(Problem(f"unknown key '{key}'", fix=fix))
+
+
+def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
+    """Return a space file, in the folder `relative_to`, in which everything is fixed; `header` becomes comment lines."""
+    values = flat_values(experiment.parameters, relative_to)
+    if experiment.settings.objective.is_of_generator:
+        values = {name: value for name, value in values.items() if is_of_generator(name)}
+    parameters: Json = {name: {"value": value} for name, value in values.items()}
+    return write_yaml({**settings_content(experiment.settings, relative_to), "parameters": parameters}, header)
+
+
+def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, Json]:
+    """Return the content of a trial's `config.json`; paths are relative to the folder of the file."""
+    return experiment.model_dump(mode="json", context=relative_to)
+
+
+def experiment_from_json(content: Any, relative_to: Path) -> Experiment:
+    """Return the experiment of `experiment_to_json`; ValueError if the content is damaged."""
+    return Experiment.model_validate_json(json.dumps(content), context=relative_to)

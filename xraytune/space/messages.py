@@ -1,0 +1,119 @@
+"""Error messages for values that pydantic rejects: what is wrong, and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import regex
+
+from xraytune.base.errors import join_names
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_COMPARISONS = {
+    "greater_than": ("gt", "a number above {:g}"),
+    "greater_than_equal": ("ge", "{:g} or more"),
+    "less_than": ("lt", "a number below {:g}"),
+    "less_than_equal": ("le", "{:g} or less"),
+}
+_WRONG_TYPES = {
+    "float_type": ("is not a number", "write a number"),
+    "finite_number": ("is not a finite number", "write a finite number"),
+    "bool_type": ("is neither true nor false", "write true or false"),
+    "tuple_type": ("is not a list", "write [A, B]"),
+    "dict_type": ("is not a mapping", "write {A: B}"),
+    "too_short": ("is empty", "give at least one"),
+    "string_pattern_mismatch": (
+        "cannot be a folder's name on every machine",
+        "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit",
+    ),
+}
+_NAMES_SHOWN = 40
+_SYNONYMS = {
+    "learning_rate": "lr",
+    "base_lr": "lr",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "model": "backbone",
+    "arch": "backbone",
+    "lr_scheduler": "schedule",
+    "epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "n_trials": "trials",
+    "method": "sampler",
+    "early_terminate": "scheduler",
+}
+"""Our names of what other tools call differently."""
+
+
+def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the fix for an unknown word: the nested or most similar known word, else `otherwise`, else all known words."""
+    names = list(known)
+    by_lower = {name.lower(): name for name in names}
+    ours = _SYNONYMS.get(str(word).lower(), str(word).lower())
+    close = difflib.get_close_matches(ours, by_lower, n=1, cutoff=0.6)
+    inner = [name for name in names if name.endswith(f".{ours}") and ours not in by_lower]
+    if found := inner or [by_lower[name] for name in close]:
+        return f"did you mean '{min(found, key=len)}'?"
+    if otherwise or len(names) == 1:
+        return otherwise or f"write {names[0]}"
+    return f"use one of: {join_names(names, _NAMES_SHOWN)}"
+
+
+def format_value(value: object) -> str:
+    """Format a value as a user would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"'{value}'"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return "nothing" if value is None else str(value)
+
+
+def choices_of(error: ErrorDetails) -> list[str]:
+    """Return the choices that a `literal_error` expects."""
+    return [word for word in re.findall(r"[\w.+-]+", error["ctx"]["expected"]) if word != "or"]
+
+
+def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
+    """Return what is wrong with the value of `name` (dotted), and the fix."""
+    value, kind, context = error["input"], error["type"], error.get("ctx", {})
+    if value is None and kind != "value_error":
+        return f"{name}: is empty", "give it a value, or leave it out"
+    if kind in _COMPARISONS:
+        bound, words = _COMPARISONS[kind]
+        return f"{name}: {format_value(value)} is out of bounds", f"write {words.format(context[bound])}"
+    if kind == "value_error":
+        what, _, fix = str(context["error"]).partition("; ")
+        return what, fix
+    if kind == "literal_error":
+        return f"{name}: unknown value {format_value(value)}", nearest(value, choices_of(error))
+    what, fix = _explain_type(kind, value) or (error["msg"], "")
+    return f"{name}: {format_value(value)} {what}", fix
+
+
+def _explain_type(kind: str, value: Any) -> tuple[str, str] | None:
+    if kind.startswith("int_"):
+        is_integer = isinstance(value, float) and value.is_integer()
+        return "is not a whole number", f"write {int(value)}" if is_integer else "write a whole number"
+    if kind in ("string_type", "path_type"):
+        is_nested = isinstance(value, dict | list)
+        return "is not text", "write a single string" if is_nested else f"write '{value}' in quotes"
+    return _WRONG_TYPES.get(kind)
+
+
+def group_regex_problem(group_regex: str) -> tuple[str, str] | None:
+    """Return why a `group_regex` cannot identify patients, and the fix; None if it can."""
+    try:
+        expression = re.compile(group_regex)
+        regex.compile(group_regex)  # used for searching, since re has no timeout
+    except (re.error, regex.error, OverflowError, RecursionError) as error:
+        return f"not a regular expression: {error}", "write a regular expression as Python's re understands it"
+    if expression.groups == 0:
+        return "there is no group in it", "put the part that identifies the patient in parentheses: (p[0-9]+)_"
+    return None

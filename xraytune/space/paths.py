@@ -1,0 +1,60 @@
+"""Paths in files: written relative to the file's folder, so that a study can be moved together with its images.
+
+A model with a `FilePath` or `WeightsName` takes the folder as its validation and serialization context.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, PlainSerializer, SerializationInfo, Strict, ValidationInfo
+
+from xraytune.space.domains import Value
+
+_WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|none|IMAGENET1K_\w+")
+
+
+def is_path(name: str, value: object) -> bool:
+    """Return whether this value of a parameter is the path of a file or folder."""
+    return isinstance(value, str) and (
+        name == "folder.path" or (name == "weights" and not _WEIGHTS_WITHOUT_FILE.fullmatch(value))
+    )
+
+
+def absolute_path(path: Path | str, folder: Path) -> str:
+    """Resolve a path that is relative to a folder, or starts with `~`; ValueError if it contains a NUL character."""
+    # Unlike Path.expanduser, this keeps the ~ of an unknown user.
+    return str((folder / os.path.expanduser(path)).resolve())  # noqa: PTH111
+
+
+def relative_path(path: Path | str, folder: Path) -> str:
+    """Return the path relative to a folder, with forward slashes."""
+    return Path(os.path.relpath(path, folder.resolve())).as_posix()
+
+
+def relative_value(name: str, value: Value, folder: Path | None) -> Value:
+    """Return the value of a parameter; if it is a path, relative to the folder. None changes nothing."""
+    return value if folder is None or not is_path(name, value) else relative_path(str(value), folder)
+
+
+def _read_path(path: Path, info: ValidationInfo) -> Path:
+    return path if info.context is None else Path(absolute_path(path, info.context))
+
+
+def _write_path(path: Path, info: SerializationInfo) -> str:
+    return str(path) if info.context is None else relative_path(path, info.context)
+
+
+def _read_weights(weights: str, info: ValidationInfo) -> str:
+    return weights if info.context is None or not is_path("weights", weights) else absolute_path(weights, info.context)
+
+
+def _write_weights(weights: str, info: SerializationInfo) -> Value:
+    return relative_value("weights", weights, info.context)
+
+
+FilePath = Annotated[Path, Strict(False), AfterValidator(_read_path), PlainSerializer(_write_path, when_used="json")]
+WeightsName = Annotated[str, AfterValidator(_read_weights), PlainSerializer(_write_weights, when_used="json")]

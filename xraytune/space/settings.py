@@ -1,0 +1,665 @@
+"""Every setting with its type, bounds and default, as strict and frozen pydantic models.
+
+`Settings` is everything in a space file except the parameters. `Parameters` are the parameters of one trial. Both together
+are an `Experiment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from xraytune.base.records import Json
+from xraytune.space.backbone_names import BACKBONES, BackboneName, is_of_torchvision
+from xraytune.space.extensions import Extensions
+from xraytune.space.paths import FilePath, WeightsName, is_path
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$")]
+"""Images are written into folders of that name."""
+
+Source = Literal["none", "duplicate", "gan", "diffusion", "folder"]
+SOURCES = Extensions("source", get_args(Source))
+_BY_COST: tuple[Source, ...] = ("none", "duplicate", "folder", "gan", "diffusion")
+ValUse = Literal["merge", "folder", "val_a", "val_b"]
+HeadName = Literal["linear", "vgg16_two_class"]
+LossName = Literal["cross_entropy", "bce"]
+TaskName = Literal["classification", "segmentation"]
+ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice", "gan_kid"]
+OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
+    "classification": ("val_auroc", "val_auprc", "val_sensitivity", "gan_kid"),
+    "segmentation": ("val_dice", "gan_kid"),
+}
+"""The objectives of each task; the first is the default."""
+METRICS: Mapping[ObjectiveName, str] = {
+    "val_auroc": "AUROC",
+    "val_auprc": "AUPRC",
+    "val_sensitivity": "sensitivity",
+    "val_dice": "Dice",
+    "gan_kid": "KID",
+}
+"""The display name of each objective."""
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "segmentation": ("segmentation-models-pytorch", "monai"),
+    "diffusion": ("diffusers",),
+}
+"""The packages that a task or source needs beyond the base installation; the extra has its name."""
+
+
+USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("synthetic_ratio", "balance", "mixing"), lambda source: source != "none"),
+    "gan": lambda source: source == "gan",
+    "diffusion": lambda source: source == "diffusion",
+    "folder": lambda source: source == "folder",
+}
+"""Which sources use a parameter or block. `Parameters` drops it for all others; a space makes it conditional on `source`."""
+
+RULES_READ = (
+    ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size"),
+    ("backbone", "weights", "trainable"),
+)
+"""The parameters that `Parameters` checks against each other, in independent groups."""
+
+
+_COUNT_OR_ALL = {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["all", None]}]}
+
+
+def _all_is_none(value: object) -> object:
+    if isinstance(value, str) and value != "all":
+        raise ValueError(f"data.train_patients: '{value}' is neither a number nor 'all'; write a number or 'all'")
+    return None if value == "all" else value
+
+
+class Model(BaseModel):
+    """A strict and frozen model: rejects unknown keys, wrong types, NaN and infinity."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class SplitSettings(Model):
+    """The split of the training images into train, val-A and val-B, by patient."""
+
+    val_a: Fraction = 0.1
+    val_b: Fraction = 0.1
+    val: ValUse = "merge"
+    """Use of the folder `val/`: `merge` splits it together with `train/`; `folder` splits it into val-A and val-B, in the
+    ratio of `val_a` to `val_b`; `val_a` or `val_b` makes it this side, and splits the other one from `train/`."""
+    seed: int = 0
+    group_regex: str | None = None
+    """A regular expression for the path relative to the data folder; its first group is the patient."""
+
+    @model_validator(mode="after")
+    def _leave_training_images(self) -> Self:
+        if self.val_a + self.val_b >= 0.9:
+            raise ValueError("val_a and val_b leave less than a tenth of the images for training; lower one of them")
+        return self
+
+
+def _listed(files: object) -> object:
+    return (files,) if isinstance(files, str) else tuple(files) if isinstance(files, list) else files
+
+
+def _by_column(side: object) -> object:
+    return {"column": side} if isinstance(side, str) else side
+
+
+class TableSides(Model):
+    """The train, val and test images of a table: by a column, or by lists. The text alone is a column."""
+
+    column: str | None = None
+    """Its cells are train, val or test, or a usual synonym."""
+    train: str | None = None
+    """A file with one image per line, or a folder. If it is given, images in no list are left out."""
+    val: str | None = None
+    """Like `train`."""
+    test: str | None = None
+    """Like `train`; if only `val` or `test` are given, all other images are training images."""
+
+    @model_validator(mode="after")
+    def _are_of_one_kind(self) -> Self:
+        if (self.column is None) == (self.train is None and self.val is None and self.test is None):
+            raise ValueError("data.table.side must be either a column or lists; write one of them")
+        return self
+
+
+class TableSettings(Model):
+    """A table of images: its columns for the image, the patient, the label and the side."""
+
+    file: Annotated[
+        tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...]), Field(min_length=1)
+    ]
+    """A CSV file relative to `data.path`, or several that are read as one."""
+    image: str
+    """The column of the image: its path, the end of its path, or its name, with or without suffix."""
+    patient: str | None = None
+    """The column of the patient; without it, the patient is found as in a folder."""
+    label: str | None = None
+    """The column of the label, or of several labels in each cell."""
+    labels: dict[str, ClassName] = {}
+    """The class of each label; the first entry that applies decides. Without `label`, the labels are columns: 1 is yes."""
+    separator: Annotated[str, Field(min_length=1)] = "|"
+    """Separator of several labels in a cell."""
+    side: Annotated[TableSides | None, BeforeValidator(_by_column, json_schema_input_type=str | TableSides | None)] = (
+        None
+    )
+    """Which images are train, val and test; without it, the folders of these names decide."""
+
+    @property
+    def gives_classes(self) -> bool:
+        """Whether the table gives the classes, rather than the folders."""
+        return self.label is not None or bool(self.labels)
+
+
+class DataSettings(Model):
+    """The images, their classes and their size."""
+
+    path: FilePath
+    classes: Literal["binary", "three", "auto"] = "binary"
+    positive: str | None = None
+    """The positive class of two, for sensitivity; not needed if a name says it (NORMAL, healthy, No Finding, cancer ...)."""
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 128
+    resize: Literal["squash", "crop"] = "squash"
+    """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
+    table: TableSettings | None = None
+    """A table of labels and patients; without it, folders and `patients.csv` give them."""
+    split: SplitSettings = SplitSettings()
+    train_patients: Annotated[Count | None, BeforeValidator(_all_is_none), WithJsonSchema(_COUNT_OR_ALL)] = None
+    """Number of patients of the train side to use; `all`: every one."""
+
+
+class Objective(Model):
+    """What the search optimises: a validation metric (never a test metric) or the quality of a generator."""
+
+    metric: ObjectiveName = "val_auroc"
+    """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Segmentation: `val_dice`, the mean over
+    images. Both: `gan_kid`, which searches for the generator itself, without a classifier or segmenter."""
+    specificity: Fraction | None = Field(
+        default_factory=lambda given: 0.9 if given.get("metric") == "val_sensitivity" else None
+    )
+    """For `val_sensitivity`, the highest sensitivity at any threshold with at least this specificity; default: 0.9."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.metric == "val_sensitivity" and self.specificity is None:
+            raise ValueError("objective.specificity needs a number; remove null")
+        if self.metric != "val_sensitivity" and self.specificity is not None:
+            raise ValueError("objective.specificity is only for metric: val_sensitivity; remove it")
+        return self
+
+    @property
+    def goal(self) -> Literal["maximize", "minimize"]:
+        """The direction of the search."""
+        return "minimize" if self.is_of_generator else "maximize"
+
+    @property
+    def is_of_generator(self) -> bool:
+        """Whether the search is for the generator itself, without a classifier or segmenter."""
+        return self.metric == "gan_kid"
+
+    @property
+    def selection_score(self) -> Literal["value", "val_b_score"]:
+        """The column that selects the exported trial and finalists: val-B's, except in a search for a generator."""
+        return "value" if self.is_of_generator else "val_b_score"
+
+    def rank(self, value: float) -> float:
+        """Return a sort key that puts better values first."""
+        return -value if self.goal == "maximize" else value
+
+
+class GanSettings(Model):
+    """A GAN. The defaults suit a few hundred images."""
+
+    block: ClassVar[str] = "gan"
+    """The source that uses it, and its block in a space file."""
+    noun: ClassVar[str] = "GAN"
+    architecture: Literal["dcgan", "pca"] = "pca"
+    """`dcgan`: latent codes are noise. `pca`: a DCGAN whose latent codes are principal components of training images, which
+    it also learns to reconstruct; see docs/generators.md."""
+    image_size: Literal[32, 64, 128, 256] = 64
+    steps: Count = 10_000
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
+    z_dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Size of the latent code; with `architecture: pca`, the number of principal components."""
+    width: Annotated[int, Field(ge=4, le=512)] = 64
+    """Feature maps of the generator's last and of the discriminator's first layer."""
+    lr_g: Positive = 3e-4
+    lr_d: Positive = 1e-3
+    """Suits spectral norm; without it, use 2e-4 for both networks."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    loss: Literal["bce", "non_saturating", "hinge"] = "hinge"
+    spectral_norm: bool = True
+    diffaugment: bool = True
+    """Randomly shift all images that the discriminator sees (only the translation of DiffAugment)."""
+    ema_half_life_images: Count | None = 10_000
+    """Half-life of the EMA of the generator's weights, in training images; null: no EMA."""
+    conditional: bool = True
+    """One class-conditional network; false: one network per class."""
+    seed: int = 0
+
+
+class DiffusionSettings(Model):
+    """A diffusion model: a U-Net that removes noise. The defaults suit a few hundred images."""
+
+    block: ClassVar[str] = "diffusion"
+    noun: ClassVar[str] = "diffusion model"
+    image_size: Literal[32, 64, 128] = 64
+    steps: Count = 10_000
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 32
+    width: Annotated[int, Field(ge=4, le=512)] = 32
+    """Feature maps at the highest resolution; lower ones have twice as many."""
+    patch_size: Literal[1, 2] = 1
+    """2: patches of 2 x 2 pixels become channels: about three times faster, but coarser."""
+    lr: Positive = 1e-3
+    sampling_steps: Annotated[int, Field(ge=2, le=1000)] = 10
+    """Network evaluations per image."""
+    ema_half_life_images: Count | None = 10_000
+    """Half-life of the EMA of the network's weights, in training images; null: no EMA."""
+    conditional: bool = True
+    """One class-conditional network; false: one network per class."""
+    seed: int = 0
+
+
+GeneratorSettings: TypeAlias = GanSettings | DiffusionSettings
+GENERATORS: Mapping[str, type[GanSettings] | type[DiffusionSettings]] = {
+    kind.block: kind for kind in (GanSettings, DiffusionSettings)
+}
+"""The settings class of each source that trains a generator."""
+
+
+class FolderSettings(Model):
+    """Extra images from a folder with one subfolder per class."""
+
+    path: FilePath
+
+
+def is_of_generator(name: str) -> bool:
+    """Return whether a parameter, by its dotted name, has an effect when only a generator is trained (`gan_kid`)."""
+    return name == "source" or name.partition(".")[0] in GENERATORS
+
+
+class Parameters(Model):
+    """The parameters of one trial: everything that a space can search."""
+
+    source: Annotated[Source, SOURCES] = "none"
+    synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Extra images per real image; 0 for `source: none`."""
+    balance: Literal["natural", "equal"] = "natural"
+    mixing: Literal["additive", "replace", "pretrain"] = "additive"
+    """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
+    first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""
+    match_resolution: Literal["auto", "off"] = "auto"
+    """Resolution matching: scale all images down to a generator's smaller size and up again."""
+    gan: GanSettings | None = None
+    diffusion: DiffusionSettings | None = None
+    folder: FolderSettings | None = None
+    classical: Annotated[int, Field(ge=0, le=3)] = 0
+    """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
+    views: Annotated[int, Field(ge=0, le=64)] = 8
+    """Augmented versions per image, drawn in advance; 0: a new one at each step, which prevents caching features."""
+    backbone: Annotated[BackboneName, BACKBONES] = "resnet50"
+    weights: WeightsName = "imagenet"
+    """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
+    input_channels: Literal[1, 3] = 3
+    trainable: Literal["head", "last_stage", "all"] = "all"
+    batch_norm: Literal["mix", "real", "moving"] = "mix"
+    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`; real
+    images with `mixing: pretrain`) or on its real images (`real`), or the moving average of training (`moving`)."""
+    head: HeadName = "linear"
+    """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
+    loss: LossName = "cross_entropy"
+    """`bce`: one output unit and binary cross entropy, for two classes."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lr: Positive = 1e-4
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: NonNegative = 0.0
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    early_stop_epochs: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_unused(cls, values: object) -> object:
+        """Make trials equal if they differ only in parameters that their source does not use."""
+        if not isinstance(values, dict):
+            return values
+        source = values.get("source", "none")
+        kept = {name: value for name, value in values.items() if name not in USED_ONLY_BY or USED_ONLY_BY[name](source)}
+        if source == "none":
+            kept["synthetic_ratio"] = 0.0
+        if source in GENERATORS:
+            kept.setdefault(source, {})
+        return kept
+
+    @model_validator(mode="after")
+    def _are_compatible(self) -> Self:
+        ratio = f"synthetic_ratio: {self.synthetic_ratio:g}"
+        if self.source == "folder" and self.folder is None:
+            raise ValueError("source: folder needs a folder of extra images; give folder.path")
+        if self.source != "none" and self.synthetic_ratio == 0:
+            raise ValueError("synthetic_ratio: 0 is the same as source: none; give a ratio above 0")
+        if self.source == "duplicate" and self.mixing == "replace":
+            raise ValueError("source: duplicate with mixing: replace is the same as source: none; use mixing: additive")
+        if self.balance == "equal" and self.match_resolution == "off":
+            raise ValueError(
+                "balance: equal with match_resolution: off lets the resolution of extra images reveal their class; "
+                "use match_resolution: auto"
+            )
+        if self.weights == "imagenet" and not is_of_torchvision(self.backbone):
+            raise ValueError(f"backbone: {self.backbone} has no ImageNet weights; set weights: none")
+        if self.weights == "none" and self.trainable != "all":
+            raise ValueError(
+                f"trainable: {self.trainable} with weights: none leaves random layers untrained; use trainable: all"
+            )
+        if self.extra_per_step == 0 and self.source != "none":
+            raise ValueError(f"{ratio} of batch_size: {self.batch_size} rounds to zero extra images; raise one of them")
+        if self.real_per_step == 0:
+            raise ValueError(f"{ratio} leaves no real image in a batch; lower it")
+        return self
+
+    @property
+    def generator(self) -> GeneratorSettings | None:
+        """The settings of the trial's GAN or diffusion model; None for other sources."""
+        return self.gan or self.diffusion
+
+    def with_generator(self, **changes: object) -> Self:
+        """Return a copy with changed settings of the generator."""
+        assert self.generator is not None, "the source trains a generator"
+        return self.model_copy(update={self.generator.block: self.generator.model_copy(update=changes)})
+
+    @property
+    def extra_per_step(self) -> int:
+        """Extra images per optimiser step, rounded half up: r·B, or with `mixing: replace` r/(1+r)·B.
+
+        With `mixing: pretrain`, B during pretraining.
+        """
+        if self.mixing == "pretrain":
+            return self.batch_size
+        return int((self.synthetic_ratio if self.mixing == "additive" else self._extra_share) * self.batch_size + 0.5)
+
+    @property
+    def real_per_step(self) -> int:
+        """Real images per optimiser step that has any: B, or with `mixing: replace` B minus the extra images."""
+        return self.batch_size - self.extra_per_step if self.mixing == "replace" else self.batch_size
+
+    @property
+    def images_per_step(self) -> int:
+        """Images per optimiser step."""
+        return self.real_per_step + (self.extra_per_step if self.mixing != "pretrain" else 0)
+
+    def pretraining_steps(self, total_steps: int) -> int:
+        """Return how many of `total_steps`, those of a full run, pretrain on extra images: r/(1+r), rounded half up."""
+        return int(self._extra_share * total_steps + 0.5) if self.mixing == "pretrain" else 0
+
+    @property
+    def _extra_share(self) -> float:
+        return self.synthetic_ratio / (1 + self.synthetic_ratio)
+
+    @property
+    def has_synthetic_images(self) -> bool:
+        """Whether the trial trains on images other than the real ones; `confirm` tests such trials."""
+        return self.source not in ("none", "duplicate")
+
+    @property
+    def simplicity(self) -> tuple[int, int, float]:
+        """A sort key that puts the simpler and cheaper arm first: the choice among trials with equal AUROCs.
+
+        real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio first.
+        """
+        rank = _BY_COST.index(self.source) if self.source in _BY_COST else len(_BY_COST)
+        return rank, self.classical, self.synthetic_ratio
+
+    @property
+    def arm(self) -> str:
+        """The arm (see docs/glossary.md): `real_only`, `classical`, `gan`, `classical+diffusion` ..."""
+        if self.source == "none":
+            return "classical" if self.classical else "real_only"
+        return f"classical+{self.source}" if self.classical else self.source
+
+
+def extensions_of(backbone: str, source: str) -> dict[str, str]:
+    """Return the identity of each backbone or source of another package, by names like `backbone tiny_net`."""
+    chosen = ((BACKBONES, backbone), (SOURCES, source))
+    return {f"{kind.kind} {name}": kind.identity(name) for kind, name in chosen if kind.has(name)}
+
+
+class Budget(Model):
+    """The limits of a search; it ends at the first one it reaches."""
+
+    trials: Count = 60
+    max_epochs: Count = 27
+    steps_per_epoch: Count | None = None
+    """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
+    hours: Positive | None = None
+    gpu_hours: Positive | None = None
+
+
+class SchedulerSettings(Model):
+    """ASHA: a trial continues past a rung if it is among the best 1/reduction there."""
+
+    name: Literal["asha", "none"] = "asha"
+    grace: Count = 1
+    """Epochs before the first rung."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+
+
+class SamplerSettings(Model):
+    """The Optuna sampler."""
+
+    name: Literal["tpe", "random", "grid"] = "tpe"
+    startup_trials: Annotated[int, Field(ge=0)] = 10
+    seed: int = 0
+
+
+class GeneratorResources(Model):
+    """Resources of a trial while its generator is trained, before the rest of the trial."""
+
+    gpus: Literal["auto"] | NonNegative = "auto"
+    """auto: `gpus_per_trial`."""
+    cpus: Literal["auto"] | Count = "auto"
+    """auto: `cpus_per_trial`, and at least 2 without a GPU."""
+
+
+class Resources(Model):
+    """Resources of a trial, and the number of concurrent trials."""
+
+    gpus_per_trial: Literal["auto"] | NonNegative = "auto"
+    cpus_per_trial: Count = 1
+    generator: GeneratorResources = GeneratorResources()
+    concurrent: Count | None = None
+    retries: Annotated[int, Field(ge=0)] = 2
+    """Retries of a trial, from its last checkpoint, after a failure that its settings did not cause."""
+    hang_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """A trial whose process reports nothing for this long counts as failed."""
+
+
+class QualitySettings(Model):
+    """How the quality of synthetic images is measured, and which images are refused. No setting changes the images."""
+
+    backbone: Annotated[BackboneName, BACKBONES] | None = None
+    """The backbone whose features are compared; null: each trial's own, if it is pretrained."""
+    weights: WeightsName = "imagenet"
+    """Its weights, as in `parameters.weights`; used only with `backbone`."""
+    allow_memorised: bool = False
+    """Use synthetic images even if too many of them are near-duplicates of training images."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.backbone and self.weights == "none":
+            raise ValueError("quality.weights: none gives random features; write imagenet, or the path of a file")
+        if self.backbone and self.weights == "imagenet" and not is_of_torchvision(self.backbone):
+            raise ValueError(
+                f"quality.backbone: {self.backbone} has no ImageNet weights; give a file as quality.weights"
+            )
+        return self
+
+
+class Controls(Model):
+    """The control arms that a finalist is compared with."""
+
+    matched: tuple[Literal["none", "duplicate"], ...] = ("none", "duplicate")
+    """The finalist's settings with another source."""
+    tuned: tuple[Literal["real_only", "classical", "duplicate"], ...] = ("real_only", "classical", "duplicate")
+    """The best trial of each of these arms, from the search and the top-ups."""
+
+    @model_validator(mode="after")
+    def _has_controls(self) -> Self:
+        if not self.matched and not self.tuned:
+            raise ValueError("without controls there is nothing to compare with; keep one in matched or tuned")
+        return self
+
+
+class Confirm(Model):
+    """How `confirm` compares the finalists with their controls."""
+
+    controls: Controls = Controls()
+    finalists: Count = 3
+    gan_seeds: Annotated[int, Field(ge=2)] = 5
+    classifier_seeds: Count = 2
+    ratios: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """Ratios of the ratio response, besides the first finalist's own; []: no ratio response."""
+    rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    """Equivalence margin: smaller differences in AUROC do not matter."""
+
+
+class WandbSettings(Model):
+    """Weights & Biases: one run per trial, grouped by study."""
+
+    project: str = "xraytune"
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """`auto`: online with an API key, else offline."""
+
+
+class Tracking(Model):
+    """Experiment trackers; `epochs.jsonl` is always written."""
+
+    wandb: WandbSettings | None = None
+
+
+class ExportedFrom(Model):
+    """The trial that `export` wrote this file from, so that a final training finds its study."""
+
+    study: FilePath
+    trial: Annotated[int, Field(ge=0)]
+    synthetic: str = ""
+    """Whether `confirm` had shown a benefit of its synthetic images; for the model card."""
+
+
+class FinalSettings(Model):
+    """The final training, which uses all patients of the data folder; `export` writes this block, and `train` reads it."""
+
+    trial_images: Count
+    """Training images of the exported trial; `budget.steps_per_epoch` is scaled up from them, if it is set."""
+    trial_patients: Count
+    """Training patients of the exported trial."""
+
+
+class Settings(Model):
+    """Everything in a space file except the parameters."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    seed: int = 0
+    task: TaskName = "classification"
+    """`segmentation` trains a U-Net on images with masks; see docs/segmentation.md."""
+    weights_dir: FilePath | None = None
+    data: DataSettings
+    objective: Objective = Field(
+        default_factory=lambda given: Objective(metric=OBJECTIVES[given.get("task", "classification")][0])
+    )
+    budget: Budget = Budget()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    sampler: SamplerSettings = SamplerSettings()
+    resources: Resources = Resources()
+    quality: QualitySettings = QualitySettings()
+    confirm: Confirm = Confirm()
+    tracking: Tracking = Tracking()
+    exported_from: ExportedFrom | None = None
+    final: FinalSettings | None = None
+
+    @model_validator(mode="after")
+    def _suits_the_task(self) -> Self:
+        metric, possible = f"objective.metric: {self.objective.metric}", OBJECTIVES[self.task]
+        if self.objective.metric not in possible:
+            raise ValueError(f"{metric} does not apply to {self.task}; write {' or '.join(possible)}")
+        if self.objective.metric == "val_sensitivity" and self.data.classes == "three":
+            raise ValueError(f"{metric} requires two classes, but data.classes is three; write val_auprc")
+        if self.objective.is_of_generator:
+            if self.quality.backbone is None:
+                raise ValueError(f"{metric} needs quality.backbone; write quality: {{backbone: mobilenet_v2}}")
+        if self.task == "segmentation":
+            for name in ("classes", "positive", "table"):
+                if getattr(self.data, name) != DataSettings.model_fields[name].default:
+                    raise ValueError(f"data.{name} applies only to classification, but task is segmentation; remove it")
+        return self
+
+    def identity(self) -> dict[str, Json]:
+        """Return what must not change when a study resumes, as plain JSON.
+
+        The number of trials, time limits, resources, tracking and locations of files may change.
+        """
+        return self.model_dump(
+            mode="json",
+            exclude={
+                **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from"), True),
+                "budget": {"trials", "hours", "gpu_hours"},
+                "data": {"path"},
+                # The content of a file of weights is in inputs.json.
+                **({"quality": {"weights"}} if is_path("weights", self.quality.weights) else {}),
+            },
+        )
+
+    @property
+    def metric(self) -> str:
+        """The display name of the study's objective, such as AUROC."""
+        return METRICS[self.objective.metric]
+
+    @property
+    def has_idle_asha(self) -> bool:
+        """Whether ASHA cannot stop any trial, because trials end at or before the first rung."""
+        return self.scheduler.name == "asha" and self.scheduler.grace >= self.budget.max_epochs
+
+
+def without_gate(settings: Settings) -> Settings:
+    """Return settings that refuse no synthetic images."""
+    return settings.model_copy(update={"quality": settings.quality.model_copy(update={"allow_memorised": True})})
+
+
+class Experiment(Model):
+    """The complete settings of one trial or one final training."""
+
+    settings: Settings
+    parameters: Parameters
+    inherited_resolution_px: Count | None = None
+    """For an arm of a confirmation, the resolution of its finalist."""
+
+    def identity(self) -> dict[str, Json]:
+        """Return what determines its results, as plain JSON; see `Settings.identity`."""
+        content = self.model_dump(mode="json", exclude={"settings"})
+        return {"settings": self.settings.identity(), **content}
+
+    @property
+    def generator_stages(self) -> tuple[Experiment, ...]:
+        """The experiment for each generator that it trains: with `gan_kid`, one per epoch; else itself, if it has one."""
+        generator, last = self.parameters.generator, self.settings.budget.max_epochs
+        if generator is None or not self.settings.objective.is_of_generator:
+            return () if generator is None else (self,)
+        shares = (max(1, round(generator.steps * epoch / last)) for epoch in range(1, last + 1))
+        stages = (self.parameters.with_generator(steps=steps) for steps in shares)
+        return tuple(self.model_copy(update={"parameters": parameters}) for parameters in stages)
+
+    @property
+    def resolution_px(self) -> int | None:
+        """The size that all images are scaled through for resolution matching; None: no matching."""
+        generator, size_px = self.parameters.generator, self.settings.data.image_size
+        if self.inherited_resolution_px is not None:
+            return self.inherited_resolution_px
+        if generator is None or self.parameters.match_resolution == "off" or generator.image_size >= size_px:
+            return None
+        return generator.image_size

@@ -1,0 +1,285 @@
+"""Variances and covariances of scores over patients: AUROCs (DeLong, binormal model), and means such as the mean Dice.
+
+A network's structural components are one number for each patient: their sum of squares is the variance of its score, and
+the dot product of two networks' components is the covariance of their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq  # type: ignore[import-untyped]
+from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
+
+from xraytune.base.errors import DataError, Problem
+from xraytune.stats.classification import Flags, Floats, Labels, require_finite, require_scorable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreModel:
+    """Assumptions on how a score in [0, 1] varies over patients, for what `confirm` cannot estimate from data.
+
+    Attributes:
+        variance: Variance of the difference of two scores (the arguments, elementwise), times a quarter of the effective
+            patients.
+        steepness: Squared derivative of a score with respect to the easiness of the images, up to a factor.
+        moved: A score (first argument) on images that are easier by the second argument.
+        effective_patients: See `StructuralComponents`; from labels [N], patients [N] and the positive class.
+        optimism: How much lower than on val-B, which selected the arms, the score may be on other images.
+    """
+
+    variance: Callable[[ArrayLike, ArrayLike], Floats]
+    steepness: Callable[[ArrayLike], Floats]
+    moved: Callable[[float, Floats], Floats]
+    effective_patients: Callable[[Labels, Sequence[str], int], float]
+    optimism: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructuralComponents:
+    """Scores of R networks on the same images, with the contribution of each patient to their variance.
+
+    Attributes:
+        scores: float64 [R], in [0, 1]; in `confirm`, [A, G, K]: arm, GAN seed, classifier seed.
+        components: float64 [R, P], of the sorted patients; `components @ components.T` is the covariance of the scores.
+        effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and m of the others,
+            averaged over the classes if there are more than two; this many patients, split evenly between the classes,
+            are equally informative.
+        model: The score's.
+    """
+
+    scores: Floats
+    components: Floats
+    effective_patients: float
+    model: ScoreModel
+
+
+def structural_components(
+    labels: Labels, probabilities: Floats, patients: Sequence[str], positive: int
+) -> StructuralComponents:
+    """Return AUROCs as in `metrics.classification.auroc`, and every patient's structural component of each.
+
+    The placement of a positive image is the share of negative images that score below it, that of a negative image the
+    share of positive ones above it; ties count one half. A patient's component is the sum over their images of
+    (placement - AUROC) / images of that side, times sqrt(n / (n - 1)) for the n patients with images on that side. With
+    more than two classes it is the mean over the classes, one-vs-rest.
+
+    With one image per patient, `components @ components.T` is the covariance matrix of DeLong et al. 1988; with several,
+    that of Obuchowski 1997 except for patients with images on both sides: she multiplies their term by n / (n - 1) of all
+    patients, here it is the geometric mean of the two sides' factors, so that no variance is negative.
+
+    Args:
+        labels: Class numbers, int64 [N].
+        probabilities: float64 [R, N, C].
+        patients: The patient of each image, [N].
+        positive: The class whose probability is the score if C = 2.
+
+    Raises:
+        DataError: A class has no image, or all images of a side belong to one patient.
+        ValueError: A probability is not finite.
+
+    Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated ROC curves", equations
+    4 to 7; Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data", section 2. Placements by ranks: Sun & Xu
+    2014, "Fast implementation of DeLong's algorithm".
+    """
+    class_count = probabilities.shape[2]
+    require_scorable(labels, probabilities, class_count)
+    _, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    classes = [positive] if class_count == 2 else range(class_count)
+    parts = [_one_against_rest(labels == number, probabilities[:, :, number], patient_of_image) for number in classes]
+    return StructuralComponents(
+        scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
+        components=np.mean([components for _, components in parts], axis=0),
+        effective_patients=effective_patients(labels, patients, positive=positive),
+        model=AUROC,
+    )
+
+
+def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> float:
+    """Return `StructuralComponents.effective_patients`; every class has an image."""
+    count, names = int(labels.max()) + 1, np.asarray(patients)
+    found = []
+    for number in [positive] if count == 2 else range(count):
+        sides = (len(np.unique(names[side])) for side in (labels == number, labels != number))
+        found.append(4 / sum(1 / patient_count for patient_count in sides))
+    return float(np.mean(found))
+
+
+def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Return AUROCs [R] and components [R, P] of scores [R, N]."""
+    from scipy.stats import rankdata  # type: ignore[import-untyped]  # a third of a second, and trials need none
+
+    rank_among_all = rankdata(scores, axis=1)
+    deviations = np.empty_like(scores)
+    for side in (is_positive, ~is_positive):
+        below = rank_among_all[:, side] - rankdata(scores[:, side], axis=1)
+        share_below = below / np.count_nonzero(~side)
+        placements = share_below if side is is_positive else 1 - share_below
+        aurocs = placements.mean(axis=1)
+        patient_count = len(np.unique(patient_of_image[side]))
+        if patient_count < 2:
+            what = "all images of a class, or all others, belong to one patient, so the AUROC has no interval"
+            raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
+        weight = float(np.sqrt(patient_count / (patient_count - 1))) / np.count_nonzero(side)
+        deviations[:, side] = weight * (placements - aurocs[:, None])
+    return aurocs, _sums(deviations, patient_of_image)
+
+
+def mean_components(results: Floats, patients: Sequence[str]) -> StructuralComponents:
+    """Return means over images, such as the mean Dice, and every patient's structural component of each.
+
+    A patient's component is the sum over their images of (result - mean) / N, times sqrt(P / (P - 1)) for P patients. With
+    one image per patient, `components @ components.T` is the usual covariance of means; with several, the
+    cluster-robust one.
+
+    Args:
+        results: One result per network and image, float64 [R, N].
+        patients: The patient of each image, [N].
+
+    Raises:
+        DataError: All images belong to one patient.
+        ValueError: A result is not finite.
+
+    Source: variance of a ratio, of the patients' sums to their numbers of images: Cochran 1977, "Sampling techniques",
+    equation 6.13 for an infinite population.
+    """
+    require_finite(results)
+    names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    if len(names) < 2:
+        what = "all images belong to one patient, so their mean has no interval"
+        raise DataError(Problem(what, fix="evaluate on at least two patients"))
+    means = results.mean(axis=1)
+    weight = float(np.sqrt(len(names) / (len(names) - 1))) / results.shape[1]
+    return StructuralComponents(
+        scores=means,
+        components=_sums(weight * (results - means[:, None]), patient_of_image),
+        effective_patients=float(len(names)),
+        model=DICE,
+    )
+
+
+def _sums(values: Floats, patient_of_image: NDArray[np.intp]) -> Floats:
+    """Sum values [R, N] over the images of each patient: [R, P]."""
+    order = np.argsort(patient_of_image, kind="stable")
+    starts = np.flatnonzero(np.diff(patient_of_image[order], prepend=-1))
+    return np.asarray(np.add.reduceat(values[:, order], starts, axis=1))
+
+
+WITHIN_ARM, ACROSS_ARMS = 0.85, 0.8
+"""Assumed correlations of two replicates' errors on the same image: within an arm, and between arms."""
+_QUANTILE = float(ndtri(0.975))
+_NEAREST = 1e-6
+"""Smallest distance to an AUROC of 0 or 1."""
+_NEAREST_SLOPE = 1e-4
+"""The same, for comparing slopes."""
+_ERROR_VARIATION = 0.5
+"""Standard deviation of 1 - Dice over patients, as a multiple of its mean; an assumption (docs/decisions/0025)."""
+
+
+def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
+    """Return the variance of one patient's contribution to the difference of two AUROCs in [0, 1], elementwise.
+
+    Scores are normal with equal variances in both classes (binormal model). With n patients of one class and m of the
+    other, the variance of the difference is this one times 1/n + 1/m.
+    """
+    above, below = (ndtri(np.clip(auroc, _NEAREST, 1 - _NEAREST)) for auroc in (first, second))
+    same = _bivariate(above, above, WITHIN_ARM / 2) + _bivariate(below, below, WITHIN_ARM / 2)
+    gap = ndtr(above) - ndtr(below)
+    return np.asarray(np.maximum(same - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2, _NEAREST**2))
+
+
+def _binormal_steepness(auroc: ArrayLike) -> Floats:
+    """Return the squared slope of the AUROC in the separation of the classes, up to a factor."""
+    separation = ndtri(np.clip(auroc, _NEAREST_SLOPE, 1 - _NEAREST_SLOPE))
+    return np.asarray((np.exp(-(separation**2) / 2) / np.sqrt(2 * np.pi)) ** 2)
+
+
+AUROC = ScoreModel(
+    variance=placement_variance,
+    steepness=_binormal_steepness,
+    moved=lambda auroc, separation: np.asarray(ndtr(ndtri(auroc) + separation)),
+    effective_patients=effective_patients,
+    optimism=0.03,
+)
+
+
+def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
+    """Return a quarter of the variance of one patient's difference in Dice between arms with these mean Dice, elementwise.
+
+    Over patients, an arm's error, 1 - Dice, has a coefficient of variation of `_ERROR_VARIATION`; errors correlate as those
+    of an AUROC do.
+    """
+    one, other = (1 - np.asarray(dice) for dice in (first, second))
+    variance = WITHIN_ARM * (one**2 + other**2) - 2 * ACROSS_ARMS * one * other
+    return np.asarray(np.maximum(_ERROR_VARIATION**2 / 4 * variance, _NEAREST**2))
+
+
+def _error(dice: ArrayLike) -> Floats:
+    return np.asarray(np.maximum(1 - np.asarray(dice), _NEAREST_SLOPE))
+
+
+DICE = ScoreModel(
+    variance=error_variance,
+    steepness=lambda dice: _error(dice) ** 2,  # easiness is measured on the logarithm of the error
+    moved=lambda dice, easier: np.maximum(1 - _error(dice) * np.exp(-easier), 0),
+    effective_patients=lambda labels, patients, positive: float(len(set(patients))),  # noqa: ARG005
+    optimism=0.01,
+)
+
+
+def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
+    """Return two AUROCs with a given mean and difference; the mean is shifted if needed to keep both within [0, 1]."""
+    half = np.abs(np.asarray(difference)) / 2
+    centre = np.clip(mean, half, np.maximum(1 - half, half))
+    return np.asarray(centre + np.asarray(difference) / 2), np.asarray(centre - np.asarray(difference) / 2)
+
+
+def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, float]:
+    """Return the 95 % interval of an AUROC in [0, 1] measured on this many effective patients (2 or more).
+
+    A score interval: it contains the AUROCs from which the measured one is at most 1.96 of their standard errors away. At an
+    AUROC of 1, where estimated variances vanish, it still has a width. It covers the same model on other patients, and knows
+    nothing of a selection: the best of many trials is optimistic.
+
+    Source: variance by Hanley & McNeil 1982, "The meaning and use of the area under a receiver operating characteristic
+    (ROC) curve"; solved for the true AUROC as in method 5 of Newcombe 2006, "Confidence intervals for an effect size measure
+    based on the Mann-Whitney statistic, part 2".
+    """
+    return _lower_end(auroc, effective_patients), 1 - _lower_end(1 - auroc, effective_patients)
+
+
+def _lower_end(auroc: float, effective_patients: float) -> float:
+    def excess(true: float) -> float:
+        return auroc - true - _QUANTILE * _standard_error(true, effective_patients)
+
+    return float(brentq(excess, 0.0, min(auroc, 1 - _NEAREST))) if auroc > 0 else 0.0
+
+
+def chance_difference(auroc: float, effective_patients: float) -> float:
+    """Return the difference in AUROC that two equally good trials exceed on the same patients in only 5 % of cases.
+
+    Their errors on an image are correlated by `ACROSS_ARMS`, as the forecast of `confirm` assumes.
+    """
+    return float(_QUANTILE * _standard_error(auroc, effective_patients) * np.sqrt(2 * (1 - ACROSS_ARMS)))
+
+
+def _standard_error(auroc: float, effective_patients: float) -> float:
+    """Return Hanley and McNeil's standard error with half of the patients in each class."""
+    each = effective_patients / 2
+    of_pairs = 1 + (each - 1) * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
+    return float(np.sqrt(auroc * (1 - auroc) * of_pairs) / each)
+
+
+def _bivariate(first: Floats, second: Floats, correlation: float) -> Floats:
+    """Return P(X <= first and Y <= second) of standard normal X and Y.
+
+    Source: Owen 1956, "Tables for computing bivariate normal probabilities", equation 2.1.
+    """
+    first, second = (np.where(np.abs(value) < _NEAREST, _NEAREST, value) for value in (first, second))
+    root = np.sqrt(1 - correlation**2)
+    one = owens_t(first, (second / first - correlation) / root)
+    other = owens_t(second, (first / second - correlation) / root)
+    return np.asarray((ndtr(first) + ndtr(second)) / 2 - (one + other) - (first * second < 0) / 2)

@@ -1,0 +1,140 @@
+"""Dice, IoU and the 95 % Hausdorff distance of masks, by MONAI, and their means with intervals over patients.
+
+HD95 is the larger of two 95 % quantiles (with linear interpolation): of the distances from the edge pixels of one mask to
+the nearest edge pixel of the other, in each direction. An edge pixel belongs to the mask and has one of four neighbours
+that does not; pixels outside the image do not. Dice and IoU are 0 if one of two masks is empty, 1 if both are; HD95 is
+undefined in both cases.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.base.errors import MachineError, Problem
+from xraytune.stats.classification import Floats, known
+from xraytune.stats.intervals import Interval, defined_intervals, patient_intervals
+
+Masks: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredMask:
+    """The metrics of one predicted mask; `area` is its share of the image, and `hd95_px` is None if undefined."""
+
+    file: str
+    patient: str
+    dice: float
+    iou: float
+    hd95_px: float | None
+    area: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskMetrics:
+    """Means over images.
+
+    Attributes:
+        empty_predictions: Images with an empty prediction. They have no HD95, so a network that predicts nothing for
+            difficult images gets a better mean HD95.
+        hd95_px: Mean HD95 of the images that have one; None if there are none.
+        intervals: 95 % intervals (low, high) over patients, by name; empty with a single patient.
+    """
+
+    images: int
+    patients: int
+    empty_predictions: int
+    dice: float
+    iou: float
+    hd95_px: float | None
+    intervals: dict[str, Interval]
+
+
+def dice(predicted: Masks, true: Masks) -> Floats:
+    """Return 2 |A and B| / (|A| + |B|) of each image, float64 [n], of masks [n, H, W]."""
+    return _by_monai("compute_dice", predicted, true, ignore_empty=False)
+
+
+def iou(predicted: Masks, true: Masks) -> Floats:
+    """Return |A and B| / |A or B| of each image, float64 [n], of masks [n, H, W]."""
+    return _by_monai("compute_iou", predicted, true, ignore_empty=False)
+
+
+def hd95(predicted: Masks, true: Masks) -> Floats:
+    """Return the HD95 of each image in pixels, float64 [n], of masks [n, H, W]; NaN if one of the two is empty."""
+    distances = np.full(len(true), np.nan)
+    both = predicted.any(axis=(1, 2)) & true.any(axis=(1, 2))  # MONAI warns about empty masks
+    if both.any():
+        options = {"include_background": True, "percentile": 95}
+        distances[both] = _by_monai("compute_hausdorff_distance", predicted[both], true[both], **options)
+    return distances
+
+
+def scored_mask(predicted: Masks, true: Masks, *, file: str, patient: str) -> ScoredMask:
+    """Return the metrics of one image's mask, [H, W]; raises MachineError if MONAI is not installed."""
+    dice_, iou_, hd95_ = (float(metric(predicted[None], true[None])[0]) for metric in (dice, iou, hd95))
+    area = float(predicted.mean())
+    return ScoredMask(file=file, patient=patient, dice=dice_, iou=iou_, hd95_px=known(hd95_), area=area)
+
+
+def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> MaskMetrics:
+    """Return the means over at least one image, with intervals from `replicates` bootstrap samples."""
+    patients = [mask.patient for mask in masks]
+    found = {}
+    for name in ("dice", "iou", "hd95_px"):
+        values = np.array([getattr(mask, name) for mask in masks], dtype=np.float64)  # None becomes NaN
+        found[name] = mean_with_interval(values, patients, replicates=replicates, seed=seed)
+    return MaskMetrics(
+        images=len(masks),
+        patients=len({*patients}),
+        empty_predictions=sum(mask.area == 0 for mask in masks),
+        dice=found["dice"][0] or 0.0,
+        iou=found["iou"][0] or 0.0,
+        hd95_px=found["hd95_px"][0],
+        intervals={name: interval for name, (_, interval) in found.items() if interval},
+    )
+
+
+def mean_with_interval(
+    values: Floats, patients: Sequence[str], *, replicates: int, seed: int
+) -> tuple[float | None, Interval | None]:
+    """Return the mean over the images that have a value, [N], and its 95 % interval over patients.
+
+    The mean is None if no image has a value; the interval also if a resample has none, and with a single patient.
+    """
+
+    def of_weights(weights: Floats) -> dict[str, Floats]:
+        counts = weights * np.isfinite(values)
+        with np.errstate(invalid="ignore"):  # 0 / 0
+            return {"mean": counts @ np.nan_to_num(values) / counts.sum(axis=1)}
+
+    mean = known(of_weights(np.ones((1, len(values))))["mean"][0])
+    one_class = np.zeros(len(values), dtype=np.int64)
+    found = defined_intervals(patient_intervals(of_weights, one_class, patients, replicates=replicates, seed=seed))
+    return mean, found.get("mean") if len({*patients}) > 1 else None
+
+
+def _by_monai(metric: str, predicted: Masks, true: Masks, **options: Any) -> Floats:
+    """Return a metric of MONAI for masks [n, H, W], in double precision as counts may exceed 2^24."""
+    import torch
+
+    try:
+        import monai.metrics  # takes seconds
+    except ImportError as error:
+        fix = "pip install 'xraytune[segmentation]'"
+        raise MachineError(Problem("mask metrics need MONAI, which is not installed", fix=fix)) from error
+    _quiet_monai()
+    tensors = (torch.from_numpy(masks[:, None].astype(np.float64)) for masks in (predicted, true))
+    return np.asarray(getattr(monai.metrics, metric)(*tensors, **options)[:, 0].numpy(), dtype=np.float64)
+
+
+@cache
+def _quiet_monai() -> None:
+    """Ignore a warning about MONAI's own call; `catch_warnings` would race between the threads that score masks."""
+    warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)

@@ -1,0 +1,400 @@
+"""From the scores of two arms to a verdict: the difference with its confidence interval, then the decision rules.
+
+The difference in score (AUROC, Dice) has an interval over both patients and seeds. The GAN seeds are the readers of a
+multi-reader multi-case study: sampled at random, each scoring the same patients in both arms; an arm without a GAN has
+replicates with the same seed pairs. With five seeds and a few hundred patients both sources of variance are of similar size,
+so an interval over one of them alone would be too narrow. It is a score interval: it contains the differences that a test
+does not reject, and the test of a difference uses the patient variance that this difference implies.
+docs/decisions/0010 (AUROC) and 0025 (Dice) give the reasons and the simulations.
+
+There are four words for a pair of arms and four verdicts for a finalist; each rule controls its error rate. A finalist helps
+if it is better than every control, and hurts if it is worse than every matched control (intersection-union tests). It is no
+better if an improvement over some control is ruled out (Holm's correction over the controls). The next finalist is tested
+only if the previous one helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq  # type: ignore[import-untyped]
+from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: cdf and quantile function
+
+from xraytune.base.errors import ConfigError, Problem
+from xraytune.stats.classification import Floats
+from xraytune.stats.placements import ScoreModel, StructuralComponents, around
+
+Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
+PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
+ControlKind: TypeAlias = Literal["none", "none_same_count", "duplicate", "tuned"]
+"""Matched without extra images; the same with as many images per step as the finalist (`mixing: replace`); matched with
+repeated real images, also as many per step; tuned."""
+
+_TEXTS: dict[Overall, str] = {
+    "helps": "synthetic images help",
+    "hurts": "synthetic images hurt",
+    "no_better": "synthetic images do not improve {metric}",
+    "undecided": "inconclusive: neither an improvement nor its absence was shown",
+}
+
+LEVEL = 0.05
+"""Significance level of each claim: two-sided for `better` and `worse`, of each of two one-sided tests for `equivalent`,
+one-sided for `no_better`."""
+MOST_DEGREES = 1e6
+"""Here Student's t equals the normal distribution to six digits; JSON has no infinity."""
+PRIOR_PATIENTS = 20
+"""Weight, in patients, of the score model's variance against the one estimated from the patients of the test folder."""
+PATIENTS_PER_DEGREE = 8
+"""Effective patients per degree of freedom of their variance. To a difference in AUROC, only patients that the arms rank
+differently contribute; to one in mean Dice, mostly a few difficult patients."""
+_GRID = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """The inputs of a test of a difference: numbers, or arrays that broadcast.
+
+    Attributes:
+        difference: Estimated score of the first arm minus that of the second.
+        mean_score: Mean of the two arms' scores.
+        seed_variance: Sample variance of the difference over GAN seeds, of which there are at least 2.
+        patient_variance: Variance of the difference over patients, given these seeds; a negative estimate counts as 0.
+    """
+
+    difference: ArrayLike
+    mean_score: ArrayLike
+    seed_variance: ArrayLike
+    patient_variance: ArrayLike
+    gan_seeds: int
+    effective_patients: float
+    model: ScoreModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A difference with its 95 % and 90 % intervals over patients and seeds, and the two-sided p-value of no difference."""
+
+    difference: float
+    standard_error: float
+    degrees_of_freedom: float
+    low: float
+    high: float
+    low_90: float
+    high_90: float
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VarianceComponents:
+    """Variance components of a difference between two arms, in squared score; unbiased estimates, possibly negative.
+
+    Attributes:
+        gan_seed: Per GAN seed, with infinitely many patients.
+        classifier_seed: Per classifier seed with the same GAN.
+        patient: Per patient, common to all seeds.
+        patient_by_gan_seed: Per patient, the interaction with the GAN seed.
+        patient_by_classifier_seed: Per patient, the interaction with the classifier seed.
+    """
+
+    gan_seed: float
+    classifier_seed: float
+    patient: float
+    patient_by_gan_seed: float
+    patient_by_classifier_seed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The difference between two arms: interval, inputs of further tests, mean score of each arm, variance components."""
+
+    interval: Interval
+    evidence: Evidence
+    scores: tuple[float, float]
+    components: VarianceComponents
+
+
+def compare(pair: StructuralComponents) -> Comparison:
+    """Compare two arms: scores [2, G, K] by arm, GAN seed and classifier seed, over which they are averaged.
+
+    Raises ConfigError with fewer than two GAN seeds.
+    """
+    evidence = gather(pair)
+    first, second = pair.scores.mean(axis=(1, 2))
+    return Comparison(
+        interval=score_interval(evidence),
+        evidence=evidence,
+        scores=(float(first), float(second)),
+        components=_variance_components(pair.scores[0] - pair.scores[1], pair.components[0] - pair.components[1]),
+    )
+
+
+def gather(pair: StructuralComponents) -> Evidence:
+    """Compute the evidence that `compare` tests; same arguments and exceptions."""
+    gan_seeds = pair.scores.shape[1]
+    if gan_seeds < 2:
+        what = "confirm.gan_seeds: a single seed gives no estimate of the variance between seeds"
+        raise ConfigError(Problem(what, fix="use at least 4, preferably 5"))
+    # Differences first, so that swapping the arms exactly flips their signs.
+    differences, by_patient = ((one[0] - one[1]).mean(axis=1) for one in (pair.scores, pair.components))
+    return Evidence(
+        difference=float(differences.mean()),
+        mean_score=float(pair.scores.mean()),
+        seed_variance=float(differences.var(ddof=1)),
+        patient_variance=mean_off_diagonal(by_patient @ by_patient.T),
+        gan_seeds=gan_seeds,
+        effective_patients=pair.effective_patients,
+        model=pair.model,
+    )
+
+
+def p_values(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
+    """Return one-sided p-values: of "the true difference is at most `difference`", and of "it is at least `difference`"."""
+    error, degrees = _error_at(evidence, difference)
+    distance = (np.asarray(difference) - evidence.difference) / error
+    return np.asarray(stdtr(degrees, distance)), np.asarray(stdtr(degrees, -distance))
+
+
+def score_interval(evidence: Evidence) -> Interval:
+    """Return the range of differences that neither one-sided test rejects; `evidence` holds scalars."""
+    centre = float(np.asarray(evidence.difference))
+
+    def end(quantile: float, sign: int) -> float:
+        def excess(distance: float) -> float:
+            error, degrees = _error_at(evidence, centre + sign * distance)
+            return float(distance - stdtrit(degrees, quantile) * error)
+
+        # With few patients near the ceiling, differences beyond a rejected one may be accepted again: take the last.
+        distances = np.linspace(0.0, 1 - sign * centre, _GRID)
+        errors, degrees = _error_at(evidence, centre + sign * distances)
+        last = int(np.flatnonzero(distances <= stdtrit(degrees, quantile) * errors)[-1])
+        if last == len(distances) - 1:
+            return centre + sign * float(distances[last])
+        return centre + sign * float(brentq(excess, distances[last], distances[last + 1], xtol=1e-12))
+
+    error, degrees = _error_at(evidence, centre)
+    one_sided = min(map(float, p_values(evidence, 0.0)))
+    return Interval(
+        difference=centre,
+        standard_error=float(error),
+        degrees_of_freedom=float(degrees),
+        low=end(0.975, -1),
+        high=end(0.975, 1),
+        low_90=end(0.95, -1),
+        high_90=end(0.95, 1),
+        p_value=min(2 * one_sided, 1.0),
+    )
+
+
+def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the standard error and degrees of freedom of the estimate if this is the true difference."""
+    patients = patient_variance_at(evidence, difference)
+    seeds = np.asarray(evidence.seed_variance) / evidence.gan_seeds
+    degrees = satterthwaite_degrees(seeds, patients, evidence.gan_seeds, evidence.effective_patients)
+    return np.sqrt(seeds + patients), degrees
+
+
+def satterthwaite_degrees(seeds: ArrayLike, patients: ArrayLike, gan_seeds: int, effective_patients: float) -> Floats:
+    """Return the degrees of freedom of the sum of two variances of a difference: that over seeds and that over patients.
+
+    Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components"; Hillis' formula in the
+    limit of infinitely many patients.
+    """
+    seeds, patients = np.asarray(seeds), np.asarray(patients)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = seeds**2 / (gan_seeds - 1) + patients**2 / (effective_patients / PATIENTS_PER_DEGREE)
+        return np.asarray(np.fmin((seeds + patients) ** 2 / parts, MOST_DEGREES))
+
+
+def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
+    """Return the patient variance of an estimated difference if `difference` is the true one.
+
+    The estimate belongs to the estimated difference; it is increased as the score's model predicts and never decreased.
+    With few patients the arms differ in hardly any of them and the estimate is mostly noise, so it is averaged with the
+    model's variance at the weight of `PRIOR_PATIENTS`.
+
+    Source: after the score interval for paired proportions, Tango 1998, "Equivalence test and confidence interval for the
+    difference in proportions for the paired-sample design".
+    """
+    model = evidence.model
+    here = model.variance(*around(evidence.mean_score, evidence.difference))
+    there = model.variance(*around(evidence.mean_score, difference))
+    estimated = np.maximum(evidence.patient_variance, 0) * np.maximum(there / here, 1)
+    prior = 4 / evidence.effective_patients * there
+    weight = PRIOR_PATIENTS / (evidence.effective_patients + PRIOR_PATIENTS)
+    return np.asarray((1 - weight) * estimated + weight * prior)
+
+
+def _variance_components(differences: Floats, by_patient: Floats) -> VarianceComponents:
+    """Estimate the components of differences [G, K] and their structural components [G, K, P] by the method of moments.
+
+    With K = 1 the GAN seeds' components include those of the classifier seeds.
+    """
+    gan_seeds, classifier_seeds, patients = by_patient.shape
+    of_gan = by_patient.mean(axis=1)
+    across_gans = mean_off_diagonal(of_gan @ of_gan.T)
+    own = float((by_patient**2).sum(axis=2).mean())
+    within, within_gan = 0.0, own
+    if classifier_seeds > 1:
+        within = float(differences.var(axis=1, ddof=1).mean())
+        blocks = by_patient @ by_patient.transpose(0, 2, 1)
+        within_gan = sum(mean_off_diagonal(block) for block in blocks) / gan_seeds
+    among = float(differences.mean(axis=1).var(ddof=1))
+    return VarianceComponents(
+        gan_seed=among - within / classifier_seeds - (within_gan - across_gans),
+        classifier_seed=within - (own - within_gan),
+        patient=across_gans * patients,
+        patient_by_gan_seed=(within_gan - across_gans) * patients,
+        patient_by_classifier_seed=(own - within_gan) * patients,
+    )
+
+
+def mean_off_diagonal(matrix: Floats) -> float:
+    """Return the mean covariance of two different seeds."""
+    count = len(matrix)
+    return float((matrix.sum() - np.trace(matrix)) / (count * (count - 1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairVerdict:
+    """The tests of one arm against another.
+
+    Attributes:
+        is_better: The 95 % interval is above 0.
+        is_worse: The 95 % interval is below 0.
+        is_equivalent: The 90 % interval is inside the region of practical equivalence.
+        p_better_by_rope: One-sided p-value of "the true difference is one ROPE or more".
+    """
+
+    is_better: bool
+    is_worse: bool
+    is_equivalent: bool
+    p_better_by_rope: float
+
+    @property
+    def words(self) -> tuple[PairWord, ...]:
+        """`better` or `worse`, and `equivalent`; both if a significant difference is too small to matter."""
+        held: dict[PairWord, bool] = {
+            "better": self.is_better,
+            "worse": self.is_worse,
+            "equivalent": self.is_equivalent,
+        }
+        return tuple(word for word, holds in held.items() if holds) or ("undecided",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTests:
+    """`PairVerdict`s of many comparisons: each attribute is an array of the shape of the evidence."""
+
+    is_better: NDArray[np.bool_]
+    is_worse: NDArray[np.bool_]
+    is_equivalent: NDArray[np.bool_]
+    p_better_by_rope: Floats
+
+    def at(self, *index: int) -> PairVerdict:
+        """Return the verdict of one comparison."""
+        return PairVerdict(**{one.name: getattr(self, one.name)[index].item() for one in fields(PairVerdict)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgainstControl:
+    """The verdict on a finalist against one of its controls, by the control's name."""
+
+    control: str
+    kind: ControlKind
+    verdict: PairVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverallVerdict:
+    """The verdict on a finalist.
+
+    Attributes:
+        word: The first that holds of `hurts`, `helps`, `no_better`, `undecided`.
+        controls: The controls it rests on: the matched ones (`hurts`), all (`helps`), those over which an improvement is
+            ruled out (`no_better`), those that the finalist is not better than (`undecided`).
+    """
+
+    word: Overall
+    controls: tuple[str, ...]
+
+
+def verdict_text(word: Overall, metric: str) -> str:
+    """Return the verdict on a finalist in a few words: `synthetic images do not improve AUROC`."""
+    return _TEXTS[word].format(metric=metric)
+
+
+def pair_tests(evidence: Evidence, *, rope: float) -> PairTests:
+    """Test differences, finalist minus control, for all four words; `rope` is the equivalence margin in AUROC, > 0.
+
+    Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two one-sided tests procedure
+    and the power approach".
+    """
+    # In one call, since all three share the variance at the observed difference.
+    differences = np.reshape([0.0, rope, -rope], (3, *[1] * np.ndim(evidence.difference)))
+    (above_zero, _, above_rope), (below_zero, by_rope, _) = p_values(evidence, differences)
+    return PairTests(
+        is_better=above_zero < LEVEL / 2,
+        is_worse=below_zero < LEVEL / 2,
+        is_equivalent=(by_rope < LEVEL) & (above_rope < LEVEL),
+        p_better_by_rope=by_rope,
+    )
+
+
+def judge(evidence: Evidence, *, rope: float) -> PairVerdict:
+    """Judge one comparison; see `pair_tests`."""
+    return pair_tests(evidence, rope=rope).at()
+
+
+def verdicts_of(tests: PairTests, study: int, kinds: Sequence[ControlKind]) -> list[AgainstControl]:
+    """Extract one study from tests [studies, controls]."""
+    return [
+        AgainstControl(control=f"{place}", kind=one, verdict=tests.at(study, place)) for place, one in enumerate(kinds)
+    ]
+
+
+def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
+    """Judge a finalist by its comparisons with all controls.
+
+    Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling"; Holm 1979, "A
+    simple sequentially rejective multiple test procedure".
+    """
+    matched = [one for one in comparisons if one.kind != "tuned"]
+    if can_show_harm([one.kind for one in matched]) and all(one.verdict.is_worse for one in matched):
+        return OverallVerdict(word="hurts", controls=_names(matched))
+    if comparisons and all(one.verdict.is_better for one in comparisons):
+        return OverallVerdict(word="helps", controls=_names(comparisons))
+    if no_better := _improvement_ruled_out(comparisons):
+        return OverallVerdict(word="no_better", controls=_names(no_better))
+    return OverallVerdict(word="undecided", controls=_names(one for one in comparisons if not one.verdict.is_better))
+
+
+def can_show_harm(kinds: Collection[ControlKind]) -> bool:
+    """Return whether the controls separate the effect of synthetic images from that of more images per step."""
+    return "none_same_count" in kinds or ("none" in kinds and "duplicate" in kinds)
+
+
+def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
+    """Return the controls over which an improvement of one ROPE is ruled out, in the given order."""
+    ranked = sorted(comparisons, key=lambda one: one.verdict.p_better_by_rope)
+    passed = [one.verdict.p_better_by_rope < LEVEL / (len(ranked) - place) for place, one in enumerate(ranked)]
+    ruled_out = ranked[: passed.index(False) if False in passed else len(ranked)]
+    return [one for one in comparisons if one in ruled_out]
+
+
+def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict | None, ...]:
+    """Keep the verdicts, in the order of val-B, up to and including the first that is not `helps`; None: not tested.
+
+    Source: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001, "Optimally weighted, fixed sequence and gatekeeper
+    multiple testing procedures".
+    """
+    helped = [verdict.word == "helps" for verdict in verdicts]
+    tested = helped.index(False) + 1 if False in helped else len(helped)
+    return tuple(verdict if place < tested else None for place, verdict in enumerate(verdicts))
+
+
+def _names(comparisons: Iterable[AgainstControl]) -> tuple[str, ...]:
+    return tuple(one.control for one in comparisons)

@@ -1,0 +1,1 @@
+"""What a study has on disk: folder, journal, rows of trials, status."""

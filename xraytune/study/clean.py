@@ -1,0 +1,182 @@
+"""Free disk space: in a study, and in an artifact cache, which several studies and users may share.
+
+Only files that the next search, confirm or train can compute again are removed, never results. What is removed is named by
+this file's naming schemes and is a real file or folder: nothing behind a symbolic link is listed, measured or removed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from xraytune.base import artifacts
+from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.files import check_fences, explain_disk_errors
+from xraytune.study.folder import SCRATCH_NAME, StudyFolder, locked
+from xraytune.study.journal import Journal
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_OLD_SECONDS = 3600.0
+_STAGE = re.compile(r"[a-z]+(-[a-z]+)*-\d+(\.work)?")
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
+_LEFTOVER = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp")
+"""The temporary files of `files.temporary_name`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned:
+    """What was removed, or would be: the bytes of each path. `note` says what was kept unexpectedly, and why."""
+
+    path: Path
+    removed: dict[Path, int]
+    is_dry_run: bool
+    note: str = ""
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum over all paths."""
+        return sum(self.removed.values())
+
+
+def clean(study: Path, *, dry_run: bool = False, clock: Callable[[], float] = time.time) -> Cleaned:
+    """Remove checkpoints of ended trials and leftovers of killed processes from a study.
+
+    Args:
+        study: The study's folder.
+        dry_run: Remove nothing, but return what would be removed.
+        clock: Seconds since 1970.
+
+    Raises:
+        StudyError: There is no study, it is in use, or a file of it is damaged.
+        MachineError: The system refuses access.
+    """
+    folder = StudyFolder(study.resolve())
+    space = folder.space()
+    with locked(folder, "cleaned"), explain_disk_errors(folder.path):
+        journal = Journal(folder.journal_path, space, writable=False)
+        ended = {trial.number for trial in journal.trials} - set(journal.unfinished())
+        found = [folder.checkpoint_path(number) for number in sorted(ended)]
+        found += [path for path in _walk(folder.path) if path.name == SCRATCH_NAME]
+        found += _leftovers(_walk(folder.path), clock())
+        found += _leftovers(_entries(folder.path.parent), clock(), name=folder.path.name)
+        return Cleaned(path=folder.path, removed=_remove(found, dry_run=dry_run), is_dry_run=dry_run)
+
+
+def clean_cache(
+    cache: Path = Path("cache"), *, max_size: str, dry_run: bool = False, clock: Callable[[], float] = time.time
+) -> Cleaned:
+    """Remove leftovers, and then the least recently used artifacts until a cache is no larger than `max_size`.
+
+    Keep what a running command has used since it started. Unfinished generators (`STAGE.work/`) stay while any command runs.
+
+    Args:
+        cache: The artifact cache.
+        max_size: Such as 50GB or 50GiB.
+        dry_run: Remove nothing, but return what would be removed.
+        clock: Seconds since 1970.
+
+    Raises:
+        ConfigError: There is no such folder, or `max_size` is not a size.
+        MachineError: The system refuses access.
+    """
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]I?|)B?", max_size.strip().upper())
+    if size is None:
+        fix = "give a number with a unit, such as 50GB"
+        raise ConfigError(Problem(f"{max_size!r} is not a size", "--max-size", fix))
+    if not cache.is_dir():
+        raise ConfigError(Problem("no cache here", cache, "give its folder: --cache DIR"))
+    cache, limit = cache.resolve(), float(size[1]) * _UNITS[size[2]]
+    with explain_disk_errors(cache):
+        running = artifacts.running_commands(cache)
+        stages = [path for path in _entries(cache) if _STAGE.fullmatch(path.name) and _is_folder(path)]
+        leftovers = list(_leftovers((path for stage in stages for path in _entries(stage)), clock()))
+        removed = _remove(leftovers, dry_run=dry_run)
+        left = _size_bytes(cache) - (sum(removed.values()) if dry_run else 0)
+        for path in sorted(_artifacts(stages, is_used=bool(running)), key=_last_used):
+            if left <= limit:
+                break
+            if not artifacts.is_in_use(path, running):
+                removed |= _remove([path], dry_run=dry_run)
+                left -= removed[path]
+    note = f"{left / 2**20:,.1f} MiB kept: in use, or not artifacts" if left > limit else ""
+    return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
+
+
+def _artifacts(stages: Iterable[Path], *, is_used: bool) -> Iterator[Path]:
+    """Yield the folders of artifacts and, unless a command uses the cache, of generators in training."""
+    for stage in stages:
+        if stage.suffix != ".work" or not is_used:
+            yield from (path for path in _entries(stage) if _FINGERPRINT.fullmatch(path.name) and _is_folder(path))
+
+
+def _last_used(path: Path) -> float:
+    return artifacts.last_used(path) or _changed(path)
+
+
+def _leftovers(paths: Iterable[Path], now: float, name: str = "") -> Iterator[Path]:
+    """Yield old temporary files and folders, of `name` if it is given, whose process has ended.
+
+    The process number means nothing if it ran on another machine, so recent files stay.
+    """
+    for path in paths:
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and name in ("", match[1]) and not _is_alive(int(match[2])) and now - _changed(path) > _OLD_SECONDS:
+            yield path
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def _remove(paths: Iterable[Path], *, dry_run: bool) -> dict[Path, int]:
+    """Remove files and folders that exist, unless they are links; return the bytes of each."""
+    removed: dict[Path, int] = {}
+    for path in paths:
+        if os.path.lexists(path) and not path.is_symlink() and removed.keys().isdisjoint((path, *path.parents)):
+            removed[path] = _size_bytes(path)
+            if not dry_run:
+                check_fences()
+                artifacts.discard(path)
+    return removed
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in os.scandir(folder))
+
+
+def _is_folder(path: Path) -> bool:
+    return stat.S_ISDIR(path.lstat().st_mode)
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    """Yield a path and everything below it; links are not followed."""
+    yield path
+    for where, folders, files in os.walk(path):
+        yield from (Path(where, name) for name in (*folders, *files))
+
+
+def _stats(path: Path) -> Iterator[os.stat_result]:
+    for entry in _walk(path):
+        with suppress(FileNotFoundError):
+            yield entry.lstat()
+
+
+def _changed(path: Path) -> float:
+    return max((status.st_mtime for status in _stats(path)), default=0.0)
+
+
+def _size_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder."""
+    return sum(status.st_size for status in _stats(path) if stat.S_ISREG(status.st_mode))

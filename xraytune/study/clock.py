@@ -1,0 +1,93 @@
+"""The wall time of a study and of its running trials, kept in `wall.json`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from xraytune.base.files import read_json, write_json
+from xraytune.study.folder import damage_explained
+
+_SAVE_EVERY_SECONDS = 5.0
+
+
+class Times(BaseModel):
+    """The wall time that a study has used, summed over all starts, in seconds.
+
+    `trials` has that of each trial that has not ended, `gpu_seconds` the same times its GPUs.
+    """
+
+    seconds: float = 0.0
+    trials: dict[int, float] = {}
+    gpu_seconds: dict[int, float] = {}
+    slot_seconds: float = 0.0
+    idle_seconds: float = 0.0
+
+
+def read_times(path: Path) -> Times:
+    """Return the time that a study has used."""
+    with damage_explained(path):
+        return Times.model_validate(read_json(path)) if path.exists() else Times()
+
+
+class StudyClock:
+    """A clock that starts when created; saved every few seconds, so that the time of a killed search counts too.
+
+    Args:
+        path: `wall.json`; None saves nothing.
+        unfinished: The trials whose time it continues to count; ended trials have their time in the journal.
+    """
+
+    def __init__(self, path: Path | None = None, unfinished: Collection[int] = ()) -> None:
+        self._path, self._last = path, time.monotonic()
+        self._times = read_times(path) if path else Times()
+        for ended in [number for number in self._times.trials if number not in unfinished]:
+            self.drop(ended)
+        self._gpus: dict[int, float] = {}  # of the running trials
+        self._slots = self._idle = 0
+        self.save()
+
+    def times(self) -> Times:
+        """Return the time used until now, which later calls update in place."""
+        now, times = time.monotonic(), self._times
+        passed, self._last = now - self._last, now
+        times.seconds += passed
+        times.slot_seconds += passed * self._slots
+        times.idle_seconds += passed * self._idle
+        for number, gpus in self._gpus.items():
+            times.trials[number] += passed
+            times.gpu_seconds[number] += passed * gpus
+        return times
+
+    def start(self, number: int, gpus: float) -> None:
+        """Start counting the time of a trial and of the GPUs that it holds, or change the GPUs."""
+        times = self.times()
+        times.trials.setdefault(number, 0.0)
+        times.gpu_seconds.setdefault(number, 0.0)
+        self._gpus[number] = gpus
+
+    def stop(self, number: int) -> None:
+        """Stop counting the time of a trial."""
+        self.times()
+        del self._gpus[number]
+
+    def drop(self, number: int) -> None:
+        """Forget the time of a trial that has ended."""
+        self._times.trials.pop(number, None)
+        self._times.gpu_seconds.pop(number, None)
+
+    def heartbeat(self, slots: int, idle: int) -> None:
+        """Count slots and idle ones from now on; save the time if the last save was a while ago."""
+        self.times()
+        self._slots, self._idle = slots, idle
+        if time.monotonic() - self._saved >= _SAVE_EVERY_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Save the time."""
+        self._saved = time.monotonic()
+        if self._path:
+            write_json(self._path, self.times().model_dump())

@@ -1,0 +1,375 @@
+"""A study is a folder with everything that explains its numbers.
+
+    study.yaml  split.json                     the space and the images; only the budget changes, at a later start
+    environment.json                           device and versions of its trials; grows when versions change
+    inputs.json                                content of extra images and custom weights, if there are any
+    optuna.journal                             the source of truth
+    trials.jsonl                               derived from it: one row for every ended trial
+    trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json quality.json
+                                               val_b.npy: its results for val-B; sha256.jsonl: that file's checksum
+    report.html                                the page about it
+    samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the trials' samples.json
+
+One process at a time writes to it, under a lock that ends with its owner.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import platform
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from xraytune.base.artifacts import releases
+from xraytune.base.errors import ArtifactError, ConfigError, Problem, SourceLine, StudyError, join_names
+from xraytune.base.files import (
+    explain_disk_errors,
+    new_folder,
+    read_json,
+    read_jsonl,
+    require_no_link,
+    require_recorded,
+    write_json,
+    write_text,
+)
+from xraytune.base.lease import LeaseHeldError, current_owner, hold
+from xraytune.base.records import Compute, Json
+from xraytune.data.prepare import Prepared, missing_images, read_prepared, write_prepared
+from xraytune.space.load import experiment_from_json, load_space
+from xraytune.space.settings import Experiment, extensions_of
+from xraytune.space.space import Space
+from xraytune.stats.classification import Floats, require_results
+
+_PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
+_NUMERIC = ("torch", "torchvision")
+"""The packages whose version changes a trial's numbers."""
+SCRATCH_NAME = ".tune"
+"""In a study and its folders of runs: temporary files of Ray Tune."""
+_JOURNAL_NAME = "optuna.journal"
+_COMPUTE = TypeAdapter(Compute)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """The paths of a study, and its files; reading a missing or damaged one raises a StudyError."""
+
+    path: Path
+
+    @property
+    def space_path(self) -> Path:
+        """The resolved space."""
+        return self.path / "study.yaml"
+
+    @property
+    def journal_path(self) -> Path:
+        """Optuna's journal."""
+        return self.path / _JOURNAL_NAME
+
+    @property
+    def rows_path(self) -> Path:
+        """One row for every ended trial."""
+        return self.path / "trials.jsonl"
+
+    @property
+    def runs_path(self) -> Path:
+        """In the folder of a confirmation's runs: one row for every ended run."""
+        return self.path / "runs.jsonl"
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock, with its owner."""
+        return self.path / ".lock"
+
+    @property
+    def default_cache(self) -> Path:
+        """The artifact cache next to the studies; `path` is resolved, so that all commands find the same one."""
+        return self.path.parent.parent / "cache"
+
+    def trial_path(self, number: int) -> Path:
+        """Return the folder of one trial."""
+        return self.path / "trials" / f"{number:04d}"
+
+    def checkpoint_path(self, number: int) -> Path:
+        """Return the checkpoint that a trial resumes from."""
+        return self.trial_path(number) / "checkpoint" / "checkpoint.pt"
+
+    def drop_checkpoint(self, number: int) -> None:
+        """Remove the checkpoint of an ended trial; its best network stays."""
+        self.checkpoint_path(number).unlink(missing_ok=True)
+
+    def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
+        """Return the study's space.
+
+        Args:
+            data: The folder of its images, or a data file, if they moved.
+            weights_dir: The folder of the official weight files, if they moved.
+
+        Raises:
+            ConfigError: The data file is invalid.
+            StudyError: There is no study here, its file was changed, or the folder contains a symbolic link or a pipe.
+        """
+        if not os.path.lexists(self.space_path):
+            fix = "give the folder that `xraytune search` printed, such as studies/NAME"
+            raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
+        _require_own_files(self.path)
+        try:
+            return load_space(self.space_path, data=data, weights_dir=weights_dir)
+        except ConfigError as error:
+            files = {problem.where.path for problem in error.problems if isinstance(problem.where, SourceLine)}
+            if data in {*files, *(problem.where for problem in error.problems)}:
+                raise
+            what = "study.yaml was changed since the search began, or written by another version of xraytune"
+            raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
+
+    def prepared(self) -> Prepared:
+        """Return the images and their split."""
+        with damage_explained(self.path / "split.json") as file:
+            return read_prepared(file)
+
+    def compute(self) -> Compute:
+        """Return the device, threads and precision of its trials."""
+        with damage_explained(self.path / "environment.json") as file:
+            return _COMPUTE.validate_python(read_json(file)["compute"])
+
+    def releases(self) -> tuple[dict[str, str], ...]:
+        """Return the versions of torch and torchvision that trained it, in order."""
+        with damage_explained(self.path / "environment.json") as file:
+            content = read_json(file)
+            return tuple(numeric_releases(one["packages"]) for one in (content, *content.get("continued", ())))
+
+    def identity(self) -> str:
+        """Return an id that the study keeps when its folder moves."""
+        with damage_explained(self.path / "environment.json") as file:
+            return str(read_json(file)["identity"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of the ended trials."""
+        return read_jsonl(self.rows_path)
+
+    def experiment(self, number: int) -> Experiment:
+        """Return the settings of one trial; raise StudyError if there is none, or its file is damaged."""
+        config = self.trial_path(number) / "config.json"
+        if not config.is_file():
+            count = len(list(self.path.glob("trials/*/config.json")))
+            raise StudyError(Problem(f"no trial {number}; the study has {count}, from 0", self.path))
+        with damage_explained(config):
+            return experiment_from_json(read_json(config), config.parent)
+
+    def results_path(self, number: int, side: str) -> Path:
+        """Return the file of a trial's results on a side, such as `val_b`."""
+        return self.trial_path(number) / f"{side}.npy"
+
+    def results(self, number: int, side: str, shape: tuple[int, int]) -> Floats:
+        """Return a trial's results on a side, float64 [N, C]; StudyError if they are missing or not what was written."""
+        with damage_explained(self.results_path(number, side), "remove it, and run the same command again") as file:
+            require_recorded(file, "table")
+            # Memory-mapped: np.load would allocate whatever a damaged header asks for.
+            results: Floats = np.lib.format.open_memmap(file, mode="r")
+            require_results(results, shape)
+            return results
+
+
+def _require_own_files(folder: Path) -> None:
+    """Refuse links and pipes in a study from someone else: a write to them would reach another file.
+
+    Optuna's lock is a link that nothing is written through, and in the `wandb` folders, only W&B writes.
+    """
+    folders: list[Path | str] = [folder]
+    while folders:
+        with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:  # a running search removes folders
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders += [entry.path] if entry.name != "wandb" else []
+                elif not entry.is_file(follow_symlinks=False) and not entry.name.startswith(f"{_JOURNAL_NAME}.lock"):
+                    require_no_link(entry.path, StudyError)
+
+
+_RESTORE = "restore it from a backup, or start a study with another name"
+_DAMAGE = (FileNotFoundError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
+"""What readers raise for missing and damaged files."""
+
+
+@contextmanager
+def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
+    """Turn what a reader raises for a missing or damaged file into a StudyError that names the file."""
+    try:
+        yield file
+    except _DAMAGE as error:
+        why = f": {error}"[:200] if type(error) is ValueError else ""
+        raise StudyError(Problem(f"a file of the study is missing or damaged{why}", file, fix)) from error
+
+
+def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]) -> None:
+    """Create a study atomically, unless another search has just created it.
+
+    `where` is what its trials compute on here, or the `environment` of the machine that runs them.
+    """
+    # Imported here so that a final training, which only reads studies, does not load Optuna.
+    from xraytune.study.journal import create_journal
+
+    pairs = space.combinations("backbone", "source")
+    extensions = {name: which for pair in pairs for name, which in extensions_of(*map(str, pair)).items()}
+    with new_folder(folder.path, is_shared=True) as path:
+        write_text(path / "study.yaml", space.to_yaml(folder.path))
+        write_prepared(prepared, path / "split.json")
+        machine = environment(where) if isinstance(where, Compute) else where
+        write_json(path / "environment.json", {**machine, "extensions": {**extensions}})
+        create_journal(path / _JOURNAL_NAME, space.settings.name, space.settings.objective)
+
+
+def environment(compute: Compute) -> dict[str, Any]:
+    """Return the versions and the machine, without secrets."""
+    return {
+        "identity": uuid.uuid4().hex,
+        "compute": asdict(compute),
+        "packages": _packages(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "started": _now(),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _packages() -> dict[str, Json]:
+    return {name: version(name) for name in _PACKAGES}
+
+
+def continue_under_releases(folder: StudyFolder) -> str:
+    """Record that other versions train the trials from now on; return a note, "" if the versions are the same.
+
+    Unfinished trials lose their checkpoints, so that none is trained with two versions.
+    """
+    earlier, now = folder.releases(), numeric_releases()
+    if earlier[-1] == now:
+        return ""
+    with explain_disk_errors(folder.path):
+        for checkpoint in folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
+            checkpoint.unlink()
+    file = folder.path / "environment.json"
+    content = read_json(file)
+    entry = {"packages": _packages(), "started": _now(), "ended_trials": len(folder.rows())}
+    write_json(file, content | {"continued": [*content.get("continued", ()), entry]})
+    return (
+        f"this study was started with {', then '.join(map(format_versions, earlier))}, "
+        f"and continues with {format_versions(now)}: ended trials "
+        "keep their values, unfinished ones start again, and `confirm` trains all replicates with one version"
+    )
+
+
+def numeric_releases(packages: Mapping[str, Json] | None = None) -> dict[str, str]:
+    """Return those of the recorded versions, or of the installed ones, that a trial's numbers depend on."""
+    if packages is None:
+        return releases(*_NUMERIC)
+    return {name: str(packages[name]).partition("+")[0] for name in _NUMERIC}
+
+
+def format_versions(packages: Mapping[str, str]) -> str:
+    """Return versions as text: `torch 2.15.0 and torchvision 0.29.2`."""
+    return " and ".join(f"{name} {release}" for name, release in packages.items())
+
+
+def other_releases(folder: StudyFolder) -> str:
+    """Return how the installed versions differ from those that train the study now; "" if they are the same."""
+    recorded, now = folder.releases()[-1], numeric_releases()
+    if recorded == now:
+        return ""
+    return f"trained with {format_versions(recorded)}, but {format_versions(now)} is installed"
+
+
+def require_free(folder: StudyFolder) -> None:
+    """Refuse (StudyError) to create a study in a folder with other files."""
+    if folder.path.exists() and any(folder.path.iterdir()):
+        what = "this folder is not empty, and is not a study (study.yaml is missing)"
+        fix = "give the study another name (--set name=...), or move the folder away"
+        raise StudyError(Problem(what, folder.path, fix))
+
+
+def require_same_space(folder: StudyFolder, space: Space) -> None:
+    """Refuse (StudyError) to resume a study whose space differs, with the lines that differ."""
+    old, new = _lines(folder.space()), _lines(space)
+    if old == new:
+        return
+    lines = difflib.unified_diff(old, new, "study", "file", lineterm="", n=0)
+    changes = [line for line in lines if line[:1] in "+-"][2:]
+    what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(changes)
+    raise StudyError(Problem(what, folder.path, "use the study's space, or start a new study: --set name=..."))
+
+
+def record_budget(folder: StudyFolder, space: Space) -> None:
+    """Write the budget of this start into `study.yaml`, which `status`, `confirm` and `export` read."""
+    recorded = folder.space()
+    if recorded.settings.budget != space.settings.budget:
+        settings = recorded.settings.model_copy(update={"budget": space.settings.budget})
+        write_text(folder.space_path, replace(recorded, settings=settings).to_yaml(folder.path))
+
+
+def _lines(space: Space) -> list[str]:
+    """Return one line for each setting and parameter, sorted by name."""
+
+    def lines(name: str, content: Json) -> Iterator[str]:
+        if not isinstance(content, dict) or name.startswith("parameters."):
+            yield f"{name.removeprefix('parameters.')}: {json.dumps(content, ensure_ascii=False)}"
+            return
+        for key, inner in content.items():
+            yield from lines(f"{name}.{key}" if name else key, inner)
+
+    return sorted(lines("", space.identity()))
+
+
+def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
+    """Refuse (StudyError) to resume a study whose images or split changed; return its own record of them."""
+    recorded = folder.prepared()
+    if recorded.fingerprint == prepared.fingerprint:
+        return recorded
+    gone = missing_images(recorded, prepared.images)
+    added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
+    changes = [(gone, "changed or gone"), (added, "new")]
+    found = "; ".join(f"{len(files)} {how}: {join_names(files)}" for files, how in changes if files)
+    found = found or "same files, but different patients, classes or data.resize"
+    fix = "restore them, or start a study with another name"
+    raise StudyError(Problem(f"the images changed since the study began: {found}", folder.path, fix))
+
+
+@contextmanager
+def locked(folder: StudyFolder, work: Literal["searched", "confirmed", "cleaned"] = "searched") -> Iterator[str]:
+    """Hold the study's lock, and yield its token, which workers compare; raise StudyError if another process has it."""
+    try:
+        with hold(folder.lock_path, work) as owner:
+            yield owner.token
+    except LeaseHeldError as error:
+        fix = "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study"
+        other = error.owner.work if error.owner else "searched"
+        what = f"the study is being {other} by {error.owner or 'another process'}"
+        raise StudyError(Problem(what, folder.path, fix)) from error
+
+
+def is_searched(folder: StudyFolder) -> bool:
+    """Return whether a search runs on the study now."""
+    owner = current_owner(folder.lock_path)
+    return owner is not None and owner.work == "searched"
+
+
+def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:
+    """Write `trials.jsonl` again unless it has exactly these rows, which the journal has."""
+    try:
+        found = folder.rows()
+    except ArtifactError:  # damaged, but derived from the journal
+        found = []
+    if len(found) != len(rows) or {row.get("number"): row for row in found} != {row["number"]: row for row in rows}:
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+        write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))

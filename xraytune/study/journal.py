@@ -1,0 +1,326 @@
+"""The study's source of truth: an Optuna journal of all trials, every value in its order of arrival, and every end.
+
+Each suggestion, value and end is flushed to disk once. Everything else about a study, such as its rungs and `trials.jsonl`,
+follows from the journal. One process writes, under the study's lock; others may read at any time. Paths in it are relative
+to the study.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+
+from xraytune.base.errors import Problem, StudyError
+from xraytune.base.files import check_fences, cut_torn_line, explain_disk_errors, require_file, sync
+from xraytune.base.seeding import derive_seed
+from xraytune.space.domains import Suggester, Value
+from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.paths import absolute_path, is_path, relative_value
+from xraytune.space.settings import Objective, Parameters, SamplerSettings
+from xraytune.space.space import Space
+from xraytune.study.messages import Failure, Status, TrialSuggestion, is_number, require_outcome, resource_share
+
+_STATES: dict[Status, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+_STATUSES = {state: status for status, state in _STATES.items()}
+_OUTCOME = ("val_b_score", "best_epoch", "threshold", "seconds", "gpu_seconds", "reason", "quality")
+"""User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
+_FAILURES = "failures"
+VALUE_NAME = "val_a_score"
+"""The column of the search's objective."""
+_LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
+# The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
+_REPORT_OPERATION = 7
+
+
+class Journal:
+    """An open journal. It raises a StudyError if it is damaged or too large.
+
+    Under the study's lock it is `writable`: a line that a crash left half-written is cut off.
+    """
+
+    def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
+        self._path, self._folder = path, path.parent
+        self._sampler, self._space = space.settings.sampler, space.relative_to(path.parent)
+        if not path.is_file():  # Optuna would create an empty one
+            raise StudyError(Problem("the journal is missing", path, _LOST))
+        require_file(path, "log", StudyError)  # Optuna reads all of it
+        if writable:
+            cut_torn_line(path)
+        self._backend = _WholeLines(str(path))
+        try:
+            with quiet_optuna():
+                self._storage = JournalStorage(self._backend)
+                self._study = optuna.load_study(study_name=None, storage=self._storage)
+        except Exception as error:  # a damaged line makes Optuna raise anything
+            raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
+        self._trials: dict[int, optuna.trial.Trial] = {}
+        self.count = len(self.trials)  # including those suggested since opening
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number; read-only."""
+        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
+
+    def unfinished(self) -> list[int]:
+        """Return the trials that have not ended."""
+        return [trial.number for trial in self.trials if trial.state is TrialState.RUNNING]
+
+    def ask(self, points: Sequence[Mapping[str, Value]]) -> TrialSuggestion:
+        """Return the next trial: the point of its number if there is one, else a draw of the sampler."""
+        number = self.count
+        self._study.sampler = _NumberedSampler(self._sampler, number)
+        with self._backend.flushed_once():
+            # A killed search may already have enqueued the point.
+            if number < len(points) and len(self._study.get_trials(deepcopy=False)) == number:
+                point = {name: relative_value(name, value, self._folder) for name, value in points[number].items()}
+                self._study.enqueue_trial(point)
+            self._trials[number] = trial = self._study.ask()
+            self.count += 1
+            return TrialSuggestion(number=number, parameters=self._suggest(trial))
+
+    def resume(self, number: int) -> TrialSuggestion:
+        """Return an unfinished trial with its settings; those not yet drawn are drawn now."""
+        self._study.sampler = _NumberedSampler(self._sampler, number)
+        with self._backend.flushed_once():
+            parameters = self._suggest(self._trial(number))
+        return TrialSuggestion(number=number, parameters=parameters, share=resource_share(self.failures(number)))
+
+    def parameters(self, number: int) -> Parameters:
+        """Return the settings of a trial.
+
+        Raises:
+            ValueError: They are still being drawn.
+            StudyError: The trial has ended, and its settings are missing or not in the space.
+        """
+        trial = self._frozen(number)
+        try:
+            for spec in self._space.specs:
+                if spec.name in trial.params and not spec.domain.contains(value := trial.params[spec.name]):
+                    raise ValueError(f"{spec.name} is {value}, not {spec.domain}")
+            return self._suggest(FixedTrial(trial.params))
+        except (ValueError, LookupError) as error:
+            if trial.state.is_finished():
+                raise self._damaged(number, error) from error
+            raise ValueError(f"trial {number} has no settings yet") from error
+
+    def stored_values(self, parameters: Parameters) -> dict[str, Value]:
+        """Return the settings of a trial that are set, by dotted name; paths are relative to the study."""
+        values = flat_values(parameters, self._folder)
+        return {name: value for name, value in values.items() if value is not None}
+
+    def status(self, number: int) -> Status | None:
+        """Return how a trial ended; None if it has not."""
+        return _STATUSES.get(self._frozen(number).state)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Record the value of a trial after an epoch."""
+        self._trial(number).report(value, epoch)
+
+    def reported(self, number: int) -> dict[int, float]:
+        """Return the recorded values of a trial by epoch."""
+        values = dict(self._frozen(number).intermediate_values)
+        if not all(map(is_number, values.values())):
+            raise self._damaged(number, ValueError("a reported value is not a finite number"))
+        return values
+
+    def reports(self) -> Iterator[tuple[int, int, float]]:
+        """Yield every recorded value in its order of arrival: number, epoch, value."""
+        for entry in self._backend.read_logs(0):
+            if entry["op_code"] == _REPORT_OPERATION:
+                number, epoch, value = (entry.get(name) for name in ("trial_id", "step", "intermediate_value"))
+                if not (isinstance(number, int) and isinstance(epoch, int) and is_number(value)):
+                    raise StudyError(Problem("the journal is damaged: a report is incomplete", self._path, _LOST))
+                yield number, epoch, value
+
+    def failures(self, number: int) -> list[Failure]:
+        """Return the failed attempts at a trial."""
+        return [Failure(**entry) for entry in self._frozen(number).user_attrs.get(_FAILURES, [])]
+
+    def add_failure(self, number: int, failure: Failure) -> None:
+        """Record a failed attempt at a trial that is to be retried."""
+        entries = [asdict(entry) for entry in (*self.failures(number), failure)]
+        self._trial(number).set_user_attr(_FAILURES, entries)
+
+    def tell(self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]) -> None:
+        """Record the end of a trial, unless already recorded. A pruned trial keeps its last value, a failed one has none."""
+        if self._frozen(number).state.is_finished():
+            return
+        trial = self._trial(number)
+        # The reason always: an end that was recorded only in part, before a crash, may have left another one.
+        known = {name: outcome[name] for name in _OUTCOME if name in outcome}
+        attributes = {"status": status, "arm": self.parameters(number).arm, "reason": "", **known}
+        with self._backend.flushed_once():
+            for name, attribute in attributes.items():
+                trial.set_user_attr(name, attribute)
+            self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of `trials.jsonl`: one for each ended trial, by number."""
+        return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return the row of one ended trial."""
+        try:
+            return self._row(number)
+        except (ValueError, AttributeError, LookupError, RuntimeError) as error:
+            raise self._damaged(number, error) from error
+
+    def _damaged(self, number: int, error: Exception) -> StudyError:
+        return StudyError(Problem(f"the journal is damaged at trial {number}: {error}", self._path, _LOST))
+
+    def _row(self, number: int) -> dict[str, Any]:
+        trial, parameters, status = self._frozen(number), self.parameters(number), self.status(number)
+        outcome = trial.user_attrs
+        row = {
+            "version": 2,
+            "number": trial.number,
+            "status": status,
+            "arm": parameters.arm,
+            "parameters": self.stored_values(parameters),
+            "value": None if status == "failed" else trial.value,
+            "epochs": len(trial.intermediate_values),
+            "seconds": outcome.get("seconds", 0.0),
+            "reason": outcome.get("reason", ""),
+            "val_b_score": outcome.get("val_b_score"),
+            "threshold": outcome.get("threshold"),
+            "gpu_seconds": outcome.get("gpu_seconds", 0.0),
+            **outcome.get("quality", {}),
+        }
+        of_complete = ("value", self._space.settings.objective.selection_score) if status == "complete" else ()
+        require_outcome(row, ("seconds", "gpu_seconds", *of_complete))
+        return row
+
+    def _suggest(self, trial: Suggester) -> Parameters:
+        """Draw on the stored space, whose paths are relative, and make the paths absolute."""
+        parameters = self._space.suggest(trial)
+        values = flat_values(parameters)
+        paths = {
+            name: absolute_path(str(value), self._folder) for name, value in values.items() if is_path(name, value)
+        }
+        return parameters_from(values | paths) if paths else parameters
+
+    def _trial(self, number: int) -> optuna.trial.Trial:
+        if number not in self._trials:
+            self._trials[number] = optuna.trial.Trial(self._study, number)
+        return self._trials[number]
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._storage.get_trial(number)  # a journal contains one study, so a trial's id is its number
+
+
+class _WholeLines(JournalFileBackend):
+    """Optuna's file, which has only whole lines even on a full disk, and which a process without the lock cannot write.
+
+    Optuna locks and flushes the file for each line; here, the study's lock and one flush for several lines suffice.
+    """
+
+    _is_deferred = False
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        check_fences()
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._whole() as path:
+            with path.open("ab") as stream:
+                stream.write(lines.encode())
+            if not self._is_deferred:
+                sync(path)
+
+    @contextmanager
+    def flushed_once(self) -> Iterator[None]:
+        """Flush all lines that the block appends once, at its end."""
+        self._is_deferred = True
+        try:
+            yield
+            with self._whole() as path:
+                sync(path)
+        finally:
+            self._is_deferred = False
+
+    @contextmanager
+    def _whole(self) -> Iterator[Path]:
+        path = Path(self._file_path)
+        with explain_disk_errors(path):
+            try:
+                yield path
+            except OSError:
+                cut_torn_line(path)  # half a line would make the next one unreadable
+                raise
+
+
+def create_journal(path: Path, name: str, objective: Objective) -> None:
+    """Create a journal without trials; Optuna's tools show the study's name and that of the objective."""
+    with quiet_optuna():
+        storage = JournalStorage(_WholeLines(str(path)))
+        study = optuna.create_study(storage=storage, study_name=name, direction=objective.goal)
+        study.set_metric_names([objective.metric])
+
+
+class _NumberedSampler(BaseSampler):
+    """The sampler of one trial, seeded by its number and, where it draws one parameter at a time, by the parameter's name.
+
+    So a restart shifts no draw: a trial that was killed between two parameters gets the same remaining ones. The points of
+    `grid` are enqueued, so nothing is left to sample.
+    """
+
+    def __init__(self, settings: SamplerSettings, number: int) -> None:
+        self._settings, self._number = settings, number
+        self._joint = self._sampler("all")
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._joint.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._joint.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        return self._sampler(param_name).sample_independent(study, trial, param_name, param_distribution)
+
+    def _sampler(self, purpose: str) -> BaseSampler:
+        seed = derive_seed(self._settings.seed, "sampler", self._number, purpose) % 2**32
+        if self._settings.name != "tpe":
+            return RandomSampler(seed=seed)
+        with quiet_optuna():
+            return TPESampler(
+                n_startup_trials=self._settings.startup_trials,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                seed=seed,
+            )
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Suppress Optuna's warnings about experimental features and its log lines for each trial."""
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
+    """Yield independent random draws forever; the same seed yields the same draws."""
+    with quiet_optuna():
+        study = optuna.create_study(sampler=RandomSampler(seed=seed))
+        while True:
+            yield space.suggest(study.ask())

@@ -1,0 +1,361 @@
+"""The current state of a study, read from its folder, even while another process runs the search."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from xraytune.base.errors import ArtifactError
+from xraytune.base.files import read_jsonl
+from xraytune.data.sides import SideSize, side_sizes
+from xraytune.space.domains import Value
+from xraytune.space.settings import Objective
+from xraytune.study.clock import Times, read_times
+from xraytune.study.folder import StudyFolder, is_searched
+from xraytune.study.journal import VALUE_NAME, Journal
+from xraytune.study.messages import read_pool_report, read_progress, read_samples
+from xraytune.synth.generator_quality import PoolReport
+from xraytune.trial.mix import mix_label
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COMPARED = ("source", "gan.architecture", "gan.steps", "diffusion.steps")
+"""Those that `Pruning.warnings` is about. Ratios need no warning: `confirm` trains its finalist at several ratios."""
+_ADVICE = (
+    "trials that trail early may still catch up; to compare them, start a new study (--set name={name}-2) "
+    "with a later first rung (scheduler.grace) or without pruning (scheduler.name=none)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialView:
+    """One trial.
+
+    Attributes:
+        mix: Such as `gan r=0.5 (500 steps) +classical 1`.
+        status: `waiting` for a slot or another trial's generator; `unfinished` if the search has stopped.
+        values: Best val-A score after each recorded epoch.
+        val_b_score: Score on val-B of a complete trial.
+        busy_with: What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`.
+        seconds: Wall time of an ended trial.
+        reason: Why it ended, unless it is complete.
+        arm: Such as `classical+gan`.
+        parameters: All its parameters by dotted name, without those that are not set; paths are relative to the study.
+        samples: The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet.
+        report: Quality and memorisation of its synthetic images; None if there is none, or not yet.
+        threshold: Set on val-A and val-B, of a complete trial with two classes.
+        gpu_seconds: GPUs held, times seconds.
+        busy_seconds: An estimate of how long it will be busy with that; None if unknown.
+        epoch_seconds: Median time of an epoch of a pruned trial; None if unknown.
+    """
+
+    number: int
+    mix: str
+    status: Literal["running", "waiting", "unfinished", "complete", "pruned", "failed"]
+    epochs: int
+    values: tuple[float, ...]
+    val_b_score: float | None
+    busy_with: str
+    seconds: float | None
+    reason: str
+    simplicity: tuple[int, int, float] = (0, 0, 0.0)
+    arm: str = ""
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    busy_seconds: float | None = None
+    samples: str = ""
+    report: PoolReport | None = None
+    threshold: float | None = None
+    gpu_seconds: float = 0.0
+    epoch_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyView:
+    """A study at one moment: its sides, its trials by number, and the names of the searched parameters.
+
+    Attributes:
+        metric: Of its scores, such as AUROC.
+        trial_budget: That of the last start, and at least the number of trials.
+        seconds: Wall time used, over all starts.
+        seconds_budget: `budget.hours` of the last start; None if it has none.
+        seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
+        idle_share: The share of the slots' time that was idle; None before the first trial.
+    """
+
+    name: str
+    metric: str
+    objective: Objective
+    sides: tuple[SideSize, ...] = ()
+    trials: tuple[TrialView, ...]
+    trial_budget: int
+    max_epochs: int
+    seconds: float
+    seconds_left: float | None
+    is_running: bool
+    searched: tuple[str, ...] = ()
+    seconds_budget: float | None = None
+    idle_share: float | None = None
+
+    def count(self, status: str) -> int:
+        """Return the number of trials with a status."""
+        return sum(trial.status == status for trial in self.trials)
+
+    @property
+    def best(self) -> TrialView | None:
+        """The complete trial with the best val-A score, the simplest of equals."""
+        return next(iter(self.ranked), None)
+
+    @property
+    def ranked(self) -> list[TrialView]:
+        """The complete trials, best objective first; of equals, the simplest first."""
+        complete = [trial for trial in self.trials if trial.status == "complete"]
+        return sorted(
+            complete, key=lambda trial: (self.objective.rank(trial.values[-1]), trial.simplicity, trial.number)
+        )
+
+    @property
+    def most_realistic(self) -> TrialView | None:
+        """The trial whose synthetic images have the lowest KID."""
+        measured = [
+            (one.report.quality.kid, one.number, one) for one in self.trials if one.report and one.report.quality
+        ]
+        return min(measured)[2] if measured else None
+
+    @property
+    def for_export(self) -> TrialView | None:
+        """The complete trial with the best val-B score, the simplest of equals.
+
+        `export` writes it before a verdict. In a search for a generator, which has no val-B scores, the best trial.
+        """
+        if self.objective.is_of_generator:
+            return self.best
+        complete = [trial for trial in self.trials if trial.status == "complete" and trial.val_b_score is not None]
+        return min(
+            complete, key=lambda trial: (-(trial.val_b_score or 0), trial.simplicity, trial.number), default=None
+        )
+
+
+def status(study: Path) -> StudyView:
+    """Return the state of a study; a search may be running on it.
+
+    Args:
+        study: Folder of the study.
+
+    Raises:
+        StudyError: There is no study, or it is damaged.
+    """
+    return StudyWatcher(StudyFolder(study.resolve())).look()
+
+
+def trials_dataframe(study: Path) -> pd.DataFrame:
+    """Return the trials of a study as a table, a row for each trial; a search may be running on it.
+
+    The index is the trial's number. The columns are `status`, `arm`, `mix`, `epochs`, `val_a_score` (the best so far),
+    `val_b_score`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`; then, if the
+    quality of synthetic images was measured, `gan_kid` and other figures (docs/generators.md). A value is missing where a
+    trial has none, as `gan.steps` without a GAN.
+
+    Args:
+        study: Folder of the study.
+
+    Raises:
+        StudyError: There is no study, or it is damaged.
+    """
+    import pandas as pd  # takes most of a second
+
+    return pd.DataFrame(trial_table(status(study))).set_index("number")
+
+
+def trial_table(view: StudyView) -> dict[str, list[Value]]:
+    """Return the trials of a study as columns of a table; None where a trial has no value."""
+    trials = view.trials
+    searched = {name: [trial.parameters.get(name) for trial in trials] for name in view.searched}
+    figures = dict.fromkeys(name for trial in trials for name in _figures(trial))
+    return {
+        **{name: [getattr(trial, name) for trial in trials] for name in ("number", "status", "arm", "mix", "epochs")},
+        VALUE_NAME: [trial.values[-1] if trial.values else None for trial in trials],
+        **{name: [getattr(trial, name) for trial in trials] for name in ("val_b_score", "seconds")},
+        **searched,
+        **{name: [_figures(trial).get(name) for trial in trials] for name in figures},
+    }
+
+
+def _figures(trial: TrialView) -> dict[str, float | None]:
+    return trial.report.quality.columns() if trial.report and trial.report.quality else {}
+
+
+class StudyWatcher:
+    """Observe a study; each look reads only what was added to the journal since the last one."""
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._folder = folder
+        self.space = folder.space()
+        self._sides = side_sizes(folder.prepared())
+        self.journal = Journal(folder.journal_path, self.space, writable=False)
+        self._epoch_seconds: dict[int, float | None] = {}  # of pruned trials
+
+    def look(self) -> StudyView:
+        """Return the study now."""
+        is_running = is_searched(self._folder)
+        views = (self._trial(frozen.number, is_running) for frozen in self.journal.trials)
+        trials = tuple(filter(None, views))
+        trial_budget = max(self.space.trial_budget(), len(trials))
+        times, hours = self._times(is_running), self.space.settings.budget.hours
+        seconds_budget = None if hours is None else hours * 3600
+        left = seconds_left(trials, trial_budget, times) if is_running else None
+        if left is not None and seconds_budget is not None:
+            left = max(0.0, min(left, seconds_budget - times.seconds))
+        return StudyView(
+            name=self._folder.path.name,
+            metric=self.space.settings.metric,
+            objective=self.space.settings.objective,
+            sides=self._sides,
+            trials=trials,
+            trial_budget=trial_budget,
+            max_epochs=self.space.settings.budget.max_epochs,
+            seconds=times.seconds,
+            seconds_left=left,
+            is_running=is_running,
+            searched=self.space.searched,
+            seconds_budget=seconds_budget,
+            idle_share=times.idle_seconds / times.slot_seconds if times.slot_seconds else None,
+        )
+
+    def _times(self, is_running: bool) -> Times:
+        """Return the time used; during a search, including the time since it was last saved."""
+        wall = self._folder.path / "wall.json"
+        times = read_times(wall)
+        if not is_running or not wall.exists():
+            return times
+        since = max(0.0, time.time() - wall.stat().st_mtime)
+        trials = {number: seconds + since for number, seconds in times.trials.items()}
+        return times.model_copy(update={"seconds": times.seconds + since, "trials": trials})
+
+    def _trial(self, number: int, is_running: bool) -> TrialView | None:
+        try:
+            parameters = self.journal.parameters(number)
+        except ValueError:  # they are just being drawn
+            return None
+        status = self.journal.status(number)
+        values = tuple(value for _, value in sorted(self.journal.reported(number).items()))
+        ended = {} if status is None else self.journal.row(number)
+        trial_path = self._folder.trial_path(number)
+        has_started = (trial_path / "config.json").exists()
+        busy = None if status or values or not has_started else read_progress(trial_path)
+        if status == "pruned" and number not in self._epoch_seconds:
+            self._epoch_seconds[number] = _median_epoch_seconds(trial_path / "epochs.jsonl")
+        is_at_work = has_started and not (busy and busy.is_waiting)
+        return TrialView(
+            number=number,
+            arm=parameters.arm,
+            mix=mix_label(parameters, self.space.settings.objective),
+            status=status or ("unfinished" if not is_running else "running" if is_at_work else "waiting"),
+            epochs=len(values),
+            values=values,
+            val_b_score=ended.get("val_b_score"),
+            busy_with=str(busy or ""),
+            busy_seconds=busy and busy.seconds_left,
+            samples=read_samples(trial_path) if parameters.generator else "",
+            report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
+            seconds=ended.get("seconds"),
+            threshold=ended.get("threshold"),
+            gpu_seconds=ended.get("gpu_seconds", 0.0),
+            epoch_seconds=self._epoch_seconds.get(number),
+            reason=ended.get("reason", ""),
+            simplicity=parameters.simplicity,
+            parameters=self.journal.stored_values(parameters),
+        )
+
+
+def _median_epoch_seconds(file: Path) -> float | None:
+    try:
+        return statistics.median(float(row["seconds"]) for row in read_jsonl(file))
+    except (ArtifactError, ValueError, LookupError, TypeError):
+        return None
+
+
+def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -> float | None:
+    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end."""
+    ended = [trial.seconds for trial in trials if trial.seconds is not None]
+    worked = sum(ended)
+    if not worked or not times.seconds:
+        return None
+    mean = worked / len(ended)
+    begun = [(times.trials.get(trial.number, 0.0), trial.busy_seconds) for trial in trials if trial.seconds is None]
+    to_come = (trial_budget - len(trials)) * mean
+    to_come += sum(max(mean - seconds, busy or 0.0, 0.0) for seconds, busy in begun)
+    at_once = (worked + sum(seconds for seconds, _ in begun)) / times.seconds
+    return to_come / at_once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """What ASHA did to the complete and pruned trials of a study.
+
+    `epochs` and `seconds` are totals as if ASHA had stopped no trial; `saved_epochs` and `saved_seconds` are the part that
+    it saved, at each trial's median time per epoch. `warnings` name the values for which ASHA stopped every trial, and say
+    how to compare them; there are none while the search runs.
+    """
+
+    trials: int
+    stopped: int
+    epochs: int
+    saved_epochs: int
+    seconds: float
+    saved_seconds: float
+    warnings: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """What was saved, as one line."""
+        saved, full = _rounded(self.saved_seconds), _rounded(self.seconds)
+        time = f" (about {saved} of {full})" if self.saved_seconds else ""
+        epochs = f"{self.saved_epochs:,} of {self.epochs:,} epochs"
+        return f"ASHA stopped {self.stopped} of {self.trials} trials and saved {epochs}{time}"
+
+
+def _rounded(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def pruning_of(view: StudyView) -> Pruning | None:
+    """Return what ASHA did in a study; None if it stopped no trial."""
+    ended = [trial for trial in view.trials if trial.status in ("complete", "pruned")]
+    saved = {trial.number: view.max_epochs - trial.epochs for trial in ended if trial.status == "pruned"}
+    if not saved:
+        return None
+    saved_seconds = sum(saved.get(trial.number, 0) * (trial.epoch_seconds or 0.0) for trial in ended)
+    untrained = [] if view.is_running else list(_untrained(view))
+    return Pruning(
+        trials=len(ended),
+        stopped=len(saved),
+        epochs=sum(trial.epochs for trial in ended) + sum(saved.values()),
+        saved_epochs=sum(saved.values()),
+        seconds=sum(trial.seconds or 0.0 for trial in ended) + saved_seconds,
+        saved_seconds=saved_seconds,
+        warnings=(*untrained, _ADVICE.format(name=view.name)) if untrained else (),
+    )
+
+
+def _untrained(view: StudyView) -> Iterator[str]:
+    """Yield a warning for each value whose trials were all stopped, unless earlier warnings cover all these trials."""
+    named = set[int]()
+    for name in (one for one in _COMPARED if one in view.searched):
+        trials: dict[Value, list[TrialView]] = {}
+        for trial in view.trials:
+            if trial.status != "failed" and (value := trial.parameters.get(name)) is not None:
+                trials.setdefault(value, []).append(trial)
+        for value, own in trials.items():
+            if all(one.status == "pruned" for one in own) and not {one.number for one in own} <= named:
+                named |= {one.number for one in own}
+                stops = Counter(sorted(one.epochs for one in own))
+                when = ", ".join(f"{count} after epoch {epoch}" for epoch, count in stops.items())
+                yield f"no trial with {name} {value} was trained to the end: ASHA stopped all of them ({when})"

@@ -1,0 +1,141 @@
+"""The checkpoint of a generator's training, and the trained generator as a safetensors file.
+
+A training resumes only from a checkpoint with the same settings and images. Checkpoints store no random state, since all
+randomness of a step follows from the seed and the step's number. Readers raise `ArtifactError` for a damaged file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.files import require_file
+from xraytune.base.records import Compute
+from xraytune.base.tensors import explain_unreadable, load_content, save_content, save_state
+from xraytune.space.settings import GENERATORS, DiffusionSettings, GeneratorSettings
+from xraytune.synth.contract import ImageGenerator, Training
+from xraytune.synth.diffusion import DiffusionGenerator, new_diffusion
+from xraytune.synth.gan import new_gan
+from xraytune.synth.networks import Generator
+
+CHECKPOINT_NAME = "checkpoint.pt"
+_MAX_CLASSES = 1000
+"""Limits the memory that a damaged file can ask for."""
+_OTHER_NETWORK = "this checkpoint belongs to a different network"
+_logger = logging.getLogger(__name__)
+
+
+def new_training(settings: GeneratorSettings, class_count: int, compute: Compute, channels: int = 1) -> Training:
+    """Initialise the networks of a generator's training from `settings.seed`, on the device."""
+    if isinstance(settings, DiffusionSettings):
+        return new_diffusion(settings, class_count, compute, channels)
+    return new_gan(settings, class_count, compute, channels)
+
+
+def save_checkpoint(training: Training, images_digest: str, folder: Path) -> None:
+    """Write the checkpoint of `folder`, atomically replacing the previous one."""
+    content = {
+        "identity": _identity(training, images_digest),
+        **_about(training.generator),
+        "step": training.step,
+        **{name: getattr(training, name).state_dict() for name in training.saved},
+    }
+    save_content(content, folder / CHECKPOINT_NAME)
+
+
+def resume(training: Training, images_digest: str, folder: Path) -> None:
+    """Load the checkpoint of `folder` into a new training; a missing or damaged one leaves it at step 0.
+
+    Raises:
+        ConfigError: The checkpoint has other settings, other images or more steps, and would be overwritten.
+        ArtifactError: Its networks do not match its settings.
+    """
+    path = folder / CHECKPOINT_NAME
+    if not path.exists():
+        return
+    try:
+        content = _read_checkpoint(path)
+    except ArtifactError as error:
+        _logger.warning("%s; training starts from scratch", error)
+        return
+    fix, settings = "use another folder, or remove this file", training.settings
+    if content["identity"] != _identity(training, images_digest):
+        raise ConfigError(Problem("this generator was trained with other settings or other images", path, fix))
+    if content["step"] > settings.steps:
+        what = f"this {settings.noun} is already at step {content['step']}, beyond {settings.block}.steps"
+        raise ConfigError(Problem(what, path, fix))
+    with explain_unreadable(_OTHER_NETWORK, path, fix):
+        for name in training.saved:
+            getattr(training, name).load_state_dict(content[name])
+    training.step = content["step"]
+
+
+def checkpoint_generator(path: Path) -> ImageGenerator:
+    """Load the EMA generator of a checkpoint, in evaluation mode, on the CPU."""
+    content = _read_checkpoint(path)
+    with explain_unreadable(_OTHER_NETWORK, path, "train the generator again"):
+        return _load(content, content["ema_generator"])
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the number of steps trained."""
+    return int(_read_checkpoint(path)["step"])
+
+
+def save_generator(generator: ImageGenerator, path: Path) -> None:
+    """Write a generator as safetensors; the metadata holds what `load_generator` needs to rebuild it."""
+    save_state(generator, path, {"generator": json.dumps(_about(generator))})  # one entry: their order is random
+
+
+def load_generator(path: Path) -> ImageGenerator:
+    """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
+    with explain_unreadable("cannot read this generator", path, "train the generator again"):
+        require_file(path, "file of tensors")
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["generator"])
+            return _load(about, {name: file.get_tensor(name) for name in file.keys()})
+
+
+def _about(generator: ImageGenerator) -> dict[str, str | int]:
+    """Return all that `_load` needs to rebuild a generator, apart from its weights."""
+    settings = generator.settings
+    counts = {"class_count": generator.class_count, "channels": generator.channels}
+    return {"kind": settings.block, "settings": settings.model_dump_json(), **counts}
+
+
+def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerator:
+    class_count, channels = int(about["class_count"]), int(about["channels"])
+    if not 1 <= class_count <= _MAX_CLASSES or channels not in (1, 2):
+        raise ValueError(f"{class_count} classes, {channels} channels")
+    settings = GENERATORS[about["kind"]].model_validate_json(about["settings"])
+    with torch.random.fork_rng(devices=[]):
+        if isinstance(settings, DiffusionSettings):
+            generator: ImageGenerator = DiffusionGenerator(settings, class_count, channels)
+        else:
+            generator = Generator(settings, class_count, channels)
+    generator.load_state_dict(weights)
+    return generator.eval().requires_grad_(False)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    with explain_unreadable("cannot read this checkpoint", path):
+        content = load_content(path)
+        kinds = {"identity": str, "kind": str, "step": int}
+        are_valid = all(isinstance(content[name], kind) for name, kind in kinds.items())
+        if not are_valid or content["kind"] not in GENERATORS:
+            raise TypeError("not a checkpoint of a generator")
+        return content
+
+
+def _identity(training: Training, images_digest: str) -> str:
+    """Return all that determines the weights after a given number of steps, so that a longer run continues a shorter one."""
+    settings = training.settings.model_dump(mode="json", exclude={"steps"})
+    return json.dumps([settings, training.generator.class_count, images_digest])

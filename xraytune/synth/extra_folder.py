@@ -1,0 +1,136 @@
+"""Choose the images of `source: folder` that a trial may train on, and decode them.
+
+Validation and test scores measure generalisation only if the extra images show none of their patients, and if no
+generator of the extra images was trained on them. A folder of `xraytune generator sample` lists the training images of its
+generator in `provenance.json`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.base.files import read_json
+from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
+from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.prepare import Prepared, require_unbroken, store_images
+from xraytune.data.shared_patients import ambiguous_files, patient_aliases, patients_by_file_name, shared_patients
+from xraytune.data.table import find_table
+from xraytune.space.settings import DataSettings
+
+PROVENANCE_FILE = "provenance.json"
+_logger = logging.getLogger(__name__)
+
+
+def store_folder(
+    root: Path, prepared: Prepared, data: DataSettings, *, index: ImageIndex | None = None, cache: Path
+) -> tuple[tuple[ImageFile, ...], Path]:
+    """Return the usable images of a folder of extra images, and the artifact of their pixels in the same order.
+
+    Images of patients in val-A or val-B, and identical copies of images there, are left out with a warning. The
+    study's `group_regex` may also match the names of extra images. Patients of the held-out test folder are refused if
+    `index`, the study's data folder, is given.
+
+    Raises:
+        DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of
+            a generator that was trained on validation or test images.
+    """
+    found = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks)
+    images = usable_images(found, root, prepared, group_regex=data.split.group_regex, index=index)
+    store = store_images(root, images, data, cache=cache)
+    require_unbroken(store, root, "repair or remove them")
+    return images, store
+
+
+def usable_images(
+    found: tuple[ImageFile, ...],
+    root: Path,
+    prepared: Prepared,
+    *,
+    group_regex: str | None = None,
+    index: ImageIndex | None = None,
+) -> tuple[ImageFile, ...]:
+    """Return the images of a folder that `store_folder` keeps, sorted by content; other arguments are its own.
+
+    Raises:
+        DataError: No image is usable, one is of a test patient, or their generator was trained on validation or test images.
+    """
+    require_unseen(root, prepared, () if index is None else index.test)
+    if index is not None:
+        _require_no_test_patients(found, root, index, group_regex)
+    # Sorted by content, so that the first images are a fair sample whatever the files are called.
+    usable = _without_validation(found, root, prepared, group_regex)
+    return tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
+
+
+def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = ()) -> None:
+    """Refuse images of a generator that was trained on images of val-A, val-B or the held-out test folder.
+
+    Folders without the provenance file of `xraytune generator sample` pass.
+
+    Raises:
+        DataError: The generator was trained on such images, or the provenance file cannot be read.
+    """
+    path = root / PROVENANCE_FILE
+    if not path.is_file():
+        return
+    try:
+        content = read_json(path)
+    except (ValueError, OSError) as error:
+        fix = "draw the images again; or remove the file, if `xraytune generator sample` did not write it"
+        raise DataError(Problem("the record of the generator's training images cannot be read", path, fix)) from error
+    train_images = content.get("train_images") if isinstance(content, dict) else None
+    if not isinstance(train_images, list):
+        return
+    learnt = set(map(str, train_images))
+    held_out = [image.sha256 for image in prepared.images if image.side != "train"] + [image.sha256 for image in test]
+    if seen := sum(sha256 in learnt for sha256 in held_out):
+        what = f"the generator of these images was trained on {seen} of the {len(held_out)} images that the study holds out"
+        fix = "train a generator on this study's data and data.split (`xraytune generator train`), and draw images with it"
+        raise DataError(Problem(what, path, fix))
+
+
+def _require_no_test_patients(
+    images: Sequence[ImageFile], root: Path, index: ImageIndex, group_regex: str | None
+) -> None:
+    """Refuse patients of the test folder, as `confirm` would at its end; reads only names and hashes of that folder."""
+    aliases = patient_aliases(
+        images, find_table(root), group_regex, patients_by_file_name([*index.images, *index.test])
+    )
+    known = shared_patients(index.test, index.table, images, group_regex=group_regex, aliases=aliases)
+    if shared := [image.file for image in index.test if image.patient in known]:
+        what = f"patients of {len(shared)} held-out test images are among these extra images: {join_names(shared)}"
+        fix = "remove their images, or rename files of other patients: testing on training patients proves nothing"
+        raise DataError(Problem(what, root, fix))
+
+
+def _without_validation(
+    found: tuple[ImageFile, ...], root: Path, prepared: Prepared, group_regex: str | None
+) -> tuple[ImageFile, ...]:
+    validation = [image for image in prepared.images if image.side != "train"]
+    owners, table = patients_by_file_name(prepared.images), find_table(root)
+    if ambiguous := ambiguous_files(found, table, prepared.images, group_regex, owners):
+        _logger.warning(
+            "%s: %d extra images, such as %s, have a file name that several patients of the study share. They count as "
+            "other patients; if they are copies of the study's images, list their patients in %s there",
+            root,
+            len(ambiguous),
+            ambiguous[0],
+            PATIENTS_CSV,
+        )
+    held_out = shared_patients(found, table, validation, group_regex=group_regex, owners=owners)
+    usable = tuple(image for image in found if image.patient not in held_out)
+    if len(usable) == len(found):
+        return usable
+    contents = {image.sha256 for image in validation}
+    identical = sum(image.sha256 in contents for image in found)
+    what = f"{len(found) - len(usable)} of {len(found)} extra images are left out: their patients are in val-A or val-B"
+    if identical:
+        what += f" ({identical} are identical to images there)"
+    if not usable:
+        fix = "use images of other patients, such as those of the train side, with distinct names"
+        raise DataError(Problem(what, root, fix))
+    _logger.warning("%s: %s", root, what)
+    return usable

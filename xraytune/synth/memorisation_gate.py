@@ -1,0 +1,105 @@
+"""Memorisation gate: a trial is refused if its synthetic images copy training images.
+
+For each class, the first block of its pool and the real images of val-A, which no generator has seen, are compared
+with the training images; masks are not. The result is an artifact, computed once for each pool, with pictures of the closest
+pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.base.artifacts import build_once, fingerprint
+from xraytune.base.errors import Problem, TrialError
+from xraytune.base.files import read_json, write_bytes, write_json
+from xraytune.data.prepare import RunContext, SideName, side_images
+from xraytune.space.settings import Experiment
+from xraytune.synth.grids import image_grid, png_bytes
+from xraytune.synth.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
+from xraytune.synth.sources import ReadBlock
+from xraytune.synth.train import resize_pixels
+
+MEMORISATION_STAGE = "memorisation-1"
+FALSE_ALARMS = 0.05
+_RECORD = "memorisation.json"
+_PAIRS_SHOWN = 12
+
+
+def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBlock) -> None:
+    """Refuse a pool that is closer to the training images than unseen X-rays are; `quality.allow_memorised` skips the test.
+
+    New X-rays in place of the synthetic images would be refused (TrialError) in at most 5 % of cases: each of C classes is
+    tested at 0.05 / C.
+    """
+    if experiment.settings.quality.allow_memorised:
+        return
+    found, folder = measure_memorisation(context, read)
+    if copies := copies_found(found):
+        what = (
+            f"synthetic images are copies of training images: {copies} are nearer to a training image than 99 % of unseen "
+            f"X-rays; the nearest pairs are shown in {folder.relative_to(context.cache).as_posix()} of the cache"
+        )
+        where, fix = f"source: {experiment.parameters.source}", "replace the images"
+        if (used := experiment.parameters.generator) is not None:
+            size = f"{used.steps} steps, {used.image_size} px, width {used.width}"
+            where = f"{used.block} of {size}, seed {used.seed}"
+            fix = f"train fewer steps ({used.block}.steps), add real images"
+        raise TrialError(Problem(what, where, f"{fix}, or set quality.allow_memorised: true"))
+
+
+def copies_found(found: Mapping[str, Memorisation]) -> str:
+    """Return the classes with images that copy training images, as text; "" if there are none."""
+    return ", ".join(
+        f"{one.near} of {one.images} images{f' of {name}' if len(found) > 1 else ''} (chance of that {one.chance:.1g})"
+        for name, one in found.items()
+        if one.chance <= FALSE_ALARMS / len(found)
+    )
+
+
+def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str, Memorisation], Path]:
+    """Return the result for each class of a pool, and the artifact, in which `nearest_CLASS.png` shows the closest pairs.
+
+    Classes without synthetic images are left out.
+    """
+    prepared, cache = context.prepared, context.cache
+    blocks = {name: read(label, 0) for label, name in enumerate(prepared.class_names)}
+    blocks = {name: block for name, block in blocks.items() if len(block.rows)}
+    size_px = next(iter(blocks.values())).pixels.shape[1]
+    compared = [[one.sha256, one.label, one.patient, one.side] for one in prepared.images if one.side != "val_b"]
+    inputs = {
+        "pools": [block.inputs for block in blocks.values()],
+        "images": fingerprint("images", {"compared": compared}),
+        "pixels": [prepared.pixels, prepared.image_size_px, size_px],
+    }
+
+    def class_images(side_name: SideName, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """Return images, scaled like the synthetic ones, and their patients."""
+        images, patients = side_images(side_name, prepared, cache), prepared.side(side_name).patients
+        chosen = np.flatnonzero(images.labels == prepared.class_names.index(name))
+        return resize_pixels(images.read(chosen), size_px), tuple(patients[place] for place in chosen)
+
+    def build(folder: Path) -> None:
+        record = {}
+        for name, block in blocks.items():
+            synthetic, train = block.read(), class_images("train", name)
+            of_pool = closeness(synthetic, *train)
+            record[name] = asdict(
+                compare_with_unseen(of_pool.ratio, unseen_closeness(*class_images("val_a", name), *train))
+            )
+            write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train[0], of_pool))
+        write_json(folder / _RECORD, record)
+
+    path = build_once(cache, MEMORISATION_STAGE, inputs, build)
+    return {name: Memorisation(**values) for name, values in read_json(path / _RECORD).items()}, path
+
+
+def _nearest_pairs(synthetic: NDArray[np.uint8], training: NDArray[np.uint8], found: Closeness) -> bytes:
+    """Return a PNG of the closest synthetic images, each with its nearest training image on the right; closest first."""
+    closest = np.argsort(found.ratio, kind="stable")[:_PAIRS_SHOWN]
+    pairs = np.stack([synthetic[closest], training[found.nearest[closest]]], axis=1)
+    return png_bytes(image_grid(pairs.reshape(-1, *synthetic.shape[1:]), columns=6))

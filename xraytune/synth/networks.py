@@ -1,0 +1,137 @@
+"""DCGAN generator and discriminator for grey images of 32, 64, 128 or 256 px; class-conditional with several classes.
+
+Each convolution halves or doubles the side and doubles or halves the feature maps, so `image_size` and `width` define both
+networks. With one class and `spectral_norm: false` they are those of PyTorch's DCGAN tutorial, with one colour channel.
+A GAN of pairs has two channels: the image, and its mask with -1 outside and 1 inside.
+
+Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectral normalisation (arXiv:1802.05957);
+Miyato & Koyama 2018, projection discriminator (arXiv:1802.05637).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from xraytune.space.settings import GanSettings
+from xraytune.synth.codes import ClassCodes
+from xraytune.synth.contract import ImageGenerator
+
+_STEM_PX = 4
+_CLASS_EMBEDDING_DIM = 64
+_INITIAL_STD = 0.02
+
+
+class Generator(ImageGenerator):
+    """Map z [B, z_dim] and labels [B] int64 to images, float [B, channels, S, S] in [-1, 1].
+
+    The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within a class, all
+    images would look the same. With one class, labels are ignored. With `architecture: pca`, `prior` maps z to codes.
+    """
+
+    def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
+        super().__init__()
+        self.settings = settings
+        self.class_count = class_count
+        self.channels = channels
+        self.z_dim = settings.z_dim
+        widths = _widths(settings)[::-1]
+        self.stem = nn.ConvTranspose2d(settings.z_dim, widths[0], _STEM_PX, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
+        self.class_affines = nn.ModuleList(ClassAffine(width, class_count) for width in widths if class_count > 1)
+        self.upsamples = nn.ModuleList(
+            nn.ConvTranspose2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=False)
+            for width, next_width in pairwise([*widths, channels])
+        )
+        self.apply(_init_weights)
+        self.prior = ClassCodes(class_count, settings.z_dim) if settings.architecture == "pca" else None
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Generate images for z [B, z_dim] and labels [B]."""
+        return self.decode(z if self.prior is None else self.prior(z, labels), labels)
+
+    def decode(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """Generate images for codes [B, z_dim] and labels [B]."""
+        x: Tensor = self.stem(codes[:, :, None, None])
+        for level, (norm, upsample) in enumerate(zip(self.norms, self.upsamples, strict=True)):
+            x = norm(x)
+            if self.class_count > 1:
+                x = self.class_affines[level](x, labels)
+            x = upsample(F.relu(x, inplace=True))
+        return x.tanh()
+
+
+class ClassAffine(nn.Module):
+    """A gain and a bias for each class and feature map; after a batch norm, this is conditional batch norm.
+
+    Both are linear in a class embedding, as in BigGAN (Brock et al. 2019, arXiv:1809.11096). At a GAN's learning rate, gains
+    learned one by one (de Vries et al. 2017, arXiv:1707.00683) would need thousands of steps to leave 1.
+    """
+
+    def __init__(self, width: int, class_count: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(class_count, _CLASS_EMBEDDING_DIM)
+        self.gain = nn.Linear(_CLASS_EMBEDDING_DIM, width, bias=False)
+        self.bias = nn.Linear(_CLASS_EMBEDDING_DIM, width, bias=False)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Scale x [B, width, h, w] by 1 + gain and add the bias of its label."""
+        embedded = self.embedding(labels)
+        gain, bias = 1 + self.gain(embedded), self.bias(embedded)
+        return torch.addcmul(bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype))
+
+
+class Discriminator(nn.Module):
+    """Map images, float [B, channels, S, S] in [-1, 1], and labels [B] int64 to logits [B], high for real images.
+
+    With several classes, a projection adds the inner product of a class embedding and the summed last features.
+    """
+
+    def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
+        super().__init__()
+        widths = _widths(settings)
+        # Batch norm would break the Lipschitz bound of spectral norm, so it is one or the other.
+        norm = nn.Identity if settings.spectral_norm else nn.BatchNorm2d
+        has_bias = settings.spectral_norm
+        layers: list[nn.Module] = []
+        for level, (width, next_width) in enumerate(pairwise([channels, *widths])):
+            layers.append(nn.Conv2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=has_bias))
+            if level > 0:
+                layers.append(norm(next_width))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Conv2d(widths[-1], 1, _STEM_PX, bias=has_bias)
+        self.class_embedding = nn.Embedding(class_count, widths[-1]) if class_count > 1 else None
+        self.apply(_init_weights)
+        if self.class_embedding is not None:
+            nn.init.normal_(self.class_embedding.weight, 0.0, _INITIAL_STD)
+        if settings.spectral_norm:
+            for module in list(self.modules()):
+                if isinstance(module, nn.Conv2d | nn.Embedding):
+                    spectral_norm(module)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Compute the logits of images [B, channels, S, S] with labels [B]."""
+        features: Tensor = self.features(images)
+        logits: Tensor = self.head(features).flatten()
+        if self.class_embedding is not None:
+            logits = logits + (self.class_embedding(labels) * features.sum(dim=(2, 3))).sum(dim=1)
+        return logits
+
+
+def _widths(settings: GanSettings) -> list[int]:
+    """Return the feature maps of each level from the image down to 4 px: 64, 128, 256, 512 at 64 px and width 64."""
+    levels = (settings.image_size // _STEM_PX).bit_length() - 1
+    return [settings.width * 2**level for level in range(levels)]
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Draw weights from N(0, 0.02) and batch norm gains from N(1, 0.02), as in the DCGAN paper; set biases to 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d):
+        nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), _INITIAL_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,272 @@
+"""Quality of a trial's synthetic images: how far they are from real ones, in the features of a pretrained backbone.
+
+The first images of each class's pool are compared with val-A, which no generator has seen. All images have the resolution
+of the synthetic ones, as in a trial. Figures are computed on sharp images and after a common blur, which removes texture
+and leaves content. Blurred images of val-B give the KID a scale: "as far from real images as a blur of 1.5 px".
+
+The figures of a pool are an artifact, computed once. So are those of the real images: features of val-A and the train side,
+the floor of the KID (val-A against val-B), and the scale.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from xraytune.base.artifacts import build_once, fingerprint, releases
+from xraytune.base.errors import DataError, MachineError, Problem, join_names
+from xraytune.base.files import read_json, write_bytes, write_json
+from xraytune.data.prepare import Prepared, RunContext, SideName, side_images
+from xraytune.data.sides import side_sizes
+from xraytune.nets.backbones import build_backbone
+from xraytune.nets.compute import autocast
+from xraytune.nets.inputs import input_format, normalise, to_unit
+from xraytune.nets.pretrained import pretrained_weights
+from xraytune.space.backbone_names import BACKBONES
+from xraytune.space.settings import Experiment, Parameters
+from xraytune.stats.classification import Floats
+from xraytune.synth.generator_quality import (
+    COMMON_BLUR_PX,
+    SCALE_PX,
+    ClassQuality,
+    PoolReport,
+    Quality,
+    kernel_inception_distance,
+    neighbourhoods,
+    transfer_auroc,
+)
+from xraytune.synth.memorisation import blurred
+from xraytune.synth.memorisation_gate import copies_found, measure_memorisation
+from xraytune.synth.pool import BLOCK
+from xraytune.synth.sources import ReadBlock, first_images, pool_reader
+from xraytune.synth.train import resize_pixels
+
+QUALITY_STAGE, REAL_STAGE = "quality-2", "quality-real-2"
+MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
+"""The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
+_SCALE_IMAGES = 64
+"""The most images of a class at each blur of the scale; the KID is unbiased, so fewer images suffice."""
+_REFERENCE_PX, _BATCH = 64, 32
+_WAITING = "waiting for the quality of images, which another process is computing"
+_QUALITY = TypeAdapter(Quality)
+
+
+def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock | None = None) -> Quality | str:
+    """Return the quality of an experiment's synthetic images, or the reason why it cannot be measured.
+
+    Raises:
+        MachineError: The weights of `quality.backbone` are missing.
+        TrialError: The pool cannot be drawn.
+    """
+    prepared = context.prepared
+    names = prepared.class_names
+    network = feature_parameters(experiment)
+    if network is None:
+        return "not measured: the backbone is not pretrained; set quality.backbone"
+    if side := small_side(prepared):
+        return f"not measured: too few images in {side}"
+    counts = np.bincount(prepared.side("val_a").labels, minlength=len(names)).clip(max=MOST_IMAGES)
+    read = read or pool_reader(experiment, context)
+    # Whole blocks: GAN-train uses all of them, even if the class has few real images.
+    pools = [first_images(read, label, int(count)) for label, count in enumerate(counts)]
+    if few := _few({name: len(pixels) for name, (pixels, _) in zip(names, pools, strict=True)}):
+        return f"not measured: too few synthetic images ({few})"
+    resolution_px = min(pools[0][0].shape[1], prepared.image_size_px)
+    try:
+        features = Features(experiment, network, resolution_px, context)
+    except MachineError as error:
+        if experiment.settings.quality.backbone:
+            raise
+        return f"not measured: {error.problems[0].what}"
+
+    waiting = partial(context.on_progress, _WAITING, 0, 1)
+
+    def build(folder: Path) -> None:
+        real = _real_side(features, context, waiting)
+        sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
+        found = features.of("synthetic", sets)
+        sharp, hazy = found[: len(names)], found[len(names) :]
+        record = read_json(real / "real.json")
+        with np.load(real / "features.npz") as stored:
+            val_a, val_a_hazy, train = (
+                [stored[f"{name} {label}"] for label in range(len(names))]
+                for name in ("val_a", "val_a blurred", "train")
+            )
+        sharp_pairs = [equal(*pair) for pair in zip(val_a, sharp, strict=True)]
+        hazy_pairs = [equal(*pair) for pair in zip(val_a_hazy, hazy, strict=True)]
+        classes = {
+            name: ClassQuality(
+                images=len(sharp_pairs[label][0]),
+                kid=kernel_inception_distance(*sharp_pairs[label]),
+                floor=record["floor"][label],
+                full=neighbourhoods(*sharp_pairs[label]),
+                blurred=neighbourhoods(*hazy_pairs[label]),
+            )
+            for label, name in enumerate(names)
+        }
+        is_classified, positive = len(names) > 1, prepared.positive
+        quality = Quality(
+            features=features.name,
+            resolution_px=resolution_px,
+            classes=classes,
+            gan_train=transfer_auroc(sharp, val_a, positive=positive) if is_classified else None,
+            gan_test=transfer_auroc(train, sharp, positive=positive) if is_classified else None,
+            real_train=record["real_train"],
+            blur_px=0.0,
+        )
+        blur_px = float(np.interp(quality.kid, np.maximum.accumulate(record["scale"]), SCALE_PX))
+        write_json(folder / "quality.json", _QUALITY.dump_python(replace(quality, blur_px=blur_px), mode="json"))
+
+    real_name = fingerprint(REAL_STAGE, _real_inputs(features, prepared))
+    inputs = {"real": real_name, "pixels": [prepared.pixels], "pools": [of_blocks for _, of_blocks in pools]}
+    path = build_once(context.cache, QUALITY_STAGE, inputs, build, waiting=waiting)
+    return _QUALITY.validate_python(read_json(path / "quality.json"))
+
+
+def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
+    """Return the quality and memorisation of an experiment's synthetic images, without refusing any."""
+    read = pool_reader(experiment, context)
+    quality = measure_quality(experiment, context, read)
+    copies = copies_found(measure_memorisation(context, read)[0])
+    if isinstance(quality, str):
+        return PoolReport(quality=None, note=quality, copies=copies)
+    return PoolReport(quality=quality, note="", copies=copies)
+
+
+def require_measurable(prepared: Prepared) -> None:
+    """Raise DataError if a validation side is too small for a KID."""
+    if side := small_side(prepared):
+        fix = "use larger validation sides (data.split), or more images"
+        raise DataError(Problem(f"too few images for a KID in {side}", fix=fix))
+
+
+def small_side(prepared: Prepared) -> str:
+    """Return the first of val-A and val-B with too few images of a class, such as `val-A (NORMAL 8)`; "" if none has."""
+    named = [(size.name, _few(size.images)) for size in side_sizes(prepared)[1:]]
+    return next((f"{name} ({few})" for name, few in named if few), "")
+
+
+def _few(counts: Mapping[str, int]) -> str:
+    """Return the classes with too few images, with their counts; "" if there are none."""
+    few = [f"{name} {count}" for name, count in counts.items() if count < FEWEST_IMAGES]
+    return f"{join_names(few)}; at least {FEWEST_IMAGES} needed" if few else ""
+
+
+def feature_parameters(experiment: Experiment) -> Parameters | None:
+    """Return the backbone and weights of the features; None if it is the trial's own backbone and not pretrained."""
+    chosen, own = experiment.settings.quality, experiment.parameters
+    backbone, weights = (chosen.backbone, chosen.weights) if chosen.backbone else (own.backbone, own.weights)
+    return None if weights == "none" else Parameters(backbone=backbone, weights=weights)
+
+
+class Features:
+    """Computes the features of images at one resolution."""
+
+    def __init__(self, experiment: Experiment, network: Parameters, resolution_px: int, context: RunContext) -> None:
+        weights = pretrained_weights(network, experiment.settings.weights_dir, context.cache)
+        assert weights is not None, "features come from pretrained weights"
+        self._network, self._weights, self._context, compute = network, weights, context, context.compute
+        with_network = Experiment(settings=experiment.settings, parameters=network)
+        self._form = input_format(with_network, train_mean=0.5, train_std=0.5)
+        self.resolution_px = resolution_px
+        self.name = f"{network.backbone} ({weights.path.name})"
+        self.inputs = {
+            "backbone": BACKBONES.identity(network.backbone),
+            "weights": weights.sha256,
+            "format": asdict(self._form),
+            "resolution_px": resolution_px,
+            "compute": [compute.device, compute.threads, compute.precision],
+            "releases": releases("torch", "torchvision", "torchmetrics", "scikit-learn"),
+        }
+
+    @torch.inference_mode()
+    def of(self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64], float]]) -> list[Floats]:
+        """Return the features, float64 [n, D], of each set: images uint8 [N, h, w], rows [n], and a blur in px at 64 px."""
+        compute = self._context.compute
+        backbone, _ = build_backbone(self._network.backbone, weights=self._weights.path)
+        backbone.to(compute.device).to(memory_format=torch.channels_last).eval()
+        total, done, found = sum(len(rows) for _, rows, _ in sets), 0, []
+        for pixels, rows, blur in sets:
+            batches, sigma_px = [], blur * self.resolution_px / _REFERENCE_PX
+            for start in range(0, len(rows), _BATCH):
+                images = torch.from_numpy(resize_pixels(pixels[rows[start : start + _BATCH]], self.resolution_px))
+                if sigma_px:
+                    images = blurred(images.float(), sigma_px).round().to(torch.uint8)
+                shown = normalise(to_unit(images.to(compute.device), self._form), self._form)
+                with autocast(compute):
+                    batches.append(backbone(shown).double().cpu())
+                done += len(images)
+                self._context.on_progress(f"quality: features of {what} images", done, total)
+            found.append(torch.cat(batches).numpy())
+        return found
+
+
+def _real_side(features: Features, context: RunContext, waiting: Callable[[], None]) -> Path:
+    """Return the artifact of the real images: `features.npz`, and `real.json` with floor, scale and GAN-train reference.
+
+    `waiting` is called repeatedly while another process is building it.
+    """
+    prepared, cache = context.prepared, context.cache
+    labels = range(len(prepared.class_names))
+
+    def build(folder: Path) -> None:
+        shown: list[tuple[SideName, float, int]] = [
+            ("train", 0.0, MOST_IMAGES),
+            ("val_a", 0.0, MOST_IMAGES),
+            ("val_a", COMMON_BLUR_PX, MOST_IMAGES),
+            ("val_b", 0.0, MOST_IMAGES),
+            *(("val_b", blur, _SCALE_IMAGES) for blur in SCALE_PX),
+        ]
+        sets = []
+        for name, blur, most in shown:
+            side = side_images(name, prepared, cache)
+            sets += [(side.pixels, spread(side.rows[side.labels == label], most), blur) for label in labels]
+        flat = features.of("real", sets)
+        train, val_a, val_a_blurred, *val_b = (flat[at : at + len(labels)] for at in range(0, len(flat), len(labels)))
+        floor, *scale = (
+            [kernel_inception_distance(*equal(*pair)) for pair in zip(val_a, one, strict=True)] for one in val_b
+        )
+        record = {
+            "floor": floor,
+            "scale": [float(np.mean(np.subtract(one, floor))) for one in scale],
+            "real_train": transfer_auroc(train, val_a, positive=prepared.positive) if len(labels) > 1 else None,
+        }
+        write_json(folder / "real.json", record)
+        kept = {"val_a": val_a, "val_a blurred": val_a_blurred, "train": train}
+        arrays: dict[str, Any] = {f"{name} {label}": own[label] for name, own in kept.items() for label in labels}
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_bytes(folder / "features.npz", content.getvalue())
+
+    return build_once(cache, REAL_STAGE, _real_inputs(features, prepared), build, waiting=waiting)
+
+
+def _real_inputs(features: Features, prepared: Prepared) -> dict[str, Any]:
+    return {
+        "features": features.inputs,
+        "images": prepared.fingerprint,
+        "pixels": [prepared.pixels, prepared.pixels_sha256],
+        "class_names": list(prepared.class_names),
+        "positive": prepared.positive,
+        "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
+    }
+
+
+def equal(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
+    """Return equal numbers of both, evenly spaced, since the figures depend on the numbers of images."""
+    count = min(len(real), len(synthetic))
+    return spread(real, count), spread(synthetic, count)
+
+
+def spread(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return `count` values, or all if there are fewer; evenly spaced, since adjacent ones often share a patient."""
+    return values[np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(np.int64)]

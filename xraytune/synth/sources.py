@@ -1,0 +1,155 @@
+"""The synthetic images of a trial in blocks of 256 per class, whatever their source: a generator, a folder or an extension.
+
+The training set, the memorisation gate and the quality figures read the same blocks. Each generated block is an artifact, so
+a larger ratio only adds blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.base.artifacts import build_once
+from xraytune.base.errors import MachineError, Problem
+from xraytune.base.files import write_array
+from xraytune.base.seeding import derive_seed
+from xraytune.data.pixels import open_masks, open_pixels
+from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images, stored_images
+from xraytune.space.settings import SOURCES, Experiment, GeneratorSettings
+from xraytune.synth.checkpoint import load_generator
+from xraytune.synth.extra_folder import store_folder
+from xraytune.synth.pool import BLOCK, Images, MaskRange, binarise, draw_block, mask_range
+from xraytune.synth.synthesize import network_labels, trained_generator
+from xraytune.synth.train import resize_pixels
+
+POOL_STAGE = "pool-1"
+ReadBlock: TypeAlias = Callable[[int, int], ImageSource]
+"""Returns a block by label and block number. Only the last blocks of a folder have fewer than 256 images."""
+
+
+def train_networks(experiment: Experiment, context: RunContext) -> None:
+    """Train an experiment's generator; raise TrialError if a loss is not finite."""
+    settings = generator_of(experiment)
+    for label in network_labels(settings, context.prepared):
+        trained_generator(settings, label, context)
+
+
+def generator_of(experiment: Experiment) -> GeneratorSettings:
+    """Return the generator's settings of an experiment that has one."""
+    assert experiment.parameters.generator is not None, "an experiment with a generator"
+    return experiment.parameters.generator
+
+
+def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
+    """Return the reader of a trial's pool, which builds what the cache lacks. Raises the errors of `build_training_set`."""
+    parameters = experiment.parameters
+    if parameters.generator is not None:
+        return partial(pool_block, parameters.generator, context)
+    if parameters.folder is None:
+        return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
+    return folder_reader(folder_images(experiment, context))
+
+
+def pool_block(settings: GeneratorSettings, context: RunContext, label: int, block: int) -> ImageSource:
+    """Return a block of 256 synthetic images of a class at the generator's size, with masks if the training images have any.
+
+    Raises:
+        TrialError: Too few masks are plausible.
+    """
+    prepared, compute, cache = context.prepared, context.compute, context.cache
+    generator = trained_generator(settings, None if settings.conditional else label, context)
+    inputs = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
+
+    def draw() -> Images:
+        network = load_generator(generator / "generator.safetensors").to(compute.device)
+        class_input = label if settings.conditional else 0
+        typical = typical_masks(settings, prepared, cache)
+        return draw_block(network, class_input, block, seed=settings.seed, compute=compute, typical=typical)
+
+    return _stored_block(cache, settings.block, settings.noun, inputs, draw)
+
+
+def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
+    """Return the ranges of the training masks at the generator's size; None without masks."""
+    if not prepared.has_masks:
+        return None
+    masks = side_images("train", prepared, cache).read_masks()
+    return mask_range(binarise(resize_pixels(masks, settings.image_size)))
+
+
+def extension_block(source: str, context: RunContext, label: int, block: int, *, seed: int) -> ImageSource:
+    """Like `pool_block`, for another package's source; raise MachineError if it returns anything but such a block."""
+    train = side_images("train", context.prepared, context.cache)
+    places = np.flatnonzero(train.labels == label)
+    of_class = {**train.inputs, "rows": train.rows[places].tolist()}
+    inputs = {"source": SOURCES.identity(source), **of_class, "label": label, "block": block, "seed": seed}
+
+    def draw() -> Images:
+        seen = train.read(places)
+        own_seed = derive_seed(seed, "source", source, label, block)
+        images = np.asarray(SOURCES.load(source)(seen, label=label, block=block, seed=own_seed))
+        if images.dtype != np.uint8 or images.shape != (BLOCK, *seen.shape[1:]):
+            what = f"source {source} returned {images.dtype} {list(images.shape)} for images of {list(seen.shape[1:])}"
+            raise MachineError(Problem(what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"))
+        return Images(images, None)
+
+    return _stored_block(context.cache, source, source, inputs, draw)
+
+
+def _stored_block(
+    cache: Path, source: str, noun: str, inputs: dict[str, Any], draw: Callable[[], Images]
+) -> ImageSource:
+    def build(folder: Path) -> None:
+        for name, planes in draw()._asdict().items():
+            if planes is not None:
+                write_array(folder / f"{name}.npy", planes)
+
+    path = build_once(cache, POOL_STAGE, inputs, build)
+    label, block = inputs["label"], inputs["block"]
+    return ImageSource(
+        name=f"{source} {label} {block}",
+        pixels=open_pixels(path),
+        rows=np.arange(BLOCK),
+        labels=np.full(BLOCK, label),
+        inputs={"stage": POOL_STAGE, **inputs},
+        title=f"{noun} images",
+        masks=open_masks(path),
+    )
+
+
+def folder_images(experiment: Experiment, context: RunContext) -> ImageSource:
+    """Return the images of `source: folder`, see `store_folder`."""
+    parameters, prepared = experiment.parameters, context.prepared
+    assert parameters.folder is not None, "source: folder has a path"
+    images, store = store_folder(parameters.folder.path, prepared, experiment.settings.data, cache=context.cache)
+    return stored_images(store, images, name="folder", title="images of the extra folder")
+
+
+def folder_reader(images: ImageSource) -> ReadBlock:
+    """Return the reader of a folder of extra images."""
+
+    def of_folder(label: int, block: int) -> ImageSource:
+        places = np.flatnonzero(images.labels == label)[block * BLOCK : (block + 1) * BLOCK]
+        inputs = {**images.inputs, "rows": places.tolist()}
+        return replace(images, rows=images.rows[places], labels=images.labels[places], inputs=inputs)
+
+    return of_folder
+
+
+def blocks_for(count: int) -> int:
+    """Return the number of pool blocks that hold `count` images of a class."""
+    return -(-count // BLOCK)
+
+
+def first_images(read: ReadBlock, label: int, count: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
+    """Return the images of a class in the blocks that hold `count`, or all of a folder, and the inputs of these blocks."""
+    blocks: list[ImageSource] = []
+    while len(blocks) < blocks_for(count) and all(len(block.rows) == BLOCK for block in blocks):
+        blocks.append(read(label, len(blocks)))
+    return np.concatenate([block.read() for block in blocks]), [block.inputs for block in blocks]

@@ -1,0 +1,173 @@
+"""Train generators, each once for all trials that need them.
+
+A trained generator is an artifact. During training, its checkpoint is in a work folder with the same fingerprint, from which
+any process can resume; a longer run starts from the longest finished shorter one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xraytune.base.artifacts import (
+    artifact_path,
+    artifacts_of,
+    build_once,
+    fingerprint,
+    is_intact,
+    releases,
+    work_path,
+)
+from xraytune.base.files import require_own_file, sync, write_bytes
+from xraytune.base.records import Compute
+from xraytune.data.prepare import Prepared, RunContext, side_images
+from xraytune.nets.compute import generator_threads
+from xraytune.space.settings import PACKAGES, GanSettings, GeneratorSettings
+from xraytune.space.space import missing_packages
+from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, checkpoint_step, save_generator
+from xraytune.synth.grids import PROGRESS_FILE
+from xraytune.synth.train import train_generator
+
+GAN_STAGE, DIFFUSION_STAGE = "gan-3", "diffusion-1"
+
+
+def network_labels(settings: GeneratorSettings, prepared: Prepared) -> tuple[int | None, ...]:
+    """Return the networks to train: one for all classes (None), or one for each label."""
+    return (None,) if settings.conditional else tuple(range(len(prepared.class_names)))
+
+
+def generator_stage(settings: GeneratorSettings) -> str:
+    """Return the stage of a generator's artifacts."""
+    return GAN_STAGE if isinstance(settings, GanSettings) else DIFFUSION_STAGE
+
+
+def generator_inputs(
+    settings: GeneratorSettings, label: int | None, prepared: Prepared, compute: Compute, *, torch: str | None = None
+) -> dict[str, Any]:
+    """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
+    extra = () if missing_packages(settings.block) else PACKAGES.get(settings.block, ())
+    return {
+        "settings": settings.model_dump(),
+        "makes_masks": prepared.has_masks,
+        "label": label,
+        "train": prepared.train_fingerprint,
+        "pixels_sha256": prepared.pixels_sha256,
+        "image_size_px": prepared.image_size_px,
+        "class_names": list(prepared.class_names),
+        "compute": [compute.device, compute.generator_threads, compute.precision],
+        "releases": (releases("torch") if torch is None else {"torch": torch}) | releases(*extra),
+    }
+
+
+def generator_paths(
+    settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path, *, torch: str | None = None
+) -> dict[int | None, Path]:
+    """Return the artifact of each network by label, whether it exists or not; `torch` is as in `generator_inputs`."""
+    return {
+        label: artifact_path(
+            cache, generator_stage(settings), generator_inputs(settings, label, prepared, compute, torch=torch)
+        )
+        for label in network_labels(settings, prepared)
+    }
+
+
+def generator_need(settings: GeneratorSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
+    """Return the lineage of the generator that a trial with these settings must train first; None if the cache has it.
+
+    Runs of one lineage differ only in their number of steps, so that one can start from another.
+    """
+    if settings is None:
+        return None
+    if all(map(is_intact, generator_paths(settings, prepared, compute, cache).values())):
+        return None
+    first = generator_inputs(settings, network_labels(settings, prepared)[0], prepared, compute)
+    return fingerprint(generator_stage(settings), _without_steps(first))
+
+
+def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {**inputs, "settings": {**inputs["settings"], "steps": None}}
+
+
+def generator_work_path(cache: Path, stage: str, inputs: dict[str, Any]) -> Path:
+    """Return the folder of a generator's checkpoint and `grids/` while it trains."""
+    return work_path(cache, stage, inputs)
+
+
+def trained_generator(settings: GeneratorSettings, label: int | None, context: RunContext) -> Path:
+    """Return the artifact of a network, `generator.safetensors`, `checkpoint.pt` and `grids/`; see `train_generator`."""
+    prepared, compute, cache, on_progress = context.prepared, context.compute, context.cache, context.on_progress
+    stage, inputs = generator_stage(settings), generator_inputs(settings, label, prepared, compute)
+    work = generator_work_path(cache, stage, inputs)
+    name = f"the {settings.noun}" if label is None else f"the {settings.noun} of {prepared.class_names[label]}"
+    what = f"training {name} (steps)"
+
+    def build(folder: Path) -> None:
+        train = side_images("train", prepared, cache)
+        chosen = np.arange(len(train.labels)) if label is None else np.flatnonzero(train.labels == label)
+        labels = train.labels if label is None else np.zeros(len(chosen), dtype=np.int64)
+        masks = train.read_masks(chosen) if prepared.has_masks else None
+        class_count = len(prepared.class_names) if label is None else 1
+        _start_from_shorter_run(cache, stage, inputs, work)
+        if not (work / CHECKPOINT_NAME).exists():
+            on_progress(what, 0, settings.steps)  # the pace is known sooner
+        checkpoint, step = folder / CHECKPOINT_NAME, 0
+        while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
+            with generator_threads(compute):
+                for progress in train_generator(
+                    settings,
+                    train.read(chosen),
+                    labels,
+                    class_count,
+                    masks=masks,
+                    compute=compute,
+                    checkpoint_dir=work,
+                    grid_dir=work / "grids",
+                ):
+                    on_progress(what, progress.step, settings.steps)
+            copy_file(work / CHECKPOINT_NAME, checkpoint)
+            step = checkpoint_step(checkpoint)
+        save_generator(checkpoint_generator(checkpoint), folder / "generator.safetensors")
+        copy_grids(work / "grids", folder / "grids")
+
+    path = build_once(
+        cache,
+        stage,
+        inputs,
+        build,
+        waiting=lambda: on_progress(f"waiting for {name}, which another process trains (steps)", 0, settings.steps),
+    )
+    if work.exists():
+        shutil.rmtree(work, ignore_errors=True)
+        sync(work.parent)  # otherwise it is back after a power loss
+    return path
+
+
+def _start_from_shorter_run(cache: Path, stage: str, inputs: dict[str, Any], work: Path) -> None:
+    """Copy the checkpoint of the longest finished run that differs only in having fewer steps into the work folder."""
+    if (work / CHECKPOINT_NAME).exists():
+        return
+    shorter = [
+        (other["settings"]["steps"], path)
+        for path, other in artifacts_of(cache, stage)
+        if other["settings"]["steps"] < inputs["settings"]["steps"] and _without_steps(other) == _without_steps(inputs)
+    ]
+    for _, artifact in sorted(shorter, reverse=True):
+        if is_intact(artifact):
+            copy_grids(artifact / "grids", work / "grids")
+            write_bytes(work / CHECKPOINT_NAME, (artifact / CHECKPOINT_NAME).read_bytes())
+            return
+
+
+def copy_grids(grids: Path, to: Path) -> None:
+    """Copy the images of a training run, but no temporary files of a killed writer."""
+    for grid in (*sorted(grids.glob("[!.]*.png")), *grids.glob(PROGRESS_FILE)):
+        copy_file(grid, to / grid.name)
+
+
+def copy_file(file: Path, to: Path) -> None:
+    """Copy a file. Errors of `shutil` neither name a full disk nor always say that it is full."""
+    require_own_file(file, "file of tensors")
+    write_bytes(to, file.read_bytes())

@@ -1,0 +1,195 @@
+"""Train a generator on uint8 images, as an iterator of progress that can be closed at any record and resumed later.
+
+All randomness of step t follows from the seed and t. So on the CPU, a resumed or extended run is bit-identical to an
+uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import get_total_norm
+
+from xraytune.base.errors import Problem, TrialError
+from xraytune.base.files import write_bytes
+from xraytune.base.records import Compute
+from xraytune.base.seeding import derive_seed, numpy_generator
+from xraytune.space.settings import GeneratorSettings
+from xraytune.synth.checkpoint import new_training, resume, save_checkpoint
+from xraytune.synth.contract import Step, Training, real_images
+from xraytune.synth.grids import PROGRESS_FILE, image_grid, png_bytes, progress_gif, with_outlines
+from xraytune.synth.pool import Images, binarise, draw_noise, generate
+
+_GRID_ROWS = 8
+_GRID_COLUMNS = 8
+_EARLY_GRIDS = (50, 100, 200)
+_RESIZE_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingProgress:
+    """The progress of a training; losses are means over the steps since the last record."""
+
+    step: int
+    losses: Mapping[str, float]
+
+
+def train_generator(
+    settings: GeneratorSettings,
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    class_count: int,
+    *,
+    masks: NDArray[np.uint8] | None = None,
+    compute: Compute,
+    checkpoint_dir: Path,
+    grid_dir: Path | None = None,
+    report_every_steps: int = 25,
+    checkpoint_every_steps: int = 250,
+    grid_every_steps: int = 500,
+) -> Iterator[TrainingProgress]:
+    """Train up to step `settings.steps`, from the checkpoint in `checkpoint_dir` if there is one.
+
+    Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and resized once. `labels`,
+    int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. `grid_dir` is for
+    `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines; at the end also
+    `progress.gif`. The training waits for the device only at reports; other intervals are rounded up to the next one.
+
+    Raises:
+        ConfigError: The checkpoint has other settings, images or masks, or more steps.
+        TrialError: A loss or a weight is not finite.
+    """
+    planes = resize_planes(pixels, masks, settings.image_size)
+    digest = hashlib.sha256(planes.tobytes() + labels.tobytes()).hexdigest()
+    training = new_training(settings, class_count, compute, planes.shape[1])
+    resume(training, digest, checkpoint_dir)
+    real = real_images(planes, labels, compute)
+    training.fit(real)
+    if grid_dir is not None:
+        _save_real_grid(planes, labels, class_count, settings.seed, grid_dir)
+    step: Step = partial(training.update, real, compute)
+    if compute.device == "cuda":
+        step = with_cuda_graph(step)
+
+    while training.step < settings.steps:
+        first = training.step
+        losses = torch.zeros(len(training.losses), device=compute.device)
+        for _ in range(min(report_every_steps - first % report_every_steps, settings.steps - first)):
+            losses += step(training.draw(real, compute))
+            training.step += 1
+        means = dict(zip(training.losses, (losses / (training.step - first)).tolist(), strict=True))
+        _require_finite(means, training)
+        # The grid before the checkpoint: if the run is killed in between, the steps are repeated and the grid is redrawn.
+        is_early = any(first < step <= training.step for step in _EARLY_GRIDS)
+        if grid_dir is not None and (is_early or _is_due(first, training, grid_every_steps)):
+            _save_sample_grid(training, compute, grid_dir)
+        if _is_due(first, training, checkpoint_every_steps):
+            save_checkpoint(training, digest, checkpoint_dir)
+        yield TrainingProgress(step=training.step, losses=means)
+    if grid_dir is not None and (animation := progress_gif(sorted(grid_dir.glob("step_*.png")))):
+        write_bytes(grid_dir / PROGRESS_FILE, animation)
+
+
+def resize_planes(pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None, size_px: int) -> NDArray[np.uint8]:
+    """Resize images [N, h, w] and their masks, if any, to uint8 [N, C, size_px, size_px]; masks stay 0 and 255."""
+    planes = [resize_pixels(pixels, size_px)]
+    if masks is not None:
+        planes.append(binarise(resize_pixels(masks, size_px)))
+    return np.stack(planes, axis=1)
+
+
+def resize_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """Resize images [N, h, w] to [N, size_px, size_px] with antialiasing, in batches, since `pixels` may be a memory map."""
+    resized = np.empty((len(pixels), size_px, size_px), dtype=np.uint8)
+    for start in range(0, len(pixels), _RESIZE_BATCH):
+        batch = torch.from_numpy(np.array(pixels[start : start + _RESIZE_BATCH]))[:, None].float()
+        small = F.interpolate(batch, size=(size_px, size_px), mode="bilinear", antialias=True)
+        resized[start : start + _RESIZE_BATCH] = small[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
+    return resized
+
+
+def _require_finite(losses: Mapping[str, float], training: Training) -> None:
+    """Raise TrialError for losses or weights that are not finite: the last losses are from before the last update."""
+    weight_norm = get_total_norm(training.generator.parameters()).item()
+    if not all(map(math.isfinite, (*losses.values(), weight_norm))):
+        shown = ", ".join(f"{name} {loss}" for name, loss in losses.items())
+        what = f"the {training.settings.noun} diverged by step {training.step}: {shown}, weight norm {weight_norm}"
+        raise TrialError(Problem(what, fix=training.if_diverged))
+
+
+def _is_due(first: int, training: Training, every_steps: int) -> bool:
+    """Return whether the steps since `first` passed a multiple of `every_steps` or ended the run."""
+    return training.step // every_steps > first // every_steps or training.step == training.settings.steps
+
+
+def _save_sample_grid(training: Training, compute: Compute, folder: Path) -> None:
+    generator, settings = training.ema_generator, training.settings
+    labels = torch.from_numpy(_grid_labels(generator.class_count))
+    z = draw_noise(generator, len(labels), derive_seed(settings.seed, settings.block, "grid"))
+    _save_grid(generate(generator, z, labels, compute), folder / f"step_{training.step:06d}.png")
+
+
+def _save_real_grid(
+    planes: NDArray[np.uint8], labels: NDArray[np.int64], class_count: int, seed: int, folder: Path
+) -> None:
+    random = numpy_generator(seed, "gan", "grid")
+    rows = [random.choice(np.flatnonzero(labels == label)) for label in _grid_labels(class_count)]
+    shown = planes[rows]
+    _save_grid(Images(shown[:, 0], shown[:, 1] if shown.shape[1] == 2 else None), folder / "real.png")
+
+
+def _save_grid(images: Images, file: Path) -> None:
+    write_bytes(file, png_bytes(image_grid(with_outlines(*images), _GRID_COLUMNS)))
+
+
+def _grid_labels(class_count: int) -> NDArray[np.int64]:
+    """Return the class of each cell: an equal number of whole rows per class."""
+    rows_per_class = max(1, _GRID_ROWS // class_count)
+    return np.repeat(np.arange(class_count, dtype=np.int64), rows_per_class * _GRID_COLUMNS)
+
+
+_WARM_UP_STEPS = 3
+"""Before the capture, cuDNN chooses its algorithms and Adam allocates its state."""
+
+
+def with_cuda_graph(step: Step) -> Step:
+    """Capture `step` as a CUDA graph at its fourth call and replay it from then on. A result lasts until the next call.
+
+    Whatever the draws, `step` must run the same operations on tensors of the same shapes.
+    """
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    calls = 0
+    static_draws: Sequence[Tensor]
+    static_losses: Tensor
+
+    def run(draws: Sequence[Tensor]) -> Tensor:
+        nonlocal calls, static_draws, static_losses
+        calls += 1
+        if calls <= _WARM_UP_STEPS:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                losses = step(draws)
+            torch.cuda.current_stream().wait_stream(stream)
+            return losses
+        if calls == _WARM_UP_STEPS + 1:
+            static_draws = [draw.clone() for draw in draws]
+            # Other threads, such as a progress display's, may use the GPU meanwhile.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                static_losses = step(static_draws)
+        for static, draw in zip(static_draws, draws, strict=True):
+            static.copy_(draw)
+        graph.replay()
+        return static_losses
+
+    return run

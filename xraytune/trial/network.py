@@ -1,0 +1,240 @@
+"""The network of an experiment, and the features of its backbone if that is frozen.
+
+Features are computed once for every view of an image and shared by all heads trained on them. With V views an image has V
+feature vectors, so a head trains on exactly what the backbone would output. If only the last stage is trained, the
+inputs of that stage are cached instead, unless they are too large. The fingerprint covers the images, the views, the input
+format, the backbone and its weights, and the releases of torch and torchvision.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xraytune.base.artifacts import build_once, releases
+from xraytune.base.records import Compute
+from xraytune.data.decoding import InputFormat
+from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.nets.augment import augment, view_table
+from xraytune.nets.backbones import last_stage_of, last_stage_prefix, skip_to_last_stage
+from xraytune.nets.classifier import Classifier, build_head
+from xraytune.nets.inputs import input_format, normalise, to_unit
+from xraytune.nets.pretrained import pretrained_weights
+from xraytune.nets.segmenter import MASK_THRESHOLD
+from xraytune.nets.train import predict_logits
+from xraytune.space.backbone_names import BACKBONES
+from xraytune.space.settings import Experiment
+from xraytune.trial.task import Task, task_of
+
+FEATURES_STAGE = "features-2"
+VAL_BATCH = 128
+_CPU_BATCH = 32
+"""Larger batches are not faster on the CPU and take more memory."""
+_FEATURE_BATCH = 64
+MAX_STAGE_BYTES = 2 * 2**30
+"""Larger inputs of the last stage are recomputed in each step."""
+
+
+class Network:
+    """The network of an experiment, built on first use (cached features avoid it), and how images become its inputs.
+
+    Attributes:
+        form: Converts stored pixels to the network's input.
+        stage: The last stage, if its inputs are cached instead of features; else None.
+    """
+
+    def __init__(self, experiment: Experiment, context: RunContext) -> None:
+        self.experiment, self.compute, self._context = experiment, context.compute, context
+        self._class_count = len(context.prepared.class_names)
+        self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, context.cache)
+        mean, std = 0.0, 1.0  # pretrained weights have their own
+        if experiment.parameters.weights == "none":
+            mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
+        self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
+        self.stage: nn.Module | None = None
+
+    @cached_property
+    def whole(self) -> nn.Module:
+        """The whole network, on the device."""
+        path, seed = self._weights.path if self._weights else None, self.experiment.settings.seed
+        network = self.task.build_network(self.experiment.parameters, self._class_count, weights=path, seed=seed)
+        return network.to(self.compute.device)
+
+    @property
+    def task(self) -> Task:
+        """The task of the study."""
+        return task_of(self.experiment.settings)
+
+    def head(self, feature_count: int) -> nn.Module:
+        """Return a new head, on the device."""
+        seed = self.experiment.settings.seed
+        head = build_head(self.experiment.parameters, feature_count, self._class_count, seed=seed)
+        return head.to(self.compute.device)
+
+    @property
+    def has_cached_features(self) -> bool:
+        """Whether the backbone is frozen and sees the same views in every epoch, so that its features are computed once."""
+        is_frozen = self.experiment.parameters.trainable == "head"
+        return self.task.has_features and is_frozen and view_count(self.experiment) > 0
+
+    def cache_last_stage(self, sources: Iterable[ImageSource]) -> bool:
+        """Let `features` return inputs of the last stage, if only that is trained; return whether they can be cached.
+
+        On a GPU, reading them would not be faster than computing them.
+        """
+        parameters, views = self.experiment.parameters, view_count(self.experiment)
+        can_cache = self.task.has_features and self.compute.device == "cpu" and views > 0
+        if parameters.trainable != "last_stage" or not can_cache:
+            return False
+        network = self.whole
+        assert isinstance(network, Classifier), "only a classifier has features"
+        stage, side_px = last_stage_of(parameters.backbone, network.backbone), self.form.image_size_px
+        if stage is None:
+            return False
+        probe = torch.zeros(1, parameters.input_channels, side_px, side_px, device=self.compute.device)
+        size = _stage_inputs(network.backbone, stage, probe, self.compute).nbytes
+        if size * views * sum(len(source.rows) for source in sources) <= MAX_STAGE_BYTES:
+            self.stage = stage
+        return self.stage is not None
+
+    def from_last_stage(self) -> nn.Module:
+        """Return a network that maps inputs of the last stage to logits, with the parameters of the whole network."""
+        shared = {id(tensor): tensor for tensor in chain(self.whole.parameters(), self.whole.buffers())}
+        network = copy.deepcopy(self.whole, shared)
+        skip_to_last_stage(self.experiment.parameters.backbone, network.get_submodule("backbone"))
+        return network
+
+    def features(
+        self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None
+    ) -> NDArray[Any]:
+        """Return the features of all views of a source, memory-mapped; V is 1 if `classical` is 0.
+
+        Features are float32 [n, V, D]; inputs of the last stage are [n, V, H, W, C], with bfloat16 stored as int16.
+        Progress counts `earlier` images of other sources with the same title, of `total`.
+        """
+        parameters, seed, compute = self.experiment.parameters, self.experiment.settings.seed, self.compute
+        count, views = len(source.rows), parameters.views
+        table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
+        what, total = f"features of {source.title}", total or count
+        inputs = {
+            "group": [source.name, source.inputs],
+            "network": {
+                "backbone": BACKBONES.identity(parameters.backbone),
+                "input_channels": parameters.input_channels,
+                "weights": self._weights.sha256 if self._weights else None,
+            },
+            "format": asdict(self.form),
+            "views": [seed, views, classical] if classical else None,
+            "compute": [compute.device, compute.threads, compute.precision],
+            "releases": releases("torch", "torchvision"),
+            **({"until": last_stage_prefix(parameters.backbone)} if self.stage else {}),
+        }
+
+        def build(folder: Path) -> None:
+            network = self.whole
+            assert isinstance(network, Classifier), "only a classifier has features"
+            like = self._outputs(network, self.scaled(source, slice(0, 1)), table[:1, 0])
+            shape = (count, table.shape[1], *like.shape[1:])
+            out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=like.dtype, shape=shape)
+            # A full disk is an error here; later, in the map, it would kill the process.
+            if hasattr(os, "posix_fallocate"):
+                with (folder / "features.npy").open("rb+") as stream:
+                    os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
+            self._context.on_progress(what, earlier, total)
+            for start in range(0, count, _FEATURE_BATCH):
+                batch = slice(start, start + _FEATURE_BATCH)
+                images = self.scaled(source, batch)
+                for view in range(table.shape[1]):
+                    out[batch, view] = self._outputs(network, images, table[batch, view])
+                self._context.on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
+            out.flush()
+
+        path = build_once(
+            self._context.cache,
+            FEATURES_STAGE,
+            inputs,
+            build,
+            waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, count),
+        )
+        features: NDArray[Any] = np.load(path / "features.npy", mmap_mode="r")
+        return features
+
+    def _outputs(self, network: Classifier, images: Tensor, views: NDArray[np.float32]) -> NDArray[Any]:
+        """Return what to cache for images, float32 [n, 1, S, S], in these views, [n, 7]."""
+        shown = normalise(augment(images, torch.from_numpy(views).to(self.compute.device)), self.form)
+        if self.stage is None:
+            return predict_logits(network.backbone, [shown], compute=self.compute)
+        return _stage_inputs(network.backbone, self.stage, shown, self.compute)
+
+    def on_device(self, features: NDArray[Any]) -> Tensor:
+        """Return cached features, [n, D], or inputs of the last stage, stored as [n, H, W, C], restored to [n, C, H, W]."""
+        tensor = torch.from_numpy(features).to(self.compute.device)
+        tensor = tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
+        return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+
+    def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
+        """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
+        return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
+
+    def scaled_masks(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
+        """Return masks of a source on the device, float32 [n, 1, S, S] of 0 and 1; smaller ones are scaled up."""
+        size_px = self.form.image_size_px
+        masks = (torch.from_numpy(source.read_masks(places)).to(self.compute.device)[:, None] > 0).float()
+        if masks.shape[2] != size_px:
+            masks = (F.interpolate(masks, size=(size_px, size_px), mode="bilinear") >= MASK_THRESHOLD).float()
+        return masks
+
+    def batches(self, source: ImageSource) -> Iterator[Tensor]:
+        """Yield the inputs of all images of a source, unaugmented: batches of [n, C, S, S], or one of features [n, D]."""
+        if self.has_cached_features:
+            features = self.features(source, classical=0)
+            yield torch.from_numpy(np.array(features[:, 0])).to(self.compute.device)
+            return
+        inputs = self.features(source, classical=0)[:, 0] if self.stage else None
+        size = VAL_BATCH if self.compute.device == "cuda" else _CPU_BATCH
+        for places in (slice(start, start + size) for start in range(0, len(source.rows), size)):
+            if inputs is None:
+                yield normalise(self.scaled(source, places), self.form)
+            else:
+                yield self.on_device(np.array(inputs[places]))
+
+
+def _stage_inputs(backbone: nn.Module, stage: nn.Module, images: Tensor, compute: Compute) -> NDArray[Any]:
+    """Return the inputs of a backbone's stage for these images, [n, H, W, C], with bfloat16 stored as int16."""
+    found: list[Tensor] = []
+    hook = stage.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].clone()))
+    try:
+        predict_logits(backbone, [images], compute=compute)
+    finally:
+        hook.remove()
+    maps = found[0].permute(0, 2, 3, 1).contiguous()
+    values: NDArray[Any] = (maps.view(torch.int16) if maps.dtype == torch.bfloat16 else maps).cpu().numpy()
+    return values
+
+
+def view_count(experiment: Experiment) -> int:
+    """Return the views of each image: one without augmentation, 0 if they are drawn afresh in every step."""
+    return experiment.parameters.views if experiment.parameters.classical else 1
+
+
+def _grey_statistics(source: ImageSource) -> tuple[float, float]:
+    """Return the mean and standard deviation of the pixels, in [0, 1]; from the histogram of their 256 values."""
+    histogram = np.zeros(256, dtype=np.int64)
+    for start in range(0, len(source.rows), _FEATURE_BATCH):  # small, since bincount converts the pixels to int64
+        histogram += np.bincount(source.read(slice(start, start + _FEATURE_BATCH)).ravel(), minlength=256)
+    values = np.arange(256) / 255
+    mean = float((histogram * values).sum() / histogram.sum())
+    std = float(np.sqrt((histogram * (values - mean) ** 2).sum() / histogram.sum()))
+    return mean, std

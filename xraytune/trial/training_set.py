@@ -1,0 +1,88 @@
+"""The images that a trial trains on, real and extra ones, numbered across their data sources.
+
+A data source is a set of images of one origin: the train side, a block of synthetic images, a folder of extra images. Image
+i of a training set has a label and a place in one of its sources; the real images are 0 to `real_count` - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.base.seeding import numpy_generator
+from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.space.settings import Experiment
+from xraytune.synth.memorisation_gate import refuse_memorised
+from xraytune.synth.sources import blocks_for, folder_images, folder_reader, pool_reader
+from xraytune.trial.mix import plan_mix, require_enough
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """The data sources of a trial, and which of their images are the extra ones.
+
+    Attributes:
+        sources: The first one is the real train side.
+        labels: int64 [total], over all sources.
+        extra: int64 [E], the numbers of the extra images; `duplicate` may repeat a number.
+    """
+
+    sources: tuple[ImageSource, ...]
+    labels: NDArray[np.int64]
+    extra: NDArray[np.int64]
+
+    @property
+    def real_count(self) -> int:
+        """Images of the train side."""
+        return len(self.sources[0].rows)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the images have masks, as in segmentation."""
+        return self.sources[0].masks is not None
+
+    def by_source(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Yield, for each source with some of the images, its position, a mask of these images, and their rows in it."""
+        ends = np.cumsum([len(source.rows) for source in self.sources])
+        sources = np.searchsorted(ends, numbers, side="right")
+        for source in np.unique(sources).tolist():
+            mask = sources == source
+            yield source, mask, numbers[mask] - (ends[source] - len(self.sources[source].rows))
+
+
+def build_training_set(experiment: Experiment, context: RunContext) -> TrainingSet:
+    """Collect the images of a trial; generators, pool blocks and decoded folders that the cache lacks are built.
+
+    Raises:
+        DataError: A folder of extra images is broken, or too small for the ratio.
+        TrialError: The generator's loss is not finite, it copies its training images, or too few of its masks are plausible.
+        ArtifactError: The pixels of `prepared` are not in the cache.
+    """
+    prepared = context.prepared
+    real = side_images("train", prepared, context.cache)
+    extra_labels = plan_mix(prepared.train_counts, experiment.parameters)
+    sources: tuple[ImageSource, ...] = (real,)
+    if experiment.parameters.has_synthetic_images:
+        folder = folder_images(experiment, context) if experiment.parameters.source == "folder" else None
+        read = folder_reader(folder) if folder else pool_reader(experiment, context)
+        refuse_memorised(experiment, context, read)
+        if folder:
+            require_enough(folder.labels.tolist(), experiment.parameters, prepared)
+            sources += (folder,)
+        else:
+            counts = enumerate(np.bincount(extra_labels).tolist())
+            sources += tuple(read(label, block) for label, count in counts for block in range(blocks_for(count)))
+    labels = np.concatenate([source.labels for source in sources])
+    extra = np.empty(len(extra_labels), dtype=np.int64)
+    for label in np.unique(extra_labels).tolist():
+        chosen = np.flatnonzero(extra_labels == label)
+        members = np.flatnonzero(labels == label)
+        if len(sources) > 1:
+            extra[chosen] = members[members >= len(real.rows)][: len(chosen)]
+        else:
+            shuffled = numpy_generator(experiment.settings.seed, "duplicates", label).permutation(members)
+            extra[chosen] = np.resize(shuffled, len(chosen))
+    return TrainingSet(sources=sources, labels=labels, extra=extra)
