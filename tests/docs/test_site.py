@@ -49,9 +49,9 @@ def test_links_to_files_and_folders_of_the_repository_work(site: Path) -> None:
         "utf-8"
     )
     assert "0004-the-journal-is-the-only-truth" in (site / "decisions" / "index.html").read_text(encoding="utf-8")
-    home = (site / "index.html").read_text(encoding="utf-8")
-    assert 'href="files/search_spaces/gan_ratio.yaml/"' in home
-    assert 'href="data/#label-tables"' in home
+    spaces = (site / "spaces" / "index.html").read_text(encoding="utf-8")
+    assert 'href="../files/search_spaces/gan_ratio.yaml/"' in spaces
+    assert 'href="data/#label-tables"' in (site / "index.html").read_text(encoding="utf-8")
 
 
 def test_no_page_refers_to_another_host_or_to_this_machine(site: Path) -> None:

@@ -3,7 +3,9 @@
 One person may have several names. Patients who share an identical image were merged under one name, but each file may
 still carry its own; a name in a table may have spaces around it; and identical bytes mean the same patient whatever the
 file is called. If nothing else identifies the patient of an external image, it belongs to the patient of the study whose
-image has the same file name, since processed copies often keep it (`docs/decisions/0016-whose-extra-images.md`). The path
+image has the same file name, since processed copies often keep it. Of the two possible errors, excluding too many images
+costs a few extra images, which a warning counts; keeping too many inflates the metrics unnoticed. If several patients of the
+study share a name, neither it nor any name that differs only in its digits identifies a patient. The path
 of an image without any patient name identifies a patient within its own folder only.
 """
 

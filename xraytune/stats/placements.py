@@ -176,7 +176,7 @@ _NEAREST = 1e-6
 _NEAREST_SLOPE = 1e-4
 """The same, for comparing slopes."""
 _ERROR_VARIATION = 0.5
-"""Standard deviation of 1 - Dice over patients, as a multiple of its mean; an assumption (docs/decisions/0025)."""
+"""Standard deviation of 1 - Dice over patients, as a multiple of its mean; an assumption (docs/decisions/0010)."""
 
 
 def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:

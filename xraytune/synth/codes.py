@@ -4,7 +4,7 @@ A DCGAN has to discover what a latent code means, and with a few hundred images 
 an image is known from the start: its principal components, each scaled to variance 1. The generator learns to decode the
 codes of the training images, and the discriminator makes images of random codes look real. Codes to sample from combine
 those of a few training images of a class: they are closer to typical patients than normally distributed ones. A generator
-trained on such codes would learn to return the training images (docs/decisions/0029-gan-of-principal-components.md).
+trained on such codes would learn to return the training images (docs/decisions/0029-a-gan-of-principal-components.md).
 
 Source: Bojanowski et al. 2018, "Optimizing the Latent Space of Generative Networks" (arXiv:1707.05776), initialises codes
 like this, but then trains them, and has no discriminator.
