@@ -14,7 +14,7 @@ ONLY ?=
 # If it were set, each of many short processes would compile the package and its tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test quick gpu check docs release-check format faults mutation bench lock clean
+.PHONY: help install demo test quick nightly gpu check docs release-check format faults mutation bench lock clean
 
 help: ## List what this file can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,10 +37,14 @@ demo: install ## The whole pipeline on phantom X-rays: from the search to the ev
 # One worker more than there are cores: a test that starts Ray mostly waits for it.
 test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 test: install ## All tests, on the CPU, where results are bit-identical
-	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not gpu"
+	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not gpu and not nightly"
 
 quick: install ## The quick tests, before a commit (half a minute)
 	CUDA_VISIBLE_DEVICES= $(PYTEST) -q $(SIDE_BY_SIDE) -m "not slow and not ray and not gpu"
+
+nightly: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+nightly: install ## The long tests: every command of the docs, all searches with Ray from end to end (about 20 minutes)
+	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m nightly
 
 gpu: install ## The tests that need a GPU
 	$(PYTEST) tests/gpu

@@ -66,6 +66,7 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[Call
             output.write(f"exit code {process.returncode}\n")
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def test_the_main_job_of_readme_runs(main_job: Path) -> None:
     assert (main_job / "model" / "bundle.json").is_file()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("commands", PARAMETERS)
 def test_commands_run(commands: list[tuple[str, ...]], main_job: Path, world: Path) -> None:
     """A study that no earlier command of the block searches is a copy of README's."""

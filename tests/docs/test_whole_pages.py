@@ -16,7 +16,7 @@ from tests.docs.conftest import run_all
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 def run_page(name: str, folder: Path, *options: str) -> dict[str, str]:

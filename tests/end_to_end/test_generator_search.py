@@ -25,6 +25,7 @@ TINY = (
 )
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 def test_from_images_to_the_best_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 def test_from_pairs_to_a_segmenter_and_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from tests.examples.test_examples import SPACE
 from xraytune.data.phantom import draw_phantoms
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_examples_are_searched_exported_trained_and_evaluated(tmp_path: Path, run: Run) -> None:

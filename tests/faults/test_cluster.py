@@ -124,6 +124,7 @@ def one_node(**resources: int) -> Iterator[str]:
 ONE_TRIAL = ["source=none", "scheduler={name: none}"]
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_machine_with_a_gpu_searches_on_the_cores_of_a_cluster_without(
@@ -141,6 +142,7 @@ def test_a_machine_with_a_gpu_searches_on_the_cores_of_a_cluster_without(
     assert StudyFolder(summary.study).compute().device == "cpu"
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.skipif(gpu_count() > 0, reason="the node of this test has the machine's torch, which must see no GPU")

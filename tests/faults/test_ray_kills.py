@@ -65,9 +65,9 @@ def test_killed_process_that_runs_several_trials_is_replaced(tmp_path: Path) -> 
     require_whole(search)
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.skipif(not IS_LONG, reason="two Rays side by side, in make faults")
 def test_concurrent_studies_do_not_interfere(tmp_path: Path) -> None:
     searches = [killable(tmp_path / name) for name in ("one", "other")]
     for search in searches:
