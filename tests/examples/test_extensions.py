@@ -17,7 +17,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import build_backbone, last_stage_names
 from xraytune.space import extensions
-from xraytune.space.backbone_names import BACKBONES, size_problem
+from xraytune.space.backbones import BACKBONES, backbone_of
 from xraytune.space.load import load_space
 from xraytune.space.settings import SOURCES, Parameters, Settings
 from xraytune.space.space import require_extensions
@@ -125,8 +125,8 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
     torch.testing.assert_close(grey(images), network(images.repeat(1, 3, 1, 1)))
     assert network.training
     assert last_stage_names("tiny_net", network) == {"layers.4.weight", "layers.4.bias"}
-    assert size_problem("tiny_net", 32) is None
-    assert size_problem("tiny_net", 31) is not None
+    assert backbone_of("tiny_net").takes(32)
+    assert not backbone_of("tiny_net").takes(31)
 
 
 @pytest.mark.usefixtures("package")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from xraytune.base.errors import MachineError
 from xraytune.nets.backbones import build_backbone, last_stage_names, to_one_channel
-from xraytune.space.backbone_names import BackboneName, size_problem
+from xraytune.space.backbones import BACKBONES, backbone_of
 
 ONE_OF_EACH_FAMILY = (
     *("small_cnn", "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet"),
@@ -37,14 +36,14 @@ def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def side(backbone: str) -> int:
     """The side of a small image that this backbone accepts."""
-    return next(side for side in (64, 96, 224) if size_problem(backbone, side) is None)
+    return next(side for side in (64, 96, 224) if backbone_of(backbone).takes(side))
 
 
 @pytest.mark.slow
 def test_the_names_are_torchvisions_classifiers() -> None:
     from torchvision import models  # seconds, which only this test should pay
 
-    assert set(get_args(BackboneName)) - {"small_cnn"} == set(models.list_models(module=models))
+    assert {*BACKBONES.built_in} - {"small_cnn"} == set(models.list_models(module=models))
 
 
 @pytest.mark.slow
@@ -156,9 +155,9 @@ def test_a_network_that_does_not_begin_with_a_colour_convolution_is_named() -> N
         to_one_channel(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "perceptron")
 
 
-@pytest.mark.parametrize("backbone", get_args(BackboneName))
+@pytest.mark.parametrize("backbone", BACKBONES.built_in)
 def test_accepted_sizes_work_in_the_network(backbone: str) -> None:
-    refused = [side for side in (32, 62, 63, 74, 75, 128, 224, 256) if size_problem(backbone, side)]
+    refused = [side for side in (32, 62, 63, 74, 75, 128, 224, 256) if not backbone_of(backbone).takes(side)]
     if backbone.startswith(("vit", "maxvit")):
         assert refused == [32, 62, 63, 74, 75, 128, 256]
     elif backbone in {"alexnet", "inception_v3"}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from torch import Tensor
 from xraytune.base.seeding import derive_seed
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.inputs import input_format, normalise, to_unit
-from xraytune.space.backbone_names import BackboneName
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment, Parameters, Settings
 
 
@@ -97,7 +97,7 @@ def test_pretrained_backbones_use_imagenets_constants_and_others_the_training_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", get_args(BackboneName))
+@pytest.mark.parametrize("backbone", BACKBONES.built_in)
 def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: str) -> None:
     if backbone == "small_cnn":
         assert format_for(backbone=backbone, weights="mine.pth").mean == (0.485, 0.456, 0.406)

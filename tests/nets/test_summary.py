@@ -82,7 +82,7 @@ def test_every_parameter_is_counted_once(backbone: str, monkeypatch: pytest.Monk
     """Attention, class tokens and layer scales have parameters outside of leaf modules."""
     for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-    parameters = Parameters(backbone=backbone, weights="none")  # type: ignore[arg-type]  # one of its names
+    parameters = Parameters(backbone=backbone, weights="none")  # one of its names
     network = build_classifier(parameters, 2, weights=None, seed=1)
     expected = sum(parameter.numel() for parameter in network.parameters())
 

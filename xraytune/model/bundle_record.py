@@ -12,7 +12,7 @@ from xraytune.base.errors import ArtifactError, ConfigError, Problem
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
-from xraytune.space.backbone_names import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, BackboneName, size_problem
+from xraytune.space.backbones import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, backbone_of
 from xraytune.space.settings import HeadName, LossName, Model, TaskName
 from xraytune.stats.intervals import Interval
 from xraytune.stats.shift import ClassSample
@@ -87,7 +87,7 @@ class BundleRecord(Model):
     threshold: float
     validation: dict[str, ValidationScores] | None
     input_format: InputFormat
-    backbone: Annotated[BackboneName, BACKBONES]
+    backbone: Annotated[str, BACKBONES]
     input_channels: Literal[1, 3]
     head: HeadName
     loss: LossName
@@ -122,7 +122,7 @@ class BundleRecord(Model):
         form, has_masks = self.input_format, self.task == "segmentation"
         if has_masks and (self.backbone not in ENCODERS or form.image_size_px % ENCODER_STRIDE_PX):
             raise ValueError("backbone: cannot be the encoder of a U-Net at this image size")
-        if form.image_size_px > _LARGEST_SIDE_PX or size_problem(self.backbone, form.image_size_px):
+        if form.image_size_px > _LARGEST_SIDE_PX or not backbone_of(self.backbone).takes(form.image_size_px):
             raise ValueError("input_format: unsupported image size")
         if form.resolution_px is not None and form.resolution_px < 1:
             raise ValueError("input_format: invalid resolution")

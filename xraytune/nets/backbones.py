@@ -15,29 +15,10 @@ from torch import Tensor, nn
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.nets.weights import load_tensors, read_weights
-from xraytune.space.backbone_names import BACKBONES, is_of_torchvision
+from xraytune.space.backbones import BACKBONES, backbone_of, is_of_torchvision
 
 _IMAGENET_CLASSES = 1000
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
-_WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
-
-# fmt: off
-_LAST_STAGES = {
-    "small_cnn": "6.", "alexnet": "features.6.", "convnext": "features.6.", "densenet": "features.denseblock4.",
-    "efficientnet": "features.6.", "googlenet": "inception5a.", "inception_v3": "Mixed_7a.", "maxvit": "blocks.3.",
-    "mnasnet": "layers.12.", "mobilenet_v2": "features.14.", "mobilenet_v3_large": "features.13.",
-    "mobilenet_v3_small": "features.9.", "regnet": "trunk_output.block4.", "resn": "layer4.", "shufflenet": "stage4.",
-    "squeezenet1_0": "features.12.", "squeezenet1_1": "features.9.", "swin": "features.6.",
-    "vgg11": "features.16.", "vgg13": "features.20.", "vgg16": "features.24.", "vgg19": "features.28.",
-    "vgg11_bn": "features.22.", "vgg13_bn": "features.28.", "vgg16_bn": "features.34.", "vgg19_bn": "features.40.",
-    "vit_b": "encoder.layers.encoder_layer_11.", "vit_l": "encoder.layers.encoder_layer_23.",
-    "vit_h": "encoder.layers.encoder_layer_31.", "wide_resnet": "layer4.",
-}
-# fmt: on
-"""Where the layers of the coarsest resolution, or the last block of a ViT, start; by the longest matching prefix."""
-
-_BRANCHED = ("googlenet", "inception", "maxvit", "swin", "vit")
-"""Prefixes of backbones that do more than run the modules before the last stage one after the other."""
 
 # Older files of DenseNet have `norm.1` for `norm1`.
 _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
@@ -64,7 +45,7 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
         from torchvision.models import get_model  # takes seconds to import
 
         # Without `init_weights` these two print a warning.
-        options = {"aux_logits": False, "init_weights": True} if name in _WITH_AUXILIARY_HEADS else {}
+        options = {"aux_logits": False, "init_weights": True} if backbone_of(name).has_auxiliary_heads else {}
         network = get_model(name, weights=None, **options)
         removed, feature_count = _remove_head(network)
     if weights is not None:
@@ -79,28 +60,19 @@ def last_stage_names(backbone: str, network: nn.Module) -> frozenset[str]:
 
     Raises ConfigError if a custom backbone does not define `last_stage`.
     """
-    if BACKBONES.has(backbone):
-        start = getattr(BACKBONES.load(backbone), "last_stage", "nowhere")
-    else:
-        start = last_stage_prefix(backbone)
+    start = backbone_of(backbone).last_stage
     names = [name for name, _ in network.named_parameters()]
-    first = next((index for index, name in enumerate(names) if name.startswith(start)), None)
+    first = next((index for index, name in enumerate(names) if start and name.startswith(start)), None)
     if first is None:
         what = f"backbone {backbone} does not define where its last stage starts"
         raise ConfigError(Problem(what, "trainable", "set its last_stage, or use trainable: all"))
     return frozenset(names[first:])
 
 
-def last_stage_prefix(backbone: str) -> str:
-    """Return what the names of the parameters of the last stage start with, at its beginning."""
-    return _LAST_STAGES[max((name for name in _LAST_STAGES if backbone.startswith(name)), key=len)]
-
-
 def last_stage_of(backbone: str, network: nn.Module) -> nn.Module | None:
     """Return the first module that `trainable: last_stage` trains; None if `skip_to_last_stage` cannot be used."""
-    if BACKBONES.has(backbone) or backbone.startswith(_BRANCHED):
-        return None
-    return network.get_submodule(last_stage_prefix(backbone).rstrip("."))
+    entry = backbone_of(backbone)
+    return network.get_submodule(entry.last_stage.rstrip(".")) if entry.is_sequential else None
 
 
 def skip_to_last_stage(backbone: str, network: nn.Module) -> None:
@@ -109,7 +81,7 @@ def skip_to_last_stage(backbone: str, network: nn.Module) -> None:
     Names and weights do not change.
     """
     module = network
-    for name in last_stage_prefix(backbone).rstrip(".").split("."):
+    for name in backbone_of(backbone).last_stage.rstrip(".").split("."):
         for earlier in takewhile(lambda other, name=name: other[0] != name, module.named_children()):  # type: ignore[misc]
             earlier[1].forward = _unchanged
         module = module.get_submodule(name)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.files import explain_disk_errors, is_whole_zip, require_file, sha256_of
 from xraytune.base.tensors import UNREADABLE
-from xraytune.space.backbone_names import WEIGHT_SETS, is_of_torchvision
+from xraytune.space.backbones import WEIGHT_SETS, is_of_torchvision
 
 _logger = logging.getLogger(__name__)
 _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")

@@ -20,7 +20,7 @@ from xraytune.nets.weights import find_weights
 from xraytune.search.controller import SearchController
 from xraytune.search.ray.runner import Node, Runner, slots, survey
 from xraytune.search.trial_queue import reuses_processes
-from xraytune.space.backbone_names import BACKBONES
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import Objective, Parameters, Settings

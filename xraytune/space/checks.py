@@ -13,7 +13,7 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from xraytune.base.errors import join_names
-from xraytune.space.backbone_names import ENCODER_STRIDE_PX, ENCODERS, WEIGHT_SETS, size_problem
+from xraytune.space.backbones import ENCODER_STRIDE_PX, ENCODERS, WEIGHT_SETS, backbone_of
 from xraytune.space.document import Problems, RejectedError
 from xraytune.space.domains import Choices, Value
 from xraytune.space.fields import parameter_fields, parameters_from
@@ -170,8 +170,10 @@ def _value_problem(name: str, value: Value, settings: Settings) -> tuple[str, st
         case key, _ if is_segmentation and key in ONLY_OF_CLASSIFICATION:
             is_default = value == parameter_fields()[name].default
             return None if is_default else (f"{name} applies only to classification", f"remove {name}")
-        case "backbone", str():
-            return size_problem(value, data.image_size)
+        case "backbone", str() if not backbone_of(value).takes(data.image_size):
+            takes = f"backbone: {value} takes images of {backbone_of(value).sizes}"
+            what = f"{takes}, but data.image_size is {data.image_size}"
+            return what, f"set data.image_size: {backbone_of(value).usual_px}"
         case "weights", str() if value.startswith("IMAGENET1K_") and value not in WEIGHT_SETS:
             return f"weights: torchvision has no set '{value}'", nearest(value, WEIGHT_SETS)
         case "loss", "bce" if data.classes == "three":

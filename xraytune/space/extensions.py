@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """The installed extensions of one kind. As an annotation of a `Literal`, it also accepts their names.
+    """The names of one kind: those of xraytune and of installed extensions. As an annotation of `str`, it accepts only them.
 
     Attributes:
         kind: `backbone` has the entry points of the group `xraytune.backbones`.
@@ -67,21 +67,17 @@ class Extensions:
         sha256 = sha256_of(Path(found.origin)) if found and found.origin else ""
         return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
 
-    def __get_pydantic_core_schema__(self, choices: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_wrap_validator_function(self._read, handler(choices))
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
 
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Any:
-        choices = handler(schema)
-        return {**choices, "enum": [*choices["enum"], *self.names()]}
+    def __get_pydantic_json_schema__(self, _schema: core_schema.CoreSchema, _handler: GetJsonSchemaHandler) -> Any:
+        return {"enum": [*self.built_in, *self.names()], "type": "string"}
 
-    def _read(self, value: Any, read_listed: core_schema.ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return read_listed(value)
-        except ValueError:
-            if isinstance(value, str) and value in self.names():
-                return value
-            expected = ", ".join(map(repr, (*self.built_in, *self.names())))
-            raise PydanticKnownError("literal_error", {"expected": expected}) from None
+    def _read(self, name: Any) -> str:
+        if isinstance(name, str) and (name in self.built_in or name in self.names()):
+            return name
+        expected = ", ".join(map(repr, (*self.built_in, *self.names())))
+        raise PydanticKnownError("literal_error", {"expected": expected})
 
 
 @cache

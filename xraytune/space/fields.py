@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from xraytune.base.records import Json
 from xraytune.space.domains import Value
+from xraytune.space.extensions import Extensions
 from xraytune.space.messages import explain
 from xraytune.space.settings import GENERATORS, Model, Parameters
 
@@ -75,7 +76,8 @@ def _field(name: str, info: FieldInfo, inner: Any) -> ParameterField:
     annotation: Any = info.annotation
     for constraint in info.metadata:
         annotation = Annotated[annotation, constraint]
-    choices = (False, True) if inner is bool else get_args(inner)
+    extensible = next((kind.built_in for kind in info.metadata if isinstance(kind, Extensions)), ())
+    choices = (False, True) if inner is bool else extensible or get_args(inner)
     return ParameterField(
         name=name,
         kind="choice" if choices else _KINDS.get(inner, "text"),

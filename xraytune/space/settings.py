@@ -7,12 +7,12 @@ are an `Experiment`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from xraytune.base.records import Json
-from xraytune.space.backbone_names import BACKBONES, BackboneName, is_of_torchvision
+from xraytune.space.backbones import BACKBONES, is_of_torchvision
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
 
@@ -23,9 +23,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$")]
 """Images are written into folders of that name."""
 
-Source = Literal["none", "duplicate", "gan", "diffusion", "folder"]
-SOURCES = Extensions("source", get_args(Source))
-_BY_COST: tuple[Source, ...] = ("none", "duplicate", "folder", "gan", "diffusion")
+SOURCES = Extensions("source", ("none", "duplicate", "folder", "gan", "diffusion"))
+"""The sources of extra images, the cheapest first; those of other packages cost more."""
 ValUse = Literal["merge", "folder", "val_a", "val_b"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
@@ -287,7 +286,7 @@ def is_of_generator(name: str) -> bool:
 class Parameters(Model):
     """The parameters of one trial: everything that a space can search."""
 
-    source: Annotated[Source, SOURCES] = "none"
+    source: Annotated[str, SOURCES] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Extra images per real image; 0 for `source: none`."""
     balance: Literal["natural", "equal"] = "natural"
@@ -303,7 +302,7 @@ class Parameters(Model):
     """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=0, le=64)] = 8
     """Augmented versions per image, drawn in advance; 0: a new one at each step, which prevents caching features."""
-    backbone: Annotated[BackboneName, BACKBONES] = "resnet50"
+    backbone: Annotated[str, BACKBONES] = "resnet50"
     weights: WeightsName = "imagenet"
     """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
@@ -412,7 +411,7 @@ class Parameters(Model):
 
         real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio first.
         """
-        rank = _BY_COST.index(self.source) if self.source in _BY_COST else len(_BY_COST)
+        rank = len(SOURCES.built_in) if SOURCES.has(self.source) else SOURCES.built_in.index(self.source)
         return rank, self.classical, self.synthetic_ratio
 
     @property
@@ -482,7 +481,7 @@ class Resources(Model):
 class QualitySettings(Model):
     """How the quality of synthetic images is measured, and which images are refused. No setting changes the images."""
 
-    backbone: Annotated[BackboneName, BACKBONES] | None = None
+    backbone: Annotated[str, BACKBONES] | None = None
     """The backbone whose features are compared; null: each trial's own, if it is pretrained."""
     weights: WeightsName = "imagenet"
     """Its weights, as in `parameters.weights`; used only with `backbone`."""

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, get_args
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json
-from xraytune.space.backbone_names import BACKBONES
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Choices, Domain, Suggester, Value
 from xraytune.space.fields import parameters_from

@@ -31,7 +31,7 @@ from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import autocast
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.nets.pretrained import pretrained_weights
-from xraytune.space.backbone_names import BACKBONES
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (

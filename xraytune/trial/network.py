@@ -28,13 +28,13 @@ from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.augment import augment, view_table
-from xraytune.nets.backbones import last_stage_of, last_stage_prefix, skip_to_last_stage
+from xraytune.nets.backbones import last_stage_of, skip_to_last_stage
 from xraytune.nets.classifier import Classifier, build_head
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.nets.pretrained import pretrained_weights
 from xraytune.nets.segmenter import MASK_THRESHOLD
 from xraytune.nets.train import predict_logits
-from xraytune.space.backbone_names import BACKBONES
+from xraytune.space.backbones import BACKBONES, backbone_of
 from xraytune.space.settings import Experiment
 from xraytune.trial.task import Task, task_of
 
@@ -139,7 +139,7 @@ class Network:
             "views": [seed, views, classical] if classical else None,
             "compute": [compute.device, compute.threads, compute.precision],
             "releases": releases("torch", "torchvision"),
-            **({"until": last_stage_prefix(parameters.backbone)} if self.stage else {}),
+            **({"until": backbone_of(parameters.backbone).last_stage} if self.stage else {}),
         }
 
         def build(folder: Path) -> None:
