@@ -51,10 +51,10 @@ def positive_class(given: str | None, class_names: Sequence[str]) -> Positive | 
     if given is not None:
         return Positive(class_names.index(given), "as given")
     meanings = [_says_disease(name) for name in class_names]
-    for label, (own, other) in enumerate(zip(meanings, reversed(meanings), strict=True)):
-        if own is True and other is not True:
+    for label, (meaning, other_meaning) in enumerate(zip(meanings, reversed(meanings), strict=True)):
+        if meaning is True and other_meaning is not True:
             return Positive(label, "its name means disease")
-        if other is False and own is not False:
+        if other_meaning is False and meaning is not False:
             return Positive(label, f"{class_names[1 - label]} means no disease")
     first, second = (join_names([name]) for name in class_names)
     what = f"the names do not tell which class is the disease, {first} or {second}"

@@ -64,11 +64,11 @@ def sample_rows(index: ImageIndex, seed: int) -> tuple[SampleRow, ...]:
     """Choose, for each class, one training image of each of up to eight patients; broken images are skipped."""
     rows = []
     for label, name in enumerate(index.class_names):
-        of_class = [image for image in index.images if image.label == label]
-        chosen = [image.file for image in _one_of_each_patient(of_class, seed, name)]
+        class_images = [image for image in index.images if image.label == label]
+        chosen = [image.file for image in _one_of_each_patient(class_images, seed, name)]
         decoded = decode_images(index.root, chosen, _SAMPLE_PX)
         pixels = [*islice((image for image in decoded if not isinstance(image, BrokenImage)), _IMAGES_PER_ROW)]
-        note = f"{len(of_class):,} image{'s' * (len(of_class) != 1)}"
+        note = f"{len(class_images):,} image{'s' * (len(class_images) != 1)}"
         rows.append(SampleRow(name=name, note=note, images=_stacked(pixels)))
     return tuple(rows)
 
@@ -104,8 +104,8 @@ def _one_of_each_patient(images: Sequence[ImageFile], seed: int, class_name: str
         by_patient[image.patient].append(image)
     random = numpy_generator(seed, "samples", class_name)
     for position in random.permutation(len(by_patient)).tolist():
-        of_patient = by_patient[sorted(by_patient)[position]]
-        yield of_patient[int(random.integers(len(of_patient)))]
+        patient_images = by_patient[sorted(by_patient)[position]]
+        yield patient_images[int(random.integers(len(patient_images)))]
 
 
 def count_panels(index: ImageIndex) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -114,6 +114,6 @@ def count_panels(index: ImageIndex) -> dict[str, dict[str, tuple[int, ...]]]:
     images, patients = {}, {}
     for name, part in parts.items():
         by_class = [[image.patient for image in part if image.label == n] for n in range(len(index.class_names))]
-        images[name] = tuple(len(one) for one in by_class)
-        patients[name] = tuple(len(set(one)) for one in by_class)
+        images[name] = tuple(map(len, by_class))
+        patients[name] = tuple(len(set(owners)) for owners in by_class)
     return {"images": images, "patients": patients}

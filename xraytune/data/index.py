@@ -332,15 +332,15 @@ def _describe(
     ignore_decoder_warnings()
 
     def read(file: str) -> tuple[str, ImageHeader | None, str]:
-        of_masks = "\n".join(_read_content(mask)[0] for mask in masks.get(paths[file], ()))
-        return *_read_content(paths[file]), hashlib.sha256(of_masks.encode()).hexdigest() if of_masks else ""
+        mask_hashes = "\n".join(_read_content(mask)[0] for mask in masks.get(paths[file], ()))
+        return *_read_content(paths[file]), hashlib.sha256(mask_hashes.encode()).hexdigest() if mask_hashes else ""
 
     for file, content in zip(files, map_on_cores(read, files), strict=True):
         contents[file] = content
         on_progress("reading images", len(contents), len(files))
     headers = {file: header for file, (_, header, _) in contents.items() if header}
     if patients is None:
-        in_headers = {file: own.patient for file, own in headers.items() if own.patient}
+        in_headers = {file: header.patient for file, header in headers.items() if header.patient}
         patients, notes = patients_by_name(files, in_headers)
         warnings += notes
     # Broken files are not compared: empty ones are all alike.

@@ -156,11 +156,11 @@ def _summary_of_masks(index: ImageIndex, on_progress: Progress) -> tuple[MaskSum
     measured: list[tuple[float, int, str]] = []
     broken: list[BrokenImage] = []
     read = map_masks(index.root, images, lambda mask: (float(mask.mean()), connected_parts(mask)))
-    for done, (image, found) in enumerate(zip(images, read, strict=True), start=1):
-        if isinstance(found, list):
-            broken += found
+    for done, (image, mask) in enumerate(zip(images, read, strict=True), start=1):
+        if isinstance(mask, list):
+            broken += mask
         else:
-            measured.append((*found, image.file))
+            measured.append((*mask, image.file))
         on_progress("reading masks", done, len(images))
     if not measured:
         return None, broken
@@ -213,6 +213,6 @@ def _shortcut_as_text(auroc: float | None) -> str:
 def _counts(index: ImageIndex) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for image in (*index.images, *index.test):
-        of_part = counts.setdefault(index.parts[image.file], dict.fromkeys(index.class_names, 0))
-        of_part[index.class_names[image.label]] += 1
+        part_counts = counts.setdefault(index.parts[image.file], dict.fromkeys(index.class_names, 0))
+        part_counts[index.class_names[image.label]] += 1
     return counts

@@ -92,8 +92,8 @@ def image_files(folder: Path, root: Path) -> tuple[Path, ...]:
 
 def pair_folders(folder: Path) -> dict[str, Path]:
     """Return the subfolders `images` and `masks` of a folder, in any case, as far as they exist."""
-    found = {inner.name.casefold(): inner for inner in subfolders(folder)} if folder.is_dir() else {}
-    return {name: found[name] for name in ("images", "masks") if name in found}
+    folders = {inner.name.casefold(): inner for inner in subfolders(folder)} if folder.is_dir() else {}
+    return {name: folders[name] for name in ("images", "masks") if name in folders}
 
 
 def images_of(part: Path) -> Path:
@@ -122,8 +122,8 @@ def part_folders(root: Path) -> dict[PartName, Path]:
         DataError: There is no such folder, val/ or test/ has no train/ next to it, or the parts are one folder deeper.
     """
     require_folder(root)
-    found = {folder.name.casefold(): folder for folder in subfolders(root)}
-    parts = {name: found[name] for name in PARTS if name in found}
+    by_name = {folder.name.casefold(): folder for folder in subfolders(root)}
+    parts = {name: by_name[name] for name in PARTS if name in by_name}
     if parts and "train" not in parts:
         have = " and ".join(f"{name}/" for name in parts)
         fix = "add train/, or give a folder that contains only class folders"
@@ -142,12 +142,12 @@ def unused_folders(root: Path, folders: Mapping[PartName, Path]) -> tuple[str, .
     """Return warnings about folders next to the parts, which are ignored, and about a missing test part."""
     if folders["train"] == root:
         return ()
-    found = []
+    warnings = []
     if "val" in folders and "test" not in folders:
-        found.append(f"{root}: without test/ no images are held out")
+        warnings.append(f"{root}: without test/ no images are held out")
     if others := [folder.name for folder in subfolders(root) if folder not in folders.values()]:
-        found.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")
-    return tuple(found)
+        warnings.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")
+    return tuple(warnings)
 
 
 def class_layout(
@@ -269,7 +269,7 @@ def _unknown_classes(
         return []
     where = next(iter(unknown)) if len(unknown) == 1 else root
     names = sorted({folder.name for folder in unknown})
-    files = [file for own in unknown.values() for file in own]
+    files = [file for names_there in unknown.values() for file in names_there]
     if has_classes:
         what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
         return [Problem(what, where, "fill in the column class")]
@@ -397,8 +397,8 @@ def _refuse_unreadable(error: OSError) -> NoReturn:
 def folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:
     """Return the class named by the outermost possible folder of an image, at any depth."""
     for folder_name in inner:
-        if found := spelled_class(folder_name, class_names):
-            return found
+        if name := spelled_class(folder_name, class_names):
+            return name
         if tuple(class_names) == THREE_CLASSES and folder_name.casefold() == "pneumonia":
             name = _file_name_class(image, class_names)
             return None if name == "normal" else name
@@ -411,7 +411,7 @@ def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
         return name
     if tuple(class_names) == THREE_CLASSES:
         name = OTHER_WORDS.get(name.casefold(), name)
-    return next((own for own in class_names if own.casefold() == name.casefold()), None)
+    return next((known for known in class_names if known.casefold() == name.casefold()), None)
 
 
 def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:

@@ -39,16 +39,16 @@ def read_mask(root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | No
         DataError: One problem for each mask that cannot be read, has another size, or does not have two values; or one for
             a merged mask that is empty, full or looks inverted.
     """
-    found: list[NDArray[np.bool_]] = []
+    masks_read: list[NDArray[np.bool_]] = []
     problems: list[Problem] = []
     for mask in masks:
         try:
-            found.append(_foreground(root / mask, size_px or (found[0].shape[::-1] if found else None)))
+            masks_read.append(_foreground(root / mask, size_px or (masks_read[0].shape[::-1] if masks_read else None)))
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(*problems)
-    united: NDArray[np.bool_] = np.logical_or.reduce(found)
+    united: NDArray[np.bool_] = np.logical_or.reduce(masks_read)
     _refuse_implausible(united, root / masks[0])
     return united
 

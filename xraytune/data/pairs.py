@@ -47,9 +47,9 @@ def _pair_part(folder: Path, root: Path) -> Part:
     masks_of: dict[Path, tuple[Path, ...]] = dict.fromkeys(images, ())
     alone: list[Path] = []
     for mask in masks:
-        own = by_stem[stem] if (stem := _stem_of_image(bare_name(mask.name), by_stem.keys())) else []
-        alone += [] if own else [mask]
-        masks_of |= {image: (*masks_of[image], mask) for image in own}
+        owners = by_stem[stem] if (stem := _stem_of_image(bare_name(mask.name), by_stem.keys())) else []
+        alone += [] if owners else [mask]
+        masks_of |= {image: (*masks_of[image], mask) for image in owners}
     notes = (*image_notes, *mask_notes)
     return Part(
         folder=folder,
@@ -62,7 +62,7 @@ def _pair_part(folder: Path, root: Path) -> Part:
 
 def _stem_of_image(mask: str, stems: Collection[str]) -> str | None:
     """Return the stem of the image that a mask belongs to, by its own stem."""
-    ends = [len(mask), *(found.start() for found in re.finditer("[_-]", mask))]
+    ends = [len(mask), *(sign.start() for sign in re.finditer("[_-]", mask))]
     return next((mask[:end] for end in sorted(ends, reverse=True) if mask[:end] in stems), None)
 
 
@@ -76,28 +76,30 @@ def _problems(
     notes: Sequence[str],
 ) -> tuple[Problem, ...]:
     """Return masks in lossy formats, images with the same name, and unpaired images and masks."""
-    found = []
+    faults = []
     if lossy := _names(folder, [mask for mask in masks if mask.suffix.lower() not in _MASK_SUFFIXES]):
         what = f"masks must be PNG or TIFF, but {len(lossy)} of {len(masks)} have another format: {join_names(lossy)}"
-        found.append((what, "save them as PNG with two values; JPEG blurs the outline"))
+        faults.append((what, "save them as PNG with two values; JPEG blurs the outline"))
     if same := [" and ".join(_names(folder, images)) for images in by_stem.values() if len(images) > 1]:
         what = f"images with the same name, which makes their masks ambiguous: {join_names(same)}"
-        found.append((what, "rename them and their masks, or remove all but one"))
+        faults.append((what, "rename them and their masks, or remove all but one"))
     unpaired = {
-        f"{len(masks_of)} images without a mask": _names(folder, [image for image, own in masks_of.items() if not own]),
+        f"{len(masks_of)} images without a mask": _names(
+            folder, [image for image, masks_there in masks_of.items() if not masks_there]
+        ),
         f"{len(masks)} masks without an image": _names(folder, alone),
     }
     if what := "; ".join(f"{len(names)} of {text}: {join_names(names)}" for text, names in unpaired.items() if names):
         fix = "add the missing files or remove the others; masks of X.png are named X.png, X_left.png or X-mask.tif"
         fix += "".join(f" ({note})" for note in notes)
-        found.append((what, fix))
+        faults.append((what, fix))
     if not masks_of:
-        found = [("no images in images/", "put JPEG, PNG, TIFF or DICOM files there, and their masks into masks/")]
-    return tuple(Problem(what, folder, fix) for what, fix in found)
+        faults = [("no images in images/", "put JPEG, PNG, TIFF or DICOM files there, and their masks into masks/")]
+    return tuple(Problem(what, folder, fix) for what, fix in faults)
 
 
 def _several_masks(folder: Path, masks_of: Mapping[Path, Sequence[Path]]) -> list[str]:
-    several = [image for image, own in masks_of.items() if len(own) > 1]
+    several = [image for image, merged in masks_of.items() if len(merged) > 1]
     examples = [f"{' and '.join(_names(folder, masks_of[image]))} for {image.name}" for image in several[:1]]
     count = f"{folder}: {len(several)} of {len(masks_of)} images have several masks"
     return [f"{count}, which are merged ({example})" for example in examples]

@@ -61,7 +61,7 @@ def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
         f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {kind} ({join_names(files, 3)}): read at that depth, "
         "or the image would be black"
         for kind in sorted(set(kinds.values()))
-        for files in [[file for file, own in kinds.items() if own == kind]]
+        for files in [[file for file, file_kind in kinds.items() if file_kind == kind]]
     )
 
 

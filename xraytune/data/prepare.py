@@ -359,10 +359,10 @@ def stored_images(store: Path, images: Sequence[ImageFile], *, name: str, title:
     )
 
 
-def missing_images(prepared: Prepared, found: Iterable[PreparedImage | ImageFile]) -> list[str]:
+def missing_images(prepared: Prepared, images: Iterable[PreparedImage | ImageFile]) -> list[str]:
     """Return the files of a study that are not among the found images, or have other content there."""
-    contents = {(image.file, image.sha256, image.masks_sha256) for image in found}
-    return [one.file for one in prepared.images if (one.file, one.sha256, one.masks_sha256) not in contents]
+    contents = {(image.file, image.sha256, image.masks_sha256) for image in images}
+    return [image.file for image in prepared.images if (image.file, image.sha256, image.masks_sha256) not in contents]
 
 
 def write_prepared(prepared: Prepared, path: Path) -> None:

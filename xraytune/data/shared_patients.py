@@ -23,7 +23,7 @@ from xraytune.data.table import LabelTable
 
 
 def shared_patients(
-    found: Sequence[ImageFile],
+    images: Sequence[ImageFile],
     table: LabelTable | None,
     known: Iterable[ImageFile | PreparedImage],
     *,
@@ -39,9 +39,9 @@ def shared_patients(
     """
     known = list(known)
     contents = {image.sha256 for image in known}
-    names_of = names_by_file(found, table, group_regex, owners)
+    names_of = names_by_file(images, table, group_regex, owners)
     # The path of an external image identifies no patient of the study.
-    paths = {image.file for image in found} if owners is not None else set()
+    paths = {image.file for image in images} if owners is not None else set()
     known_paths = {image.file for image in known} if owners is None else set()
     known_names = {image.patient.strip() for image in known} | {patient_of(image.file) for image in known}
     known_names = (known_names - known_paths) | {name.strip() for name in aliases}
@@ -50,7 +50,7 @@ def shared_patients(
         names = names_of[image.file] | ({image.patient.strip()} - paths)
         return image.sha256 in contents or not known_names.isdisjoint(names)
 
-    return {image.patient for image in found if is_known(image)}
+    return {image.patient for image in images if is_known(image)}
 
 
 def patient_aliases(
@@ -108,16 +108,16 @@ def patients_by_file_name(images: Iterable[ImageFile | PreparedImage]) -> dict[s
 
 
 def ambiguous_files(
-    found: Sequence[ImageFile],
+    images: Sequence[ImageFile],
     table: LabelTable | None,
-    images: Iterable[ImageFile | PreparedImage],
+    known: Iterable[ImageFile | PreparedImage],
     group_regex: str | None,
     owners: Mapping[str, str],
 ) -> list[str]:
     """Return files of a folder that share their name with images of the study, but whose patient nothing identifies."""
-    study_names = {bare_name(image.file) for image in images}
-    names = names_by_file(found, table, group_regex, owners)
-    return [image.file for image in found if _is_anonymous(image, names) and bare_name(image.file) in study_names]
+    study_names = {bare_name(image.file) for image in known}
+    names = names_by_file(images, table, group_regex, owners)
+    return [image.file for image in images if _is_anonymous(image, names) and bare_name(image.file) in study_names]
 
 
 def _is_anonymous(image: ImageFile | PreparedImage, names: Mapping[str, set[str]]) -> bool:

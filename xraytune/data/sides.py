@@ -80,7 +80,7 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
     """Return the sizes of the sides that a search would split a data folder into, and of the test part if there is one."""
     split = split_by_patient(index.images, data.split, data.train_patients, parts=index.parts)
     positions = {"train": split.train, "val-A": split.val_a, "val-B": split.val_b}
-    sides = {name: [index.images[position] for position in own] for name, own in positions.items()}
+    sides = {name: [index.images[position] for position in chosen] for name, chosen in positions.items()}
     sides |= {"test": [*index.test]} if index.test else {}
     return tuple(_size(name, images, index.class_names, index.positive) for name, images in sides.items())
 
@@ -109,18 +109,18 @@ def _size(
 ) -> SideSize:
     labels = np.array([image.label for image in images], dtype=np.int64)
     patients = [image.patient for image in images]
-    of_class = {
+    patients_of_class = {
         class_name: [image.patient for image in images if image.label == label]
         for label, class_name in enumerate(class_names)
     }
     effective = 0.0
-    if name != "train" and len(of_class) > 1 and all(of_class.values()):
+    if name != "train" and len(patients_of_class) > 1 and all(patients_of_class.values()):
         effective = effective_patients(labels, patients, positive=positive)
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(
         name=name,
-        images={class_name: len(own) for class_name, own in of_class.items()},
-        patients={class_name: len(set(own)) for class_name, own in of_class.items()},
+        images={class_name: len(owners) for class_name, owners in patients_of_class.items()},
+        patients={class_name: len(set(owners)) for class_name, owners in patients_of_class.items()},
         patient_count=len(set(patients)),
         effective_patients=effective,
         low=low,

@@ -120,9 +120,9 @@ def _patients(images: Sequence[ImageFile], in_val: Collection[str]) -> tuple[lis
     for position, image in enumerate(images):
         positions[image.patient].append(position)
     to_split, given = list[_Patient](), list[_Patient]()
-    for name, own in positions.items():
-        patient = _Patient(name=name, labels=frozenset(images[i].label for i in own), positions=tuple(own))
-        (given if images[own[0]].file in in_val else to_split).append(patient)
+    for name, places in positions.items():
+        patient = _Patient(name=name, labels=frozenset(images[i].label for i in places), positions=tuple(places))
+        (given if images[places[0]].file in in_val else to_split).append(patient)
     return to_split, given
 
 
@@ -209,16 +209,16 @@ def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
 
 
 def _refuse_missing_classes(images: Sequence[ImageFile], sides: Mapping[str, Sequence[_Patient]], val: ValUse) -> None:
-    found = []
+    problems = []
     for label in sorted({image.label for image in images}):
         counts = {side: sum(label in member.labels for member in members) for side, members in sides.items()}
         if missing := [side for side, count in counts.items() if not count]:
             count = sum(counts.values())
             example = next(image.file for image in images if image.label == label)
             patients = f"{count} patient{'s' * (count != 1)}"
-            found.append(f"the class of {example} has {patients}: none for {' and '.join(missing)}")
-    if found:
-        raise DataError(Problem("; ".join(found), "data.split", f"add patients: every class needs {_NEEDS[val]}"))
+            problems.append(f"the class of {example} has {patients}: none for {' and '.join(missing)}")
+    if problems:
+        raise DataError(Problem("; ".join(problems), "data.split", f"add patients: every class needs {_NEEDS[val]}"))
 
 
 def _positions(patients: Iterable[_Patient]) -> tuple[int, ...]:

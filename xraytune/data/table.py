@@ -66,10 +66,10 @@ class LabelTable:
 
     def rows_of(self, files: Collection[str]) -> dict[str, str]:
         """Return the row of each file (a path below the data folder) that has one; DataError if that is ambiguous."""
-        found = match_names(self.rows, files)
-        if problems := found.problems(self.path):
+        matches = match_names(self.rows, files)
+        if problems := matches.problems(self.path):
             raise DataError(*problems)
-        return dict(found.by_file)
+        return dict(matches.by_file)
 
     def patients_of(self, files: Collection[str]) -> dict[str, str] | None:
         """Return the patient of each file; None if the table has no column of patients.
@@ -91,8 +91,8 @@ class LabelTable:
 
     def classes_of(self, files: Collection[str]) -> dict[str, str]:
         """Return the class of each file that has one; raises like `rows_of`."""
-        found = ((file, self.rows[row].class_name) for file, row in self.rows_of(files).items())
-        return {file: name for file, name in found if name is not None}
+        classes = ((file, self.rows[row].class_name) for file, row in self.rows_of(files).items())
+        return {file: name for file, name in classes if name is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,25 +128,25 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
         by_path[_without_suffix(file)].append(file)
     by_end: dict[str, list[str]] = defaultdict(list)
     depths = {name.count("/") + 1 for name in names}
-    for path, own in by_path.items():
+    for path, same_path in by_path.items():
         for depth in depths:
             if path.count("/") >= depth:
-                by_end["/".join(path.rsplit("/", depth)[1:])] += own
+                by_end["/".join(path.rsplit("/", depth)[1:])] += same_path
 
     by_file: dict[str, str] = {}
     several_files: dict[str, list[str]] = {}
     several_names: dict[str, list[str]] = {}
     for name in names:
         end = _without_suffix(name)
-        found = by_path.get(end) or by_end.get(end) or []
-        while not found and "/" in end:
+        matching = by_path.get(end) or by_end.get(end) or []
+        while not matching and "/" in end:
             end = end.partition("/")[2]
-            found = by_path.get(end, [])
-        if len(found) > 1:
-            found = [file for file in found if file.endswith(name.rpartition("/")[2])] or found
-        if len(found) > 1:
-            several_files[name] = found
-        for file in found:
+            matching = by_path.get(end, [])
+        if len(matching) > 1:
+            matching = [file for file in matching if file.endswith(name.rpartition("/")[2])] or matching
+        if len(matching) > 1:
+            several_files[name] = matching
+        for file in matching:
             if file in by_file:
                 several_names.setdefault(file, [by_file[file]]).append(name)
             by_file[file] = name
@@ -191,15 +191,16 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
     table = find_table(data.path, data.table)
     if table is None:
         return {}
-    own = table.settings
-    used = {own.image, own.patient, own.label, own.side and own.side.column, *({} if own.label else own.labels)}
+    settings = table.settings
+    used = {settings.image, settings.patient, settings.label, settings.side and settings.side.column}
+    used |= set() if settings.label else {*settings.labels}
     by_row: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
-    for file in own.file:
+    for file in settings.file:
         with _opened(data.path / file) as (_, rows):
             for _, cells in rows:
                 for column, cell in cells.items():
                     if cell and column not in used:
-                        by_row[column][cell_path(cells[own.image])][cell] = None
+                        by_row[column][cell_path(cells[settings.image])][cell] = None
     matched = table.rows_of(files)
     return {
         column: {file: "|".join(cells[row]) for file, row in matched.items() if row in cells}
@@ -291,12 +292,12 @@ class _TableReader:
                     continue
                 for where, cells in rows:
                     self._read_row(where, cells)
-        own = self._settings
-        needed = [("patient", own.patient), ("side", own.side.column if own.side else None)]
-        if own.label is None:
-            needed += [("labels", column) for column in own.labels]
+        settings = self._settings
+        needed = [("patient", settings.patient), ("side", settings.side.column if settings.side else None)]
+        if settings.label is None:
+            needed += [("labels", column) for column in settings.labels]
         elif not self._is_patients_csv:
-            needed += [("label", own.label)]
+            needed += [("label", settings.label)]
         self._require_columns(needed, sorted(columns), self._paths[0])
         for name, row in self._rows.items():
             row.class_name = self._class_of(name, row)
@@ -318,9 +319,9 @@ class _TableReader:
                 self._add(what, path, fix)
 
     def _read_row(self, where: SourceLine, cells: Mapping[str, str]) -> None:
-        own = self._settings
-        side = own.side and own.side.column
-        name, patient = cell_path(cells[own.image]), cells.get(own.patient or "", "")
+        settings = self._settings
+        side = settings.side and settings.side.column
+        name, patient = cell_path(cells[settings.image]), cells.get(settings.patient or "", "")
         if not name or (self._is_patients_csv and not patient):
             fix = "give both the file and the patient" if self._is_patients_csv else "name the image"
             self._add("a cell is empty", where, fix)
@@ -354,11 +355,11 @@ class _TableReader:
             row.part = part
 
     def _labels(self, cells: Mapping[str, str]) -> list[str]:
-        own = self._settings
-        if own.label is None:  # a column for each label; -1 (uncertain) is no yes
-            return [label for label in own.labels if cells.get(label, "").casefold() in _YES]
-        cell = cells.get(own.label, "")
-        labels = [label.strip() for label in cell.split(own.separator)] if own.labels else [cell]
+        settings = self._settings
+        if settings.label is None:  # a column for each label; -1 (uncertain) is no yes
+            return [label for label in settings.labels if cells.get(label, "").casefold() in _YES]
+        cell = cells.get(settings.label, "")
+        labels = [label.strip() for label in cell.split(settings.separator)] if settings.labels else [cell]
         return [label for label in labels if label]
 
     def _class_of(self, name: str, row: TableRow) -> str | None:

@@ -61,7 +61,11 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
     return Layout(
         class_names=names,
-        parts={part: Part(folder=root, labels=own) for part, own in labels.items() if own or part == "train"},
+        parts={
+            part: Part(folder=root, labels=part_labels)
+            for part, part_labels in labels.items()
+            if part_labels or part == "train"
+        },
         problems=_empty_classes(table, names, labels, has_test="test" in parts.values()),
         warnings=(*_left_out(table, files, rows, parts, sum(map(len, labels.values()))), *ignored),
     )
@@ -69,10 +73,10 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
 
 def _found_classes(table: LabelTable, written: Mapping[str, str], files: Collection[str]) -> tuple[str, ...]:
     """Return the classes of `classes: auto`: those of the mapping, of the cells, or the folders of the images."""
-    found = table.settings.labels.values() or written.values()
+    classes = table.settings.labels.values() or written.values()
     if not table.settings.gives_classes:
-        found = {inner[0]: inner[0] for file in files if (inner := _inner_folders(file))}.values()
-    names = tuple(sorted({name.casefold(): name for name in found}.values()))
+        classes = {inner[0]: inner[0] for file in files if (inner := _inner_folders(file))}.values()
+    names = tuple(sorted({name.casefold(): name for name in classes}.values()))
     if len(names) < 2:
         have = f"there is only one class, {names[0]}" if names else "there are no classes"
         raise DataError(Problem(have, table.path, "give each class a label in data.table.labels"))
@@ -89,10 +93,10 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, str]) -> dict[st
     """Return the part of each file; those in none are missing."""
     side = table.settings.side
     if side is not None and side.column is not None:
-        return {file: own for file, row in rows.items() if (own := table.rows[row].part)}
+        return {file: row_part for file, row in rows.items() if (row_part := table.rows[row].part)}
     if side is None:
         return {file: PART_NAMES.get(file.partition("/")[0].casefold(), "train") for file in rows}
-    found: dict[str, PartName] = {} if side.train is not None else dict.fromkeys(rows, "train")
+    parts: dict[str, PartName] = {} if side.train is not None else dict.fromkeys(rows, "train")
     lists: dict[str, str] = {}
     problems = []
     by_row = {row: file for file, row in rows.items()}
@@ -102,10 +106,10 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, str]) -> dict[st
             what = f"{len(twice)} images are also in {lists[twice[0]]}: {join_names(twice, 3)}"
             problems.append(Problem(what, root / str(name), "keep each image in one list"))
         lists |= dict.fromkeys(members, str(name))
-        found |= dict.fromkeys(members, PART_NAMES[part])
+        parts |= dict.fromkeys(members, PART_NAMES[part])
     if problems:
         raise DataError(*problems)
-    return found
+    return parts
 
 
 def _members(root: Path, name: str, by_row: Mapping[str, str]) -> Collection[str]:
