@@ -47,7 +47,7 @@ from xraytune.space.load import experiment_to_json, load_space
 from xraytune.base.files import write_json
 from xraytune.data.prepare import prepare
 from xraytune.base.records import Compute
-from xraytune.search.run import require_weights
+from xraytune.trial.prepare import require_weights
 from xraytune.study.folder import StudyFolder, create_study
 from xraytune.search.worker import Job, TrialWorker
 

@@ -13,29 +13,23 @@ from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, TrialError
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute
-from xraytune.data.prepare import Prepared, prepare_index, restore_pixels
+from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
-from xraytune.nets.weights import find_weights
 from xraytune.search.controller import SearchController
 from xraytune.search.ray.runner import Node, Runner, slots, survey
 from xraytune.search.trial_queue import reuses_processes
-from xraytune.space.backbones import BACKBONES
 from xraytune.space.fields import parameters_from
-from xraytune.space.load import load_space
-from xraytune.space.settings import Objective, Parameters, Settings
-from xraytune.space.space import Space, require_extensions
+from xraytune.space.settings import Objective, Settings
+from xraytune.space.space import Space
 from xraytune.study import folder as study
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.messages import NO_CALLBACKS, Callbacks
 from xraytune.study.status import Pruning, StudyWatcher, pruning_of
-from xraytune.synth.quality import require_measurable
 from xraytune.synth.synthesize import generator_need
-from xraytune.trial.mix import require_both_phases, require_extra_images
-from xraytune.trial.model import require_two_classes
-from xraytune.trial.task import task_of
+from xraytune.trial.prepare import open_space, prepare_space, pretrained_ratios
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +89,11 @@ def search(
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
-    loaded = load_space(space, overrides, data=data, weights_dir=weights_dir)
-    for text in loaded.notes:
-        callbacks.note(text)
-    require_extensions(loaded)
+    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=callbacks.note)
     settings = loaded.settings
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
-    require_writable(cache)
     is_resumed = folder.space_path.exists()
     if is_resumed:
         study.require_same_space(folder, loaded)
@@ -112,24 +102,13 @@ def search(
     else:
         study.require_free(folder)
     allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
-    require_two_classes(loaded)
-    index = task_of(settings).read_index(settings.data, on_progress=callbacks.on_progress)
-    require_weights(loaded)
-    prepared, warnings = prepare_index(
-        index, settings.data, cache, skip_broken=skip_broken, on_progress=callbacks.on_progress
+    prepared, index = prepare_space(
+        loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
     )
-    if settings.objective.is_of_generator:
-        require_measurable(prepared)
     sizes = side_sizes(prepared)
-    mixes = loaded.combinations("source", "synthetic_ratio", "mixing")
-    ratios = [(ratio, mixing) for source, ratio, mixing in mixes if source != "none" and isinstance(ratio, int | float)]
-    pretrained = [ratio for ratio, mixing in ratios if mixing == "pretrain"]
-    notes = (*warnings, *map(str, sizes), chance_warning(sizes), _note_on_asha(settings, pretrained))
+    notes = (*map(str, sizes), chance_warning(sizes), _note_on_asha(settings, pretrained_ratios(loaded)))
     for note in filter(None, notes):
         callbacks.note(note)
-    if not is_resumed:
-        require_extra_images([ratio for ratio, _ in ratios], prepared.side("train").rows.size)
-        require_both_phases(pretrained, settings.budget.max_epochs * prepared.steps_per_epoch(settings))
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
         study.create_study(folder, loaded, prepared, machine)
@@ -221,13 +200,3 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         is_confirmable=not view.objective.is_of_generator and any(one.has_synthetic_images for one in trained),
         pruning=pruning_of(view),
     )
-
-
-def require_weights(space: Space) -> None:
-    """Find the weights of every backbone in the space (MachineError); build each extension's backbone once."""
-    for backbone, weights in space.networks():
-        file = find_weights(backbone, weights, space.settings.weights_dir)
-        # A custom weights file, whose hash is unknown, or a network of an extension: check that they fit.
-        if file == Path(weights) or BACKBONES.has(backbone):
-            parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
-            task_of(space.settings).build_network(parameters, 2, weights=file, seed=0)

@@ -112,7 +112,7 @@ class Space:
                 point[spec.name] = spec.domain.suggest(trial, spec.name)
         return parameters_from(point)
 
-    def experiment(self) -> Experiment:
+    def first_point(self) -> Point:
         """Return the only point of the space, or the first of `points_to_evaluate`; ConfigError if parameters are open."""
         first = self.points_to_evaluate[0] if self.points_to_evaluate else {}
         point: Point = {}
@@ -130,7 +130,17 @@ class Space:
             what = f"still open: {', '.join(still_open)}"
             fix = "choose first: xraytune export STUDY -o best.yaml, or give values in the first points_to_evaluate"
             raise ConfigError(Problem(what, self.settings.name, fix))
-        return Experiment(settings=self.settings, parameters=parameters_from(point))
+        return point
+
+    def experiment(self) -> Experiment:
+        """Return the experiment of `first_point`."""
+        return Experiment(settings=self.settings, parameters=parameters_from(self.first_point()))
+
+    def at(self, point: Point) -> Space:
+        """Return the space of a single point, which has the values of all active parameters."""
+        active = [spec for spec in self.specs if spec.name in point]
+        specs = tuple(replace(spec, domain=Choices((point[spec.name],)), when=()) for spec in active)
+        return replace(self, specs=specs, points_to_evaluate=())
 
     def grid(self) -> Iterator[Point]:
         """Yield every point, as `enqueue_trial` expects it; the first parameter changes slowest."""

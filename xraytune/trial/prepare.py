@@ -1,0 +1,97 @@
+"""What a command does before it trains: read its space, require what every trial needs, and prepare the images.
+
+space = open_space(...)               the file, its notes, its extensions
+prepared, index = prepare_space(...)  classes, weights, index, split and pixels, and the ratios of its mixes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from xraytune.base.files import require_writable
+from xraytune.base.records import Progress
+from xraytune.data.index import ImageIndex
+from xraytune.data.prepare import Prepared, prepare_index
+from xraytune.nets.weights import find_weights
+from xraytune.space.backbones import BACKBONES
+from xraytune.space.load import load_space
+from xraytune.space.settings import Parameters
+from xraytune.space.space import Space, require_extensions
+from xraytune.synth.quality import require_measurable
+from xraytune.trial.mix import require_both_phases, require_extra_images
+from xraytune.trial.model import require_two_classes
+from xraytune.trial.task import task_of
+
+
+def open_space(
+    file: Path,
+    overrides: Sequence[str] = (),
+    *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    note: Callable[[str], None],
+) -> Space:
+    """Return the space of a file whose extensions and packages are installed; `note` gets its notes.
+
+    Raises:
+        ConfigError: The file is invalid.
+        MachineError: An extension or a package is missing.
+    """
+    space = load_space(file, overrides, data=data, weights_dir=weights_dir)
+    for text in space.notes:
+        note(text)
+    require_extensions(space)
+    return space
+
+
+def prepare_space(
+    space: Space, cache: Path, *, skip_broken: bool, note: Callable[[str], None], on_progress: Progress
+) -> tuple[Prepared, ImageIndex]:
+    """Check that every trial of a space can run, and index, split and decode its images; `note` gets warnings.
+
+    A command that trains a single point passes `space.at(point)`.
+
+    Raises:
+        ConfigError: The classes do not suit the loss or the objective, or a mix has no extra or no real images.
+        DataError: The images cannot be used; `skip_broken` leaves out broken ones.
+        MachineError: Weights or disk space are missing.
+    """
+    settings = space.settings
+    require_writable(cache)
+    require_two_classes(space)
+    require_weights(space)
+    index = task_of(settings).read_index(settings.data, on_progress=on_progress)
+    prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
+    for warning in warnings:
+        note(warning)
+    if settings.objective.is_of_generator:
+        require_measurable(prepared)
+    require_extra_images(mixed_ratios(space), sum(prepared.train_counts))
+    require_both_phases(pretrained_ratios(space), settings.budget.max_epochs * prepared.steps_per_epoch(settings))
+    return prepared, index
+
+
+def require_weights(space: Space) -> None:
+    """Find the weights of every backbone in the space (MachineError); build each extension's backbone once."""
+    for backbone, weights in space.networks():
+        file = find_weights(backbone, weights, space.settings.weights_dir)
+        # A custom weights file, whose hash is unknown, or a network of an extension: check that they fit.
+        if file == Path(weights) or BACKBONES.has(backbone):
+            parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
+            task_of(space.settings).build_network(parameters, 2, weights=file, seed=0)
+
+
+def mixed_ratios(space: Space) -> list[float]:
+    """Return the possible ratios of trials with extra images; a range contributes its bounds."""
+    return [ratio for ratio, _ in _mixes(space)]
+
+
+def pretrained_ratios(space: Space) -> list[float]:
+    """Return the possible ratios of trials with `mixing: pretrain`."""
+    return [ratio for ratio, mixing in _mixes(space) if mixing == "pretrain"]
+
+
+def _mixes(space: Space) -> list[tuple[float, object]]:
+    mixes = space.combinations("source", "synthetic_ratio", "mixing")
+    return [(ratio, mixing) for source, ratio, mixing in mixes if source != "none" and isinstance(ratio, int | float)]
