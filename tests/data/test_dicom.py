@@ -29,9 +29,9 @@ from pydicom.uid import (
 )
 
 from xraytune.base.errors import DataError, MachineError
+from xraytune.data.folders import list_images
 from xraytune.data.formats import read_grey, read_header
 from xraytune.data.index import ImageIndex, read_index
-from xraytune.data.layout import list_images
 from xraytune.data.pixels import decode_images
 from xraytune.space.settings import DataSettings, SplitSettings
 

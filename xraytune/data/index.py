@@ -5,7 +5,7 @@ only names and hashes are read. All problems of the folder are reported together
 raise MachineError if pydicom is not installed.
 
 With `pairs`, the images are X-rays with masks (pairs.py), of a single class; else their classes come from `data.table`
-(table_layout.py), or from folders and `patients.csv` (layout.py).
+(label_table.py), or from folders and `patients.csv` (class_folders.py).
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, ignore_progress
+from xraytune.data.class_folders import list_class_folders, standard_classes
 from xraytune.data.class_words import Positive, positive_class
 from xraytune.data.dicom import ImageHeader
-from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
-from xraytune.data.layout import (
-    Layout,
-    Part,
-    class_layout,
+from xraytune.data.folders import (
+    Listing,
     holds_pairs,
     image_files,
     images_of,
     list_images,
     part_folders,
     require_folder,
-    standard_classes,
     subfolders,
     unused_folders,
 )
-from xraytune.data.pairs import pair_layout
+from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
+from xraytune.data.label_table import list_table
+from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
     PATIENTS_CSV,
     join_identical,
@@ -50,7 +49,6 @@ from xraytune.data.patients import (
     require_group,
 )
 from xraytune.data.table import PARTS, LabelTable, PartName, find_table, match_names, require_one_rule
-from xraytune.data.table_layout import table_layout
 from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -122,22 +120,22 @@ def read_index(
     require_group(group_regex)
     table = find_table(root, settings.table)
     require_one_rule(table, group_regex)
-    layout = _layout(settings, table, pairs=pairs)
-    problems = [*layout.problems]
+    listing = _list(settings, table, pairs=pairs)
+    problems = [*listing.problems]
     if table is None and group_regex is None and not pairs:
-        problems += _same_name_problems(root, layout.parts)
+        problems += _same_name_problems(root, listing)
     given = None if pairs else settings.positive
-    positive = positive_class(given, layout.class_names)
+    positive = positive_class(given, listing.class_names)
     if isinstance(positive, Problem):
         problems += [positive] if given or not problems else []
-        positive = Positive(len(layout.class_names) - 1, "")
+        positive = Positive(len(listing.class_names) - 1, "")
     if problems:
         raise DataError(*problems)
-    images, notes = _describe(settings, table, layout.parts.values(), on_progress)
-    parts = {file.relative_to(root).as_posix(): name for name, part in layout.parts.items() for file in part.labels}
+    images, notes = _read_images(settings, table, listing, on_progress)
+    parts = {file.relative_to(root).as_posix(): listing.parts[file] for file in listing.labels}
     training = tuple(image for image in images if parts[image.file] != "test")
     test = tuple(image for image in images if parts[image.file] == "test")
-    problems = few_patients_problems(layout.parts["train"].folder, layout.class_names, training)
+    problems = few_patients_problems(listing.train_folder, listing.class_names, training)
     fix = "move all images of a patient to one side: scores on training patients are biased"
     problems += shared_patients_problems(training, test, "training and in test", root, fix)
     if problems:
@@ -145,14 +143,14 @@ def read_index(
     return ImageIndex(
         root=root,
         table=table,
-        class_names=layout.class_names,
+        class_names=listing.class_names,
         positive=positive.label,
         positive_reason=positive.reason,
         images=training,
         test=test,
         parts=parts,
         test_fingerprint=content_fingerprint(test) if test else None,
-        warnings=(*layout.warnings, *notes, *_contradiction_warnings(training + test)),
+        warnings=(*listing.warnings, *notes, *_contradiction_warnings(training + test)),
     )
 
 
@@ -165,20 +163,17 @@ def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progre
 def find_class_names(settings: DataSettings) -> tuple[str, ...]:
     """Return the classes in the order of their labels; reads the data folder only for `classes: auto`."""
     standard = standard_classes(settings.classes)
-    return standard or _layout(settings, find_table(settings.path, settings.table)).class_names
+    return standard or _list(settings, find_table(settings.path, settings.table)).class_names
 
 
-def _layout(settings: DataSettings, table: LabelTable | None, *, pairs: bool = False) -> Layout:
+def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = False) -> Listing:
     """Find the images of all parts."""
     if table is not None and settings.table is not None:
-        return table_layout(settings, table)
+        return list_table(settings, table)
     root = settings.path
     folders = part_folders(root)
-    if pairs:
-        layout = pair_layout(folders, root)
-    else:
-        layout = class_layout(root, folders, root, table, settings.classes)
-    return replace(layout, warnings=unused_folders(root, folders))
+    listing = list_pairs(folders, root) if pairs else list_class_folders(root, folders, root, table, settings.classes)
+    return replace(listing, warnings=(*unused_folders(root, folders), *listing.warnings))
 
 
 def _refuse_table(settings: DataSettings) -> None:
@@ -229,11 +224,11 @@ def read_labelled(
         table = find_table(data.path, data.table)
         assert table is not None, "it is given"
         require_one_rule(table, group_regex)
-        layout = table_layout(data, table, class_names)
-        parts = [layout.parts["test"]] if "test" in layout.parts else [*layout.parts.values()]
-        if not any(part.labels for part in parts):
+        listing = list_table(data, table, class_names)
+        listing = listing.only("test") if "test" in map(listing.parts.get, listing.labels) else listing
+        if not listing.labels:
             raise DataError(Problem("no image of the table has a class", table.path, "correct data.table.labels"))
-        return _labelled(data, table, parts, on_progress)
+        return _labelled(data, table, listing, on_progress)
     if is_data_file(source):  # of a whole data folder
         parts_there = part_folders(data.path)
         data = data.model_copy(update={"path": parts_there.get("test", parts_there["train"])})
@@ -261,22 +256,19 @@ def _read_one_part(
         raise DataError(Problem(what, root, f"give one of them, such as {inner[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
-    if pairs:
-        layout = pair_layout({"train": folder}, base)
-    else:
-        layout = class_layout(folder, {"train": folder}, base, table, tuple(class_names))
-    if layout.problems:
-        raise DataError(*layout.problems)
+    folders: dict[PartName, Path] = {"train": folder}
+    names = tuple(class_names)
+    listing = list_pairs(folders, base) if pairs else list_class_folders(folder, folders, base, table, names)
+    if listing.problems:
+        raise DataError(*listing.problems)
     split = data.split if table is None else data.split.model_copy(update={"group_regex": None})
     data = data.model_copy(update={"path": base, "split": split})
-    return _labelled(data, table, layout.parts.values(), on_progress)
+    return _labelled(data, table, listing, on_progress)
 
 
-def _labelled(
-    data: DataSettings, table: LabelTable | None, parts: Iterable[Part], on_progress: Progress
-) -> LabelledImages:
-    images, notes = _describe(data, table, parts, on_progress)
-    for note in notes:
+def _labelled(data: DataSettings, table: LabelTable | None, listing: Listing, on_progress: Progress) -> LabelledImages:
+    images, notes = _read_images(data, table, listing, on_progress)
+    for note in (*listing.warnings, *notes):
         _logger.warning("%s", note)
     return LabelledImages(data=data, table=table, images=images)
 
@@ -313,17 +305,12 @@ def content_fingerprint(images: Iterable[ImageFile]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _describe(
-    data: DataSettings, table: LabelTable | None, parts: Iterable[Part], on_progress: Progress
+def _read_images(
+    data: DataSettings, table: LabelTable | None, listing: Listing, on_progress: Progress
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
     """Hash every file and its masks, read its header and find its patient; return records, sorted by file, and warnings."""
-    root = data.path
-    labels, masks, warnings = dict[Path, int](), dict[Path, tuple[Path, ...]](), list[str]()
-    for part in parts:
-        labels |= part.labels
-        masks |= part.masks
-        warnings += part.warnings
-    paths = {path.relative_to(root).as_posix(): path for path in labels}
+    root, warnings = data.path, tuple[str, ...]()
+    paths = {path.relative_to(root).as_posix(): path for path in listing.labels}
     files = sorted(paths)
     patients = table.patients_of(files) if table else None
     if patients is None and data.split.group_regex is not None:  # its errors come before thousands of files are read
@@ -332,7 +319,7 @@ def _describe(
     ignore_decoder_warnings()
 
     def read(file: str) -> tuple[str, ImageHeader | None, str]:
-        mask_hashes = "\n".join(_read_content(mask)[0] for mask in masks.get(paths[file], ()))
+        mask_hashes = "\n".join(_read_content(mask)[0] for mask in listing.masks.get(paths[file], ()))
         return *_read_content(paths[file]), hashlib.sha256(mask_hashes.encode()).hexdigest() if mask_hashes else ""
 
     for file, content in zip(files, map_on_cores(read, files), strict=True):
@@ -341,24 +328,23 @@ def _describe(
     headers = {file: header for file, (_, header, _) in contents.items() if header}
     if patients is None:
         in_headers = {file: header.patient for file, header in headers.items() if header.patient}
-        patients, notes = patients_by_name(files, in_headers)
-        warnings += notes
+        patients, warnings = patients_by_name(files, in_headers)
     # Broken files are not compared: empty ones are all alike.
     patients = join_identical(patients, [(file, contents[file][0]) for file in headers])
     images = tuple(
         ImageFile(
             file=file,
-            label=labels[paths[file]],
+            label=listing.labels[paths[file]],
             patient=patients[file],
             sha256=sha256,
             width_px=header.width_px if header else 0,
             height_px=header.height_px if header else 0,
-            masks=tuple(mask.relative_to(root).as_posix() for mask in masks.get(paths[file], ())),
+            masks=tuple(mask.relative_to(root).as_posix() for mask in listing.masks.get(paths[file], ())),
             masks_sha256=masks_sha256,
         )
         for file, (sha256, header, masks_sha256) in contents.items()
     )
-    return images, tuple(warnings)
+    return images, warnings
 
 
 def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
@@ -373,15 +359,14 @@ def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
     return hashlib.sha256(content).hexdigest(), header
 
 
-def _same_name_problems(root: Path, parts: Mapping[PartName, Part]) -> list[Problem]:
+def _same_name_problems(root: Path, listing: Listing) -> list[Problem]:
     """Return files that would be one patient by mistake: a Kermany name in several folders, or an image in several formats.
 
     Other images are identified by their path: each folder may count from 1.
     """
     images = [
-        (name == "test", image)
-        for name, part in parts.items()
-        for image in part.labels
+        (listing.parts[image] == "test", image)
+        for image in listing.labels
         if image.suffix.lower() in NAMING_SUFFIXES  # scanners repeat names of DICOM files
     ]
     telling = {(is_test, image.stem.casefold()) for is_test, image in images if patient_of(image.name)}

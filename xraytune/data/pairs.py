@@ -14,50 +14,59 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.data.layout import Layout, Part, bare_name, pair_folders, subfolders, walk_folder
+from xraytune.data.folders import Listing, bare_name, pair_folders, subfolders, walk_folder
 from xraytune.data.table import PartName
 
 _MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 
 
-def pair_layout(folders: Mapping[PartName, Path], root: Path) -> Layout:
+def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
     """Pair the images and masks of parts, which are the data folder `root` or lie in it.
 
     Raises:
         DataError: A part has no images/ or no masks/.
     """
-    parts = {name: _pair_part(folder, root) for name, folder in folders.items()}
-    problems = tuple(problem for part in parts.values() for problem in part.problems)
-    return Layout(class_names=("image",), parts=parts, problems=problems)
+    masks_of, parts = dict[Path, tuple[Path, ...]](), dict[Path, PartName]()
+    problems, warnings = list[Problem](), list[str]()
+    for part, folder in folders.items():
+        there = _require_pair_folders(folder)
+        images, image_notes = walk_folder(there["images"], root)
+        masks, mask_notes = walk_folder(there["masks"], root)
+        by_stem: dict[str, list[Path]] = defaultdict(list)
+        for image in images:
+            by_stem[bare_name(image.name)].append(image)
+        part_masks: dict[Path, tuple[Path, ...]] = dict.fromkeys(images, ())
+        alone: list[Path] = []
+        for mask in masks:
+            stem = _stem_of_image(bare_name(mask.name), by_stem.keys())
+            owners = by_stem[stem] if stem else []
+            alone += [] if owners else [mask]
+            part_masks |= {image: (*part_masks[image], mask) for image in owners}
+        notes = (*image_notes, *mask_notes)
+        problems += _problems(folder, by_stem, masks, part_masks, alone, notes=notes)
+        warnings += [*notes, *_several_masks(folder, part_masks)]
+        masks_of |= part_masks
+        parts |= dict.fromkeys(images, part)
+    return Listing(
+        class_names=("image",),
+        train_folder=folders["train"],
+        labels=dict.fromkeys(masks_of, 0),
+        parts=parts,
+        masks=masks_of,
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+    )
 
 
-def _pair_part(folder: Path, root: Path) -> Part:
-    here = pair_folders(folder)
-    if missing := [f"{name}/" for name in ("images", "masks") if name not in here]:
+def _require_pair_folders(folder: Path) -> dict[str, Path]:
+    there = pair_folders(folder)
+    if missing := [f"{name}/" for name in ("images", "masks") if name not in there]:
         others = [f"{inner.name}/" for inner in subfolders(folder)]
         what = f"there is no {' and no '.join(missing)} here, and segmentation needs both"
         what += f" (folders found: {join_names(others)})" if others else ""
         fix = "put the X-rays into images/, and their masks under the same names into masks/"
         raise DataError(Problem(what, folder, f"{fix}; without masks, only task: classification is possible"))
-    images, image_notes = walk_folder(here["images"], root)
-    masks, mask_notes = walk_folder(here["masks"], root)
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for image in images:
-        by_stem[bare_name(image.name)].append(image)
-    masks_of: dict[Path, tuple[Path, ...]] = dict.fromkeys(images, ())
-    alone: list[Path] = []
-    for mask in masks:
-        owners = by_stem[stem] if (stem := _stem_of_image(bare_name(mask.name), by_stem.keys())) else []
-        alone += [] if owners else [mask]
-        masks_of |= {image: (*masks_of[image], mask) for image in owners}
-    notes = (*image_notes, *mask_notes)
-    return Part(
-        folder=folder,
-        labels=dict.fromkeys(images, 0),
-        masks=masks_of,
-        problems=_problems(folder, by_stem, masks, masks_of, alone, notes=notes),
-        warnings=(*notes, *_several_masks(folder, masks_of)),
-    )
+    return there
 
 
 def _stem_of_image(mask: str, stems: Collection[str]) -> str | None:

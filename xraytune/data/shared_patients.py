@@ -15,8 +15,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from xraytune.data.folders import bare_name
 from xraytune.data.index import ImageFile
-from xraytune.data.layout import bare_name
 from xraytune.data.patients import match_patients, patient_of
 from xraytune.data.prepare import PreparedImage
 from xraytune.data.table import LabelTable

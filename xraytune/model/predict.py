@@ -25,8 +25,8 @@ from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import csv_table, new_folder, require_new, write_text
 from xraytune.base.records import Json, Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
+from xraytune.data.folders import list_images, pair_folders
 from xraytune.data.formats import DICOM_SUFFIXES, LARGEST_SIDE_PX, NAMING_SUFFIXES
-from xraytune.data.layout import list_images, pair_folders
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.data.pixels import broken_images_error, decode_images
 from xraytune.model.bundle_record import threshold_of

@@ -10,21 +10,14 @@ from pathlib import Path, PurePosixPath
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
-from xraytune.data.layout import (
-    Layout,
-    Part,
-    folder_class,
-    require_folder,
-    spelled_class,
-    standard_classes,
-    walk_folder,
-)
-from xraytune.data.table import PART_NAMES, PARTS, LabelTable, PartName, match_names
+from xraytune.data.class_folders import folder_class, spelled_class, standard_classes
+from xraytune.data.folders import Listing, require_folder, walk_folder
+from xraytune.data.table import PART_NAMES, LabelTable, PartName, match_names
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
 
 
-def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None) -> Layout:
+def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None) -> Listing:
     """Match the rows of a table with the images below `data.path`; `class_names` of a model replace `data.classes`.
 
     Raises:
@@ -46,7 +39,7 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
     parts = _parts_of(root, table, rows)
     written = {file: name for file, row in rows.items() if (name := table.rows[row].class_name)}
     names = tuple(class_names or standard_classes(data.classes) or _found_classes(table, written, files))
-    labels: dict[PartName, dict[Path, int]] = {part: {} for part in PARTS}
+    labels: dict[Path, int] = {}
     unknown: set[str] = set()
     for file in sorted(parts.keys() & rows.keys()):
         if table.settings.gives_classes:
@@ -55,19 +48,18 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
         else:
             name = folder_class(_inner_folders(file), files[file], names)
         if name is not None:
-            labels[parts[file]][files[file]] = names.index(name)
+            labels[files[file]] = names.index(name)
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
-    return Layout(
+    image_parts = {files[file]: part for file, part in parts.items()}
+    return Listing(
         class_names=names,
-        parts={
-            part: Part(folder=root, labels=part_labels)
-            for part, part_labels in labels.items()
-            if part_labels or part == "train"
-        },
-        problems=_empty_classes(table, names, labels, has_test="test" in parts.values()),
-        warnings=(*_left_out(table, files, rows, parts, sum(map(len, labels.values()))), *ignored),
+        train_folder=root,
+        labels=labels,
+        parts=image_parts,
+        problems=_empty_classes(table, names, labels, image_parts),
+        warnings=(*_left_out(table, files, rows, parts, len(labels)), *ignored),
     )
 
 
@@ -142,14 +134,15 @@ def _members(root: Path, name: str, by_row: Mapping[str, str]) -> Collection[str
 
 
 def _empty_classes(
-    table: LabelTable, names: Sequence[str], labels: Mapping[PartName, Mapping[Path, int]], *, has_test: bool
+    table: LabelTable, names: Sequence[str], labels: Mapping[Path, int], parts: Mapping[Path, PartName]
 ) -> tuple[Problem, ...]:
-    training = {*labels["train"].values(), *labels["val"].values()}
-    sides = (("training", training), *([("test", {*labels["test"].values()})] if has_test else []))
+    sides: dict[str, set[int]] = {side: set() for side in ("training", "test") if side in {"training", *parts.values()}}
+    for image, label in labels.items():
+        sides["test" if parts[image] == "test" else "training"].add(label)
     fix = "correct data.table.labels and data.table.side, or add images"
     return tuple(
         Problem(f"class {name} has no {side} images", table.path, fix)
-        for side, present in sides
+        for side, present in sides.items()
         for label, name in enumerate(names)
         if label not in present
     )
