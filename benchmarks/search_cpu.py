@@ -34,6 +34,7 @@ from xraytune.nets.compute import pin
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder
+from xraytune.study.row import read_trials
 from xraytune.trial.inputs import TrialInputs
 
 _PROGRAM = str(Path(sys.executable).with_name("xraytune"))
@@ -51,14 +52,15 @@ def measure() -> Iterator[Figure]:
         subprocess.run([_PROGRAM, "search", "--space", str(_SPACE), *options], check=True)
         minutes = (time.perf_counter() - started) / 60
         study = StudyFolder(studies / load_space(_SPACE).settings.name)
-        rows = study.rows()
+        rows = read_trials(study)
         yield figure("search_cpu: wall time from an empty cache", minutes, "min", "<= 20")
         yield figure("search_cpu: trials", len(rows), "trials", ">= 16")
-        yield figure("search_cpu: failed trials", sum(row["status"] == "failed" for row in rows), "trials", "<= 0")
-        yield figure("search_cpu: ratios", len(_values(rows, "synthetic_ratio") - {0.0}), "ratios", ">= 3")
-        yield figure("search_cpu: sources", len(_values(rows, "source")), "sources", ">= 3")
-        chosen = [{k: v for k, v in row["parameters"].items() if k.startswith("gan.")} for row in rows]
-        gans = {json.dumps(gan) for gan in chosen if gan}
+        yield figure("search_cpu: failed trials", sum(row.status == "failed" for row in rows), "trials", "<= 0")
+        yield figure(
+            "search_cpu: ratios", len({row.parameters.synthetic_ratio for row in rows} - {0.0}), "ratios", ">= 3"
+        )
+        yield figure("search_cpu: sources", len({row.parameters.source for row in rows}), "sources", ">= 3")
+        gans = {row.parameters.gan for row in rows if row.parameters.gan}
         yield figure("search_cpu: GAN settings", len(gans), "settings", ">= 2")
 
         best = folder / "best.yaml"
@@ -75,10 +77,6 @@ def _folder() -> Iterator[Path]:
     """An empty folder; KEEP names one that stays."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(os.environ.get("KEEP", folder))
-
-
-def _values(rows: list[dict[str, Any]], name: str) -> set[Any]:
-    return {row["parameters"].get(name) for row in rows}
 
 
 def _logistic_regression(study: StudyFolder, cache: Path, exported: Experiment) -> float:

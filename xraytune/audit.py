@@ -169,7 +169,7 @@ def audit(
     if not ratios or not index.test:
         return write(why_not if not ratios else "the real images have no test/ folder")
     write("the audit was interrupted")
-    reported = replace(callbacks, on_trial_end=lambda row: callbacks.note(f"trial {row['number']}: {row['status']}"))
+    reported = replace(callbacks, on_trial_end=lambda row: callbacks.note(f"trial {row.number}: {row.status}"))
     folders: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache}
     search(folder.space_path, **folders, studies=studies, skip_broken=skip_broken, callbacks=reported)
     confirm(folder.path, **folders, reason="audit", callbacks=callbacks, on_forecast=on_forecast)

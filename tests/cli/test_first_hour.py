@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pytest
 from typer.testing import Result
@@ -16,6 +16,7 @@ from xraytune.cli.search import show_search
 from xraytune.data.phantom import draw_phantoms
 from xraytune.search.run import SearchSummary
 from xraytune.space.settings import Objective, Parameters
+from xraytune.study.row import TrialRow
 from xraytune.trial.mix import mix_label
 
 Run: TypeAlias = Callable[..., Result]
@@ -101,7 +102,7 @@ def test_paths_below_the_current_folder_are_shown_relative(
 
 
 def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
-    best: dict[str, Any] = {"number": 0, "value": 0.9, "val_b_score": 0.8, "parameters": {}}
+    best = TrialRow(number=0, status="complete", value=0.9, val_b_score=0.8, parameters=Parameters())
     for is_confirmable in (True, False):
         show_search(
             SearchSummary(

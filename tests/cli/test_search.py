@@ -9,6 +9,7 @@ from xraytune.cli.search import SearchScreen
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder, create_study, locked, record_budget
 from xraytune.study.messages import TrialSuggestion
+from xraytune.study.row import TrialRow
 
 
 def lines_of(error_output: str) -> list[str]:
@@ -23,10 +24,10 @@ def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[s
         callbacks.on_progress("reading images", 1, 2)
         callbacks.on_progress("reading images", 2, 2)
         callbacks.on_trial_start(TrialSuggestion(number=3, parameters=parameters))
-        callbacks.on_trial_end(
-            {"number": 3, "status": "pruned", "epochs": 2, "seconds": 61.2, "value": 0.75, "reason": ""}
-        )
-        callbacks.on_trial_end({"number": 4, "status": "failed", "reason": "the loss is not finite\nat step 3"})
+        pruned = TrialRow(number=3, status="pruned", parameters=parameters, epochs=2, seconds=61.2, value=0.75)
+        callbacks.on_trial_end(pruned)
+        reason = "the loss is not finite\nat step 3"
+        callbacks.on_trial_end(TrialRow(number=4, status="failed", parameters=parameters, reason=reason))
 
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -85,11 +85,11 @@ def test_finalists_are_the_best_different_trials_with_synthetic_images_by_val_b(
 
 def test_if_asha_pruned_every_gan_trial_those_that_got_furthest_are_finished() -> None:
     stopped = [
-        pruned(name="#8", parameters=parameters("gan", lr=1e-3), epochs=3, val_score=0.99),
-        pruned(name="#9", parameters=parameters("gan", lr=2e-3), epochs=9, val_score=0.95),
-        pruned(name="#10", parameters=parameters("gan", lr=3e-3), epochs=9, val_score=0.97),
-        pruned(name="#11", parameters=parameters("gan", lr=3e-3), epochs=9, val_score=0.97),
-        pruned(name="#12", parameters=parameters("duplicate"), epochs=9, val_score=1.0),
+        pruned(name="#8", parameters=parameters("gan", lr=1e-3), epochs=3, value=0.99),
+        pruned(name="#9", parameters=parameters("gan", lr=2e-3), epochs=9, value=0.95),
+        pruned(name="#10", parameters=parameters("gan", lr=3e-3), epochs=9, value=0.97),
+        pruned(name="#11", parameters=parameters("gan", lr=3e-3), epochs=9, value=0.97),
+        pruned(name="#12", parameters=parameters("duplicate"), epochs=9, value=1.0),
     ]
     without_gan = tuple(trial for trial in TRIALS if trial.parameters.source != "gan")
 
@@ -103,9 +103,9 @@ def test_if_asha_pruned_every_gan_trial_those_that_got_furthest_are_finished() -
 
 def test_if_asha_pruned_a_whole_control_arm_the_trial_that_got_furthest_is_finished() -> None:
     stopped = (
-        pruned(name="#7", parameters=parameters("gan"), epochs=9, val_score=0.99),
-        pruned(name="#8", parameters=parameters("none", lr=1e-3), epochs=3, val_score=0.9),
-        pruned(name="top-up 0", parameters=parameters("none", lr=2e-3), epochs=9, val_score=0.8),
+        pruned(name="#7", parameters=parameters("gan"), epochs=9, value=0.99),
+        pruned(name="#8", parameters=parameters("none", lr=1e-3), epochs=3, value=0.9),
+        pruned(name="top-up 0", parameters=parameters("none", lr=2e-3), epochs=9, value=0.8),
     )
     trials = (*TRIALS[1:], *stopped)
 
@@ -217,7 +217,7 @@ def test_a_tuned_control_is_the_best_of_its_arm_by_val_b() -> None:
 def test_each_controls_arm_is_topped_up_to_as_many_sampled_trials_as_the_finalists_source_had() -> None:
     """Of the GAN trials four are complete, two pruned and one failed; each control's arm has one complete trial."""
     stopped = tuple(
-        pruned(name=f"#{number}", parameters=parameters(source), epochs=1, val_score=0.5)
+        pruned(name=f"#{number}", parameters=parameters(source), epochs=1, value=0.5)
         for number, source in enumerate(("gan", "gan", "none"), start=7)
     )
     sampled = [*(one.parameters for one in (*TRIALS, *stopped)), parameters("gan"), parameters("duplicate")]

@@ -12,13 +12,14 @@ from tests.study.studies import ended, epoch, no_gan
 from xraytune.base.errors import StudyError
 from xraytune.base.files import read_json, write_bytes, write_json
 from xraytune.confirm.plan import Arm, replicate
-from xraytune.confirm.run_list import Run, RunList, completed_rows, ended_rows
+from xraytune.confirm.run_list import Run, RunList
 from xraytune.confirm.training import TopUpRungs
 from xraytune.search.asha import Rungs
 from xraytune.search.trial_queue import GeneratorNeeds
 from xraytune.space.settings import DataSettings, Experiment, GeneratorSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.messages import ProgressFile, TrialSuggestion
+from xraytune.study.row import completed_runs, ended_runs
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
@@ -69,7 +70,7 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     second.on_result(2, ended(0.7))
     assert second.next_trial() == "done"
     assert second.is_done
-    assert {number: row["value"] for number, row in completed_rows(folder).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
+    assert {number: row.value for number, row in completed_runs(folder).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
 
 
 def test_leftover_checkpoint_is_removed_at_next_start(folder: StudyFolder) -> None:
@@ -113,10 +114,10 @@ def test_top_up_is_pruned_by_search_rungs(folder: StudyFolder) -> None:
     one.on_result(strong, ended(0.95))
 
     assert one.is_done
-    row = ended_rows(folder)[weak]
-    assert (row["status"], row["value"], row["epochs"]) == ("pruned", 0.7, 1)
-    assert row["reason"] == "stopped by ASHA after epoch 1"
-    assert completed_rows(folder).keys() == {strong}
+    row = ended_runs(folder)[weak]
+    assert (row.status, row.value, row.epochs) == ("pruned", 0.7, 1)
+    assert row.reason == "stopped by ASHA after epoch 1"
+    assert completed_runs(folder).keys() == {strong}
     assert top_ups(folder).is_done, "what ended is not begun again, whatever the rungs hold now"
 
 
@@ -151,12 +152,12 @@ def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder,
     first = work(folder, "none")
     assert not first.on_result(started(first), message)
     assert first.is_done
-    assert completed_rows(folder) == {}
+    assert completed_runs(folder) == {}
 
     second = work(folder, "none")
     second.on_result(started(second), ended(0.9))
 
-    assert completed_rows(folder)[0]["value"] == 0.9
+    assert completed_runs(folder)[0].value == 0.9
 
 
 def test_result_of_other_settings_is_not_reused(folder: StudyFolder) -> None:
@@ -187,7 +188,7 @@ def test_run_lost_too_often_fails(folder: StudyFolder) -> None:
         one.on_trial_lost(started(one), out_of_memory=False)
 
     assert one.is_done
-    assert completed_rows(folder) == {}
+    assert completed_runs(folder) == {}
 
 
 def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:

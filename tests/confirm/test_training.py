@@ -23,9 +23,7 @@ from xraytune.study.messages import NO_CALLBACKS, Message, TrialSuggestion
 REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
 GAN = FinishedTrial(name="#1", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)
 STOPPED = tuple(
-    FinishedTrial(
-        status="pruned", name=f"#{number}", parameters=parameters("gan", lr=lr), epochs=9 - number, val_score=0.9
-    )
+    FinishedTrial(status="pruned", name=f"#{number}", parameters=parameters("gan", lr=lr), epochs=9 - number, value=0.9)
     for number, lr in enumerate((1e-3, 2e-3, 3e-3), start=1)
 )
 SMALL = "confirm={gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: [real_only]}}"
@@ -224,7 +222,7 @@ def test_confirm_killed_during_top_ups_decides_identically(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(tmp_path: Path) -> None:
     """The space has two settings of `real_only`, of which one was pruned."""
-    pruned = FinishedTrial(status="pruned", name="#0", parameters=parameters("none", lr=1.0), epochs=1, val_score=0.5)
+    pruned = FinishedTrial(status="pruned", name="#0", parameters=parameters("none", lr=1.0), epochs=1, value=0.5)
     asked = training(tmp_path)
     asked.space = write_space(tmp_path, SMALL, "lr={values: [1.0, 2.0]}")
 

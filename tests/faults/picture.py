@@ -16,6 +16,7 @@ from xraytune.base.files import read_json, read_jsonl, sha256_of
 from xraytune.search.asha import Rungs
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
+from xraytune.study.row import read_trials
 from xraytune.study.status import status
 
 _LOOKED_AT_ONLY = ("progress.json", "hang.txt", "step_*.png")
@@ -37,7 +38,7 @@ def told_and_missing(tree: Tree, marks: Path) -> list[str]:
     journal = rows = None
     if folder == tree.study:
         journal = Journal(folder.journal_path, folder.space(), writable=False)
-        rows = {row["number"] for row in folder.rows()}
+        rows = {row.number for row in read_trials(folder)}
     else:
         rows = {row["number"] for row in read_jsonl(folder.runs_path)}
     for what, *about in told:
@@ -67,7 +68,7 @@ def ends(tree: Tree) -> dict[int, tuple[Any, ...]]:
     if not tree.study.space_path.exists():
         return {}
     journal = Journal(tree.study.journal_path, tree.study.space(), writable=False)
-    return {row["number"]: (row["status"], row["value"]) for row in journal.rows()}
+    return {row.number: (row.status, row.value) for row in journal.rows()}
 
 
 def wall(tree: Tree) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _study_picture(folder: StudyFolder) -> dict[str, Any]:
         "reports": reports,
         "decisions": [rungs.should_continue(*report) for report in reports],
         "rungs": rungs.reached(),
-        "rows": _untimed(folder.rows()),
+        "rows": _untimed(read_jsonl(folder.rows_path)),
     }
 
 

@@ -26,10 +26,10 @@ from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.nets.optimizer import Optimizer
 from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
-from xraytune.study.folder import StudyFolder, create_study, project_rows
+from xraytune.study.folder import StudyFolder, create_study
 from xraytune.study.inputs import record_inputs
 from xraytune.study.journal import Journal
-from xraytune.study.messages import Status
+from xraytune.study.row import Status, write_trials
 from xraytune.synth.checkpoint import new_training, save_generator
 from xraytune.synth.checkpoint import save_checkpoint as save_gan
 from xraytune.trial.run import Validated
@@ -65,7 +65,7 @@ def make_study(root: Path) -> StudyFolder:
     for number, (end, reason) in enumerate(ends):
         outcome = {"seconds": 1.0, "reason": reason, "val_b_score": 0.8 if end == "complete" else None}
         journal.tell(number, end, 0.9 - number / 10 if end == "complete" else None, outcome)
-    project_rows(folder, journal.rows())
+    write_trials(folder, journal.rows())
     record_inputs(folder, {root / "drawn": "0" * 32, root / "own.safetensors": "1" * 64})
     write_json(folder.path / "wall.json", {"version": 1, "seconds": 60.0})
     write_json(

@@ -16,6 +16,7 @@ from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder, create_study, locked
 from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
+from xraytune.study.row import read_trials
 from xraytune.study.status import status
 
 
@@ -52,12 +53,12 @@ def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk
         disk.free()
 
         assert [trial.number for trial in seen] == list(range(len(seen)))
-        assert all(json_row["number"] == number for number, json_row in enumerate(study.rows()[: len(seen) - 1]))
+        assert all(row.number == number for number, row in enumerate(read_trials(study)[: len(seen) - 1]))
     controller = direct(study, "budget.trials=60")
-    rows = study.rows()
+    rows = read_trials(study)
 
     assert told == 8
-    assert [row["number"] for row in rows] == sorted({row["number"] for row in rows})
+    assert [row.number for row in rows] == sorted({row.number for row in rows})
     assert isinstance(controller.next_trial(), TrialSuggestion)
 
 

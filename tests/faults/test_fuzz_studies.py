@@ -24,12 +24,12 @@ from tests.faults.fuzzing import (
 from tests.faults.specimens import make_study
 from xraytune.base.files import append_jsonl, read_jsonl
 from xraytune.confirm.plan import read_plan
-from xraytune.confirm.run_list import completed_rows
 from xraytune.data.prepare import Prepared, SideName
 from xraytune.model.best import export
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import require_same_inputs
 from xraytune.study.journal import Journal
+from xraytune.study.row import completed_runs, read_trials
 from xraytune.study.status import status
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing input
@@ -158,14 +158,12 @@ def test_damaged_study_space_is_reported(study: StudyFolder) -> None:
 @pytest.mark.slow
 def test_damaged_study_log_is_reported(study: StudyFolder, name: str) -> None:
     file = study.path / name
-    read: Callable[[], object] = (
-        study.rows if name == "trials.jsonl" else lambda: completed_rows(StudyFolder(file.parent))
-    )
+    read: Callable[[StudyFolder], object] = read_trials if name == "trials.jsonl" else completed_runs
 
     @fuzzed(kinds=2)
     @given(damaged_log(file))
     def read_it(content: bytes) -> None:
         with instead(file, content), only_our_errors(study.path):
-            read()
+            read(StudyFolder(file.parent))
 
     read_it()

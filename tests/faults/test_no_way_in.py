@@ -31,7 +31,6 @@ from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import load_content
 from xraytune.confirm.plan import read_plan
 from xraytune.confirm.run import confirm
-from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import log_test_access
 from xraytune.data.decoding import decode_file
 from xraytune.data.index import read_index
@@ -52,6 +51,7 @@ from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder, create_study, locked
 from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
+from xraytune.study.row import completed_runs, read_trials
 from xraytune.study.status import status
 from xraytune.synth.checkpoint import checkpoint_generator, load_generator
 from xraytune.synth.train import train_generator
@@ -510,7 +510,7 @@ FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
     "plan.json": lambda file: read_plan(file.parent),
     "val_b.npy": lambda file: StudyFolder(file.parents[2]).results(0, "val_b", (3, 2)),
     "optuna.journal": lambda file: Journal(file, write_space(file.parent), writable=True),
-    "trials.jsonl": lambda file: StudyFolder(file.parent).rows(),
+    "trials.jsonl": lambda file: read_trials(StudyFolder(file.parent)),
     "split.json": lambda file: StudyFolder(file.parent).prepared(),
 }
 
@@ -588,7 +588,7 @@ def fill(file: Path, content: str) -> Path:
     [
         (many_columns, find_table),
         (many_rows, find_table),
-        (many_lines, lambda folder: StudyFolder(folder).rows()),
+        (many_lines, lambda folder: read_trials(StudyFolder(folder))),
         (many_classes, open_bundle),
     ],
 )
@@ -671,7 +671,7 @@ def test_numbers_that_no_run_can_have_are_refused(tmp_path: Path, changed: objec
     file.write_text(json.dumps(row) + "\n", encoding="utf-8")
 
     with pytest.raises(XraytuneError, match=r"runs\.jsonl"):
-        completed_rows(StudyFolder(tmp_path))
+        completed_runs(StudyFolder(tmp_path))
 
 
 def build_weights(cache: Path, inputs: dict[str, Any], build: Callable[[Path], None]) -> None:

@@ -15,6 +15,7 @@ from tests.faults.ray_processes import HEADS, IS_LONG, Killable, Kind, kill, kil
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
+from xraytune.study.row import read_trials
 
 ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all at once")
 
@@ -24,15 +25,15 @@ def require_whole(search: Killable) -> None:
     folder = StudyFolder(search.study)
     journal = Journal(folder.journal_path, folder.space(), writable=False)
     rows = journal.rows()
-    assert [row["number"] for row in rows] == list(range(search.trials))
-    assert sorted(folder.rows(), key=lambda row: int(row["number"])) == rows
+    assert [row.number for row in rows] == list(range(search.trials))
+    assert sorted(read_trials(folder), key=lambda row: row.number) == rows
     reported = [(number, epoch) for number, epoch, _ in journal.reports()]
     assert len(set(reported)) == len(reported), "a value was recorded twice"
     for row in rows:
-        log = read_jsonl(folder.trial_path(row["number"]) / "epochs.jsonl")
+        log = read_jsonl(folder.trial_path(row.number) / "epochs.jsonl")
         assert [epoch["epoch"] for epoch in log] == list(range(1, len(log) + 1))
-        assert journal.reported(row["number"]) == {e["epoch"]: e["best_val_score"] for e in log[: row["epochs"]]}
-        assert row["status"] in {"complete", "pruned"}, row["reason"]
+        assert journal.reported(row.number) == {e["epoch"]: e["best_val_score"] for e in log[: row.epochs]}
+        assert row.status in {"complete", "pruned"}, row.reason
 
 
 @pytest.mark.ray

@@ -55,7 +55,7 @@ def test_of_equals_on_val_b_the_simpler_arm_is_exported(lab: Lab, tmp_path: Path
     exported = export(folder.path, out=tmp_path / "best.yaml")
 
     rows = Journal(folder.journal_path, folder.space(), writable=False).rows()
-    assert rows[0]["arm"] == "classical+gan"
+    assert rows[0].arm == "classical+gan"
     assert exported.arm == "classical"
 
 

@@ -84,9 +84,9 @@ def test_a_stopped_trial_that_a_confirm_finished_and_found_to_help_is_exported(
     lab = copy_lab()
     folder = StudyFolder(lab.study)
     stopped = next(
-        row for row in Journal(folder.journal_path, folder.space(), writable=False).rows() if row["status"] == "pruned"
+        row for row in Journal(folder.journal_path, folder.space(), writable=False).rows() if row.status == "pruned"
     )
-    name = f"#{stopped['number']}"
+    name = f"#{stopped.number}"
     verdict = {"finalists": [{"trial": name, "verdict": "helps"}]}
     write_json(lab.study / "confirm" / "verdict.json", verdict, is_recorded=True)
     run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_score": 0.625}
@@ -94,7 +94,7 @@ def test_a_stopped_trial_that_a_confirm_finished_and_found_to_help_is_exported(
 
     exported = export(lab.study, out=tmp_path / "best.yaml")
 
-    assert (exported.trial, exported.val_score, exported.val_b_score) == (stopped["number"], 0.75, 0.625)
+    assert (exported.trial, exported.val_score, exported.val_b_score) == (stopped.number, 0.75, 0.625)
 
 
 @pytest.mark.parametrize("damage", ["nan", "inf", "std 0"])

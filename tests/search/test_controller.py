@@ -17,6 +17,7 @@ from xraytune.space.settings import GeneratorSettings
 from xraytune.study.clock import read_times
 from xraytune.study.folder import StudyFolder
 from xraytune.study.messages import Cause, TrialSuggestion, write_samples
+from xraytune.study.row import read_trials
 
 
 class Clock:
@@ -44,7 +45,7 @@ def complete(controller: SearchController, number: int, value: float = 0.8) -> N
 
 
 def statuses(study: StudyFolder) -> dict[int, str]:
-    return {row["number"]: row["status"] for row in study.rows()}
+    return {row.number: row.status for row in read_trials(study)}
 
 
 @pytest.mark.slow
@@ -120,8 +121,8 @@ def test_asha_prunes_a_weak_trial_and_reports_it(study: StudyFolder) -> None:
     assert controller.on_result(strong.number, epoch(1, 0.9))
     assert not controller.on_result(weak.number, epoch(1, 0.6))
 
-    assert [(row["number"], row["status"], row["value"]) for row in watching.ended_rows] == [(1, "pruned", 0.6)]
-    assert "ASHA after epoch 1" in watching.ended_rows[0]["reason"]
+    assert [(row.number, row.status, row.value) for row in watching.ended_rows] == [(1, "pruned", 0.6)]
+    assert "ASHA after epoch 1" in watching.ended_rows[0].reason
     assert controller.on_result(strong.number, epoch(2, 0.9))
 
 
@@ -140,9 +141,9 @@ def test_failed_trial_records_its_reason(study: StudyFolder, message: dict[str, 
 
     assert not controller.on_result(number, message)
 
-    (row,) = study.rows()
-    assert (row["status"], row["value"]) == ("failed", None)
-    assert row["reason"] in {"the loss is nan", "val_score is nan after epoch 1"}
+    (row,) = read_trials(study)
+    assert (row.status, row.value) == ("failed", None)
+    assert row.reason in {"the loss is nan", "val_score is nan after epoch 1"}
     assert start(controller).number == 1, "the search continues"
 
 
@@ -153,7 +154,7 @@ def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> N
         controller.on_trial_lost(start(controller).number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
-    assert "lost" in study.rows()[0]["reason"]
+    assert "lost" in read_trials(study)[0].reason
 
 
 def test_search_waits_for_its_last_trial(study: StudyFolder) -> None:
@@ -193,7 +194,7 @@ def test_hang_is_reported_with_its_location(study: StudyFolder) -> None:
     (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
     controller.on_trial_lost(number, out_of_memory=False)
 
-    assert study.rows()[0]["reason"] == "it hung (traceback: 0000/hang.txt)"
+    assert read_trials(study)[0].reason == "it hung (traceback: 0000/hang.txt)"
 
 
 def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None:
@@ -281,7 +282,7 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, clock: Cloc
     complete(controller, 0)
     controller.heartbeat(2)
 
-    assert study.rows()[0]["seconds"] == 65.0
+    assert read_trials(study)[0].seconds == 65.0
     assert json.loads((study.path / "wall.json").read_text(encoding="utf-8"))["seconds"] == 65.0
 
 
@@ -318,7 +319,7 @@ def test_repeated_report_is_recorded_once(study: StudyFolder) -> None:
         assert controller.on_result(number, epoch(1, value))
 
     complete(controller, number)
-    assert [row["epochs"] for row in study.rows()] == [1]
+    assert [row.epochs for row in read_trials(study)] == [1]
 
 
 def test_restart_resumes_unfinished_trials_first(study: StudyFolder) -> None:
@@ -422,7 +423,7 @@ def test_trials_jsonl_is_repaired_from_the_journal(study: StudyFolder) -> None:
     for number in range(2):
         start(controller)
         complete(controller, number)
-    rows = study.rows()
+    rows = read_jsonl(study.rows_path)
     lines = [json.dumps(rows[1] | {"value": 0.99}), "torn"]
     study.rows_path.write_text("\n".join(lines), encoding="utf-8")
 

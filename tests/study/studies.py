@@ -14,6 +14,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.messages import Callbacks
+from xraytune.study.row import TrialRow
 
 SPACE = """\
 version: 1
@@ -35,7 +36,7 @@ class Watching:
     """Callbacks that remember which trials started and ended, and the pictures of GANs."""
 
     began_numbers: list[int] = field(default_factory=list)
-    ended_rows: list[dict[str, Any]] = field(default_factory=list)
+    ended_rows: list[TrialRow] = field(default_factory=list)
     pictures: list[tuple[int, Path]] = field(default_factory=list)
 
     @property
@@ -43,7 +44,7 @@ class Watching:
         return Callbacks(
             on_trial_start=lambda suggestion: self.began_numbers.append(suggestion.number),
             on_samples=lambda number, file: self.pictures.append((number, file)),
-            on_trial_end=lambda row: self.ended_rows.append(dict(row)),
+            on_trial_end=self.ended_rows.append,
         )
 
 

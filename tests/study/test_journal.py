@@ -12,6 +12,7 @@ from xraytune.space.settings import Objective
 from xraytune.space.space import Point, Space
 from xraytune.study.folder import StudyFolder, create_study
 from xraytune.study.journal import Journal, create_journal
+from xraytune.study.row import read_trials, write_trials
 
 
 def open_journal(study: StudyFolder, *overrides: str) -> Journal:
@@ -74,7 +75,8 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
     for _ in range(2):
         journal.ask([{"source": "none", "weights": str(here / "w2.safetensors")}] * 2)
     journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
-    assert str(tmp_path) not in f"{study.journal_path.read_text('utf-8')}{journal.rows()}"
+    write_trials(study, journal.rows())
+    assert str(tmp_path) not in study.journal_path.read_text("utf-8") + study.rows_path.read_text("utf-8")
 
     here.rename(there)
 
@@ -83,7 +85,8 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
     suggestion = [journal.parameters(0), journal.resume(1).parameters]
     assert [parameters.weights for parameters in suggestion] == [str(there / "w2.safetensors")] * 2
     assert journal.ask(()).parameters.weights in {"none", *(str(there / f"w{which}.safetensors") for which in (1, 2))}
-    assert journal.rows()[0]["parameters"]["weights"] == "../../w2.safetensors"
+    assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text("utf-8").replace(" ", "")
+    assert read_trials(moved) == [journal.row(0)]
 
 
 def test_an_unfinished_trial_keeps_its_settings(study: StudyFolder) -> None:
@@ -107,12 +110,12 @@ def test_each_outcome_is_recorded_unchanged(study: StudyFolder) -> None:
     journal.tell(2, "failed", None, {"reason": "the loss is not finite"})
 
     rows = journal.rows()
-    assert [(row["status"], row["value"], row["epochs"]) for row in rows] == [
+    assert [(row.status, row.value, row.epochs) for row in rows] == [
         ("complete", 0.9, 1),
         ("pruned", 0.6, 1),
         ("failed", None, 1),
     ]
-    assert (rows[0]["val_b_score"], rows[0]["seconds"], rows[2]["reason"]) == (0.88, 3.0, "the loss is not finite")
+    assert (rows[0].val_b_score, rows[0].seconds, rows[2].reason) == (0.88, 3.0, "the loss is not finite")
 
 
 def test_duplicate_report_is_ignored(study: StudyFolder) -> None:
@@ -121,7 +124,7 @@ def test_duplicate_report_is_ignored(study: StudyFolder) -> None:
     journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
     journal.tell(0, "failed", None, {"reason": "too late"})
 
-    assert [(row["status"], row["value"]) for row in journal.rows()] == [("complete", 0.9)]
+    assert [(row.status, row.value) for row in journal.rows()] == [("complete", 0.9)]
 
 
 @pytest.mark.slow

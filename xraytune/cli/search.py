@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xraytune.cli import console, options
 from xraytune.cli.study_frame import live_frame, pruning_lines, scores_text, summary_line
@@ -15,6 +14,7 @@ from xraytune.cli.study_frame import live_frame, pruning_lines, scores_text, sum
 if TYPE_CHECKING:
     from xraytune.search.run import SearchSummary
     from xraytune.study.messages import Callbacks, TrialSuggestion
+    from xraytune.study.row import TrialRow
 
 
 def search(
@@ -48,7 +48,6 @@ def search(
 
 def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     """Print the best trials and the next command."""
-    from xraytune.space.fields import parameters_from
     from xraytune.trial.mix import mix_label
 
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
@@ -58,9 +57,9 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     if summary.objective.is_of_generator:
         chosen = {"best": summary.best}
     for what, row in chosen.items():
-        mix = mix_label(parameters_from(row["parameters"]), summary.objective)
-        scores = scores_text(summary.metric, row["value"], row["val_b_score"])
-        console.write(f"{what}: #{row['number']} {mix}, {scores}", "good")
+        mix = mix_label(row.parameters, summary.objective)
+        scores = scores_text(summary.metric, row.value, row.val_b_score)
+        console.write(f"{what}: #{row.number} {mix}, {scores}", "good")
     if summary.pruning:
         console.show(*pruning_lines(summary.pruning))
     if next_step:
@@ -128,11 +127,11 @@ class SearchScreen:
     def _on_samples(self, number: int, samples: Path) -> None:
         console.event(f"#{number} has trained its generator; its images next to real ones: {shown_path(samples)}")
 
-    def _on_trial_end(self, row: Mapping[str, Any]) -> None:
-        if row["status"] == "failed":
-            console.event(f"#{row['number']} failed: {row['reason'].splitlines()[0]}")
+    def _on_trial_end(self, row: TrialRow) -> None:
+        if row.value is None:
+            console.event(f"#{row.number} failed: {row.reason.splitlines()[0]}")
         elif not console.is_live():
-            epochs = f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}"
-            took = console.duration(row["seconds"])
+            epochs = f"{row.epochs} epoch{'s' * (row.epochs != 1)}"
+            took = console.duration(row.seconds)
             score = "KID" if self._objective.is_of_generator else "val-A"
-            console.event(f"#{row['number']} {row['status']} after {epochs}, {took}: {score} {row['value']:.3f}")
+            console.event(f"#{row.number} {row.status} after {epochs}, {took}: {score} {row.value:.3f}")

@@ -113,9 +113,10 @@ def summary_line(view: StudyView) -> str:
     return "; ".join(parts)
 
 
-def scores_text(metric: str, val_a: float, val_b: float | None) -> str:
+def scores_text(metric: str, val_a: float | None, val_b: float | None) -> str:
     """Format the scores of a trial: `AUROC 0.962 on val-A, 0.951 on val-B`."""
-    return f"{metric} {val_a:.3f} on val-A" + ("" if val_b is None else f", {val_b:.3f} on val-B")
+    scores = (("val-A", val_a), ("val-B", val_b))
+    return f"{metric} " + ", ".join(f"{score:.3f} on {side}" for side, score in scores if score is not None)
 
 
 def curve(values: Sequence[float], low: float, high: float) -> str:

@@ -6,8 +6,7 @@ twice. If seeds are added after a verdict was seen, the plan records it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -23,6 +22,7 @@ from xraytune.space.settings import Experiment, Model, Parameters, Settings, wit
 from xraytune.space.space import Space
 from xraytune.study.folder import damage_explained
 from xraytune.study.journal import random_parameters
+from xraytune.study.row import EndedRow, Status, ranked_on_val_b
 
 CONFIRM_FOLDER = "confirm"
 REHEARSAL_FOLDER = "rehearsal"
@@ -45,22 +45,27 @@ class FinishedTrial:
 
     name: str
     parameters: Parameters
-    status: Literal["complete", "pruned", "failed"] = "complete"
+    status: Status = "complete"
     epochs: int = 0
-    val_score: float = math.nan
-    val_b_score: float = math.nan
+    value: float | None = None
+    val_b_score: float | None = None
 
     @classmethod
-    def of_row(cls, name: str, parameters: Parameters, row: Mapping[str, Any]) -> FinishedTrial:
+    def of_row(cls, name: str, parameters: Parameters, row: EndedRow) -> FinishedTrial:
         """Return a trial from its row of results."""
         return cls(
             name=name,
             parameters=parameters,
-            status=row["status"],
-            epochs=row.get("epochs", 0),
-            val_score=row.get("value", math.nan),
-            val_b_score=row.get("val_b_score", math.nan),
+            status=row.status,
+            epochs=row.epochs,
+            value=row.value,
+            val_b_score=row.val_b_score,
         )
+
+    @property
+    def simplicity(self) -> tuple[int, int, float]:
+        """`Parameters.simplicity`."""
+        return self.parameters.simplicity
 
 
 class Arm(Model):
@@ -200,7 +205,7 @@ def pruned_to_finish(
     if any(trial.status == "complete" for trial in wanted):
         return ()
     pruned = [trial for trial in wanted if trial.status == "pruned"]
-    return _different(sorted(pruned, key=lambda trial: (-trial.epochs, -trial.val_score)))[:count]
+    return _different(sorted(pruned, key=lambda trial: (-trial.epochs, -(trial.value or 0))))[:count]
 
 
 def finished_label(name: str) -> str:
@@ -222,11 +227,7 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
         what = "no complete trial has synthetic images, so there is no finalist to confirm"
         fix = "continue the search (--set budget.trials=N), or add source: gan to the space"
         raise StudyError(Problem(what, study, fix))
-    return _different(sorted(synthetic, key=_by_val_b))[:count]
-
-
-def _by_val_b(trial: FinishedTrial) -> tuple[object, ...]:
-    return -trial.val_b_score, trial.parameters.simplicity
+    return _different(ranked_on_val_b(synthetic))[:count]
 
 
 def _different(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ...]:
@@ -310,7 +311,7 @@ def draw_control(space: Space, control: str, count: int, known: Iterable[Paramet
 def tuned_control(trials: Iterable[FinishedTrial], control: str) -> Arm | None:
     """Return the best complete trial of a control's arm by val-B, if there is one; of equals the simpler one."""
     own = (trial for trial in trials if belongs_to_control(trial.parameters, control))
-    best = min((trial for trial in own if trial.status == "complete"), key=_by_val_b, default=None)
+    best = next(iter(ranked_on_val_b(own)), None)
     if best is None:
         return None
     name = f"tuned {best.parameters.arm} {best.name}"

@@ -34,11 +34,11 @@ from xraytune.confirm.plan import (
     write_plan,
 )
 from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
-from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.training import Training, opened, require_controls
 from xraytune.study.folder import damage_explained, format_versions
 from xraytune.study.messages import NO_CALLBACKS, Callbacks
+from xraytune.study.row import completed_runs
 from xraytune.trial.task import task_of
 
 OnForecast: TypeAlias = Callable[[Forecast, bool], None]
@@ -311,7 +311,7 @@ def rehearse(
 
 
 def _as_if_finished(pruned: Sequence[FinishedTrial]) -> list[FinishedTrial]:
-    return [replace(one, status="complete", val_b_score=one.val_score) for one in pruned]
+    return [replace(one, status="complete", val_b_score=one.value) for one in pruned]
 
 
 def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], plan: Plan) -> Cost:
@@ -324,9 +324,9 @@ def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequenc
     replicates = Plan().grown([*arms.values()], settings.gan_seeds, settings.classifier_seeds).runs
     trained = set(replicates) & set(plan.runs)
     top_ups = len(training.top_ups(finalists, []))
-    rows = completed_rows(training.runs_folder)
+    rows = completed_runs(training.runs_folder)
     seconds = {
-        arm.name: mean(rows[number]["seconds"] / rows[number]["at_once"] for number in plan.numbers(arm.name).values())
+        arm.name: mean(rows[number].seconds / rows[number].at_once for number in plan.numbers(arm.name).values())
         for arm in plan.arms
     }
     of_classifier = mean(seconds[arm.name] for arm in plan.arms if arm.parameters.generator is None)

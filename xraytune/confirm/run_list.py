@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from xraytune.base.errors import Problem, StudyError
-from xraytune.base.files import append_jsonl, read_jsonl, write_json
+from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress
 from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
 from xraytune.space.settings import Experiment
-from xraytune.study.folder import StudyFolder, damage_explained
-from xraytune.study.messages import Status, TrialSuggestion, read_progress, require_outcome
+from xraytune.study.folder import StudyFolder
+from xraytune.study.messages import TrialSuggestion, read_progress
+from xraytune.study.row import RunRow, Status, append_row, ended_runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +59,9 @@ class RunList(TrialQueue):
         self._what, self._on_progress, self._asha = what, on_progress, asha
         self._shown = dict[int, int]()  # steps of generators that were reported last
         done = {
-            number: row["status"]
-            for number, row in ended_rows(folder).items()
-            if number in self._runs and row["status"] != "failed"
+            number: row.status
+            for number, row in ended_runs(folder).items()
+            if number in self._runs and row.status != "failed"
         }
         waiting = (
             TrialSuggestion(number=run.number, parameters=run.experiment.parameters)
@@ -97,9 +98,15 @@ class RunList(TrialQueue):
 
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
         seconds = round(self.clock.times().trials[number], 3)
-        row = {"version": 1, "number": number, "label": self._runs[number].label, "status": status, **outcome}
-        at_once = len(self._running) + 1
-        append_jsonl(self.folder.runs_path, row | {"seconds": seconds, "at_once": at_once})
+        row = RunRow(
+            number=number,
+            label=self._runs[number].label,
+            status=status,
+            seconds=seconds,
+            at_once=len(self._running) + 1,
+            **outcome,
+        )
+        append_row(self.folder.runs_path, row)
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
             self.folder.drop_checkpoint(number)
         self._report_progress()
@@ -115,17 +122,3 @@ class RunList(TrialQueue):
     def _report_progress(self) -> None:
         left = len(self._waiting) + len(self._running)
         self._on_progress(f"training {self._what}", len(self._runs) - left, len(self._runs))
-
-
-def ended_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
-    """Return the last row of each ended run by number."""
-    with damage_explained(folder.runs_path) as file:
-        rows = {int(row["number"]): row for row in read_jsonl(file)}
-        for row in rows.values():
-            require_outcome(row)
-        return rows
-
-
-def completed_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
-    """Return the rows of the complete runs."""
-    return {number: row for number, row in ended_rows(folder).items() if row["status"] == "complete"}

@@ -23,7 +23,6 @@ from xraytune.base.files import read_json, write_array, write_json
 from xraytune.base.records import Compute, Progress, ignore_progress
 from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Plan
-from xraytune.confirm.run_list import completed_rows
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 from xraytune.confirm.training import Training
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
@@ -47,6 +46,7 @@ from xraytune.nets.compute import compute_like, pin
 from xraytune.space.settings import DataSettings, Settings
 from xraytune.stats.classification import Floats, Labels
 from xraytune.study.folder import StudyFolder, damage_explained, numeric_releases
+from xraytune.study.row import completed_runs
 from xraytune.trial.inputs import untrained
 from xraytune.trial.task import Task, task_of
 
@@ -254,11 +254,13 @@ def evaluation_set(images: SealedTest | Side, prepared: Prepared, task: Task) ->
 
 def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
     """Return a function from an arm's name to the thresholds of its replicates, set on val-A and val-B, [G, K]."""
-    rows = completed_rows(folder)
+    rows = completed_runs(folder)
 
     def of_run(number: int) -> float:
         with damage_explained(folder.runs_path):
-            return float(rows[number]["threshold"])
+            if (threshold := rows[number].threshold) is None:
+                raise ValueError(f"run {number} has no threshold")
+            return threshold
 
     return partial(_of_replicates, plan, of_run)
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 from xraytune.base.artifacts import in_use
 from xraytune.base.errors import DataError, Problem, StudyError, TrialError, join_names
@@ -46,7 +45,7 @@ from xraytune.confirm.plan import (
     tuned_control,
     write_plan,
 )
-from xraytune.confirm.run_list import Run, RunList, complete_folder, completed_rows, ended_rows
+from xraytune.confirm.run_list import Run, RunList, complete_folder
 from xraytune.confirm.test_access import TestAccess, as_text
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.nets.compute import allocation_of, require_device
@@ -58,6 +57,7 @@ from xraytune.study.folder import StudyFolder, damage_explained, environment, lo
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.messages import Callbacks
+from xraytune.study.row import RunRow, append_row, completed_runs, ended_runs, reasons_of
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.mix import require_enough
@@ -169,7 +169,7 @@ class Training:
 
     def _run(
         self, folder: StudyFolder, runs: Sequence[Run], what: str, asha: TopUpRungs | None = None
-    ) -> dict[int, dict[str, Any]]:
+    ) -> dict[int, RunRow]:
         """Train the runs that have not ended and return the rows of all; without `asha` none is pruned."""
         if not runs:
             return {}
@@ -190,11 +190,12 @@ class Training:
                 raise StudyError(Problem(problem, folder.path, fix))
             self.runner.run(work, reuse_actors=True)
         numbers = {run.number for run in runs}
-        rows = {number: row for number, row in ended_rows(folder).items() if number in numbers}  # of this list alone
-        if failed := [row for row in rows.values() if row["status"] == "failed"]:
-            reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])
+        rows = {number: row for number, row in ended_runs(folder).items() if number in numbers}  # of this list alone
+        if failed := [row for row in rows.values() if row.status == "failed"]:
             fix = "run the same command again to retry them; see trials/*/error.txt there"
-            raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons}", folder.path, fix))
+            raise TrialError(
+                Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}", folder.path, fix)
+            )
         return rows
 
     def _new_plan(self, count: int) -> Plan:
@@ -328,7 +329,7 @@ def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> 
     """
     if not other.runs_path.exists() or (other.compute(), other.releases()) != (folder.compute(), folder.releases()):
         return 0
-    ended = completed_rows(other)
+    ended = completed_runs(other)
     known = {_identity(other.experiment(number)): number for number in ended}
     adopted = 0
     for run in runs:
@@ -339,8 +340,8 @@ def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> 
             # Scores belong to the device that scored them, and W&B's folder has links.
             unwanted = shutil.ignore_patterns("*.npy", CHECKSUMS_FILE, "wandb")
             shutil.copytree(other.trial_path(number), path, dirs_exist_ok=True, ignore=unwanted, copy_function=_copy)
-        row = {**ended[number], "number": run.number, "label": run.label, "adopted": True}
-        append_jsonl(folder.runs_path, row)
+        row = ended[number].model_copy(update={"number": run.number, "label": run.label, "adopted": True})
+        append_row(folder.runs_path, row)
         adopted += 1
     return adopted
 
@@ -409,10 +410,7 @@ def opened(
             compute=compute,
             machine=machine,
             cache=cache,
-            searched=tuple(
-                FinishedTrial.of_row(f"#{row['number']}", journal.parameters(row["number"]), row)
-                for row in journal.rows()
-            ),
+            searched=tuple(FinishedTrial.of_row(f"#{row.number}", row.parameters, row) for row in journal.rows()),
             rungs=rungs_of(space.settings, journal.reports()),
             runner=Runner(
                 folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks

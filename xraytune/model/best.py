@@ -7,11 +7,10 @@ that helps, that mix is exported. `train` then uses all patients, also those tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, TypeAlias
 
 from xraytune.base.errors import ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.base.files import read_jsonl, require_writable, write_text
@@ -25,13 +24,12 @@ from xraytune.confirm.plan import (
     read_plan,
     read_verdict,
 )
-from xraytune.confirm.run_list import completed_rows
 from xraytune.data.sides import SideSize, side_sizes
-from xraytune.space.fields import parameters_from
 from xraytune.space.load import experiment_to_yaml
-from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Objective
+from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Objective, Parameters, Settings
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.journal import Journal
+from xraytune.study.row import TrialRow, completed_runs, ranked_for_export, reasons_of
 
 _CONFIRMED = "confirmed: the mix beats all controls"
 _VERDICTS = {
@@ -42,8 +40,6 @@ _VERDICTS = {
     "not_tested": "not confirmed: the mix was not tested, because a better-ranked mix does not help",
 }
 _UNTESTED = "not confirmed: xraytune confirm has not compared the mix with its controls"
-
-Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,68 +107,14 @@ def export(
     if trial is not None and arm is not None:
         raise ConfigError(Problem("both a trial and an arm are given", f"--trial {trial} --arm {arm}", "leave one out"))
     require_writable(out.parent)
-    folder = StudyFolder(study.resolve())
-    space = folder.space()
-    objective = space.settings.objective
-    journal = Journal(folder.journal_path, space, writable=False)
-    rows = {row["number"]: row for row in journal.rows()}
-    complete = [row for row in rows.values() if row["status"] == "complete"]
-    for row in complete:
-        if row[objective.selection_score] is None:
-            what = f"the journal is damaged: trial {row['number']} has no val-B score"
-            raise StudyError(Problem(what, folder.journal_path, "restore it from a backup"))
-    verdicts = _verdicts(folder, rows)
-    helping = next((number for number, word in verdicts.items() if word == "helps"), None)
-    tuned = _tuned_control(folder, arm) if arm else None
-    added = tuned if tuned and not tuned.trial.startswith("#") else None
-    if added:
-        row, reason = {"number": None, "arm": arm, "value": None, "val_b_score": None}, ""
-    elif trial is not None:
-        row, reason = _completed(rows, trial, len(journal.trials), study), "selected by its number"
-    elif not complete:
-        reasons = sorted({row["reason"] for row in rows.values() if row["status"] == "failed"})
-        what = "no trial has completed yet" + "".join(f"\n    {reason}" for reason in reasons[:5])
-        raise TrialError(Problem(what, study, "continue the search; `xraytune status` shows its progress"))
-    elif arm is not None:
-        row, reason = _best_of_arm(rows, arm, tuned, folder, objective), "the best of its arm on val-B"
-    elif helping is not None:
-        row, reason = _finished(rows[helping], folder), "the mix that `confirm` found to help"
-    else:
-        row, reason = _best_row(complete, objective), "the best on val-B"
-    number = row["number"]
-    parameters = added.parameters if added else journal.parameters(number)
-    metric = space.settings.metric
-    verdict = _VERDICTS.get(verdicts.get(number, ""), _UNTESTED).format(metric=metric)
-    synthetic = verdict if parameters.has_synthetic_images and not objective.is_of_generator else ""
-    simpler = "" if synthetic in {"", _CONFIRMED} else _simpler_arm(complete, journal)
-    origin = None if number is None else ExportedFrom(study=folder.path, trial=number, synthetic=synthetic)
-    settings = space.settings.model_copy(update={"exported_from": origin})
-    prepared = folder.prepared()
-    images = {"trial_images": sum(prepared.train_counts), "trial_patients": prepared.train_patients}
-    if objective.is_of_generator:
-        parameters = best_stage(folder, Experiment(settings=settings, parameters=parameters), number).parameters
-    elif not exact:
-        data = settings.data.model_copy(update={"train_patients": None})
-        settings = settings.model_copy(update={"data": data, "final": FinalSettings(**images)})
-    exported = Exported(
-        path=out,
-        study=folder.path.name,
-        trial=number,
-        arm=row["arm"],
-        metric=metric,
-        **images,
-        train_patients=space.settings.data.train_patients,
-        is_exact=settings.final is None,
-        val_score=row["value"],
-        val_b_score=row["val_b_score"],
-        synthetic=synthetic,
-        advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
-        command=_command(str(out), objective),
-        generator_steps=parameters.gan.steps if objective.is_of_generator and parameters.gan else None,
-        sides=side_sizes(prepared),
-    )
-    experiment = Experiment(settings=settings, parameters=parameters)
-    text = experiment_to_yaml(experiment, out.resolve().parent, _header(exported, reason, objective))
+    search = _read_search(StudyFolder(study.resolve()))
+    chosen = _choose(search, trial, arm)
+    benefit = _benefit(search, chosen)
+    experiment = _experiment(search, chosen, benefit, exact=exact)
+    exported = _exported(search, chosen, experiment, out, benefit)
+    if benefit not in ("", _CONFIRMED) and (simpler := _simpler_arm(search)):
+        exported = replace(exported, advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml")
+    text = experiment_to_yaml(experiment, out.resolve().parent, _header(exported, chosen.reason, search.objective))
     if out.is_file() and out.read_bytes() == text.encode():
         return exported
     if out.exists():
@@ -181,6 +123,174 @@ def export(
         )
     write_text(out, text)
     return exported
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """The ended trials of a study, and the verdicts of `confirm` on some of them.
+
+    `complete` has the best trial first, `trial_count` counts the trials that have not ended, too.
+    """
+
+    folder: StudyFolder
+    settings: Settings
+    rows: Mapping[int, TrialRow]
+    complete: Sequence[TrialRow]
+    trial_count: int
+    verdicts: Mapping[int, str]
+
+    @property
+    def objective(self) -> Objective:
+        return self.settings.objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """The settings to export and why. A control that `confirm` added is no trial of the search, and has no row."""
+
+    parameters: Parameters
+    reason: str = ""
+    row: TrialRow | None = None
+
+
+def _read_search(folder: StudyFolder) -> _Search:
+    space = folder.space()
+    journal = Journal(folder.journal_path, space, writable=False)
+    rows = {row.number: row for row in journal.rows()}
+    return _Search(
+        folder=folder,
+        settings=space.settings,
+        rows=rows,
+        complete=ranked_for_export(rows.values(), space.settings.objective),
+        trial_count=len(journal.trials),
+        verdicts=_verdicts(folder, rows),
+    )
+
+
+def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> dict[int, str]:
+    """Return the verdict of `confirm` for each finalist, by trial number; empty before a confirm."""
+    with damage_explained(folder.path / CONFIRM_FOLDER / VERDICT_FILE, VERDICT_FIX) as file:
+        finalists = (read_verdict(file.parent) or {"finalists": ()})["finalists"]
+        verdicts = {int(finalist["trial"].removeprefix("#")): str(finalist["verdict"]) for finalist in finalists}
+        if not verdicts.keys() <= trials.keys() or not set(verdicts.values()) <= _VERDICTS.keys():
+            raise ValueError("it is that of another study")
+    return verdicts
+
+
+def _choose(search: _Search, trial: int | None, arm: str | None) -> _Chosen:
+    """Choose a trial by its number or its arm; else the mix that `confirm` found to help, or the best trial on val-B."""
+    tuned = _tuned_control(search.folder, arm) if arm else None
+    if tuned and not tuned.trial.startswith("#"):
+        return _Chosen(parameters=tuned.parameters)
+    if trial is not None:
+        row, reason = _completed(search, trial), "selected by its number"
+    elif not search.complete:
+        reasons = reasons_of(row for row in search.rows.values() if row.status == "failed")
+        fix = "continue the search; `xraytune status` shows its progress"
+        raise TrialError(Problem(f"no trial has completed yet{reasons}", search.folder.path, fix))
+    elif arm is not None:
+        row, reason = _best_of_arm(search, arm, tuned), "the best of its arm on val-B"
+    elif helping := [number for number, word in search.verdicts.items() if word == "helps"]:
+        row, reason = _finished(search, search.rows[helping[0]]), "the mix that `confirm` found to help"
+    else:
+        row, reason = search.complete[0], "the best on val-B"
+    return _Chosen(parameters=row.parameters, reason=reason, row=row)
+
+
+def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
+    plan = read_plan(folder.path / CONFIRM_FOLDER)
+    controls = [control for control in plan.arms if control.role == "tuned"] if plan else []
+    return next((control for control in controls if control.parameters.arm == arm), None)
+
+
+def _completed(search: _Search, trial: int) -> TrialRow:
+    if row := search.rows.get(trial):
+        if row.status == "complete":
+            return row
+        what = f"{row.status}: {row.reason}"
+    else:
+        count = search.trial_count
+        what = "has not ended" if trial < count else f"does not exist; the study has {count}, from 0"
+    complete = [str(number) for number in sorted(row.number for row in search.complete)]
+    fix = f"choose a completed one: {join_names(complete) or 'there is none yet'}"
+    raise StudyError(Problem(f"trial {trial}: {what}", search.folder.path, fix))
+
+
+def _best_of_arm(search: _Search, arm: str, tuned: Arm | None) -> TrialRow:
+    for row in search.complete:
+        if row.arm == arm:
+            return row
+    for row in search.rows.values():
+        if tuned and tuned.trial == f"#{row.number}":  # ASHA stopped all trials of the arm
+            return _finished(search, row)
+    fix = f"choose one of: {', '.join(sorted({row.arm for row in search.complete}))}"
+    raise StudyError(Problem(f"no trial of arm {arm} has completed", search.folder.path, fix))
+
+
+def _finished(search: _Search, row: TrialRow) -> TrialRow:
+    """Return the row of a finalist or control. If ASHA stopped it, `confirm` trained it to the end."""
+    if row.status == "complete":
+        return row
+    top_up = StudyFolder(search.folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
+    for run in completed_runs(top_up).values():
+        if run.label == finished_label(f"#{row.number}"):
+            return row.model_copy(update={"value": run.value, "val_b_score": run.val_b_score})
+    what = f"trial {row.number} has a verdict, but neither the search nor a confirmation completed it"
+    raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
+
+
+def _benefit(search: _Search, chosen: _Chosen) -> str:
+    """Return whether the benefit of its synthetic images is confirmed; "" if it has none."""
+    if search.objective.is_of_generator or not chosen.parameters.has_synthetic_images:
+        return ""
+    verdict = search.verdicts.get(chosen.row.number) if chosen.row else None
+    return _VERDICTS[verdict].format(metric=search.settings.metric) if verdict else _UNTESTED
+
+
+def _simpler_arm(search: _Search) -> str:
+    """Return `real_only`, or else the best arm without synthetic images; "" if none has a completed trial."""
+    arms = [row.arm for row in search.complete if not row.parameters.has_synthetic_images]
+    return "real_only" if "real_only" in arms else next(iter(arms), "")
+
+
+def _experiment(search: _Search, chosen: _Chosen, benefit: str, *, exact: bool) -> Experiment:
+    """Return what the exported file trains: the trial itself, or a final model of all patients; or a generator."""
+    settings = search.settings
+    if chosen.row:
+        origin = ExportedFrom(study=search.folder.path, trial=chosen.row.number, synthetic=benefit)
+        settings = settings.model_copy(update={"exported_from": origin})
+    experiment = Experiment(settings=settings, parameters=chosen.parameters)
+    if search.objective.is_of_generator and chosen.row:
+        return best_stage(search.folder, experiment, chosen.row.number)
+    if exact:
+        return experiment
+    prepared = search.folder.prepared()
+    final = FinalSettings(trial_images=sum(prepared.train_counts), trial_patients=prepared.train_patients)
+    data = settings.data.model_copy(update={"train_patients": None})
+    settings = settings.model_copy(update={"data": data, "final": final})
+    return experiment.model_copy(update={"settings": settings})
+
+
+def _exported(search: _Search, chosen: _Chosen, experiment: Experiment, out: Path, benefit: str) -> Exported:
+    prepared, row, parameters = search.folder.prepared(), chosen.row, experiment.parameters
+    return Exported(
+        path=out,
+        study=search.folder.path.name,
+        trial=row.number if row else None,
+        arm=parameters.arm,
+        metric=search.settings.metric,
+        trial_images=sum(prepared.train_counts),
+        trial_patients=prepared.train_patients,
+        train_patients=search.settings.data.train_patients,
+        is_exact=experiment.settings.final is None,
+        val_score=row.value if row else None,
+        val_b_score=row.val_b_score if row else None,
+        synthetic=benefit,
+        advice="",
+        command=_command(str(out), search.objective),
+        generator_steps=parameters.gan.steps if search.objective.is_of_generator and parameters.gan else None,
+        sides=side_sizes(prepared),
+    )
 
 
 def _command(config: str, objective: Objective) -> str:
@@ -198,74 +308,6 @@ def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Exper
     with damage_explained(folder.trial_path(trial) / "epochs.jsonl") as file:
         best = min(read_jsonl(file), key=lambda row: (objective.rank(row["val_score"]), row["epoch"]), default=None)
         return stages[-1] if best is None else stages[best["epoch"] - 1]
-
-
-def _verdicts(folder: StudyFolder, trials: dict[int, Row]) -> dict[int, str]:
-    """Return the verdict of `confirm` for each finalist, by trial number; empty before a confirm."""
-    with damage_explained(folder.path / CONFIRM_FOLDER / VERDICT_FILE, VERDICT_FIX) as file:
-        finalists = (read_verdict(file.parent) or {"finalists": ()})["finalists"]
-        verdicts = {int(one["trial"].removeprefix("#")): str(one["verdict"]) for one in finalists}
-        if not verdicts.keys() <= trials.keys() or not set(verdicts.values()) <= _VERDICTS.keys():
-            raise ValueError("it is that of another study")
-    return verdicts
-
-
-def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
-    plan = read_plan(folder.path / CONFIRM_FOLDER)
-    arms = plan.arms if plan else ()
-    return next((one for one in arms if one.role == "tuned" and one.parameters.arm == arm), None)
-
-
-def _best_row(rows: Iterable[Row], objective: Objective) -> Row:
-    """Return the best on val-B, of equals the simplest."""
-
-    def rank(row: Row) -> tuple[Any, ...]:
-        score = objective.rank(row[objective.selection_score])
-        return score, parameters_from(row["parameters"]).simplicity, row["number"]
-
-    return min(rows, key=rank)
-
-
-def _best_of_arm(rows: dict[int, Row], arm: str, tuned: Arm | None, folder: StudyFolder, objective: Objective) -> Row:
-    of_arm = [row for row in rows.values() if row["arm"] == arm]
-    if complete := [row for row in of_arm if row["status"] == "complete"]:
-        return _best_row(complete, objective)
-    for row in of_arm:
-        if tuned and tuned.trial == f"#{row['number']}":  # ASHA stopped all trials of the arm
-            return _finished(row, folder)
-    arms = sorted({row["arm"] for row in rows.values() if row["status"] == "complete"})
-    raise StudyError(Problem(f"no trial of arm {arm} has completed", folder.path, f"choose one of: {', '.join(arms)}"))
-
-
-def _finished(row: Row, folder: StudyFolder) -> Row:
-    """Return the row of a finalist or control. If ASHA stopped it, `confirm` trained it to the end."""
-    if row["status"] == "complete":
-        return row
-    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
-    label = finished_label(f"#{row['number']}")
-    if run := next((run for run in completed_rows(top_up).values() if run["label"] == label), None):
-        return row | {"value": run["value"], "val_b_score": run["val_b_score"]}
-    what = f"trial {row['number']} has a verdict, but neither the search nor a confirmation completed it"
-    raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
-
-
-def _completed(rows: dict[int, Row], trial: int, trial_count: int, study: Path) -> Row:
-    if row := rows.get(trial):
-        if row["status"] == "complete":
-            return row
-        what = f"{row['status']}: {row['reason']}"
-    else:
-        what = "has not ended" if trial < trial_count else f"does not exist; the study has {trial_count}, from 0"
-    complete = [str(row["number"]) for row in rows.values() if row["status"] == "complete"]
-    fix = f"choose a completed one: {join_names(complete) or 'there is none yet'}"
-    raise StudyError(Problem(f"trial {trial}: {what}", study, fix))
-
-
-def _simpler_arm(complete: Sequence[Row], journal: Journal) -> str:
-    """Return `real_only`, or else the best arm without synthetic images; empty if none has a completed trial."""
-    simple = [row for row in complete if not journal.parameters(row["number"]).has_synthetic_images]
-    best = max(simple, key=lambda row: (row["arm"] == "real_only", row["val_b_score"]), default=None)
-    return str(best["arm"]) if best else ""
 
 
 def _header(exported: Exported, reason: str, objective: Objective) -> str:

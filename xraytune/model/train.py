@@ -35,8 +35,9 @@ from xraytune.space.fields import flat_values
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.space import Space, require_extensions
-from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs
+from xraytune.study.row import read_trials
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import copy_file
 from xraytune.trial.mix import require_both_phases, require_enough, require_extra_images
@@ -271,13 +272,12 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
     return replace(compute, threads=cpu_count(), generator_threads=cpu_count()) if settings.final else compute
 
 
-def _recorded(settings: Settings, study: StudyFolder) -> tuple[float, float] | None:
+def _recorded(settings: Settings, study: StudyFolder) -> tuple[float | None, float | None] | None:
     """Return the scores of the exported trial on val-A and val-B; None if ASHA stopped it and `confirm` completed it."""
     assert settings.exported_from is not None, "there is a study"
     trial = settings.exported_from.trial
-    with damage_explained(study.rows_path):
-        rows = (row for row in study.rows() if row["number"] == trial and row["status"] == "complete")
-        return next(((row["value"], row["val_b_score"]) for row in rows), None)
+    rows = (row for row in read_trials(study) if row.number == trial and row.status == "complete")
+    return next(((row.value, row.val_b_score) for row in rows), None)
 
 
 def _work_folder(

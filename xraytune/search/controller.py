@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from xraytune.base.files import append_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock
-from xraytune.study.folder import StudyFolder, project_rows
+from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.messages import (
     NO_CALLBACKS,
     Callbacks,
     Failure,
-    Status,
     TrialSuggestion,
     read_pool_report,
     read_samples,
 )
+from xraytune.study.row import Status, append_row, write_trials
 from xraytune.trial.mix import mix_label
 
 
@@ -54,12 +53,12 @@ class SearchController(TrialQueue):
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
         rows = journal.rows()
-        self._gpu_seconds = sum(row["gpu_seconds"] for row in rows)
-        project_rows(folder, rows)
-        self._ended.update(row["status"] for row in rows)
-        self._values: list[float] = [row["value"] for row in rows if row["status"] == "complete"]
+        self._gpu_seconds = sum(row.gpu_seconds for row in rows)
+        write_trials(folder, rows)
+        self._ended.update(row.status for row in rows)
+        self._values = [row.value for row in rows if row.status == "complete" and row.value is not None]
         for row in rows:  # the search may have been killed between a trial's end and this
-            folder.drop_checkpoint(row["number"])
+            folder.drop_checkpoint(row.number)
 
     @property
     def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
@@ -133,9 +132,9 @@ class SearchController(TrialQueue):
         self._gpu_seconds += used["gpu_seconds"]
         self.clock.drop(number)
         row = self.journal.row(number)
-        if status == "complete":
-            self._values.append(row["value"])
-        append_jsonl(self.folder.rows_path, row)
+        if status == "complete" and row.value is not None:
+            self._values.append(row.value)
+        append_row(self.folder.rows_path, row)
         self.folder.drop_checkpoint(number)
         self.callbacks.on_trial_end(row)
 

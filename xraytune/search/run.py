@@ -19,7 +19,6 @@ from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_
 from xraytune.search.controller import SearchController
 from xraytune.search.ray.runner import Node, Runner, slots, survey
 from xraytune.search.trial_queue import reuses_processes
-from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Objective, Settings
 from xraytune.space.space import Space
 from xraytune.study import folder as study
@@ -27,6 +26,7 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.messages import NO_CALLBACKS, Callbacks
+from xraytune.study.row import TrialRow, reasons_of
 from xraytune.study.status import Pruning, StudyWatcher, pruning_of
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space, pretrained_ratios
@@ -50,8 +50,8 @@ class SearchSummary:
     metric: str
     objective: Objective
     counts: dict[str, int]
-    best: dict[str, Any]
-    for_export: dict[str, Any]
+    best: TrialRow
+    for_export: TrialRow
     is_confirmable: bool
     pruning: Pruning | None = None
 
@@ -184,12 +184,12 @@ def _note_on_asha(settings: Settings, pretrained: Sequence[float]) -> str:
 
 def summarise(folder: StudyFolder) -> SearchSummary:
     """Return the summary of a study's ended trials; raise TrialError with the reasons if none is complete."""
-    rows, view = {row["number"]: row for row in folder.rows()}, StudyWatcher(folder).look()
+    watcher = StudyWatcher(folder)
+    view, rows = watcher.look(), {row.number: row for row in watcher.journal.rows()}
     if view.best is None or view.for_export is None:
-        reasons = sorted({row["reason"] for row in rows.values() if row["reason"]})
-        what = "no trial completed" + "".join(f"\n    {reason}" for reason in reasons[:5])
+        what = f"no trial completed{reasons_of(rows.values())}"
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
-    trained = [parameters_from(row["parameters"]) for row in rows.values() if row["status"] != "failed"]
+    trained = [row.parameters for row in rows.values() if row.status != "failed"]
     return SearchSummary(
         study=folder.path,
         metric=view.metric,
@@ -197,6 +197,7 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         counts={status: view.count(status) for status in ("complete", "pruned", "failed")},
         best=rows[view.best.number],
         for_export=rows[view.for_export.number],
-        is_confirmable=not view.objective.is_of_generator and any(one.has_synthetic_images for one in trained),
+        is_confirmable=not view.objective.is_of_generator
+        and any(parameters.has_synthetic_images for parameters in trained),
         pruning=pruning_of(view),
     )

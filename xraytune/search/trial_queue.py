@@ -31,11 +31,11 @@ from xraytune.study.messages import (
     Cause,
     Failure,
     Message,
-    Status,
     TrialSuggestion,
     read_progress,
     resource_share,
 )
+from xraytune.study.row import Status
 
 _SAME_FAILURES = 3
 _DRAWN_AHEAD = 4

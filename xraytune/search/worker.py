@@ -21,7 +21,7 @@ from PIL import Image
 
 from xraytune.base.cores import repeated
 from xraytune.base.errors import ConfigError, MachineError, Problem, TrialError, is_out_of_memory
-from xraytune.base.files import explain_disk_errors, fenced, read_jsonl, write_text
+from xraytune.base.files import explain_disk_errors, fenced, write_text
 from xraytune.base.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
 from xraytune.base.records import EpochRecord, Json, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
@@ -40,6 +40,7 @@ from xraytune.study.messages import (
     traceback_note,
     write_samples,
 )
+from xraytune.study.row import ended_runs, read_trials
 from xraytune.trial.run import train_own_generator, trial_epochs
 from xraytune.trial.samples import save_generator_grid, training_grid
 from xraytune.trial.training_set import build_training_set
@@ -165,8 +166,8 @@ class TrialWorker:
 
     def _recorded_status(self) -> RunStatus:
         """Return how the search ended the trial; "unfinished" if it did not, as after Ctrl-C."""
-        rows = (*self._study.rows(), *read_jsonl(self._study.runs_path))  # of a search, or of a confirm
-        statuses: dict[int, RunStatus] = {row["number"]: row["status"] for row in rows}
+        rows = (*read_trials(self._study), *ended_runs(self._study).values())  # of a search, or of a confirm
+        statuses: dict[int, RunStatus] = {row.number: row.status for row in rows}
         return statuses.get(self._job.number, "unfinished")
 
     def _tracked(self, experiment: Experiment, context: RunContext) -> WandbRun | None:

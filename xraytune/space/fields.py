@@ -96,13 +96,16 @@ def _without_none(annotation: Any) -> Any:
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
-def parameters_from(values: Mapping[str, Value]) -> Parameters:
-    """Build `Parameters` from values by dotted name, with absolute paths; pydantic.ValidationError if they are invalid."""
+def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None) -> Parameters:
+    """Build `Parameters` from values by dotted name; pydantic.ValidationError if they are invalid.
+
+    Paths are absolute, or relative to a folder.
+    """
     nested: dict[str, Any] = {}
     for name, value in values.items():
         block, _, key = name.rpartition(".")
         (nested.setdefault(block, {}) if block else nested)[key] = value
-    return Parameters.model_validate_json(json.dumps(nested))
+    return Parameters.model_validate_json(json.dumps(nested), context=relative_to)
 
 
 def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict[str, Value]:

@@ -32,7 +32,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import releases
-from xraytune.base.errors import ArtifactError, ConfigError, Problem, SourceLine, StudyError, join_names
+from xraytune.base.errors import ConfigError, Problem, SourceLine, StudyError, join_names
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
@@ -153,10 +153,6 @@ class StudyFolder:
         with damage_explained(self.path / "environment.json") as file:
             return str(read_json(file)["identity"])
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of the ended trials."""
-        return read_jsonl(self.rows_path)
-
     def experiment(self, number: int) -> Experiment:
         """Return the settings of one trial; raise StudyError if there is none, or its file is damaged."""
         config = self.trial_path(number) / "config.json"
@@ -262,7 +258,7 @@ def continue_under_releases(folder: StudyFolder) -> str:
             checkpoint.unlink()
     file = folder.path / "environment.json"
     content = read_json(file)
-    entry = {"packages": _packages(), "started": _now(), "ended_trials": len(folder.rows())}
+    entry = {"packages": _packages(), "started": _now(), "ended_trials": len(read_jsonl(folder.rows_path))}
     write_json(file, content | {"continued": [*content.get("continued", ()), entry]})
     return (
         f"this study was started with {', then '.join(map(format_versions, earlier))}, "
@@ -362,14 +358,3 @@ def is_searched(folder: StudyFolder) -> bool:
     """Return whether a search runs on the study now."""
     owner = current_owner(folder.lock_path)
     return owner is not None and owner.work == "searched"
-
-
-def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:
-    """Write `trials.jsonl` again unless it has exactly these rows, which the journal has."""
-    try:
-        found = folder.rows()
-    except ArtifactError:  # damaged, but derived from the journal
-        found = []
-    if len(found) != len(rows) or {row.get("number"): row for row in found} != {row["number"]: row for row in rows}:
-        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
-        write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))

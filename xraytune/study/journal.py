@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -29,10 +30,11 @@ from xraytune.base.files import check_fences, cut_torn_line, explain_disk_errors
 from xraytune.base.seeding import derive_seed
 from xraytune.space.domains import Suggester, Value
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.paths import absolute_path, is_path, relative_value
+from xraytune.space.paths import is_path, relative_value
 from xraytune.space.settings import Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
-from xraytune.study.messages import Failure, Status, TrialSuggestion, is_number, require_outcome, resource_share
+from xraytune.study.messages import Failure, TrialSuggestion, resource_share
+from xraytune.study.row import Status, TrialRow, validated_row
 
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -40,7 +42,8 @@ _STATES: dict[Status, TrialState] = {
     "failed": TrialState.FAIL,
 }
 _STATUSES = {state: status for status, state in _STATES.items()}
-_OUTCOME = ("val_b_score", "best_epoch", "threshold", "seconds", "gpu_seconds", "reason", "quality")
+_ROW_ATTRIBUTES = ("val_b_score", "threshold", "seconds", "gpu_seconds", "reason")
+_OUTCOME = (*_ROW_ATTRIBUTES, "best_epoch", "quality")
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
 VALUE_NAME = "val_a_score"
@@ -121,11 +124,6 @@ class Journal:
                 raise self._damaged(number, error) from error
             raise ValueError(f"trial {number} has no settings yet") from error
 
-    def stored_values(self, parameters: Parameters) -> dict[str, Value]:
-        """Return the settings of a trial that are set, by dotted name; paths are relative to the study."""
-        values = flat_values(parameters, self._folder)
-        return {name: value for name, value in values.items() if value is not None}
-
     def status(self, number: int) -> Status | None:
         """Return how a trial ended; None if it has not."""
         return _STATUSES.get(self._frozen(number).state)
@@ -137,7 +135,7 @@ class Journal:
     def reported(self, number: int) -> dict[int, float]:
         """Return the recorded values of a trial by epoch."""
         values = dict(self._frozen(number).intermediate_values)
-        if not all(map(is_number, values.values())):
+        if not all(map(_is_finite, values.values())):
             raise self._damaged(number, ValueError("a reported value is not a finite number"))
         return values
 
@@ -146,7 +144,7 @@ class Journal:
         for entry in self._backend.read_logs(0):
             if entry["op_code"] == _REPORT_OPERATION:
                 number, epoch, value = (entry.get(name) for name in ("trial_id", "step", "intermediate_value"))
-                if not (isinstance(number, int) and isinstance(epoch, int) and is_number(value)):
+                if not (isinstance(number, int) and isinstance(epoch, int) and _is_finite(value)):
                     raise StudyError(Problem("the journal is damaged: a report is incomplete", self._path, _LOST))
                 yield number, epoch, value
 
@@ -172,11 +170,11 @@ class Journal:
                 trial.set_user_attr(name, attribute)
             self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of `trials.jsonl`: one for each ended trial, by number."""
+    def rows(self) -> list[TrialRow]:
+        """Return the row of each ended trial, by number."""
         return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
 
-    def row(self, number: int) -> dict[str, Any]:
+    def row(self, number: int) -> TrialRow:
         """Return the row of one ended trial."""
         try:
             return self._row(number)
@@ -186,36 +184,33 @@ class Journal:
     def _damaged(self, number: int, error: Exception) -> StudyError:
         return StudyError(Problem(f"the journal is damaged at trial {number}: {error}", self._path, _LOST))
 
-    def _row(self, number: int) -> dict[str, Any]:
-        trial, parameters, status = self._frozen(number), self.parameters(number), self.status(number)
-        outcome = trial.user_attrs
-        row = {
-            "version": 2,
-            "number": trial.number,
+    def _row(self, number: int) -> TrialRow:
+        trial, status = self._frozen(number), self.status(number)
+        attributes = trial.user_attrs
+        content = {
+            "number": number,
             "status": status,
-            "arm": parameters.arm,
-            "parameters": self.stored_values(parameters),
+            "parameters": self.parameters(number),
             "value": None if status == "failed" else trial.value,
             "epochs": len(trial.intermediate_values),
-            "seconds": outcome.get("seconds", 0.0),
-            "reason": outcome.get("reason", ""),
-            "val_b_score": outcome.get("val_b_score"),
-            "threshold": outcome.get("threshold"),
-            "gpu_seconds": outcome.get("gpu_seconds", 0.0),
-            **outcome.get("quality", {}),
+            **{name: attributes[name] for name in _ROW_ATTRIBUTES if name in attributes},
+            **attributes.get("quality", {}),
         }
-        of_complete = ("value", self._space.settings.objective.selection_score) if status == "complete" else ()
-        require_outcome(row, ("seconds", "gpu_seconds", *of_complete))
+        row = validated_row(TrialRow, content)
+        needed = {"value": row.value, "val_b_score": row.val_b_score}
+        if self._space.settings.objective.is_of_generator:
+            del needed["val_b_score"]
+        for name, score in needed.items():
+            if status == "complete" and score is None:
+                raise ValueError(f"its {name} is None")
         return row
 
     def _suggest(self, trial: Suggester) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
         parameters = self._space.suggest(trial)
         values = flat_values(parameters)
-        paths = {
-            name: absolute_path(str(value), self._folder) for name, value in values.items() if is_path(name, value)
-        }
-        return parameters_from(values | paths) if paths else parameters
+        has_path = any(is_path(name, value) for name, value in values.items())
+        return parameters_from(values, self._folder) if has_path else parameters
 
     def _trial(self, number: int) -> optuna.trial.Trial:
         if number not in self._trials:
@@ -224,6 +219,10 @@ class Journal:
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._storage.get_trial(number)  # a journal contains one study, so a trial's id is its number
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, float | int) and math.isfinite(value)
 
 
 class _WholeLines(JournalFileBackend):

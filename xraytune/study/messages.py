@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeGuard, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import Field, TypeAdapter
 
@@ -16,6 +15,7 @@ from xraytune.base.errors import XraytuneError
 from xraytune.base.files import read_json, write_json, write_text
 from xraytune.base.records import EpochRecord, Pace, Progress, ignore_progress, progress_text
 from xraytune.space.settings import Parameters
+from xraytune.study.row import TrialRow
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
 T = TypeVar("T")
@@ -25,8 +25,6 @@ OWNER_FILE = ".owner"
 
 HANG_FILE = "hang.txt"
 """In a trial's folder: the traceback of a process that hung; empty if it did not."""
-
-Status: TypeAlias = Literal["complete", "pruned", "failed"]
 
 Cause: TypeAlias = Literal["settings", "memory", "fault"]
 """Why a trial failed: its settings (a retry would fail again), too little memory, or anything else."""
@@ -92,7 +90,7 @@ class Callbacks:
     on_trial_start: Callable[[TrialSuggestion], None] = _ignore
     on_epoch: Callable[[int, EpochRecord], None] = _ignore
     on_samples: Callable[[int, Path], None] = _ignore
-    on_trial_end: Callable[[Mapping[str, Any]], None] = _ignore
+    on_trial_end: Callable[[TrialRow], None] = _ignore
     on_progress: Progress = ignore_progress
 
 
@@ -125,29 +123,6 @@ def read_samples(trial_dir: Path) -> str:
 def read_pool_report(trial_dir: Path) -> PoolReport | None:
     """Return a trial's report on its synthetic images; None if there is none, or not yet."""
     return _read(trial_dir / QUALITY_FILE, _REPORT)
-
-
-_MOST = sys.float_info.max
-_RANGES = {
-    "value": (-_MOST, _MOST),
-    **dict.fromkeys(("val_b_score", "threshold"), (0, 1)),
-    **dict.fromkeys(("seconds", "gpu_seconds", "at_once"), (0, _MOST)),
-}
-
-
-def is_number(value: object, name: str = "value") -> TypeGuard[float]:
-    """Return whether this is a finite number in the range of a trial's `value`, `threshold` and the like."""
-    low, high = _RANGES[name]
-    return isinstance(value, float | int) and low <= value <= high
-
-
-def require_outcome(row: Mapping[str, Any], needed: Sequence[str] = ()) -> None:
-    """Raise ValueError for a wrong status, reason or number of an ended trial; other numbers than `needed` may be None."""
-    checks = {name: is_number(row[name], name) for name in _RANGES if name in needed or row.get(name) is not None}
-    checks |= {"status": row["status"] in get_args(Status), "reason": isinstance(row.get("reason", ""), str)}
-    for name, holds in checks.items():
-        if not holds:
-            raise ValueError(f"its {name} is {row[name]!r:.40}")
 
 
 def reason_of(error: Exception) -> str:

@@ -19,6 +19,7 @@ from xraytune.study.clock import Times, read_times
 from xraytune.study.folder import StudyFolder, is_searched
 from xraytune.study.journal import VALUE_NAME, Journal
 from xraytune.study.messages import read_pool_report, read_progress, read_samples
+from xraytune.study.row import ranked_for_export, ranked_on_val_a, set_values
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.trial.mix import mix_label
 
@@ -74,6 +75,11 @@ class TrialView:
     gpu_seconds: float = 0.0
     epoch_seconds: float | None = None
 
+    @property
+    def value(self) -> float | None:
+        """The best val-A score so far; None before the first epoch."""
+        return self.values[-1] if self.values else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyView:
@@ -114,10 +120,7 @@ class StudyView:
     @property
     def ranked(self) -> list[TrialView]:
         """The complete trials, best objective first; of equals, the simplest first."""
-        complete = [trial for trial in self.trials if trial.status == "complete"]
-        return sorted(
-            complete, key=lambda trial: (self.objective.rank(trial.values[-1]), trial.simplicity, trial.number)
-        )
+        return ranked_on_val_a(self.trials, self.objective)
 
     @property
     def most_realistic(self) -> TrialView | None:
@@ -133,12 +136,7 @@ class StudyView:
 
         `export` writes it before a verdict. In a search for a generator, which has no val-B scores, the best trial.
         """
-        if self.objective.is_of_generator:
-            return self.best
-        complete = [trial for trial in self.trials if trial.status == "complete" and trial.val_b_score is not None]
-        return min(
-            complete, key=lambda trial: (-(trial.val_b_score or 0), trial.simplicity, trial.number), default=None
-        )
+        return next(iter(ranked_for_export(self.trials, self.objective)), None)
 
 
 def status(study: Path) -> StudyView:
@@ -179,7 +177,7 @@ def trial_table(view: StudyView) -> dict[str, list[Value]]:
     figures = dict.fromkeys(name for trial in trials for name in _figures(trial))
     return {
         **{name: [getattr(trial, name) for trial in trials] for name in ("number", "status", "arm", "mix", "epochs")},
-        VALUE_NAME: [trial.values[-1] if trial.values else None for trial in trials],
+        VALUE_NAME: [trial.value for trial in trials],
         **{name: [getattr(trial, name) for trial in trials] for name in ("val_b_score", "seconds")},
         **searched,
         **{name: [_figures(trial).get(name) for trial in trials] for name in figures},
@@ -244,7 +242,7 @@ class StudyWatcher:
             return None
         status = self.journal.status(number)
         values = tuple(value for _, value in sorted(self.journal.reported(number).items()))
-        ended = {} if status is None else self.journal.row(number)
+        row = None if status is None else self.journal.row(number)
         trial_path = self._folder.trial_path(number)
         has_started = (trial_path / "config.json").exists()
         busy = None if status or values or not has_started else read_progress(trial_path)
@@ -258,18 +256,18 @@ class StudyWatcher:
             status=status or ("unfinished" if not is_running else "running" if is_at_work else "waiting"),
             epochs=len(values),
             values=values,
-            val_b_score=ended.get("val_b_score"),
+            val_b_score=row.val_b_score if row else None,
             busy_with=str(busy or ""),
             busy_seconds=busy and busy.seconds_left,
             samples=read_samples(trial_path) if parameters.generator else "",
             report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
-            seconds=ended.get("seconds"),
-            threshold=ended.get("threshold"),
-            gpu_seconds=ended.get("gpu_seconds", 0.0),
+            seconds=row.seconds if row else None,
+            threshold=row.threshold if row else None,
+            gpu_seconds=row.gpu_seconds if row else 0.0,
             epoch_seconds=self._epoch_seconds.get(number),
-            reason=ended.get("reason", ""),
+            reason=row.reason if row else "",
             simplicity=parameters.simplicity,
-            parameters=self.journal.stored_values(parameters),
+            parameters=set_values(parameters, self._folder.path),
         )
 
 

@@ -23,6 +23,7 @@ from xraytune.search.ray.runner import Node, Runner, slots
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
 from xraytune.study.messages import Callbacks
+from xraytune.study.row import read_trials
 
 ONE_CORE = Share(cpus=1, gpus=0.0)
 STARTS = """
@@ -361,5 +362,5 @@ def test_resources_after_out_of_memory_are_on_one_machine(
 
     at_the_first_start = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0]
     assert at_the_first_start == "{'CPU': 3, 'GPU': 1}"
-    (row,) = study.rows()
-    assert row["gpu_seconds"] == pytest.approx(row["seconds"], rel=0.5), "one GPU each time"
+    (row,) = read_trials(study)
+    assert row.gpu_seconds == pytest.approx(row.seconds, rel=0.5), "one GPU each time"

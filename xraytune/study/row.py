@@ -1,0 +1,202 @@
+"""The row of an ended trial, and the ranking of trials.
+
+A `TrialRow` is a line of a study's `trials.jsonl` and follows from the journal; a `RunRow` is a line of the `runs.jsonl` of
+a confirmation. A row is validated when it is built, so its readers can rely on types and ranges.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveInt,
+    SerializationInfo,
+    ValidationError,
+    ValidationInfo,
+)
+
+from xraytune.base.errors import ArtifactError
+from xraytune.base.files import append_jsonl, read_jsonl, write_text
+from xraytune.space.domains import Value
+from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.settings import Model, Objective, Parameters
+from xraytune.study.folder import StudyFolder, damage_explained
+
+Status: TypeAlias = Literal["complete", "pruned", "failed"]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Seconds = Annotated[float, Field(ge=0)]
+_Row = TypeVar("_Row", bound="EndedRow")
+_Ranked = TypeVar("_Ranked", bound="Ranked")
+
+
+def set_values(parameters: Parameters, folder: Path | None) -> dict[str, Value]:
+    """Return the parameters that are set, by dotted name; paths are relative to `folder`."""
+    return {name: value for name, value in flat_values(parameters, folder).items() if value is not None}
+
+
+def _read_parameters(values: Parameters | Mapping[str, Value], info: ValidationInfo) -> Parameters:
+    return values if isinstance(values, Parameters) else parameters_from(values, info.context)
+
+
+def _write_parameters(parameters: Parameters, info: SerializationInfo) -> dict[str, Value]:
+    return set_values(parameters, info.context)
+
+
+class EndedRow(Model):
+    """What the rows of an ended trial and of an ended run have in common."""
+
+    number: NonNegativeInt
+    status: Status
+    value: float | None = None
+    """The best objective on val-A; None if it failed."""
+    val_b_score: _Share | None = None
+    """The score on val-B, if it is complete."""
+    threshold: _Share | None = None
+    """Set on val-A and val-B, if it is complete and has two classes."""
+    epochs: NonNegativeInt = 0
+    seconds: _Seconds = 0.0
+    """Wall time."""
+    reason: str = ""
+    """Why it ended, unless it is complete."""
+
+
+class TrialRow(EndedRow):
+    """An ended trial of a search; further columns are the quality of its synthetic images (docs/generators.md).
+
+    Paths are absolute here, and relative to the study in `trials.jsonl`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
+
+    version: Literal[2] = 2
+    parameters: Annotated[
+        Parameters, BeforeValidator(_read_parameters), PlainSerializer(_write_parameters, when_used="json")
+    ]
+    arm: str = Field(default_factory=lambda given: given["parameters"].arm)
+    """Such as `classical+gan`."""
+    gpu_seconds: _Seconds = 0.0
+    """GPUs held, times seconds."""
+
+    @property
+    def simplicity(self) -> tuple[int, int, float]:
+        """`Parameters.simplicity`."""
+        return self.parameters.simplicity
+
+
+class RunRow(EndedRow):
+    """An ended run of a confirmation."""
+
+    version: Literal[1] = 1
+    label: str = ""
+    """Such as `gan #12, GAN seed 1, seed 0`."""
+    best_epoch: PositiveInt | None = None
+    at_once: PositiveInt = 1
+    """How many runs trained when it ended, itself included."""
+    adopted: bool = False
+    """Whether it was copied from an equal run."""
+
+
+def validated_row(kind: type[_Row], content: Mapping[str, Any], folder: Path | None = None) -> _Row:
+    """Build a row; paths may be relative to `folder`. Raises ValueError with the first wrong value."""
+    try:
+        return kind.model_validate(content, context=folder)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ValueError(f"its {'.'.join(map(str, wrong['loc']))} is {wrong['input']!r:.40}") from None
+
+
+def _read_rows(file: Path, kind: type[_Row]) -> list[_Row]:
+    with damage_explained(file):
+        return [validated_row(kind, content, file.parent) for content in read_jsonl(file)]
+
+
+def append_row(file: Path, row: EndedRow) -> None:
+    """Append a row to `trials.jsonl` or `runs.jsonl` durably."""
+    append_jsonl(file, _content(row, file.parent))
+
+
+def _content(row: EndedRow, folder: Path) -> dict[str, Any]:
+    return row.model_dump(mode="json", context=folder)
+
+
+def read_trials(folder: StudyFolder) -> list[TrialRow]:
+    """Return the rows of `trials.jsonl` in the order in which the trials ended; StudyError if it is damaged."""
+    return _read_rows(folder.rows_path, TrialRow)
+
+
+def write_trials(folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
+    """Write `trials.jsonl` again unless it has exactly these rows, which the journal has."""
+    contents = [_content(row, folder.path) for row in rows]
+    try:
+        written = read_jsonl(folder.rows_path)
+    except ArtifactError:  # damaged, but derived from the journal
+        written = []
+    lines, written_lines = ([json.dumps(row, ensure_ascii=False) for row in table] for table in (contents, written))
+    if sorted(lines) != sorted(written_lines):
+        write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))
+
+
+def ended_runs(folder: StudyFolder) -> dict[int, RunRow]:
+    """Return the last row of each ended run by number; StudyError if `runs.jsonl` is damaged."""
+    return {row.number: row for row in _read_rows(folder.runs_path, RunRow)}
+
+
+def completed_runs(folder: StudyFolder) -> dict[int, RunRow]:
+    """Return the rows of the complete runs by number."""
+    return {number: row for number, row in ended_runs(folder).items() if row.status == "complete"}
+
+
+def reasons_of(rows: Iterable[EndedRow]) -> str:
+    """Return up to five different reasons of some rows, each on a line of its own, to be appended to a message."""
+    return "".join(f"\n    {reason}" for reason in sorted({row.reason for row in rows if row.reason})[:5])
+
+
+class Ranked(Protocol):
+    """What the ranking reads of a trial."""
+
+    @property
+    def status(self) -> str:
+        """Only complete trials are ranked."""
+
+    @property
+    def value(self) -> float | None:
+        """The objective on val-A."""
+
+    @property
+    def val_b_score(self) -> float | None:
+        """The score on val-B."""
+
+    @property
+    def simplicity(self) -> tuple[int, int, float]:
+        """`Parameters.simplicity`."""
+
+
+def ranked_on_val_a(trials: Iterable[_Ranked], objective: Objective) -> list[_Ranked]:
+    """Return the complete trials by the objective of the search, the best first."""
+    return _ranked(trials, lambda trial: None if trial.value is None else objective.rank(trial.value))
+
+
+def ranked_on_val_b(trials: Iterable[_Ranked]) -> list[_Ranked]:
+    """Return the complete trials by their score on val-B, which no decision of the search used, the best first."""
+    return _ranked(trials, lambda trial: None if trial.val_b_score is None else -trial.val_b_score)
+
+
+def ranked_for_export(trials: Iterable[_Ranked], objective: Objective) -> list[_Ranked]:
+    """Return the complete trials as ranked on val-B; in a search for a generator, which has no val-B scores, on val-A."""
+    return ranked_on_val_a(trials, objective) if objective.is_of_generator else ranked_on_val_b(trials)
+
+
+def _ranked(trials: Iterable[_Ranked], rank: Callable[[_Ranked], float | None]) -> list[_Ranked]:
+    """Sort by rank; of equals, the simplest comes first, then the first of `trials`."""
+    ranks = [(rank(trial), trial) for trial in trials if trial.status == "complete"]
+    scored = [(place, trial.simplicity, trial) for place, trial in ranks if place is not None]
+    return [trial for *_, trial in sorted(scored, key=lambda entry: entry[:2])]
