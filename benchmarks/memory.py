@@ -27,7 +27,8 @@ from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideNam
 from xraytune.nets.backbones import build_backbone
 from xraytune.search.worker import Job
 from xraytune.space.load import experiment_to_json, load_space
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import create_study
 
 _COUNTS, _TRIALS, _VAL = (1_000, 10_000, 100_000), 200, 100
 _SPACE = """\

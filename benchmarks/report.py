@@ -19,8 +19,9 @@ from xraytune.data.prepare import prepare
 from xraytune.present.page import write_report
 from xraytune.space.load import experiment_to_json, load_space
 from xraytune.space.settings import Experiment
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
+from xraytune.study.start import create_study
 
 _SPACE = """\
 version: 1

@@ -18,9 +18,10 @@ from xraytune.nets.compute import choose_compute
 from xraytune.search.controller import SearchController
 from xraytune.search.run import search
 from xraytune.space.load import load_space
-from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
 from xraytune.study.messages import Callbacks, TrialSuggestion
+from xraytune.study.start import create_study
 
 _TRIALS, _EPOCHS, _ROUNDS = 2000, 5, 3
 SPACE = """\

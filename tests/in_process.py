@@ -21,9 +21,10 @@ from xraytune.search.controller import SearchController
 from xraytune.search.trial_queue import TrialQueue
 from xraytune.search.worker import Job, TrialWorker
 from xraytune.space.space import Space
-from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
+from xraytune.study.start import create_study
 from xraytune.synth.synthesize import generator_need
 
 CPU = Compute(device="cpu", threads=1, precision="float32")

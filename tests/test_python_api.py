@@ -15,7 +15,8 @@ from tests.study.studies import CPU, two_images, write_space
 from xraytune.cli.main import build_app
 from xraytune.confirm import training as confirm_training
 from xraytune.search import run as search_run
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import create_study
 
 pytestmark = pytest.mark.slow
 

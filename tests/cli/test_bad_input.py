@@ -20,7 +20,8 @@ from tests.model.conftest import change_record
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.nets.compute import choose_compute
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import create_study
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import Result
 
 from tests.study.studies import CPU, two_images, write_space
-from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.start import create_study
 
 Run: TypeAlias = Callable[..., Result]
 

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import Result
 
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import create_study
 
 Run: TypeAlias = Callable[..., Result]
 

@@ -12,7 +12,8 @@ from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 from xraytune.study.clean import clean
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import create_study
 
 WRITE = """
 import sys

@@ -17,8 +17,9 @@ from xraytune.confirm.training import Training
 from xraytune.search.asha import rungs_of
 from xraytune.search.ray.runner import Runner
 from xraytune.search.trial_queue import TrialQueue
-from xraytune.study.folder import StudyFolder, environment
+from xraytune.study.folder import StudyFolder
 from xraytune.study.messages import NO_CALLBACKS, Message, TrialSuggestion
+from xraytune.study.start import environment
 
 REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
 GAN = FinishedTrial(name="#1", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)

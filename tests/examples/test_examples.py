@@ -48,7 +48,8 @@ from xraytune.base.files import write_json
 from xraytune.data.prepare import prepare
 from xraytune.base.records import Compute
 from xraytune.trial.prepare import require_weights
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import create_study
 from xraytune.search.worker import Job, TrialWorker
 
 root = Path({root!r})

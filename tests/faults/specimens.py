@@ -26,10 +26,11 @@ from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.nets.optimizer import Optimizer
 from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import record_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, write_trials
+from xraytune.study.start import create_study
 from xraytune.synth.checkpoint import new_training, save_generator
 from xraytune.synth.checkpoint import save_checkpoint as save_gan
 from xraytune.trial.run import Validated

@@ -23,7 +23,8 @@ from xraytune.base.files import append_jsonl, read_jsonl, write_bytes, write_tex
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare
 from xraytune.space.settings import GanSettings
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import create_study
 from xraytune.study.status import status
 from xraytune.synth.train import train_generator
 from xraytune.trial.run import run_trial

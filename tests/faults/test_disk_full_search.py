@@ -13,10 +13,11 @@ from tests.faults.small_disk import PAGE_BYTES, SmallDisk, small_disk
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.base.errors import MachineError
 from xraytune.study.clean import clean
-from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
 from xraytune.study.row import read_trials
+from xraytune.study.start import create_study
 from xraytune.study.status import status
 
 

@@ -48,10 +48,11 @@ from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.settings import DataSettings, GanSettings, Parameters
 from xraytune.study.clean import clean
-from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
 from xraytune.study.row import completed_runs, read_trials
+from xraytune.study.start import create_study
 from xraytune.study.status import status
 from xraytune.synth.checkpoint import checkpoint_generator, load_generator
 from xraytune.synth.train import train_generator

@@ -24,17 +24,10 @@ from xraytune.search.trial_queue import TrialQueue
 from xraytune.search.worker import Job, TrialWorker
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
-from xraytune.study.folder import (
-    StudyFolder,
-    create_study,
-    environment,
-    locked,
-    require_free,
-    require_same_images,
-    require_same_space,
-)
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
+from xraytune.study.start import create_study, environment, require_free, require_same_images, require_same_space
 from xraytune.synth import gan, synthesize
 from xraytune.synth import train as generator_train
 from xraytune.synth.synthesize import generator_need

@@ -22,8 +22,9 @@ from xraytune.nets.compute import pin
 from xraytune.search.controller import SearchController
 from xraytune.search.worker import next_message
 from xraytune.space.load import load_space
-from xraytune.study.folder import StudyFolder, create_study, locked
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.messages import TrialSuggestion
+from xraytune.study.start import create_study
 from xraytune.trial.run import trial_epochs
 
 SPACE = """\

@@ -17,9 +17,10 @@ from xraytune.model.best import export
 from xraytune.search.controller import SearchController
 from xraytune.space.load import load_space
 from xraytune.space.settings import ExportedFrom, Parameters
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
+from xraytune.study.start import create_study
 
 pytestmark = pytest.mark.slow
 

@@ -25,8 +25,9 @@ from xraytune.data.prepare import prepare
 from xraytune.search.worker import Job, TrialWorker, next_message
 from xraytune.space.load import experiment_to_json, load_space
 from xraytune.space.settings import Parameters
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
 from xraytune.study.messages import read_samples
+from xraytune.study.start import create_study
 
 pytestmark = pytest.mark.slow
 

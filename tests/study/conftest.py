@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.study.studies import CPU, two_images, write_space
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import create_study
 
 
 @pytest.fixture

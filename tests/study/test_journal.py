@@ -10,9 +10,10 @@ from tests.study.studies import CPU, SPACE, two_images, write_space
 from xraytune.base.errors import StudyError
 from xraytune.space.settings import Objective
 from xraytune.space.space import Point, Space
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal
 from xraytune.study.row import read_trials, write_trials
+from xraytune.study.start import create_study
 
 
 def open_journal(study: StudyFolder, *overrides: str) -> Journal:

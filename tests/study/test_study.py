@@ -10,15 +10,8 @@ from xraytune.base.errors import ConfigError, MachineError, StudyError, TrialErr
 from xraytune.base.files import read_json, write_json
 from xraytune.data.phantom import draw_phantoms
 from xraytune.search.run import search
-from xraytune.study.folder import (
-    StudyFolder,
-    continue_under_releases,
-    create_study,
-    is_searched,
-    locked,
-    require_same_images,
-    require_same_space,
-)
+from xraytune.study.folder import StudyFolder, is_searched, locked
+from xraytune.study.start import continue_under_releases, create_study, require_same_images, require_same_space
 
 
 @pytest.mark.slow

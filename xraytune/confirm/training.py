@@ -53,11 +53,12 @@ from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.ray.runner import Runner, survey
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.space.space import Space
-from xraytune.study.folder import StudyFolder, damage_explained, environment, locked, other_releases
+from xraytune.study.folder import StudyFolder, damage_explained, locked, other_releases
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.messages import Callbacks
 from xraytune.study.row import RunRow, append_row, completed_runs, ended_runs, reasons_of
+from xraytune.study.start import environment
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.mix import require_enough

@@ -21,12 +21,19 @@ from xraytune.search.ray.runner import Node, Runner, slots, survey
 from xraytune.search.trial_queue import reuses_processes
 from xraytune.space.settings import Objective, Settings
 from xraytune.space.space import Space
-from xraytune.study import folder as study
-from xraytune.study.folder import StudyFolder
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.messages import NO_CALLBACKS, Callbacks
 from xraytune.study.row import TrialRow, reasons_of
+from xraytune.study.start import (
+    continue_under_releases,
+    create_study,
+    record_budget,
+    require_free,
+    require_same_images,
+    require_same_space,
+)
 from xraytune.study.status import Pruning, StudyWatcher, pruning_of
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space, pretrained_ratios
@@ -96,11 +103,11 @@ def search(
     require_writable(folder.path)
     is_resumed = folder.space_path.exists()
     if is_resumed:
-        study.require_same_space(folder, loaded)
-        with study.locked(folder):  # refuse a second search before reading the images
+        require_same_space(folder, loaded)
+        with locked(folder):  # refuse a second search before reading the images
             pass
     else:
-        study.require_free(folder)
+        require_free(folder)
     allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
     prepared, index = prepare_space(
         loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
@@ -111,11 +118,11 @@ def search(
         callbacks.note(note)
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
-        study.create_study(folder, loaded, prepared, machine)
-    with study.locked(folder) as token, in_use(cache):
-        study.require_same_space(folder, loaded)  # again: another search may have run in the meantime
-        prepared = study.require_same_images(folder, prepared)
-        study.record_budget(folder, loaded)
+        create_study(folder, loaded, prepared, machine)
+    with locked(folder) as token, in_use(cache):
+        require_same_space(folder, loaded)  # again: another search may have run in the meantime
+        prepared = require_same_images(folder, prepared)
+        record_budget(folder, loaded)
         restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         record_inputs(folder, contents)
         runner = Runner(folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
@@ -159,7 +166,7 @@ def _run(
         trials = f"{count} trial{'s' if count > 1 else ''}"
         callbacks.note(f"budget.{used} is used up after {trials}; to continue, raise it with --set budget.{used}=N")
         return
-    if change := study.continue_under_releases(folder):
+    if change := continue_under_releases(folder):
         callbacks.note(change)
     try:
         with runner:

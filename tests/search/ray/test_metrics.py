@@ -16,9 +16,10 @@ from xraytune.search.ray.metrics import COUNTERS, GAUGES, Metrics
 from xraytune.search.trial_queue import GeneratorNeeds
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
-from xraytune.study.folder import StudyFolder, create_study
+from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
+from xraytune.study.start import create_study
 
 DOCKER = Path(__file__).parents[3] / "docker"
 QUALITY_SPACE = """\

@@ -86,7 +86,7 @@ def look(cpus: int, gpus: float) -> dict[str, Any]:
     """Return the `environment` of the node that runs this, or the `problem` with it: what, where and fix."""
     from xraytune.base.errors import MachineError
     from xraytune.nets.compute import choose_compute
-    from xraytune.study.folder import environment
+    from xraytune.study.start import environment
 
     try:
         return {"environment": environment(choose_compute(gpus=gpus, threads=cpus))}

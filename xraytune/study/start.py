@@ -1,0 +1,139 @@
+"""Start a study, or resume it: only with the same space and images.
+
+A resumed study may have another budget and other releases of its packages; both are recorded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import platform
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from xraytune.base.errors import Problem, StudyError, join_names
+from xraytune.base.files import explain_disk_errors, new_folder, read_json, read_jsonl, write_json, write_text
+from xraytune.base.records import Compute, Json
+from xraytune.data.prepare import Prepared, missing_images, write_prepared
+from xraytune.space.settings import extensions_of
+from xraytune.space.space import Space
+from xraytune.study.folder import StudyFolder, format_versions, numeric_releases
+from xraytune.study.journal import create_journal
+
+_PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
+
+
+def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]) -> None:
+    """Create a study atomically, unless another search has just created it.
+
+    `where` is what its trials compute on here, or the `environment` of the machine that runs them.
+    """
+    pairs = space.combinations("backbone", "source")
+    extensions = {name: which for pair in pairs for name, which in extensions_of(*map(str, pair)).items()}
+    with new_folder(folder.path, is_shared=True) as path:
+        write_text(StudyFolder(path).space_path, space.to_yaml(folder.path))
+        write_prepared(prepared, path / "split.json")
+        machine = environment(where) if isinstance(where, Compute) else where
+        write_json(path / "environment.json", {**machine, "extensions": {**extensions}})
+        create_journal(StudyFolder(path).journal_path, space.settings.name, space.settings.objective)
+
+
+def environment(compute: Compute) -> dict[str, Any]:
+    """Return the versions and the machine, without secrets."""
+    return {
+        "identity": uuid.uuid4().hex,
+        "compute": asdict(compute),
+        "packages": _packages(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "started": _now(),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _packages() -> dict[str, Json]:
+    return {name: version(name) for name in _PACKAGES}
+
+
+def require_free(folder: StudyFolder) -> None:
+    """Refuse (StudyError) to create a study in a folder with other files."""
+    if folder.path.exists() and any(folder.path.iterdir()):
+        what = "this folder is not empty, and is not a study (study.yaml is missing)"
+        fix = "give the study another name (--set name=...), or move the folder away"
+        raise StudyError(Problem(what, folder.path, fix))
+
+
+def require_same_space(folder: StudyFolder, space: Space) -> None:
+    """Refuse (StudyError) to resume a study whose space differs, with the lines that differ."""
+    old, new = _lines(folder.space()), _lines(space)
+    if old == new:
+        return
+    lines = difflib.unified_diff(old, new, "study", "file", lineterm="", n=0)
+    changes = [line for line in lines if line[:1] in "+-"][2:]
+    what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(changes)
+    raise StudyError(Problem(what, folder.path, "use the study's space, or start a new study: --set name=..."))
+
+
+def record_budget(folder: StudyFolder, space: Space) -> None:
+    """Write the budget of this start into `study.yaml`, which `status`, `confirm` and `export` read."""
+    recorded = folder.space()
+    if recorded.settings.budget != space.settings.budget:
+        settings = recorded.settings.model_copy(update={"budget": space.settings.budget})
+        write_text(folder.space_path, replace(recorded, settings=settings).to_yaml(folder.path))
+
+
+def _lines(space: Space) -> list[str]:
+    """Return one line for each setting and parameter, sorted by name."""
+
+    def lines(name: str, content: Json) -> Iterator[str]:
+        if not isinstance(content, dict) or name.startswith("parameters."):
+            yield f"{name.removeprefix('parameters.')}: {json.dumps(content, ensure_ascii=False)}"
+            return
+        for key, inner in content.items():
+            yield from lines(f"{name}.{key}" if name else key, inner)
+
+    return sorted(lines("", space.identity()))
+
+
+def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
+    """Refuse (StudyError) to resume a study whose images or split changed; return its own record of them."""
+    recorded = folder.prepared()
+    if recorded.fingerprint == prepared.fingerprint:
+        return recorded
+    gone = missing_images(recorded, prepared.images)
+    added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
+    changes = [(gone, "changed or gone"), (added, "new")]
+    found = "; ".join(f"{len(files)} {how}: {join_names(files)}" for files, how in changes if files)
+    found = found or "same files, but different patients, classes or data.resize"
+    fix = "restore them, or start a study with another name"
+    raise StudyError(Problem(f"the images changed since the study began: {found}", folder.path, fix))
+
+
+def continue_under_releases(folder: StudyFolder) -> str:
+    """Record that other versions train the trials from now on; return a note, "" if the versions are the same.
+
+    Unfinished trials lose their checkpoints, so that none is trained with two versions.
+    """
+    earlier, now = folder.releases(), numeric_releases()
+    if earlier[-1] == now:
+        return ""
+    with explain_disk_errors(folder.path):
+        for checkpoint in folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
+            checkpoint.unlink()
+    file = folder.path / "environment.json"
+    content = read_json(file)
+    entry = {"packages": _packages(), "started": _now(), "ended_trials": len(read_jsonl(folder.rows_path))}
+    write_json(file, content | {"continued": [*content.get("continued", ()), entry]})
+    return (
+        f"this study was started with {', then '.join(map(format_versions, earlier))}, "
+        f"and continues with {format_versions(now)}: ended trials "
+        "keep their values, unfinished ones start again, and `confirm` trains all replicates with one version"
+    )
