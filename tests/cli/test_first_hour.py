@@ -30,7 +30,7 @@ Run: TypeAlias = Callable[..., Result]
         ("parameters.gan.parameters.steps.value=5", "did you mean 'gan.steps'?"),
         ("trials=3", "did you mean 'budget.trials'?"),
         ("train_patients=100", "did you mean 'data.train_patients'?"),
-        ("source=off", "use one of: none, duplicate, gan, diffusion, folder"),
+        ("source=off", "use one of: none, duplicate, folder, gan, diffusion"),
     ],
 )
 def test_wrong_option_error_lists_valid_choices(run: Run, space: Path, override: str, fix: str) -> None:
