@@ -18,8 +18,9 @@ from xraytune.search.asha import Rungs
 from xraytune.search.trial_queue import GeneratorNeeds
 from xraytune.space.settings import DataSettings, Experiment, GeneratorSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import ProgressFile, TrialSuggestion
+from xraytune.study.messages import TrialSuggestion
 from xraytune.study.row import completed_runs, ended_runs
+from xraytune.study.trial_files import ProgressFile
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 

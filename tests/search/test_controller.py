@@ -16,8 +16,9 @@ from xraytune.search.controller import SearchController
 from xraytune.space.settings import GeneratorSettings
 from xraytune.study.clock import read_times
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import Cause, TrialSuggestion, write_samples
+from xraytune.study.messages import Cause, TrialSuggestion
 from xraytune.study.row import read_trials
+from xraytune.study.trial_files import write_samples
 
 
 class Clock:

@@ -26,8 +26,8 @@ from xraytune.search.worker import Job, TrialWorker, next_message
 from xraytune.space.load import experiment_to_json, load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import read_samples
 from xraytune.study.start import create_study
+from xraytune.study.trial_files import read_samples
 
 pytestmark = pytest.mark.slow
 

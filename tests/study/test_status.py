@@ -11,9 +11,9 @@ import pytest
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.study.clock import Times
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.messages import ProgressFile, read_progress, write_samples
 from xraytune.study.start import create_study
 from xraytune.study.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
+from xraytune.study.trial_files import ProgressFile, read_progress, write_samples
 
 
 @pytest.mark.slow

@@ -17,8 +17,9 @@ from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import TrialSuggestion, read_progress
+from xraytune.study.messages import TrialSuggestion
 from xraytune.study.row import RunRow, Status, append_row, ended_runs
+from xraytune.study.trial_files import read_progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from xraytune.stats.intervals import patient_resamples
 from xraytune.stats.placements import effective_patients
 from xraytune.stats.verdict import compare, mean_off_diagonal, satterthwaite_degrees
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import read_pool_report
+from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.generator_quality import quality_text, shortcomings
 
 Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]

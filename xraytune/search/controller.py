@@ -12,15 +12,9 @@ from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.messages import (
-    NO_CALLBACKS,
-    Callbacks,
-    Failure,
-    TrialSuggestion,
-    read_pool_report,
-    read_samples,
-)
+from xraytune.study.messages import NO_CALLBACKS, Callbacks, Failure, TrialSuggestion
 from xraytune.study.row import Status, append_row, write_trials
+from xraytune.study.trial_files import read_pool_report, read_samples
 from xraytune.trial.mix import mix_label
 
 

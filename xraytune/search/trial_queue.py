@@ -26,16 +26,9 @@ from xraytune.space.settings import Experiment, GeneratorSettings
 from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import (
-    HANG_FILE,
-    Cause,
-    Failure,
-    Message,
-    TrialSuggestion,
-    read_progress,
-    resource_share,
-)
+from xraytune.study.messages import HANG_FILE, Cause, Failure, Message, TrialSuggestion, resource_share
 from xraytune.study.row import Status
+from xraytune.study.trial_files import read_progress
 
 _SAME_FAILURES = 3
 _DRAWN_AHEAD = 4

@@ -30,17 +30,9 @@ from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder, other_releases
-from xraytune.study.messages import (
-    HANG_FILE,
-    OWNER_FILE,
-    Cause,
-    Message,
-    ProgressFile,
-    reason_of,
-    traceback_note,
-    write_samples,
-)
+from xraytune.study.messages import HANG_FILE, OWNER_FILE, Cause, Message, reason_of, traceback_note
 from xraytune.study.row import ended_runs, read_trials
+from xraytune.study.trial_files import ProgressFile, write_samples
 from xraytune.trial.run import train_own_generator, trial_epochs
 from xraytune.trial.samples import save_generator_grid, training_grid
 from xraytune.trial.training_set import build_training_set

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
-
-from pydantic import Field, TypeAdapter
+from typing import Any, Literal, TypeAlias
 
 from xraytune.base.errors import XraytuneError
-from xraytune.base.files import read_json, write_json, write_text
-from xraytune.base.records import EpochRecord, Pace, Progress, ignore_progress, progress_text
+from xraytune.base.records import EpochRecord, Progress, ignore_progress
 from xraytune.space.settings import Parameters
 from xraytune.study.row import TrialRow
-from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
-
-T = TypeVar("T")
 
 OWNER_FILE = ".owner"
 """In a trial's folder: names the process that runs the trial, or ran it last."""
@@ -97,34 +89,6 @@ class Callbacks:
 NO_CALLBACKS = Callbacks()
 
 
-_SAMPLES_FILE = "samples.json"
-_SAMPLES = TypeAdapter(dict[str, Annotated[str, Field(pattern=r"^samples/[^/\x00]+\.png$")]])
-_REPORT = TypeAdapter(PoolReport)
-
-
-def _read(path: Path, kind: TypeAdapter[T]) -> T | None:
-    """Read a JSON file that a trial may not have written yet, or that is damaged: then, None."""
-    try:
-        return kind.validate_python(read_json(path))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def write_samples(trial_dir: Path, grid: Path) -> None:
-    """Record the sample grid of a trial's generator, a file in the study's `samples/`."""
-    write_json(trial_dir / _SAMPLES_FILE, {"generator": f"samples/{grid.name}"})
-
-
-def read_samples(trial_dir: Path) -> str:
-    """Return the sample grid of a trial's generator, relative to the study; "" if there is none yet."""
-    return (_read(trial_dir / _SAMPLES_FILE, _SAMPLES) or {}).get("generator", "")
-
-
-def read_pool_report(trial_dir: Path) -> PoolReport | None:
-    """Return a trial's report on its synthetic images; None if there is none, or not yet."""
-    return _read(trial_dir / QUALITY_FILE, _REPORT)
-
-
 def reason_of(error: Exception) -> str:
     """Return the message of an expected error, class and message of any other."""
     return str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
@@ -133,51 +97,3 @@ def reason_of(error: Exception) -> str:
 def traceback_note(trial_dir: Path) -> str:
     """Return a suffix for a recorded reason that names the file with the traceback."""
     return f" (traceback: {trial_dir.name}/error.txt)"
-
-
-_PROGRESS_FILE = "progress.json"
-_WRITE_EVERY_SECONDS = 1.0
-
-
-class TrialProgress(NamedTuple):
-    """What a trial does: the arguments of a `Progress` callback, and the seconds left if known."""
-
-    what: str
-    done: int
-    total: int
-    seconds_left: float | None
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it waits for a slot; its generator is trained."""
-        return not self.total
-
-    def __str__(self) -> str:
-        """Return a text such as `training the GAN: 300 of 600 steps`."""
-        return progress_text(self.what, self.done, self.total)
-
-
-_PROGRESS = TypeAdapter(TrialProgress)
-
-
-@dataclass(slots=True)
-class ProgressFile:
-    """A `Progress` callback that writes `progress.json` of a trial, at most once a second."""
-
-    trial_dir: Path
-    _written: float = field(default=0.0, init=False)
-    _pace: Pace = field(default_factory=Pace, init=False)
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Write the progress."""
-        now = time.monotonic()
-        left = self._pace.seconds_left(what, done, total, now)
-        if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
-            self._written = now
-            content = json.dumps(TrialProgress(what, done, total, left)._asdict(), ensure_ascii=False)
-            write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
-
-
-def read_progress(trial_dir: Path) -> TrialProgress | None:
-    """Return what a trial last wrote; None if it wrote nothing."""
-    return _read(trial_dir / _PROGRESS_FILE, _PROGRESS)

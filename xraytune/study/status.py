@@ -18,8 +18,8 @@ from xraytune.space.settings import Objective
 from xraytune.study.clock import Times, read_times
 from xraytune.study.folder import StudyFolder, is_searched
 from xraytune.study.journal import VALUE_NAME, Journal
-from xraytune.study.messages import read_pool_report, read_progress, read_samples
 from xraytune.study.row import ranked_for_export, ranked_on_val_a, set_values
+from xraytune.study.trial_files import read_pool_report, read_progress, read_samples
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.trial.mix import mix_label
 

@@ -1,0 +1,95 @@
+"""What a trial tells about itself in its folder, before and beside its epochs, for `status` and the search.
+
+    progress.json   what it does before its first epoch
+    samples.json    the sample grid of its generator
+    quality.json    quality and memorisation of its synthetic images
+
+A file may be missing, since the trial has not written it yet, or damaged: then there is nothing to tell.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, NamedTuple, TypeVar
+
+from pydantic import Field, TypeAdapter
+
+from xraytune.base.files import read_json, write_json, write_text
+from xraytune.base.records import Pace, progress_text
+from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
+
+T = TypeVar("T")
+
+_PROGRESS_FILE, _SAMPLES_FILE = "progress.json", "samples.json"
+_WRITE_EVERY_SECONDS = 1.0
+
+
+class TrialProgress(NamedTuple):
+    """What a trial does: the arguments of a `Progress` callback, and the seconds left if known."""
+
+    what: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a slot; its generator is trained."""
+        return not self.total
+
+    def __str__(self) -> str:
+        """Return a text such as `training the GAN: 300 of 600 steps`."""
+        return progress_text(self.what, self.done, self.total)
+
+
+@dataclass(slots=True)
+class ProgressFile:
+    """A `Progress` callback that writes `progress.json` of a trial, at most once a second."""
+
+    trial_dir: Path
+    _written: float = field(default=0.0, init=False)
+    _pace: Pace = field(default_factory=Pace, init=False)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Write the progress."""
+        now = time.monotonic()
+        left = self._pace.seconds_left(what, done, total, now)
+        if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
+            self._written = now
+            content = json.dumps(TrialProgress(what, done, total, left)._asdict(), ensure_ascii=False)
+            write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
+
+
+def read_progress(trial_dir: Path) -> TrialProgress | None:
+    """Return what a trial last wrote; None if it wrote nothing."""
+    return _read(trial_dir / _PROGRESS_FILE, _PROGRESS)
+
+
+_SAMPLES = TypeAdapter(dict[str, Annotated[str, Field(pattern=r"^samples/[^/\x00]+\.png$")]])
+_REPORT = TypeAdapter(PoolReport)
+_PROGRESS = TypeAdapter(TrialProgress)
+
+
+def write_samples(trial_dir: Path, grid: Path) -> None:
+    """Record the sample grid of a trial's generator, a file in the study's `samples/`."""
+    write_json(trial_dir / _SAMPLES_FILE, {"generator": f"samples/{grid.name}"})
+
+
+def read_samples(trial_dir: Path) -> str:
+    """Return the sample grid of a trial's generator, relative to the study; "" if there is none yet."""
+    return (_read(trial_dir / _SAMPLES_FILE, _SAMPLES) or {}).get("generator", "")
+
+
+def read_pool_report(trial_dir: Path) -> PoolReport | None:
+    """Return a trial's report on its synthetic images; None if there is none, or not yet."""
+    return _read(trial_dir / QUALITY_FILE, _REPORT)
+
+
+def _read(path: Path, kind: TypeAdapter[T]) -> T | None:
+    try:
+        return kind.validate_python(read_json(path))
+    except (FileNotFoundError, ValueError):
+        return None
