@@ -130,14 +130,14 @@ lr: {min: 1e-5, max: 1e-3} || sampler: {name: grid} -> 4: lr: sampler: grid cann
 
 || task: segmentation | objective: {metric: val_auroc} -> val_auroc does not apply to segmentation -> write val_dice
 backbone: {value: swin_t} || task: segmentation -> 4: backbone: swin_t cannot be the encoder of a U-Net
-loss: {value: bce} || task: segmentation -> 4: loss applies only to classification
-dropout: {values: [0, .5]} || task: segmentation -> 4: dropout applies only to classification
-dropout: {min: 0, max: .3} || task: segmentation -> 4: dropout applies only to classification
+loss: {value: bce} || task: segmentation -> 4: task: segmentation has no use for loss
+dropout: {values: [0, .5]} || task: segmentation -> 4: task: segmentation has no use for dropout
+dropout: {min: 0, max: .3} || task: segmentation -> 4: task: segmentation has no use for dropout
 || task: segmentation ++ data.image_size=100 -> fix: write 128
 || objective: {metric: gan_kid} | quality: {backbone: mobilenet_v2} -> 4: gan_kid searches for a generator, but
 source: {value: gan} || objective: {metric: gan_kid} -> needs quality.backbone -> mobilenet_v2
 source: {value: gan} | lr: {values: [1e-3, 1e-2]} | classical: {value: 1} || objective: {metric: gan_kid} | \
-quality: {backbone: mobilenet_v2} -> gan_kid trains no classifier, so these have no effect: classical, lr -> remove them
+quality: {backbone: mobilenet_v2} -> gan_kid has no use for classical, lr -> remove them
 || objective: {metric: val_sensitivity} ++ data.classes=three -> val_sensitivity requires two classes
 backbone: {value: alexnet} ++ data.image_size=32 -> 4: backbone: alexnet takes images of 63 px or more
 loss: {values: [bce, cross_entropy]} ++ data.classes=three -> 4: loss: bce requires two classes

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.errors import ConfigError
+from xraytune.data.index import find_class_names
 from xraytune.space.load import load_space
-from xraytune.trial.model import model_summary, require_two_classes
+from xraytune.space.rules import check_images
+from xraytune.trial.model import model_summary
 
 SMALL = (
     "name: small\ndata: {path: images, image_size: 32, classes: auto}\nparameters:\n  backbone: {value: small_cnn}\n"
@@ -28,6 +30,11 @@ def write(tmp_path: Path) -> Callable[[str, int], Path]:
     return write_file
 
 
+def check_classes(path: Path) -> None:
+    space = load_space(path)
+    check_images(space, class_count=len(find_class_names(space.settings.data)))
+
+
 @pytest.mark.slow
 def test_the_table_is_of_the_files_network_at_its_batch_and_image_size(write: Callable[[str, int], Path]) -> None:
     found = model_summary(write("batch_size: {value: 4}", 5), overrides=["input_channels=1"])
@@ -40,7 +47,7 @@ def test_the_table_is_of_the_files_network_at_its_batch_and_image_size(write: Ca
 def test_a_single_neuron_is_refused_for_three_class_folders(write: Callable[[str, int], Path]) -> None:
     bce = "loss: {values: [bce, cross_entropy]}"
 
-    require_two_classes(load_space(write(bce, 2)))
-    require_two_classes(load_space(write("loss: {value: cross_entropy}", 3)))
+    check_classes(write(bce, 2))
+    check_classes(write("loss: {value: cross_entropy}", 3))
     with pytest.raises(ConfigError, match="loss: bce requires two classes, but the images have 3"):
-        require_two_classes(load_space(write(bce, 3)))
+        check_classes(write(bce, 3))

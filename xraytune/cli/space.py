@@ -58,14 +58,10 @@ def _problem(problem: Problem) -> dict[str, Json]:
 
 
 def _show(file: Path, space: Space) -> None:
-    from xraytune.space.checks import ONLY_OF_CLASSIFICATION
-    from xraytune.space.settings import is_of_generator
+    from xraytune.space.settings import has_effect_in
 
-    unused = {*ONLY_OF_CLASSIFICATION} if space.settings.task == "segmentation" else set()
-    if space.settings.objective.is_of_generator:
-        unused |= {spec.name for spec in space.specs if not is_of_generator(spec.name)}
     searched = [spec for spec in space.specs if spec.domain.is_open]
-    fixed = [spec for spec in space.specs if not spec.domain.is_open and spec.name not in unused]
+    fixed = [spec for spec in space.specs if not spec.domain.is_open and has_effect_in(space.settings, spec.name)]
     are = "parameter is" if len(searched) == 1 else "parameters are"
     what = f"{len(searched)} {are} searched, {len(fixed)} are fixed"
     console.show(

@@ -18,7 +18,8 @@ from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_bytes, read_json, require_recorded, write_json
 from xraytune.base.seeding import derive_seed
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Experiment, Model, Parameters, Settings, without_gate
+from xraytune.space.model import Model
+from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.space.space import Space
 from xraytune.study.folder import damage_explained
 from xraytune.study.journal import random_parameters

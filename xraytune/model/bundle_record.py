@@ -13,7 +13,8 @@ from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
 from xraytune.space.backbones import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, backbone_of
-from xraytune.space.settings import HeadName, LossName, Model, TaskName
+from xraytune.space.model import Model
+from xraytune.space.settings import HeadName, LossName, TaskName
 from xraytune.stats.intervals import Interval
 from xraytune.stats.shift import ClassSample
 from xraytune.stats.threshold import fewest_positives, sensitivity_threshold

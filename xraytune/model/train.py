@@ -23,6 +23,7 @@ from xraytune.base.errors import ArtifactError, ConfigError, Problem
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.base.lease import LeaseHeldError, hold
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
+from xraytune.data.index import find_class_names
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext, prepare_index
 from xraytune.model.bundle import NETWORK_PACKAGES, write_bundle, write_card
@@ -33,6 +34,7 @@ from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import TrackedRun, publish
 from xraytune.space.fields import flat_values
 from xraytune.space.load import load_space
+from xraytune.space.rules import check_images
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.space import Space, require_extensions
 from xraytune.study.folder import StudyFolder
@@ -40,8 +42,7 @@ from xraytune.study.inputs import inputs_of_trials, read_inputs
 from xraytune.study.row import read_trials
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import copy_file
-from xraytune.trial.mix import require_both_phases, require_enough, require_extra_images
-from xraytune.trial.model import require_two_classes
+from xraytune.trial.mix import require_enough
 from xraytune.trial.samples import save_generator_grid
 from xraytune.trial.task import task_of
 
@@ -135,7 +136,7 @@ def train(
         study = None
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
     require_writable(cache)
-    require_two_classes(space)
+    check_images(experiment, class_count=len(find_class_names(settings.data)))
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     weights_sha256 = sha256_of(weights, "file of tensors") if weights else None
     index = task_of(settings).read_index(settings.data, on_progress=on_progress)
@@ -143,9 +144,7 @@ def train(
     for warning in warnings:
         note(warning)
     steps_per_epoch, epochs = prepared.steps_per_epoch(settings), settings.budget.max_epochs
-    require_extra_images([parameters.synthetic_ratio] * (parameters.source != "none"), sum(prepared.train_counts))
-    pretrained = [parameters.synthetic_ratio] * (parameters.mixing == "pretrain")
-    require_both_phases(pretrained, epochs * steps_per_epoch)
+    check_images(experiment, training_images=sum(prepared.train_counts), total_steps=epochs * steps_per_epoch)
     contents = [weights_sha256, *_extra_images(experiment, prepared, cache)]
     repeated = study if study and _is_trial(settings, study, prepared, note) else None
     recorded = _recorded(settings, repeated) if repeated and not overrides else None

@@ -17,9 +17,9 @@ from xraytune.base.records import Json
 from xraytune.space.domains import Value
 from xraytune.space.extensions import Extensions
 from xraytune.space.messages import explain
-from xraytune.space.settings import GENERATORS, Model, Parameters
+from xraytune.space.model import Model
+from xraytune.space.settings import BLOCKS, Parameters
 
-BLOCKS = (*GENERATORS, "folder")
 Kind: TypeAlias = Literal["choice", "integer", "number", "text", "path"]
 _KINDS: Mapping[Any, Kind] = {int: "integer", float: "number", Path: "path"}
 

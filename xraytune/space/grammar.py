@@ -11,9 +11,10 @@ from typing import NoReturn
 from xraytune.base.records import Json
 from xraytune.space.document import Document, KeyPath, Problems, RejectedError
 from xraytune.space.domains import Choices, Domain, FloatRange, IntRange, Value
-from xraytune.space.fields import BLOCKS, ParameterField, parameter_fields
+from xraytune.space.fields import ParameterField, parameter_fields
 from xraytune.space.messages import format_value, nearest
 from xraytune.space.paths import absolute_path, is_path
+from xraytune.space.settings import BLOCKS
 from xraytune.space.space import Condition, ParameterSpec
 
 ROOT: KeyPath = ("parameters",)

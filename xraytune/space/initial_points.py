@@ -8,10 +8,11 @@ from contextlib import suppress
 from xraytune.base.records import Json
 from xraytune.space.document import KeyPath, Problems, RejectedError, dotted
 from xraytune.space.domains import Value
-from xraytune.space.fields import BLOCKS, parameter_fields
+from xraytune.space.fields import parameter_fields
 from xraytune.space.grammar import ROOT as PARAMETERS
 from xraytune.space.grammar import is_overridden, path_of, read_values
 from xraytune.space.messages import format_value, nearest
+from xraytune.space.settings import BLOCKS
 from xraytune.space.space import ParameterSpec, Point, family_of
 
 ROOT: KeyPath = ("points_to_evaluate",)

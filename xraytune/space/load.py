@@ -13,14 +13,14 @@ from typing import Any
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Json
-from xraytune.space.checks import check_space, complete_specs
 from xraytune.space.document import Document, KeyPath, Problems, parse_yaml, read_document, write_yaml
-from xraytune.space.fields import BLOCKS, flat_values, parameter_fields
+from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.grammar import ROOT, SPEC_KEYS, path_of, read_parameters
 from xraytune.space.initial_points import read_initial_points
 from xraytune.space.messages import nearest
 from xraytune.space.read_settings import dotted_settings, read_settings
-from xraytune.space.settings import DataSettings, Experiment, Settings, is_of_generator
+from xraytune.space.rules import check_space, complete_specs
+from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.space import Space, settings_content
 
 _DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split")
@@ -59,8 +59,6 @@ def space_of_document(
     settings = read_settings(problems)
     declared = read_parameters(problems)
     specs = complete_specs(declared, problems)
-    if None in declared.values():
-        specs = ()
     points_to_evaluate, notes = read_initial_points(specs, problems)
     if specs:
         check_space(specs, settings, problems)
@@ -164,11 +162,9 @@ def _path(document: Document, key: str) -> KeyPath:
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
     """Return a space file, in the folder `relative_to`, in which everything is fixed; `header` becomes comment lines."""
-    values = flat_values(experiment.parameters, relative_to)
-    if experiment.settings.objective.is_of_generator:
-        values = {name: value for name, value in values.items() if is_of_generator(name)}
-    parameters: Json = {name: {"value": value} for name, value in values.items()}
-    return write_yaml({**settings_content(experiment.settings, relative_to), "parameters": parameters}, header)
+    settings, values = experiment.settings, flat_values(experiment.parameters, relative_to)
+    parameters: Json = {name: {"value": value} for name, value in values.items() if has_effect_in(settings, name)}
+    return write_yaml({**settings_content(settings, relative_to), "parameters": parameters}, header)
 
 
 def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, Json]:

@@ -85,6 +85,8 @@ def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     if value is None and kind != "value_error":
         return f"{name}: is empty", "give it a value, or leave it out"
+    if kind == "rule":
+        return context["what"], context["fix"]
     if kind in _COMPARISONS:
         bound, words = _COMPARISONS[kind]
         return f"{name}: {format_value(value)} is out of bounds", f"write {words.format(context[bound])}"

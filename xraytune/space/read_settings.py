@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from xraytune.space.document import KeyPath, Problems, dotted, with_value
-from xraytune.space.fields import BLOCKS, parameter_fields
+from xraytune.space.fields import parameter_fields
 from xraytune.space.messages import choices_of, explain, format_value, nearest
+from xraytune.space.model import Model
 from xraytune.space.paths import absolute_path, is_path
-from xraytune.space.settings import OBJECTIVES, Model, Settings
+from xraytune.space.settings import BLOCKS, OBJECTIVES, Settings
 
 NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
 """The keys of a space file that are not settings."""
@@ -42,7 +43,7 @@ def read_settings(problems: Problems) -> Settings | None:
     except ValidationError as error:
         # `objective` has no default if another setting, on which its default depends, is invalid.
         found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
-        for path, errors in groupby(found, key=lambda one: _key_path(one["loc"])):
+        for path, errors in groupby(found, key=_path_of):
             problems.add(path, *_explained(path, list(errors)))
         return None
 
@@ -68,8 +69,11 @@ def _model_at(path: KeyPath) -> type[Model] | None:
     return model
 
 
-def _key_path(location: KeyPath) -> KeyPath:
-    """Drop what pydantic adds below a single setting, such as the members of a union."""
+def _path_of(error: ErrorDetails) -> KeyPath:
+    """Return the setting of an error, without what pydantic adds below it, such as the members of a union."""
+    location: KeyPath = error["loc"]
+    if error["type"] == "rule":
+        location += tuple(error["ctx"]["name"].split("."))
     return tuple(key for index, key in enumerate(location) if _model_at(location[:index]))
 
 
@@ -79,7 +83,7 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]
         return _unknown_key(path)
     if kind == "missing":
         return f"{name}: is missing", _MISSING.get(name, f"write {path[-1]}:")
-    if path == ("objective", "metric") and "test" in str(value):
+    if path == ("objective", "metric") and kind == "literal_error" and "test" in str(value):
         fix = f"write {' or '.join(names[0] for names in OBJECTIVES.values())}; only evaluate reads the test folder"
         return f"{name}: {format_value(value)} would select the model on test images", fix
     if kind == "model_type" and (model := _model_at(path)):

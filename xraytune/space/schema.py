@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from xraytune.base.records import Json
-from xraytune.space.fields import BLOCKS, ParameterField, parameter_fields
+from xraytune.space.fields import ParameterField, parameter_fields
 from xraytune.space.grammar import DISTRIBUTIONS
-from xraytune.space.settings import Settings
+from xraytune.space.settings import BLOCKS, Settings
 
 Schema = dict[str, Any]
 

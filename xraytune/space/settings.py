@@ -6,14 +6,17 @@ are an `Experiment`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from xraytune.base.records import Json
-from xraytune.space.backbones import BACKBONES, is_of_torchvision
+from xraytune.space.backbones import BACKBONES, WEIGHT_SETS, is_of_torchvision
 from xraytune.space.extensions import Extensions
+from xraytune.space.messages import nearest
+from xraytune.space.model import Model, Rule
 from xraytune.space.paths import FilePath, WeightsName, is_path
 
 Count = Annotated[int, Field(ge=1)]
@@ -49,22 +52,6 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 """The packages that a task or source needs beyond the base installation; the extra has its name."""
 
-
-USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
-    **dict.fromkeys(("synthetic_ratio", "balance", "mixing"), lambda source: source != "none"),
-    "gan": lambda source: source == "gan",
-    "diffusion": lambda source: source == "diffusion",
-    "folder": lambda source: source == "folder",
-}
-"""Which sources use a parameter or block. `Parameters` drops it for all others; a space makes it conditional on `source`."""
-
-RULES_READ = (
-    ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size"),
-    ("backbone", "weights", "trainable"),
-)
-"""The parameters that `Parameters` checks against each other, in independent groups."""
-
-
 _COUNT_OR_ALL = {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["all", None]}]}
 
 
@@ -72,14 +59,6 @@ def _all_is_none(value: object) -> object:
     if isinstance(value, str) and value != "all":
         raise ValueError(f"data.train_patients: '{value}' is neither a number nor 'all'; write a number or 'all'")
     return None if value == "all" else value
-
-
-class Model(BaseModel):
-    """A strict and frozen model: rejects unknown keys, wrong types, NaN and infinity."""
-
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class SplitSettings(Model):
@@ -94,11 +73,14 @@ class SplitSettings(Model):
     group_regex: str | None = None
     """A regular expression for the path relative to the data folder; its first group is the patient."""
 
-    @model_validator(mode="after")
-    def _leave_training_images(self) -> Self:
-        if self.val_a + self.val_b >= 0.9:
-            raise ValueError("val_a and val_b leave less than a tenth of the images for training; lower one of them")
-        return self
+    rules = (
+        Rule(
+            ("val_a", "val_b"),
+            lambda val_a, val_b: val_a + val_b < 0.9,
+            "data.split: val_a and val_b leave less than a tenth of the images for training",
+            "lower one of them",
+        ),
+    )
 
 
 def _listed(files: object) -> object:
@@ -121,11 +103,14 @@ class TableSides(Model):
     test: str | None = None
     """Like `train`; if only `val` or `test` are given, all other images are training images."""
 
-    @model_validator(mode="after")
-    def _are_of_one_kind(self) -> Self:
-        if (self.column is None) == (self.train is None and self.val is None and self.test is None):
-            raise ValueError("data.table.side must be either a column or lists; write one of them")
-        return self
+    rules = (
+        Rule(
+            ("column", "train", "val", "test"),
+            lambda column, *lists: (column is None) == any(files is not None for files in lists),
+            "data.table.side must be either a column or lists",
+            "write one of them",
+        ),
+    )
 
 
 class TableSettings(Model):
@@ -141,7 +126,7 @@ class TableSettings(Model):
     """The column of the patient; without it, the patient is found as in a folder."""
     label: str | None = None
     """The column of the label, or of several labels in each cell."""
-    labels: dict[str, ClassName] = {}
+    labels: dict[str, ClassName] = Field(default={})
     """The class of each label; the first entry that applies decides. Without `label`, the labels are columns: 1 is yes."""
     separator: Annotated[str, Field(min_length=1)] = "|"
     """Separator of several labels in a cell."""
@@ -184,13 +169,20 @@ class Objective(Model):
     )
     """For `val_sensitivity`, the highest sensitivity at any threshold with at least this specificity; default: 0.9."""
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        if self.metric == "val_sensitivity" and self.specificity is None:
-            raise ValueError("objective.specificity needs a number; remove null")
-        if self.metric != "val_sensitivity" and self.specificity is not None:
-            raise ValueError("objective.specificity is only for metric: val_sensitivity; remove it")
-        return self
+    rules = (
+        Rule(
+            ("specificity", "metric"),
+            lambda specificity, metric: metric != "val_sensitivity" or specificity is not None,
+            "objective.specificity needs a number",
+            "remove null",
+        ),
+        Rule(
+            ("specificity", "metric"),
+            lambda specificity, metric: metric == "val_sensitivity" or specificity is None,
+            "objective.specificity is only for metric: val_sensitivity",
+            "remove it",
+        ),
+    )
 
     @property
     def goal(self) -> Literal["maximize", "minimize"]:
@@ -278,19 +270,68 @@ class FolderSettings(Model):
     path: FilePath
 
 
-def is_of_generator(name: str) -> bool:
-    """Return whether a parameter, by its dotted name, has an effect when only a generator is trained (`gan_kid`)."""
-    return name == "source" or name.partition(".")[0] in GENERATORS
+BLOCKS = (*GENERATORS, "folder")
+"""The blocks of parameters; the source of the same name uses them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoEffect:
+    """Annotates a parameter that has no effect with a source or a task."""
+
+    source: str = ""
+    task: str = ""
+
+
+def has_effect_with(source: object, name: str) -> bool:
+    """Return whether a parameter or block has an effect with a source; `Parameters` and spaces drop it otherwise."""
+    return source == name if name in BLOCKS else _annotation(name).source != source
+
+
+def has_effect_in(settings: Settings, name: str) -> bool:
+    """Return whether a parameter, by its dotted name, can have an effect in a study."""
+    if settings.objective.is_of_generator:
+        return name == "source" or name.partition(".")[0] in GENERATORS
+    return _annotation(name).task != settings.task
+
+
+def _annotation(name: str) -> NoEffect:
+    field = Parameters.model_fields.get(name)
+    found = [marker for marker in field.metadata if isinstance(marker, NoEffect)] if field else []
+    return found[0] if found else NoEffect()
+
+
+def extra_images(synthetic_ratio: float, real_count: int) -> int:
+    """Return how many extra images there are for so many real ones: r·N, rounded half up."""
+    return int(synthetic_ratio * real_count + 0.5)
+
+
+def extra_per_step(synthetic_ratio: float, batch_size: int, mixing: str) -> int:
+    """Return the extra images per optimiser step: r·B, or with `mixing: replace` r/(1+r)·B, rounded half up.
+
+    With `mixing: pretrain`, B during pretraining.
+    """
+    if mixing == "pretrain":
+        return batch_size
+    return extra_images(synthetic_ratio if mixing == "additive" else _extra_share(synthetic_ratio), batch_size)
+
+
+def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
+    """Return how many of the steps of `mixing: pretrain` draw only extra images: r/(1+r), rounded half up."""
+    return extra_images(_extra_share(synthetic_ratio), total_steps)
+
+
+def _extra_share(synthetic_ratio: float) -> float:
+    return synthetic_ratio / (1 + synthetic_ratio)
 
 
 class Parameters(Model):
     """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, SOURCES] = "none"
-    synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
+    synthetic_ratio: Annotated[float, Field(ge=0, le=100), NoEffect(source="none")] = 1.0
     """Extra images per real image; 0 for `source: none`."""
-    balance: Literal["natural", "equal"] = "natural"
-    mixing: Literal["additive", "replace", "pretrain"] = "additive"
+    balance: Annotated[Literal["natural", "equal"], NoEffect(source="none", task="segmentation")] = "natural"
+    mixing: Annotated[Literal["additive", "replace", "pretrain"], NoEffect(source="none")] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
     first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""
     match_resolution: Literal["auto", "off"] = "auto"
@@ -310,11 +351,11 @@ class Parameters(Model):
     batch_norm: Literal["mix", "real", "moving"] = "mix"
     """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`; real
     images with `mixing: pretrain`) or on its real images (`real`), or the moving average of training (`moving`)."""
-    head: HeadName = "linear"
+    head: Annotated[HeadName, NoEffect(task="segmentation")] = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
-    loss: LossName = "cross_entropy"
+    loss: Annotated[LossName, NoEffect(task="segmentation")] = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(task="segmentation")] = 0.0
     lr: Positive = 1e-4
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: NonNegative = 0.0
@@ -329,38 +370,71 @@ class Parameters(Model):
         if not isinstance(values, dict):
             return values
         source = values.get("source", "none")
-        kept = {name: value for name, value in values.items() if name not in USED_ONLY_BY or USED_ONLY_BY[name](source)}
+        kept = {name: value for name, value in values.items() if has_effect_with(source, name)}
         if source == "none":
             kept["synthetic_ratio"] = 0.0
         if source in GENERATORS:
             kept.setdefault(source, {})
         return kept
 
-    @model_validator(mode="after")
-    def _are_compatible(self) -> Self:
-        ratio = f"synthetic_ratio: {self.synthetic_ratio:g}"
-        if self.source == "folder" and self.folder is None:
-            raise ValueError("source: folder needs a folder of extra images; give folder.path")
-        if self.source != "none" and self.synthetic_ratio == 0:
-            raise ValueError("synthetic_ratio: 0 is the same as source: none; give a ratio above 0")
-        if self.source == "duplicate" and self.mixing == "replace":
-            raise ValueError("source: duplicate with mixing: replace is the same as source: none; use mixing: additive")
-        if self.balance == "equal" and self.match_resolution == "off":
-            raise ValueError(
-                "balance: equal with match_resolution: off lets the resolution of extra images reveal their class; "
-                "use match_resolution: auto"
-            )
-        if self.weights == "imagenet" and not is_of_torchvision(self.backbone):
-            raise ValueError(f"backbone: {self.backbone} has no ImageNet weights; set weights: none")
-        if self.weights == "none" and self.trainable != "all":
-            raise ValueError(
-                f"trainable: {self.trainable} with weights: none leaves random layers untrained; use trainable: all"
-            )
-        if self.extra_per_step == 0 and self.source != "none":
-            raise ValueError(f"{ratio} of batch_size: {self.batch_size} rounds to zero extra images; raise one of them")
-        if self.real_per_step == 0:
-            raise ValueError(f"{ratio} leaves no real image in a batch; lower it")
-        return self
+    rules = (
+        Rule(
+            ("source", "folder.path"),
+            lambda source, path: source != "folder" or path is not None,
+            "source: folder needs a folder of extra images",
+            "give folder.path",
+        ),
+        Rule(
+            ("synthetic_ratio", "source"),
+            lambda ratio, source: ratio > 0 or source == "none",
+            "synthetic_ratio: 0 is the same as source: none",
+            "give a ratio above 0",
+        ),
+        Rule(
+            ("source", "mixing"),
+            lambda source, mixing: source != "duplicate" or mixing != "replace",
+            "source: duplicate with mixing: replace is the same as source: none",
+            "use mixing: additive",
+        ),
+        Rule(
+            ("balance", "match_resolution"),
+            lambda balance, match_resolution: balance != "equal" or match_resolution != "off",
+            "balance: equal with match_resolution: off lets the resolution of extra images reveal their class",
+            "use match_resolution: auto",
+        ),
+        Rule(
+            ("weights",),
+            lambda weights: not weights.startswith("IMAGENET1K_") or weights in WEIGHT_SETS,
+            "weights: torchvision has no set '{weights}'",
+            lambda weights: nearest(weights, WEIGHT_SETS),
+        ),
+        Rule(
+            ("backbone", "weights"),
+            lambda backbone, weights: weights != "imagenet" or is_of_torchvision(backbone),
+            "backbone: {backbone} has no ImageNet weights",
+            "set weights: none",
+        ),
+        Rule(
+            ("trainable", "weights"),
+            lambda trainable, weights: trainable == "all" or weights != "none",
+            "trainable: {trainable} with weights: none leaves random layers untrained",
+            "use trainable: all",
+        ),
+        Rule(
+            ("synthetic_ratio", "batch_size", "mixing", "source"),
+            lambda ratio, size, mixing, source: (
+                source == "none" or ratio == 0 or extra_per_step(ratio, size, mixing) > 0
+            ),
+            "synthetic_ratio: {synthetic_ratio:g} of batch_size: {batch_size} rounds to zero extra images",
+            "raise one of them",
+        ),
+        Rule(
+            ("synthetic_ratio", "batch_size", "mixing"),
+            lambda ratio, size, mixing: mixing != "replace" or extra_per_step(ratio, size, mixing) < size,
+            "synthetic_ratio: {synthetic_ratio:g} leaves no real image in a batch",
+            "lower it",
+        ),
+    )
 
     @property
     def generator(self) -> GeneratorSettings | None:
@@ -374,13 +448,8 @@ class Parameters(Model):
 
     @property
     def extra_per_step(self) -> int:
-        """Extra images per optimiser step, rounded half up: r·B, or with `mixing: replace` r/(1+r)·B.
-
-        With `mixing: pretrain`, B during pretraining.
-        """
-        if self.mixing == "pretrain":
-            return self.batch_size
-        return int((self.synthetic_ratio if self.mixing == "additive" else self._extra_share) * self.batch_size + 0.5)
+        """Extra images per optimiser step."""
+        return extra_per_step(self.synthetic_ratio, self.batch_size, self.mixing)
 
     @property
     def real_per_step(self) -> int:
@@ -393,12 +462,8 @@ class Parameters(Model):
         return self.real_per_step + (self.extra_per_step if self.mixing != "pretrain" else 0)
 
     def pretraining_steps(self, total_steps: int) -> int:
-        """Return how many of `total_steps`, those of a full run, pretrain on extra images: r/(1+r), rounded half up."""
-        return int(self._extra_share * total_steps + 0.5) if self.mixing == "pretrain" else 0
-
-    @property
-    def _extra_share(self) -> float:
-        return self.synthetic_ratio / (1 + self.synthetic_ratio)
+        """Return how many of `total_steps`, those of a full run, draw only extra images."""
+        return pretraining_steps(self.synthetic_ratio, total_steps) if self.mixing == "pretrain" else 0
 
     @property
     def has_synthetic_images(self) -> bool:
@@ -488,15 +553,20 @@ class QualitySettings(Model):
     allow_memorised: bool = False
     """Use synthetic images even if too many of them are near-duplicates of training images."""
 
-    @model_validator(mode="after")
-    def _has_weights(self) -> Self:
-        if self.backbone and self.weights == "none":
-            raise ValueError("quality.weights: none gives random features; write imagenet, or the path of a file")
-        if self.backbone and self.weights == "imagenet" and not is_of_torchvision(self.backbone):
-            raise ValueError(
-                f"quality.backbone: {self.backbone} has no ImageNet weights; give a file as quality.weights"
-            )
-        return self
+    rules = (
+        Rule(
+            ("weights", "backbone"),
+            lambda weights, backbone: backbone is None or weights != "none",
+            "quality.weights: none gives random features",
+            "write imagenet, or the path of a file",
+        ),
+        Rule(
+            ("backbone", "weights"),
+            lambda backbone, weights: backbone is None or weights != "imagenet" or is_of_torchvision(backbone),
+            "quality.backbone: {backbone} has no ImageNet weights",
+            "give a file as quality.weights",
+        ),
+    )
 
 
 class Controls(Model):
@@ -507,11 +577,14 @@ class Controls(Model):
     tuned: tuple[Literal["real_only", "classical", "duplicate"], ...] = ("real_only", "classical", "duplicate")
     """The best trial of each of these arms, from the search and the top-ups."""
 
-    @model_validator(mode="after")
-    def _has_controls(self) -> Self:
-        if not self.matched and not self.tuned:
-            raise ValueError("without controls there is nothing to compare with; keep one in matched or tuned")
-        return self
+    rules = (
+        Rule(
+            ("matched", "tuned"),
+            lambda matched, tuned: bool(matched or tuned),
+            "confirm.controls: without controls there is nothing to compare with",
+            "keep one in matched or tuned",
+        ),
+    )
 
 
 class Confirm(Model):
@@ -582,21 +655,28 @@ class Settings(Model):
     exported_from: ExportedFrom | None = None
     final: FinalSettings | None = None
 
-    @model_validator(mode="after")
-    def _suits_the_task(self) -> Self:
-        metric, possible = f"objective.metric: {self.objective.metric}", OBJECTIVES[self.task]
-        if self.objective.metric not in possible:
-            raise ValueError(f"{metric} does not apply to {self.task}; write {' or '.join(possible)}")
-        if self.objective.metric == "val_sensitivity" and self.data.classes == "three":
-            raise ValueError(f"{metric} requires two classes, but data.classes is three; write val_auprc")
-        if self.objective.is_of_generator:
-            if self.quality.backbone is None:
-                raise ValueError(f"{metric} needs quality.backbone; write quality: {{backbone: mobilenet_v2}}")
-        if self.task == "segmentation":
-            for name in ("classes", "positive", "table"):
-                if getattr(self.data, name) != DataSettings.model_fields[name].default:
-                    raise ValueError(f"data.{name} applies only to classification, but task is segmentation; remove it")
-        return self
+    rules = (
+        Rule(
+            ("objective.metric", "task"),
+            lambda metric, task: metric in OBJECTIVES[task],
+            "objective.metric: {objective_metric} does not apply to {task}",
+            lambda _metric, task: f"write {' or '.join(OBJECTIVES[task])}",
+        ),
+        Rule(
+            ("objective.metric", "quality.backbone"),
+            lambda metric, backbone: metric != "gan_kid" or backbone is not None,
+            "objective.metric: gan_kid needs quality.backbone",
+            "write quality: {{backbone: mobilenet_v2}}",
+        ),
+        Rule(
+            ("data.classes", "data.positive", "data.table", "task"),
+            lambda classes, positive, table, task: (
+                task != "segmentation" or (classes, positive, table) == ("binary", None, None)
+            ),
+            "data.classes, data.positive and data.table apply only to classification, but task is segmentation",
+            "remove them",
+        ),
+    )
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON.

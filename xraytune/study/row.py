@@ -27,7 +27,8 @@ from xraytune.base.errors import ArtifactError
 from xraytune.base.files import append_jsonl, read_jsonl, write_text
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Model, Objective, Parameters
+from xraytune.space.model import Model
+from xraytune.space.settings import Objective, Parameters
 from xraytune.study.folder import StudyFolder, damage_explained
 
 Status: TypeAlias = Literal["complete", "pruned", "failed"]

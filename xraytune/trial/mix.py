@@ -6,15 +6,15 @@ a search over ratios compares amounts, not different images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.errors import ConfigError, DataError, Problem
+from xraytune.base.errors import DataError, Problem
 from xraytune.data.prepare import Prepared
-from xraytune.space.settings import Objective, Parameters
+from xraytune.space.settings import Objective, Parameters, extra_images
 
 
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.int64]:
@@ -27,7 +27,7 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.i
         real_counts: Real training images of each class, each >= 1.
         parameters: `synthetic_ratio` r (0 without a source) and `balance` are read.
     """
-    total = _extra_count(parameters.synthetic_ratio, sum(real_counts))
+    total = extra_images(parameters.synthetic_ratio, sum(real_counts))
     if parameters.balance == "natural":
         return apportion(real_counts, total)
     return _in_order([np.arange(total) + float(count) for count in real_counts], total)
@@ -44,29 +44,6 @@ def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
     return _in_order(
         [(np.arange(total) + 0.5) / weight if weight else np.full(total, np.inf) for weight in weights], total
     )
-
-
-def require_extra_images(ratios: Iterable[float], real_count: int) -> None:
-    """Refuse (ConfigError) a ratio that rounds to no extra image: such trials would be real-only ones under another name.
-
-    `ratios` are the `synthetic_ratio` of trials with a source.
-    """
-    smallest = min(ratios, default=None)
-    if smallest is not None and _extra_count(smallest, real_count) == 0:
-        what = f"{smallest:g} of {real_count} training images rounds to zero extra images"
-        raise ConfigError(Problem(what, "synthetic_ratio", f"use {1 / real_count:.2g} or more"))
-
-
-def require_both_phases(ratios: Iterable[float], total_steps: int) -> None:
-    """Raise ConfigError if `mixing: pretrain`, at one of the ratios, leaves no step for extra images or for real ones."""
-    for ratio in ratios:
-        first = Parameters(source="duplicate", synthetic_ratio=ratio, mixing="pretrain").pretraining_steps(total_steps)
-        if not 0 < first < total_steps:
-            what = (
-                f"pretrain at synthetic_ratio: {ratio:g} divides {total_steps} steps into {first} with extra images "
-                f"and {total_steps - first} with real ones"
-            )
-            raise ConfigError(Problem(what, "mixing", "use a synthetic_ratio closer to 1, or more steps"))
 
 
 def require_enough(labels: Sequence[int], parameters: Parameters, prepared: Prepared) -> None:
@@ -96,10 +73,6 @@ def mix_label(parameters: Parameters, objective: Objective) -> str:
     if parameters.generator:
         mix += f" ({parameters.generator.steps} steps)"
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
-
-
-def _extra_count(synthetic_ratio: float, real_count: int) -> int:
-    return int(synthetic_ratio * real_count + 0.5)
 
 
 def _in_order(ranks: Sequence[NDArray[np.floating[Any]]], total: int) -> NDArray[np.int64]:

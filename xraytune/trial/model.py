@@ -1,15 +1,13 @@
-"""The pretrained weights of an experiment's backbone, its number of classes, and the table of its network's layers."""
+"""The table of the layers of an experiment's network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from xraytune.base.errors import ConfigError, Problem
 from xraytune.data.index import find_class_names
 from xraytune.nets.summary import ModelSummary, summarise
 from xraytune.space.load import load_space
-from xraytune.space.space import Space
 from xraytune.trial.task import task_of
 
 
@@ -31,15 +29,3 @@ def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence
     network = build(parameters, len(find_class_names(settings.data)), weights=None, seed=settings.seed)
     side_px = settings.data.image_size
     return summarise(network, (parameters.batch_size, parameters.input_channels, side_px, side_px))
-
-
-def require_two_classes(space: Space) -> None:
-    """Refuse `loss: bce` and `val_sensitivity` (ConfigError) unless the images have two classes; see `find_class_names`."""
-    binary = {"loss: bce": "use loss: cross_entropy"} if ("bce",) in space.combinations("loss") else {}
-    if space.settings.objective.metric == "val_sensitivity":
-        binary["objective.metric: val_sensitivity"] = "use val_auprc"
-    for what, fix in binary.items():
-        if (count := len(find_class_names(space.settings.data))) != 2:
-            raise ConfigError(
-                Problem(f"{what} requires two classes, but the images have {count}", space.settings.data.path, fix)
-            )

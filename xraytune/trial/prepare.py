@@ -11,16 +11,15 @@ from pathlib import Path
 
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
-from xraytune.data.index import ImageIndex
+from xraytune.data.index import ImageIndex, find_class_names
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
+from xraytune.space.rules import check_images
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space, require_extensions
 from xraytune.synth.quality import require_measurable
-from xraytune.trial.mix import require_both_phases, require_extra_images
-from xraytune.trial.model import require_two_classes
 from xraytune.trial.task import task_of
 
 
@@ -59,7 +58,7 @@ def prepare_space(
     """
     settings = space.settings
     require_writable(cache)
-    require_two_classes(space)
+    check_images(space, class_count=len(find_class_names(settings.data)))
     require_weights(space)
     index = task_of(settings).read_index(settings.data, on_progress=on_progress)
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
@@ -67,8 +66,8 @@ def prepare_space(
         note(warning)
     if settings.objective.is_of_generator:
         require_measurable(prepared)
-    require_extra_images(mixed_ratios(space), sum(prepared.train_counts))
-    require_both_phases(pretrained_ratios(space), settings.budget.max_epochs * prepared.steps_per_epoch(settings))
+    total_steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
+    check_images(space, training_images=sum(prepared.train_counts), total_steps=total_steps)
     return prepared, index
 
 
@@ -82,16 +81,7 @@ def require_weights(space: Space) -> None:
             task_of(space.settings).build_network(parameters, 2, weights=file, seed=0)
 
 
-def mixed_ratios(space: Space) -> list[float]:
-    """Return the possible ratios of trials with extra images; a range contributes its bounds."""
-    return [ratio for ratio, _ in _mixes(space)]
-
-
 def pretrained_ratios(space: Space) -> list[float]:
-    """Return the possible ratios of trials with `mixing: pretrain`."""
-    return [ratio for ratio, mixing in _mixes(space) if mixing == "pretrain"]
-
-
-def _mixes(space: Space) -> list[tuple[float, object]]:
-    mixes = space.combinations("source", "synthetic_ratio", "mixing")
-    return [(ratio, mixing) for source, ratio, mixing in mixes if source != "none" and isinstance(ratio, int | float)]
+    """Return the possible ratios of trials with `mixing: pretrain`; a range contributes its bounds."""
+    mixes = space.combinations("synthetic_ratio", "mixing")
+    return [ratio for ratio, mixing in mixes if mixing == "pretrain" and isinstance(ratio, int | float)]

@@ -1,0 +1,67 @@
+"""The rules that read facts of the images: of a whole space, and of one experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xraytune.base.errors import ConfigError
+from xraytune.space.domains import Choices
+from xraytune.space.rules import check_images
+from xraytune.space.settings import DataSettings, Experiment, Parameters, Settings
+from xraytune.space.space import ParameterSpec, Space
+
+SETTINGS = Settings(name="small", data=DataSettings(path=Path("images")))
+
+
+def space_of(ratios: list[float], mixing: str = "additive") -> Space:
+    """A space with these ratios of a GAN; without any, a real-only one."""
+    domains = {"source": Choices(("none",))}
+    if ratios:
+        domains = {
+            "source": Choices(("gan",)),
+            "synthetic_ratio": Choices(tuple(ratios)),
+            "mixing": Choices((mixing,)),
+        }
+    specs = (ParameterSpec(name=name, domain=domain) for name, domain in domains.items())
+    return Space(settings=SETTINGS, specs=tuple(specs))
+
+
+@pytest.mark.parametrize("ratio", [0.01, 50.0])
+def test_a_ratio_that_leaves_a_phase_without_steps_is_an_error(ratio: float) -> None:
+    words = (
+        r"^mixing: pretrain at synthetic_ratio: \S+ divides 20 steps into (0|20) with extra images and (20|0) with real"
+    )
+    with pytest.raises(ConfigError, match=words) as error:
+        check_images(space_of([1.0, ratio], "pretrain"), total_steps=20)
+    assert error.value.problems[0].fix == "use a synthetic_ratio closer to 1, or more steps"
+    check_images(space_of([1.0], "pretrain"), total_steps=2)  # one step each
+    check_images(space_of([ratio]), total_steps=20)
+
+
+@pytest.mark.parametrize("ratios", [[], [0.01], [0.01, 2.0], [0.03]])
+def test_ratios_of_at_least_half_an_image_pass(ratios: list[float]) -> None:
+    check_images(space_of(ratios), training_images=50, total_steps=20)
+
+
+@pytest.mark.parametrize("ratios", [[0.0099], [2.0, 0.0099]])
+def test_a_ratio_that_adds_no_image_is_an_error_with_one_that_does(ratios: list[float]) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_images(space_of(ratios), training_images=50)
+
+    (problem,) = error.value.problems
+    assert (problem.what, problem.where, problem.fix) == (
+        "0.0099 of 50 training images rounds to zero extra images",
+        "synthetic_ratio",
+        "use 0.02 or more",
+    )
+
+
+def test_an_experiment_is_checked_at_its_own_ratio_alone() -> None:
+    parameters = Parameters(source="duplicate", synthetic_ratio=0.0099, batch_size=128)
+    experiment = Experiment(settings=SETTINGS, parameters=parameters)
+
+    check_images(experiment, training_images=51)
+    with pytest.raises(ConfigError, match="rounds to zero extra images"):
+        check_images(experiment, training_images=50)

@@ -1,0 +1,277 @@
+"""Complete the parameters that a document declares to those of a `Space`, and check that every point of it can run.
+
+Parameters that are not declared get their defaults, those without an effect at some sources get a condition on `source`, and
+those that can never be active are dropped. So different points are different trials.
+
+`RULES` is what must hold at every point. The rules that read facts of the images are checked once these are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from xraytune.base.errors import ConfigError, Problem, join_names
+from xraytune.space.backbones import ENCODER_STRIDE_PX, ENCODERS, backbone_of
+from xraytune.space.document import Document, KeyPath, Problems, RejectedError
+from xraytune.space.domains import Choices
+from xraytune.space.fields import flat_values, parameter_fields
+from xraytune.space.grammar import is_overridden, join_conditions, path_of, when_paths
+from xraytune.space.messages import group_regex_problem, nearest
+from xraytune.space.model import Rule
+from xraytune.space.settings import (
+    GENERATORS,
+    SOURCES,
+    Experiment,
+    Parameters,
+    Settings,
+    extra_images,
+    has_effect_in,
+    has_effect_with,
+    pretraining_steps,
+)
+from xraytune.space.space import Condition, ParameterSpec, Space, corner_points, family_of
+
+FACTS = ("class_count", "training_images", "total_steps")
+"""What rules read of the images: the number of classes, of real training images, and of the steps of a full run."""
+
+RULES: tuple[Rule, ...] = (
+    *Parameters.rules,
+    Rule(
+        ("source", "objective.metric"),
+        lambda source, metric: metric != "gan_kid" or source in GENERATORS,
+        "objective.metric: gan_kid searches for a generator, but source can be {source}",
+        "write source: {{value: gan}}",
+    ),
+    Rule(
+        ("source", "task"),
+        lambda source, task: task != "segmentation" or not SOURCES.has(source),
+        "source: {source} provides no masks, which segmentation needs",
+        "use gan, diffusion, folder, duplicate or none",
+    ),
+    Rule(
+        ("backbone", "task"),
+        lambda backbone, task: task != "segmentation" or backbone in ENCODERS,
+        "backbone: {backbone} cannot be the encoder of a U-Net",
+        lambda backbone, _: nearest(backbone, ENCODERS, f"use one of: {', '.join(ENCODERS)}"),
+    ),
+    Rule(
+        ("backbone", "data.image_size", "task"),
+        lambda backbone, size_px, task: task == "segmentation" or backbone_of(backbone).takes(size_px),
+        lambda backbone, size_px, _: (
+            f"backbone: {backbone} takes images of {backbone_of(backbone).sizes}, but data.image_size is {size_px}"
+        ),
+        lambda backbone, _size_px, _task: f"set data.image_size: {backbone_of(backbone).usual_px}",
+    ),
+    Rule(
+        ("data.image_size", "task"),
+        lambda size_px, task: task != "segmentation" or size_px % ENCODER_STRIDE_PX == 0,
+        f"data.image_size: {{data_image_size}} is not a multiple of {ENCODER_STRIDE_PX}, which a U-Net needs",
+        lambda size_px, _: f"write {-(-size_px // ENCODER_STRIDE_PX) * ENCODER_STRIDE_PX}",
+    ),
+    *(
+        Rule(
+            (f"{block}.image_size", "data.image_size"),
+            lambda generated_px, size_px: generated_px is None or generated_px <= size_px,
+            f"{block}.image_size: {{{block}_image_size}} is more than data.image_size, {{data_image_size}}",
+            f"set data.image_size: {{{block}_image_size}} or more, or a smaller {block}.image_size",
+        )
+        for block in GENERATORS
+    ),
+    Rule(
+        ("data.split.group_regex",),
+        lambda group_regex: group_regex is None or group_regex_problem(group_regex) is None,
+        lambda group_regex: f"data.split.group_regex: {(group_regex_problem(group_regex) or ('', ''))[0]}",
+        lambda group_regex: (group_regex_problem(group_regex) or ("", ""))[1],
+    ),
+    Rule(
+        ("loss", "class_count"),
+        lambda loss, class_count: loss != "bce" or class_count == 2,
+        "loss: bce requires two classes, but the images have {class_count}",
+        "use loss: cross_entropy",
+    ),
+    Rule(
+        ("objective.metric", "class_count"),
+        lambda metric, class_count: metric != "val_sensitivity" or class_count == 2,
+        "objective.metric: val_sensitivity requires two classes, but the images have {class_count}",
+        "write val_auprc",
+    ),
+    Rule(
+        ("synthetic_ratio", "source", "training_images"),
+        lambda ratio, source, images: source == "none" or extra_images(ratio, images) > 0,
+        "{synthetic_ratio:g} of {training_images} training images rounds to zero extra images",
+        lambda _ratio, _source, images: f"use {1 / images:.2g} or more",
+    ),
+    Rule(
+        ("mixing", "synthetic_ratio", "source", "total_steps"),
+        lambda mixing, ratio, source, steps: (
+            source == "none" or mixing != "pretrain" or 0 < pretraining_steps(ratio, steps) < steps
+        ),
+        lambda _mixing, ratio, _source, steps: (
+            f"pretrain at synthetic_ratio: {ratio:g} divides {steps} steps into {pretraining_steps(ratio, steps)} with "
+            f"extra images and {steps - pretraining_steps(ratio, steps)} with real ones"
+        ),
+        "use a synthetic_ratio closer to 1, or more steps",
+    ),
+)
+
+
+def complete_specs(declared: Mapping[str, ParameterSpec | None], problems: Problems) -> tuple[ParameterSpec, ...]:
+    """Return all parameters of the space, parents first; none if one is invalid, or conditions form a cycle."""
+    written = {name: spec for name, spec in declared.items() if spec}
+    specs = {
+        name: written.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
+        for name, field in parameter_fields().items()
+        if name in written or not field.is_required
+    }
+    specs = {name: _where_it_has_an_effect(spec, specs["source"]) for name, spec in specs.items()}
+    try:
+        ordered = _parents_first(specs, problems)
+    except RejectedError:
+        return ()
+    active = [
+        spec for spec in ordered if not spec.when or any(spec.name in p for p in corner_points(ordered, [spec.name]))
+    ]
+    for name in written.keys() - {spec.name for spec in active}:
+        _reject_impossible(written[name], specs, declared, problems)
+    return () if None in declared.values() else tuple(active)
+
+
+def _where_it_has_an_effect(spec: ParameterSpec, source: ParameterSpec) -> ParameterSpec:
+    assert isinstance(source.domain, Choices), "sources have no order"
+    name = spec.name.partition(".")[0]
+    possible = (*source.domain.values, *(["none"] if source.when else []))
+    accepted = tuple(value for value in possible if has_effect_with(value, name))
+    if accepted == possible:
+        return spec
+    return replace(spec, when=join_conditions(*spec.when, Condition(parameter="source", one_of=accepted)))
+
+
+def _parents_first(specs: Mapping[str, ParameterSpec], problems: Problems) -> tuple[ParameterSpec, ...]:
+    ordered: dict[str, ParameterSpec] = {}
+
+    def place(name: str, *children: str) -> None:
+        if name in children:
+            cycle = [name, *children[: children.index(name) + 1]]
+            path = next(path for member in cycle for path in when_paths(problems.document, member))
+            what = f"{name}: its condition depends on itself ({' <- '.join(cycle)})"
+            problems.reject(path, what, "remove one of these conditions")
+        if name in specs and name not in ordered:
+            for condition in specs[name].when:
+                place(condition.parameter, name, *children)
+            ordered[name] = specs[name]
+
+    for name in specs:
+        place(name)
+    return tuple(ordered.values())
+
+
+def _reject_impossible(
+    written: ParameterSpec,
+    specs: Mapping[str, ParameterSpec],
+    declared: Mapping[str, ParameterSpec | None],
+    problems: Problems,
+) -> None:
+    """Reject a written condition that never holds, unless a parent is invalid or set on the command line."""
+    parents = [condition.parameter for condition in written.when]
+    ancestors = [name for name in family_of(parents, specs) if name in declared]
+    if not parents or is_overridden(problems.document, ancestors) or not all(declared[name] for name in ancestors):
+        return
+    domains = [f"{name} is {specs[name].domain if name in specs else 'not given'}" for name in parents]
+    what = f"when: {' and '.join(map(str, written.when))} is never true, for {' and '.join(domains)} in this space"
+    path = when_paths(problems.document, written.name)[0]
+    problems.add(path, what, f"change the condition, or the values of {' and '.join(parents)}")
+
+
+def check_space(specs: Sequence[ParameterSpec], settings: Settings | None, problems: Problems) -> None:
+    """Check that every point of a space can run; of rules that read settings, only if these are valid."""
+    _check_continuous(specs, problems)
+    facts = (
+        {"binary": {"class_count": 2}, "three": {"class_count": 3}}.get(settings.data.classes, {}) if settings else {}
+    )
+    for rule in RULES:
+        known = _known(rule, settings, facts)
+        if known is not None:
+            _check_rule(rule, known, specs, problems)
+    if settings:
+        _check_effects(specs, settings, problems)
+
+
+def check_images(subject: Space | Experiment, **facts: int) -> None:
+    """Check a space or an experiment against the images: the rules that read some of the `FACTS`. Raises ConfigError."""
+    rules = [rule for rule in RULES if not facts.keys().isdisjoint(rule.reads)]
+    points: Iterable[Mapping[str, Any]]
+    if isinstance(subject, Space):
+        points = [*corner_points(subject.specs, {name for rule in rules for name in rule.reads})]
+    else:
+        points = [flat_values(subject.parameters)]
+    problems: dict[str, Problem] = {}
+    for rule in rules:
+        known = _known(rule, subject.settings, facts)
+        refusals = (
+            [rule.refusal({**_default_values(), **point, **known}) for point in points] if known is not None else []
+        )
+        for what, fix in filter(None, refusals):
+            problems.setdefault(fix, Problem(what, rule.reads[0], fix))
+    if problems:
+        raise ConfigError(*problems.values())
+
+
+def _known(rule: Rule, settings: Settings | None, facts: Mapping[str, int]) -> dict[str, Any] | None:
+    """Return what the rule reads besides parameters; None if some of it is unknown."""
+    names = [name for name in rule.reads if name not in parameter_fields()]
+    if any(name not in facts if name in FACTS else settings is None for name in names):
+        return None
+    return {name: facts[name] if name in facts else settings and settings.at(name) for name in names}
+
+
+def _default_values() -> dict[str, Any]:
+    """Return the values of parameters that are not active; None in blocks that are not used."""
+    return {name: None if "." in name else field.default for name, field in parameter_fields().items()}
+
+
+def _check_rule(rule: Rule, known: Mapping[str, Any], specs: Sequence[ParameterSpec], problems: Problems) -> None:
+    """Evaluate a rule for every combination of what it reads, as `corner_points` lists them."""
+    searched = [name for name in rule.reads if name not in known]
+    refusals = [rule.refusal({**_default_values(), **point, **known}) for point in corner_points(specs, searched)]
+    apart = ", or keep the values apart with when:" if None in refusals and len(searched) > 1 else ""
+    for fix, what in {fix: what for what, fix in filter(None, reversed(refusals))}.items():
+        problems.add(_first_written(rule, problems.document), what, fix + apart)
+
+
+def _first_written(rule: Rule, document: Document) -> KeyPath:
+    paths = [path_of(document, name) if name in parameter_fields() else (*name.split("."),) for name in rule.reads]
+    return next((path for path in paths if path in document.places), paths[0])
+
+
+def _check_effects(specs: Sequence[ParameterSpec], settings: Settings, problems: Problems) -> None:
+    """Refuse values of parameters without an effect in the study, except their defaults."""
+    unused = [spec.name for spec in specs if not has_effect_in(settings, spec.name)]
+    defaults = _default_values()
+    changed = [
+        name
+        for name in unused
+        if any(point.get(name, defaults[name]) != defaults[name] for point in corner_points(specs, [name]))
+    ]
+    if changed:
+        is_of_generator = settings.objective.is_of_generator
+        setting = "objective.metric: gan_kid" if is_of_generator else f"task: {settings.task}"
+        what = f"{setting} has no use for {join_names(changed)}"
+        problems.add(path_of(problems.document, changed[0]), what, "remove them")
+
+
+def _check_continuous(specs: Sequence[ParameterSpec], problems: Problems) -> None:
+    """Reject continuous ranges in a grid, and conditions like `when: {lr: 1e-3}` on them, which practically never hold."""
+    continuous = {spec.name: spec.domain for spec in specs if spec.domain.points() is None}
+    for spec in specs:
+        for condition in spec.when:
+            if condition.parameter in continuous:
+                domain = continuous[condition.parameter]
+                what = f"when: {condition} is practically never true: {condition.parameter} is any number from {domain}"
+                path = when_paths(problems.document, spec.name)[0]
+                problems.add(path, what, f"give {condition.parameter} step: or values:")
+    if problems.document.get(("sampler", "name")) == "grid":
+        for name, domain in continuous.items():
+            what = f"{name}: sampler: grid cannot list all numbers from {domain}"
+            problems.add(path_of(problems.document, name), what, "give step: or values:, or choose another sampler")
