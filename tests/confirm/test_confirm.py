@@ -83,36 +83,58 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return lab
 
 
+def copied(source: Lab, folder: Path) -> Iterator[Lab]:
+    """Yield a private copy of a lab, whose confirmations run in this process."""
+    shutil.copytree(source.path, folder / "lab")
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(training, "Runner", InProcess)
+        yield Lab(folder / "lab")
+
+
 @pytest.fixture
-def lab(ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def lab(ended: Lab, tmp_path: Path) -> Iterator[Lab]:
     """A private copy of the lab."""
-    shutil.copytree(ended.path, tmp_path / "lab")
-    monkeypatch.setattr(training, "Runner", InProcess)
-    with one_thread():
-        yield Lab(tmp_path / "lab")
+    yield from copied(ended, tmp_path)
 
 
-def test_ratios_for_which_the_folder_of_extra_images_is_too_small_are_omitted_with_a_note(lab: Lab) -> None:
+@pytest.fixture(scope="module")
+def confirmed(ended: Lab, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Confirmation]:
+    """The lab after a confirmation, and its result."""
+    for copy in copied(ended, tmp_path_factory.mktemp("confirmed")):
+        return copy, copy.confirm()
+    raise AssertionError
+
+
+@pytest.fixture
+def done(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Iterator[Lab]:
+    """A private copy of the lab after the confirmation."""
+    yield from copied(confirmed[0], tmp_path)
+
+
+@pytest.fixture
+def first(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Confirmation:
+    """The result of that confirmation, of the study in the private copy."""
+    return replace(confirmed[1], study=tmp_path / "lab" / "studies" / "small")
+
+
+def test_ratios_for_which_the_folder_of_extra_images_is_too_small_are_omitted_with_a_note(first: Confirmation) -> None:
     """The folder has two copies of each image."""
-    found = lab.confirm()
-
-    assert [point.ratio for point in found.ratio_response] == [0, 0.25, 0.5, 1, 2]
-    (note,) = found.notes
+    assert [point.ratio for point in first.ratio_response] == [0, 0.25, 0.5, 1, 2]
+    (note,) = first.notes
     assert re.fullmatch(r"the ratio response omits r=4: the folder has \d+ images of \w+, but the mix needs \d+", note)
-    assert all(point.duplicate for point in found.ratio_response[1:]), "also at the finalist's own ratio"
+    assert all(point.duplicate for point in first.ratio_response[1:]), "also at the finalist's own ratio"
 
 
-def test_a_confirm_resumes_with_its_own_test_folder_and_refuses_another(lab: Lab) -> None:
-    first = lab.confirm()
-    log = lab.study / TEST_ACCESS_FILE
-    other = shutil.copytree(lab.test, lab.path / "other")
+def test_a_confirm_resumes_with_its_own_test_folder_and_refuses_another(done: Lab, first: Confirmation) -> None:
+    log = done.study / TEST_ACCESS_FILE
+    other = shutil.copytree(done.test, done.path / "other")
     next((other / "NORMAL").iterdir()).unlink()
 
     with pytest.raises(StudyError, match=r"scored on another test folder\n.*use that folder, or move confirm/ away"):
-        confirm(lab.study, test=other)
-    copy = shutil.copytree(lab.test, lab.path / "harmless")
+        confirm(done.study, test=other)
+    copy = shutil.copytree(done.test, done.path / "harmless")
 
-    assert confirm(lab.study, test=copy).to_json() == first.to_json()
+    assert confirm(done.study, test=copy).to_json() == first.to_json()
     assert [row["fingerprint"] for row in read_jsonl(log)] == [first.test.fingerprint]
 
 
@@ -159,40 +181,37 @@ def test_the_forecast_option_leaves_the_test_folder_sealed(lab: Lab) -> None:
     assert "the test folder has already been accessed" in " ".join(command(*arguments, "--forecast").stdout.split())
 
 
-def test_a_confirm_interrupted_while_scoring_the_test_images_logs_one_access(lab: Lab) -> None:
-    first = lab.confirm()
-    next((lab.study / "confirm").rglob("test.npy")).unlink()
+def test_a_confirm_interrupted_while_scoring_the_test_images_logs_one_access(done: Lab, first: Confirmation) -> None:
+    next((done.study / "confirm").rglob("test.npy")).unlink()
 
-    assert lab.confirm().to_json() == first.to_json()
-    assert len(read_jsonl(lab.study / TEST_ACCESS_FILE)) == 1
+    assert done.confirm().to_json() == first.to_json()
+    assert len(read_jsonl(done.study / TEST_ACCESS_FILE)) == 1
 
 
-def test_results_that_were_changed_are_refused_until_they_are_computed_again(lab: Lab) -> None:
+def test_results_that_were_changed_are_refused_until_they_are_computed_again(done: Lab, first: Confirmation) -> None:
     """Scores that could be real, and a verdict."""
-    first = lab.confirm()
-    scores, verdict = next((lab.study / "confirm").rglob("test.npy")), lab.study / "confirm" / "verdict.json"
+    scores, verdict = next((done.study / "confirm").rglob("test.npy")), done.study / "confirm" / "verdict.json"
     np.save(scores, np.load(scores)[:, ::-1])
     edit(verdict, "test", images="many")
 
     with pytest.raises(StudyError, match=r"(?s)test\.npy: .*not what was written.*remove it, and run the same command"):
-        lab.confirm()
-    for read in (write_report, partial(export, out=lab.path / "best.yaml")):
+        done.confirm()
+    for read in (write_report, partial(export, out=done.path / "best.yaml")):
         with pytest.raises(StudyError, match=r"(?s)verdict\.json: .*not what was written.*`xraytune confirm` again"):
-            read(lab.study)
+            read(done.study)
 
     scores.unlink()
-    assert lab.confirm().to_json() == first.to_json()
-    export(lab.study, out=lab.path / "best.yaml")
+    assert done.confirm().to_json() == first.to_json()
+    export(done.study, out=done.path / "best.yaml")
 
 
-def test_scores_that_are_not_finite_are_never_compared(lab: Lab) -> None:
+def test_scores_that_are_not_finite_are_never_compared(done: Lab) -> None:
     """Neither stored scores nor those of a network with NaN weights."""
-    lab.confirm()
-    scores = next((lab.study / "confirm").rglob("test.npy"))
+    scores = next((done.study / "confirm").rglob("test.npy"))
     np.save(scores, np.load(scores) * np.nan)
 
     with pytest.raises(StudyError, match=r"test\.npy: .*damaged"):
-        lab.confirm()
+        done.confirm()
 
     scores.unlink()
     best = scores.parent / "checkpoint" / "best.safetensors"
@@ -200,24 +219,26 @@ def test_scores_that_are_not_finite_are_never_compared(lab: Lab) -> None:
         {name: one * float("nan") if one.is_floating_point() else one for name, one in load_file(best).items()}, best
     )
     with pytest.raises(StudyError, match="output is NaN or infinite for"):
-        lab.confirm()
+        done.confirm()
     assert not scores.exists()
 
 
 def another_study(lab: Lab) -> Path:
-    """A second study of the same images."""
-    return shutil.copytree(lab.study, lab.study.with_name("other"))
+    """A second study of the same images, which is not confirmed."""
+    names = ("confirm", TEST_ACCESS_FILE)
+    return shutil.copytree(lab.study, lab.study.with_name("other"), ignore=shutil.ignore_patterns(*names))
 
 
-def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_first(lab: Lab) -> None:
-    other, copy = another_study(lab), shutil.copytree(lab.test, lab.path / "harmless")
-    first = lab.confirm()
+def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_first(
+    done: Lab, first: Confirmation
+) -> None:
+    other, copy = another_study(done), shutil.copytree(done.test, done.path / "harmless")
 
     second = confirm(other, test=copy)
-    resumed = lab.confirm()
+    resumed = done.confirm()
     shutil.rmtree(other)
-    shutil.rmtree(lab.study / "confirm")
-    third = lab.confirm()
+    shutil.rmtree(done.study / "confirm")
+    third = done.confirm()
 
     assert first.exploratory == (FEW_SEEDS,)
     assert resumed.to_json() == first.to_json()
@@ -232,43 +253,40 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     )
 
 
-def test_an_access_by_another_study_during_the_training_makes_the_verdict_exploratory(lab: Lab) -> None:
-    other = another_study(lab)
-    lab.confirm()
-    shutil.copytree(lab.study / "confirm", other / "confirm")  # as if it had been planned and trained before
+def test_an_access_by_another_study_during_the_training_makes_the_verdict_exploratory(done: Lab) -> None:
+    other = another_study(done)
+    shutil.copytree(done.study / "confirm", other / "confirm")  # as if it had been planned and trained before
     (other / "confirm" / "verdict.json").unlink()
     for scores in other.glob("confirm/trials/*/test.npy"):
         scores.unlink()
 
     for _ in range(2):
-        assert confirm(other, test=lab.test).exploratory == (
+        assert confirm(other, test=done.test).exploratory == (
             "the test folder had been accessed once before, by `confirm` of study small",
             FEW_SEEDS,
         )
 
 
-def test_accesses_of_a_moved_study_count_for_other_studies(lab: Lab) -> None:
-    other = another_study(lab)
-    lab.confirm()
-    (lab.study.parent / TEST_ACCESS_FILE).unlink()
+def test_accesses_of_a_moved_study_count_for_other_studies(done: Lab) -> None:
+    other = another_study(done)
+    (done.study.parent / TEST_ACCESS_FILE).unlink()
 
-    assert lab.confirm().exploratory == (FEW_SEEDS,)
-    assert confirm(other, test=lab.test).exploratory == (
+    assert done.confirm().exploratory == (FEW_SEEDS,)
+    assert confirm(other, test=done.test).exploratory == (
         "the test folder had been accessed once before, by `confirm` of study small",
         FEW_SEEDS,
     )
 
 
-def test_renamed_test_images_in_another_order_are_refused(lab: Lab) -> None:
-    lab.confirm()
-    first, *_, last = sorted((lab.test / "NORMAL").iterdir())
+def test_renamed_test_images_in_another_order_are_refused(done: Lab) -> None:
+    first, *_, last = sorted((done.test / "NORMAL").iterdir())
     swap(first, last)
 
     with pytest.raises(StudyError, match=r"renamed since this confirmation scored them(.|\n)*fix: restore their names"):
-        lab.confirm()
+        done.confirm()
     swap(first, last)
 
-    lab.confirm()
+    done.confirm()
 
 
 def test_test_images_among_the_extra_images_are_refused_before_anything_is_trained(lab: Lab) -> None:
@@ -326,40 +344,37 @@ def remove_scores(lab: Lab) -> None:
     (lab.study / "confirm" / "scoring.json").unlink()
 
 
-def test_a_head_node_without_a_gpu_scores_what_a_cluster_trained(lab: Lab) -> None:
-    lab.confirm()
-    remove_scores(lab)
-    on_gpus(lab)
+def test_a_head_node_without_a_gpu_scores_what_a_cluster_trained(done: Lab) -> None:
+    remove_scores(done)
+    on_gpus(done)
 
-    found = lab.confirm(address="head:6379")
+    found = done.confirm(address="head:6379")
 
     assert "all replicates were trained on GPUs and scored on a CPU" in found.notes
-    assert read_json(lab.study / "confirm" / "scoring.json")["compute"]["device"] == "cpu"
+    assert read_json(done.study / "confirm" / "scoring.json")["compute"]["device"] == "cpu"
 
 
-def test_scores_of_a_gpu_and_of_a_cpu_are_never_compared(lab: Lab) -> None:
+def test_scores_of_a_gpu_and_of_a_cpu_are_never_compared(done: Lab) -> None:
     """If some are missing and there is no GPU any more, all are computed again."""
-    lab.confirm()
-    on_gpus(lab)
-    edit(lab.study / "confirm" / "scoring.json", "compute", device="cuda")
-    scored = sorted((lab.study / "confirm").rglob("*.npy"))
+    on_gpus(done)
+    edit(done.study / "confirm" / "scoring.json", "compute", device="cuda")
+    scored = sorted((done.study / "confirm").rglob("*.npy"))
     for file in scored[1:]:
         file.write_bytes(b"of a GPU")
     scored[0].unlink()
 
-    lab.confirm(address="head:6379")
+    done.confirm(address="head:6379")
 
-    assert sorted((lab.study / "confirm").rglob("*.npy")) == scored
+    assert sorted((done.study / "confirm").rglob("*.npy")) == scored
     assert all(np.load(file).dtype == np.float64 for file in scored)
 
 
-def test_replicates_of_two_versions_of_torch_are_never_compared(lab: Lab) -> None:
-    first = lab.confirm()
-    edit(lab.study / "confirm" / "environment.json", "packages", torch="2.0.1")
+def test_replicates_of_two_versions_of_torch_are_never_compared(done: Lab, first: Confirmation) -> None:
+    edit(done.study / "confirm" / "environment.json", "packages", torch="2.0.1")
 
-    assert lab.confirm().verdict == first.verdict, "nothing is left to train"
+    assert done.confirm().verdict == first.verdict, "nothing is left to train"
     with pytest.raises(StudyError, match=r"trained with torch 2\.0\.1 .* is installed(.|\n)*move confirm/ away"):
-        lab.confirm(gan_seeds=3)
+        done.confirm(gan_seeds=3)
 
 
 def test_the_notes_name_another_version_used_in_the_search(lab: Lab) -> None:
@@ -407,33 +422,32 @@ def test_a_rehearsal_leaves_the_test_folder_sealed_and_its_replicates_are_used_a
 
 
 def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
-    lab: Lab, capsys: pytest.CaptureFixture[str]
+    done: Lab, first: Confirmation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = lab.confirm()
-    external = lab.path / "external"
+    external = done.path / "external"
     draw_phantoms(external, patients=60, seed=9, image_size_px=32)
     for name in ("train", "test"):  # patients of another hospital with names that the study's do not have
         for number, image in enumerate(sorted((external / name).rglob("*.*"))):
             image.rename(image.with_name(f"other-{name}-{number}{image.suffix}"))
-    trained = read_jsonl(lab.study / "confirm" / "runs.jsonl")
+    trained = read_jsonl(done.study / "confirm" / "runs.jsonl")
 
-    with_external = lab.confirm(external=external / "train")
-    later = lab.confirm()
+    with_external = done.confirm(external=external / "train")
+    later = done.confirm()
 
     (result,) = with_external.external
     assert (result.folder, result.gan_seeds, result.earlier_accesses) == ("train", 2, 0)
     assert {one.outcome for one in result.secondary} >= {"sensitivity", "brier"}
-    assert replace(with_external, external=()) == first
+    assert replace(with_external, external=()).to_json() == first.to_json()
     assert later == with_external, "a later call keeps it"
-    assert read_jsonl(lab.study / "confirm" / "runs.jsonl") == trained
-    rows = read_jsonl(lab.study / TEST_ACCESS_FILE)
+    assert read_jsonl(done.study / "confirm" / "runs.jsonl") == trained
+    rows = read_jsonl(done.study / TEST_ACCESS_FILE)
     assert [row["command"] for row in rows] == ["confirm", "confirm --external"]
     assert rows[1]["fingerprint"] == result.fingerprint
-    write_json(lab.study / "confirm" / "external.json", {"version": 1, "results": []})
+    write_json(done.study / "confirm" / "external.json", {"version": 1, "results": []})
     with pytest.raises(
         StudyError, match=r"(?s)external\.json: .*not what was written.*give each external folder again"
     ):
-        lab.confirm()
+        done.confirm()
     show_verdict(later)
     shown = " ".join(capsys.readouterr().out.split())
     assert "secondary outcomes, not part of the verdict" in shown
@@ -441,6 +455,6 @@ def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
     assert f"on train/ ({result.patients} patients), not part of the verdict: AUROC" in shown
 
     with pytest.raises(DataError, match="are in the study's test folder too"):
-        lab.confirm(external=lab.test)
+        done.confirm(external=done.test)
     with pytest.raises(DataError, match="belong to patients used for training or validation"):
-        lab.confirm(external=lab.path / "xrays" / "train")
+        done.confirm(external=done.path / "xrays" / "train")
