@@ -8,7 +8,7 @@ that helps, that mix is exported. `train` then uses all patients, also those tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
@@ -24,6 +24,7 @@ from xraytune.confirm.plan import (
     read_plan,
     read_verdict,
 )
+from xraytune.data.prepare import Prepared
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Objective, Parameters, Settings
@@ -107,41 +108,52 @@ def export(
     if trial is not None and arm is not None:
         raise ConfigError(Problem("both a trial and an arm are given", f"--trial {trial} --arm {arm}", "leave one out"))
     require_writable(out.parent)
-    search = _read_search(StudyFolder(study.resolve()))
+    folder = StudyFolder(study.resolve())
+    search = _read_search(folder)
     chosen = _choose(search, trial, arm)
-    benefit = _benefit(search, chosen)
-    experiment = _experiment(search, chosen, benefit, exact=exact)
-    exported = _exported(search, chosen, experiment, out, benefit)
-    if benefit not in ("", _CONFIRMED) and (simpler := _simpler_arm(search)):
-        exported = replace(exported, advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml")
-    text = experiment_to_yaml(experiment, out.resolve().parent, _header(exported, chosen.reason, search.objective))
-    if out.is_file() and out.read_bytes() == text.encode():
-        return exported
-    if out.exists():
-        raise ConfigError(
-            Problem("the file already exists with different content", out, "give another path, or remove it")
-        )
-    write_text(out, text)
+    row, benefit = chosen.row, _benefit(search, chosen)
+    simpler = _simpler_arm(search) if benefit not in ("", _CONFIRMED) else ""
+    prepared = folder.prepared()
+    experiment = _experiment(search, chosen, benefit, prepared, exact=exact)
+    generator = experiment.parameters.generator if search.settings.objective.is_of_generator else None
+    exported = Exported(
+        path=out,
+        study=folder.path.name,
+        trial=row.number if row else None,
+        arm=chosen.parameters.arm,
+        metric=search.settings.metric,
+        trial_images=sum(prepared.train_counts),
+        trial_patients=prepared.train_patients,
+        train_patients=search.settings.data.train_patients,
+        is_exact=experiment.settings.final is None,
+        val_score=row.value if row else None,
+        val_b_score=row.val_b_score if row else None,
+        synthetic=benefit,
+        advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
+        command=_command(str(out), search.settings.objective),
+        generator_steps=generator.steps if generator else None,
+        sides=side_sizes(prepared),
+    )
+    text = experiment_to_yaml(
+        experiment, out.resolve().parent, _header(exported, chosen.reason, search.settings.objective)
+    )
+    if not out.is_file() or out.read_bytes() != text.encode():
+        if out.exists():
+            fix = "give another path, or remove it"
+            raise ConfigError(Problem("the file already exists with different content", out, fix))
+        write_text(out, text)
     return exported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Search:
-    """The ended trials of a study, and the verdicts of `confirm` on some of them.
-
-    `complete` has the best trial first, `trial_count` counts the trials that have not ended, too.
-    """
+    """The ended trials of a study, the complete ones also by rank, and the verdicts of `confirm` on finalists."""
 
     folder: StudyFolder
     settings: Settings
     rows: Mapping[int, TrialRow]
     complete: Sequence[TrialRow]
-    trial_count: int
     verdicts: Mapping[int, str]
-
-    @property
-    def objective(self) -> Objective:
-        return self.settings.objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,16 +167,10 @@ class _Chosen:
 
 def _read_search(folder: StudyFolder) -> _Search:
     space = folder.space()
-    journal = Journal(folder.journal_path, space, writable=False)
-    rows = {row.number: row for row in journal.rows()}
-    return _Search(
-        folder=folder,
-        settings=space.settings,
-        rows=rows,
-        complete=ranked_for_export(rows.values(), space.settings.objective),
-        trial_count=len(journal.trials),
-        verdicts=_verdicts(folder, rows),
-    )
+    rows = {row.number: row for row in Journal(folder.journal_path, space, writable=False).rows()}
+    complete = ranked_for_export(rows.values(), space.settings.objective)
+    verdicts = _verdicts(folder, rows)
+    return _Search(folder=folder, settings=space.settings, rows=rows, complete=complete, verdicts=verdicts)
 
 
 def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> dict[int, str]:
@@ -204,13 +210,10 @@ def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
 
 
 def _completed(search: _Search, trial: int) -> TrialRow:
-    if row := search.rows.get(trial):
-        if row.status == "complete":
-            return row
-        what = f"{row.status}: {row.reason}"
-    else:
-        count = search.trial_count
-        what = "has not ended" if trial < count else f"does not exist; the study has {count}, from 0"
+    row = search.rows.get(trial)
+    if row and row.status == "complete":
+        return row
+    what = f"{row.status}: {row.reason}" if row else "it has not ended, or does not exist"
     complete = [str(number) for number in sorted(row.number for row in search.complete)]
     fix = f"choose a completed one: {join_names(complete) or 'there is none yet'}"
     raise StudyError(Problem(f"trial {trial}: {what}", search.folder.path, fix))
@@ -241,7 +244,7 @@ def _finished(search: _Search, row: TrialRow) -> TrialRow:
 
 def _benefit(search: _Search, chosen: _Chosen) -> str:
     """Return whether the benefit of its synthetic images is confirmed; "" if it has none."""
-    if search.objective.is_of_generator or not chosen.parameters.has_synthetic_images:
+    if search.settings.objective.is_of_generator or not chosen.parameters.has_synthetic_images:
         return ""
     verdict = search.verdicts.get(chosen.row.number) if chosen.row else None
     return _VERDICTS[verdict].format(metric=search.settings.metric) if verdict else _UNTESTED
@@ -253,44 +256,21 @@ def _simpler_arm(search: _Search) -> str:
     return "real_only" if "real_only" in arms else next(iter(arms), "")
 
 
-def _experiment(search: _Search, chosen: _Chosen, benefit: str, *, exact: bool) -> Experiment:
+def _experiment(search: _Search, chosen: _Chosen, benefit: str, prepared: Prepared, *, exact: bool) -> Experiment:
     """Return what the exported file trains: the trial itself, or a final model of all patients; or a generator."""
     settings = search.settings
     if chosen.row:
         origin = ExportedFrom(study=search.folder.path, trial=chosen.row.number, synthetic=benefit)
         settings = settings.model_copy(update={"exported_from": origin})
     experiment = Experiment(settings=settings, parameters=chosen.parameters)
-    if search.objective.is_of_generator and chosen.row:
+    if search.settings.objective.is_of_generator and chosen.row:
         return best_stage(search.folder, experiment, chosen.row.number)
     if exact:
         return experiment
-    prepared = search.folder.prepared()
     final = FinalSettings(trial_images=sum(prepared.train_counts), trial_patients=prepared.train_patients)
     data = settings.data.model_copy(update={"train_patients": None})
     settings = settings.model_copy(update={"data": data, "final": final})
     return experiment.model_copy(update={"settings": settings})
-
-
-def _exported(search: _Search, chosen: _Chosen, experiment: Experiment, out: Path, benefit: str) -> Exported:
-    prepared, row, parameters = search.folder.prepared(), chosen.row, experiment.parameters
-    return Exported(
-        path=out,
-        study=search.folder.path.name,
-        trial=row.number if row else None,
-        arm=parameters.arm,
-        metric=search.settings.metric,
-        trial_images=sum(prepared.train_counts),
-        trial_patients=prepared.train_patients,
-        train_patients=search.settings.data.train_patients,
-        is_exact=experiment.settings.final is None,
-        val_score=row.value if row else None,
-        val_b_score=row.val_b_score if row else None,
-        synthetic=benefit,
-        advice="",
-        command=_command(str(out), search.objective),
-        generator_steps=parameters.gan.steps if search.objective.is_of_generator and parameters.gan else None,
-        sides=side_sizes(prepared),
-    )
 
 
 def _command(config: str, objective: Objective) -> str:
