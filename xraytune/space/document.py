@@ -2,13 +2,13 @@
 
 The reader accepts a small dialect of YAML 1.2. Unquoted `null`, `true`, `false`, decimal integers and floats (also `1e-3`)
 have their types. Everything else is text, including `no`, `on`, `010`, `12:30` and dates, which YAML 1.1 converts silently.
-Aliases, tags (except `!!float` and `!!int`) and repeated keys are errors.
+Aliases, tags of other types and repeated keys are errors.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -117,7 +117,7 @@ class Problems:
         """Raise all problems as one `ConfigError`, in document order; do nothing if there are none."""
         if self._found:
             order = [*self.document.places]
-            found = sorted(self._found.items(), key=lambda one: order.index(self.document.placed_path(one[1])))
+            found = sorted(self._found.items(), key=lambda found: order.index(self.document.placed_path(found[1])))
             raise ConfigError(*(problem for problem, _ in found))
 
 
@@ -126,20 +126,32 @@ def dotted(path: KeyPath) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 
-_FLOAT = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
-_SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Json]], ...] = (
-    (re.compile(r"(~|null|Null|NULL)?"), lambda _: None),
-    (re.compile(r"true|True|TRUE|false|False|FALSE"), lambda text: text.lower() == "true"),
-    (re.compile(r"[-+]?(0|[1-9]\d{0,30})"), int),
-    (_FLOAT, float),
-    (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), lambda text: float(text.replace(".", ""))),
-)
+_TAG = "tag:yaml.org,2002:"
+_FLOAT = r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?"
+_SCALARS: Mapping[str, tuple[str, Callable[[str], Json]]] = {
+    "null": (r"(~|null|Null|NULL)?", lambda _: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?(0|[1-9]\d{0,30})", int),
+    "float": (
+        rf"{_FLOAT}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        lambda text: float(re.sub(r"\.([ainAIN])", r"\1", text)),
+    ),
+}
+"""The forms of unquoted scalars that are not text."""
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 """Characters that escapes in quoted text can produce, but that no path or JSON file can hold."""
 _MAX_DEPTH = 20
 _LINE_LENGTH = 110
-_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """Resolve unquoted scalars as the dialect does, not as YAML 1.1."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _name, (_form, _) in _SCALARS.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"({_form})\Z"), None)
 
 
 def read_document(path: Path, *, start: str = "name: my-study") -> Document:
@@ -170,11 +182,14 @@ def parse_yaml(text: str, where: Callable[[int], Place]) -> Document:
 
     `where` returns the position of a line, counted from 1, for messages.
     """
-    reader = _Reader(text, where)
+    reader = _Reader(where)
     try:
-        content = reader.read_document()
+        node = yaml.compose(text, Loader=_Loader)
+        content = reader.read(node, ()) if node else None
     except yaml.MarkedYAMLError as error:
         raise ConfigError(*_syntax_problems(error, text, where)) from None
+    except RecursionError:
+        raise ConfigError(_too_deep(where(1))) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode
         what = f"not valid YAML: {str(error).splitlines()[0]}"
         raise ConfigError(Problem(what, where(1), "remove the character")) from None
@@ -184,78 +199,68 @@ def parse_yaml(text: str, where: Callable[[int], Place]) -> Document:
 
 
 class _Reader:
-    """Build plain objects from PyYAML's events, and record the place of every key and all problems."""
+    """Build plain objects from PyYAML's nodes, and record the place of every key and all problems."""
 
-    def __init__(self, text: str, where: Callable[[int], Place]) -> None:
-        self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
+    def __init__(self, where: Callable[[int], Place]) -> None:
         self._where = where
+        self._nodes: set[yaml.Node] = set()
         self.places: dict[KeyPath, Place] = {(): where(1)}
         self.problems: list[Problem] = []
 
-    def read_document(self) -> Json:
-        next(self._events)  # the stream starts
-        if isinstance(next(self._events), yaml.StreamEndEvent):
-            return None
-        content = self._read(next(self._events), ())
-        next(self._events)  # the document ends
-        event = next(self._events)
-        if not isinstance(event, yaml.StreamEndEvent):
-            self._add(event, "a second document starts here", "remove the line ---")
-        return content
-
-    def _place(self, event: yaml.Event) -> Place:
-        return self._where(_line(event))
-
-    def _add(self, event: yaml.Event, what: str, fix: str) -> None:
-        self.problems.append(Problem(what, self._place(event), fix))
-
-    def _read(self, event: yaml.Event, path: KeyPath) -> Json:
-        self.places.setdefault(path, self._place(event))
-        name = f"{dotted(path)}: " if path else ""
+    def read(self, node: yaml.Node, path: KeyPath) -> Json:
+        name, tag = f"{dotted(path)}: " if path else "", node.tag.removeprefix(_TAG)
         if len(path) > _MAX_DEPTH:
-            fix = "a space needs no more than five levels"
-            raise ConfigError(Problem("nested too deeply", self._place(event), fix))
-        if isinstance(event, yaml.AliasEvent):
-            self._add(event, f"{name}'*{event.anchor}' is an alias", "write the values out: aliases are not supported")
+            raise ConfigError(_too_deep(self._place(node)))
+        if node in self._nodes:
+            place = self.places[path if path in self.places else path[:-1]]
+            self.problems.append(
+                Problem(f"{name}is an alias", place, "write the values out: aliases are not supported")
+            )
             return None
-        assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
-        if event.tag not in (None, f"{_TAG}float", f"{_TAG}int"):
-            self._add(event, f"{name}the tag {event.tag} is not supported", "write plain text or a number")
-        if isinstance(event, yaml.MappingStartEvent):
-            return self._read_mapping(path)
-        if isinstance(event, yaml.ScalarEvent):
-            text = self._text(event, name)
-            plain = (read(text) for form, read in _SCALARS if form.fullmatch(text))
-            return next(plain, text) if event.style is None else text
-        items: list[Json] = []
-        while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
-            items.append(self._read(item, (*path, len(items))))
-        return items
+        self.places.setdefault(path, self._place(node))
+        self._nodes.add(node)
+        if tag not in (*_SCALARS, "str", "map", "seq"):
+            self._add(node, f"{name}the tag {node.tag} is not supported", "write plain text or a number")
+        if isinstance(node, yaml.MappingNode):
+            return self._read_mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
+        text = self._text(node, name)
+        return _SCALARS[tag][1](text) if tag in _SCALARS else text
 
-    def _read_mapping(self, path: KeyPath) -> dict[str, Json]:
+    def _read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Json]:
         mapping: dict[str, Json] = {}
         lines: dict[str, int] = {}
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            if not isinstance(event, yaml.ScalarEvent):
-                raise ConfigError(Problem("a key must be one word", self._place(event), "write key: value"))
-            key = self._text(event, "")
+        for key_node, value in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(Problem("a key must be one word", self._place(key_node), "write key: value"))
+            key = self._text(key_node, "")
             if key in mapping:
-                self._add(event, f"'{key}' is given twice, first on line {lines[key]}", "keep one")
-            self.places[*path, key], lines[key] = self._place(event), _line(event)
-            mapping[key] = self._read(next(self._events), (*path, key))
+                self._add(key_node, f"'{key}' is given twice, first on line {lines[key]}", "keep one")
+            self.places[*path, key], lines[key] = self._place(key_node), _line(key_node)
+            mapping[key] = self.read(value, (*path, key))
         return mapping
 
-    def _text(self, event: yaml.ScalarEvent, name: str) -> str:
-        text = str(event.value)
+    def _text(self, node: yaml.Node, name: str) -> str:
+        text = str(node.value)
         if _UNSTORABLE.search(text):
             what = f"{name}contains a character (\\0 or half of a surrogate pair) that cannot be stored"
-            self._add(event, what, "remove it")
+            self._add(node, what, "remove it")
         return text
 
+    def _place(self, node: yaml.Node) -> Place:
+        return self._where(_line(node))
 
-def _line(event: yaml.Event) -> int:
-    assert event.start_mark is not None
-    return event.start_mark.line + 1
+    def _add(self, node: yaml.Node, what: str, fix: str) -> None:
+        self.problems.append(Problem(what, self._place(node), fix))
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _too_deep(place: Place) -> Problem:
+    return Problem("nested too deeply", place, "a space needs no more than five levels")
 
 
 def _syntax_problems(error: yaml.MarkedYAMLError, text: str, where: Callable[[int], Place]) -> tuple[Problem, ...]:
@@ -274,7 +279,7 @@ class _Dumper(yaml.SafeDumper):
     """Quote what YAML 1.1 or 1.2 would not read back as text; keep short collections on one line."""
 
 
-_Dumper.add_implicit_resolver(f"{_TAG}float", re.compile(rf"({_FLOAT.pattern})\Z"), list("-+.0123456789"))
+_Dumper.add_implicit_resolver(f"{_TAG}float", re.compile(rf"({_FLOAT})\Z"), list("-+.0123456789"))
 _Dumper.add_representer(
     str, lambda dumper, text: dumper.represent_scalar(f"{_TAG}str", text, '"' if _LINE_BREAK.search(text) else None)
 )
