@@ -46,8 +46,8 @@ def check(
         console.show_json(answer | {"problems": [_problem(problem) for problem in error.problems]})
         raise Exit(error.exit_code) from None
     if as_json:
-        found = {"searched": list(loaded.searched), "space": loaded.identity(), "notes": list(loaded.notes)}
-        console.show_json(answer | {"ok": True} | found | {"problems": []})
+        content = {"searched": list(loaded.searched), "space": loaded.identity(), "notes": list(loaded.notes)}
+        console.show_json(answer | {"ok": True} | content | {"problems": []})
     else:
         _show(file, loaded)
 
@@ -74,10 +74,10 @@ def _show(file: Path, space: Space) -> None:
 
 
 def _parameters(title: str, specs: Sequence[ParameterSpec]) -> Table:
-    rows = [
-        (one.name, f"{one.domain}{', logarithmic' * one.domain.is_log}", Cell(" and ".join(map(str, one.when)), "dim"))
-        for one in specs
-    ]
+    rows = []
+    for spec in specs:
+        values = f"{spec.domain}, logarithmic" if spec.domain.is_log else str(spec.domain)
+        rows.append((spec.name, values, Cell(" and ".join(map(str, spec.when)), "dim")))
     columns = ("parameter", Column("values", flexible=True), Column("condition", flexible=True))
     return Table(columns, rows, f"{title} ({len(specs)})")
 

@@ -47,8 +47,8 @@ def pneumonia_type(file: str) -> str | None:
 
 def require_group(group_regex: str | None) -> None:
     """Raise ConfigError if an expression is not a regular expression with a group."""
-    if group_regex is not None and (refusal := group_regex_problem(group_regex)):
-        what, fix = refusal
+    what, fix = group_regex_problem(group_regex) if group_regex is not None else ("", "")
+    if what:
         raise ConfigError(Problem(what, _GROUP_REGEX, fix))
 
 

@@ -102,11 +102,11 @@ class Problems:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self._found: dict[Problem, KeyPath] = {}
+        self._paths: dict[Problem, KeyPath] = {}
 
     def add(self, path: KeyPath, what: str, fix: str = "") -> None:
         """Add a problem at a key path, unless it has been added before."""
-        self._found.setdefault(Problem(what, self.document.place(path), fix), path)
+        self._paths.setdefault(Problem(what, self.document.place(path), fix), path)
 
     def reject(self, path: KeyPath, what: str, fix: str) -> NoReturn:
         """Add a problem and give up on the value: raise `RejectedError`."""
@@ -115,10 +115,9 @@ class Problems:
 
     def raise_all(self) -> None:
         """Raise all problems as one `ConfigError`, in document order; do nothing if there are none."""
-        if self._found:
-            order = [*self.document.places]
-            found = sorted(self._found.items(), key=lambda found: order.index(self.document.placed_path(found[1])))
-            raise ConfigError(*(problem for problem, _ in found))
+        if self._paths:
+            order, placed = [*self.document.places], self.document.placed_path
+            raise ConfigError(*sorted(self._paths, key=lambda problem: order.index(placed(self._paths[problem]))))
 
 
 def dotted(path: KeyPath) -> str:

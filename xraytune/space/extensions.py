@@ -62,9 +62,9 @@ class Extensions:
         if not self.has(name):
             return name
         point = _installed(self.kind)[name]
-        found = find_spec(point.module)
+        module = find_spec(point.module)
         assert point.dist is not None, "entry points come from distributions"
-        sha256 = sha256_of(Path(found.origin)) if found and found.origin else ""
+        sha256 = sha256_of(Path(module.origin)) if module and module.origin else ""
         return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:

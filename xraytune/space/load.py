@@ -6,24 +6,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Json
-from xraytune.space.document import Document, KeyPath, Problems, parse_yaml, read_document, write_yaml
+from xraytune.space.document import (
+    Document,
+    KeyPath,
+    Problems,
+    dotted,
+    parse_yaml,
+    read_document,
+    with_value,
+    write_yaml,
+)
 from xraytune.space.fields import flat_values, parameter_fields
-from xraytune.space.grammar import ROOT, SPEC_KEYS, path_of, read_parameters
-from xraytune.space.initial_points import read_initial_points
-from xraytune.space.messages import nearest
-from xraytune.space.read_settings import dotted_settings, read_settings
+from xraytune.space.grammar import ROOT, SPEC_KEYS, path_of, read_initial_points, read_parameters
+from xraytune.space.messages import choices_of, explain, format_value, nearest
+from xraytune.space.model import Model
+from xraytune.space.paths import absolute_path, is_path
 from xraytune.space.rules import check_space, complete_specs
-from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
+from xraytune.space.settings import BLOCKS, OBJECTIVES, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.space import Space, settings_content
 
 _DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split")
+_NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
+_PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
+_MISSING = {
+    "name": "write name: my-study",
+    "data": "write data: {path: FOLDER}, or give --data FOLDER",
+    "data.path": "write path: FOLDER, or give --data FOLDER",
+}
 
 
 def load_space(
@@ -95,25 +115,25 @@ def is_data_file(source: Path) -> bool:
 
 def _with_data_file(document: Document, file: Path) -> Document:
     """Replace keys of `data`; their problems come after those of the document. A table and its patients come as a whole."""
-    found = read_document(file, start="data:")
-    problems = Problems(found)
-    for key in found.mapping().keys() - {"data"}:
+    data_document = read_document(file, start="data:")
+    problems = Problems(data_document)
+    for key in data_document.mapping().keys() - {"data"}:
         problems.add((key,), f"'{key}' is outside of data:", "move all keys under data:; a data file has no others")
-    given = found.mapping(("data",))
-    for key in given.keys() & DataSettings.model_fields.keys() - {*_DATA_FILE_KEYS}:
+    data = data_document.mapping(("data",))
+    for key in data.keys() & DataSettings.model_fields.keys() - {*_DATA_FILE_KEYS}:
         problems.add(("data", key), f"data.{key} belongs to the space file", "write it there")
-    if found.get(("data",)) not in (None, given):
+    if data_document.get(("data",)) not in (None, data):
         problems.add(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
     problems.raise_all()
     group_regex = ("data", "split", "group_regex")
-    if found.get(("data", "table", "patient")) and document.get(group_regex) is not None:
+    if data_document.get(("data", "table", "patient")) and document.get(group_regex) is not None:
         document = document.with_value(group_regex, None, file)
     document = document.with_value(("data", "path"), str(file.parent.absolute()), file)
     document = document.with_value(("data", "table"), None, file)
-    for key, value in given.items():
+    for key, value in data.items():
         inner = [*value] if key == "split" and isinstance(value, dict) else None
         for path in [("data", key)] if inner is None else [("data", key, name) for name in inner]:
-            document = document.grafted(path, found.branch(path))
+            document = document.grafted(path, data_document.branch(path))
     return document
 
 
@@ -158,6 +178,85 @@ def _path(document: Document, key: str) -> KeyPath:
     bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
     fix = nearest(bare, [*parameter_fields(), *dotted_settings()], "give a parameter or a setting")
     raise ConfigError(Problem(f"unknown key '{key}'", fix=fix))
+
+
+def read_settings(problems: Problems) -> Settings | None:
+    """Return the settings, with absolute paths; None if there are problems with them."""
+    document = problems.document
+    content = document.content
+    weights = ("quality", "weights")
+    for path in (*_PATHS, *((weights,) if is_path("weights", document.get(weights)) else ())):
+        if isinstance(text := document.get(path), str):
+            content = with_value(content, path, absolute_path(text, document.folder(path)))
+    assert isinstance(content, dict)
+    try:
+        given = {key: value for key, value in content.items() if key not in _NON_SETTING_KEYS}
+        return Settings.model_validate_json(json.dumps(given))
+    except ValidationError as error:
+        # `objective` has no default if another setting, on which its default depends, is invalid.
+        details = [detail for detail in error.errors() if detail["type"] != "default_factory_not_called"]
+        for path, errors in groupby(details, key=_path_of):
+            problems.add(path, *_explained(path, list(errors)))
+        return None
+
+
+def dotted_settings(model: type[Model] = Settings, prefix: str = "") -> Iterator[str]:
+    """Yield every setting by its dotted name: `budget`, `budget.trials` ..."""
+    for name, info in model.model_fields.items():
+        yield f"{prefix}{name}"
+        if inner := _model_of(info.annotation):
+            yield from dotted_settings(inner, f"{prefix}{name}.")
+
+
+def _model_of(annotation: Any) -> type[Model] | None:
+    types = [member for member in (annotation, *get_args(annotation)) if isinstance(member, type)]
+    return next((member for member in types if issubclass(member, Model)), None)
+
+
+def _model_at(path: KeyPath) -> type[Model] | None:
+    """Return the model of a block of settings; None at a single setting and below."""
+    model: type[Model] | None = Settings
+    for key in path:
+        model = _model_of(model.model_fields[str(key)].annotation) if model and key in model.model_fields else None
+    return model
+
+
+def _path_of(error: ErrorDetails) -> KeyPath:
+    """Return the setting of an error, without what pydantic adds below it, such as the members of a union."""
+    location: KeyPath = error["loc"]
+    if error["type"] == "rule":
+        location += tuple(error["ctx"]["name"].split("."))
+    return tuple(key for index, key in enumerate(location) if _model_at(location[:index]))
+
+
+def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]:
+    name, value, kind = dotted(path), errors[0]["input"], errors[0]["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    if kind == "missing":
+        return f"{name}: is missing", _MISSING.get(name, f"write {path[-1]}:")
+    if path == ("objective", "metric") and kind == "literal_error" and "test" in str(value):
+        fix = f"write {' or '.join(names[0] for names in OBJECTIVES.values())}; only evaluate reads the test folder"
+        return f"{name}: {format_value(value)} would select the model on test images", fix
+    if kind == "model_type" and (model := _model_at(path)):
+        fix = f"write {name}: {{{next(iter(model.model_fields))}: ...}}"
+        return f"{name}: {format_value(value)} is not a mapping", fix
+    if all(error["type"] != "literal_error" for error in errors) or len(errors) == 1:
+        return explain(name, errors[0])
+    literal, number = sorted(errors, key=lambda error: error["type"] != "literal_error")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return explain(name, number)
+    words = " or ".join(f"'{choice}'" for choice in choices_of(literal))
+    return f"{name}: {format_value(value)} is neither a number nor {words}", f"write a number or {words}"
+
+
+def _unknown_key(path: KeyPath) -> tuple[str, str]:
+    key = str(path[-1])
+    if model := _model_at(path[:-1]) if len(path) > 1 else None:
+        return f"{dotted(path[:-1])}: unknown key '{key}'", nearest(key, model.model_fields)
+    parameters = (f"parameters.{name}" for name in (*BLOCKS, *parameter_fields()))
+    known = [*Settings.model_fields, *_NON_SETTING_KEYS, *dotted_settings(), *parameters]
+    return f"unknown key '{key}'", nearest(key, known)
 
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:

@@ -57,8 +57,8 @@ def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     ours = _SYNONYMS.get(str(word).lower(), str(word).lower())
     close = difflib.get_close_matches(ours, by_lower, n=1, cutoff=0.6)
     inner = [name for name in names if name.endswith(f".{ours}") and ours not in by_lower]
-    if found := inner or [by_lower[name] for name in close]:
-        return f"did you mean '{min(found, key=len)}'?"
+    if similar := inner or [by_lower[name] for name in close]:
+        return f"did you mean '{min(similar, key=len)}'?"
     if otherwise or len(names) == 1:
         return otherwise or f"write {names[0]}"
     return f"use one of: {join_names(names, _NAMES_SHOWN)}"
@@ -109,8 +109,8 @@ def _explain_type(kind: str, value: Any) -> tuple[str, str] | None:
     return _WRONG_TYPES.get(kind)
 
 
-def group_regex_problem(group_regex: str) -> tuple[str, str] | None:
-    """Return why a `group_regex` cannot identify patients, and the fix; None if it can."""
+def group_regex_problem(group_regex: str) -> tuple[str, str]:
+    """Return why a `group_regex` cannot identify patients, and the fix; empty if it can."""
     try:
         expression = re.compile(group_regex)
         regex.compile(group_regex)  # used for searching, since re has no timeout
@@ -118,4 +118,4 @@ def group_regex_problem(group_regex: str) -> tuple[str, str] | None:
         return f"not a regular expression: {error}", "write a regular expression as Python's re understands it"
     if expression.groups == 0:
         return "there is no group in it", "put the part that identifies the patient in parentheses: (p[0-9]+)_"
-    return None
+    return "", ""

@@ -81,9 +81,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("data.split.group_regex",),
-        lambda group_regex: group_regex is None or group_regex_problem(group_regex) is None,
-        lambda group_regex: f"data.split.group_regex: {(group_regex_problem(group_regex) or ('', ''))[0]}",
-        lambda group_regex: (group_regex_problem(group_regex) or ("", ""))[1],
+        lambda group_regex: group_regex is None or group_regex_problem(group_regex) == ("", ""),
+        lambda group_regex: f"data.split.group_regex: {group_regex_problem(group_regex)[0]}",
+        lambda group_regex: group_regex_problem(group_regex)[1],
     ),
     Rule(
         ("loss", "class_count"),

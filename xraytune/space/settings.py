@@ -172,14 +172,8 @@ class Objective(Model):
     rules = (
         Rule(
             ("specificity", "metric"),
-            lambda specificity, metric: metric != "val_sensitivity" or specificity is not None,
-            "objective.specificity needs a number",
-            "remove null",
-        ),
-        Rule(
-            ("specificity", "metric"),
-            lambda specificity, metric: metric == "val_sensitivity" or specificity is None,
-            "objective.specificity is only for metric: val_sensitivity",
+            lambda specificity, metric: (specificity is not None) == (metric == "val_sensitivity"),
+            "objective.specificity is only for metric: val_sensitivity, which needs one",
             "remove it",
         ),
     )
@@ -193,11 +187,6 @@ class Objective(Model):
     def is_of_generator(self) -> bool:
         """Whether the search is for the generator itself, without a classifier or segmenter."""
         return self.metric == "gan_kid"
-
-    @property
-    def selection_score(self) -> Literal["value", "val_b_score"]:
-        """The column that selects the exported trial and finalists: val-B's, except in a search for a generator."""
-        return "value" if self.is_of_generator else "val_b_score"
 
     def rank(self, value: float) -> float:
         """Return a sort key that puts better values first."""
@@ -296,8 +285,7 @@ def has_effect_in(settings: Settings, name: str) -> bool:
 
 def _annotation(name: str) -> NoEffect:
     field = Parameters.model_fields.get(name)
-    found = [marker for marker in field.metadata if isinstance(marker, NoEffect)] if field else []
-    return found[0] if found else NoEffect()
+    return next((marker for marker in (field.metadata if field else ()) if isinstance(marker, NoEffect)), NoEffect())
 
 
 def extra_images(synthetic_ratio: float, real_count: int) -> int:

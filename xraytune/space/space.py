@@ -79,7 +79,7 @@ class ParameterSpec:
         domain = self.domain
         if isinstance(domain, Choices):
             domain = Choices(relative(self.name, domain.values))
-        when = (replace(one, one_of=relative(one.parameter, one.one_of)) for one in self.when)
+        when = (replace(condition, one_of=relative(condition.parameter, condition.one_of)) for condition in self.when)
         return replace(self, domain=domain, when=tuple(when))
 
 
