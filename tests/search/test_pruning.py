@@ -10,7 +10,8 @@ from tests.study.studies import direct, ended, epoch
 from xraytune.space.domains import Value
 from xraytune.space.settings import Objective
 from xraytune.study.folder import StudyFolder
-from xraytune.study.status import StudyView, TrialView, pruning_of, status
+from xraytune.study.pruning import pruning_of
+from xraytune.study.status import StudyView, TrialView, status
 
 
 def trial(state: Any, epochs: int, **parameters: Value) -> TrialView:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def status(study: options.StudyArgument, as_json: options.AsJson = False) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
-    from xraytune.study.status import pruning_of, status
+    from xraytune.study.pruning import pruning_of
+    from xraytune.study.status import status
 
     view = status(study)
     if as_json:

@@ -12,7 +12,8 @@ from xraytune.cli.console import Cell, Column, Frame, Row, Table, Tone, duration
 if TYPE_CHECKING:
     from xraytune.data.sides import SideSize
     from xraytune.space.domains import Value
-    from xraytune.study.status import Pruning, StudyView, TrialView
+    from xraytune.study.pruning import Pruning
+    from xraytune.study.status import StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8
@@ -177,7 +178,7 @@ def _state(trial: TrialView, view: StudyView) -> str:
 
 
 def _heading(view: StudyView) -> Iterable[Cell | str]:
-    from xraytune.study.status import pruning_of
+    from xraytune.study.pruning import pruning_of
 
     counts = [f"{view.count(status)} {status}" for status in _TONES if view.count(status)]
     first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"

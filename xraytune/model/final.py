@@ -51,7 +51,7 @@ def changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
     images, of_patients = final.trial_images, f" of {final.trial_patients:,} patients"
     yield f"training images: {sum(counts):,} of {prepared.train_patients:,} patients (trial: {images:,}{of_patients})"
     if parameters.source != "none":
-        extra, before = (len(plan_mix(one, parameters)) for one in (counts, [images]))
+        extra, before = len(plan_mix(counts, parameters)), len(plan_mix([images], parameters))
         yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
     of_trial = settings.budget.steps_per_epoch or max(8, -(-images // 32))
     yield f"steps per epoch: {prepared.steps_per_epoch(settings):,} (trial: {of_trial:,})"

@@ -24,7 +24,8 @@ from xraytune.space.domains import Value
 from xraytune.stats.classification import auprc
 from xraytune.stats.curves import class_curves
 from xraytune.stats.verdict import verdict_text
-from xraytune.study.status import TrialView, pruning_of, trial_table
+from xraytune.study.pruning import pruning_of
+from xraytune.study.status import TrialView, trial_table
 from xraytune.synth.grids import encoded_again
 
 _BANDS, _SEED = 500, 0

@@ -25,6 +25,7 @@ from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.messages import NO_CALLBACKS, Callbacks
+from xraytune.study.pruning import Pruning, pruning_of
 from xraytune.study.row import TrialRow, reasons_of
 from xraytune.study.start import (
     continue_under_releases,
@@ -34,7 +35,7 @@ from xraytune.study.start import (
     require_same_images,
     require_same_space,
 )
-from xraytune.study.status import Pruning, StudyWatcher, pruning_of
+from xraytune.study.status import StudyWatcher
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space, pretrained_ratios
 

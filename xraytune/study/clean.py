@@ -61,11 +61,11 @@ def clean(study: Path, *, dry_run: bool = False, clock: Callable[[], float] = ti
     with locked(folder, "cleaned"), explain_disk_errors(folder.path):
         journal = Journal(folder.journal_path, space, writable=False)
         ended = {trial.number for trial in journal.trials} - set(journal.unfinished())
-        found = [folder.checkpoint_path(number) for number in sorted(ended)]
-        found += [path for path in _walk(folder.path) if path.name == SCRATCH_NAME]
-        found += _leftovers(_walk(folder.path), clock())
-        found += _leftovers(_entries(folder.path.parent), clock(), name=folder.path.name)
-        return Cleaned(path=folder.path, removed=_remove(found, dry_run=dry_run), is_dry_run=dry_run)
+        unneeded = [folder.checkpoint_path(number) for number in sorted(ended)]
+        unneeded += [path for path in _walk(folder.path) if path.name == SCRATCH_NAME]
+        unneeded += _leftovers(_walk(folder.path), clock())
+        unneeded += _leftovers(_entries(folder.path.parent), clock(), name=folder.path.name)
+        return Cleaned(path=folder.path, removed=_remove(unneeded, dry_run=dry_run), is_dry_run=dry_run)
 
 
 def clean_cache(
@@ -98,7 +98,9 @@ def clean_cache(
         leftovers = list(_leftovers((path for stage in stages for path in _entries(stage)), clock()))
         removed = _remove(leftovers, dry_run=dry_run)
         left = _size_bytes(cache) - (sum(removed.values()) if dry_run else 0)
-        for path in sorted(_artifacts(stages, is_used=bool(running)), key=_last_used):
+        idle = [stage for stage in stages if not (running and stage.suffix == ".work")]
+        folders = (path for stage in idle for path in _entries(stage) if _FINGERPRINT.fullmatch(path.name))
+        for path in sorted(filter(_is_folder, folders), key=lambda path: artifacts.last_used(path) or _changed(path)):
             if left <= limit:
                 break
             if not artifacts.is_in_use(path, running):
@@ -106,17 +108,6 @@ def clean_cache(
                 left -= removed[path]
     note = f"{left / 2**20:,.1f} MiB kept: in use, or not artifacts" if left > limit else ""
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
-
-
-def _artifacts(stages: Iterable[Path], *, is_used: bool) -> Iterator[Path]:
-    """Yield the folders of artifacts and, unless a command uses the cache, of generators in training."""
-    for stage in stages:
-        if stage.suffix != ".work" or not is_used:
-            yield from (path for path in _entries(stage) if _FINGERPRINT.fullmatch(path.name) and _is_folder(path))
-
-
-def _last_used(path: Path) -> float:
-    return artifacts.last_used(path) or _changed(path)
 
 
 def _leftovers(paths: Iterable[Path], now: float, name: str = "") -> Iterator[Path]:

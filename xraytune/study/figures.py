@@ -59,5 +59,5 @@ def _study(journal: Journal, view: StudyView, scores: Mapping[int, float]) -> op
 
 
 def _plain(figure: Any) -> Figure:
-    found: Figure = json.loads(figure.to_json())
-    return found
+    content: Figure = json.loads(figure.to_json())
+    return content

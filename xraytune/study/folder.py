@@ -134,7 +134,8 @@ class StudyFolder:
         """Return the versions of torch and torchvision that trained it, in order."""
         with damage_explained(self.path / "environment.json") as file:
             content = read_json(file)
-            return tuple(numeric_releases(one["packages"]) for one in (content, *content.get("continued", ())))
+            starts = (content, *content.get("continued", ()))
+            return tuple(numeric_releases(start["packages"]) for start in starts)
 
     def identity(self) -> str:
         """Return an id that the study keeps when its folder moves."""

@@ -37,9 +37,13 @@ def inputs_of_space(space: Space) -> Inputs:
 
 def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
     """Return the inputs of some trials."""
-    every = list(trials)
-    folders = {one.folder.path for one in every if one.folder}
-    return folders, {Path(one.weights) for one in every if is_path("weights", one.weights)}
+    folders, weights = set[Path](), set[Path]()
+    for parameters in trials:
+        if parameters.folder:
+            folders.add(parameters.folder.path)
+        if is_path("weights", parameters.weights):
+            weights.add(Path(parameters.weights))
+    return folders, weights
 
 
 def read_inputs(
@@ -81,10 +85,9 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
 def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
     """Record a study's inputs, if they are the same as before."""
     require_same_inputs(folder, contents)
-    recorded = _recorded(folder)
-    known = recorded | {relative_path(path, folder.path): content for path, content in contents.items()}
-    if known != recorded:
-        write_json(folder.path / INPUTS_FILE, {"version": 1, "contents": known})
+    if contents:
+        new = {relative_path(path, folder.path): content for path, content in contents.items()}
+        write_json(folder.path / INPUTS_FILE, {"version": 1, "contents": _recorded(folder) | new})
 
 
 def _recorded(folder: StudyFolder) -> dict[str, str]:

@@ -197,12 +197,10 @@ class Journal:
             **attributes.get("quality", {}),
         }
         row = validated_row(TrialRow, content)
-        needed = {"value": row.value, "val_b_score": row.val_b_score}
-        if self._space.settings.objective.is_of_generator:
-            del needed["val_b_score"]
-        for name, score in needed.items():
-            if status == "complete" and score is None:
-                raise ValueError(f"its {name} is None")
+        if status == "complete":
+            for name in ("value", self._space.settings.objective.selection_score):
+                if getattr(row, name) is None:
+                    raise ValueError(f"its {name} is None")
         return row
 
     def _suggest(self, trial: Suggester) -> Parameters:

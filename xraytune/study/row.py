@@ -35,7 +35,7 @@ Status: TypeAlias = Literal["complete", "pruned", "failed"]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Seconds = Annotated[float, Field(ge=0)]
 _Row = TypeVar("_Row", bound="EndedRow")
-_Ranked = TypeVar("_Ranked", bound="Ranked")
+_Ranked = TypeVar("_Ranked", bound="_Trial")
 
 
 def set_values(parameters: Parameters, folder: Path | None) -> dict[str, Value]:
@@ -161,24 +161,17 @@ def reasons_of(rows: Iterable[EndedRow]) -> str:
     return "".join(f"\n    {reason}" for reason in sorted({row.reason for row in rows if row.reason})[:5])
 
 
-class Ranked(Protocol):
-    """What the ranking reads of a trial."""
+class _Trial(Protocol):
+    """What the ranking reads: of a row, or of another record of a trial."""
 
     @property
-    def status(self) -> str:
-        """Only complete trials are ranked."""
-
+    def status(self) -> str: ...
     @property
-    def value(self) -> float | None:
-        """The objective on val-A."""
-
+    def value(self) -> float | None: ...
     @property
-    def val_b_score(self) -> float | None:
-        """The score on val-B."""
-
+    def val_b_score(self) -> float | None: ...
     @property
-    def simplicity(self) -> tuple[int, int, float]:
-        """`Parameters.simplicity`."""
+    def simplicity(self) -> tuple[int, int, float]: ...
 
 
 def ranked_on_val_a(trials: Iterable[_Ranked], objective: Objective) -> list[_Ranked]:

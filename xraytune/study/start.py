@@ -111,10 +111,10 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
     gone = missing_images(recorded, prepared.images)
     added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
     changes = [(gone, "changed or gone"), (added, "new")]
-    found = "; ".join(f"{len(files)} {how}: {join_names(files)}" for files, how in changes if files)
-    found = found or "same files, but different patients, classes or data.resize"
+    listed = "; ".join(f"{len(files)} {how}: {join_names(files)}" for files, how in changes if files)
+    what = listed or "same files, but different patients, classes or data.resize"
     fix = "restore them, or start a study with another name"
-    raise StudyError(Problem(f"the images changed since the study began: {found}", folder.path, fix))
+    raise StudyError(Problem(f"the images changed since the study began: {what}", folder.path, fix))
 
 
 def continue_under_releases(folder: StudyFolder) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -26,12 +25,8 @@ from xraytune.trial.mix import mix_label
 if TYPE_CHECKING:
     import pandas as pd
 
-_COMPARED = ("source", "gan.architecture", "gan.steps", "diffusion.steps")
-"""Those that `Pruning.warnings` is about. Ratios need no warning: `confirm` trains its finalist at several ratios."""
-_ADVICE = (
-    "trials that trail early may still catch up; to compare them, start a new study (--set name={name}-2) "
-    "with a later first rung (scheduler.grace) or without pruning (scheduler.name=none)"
-)
+
+_OUTCOME = {"val_b_score", "threshold", "seconds", "gpu_seconds", "reason"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,38 +36,34 @@ class TrialView:
     Attributes:
         mix: Such as `gan r=0.5 (500 steps) +classical 1`.
         status: `waiting` for a slot or another trial's generator; `unfinished` if the search has stopped.
-        values: Best val-A score after each recorded epoch.
-        val_b_score: Score on val-B of a complete trial.
-        busy_with: What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`.
-        seconds: Wall time of an ended trial.
-        reason: Why it ended, unless it is complete.
         arm: Such as `classical+gan`.
-        parameters: All its parameters by dotted name, without those that are not set; paths are relative to the study.
+        parameters: Those that are set, by dotted name; paths are relative to the study.
+        values: Best val-A score after each recorded epoch.
+        val_b_score: Like `threshold`, `seconds`, `gpu_seconds` and `reason`, that of the `TrialRow`, once it has ended.
+        busy_with: What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`.
+        busy_seconds: An estimate of how long it will be busy with that; None if unknown.
         samples: The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet.
         report: Quality and memorisation of its synthetic images; None if there is none, or not yet.
-        threshold: Set on val-A and val-B, of a complete trial with two classes.
-        gpu_seconds: GPUs held, times seconds.
-        busy_seconds: An estimate of how long it will be busy with that; None if unknown.
         epoch_seconds: Median time of an epoch of a pruned trial; None if unknown.
     """
 
     number: int
     mix: str
     status: Literal["running", "waiting", "unfinished", "complete", "pruned", "failed"]
-    epochs: int
-    values: tuple[float, ...]
-    val_b_score: float | None
-    busy_with: str
-    seconds: float | None
-    reason: str
-    simplicity: tuple[int, int, float] = (0, 0, 0.0)
     arm: str = ""
     parameters: Mapping[str, Value] = field(default_factory=dict)
+    simplicity: tuple[int, int, float] = (0, 0, 0.0)
+    epochs: int = 0
+    values: tuple[float, ...] = ()
+    val_b_score: float | None = None
+    threshold: float | None = None
+    seconds: float | None = None
+    gpu_seconds: float = 0.0
+    reason: str = ""
+    busy_with: str = ""
     busy_seconds: float | None = None
     samples: str = ""
     report: PoolReport | None = None
-    threshold: float | None = None
-    gpu_seconds: float = 0.0
     epoch_seconds: float | None = None
 
     @property
@@ -126,7 +117,9 @@ class StudyView:
     def most_realistic(self) -> TrialView | None:
         """The trial whose synthetic images have the lowest KID."""
         measured = [
-            (one.report.quality.kid, one.number, one) for one in self.trials if one.report and one.report.quality
+            (trial.report.quality.kid, trial.number, trial)
+            for trial in self.trials
+            if trial.report and trial.report.quality
         ]
         return min(measured)[2] if measured else None
 
@@ -251,23 +244,19 @@ class StudyWatcher:
         is_at_work = has_started and not (busy and busy.is_waiting)
         return TrialView(
             number=number,
-            arm=parameters.arm,
             mix=mix_label(parameters, self.space.settings.objective),
             status=status or ("unfinished" if not is_running else "running" if is_at_work else "waiting"),
+            arm=parameters.arm,
+            parameters=set_values(parameters, self._folder.path),
+            simplicity=parameters.simplicity,
             epochs=len(values),
             values=values,
-            val_b_score=row.val_b_score if row else None,
             busy_with=str(busy or ""),
             busy_seconds=busy and busy.seconds_left,
             samples=read_samples(trial_path) if parameters.generator else "",
             report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
-            seconds=row.seconds if row else None,
-            threshold=row.threshold if row else None,
-            gpu_seconds=row.gpu_seconds if row else 0.0,
             epoch_seconds=self._epoch_seconds.get(number),
-            reason=row.reason if row else "",
-            simplicity=parameters.simplicity,
-            parameters=set_values(parameters, self._folder.path),
+            **(row.model_dump(include=_OUTCOME) if row else {}),
         )
 
 
@@ -290,70 +279,3 @@ def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -
     to_come += sum(max(mean - seconds, busy or 0.0, 0.0) for seconds, busy in begun)
     at_once = (worked + sum(seconds for seconds, _ in begun)) / times.seconds
     return to_come / at_once
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pruning:
-    """What ASHA did to the complete and pruned trials of a study.
-
-    `epochs` and `seconds` are totals as if ASHA had stopped no trial; `saved_epochs` and `saved_seconds` are the part that
-    it saved, at each trial's median time per epoch. `warnings` name the values for which ASHA stopped every trial, and say
-    how to compare them; there are none while the search runs.
-    """
-
-    trials: int
-    stopped: int
-    epochs: int
-    saved_epochs: int
-    seconds: float
-    saved_seconds: float
-    warnings: tuple[str, ...]
-
-    @property
-    def summary(self) -> str:
-        """What was saved, as one line."""
-        saved, full = _rounded(self.saved_seconds), _rounded(self.seconds)
-        time = f" (about {saved} of {full})" if self.saved_seconds else ""
-        epochs = f"{self.saved_epochs:,} of {self.epochs:,} epochs"
-        return f"ASHA stopped {self.stopped} of {self.trials} trials and saved {epochs}{time}"
-
-
-def _rounded(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def pruning_of(view: StudyView) -> Pruning | None:
-    """Return what ASHA did in a study; None if it stopped no trial."""
-    ended = [trial for trial in view.trials if trial.status in ("complete", "pruned")]
-    saved = {trial.number: view.max_epochs - trial.epochs for trial in ended if trial.status == "pruned"}
-    if not saved:
-        return None
-    saved_seconds = sum(saved.get(trial.number, 0) * (trial.epoch_seconds or 0.0) for trial in ended)
-    untrained = [] if view.is_running else list(_untrained(view))
-    return Pruning(
-        trials=len(ended),
-        stopped=len(saved),
-        epochs=sum(trial.epochs for trial in ended) + sum(saved.values()),
-        saved_epochs=sum(saved.values()),
-        seconds=sum(trial.seconds or 0.0 for trial in ended) + saved_seconds,
-        saved_seconds=saved_seconds,
-        warnings=(*untrained, _ADVICE.format(name=view.name)) if untrained else (),
-    )
-
-
-def _untrained(view: StudyView) -> Iterator[str]:
-    """Yield a warning for each value whose trials were all stopped, unless earlier warnings cover all these trials."""
-    named = set[int]()
-    for name in (one for one in _COMPARED if one in view.searched):
-        trials: dict[Value, list[TrialView]] = {}
-        for trial in view.trials:
-            if trial.status != "failed" and (value := trial.parameters.get(name)) is not None:
-                trials.setdefault(value, []).append(trial)
-        for value, own in trials.items():
-            if all(one.status == "pruned" for one in own) and not {one.number for one in own} <= named:
-                named |= {one.number for one in own}
-                stops = Counter(sorted(one.epochs for one in own))
-                when = ", ".join(f"{count} after epoch {epoch}" for epoch, count in stops.items())
-                yield f"no trial with {name} {value} was trained to the end: ASHA stopped all of them ({when})"
