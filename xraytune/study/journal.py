@@ -198,7 +198,8 @@ class Journal:
         }
         row = validated_row(TrialRow, content)
         if status == "complete":
-            for name in ("value", self._space.settings.objective.selection_score):
+            is_of_generator = self._space.settings.objective.is_of_generator
+            for name in ("value",) if is_of_generator else ("value", "val_b_score"):
                 if getattr(row, name) is None:
                     raise ValueError(f"its {name} is None")
         return row
