@@ -1,4 +1,4 @@
-"""The rules that read facts of the images: of a whole space, and of one experiment."""
+"""The rules that read facts of the images: of a whole space, and of one point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from xraytune.base.errors import ConfigError
 from xraytune.space.domains import Choices
 from xraytune.space.rules import check_images
-from xraytune.space.settings import DataSettings, Experiment, Parameters, Settings
+from xraytune.space.settings import DataSettings, Settings
 from xraytune.space.space import ParameterSpec, Space
 
 SETTINGS = Settings(name="small", data=DataSettings(path=Path("images")))
@@ -58,10 +58,9 @@ def test_a_ratio_that_adds_no_image_is_an_error_with_one_that_does(ratios: list[
     )
 
 
-def test_an_experiment_is_checked_at_its_own_ratio_alone() -> None:
-    parameters = Parameters(source="duplicate", synthetic_ratio=0.0099, batch_size=128)
-    experiment = Experiment(settings=SETTINGS, parameters=parameters)
+def test_a_single_point_is_checked_at_its_own_ratio_alone() -> None:
+    space = space_of([2.0, 0.0099])
 
-    check_images(experiment, training_images=51)
+    check_images(space.at({"source": "gan", "synthetic_ratio": 2.0}), training_images=50)
     with pytest.raises(ConfigError, match="rounds to zero extra images"):
-        check_images(experiment, training_images=50)
+        check_images(space.at({"source": "gan", "synthetic_ratio": 0.0099}), training_images=50)

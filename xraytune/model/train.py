@@ -136,7 +136,7 @@ def train(
         study = None
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
     require_writable(cache)
-    check_images(experiment, class_count=len(find_class_names(settings.data)))
+    check_images(space.at(space.first_point()), class_count=len(find_class_names(settings.data)))
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     weights_sha256 = sha256_of(weights, "file of tensors") if weights else None
     index = task_of(settings).read_index(settings.data, on_progress=on_progress)
@@ -144,7 +144,8 @@ def train(
     for warning in warnings:
         note(warning)
     steps_per_epoch, epochs = prepared.steps_per_epoch(settings), settings.budget.max_epochs
-    check_images(experiment, training_images=sum(prepared.train_counts), total_steps=epochs * steps_per_epoch)
+    total_steps = epochs * steps_per_epoch
+    check_images(space.at(space.first_point()), training_images=sum(prepared.train_counts), total_steps=total_steps)
     contents = [weights_sha256, *_extra_images(experiment, prepared, cache)]
     repeated = study if study and _is_trial(settings, study, prepared, note) else None
     recorded = _recorded(settings, repeated) if repeated and not overrides else None

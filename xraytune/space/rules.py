@@ -8,7 +8,7 @@ those that can never be active are dropped. So different points are different tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +16,13 @@ from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.space.backbones import ENCODER_STRIDE_PX, ENCODERS, backbone_of
 from xraytune.space.document import Document, KeyPath, Problems, RejectedError
 from xraytune.space.domains import Choices
-from xraytune.space.fields import flat_values, parameter_fields
+from xraytune.space.fields import parameter_fields
 from xraytune.space.grammar import is_overridden, join_conditions, path_of, when_paths
 from xraytune.space.messages import group_regex_problem, nearest
 from xraytune.space.model import Rule
 from xraytune.space.settings import (
     GENERATORS,
     SOURCES,
-    Experiment,
     Parameters,
     Settings,
     extra_images,
@@ -187,57 +186,42 @@ def _reject_impossible(
 def check_space(specs: Sequence[ParameterSpec], settings: Settings | None, problems: Problems) -> None:
     """Check that every point of a space can run; of rules that read settings, only if these are valid."""
     _check_continuous(specs, problems)
-    facts = (
-        {"binary": {"class_count": 2}, "three": {"class_count": 3}}.get(settings.data.classes, {}) if settings else {}
-    )
     for rule in RULES:
-        known = _known(rule, settings, facts)
-        if known is not None:
-            _check_rule(rule, known, specs, problems)
+        refusals = _refusals(rule, specs, settings, {})
+        can_be_kept_apart = None in refusals and len([name for name in rule.reads if name in parameter_fields()]) > 1
+        for what, fix in {fix: (what, fix) for what, fix in filter(None, reversed(refusals))}.values():
+            advice = f"{fix}, or keep the values apart with when:" if can_be_kept_apart else fix
+            problems.add(_first_written(rule, problems.document), what, advice)
     if settings:
         _check_effects(specs, settings, problems)
 
 
-def check_images(subject: Space | Experiment, **facts: int) -> None:
-    """Check a space or an experiment against the images: the rules that read some of the `FACTS`. Raises ConfigError."""
-    rules = [rule for rule in RULES if not facts.keys().isdisjoint(rule.reads)]
-    points: Iterable[Mapping[str, Any]]
-    if isinstance(subject, Space):
-        points = [*corner_points(subject.specs, {name for rule in rules for name in rule.reads})]
-    else:
-        points = [flat_values(subject.parameters)]
+def check_images(space: Space, **facts: int) -> None:
+    """Check the rules that read some of the `FACTS` of the images; ConfigError lists those that a point breaks."""
     problems: dict[str, Problem] = {}
-    for rule in rules:
-        known = _known(rule, subject.settings, facts)
-        refusals = (
-            [rule.refusal({**_default_values(), **point, **known}) for point in points] if known is not None else []
-        )
-        for what, fix in filter(None, refusals):
-            problems.setdefault(fix, Problem(what, rule.reads[0], fix))
+    for rule in RULES:
+        if not facts.keys().isdisjoint(rule.reads):
+            for what, fix in filter(None, _refusals(rule, space.specs, space.settings, facts)):
+                problems.setdefault(fix, Problem(what, rule.reads[0], fix))
     if problems:
         raise ConfigError(*problems.values())
 
 
-def _known(rule: Rule, settings: Settings | None, facts: Mapping[str, int]) -> dict[str, Any] | None:
-    """Return what the rule reads besides parameters; None if some of it is unknown."""
-    names = [name for name in rule.reads if name not in parameter_fields()]
-    if any(name not in facts if name in FACTS else settings is None for name in names):
-        return None
-    return {name: facts[name] if name in facts else settings and settings.at(name) for name in names}
+def _refusals(
+    rule: Rule, specs: Sequence[ParameterSpec], settings: Settings | None, facts: Mapping[str, int]
+) -> list[tuple[str, str] | None]:
+    """Return the rule's answer at each corner point of the parameters that it reads; [] if it reads what is not known."""
+    searched = [name for name in rule.reads if name in parameter_fields()]
+    others = [name for name in rule.reads if name not in searched]
+    known = {name: facts.get(name, settings and settings.at(name)) for name in others}
+    if (settings is None and others) or any(name in FACTS and known[name] is None for name in others):
+        return []
+    return [rule.refusal({**_default_values(), **point, **known}) for point in corner_points(specs, searched)]
 
 
 def _default_values() -> dict[str, Any]:
     """Return the values of parameters that are not active; None in blocks that are not used."""
     return {name: None if "." in name else field.default for name, field in parameter_fields().items()}
-
-
-def _check_rule(rule: Rule, known: Mapping[str, Any], specs: Sequence[ParameterSpec], problems: Problems) -> None:
-    """Evaluate a rule for every combination of what it reads, as `corner_points` lists them."""
-    searched = [name for name in rule.reads if name not in known]
-    refusals = [rule.refusal({**_default_values(), **point, **known}) for point in corner_points(specs, searched)]
-    apart = ", or keep the values apart with when:" if None in refusals and len(searched) > 1 else ""
-    for fix, what in {fix: what for what, fix in filter(None, reversed(refusals))}.items():
-        problems.add(_first_written(rule, problems.document), what, fix + apart)
 
 
 def _first_written(rule: Rule, document: Document) -> KeyPath:

@@ -683,6 +683,11 @@ class Settings(Model):
         )
 
     @property
+    def class_count(self) -> int | None:
+        """The number of classes; None if the images decide."""
+        return {"binary": 2, "three": 3, "auto": None}[self.data.classes]
+
+    @property
     def metric(self) -> str:
         """The display name of the study's objective, such as AUROC."""
         return METRICS[self.objective.metric]
