@@ -12,8 +12,9 @@ from xraytune.base.errors import ArtifactError, ConfigError, Problem
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
-from xraytune.space.backbones import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, backbone_of
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.model import Model
+from xraytune.space.rules import RULES
 from xraytune.space.settings import HeadName, LossName, TaskName
 from xraytune.stats.intervals import Interval
 from xraytune.stats.shift import ClassSample
@@ -120,11 +121,11 @@ class BundleRecord(Model):
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:
-        form, has_masks = self.input_format, self.task == "segmentation"
-        if has_masks and (self.backbone not in ENCODERS or form.image_size_px % ENCODER_STRIDE_PX):
-            raise ValueError("backbone: cannot be the encoder of a U-Net at this image size")
-        if form.image_size_px > _LARGEST_SIDE_PX or not backbone_of(self.backbone).takes(form.image_size_px):
-            raise ValueError("input_format: unsupported image size")
+        form = self.input_format
+        values = {"task": self.task, "backbone": self.backbone, "data.image_size": form.image_size_px}
+        is_possible = 0 < form.image_size_px <= _LARGEST_SIDE_PX
+        if not is_possible or any(rule.refusal(values) for rule in RULES if rule.is_of(values)):
+            raise ValueError("input_format: unsupported image size, or a backbone that is no encoder of a U-Net")
         if form.resolution_px is not None and form.resolution_px < 1:
             raise ValueError("input_format: invalid resolution")
         if {len(form.mean), len(form.std)} != {self.input_channels}:
