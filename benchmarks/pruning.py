@@ -107,7 +107,7 @@ def measure() -> Iterator[Figure]:
     curves = Curves(
         val_a=np.array([trial.values for trial in trials]),
         val_b=np.array([trial.val_b_score for trial in trials]),
-        is_gan=np.array([trial.parameters["source"] == "gan" for trial in trials]),
+        is_gan=np.array([trial.parameters.source == "gan" for trial in trials]),
     )
     last = curves.val_a.shape[1]
     for epoch in (1, 3, 9, last):

@@ -20,10 +20,9 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialView
         "status": status,
         "epochs": len(values),
         "values": values,
-        "val_b_score": None,
-        "busy_with": "",
+        "value": values[-1] if values else None,
+        "parameters": {},
         "seconds": 7.0 if status in {"complete", "pruned", "failed"} else None,
-        "reason": "",
     }
     return TrialView(**{**fields, **more})  # type: ignore[arg-type]
 

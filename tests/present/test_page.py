@@ -102,7 +102,9 @@ def test_without_a_verdict_the_page_says_what_is_known(copy_study: CopyStudy) ->
 def test_the_page_says_what_asha_saved_and_which_source_it_never_let_train_to_the_end(copy_study: CopyStudy) -> None:
     data = read_study(copy_study())
     stopped = tuple(
-        replace(trial, status="pruned" if trial.parameters["source"] == "duplicate" else "complete", epochs=2)
+        trial.model_copy(
+            update={"status": "pruned" if trial.parameters.source == "duplicate" else "complete", "epochs": 2}
+        )
         for trial in data.view.trials
     )
     parts = {section.id: section for section in sections(replace(data, view=replace(data.view, trials=stopped)))}

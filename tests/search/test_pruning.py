@@ -1,13 +1,13 @@
 """What ASHA saved, and which searched values it never let train to the end."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.study.studies import direct, ended, epoch
 from xraytune.space.domains import Value
+from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Objective
 from xraytune.study.folder import StudyFolder
 from xraytune.study.pruning import pruning_of
@@ -20,18 +20,16 @@ def trial(state: Any, epochs: int, **parameters: Value) -> TrialView:
         mix="",
         status=state,
         epochs=epochs,
+        value=0.9,
         values=(0.9,) * epochs,
-        val_b_score=None,
-        busy_with="",
         seconds=10.0 + epochs,
-        reason="",
-        parameters={name.replace("_steps", ".steps"): value for name, value in parameters.items()},
+        parameters=parameters_from({name.replace("_steps", ".steps"): value for name, value in parameters.items()}),
         epoch_seconds=1.0,
     )
 
 
 def study(*trials: TrialView, is_running: bool = False) -> StudyView:
-    numbered = tuple(replace(one, number=number) for number, one in enumerate(trials))
+    numbered = tuple(one.model_copy(update={"number": number}) for number, one in enumerate(trials))
     return StudyView(
         name="small",
         metric="AUROC",

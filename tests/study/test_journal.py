@@ -8,11 +8,12 @@ import pytest
 
 from tests.study.studies import CPU, SPACE, two_images, write_space
 from xraytune.base.errors import StudyError
+from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Objective
 from xraytune.space.space import Point, Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal
-from xraytune.study.row import read_trials, write_trials
+from xraytune.study.row import TrialRow, read_trials, write_trials
 from xraytune.study.start import create_study
 
 
@@ -271,3 +272,13 @@ def test_notes_from_the_dashboard_are_kept(study: StudyFolder) -> None:
     storage.set_study_system_attr(0, "dashboard:note_ver", 1)
 
     assert open_journal(study).rows() == rows
+
+
+def test_a_parameter_that_is_switched_off_survives_the_table_of_trials(study: StudyFolder) -> None:
+    """Null is not the default of `gan.ema_half_life_images`."""
+    parameters = parameters_from({"source": "gan", "gan.ema_half_life_images": None})
+    row = TrialRow(number=0, status="failed", parameters=parameters)
+
+    write_trials(study, [row])
+
+    assert read_trials(study) == [row]

@@ -2,13 +2,13 @@
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
+from xraytune.space.settings import Parameters
 from xraytune.study.clock import Times
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
@@ -180,7 +180,7 @@ def test_trials_side_by_side_take_less_time() -> None:
 
 
 def test_a_long_trial_takes_at_least_as_long_as_its_gan() -> None:
-    trials = (_trial(0, "complete", seconds=10.0), replace(_trial(1, "running"), busy_seconds=45.0))
+    trials = (_trial(0, "complete", seconds=10.0), _trial(1, "running").model_copy(update={"busy_seconds": 45.0}))
 
     assert seconds_left(trials, 2, Times(seconds=70.0, trials={1: 60.0})) == 45.0
 
@@ -190,14 +190,4 @@ def test_no_time_left_before_the_first_trial_ends() -> None:
 
 
 def _trial(number: int, status: Literal["complete", "running"], seconds: float | None = None) -> TrialView:
-    return TrialView(
-        number=number,
-        mix="real_only",
-        status=status,
-        epochs=0,
-        values=(),
-        val_b_score=None,
-        busy_with="",
-        seconds=seconds,
-        reason="",
-    )
+    return TrialView(number=number, mix="real_only", status=status, parameters=Parameters(), seconds=seconds)

@@ -55,7 +55,7 @@ def status_frame(view: StudyView) -> Frame:
     (*first, curves, states), rows = _columns_and_rows(trials, view)
     columns = (*first, *searched.values(), replace(curves, optional=True), states)
     wide = [
-        (*figures, *(_parameter(trial.parameters.get(name)) for name in searched), bars, state)
+        (*figures, *(_parameter(trial.by_name.get(name)) for name in searched), bars, state)
         for trial, (*figures, bars, state) in zip(trials, rows, strict=True)
     ]
     failed = [trial for trial in trials if trial.status == "failed"]
@@ -91,7 +91,7 @@ def sides_frame(sizes: Sequence[SideSize]) -> Frame:
 def _parameter_columns(view: StudyView) -> dict[str, Column]:
     """Return a column for each searched parameter that `mix` does not show. The first one, `lr` if searched, always fits."""
     names = sorted((name for name in view.searched if name not in _SHOWN_BY_MIX), key=lambda name: name != "lr")
-    texts = {name for name in names for trial in view.trials if isinstance(trial.parameters.get(name), str)}
+    texts = {name for name in names for trial in view.trials if isinstance(trial.by_name.get(name), str)}
     return {
         name: Column(name.replace("_", "\n"), "left" if name in texts else "right", optional=name != names[0])
         for name in names

@@ -7,7 +7,6 @@ twice. If seeds are added after a verdict was seen, the plan records it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +22,7 @@ from xraytune.space.settings import Experiment, Parameters, Settings, without_ga
 from xraytune.space.space import Space
 from xraytune.study.folder import damage_explained
 from xraytune.study.journal import random_parameters
-from xraytune.study.row import EndedRow, Status, ranked_on_val_b
+from xraytune.study.row import Outcome, RunRow, Status, Trial, TrialRow, ranked_on_val_b
 
 CONFIRM_FOLDER = "confirm"
 REHEARSAL_FOLDER = "rehearsal"
@@ -37,36 +36,18 @@ _DRAWS = 5000
 Role = Literal["finalist", "matched", "tuned", "ratio"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedTrial:
-    """A trial of the search (`#12`) or a top-up (`top-up 3`) that has ended, with its best AUROC on val-A.
-
-    Only complete trials have an AUROC on val-B.
-    """
+class FinishedTrial(Trial):
+    """A trial of the search (`#12`) or a top-up (`top-up 3`) that has ended."""
 
     name: str
-    parameters: Parameters
+    number: NonNegativeInt = 0
     status: Status = "complete"
-    epochs: int = 0
-    value: float | None = None
-    val_b_score: float | None = None
 
     @classmethod
-    def of_row(cls, name: str, parameters: Parameters, row: EndedRow) -> FinishedTrial:
+    def of_row(cls, name: str, parameters: Parameters, row: TrialRow | RunRow) -> FinishedTrial:
         """Return a trial from its row of results."""
-        return cls(
-            name=name,
-            parameters=parameters,
-            status=row.status,
-            epochs=row.epochs,
-            value=row.value,
-            val_b_score=row.val_b_score,
-        )
-
-    @property
-    def simplicity(self) -> tuple[int, int, float]:
-        """`Parameters.simplicity`."""
-        return self.parameters.simplicity
+        outcome = row.model_dump(include={*Outcome.model_fields})
+        return cls(**{**outcome, "name": name, "parameters": parameters})
 
 
 class Arm(Model):

@@ -10,7 +10,7 @@ again. It scores them on val-B alone, and estimates what the whole confirmation 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -311,7 +311,7 @@ def rehearse(
 
 
 def _as_if_finished(pruned: Sequence[FinishedTrial]) -> list[FinishedTrial]:
-    return [replace(one, status="complete", val_b_score=one.value) for one in pruned]
+    return [trial.model_copy(update={"status": "complete", "val_b_score": trial.value}) for trial in pruned]
 
 
 def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], plan: Plan) -> Cost:

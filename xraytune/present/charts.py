@@ -370,7 +370,7 @@ def _by_source(points: Trace, numbers: Sequence[int], view: StudyView) -> list[T
 
 
 def _source(trial: TrialView) -> str:
-    return f"{trial.parameters.get('source')}"
+    return trial.parameters.source
 
 
 def _strong(view: StudyView) -> list[TrialView]:
@@ -378,7 +378,7 @@ def _strong(view: StudyView) -> list[TrialView]:
     ranked = view.ranked
     if len(ranked) <= _MANY:
         return ranked
-    return list({trial.parameters.get("source"): trial for trial in reversed(ranked)}.values())
+    return list({trial.parameters.source: trial for trial in reversed(ranked)}.values())
 
 
 def _label(trial: TrialView) -> str:

@@ -171,7 +171,7 @@ def _best(data: StudyData) -> Section | None:
             "It was selected among all trials by these scores, so they are optimistic.",
             *map(_sentence, pruning.warnings if pruning else ()),
         ],
-        facts=[(name, charts.value_text(value)) for name, value in trial.parameters.items()],
+        facts=[(name, charts.value_text(value)) for name, value in trial.by_name.items()],
         commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
     )
 
@@ -286,7 +286,7 @@ def _gallery(
     """Return pictures of images of val-B with these captions, and a note on them."""
     if not len(places):
         return [], ""
-    if f"{trial.parameters['backbone']}".startswith("vit"):
+    if trial.parameters.backbone.startswith("vit"):
         return [], "Grad-CAM needs feature maps, which a ViT does not have."
     from xraytune.present.pictures import explained  # loads torch
 
@@ -311,8 +311,8 @@ def _generators(data: StudyData) -> Section | None:
             by_samples.setdefault(trial.samples, []).append(trial)
         if trial.report and (quality := trial.report.quality):
             figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
-            steps = trial.parameters.get("gan.steps") or trial.parameters.get("diffusion.steps")
-            rows[(f"{trial.parameters['source']}", _cell(steps), *figures, trial.report.copies)] = None
+            steps = trial.parameters.generator.steps if trial.parameters.generator else None
+            rows[(trial.parameters.source, _cell(steps), *figures, trial.report.copies)] = None
             notes = [
                 f"Compared with val-A in features of {quality.features}, at {quality.resolution_px} px; the worst class."
             ]

@@ -158,9 +158,9 @@ class TrialWorker:
 
     def _recorded_status(self) -> RunStatus:
         """Return how the search ended the trial; "unfinished" if it did not, as after Ctrl-C."""
-        rows = (*read_trials(self._study), *ended_runs(self._study).values())  # of a search, or of a confirm
-        statuses: dict[int, RunStatus] = {row.number: row.status for row in rows}
-        return statuses.get(self._job.number, "unfinished")
+        trials = {row.number: row.status for row in read_trials(self._study)}
+        runs = {number: row.status for number, row in ended_runs(self._study).items()}  # of a confirm
+        return (trials | runs).get(self._job.number, "unfinished")
 
     def _tracked(self, experiment: Experiment, context: RunContext) -> WandbRun | None:
         settings, parameters = experiment.settings, experiment.parameters

@@ -74,7 +74,7 @@ def _untrained(view: StudyView) -> Iterator[str]:
     for name in (name for name in _COMPARED if name in view.searched):
         by_value = defaultdict[Value, list[TrialView]](list)
         for trial in view.trials:
-            if trial.status != "failed" and (value := trial.parameters.get(name)) is not None:
+            if trial.status != "failed" and (value := trial.by_name.get(name)) is not None:
                 by_value[value].append(trial)
         for value, trials in by_value.items():
             numbers = {trial.number for trial in trials}

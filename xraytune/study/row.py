@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -26,21 +27,23 @@ from pydantic import (
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import append_jsonl, read_jsonl, write_text
 from xraytune.space.domains import Value
-from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.fields import flat_values, parameter_fields, parameters_from
 from xraytune.space.model import Model
 from xraytune.space.settings import Objective, Parameters
 from xraytune.study.folder import StudyFolder, damage_explained
 
 Status: TypeAlias = Literal["complete", "pruned", "failed"]
+TrialStatus: TypeAlias = Literal["running", "waiting", "unfinished", Status]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Seconds = Annotated[float, Field(ge=0)]
-_Row = TypeVar("_Row", bound="EndedRow")
-_Ranked = TypeVar("_Ranked", bound="_Trial")
+_Row = TypeVar("_Row", bound="Outcome")
+_Trial = TypeVar("_Trial", bound="Trial")
 
 
-def set_values(parameters: Parameters, folder: Path | None) -> dict[str, Value]:
-    """Return the parameters that are set, by dotted name; paths are relative to `folder`."""
-    return {name: value for name, value in flat_values(parameters, folder).items() if value is not None}
+def _set_values(parameters: Parameters, folder: Path | None = None) -> dict[str, Value]:
+    """Return the parameters by dotted name, without those that are None by default; paths are relative to `folder`."""
+    values, fields = flat_values(parameters, folder), parameter_fields()
+    return {name: value for name, value in values.items() if (value, fields[name].default) != (None, None)}
 
 
 def _read_parameters(values: Parameters | Mapping[str, Value], info: ValidationInfo) -> Parameters:
@@ -48,28 +51,45 @@ def _read_parameters(values: Parameters | Mapping[str, Value], info: ValidationI
 
 
 def _write_parameters(parameters: Parameters, info: SerializationInfo) -> dict[str, Value]:
-    return set_values(parameters, info.context)
+    return _set_values(parameters, info.context)
 
 
-class EndedRow(Model):
-    """What the rows of an ended trial and of an ended run have in common."""
+class Outcome(Model):
+    """How far a trial of a search or a run of a confirmation got."""
 
     number: NonNegativeInt
-    status: Status
+    status: TrialStatus
     value: float | None = None
-    """The best objective on val-A; None if it failed."""
+    """The best objective on val-A so far; None before the first epoch, and if it failed."""
     val_b_score: _Share | None = None
     """The score on val-B, if it is complete."""
     threshold: _Share | None = None
     """Set on val-A and val-B, if it is complete and has two classes."""
     epochs: NonNegativeInt = 0
-    seconds: _Seconds = 0.0
-    """Wall time."""
+    seconds: _Seconds | None = None
+    """Wall time, once it has ended."""
     reason: str = ""
     """Why it ended, unless it is complete."""
 
 
-class TrialRow(EndedRow):
+class Trial(Outcome):
+    """A trial and its parameters, which are written by dotted name."""
+
+    parameters: Annotated[
+        Parameters, BeforeValidator(_read_parameters), PlainSerializer(_write_parameters, when_used="json")
+    ]
+    arm: str = Field(default_factory=lambda given: given["parameters"].arm)
+    """Such as `classical+gan`."""
+    gpu_seconds: _Seconds = 0.0
+    """GPUs held, times seconds."""
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Value]:
+        """The parameters by dotted name, without those that are not set."""
+        return _set_values(self.parameters)
+
+
+class TrialRow(Trial):
     """An ended trial of a search; further columns are the quality of its synthetic images (docs/generators.md).
 
     Paths are absolute here, and relative to the study in `trials.jsonl`.
@@ -79,24 +99,16 @@ class TrialRow(EndedRow):
     __pydantic_extra__: dict[str, float | None] = Field(init=False)
 
     version: Literal[2] = 2
-    parameters: Annotated[
-        Parameters, BeforeValidator(_read_parameters), PlainSerializer(_write_parameters, when_used="json")
-    ]
-    arm: str = Field(default_factory=lambda given: given["parameters"].arm)
-    """Such as `classical+gan`."""
-    gpu_seconds: _Seconds = 0.0
-    """GPUs held, times seconds."""
-
-    @property
-    def simplicity(self) -> tuple[int, int, float]:
-        """`Parameters.simplicity`."""
-        return self.parameters.simplicity
+    status: Status
+    seconds: _Seconds = 0.0
 
 
-class RunRow(EndedRow):
+class RunRow(Outcome):
     """An ended run of a confirmation."""
 
     version: Literal[1] = 1
+    status: Status
+    seconds: _Seconds = 0.0
     label: str = ""
     """Such as `gan #12, GAN seed 1, seed 0`."""
     best_epoch: PositiveInt | None = None
@@ -120,12 +132,12 @@ def _read_rows(file: Path, kind: type[_Row]) -> list[_Row]:
         return [validated_row(kind, content, file.parent) for content in read_jsonl(file)]
 
 
-def append_row(file: Path, row: EndedRow) -> None:
+def append_row(file: Path, row: Outcome) -> None:
     """Append a row to `trials.jsonl` or `runs.jsonl` durably."""
     append_jsonl(file, _content(row, file.parent))
 
 
-def _content(row: EndedRow, folder: Path) -> dict[str, Any]:
+def _content(row: Outcome, folder: Path) -> dict[str, Any]:
     return row.model_dump(mode="json", context=folder)
 
 
@@ -156,41 +168,28 @@ def completed_runs(folder: StudyFolder) -> dict[int, RunRow]:
     return {number: row for number, row in ended_runs(folder).items() if row.status == "complete"}
 
 
-def reasons_of(rows: Iterable[EndedRow]) -> str:
+def reasons_of(rows: Iterable[Outcome]) -> str:
     """Return up to five different reasons of some rows, each on a line of its own, to be appended to a message."""
     return "".join(f"\n    {reason}" for reason in sorted({row.reason for row in rows if row.reason})[:5])
 
 
-class _Trial(Protocol):
-    """What the ranking reads: of a row, or of another record of a trial."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def value(self) -> float | None: ...
-    @property
-    def val_b_score(self) -> float | None: ...
-    @property
-    def simplicity(self) -> tuple[int, int, float]: ...
-
-
-def ranked_on_val_a(trials: Iterable[_Ranked], objective: Objective) -> list[_Ranked]:
+def ranked_on_val_a(trials: Iterable[_Trial], objective: Objective) -> list[_Trial]:
     """Return the complete trials by the objective of the search, the best first."""
     return _ranked(trials, lambda trial: None if trial.value is None else objective.rank(trial.value))
 
 
-def ranked_on_val_b(trials: Iterable[_Ranked]) -> list[_Ranked]:
+def ranked_on_val_b(trials: Iterable[_Trial]) -> list[_Trial]:
     """Return the complete trials by their score on val-B, which no decision of the search used, the best first."""
     return _ranked(trials, lambda trial: None if trial.val_b_score is None else -trial.val_b_score)
 
 
-def ranked_for_export(trials: Iterable[_Ranked], objective: Objective) -> list[_Ranked]:
+def ranked_for_export(trials: Iterable[_Trial], objective: Objective) -> list[_Trial]:
     """Return the complete trials as ranked on val-B; in a search for a generator, which has no val-B scores, on val-A."""
     return ranked_on_val_a(trials, objective) if objective.is_of_generator else ranked_on_val_b(trials)
 
 
-def _ranked(trials: Iterable[_Ranked], rank: Callable[[_Ranked], float | None]) -> list[_Ranked]:
+def _ranked(trials: Iterable[_Trial], rank: Callable[[_Trial], float | None]) -> list[_Trial]:
     """Sort by rank; of equals, the simplest comes first, then the first of `trials`."""
     ranks = [(rank(trial), trial) for trial in trials if trial.status == "complete"]
-    scored = [(place, trial.simplicity, trial) for place, trial in ranks if place is not None]
+    scored = [(place, trial.parameters.simplicity, trial) for place, trial in ranks if place is not None]
     return [trial for *_, trial in sorted(scored, key=lambda entry: entry[:2])]

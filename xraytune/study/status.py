@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_jsonl
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.domains import Value
+from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Objective
 from xraytune.study.clock import Times, read_times
 from xraytune.study.folder import StudyFolder, is_searched
 from xraytune.study.journal import VALUE_NAME, Journal
-from xraytune.study.row import ranked_for_export, ranked_on_val_a, set_values
+from xraytune.study.row import Trial, TrialStatus, ranked_for_export, ranked_on_val_a
 from xraytune.study.trial_files import read_pool_report, read_progress, read_samples
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.trial.mix import mix_label
@@ -26,50 +27,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_OUTCOME = {"val_b_score", "threshold", "seconds", "gpu_seconds", "reason"}
+_ONCE_ENDED = {"val_b_score", "threshold", "seconds", "gpu_seconds", "reason"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialView:
-    """One trial.
+class TrialView(Trial):
+    """A trial that has ended or not: `waiting` for a slot or another trial's generator, or `unfinished` in a stopped search.
 
-    Attributes:
-        mix: Such as `gan r=0.5 (500 steps) +classical 1`.
-        status: `waiting` for a slot or another trial's generator; `unfinished` if the search has stopped.
-        arm: Such as `classical+gan`.
-        parameters: Those that are set, by dotted name; paths are relative to the study.
-        values: Best val-A score after each recorded epoch.
-        val_b_score: Like `threshold`, `seconds`, `gpu_seconds` and `reason`, that of the `TrialRow`, once it has ended.
-        busy_with: What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`.
-        busy_seconds: An estimate of how long it will be busy with that; None if unknown.
-        samples: The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet.
-        report: Quality and memorisation of its synthetic images; None if there is none, or not yet.
-        epoch_seconds: Median time of an epoch of a pruned trial; None if unknown.
+    Paths are relative to the study.
     """
 
-    number: int
     mix: str
-    status: Literal["running", "waiting", "unfinished", "complete", "pruned", "failed"]
-    arm: str = ""
-    parameters: Mapping[str, Value] = field(default_factory=dict)
-    simplicity: tuple[int, int, float] = (0, 0, 0.0)
-    epochs: int = 0
+    """Such as `gan r=0.5 (500 steps) +classical 1`."""
     values: tuple[float, ...] = ()
-    val_b_score: float | None = None
-    threshold: float | None = None
-    seconds: float | None = None
-    gpu_seconds: float = 0.0
-    reason: str = ""
+    """The best val-A score after each recorded epoch."""
     busy_with: str = ""
+    """What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`."""
     busy_seconds: float | None = None
+    """An estimate of how long it will be busy with that; None if unknown."""
     samples: str = ""
+    """The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet."""
     report: PoolReport | None = None
+    """Quality and memorisation of its synthetic images; None if there is none, or not yet."""
     epoch_seconds: float | None = None
-
-    @property
-    def value(self) -> float | None:
-        """The best val-A score so far; None before the first epoch."""
-        return self.values[-1] if self.values else None
+    """The median time of an epoch of a pruned trial; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +146,7 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
 def trial_table(view: StudyView) -> dict[str, list[Value]]:
     """Return the trials of a study as columns of a table; None where a trial has no value."""
     trials = view.trials
-    searched = {name: [trial.parameters.get(name) for trial in trials] for name in view.searched}
+    searched = {name: [trial.by_name.get(name) for trial in trials] for name in view.searched}
     figures = dict.fromkeys(name for trial in trials for name in _figures(trial))
     return {
         **{name: [getattr(trial, name) for trial in trials] for name in ("number", "status", "arm", "mix", "epochs")},
@@ -189,7 +169,7 @@ class StudyWatcher:
         self.space = folder.space()
         self._sides = side_sizes(folder.prepared())
         self.journal = Journal(folder.journal_path, self.space, writable=False)
-        self._epoch_seconds: dict[int, float | None] = {}  # of pruned trials
+        self._ended: dict[int, TrialView] = {}
 
     def look(self) -> StudyView:
         """Return the study now."""
@@ -229,40 +209,42 @@ class StudyWatcher:
         return times.model_copy(update={"seconds": times.seconds + since, "trials": trials})
 
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
+        if number in self._ended:
+            return self._ended[number]
         try:
             parameters = self.journal.parameters(number)
         except ValueError:  # they are just being drawn
             return None
-        status = self.journal.status(number)
+        row = self.journal.row(number) if self.journal.status(number) else None
         values = tuple(value for _, value in sorted(self.journal.reported(number).items()))
-        row = None if status is None else self.journal.row(number)
-        trial_path = self._folder.trial_path(number)
-        has_started = (trial_path / "config.json").exists()
-        busy = None if status or values or not has_started else read_progress(trial_path)
-        if status == "pruned" and number not in self._epoch_seconds:
-            self._epoch_seconds[number] = _median_epoch_seconds(trial_path / "epochs.jsonl")
+        folder = self._folder.trial_path(number)
+        has_started = (folder / "config.json").exists()
+        busy = None if row or values or not has_started else read_progress(folder)
         is_at_work = has_started and not (busy and busy.is_waiting)
-        return TrialView(
+        status: TrialStatus = "unfinished" if not is_running else "running" if is_at_work else "waiting"
+        view = TrialView(
             number=number,
+            parameters=parameters_from(flat_values(parameters, self._folder.path)),
             mix=mix_label(parameters, self.space.settings.objective),
-            status=status or ("unfinished" if not is_running else "running" if is_at_work else "waiting"),
-            arm=parameters.arm,
-            parameters=set_values(parameters, self._folder.path),
-            simplicity=parameters.simplicity,
+            status=row.status if row else status,
+            value=values[-1] if values else None,
             epochs=len(values),
             values=values,
             busy_with=str(busy or ""),
             busy_seconds=busy and busy.seconds_left,
-            samples=read_samples(trial_path) if parameters.generator else "",
-            report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
-            epoch_seconds=self._epoch_seconds.get(number),
-            **(row.model_dump(include=_OUTCOME) if row else {}),
+            samples=read_samples(folder) if parameters.generator else "",
+            report=read_pool_report(folder) if parameters.has_synthetic_images else None,
+            epoch_seconds=_median_epoch_seconds(folder) if row and row.status == "pruned" else None,
+            **(row.model_dump(include=_ONCE_ENDED) if row else {}),
         )
+        if row:
+            self._ended[number] = view
+        return view
 
 
-def _median_epoch_seconds(file: Path) -> float | None:
+def _median_epoch_seconds(folder: Path) -> float | None:
     try:
-        return statistics.median(float(row["seconds"]) for row in read_jsonl(file))
+        return statistics.median(float(epoch["seconds"]) for epoch in read_jsonl(folder / "epochs.jsonl"))
     except (ArtifactError, ValueError, LookupError, TypeError):
         return None
 
