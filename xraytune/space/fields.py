@@ -11,16 +11,14 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
 
 from xraytune.base.records import Json
 from xraytune.space.domains import Value
-from xraytune.space.extensions import Extensions
 from xraytune.space.messages import explain
 from xraytune.space.model import Model
 from xraytune.space.settings import BLOCKS, Parameters
 
-Kind: TypeAlias = Literal["choice", "integer", "number", "text", "path"]
+Kind: TypeAlias = Literal["integer", "number", "path", "other"]
 _KINDS: Mapping[Any, Kind] = {int: "integer", float: "number", Path: "path"}
 
 
@@ -30,14 +28,12 @@ class ParameterField:
 
     Attributes:
         name: Dotted, `gan.steps`.
-        kind: `choice` and `text` have no order and cannot be a range; `path` cannot be searched.
-        choices: The values of a `choice`.
+        kind: Only integers and numbers can be a range; a `path` cannot be searched.
         description: "" if the name says it all.
     """
 
     name: str
     kind: Kind
-    choices: tuple[Value, ...]
     is_required: bool
     default: Value
     description: str
@@ -68,25 +64,18 @@ def _fields_of(model: type[Model], prefix: str) -> Iterator[ParameterField]:
         inner = _without_none(info.annotation)
         if isinstance(inner, type) and issubclass(inner, Model):
             yield from _fields_of(inner, f"{prefix}{name}.")
-        else:
-            yield _field(prefix + name, info, inner)
-
-
-def _field(name: str, info: FieldInfo, inner: Any) -> ParameterField:
-    annotation: Any = info.annotation
-    for constraint in info.metadata:
-        annotation = Annotated[annotation, constraint]
-    extensible = next((kind.built_in for kind in info.metadata if isinstance(kind, Extensions)), ())
-    choices = (False, True) if inner is bool else extensible or get_args(inner)
-    return ParameterField(
-        name=name,
-        kind="choice" if choices else _KINDS.get(inner, "text"),
-        choices=choices,
-        is_required=info.is_required(),
-        default=None if info.is_required() else info.default,
-        description=info.description or "",
-        adapter=TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False)),
-    )
+            continue
+        annotation: Any = info.annotation
+        for constraint in info.metadata:
+            annotation = Annotated[annotation, constraint]
+        yield ParameterField(
+            name=prefix + name,
+            kind=_KINDS.get(inner, "other"),
+            is_required=info.is_required(),
+            default=None if info.is_required() else info.default,
+            description=info.description or "",
+            adapter=TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False)),
+        )
 
 
 def _without_none(annotation: Any) -> Any:

@@ -275,26 +275,33 @@ def read_initial_points(
             what = f"points_to_evaluate: {format_value(row)} is not a mapping"
             problems.add(path, what, "write {source: none, lr: 1e-4}")
             continue
-        point: Point = {}
-        paths: dict[str, KeyPath] = {}
-        for name, here in _flat(row, path, ""):
-            paths[name] = here
+        paths, values = dict(_flat(row, path, "")), Point()
+        for name, place in paths.items():
             with suppress(RejectedError):
-                point[name] = _read(name, here, problems)
-        if specs and len(point) == len(paths):
-            options = {name: document.option(path_of(document, name)) for name in paths if name in by_name}
-            in_space = _in_space(point, paths, by_name, problems)
-            if (option := options.get("source")) and not by_name["source"].domain.contains(point["source"]):
-                why = f"{option} excludes its source, {format_value(point['source'])}"
-            elif equal := [name for name, known in points.items() if known == in_space]:
-                why = f"it equals {equal[0]}"
-            elif (given := [option for option in options.values() if option]) and not in_space:
-                why = f"{' and '.join(dict.fromkeys(given))} fix{'es' * (len(given) == 1)} all its values"
-            else:
-                points[dotted(path)] = in_space
-                continue
+                values[name] = _read(name, place, problems)
+        if not specs or len(values) < len(paths):
+            continue
+        point = _in_space(values, paths, by_name, problems)
+        if why := _why_left_out(values, point, points, by_name, document):
             notes.append(f"{document.place(path)}: {dotted(path)} is left out: {why}")
+        else:
+            points[dotted(path)] = point
     return tuple(points.values()), tuple(notes)
+
+
+def _why_left_out(
+    row: Point, point: Point, earlier: Mapping[str, Point], by_name: Mapping[str, ParameterSpec], document: Document
+) -> str:
+    options = {name: document.option(path_of(document, name)) for name in row if name in by_name}
+    fixing = [*dict.fromkeys(filter(None, options.values()))]
+    if options.get("source") and not by_name["source"].domain.contains(row["source"]):
+        return f"{options['source']} excludes its source, {format_value(row['source'])}"
+    for name, other in earlier.items():
+        if other == point:
+            return f"it equals {name}"
+    if fixing and not point:
+        return f"{' and '.join(fixing)} {'fixes' if len(fixing) == 1 else 'fix'} all its values"
+    return ""
 
 
 def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[str, KeyPath]]:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
@@ -176,7 +177,7 @@ def _path(document: Document, key: str) -> KeyPath:
         names = [name for name in parameter_fields() if name.startswith(f"{key}.")]
         raise ConfigError(Problem(f"{key} is a block of parameters", fix=f"set one of: {', '.join(names)}"))
     bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
-    fix = nearest(bare, [*parameter_fields(), *dotted_settings()], "give a parameter or a setting")
+    fix = nearest(bare, [*parameter_fields(), *_dotted_settings()], "give a parameter or a setting")
     raise ConfigError(Problem(f"unknown key '{key}'", fix=fix))
 
 
@@ -200,25 +201,22 @@ def read_settings(problems: Problems) -> Settings | None:
         return None
 
 
-def dotted_settings(model: type[Model] = Settings, prefix: str = "") -> Iterator[str]:
-    """Yield every setting by its dotted name: `budget`, `budget.trials` ..."""
+@cache
+def setting_blocks() -> Mapping[KeyPath, type[Model]]:
+    """Return the model of each block of settings by its path; () is the whole file."""
+    return dict(_blocks_of(Settings, ()))
+
+
+def _blocks_of(model: type[Model], path: KeyPath) -> Iterator[tuple[KeyPath, type[Model]]]:
+    yield path, model
     for name, info in model.model_fields.items():
-        yield f"{prefix}{name}"
-        if inner := _model_of(info.annotation):
-            yield from dotted_settings(inner, f"{prefix}{name}.")
+        for member in (info.annotation, *get_args(info.annotation)):
+            if isinstance(member, type) and issubclass(member, Model):
+                yield from _blocks_of(member, (*path, name))
 
 
-def _model_of(annotation: Any) -> type[Model] | None:
-    types = [member for member in (annotation, *get_args(annotation)) if isinstance(member, type)]
-    return next((member for member in types if issubclass(member, Model)), None)
-
-
-def _model_at(path: KeyPath) -> type[Model] | None:
-    """Return the model of a block of settings; None at a single setting and below."""
-    model: type[Model] | None = Settings
-    for key in path:
-        model = _model_of(model.model_fields[str(key)].annotation) if model and key in model.model_fields else None
-    return model
+def _dotted_settings() -> list[str]:
+    return [dotted((*path, name)) for path, model in setting_blocks().items() for name in model.model_fields]
 
 
 def _path_of(error: ErrorDetails) -> KeyPath:
@@ -226,7 +224,7 @@ def _path_of(error: ErrorDetails) -> KeyPath:
     location: KeyPath = error["loc"]
     if error["type"] == "rule":
         location += tuple(error["ctx"]["name"].split("."))
-    return tuple(key for index, key in enumerate(location) if _model_at(location[:index]))
+    return tuple(key for index, key in enumerate(location) if location[:index] in setting_blocks())
 
 
 def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]:
@@ -238,7 +236,7 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]
     if path == ("objective", "metric") and kind == "literal_error" and "test" in str(value):
         fix = f"write {' or '.join(names[0] for names in OBJECTIVES.values())}; only evaluate reads the test folder"
         return f"{name}: {format_value(value)} would select the model on test images", fix
-    if kind == "model_type" and (model := _model_at(path)):
+    if kind == "model_type" and (model := setting_blocks().get(path)):
         fix = f"write {name}: {{{next(iter(model.model_fields))}: ...}}"
         return f"{name}: {format_value(value)} is not a mapping", fix
     if all(error["type"] != "literal_error" for error in errors) or len(errors) == 1:
@@ -251,12 +249,11 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]
 
 
 def _unknown_key(path: KeyPath) -> tuple[str, str]:
-    key = str(path[-1])
-    if model := _model_at(path[:-1]) if len(path) > 1 else None:
-        return f"{dotted(path[:-1])}: unknown key '{key}'", nearest(key, model.model_fields)
+    key, block = str(path[-1]), path[:-1]
+    if block:
+        return f"{dotted(block)}: unknown key '{key}'", nearest(key, setting_blocks()[block].model_fields)
     parameters = (f"parameters.{name}" for name in (*BLOCKS, *parameter_fields()))
-    known = [*Settings.model_fields, *_NON_SETTING_KEYS, *dotted_settings(), *parameters]
-    return f"unknown key '{key}'", nearest(key, known)
+    return f"unknown key '{key}'", nearest(key, [*_NON_SETTING_KEYS, *_dotted_settings(), *parameters])
 
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
