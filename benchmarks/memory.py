@@ -25,7 +25,7 @@ from xraytune.base.records import Compute
 from xraytune.data.pixels import PIXELS_FILE
 from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName
 from xraytune.nets.backbones import build_backbone
-from xraytune.search.worker import Job
+from xraytune.search.messages import Job
 from xraytune.space.load import experiment_to_json, load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
@@ -45,12 +45,13 @@ def private():
     lines = dict(line.split(":", 1) for line in open("/proc/self/smaps_rollup") if ":" in line.split(" ")[0])
     return int(lines["Private_Dirty"].split()[0]) / 1024
 bare = private()
-from xraytune.search.worker import Job, TrialWorker
+from xraytune.search.messages import EpochEnded, Job, TrialEnded
+from xraytune.search.worker import TrialWorker
 for line in sys.stdin:
     worker = TrialWorker(Job(**json.loads(line)))
-    while "epoch" in (message := worker.step()):
+    while isinstance(message := worker.step(), EpochEnded):
         pass
-    assert "ended" in message, message
+    assert isinstance(message, TrialEnded), message
     worker.close()
     print(private() - bare, flush=True)
 """

@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.figures import Figure, figure
+from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.nets.compute import choose_compute
-from xraytune.search.controller import SearchController
+from xraytune.search.loop import TrialLoop
+from xraytune.search.messages import EpochEnded, TrialEnded
 from xraytune.search.run import search
+from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
@@ -64,7 +67,7 @@ def _fill(root: Path) -> None:
 
 
 @contextmanager
-def open_study(root: Path, trials: int, studies: str = "old") -> Iterator[SearchController]:
+def open_study(root: Path, trials: int, studies: str = "old") -> Iterator[TrialLoop]:
     """Create a study of `trials` trials, hold its lock and yield a controller without workers."""
     space = load_space(root / "space.yaml", [f"budget.trials={trials}"])
     prepared, _ = prepare(space.settings, root / "cache")
@@ -72,22 +75,22 @@ def open_study(root: Path, trials: int, studies: str = "old") -> Iterator[Search
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     with locked(folder):
         journal = Journal(folder.journal_path, space, writable=True)
-        yield SearchController(folder, space, journal, generator_need=lambda _: None)
+        yield TrialLoop(SearchTrials(folder, space, journal), generator_need=lambda _: None)
 
 
-def end_trials(controller: SearchController, count: int) -> None:
+def end_trials(controller: TrialLoop, count: int) -> None:
     """Draw `count` trials and report the epochs and the end of each, as a worker would."""
     for _ in range(count):
         suggestion = controller.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
         value = random.Random(suggestion.number).random()
-        losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
         for epoch in range(1, _EPOCHS + 1):
-            record = {"epoch": epoch, "steps": epoch, "lr": 1e-3, "seconds": 1.0} | losses
-            if not controller.on_result(suggestion.number, {"epoch": record}):
+            losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
+            record = EpochRecord(epoch=epoch, steps=epoch, lr=1e-3, seconds=1.0, **losses)
+            if not controller.on_result(suggestion.number, EpochEnded(record=record)):
                 break
-        ended = {"value": value, "best_epoch": 1, "epochs": _EPOCHS, "val_b_score": value}
-        controller.on_result(suggestion.number, {"ended": ended | {"threshold": 0.5, "seconds": 5.0}})
+        result = TrialResult(value=value, best_epoch=1, epochs=_EPOCHS, val_b_score=value, threshold=0.5, seconds=5.0)
+        controller.on_result(suggestion.number, TrialEnded(result=result))
 
 
 def _seconds(root: Path, studies: Path, trials: int) -> float:

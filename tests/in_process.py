@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from typer.testing import CliRunner, Result
 
+from tests.study.studies import DirectSearch
 from xraytune.base.records import Compute
 from xraytune.cli.main import build_app
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.nets.compute import pin
-from xraytune.search.controller import SearchController
-from xraytune.search.trial_queue import TrialQueue
-from xraytune.search.worker import Job, TrialWorker
+from xraytune.search.loop import TrialLoop
+from xraytune.search.messages import Job
+from xraytune.search.worker import TrialWorker
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
 from xraytune.study.start import create_study
 from xraytune.synth.synthesize import generator_need
@@ -54,14 +54,10 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def controller_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> SearchController:
+def controller_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> DirectSearch:
     """The controller of a study whose trials are trained on `CPU`."""
-    return SearchController(
-        folder,
-        space,
-        Journal(folder.journal_path, space, writable=True),
-        generator_need=partial(generator_need, prepared=prepared, compute=CPU, cache=cache),
-    )
+    need = partial(generator_need, prepared=prepared, compute=CPU, cache=cache)
+    return DirectSearch(folder, space, generator_need=need)
 
 
 class InProcess:
@@ -75,11 +71,11 @@ class InProcess:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def run(self, work: TrialQueue, **_: Any) -> None:
+    def run(self, work: TrialLoop, **_: Any) -> None:
         while isinstance(suggestion := work.next_trial(), TrialSuggestion):
             self._run_to_its_end(work, suggestion)
 
-    def _run_to_its_end(self, work: TrialQueue, suggestion: TrialSuggestion) -> None:
+    def _run_to_its_end(self, work: TrialLoop, suggestion: TrialSuggestion) -> None:
         worker = TrialWorker(
             Job(
                 study=str(work.folder.path),

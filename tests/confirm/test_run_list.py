@@ -15,7 +15,9 @@ from xraytune.confirm.plan import Arm, replicate
 from xraytune.confirm.run_list import Run, RunList
 from xraytune.confirm.training import TopUpRungs
 from xraytune.search.asha import Rungs
-from xraytune.search.trial_queue import GeneratorNeeds
+from xraytune.search.loop import TrialLoop
+from xraytune.search.messages import GeneratorTrained, TrialFailed, TrialMessage
+from xraytune.search.order import GeneratorNeeds
 from xraytune.space.settings import DataSettings, Experiment, GeneratorSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.messages import TrialSuggestion
@@ -37,11 +39,11 @@ def runs(*sources: str) -> list[Run]:
     ]
 
 
-def work(folder: StudyFolder, *sources: str, generator_need: GeneratorNeeds = no_gan, **options: Any) -> RunList:
-    return RunList(folder, runs(*sources), what="runs", generator_need=generator_need, retries=1, **options)
+def work(folder: StudyFolder, *sources: str, generator_need: GeneratorNeeds = no_gan, **options: Any) -> TrialLoop:
+    return TrialLoop(RunList(folder, runs(*sources), what="runs", retries=1, **options), generator_need=generator_need)
 
 
-def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
+def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> TrialLoop:
     """Two runs that ASHA prunes, after trials of a search that reported these values, as each start creates them."""
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
     for report in searched:
@@ -49,7 +51,7 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
     return work(folder, "none", "none", asha=TopUpRungs(folder, rungs).should_continue)
 
 
-def started(work: RunList) -> int:
+def started(work: TrialLoop) -> int:
     suggestion = work.next_trial()
     assert isinstance(suggestion, TrialSuggestion)
     return suggestion.number
@@ -92,7 +94,7 @@ def test_a_run_that_failed_keeps_its_checkpoint_for_the_next_start(folder: Study
     for checkpoint in checkpoints:
         write_bytes(checkpoint, b"x")
 
-    first.on_result(0, {"failed": "a cable was pulled", "cause": "settings"})
+    first.on_result(0, TrialFailed(reason="a cable was pulled", cause="settings"))
     first.on_result(1, ended(0.9))
     work(folder, "none", "none")
 
@@ -148,8 +150,8 @@ def test_top_up_killed_before_recorded_end_is_pruned_on_resume(folder: StudyFold
     assert not second.on_result(started(second), epoch(1, 0.99)), "its first value at the rung counts"
 
 
-@pytest.mark.parametrize("message", [{"failed": "weights are missing", "cause": "settings"}, epoch(1, math.nan)])
-def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder, message: dict[str, Any]) -> None:
+@pytest.mark.parametrize("message", [TrialFailed(reason="weights are missing", cause="settings"), epoch(1, math.nan)])
+def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder, message: TrialMessage) -> None:
     first = work(folder, "none")
     assert not first.on_result(started(first), message)
     assert first.is_done
@@ -203,7 +205,7 @@ def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
     assert [started(one), started(one)] == [0, 2]
     assert one.next_trial() == "wait"
     there.add("one")
-    assert not one.on_result(0, {"generator": "trained"})
+    assert not one.on_result(0, GeneratorTrained())
     assert [started(one), started(one)] == [0, 1]
 
 

@@ -15,10 +15,11 @@ from xraytune.base.files import read_jsonl
 from xraytune.confirm.plan import CONFIRM_FOLDER, FinishedTrial, Plan
 from xraytune.confirm.training import Training
 from xraytune.search.asha import rungs_of
+from xraytune.search.loop import TrialLoop
+from xraytune.search.messages import TrialFailed, TrialMessage
 from xraytune.search.ray.runner import Runner
-from xraytune.search.trial_queue import TrialQueue
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import NO_CALLBACKS, Message, TrialSuggestion
+from xraytune.study.messages import NO_CALLBACKS, TrialSuggestion
 from xraytune.study.start import environment
 
 REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
@@ -29,7 +30,7 @@ STOPPED = tuple(
 )
 SMALL = "confirm={gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: [real_only]}}"
 
-Says = Callable[[StudyFolder, int], Iterable[Message]]
+Says = Callable[[StudyFolder, int], Iterable[TrialMessage]]
 Report = tuple[int, int, float]
 
 
@@ -39,14 +40,14 @@ class Told:
     def __init__(self, says: Says) -> None:
         self._says = says
 
-    def run(self, work: TrialQueue, **_: Any) -> None:
+    def run(self, work: TrialLoop, **_: Any) -> None:
         while isinstance(asked := work.next_trial(), TrialSuggestion):
             for message in self._says(work.folder, asked.number):
                 if not work.on_result(asked.number, message):
                     break
 
 
-def well(folder: StudyFolder, number: int) -> list[Message]:
+def well(folder: StudyFolder, number: int) -> list[TrialMessage]:
     del folder, number
     return [epoch(1, 0.9), ended(0.9)]
 
@@ -54,7 +55,7 @@ def well(folder: StudyFolder, number: int) -> list[Message]:
 def each(*values: float) -> Says:
     """Top-up trials with these AUROCs, by number; replicates succeed."""
 
-    def says(folder: StudyFolder, number: int) -> list[Message]:
+    def says(folder: StudyFolder, number: int) -> list[TrialMessage]:
         if folder.path.name != "top_up":
             return well(folder, number)
         return [*(epoch(place, values[number]) for place in range(1, 10)), ended(values[number])]
@@ -103,7 +104,7 @@ def ends(training: Training) -> list[tuple[int, str, str]]:
 def test_trials_finished_for_other_finalists_are_not_used_for_controls(tmp_path: Path) -> None:
     """Three trials were finished, then one finalist is requested: run 1 belongs to no control."""
 
-    def interrupted(folder: StudyFolder, number: int) -> list[Message]:
+    def interrupted(folder: StudyFolder, number: int) -> list[TrialMessage]:
         if number == len(STOPPED):
             raise KeyboardInterrupt
         return well(folder, number)
@@ -121,9 +122,10 @@ def test_trials_finished_for_other_finalists_are_not_used_for_controls(tmp_path:
 
 @pytest.mark.slow
 def test_a_failed_top_up_is_retried(tmp_path: Path) -> None:
-    def one_top_up_fails(folder: StudyFolder, number: int) -> list[Message]:
+    def one_top_up_fails(folder: StudyFolder, number: int) -> list[TrialMessage]:
         is_first_top_up = folder.path.name == "top_up" and number == len(STOPPED)
-        return [{"failed": "a cable was pulled", "cause": "settings"}] if is_first_top_up else well(folder, number)
+        failed = TrialFailed(reason="a cable was pulled", cause="settings")
+        return [failed] if is_first_top_up else well(folder, number)
 
     with pytest.raises(TrialError, match="1 of 3 top-up trials failed"):
         train(training(tmp_path, says=one_top_up_fails), stopped=STOPPED)
@@ -136,7 +138,7 @@ def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) ->
     """The second finalist is the first one at another ratio: equal matched controls, and a point of the ratio response."""
     trained = list[int]()
 
-    def says(folder: StudyFolder, number: int) -> list[Message]:
+    def says(folder: StudyFolder, number: int) -> list[TrialMessage]:
         trained.append(number)
         (folder.trial_path(number) / "wandb").symlink_to("a log that W&B has removed")
         return well(folder, number)
@@ -155,7 +157,7 @@ def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) ->
     assert {plan.runs[row["number"]].arm for row in rows if row.get("adopted")} == copied
 
 
-def no_run(folder: StudyFolder, number: int) -> list[Message]:
+def no_run(folder: StudyFolder, number: int) -> list[TrialMessage]:
     pytest.fail(f"run {number} in {folder.path}")
 
 
@@ -199,7 +201,7 @@ def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(tmp
 def test_confirm_killed_during_top_ups_decides_identically(tmp_path: Path) -> None:
     values = (0.85, 0.4, 0.95)
 
-    def killed(folder: StudyFolder, number: int) -> Iterable[Message]:
+    def killed(folder: StudyFolder, number: int) -> Iterable[TrialMessage]:
         yield epoch(1, values[number])
         if number == 2:
             raise KeyboardInterrupt

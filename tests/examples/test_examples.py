@@ -50,7 +50,8 @@ from xraytune.base.records import Compute
 from xraytune.trial.prepare import require_weights
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
-from xraytune.search.worker import Job, TrialWorker
+from xraytune.search.messages import Job
+from xraytune.search.worker import TrialWorker
 
 root = Path({root!r})
 torch.save(tiny_net.TinyNet().state_dict(), root / "tiny_net.pth")
@@ -65,7 +66,7 @@ worker = TrialWorker(
     Job(study=str(folder.path), cache=str(root / "cache"), number=0, label="own #0", gpu_share=0.0,
         lock=str(folder.lock_path), token="")
 )
-said = [worker.step() for _ in range(3)]
+said = [type(worker.step()).__name__ for _ in range(3)]
 worker.close()
 print(json.dumps(said))
 """
@@ -120,7 +121,7 @@ def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: L
     done = run("-c", WORKER.format(root=str(lab.path)))
 
     assert done.returncode == 0, done.stderr
-    assert [next(iter(message)) for message in json.loads(done.stdout)] == ["epoch", "epoch", "ended"]
+    assert json.loads(done.stdout) == ["EpochEnded", "EpochEnded", "TrialEnded"]
     backbones = {inputs["network"]["backbone"] for inputs in manifests(lab, FEATURES_STAGE)}
     assert [one.rpartition(" ")[0] for one in backbones] == ["tiny_net of xraytune-examples 0.1.0"]
     environment = read_json(lab.path / "studies" / "own" / "environment.json")

@@ -19,9 +19,10 @@ from xraytune.confirm.run_list import Run, RunList, complete_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.nets import train
-from xraytune.search.controller import SearchController
-from xraytune.search.trial_queue import TrialQueue
-from xraytune.search.worker import Job, TrialWorker
+from xraytune.search.loop import TrialLoop
+from xraytune.search.messages import EpochEnded, Job
+from xraytune.search.trials import SearchTrials
+from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder, locked
@@ -154,20 +155,16 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
         marks.add("created")
     with locked(folder) as token:
         journal = Journal(folder.journal_path, space, writable=True)
-        controller = SearchController(
-            folder,
-            space,
-            journal,
-            generator_need=partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache),
-        )
+        source = SearchTrials(folder, space, journal)
+        need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
 
         def is_lost(number: int, epoch: int) -> bool:
             if number == _LOST_FOR_GOOD:
                 return True
             return number == _LOST_ONCE and epoch == 1 and not journal.failures(number)
 
-        _run(controller, folder, token, tree.cache, marks, is_lost)
-        controller.close()
+        _run(TrialLoop(source, generator_need=need), folder, token, tree.cache, marks, is_lost)
+        source.close()
 
 
 def run_list(tree: Tree, marks: Marks) -> None:
@@ -178,13 +175,8 @@ def run_list(tree: Tree, marks: Marks) -> None:
     tree.runs.path.mkdir(exist_ok=True)
     with locked(tree.runs) as token:
         complete_folder(tree.runs, prepared, lambda: environment(CPU))
-        work = RunList(
-            tree.runs,
-            runs,
-            what="runs",
-            generator_need=partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache),
-            retries=1,
-        )
+        need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
+        work = TrialLoop(RunList(tree.runs, runs, what="runs", retries=1), generator_need=need)
         _run(work, tree.runs, token, tree.cache, marks, _never)
 
 
@@ -198,7 +190,7 @@ def _runs(settings: Settings) -> list[Experiment]:
 
 
 def _run(
-    work: TrialQueue, lock: StudyFolder, token: str, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]
+    work: TrialLoop, lock: StudyFolder, token: str, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]
 ) -> None:
     while isinstance(suggestion := work.next_trial(), TrialSuggestion):
         job = Job(
@@ -218,7 +210,7 @@ def _run(
         while should_continue:
             message = worker.step()
             should_continue = work.on_result(suggestion.number, message)
-            epoch = message["epoch"]["epoch"] if "epoch" in message else 0
+            epoch = message.record.epoch if isinstance(message, EpochEnded) else 0
             marks.add("told", suggestion.number, epoch)
             if not should_continue:
                 marks.add("ended", suggestion.number)

@@ -18,6 +18,7 @@ from xraytune.data.prepare import RunContext
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
 from xraytune.nets.train import predict_logits
+from xraytune.search.messages import TrialFailed
 from xraytune.search.worker import next_message
 from xraytune.space.settings import DiffusionSettings, Experiment, GanSettings, GeneratorSettings, Parameters
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
@@ -188,5 +189,6 @@ def test_out_of_memory_is_reported_as_such(bench: Bench, tmp_path: Path, gpu: Co
 
     message = next_message(trial, tmp_path)
 
-    assert message["cause"] == "memory"
-    assert "out of memory" in message["failed"]
+    assert isinstance(message, TrialFailed)
+    assert message.cause == "memory"
+    assert "out of memory" in message.reason

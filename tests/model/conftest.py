@@ -19,7 +19,7 @@ from xraytune.model.evaluate import Evaluation, evaluate
 from xraytune.model.predict import Predicted, predict
 from xraytune.model.train import train
 from xraytune.nets.compute import pin
-from xraytune.search.controller import SearchController
+from xraytune.search.loop import TrialLoop
 from xraytune.search.worker import next_message
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
@@ -152,7 +152,7 @@ def search_in_process(lab: Lab) -> None:
         controller.close()
 
 
-def run_to_its_end(controller: SearchController, number: int, folder: StudyFolder, cache: Path) -> None:
+def run_to_its_end(controller: TrialLoop, number: int, folder: StudyFolder, cache: Path) -> None:
     """Run a trial until it ends or is stopped."""
     trial_dir = folder.trial_path(number)
     epochs = trial_epochs(

@@ -10,11 +10,13 @@ import pytest
 
 from tests.in_process import CPU, command
 from tests.model.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
+from tests.study.studies import DirectSearch
 from xraytune.base.errors import ConfigError, StudyError, TrialError
 from xraytune.base.files import append_jsonl, write_json
+from xraytune.base.records import TrialResult
 from xraytune.confirm.plan import Arm, Plan, write_plan
 from xraytune.model.best import export
-from xraytune.search.controller import SearchController
+from xraytune.search.messages import TrialEnded
 from xraytune.space.load import load_space
 from xraytune.space.settings import ExportedFrom, Parameters
 from xraytune.study.folder import StudyFolder
@@ -29,13 +31,12 @@ def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -
     """A study whose trials ended with these AUROCs on val-A and val-B."""
     space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
     create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
-    journal = Journal(folder.journal_path, space, writable=True)
-    controller = SearchController(folder, space, journal, generator_need=lambda _: None)
+    controller = DirectSearch(folder, space)
     for value, val_b_score in scores:
         suggestion = controller.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
-        result = {"value": value, "val_b_score": val_b_score, "best_epoch": 1, "epochs": 1}
-        controller.on_result(suggestion.number, {"ended": {**result, "threshold": 0.5, "seconds": 1.0}})
+        result = TrialResult(value=value, val_b_score=val_b_score, best_epoch=1, epochs=1, threshold=0.5, seconds=1.0)
+        controller.on_result(suggestion.number, TrialEnded(result=result))
 
 
 def test_the_best_on_val_b_is_exported_the_earliest_of_equals(lab: Lab, tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ from xraytune.base.lease import LeaseHeldError, hold, take_ownership
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
-from xraytune.search.worker import Job, TrialWorker, next_message
+from xraytune.search.messages import (
+    EpochEnded,
+    GeneratorTrained,
+    Job,
+    MachineStopped,
+    TrialEnded,
+    TrialFailed,
+)
+from xraytune.search.worker import TrialWorker, next_message
 from xraytune.space.load import experiment_to_json, load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
@@ -40,7 +48,8 @@ budget: {trials: 1, max_epochs: 3, steps_per_epoch: 2}
 """
 HANGS = """
 import json, sys, time
-from xraytune.search.worker import Job, TrialWorker
+from xraytune.search.messages import Job
+from xraytune.search.worker import TrialWorker
 worker = TrialWorker(Job(**json.loads(sys.argv[1])))
 print(worker.step(), flush=True)
 time.sleep(600)
@@ -48,19 +57,20 @@ time.sleep(600)
 
 IS_NOT_ASKED = """
 import json, sys, time
-from xraytune.search.worker import Job, TrialWorker
+from xraytune.search.messages import Job
+from xraytune.search.worker import TrialWorker
 worker = TrialWorker(Job(**json.loads(sys.argv[1])))
 worker.step()
 time.sleep(float(sys.argv[2]) + 1)
-print(*worker.step())
+print(type(worker.step()).__name__)
 """
 
 GUARDED = """
 import sys, time
 from pathlib import Path
-from xraytune.search.worker import _hang_guard
-with _hang_guard(Path(sys.argv[1]), 0.5) as alive:
-    alive()
+from xraytune.search.worker import HangGuard
+with HangGuard(Path(sys.argv[1]), 0.5) as guard:
+    guard.alive()
     time.sleep(600)
 """
 
@@ -116,8 +126,8 @@ def test_a_tracked_trial_leaves_an_offline_run_equal_to_its_epochs(
     write_json(config, content)
 
     worker = TrialWorker(tracked)
-    while "ended" not in (message := worker.step()):
-        assert "epoch" in message
+    while not isinstance(message := worker.step(), TrialEnded):
+        assert isinstance(message, EpochEnded)
     worker.close()
 
     run = read_run(run_files(study.trial_path(80))[0])
@@ -125,7 +135,7 @@ def test_a_tracked_trial_leaves_an_offline_run_equal_to_its_epochs(
     assert run.epochs == epochs(study, 80) == [1, 2, 3]
     assert "samples.path" in run.rows[0]
     assert (run.config["arm"], run.summary["status"]) == ("real_only", "complete")
-    assert run.summary["value"] == message["ended"]["value"]
+    assert run.summary["value"] == message.result.value
     assert run.exit_code == 0
 
 
@@ -155,7 +165,7 @@ def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyF
     worker.step()
     worker.close()
 
-    assert said == {"generator": "trained"}
+    assert said == GeneratorTrained()
     assert epochs(study, 75) == [1]
     assert read_samples(study.trial_path(75))
     assert {*(study.path.parent.parent / "cache" / "gan-3").iterdir()} == trained
@@ -166,8 +176,10 @@ def test_worker_reports_epochs_and_end(study: StudyFolder) -> None:
     said = [worker.step() for _ in range(4)]
     worker.close()
 
-    assert [next(iter(message)) for message in said] == ["epoch", "epoch", "epoch", "ended"]
-    assert said[-1]["ended"]["value"] == said[-2]["epoch"]["best_val_score"]
+    assert [type(message) for message in said] == [EpochEnded, EpochEnded, EpochEnded, TrialEnded]
+    assert isinstance(said[-2], EpochEnded)
+    assert isinstance(said[-1], TrialEnded)
+    assert said[-1].result.value == said[-2].record.best_val_score
 
 
 def test_a_worker_decodes_the_images_again_if_the_cache_has_lost_their_pixels(study: StudyFolder) -> None:
@@ -178,7 +190,7 @@ def test_a_worker_decodes_the_images_again_if_the_cache_has_lost_their_pixels(st
     message = worker.step()
     worker.close()
 
-    assert "epoch" in message
+    assert isinstance(message, EpochEnded)
 
 
 @pytest.mark.parametrize(
@@ -195,9 +207,10 @@ def test_a_worker_decodes_the_images_again_if_the_cache_has_lost_their_pixels(st
 def test_trial_error_is_reported_with_cause_and_traceback(tmp_path: Path, error: Exception, cause: str) -> None:
     message = next_message(failing(error), tmp_path)
 
-    assert message["cause"] == cause
-    assert str(error) in message["failed"]
-    assert "error.txt" in message["failed"]
+    assert isinstance(message, TrialFailed)
+    assert message.cause == cause
+    assert str(error) in message.reason
+    assert "error.txt" in message.reason
     assert type(error).__name__ in (tmp_path / "error.txt").read_text(encoding="utf-8")
 
 
@@ -207,11 +220,14 @@ def test_torch_out_of_memory_messages_are_recognised(tmp_path: Path) -> None:
     except RuntimeError as error:
         message = next_message(failing(error), tmp_path)
 
-    assert message["cause"] == "memory"
+    assert isinstance(message, TrialFailed)
+    assert message.cause == "memory"
 
 
 def test_machine_error_is_not_a_trial_failure(tmp_path: Path) -> None:
-    assert next_message(failing(MachineError("the disk is full")), tmp_path) == {"stopped": "the disk is full"}
+    assert next_message(failing(MachineError("the disk is full")), tmp_path) == MachineStopped(
+        reason="the disk is full"
+    )
 
 
 def test_unavailable_storage_is_not_a_trial_failure(tmp_path: Path) -> None:
@@ -219,7 +235,8 @@ def test_unavailable_storage_is_not_a_trial_failure(tmp_path: Path) -> None:
 
     message = next_message(failing(away), tmp_path)
 
-    assert message["stopped"].startswith(f"{tmp_path / 'pixels.npy'}: the storage does not answer (Stale file handle)")
+    assert isinstance(message, MachineStopped)
+    assert message.reason.startswith(f"{tmp_path / 'pixels.npy'}: the storage does not answer (Stale file handle)")
 
 
 def damaged(study: StudyFolder, copy: Path, file: str, content: object) -> StudyFolder:
@@ -239,7 +256,8 @@ def test_lost_gpu_stops_search_without_failing_trials(
     message = worker.step()
 
     worker.close()
-    assert "torch sees no GPU here" in message["stopped"]
+    assert isinstance(message, MachineStopped)
+    assert "torch sees no GPU here" in message.reason
 
 
 def test_error_before_first_epoch_is_reported(study: StudyFolder, tmp_path: Path) -> None:
@@ -248,9 +266,10 @@ def test_error_before_first_epoch_is_reported(study: StudyFolder, tmp_path: Path
     message = worker.step()
 
     worker.close()
-    assert message["cause"] == "fault"
-    assert "split.json" in message["failed"]
-    assert "error.txt" in message["failed"]
+    assert isinstance(message, TrialFailed)
+    assert message.cause == "fault"
+    assert "split.json" in message.reason
+    assert "error.txt" in message.reason
 
 
 def test_trial_continues_while_owner_is_unreadable(study: StudyFolder) -> None:
@@ -263,7 +282,7 @@ def test_trial_continues_while_owner_is_unreadable(study: StudyFolder) -> None:
 
     study.lock_path.rmdir()
     worker.close()
-    assert "epoch" in message
+    assert isinstance(message, EpochEnded)
 
 
 def process_of(study: StudyFolder, number: int, *prefix: str) -> subprocess.Popen[str]:
@@ -273,7 +292,7 @@ def process_of(study: StudyFolder, number: int, *prefix: str) -> subprocess.Pope
         [*prefix, sys.executable, "-c", HANGS, text], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None
-    assert "epoch" in process.stdout.readline()
+    assert "EpochEnded" in process.stdout.readline()
     return process
 
 
@@ -299,7 +318,7 @@ def test_idle_process_is_not_a_hang(study: StudyFolder) -> None:
         [sys.executable, "-c", IS_NOT_ASKED, json.dumps(asdict(one)), str(seconds)], check=False, capture_output=True
     )
 
-    assert done.stdout == b"epoch\n", done.stderr
+    assert done.stdout == b"EpochEnded\n", done.stderr
 
 
 @pytest.mark.parametrize("was_asleep", [False, True])
@@ -367,5 +386,6 @@ def test_machine_with_another_torch_trains_no_trials(study: StudyFolder, tmp_pat
 
     message = TrialWorker(job(own, 7)).step()
 
-    assert "trained with torch 2.0.1 and torchvision" in message["stopped"]
+    assert isinstance(message, MachineStopped)
+    assert "trained with torch 2.0.1 and torchvision" in message.reason
     assert not own.checkpoint_path(7).exists()

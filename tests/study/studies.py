@@ -1,19 +1,22 @@
 """A study on disk whose trials are not trained: tests send the messages that trials would."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from xraytune.base.records import Compute
+from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.prepare import Prepared, PreparedImage, SideName
-from xraytune.search.controller import SearchController
-from xraytune.search.trial_queue import GeneratorNeeds
+from xraytune.search.loop import TrialLoop
+from xraytune.search.messages import EpochEnded, TrialEnded
+from xraytune.search.order import GeneratorNeeds
+from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import GeneratorSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.messages import Callbacks
+from xraytune.study.messages import Callbacks, TrialSuggestion
 from xraytune.study.row import TrialRow
 
 SPACE = """\
@@ -81,30 +84,65 @@ def no_gan(generator: GeneratorSettings | None) -> str | None:
     return None
 
 
+class DirectSearch(TrialLoop):
+    """A search without workers, as each start of it creates its loop."""
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        space: Space,
+        *,
+        generator_need: GeneratorNeeds = no_gan,
+        watching: Watching | None = None,
+        generator_slots: int = 1,
+    ) -> None:
+        self.journal = Journal(folder.journal_path, space, writable=True)
+        callbacks = watching.callbacks if watching else Callbacks()
+        self.trials = SearchTrials(folder, space, self.journal, callbacks=callbacks)
+        self.default_generator_slots = generator_slots
+        super().__init__(self.trials, generator_need=generator_need)
+
+    @property
+    def used_up(self) -> str:
+        return self.trials.used_up
+
+    def next_trial(
+        self, slots: int = sys.maxsize, generator_slots: int | None = None
+    ) -> TrialSuggestion | Literal["wait", "done"]:
+        return super().next_trial(slots, generator_slots or self.default_generator_slots)
+
+    def close(self) -> None:
+        self.trials.close()
+
+
 def direct(
     study: StudyFolder,
     *overrides: str,
     watching: Watching | None = None,
     generator_need: GeneratorNeeds = no_gan,
     generator_slots: int = 1,
-) -> SearchController:
-    """A controller, as each start of the search creates it."""
+) -> DirectSearch:
+    """A search, as each start creates it."""
     space = write_space(study.path.parent.parent, *overrides)
-    journal = Journal(study.journal_path, space, writable=True)
-    controller = SearchController(
-        study, space, journal, generator_need=generator_need, callbacks=(watching or Watching()).callbacks
-    )
-    controller.generator_slots = generator_slots
-    return controller
+    return DirectSearch(study, space, generator_need=generator_need, watching=watching, generator_slots=generator_slots)
 
 
-def epoch(number: int, value: float) -> dict[str, Any]:
+def epoch(number: int, value: float) -> EpochEnded:
     """A trial's message after an epoch."""
-    losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
-    return {"epoch": {"epoch": number, "steps": 8 * number, "lr": 1e-3, "seconds": 1.0} | losses}
+    record = EpochRecord(
+        epoch=number,
+        steps=8 * number,
+        train_loss=0.5,
+        val_loss=0.5,
+        val_score=value,
+        best_val_score=value,
+        lr=1e-3,
+        seconds=1.0,
+    )
+    return EpochEnded(record=record)
 
 
-def ended(value: float, epochs: int = 9) -> dict[str, Any]:
+def ended(value: float, epochs: int = 9) -> TrialEnded:
     """A trial's message at its end."""
-    result = {"value": value, "best_epoch": 1, "epochs": epochs, "val_b_score": value - 0.01}
-    return {"ended": {**result, "threshold": 0.5, "seconds": 9.0}}
+    result = TrialResult(value=value, best_epoch=1, epochs=epochs, val_b_score=value - 0.01, threshold=0.5, seconds=9.0)
+    return TrialEnded(result=result)

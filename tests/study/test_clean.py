@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.best import export
 from xraytune.model.train import train
+from xraytune.search.messages import EpochEnded, GeneratorTrained, TrialEnded
 from xraytune.space.load import load_space
 from xraytune.study.clean import clean, clean_cache
 from xraytune.study.folder import StudyFolder, locked
@@ -101,15 +101,15 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
             context = RunContext(prepared=prepared, cache=cache, compute=CPU)
             if suggestion.only_generator:
                 train_own_generator(experiment, context)
-                controller.on_result(suggestion.number, {"generator": "trained"})
+                controller.on_result(suggestion.number, GeneratorTrained())
                 continue
             epochs = trial_epochs(experiment, context, trial_dir=folder.trial_path(suggestion.number))
             should_continue = True
             while should_continue:
                 try:
-                    should_continue = controller.on_result(suggestion.number, {"epoch": asdict(next(epochs))})
+                    should_continue = controller.on_result(suggestion.number, EpochEnded(record=next(epochs)))
                 except StopIteration as end:
-                    should_continue = controller.on_result(suggestion.number, {"ended": asdict(end.value)})
+                    should_continue = controller.on_result(suggestion.number, TrialEnded(result=end.value))
                 if suggestion.number == stop_in_trial:
                     epochs.close()
                     controller.close()

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
+from xraytune.search.messages import TrialFailed
 from xraytune.space.settings import Parameters
 from xraytune.study.clock import Times
 from xraytune.study.folder import StudyFolder, locked
@@ -25,7 +26,7 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
     controller.on_result(0, epoch(1, 0.9))
     controller.on_result(0, ended(0.9, epochs=1))
     controller.on_result(1, epoch(1, 0.5))
-    controller.on_result(2, {"failed": "weights are missing", "cause": "settings"})
+    controller.on_result(2, TrialFailed(reason="weights are missing", cause="settings"))
     ProgressFile(study.trial_path(3))("training the GAN (steps)", 1000, 2000)
 
     with locked(study):

@@ -6,18 +6,20 @@ ended run; each start trains the runs that have no row, or that failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress
 from xraytune.data.prepare import Prepared, write_prepared
-from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
+from xraytune.search.order import Trial
 from xraytune.space.settings import Experiment
+from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import TrialSuggestion
+from xraytune.study.messages import Failure, TrialSuggestion
 from xraytune.study.row import RunRow, Status, append_row, ended_runs
 from xraytune.study.trial_files import read_progress
 
@@ -38,12 +40,14 @@ def complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[
         write_json(folder.path / "environment.json", {**machine()})
 
 
-class RunList(TrialQueue):
-    """A fixed list of runs, including those that have ended; StudyError if one of these had other settings.
+class RunList:
+    """A fixed list of runs, a `TrialSource`, including those that have ended; StudyError if one of these had other settings.
 
     `what` is their name in progress bars and errors. `asha` returns whether a run continues after an epoch; without it every
     run trains to its last step.
     """
+
+    trains_generators_first = True
 
     def __init__(
         self,
@@ -51,66 +55,89 @@ class RunList(TrialQueue):
         runs: Sequence[Run],
         *,
         what: str,
-        generator_need: GeneratorNeeds,
         retries: int,
         on_progress: Progress = ignore_progress,
         asha: Callable[[int, EpochRecord], bool] | None = None,
     ) -> None:
+        self.folder, self.clock, self.retries = folder, StudyClock(), retries
         self._runs = {run.number: run for run in runs}
         self._what, self._on_progress, self._asha = what, on_progress, asha
         self._shown = dict[int, int]()  # steps of generators that were reported last
-        done = {
+        self._ended: dict[int, Status] = {
             number: row.status
             for number, row in ended_runs(folder).items()
             if number in self._runs and row.status != "failed"
         }
-        waiting = (
-            TrialSuggestion(number=run.number, parameters=run.experiment.parameters)
-            for run in runs
-            if run.number not in done
-        )
-        super().__init__(folder, waiting, generator_need=generator_need, retries=retries)
-        self._ended.update(done.values())
-        for number in done:
+        for number in self._ended:
             self._require_same(number)
             folder.drop_checkpoint(number)  # the confirmation may have been killed between a run's end and this
         self._report_progress()
+
+    def unfinished(self) -> Iterator[Trial]:
+        """Yield the runs that have not ended."""
+        for run in self._runs.values():
+            if run.number not in self._ended:
+                yield Trial(suggestion=TrialSuggestion(number=run.number, parameters=run.experiment.parameters))
+
+    def ended(self) -> Mapping[Status, int]:
+        """Return how many runs have ended, by status."""
+        return Counter(self._ended.values())
+
+    def upcoming(self) -> Literal["none"]:
+        """Return that all runs are known."""
+        return "none"
+
+    def has_time(self) -> bool:
+        """Return that a confirmation has no budget of time."""
+        return True
+
+    def ask(self) -> TrialSuggestion:
+        """Not called: all runs are known."""
+        raise NotImplementedError
 
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return the label of a run."""
         return self._runs[suggestion.number].label
 
-    def heartbeat(self, slots: int) -> None:
-        """Also report the progress of the generators in training."""
-        super().heartbeat(slots)
-        for number, suggestion in self._running.items():
+    def experiment(self, suggestion: TrialSuggestion) -> Experiment:
+        """Return the settings of a run; StudyError if it was started with others."""
+        self._require_same(suggestion.number)
+        return self._runs[suggestion.number].experiment
+
+    def on_start(self, suggestion: TrialSuggestion) -> None:
+        """Do nothing: progress counts the runs that have ended."""
+
+    def should_continue(self, number: int, record: EpochRecord) -> bool:
+        """Let ASHA decide, if this is a list of top-up trials."""
+        return self._asha is None or self._asha(number, record)
+
+    def record(self, number: int, status: Status, outcome: Mapping[str, Any], *, at_once: int) -> None:
+        """Record the end of a run in `runs.jsonl`."""
+        seconds = round(self.clock.times().trials[number], 3)
+        label = self._runs[number].label
+        row = RunRow(number=number, label=label, status=status, seconds=seconds, at_once=at_once, **outcome)
+        append_row(self.folder.runs_path, row)
+        self._ended[number] = status
+        if status != "failed":  # a failed run resumes from its checkpoint at the next start
+            self.folder.drop_checkpoint(number)
+        self._report_progress()
+
+    def on_retry(self, number: int, failure: Failure, reason: str) -> None:
+        """Do nothing: failed attempts are counted anew at each start."""
+
+    def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
+        """Report the progress of the generators in training."""
+        for suggestion in running:
+            number = suggestion.number
             progress = read_progress(self.folder.trial_path(number)) if suggestion.only_generator else None
             if progress and progress.done and progress.done != self._shown.get(number):
                 self._shown[number] = progress.done
                 generator = self._runs[number].label.partition(", seed ")[0]  # which several classifier seeds share
                 self._on_progress(f"{generator} (steps)", progress.done, progress.total)
 
-    def _experiment(self, suggestion: TrialSuggestion) -> Experiment:
-        self._require_same(suggestion.number)
-        return self._runs[suggestion.number].experiment
-
-    def _should_continue(self, number: int, record: EpochRecord) -> bool:
-        return self._asha is None or self._asha(number, record)
-
-    def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
-        seconds = round(self.clock.times().trials[number], 3)
-        row = RunRow(
-            number=number,
-            label=self._runs[number].label,
-            status=status,
-            seconds=seconds,
-            at_once=len(self._running) + 1,
-            **outcome,
-        )
-        append_row(self.folder.runs_path, row)
-        if status != "failed":  # a failed run resumes from its checkpoint at the next start
-            self.folder.drop_checkpoint(number)
-        self._report_progress()
+    def best_value(self) -> float | None:
+        """Return None: runs of different arms have no common best value."""
+        return None
 
     def _require_same(self, number: int) -> None:
         """Refuse a run that was started earlier with other settings."""
@@ -121,5 +148,4 @@ class RunList(TrialQueue):
             raise StudyError(Problem(what, config, fix))
 
     def _report_progress(self) -> None:
-        left = len(self._waiting) + len(self._running)
-        self._on_progress(f"training {self._what}", len(self._runs) - left, len(self._runs))
+        self._on_progress(f"training {self._what}", len(self._ended), len(self._runs))

@@ -50,6 +50,7 @@ from xraytune.confirm.test_access import TestAccess, as_text
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.nets.compute import allocation_of, require_device
 from xraytune.search.asha import Rungs, rungs_of
+from xraytune.search.loop import TrialLoop
 from xraytune.search.ray.runner import Runner, survey
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.space.space import Space
@@ -175,21 +176,22 @@ class Training:
         if not runs:
             return {}
         complete_folder(folder, self.prepared, self.machine)
-        work = RunList(
+        run_list = RunList(
             folder,
             runs,
             what=what,
-            generator_need=partial(generator_need, prepared=self.prepared, compute=folder.compute(), cache=self.cache),
             retries=self.settings.resources.retries,
             on_progress=self.callbacks.on_progress,
             asha=asha.should_continue if asha else None,
         )
+        need = partial(generator_need, prepared=self.prepared, compute=folder.compute(), cache=self.cache)
+        work = TrialLoop(run_list, generator_need=need)
         if not work.is_done:
             if other := other_releases(folder):
                 fix = f"install those versions, or move {self.place}/ away to train all runs with the current ones"
                 problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
                 raise StudyError(Problem(problem, folder.path, fix))
-            self.runner.run(work, reuse_actors=True)
+            self.runner.run(work, reuse_processes=True)
         numbers = {run.number for run in runs}
         rows = {number: row for number, row in ended_runs(folder).items() if number in numbers}  # of this list alone
         if failed := [row for row in rows.values() if row.status == "failed"]:
@@ -296,6 +298,13 @@ class Training:
         return tuned
 
 
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """A top-up trial on ASHA's rungs, which it shares with the trials of the search."""
+
+    number: int
+
+
 class TopUpRungs:
     """Decide which top-up trials ASHA prunes, on the rungs that the search's trials have already reached.
 
@@ -320,7 +329,7 @@ class TopUpRungs:
 
     def _replay(self, number: int, epoch: int, value: float) -> bool:
         self._reported.add((number, epoch))
-        return self._rungs.should_continue(-1 - number, epoch, value)  # trials of the search have numbers from 0
+        return self._rungs.should_continue(TopUp(number), epoch, value)
 
 
 def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> int:

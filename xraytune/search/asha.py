@@ -11,7 +11,7 @@ Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 
@@ -34,13 +34,15 @@ class Rungs:
         self, *, grace: int, reduction: int, max_epochs: int, objective: Objective = _HIGHER_IS_BETTER
     ) -> None:
         self._reduction, self._rank = reduction, objective.rank
-        self._rungs: dict[int, tuple[dict[int, bool], list[float]]] = {}  # decisions by trial, and the sorted values
+        self._rungs: dict[
+            int, tuple[dict[Hashable, bool], list[float]]
+        ] = {}  # decisions by trial, and the sorted values
         epoch = grace
         while epoch < max_epochs:
             self._rungs[epoch] = {}, []
             epoch *= reduction
 
-    def should_continue(self, trial: int, epoch: int, value: float) -> bool:
+    def should_continue(self, trial: Hashable, epoch: int, value: float) -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
 
         The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before. Only the

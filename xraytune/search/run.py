@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,12 @@ from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
-from xraytune.search.controller import SearchController
-from xraytune.search.ray.runner import Node, Runner, slots, survey
-from xraytune.search.trial_queue import reuses_processes
+from xraytune.search.loop import TrialLoop
+from xraytune.search.messages import Node
+from xraytune.search.order import GeneratorNeeds
+from xraytune.search.ray.placement import slots
+from xraytune.search.ray.runner import Runner, survey
+from xraytune.search.trials import SearchTrials
 from xraytune.space.settings import Objective, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
@@ -102,20 +105,12 @@ def search(
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
-    is_resumed = folder.space_path.exists()
-    if is_resumed:
-        require_same_space(folder, loaded)
-        with locked(folder):  # refuse a second search before reading the images
-            pass
-    else:
-        require_free(folder)
+    is_resumed = _resumes(folder, loaded)
     allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
     prepared, index = prepare_space(
         loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
     )
-    sizes = side_sizes(prepared)
-    notes = (*map(str, sizes), chance_warning(sizes), _note_on_asha(settings, pretrained_ratios(loaded)))
-    for note in filter(None, notes):
+    for note in _notes(loaded, prepared):
         callbacks.note(note)
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
@@ -127,8 +122,19 @@ def search(
         restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         record_inputs(folder, contents)
         runner = Runner(folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
-        _run(loaded, folder, prepared, runner, cache, callbacks)
+        need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
+        _run_trials(folder, loaded, runner, need, callbacks)
     return summarise(folder)
+
+
+def _resumes(folder: StudyFolder, space: Space) -> bool:
+    """Return whether the search resumes a study; StudyError if that has another space, is in use, or is no study."""
+    if not folder.space_path.exists():
+        require_free(folder)
+        return False
+    require_same_space(folder, space)
+    with locked(folder):  # refuse a second search before reading the images
+        return True
 
 
 def _where_trials_run(
@@ -156,24 +162,31 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     return allocation, compute
 
 
-def _run(
-    space: Space, folder: StudyFolder, prepared: Prepared, runner: Runner, cache: Path, callbacks: Callbacks
-) -> None:
-    journal = Journal(folder.journal_path, space, writable=True)
-    need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
-    controller = SearchController(folder, space, journal, generator_need=need, callbacks=callbacks)
-    if controller.is_done:
-        used, count = controller.used_up, len(journal.trials)
-        trials = f"{count} trial{'s' if count > 1 else ''}"
-        callbacks.note(f"budget.{used} is used up after {trials}; to continue, raise it with --set budget.{used}=N")
+def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: GeneratorNeeds, callbacks: Callbacks) -> None:
+    """Run the trials that the budget allows."""
+    trials = SearchTrials(folder, space, Journal(folder.journal_path, space, writable=True), callbacks=callbacks)
+    loop = TrialLoop(trials, generator_need=need)
+    if loop.is_done:
+        used, count = trials.used_up, trials.journal.count
+        after = f"{count} trial{'s' if count > 1 else ''}"
+        callbacks.note(f"budget.{used} is used up after {after}; to continue, raise it with --set budget.{used}=N")
         return
     if change := continue_under_releases(folder):
         callbacks.note(change)
+    # A process runs several trials if they are short: those on cached features take less time than its start.
+    reuse_processes = set(space.combinations("trainable")) == {("head",)}
     try:
         with runner:
-            runner.run(controller, reuse_actors=reuses_processes(space))
+            runner.run(loop, reuse_processes=reuse_processes)
     finally:
-        controller.close()
+        trials.close()
+
+
+def _notes(space: Space, prepared: Prepared) -> Iterator[str]:
+    """Yield the size of each side, and what speaks against the design of a search."""
+    sizes = side_sizes(prepared)
+    yield from map(str, sizes)
+    yield from filter(None, (chance_warning(sizes), _note_on_asha(space.settings, pretrained_ratios(space))))
 
 
 def _note_on_asha(settings: Settings, pretrained: Sequence[float]) -> str:

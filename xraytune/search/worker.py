@@ -1,6 +1,6 @@
-"""One trial in a worker process; each `step` trains one epoch and returns a message of plain values.
+"""One trial in a worker process; each `step` trains one epoch and returns a message.
 
-Errors of the trial are messages too, with a cause, so that the trial queue can retry it. The process ends itself when
+Errors of the trial are messages too, with a cause, so that the search can retry it. The process ends itself when
 nobody waits for it any more: its parent is gone, another search holds the study's lock, or a newer process runs the same
 trial. It then writes nothing, even if it was suspended for a while and did not notice.
 """
@@ -11,11 +11,11 @@ import faulthandler
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 from PIL import Image
 
@@ -26,11 +26,20 @@ from xraytune.base.lease import LeaseHeldError, has_ownership, may_hold_lease, r
 from xraytune.base.records import EpochRecord, Json, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
+from xraytune.search.messages import (
+    EpochEnded,
+    GeneratorTrained,
+    Job,
+    MachineStopped,
+    TrialEnded,
+    TrialFailed,
+    TrialMessage,
+)
 from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder, other_releases
-from xraytune.study.messages import HANG_FILE, OWNER_FILE, Cause, Message, reason_of, traceback_note
+from xraytune.study.messages import HANG_FILE, OWNER_FILE, Cause, reason_of, traceback_note
 from xraytune.study.row import ended_runs, read_trials
 from xraytune.study.trial_files import ProgressFile, write_samples
 from xraytune.trial.run import train_own_generator, trial_epochs
@@ -40,27 +49,11 @@ from xraytune.trial.training_set import build_training_set
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
+_SUMMARY = ("value", "val_b_score", "threshold", "best_epoch")
 
 
 Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult | None]
 """The epochs of a trial; the training of a generator has none, and no result."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """The arguments of a worker process: the folders, the trial, and the study's lock with its token.
-
-    `label` is the trial's name in the dashboard and in trackers, `gpu_share` the GPUs that it holds.
-    """
-
-    study: str
-    cache: str
-    number: int
-    only_generator: bool = False
-    label: str
-    gpu_share: float
-    lock: str
-    token: str
 
 
 class TrialWorker:
@@ -69,11 +62,11 @@ class TrialWorker:
     def __init__(self, job: Job) -> None:
         self._job, self._study = job, StudyFolder(Path(job.study))
         self._folder = self._study.trial_path(job.number)
+        self._show_progress = ProgressFile(self._folder)
         self._outcome: tuple[RunStatus, dict[str, Json]] | None = None
         self._parent = os.getppid()
         self._open = ExitStack()
         self._tracker: WandbRun | None = None
-        self._alive: Callable[[], None] = lambda: None
         self._epochs = self._run()
 
     def _run(self) -> Epochs:
@@ -90,26 +83,24 @@ class TrialWorker:
         self._claim = take_ownership(self._folder / OWNER_FILE)
         self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
         self._open.enter_context(fenced(self._require_wanted))
-        hang_seconds = experiment.settings.resources.hang_minutes * 60
-        show = ProgressFile(self._folder)
-
-        def on_progress(what: str, done: int, total: int) -> None:
-            self._alive()
-            show(what, done, total)
-
-        restore_pixels(experiment.settings, prepared, cache, on_progress=on_progress)
+        self._guard = HangGuard(self._folder, experiment.settings.resources.hang_minutes * 60)
+        restore_pixels(experiment.settings, prepared, cache, on_progress=self._on_progress)
         context = RunContext(
-            prepared=prepared, cache=cache, compute=compute, on_progress=on_progress, on_generator=self._show_samples
+            prepared=prepared,
+            cache=cache,
+            compute=compute,
+            on_progress=self._on_progress,
+            on_generator=self._show_samples,
         )
         if self._job.only_generator:
-            with _hang_guard(self._folder, hang_seconds) as self._alive:
+            with self._guard:
                 train_own_generator(experiment, context)
-            show("waiting for a slot", 0, 0)
+            self._show_progress("waiting for a slot", 0, 0)
             return None
         self._tracker = self._tracked(experiment, context)
         with closing(trial_epochs(experiment, context, self._folder)) as epochs:
             while True:
-                with _hang_guard(self._folder, hang_seconds) as self._alive:  # not while it waits between two epochs
+                with self._guard:  # not while it waits between two epochs
                     try:
                         record = next(epochs)
                     except StopIteration as end:
@@ -117,20 +108,24 @@ class TrialWorker:
                         return result
                 yield record
 
+    def _on_progress(self, what: str, done: int, total: int) -> None:
+        self._guard.alive()
+        self._show_progress(what, done, total)
+
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
         write_samples(self._folder, save_generator_grid(experiment, context, self._study.path / "samples"))
 
-    def step(self) -> Message:
+    def step(self) -> TrialMessage:
         """Train one epoch, the first one after all preparation, and return the trial's message."""
         message = next_message(self._epochs, self._folder)
-        if "epoch" in message:
-            if self._tracker:
-                self._tracker.log(EpochRecord(**message["epoch"]))
-        elif "ended" in message:
-            kept = ("value", "val_b_score", "threshold", "best_epoch")
-            self._outcome = "complete", {name: message["ended"][name] for name in kept}
-        elif "failed" in message:
-            self._outcome = "failed", {}
+        match message:
+            case EpochEnded(record=record) if self._tracker:
+                self._tracker.log(record)
+            case TrialEnded(result=result):
+                summary = asdict(result)
+                self._outcome = "complete", {name: summary[name] for name in _SUMMARY}
+            case TrialFailed():
+                self._outcome = "failed", {}
         return message
 
     def close(self) -> None:
@@ -184,21 +179,21 @@ class TrialWorker:
         return WandbRun(settings.tracking.wandb, run, samples=draw, finish_seconds=_FINISH_SECONDS)
 
 
-def next_message(epochs: Epochs, trial_dir: Path) -> Message:
-    """Return the trial's next message (`messages.Message`); the traceback of an error is saved in `error.txt`."""
+def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
+    """Return the trial's next message; the traceback of an error is saved in `error.txt`."""
     try:
         with explain_disk_errors(trial_dir):
-            return {"epoch": asdict(next(epochs))}
+            return EpochEnded(record=next(epochs))
     except StopIteration as end:
         result: TrialResult | None = end.value
-        return {"ended": asdict(result)} if result else {"generator": "trained"}
+        return TrialEnded(result=result) if result else GeneratorTrained()
     except LeaseHeldError:  # another process runs the trial now
         raise
     except MachineError as error:
-        return {"stopped": str(error)}
+        return MachineStopped(reason=str(error))
     except Exception as error:  # noqa: BLE001  the trial boundary: the search continues
         write_text(trial_dir / "error.txt", traceback.format_exc())
-        return {"failed": reason_of(error) + traceback_note(trial_dir), "cause": _cause(error)}
+        return TrialFailed(reason=reason_of(error) + traceback_note(trial_dir), cause=_cause(error))
 
 
 def _cause(error: Exception) -> Cause:
@@ -207,27 +202,34 @@ def _cause(error: Exception) -> Cause:
     return "memory" if is_out_of_memory(error) else "fault"
 
 
-@contextmanager
-def _hang_guard(trial_dir: Path, seconds: float) -> Iterator[Callable[[], None]]:
-    """End the process and save its traceback if the yielded function is not called for so many seconds.
+class HangGuard:
+    """A context manager that ends the process, with its traceback in `hang.txt`, unless it is `alive` every few seconds.
 
     The timer is faulthandler's: it does not need the interpreter lock, which a hanging library may hold.
     """
-    path = trial_dir / HANG_FILE
-    with explain_disk_errors(path):
-        file = path.open("w", encoding="utf-8")
-    with file:
-        called = 0.0
 
-        def alive() -> None:
-            nonlocal called
-            if (now := time.monotonic()) - called > min(1.0, seconds / 10):
-                called = now
-                faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+    def __init__(self, trial_dir: Path, seconds: float) -> None:
+        self._path, self._seconds = trial_dir / HANG_FILE, seconds
+        self._file: TextIO | None = None
+        self._restarted = 0.0
 
-        alive()
-        try:
-            yield alive
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-            path.unlink(missing_ok=True)
+    def alive(self) -> None:
+        """Restart the timer, at most once a second; outside the block, do nothing."""
+        now = time.monotonic()
+        if self._file and now - self._restarted > min(1.0, self._seconds / 10):
+            self._restarted = now
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
+
+    def __enter__(self) -> HangGuard:
+        with explain_disk_errors(self._path):
+            self._file = self._path.open("w", encoding="utf-8")
+        self._restarted = 0.0
+        self.alive()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        if self._file:
+            self._file.close()
+            self._file = None
+        self._path.unlink(missing_ok=True)

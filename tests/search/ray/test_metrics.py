@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from tests.study.studies import CPU, direct, ended, epoch, no_gan, two_images
+from tests.study.studies import CPU, DirectSearch, direct, ended, epoch, two_images
 from xraytune.base.files import write_json
-from xraytune.search.controller import SearchController
+from xraytune.search.messages import Job, StartTrial, TrialEnded, TrialFailed, Usage
+from xraytune.search.order import GeneratorNeeds
 from xraytune.search.ray.metrics import COUNTERS, GAUGES, Metrics
-from xraytune.search.trial_queue import GeneratorNeeds
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.study.journal import Journal
 from xraytune.study.messages import TrialSuggestion
 from xraytune.study.start import create_study
 
@@ -58,7 +58,7 @@ def test_statistics_follow_the_trials_and_survive_a_restart(study: StudyFolder) 
     for trial, value in ((first, 0.7), (second, 0.6)):
         search.on_result(trial.number, epoch(1, value))
         search.on_result(trial.number, ended(value))
-    search.on_result(third.number, {"failed": "why", "cause": "settings"})
+    search.on_result(third.number, TrialFailed(reason="why", cause="settings"))
     after = search.statistics(4)
     search.close()
 
@@ -76,13 +76,12 @@ def test_the_best_value_is_the_lowest_if_the_objective_is_minimised(tmp_path: Pa
     (tmp_path / "space.yaml").write_text(QUALITY_SPACE, encoding="utf-8")
     space, folder = load_space(tmp_path / "space.yaml"), StudyFolder(tmp_path / "quality")
     create_study(folder, space, two_images(), CPU)
-    journal = Journal(folder.journal_path, space, writable=True)
-    search = SearchController(folder, space, journal, generator_need=no_gan)
+    search = DirectSearch(folder, space)
     for value in (3.0, -0.5, 2.0):
         trial = search.next_trial()
         assert isinstance(trial, TrialSuggestion)
         search.on_result(trial.number, epoch(1, value))
-        search.on_result(trial.number, {"ended": ended(value)["ended"] | {"val_b_score": None}})
+        search.on_result(trial.number, TrialEnded(result=replace(ended(value).result, val_b_score=None)))
 
     assert search.statistics(1)["best_value"] == -0.5
     search.close()
@@ -136,16 +135,21 @@ class Recorded:
         self.values[self._key(tags)] = self.values.get(self._key(tags), 0.0) + value
 
 
+def started(number: int) -> StartTrial:
+    job = Job(study="", cache="", number=number, label="", gpu_share=0.0, lock="", token="")
+    return StartTrial(job=job, process="", resources={}, images_per_step=12)
+
+
 def test_values_of_running_trials_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("Gauge", "Counter"):
         monkeypatch.setattr(f"xraytune.search.ray.metrics.{kind}", Recorded)
     monkeypatch.setattr(Recorded, "values", {})
     metrics, values = Metrics("small"), Recorded.values
-    usage = {"gpu_memory_bytes": 1000, "cache_requests": [["gan", "hit", 2]]}
+    usage = Usage(gpu_memory_bytes=1000, cache_requests=(("gan", "hit", 2),))
     now = {"best_value": None, "trials": {"running": 2, "complete": 1}, "slots": {"running": 2, "idle": 1}}
 
     for number in (4, 5):
-        metrics.on_result({"number": number, "images_per_step": 12}, epoch(2, 0.5), usage)
+        metrics.on_result(started(number), epoch(2, 0.5), usage)
     metrics.show(now)
     running = dict(values)
     metrics.on_stop(5)
@@ -170,7 +174,7 @@ def test_metrics_that_fail_leave_one_traceback_and_no_error(
 
     metrics = Metrics("small")
     metrics.show({"best_value": 0.5, "trials": {"running": 1}})
-    metrics.on_result({"number": 0, "images_per_step": 8}, epoch(1, 0.5), {"nothing": "known"})
+    metrics.on_result(started(0), epoch(1, 0.5), Usage(gpu_memory_bytes=0, cache_requests=()))
 
     assert capsys.readouterr().err.count("Traceback") == 1
 

@@ -19,7 +19,9 @@ from xraytune.base.files import read_json
 from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.compute import Allocation, Share
-from xraytune.search.ray.runner import Node, Runner, slots
+from xraytune.search.messages import Node
+from xraytune.search.ray.placement import slots
+from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
 from xraytune.study.messages import Callbacks
@@ -29,42 +31,45 @@ ONE_CORE = Share(cpus=1, gpus=0.0)
 STARTS = """
 import sys
 from multiprocessing.connection import Connection
-from xraytune.search.ray import receive, send
+from xraytune.search.messages import *
 connection = Connection(int(sys.argv[1]))
 receive(connection)
-send(connection, {"dashboard": "", "nodes": [{"cpus": 3, "gpus": 1}]})
+send(connection, RayStarted(dashboard="", nodes=(Node(cpus=3, gpus=1),)))
 receive(connection)
 """
-DOES_NOT_START = STARTS[: STARTS.index("send(connection")] + 'send(connection, {"failed": "Ray did not start: why"})'
+DOES_NOT_START = (
+    STARTS[: STARTS.index("send(connection")]
+    + 'send(connection, RayNotStarted(why="failed", text="Ray did not start: why"))'
+)
 LOSES_ITS_NODES = """
 for _ in range(3):
-    send(connection, {"next": [{"cpus": 0, "gpus": 0}]})
-    assert receive(connection) is None
+    send(connection, SlotFree(nodes=(Node(cpus=0, gpus=0),)))
+    assert receive(connection) == NoTrial(is_done=False)
 """
 KEEPS_ASKING = """
 import os, time
 from pathlib import Path
 for _ in range(20):
     time.sleep(0.05)
-    send(connection, {"next": [{"cpus": 1, "gpus": 0}]})
-    if (answer := receive(connection)) and sys.argv[2] == "begins":
-        Path(answer["study"], "trials", "0000", ".owner").write_text(str(os.getpid()))
+    send(connection, SlotFree(nodes=(Node(cpus=1, gpus=0),)))
+    if isinstance(answer := receive(connection), StartTrial) and sys.argv[2] == "begins":
+        Path(answer.job.study, "trials", "0000", ".owner").write_text(str(os.getpid()))
 """
 OF_GPUS = """
 if sys.argv[2] == "first":  # a new study asks a node what trials there compute on
-    send(connection, {"environment": {
+    send(connection, NodeEnvironment(environment={
         "compute": {"device": "cuda", "threads": 2, "precision": "bfloat16"}, "system": "of the node", "identity": "one",
-        "packages": {name: version(name) for name in ("torch", "torchvision")}, "started": "now"}})
+        "packages": {name: version(name) for name in ("torch", "torchvision")}, "started": "now"}))
     sys.exit()
-send(connection, {"next": [{"cpus": 3, "gpus": 1}]})
-print(receive(connection)["resources"], file=open(sys.argv[3], "a"))
+send(connection, SlotFree(nodes=(Node(cpus=3, gpus=1),)))
+print(receive(connection).resources, file=open(sys.argv[3], "a"))
 """
 RUNS_OUT_OF_MEMORY = """
-nodes = [{"cpus": 8, "gpus": 0}, {"cpus": 3, "gpus": 1}]
-for question in ({"next": nodes}, {"lost": [0, True]}, {"next": nodes}):
+nodes = Node(cpus=8, gpus=0), Node(cpus=3, gpus=1)
+for question in (SlotFree(nodes=nodes), TrialLost(number=0, out_of_memory=True), SlotFree(nodes=nodes)):
     send(connection, question)
     answer = receive(connection)
-print(answer["resources"], file=open(sys.argv[2], "a"))
+print(answer.resources, file=open(sys.argv[2], "a"))
 """
 CLUSTER = """
 import sys
@@ -289,7 +294,7 @@ def test_interrupted_search_does_not_wait_forever(
     study: StudyFolder, program: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Tune would for a trial that does not fit."""
-    monkeypatch.setattr("xraytune.search.ray.runner._STOP_SECONDS", 0.5)
+    monkeypatch.setattr("xraytune.search.ray.process._STOP_SECONDS", 0.5)
     waits = f"import signal, time\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)\n{STARTS}time.sleep(20)\n"
     program(f"{waits}open('{tmp_path}/waited', 'w')")
 
@@ -361,6 +366,6 @@ def test_resources_after_out_of_memory_are_on_one_machine(
         run(study, share=Share(cpus=2, gpus=1.0))
 
     at_the_first_start = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0]
-    assert at_the_first_start == "{'CPU': 3, 'GPU': 1}"
+    assert at_the_first_start == "{'CPU': 3.0, 'GPU': 1.0}"
     (row,) = read_trials(study)
     assert row.gpu_seconds == pytest.approx(row.seconds, rel=0.5), "one GPU each time"

@@ -5,16 +5,16 @@ The driver process imports this class but not what a trial needs: that is import
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import re
 import sys
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+
+from xraytune.search.messages import NodeEnvironment, NodeProblem, StartTrial, Usage, decode, encode
 
 if TYPE_CHECKING:
     from xraytune.search.worker import TrialWorker
@@ -22,31 +22,35 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-class TrialActor(tune.Trainable):
-    """One trial after the other, or the training of a trial's generator.
+def started_trial(config: dict[str, Any]) -> StartTrial:
+    """Return the message that Tune's config of a trial contains."""
+    message: StartTrial = decode(config["trial"])
+    return message
 
-    Its Tune config: the values of a `Job`, `resources` as Ray takes them, and the name of the `process`.
-    """
+
+class TrialActor(tune.Trainable):
+    """One trial after the other, or the training of a trial's generator."""
 
     _worker: TrialWorker | None = None
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return the resources that Ray must have free."""
-        return tune.PlacementGroupFactory([config["resources"]])
+        return tune.PlacementGroupFactory([started_trial(config).resources])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read the trial's settings; nothing is computed yet."""
-        from xraytune.search.worker import Job, TrialWorker
+        from xraytune.search.worker import TrialWorker
 
         logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s")  # the dashboard shows stdout
         _logger.setLevel(logging.INFO)
-        self._process, self._label = config["process"], config["label"]
+        started = started_trial(config)
+        self._process, self._label = started.process, started.job.label
         _logger.info("%s: start", self._label)
-        self._worker = TrialWorker(Job(**{field.name: config[field.name] for field in fields(Job)}))
-        if config["process"] != config["label"]:
+        self._worker = TrialWorker(started.job)
+        if self._process != self._label:
             # Ray fixes an actor's name, but not the names of its tasks.
-            ray.get_runtime_context().current_actor.begins.options(name=config["label"]).remote()
+            ray.get_runtime_context().current_actor.begins.options(name=self._label).remote()
 
     def begins(self) -> None:
         """Do nothing; in the dashboard, the name of this task shows which trial the process now runs."""
@@ -56,16 +60,16 @@ class TrialActor(tune.Trainable):
         return str(self._process)
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; return the trial's message, and its resource usage since the last one, as JSON."""
+        """Train one epoch; return the trial's message, and its resource usage since the last one, encoded."""
         import torch
 
         from xraytune.base.artifacts import take_requests
 
         assert self._worker is not None
-        message = json.dumps(self._worker.step())
+        message = encode(self._worker.step())
         _logger.info("%s: %s", self._label, re.sub(r"(\.\d{4})\d+", r"\1", message))  # shorten to four decimals
-        usage = {"gpu_memory_bytes": torch.cuda.max_memory_reserved(), "cache_requests": take_requests()}
-        return {"message": message, "usage": json.dumps(usage)}
+        usage = Usage(gpu_memory_bytes=torch.cuda.max_memory_reserved(), cache_requests=tuple(take_requests()))
+        return {"message": message, "usage": encode(usage)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""
@@ -82,15 +86,16 @@ class TrialActor(tune.Trainable):
 
 
 @ray.remote
-def look(cpus: int, gpus: float) -> dict[str, Any]:
-    """Return the `environment` of the node that runs this, or the `problem` with it: what, where and fix."""
+def look(cpus: int, gpus: float) -> str:
+    """Return the environment of the node that runs this, or the problem with it, as an encoded message."""
     from xraytune.base.errors import MachineError
     from xraytune.nets.compute import choose_compute
     from xraytune.study.start import environment
 
     try:
-        return {"environment": environment(choose_compute(gpus=gpus, threads=cpus))}
+        return encode(NodeEnvironment(environment=environment(choose_compute(gpus=gpus, threads=cpus))))
     except MachineError as error:
         problem = error.problems[0]
         fix = "set resources.gpus_per_trial=0, or install a driver that fits this torch on that machine"
-        return {"problem": [f"{problem.what} on {platform.node()}", str(problem.where), fix]}
+        what = f"{problem.what} on {platform.node()}"
+        return encode(NodeProblem(what=what, where=str(problem.where), fix=fix))

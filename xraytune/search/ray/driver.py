@@ -7,7 +7,6 @@ forever. Tune starts afresh each time; its own state is never restored.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,6 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,8 +25,27 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from xraytune.search.ray import receive, send
-from xraytune.search.ray.actor import TrialActor, look
+from xraytune.search.messages import (
+    Decision,
+    LookAtNode,
+    Node,
+    NoTrial,
+    Question,
+    RayNotStarted,
+    RayStarted,
+    RunEnded,
+    RunTrials,
+    SlotFree,
+    StartTrial,
+    StatisticsWanted,
+    TrialLost,
+    TrialReported,
+    decode,
+    encode,
+    receive,
+    send,
+)
+from xraytune.search.ray.actor import TrialActor, look, started_trial
 from xraytune.search.ray.metrics import Metrics
 
 _LIST_NODES_SECONDS = 2.0
@@ -47,12 +64,17 @@ class QueueClient:
 
     def update_metrics(self) -> None:
         """Update the metrics from the statistics of the queue."""
-        self.metrics.show(self.ask({"statistics": None}))
+        self.metrics.show(self.ask(StatisticsWanted()).gauges)
 
-    def ask(self, question: Mapping[str, Any]) -> Any:
-        """Return the answer of `_QueueServer.answer`."""
+    def ask(self, question: Question) -> Any:
+        """Return the answer of `TrialLoop.run`."""
         send(self._connection, question)
         return receive(self._connection)
+
+    def continues(self, question: TrialReported | TrialLost) -> bool:
+        """Return whether a trial continues."""
+        decision: Decision = self.ask(question)
+        return decision.continues
 
 
 class QueueSearcher(Searcher):
@@ -69,8 +91,10 @@ class QueueSearcher(Searcher):
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
             self._listed, self._nodes = now, _nodes()  # they may join and leave
             self._queue.update_metrics()
-        answer: dict[str, Any] | str | None = self._queue.ask({"next": self._nodes})
-        return str(Searcher.FINISHED) if answer == "done" else answer
+        answer: StartTrial | NoTrial = self._queue.ask(SlotFree(nodes=self._nodes))
+        if isinstance(answer, StartTrial):
+            return {"trial": encode(answer)}
+        return str(Searcher.FINISHED) if answer.is_done else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler reports it."""
@@ -90,9 +114,10 @@ class QueueScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the queue decides."""
         del tune_controller
-        number, message = trial.config["number"], json.loads(result["message"])
-        self._queue.metrics.on_result(trial.config, message, json.loads(result["usage"]))
-        should_continue = self._queue.ask({"on_result": [number, message]})
+        started, message = started_trial(trial.config), result["message"]
+        number = started.job.number
+        self._queue.metrics.on_result(started, decode(message), decode(result["usage"]))
+        should_continue = self._queue.continues(TrialReported(number=number, message=message))
         if not should_continue:
             self._queue.metrics.on_stop(number)
         return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
@@ -100,9 +125,11 @@ class QueueScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Report a lost process; if Ray itself died, this process ends before it can."""
         del tune_controller
-        self._queue.metrics.on_stop(trial.config["number"])
+        number = started_trial(trial.config).job.number
+        self._queue.metrics.on_stop(number)
         time.sleep(_RAY_DIES_SECONDS)
-        self._queue.ask({"lost": [trial.config["number"], "OutOfMemory" in str(trial.get_error() or "")]})
+        out_of_memory = "OutOfMemory" in str(trial.get_error() or "")
+        self._queue.continues(TrialLost(number=number, out_of_memory=out_of_memory))
 
 
 def main(descriptor: int, folder: str) -> None:
@@ -112,23 +139,23 @@ def main(descriptor: int, folder: str) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     with suppress(EOFError):
         start = receive(connection)
-        found = _start_ray(start["address"], start["cpus"])
-        send(connection, found)
-        if "nodes" not in found:
+        reply = _start_ray(start.address, start.cpus)
+        send(connection, reply)
+        if isinstance(reply, RayNotStarted):
             return
         while True:
             match receive(connection):
-                case {"look": resources}:
+                case LookAtNode(resources=resources):
                     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
-                    send(connection, ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus)))
-                case options:
-                    _run(connection, options)
-                    send(connection, "ended")
+                    send(connection, decode(ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus))))
+                case RunTrials() as order:
+                    _run(connection, order)
+                    send(connection, RunEnded())
     ray.shutdown()
 
 
-def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
-    """Start Ray on this machine or connect to a cluster; returns its dashboard and nodes, or why it failed."""
+def _start_ray(address: str | None, cpus: int) -> RayStarted | RayNotStarted:
+    """Start Ray on this machine or connect to a cluster."""
     local = {
         "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
         "num_cpus": cpus,
@@ -144,44 +171,45 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001  Ray raises bare ones if one of its processes does not start in time
         if address and "AuthenticationError" in (text := traceback.format_exc()):  # often only in a cause's text
             ours = "has another one" if "InvalidAuthToken" in text else "has none"
-            return {"refused": f"the Ray cluster requires a token, but this machine {ours}"}
+            text = f"the Ray cluster requires a token, but this machine {ours}"
+            return RayNotStarted(why="refused", text=text)
         if address and isinstance(error, ConnectionError):
-            return {"unavailable": f"no Ray cluster answers: {error}"}
+            return RayNotStarted(why="unavailable", text=f"no Ray cluster answers: {error}")
         traceback.print_exc()  # into this process's log, which the search names if it gives up
         first_line = str(error).strip().partition("\n")[0]
-        return {"failed": f"Ray did not start: {first_line}"}
+        return RayNotStarted(why="failed", text=f"Ray did not start: {first_line}")
     url = context.dashboard_url
-    return {"dashboard": f"http://{url}" if url else "", "nodes": _nodes()}
+    return RayStarted(dashboard=f"http://{url}" if url else "", nodes=_nodes())
 
 
-def _nodes() -> list[dict[str, float]]:
+def _nodes() -> tuple[Node, ...]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return [{"cpus": node.get("CPU", 0.0), "gpus": node.get("GPU", 0.0)} for node in nodes]
+    return tuple(Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in nodes)
 
 
-def _run(connection: Connection, options: dict[str, Any]) -> None:
+def _run(connection: Connection, order: RunTrials) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
-    queue = QueueClient(connection, Metrics(options["study"]))
+    queue = QueueClient(connection, Metrics(order.study))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Tune's own, about features that are not used
         try:
             tune.run(
                 TrialActor,
                 name="tune",
-                storage_path=options["scratch"],
+                storage_path=order.scratch,
                 num_samples=-1,
                 search_alg=QueueSearcher(queue),
                 scheduler=QueueScheduler(queue),
                 max_failures=0,  # the trial queue decides on retries
                 raise_on_failed_trial=False,
-                reuse_actors=options["reuse_actors"],
-                trial_name_creator=lambda trial: trial.config["label"],
-                trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
+                reuse_actors=order.reuse_actors,
+                trial_name_creator=lambda trial: started_trial(trial.config).job.label,
+                trial_dirname_creator=lambda trial: f"{started_trial(trial.config).job.number:04d}-{trial.trial_id}",
                 verbose=0,
             )
             queue.update_metrics()
         finally:
-            shutil.rmtree(options["scratch"], ignore_errors=True)
+            shutil.rmtree(order.scratch, ignore_errors=True)
 
 
 def _end_with(parent: int, folder: str) -> None:

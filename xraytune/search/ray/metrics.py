@@ -9,6 +9,8 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
+from xraytune.search.messages import EpochEnded, StartTrial, TrialMessage, Usage
+
 _OF_TRIALS = ("images_per_second", "gpu_memory_bytes")  # summed over running trials
 GAUGES = ("best_value", "trials", "slots", "trials_waiting_for_generator", "generator_steps_per_second", *_OF_TRIALS)
 COUNTERS = ("epochs", "cache_requests")  # Prometheus appends `_total` to these names
@@ -26,7 +28,7 @@ class Metrics:
             self._counters = {name: Counter(f"xraytune_{name}", "", _TAGS.get(name, ("study",))) for name in COUNTERS}
 
     def show(self, statistics: Mapping[str, Any]) -> None:
-        """Set the gauges: those of `TrialQueue.statistics`, except None values, and the sums over trials."""
+        """Set the gauges: those of `TrialLoop.statistics`, except None values, and the sums over trials."""
         sums = {"images_per_second": sum(self._speeds.values()), "gpu_memory_bytes": sum(self._memory.values())}
         with self._harmless():
             for name, value in {**statistics, **sums}.items():
@@ -34,16 +36,18 @@ class Metrics:
                 for state, number in by_state.items():
                     self._gauges[name].set(number, self._study | ({"state": state} if state else {}))
 
-    def on_result(self, trial: Mapping[str, Any], message: Mapping[str, Any], usage: Mapping[str, Any]) -> None:
-        """Count an epoch of a trial (its config), and record its speed and the usage that `TrialActor.step` reports."""
+    def on_result(self, trial: StartTrial, message: TrialMessage, usage: Usage) -> None:
+        """Count an epoch of a trial, and record its speed and usage."""
+        number = trial.job.number
         with self._harmless():
-            if record := message.get("epoch"):
+            if isinstance(message, EpochEnded):
+                record = message.record
                 self._counters["epochs"].inc(1, self._study)
-                if record["lr"] is not None:  # otherwise the trial trains a generator, and no classifier
-                    images = trial["images_per_step"] * record["steps"] / record["epoch"]
-                    self._speeds[trial["number"]] = images / max(record["seconds"], 1e-3)
-            self._memory[trial["number"]] = usage["gpu_memory_bytes"]
-            for kind, result, count in usage["cache_requests"]:
+                if record.lr is not None:  # otherwise the trial trains a generator, and no classifier
+                    images = trial.images_per_step * record.steps / record.epoch
+                    self._speeds[number] = images / max(record.seconds, 1e-3)
+            self._memory[number] = usage.gpu_memory_bytes
+            for kind, result, count in usage.cache_requests:
                 self._counters["cache_requests"].inc(count, self._study | {"kind": kind, "result": result})
 
     def on_stop(self, number: int) -> None:

@@ -4,15 +4,14 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.study.studies import Watching, direct, ended, epoch
+from tests.study.studies import DirectSearch, Watching, direct, ended, epoch
 from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
-from xraytune.search.controller import SearchController
+from xraytune.search.messages import GeneratorTrained, MachineStopped, TrialFailed, TrialMessage
 from xraytune.space.settings import GeneratorSettings
 from xraytune.study.clock import read_times
 from xraytune.study.folder import StudyFolder
@@ -34,14 +33,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def start(controller: SearchController, slots: int | None = None) -> TrialSuggestion:
+def start(controller: DirectSearch, slots: int | None = None) -> TrialSuggestion:
     """Start a trial on a machine with so many slots."""
     suggestion = controller.next_trial(slots) if slots else controller.next_trial()
     assert isinstance(suggestion, TrialSuggestion)
     return suggestion
 
 
-def complete(controller: SearchController, number: int, value: float = 0.8) -> None:
+def complete(controller: DirectSearch, number: int, value: float = 0.8) -> None:
     assert not controller.on_result(number, ended(value))
 
 
@@ -76,7 +75,7 @@ def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> 
     assert direct(study, "budget.hours=1e-9").next_trial() == "done"
 
 
-def is_spent(controller: SearchController) -> bool:
+def is_spent(controller: DirectSearch) -> bool:
     return controller.used_up == "gpu_hours"
 
 
@@ -135,8 +134,8 @@ def test_without_a_scheduler_nothing_is_stopped(study: StudyFolder) -> None:
     assert all(controller.on_result(weak.number, epoch(number, 0.6)) for number in range(1, 10))
 
 
-@pytest.mark.parametrize("message", [{"failed": "the loss is nan", "cause": "settings"}, epoch(1, math.nan)])
-def test_failed_trial_records_its_reason(study: StudyFolder, message: dict[str, Any]) -> None:
+@pytest.mark.parametrize("message", [TrialFailed(reason="the loss is nan", cause="settings"), epoch(1, math.nan)])
+def test_failed_trial_records_its_reason(study: StudyFolder, message: TrialMessage) -> None:
     controller = direct(study)
     number = start(controller).number
 
@@ -181,7 +180,7 @@ def test_new_epoch_resets_the_retry_count(study: StudyFolder) -> None:
 def test_out_of_memory_doubles_the_share_and_keeps_settings(study: StudyFolder) -> None:
     controller = direct(study)
     first = start(controller)
-    controller.on_result(0, {"failed": "OutOfMemoryError: CUDA", "cause": "memory"})
+    controller.on_result(0, TrialFailed(reason="OutOfMemoryError: CUDA", cause="memory"))
     second = start(controller)
     controller.on_trial_lost(0, out_of_memory=True)
 
@@ -201,14 +200,14 @@ def test_hang_is_reported_with_its_location(study: StudyFolder) -> None:
 def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None:
     controller = direct(study)
     with pytest.raises(MachineError, match="the disk is full"):
-        controller.on_result(start(controller).number, {"stopped": "the disk is full"})
+        controller.on_result(start(controller).number, MachineStopped(reason="the disk is full"))
 
     assert statuses(study) == {}
     assert start(direct(study)).number == 0
 
 
-def fail(controller: SearchController, reason: str, cause: Cause = "settings") -> None:
-    controller.on_result(start(controller).number, {"failed": reason, "cause": cause})
+def fail(controller: DirectSearch, reason: str, cause: Cause = "settings") -> None:
+    controller.on_result(start(controller).number, TrialFailed(reason=reason, cause=cause))
 
 
 def test_search_stops_if_first_trials_fail_for_one_reason(study: StudyFolder) -> None:
@@ -261,7 +260,7 @@ def test_search_continues_if_first_trials_fail_differently(study: StudyFolder, o
 def test_ray_loss_restarts_running_trials_without_counting_a_retry(study: StudyFolder) -> None:
     controller = direct(study, "resources.retries=0")
     suggestion = [start(controller), start(controller)]
-    controller.on_ray_lost()
+    controller.on_workers_lost()
 
     assert controller.slots_in_use() == 0
     assert [start(controller), start(controller)] == suggestion
@@ -379,7 +378,9 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, seed: int
         elif running:
             number = draw.choice(list(running))
             running[number] += 1
-            message = epoch(running[number], values[number]) if running[number] <= 9 else ended(values[number])
+            message: TrialMessage = ended(values[number])
+            if running[number] <= 9:
+                message = epoch(running[number], values[number])
             if not controller.on_result(number, message):
                 del running[number]
 
@@ -445,10 +446,10 @@ class Gans:
         return f"width {generator.width}"
 
 
-def trained(controller: SearchController, gans: Gans, number: int, width_and_steps: tuple[int, int]) -> None:
+def trained(controller: DirectSearch, gans: Gans, number: int, width_and_steps: tuple[int, int]) -> None:
     """A trial has trained its GAN."""
     gans.trained.add(width_and_steps)
-    assert not controller.on_result(number, {"generator": "trained"})
+    assert not controller.on_result(number, GeneratorTrained())
 
 
 def gan_points(*widths_and_steps: tuple[int, int]) -> str:
@@ -533,7 +534,7 @@ def test_a_trial_that_has_trained_its_generator_elsewhere_trains_it_no_second_ti
     controller = direct(study, WIDTHS, gan_points((8, 100)), generator_need=Gans().need)
     assert start(controller).only_generator
 
-    controller.on_result(0, {"generator": "trained"})
+    controller.on_result(0, GeneratorTrained())
 
     assert [(one.number, one.only_generator) for one in (start(controller), start(controller))] == [
         (0, False),
@@ -594,7 +595,7 @@ def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyF
     assert start(controller).number == 0
     assert start(controller).number == 2
 
-    controller.on_result(0, {"failed": "the GAN's loss is not finite", "cause": "settings"})
+    controller.on_result(0, TrialFailed(reason="the GAN's loss is not finite", cause="settings"))
 
     assert start(controller).number == 1
 

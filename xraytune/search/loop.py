@@ -1,0 +1,353 @@
+"""The loop of a search and of a confirmation: ask for a trial and start it, then report, decide and record what it says.
+
+`TrialLoop.run` is the loop, and its steps follow in this order. A `TrialSource` says where trials come from, whether one
+continues after an epoch, and where its end is recorded: `search/trials.py` draws the trials of a search and records them in
+the journal, `confirm/run_list.py` has a fixed list. `Workers` run the trials (`search/ray/runner.py`).
+
+A trial whose generator is not in the cache trains it first, with `resources.generator`, and then waits for a slot.
+Meanwhile, other trials that need this generator wait without a slot, so each generator is trained only once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any, Literal, Protocol
+
+from xraytune.base.errors import MachineError, Problem, TrialError, XraytuneError
+from xraytune.base.files import write_json
+from xraytune.base.records import EpochRecord
+from xraytune.search.messages import (
+    Answer,
+    Decision,
+    EpochEnded,
+    GeneratorTrained,
+    MachineStopped,
+    NoTrial,
+    Question,
+    SlotFree,
+    Statistics,
+    StatisticsWanted,
+    TrialEnded,
+    TrialFailed,
+    TrialLost,
+    TrialMessage,
+    TrialReported,
+    decode,
+)
+from xraytune.search.order import GeneratorNeeds, Trial, in_order
+from xraytune.space.load import experiment_to_json
+from xraytune.space.settings import Experiment
+from xraytune.study.clock import StudyClock
+from xraytune.study.folder import StudyFolder
+from xraytune.study.messages import HANG_FILE, Cause, Failure, TrialSuggestion, resource_share
+from xraytune.study.row import Status
+from xraytune.study.trial_files import read_progress
+
+_SAME_FAILURES = 3
+_DRAWN_AHEAD = 4
+"""Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
+
+
+class TrialSource(Protocol):
+    """Where trials come from, and where their results go.
+
+    Attributes:
+        folder: Contains the trials.
+        clock: Measures the time of the trials.
+        retries: How often a trial is retried without a new epoch in between.
+        trains_generators_first: False if the trials themselves train generators.
+    """
+
+    folder: StudyFolder
+    clock: StudyClock
+    retries: int
+    trains_generators_first: bool
+
+    def unfinished(self) -> Iterable[Trial]:
+        """Return the trials to run first."""
+
+    def ended(self) -> Mapping[Status, int]:
+        """Return how many trials had ended before this start."""
+
+    def upcoming(self) -> Literal["fixed", "drawn", "none"]:
+        """Return what the next new trial is; a fixed one does not depend on results."""
+
+    def has_time(self) -> bool:
+        """Return whether the budget's time allows trials that have not begun."""
+
+    def ask(self) -> TrialSuggestion:
+        """Return a new trial."""
+
+    def label(self, suggestion: TrialSuggestion) -> str:
+        """Return a trial's name in the dashboard and in trackers, without that of the study."""
+
+    def experiment(self, suggestion: TrialSuggestion) -> Experiment:
+        """Return the settings to write to the trial's `config.json`."""
+
+    def on_start(self, suggestion: TrialSuggestion) -> None:
+        """Called when a trial starts or resumes."""
+
+    def should_continue(self, number: int, record: EpochRecord) -> bool:
+        """Record an epoch, which may be a repeated one, and return whether the trial continues."""
+
+    def record(self, number: int, status: Status, outcome: Mapping[str, Any], *, at_once: int) -> None:
+        """Record the end of a trial, one of `at_once` that ran."""
+
+    def on_retry(self, number: int, failure: Failure, reason: str) -> None:
+        """Record a failed attempt at a trial that is to be retried."""
+
+    def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
+        """Called at least once a second while trials run."""
+
+    def best_value(self) -> float | None:
+        """Return the best value so far, for the metrics; None if there is none."""
+
+
+class Workers(Protocol):
+    """Processes that run trials. `slots` is the number of trials at once, free or not."""
+
+    slots: int
+    generator_slots: int
+    """The slots that the training of a generator occupies; a trial occupies one."""
+
+    def questions(self) -> Iterator[Question | None]:
+        """Yield what the workers ask, and None at least once a second, until all have ended or are lost."""
+
+    def start(self, suggestion: TrialSuggestion, label: str) -> float:
+        """Answer a free slot with a trial, and return the GPUs that it holds."""
+
+    def answer(self, answer: Answer) -> None:
+        """Answer the last question."""
+
+
+class TrialLoop:
+    """The trials of a source, from the first question for one to the end of the last. All calls come from one thread.
+
+    `generator_need` is called each time anew, since a generator may have been trained in the meantime.
+    """
+
+    def __init__(self, source: TrialSource, *, generator_need: GeneratorNeeds) -> None:
+        self.source, self.folder, self.clock, self.generator_need = source, source.folder, source.clock, generator_need
+        self._waiting = {trial.number: trial for trial in source.unfinished()}
+        self._running: dict[int, Trial] = {}
+        self._ended = Counter(source.ended())
+        self._reasons: list[str] = []  # why each ended trial failed, "" if it did not
+
+    def run(self, workers: Workers) -> None:
+        """Run all trials. If the workers are lost, start others, and resume the trials that ran.
+
+        Raises:
+            XraytuneError: From the source, such as a full disk, or from `on_result`.
+        """
+        while not self.is_done:
+            for question in workers.questions():
+                match question:
+                    case SlotFree():
+                        trial = self.next_trial(workers.slots, workers.generator_slots)
+                        if isinstance(trial, TrialSuggestion):
+                            self.on_trial_placed(trial.number, workers.start(trial, self.source.label(trial)))
+                        else:
+                            workers.answer(NoTrial(is_done=trial == "done"))
+                    case TrialReported(number=number, message=message):
+                        workers.answer(Decision(continues=self.on_result(number, decode(message))))
+                    case TrialLost(number=number, out_of_memory=out_of_memory):
+                        self.on_trial_lost(number, out_of_memory=out_of_memory)
+                        workers.answer(Decision(continues=False))
+                    case StatisticsWanted():
+                        gauges: dict[str, Any] = {}
+                        with suppress(OSError, XraytuneError):  # the search continues without statistics
+                            gauges = self.statistics(workers.slots)
+                        workers.answer(Statistics(gauges=gauges))
+                self.heartbeat(workers.slots)
+            self.on_workers_lost()  # no trial runs now, even if the workers did not end properly
+            self.heartbeat(0)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no trial is running, may still start, or is still to be drawn."""
+        return not self._running and not self._startable() and self.source.upcoming() == "none"
+
+    def next_trial(
+        self, slots: int = sys.maxsize, generator_slots: int = 1
+    ) -> TrialSuggestion | Literal["wait", "done"]:
+        """Ask for a trial and start it: first one that trains a generator, then a waiting one, else a new one.
+
+        `slots` is the number of all slots, free or not, `generator_slots` how many the training of a generator occupies.
+        """
+        if self.is_done:
+            return "done"
+        free = slots - self.slots_in_use()
+        if free <= 0:
+            return "wait"
+        while self.source.upcoming() == "fixed":  # at once, in case it needs a generator
+            self._ask()
+        runnable = self._runnable()
+        while not runnable and self.source.upcoming() != "none" and len(self._waiting) < _DRAWN_AHEAD * slots:
+            self._ask()
+            runnable = self._runnable()
+        if not runnable:
+            return "wait"
+        trial = runnable[0]
+        trial.lineage = self.generator_need(trial.suggestion.parameters.generator)
+        needs_generator = trial.lineage is not None and not trial.has_trained_generator
+        only_generator = needs_generator and self.source.trains_generators_first
+        trial.slots = (generator_slots if only_generator else 1) * trial.suggestion.share
+        if self._running and trial.slots > free:
+            return "wait"
+        trial.suggestion = replace(trial.suggestion, only_generator=only_generator)
+        self._start(trial)
+        return trial.suggestion
+
+    def _ask(self) -> None:
+        suggestion = self.source.ask()
+        self._waiting[suggestion.number] = Trial(suggestion=suggestion)
+
+    def _startable(self) -> list[Trial]:
+        """Return the waiting trials that may still start, by number: once the time is used up, those that have begun."""
+        waiting = [self._waiting[number] for number in sorted(self._waiting)]
+        if self.source.has_time():
+            return waiting
+        return [trial for trial in waiting if (self.folder.trial_path(trial.number) / "config.json").exists()]
+
+    def _runnable(self) -> list[Trial]:
+        """Return the waiting trials that can start now, the best one first."""
+        in_training = {trial.lineage for trial in self._running.values()}
+        return in_order(self._startable(), in_training, self.generator_need)
+
+    def _start(self, trial: Trial) -> None:
+        suggestion, path = trial.suggestion, self.folder.trial_path(trial.number)
+        # At each start: resources, tracking and the locations of files may have changed since the last one.
+        write_json(path / "config.json", experiment_to_json(self.source.experiment(suggestion), path))
+        self._running[trial.number] = self._waiting.pop(trial.number)
+        self.on_trial_placed(trial.number, 0.0)
+        self.source.on_start(suggestion)
+
+    def on_trial_placed(self, number: int, gpus: float) -> None:
+        """Start counting the time of a trial that has just been placed, and of the GPUs that it holds."""
+        self.clock.start(number, gpus)
+
+    def on_result(self, number: int, message: TrialMessage) -> bool:
+        """Report what a trial says, and decide whether it continues. Repeated messages change nothing.
+
+        Raises:
+            MachineError: No trial can run on this machine; this one stays unfinished.
+            TrialError: Three trials in a row failed for the same reason.
+        """
+        if number not in self._running:
+            return False
+        match message:
+            case EpochEnded(record=record):
+                return self._on_epoch(number, record)
+            case GeneratorTrained():
+                self._running[number].has_trained_generator = True
+                self._wait_again(number)
+            case TrialEnded(result=result):
+                outcome = asdict(result)
+                del outcome["seconds"]
+                self._end(number, "complete", outcome)
+            case TrialFailed(reason=reason, cause=cause):
+                self._fail(number, reason, cause)
+            case MachineStopped(reason=reason):
+                raise MachineError(reason)
+        return False
+
+    def _on_epoch(self, number: int, record: EpochRecord) -> bool:
+        trial, value = self._running[number], record.best_val_score
+        if not math.isfinite(value):
+            self._fail(number, f"val_score is {value} after epoch {record.epoch}", "settings")
+            return False
+        trial.epochs = max(trial.epochs, record.epoch)
+        if self.source.should_continue(number, record):
+            return True
+        reason = f"stopped by ASHA after epoch {record.epoch}"
+        self._end(number, "pruned", {"value": value, "epochs": record.epoch, "reason": reason})
+        return False
+
+    def on_trial_lost(self, number: int, *, out_of_memory: bool) -> None:
+        """Handle a trial's process that ended without a message."""
+        if number not in self._running:
+            return
+        hang = self.folder.trial_path(number) / HANG_FILE
+        if hang.exists() and hang.stat().st_size:
+            reason = f"it hung (traceback: {hang.parent.name}/{HANG_FILE})"
+        elif out_of_memory:
+            reason = "its process was killed: out of memory"
+        else:
+            reason = "its process was lost (killed, or its node)"
+        self._fail(number, reason, "memory" if out_of_memory else "fault", is_lost=True)
+
+    def on_workers_lost(self) -> None:
+        """Handle the loss of all processes: running trials are restarted, without counting a failure."""
+        for number in tuple(self._running):
+            self._wait_again(number)
+
+    def _fail(self, number: int, reason: str, cause: Cause, *, is_lost: bool = False) -> None:
+        """Retry a trial, or end it; a new epoch resets the count of retries."""
+        trial = self._running[number]
+        failure = Failure(epochs=trial.epochs, cause=cause)
+        attempts = sum(earlier.epochs == failure.epochs for earlier in trial.failures)
+        if cause == "settings" or attempts >= self.source.retries:
+            self._end(number, "failed", {"reason": reason}, is_of_machine=cause == "fault" and not is_lost)
+            return
+        trial.failures.append(failure)
+        self.source.on_retry(number, failure, reason)
+        self._wait_again(number)
+
+    def _wait_again(self, number: int) -> None:
+        trial = self._remove(number)
+        share = resource_share(trial.failures)
+        trial.suggestion = replace(trial.suggestion, only_generator=False, share=share)
+        self._waiting[number] = trial
+
+    def _remove(self, number: int) -> Trial:
+        self.clock.stop(number)
+        return self._running.pop(number)
+
+    def _end(self, number: int, status: Status, outcome: dict[str, Any], *, is_of_machine: bool = False) -> None:
+        """Record the end of a trial. If the last three failed for the same reason, the next ones would too: stop.
+
+        After the first three, only failures of the machine count: settings may fail in one corner of the space.
+        """
+        self._remove(number)
+        self.source.record(number, status, outcome, at_once=len(self._running) + 1)
+        self._ended[status] += 1
+        reason = outcome["reason"] if status == "failed" else ""
+        self._reasons.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
+        last, are_first = self._reasons[-_SAME_FAILURES:], len(self._reasons) == _SAME_FAILURES
+        if reason and (are_first or is_of_machine) and last == [last[-1]] * _SAME_FAILURES:
+            which = f"the {'first' if are_first else 'last'} {_SAME_FAILURES} trials"
+            what = f"{which} all failed for the same reason, so no more were started: {reason}"
+            raise TrialError(Problem(what, self.folder.path, "fix the cause, then run the same command again"))
+
+    def heartbeat(self, slots: int) -> None:
+        """Save the time used every few seconds; called at least once a second while trials run."""
+        self.clock.heartbeat(slots, max(slots - self.slots_in_use(), 0))
+        self.source.heartbeat(trial.suggestion for trial in self._running.values())
+
+    def slots_in_use(self) -> int:
+        """Return the slots that running trials occupy."""
+        return sum(trial.slots for trial in self._running.values())
+
+    def statistics(self, slots: int) -> dict[str, Any]:
+        """Return gauges of `search/ray/metrics.py`; `slots` is the number of all slots, free or not."""
+        waiting, busy = self._startable(), self.slots_in_use()
+        return {
+            "best_value": self.source.best_value(),
+            "trials": {"running": len(self._running), "waiting": len(waiting), **self._ended},
+            "trials_waiting_for_generator": len(waiting) - len(self._runnable()),
+            "slots": {"running": busy, "idle": max(slots - busy, 0)},
+            "generator_steps_per_second": sum(map(self._generator_speed, self._running.values())),
+        }
+
+    def _generator_speed(self, trial: Trial) -> float:
+        """Return the steps per second of the generator that a running trial is training; 0.0 if there is none."""
+        generator, progress = trial.suggestion.parameters.generator, read_progress(self.folder.trial_path(trial.number))
+        if not (generator and progress and progress.what.startswith(f"training the {generator.noun}")):
+            return 0.0
+        return (progress.total - progress.done) / progress.seconds_left if progress.seconds_left else 0.0

@@ -1,0 +1,184 @@
+"""The process that talks to Ray (`search/ray/driver.py`), as the search sees it: started, asked, interrupted and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+from xraytune.base.cores import cpu_count
+from xraytune.base.errors import MachineError, Problem
+from xraytune.search.messages import (
+    Answer,
+    LookAtNode,
+    Message,
+    Node,
+    NodeEnvironment,
+    NodeProblem,
+    Question,
+    RayNotStarted,
+    RayStarted,
+    RunEnded,
+    RunTrials,
+    StartRay,
+    receive,
+    send,
+)
+from xraytune.search.ray.setup import private_folder
+
+# Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the child gets SIGUSR1 instead
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",  # else a process for each core, none of which a trial uses
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; `slots` is the limit
+}
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes Ray listen on 127.0.0.1 only, on Linux too; `ray.init(_node_ip_address="127.0.0.1")` would not."""
+_ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
+"""An attempt takes 40 seconds; by default Ray retries for a quarter of an hour if there is no cluster."""
+_HEARTBEAT_SECONDS = 1.0
+_LATE_SECONDS = 60.0
+_STOP_SECONDS = 20.0  # longer than Tune's own limit; Tune waits forever for a trial that it cannot place
+_SHUTDOWN_SECONDS = 20.0
+
+
+class RayDiedError(Exception):
+    """The process ended, or Ray did not start."""
+
+
+def started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> RayProcess:
+    """Try without a token, then with one: a cluster without tokens would lose every trial of a search that has one."""
+    for auth in ("disabled", "token"):
+        with ExitStack() as stack:
+            child = stack.enter_context(closing(RayProcess(address, log, auth, note)))
+            if not (refusal := child.start(caught)):
+                stack.pop_all()
+                return child
+    fix = (
+        "put the output of `ray get-auth-token` on the cluster's head node into ~/.ray/auth_token here; "
+        "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, if set, takes precedence"
+    )
+    raise MachineError(Problem(refusal, str(address), fix))
+
+
+class RayProcess:
+    """The process that talks to Ray."""
+
+    dashboard: str
+    nodes: tuple[Node, ...]
+
+    def __init__(self, address: str | None, log: Path, auth: str, note: Callable[[str], None]) -> None:
+        self._address, self._note, self._is_busy = address, note, True
+        self._temporary = None if address else private_folder()
+        folder = self._temporary.name if self._temporary else ""
+        where = {**_LOOPBACK, "RAY_TMPDIR": folder, "TMPDIR": folder}
+        if address:
+            where = {**_ONE_ATTEMPT, "RAY_AUTH_MODE": auth}
+        self._connection, theirs = Pipe()
+        descriptor = theirs.fileno()
+        with log.open("w", encoding="utf-8") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "xraytune.search.ray.driver", str(descriptor), folder],
+                pass_fds=(descriptor,),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                env={**os.environ, **_ENVIRONMENT, **where},
+                start_new_session=True,  # the terminal's Ctrl-C goes to the search alone
+            )
+        theirs.close()
+
+    def start(self, caught: Sequence[int]) -> str:
+        """Start Ray; return why the cluster refuses it, for want of a token, else ""."""
+        self._send(StartRay(address=self._address, cpus=cpu_count()))
+        while not self._connection.poll(_HEARTBEAT_SECONDS):
+            if caught:
+                self._note(f"{signal.Signals(caught[0]).name}: stopping before Ray has started")
+                raise KeyboardInterrupt
+        match self._receive():
+            case RayNotStarted(why="failed", text=text):
+                raise RayDiedError(text)
+            case RayNotStarted(why="unavailable", text=text):
+                self._is_busy = False
+                fix = "start it (`ray start --head`), or omit --address to use this machine alone"
+                raise MachineError(Problem(text, str(self._address), fix))
+            case RayNotStarted(text=text):
+                self._is_busy = False
+                return str(text)
+            case RayStarted(dashboard=dashboard, nodes=nodes):
+                self._is_busy = False
+                self.dashboard, self.nodes = dashboard, nodes
+        return ""
+
+    def questions(self, order: RunTrials, caught: Sequence[int]) -> Iterator[Question | None]:
+        """Run trials with Tune: yield its questions, and None every second, until all trials have ended."""
+        self._is_busy, stopping_since = True, 0.0
+        self._send(order)
+        while True:
+            if stopping_since and time.monotonic() - stopping_since >= _STOP_SECONDS:
+                raise RayDiedError("Ray does not stop its trials")
+            if caught and not stopping_since:
+                stopping_since = time.monotonic()
+                self._note(f"{signal.Signals(caught[0]).name}: shutting down cleanly, which takes some seconds")
+                with suppress(ProcessLookupError):
+                    self._process.send_signal(signal.SIGUSR1)
+            if not self._connection.poll(_HEARTBEAT_SECONDS):
+                yield None
+                continue
+            question = self._receive()
+            if isinstance(question, RunEnded):
+                self._is_busy = False
+                return
+            yield question
+
+    def answer(self, answer: Answer) -> None:
+        """Answer the last question; if the process has died, the next question says so."""
+        with suppress(RayDiedError):
+            self._send(answer)
+
+    def look(self, resources: dict[str, float]) -> NodeEnvironment | NodeProblem:
+        """Return what a node with room for a trial says about itself."""
+        self._is_busy = True
+        self._send(LookAtNode(resources=resources))
+        while not self._connection.poll(_LATE_SECONDS):
+            self._note("still waiting for a machine with room for a trial: other jobs are using it, or it is slow")
+        reply: NodeEnvironment | NodeProblem = self._receive()
+        self._is_busy = False
+        return reply
+
+    def close(self) -> None:
+        """End the process, and with it Ray: cleanly if it is idle, else at once. Delete the temporary files."""
+        self._connection.close()
+        if not self._is_busy:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_SHUTDOWN_SECONDS)
+        with suppress(ProcessLookupError):  # all of them are gone
+            os.killpg(self._process.pid, signal.SIGKILL)  # its own session, which includes Ray's processes
+        self._process.wait()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def _send(self, message: Message) -> None:
+        try:
+            send(self._connection, message)
+        except OSError:
+            raise RayDiedError("Ray died") from None
+
+    def _receive(self) -> Any:
+        try:
+            return receive(self._connection)
+        except (EOFError, OSError):
+            raise RayDiedError("Ray died") from None

@@ -1,0 +1,145 @@
+"""The trials of a search: drawn by the journal's sampler, pruned by ASHA, and recorded in it: the only truth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from xraytune.base.records import EpochRecord
+from xraytune.search.asha import rungs_of
+from xraytune.search.order import Trial
+from xraytune.space.settings import Experiment
+from xraytune.space.space import Space
+from xraytune.study.clock import StudyClock
+from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import Journal
+from xraytune.study.messages import NO_CALLBACKS, Callbacks, Failure, TrialSuggestion
+from xraytune.study.row import Status, append_row, write_trials
+from xraytune.study.trial_files import read_pool_report, read_samples
+from xraytune.trial.mix import mix_label
+
+
+class SearchTrials:
+    """The trials of one search, under the study's lock: a `TrialSource`. The space has the budget of this start."""
+
+    def __init__(
+        self, folder: StudyFolder, space: Space, journal: Journal, *, callbacks: Callbacks = NO_CALLBACKS
+    ) -> None:
+        self.folder, self.space, self.journal, self.callbacks = folder, space, journal, callbacks
+        self.clock = StudyClock(folder.path / "wall.json", journal.unfinished())
+        self.retries = space.settings.resources.retries
+        self.trains_generators_first = not space.settings.objective.is_of_generator
+        self._without_samples, self._reported_samples = set[int](), set[str]()
+        self._rungs = rungs_of(space.settings, journal.reports())
+        self._points, self._trial_budget = space.points(), space.trial_budget()
+        self._rows = journal.rows()
+        self._gpu_seconds = sum(row.gpu_seconds for row in self._rows)
+        write_trials(folder, self._rows)
+        for row in self._rows:  # the search may have been killed between a trial's end and this
+            folder.drop_checkpoint(row.number)
+
+    def unfinished(self) -> Iterator[Trial]:
+        """Yield the trials that have begun, with their failed attempts."""
+        for number in self.journal.unfinished():
+            yield Trial(
+                suggestion=self.journal.resume(number),
+                epochs=max(self.journal.reported(number), default=0),
+                failures=self.journal.failures(number),
+            )
+
+    def ended(self) -> Mapping[Status, int]:
+        """Return how many trials have ended, by status."""
+        return Counter(row.status for row in self._rows)
+
+    @property
+    def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
+        """The part of the budget that is used up, so that no new trial starts; "" if none is."""
+        budget = self.space.settings.budget
+        if budget.hours is not None and self.clock.times().seconds >= budget.hours * 3600:
+            return "hours"
+        if budget.gpu_hours is not None:
+            unfinished = sum(self.clock.times().gpu_seconds.values())
+            if self._gpu_seconds + unfinished >= budget.gpu_hours * 3600:
+                return "gpu_hours"
+        return "trials" if self.journal.count >= self._trial_budget else ""
+
+    def has_time(self) -> bool:
+        """Return whether trials that have not begun may start."""
+        return self.used_up in ("", "trials")
+
+    def upcoming(self) -> Literal["fixed", "drawn", "none"]:
+        """Return whether the next new trial is a fixed point, or drawn by the sampler."""
+        if self.used_up:
+            return "none"
+        return "fixed" if self.journal.count < len(self._points) else "drawn"
+
+    def ask(self) -> TrialSuggestion:
+        """Return the next point, or a draw."""
+        return self.journal.ask(self._points)
+
+    def label(self, suggestion: TrialSuggestion) -> str:
+        """Return number and mix: `#7 gan r=0.5 (500 steps)`."""
+        return f"#{suggestion.number} {mix_label(suggestion.parameters, self.space.settings.objective)}"
+
+    def experiment(self, suggestion: TrialSuggestion) -> Experiment:
+        """Return the settings of a trial."""
+        return Experiment(settings=self.space.settings, parameters=suggestion.parameters)
+
+    def on_start(self, suggestion: TrialSuggestion) -> None:
+        """Report a trial that starts or resumes."""
+        if suggestion.parameters.generator and not read_samples(self.folder.trial_path(suggestion.number)):
+            self._without_samples.add(suggestion.number)
+        self.callbacks.on_trial_start(suggestion)
+
+    def should_continue(self, number: int, record: EpochRecord) -> bool:
+        """Record the value of an epoch in the journal, and let ASHA decide."""
+        value = record.best_val_score
+        if record.epoch not in self.journal.reported(number):
+            self.journal.report(number, record.epoch, value)
+            self.callbacks.on_epoch(number, record)
+        return self._rungs.should_continue(number, record.epoch, value)
+
+    def record(self, number: int, status: Status, outcome: Mapping[str, Any], *, at_once: int) -> None:
+        """Record the end of a trial in the journal, and its row in `trials.jsonl`."""
+        del at_once
+        times = self.clock.times()
+        used: dict[str, Any] = {"seconds": times.trials[number], "gpu_seconds": times.gpu_seconds[number]}
+        if (report := read_pool_report(self.folder.trial_path(number))) and report.quality:
+            used["quality"] = report.quality.columns()
+        self.journal.tell(number, status, outcome.get("value"), {**outcome, **used})
+        self._gpu_seconds += used["gpu_seconds"]
+        self.clock.drop(number)
+        row = self.journal.row(number)
+        self._rows.append(row)
+        append_row(self.folder.rows_path, row)
+        self.folder.drop_checkpoint(number)
+        self.callbacks.on_trial_end(row)
+
+    def on_retry(self, number: int, failure: Failure, reason: str) -> None:
+        """Record a failed attempt in the journal."""
+        self.journal.add_failure(number, failure)
+        self.callbacks.note(f"retrying #{number}: {reason.splitlines()[0]}")
+
+    def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
+        """Report the sample grids of new generators."""
+        del running
+        self._report_samples()
+
+    def _report_samples(self) -> None:
+        for number in sorted(self._without_samples):
+            if samples := read_samples(self.folder.trial_path(number)):
+                self._without_samples.remove(number)
+                if samples not in self._reported_samples:
+                    self._reported_samples.add(samples)
+                    self.callbacks.on_samples(number, self.folder.path / samples)
+
+    def best_value(self) -> float | None:
+        """Return the best value of the complete trials; None if there is none."""
+        values = (row.value for row in self._rows if row.status == "complete" and row.value is not None)
+        return min(values, key=self.space.settings.objective.rank, default=None)
+
+    def close(self) -> None:
+        """Save the time used, and report the last sample grids."""
+        self._report_samples()
+        self.clock.save()
