@@ -93,7 +93,7 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert trained["val_b_score"] == exported["val_b_score"], "the model equals the trial, to the bit"
 
     evaluated = said("evaluate", "model", "--data", "others/test")
-    assert {"auroc", "accuracy", "sensitivity (PNEUMONIA)", "f1", "images", "intervals"} <= evaluated.keys()
+    assert {"auroc", "accuracy", "sensitivity (PNEUMONIA)", "f1 (PNEUMONIA)", "images", "intervals"} <= evaluated.keys()
     said("predict", "model", "others/test", "-o", "predictions.csv")
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == evaluated["images"]

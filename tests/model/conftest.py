@@ -15,7 +15,8 @@ from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.best import export
-from xraytune.model.evaluate import Evaluation, evaluate
+from xraytune.model.class_evaluation import Evaluation
+from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import Predicted, predict
 from xraytune.model.train import train
 from xraytune.nets.compute import pin

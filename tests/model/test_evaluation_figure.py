@@ -24,12 +24,7 @@ def drawn(seed: int) -> DrawnClass:
     curves = class_curves(is_class, scores, [str(number) for number in range(60)], replicates=5, seed=0)
     metrics = ClassMetrics(
         images=20,
-        auroc=seed / 10 + 0.011,
-        auprc=seed / 10 + 0.022,
-        sensitivity=0.91,
-        specificity=0.82,
-        ppv=None,
-        npv=None,
+        metrics={"auroc": seed / 10 + 0.011, "auprc": seed / 10 + 0.022, "sensitivity": 0.91, "specificity": 0.82},
         intervals={},
     )
     return DrawnClass(curves=curves, metrics=metrics, brier=f"0.{seed}33", prevalence=1 / 3)

@@ -167,13 +167,13 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
     dices = {
         f"images/{name}": 2 * (own & true[name]).sum() / (own.sum() + true[name].sum()) for name, own in masks.items()
     }
-    assert found.metrics.dice == pytest.approx(np.mean([*dices.values()]))
-    assert found.metrics.images == found.metrics.patients == 7
-    low, high = found.metrics.intervals["dice"]
-    assert low < found.metrics.dice < high
+    assert found.metrics["dice"] == pytest.approx(np.mean([*dices.values()]))
+    assert found.images == found.patients == 7
+    low, high = found.intervals["dice"]
+    assert low < found.value_of("dice") < high
     assert [one.file for one in found.worst] == sorted(dices, key=lambda file: dices[file])[:5]
     assert read_json(tmp_path / "out" / "metrics.json") == found.to_json()
-    assert found.to_dataframe().loc["dice", "value"] == found.metrics.dice
+    assert found.to_dataframe().loc["dice", "value"] == found.metrics["dice"]
     with (tmp_path / "out" / "per_image.csv").open(encoding="utf-8", newline="") as stream:
         assert {row["file"]: float(row["dice"]) for row in csv.DictReader(stream)} == pytest.approx(dices)
     assert "p40.png" in (tmp_path / "out" / "evaluation.svg").read_text(encoding="utf-8")
@@ -183,7 +183,7 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
 def test_a_few_images_can_be_evaluated_and_drawn(discs: Path, tmp_path: Path, count: int) -> None:
     pairs = draw_pairs(tmp_path / "pairs", range(40, 40 + count))
 
-    assert evaluated(discs / "model", pairs, out=tmp_path / "out").metrics.images == count
+    assert evaluated(discs / "model", pairs, out=tmp_path / "out").images == count
     assert (tmp_path / "out" / "evaluation.png").is_file()
 
 
@@ -220,7 +220,7 @@ def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: 
 
     found = evaluated(discs / "model", pairs, skip_broken=True)
     assert [image.file for image in found.broken] == ["masks/p41.png"]
-    assert found.metrics.images == 2
+    assert found.images == 2
 
 
 Use = Callable[[Path, Path], object]

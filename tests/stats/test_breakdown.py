@@ -9,7 +9,7 @@ from sklearn import metrics as reference
 
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.breakdown import class_breakdown, patient_means, subgroup_metrics
-from xraytune.stats.classification import classification_metrics, predicted_classes
+from xraytune.stats.classification import ScoredImages, classification_metrics
 from xraytune.stats.intervals import patient_bootstrap
 
 Drawn = tuple[NDArray[np.int64], NDArray[np.float64], list[str]]
@@ -28,27 +28,27 @@ def test_class_metrics_equal_scikit_learn() -> None:
     labels, probabilities, patients = scored(3)
     predicted = probabilities.argmax(axis=1)
 
-    found = class_breakdown(labels, probabilities, predicted, patients, replicates=20, seed=0)
+    found = class_breakdown(ScoredImages(labels, probabilities, positive=1), patients, replicates=20, seed=0)
 
     for number, one in enumerate(found):
         truth, score, is_predicted = labels == number, probabilities[:, number], predicted == number
         assert one.images == truth.sum()
-        assert one.auroc == pytest.approx(reference.roc_auc_score(truth, score))
-        assert one.auprc == pytest.approx(reference.average_precision_score(truth, score))
-        assert one.sensitivity == pytest.approx(reference.recall_score(truth, is_predicted))
-        assert one.specificity == pytest.approx(reference.recall_score(~truth, ~is_predicted))
-        assert one.ppv == pytest.approx(reference.precision_score(truth, is_predicted))
-        assert one.npv == pytest.approx(reference.precision_score(~truth, ~is_predicted))
+        assert one.metrics["auroc"] == pytest.approx(reference.roc_auc_score(truth, score))
+        assert one.metrics["auprc"] == pytest.approx(reference.average_precision_score(truth, score))
+        assert one.metrics["sensitivity"] == pytest.approx(reference.recall_score(truth, is_predicted))
+        assert one.metrics["specificity"] == pytest.approx(reference.recall_score(~truth, ~is_predicted))
+        assert one.metrics["ppv"] == pytest.approx(reference.precision_score(truth, is_predicted))
+        assert one.metrics["npv"] == pytest.approx(reference.precision_score(~truth, ~is_predicted))
 
 
 def test_intervals_of_the_positive_class_are_those_of_the_model() -> None:
     labels, probabilities, patients = scored(2)
-    predicted = predicted_classes(probabilities, positive=1, threshold=0.4)
+    images = ScoredImages(labels, probabilities, positive=1, threshold=0.4)
 
-    found = class_breakdown(labels, probabilities, predicted, patients, replicates=50, seed=3)
+    found = class_breakdown(images, patients, replicates=50, seed=3)
 
-    model = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.4, replicates=50, seed=3)
-    assert set(found[1].intervals) == {"auroc", "auprc", "sensitivity", "specificity", "ppv", "npv"}
+    model = patient_bootstrap(images, patients, replicates=50, seed=3)
+    assert set(found[1].intervals) == {"auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "f1"}
     for name, interval in found[1].intervals.items():
         assert interval == pytest.approx(model[name])
 
@@ -56,11 +56,12 @@ def test_intervals_of_the_positive_class_are_those_of_the_model() -> None:
 def test_a_class_that_is_never_predicted_has_no_predictive_value() -> None:
     labels, probabilities, patients = scored(3)
 
-    found = class_breakdown(labels, probabilities, np.zeros_like(labels), patients, replicates=20, seed=0)
+    probabilities[:, 0] += 1
+    found = class_breakdown(ScoredImages(labels, probabilities, positive=1), patients, replicates=20, seed=0)
 
-    assert [one.ppv is None for one in found] == [False, True, True]
+    assert [measured.metrics["ppv"] is None for measured in found] == [False, True, True]
     assert "ppv" not in found[1].intervals
-    assert found[0].npv is None
+    assert found[0].metrics["npv"] is None
 
 
 def test_patients_are_scored_by_the_mean_of_their_images() -> None:
@@ -68,11 +69,11 @@ def test_patients_are_scored_by_the_mean_of_their_images() -> None:
     scores = np.array([0.1, 0.8, 0.4, 0.3, 0.9])
     patients = ["a", "b", "b", "both", "both"]
 
-    found = patient_means(labels, np.stack([1 - scores, scores], axis=1), patients)
+    found = patient_means(ScoredImages(labels, np.stack([1 - scores, scores], axis=1), positive=1), patients)
 
     assert (found.patients, found.left_out) == (("a", "b"), ("both",))
-    assert found.labels.tolist() == [0, 1]
-    assert found.probabilities[:, 1].tolist() == pytest.approx([0.1, 0.6])
+    assert found.scored.labels.tolist() == [0, 1]
+    assert found.scored.probabilities[:, 1].tolist() == pytest.approx([0.1, 0.6])
 
 
 FILES = [f"{number}.png" for number in range(90)]
@@ -83,20 +84,18 @@ def test_a_subgroup_has_the_metrics_of_its_images() -> None:
     values = {file: "north" if number % 3 else "south" for number, file in enumerate(FILES) if number < 80}
 
     north, south = subgroup_metrics(
-        FILES, labels, probabilities, patients, values, positive=1, threshold=0.4, replicates=50, seed=0
+        FILES, ScoredImages(labels, probabilities, positive=1, threshold=0.4), patients, values, replicates=50, seed=0
     )
 
     rows = np.array([values.get(file) == "north" for file in FILES])
-    alone = classification_metrics(labels[rows], probabilities[rows], positive=1, threshold=0.4)
+    alone = classification_metrics(ScoredImages(labels[rows], probabilities[rows], positive=1, threshold=0.4))
     assert (north.value, south.value, north.compared_with) == ("north", "south", None)
     assert (north.images, north.images + south.images) == (rows.sum(), 80)
     assert north.patients == len({patient for patient, own in zip(patients, rows, strict=True) if own})
-    assert (north.auroc, north.sensitivity, north.specificity) == pytest.approx(
-        (alone.auroc, alone.sensitivity, alone.specificity)
-    )
+    assert north.metrics == pytest.approx({name: alone[name] for name in ("auroc", "sensitivity", "specificity")})
     for name in ("auroc", "sensitivity", "specificity"):
         low, high = north.intervals[name]
-        assert low <= getattr(north, name) <= high
+        assert low <= north.value_of(name) <= high
 
 
 def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> None:
@@ -105,28 +104,26 @@ def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> N
     values = {file: "bacterial" if number % 2 else "viral" for number, file in enumerate(FILES) if labels[number]}
 
     bacterial, viral = subgroup_metrics(
-        FILES, labels, probabilities, patients, values, positive=1, threshold=0.4, replicates=20, seed=0
+        FILES, ScoredImages(labels, probabilities, positive=1, threshold=0.4), patients, values, replicates=20, seed=0
     )
 
     own = np.array([values.get(file) == "bacterial" for file in FILES])
     rows = own | (labels == 0)
     assert (bacterial.compared_with, viral.compared_with) == (0, 0)
     assert bacterial.images == own.sum()
-    assert bacterial.auroc == pytest.approx(reference.roc_auc_score(labels[rows], probabilities[rows, 1]))
-    assert bacterial.sensitivity == pytest.approx(np.mean(probabilities[own, 1] >= 0.4))
-    assert bacterial.specificity is None
+    assert bacterial.metrics["auroc"] == pytest.approx(reference.roc_auc_score(labels[rows], probabilities[rows, 1]))
+    assert bacterial.metrics["sensitivity"] == pytest.approx(np.mean(probabilities[own, 1] >= 0.4))
+    assert bacterial.metrics["specificity"] is None
     assert set(bacterial.intervals) == {"auroc", "sensitivity"}
 
 
 def test_a_subgroup_with_one_patient_of_a_class_has_no_interval() -> None:
     labels, probabilities = np.array([0, 1, 0, 1, 0]), scored(2)[1][:5]
 
-    (found,) = subgroup_metrics(
-        FILES[:5], labels, probabilities, ["a", "b", "c", "b", "d"], dict.fromkeys(FILES, "x"),
-        positive=1, threshold=0.5, seed=0,
-    )  # fmt: skip
+    images = ScoredImages(labels, probabilities, positive=1)
+    (found,) = subgroup_metrics(FILES[:5], images, ["a", "b", "c", "b", "d"], dict.fromkeys(FILES, "x"), seed=0)
 
-    assert found.auroc is not None
+    assert found.metrics["auroc"] is not None
     assert found.intervals == {}
 
 
@@ -134,9 +131,11 @@ def test_with_three_classes_a_subgroup_without_one_of_them_has_no_auroc() -> Non
     labels, probabilities, patients = scored(3)
     values = {file: "x" for number, file in enumerate(FILES) if labels[number] < 2}
 
-    (found,) = subgroup_metrics(FILES, labels, probabilities, patients, values, positive=1, threshold=0.5, seed=0)
+    (found,) = subgroup_metrics(
+        FILES, ScoredImages(labels, probabilities, positive=1, threshold=0.5), patients, values, seed=0
+    )
 
-    assert (found.auroc, found.sensitivity, found.compared_with, found.intervals) == (None, None, None, {})
+    assert (found.metrics, found.compared_with, found.intervals) == ({"auroc": None}, None, {})
     assert found.images == (labels < 2).sum()
 
 
@@ -144,6 +143,8 @@ def test_files_without_a_value_are_in_no_subgroup() -> None:
     labels, probabilities, patients = scored(2, 4)
     values = {FILES[0]: "x", FILES[1]: "x", FILES[2]: ""}
 
-    (found,) = subgroup_metrics(FILES[:4], labels, probabilities, patients, values, positive=1, threshold=0.5, seed=0)
+    (found,) = subgroup_metrics(
+        FILES[:4], ScoredImages(labels, probabilities, positive=1, threshold=0.5), patients, values, seed=0
+    )
 
     assert (found.value, found.images) == ("x", 2)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.classification import classification_metrics
+from xraytune.stats.classification import ScoredImages, classification_metrics
 from xraytune.stats.intervals import patient_bootstrap
 
 
@@ -22,16 +22,20 @@ def overlapping_classes(image_count: int = 80) -> tuple[NDArray[np.int64], NDArr
 
 def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
     labels, probabilities, patients = overlapping_classes()
-    figures = classification_metrics(labels, probabilities, positive=1)
+    figures = classification_metrics(ScoredImages(labels, probabilities, positive=1))
 
     def intervals(seed: int) -> dict[str, tuple[float, float]]:
-        return patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, replicates=300, seed=seed)
+        return patient_bootstrap(
+            ScoredImages(labels, probabilities, positive=1, threshold=0.5), patients, replicates=300, seed=seed
+        )
 
     first = intervals(1)
 
-    assert set(first) == set(figures.__slots__) - {"images", "ece"}
+    assert set(first) == figures.keys() - {"ece"}
     for name, (low, high) in first.items():
-        assert low < getattr(figures, name) < high, name
+        value = figures[name]
+        assert value is not None
+        assert low < value < high, name
     assert intervals(1) == first
     assert intervals(2) != first
 
@@ -47,7 +51,9 @@ def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
 def test_intervals_do_not_change_between_versions(replicates: dict[str, int], brier: tuple[float, float]) -> None:
     labels, probabilities, patients = overlapping_classes(20)
 
-    again = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, seed=1, **replicates)
+    again = patient_bootstrap(
+        ScoredImages(labels, probabilities, positive=1, threshold=0.5), patients, seed=1, **replicates
+    )
 
     assert again["brier"] == pytest.approx(brier, rel=1e-9)
 
@@ -56,15 +62,12 @@ def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
     """Patients are resampled: ten copies of an image are no new evidence."""
     labels, probabilities, patients = overlapping_classes()
 
-    once = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, replicates=300, seed=1)
-    copied = patient_bootstrap(
-        np.tile(labels, 10), np.tile(probabilities, (10, 1)), patients * 10,
-        positive=1, threshold=0.5, replicates=300, seed=1,
-    )  # fmt: skip
-    as_if_independent = patient_bootstrap(
-        np.tile(labels, 10), np.tile(probabilities, (10, 1)), [str(number) for number in range(800)],
-        positive=1, threshold=0.5, replicates=300, seed=1,
-    )  # fmt: skip
+    once = patient_bootstrap(
+        ScoredImages(labels, probabilities, positive=1, threshold=0.5), patients, replicates=300, seed=1
+    )
+    copies = ScoredImages(np.tile(labels, 10), np.tile(probabilities, (10, 1)), positive=1)
+    copied = patient_bootstrap(copies, patients * 10, replicates=300, seed=1)
+    as_if_independent = patient_bootstrap(copies, [str(number) for number in range(800)], replicates=300, seed=1)
 
     assert copied["auroc"] == pytest.approx(once["auroc"])
     width, width_of_independent = (high - low for low, high in (copied["auroc"], as_if_independent["auroc"]))
@@ -74,13 +77,14 @@ def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
 def test_auroc_interval_has_the_width_of_the_hanley_mcneil_standard_error() -> None:
     """Hanley & McNeil 1982, with q1 and q2 of the exponential model; both are approximations."""
     labels, probabilities, patients = overlapping_classes(400)
-    area = classification_metrics(labels, probabilities, positive=1).auroc
+    area = classification_metrics(ScoredImages(labels, probabilities, positive=1))["auroc"]
+    assert area is not None
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     standard_error = np.sqrt((area * (1 - area) + 199 * (q1 - area**2) + 199 * (q2 - area**2)) / 200**2)
 
-    low, high = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, replicates=500, seed=1)[
-        "auroc"
-    ]
+    low, high = patient_bootstrap(
+        ScoredImages(labels, probabilities, positive=1, threshold=0.5), patients, replicates=500, seed=1
+    )["auroc"]
 
     assert high - low == pytest.approx(2 * 1.96 * standard_error, rel=0.2)
 
@@ -90,7 +94,9 @@ def test_no_replicate_loses_a_class_even_with_one_patient_in_it_or_patients_in_b
     probabilities = np.stack([np.linspace(0.9, 0.2, 6), np.linspace(0.1, 0.8, 6)], axis=1)
     patients = ["a", "b", "c", "d", "both", "both"]
 
-    intervals = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, replicates=200, seed=1)
+    intervals = patient_bootstrap(
+        ScoredImages(labels, probabilities, positive=1, threshold=0.5), patients, replicates=200, seed=1
+    )
 
     assert all(np.isfinite(interval).all() for interval in intervals.values())
 
@@ -98,5 +104,7 @@ def test_no_replicate_loses_a_class_even_with_one_patient_in_it_or_patients_in_b
 def test_one_class_only_is_refused() -> None:
     with pytest.raises(DataError, match="has no image"):
         patient_bootstrap(
-            np.zeros(3, dtype=np.int64), np.full((3, 2), 0.5), ["a", "b", "c"], positive=1, threshold=0.5, seed=1
+            ScoredImages(np.zeros(3, dtype=np.int64), np.full((3, 2), 0.5), positive=1, threshold=0.5),
+            ["a", "b", "c"],
+            seed=1,
         )

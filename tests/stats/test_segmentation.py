@@ -92,12 +92,13 @@ def test_empty_masks_have_no_distance() -> None:
 
     for predicted, true, overlap in ((empty, empty, 1), (empty, full, 0), (full, empty, 0)):
         found = scored_mask(predicted[0], true[0], file="a.png", patient="a")
-        assert (found.dice, found.iou, found.hd95_px) == (overlap, overlap, None)
+        assert found.metrics == {"dice": overlap, "iou": overlap, "hd95_px": None}
         assert found.area == predicted.mean()
 
 
 def scored(dice: float, hd95_px: float | None, patient: str, area: float = 0.3) -> ScoredMask:
-    return ScoredMask(file="x.png", patient=patient, dice=dice, iou=dice, hd95_px=hd95_px, area=area)
+    metrics = {"dice": dice, "iou": dice, "hd95_px": hd95_px}
+    return ScoredMask(file="x.png", patient=patient, metrics=metrics, area=area)
 
 
 def test_means_are_over_images_and_count_empty_predictions_apart() -> None:
@@ -106,8 +107,8 @@ def test_means_are_over_images_and_count_empty_predictions_apart() -> None:
     found = mask_metrics(masks, replicates=200, seed=0)
 
     assert (found.images, found.patients, found.empty_predictions) == (3, 2, 1)
-    assert found.dice == pytest.approx(1.7 / 3)
-    assert found.hd95_px == 4
+    assert found.metrics["dice"] == pytest.approx(1.7 / 3)
+    assert found.metrics["hd95_px"] == 4
     assert found.intervals["dice"] == (0.4, 0.9)
     assert found.intervals["hd95_px"] == (3, 5)
 
@@ -120,13 +121,15 @@ def test_intervals_resample_patients_and_not_images() -> None:
     of_many = mask_metrics([one for one in few for _ in range(20)], replicates=300, seed=0).intervals["dice"]
 
     assert of_few == pytest.approx(of_many)
-    assert mask_metrics([scored(one.dice, 1, "a") for one in few], replicates=300, seed=0).intervals == {}
+    assert (
+        mask_metrics([scored(one.metrics["dice"] or 0, 1, "a") for one in few], replicates=300, seed=0).intervals == {}
+    )
 
 
 def test_without_any_distance_hd95_is_undefined() -> None:
     found = mask_metrics([scored(0, None, "a", area=0), scored(0, None, "b", area=0)], replicates=20, seed=0)
 
-    assert found.hd95_px is None
+    assert found.metrics["hd95_px"] is None
     assert "hd95_px" not in found.intervals
 
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.classification import Flags, Floats, classification_metrics
+from xraytune.stats.classification import Flags, Floats, ScoredImages, classification_metrics
 from xraytune.stats.threshold import balanced_threshold, fewest_positives, sensitivity_threshold
 
 MIDDLE = 2.0
@@ -27,8 +27,12 @@ def overconfident_scores(count: int, seed: int, positive_share: float = 0.75) ->
 
 def balanced_accuracy(is_positive: Flags, scores: Floats, threshold: float) -> float:
     probabilities = np.stack([1 - scores, scores], axis=1)
-    figures = classification_metrics(is_positive.astype(np.int64), probabilities, positive=1, threshold=threshold)
-    return figures.balanced_accuracy
+    figures = classification_metrics(
+        ScoredImages(is_positive.astype(np.int64), probabilities, positive=1, threshold=threshold)
+    )
+    value = figures["balanced_accuracy"]
+    assert value is not None
+    return value
 
 
 def test_resamples_of_one_validation_set_give_close_thresholds() -> None:

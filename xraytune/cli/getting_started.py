@@ -20,7 +20,7 @@ from xraytune.cli.search import SearchScreen, show_search, shown_path
 from xraytune.cli.study import show_export
 
 if TYPE_CHECKING:
-    from xraytune.model.evaluate import Evaluation
+    from xraytune.model.class_evaluation import Evaluation
 
 QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
 _SIZE_PX = 128
@@ -35,7 +35,8 @@ def demo(
     from xraytune.confirm.run import rehearse
     from xraytune.data.phantom import draw_phantoms
     from xraytune.model.best import export
-    from xraytune.model.evaluate import Evaluation, evaluate
+    from xraytune.model.class_evaluation import Evaluation
+    from xraytune.model.evaluate import evaluate
     from xraytune.model.train import train
     from xraytune.search.run import search
 
@@ -97,7 +98,7 @@ def demo(
 
 
 def _show_demo(paths: Mapping[str, Path], evaluation: Evaluation) -> None:
-    auroc, (low, high) = evaluation.metrics.auroc, evaluation.intervals["auroc"]
+    auroc, (low, high) = evaluation.value_of("auroc"), evaluation.intervals["auroc"]
     console.write("\nThe files of the demo", "strong")
     console.show(
         "This is a demo, not evidence: the images are computer-generated, the GAN is barely trained, and with so few "

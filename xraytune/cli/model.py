@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -15,27 +14,13 @@ from xraytune.cli import console, options
 from xraytune.cli.console import Cell, Column, Frame, Row, Table, numbers
 
 if TYPE_CHECKING:
-    from xraytune.model.evaluate import Evaluation
+    from xraytune.model.class_evaluation import Evaluation
     from xraytune.model.mask_evaluation import MaskEvaluation
     from xraytune.model.train import Trained
+    from xraytune.stats.classification import Metric
+    from xraytune.stats.intervals import Measured
     from xraytune.stats.segmentation import MaskMetrics
 
-METRIC_LABELS = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "f1": "F1",
-    "brier": "Brier score",
-    "ece": "calibration error",
-}
-_MASK_LABELS = {"dice": "Dice", "iou": "IoU", "hd95_px": "HD95 (pixels)"}
-_OF_POSITIVE = ("auprc", "sensitivity", "specificity", "ppv", "npv", "f1")
-_BY_CLASS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
 _MOST_CONFUSED = 5
 
 
@@ -132,14 +117,13 @@ def evaluate(
 
 def show_evaluation(found: Evaluation | MaskEvaluation) -> None:
     """Print the metrics, with warnings that matter for their interpretation."""
-    from xraytune.model.evaluate import Evaluation
+    from xraytune.model.class_evaluation import Evaluation
 
     if isinstance(found, Evaluation):
-        count, by_class = sum(found.class_counts.values()), _by_name(found.class_counts)
-        images = f"{count} images ({by_class}) of {found.patients} patients"
+        images = f"{found.images} images ({_by_name(found.class_counts)}) of {found.patients} patients"
         parts, files = _classes(found), "predictions.csv, evaluation.png and the data of its panels"
     else:
-        images = f"{found.metrics.images} images of {found.metrics.patients} patients"
+        images = f"{found.images} images of {found.patients} patients"
         parts, files = _masks(found), "per_image.csv, evaluation.png"
     console.show(Cell(f"{found.model} on {found.data}: {images}", "strong"), *_warnings(found), *parts)
     if found.out:
@@ -164,33 +148,38 @@ def _classes(found: Evaluation) -> Iterator[Cell | str | Table]:
         ]
         title = "Confusion matrix: true classes in rows, predicted classes in columns"
         yield Table(["", *numbers(*names)], rows, title)
-    if found.patients != sum(found.class_counts.values()):
+    if found.patients != found.images:
         yield from _patient_level(found)
     for column in found.subgroups:
         yield from _subgroups(column, found)
 
 
 def _masks(found: MaskEvaluation) -> Iterator[Cell | str | Table]:
-    metrics = found.metrics
-    intervals = metrics.intervals
-    rows = [(label, *_with_interval(getattr(metrics, key), intervals, key)) for key, label in _MASK_LABELS.items()]
+    from xraytune.stats.segmentation import MASK_METRICS
+
+    rows = [(metric.label, *_with_interval(found, metric)) for metric in MASK_METRICS]
     yield Table(["", *numbers("mean"), "95 % interval"], rows)
-    if metrics.empty_predictions:
-        yield Cell(f"empty predictions: {metrics.empty_predictions} (Dice 0, HD95 undefined)", "busy")
-    worst = [(one.file, *(_number(getattr(one, name), name) for name in _MASK_LABELS)) for one in found.worst]
-    columns = (Column("", flexible=True), *numbers(*_MASK_LABELS.values()))
+    if found.empty_predictions:
+        yield Cell(f"empty predictions: {found.empty_predictions} (Dice 0, HD95 undefined)", "busy")
+    worst = [
+        (mask.file, *(_number(mask.metrics[metric.name], metric) for metric in MASK_METRICS)) for mask in found.worst
+    ]
+    columns = (Column("", flexible=True), *numbers(*(metric.label for metric in MASK_METRICS)))
     yield Table(columns, worst, "The images with the lowest Dice")
     for name, values in found.subgroups.items():
         yield _mask_subgroups(name, values)
 
 
 def _mask_subgroups(column: str, values: Mapping[str, MaskMetrics]) -> Table:
+    from xraytune.stats.segmentation import MASK_METRICS
+
+    dice, *_, hd95 = MASK_METRICS
     rows: list[Row] = []
-    for value, one in values.items():
-        dice, hd95_px = _with_interval(one.dice, one.intervals, "dice"), _number(one.hd95_px, "hd95_px")
-        rows.append((value, f"{one.images}", f"{one.patients}", f"{one.empty_predictions}", *dice, hd95_px))
-    counts, hd95 = numbers("images", "patients", "empty", "Dice"), numbers(_MASK_LABELS["hd95_px"])
-    return Table(["", *counts, "95 % interval", *hd95], rows, f"By {column} (exploratory)")
+    for value, subgroup in values.items():
+        counts = (f"{subgroup.images}", f"{subgroup.patients}", f"{subgroup.empty_predictions}")
+        rows.append((value, *counts, *_with_interval(subgroup, dice), _number(subgroup.metrics[hd95.name], hd95)))
+    columns = (*numbers("images", "patients", "empty", dice.label), "95 % interval", *numbers(hd95.label))
+    return Table(["", *columns], rows, f"By {column} (exploratory)")
 
 
 def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
@@ -210,53 +199,58 @@ def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
 
 
 def _metrics(found: Evaluation) -> Table:
-    from xraytune.model.evaluate import AT_THRESHOLD
+    from xraytune.stats.classification import reported_metrics
 
-    labels = dict(METRIC_LABELS)
-    if found.threshold is None:
-        labels = {key: labels[key] for key in labels if key not in _BY_CLASS}
-        labels = {"auroc": "AUROC (macro)", "auprc": "AUPRC (macro)"} | labels | {"f1": "F1 (macro)"}
-    else:
-        labels |= {key: f"{labels[key]} ({found.positive})" for key in _OF_POSITIVE}
-    values = asdict(found.metrics)
-    name = "most probable class" if found.threshold is None else f"threshold {found.threshold:.3f}"
     rows: list[Row] = []
-    for key, label in labels.items():
-        half = [_number(getattr(found.at_half, key)) if key in AT_THRESHOLD else ""] if found.at_half else []
-        shown = Cell(label, "strong" if key == "auroc" else "plain")
-        rows.append([shown, *_with_interval(values[key], found.intervals, key), *half])
+    for metric in reported_metrics(len(found.class_counts)):
+        half = []
+        if found.at_half:
+            half = [_number(found.at_half[metric.name], metric) if metric.at_threshold else ""]
+        shown = Cell(_label(metric, found), "strong" if metric.name == "auroc" else "plain")
+        rows.append([shown, *_with_interval(found, metric), *half])
+    name = "most probable class" if found.threshold is None else f"threshold {found.threshold:.3f}"
     at_half = numbers("threshold 0.5") if found.at_half else []
     return Table(["", *numbers(name), "95 % interval", *at_half], rows)
 
 
-def _number(value: float | None, name: str = "") -> str:
-    return "undefined" if value is None else format(value, ".1f" if name == "hd95_px" else ".3f")
+def _label(metric: Metric, found: Evaluation) -> str:
+    """Name a metric, and the class that it is about or that it is an average."""
+    if found.threshold is None:
+        return f"{metric.label} (macro)" if metric.of_class else metric.label
+    return metric.of(metric.label, found.positive)
 
 
-def _with_interval(value: float | None, intervals: Mapping[str, tuple[float, float]], name: str) -> tuple[str, str]:
-    return _number(value, name), " to ".join(_number(end, name) for end in intervals.get(name, ()))
+def _number(value: float | None, metric: Metric) -> str:
+    return "undefined" if value is None else f"{value:.{metric.decimals}f}"
+
+
+def _with_interval(measured: Measured, metric: Metric) -> tuple[str, str]:
+    ends = measured.intervals.get(metric.name, ())
+    return _number(measured.metrics[metric.name], metric), " to ".join(_number(end, metric) for end in ends)
 
 
 def _class_table(found: Evaluation) -> Table:
     """Show each class, with the intervals in a second line."""
+    from xraytune.stats.classification import CLASS_METRICS
+
     rows: list[Row] = []
-    for name, one in found.classes.items():
-        ends = ([f"{end:.2f}".removeprefix("0") for end in one.intervals.get(key, ())] for key in _BY_CLASS)
-        rows.append((Cell(name, "strong"), *(_number(getattr(one, key)) for key in _BY_CLASS)))
-        rows.append([Cell(text, "dim") for text in (f"{one.images} images", *map("-".join, ends))])
-    columns = [Column("", flexible=True), *numbers(*(METRIC_LABELS[key] for key in _BY_CLASS))]
+    for name, measured in found.classes.items():
+        ends = ([f"{end:.2f}".removeprefix("0") for end in measured.intervals.get(m.name, ())] for m in CLASS_METRICS)
+        rows.append((Cell(name, "strong"), *(_number(measured.metrics[m.name], m) for m in CLASS_METRICS)))
+        rows.append([Cell(text, "dim") for text in (f"{measured.images} images", *map("-".join, ends))])
+    columns = [Column("", flexible=True), *numbers(*(metric.label for metric in CLASS_METRICS))]
     return Table(columns, rows, "Each class against the others, with 95 % intervals")
 
 
 def _patient_level(found: Evaluation) -> Frame:
+    from xraytune.stats.classification import reported_metrics
+
     by_patient = found.patient_level
-    if by_patient.metrics is None:
+    if not by_patient.metrics:
         missing = [name for name, count in by_patient.class_counts.items() if not count]
         return ["", Cell(f"no metrics by patient: no patient has only {join_names(missing)} images", "busy")]
-    rows = []
-    for key in ("auroc", "accuracy") if found.threshold is None else ("auroc", "sensitivity", "specificity"):
-        label = METRIC_LABELS[key] + (f" ({found.positive})" if key in _OF_POSITIVE else "")
-        rows.append((label, *_with_interval(getattr(by_patient.metrics, key), by_patient.intervals, key)))
+    metrics = reported_metrics(len(found.class_counts), "patients")
+    rows = [(_label(metric, found), *_with_interval(by_patient, metric)) for metric in metrics]
     title = "By patient: the mean probability of each patient's images"
     left_out = f"left out, with images of several classes: {join_names(by_patient.left_out, 5)}"
     table = Table(["", *numbers(""), ""], rows, title)
@@ -264,18 +258,21 @@ def _patient_level(found: Evaluation) -> Frame:
 
 
 def _subgroups(column: str, found: Evaluation) -> Frame:
+    from xraytune.stats.classification import reported_metrics
+
     names, is_binary = [*found.class_counts], found.threshold is not None
-    rates = ("sensitivity", "specificity") if is_binary else ()
+    auroc, *rates = reported_metrics(len(names), "subgroups")
     rows: list[Row] = []
     notes = []
-    for one in found.subgroups[column]:
-        auroc = _with_interval(one.auroc, one.intervals, "auroc")
-        shares = ["" if (value := getattr(one, name)) is None else _number(value) for name in rates]
-        rows.append((one.value, f"{one.images}", f"{one.patients}", *auroc, *shares))
-        if one.compared_with is not None:
-            notes.append(Cell(f"{one.value} is compared with all {names[one.compared_with]} images", "dim"))
+    for subgroup in found.subgroups[column]:
+        values = (subgroup.metrics[rate.name] for rate in rates)
+        shares = ["" if value is None else f"{value:.3f}" for value in values]
+        counts = (f"{subgroup.images}", f"{subgroup.patients}")
+        rows.append((subgroup.value, *counts, *_with_interval(subgroup, auroc), *shares))
+        if subgroup.compared_with is not None:
+            notes.append(Cell(f"{subgroup.value} is compared with all {names[subgroup.compared_with]} images", "dim"))
     about = f", sensitivity and specificity of {found.positive}" if is_binary else ""
-    columns = ["", *numbers("images", "patients", "AUROC"), "95 % interval", *numbers(*rates)]
+    columns = ["", *numbers("images", "patients", auroc.label), "95 % interval", *numbers(*(m.label for m in rates))]
     return [Table(columns, rows, f"By {column}{about} (exploratory)"), *notes]
 
 

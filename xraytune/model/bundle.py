@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -31,8 +30,8 @@ from xraytune.model.load import (
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
 from xraytune.space.settings import Experiment, TaskName, extensions_of
-from xraytune.stats.classification import classification_metrics
-from xraytune.stats.intervals import patient_bootstrap
+from xraytune.stats.classification import ScoredImages, reported_metrics
+from xraytune.stats.intervals import measure
 from xraytune.stats.segmentation import mean_with_interval
 from xraytune.stats.shift import class_samples, summarise
 from xraytune.trial.run import Validated
@@ -117,13 +116,17 @@ def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> 
         dice, interval = mean_with_interval(results[:, 0], patients, replicates=_REPLICATES, seed=0)
         assert dice is not None, "Dice is always defined"
         return (CardMetric(name=f"mean Dice at {size_px} x {size_px} px", value=dice, interval=interval),)
-    rule: dict[str, Any] = {"positive": prepared.positive, "threshold": threshold}
-    found = asdict(classification_metrics(labels, results, **rule))
-    intervals = patient_bootstrap(labels, results, patients, **rule, replicates=_REPLICATES, seed=0)
-    positive = prepared.class_names[prepared.positive]
-    names = {"auroc": "AUROC", "auprc": "AUPRC", "balanced_accuracy": "balanced accuracy"}
-    names |= {name: f"{name} ({positive})" for name in ("sensitivity", "specificity")}
-    return tuple(CardMetric(name=names[key], value=found[key], interval=intervals.get(key)) for key in names)
+    scored = ScoredImages(labels, results, positive=prepared.positive, threshold=threshold)
+    measured = measure(scored, patients, replicates=_REPLICATES, seed=0)
+    positive = prepared.class_names[prepared.positive] if scored.class_count == 2 else None
+    return tuple(
+        CardMetric(
+            name=metric.of(metric.label, positive),
+            value=measured.metrics[metric.name],
+            interval=measured.intervals.get(metric.name),
+        )
+        for metric in reported_metrics(scored.class_count, "card")
+    )
 
 
 def write_card(folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining) -> None:

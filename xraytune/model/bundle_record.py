@@ -16,7 +16,7 @@ from xraytune.space.backbones import BACKBONES
 from xraytune.space.model import Model
 from xraytune.space.rules import RULES
 from xraytune.space.settings import HeadName, LossName, TaskName
-from xraytune.stats.intervals import Interval
+from xraytune.stats.intervals import Bounds
 from xraytune.stats.shift import ClassSample
 from xraytune.stats.threshold import fewest_positives, sensitivity_threshold
 
@@ -61,8 +61,8 @@ class CardMetric(Model):
     """A metric on the validation images, with its 95 % interval over patients, or None if that is undefined."""
 
     name: str
-    value: float
-    interval: Interval | None
+    value: float | None
+    interval: Bounds | None
 
 
 class BundleRecord(Model):

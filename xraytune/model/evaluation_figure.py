@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from xraytune.base.drawing import COLOURS, WIDTH_INCHES, figure_files, new_figure, printable, with_interval
 from xraytune.stats.breakdown import ClassMetrics
 from xraytune.stats.curves import ClassCurves, Curve
-from xraytune.stats.intervals import Interval
-from xraytune.stats.segmentation import MaskMetrics
+from xraytune.stats.intervals import Bounds, Measured
 
 if TYPE_CHECKING:
     from xraytune.base.drawing import Axes
@@ -43,7 +42,7 @@ class DrawnClass:
 
     def caption(self, name: Literal["auroc", "auprc"]) -> str:
         """Return a metric as text, with its interval."""
-        return with_interval(getattr(self.metrics, name), self.metrics.intervals.get(name))
+        return with_interval(self.metrics.value_of(name), self.metrics.intervals.get(name))
 
 
 def draw_evaluation(
@@ -90,7 +89,7 @@ def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], threshold: float | No
         axes.plot(one.curves.roc.x, one.curves.roc.y, color=colour, linewidth=1.5, clip_on=False)
     if threshold is not None:
         (one,) = shown.values()
-        sensitivity, specificity = one.metrics.sensitivity, one.metrics.specificity
+        sensitivity, specificity = (one.metrics.value_of(name) for name in ("sensitivity", "specificity"))
         place = (1 - specificity, sensitivity)
         axes.plot(*place, "o", color=COLOURS[0], markersize=6, markeredgecolor="white", clip_on=False, zorder=3)
         text = f"threshold {threshold:.3f}\nsensitivity {sensitivity:.3f}\nspecificity {specificity:.3f}"
@@ -223,19 +222,15 @@ class DrawnCase:
 
 
 def draw_mask_evaluation(
-    dices: Sequence[float], found: MaskMetrics, cases: Mapping[str, Sequence[DrawnCase]], folder: Path
+    dices: Sequence[float], measured: Measured, cases: Mapping[str, Sequence[DrawnCase]], folder: Path, *, note: str
 ) -> tuple[Path, Path]:
     """Draw `evaluation.png` and `.svg`: the Dice of each image, and a row of one to three images for each kind of case."""
-    note = (
-        f"{found.images:,} images of {found.patients:,} patients, {found.empty_predictions:,} with an empty "
-        "prediction. Line and band: mean and its 95% interval over patients."
-    )
     files = figure_files(folder, "evaluation")
     with new_figure(files, max(len(cases), 2) * _ROW_INCHES + 0.75) as figure:
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)
         sides = figure.add_gridspec(1, 2, width_ratios=(3, 7))
         left, right = figure.add_subfigure(sides[0]), figure.add_subfigure(sides[1])
-        _draw_dice(left.subplots(), dices, found.dice, found.intervals.get("dice"))
+        _draw_dice(left.subplots(), dices, measured.value_of("dice"), measured.intervals.get("dice"))
         right.suptitle("B   Cases", x=0.01, ha="left", fontweight="bold", fontsize=11)
         grid = right.subplots(len(cases), max(map(len, cases.values())), squeeze=False)
         for row, (kind, drawn) in zip(grid, cases.items(), strict=True):
@@ -249,7 +244,7 @@ def draw_mask_evaluation(
     return files
 
 
-def _draw_dice(axes: Axes, dices: Sequence[float], mean: float, interval: Interval | None) -> None:
+def _draw_dice(axes: Axes, dices: Sequence[float], mean: float, interval: Bounds | None) -> None:
     axes.set_title("A   Dice", loc="left", fontweight="bold", fontsize=11, pad=26)
     caption = f"mean {with_interval(mean, interval)}"
     axes.text(0, 1.01, caption, transform=axes.transAxes, fontsize=8.5, color="#222222", va="bottom")

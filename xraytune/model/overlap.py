@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError
 from xraytune.base.files import read_jsonl
+from xraytune.base.records import Json, to_json
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
+from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table
 from xraytune.model.bundle import prepared_of
 from xraytune.model.load import Bundle
+from xraytune.stats.intervals import Measured
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.task import TASKS
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)  # without slots, to be a second base class
 class Overlap:
     """What a model has to do with the images that it is evaluated on.
 
@@ -35,6 +45,34 @@ class Overlap:
     images_of_known_patients: int
     opened_test: bool
     test_access: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated(Measured, Overlap):
+    """The metrics of a model on images of a folder, without those that are `broken`, which were left out."""
+
+    model: Path
+    data: Path
+    out: Path | None
+    images: int
+    patients: int
+    broken: tuple[BrokenImage, ...]
+
+    def named(self, values: Mapping[str, object]) -> dict[str, Json]:
+        """Return reported values by metric, under the names of the JSON file."""
+        return to_json(dict(values))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a table with a row for each metric: `value`, and its 95 % interval from `low` to `high`."""
+        import pandas as pd  # takes most of a second
+
+        intervals = pd.DataFrame(self.named(self.intervals), index=["low", "high"]).T
+        return pd.DataFrame({"value": self.named(self.metrics)}).join(intervals)
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the evaluation as a JSON object, with the metrics at the top level."""
+        content = to_json(self)
+        return {**content.pop("metrics"), **content}
 
 
 def overlap_of(bundle: Bundle, found: LabelledImages, used: Sequence[str], *, reason: str) -> Overlap:

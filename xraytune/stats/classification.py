@@ -1,18 +1,19 @@
 """Classification metrics for one set of images or for many resamples: AUROC, AUPRC and the metrics at a threshold.
 
-Each metric is defined once, over weighted images: all weights are 1 for a model's own metrics, and in a bootstrap
-replicate an image's weight is how often it was drawn.
+A metric is one entry of `METRICS`; intervals, tables, JSON and the model card follow from it. Each is defined over
+weighted images: all weights are 1 for a model's own metrics, and in a bootstrap replicate an image's weight is how often it
+was drawn.
 
-With more than two classes the prediction is the most probable class; AUROC, AUPRC, F1, sensitivity, specificity and the
-predictive values are macro one-vs-rest averages, and `positive` is not used.
+With more than two classes the prediction is the most probable class; metrics of one class are macro one-vs-rest averages,
+and `positive` is not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,8 @@ from xraytune.base.errors import DataError, Problem, XraytuneError
 Labels: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
+Summary: TypeAlias = Literal["card", "patients", "subgroups"]
 _CALIBRATION_BINS = 15
-_BinaryMetric: TypeAlias = Callable[[Flags, Floats, Floats], Floats]
-"""(is positive [N], score [N], weights [R, N]) -> [R]."""
 
 
 class Score(Protocol):
@@ -33,38 +33,94 @@ class Score(Protocol):
     def __call__(self, labels: Labels, results: Floats, /, *, positive: int) -> float: ...  # noqa: D102
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassificationMetrics:
-    """The metrics of one model on one set of images.
+@dataclass(frozen=True, slots=True)
+class ScoredImages:
+    """True classes and class probabilities of N images, and the rule that predicts a class.
 
     Attributes:
-        auroc: Area under the ROC curve; ties count one half.
-        auprc: Average precision.
-        balanced_accuracy: Mean recall of the classes.
-        sensitivity: Recall of the positive class.
-        specificity: Recall of the rest.
-        ppv: Share of the images predicted as positive that are (precision); None if there are none.
-        npv: Share of the others that are not; None if there are none.
-        f1: 2 TP / (2 TP + FP + FN).
-        brier: Mean squared error of the positive class's probability, 0 to 1; with more than two classes summed over the
-            classes, 0 to 2 (Brier 1950).
-        ece: Expected calibration error, 0 to 1: the mean of |confidence - accuracy| over 15 confidence bins of equal width,
-            closed above and weighted by their images. Confidence is the probability of the most probable class,
-            regardless of the threshold (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3).
+        labels: Class numbers, int64 [N].
+        probabilities: float64 [N, C].
+        positive: The class whose probability is the score if C = 2.
+        threshold: The lowest probability that is classified as positive; not used with more than two classes.
     """
 
-    images: int
-    auroc: float
-    auprc: float
-    accuracy: float
-    balanced_accuracy: float
-    sensitivity: float
-    specificity: float
-    ppv: float | None
-    npv: float | None
-    f1: float
-    brier: float
-    ece: float
+    labels: Labels
+    probabilities: Floats
+    _: KW_ONLY
+    positive: int
+    threshold: float = 0.5
+
+    @property
+    def class_count(self) -> int:
+        """The number of classes."""
+        return int(self.probabilities.shape[1])
+
+    @property
+    def predicted(self) -> Labels:
+        """Predicted class numbers, int64 [N]."""
+        return predicted_classes(self.probabilities, positive=self.positive, threshold=self.threshold)
+
+    def select(self, rows: Flags) -> ScoredImages:
+        """Return some of the images."""
+        return replace(self, labels=self.labels[rows], probabilities=self.probabilities[rows])
+
+    def classes(self, numbers: Sequence[int] | None = None) -> tuple[ScoredClass, ...]:
+        """Return classes against the others: by default the positive one of two, or each."""
+        if numbers is None:
+            numbers = [self.positive] if self.class_count == 2 else range(self.class_count)
+        predicted = self.predicted
+        return tuple(
+            ScoredClass(
+                is_class=self.labels == number,
+                scores=self.probabilities[:, number],
+                is_predicted=predicted == number,
+            )
+            for number in numbers
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredClass:
+    """For each of N images: whether it is of a class, its probability of the class, and whether the class is predicted."""
+
+    is_class: Flags
+    scores: Floats
+    is_predicted: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric: what to call it, how to compute it, and where to show it.
+
+    Attributes:
+        name: In JSON, CSV and Python.
+        label: For people.
+        function: For masks, from predicted and true ones, bool [N, H, W]: float64 [N]. For classes, from `ScoredImages`, or
+            with `of_class` from a `ScoredClass`, and weights, float64 [R, N]: float64 [R], NaN where it is undefined.
+        of_class: Whether it is of one class against the others. With two classes, it is the positive one's.
+        by_class_only: Whether, with more than two classes, the average over the classes is not reported.
+        is_symmetric: Whether both of two classes have the same value, so the class need not be named.
+        at_threshold: Whether it depends on the threshold.
+        has_interval: Whether a bootstrap interval is valid.
+        decimals: To show.
+        summaries: The short tables that it is also in.
+    """
+
+    name: str
+    label: str
+    function: Callable[..., Floats]
+    _: KW_ONLY
+    of_class: bool = False
+    by_class_only: bool = False
+    is_symmetric: bool = False
+    at_threshold: bool = False
+    has_interval: bool = True
+    decimals: int = 3
+    summaries: tuple[Summary, ...] = ()
+
+    def of(self, text: str, positive: str | None) -> str:
+        """Add the positive of two classes to the name or label, if the metric is about it."""
+        return f"{text} ({positive})" if self.of_class and not self.is_symmetric and positive is not None else text
 
 
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
@@ -79,14 +135,12 @@ def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
         DataError: A class has no image.
         ValueError: A probability is not finite.
     """
-    require_scorable(labels, probabilities, probabilities.shape[1])
-    return float(_mean_over_classes(_auroc, labels, probabilities, _ones(labels), positive)[0])
+    return _mean_score(_auroc, labels, probabilities, positive)
 
 
 def auprc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
     """Return the average precision. Arguments, errors and the average over more than two classes are those of `auroc`."""
-    require_scorable(labels, probabilities, probabilities.shape[1])
-    return float(_mean_over_classes(_average_precision, labels, probabilities, _ones(labels), positive)[0])
+    return _mean_score(_average_precision, labels, probabilities, positive)
 
 
 def sensitivity_at(labels: Labels, probabilities: Floats, *, positive: int, specificity: float) -> float:
@@ -103,18 +157,18 @@ def sensitivity_at(labels: Labels, probabilities: Floats, *, positive: int, spec
     return float((positives.sum() - missed) / positives.sum())
 
 
-def classification_metrics(
-    labels: Labels, probabilities: Floats, *, positive: int, threshold: float = 0.5
-) -> ClassificationMetrics:
-    """Return all metrics; arguments and errors as for `auroc`.
+def _mean_score(
+    function: Callable[[ScoredClass, Floats], Floats], labels: Labels, probabilities: Floats, positive: int
+) -> float:
+    images = ScoredImages(labels, probabilities, positive=positive)
+    require_scorable(labels, probabilities, images.class_count)
+    return float(_mean_over_classes(function, images, _ones(labels))[0])
 
-    `threshold` is the lowest probability that is classified as positive; it is not used with more than two classes.
-    """
-    require_scorable(labels, probabilities, probabilities.shape[1])
-    values = weighted_metrics(labels, probabilities, _ones(labels), positive=positive, threshold=threshold)
-    numbers = {name: float(value[0]) for name, value in values.items()}
-    ppv, npv = (known(numbers.pop(name)) for name in ("ppv", "npv"))
-    return ClassificationMetrics(images=len(labels), ppv=ppv, npv=npv, **numbers)
+
+def classification_metrics(images: ScoredImages) -> dict[str, float | None]:
+    """Return all `METRICS` by name, None if undefined; errors as for `auroc`."""
+    require_scorable(images.labels, images.probabilities, images.class_count)
+    return {name: known(value[0]) for name, value in weighted_metrics(images, _ones(images.labels)).items()}
 
 
 def known(value: float) -> float | None:
@@ -161,31 +215,23 @@ def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
         raise DataError(Problem(what, fix="evaluate on images of every class"))
 
 
-def weighted_metrics(
-    labels: Labels, probabilities: Floats, weights: Floats, *, positive: int, threshold: float
-) -> dict[str, Floats]:
-    """Return all metrics except `images` for many weightings of the same images: name -> float64 [R].
+def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]:
+    """Return all `METRICS` for many weightings of the same images: name -> float64 [R].
 
     `weights` is how often each image counts, float64 [R, N]; in every row each class has some weight. A predictive value
     is NaN where no image is predicted so.
     """
-    class_count = probabilities.shape[1]
-    predicted = predicted_classes(probabilities, positive=positive, threshold=threshold)
-    of_classes = [
-        weighted_class_metrics(labels == number, probabilities[:, number], predicted == number, weights)
-        for number in ([positive] if class_count == 2 else range(class_count))
-    ]
-    means = {name: np.mean([one[name] for one in of_classes], axis=0) for name in of_classes[0]}
     return {
-        "auroc": means.pop("auroc"),
-        "auprc": means.pop("auprc"),
-        "accuracy": weighted_accuracy(labels, predicted, weights),
-        "balanced_accuracy": _weighted_balanced_accuracy(labels, predicted, weights),
-        **means,
-        "f1": _mean_over_classes(_f1, labels, np.eye(class_count)[predicted], weights, positive),
-        "brier": weighted_brier_score(labels, probabilities, weights, positive=positive),
-        "ece": _calibration_error(labels, probabilities, weights),
+        metric.name: _mean_over_classes(metric.function, images, weights)
+        if metric.of_class
+        else metric.function(images, weights)
+        for metric in METRICS
     }
+
+
+def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Floats]:
+    """Return the metrics of one class against the others, as `weighted_metrics` does: name -> float64 [R]."""
+    return {metric.name: metric.function(scored, weights) for metric in CLASS_METRICS}
 
 
 def weighted_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Floats:
@@ -193,34 +239,24 @@ def weighted_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Flo
     return np.asarray(weights @ (predicted == labels) / weights.sum(axis=1))
 
 
-def _weighted_balanced_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Floats:
-    """Return the mean recall of the classes; see `weighted_accuracy`."""
-    of_class = (labels == number for number in np.unique(labels))
-    return np.asarray(np.mean([_share(predicted == labels, is_class, weights) for is_class in of_class], axis=0))
+def _balanced_accuracy(images: ScoredImages, weights: Floats) -> Floats:
+    """Return the mean recall of the classes, [R]."""
+    is_right = images.predicted == images.labels
+    recalls = [_share(is_right, images.labels == number, weights) for number in np.unique(images.labels)]
+    return np.asarray(np.mean(recalls, axis=0))
 
 
 def weighted_brier_score(labels: Labels, probabilities: Floats, weights: Floats, *, positive: int) -> Floats:
-    """Return `ClassificationMetrics.brier` of probabilities, [N, C], under weights [R, N]: float64 [R]."""
+    """Return the Brier score of probabilities, [N, C], under weights [R, N]: float64 [R].
+
+    It is the mean squared error of the positive class's probability, 0 to 1; with more than two classes summed over the
+    classes, 0 to 2 (Brier 1950).
+    """
     if probabilities.shape[1] == 2:
         errors = (probabilities[:, positive] - (labels == positive)) ** 2
     else:
         errors = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
     return np.asarray(weights @ errors / weights.sum(axis=1))
-
-
-def weighted_class_metrics(is_class: Flags, scores: Floats, is_predicted: Flags, weights: Floats) -> dict[str, Floats]:
-    """Return the metrics of one class against the others, as `weighted_metrics` does: name -> float64 [R].
-
-    For each of N images: whether it is of the class, its probability of the class, and whether the class is predicted.
-    """
-    return {
-        "auroc": _auroc(is_class, scores, weights),
-        "auprc": _average_precision(is_class, scores, weights),
-        "sensitivity": _share(is_predicted, is_class, weights),
-        "specificity": _share(~is_predicted, ~is_class, weights),
-        "ppv": _share(is_class, is_predicted, weights),
-        "npv": _share(~is_class, ~is_predicted, weights),
-    }
 
 
 def _share(of: Flags, among: Flags, weights: Floats) -> Floats:
@@ -232,22 +268,24 @@ def _ones(labels: Labels) -> Floats:
     return np.ones((1, len(labels)))
 
 
-def _mean_over_classes(metric: _BinaryMetric, labels: Labels, scores: Floats, weights: Floats, positive: int) -> Floats:
-    classes = [positive] if scores.shape[1] == 2 else range(scores.shape[1])
-    return np.asarray(np.mean([metric(labels == each, scores[:, each], weights) for each in classes], axis=0))
+def _mean_over_classes(
+    function: Callable[[ScoredClass, Floats], Floats], images: ScoredImages, weights: Floats
+) -> Floats:
+    return np.asarray(np.mean([function(scored, weights) for scored in images.classes()], axis=0))
 
 
-def _auroc(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
-    """Return Mann-Whitney's U over the number of pairs, [R]."""
-    positive, other = weights_by_score(is_positive, scores, weights)
+def _auroc(scored: ScoredClass, weights: Floats) -> Floats:
+    """Return Mann-Whitney's U over the number of pairs, [R]; ties count one half."""
+    positive, other = weights_by_score(scored.is_class, scored.scores, weights)
     other_below = np.cumsum(other, axis=1) - other
     pairs_won = ((other_below + other / 2) * positive).sum(axis=1)
     return np.asarray(pairs_won / (positive.sum(axis=1) * other.sum(axis=1)))
 
 
-def _average_precision(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
+def _average_precision(scored: ScoredClass, weights: Floats) -> Floats:
     """Return the sum over thresholds of precision times the increase in recall, [R]."""
-    positive, other = (by_score[:, ::-1] for by_score in weights_by_score(is_positive, scores, weights))
+    by_score = weights_by_score(scored.is_class, scored.scores, weights)
+    positive, other = (ascending[:, ::-1] for ascending in by_score)
     true = np.cumsum(positive, axis=1)
     predicted = true + np.cumsum(other, axis=1)
     # Where nothing is predicted positive yet, the weight is 0, so any denominator works.
@@ -255,14 +293,42 @@ def _average_precision(is_positive: Flags, scores: Floats, weights: Floats) -> F
     return np.asarray((precision * positive).sum(axis=1) / true[:, -1])
 
 
-def _f1(is_positive: Flags, is_predicted: Floats, weights: Floats) -> Floats:
-    true = weights @ (is_predicted * is_positive)
-    return np.asarray(2 * true / (weights @ is_predicted + weights @ is_positive))
+def _sensitivity(scored: ScoredClass, weights: Floats) -> Floats:
+    """Return the recall of the class, [R]."""
+    return _share(scored.is_predicted, scored.is_class, weights)
 
 
-def _calibration_error(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:
-    confidence = probabilities.max(axis=1)
-    excess = confidence - (probabilities.argmax(axis=1) == labels)
+def _specificity(scored: ScoredClass, weights: Floats) -> Floats:
+    """Return the recall of the rest, [R]."""
+    return _share(~scored.is_predicted, ~scored.is_class, weights)
+
+
+def _ppv(scored: ScoredClass, weights: Floats) -> Floats:
+    """Return the share of the images predicted as the class that are of it (precision), [R]; NaN if there are none."""
+    return _share(scored.is_class, scored.is_predicted, weights)
+
+
+def _npv(scored: ScoredClass, weights: Floats) -> Floats:
+    """Return the share of the images not predicted as the class that are not of it, [R]; NaN if there are none."""
+    return _share(~scored.is_class, ~scored.is_predicted, weights)
+
+
+def _f1(scored: ScoredClass, weights: Floats) -> Floats:
+    """Return 2 TP / (2 TP + FP + FN), [R]."""
+    true = weights @ (scored.is_predicted & scored.is_class)
+    return np.asarray(2 * true / (weights @ scored.is_predicted + weights @ scored.is_class))
+
+
+def _calibration_error(images: ScoredImages, weights: Floats) -> Floats:
+    """Return the expected calibration error, [R]: the mean of |confidence - accuracy| over 15 bins, 0 to 1.
+
+    The bins of confidence have equal width, are closed above and are weighted by their images. Confidence is the
+    probability of the most probable class, regardless of the threshold.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+    """
+    confidence = images.probabilities.max(axis=1)
+    excess = confidence - (images.probabilities.argmax(axis=1) == images.labels)
     bin_of_image = np.searchsorted(np.arange(1, _CALIBRATION_BINS) / _CALIBRATION_BINS, confidence)
     gaps = [np.abs(weights @ (excess * (bin_of_image == number))) for number in range(_CALIBRATION_BINS)]
     return np.asarray(np.sum(gaps, axis=0) / weights.sum(axis=1))
@@ -276,3 +342,59 @@ def weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tup
     sorted_weights = weights[:, order]
     positive = np.add.reduceat(sorted_weights * is_positive[order], starts, axis=1)
     return positive, np.add.reduceat(sorted_weights, starts, axis=1) - positive
+
+
+_EVERYWHERE: tuple[Summary, ...] = ("card", "patients", "subgroups")
+METRICS = (
+    Metric("auroc", "AUROC", _auroc, of_class=True, is_symmetric=True, summaries=_EVERYWHERE),
+    Metric("auprc", "AUPRC", _average_precision, of_class=True, summaries=("card",)),
+    Metric(
+        "accuracy",
+        "accuracy",
+        lambda images, weights: weighted_accuracy(images.labels, images.predicted, weights),
+        at_threshold=True,
+        summaries=("patients",),
+    ),
+    Metric("balanced_accuracy", "balanced accuracy", _balanced_accuracy, at_threshold=True, summaries=("card",)),
+    Metric(
+        "sensitivity",
+        "sensitivity",
+        _sensitivity,
+        of_class=True,
+        by_class_only=True,
+        at_threshold=True,
+        summaries=_EVERYWHERE,
+    ),
+    Metric(
+        "specificity",
+        "specificity",
+        _specificity,
+        of_class=True,
+        by_class_only=True,
+        at_threshold=True,
+        summaries=_EVERYWHERE,
+    ),
+    Metric("ppv", "PPV", _ppv, of_class=True, by_class_only=True, at_threshold=True),
+    Metric("npv", "NPV", _npv, of_class=True, by_class_only=True, at_threshold=True),
+    Metric("f1", "F1", _f1, of_class=True, at_threshold=True),
+    Metric(
+        "brier",
+        "Brier score",
+        lambda images, weights: weighted_brier_score(
+            images.labels, images.probabilities, weights, positive=images.positive
+        ),
+    ),
+    # The calibration error is biased upwards, and twice so in a resample: with 624 images even the interval of a calibrated
+    # model would never contain 0.
+    Metric("ece", "calibration error", _calibration_error, has_interval=False),
+)
+CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
+
+
+def reported_metrics(class_count: int, summary: Summary | None = None) -> tuple[Metric, ...]:
+    """Return the metrics of all images with this many classes, or only those in a short table."""
+    return tuple(
+        metric
+        for metric in METRICS
+        if (class_count == 2 or not metric.by_class_only) and (summary is None or summary in metric.summaries)
+    )

@@ -7,50 +7,70 @@ other patients, not another training of it; verdicts use `stats/placements.py` i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.stats.classification import Floats, Labels, require_scorable, weighted_metrics
+from xraytune.stats.classification import (
+    METRICS,
+    Floats,
+    Labels,
+    ScoredImages,
+    classification_metrics,
+    require_scorable,
+    weighted_metrics,
+)
 
-Interval: TypeAlias = tuple[float, float]
+Bounds: TypeAlias = tuple[float, float]
+"""Low and high end of a 95 % interval."""
 
 _REPLICATES_AT_ONCE = 100
 _PERCENTILES = (0.025, 0.975)
 
 
-def patient_bootstrap(
-    labels: Labels,
-    probabilities: Floats,
-    patients: Sequence[str],
-    *,
-    positive: int,
-    threshold: float,
-    replicates: int = 2000,
-    seed: int,
-) -> dict[str, Interval]:
-    """Return 95 % percentile intervals of the `ClassificationMetrics` except `images`, `ece`, and undefined ones.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Metrics by name, None if undefined, with 95 % intervals over patients, without those of undefined metrics."""
 
-    The calibration error is biased upwards, and twice so in a resample: with 624 images even the interval of a calibrated
-    model would never contain 0.
+    metrics: dict[str, float | None]
+    intervals: dict[str, Bounds]
+
+    def value_of(self, name: str) -> float:
+        """Return a metric that is defined."""
+        value = self.metrics[name]
+        assert value is not None, f"{name} is undefined"
+        return value
+
+
+def measure(images: ScoredImages, patients: Sequence[str], *, replicates: int, seed: int) -> Measured:
+    """Return all metrics with the intervals of `patient_bootstrap`."""
+    intervals = patient_bootstrap(images, patients, replicates=replicates, seed=seed)
+    return Measured(metrics=classification_metrics(images), intervals=intervals)
+
+
+def patient_bootstrap(
+    images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
+) -> dict[str, Bounds]:
+    """Return 95 % percentile intervals of the `METRICS` that have one.
 
     Patients (the patient of each image, [N]) are drawn with replacement among those with images of the same classes, so no
-    class is ever empty. Other arguments and errors are those of `classification_metrics`.
+    class is ever empty. Errors are those of `classification_metrics`.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval); resampling
     clusters: Davison & Hinkley 1997, section 3.8.
     """
-    require_scorable(labels, probabilities, probabilities.shape[1])
-    of_weights = partial(weighted_metrics, labels, probabilities, positive=positive, threshold=threshold)
-    found = patient_intervals(of_weights, labels, patients, replicates=replicates, seed=seed)
-    return defined_intervals({name: bounds for name, bounds in found.items() if name != "ece"})
+    require_scorable(images.labels, images.probabilities, images.class_count)
+    of_weights = partial(weighted_metrics, images)
+    bounds = patient_intervals(of_weights, images.labels, patients, replicates=replicates, seed=seed)
+    return defined_intervals({metric.name: bounds[metric.name] for metric in METRICS if metric.has_interval})
 
 
-def defined_intervals(found: Mapping[str, Floats]) -> dict[str, Interval]:
+def defined_intervals(bounds: Mapping[str, Floats]) -> dict[str, Bounds]:
     """Return intervals, float64 [2] by name, as pairs of numbers, without those of metrics that are undefined."""
-    return {name: (float(low), float(high)) for name, (low, high) in found.items() if np.isfinite(low + high)}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items() if np.isfinite(low + high)}
 
 
 def patient_intervals(

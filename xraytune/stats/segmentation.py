@@ -9,7 +9,7 @@ undefined in both cases.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -18,42 +18,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.errors import MachineError, Problem
-from xraytune.stats.classification import Floats, known
-from xraytune.stats.intervals import Interval, defined_intervals, patient_intervals
+from xraytune.stats.classification import Floats, Metric, known
+from xraytune.stats.intervals import Bounds, Measured, defined_intervals, patient_intervals
 
 Masks: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredMask:
-    """The metrics of one predicted mask; `area` is its share of the image, and `hd95_px` is None if undefined."""
+    """The `MASK_METRICS` of one predicted mask, None if undefined; `area` is its share of the image."""
 
     file: str
     patient: str
-    dice: float
-    iou: float
-    hd95_px: float | None
+    metrics: Mapping[str, float | None]
     area: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskMetrics:
-    """Means over images.
+class MaskMetrics(Measured):
+    """Means over the images that have a metric, None if none has it; with a single patient, there are no intervals.
 
     Attributes:
         empty_predictions: Images with an empty prediction. They have no HD95, so a network that predicts nothing for
             difficult images gets a better mean HD95.
-        hd95_px: Mean HD95 of the images that have one; None if there are none.
-        intervals: 95 % intervals (low, high) over patients, by name; empty with a single patient.
     """
 
     images: int
     patients: int
     empty_predictions: int
-    dice: float
-    iou: float
-    hd95_px: float | None
-    intervals: dict[str, Interval]
 
 
 def dice(predicted: Masks, true: Masks) -> Floats:
@@ -76,34 +68,40 @@ def hd95(predicted: Masks, true: Masks) -> Floats:
     return distances
 
 
+MASK_METRICS = (
+    Metric("dice", "Dice", dice),
+    Metric("iou", "IoU", iou),
+    Metric("hd95_px", "HD95 (pixels)", hd95, decimals=1),
+)
+
+
 def scored_mask(predicted: Masks, true: Masks, *, file: str, patient: str) -> ScoredMask:
     """Return the metrics of one image's mask, [H, W]; raises MachineError if MONAI is not installed."""
-    dice_, iou_, hd95_ = (float(metric(predicted[None], true[None])[0]) for metric in (dice, iou, hd95))
-    area = float(predicted.mean())
-    return ScoredMask(file=file, patient=patient, dice=dice_, iou=iou_, hd95_px=known(hd95_), area=area)
+    metrics = {metric.name: known(metric.function(predicted[None], true[None])[0]) for metric in MASK_METRICS}
+    return ScoredMask(file=file, patient=patient, metrics=metrics, area=float(predicted.mean()))
 
 
 def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> MaskMetrics:
     """Return the means over at least one image, with intervals from `replicates` bootstrap samples."""
     patients = [mask.patient for mask in masks]
-    found = {}
-    for name in ("dice", "iou", "hd95_px"):
-        values = np.array([getattr(mask, name) for mask in masks], dtype=np.float64)  # None becomes NaN
-        found[name] = mean_with_interval(values, patients, replicates=replicates, seed=seed)
+    metrics, intervals = {}, {}
+    for metric in MASK_METRICS:
+        values = np.array([mask.metrics[metric.name] for mask in masks], dtype=np.float64)  # None becomes NaN
+        metrics[metric.name], bounds = mean_with_interval(values, patients, replicates=replicates, seed=seed)
+        if bounds:
+            intervals[metric.name] = bounds
     return MaskMetrics(
         images=len(masks),
         patients=len({*patients}),
         empty_predictions=sum(mask.area == 0 for mask in masks),
-        dice=found["dice"][0] or 0.0,
-        iou=found["iou"][0] or 0.0,
-        hd95_px=found["hd95_px"][0],
-        intervals={name: interval for name, (_, interval) in found.items() if interval},
+        metrics=metrics,
+        intervals=intervals,
     )
 
 
 def mean_with_interval(
     values: Floats, patients: Sequence[str], *, replicates: int, seed: int
-) -> tuple[float | None, Interval | None]:
+) -> tuple[float | None, Bounds | None]:
     """Return the mean over the images that have a value, [N], and its 95 % interval over patients.
 
     The mean is None if no image has a value; the interval also if a resample has none, and with a single patient.
@@ -116,8 +114,8 @@ def mean_with_interval(
 
     mean = known(of_weights(np.ones((1, len(values))))["mean"][0])
     one_class = np.zeros(len(values), dtype=np.int64)
-    found = defined_intervals(patient_intervals(of_weights, one_class, patients, replicates=replicates, seed=seed))
-    return mean, found.get("mean") if len({*patients}) > 1 else None
+    bounds = defined_intervals(patient_intervals(of_weights, one_class, patients, replicates=replicates, seed=seed))
+    return mean, bounds.get("mean") if len({*patients}) > 1 else None
 
 
 def _by_monai(metric: str, predicted: Masks, true: Masks, **options: Any) -> Floats:

@@ -1,0 +1,258 @@
+"""The metrics of a classifier on labelled images, with confidence intervals over patients.
+
+The main metrics use the threshold from validation, because one chosen on the evaluated images is optimistically biased;
+those at the threshold 0.5 are reported next to them. The folder holds:
+
+    metrics.json                 all metrics, with 95 % intervals over patients
+    predictions.csv              file, patient, label, probability of each class, predicted class
+    per_class.csv                one-vs-rest metrics of each class
+    confusion_matrix.csv         images by true class (rows) and predicted class (columns)
+    roc.csv, pr.csv              the curves, one row per threshold
+    calibration.csv              predicted probability and observed share in each bin
+    evaluation.png, .svg         the four panels: ROC, precision-recall, calibration, confusion matrix
+
+With two classes the curves are those of the positive class, else of each class against the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from xraytune.base.drawing import figure_files, with_interval
+from xraytune.base.errors import DataError, Problem
+from xraytune.base.files import csv_table, write_text
+from xraytune.base.records import Json, to_json
+from xraytune.data.decoding import BrokenImage
+from xraytune.data.index import LabelledImages
+from xraytune.model.evaluation_figure import DrawnClass, draw_evaluation
+from xraytune.model.load import Bundle
+from xraytune.model.overlap import BOOTSTRAP_SEED, Evaluated
+from xraytune.model.predict import ImageFiles, predict_images, predictions_csv
+from xraytune.stats.breakdown import ClassMetrics, Subgroup, class_breakdown, patient_means, subgroup_metrics
+from xraytune.stats.classification import CLASS_METRICS, METRICS, ScoredImages, classification_metrics, reported_metrics
+from xraytune.stats.curves import class_curves
+from xraytune.stats.intervals import Measured, measure
+from xraytune.stats.shift import Shift, class_samples, shift_from_validation
+
+_CURVE_COLUMNS = {
+    "roc": {"false_positive_rate": "x", "sensitivity": "y", "threshold": "thresholds"},
+    "pr": {"recall": "x", "precision": "y", "threshold": "thresholds"},
+    "calibration": {
+        "mean_probability": "mean_probability",
+        "observed_share": "share",
+        **{name: name for name in ("low", "high", "images", "patients")},
+    },
+}
+"""The columns of the table of each of `ClassCurves`, with their attributes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientLevel(Measured):
+    """Metrics of patients, each scored by the mean probability of their images, at the model's threshold.
+
+    Patients with images of several classes are `left_out`; there are no metrics if none remains of some class.
+    """
+
+    class_counts: dict[str, int]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Evaluated):
+    """The metrics of a classifier on labelled images.
+
+    Attributes:
+        class_counts: Images of each class, in the order of the model's outputs.
+        threshold: Threshold of `metrics`; None with three or more classes, where the most probable class is predicted.
+        at_half: Metrics at the threshold 0.5; None with three or more classes.
+        classes: One-vs-rest metrics of each class.
+        confusion: Images by true class (rows) and predicted class (columns).
+        shift: Differences between these scores and those of the validation images; None with three or more classes.
+    """
+
+    positive: str
+    class_counts: dict[str, int]
+    threshold: float | None
+    at_half: dict[str, float | None] | None
+    classes: dict[str, ClassMetrics]
+    confusion: tuple[tuple[int, ...], ...]
+    patient_level: PatientLevel
+    subgroups: dict[str, tuple[Subgroup, ...]]
+    shift: Shift | None
+
+    def named(self, values: Mapping[str, object]) -> dict[str, Json]:
+        """Return reported values by metric, with the class of those that are about one: `sensitivity (PNEUMONIA)`."""
+        positive = None if self.threshold is None else self.positive
+        metrics = reported_metrics(len(self.class_counts))
+        return to_json(
+            {metric.of(metric.name, positive): values[metric.name] for metric in metrics if metric.name in values}
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the evaluation as a JSON object, with the main metrics at the top level."""
+        content = to_json(self)
+        at_threshold = {metric.name for metric in METRICS if metric.at_threshold}
+        return {
+            **self.named(content.pop("metrics")),
+            **content,
+            "positive": None if self.threshold is None else self.positive,
+            "intervals": self.named(self.intervals),
+            "at_half": self.at_half and self.named({name: self.at_half[name] for name in at_threshold}),
+            "patient_level": {
+                **content["patient_level"],
+                "metrics": self.named(self.patient_level.metrics),
+                "intervals": self.named(self.patient_level.intervals),
+            },
+            "shift": self.shift and {**to_json(self.shift), "warnings": [*self.shift.warnings]},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScores:
+    """The labelled images that could be decoded, with the model's probabilities."""
+
+    bundle: Bundle
+    files: tuple[str, ...]
+    patients: tuple[str, ...]
+    scored: ScoredImages
+    broken: tuple[BrokenImage, ...]
+
+    def measure(
+        self, columns: Mapping[str, Mapping[str, str]], about: Mapping[str, Any], replicates: int
+    ) -> Evaluation:
+        """Compute all metrics; `about` has the other fields of `Evaluation`."""
+        scored, patients, names = self.scored, self.patients, self.bundle.record.class_names
+        sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
+        is_binary, labels = scored.class_count == 2, scored.labels
+        total = measure(scored, patients, **sampling)
+        breakdown = class_breakdown(scored, patients, **sampling)
+        return Evaluation(
+            **about,
+            metrics=total.metrics,
+            intervals=total.intervals,
+            images=len(labels),
+            patients=len({*patients}),
+            positive=names[scored.positive],
+            class_counts=_counts(names, scored),
+            threshold=scored.threshold if is_binary else None,
+            at_half=classification_metrics(replace(scored, threshold=0.5)) if is_binary else None,
+            classes=dict(zip(names, breakdown, strict=True)),
+            confusion=tuple(map(tuple, confusion_matrix(labels, scored.predicted, labels=range(len(names))).tolist())),
+            patient_level=self._patient_level(sampling),
+            subgroups={
+                name: subgroup_metrics(self.files, scored, patients, values, **sampling)
+                for name, values in columns.items()
+            },
+            shift=self._shift(),
+        )
+
+    def _patient_level(self, sampling: Mapping[str, int]) -> PatientLevel:
+        means = patient_means(self.scored, self.patients)
+        counts = _counts(self.bundle.record.class_names, means.scored)
+        measured = Measured(metrics={}, intervals={})
+        if all(counts.values()):
+            measured = measure(means.scored, means.patients, **sampling)
+        return PatientLevel(
+            metrics=measured.metrics, intervals=measured.intervals, class_counts=counts, left_out=means.left_out
+        )
+
+    def _shift(self) -> Shift | None:
+        record, scored = self.bundle.record, self.scored
+        if record.validation is None:
+            return None
+        folder = class_samples(
+            record.class_names, scored.labels, scored.probabilities[:, scored.positive], self.patients
+        )
+        validation = {name: scores.sample() for name, scores in record.validation.items()}
+        return shift_from_validation(validation, folder, positive=record.positive_name, threshold=scored.threshold)
+
+    def write(self, evaluation: Evaluation, folder: Path, replicates: int) -> None:
+        """Write tables and a figure to a folder."""
+        names = [*evaluation.class_counts]
+        drawn = self._draw(evaluation, replicates)
+        tables = {
+            "predictions": predictions_csv(
+                names,
+                self.files,
+                self.scored.probabilities,
+                self.scored.predicted,
+                patient=self.patients,
+                label=[names[label] for label in self.scored.labels],
+            ),
+            "per_class": _per_class_csv(evaluation),
+            "confusion_matrix": csv_table(
+                ["true class", *(f"predicted {name}" for name in names)],
+                ([name, *row] for name, row in zip(names, evaluation.confusion, strict=True)),
+            ),
+            **{kind: _curves_csv(kind, drawn) for kind in _CURVE_COLUMNS},
+        }
+        for name, table in tables.items():
+            write_text(folder / f"{name}.csv", table)
+        note = (
+            f"{evaluation.images:,} images of {evaluation.patients:,} patients. Bands (pointwise), bars and brackets show "
+            "95% intervals over patients."
+        )
+        files, confusion = figure_files(folder, "evaluation"), np.array(evaluation.confusion)
+        draw_evaluation(drawn, confusion, names, files, threshold=evaluation.threshold, note=note)
+
+    def _draw(self, evaluation: Evaluation, replicates: int) -> dict[str, DrawnClass]:
+        """Return the curves of the positive one of two classes, or of each class."""
+        is_binary = evaluation.threshold is not None
+        names = [evaluation.positive] if is_binary else [*evaluation.class_counts]
+        drawn = {}
+        for name, scored in zip(names, self.scored.classes(), strict=True):
+            brier = float(((scored.scores - scored.is_class) ** 2).mean())
+            drawn[name] = DrawnClass(
+                curves=class_curves(
+                    scored.is_class, scored.scores, self.patients, replicates=replicates, seed=BOOTSTRAP_SEED
+                ),
+                metrics=evaluation.classes[name],
+                brier=with_interval(brier, evaluation.intervals.get("brier") if is_binary else None),
+                prevalence=float(scored.is_class.mean()),
+            )
+        return drawn
+
+
+def score_classes(bundle: Bundle, labelled: LabelledImages, images: ImageFiles, threshold: float) -> ClassScores:
+    """Predict the probabilities of labelled images; DataError if a class has no images."""
+    names = bundle.record.class_names
+    files, probabilities, broken = predict_images(bundle.predictor(), images)
+    by_file = {image.file: image for image in labelled.images}
+    labels = np.array([by_file[file].label for file in files], dtype=np.int64)
+    scored = ScoredImages(labels, probabilities, positive=bundle.positive, threshold=threshold)
+    if empty := [name for name, count in _counts(names, scored).items() if count == 0]:
+        what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
+        fix = f"put images of each class into folders named {', '.join(names)}; `xraytune predict` needs no classes"
+        raise DataError(Problem(what, images.root, fix))
+    patients = tuple(by_file[file].patient for file in files)
+    return ClassScores(bundle=bundle, files=files, patients=patients, scored=scored, broken=broken)
+
+
+def _counts(names: Sequence[str], scored: ScoredImages) -> dict[str, int]:
+    return dict(zip(names, np.bincount(scored.labels, minlength=len(names)).tolist(), strict=True))
+
+
+def _per_class_csv(evaluation: Evaluation) -> str:
+    metrics = [metric.name for metric in CLASS_METRICS]
+    rows: list[list[str | float | None]] = []
+    for name, measured in evaluation.classes.items():
+        rows.append([name, measured.images])
+        for metric in metrics:
+            rows[-1] += [measured.metrics[metric], *measured.intervals.get(metric, (None, None))]
+    return csv_table(["class", "images", *(f"{name}{end}" for name in metrics for end in ("", "_low", "_high"))], rows)
+
+
+def _curves_csv(kind: str, drawn: Mapping[str, DrawnClass]) -> str:
+    columns = _CURVE_COLUMNS[kind]
+    rows: list[list[str | float]] = []
+    for name, drawn_class in drawn.items():
+        curve = getattr(drawn_class.curves, kind)
+        values = (getattr(curve, attribute).tolist() for attribute in columns.values())
+        rows += [[name, *row] for row in zip(*values, strict=True)]
+    return csv_table(("class", *columns), rows)
