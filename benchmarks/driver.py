@@ -26,8 +26,8 @@ from benchmarks.figures import Figure, figure
 from benchmarks.resume import SPACE, end_trials, open_study
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.backbones import build_backbone
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
-from xraytune.study.messages import Callbacks
 
 _SIZES, _BATCH, _BATCHES = (200, 2000), 20, 15
 _FIRST, _LAST, _ROUNDS = 20, 80, 3

@@ -16,6 +16,7 @@ from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.nets.compute import choose_compute
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import EpochEnded, TrialEnded
 from xraytune.search.run import search
@@ -23,8 +24,8 @@ from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
-from xraytune.study.messages import Callbacks, TrialSuggestion
 from xraytune.study.start import create_study
+from xraytune.study.suggestion import TrialSuggestion
 
 _TRIALS, _EPOCHS, _ROUNDS = 2000, 5, 3
 SPACE = """\

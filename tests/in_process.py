@@ -23,8 +23,8 @@ from xraytune.search.messages import Job
 from xraytune.search.worker import TrialWorker
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.start import create_study
+from xraytune.study.suggestion import TrialSuggestion
 from xraytune.synth.synthesize import generator_need
 
 CPU = Compute(device="cpu", threads=1, precision="float32")

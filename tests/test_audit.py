@@ -21,7 +21,7 @@ from xraytune.confirm import training
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.backbones import build_backbone
 from xraytune.search import run as search_run
-from xraytune.study.messages import NO_CALLBACKS
+from xraytune.search.callbacks import NO_CALLBACKS
 
 pytestmark = pytest.mark.slow
 

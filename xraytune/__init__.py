@@ -57,12 +57,12 @@ if TYPE_CHECKING:
     from xraytune.model.train import train
     from xraytune.model.trial_generator import sample_trial_generator
     from xraytune.present.page import watch_report, write_report, write_tables
+    from xraytune.search.callbacks import Callbacks
     from xraytune.search.doctor import doctor
     from xraytune.search.run import search as run_search
     from xraytune.space.load import load_space
     from xraytune.space.settings import DataSettings
     from xraytune.study.clean import clean, clean_cache
-    from xraytune.study.messages import Callbacks
     from xraytune.study.status import status, trials_dataframe
     from xraytune.trial.model import model_summary
 

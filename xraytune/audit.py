@@ -23,13 +23,13 @@ from xraytune.nets.compute import pin
 from xraytune.present.page import render
 from xraytune.present.sections import Picture, Section, Table, sections
 from xraytune.present.study import read_study
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.run import resources_here, search
 from xraytune.space.document import parse_yaml
 from xraytune.space.load import space_of_document
 from xraytune.space.space import Space
 from xraytune.stats.verdict import verdict_text
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import NO_CALLBACKS, Callbacks
 from xraytune.study.start import create_study, require_same_images, require_same_space
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.generator_quality import SCALE_PX, Quality, shortcomings

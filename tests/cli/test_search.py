@@ -8,9 +8,9 @@ from tests.study.studies import CPU, two_images, write_space
 from xraytune.cli.search import SearchScreen
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.row import TrialRow
 from xraytune.study.start import create_study, record_budget
+from xraytune.study.suggestion import TrialSuggestion
 
 
 def lines_of(error_output: str) -> list[str]:

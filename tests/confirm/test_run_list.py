@@ -20,8 +20,8 @@ from xraytune.search.messages import GeneratorTrained, TrialFailed, TrialMessage
 from xraytune.search.order import GeneratorNeeds
 from xraytune.space.settings import DataSettings, Experiment, GeneratorSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.row import completed_runs, ended_runs
+from xraytune.study.suggestion import TrialSuggestion
 from xraytune.study.trial_files import ProgressFile
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))

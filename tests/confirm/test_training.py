@@ -15,12 +15,13 @@ from xraytune.base.files import read_jsonl
 from xraytune.confirm.plan import CONFIRM_FOLDER, FinishedTrial, Plan
 from xraytune.confirm.training import Training
 from xraytune.search.asha import rungs_of
+from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import TrialFailed, TrialMessage
 from xraytune.search.ray.runner import Runner
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import NO_CALLBACKS, TrialSuggestion
 from xraytune.study.start import environment
+from xraytune.study.suggestion import TrialSuggestion
 
 REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
 GAN = FinishedTrial(name="#1", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)

@@ -15,10 +15,10 @@ from xraytune.base.errors import MachineError
 from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.row import read_trials
 from xraytune.study.start import create_study
 from xraytune.study.status import status
+from xraytune.study.suggestion import TrialSuggestion
 
 
 @pytest.fixture

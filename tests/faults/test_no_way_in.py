@@ -50,10 +50,10 @@ from xraytune.space.settings import DataSettings, GanSettings, Parameters
 from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.row import completed_runs, read_trials
 from xraytune.study.start import create_study
 from xraytune.study.status import status
+from xraytune.study.suggestion import TrialSuggestion
 from xraytune.synth.checkpoint import checkpoint_generator, load_generator
 from xraytune.synth.train import train_generator
 from xraytune.trial.run import run_trial

@@ -27,8 +27,8 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.start import create_study, environment, require_free, require_same_images, require_same_space
+from xraytune.study.suggestion import TrialSuggestion
 from xraytune.synth import gan, synthesize
 from xraytune.synth import train as generator_train
 from xraytune.synth.synthesize import generator_need

@@ -24,8 +24,8 @@ from xraytune.search.loop import TrialLoop
 from xraytune.search.worker import next_message
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.start import create_study
+from xraytune.study.suggestion import TrialSuggestion
 from xraytune.trial.run import trial_epochs
 
 SPACE = """\

@@ -21,8 +21,8 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import ExportedFrom, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.start import create_study
+from xraytune.study.suggestion import TrialSuggestion
 
 pytestmark = pytest.mark.slow
 

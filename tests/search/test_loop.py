@@ -15,8 +15,8 @@ from xraytune.search.messages import GeneratorTrained, MachineStopped, TrialFail
 from xraytune.space.settings import GeneratorSettings
 from xraytune.study.clock import read_times
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import Cause, TrialSuggestion
 from xraytune.study.row import read_trials
+from xraytune.study.suggestion import Cause, TrialSuggestion
 from xraytune.study.trial_files import write_samples
 
 

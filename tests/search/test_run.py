@@ -13,9 +13,9 @@ from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.train import train
 from xraytune.search import run as search_run
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space
-from xraytune.study.messages import Callbacks
 from xraytune.study.status import status
 
 pytestmark = pytest.mark.slow

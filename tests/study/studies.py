@@ -7,6 +7,7 @@ from typing import Literal
 
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.prepare import Prepared, PreparedImage, SideName
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import EpochEnded, TrialEnded
 from xraytune.search.order import GeneratorNeeds
@@ -16,8 +17,8 @@ from xraytune.space.settings import GeneratorSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.messages import Callbacks, TrialSuggestion
 from xraytune.study.row import TrialRow
+from xraytune.study.suggestion import TrialSuggestion
 
 SPACE = """\
 version: 1

@@ -25,9 +25,9 @@ from xraytune.search.messages import EpochEnded, GeneratorTrained, TrialEnded
 from xraytune.space.load import load_space
 from xraytune.study.clean import clean, clean_cache
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.start import create_study
 from xraytune.study.status import status
+from xraytune.study.suggestion import TrialSuggestion
 from xraytune.synth.synthesize import GAN_STAGE, generator_inputs, generator_need
 from xraytune.trial.run import train_own_generator, trial_epochs
 

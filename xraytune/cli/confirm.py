@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from xraytune.confirm.record import Confirmation
     from xraytune.confirm.run import Rehearsal
     from xraytune.confirm.secondary import ArmDifference, Difference, ExternalResult, Outcome, OutcomeDifference
+    from xraytune.search.callbacks import Callbacks
     from xraytune.stats.verdict import Interval
-    from xraytune.study.messages import Callbacks
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _OUTCOMES: dict[Outcome, str] = {
@@ -131,7 +131,7 @@ class ConfirmScreen:
     @property
     def callbacks(self) -> Callbacks:
         """The screen as the callbacks of `confirm`."""
-        from xraytune.study.messages import Callbacks
+        from xraytune.search.callbacks import Callbacks
 
         return Callbacks(
             note=console.event,

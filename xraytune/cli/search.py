@@ -12,9 +12,10 @@ from xraytune.cli import console, options
 from xraytune.cli.study_frame import live_frame, pruning_lines, scores_text, summary_line
 
 if TYPE_CHECKING:
+    from xraytune.search.callbacks import Callbacks
     from xraytune.search.run import SearchSummary
-    from xraytune.study.messages import Callbacks, TrialSuggestion
     from xraytune.study.row import TrialRow
+    from xraytune.study.suggestion import TrialSuggestion
 
 
 def search(
@@ -85,8 +86,8 @@ class SearchScreen:
     """Show a search: bars during preparation, then a live table; without a terminal, log lines."""
 
     def __enter__(self) -> Callbacks:
+        from xraytune.search.callbacks import Callbacks
         from xraytune.space.settings import Objective
-        from xraytune.study.messages import Callbacks
 
         self._objective = Objective()  # until the search starts
         self._drawing = ExitStack()

@@ -19,8 +19,8 @@ from xraytune.search.order import Trial
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import Failure, TrialSuggestion
 from xraytune.study.row import RunRow, Status, append_row, ended_runs
+from xraytune.study.suggestion import Failure, TrialSuggestion
 from xraytune.study.trial_files import read_progress
 
 
@@ -79,17 +79,9 @@ class RunList:
             if run.number not in self._ended:
                 yield Trial(suggestion=TrialSuggestion(number=run.number, parameters=run.experiment.parameters))
 
-    def ended(self) -> Mapping[Status, int]:
-        """Return how many runs have ended, by status."""
-        return Counter(self._ended.values())
-
     def upcoming(self) -> Literal["none"]:
         """Return that all runs are known."""
         return "none"
-
-    def has_time(self) -> bool:
-        """Return that a confirmation has no budget of time."""
-        return True
 
     def ask(self) -> TrialSuggestion:
         """Not called: all runs are known."""
@@ -135,9 +127,9 @@ class RunList:
                 generator = self._runs[number].label.partition(", seed ")[0]  # which several classifier seeds share
                 self._on_progress(f"{generator} (steps)", progress.done, progress.total)
 
-    def best_value(self) -> float | None:
-        """Return None: runs of different arms have no common best value."""
-        return None
+    def statistics(self) -> dict[str, Any]:
+        """Return how many runs have ended, by status."""
+        return {"trials": Counter(self._ended.values())}
 
     def _require_same(self, number: int) -> None:
         """Refuse a run that was started earlier with other settings."""

@@ -50,6 +50,7 @@ from xraytune.confirm.test_access import TestAccess, as_text
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.nets.compute import allocation_of, require_device
 from xraytune.search.asha import Rungs, rungs_of
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.ray.runner import Runner, survey
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -57,7 +58,6 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained, locked, other_releases
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.journal import Journal
-from xraytune.study.messages import Callbacks
 from xraytune.study.row import RunRow, append_row, completed_runs, ended_runs, reasons_of
 from xraytune.study.start import environment
 from xraytune.synth.extra_folder import store_folder

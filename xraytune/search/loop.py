@@ -13,11 +13,10 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from xraytune.base.errors import MachineError, Problem, TrialError, XraytuneError
 from xraytune.base.files import write_json
@@ -45,13 +44,17 @@ from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import HANG_FILE, Cause, Failure, TrialSuggestion, resource_share
 from xraytune.study.row import Status
-from xraytune.study.trial_files import read_progress
+from xraytune.study.suggestion import Cause, Failure, TrialSuggestion, resource_share
+from xraytune.study.trial_files import HANG_FILE, read_progress
 
 _SAME_FAILURES = 3
 _DRAWN_AHEAD = 4
 """Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
+
+
+Upcoming: TypeAlias = Literal["fixed", "drawn", "none", "out of time"]
+"""The next new trial: does not depend on results, does, or does not exist; out of time, only trials that have begun run."""
 
 
 class TrialSource(Protocol):
@@ -72,14 +75,8 @@ class TrialSource(Protocol):
     def unfinished(self) -> Iterable[Trial]:
         """Return the trials to run first."""
 
-    def ended(self) -> Mapping[Status, int]:
-        """Return how many trials had ended before this start."""
-
-    def upcoming(self) -> Literal["fixed", "drawn", "none"]:
-        """Return what the next new trial is; a fixed one does not depend on results."""
-
-    def has_time(self) -> bool:
-        """Return whether the budget's time allows trials that have not begun."""
+    def upcoming(self) -> Upcoming:
+        """Return what the next new trial is."""
 
     def ask(self) -> TrialSuggestion:
         """Return a new trial."""
@@ -105,8 +102,8 @@ class TrialSource(Protocol):
     def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
         """Called at least once a second while trials run."""
 
-    def best_value(self) -> float | None:
-        """Return the best value so far, for the metrics; None if there is none."""
+    def statistics(self) -> dict[str, Any]:
+        """Return gauges of `search/ray/metrics.py`; `trials` has the number of ended trials by status."""
 
 
 class Workers(Protocol):
@@ -136,7 +133,6 @@ class TrialLoop:
         self.source, self.folder, self.clock, self.generator_need = source, source.folder, source.clock, generator_need
         self._waiting = {trial.number: trial for trial in source.unfinished()}
         self._running: dict[int, Trial] = {}
-        self._ended = Counter(source.ended())
         self._reasons: list[str] = []  # why each ended trial failed, "" if it did not
 
     def run(self, workers: Workers) -> None:
@@ -171,7 +167,7 @@ class TrialLoop:
     @property
     def is_done(self) -> bool:
         """Whether no trial is running, may still start, or is still to be drawn."""
-        return not self._running and not self._startable() and self.source.upcoming() == "none"
+        return not self._running and not self._startable() and self.source.upcoming() in {"none", "out of time"}
 
     def next_trial(
         self, slots: int = sys.maxsize, generator_slots: int = 1
@@ -188,7 +184,7 @@ class TrialLoop:
         while self.source.upcoming() == "fixed":  # at once, in case it needs a generator
             self._ask()
         runnable = self._runnable()
-        while not runnable and self.source.upcoming() != "none" and len(self._waiting) < _DRAWN_AHEAD * slots:
+        while not runnable and self.source.upcoming() == "drawn" and len(self._waiting) < _DRAWN_AHEAD * slots:
             self._ask()
             runnable = self._runnable()
         if not runnable:
@@ -211,7 +207,7 @@ class TrialLoop:
     def _startable(self) -> list[Trial]:
         """Return the waiting trials that may still start, by number: once the time is used up, those that have begun."""
         waiting = [self._waiting[number] for number in sorted(self._waiting)]
-        if self.source.has_time():
+        if self.source.upcoming() != "out of time":
             return waiting
         return [trial for trial in waiting if (self.folder.trial_path(trial.number) / "config.json").exists()]
 
@@ -316,7 +312,6 @@ class TrialLoop:
         """
         self._remove(number)
         self.source.record(number, status, outcome, at_once=len(self._running) + 1)
-        self._ended[status] += 1
         reason = outcome["reason"] if status == "failed" else ""
         self._reasons.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
         last, are_first = self._reasons[-_SAME_FAILURES:], len(self._reasons) == _SAME_FAILURES
@@ -336,10 +331,10 @@ class TrialLoop:
 
     def statistics(self, slots: int) -> dict[str, Any]:
         """Return gauges of `search/ray/metrics.py`; `slots` is the number of all slots, free or not."""
-        waiting, busy = self._startable(), self.slots_in_use()
+        waiting, busy, gauges = self._startable(), self.slots_in_use(), self.source.statistics()
         return {
-            "best_value": self.source.best_value(),
-            "trials": {"running": len(self._running), "waiting": len(waiting), **self._ended},
+            **gauges,
+            "trials": {"running": len(self._running), "waiting": len(waiting), **gauges["trials"]},
             "trials_waiting_for_generator": len(waiting) - len(self._runnable()),
             "slots": {"running": busy, "idle": max(slots - busy, 0)},
             "generator_steps_per_second": sum(map(self._generator_speed, self._running.values())),

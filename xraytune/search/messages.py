@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from pydantic import TypeAdapter
 
 from xraytune.base.records import EpochRecord, TrialResult
-from xraytune.study.messages import Cause
+from xraytune.study.suggestion import Cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TypeAlias
 
 from xraytune.space.settings import GeneratorSettings
-from xraytune.study.messages import Failure, TrialSuggestion
+from xraytune.study.suggestion import Failure, TrialSuggestion
 
 GeneratorNeeds: TypeAlias = Callable[[GeneratorSettings | None], str | None]
 """From a trial's generator, if it has one, to its lineage; None if it need not be trained first."""

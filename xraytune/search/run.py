@@ -16,6 +16,7 @@ from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Node
 from xraytune.search.order import GeneratorNeeds
@@ -27,7 +28,6 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.study.journal import Journal
-from xraytune.study.messages import NO_CALLBACKS, Callbacks
 from xraytune.study.pruning import Pruning, pruning_of
 from xraytune.study.row import TrialRow, reasons_of
 from xraytune.study.start import (

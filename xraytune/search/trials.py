@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.search.loop import Upcoming
 from xraytune.search.order import Trial
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.messages import NO_CALLBACKS, Callbacks, Failure, TrialSuggestion
 from xraytune.study.row import Status, append_row, write_trials
+from xraytune.study.suggestion import Failure, TrialSuggestion
 from xraytune.study.trial_files import read_pool_report, read_samples
 from xraytune.trial.mix import mix_label
 
@@ -48,10 +50,6 @@ class SearchTrials:
                 failures=self.journal.failures(number),
             )
 
-    def ended(self) -> Mapping[Status, int]:
-        """Return how many trials have ended, by status."""
-        return Counter(row.status for row in self._rows)
-
     @property
     def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
         """The part of the budget that is used up, so that no new trial starts; "" if none is."""
@@ -64,14 +62,10 @@ class SearchTrials:
                 return "gpu_hours"
         return "trials" if self.journal.count >= self._trial_budget else ""
 
-    def has_time(self) -> bool:
-        """Return whether trials that have not begun may start."""
-        return self.used_up in ("", "trials")
-
-    def upcoming(self) -> Literal["fixed", "drawn", "none"]:
+    def upcoming(self) -> Upcoming:
         """Return whether the next new trial is a fixed point, or drawn by the sampler."""
-        if self.used_up:
-            return "none"
+        if used_up := self.used_up:
+            return "none" if used_up == "trials" else "out of time"
         return "fixed" if self.journal.count < len(self._points) else "drawn"
 
     def ask(self) -> TrialSuggestion:
@@ -134,10 +128,11 @@ class SearchTrials:
                     self._reported_samples.add(samples)
                     self.callbacks.on_samples(number, self.folder.path / samples)
 
-    def best_value(self) -> float | None:
-        """Return the best value of the complete trials; None if there is none."""
+    def statistics(self) -> dict[str, Any]:
+        """Return the best value of the complete trials, None if there is none, and how many trials have ended."""
         values = (row.value for row in self._rows if row.status == "complete" and row.value is not None)
-        return min(values, key=self.space.settings.objective.rank, default=None)
+        best = min(values, key=self.space.settings.objective.rank, default=None)
+        return {"best_value": best, "trials": Counter(row.status for row in self._rows)}
 
     def close(self) -> None:
         """Save the time used, and report the last sample grids."""

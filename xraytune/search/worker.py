@@ -20,7 +20,7 @@ from typing import TextIO, TypeAlias
 from PIL import Image
 
 from xraytune.base.cores import repeated
-from xraytune.base.errors import ConfigError, MachineError, Problem, TrialError, is_out_of_memory
+from xraytune.base.errors import ConfigError, MachineError, Problem, TrialError, XraytuneError, is_out_of_memory
 from xraytune.base.files import explain_disk_errors, fenced, write_text
 from xraytune.base.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
 from xraytune.base.records import EpochRecord, Json, TrialResult
@@ -39,9 +39,9 @@ from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder, other_releases
-from xraytune.study.messages import HANG_FILE, OWNER_FILE, Cause, reason_of, traceback_note
 from xraytune.study.row import ended_runs, read_trials
-from xraytune.study.trial_files import ProgressFile, write_samples
+from xraytune.study.suggestion import Cause
+from xraytune.study.trial_files import HANG_FILE, OWNER_FILE, ProgressFile, write_samples
 from xraytune.trial.run import train_own_generator, trial_epochs
 from xraytune.trial.samples import save_generator_grid, training_grid
 from xraytune.trial.training_set import build_training_set
@@ -193,7 +193,8 @@ def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
         return MachineStopped(reason=str(error))
     except Exception as error:  # noqa: BLE001  the trial boundary: the search continues
         write_text(trial_dir / "error.txt", traceback.format_exc())
-        return TrialFailed(reason=reason_of(error) + traceback_note(trial_dir), cause=_cause(error))
+        reason = str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
+        return TrialFailed(reason=f"{reason} (traceback: {trial_dir.name}/error.txt)", cause=_cause(error))
 
 
 def _cause(error: Exception) -> Cause:

@@ -33,8 +33,8 @@ from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.paths import is_path, relative_value
 from xraytune.space.settings import Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
-from xraytune.study.messages import Failure, TrialSuggestion, resource_share
 from xraytune.study.row import Status, TrialRow, validated_row
+from xraytune.study.suggestion import Failure, TrialSuggestion, resource_share
 
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,

@@ -1,7 +1,9 @@
 """What a command does before it trains: read its space, require what every trial needs, and prepare the images.
 
-space = open_space(...)               the file, its notes, its extensions
-prepared, index = prepare_space(...)  classes, weights, index, split and pixels, and the ratios of its mixes
+    space = open_space(...)               the file, its notes, its extensions
+    prepared, index = prepare_space(...)  classes, weights, index, split and pixels, and the ratios of its mixes
+
+Problems are found in this order, the slow work last.
 """
 
 from __future__ import annotations

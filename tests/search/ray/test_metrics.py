@@ -18,8 +18,8 @@ from xraytune.search.ray.metrics import COUNTERS, GAUGES, Metrics
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import TrialSuggestion
 from xraytune.study.start import create_study
+from xraytune.study.suggestion import TrialSuggestion
 
 DOCKER = Path(__file__).parents[3] / "docker"
 QUALITY_SPACE = """\

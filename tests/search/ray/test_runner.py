@@ -19,12 +19,12 @@ from xraytune.base.files import read_json
 from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.compute import Allocation, Share
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.messages import Node
 from xraytune.search.ray.placement import slots
 from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
-from xraytune.study.messages import Callbacks
 from xraytune.study.row import read_trials
 
 ONE_CORE = Share(cpus=1, gpus=0.0)

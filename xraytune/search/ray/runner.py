@@ -19,6 +19,7 @@ from typing import Any
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import read_bytes
 from xraytune.nets.compute import Allocation, allocation_of
+from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import (
     Answer,
@@ -37,7 +38,8 @@ from xraytune.search.ray.process import RayDiedError, RayProcess, started
 from xraytune.search.ray.setup import protect_token, why_ray_cannot_start
 from xraytune.space.settings import Settings
 from xraytune.study.folder import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases
-from xraytune.study.messages import OWNER_FILE, Callbacks, TrialSuggestion
+from xraytune.study.suggestion import TrialSuggestion
+from xraytune.study.trial_files import OWNER_FILE
 
 _FRUITLESS_STARTS = 3
 _LATE_SECONDS = 60.0

@@ -1,0 +1,41 @@
+"""The functions that a search or a confirmation calls as it proceeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xraytune.base.records import EpochRecord, Progress, ignore_progress
+from xraytune.study.row import TrialRow
+from xraytune.study.suggestion import TrialSuggestion
+
+
+def _ignore(*_: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """Functions that a search or a confirmation calls as it proceeds; each does nothing by default.
+
+    Attributes:
+        note: Called with a line that the user should see.
+        on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard ("" if there is none).
+        on_trial_start: Called when a trial starts or resumes.
+        on_epoch: Called with a trial's number and its record after each new epoch.
+        on_samples: Called with the first trial of a new generator, and a picture of its images next to real ones.
+        on_trial_end: Called with the trial's row of `trials.jsonl`.
+        on_progress: Called with the progress of everything else, such as decoding, and of a confirmation's runs.
+    """
+
+    note: Callable[[str], None] = _ignore
+    on_start: Callable[[Path, str], None] = _ignore
+    on_trial_start: Callable[[TrialSuggestion], None] = _ignore
+    on_epoch: Callable[[int, EpochRecord], None] = _ignore
+    on_samples: Callable[[int, Path], None] = _ignore
+    on_trial_end: Callable[[TrialRow], None] = _ignore
+    on_progress: Progress = ignore_progress
+
+
+NO_CALLBACKS = Callbacks()
