@@ -283,6 +283,22 @@ def test_an_initial_point_whose_values_are_all_fixed_by_overrides_is_left_out(wr
     assert note.endswith("is left out: --set lr=1e-4 fixes all its values")
 
 
+def test_an_initial_point_must_give_what_decides_whether_its_values_are_active(
+    write_space: WriteSpace, complaints: Complaints
+) -> None:
+    path = write_space(
+        "classical: {values: [0, 1]}",
+        "views: {values: [1, 2], when: {classical: 1}}",
+        "lr: {values: [1e-3, 1e-4], when: {views: 2}}",
+        after="points_to_evaluate: [{views: 2, lr: 1e-3}]\n",
+    )
+
+    message = complaints(path)
+
+    for name in ("views", "lr"):
+        assert f"points_to_evaluate: whether {name} is active depends on classical" in message
+
+
 def test_a_complete_first_initial_point_is_an_experiment(write_space: WriteSpace) -> None:
     lines = ("source: {values: [none, gan]}", "lr: {min: 1e-5, max: 1e-3}", "synthetic_ratio: {values: [1, 2]}")
 

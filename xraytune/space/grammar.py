@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import NoReturn
 
@@ -19,7 +19,7 @@ from xraytune.space.fields import ParameterField, parameter_fields
 from xraytune.space.messages import format_value, nearest
 from xraytune.space.paths import absolute_path, is_path
 from xraytune.space.settings import BLOCKS
-from xraytune.space.space import Condition, ParameterSpec, Point, family_of
+from xraytune.space.space import Condition, ParameterSpec, Point, corner_points, family_of
 
 ROOT: KeyPath = ("parameters",)
 POINTS: KeyPath = ("points_to_evaluate",)
@@ -281,7 +281,7 @@ def read_initial_points(
                 values[name] = _read(name, place, problems)
         if not specs or len(values) < len(paths):
             continue
-        point = _in_space(values, paths, by_name, problems)
+        point = _in_space(values, paths, specs, problems)
         if why := _why_left_out(values, point, points, by_name, document):
             notes.append(f"{document.place(path)}: {dotted(path)} is left out: {why}")
         else:
@@ -323,46 +323,33 @@ def _read(name: str, path: KeyPath, problems: Problems) -> Value:
     return read_values(field, [path], problems, "points_to_evaluate: ")[0]
 
 
-def _in_space(
-    row: Point, paths: Mapping[str, KeyPath], by_name: Mapping[str, ParameterSpec], problems: Problems
-) -> Point:
-    """Return a row as a point of the space. Command-line options override what rows give for a parameter."""
-    point: Point = {}
-    undecided: set[str] = set()
-    rejected: set[str] = set()
-    for spec in by_name.values():
-        parents = [condition.parameter for condition in spec.when]
-        if not rejected.isdisjoint(parents):
-            rejected.add(spec.name)
-            continue
-        open_parents = [parent for parent in parents if parent in undecided]
-        refusal = _refusal(spec, row[spec.name], point, open_parents) if spec.name in row else None
-        if refusal is None and spec.name in row:
-            point[spec.name] = row[spec.name]
-        elif refusal and not is_overridden(problems.document, family_of([spec.name], by_name)):
+def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[ParameterSpec], problems: Problems) -> Point:
+    """Return a row's values of searched parameters. Command-line options override what rows give for a parameter."""
+    document, by_name, given = problems.document, {spec.name: spec for spec in specs}, dict(row)
+    for spec in specs:
+        refusal = _refusal(spec, given, specs) if spec.name in given else None
+        if refusal and is_overridden(document, family_of([spec.name], by_name)):
+            del given[spec.name]
+        elif refusal:
             what, fix = refusal
             problems.add(paths[spec.name], f"points_to_evaluate: {what}", fix)
-            rejected.add(spec.name)
-        elif open_parents or (spec.domain.is_open and spec.is_active_at(point)):
-            undecided.add(spec.name)
-        elif spec.is_active_at(point):
-            (point[spec.name],) = spec.domain.corners(())
-    document = problems.document
     if not any(path[:1] == ROOT and document.option(path) for path in document.places):
         for name in row.keys() - by_name:
             problems.add(paths[name], f"points_to_evaluate: {name} is never active in this space", f"remove {name}")
-    return {name: point[name] for name, spec in by_name.items() if name in point and spec.domain.is_open}
+    return {name: given[name] for name, spec in by_name.items() if name in given and spec.domain.is_open}
 
 
-def _refusal(spec: ParameterSpec, value: Value, point: Point, open_parents: Sequence[str]) -> tuple[str, str] | None:
-    if open_parents:
-        return (
-            f"whether {spec.name} is active depends on {open_parents[0]}",
-            f"give {open_parents[0]} in this row as well",
-        )
-    if not spec.is_active_at(point):
+def _refusal(spec: ParameterSpec, row: Point, specs: Sequence[ParameterSpec]) -> tuple[str, str] | None:
+    """Return why a row cannot give its value of a parameter, and the fix; None if it can."""
+    fixed = [replace(other, domain=Choices((row[other.name],))) if other.name in row else other for other in specs]
+    is_active = [spec.name in point for point in corner_points(fixed, [spec.name])]
+    if not any(is_active):
         return f"{spec.name} is only active where {' and '.join(map(str, spec.when))}", f"remove {spec.name}"
-    if spec.domain.contains(value):
+    if not all(is_active):
+        family = family_of([spec.name], {other.name: other for other in fixed})
+        parent = next(other.name for other in fixed if other.name in family and other.domain.is_open)
+        return f"whether {spec.name} is active depends on {parent}", f"give {parent} in this row as well"
+    if spec.domain.contains(row[spec.name]):
         return None
     fix = "use a value of the space, or widen the space"
-    return f"{spec.name}: {format_value(value)} is not in the space: {spec.domain}", fix
+    return f"{spec.name}: {format_value(row[spec.name])} is not in the space: {spec.domain}", fix
