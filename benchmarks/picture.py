@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from xraytune.cli.console import drawn
-from xraytune.cli.study_frame import live_frame
 from xraytune.present.page import write_report
+from xraytune.present.trials import live_frame
 from xraytune.study.folder import StudyFolder
 from xraytune.study.status import StudyWatcher
 

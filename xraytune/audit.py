@@ -18,12 +18,14 @@ from xraytune.base.errors import DataError
 from xraytune.base.files import require_writable, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
+from xraytune.confirm.verdict_file import VerdictRecord
 from xraytune.data.prepare import RunContext, prepare_index, stored_images
 from xraytune.nets.compute import pin
 from xraytune.present.page import render
-from xraytune.present.sections import Picture, Section, Table, sections
+from xraytune.present.sections import sections
 from xraytune.present.study import read_study
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.present.tables import Picture, Section, Table
 from xraytune.search.run import resources_here, search
 from xraytune.space.document import parse_yaml
 from xraytune.space.load import space_of_document
@@ -160,7 +162,7 @@ def audit(
             study=folder.path, headline=_headline(lines), lines=lines, quality=quality, memorisation=memorisation
         )
         write_json(folder.path / "audit.json", to_json(result) | {"study": settings.name})
-        table = Table(columns=("", "status", ""), rows=[(line.name, line.status, line.sentence) for line in lines])
+        table = Table(("", "status", ""), [(line.name, line.status, line.sentence) for line in lines])
         part = Section(id="audit", title="Audit", link="Audit", lead=result.headline, tables=[table], pictures=pictures)
         write_text(folder.path / "audit.html", render(data, [part, *sections(data)]), durable=False)
         return result
@@ -247,12 +249,12 @@ def _labels(synthetic: float | None, real: float | None) -> Line:
     return _line("labels", f"{aurocs}.", drop >= _WRONG_LABELS, drop >= _MANY_WRONG_LABELS)
 
 
-def _downstream(verdict: Mapping[str, Any]) -> Line:
-    first, word, metric = verdict["finalists"][0], verdict["verdict"], verdict["metric"]
-    differences = ", ".join(f"{one['difference']:+.3f} against {one['control']}" for one in first["comparisons"])
-    prefix = "exploratory: " if verdict["exploratory"] else ""
-    sentence = f"{first['arm']}: {prefix}{verdict_text(word, metric)}; {metric} {differences}."
-    return _line("downstream", sentence, word != "helps", word == "hurts")
+def _downstream(verdict: VerdictRecord) -> Line:
+    first, metric = verdict.finalists[0], verdict.metric
+    differences = ", ".join(f"{row.difference:+.3f} against {row.control}" for row in first.comparisons)
+    prefix = "exploratory: " if verdict.exploratory else ""
+    sentence = f"{first.arm}: {prefix}{verdict_text(verdict.verdict, metric)}; {metric} {differences}."
+    return _line("downstream", sentence, verdict.verdict != "helps", verdict.verdict == "hurts")
 
 
 def _not_measured(name: str, why: str) -> Line:

@@ -16,6 +16,7 @@ import pytest
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.cli import console
+from xraytune.present.tables import Column, Table, duration
 
 
 def test_a_log_shows_progress_and_the_time_left(
@@ -53,7 +54,7 @@ def test_a_log_estimates_no_time_while_nothing_is_done(
 
 @pytest.mark.parametrize(("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")])
 def test_durations_are_formatted_as_clock_time(seconds: float, expected: str) -> None:
-    assert console.duration(seconds) == expected
+    assert duration(seconds) == expected
 
 
 @pytest.mark.parametrize("is_live", [True, False])
@@ -111,7 +112,7 @@ SHOWN = r"\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202egnp.exe\u2066"
 
 
 def in_a_table(text: str) -> None:
-    console.show(text, console.Table((console.Column(text, flexible=True),), [(text,)], text))
+    console.show(text, Table((Column(text, flexible=True),), [(text,)], text))
 
 
 def in_a_bug(text: str) -> None:

@@ -25,8 +25,9 @@ from xraytune.confirm.analysis import (
 )
 from xraytune.confirm.forecast import Forecast, VerdictChances
 from xraytune.confirm.plan import Arm, Plan, matched_control
-from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, write_verdict
+from xraytune.confirm.record import Confirmation, methods_paragraph, write_verdict
 from xraytune.confirm.secondary import secondary_outcomes
+from xraytune.confirm.verdict_file import HeldOutSet, read_verdict
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
 from xraytune.trial.task import CLASSIFICATION, SEGMENTATION
@@ -352,6 +353,7 @@ def test_the_record_is_written_as_json_and_paragraphs(tmp_path: Path) -> None:
     write_verdict(tmp_path, found)
 
     assert json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8")) == found.to_json()
+    assert read_verdict(tmp_path) == found.record
     assert found.to_json()["ratio_caveat"].startswith("val-B selected this finalist, so its score there is optimistic")
     assert found.to_json()["methods"] in (tmp_path / "methods.md").read_text(encoding="utf-8")
 

@@ -9,8 +9,8 @@ from typer import Argument, Option
 
 from xraytune.cli import console, options
 from xraytune.cli.confirm import ConfirmScreen
-from xraytune.cli.console import Cell, Column, Table
 from xraytune.cli.search import shown_path
+from xraytune.present.tables import Cell, Column, Table
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit

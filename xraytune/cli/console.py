@@ -1,6 +1,6 @@
 """Print to the terminal; no other file does. Results go to stdout, as text or as one JSON object; the rest to stderr.
 
-Commands pass plain text and records (`Cell`, `Table`); this module formats them. On a terminal, progress is shown as bars
+Commands pass text and the records of `present/tables.py`; this module formats them. On a terminal, progress is shown as bars
 and a search as a live table; otherwise, as in a log file, both are lines with the time.
 """
 
@@ -13,12 +13,12 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TextIO, TypeVar, cast
 
 import typer
 from rich import box
@@ -32,87 +32,13 @@ from rich.text import Text
 from xraytune.base.cores import repeated
 from xraytune.base.errors import CONTROL_CHARACTERS, XraytuneError, printable
 from xraytune.base.records import Pace, Progress, progress_text, split_unit, to_json
+from xraytune.present.tables import Cell, Entry, Frame, Section, Table, Tone, duration, text_of
 
 R = TypeVar("R")
-Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
 _STYLES: dict[Tone, str] = {"plain": "", "strong": "bold", "dim": "dim", "good": "green", "busy": "cyan", "bad": "red"}
 _LOG_EVERY_SECONDS = 10.0
 _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Styled text: a line, or a cell of a table."""
-
-    text: str
-    tone: Tone = "plain"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table. On a narrow screen, `optional` ones are left out, the last first; then `flexible` ones wrap."""
-
-    name: str
-    align: Literal["left", "right"] = "left"
-    flexible: bool = False
-    optional: bool = False
-
-
-Row: TypeAlias = Sequence[Cell | str]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows below an empty line and a title; a plain string is a left-aligned column with that heading.
-
-    On a narrow screen, a line below names the columns that are left out.
-    """
-
-    columns: Sequence[Column | str]
-    rows: Sequence[Row]
-    title: str = ""
-
-    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw the table."""
-        columns = [Column(column) if isinstance(column, str) else column for column in self.columns]
-        rows = [[_text(cell) for cell in row] for row in self.rows]
-        cells = ((column.name, *(row[place].plain for row in rows)) for place, column in enumerate(columns))
-        widths = [2 + max(cell_len(line) for cell in column for line in cell.split("\n")) for column in cells]
-        shown = list(range(len(columns)))
-        for place in reversed(range(len(columns))):
-            if columns[place].optional and sum(widths[one] for one in shown) - 2 > options.max_width:
-                shown.remove(place)
-        has_heading = any(columns[place].name for place in shown)
-        drawn = RichTable(
-            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_heading
-        )
-        for column in (columns[place] for place in shown):
-            heading, wraps = _text(column.name), column.flexible
-            drawn.add_column(heading, justify=column.align, overflow="fold", no_wrap=not wraps, header_style="dim")
-        for row in rows:
-            drawn.add_row(*(row[place] for place in shown))
-        yield Text()
-        if self.title:
-            yield _text(Cell(self.title, "strong"))
-        yield drawn
-        if hidden := [column.name.replace("\n", " ") for place, column in enumerate(columns) if place not in shown]:
-            yield _text(Cell(f"left out on this narrow screen: {', '.join(hidden)}", "dim"))
-
-
-Frame: TypeAlias = Sequence[Cell | str | Table]
-"""Lines and tables, from top to bottom."""
-
-
-def facts(*rows: tuple[str, str], title: str = "") -> Table:
-    """Return a table of names and values, without those whose value is empty."""
-    shown = [(Cell(name, "dim"), value) for name, value in rows if value]
-    return Table(("", Column("", flexible=True)), shown, title)
-
-
-def numbers(*names: str) -> list[Column | str]:
-    """Return columns of numbers, which are aligned to the right."""
-    return [Column(name, "right") for name in names]
 
 
 class _Stream:
@@ -162,6 +88,11 @@ def show(*frame: Cell | str | Table) -> None:
     _OUT.print(drawn(frame))
 
 
+def show_section(section: Section) -> None:
+    """Print the text and tables of a section."""
+    show(Cell(section.lead, section.tone), *section.notes, *section.tables)
+
+
 def show_result(result: R, show_text: Callable[[R], None], *, as_json: bool) -> None:
     """Print a record as JSON, or as text with `show_text`."""
     show_json(result) if as_json else show_text(result)
@@ -171,7 +102,7 @@ def show_json(content: object) -> None:
     """Print the result, a record or a dict, as one JSON object; nothing else goes to stdout."""
     ensure_ascii = (getattr(sys.stdout, "encoding", None) or "utf-8").lower() != "utf-8"
     text = json.dumps(to_json(content), indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
-    print(CONTROL_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    print(CONTROL_CHARACTERS.sub(lambda character: f"\\u{ord(character[0]):04x}", text))
 
 
 def log(text: str, tone: Tone = "plain") -> None:
@@ -186,13 +117,6 @@ def log(text: str, tone: Tone = "plain") -> None:
 def event(text: str) -> None:
     """Log a line, with the time unless stderr is a terminal."""
     log(text if is_live() else f"{datetime.now().astimezone():%H:%M:%S}  {text}")
-
-
-def duration(seconds: float) -> str:
-    """Format as `0:07`, `12:30` or `3:05:00`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def mebibytes(size: int) -> str:
@@ -304,10 +228,41 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
 
 def drawn(frame: Frame) -> RenderableType:
     """Return a frame for rich."""
-    return Group(*(part if isinstance(part, Table) else _text(part) for part in frame))
+    return Group(*(_DrawnTable(part) if isinstance(part, Table) else _text(part) for part in frame))
 
 
-def _text(cell: Cell | str) -> Text:
+@dataclass(frozen=True, slots=True)
+class _DrawnTable:
+    """A table below an empty line. On a narrow screen, a line below names the columns that are left out."""
+
+    table: Table
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
+        columns = self.table.headings
+        rows = [[_text(cell) for cell in row] for row in self.table.rows]
+        texts = ((column.name, *(row[place].plain for row in rows)) for place, column in enumerate(columns))
+        widths = [2 + max(cell_len(line) for text in column for line in text.split("\n")) for column in texts]
+        shown = list(range(len(columns)))
+        for place in reversed(range(len(columns))):
+            if columns[place].optional and sum(widths[kept] for kept in shown) - 2 > options.max_width:
+                shown.remove(place)
+        has_heading = any(columns[place].name for place in shown)
+        grid = RichTable(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_heading
+        )
+        for column in (columns[place] for place in shown):
+            heading, wraps = _text(column.name), column.flexible
+            grid.add_column(heading, justify=column.align, overflow="fold", no_wrap=not wraps, header_style="dim")
+        for row in rows:
+            grid.add_row(*(row[place] for place in shown))
+        yield Text()
+        if self.table.title:
+            yield _text(Cell(self.table.title, "strong"))
+        yield grid
+        if hidden := [column.name.replace("\n", " ") for place, column in enumerate(columns) if place not in shown]:
+            yield _text(Cell(f"left out on this narrow screen: {', '.join(hidden)}", "dim"))
+
+
+def _text(entry: Entry) -> Text:
     """Return text for rich; all text passes through here."""
-    cell = Cell(cell) if isinstance(cell, str) else cell
-    return Text(printable(cell.text), style=_STYLES[cell.tone])
+    return Text(printable(text_of(entry)), style=_STYLES[entry.tone] if isinstance(entry, Cell) else "")

@@ -9,8 +9,7 @@ from typer import Option
 
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
-from xraytune.cli.console import Cell, Table
-from xraytune.cli.study_frame import sides_frame
+from xraytune.present.tables import Cell, Table, facts, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,13 +78,15 @@ def _settings(
 
 
 def _show_inspection(source: Path, found: Inspection, uses: Sequence[str], sizes: Sequence[SideSize]) -> None:
+    from xraytune.present.trials import sides_frame
+
     fewest, median, most = found.images_per_patient
     total = sum(sum(counts.values()) for counts in found.images.values())
     duplicates = sum(len(files) - 1 for files in found.duplicates)
     formats = ", ".join(f"{count} {kind}" for kind, count in found.formats.items())
     per_part = [(part, *(f"{counts[name]}" for name in found.class_names)) for part, counts in found.images.items()]
     patients = ("patients in train and val", *(f"{found.patients[name]}" for name in found.class_names))
-    of_classes = Table(["part", *console.numbers(*found.class_names)], [*per_part, patients])
+    of_classes = Table(["part", *numbers(*found.class_names)], [*per_part, patients])
     has_classes = len(found.class_names) > 1
     sealed = "; test/ stays sealed" if "test" in found.images else ""
     copies = f"{duplicates} {'file is a copy of another' if duplicates == 1 else 'files are copies of others'}"
@@ -97,7 +98,7 @@ def _show_inspection(source: Path, found: Inspection, uses: Sequence[str], sizes
         *([Cell(f"note: {_examples(found.near_duplicates)}", "busy")] if found.near_duplicates.pairs else []),
         *([of_classes] if has_classes else []),
         *sides_frame(sizes),
-        console.facts(
+        facts(
             ("classes", ", ".join(found.class_names) if has_classes else ""),
             ("positive class", f"{found.positive} ({found.positive_reason})" if found.positive else ""),
             ("images per patient", f"{fewest} to {most}, median {median:g}"),

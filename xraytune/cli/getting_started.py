@@ -13,11 +13,11 @@ from typer import Argument, Exit, Option
 from xraytune.base.errors import MachineError, Problem
 from xraytune.cli import console, options
 from xraytune.cli.confirm import ConfirmScreen, show_rehearsal
-from xraytune.cli.console import Cell, Column, Table, Tone
 from xraytune.cli.data import show_phantoms
 from xraytune.cli.model import show_evaluation, show_training
 from xraytune.cli.search import SearchScreen, show_search, shown_path
 from xraytune.cli.study import show_export
+from xraytune.present.tables import Cell, Column, Table, Tone, facts
 
 if TYPE_CHECKING:
     from xraytune.model.class_evaluation import Evaluation
@@ -104,7 +104,7 @@ def _show_demo(paths: Mapping[str, Path], evaluation: Evaluation) -> None:
         "This is a demo, not evidence: the images are computer-generated, the GAN is barely trained, and with so few "
         f"patients such differences are due to chance. On new patients, the model reached an AUROC of {auroc:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}).",
-        console.facts(*((name, str(path)) for name, path in paths.items())),
+        facts(*((name, str(path)) for name, path in paths.items())),
     )
     console.write_command(f"xraytune status {shlex.quote(str(paths['study']))}", "all trials: ")
     console.write("\nWith your own images", "strong")

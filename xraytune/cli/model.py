@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from xraytune.base.errors import join_names
 from xraytune.cli import console, options
-from xraytune.cli.console import Cell, Column, Frame, Row, Table, numbers
+from xraytune.present.tables import Cell, Column, Frame, Row, Table, facts, numbers
 
 if TYPE_CHECKING:
     from xraytune.model.class_evaluation import Evaluation
@@ -335,7 +335,7 @@ def summary(
         Cell(f"{config}: {len(found.layers)} layers", "strong"),
         Cell(f"input batch: {list(found.input_shape)} float32", "dim"),
         Table(("layer", "output shape", *numbers("parameters"), "trained"), rows),
-        console.facts(
+        facts(
             ("parameters", f"{total:,}"),
             ("trainable", f"{trained:,}"),
             ("frozen", f"{total - trained:,}"),

@@ -9,7 +9,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from xraytune.cli import console, options
-from xraytune.cli.study_frame import live_frame, pruning_lines, scores_text, summary_line
+from xraytune.present.tables import duration
 
 if TYPE_CHECKING:
     from xraytune.search.callbacks import Callbacks
@@ -49,6 +49,7 @@ def search(
 
 def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     """Print the best trials and the next command."""
+    from xraytune.present.trials import pruning_lines, scores_text
     from xraytune.trial.mix import mix_label
 
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
@@ -104,6 +105,7 @@ class SearchScreen:
         self._drawing.close()
 
     def _on_start(self, study: Path, dashboard: str) -> None:
+        from xraytune.present.trials import live_frame, summary_line
         from xraytune.study.folder import StudyFolder
         from xraytune.study.status import StudyWatcher
 
@@ -133,6 +135,6 @@ class SearchScreen:
             console.event(f"#{row.number} failed: {row.reason.splitlines()[0]}")
         elif not console.is_live():
             epochs = f"{row.epochs} epoch{'s' * (row.epochs != 1)}"
-            took = console.duration(row.seconds)
+            took = duration(row.seconds)
             score = "KID" if self._objective.is_of_generator else "val-A"
             console.event(f"#{row.number} {row.status} after {epochs}, {took}: {score} {row.value:.3f}")

@@ -11,7 +11,7 @@ from typer import Argument, BadParameter, Exit, Option
 from xraytune.base.errors import ConfigError, MachineError, Problem, SourceLine
 from xraytune.base.records import Json
 from xraytune.cli import console, options
-from xraytune.cli.console import Cell, Column, Table
+from xraytune.present.tables import Cell, Column, Table, facts
 
 if TYPE_CHECKING:
     from xraytune.space.settings import Settings
@@ -96,7 +96,7 @@ def _settings(settings: Settings) -> Table:
     objective = settings.objective
     goal = f"{objective.goal.removesuffix('ize')}ises {objective.metric}"
     goal += f" at specificity {objective.specificity:g}" if objective.specificity is not None else ""
-    return console.facts(
+    return facts(
         ("study", settings.name),
         ("task", f"{settings.task}, {goal}"),
         ("images", f"{data.path}, {data.image_size} px{missing}"),

@@ -9,9 +9,8 @@ from typer import BadParameter, Option
 
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
-from xraytune.cli.console import Cell, Column, Table
 from xraytune.cli.search import shown_path
-from xraytune.cli.study_frame import scores_text, status_frame
+from xraytune.present.tables import Cell, Column, Table, numbers
 
 if TYPE_CHECKING:
     from xraytune.model.best import Exported
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 def status(study: options.StudyArgument, as_json: options.AsJson = False) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
+    from xraytune.present.trials import status_frame
     from xraytune.study.pruning import pruning_of
     from xraytune.study.status import status
 
@@ -91,6 +91,8 @@ def export(
 
 def show_export(exported: Exported, *, next_step: bool = True) -> None:
     """Print the exported trial and the next command."""
+    from xraytune.present.trials import scores_text
+
     if exported.val_score is None:
         console.write(f"{exported.path}: a control that confirm added to {exported.study}, arm {exported.arm}")
     else:
@@ -157,5 +159,5 @@ def _show_cleaned(cleaned: Cleaned) -> None:
     console.show(
         Cell(head, "good"),
         *([Cell(f"note: {cleaned.note}", "dim")] if cleaned.note else []),
-        *([Table((Column("path", flexible=True), *console.numbers("MiB")), rows)] if rows else []),
+        *([Table((Column("path", flexible=True), *numbers("MiB")), rows)] if rows else []),
     )

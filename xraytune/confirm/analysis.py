@@ -17,6 +17,7 @@ from xraytune.confirm.forecast import (
     verdict_chances,
 )
 from xraytune.confirm.plan import Arm, Plan
+from xraytune.confirm.verdict_file import DuplicatePoint, Gain, RatioPoint
 from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import StructuralComponents
 from xraytune.stats.verdict import (
@@ -108,35 +109,6 @@ RATIO_CAVEAT = (
     "val-B selected this finalist, so its score there is optimistic; "
     "read the ratio response as a description, not a test"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
-    """The gain in score of one arm over another on val-B, with a 95 % interval."""
-
-    gain: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DuplicatePoint(Gain):
-    """The first finalist with `source: duplicate` at one ratio; the gain is over ratio 0."""
-
-    score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RatioPoint(Gain):
-    """The first finalist at one ratio on val-B; the gain is over ratio 0.
-
-    `over_duplicate` is the gain over as many repeated real images; there are none at 0 and with `mixing: replace`.
-    """
-
-    ratio: float
-    score: float
-    duplicate: DuplicatePoint | None = None
-    over_duplicate: Gain | None = None
 
 
 def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistResult, ...]:

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import NonNegativeInt, ValidationError
 
 from xraytune.base.errors import Problem, StudyError
-from xraytune.base.files import read_bytes, read_json, require_recorded, write_json
+from xraytune.base.files import read_bytes, write_json
 from xraytune.base.seeding import derive_seed
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.model import Model
 from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.space.space import Space
-from xraytune.study.folder import damage_explained
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import Outcome, RunRow, Status, Trial, TrialRow, ranked_on_val_b
 
@@ -165,15 +164,6 @@ def read_plan(folder: Path) -> Plan | None:
         fix = f"restore it from a backup, or move {folder.name}/ away to start the confirmation from scratch"
         raise StudyError(Problem("the plan of this confirmation is damaged", file, fix)) from error
     return plan
-
-
-def read_verdict(folder: Path) -> dict[str, Any] | None:
-    """Return the content of `verdict.json`; None if there is none, StudyError if it is not what `confirm` wrote."""
-    with damage_explained(folder / VERDICT_FILE, VERDICT_FIX) as file:
-        if not file.exists():
-            return None
-        require_recorded(file, "JSON file")
-        return {**read_json(file)}
 
 
 def pruned_to_finish(

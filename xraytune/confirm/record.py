@@ -1,19 +1,16 @@
-"""The result of a confirmation: `verdict.json` (docs/confirm.md lists its keys), and two paragraphs for a paper."""
+"""The result of a confirmation, as `verdict.json` and as two paragraphs for a paper."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import to_jsonable_python
-
 from xraytune.base.files import markdown, write_json, write_text
 from xraytune.base.records import to_json
-from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
-from xraytune.confirm.forecast import Forecast
+from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult
 from xraytune.confirm.plan import VERDICT_FILE
-from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference
+from xraytune.confirm.verdict_file import ConfirmationFacts, ControlVerdict, FinalistVerdict, VerdictRecord
 from xraytune.stats.verdict import Overall, can_show_harm
 
 if TYPE_CHECKING:
@@ -24,43 +21,11 @@ _COVARIANCES = {"AUROC": "DeLong covariances", "Dice": "covariances of means ove
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOutSet:
-    """The number of images and patients of the test folder, and the fingerprint of its content.
-
-    `positive` is the class that sensitivity refers to; empty with more than two classes.
-    """
-
-    images: int
-    patients: int
-    fingerprint: str
-    positive: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
-    """The result of a confirmation; the fields are the keys of `verdict.json`, with finalists in the order of val-B.
-
-    `metric` is the name of the score that arms are compared by, `objective` of the one that chose finalists and epochs;
-    `network` is the kind of network: classifier or segmenter.
-    """
+class Confirmation(ConfirmationFacts):
+    """The result of a confirmation, with finalists in the order of val-B; `record` is what is stored of it."""
 
     study: Path
-    metric: str
-    objective: str
-    network: str
-    exploratory: tuple[str, ...]
-    rope: float
-    gan_seeds: int
-    classifier_seeds: int
-    train_images: int
-    test: HeldOutSet
     finalists: tuple[FinalistResult, ...]
-    forecast: Forecast
-    ratio_response: tuple[RatioPoint, ...]
-    secondary: tuple[OutcomeDifference, ...] = ()
-    external: tuple[ExternalResult, ...] = ()
-    generators: tuple[GeneratorQuality, ...] = ()
-    notes: tuple[str, ...]
 
     @property
     def verdict(self) -> Overall:
@@ -85,52 +50,57 @@ class Confirmation:
         ]
         return pd.DataFrame(rows).set_index(["finalist", "control"])
 
+    @property
+    def record(self) -> VerdictRecord:
+        """The content of `verdict.json`."""
+        return VerdictRecord(
+            **{field.name: getattr(self, field.name) for field in fields(ConfirmationFacts)},
+            study=self.study.name,
+            verdict=self.verdict,
+            answer=answer_paragraph(self),
+            methods=methods_paragraph(self),
+            finalists=tuple(map(_finalist_verdict, self.finalists)),
+            ratio_caveat=RATIO_CAVEAT if self.ratio_response else "",
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `verdict.json`."""
-        return to_json(replace(self, finalists=())) | {
-            "version": 3,
-            "study": self.study.name,
-            "verdict": self.verdict,
-            "answer": answer_paragraph(self),
-            "methods": methods_paragraph(self),
-            "finalists": to_jsonable_python([_finalist_json(finalist) for finalist in self.finalists]),
-            "ratio_caveat": RATIO_CAVEAT if self.ratio_response else "",
-        }
+        """Return the content of `verdict.json` as plain JSON."""
+        return to_json(self.record)
 
 
-def _finalist_json(finalist: FinalistResult) -> dict[str, Any]:
+def _finalist_verdict(finalist: FinalistResult) -> FinalistVerdict:
     verdict = finalist.verdict
-    return {
-        "arm": finalist.arm.name,
-        "trial": finalist.arm.trial,
-        "score": finalist.score,
-        "gan_scores": finalist.gan_scores,
-        "worst_gan_score": min(finalist.gan_scores),
-        "verdict": verdict.word if verdict else "not_tested",
-        "because_of": verdict.controls if verdict else (),
-        "comparisons": [_comparison_json(result) for result in finalist.comparisons],
-    }
+    return FinalistVerdict(
+        arm=finalist.arm.name,
+        trial=finalist.arm.trial,
+        score=finalist.score,
+        gan_scores=finalist.gan_scores,
+        worst_gan_score=min(finalist.gan_scores),
+        verdict=verdict.word if verdict else "not_tested",
+        because_of=verdict.controls if verdict else (),
+        comparisons=tuple(map(_control_verdict, finalist.comparisons)),
+    )
 
 
-def _comparison_json(result: ControlResult) -> dict[str, Any]:
-    return {
-        "control": result.control,
-        "role": result.arm.role,
-        "control_score": result.comparison.scores[1],
+def _control_verdict(result: ControlResult) -> ControlVerdict:
+    return ControlVerdict(
+        control=result.control,
+        role=result.arm.role,
+        control_score=result.comparison.scores[1],
         **asdict(result.comparison.interval),
-        "verdict": result.verdict.words,
-        "variance_components": result.comparison.components,
-        "p_better_by_rope": result.verdict.p_better_by_rope,
-        "smallest_detectable_difference": result.smallest_detectable_difference,
-        "chance_of_equivalent": result.chance_of_equivalent,
-    }
+        verdict=result.verdict.words,
+        variance_components=result.comparison.components,
+        p_better_by_rope=result.verdict.p_better_by_rope,
+        smallest_detectable_difference=result.smallest_detectable_difference,
+        chance_of_equivalent=result.chance_of_equivalent,
+    )
 
 
 def write_verdict(folder: Path, confirmation: Confirmation) -> None:
     """Write `verdict.json`, then `methods.md`: GAN seeds added after `verdict.json` exists make a verdict exploratory."""
-    content = confirmation.to_json()
-    write_json(folder / VERDICT_FILE, content, is_recorded=True)
-    write_text(folder / METHODS_FILE, f"{markdown(content['answer'])}\n\n{markdown(content['methods'])}\n")
+    record = confirmation.record
+    write_json(folder / VERDICT_FILE, to_json(record), is_recorded=True)
+    write_text(folder / METHODS_FILE, f"{markdown(record.answer)}\n\n{markdown(record.methods)}\n")
 
 
 def answer_paragraph(confirmation: Confirmation) -> str:

@@ -33,10 +33,11 @@ from xraytune.confirm.plan import (
     read_plan,
     write_plan,
 )
-from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
+from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.training import Training, opened, require_controls
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.confirm.verdict_file import ArmDifference, ExternalResult, HeldOutSet
 from xraytune.study.folder import damage_explained, format_versions
 from xraytune.study.row import completed_runs
 from xraytune.trial.task import task_of
@@ -75,7 +76,7 @@ class Rehearsal:
 
     study: Path
     gan_seeds: int
-    differences: tuple[secondary.ArmDifference, ...]
+    differences: tuple[ArmDifference, ...]
     cost: Cost
     forecast: Forecast
     has_test: bool
@@ -211,22 +212,22 @@ def _judge(
 
 def _external(
     training: Training, plan: Plan, found: scoring.SealedTest | None, compute: Compute, runs: Sequence[int], reason: str
-) -> tuple[secondary.ExternalResult, ...]:
+) -> tuple[ExternalResult, ...]:
     """Score a second hospital's folder; return the results on it and on those of earlier calls."""
     folder, study = training.runs_folder, training.folder.path
     file = folder.path / _EXTERNAL_FILE
-    earlier: tuple[secondary.ExternalResult, ...] = ()
+    earlier: tuple[ExternalResult, ...] = ()
     if file.exists():
         with damage_explained(file, "remove it, and give each external folder again"):
             require_recorded(file, "JSON file")
-            earlier = TypeAdapter(tuple[secondary.ExternalResult, ...]).validate_python(read_json(file)["results"])
+            earlier = TypeAdapter(tuple[ExternalResult, ...]).validate_python(read_json(file)["results"])
     if found is None:
         return earlier
     if not scoring.is_scored(folder, runs, found.side):
         scoring.score_sealed(training, found, runs, compute, reason=reason)
     images = scoring.evaluation_set(found, training.prepared, task_of(training.settings))
     scores = scoring.arm_scores(folder, plan, found.side, images)
-    result = secondary.ExternalResult(
+    result = ExternalResult(
         folder=found.data.path.resolve().name,
         fingerprint=found.fingerprint,
         images=len(images.patients),

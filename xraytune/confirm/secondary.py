@@ -9,16 +9,23 @@ carries over to others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from statistics import median
-from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Arm, Plan
+from xraytune.confirm.verdict_file import (
+    ArmDifference,
+    Difference,
+    FigureSpread,
+    GeneratorQuality,
+    Outcome,
+    OutcomeDifference,
+)
 from xraytune.stats.classification import Flags, Floats, weighted_accuracy, weighted_brier_score, weights_by_score
 from xraytune.stats.intervals import patient_resamples
 from xraytune.stats.placements import effective_patients
@@ -27,56 +34,8 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.generator_quality import quality_text, shortcomings
 
-Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
 RESAMPLES = 500
 _SEED = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A finalist minus a control, with a 95 % interval over patients and seeds."""
-
-    value: float
-    control_value: float
-    difference: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmDifference(Difference):
-    """A difference in the score of the verdict, with the names of the arms."""
-
-    finalist: str
-    control: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeDifference(ArmDifference):
-    """A difference in another outcome.
-
-    `accuracy`: share of images whose most probable class is the right one. `sensitivity`: read from both arms' ROC curves at
-    the specificity that the control has at its threshold. `brier`: lower is better.
-    """
-
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExternalResult:
-    """The comparisons on a folder of another hospital, named and identified by the fingerprint of its content.
-
-    `earlier_accesses` is how often it was scored before this confirmation scored it.
-    """
-
-    folder: str
-    fingerprint: str
-    images: int
-    patients: int
-    gan_seeds: int
-    earlier_accesses: int
-    differences: tuple[ArmDifference, ...]
-    secondary: tuple[OutcomeDifference, ...]
 
 
 def score_differences(scores: ArmScores) -> tuple[ArmDifference, ...]:
@@ -178,29 +137,6 @@ def _roc_at(false_share: Floats, is_positive: Flags, scores: Floats, weights: Fl
         counts = np.cumsum(by_score[:, ::-1], axis=1)
         rates.append(np.pad(counts / counts[:, -1:], ((0, 0), (1, 0))))
     return np.array([np.interp(*one) for one in zip(false_share, *rates, strict=True)])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FigureSpread:
-    """Median and range of a figure over generators."""
-
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorQuality:
-    """The quality of a finalist's synthetic images: one pool per GAN seed, of which `measured` have figures.
-
-    The figures are `Quality.columns`. Pools that copy training images are not excluded.
-    """
-
-    arm: str
-    generators: int
-    measured: int
-    figures: Mapping[str, FigureSpread]
-    sentence: str
 
 
 def generator_qualities(folder: StudyFolder, plan: Plan) -> tuple[GeneratorQuality, ...]:

@@ -22,8 +22,8 @@ from xraytune.confirm.plan import (
     Arm,
     finished_label,
     read_plan,
-    read_verdict,
 )
+from xraytune.confirm.verdict_file import read_verdict
 from xraytune.data.prepare import Prepared
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.load import experiment_to_yaml
@@ -176,9 +176,10 @@ def _read_search(folder: StudyFolder) -> _Search:
 def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> dict[int, str]:
     """Return the verdict of `confirm` for each finalist, by trial number; empty before a confirm."""
     with damage_explained(folder.path / CONFIRM_FOLDER / VERDICT_FILE, VERDICT_FIX) as file:
-        finalists = (read_verdict(file.parent) or {"finalists": ()})["finalists"]
-        verdicts = {int(finalist["trial"].removeprefix("#")): str(finalist["verdict"]) for finalist in finalists}
-        if not verdicts.keys() <= trials.keys() or not set(verdicts.values()) <= _VERDICTS.keys():
+        record = read_verdict(file.parent)
+        finalists = record.finalists if record else ()
+        verdicts = {int(finalist.trial.removeprefix("#")): str(finalist.verdict) for finalist in finalists}
+        if not verdicts.keys() <= trials.keys():
             raise ValueError("it is that of another study")
     return verdicts
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.confirm.verdict_file import ControlVerdict, FinalistVerdict, Gain, RatioPoint
 from xraytune.stats.curves import ClassCurves, Curve
 from xraytune.study.figures import Figure
 from xraytune.study.status import StudyView, TrialView
@@ -64,24 +65,24 @@ class Chart:
     caption: str = ""
 
 
-def differences(finalist: Mapping[str, Any], metric: str, rope: float) -> Chart:
-    """Show the differences of a finalist (`verdict.json`) from its controls, with intervals and the ROPE."""
-    rows = finalist["comparisons"][::-1]
-    names = [_escaped(one["control"]) for one in rows]
-    traces = [
-        _scatter(
-            "markers",
-            [one["difference"] for one in own],
-            [_escaped(one["control"]) for one in own],
-            "%{y}<br>%{x:+.4f} (%{text})",
-            name=word,
-            error_x=_error((one["difference"] for one in own), _ends(own), width=5),
-            marker={"color": _VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
-            text=[f"{one['low']:+.4f} to {one['high']:+.4f}" for one in own],
-        )
-        for word, symbol in _SYMBOLS.items()
-        if (own := [one for one in rows if one["verdict"][0] == word])
-    ]
+def differences(finalist: FinalistVerdict, metric: str, rope: float) -> Chart:
+    """Show the differences of a finalist from its controls, with intervals and the ROPE."""
+    comparisons = finalist.comparisons[::-1]
+    names = [_escaped(comparison.control) for comparison in comparisons]
+    traces = []
+    for word, symbol in _SYMBOLS.items():
+        if rows := [comparison for comparison in comparisons if comparison.verdict[0] == word]:
+            trace = _scatter(
+                "markers",
+                [row.difference for row in rows],
+                [_escaped(row.control) for row in rows],
+                "%{y}<br>%{x:+.4f} (%{text})",
+                name=word,
+                error_x=_error((row.difference for row in rows), _ends(rows), width=5),
+                marker={"color": _VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
+                text=[f"{row.low:+.4f} to {row.high:+.4f}" for row in rows],
+            )
+            traces.append(trace)
     above = {"xref": "paper", "x": 0, "xanchor": "left", "yshift": 19, "showarrow": False, "font": {"size": 13}}
     rope_name = {"yref": "paper", "x": 0, "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     layout = {
@@ -89,42 +90,50 @@ def differences(finalist: Mapping[str, Any], metric: str, rope: float) -> Chart:
         "yaxis": {"categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.25]}
         | {"showticklabels": False, "showgrid": False},
         "shapes": [_ROPE | {"x0": -rope, "x1": rope}, _vertical(0)],
-        "annotations": [*({"text": one, "y": one} | above for one in names), {"text": f"ROPE ±{rope:g}"} | rope_name],
-        "legend": {**_LEGEND, "y": 1 + 20 / (8 + 54 * len(rows))},
+        "annotations": [
+            *({"text": name, "y": name} | above for name in names),
+            {"text": f"ROPE ±{rope:g}"} | rope_name,
+        ],
+        "legend": {**_LEGEND, "y": 1 + 20 / (8 + 54 * len(names))},
         "margin": {"l": 4, "r": 16, "t": 62, "b": 50},
     }
-    alt = "; ".join(f"{one['control']}: {one['difference']:+.4f}" for one in rows)
-    return Chart(id="differences", traces=traces, layout=layout, height=120 + 54 * len(rows), alt=alt)
+    alt = "; ".join(f"{comparison.control}: {comparison.difference:+.4f}" for comparison in comparisons)
+    return Chart(id="differences", traces=traces, layout=layout, height=120 + 54 * len(names), alt=alt)
 
 
-def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str) -> Chart:
-    """Show the gain over ratio 0 at each ratio, of a finalist's source and of duplicates (`verdict.json`)."""
-    with_ratio = [one for one in points if one["ratio"]]
-    ratios = [f"{one['ratio']:g}" for one in with_ratio]
-    traces = []
-    for name, gains, shift in ((source, with_ratio, 0.04), ("duplicate", [o["duplicate"] for o in with_ratio], -0.04)):
-        if own := {place: gain for place, gain in enumerate(gains) if gain}:
-            values = [gain["gain"] for gain in own.values()]
-            text = "r = {}: {gain:+.4f} ({low:+.4f} to {high:+.4f})"
-            trace = _scatter(
-                "lines+markers",
-                [place + shift for place in own],
-                values,
-                f"{name}, %{{text}}",
-                name=name,
-                error_y=_error(values, _ends(own.values()), width=4),
-                line={"color": _colour_of(name)},
-                marker={"color": _colour_of(name), "size": 8},
-                text=[text.format(ratios[place], **gain) for place, gain in own.items()],
-            )
-            traces.append(trace)
+def ratio_response(points: Sequence[RatioPoint], source: str, metric: str) -> Chart:
+    """Show the gain over ratio 0 at each ratio, of a finalist's source and of duplicates."""
+    points = [point for point in points if point.ratio]
+    ratios = [f"{point.ratio:g}" for point in points]
+    gains: dict[str, dict[int, Gain]] = {
+        source: dict(enumerate(points)),
+        "duplicate": {place: point.duplicate for place, point in enumerate(points) if point.duplicate},
+    }
+    traces = [
+        _scatter(
+            "lines+markers",
+            [place + (0.04 if name == source else -0.04) for place in by_place],
+            [gain.gain for gain in by_place.values()],
+            f"{name}, %{{text}}",
+            name=name,
+            error_y=_error((gain.gain for gain in by_place.values()), _ends(by_place.values()), width=4),
+            line={"color": _colour_of(name)},
+            marker={"color": _colour_of(name), "size": 8},
+            text=[
+                f"r = {ratios[place]}: {gain.gain:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+                for place, gain in by_place.items()
+            ],
+        )
+        for name, by_place in gains.items()
+        if by_place
+    ]
     layout = {
         "xaxis": _axis("extra images per real image (r)", tickvals=[*range(len(ratios))], ticktext=ratios),
         "yaxis": _axis(f"gain in val-B {metric} over r = 0"),
         "shapes": [_HORIZONTAL],
         "legend": _LEGEND,
     }
-    alt = "; ".join(f"r = {one['ratio']:g}: {one['gain']:+.4f}" for one in with_ratio)
+    alt = "; ".join(f"r = {point.ratio:g}: {point.gain:+.4f}" for point in points)
     return Chart(id="ratios", traces=traces, layout=layout, alt=f"gain of {source} over r = 0: {alt}")
 
 
@@ -417,8 +426,8 @@ def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: 
     return {"type": "scatter", "mode": mode, "x": x, "y": y, "hovertemplate": f"{hover}<extra></extra>", **more}
 
 
-def _ends(rows: Iterable[Mapping[str, float]]) -> list[tuple[float, float]]:
-    return [(row["low"], row["high"]) for row in rows]
+def _ends(rows: Iterable[Gain | ControlVerdict]) -> list[tuple[float, float]]:
+    return [(row.low, row.high) for row in rows]
 
 
 def _error(centres: Iterable[float], ends: Iterable[tuple[float, float] | None], *, width: int) -> Trace:

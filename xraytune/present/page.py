@@ -19,8 +19,9 @@ from markupsafe import Markup, escape
 
 from xraytune.base.errors import ConfigError, Problem, printable
 from xraytune.base.files import csv_table, new_folder, require_new, write_text
-from xraytune.present.sections import Picture, Section, all_charts, sections
+from xraytune.present.sections import all_charts, sections
 from xraytune.present.study import StudyData, read_study
+from xraytune.present.tables import Cell, Picture, Section, Table, text_of
 
 _WATCH_SECONDS = 20.0
 
@@ -78,13 +79,16 @@ def write_tables(study: Path, *, out: Path, cache: Path | None = None) -> tuple[
     """
     require_new(out)
     with new_folder(out) as folder:
-        for part in sections(read_study(study, cache)):
-            tables = [(table.columns, table.rows) for table in part.tables]
-            if part.facts:
-                tables.append((("name", "value"), part.facts))
-            for number, (columns, rows) in enumerate(tables, start=1):
-                name = part.id if len(tables) == 1 else f"{part.id}-{number}"
-                write_text(folder / f"{name}.csv", csv_table(columns, rows))
+        for section in sections(read_study(study, cache)):
+            tables = [*section.tables, *([Table(("name", "value"), section.facts)] if section.facts else [])]
+            for number, table in enumerate(tables, start=1):
+                file = section.id if number == 1 else f"{section.id}-{number}"
+                names = [column.name.replace("\n", " ") for column in table.headings]
+                rows = ([cell.text if isinstance(cell, Cell) else cell for cell in row] for row in table.rows)
+                write_text(
+                    folder / f"{file}.csv",
+                    csv_table(names, rows),
+                )
     return tuple(sorted(out.iterdir()))
 
 
@@ -95,7 +99,7 @@ def render(data: StudyData, parts: Sequence[Section] | None = None, *, is_live: 
     environment = Environment(
         loader=PackageLoader("xraytune.present"), autoescape=True, undefined=StrictUndefined, finalize=_shown
     )
-    environment.filters |= {"data_uri": _data_uri, "code": _code}
+    environment.filters |= {"data_uri": _data_uri, "code": _code, "text": text_of}
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("page.html").render(
         name=data.view.name,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,14 @@ from xraytune.data.sides import chance_warning
 from xraytune.present import charts
 from xraytune.present.charts import Chart
 from xraytune.present.study import StudyData, ValidationResults
+from xraytune.present.tables import Picture, Section, Table, numbers, sentence
+from xraytune.present.trials import all_trials, sides_table
+from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
-from xraytune.space.domains import Value
 from xraytune.stats.classification import auprc
 from xraytune.stats.curves import class_curves
-from xraytune.stats.verdict import verdict_text
 from xraytune.study.pruning import pruning_of
-from xraytune.study.status import TrialView, trial_table
+from xraytune.study.status import TrialView
 from xraytune.synth.grids import encoded_again
 
 _BANDS, _SEED = 500, 0
@@ -37,63 +37,11 @@ _GRAD_CAM_NOTE = (
 )
 _OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
 _QUALITY_COLUMNS = (
-    *("source", "steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
-    *("coverage, blurred", "GAN-train AUROC", "copies of training images"),
+    "source",
+    *numbers("steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
+    *numbers("coverage, blurred", "GAN-train AUROC"),
+    "copies of training images",
 )
-_TONES = {"helps": "good", "hurts": "bad"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table; `sortable` ones can also be filtered."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | float | None]]
-    caption: str = ""
-    sortable: bool = False
-
-    @property
-    def alignment(self) -> tuple[str, ...]:
-        """The class of each column's cells: `number`, which the page aligns to the right, or ""."""
-        columns = zip(*self.rows, strict=True) if self.rows else ([] for _ in self.columns)
-        return tuple("number" if any(isinstance(value, int | float) for value in column) else "" for column in columns)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A picture, and what it shows."""
-
-    content: bytes
-    caption: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """A part of the page; `sections` fills in `id`, `title` and `link`, its name in the navigation.
-
-    Attributes:
-        lead: The most important sentence.
-        tone: `good` or `bad` colours the lead.
-        notes: Paragraphs below it; `code` stands in backticks.
-        charts: Large charts, one below the other; `small_charts` are side by side.
-        pictures: Below the tables; a `gallery` of small ones is above.
-        facts: Names and values, in a grid.
-        commands: What reproduces it, to copy.
-    """
-
-    id: str = ""
-    title: str = ""
-    link: str = ""
-    lead: str = ""
-    tone: str = "plain"
-    notes: Sequence[str] = ()
-    charts: Sequence[Chart] = ()
-    small_charts: Sequence[Chart] = ()
-    tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = ()
-    gallery: Sequence[Picture] = ()
-    facts: Sequence[tuple[str, str]] = ()
-    commands: Sequence[str] = ()
 
 
 def _verdict(data: StudyData) -> Section:
@@ -113,45 +61,9 @@ def _verdict(data: StudyData) -> Section:
             ],
             commands=[f"xraytune confirm {study} --quick", f"xraytune confirm {study}"],
         )
-    first, metric, test = verdict["finalists"][0], verdict["metric"], verdict["test"]
-    tables = [
-        Table(
-            columns=("control", metric, "difference", "95 % interval", "p (gain >= ROPE)", "result"),
-            rows=[_comparison(one) for one in finalist["comparisons"]],
-            caption=f"{finalist['arm']}: {metric} {finalist['score']:.3f}, {finalist['verdict'].replace('_', ' ')}",
-        )
-        for finalist in verdict["finalists"]
-    ]
-    size = f"{test['images']:,} test images of {test['patients']:,} patients, {verdict['gan_seeds']} generator seeds"
-    return Section(
-        lead=_sentence(verdict_text(verdict["verdict"], metric)),
-        tone=_TONES.get(verdict["verdict"], "plain"),
-        notes=[
-            f"{first['arm']} against its controls: {size}.",
-            *(f"Exploratory: {reason}." for reason in verdict["exploratory"]),
-            *(one["sentence"] for one in verdict["generators"] if one["arm"] == first["arm"]),
-            *verdict["notes"],
-        ],
-        charts=[charts.differences(first, metric, verdict["rope"])],
-        tables=tables,
-        commands=[f"xraytune confirm {study}"],
-    )
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _comparison(one: Mapping[str, Any]) -> tuple[str | float | None, ...]:
-    chance = one["p_better_by_rope"]
-    return (
-        one["control"],
-        round(one["control_score"], 3),
-        f"{one['difference']:+.4f}",
-        f"{one['low']:+.4f} to {one['high']:+.4f}",
-        None if chance is None else "< 0.001" if chance < 0.001 else round(chance, 3),
-        ", ".join(one["verdict"]),
-    )
+    section = verdict_section(verdict)
+    chart = charts.differences(verdict.finalists[0], verdict.metric, verdict.rope)
+    return replace(section, charts=[chart], commands=[f"xraytune confirm {study}"])
 
 
 def _best(data: StudyData) -> Section | None:
@@ -169,7 +81,7 @@ def _best(data: StudyData) -> Section | None:
         lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
         notes=[
             "It was selected among all trials by these scores, so they are optimistic.",
-            *map(_sentence, pruning.warnings if pruning else ()),
+            *map(sentence, pruning.warnings if pruning else ()),
         ],
         facts=[(name, charts.value_text(value)) for name, value in trial.by_name.items()],
         commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
@@ -178,13 +90,13 @@ def _best(data: StudyData) -> Section | None:
 
 def _ratios(data: StudyData) -> Section | None:
     verdict = data.verdict
-    if not verdict or not verdict["ratio_response"]:
+    if not verdict or not verdict.ratio_response:
         return None
-    arm = verdict["finalists"][0]["arm"]
+    arm = verdict.finalists[0].arm
     return Section(
         lead=f"{arm} at other ratios, and duplicated real images at the same ratios.",
-        notes=[verdict["ratio_caveat"] + "."],
-        charts=[charts.ratio_response(verdict["ratio_response"], arm.split()[0], verdict["metric"])],
+        notes=[sentence(verdict.ratio_caveat)],
+        charts=[charts.ratio_response(verdict.ratio_response, arm.split()[0], verdict.metric)],
     )
 
 
@@ -204,15 +116,13 @@ def _parameters(data: StudyData) -> Section | None:
     view = data.view
     if not view.trials:
         return None
-    table = trial_table(view)
-    rows = [[_cell(value) for value in row] for row in zip(*table.values(), strict=True)]
     figures = data.figures
     small = [charts.importances(figures["importances"])] if "importances" in figures else []
     small += [charts.parameter_slice(one, view) for name, one in figures.items() if name.startswith("slice ")]
     return Section(
         charts=[charts.parallel_coordinates(figures["parallel"], view)] if "parallel" in figures else [],
         small_charts=small,
-        tables=[Table(columns=[*table], rows=rows, caption="All trials", sortable=True)],
+        tables=[all_trials(view)],
         commands=[f"xraytune report {data.argument} --csv tables"],
     )
 
@@ -276,7 +186,7 @@ def _mistakes(data: StudyData) -> Section | None:
         lead=f"{len(wrong):,} of {len(found.labels):,} images of val-B are misclassified by #{found.trial.number}.",
         notes=[note],
         gallery=gallery,
-        tables=[Table(columns=("file", "true class", "predicted class", "probability"), rows=rows)] if rows else [],
+        tables=[Table(("file", "true class", "predicted class", *numbers("probability")), rows)] if rows else [],
     )
 
 
@@ -312,7 +222,7 @@ def _generators(data: StudyData) -> Section | None:
         if trial.report and (quality := trial.report.quality):
             figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
             steps = trial.parameters.generator.steps if trial.parameters.generator else None
-            rows[(trial.parameters.source, _cell(steps), *figures, trial.report.copies)] = None
+            rows[(trial.parameters.source, steps, *figures, trial.report.copies)] = None
             notes = [
                 f"Compared with val-A in features of {quality.features}, at {quality.resolution_px} px; the worst class."
             ]
@@ -334,7 +244,7 @@ def _generators(data: StudyData) -> Section | None:
             notes.append(f"A picture is left out ({error.problems[0].what}): {caption}")
     if not pictures and not rows and not notes:
         return None
-    tables = [Table(columns=_QUALITY_COLUMNS, rows=list(rows))] if rows else []
+    tables = [Table(_QUALITY_COLUMNS, list(rows))] if rows else []
     return Section(lead=lead, notes=notes, tables=tables, pictures=pictures)
 
 
@@ -344,11 +254,6 @@ def _used_by(trials: Sequence[TrialView]) -> str:
 
 
 def _data(data: StudyData) -> Section:
-    rows = list[tuple[str | float | None, ...]]()
-    for side in data.view.sides:
-        for number, (name, count) in enumerate(side.images.items()):
-            total = (side.name, side.image_count, side.patient_count) if number == 0 else ("", None, None)
-            rows.append((*total, name, count, side.patients[name]))
     settings, prepared, warning = data.space.settings.data, data.prepared, chance_warning(data.view.sides)
     used, patients = len(prepared.images), len({one.patient for one in prepared.images})
     split = f"Split by patient with seed {settings.split.seed}; no patient is on two sides."
@@ -357,11 +262,10 @@ def _data(data: StudyData) -> Section:
         sealed = "The test folder was scored by `confirm`."
     copies = used - len({one.sha256 for one in prepared.images})
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
-    columns = ("side", "images", "patients", "class", "images of the class", "patients of the class")
     return Section(
         lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
-        notes=[split, sealed, duplicates, *([_sentence(warning)] if warning else [])],
-        tables=[Table(columns=columns, rows=rows)],
+        notes=[split, sealed, duplicates, *([sentence(warning)] if warning else [])],
+        tables=[sides_table(data.view.sides)],
         commands=[f"xraytune data inspect {quote(str(settings.path))} --figures figures"],
     )
 
@@ -392,7 +296,7 @@ def _cost(data: StudyData) -> Section | None:
     return Section(
         lead=f"{_minutes(view.seconds)} of wall time; {_minutes(computed)} summed over trials.",
         notes=notes,
-        tables=[Table(columns=("arm", "trials", "complete", "epochs", "minutes"), rows=rows)],
+        tables=[Table(("arm", *numbers("trials", "complete", "epochs", "minutes")), rows)],
     )
 
 
@@ -439,12 +343,6 @@ def sections(data: StudyData) -> tuple[Section, ...]:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.1f} min"
-
-
-def _cell(value: Value) -> str | float | None:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    return f"{value}".lower() if isinstance(value, bool) else value
 
 
 def all_charts(parts: Sequence[Section]) -> Iterator[Chart]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from xraytune.base.artifacts import artifacts_of, require_intact
 from xraytune.base.files import read_json
-from xraytune.confirm.plan import CONFIRM_FOLDER, read_verdict
+from xraytune.confirm.plan import CONFIRM_FOLDER
+from xraytune.confirm.verdict_file import VerdictRecord, read_verdict
 from xraytune.data.prepare import Prepared
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats, Labels, predicted_classes
@@ -44,14 +45,14 @@ class ValidationResults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyData:
-    """A study at one moment: `figures` are Optuna's, `verdict` and `environment` the content of these files."""
+    """A study at one moment: `figures` are Optuna's, `environment` is the content of this file."""
 
     folder: StudyFolder
     space: Space
     prepared: Prepared
     view: StudyView
     figures: Mapping[str, Figure]
-    verdict: Mapping[str, Any] | None
+    verdict: VerdictRecord | None
     environment: Mapping[str, Any]
     cache: Path
 
@@ -64,8 +65,9 @@ class StudyData:
     @property
     def chosen(self) -> TrialView | None:
         """The trial to show in detail: the first finalist of a verdict, else the one that `export` writes."""
-        if self.verdict and (name := self.verdict["finalists"][0]["trial"]) is not None:
-            return next((one for one in self.view.trials if f"#{one.number}" == name), None)
+        if self.verdict:
+            name = self.verdict.finalists[0].trial
+            return next((trial for trial in self.view.trials if f"#{trial.number}" == name), None)
         return self.view.for_export
 
     @property

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from tests.study.studies import two_images
-from xraytune.cli.console import Cell, Column, Frame, Table
-from xraytune.cli.study_frame import curve, live_frame, sides_frame, status_frame, summary_line
 from xraytune.data.sides import side_sizes
+from xraytune.present.tables import Column, Entry, Frame, Table, text_of
+from xraytune.present.trials import curve, live_frame, sides_frame, status_frame, summary_line
 from xraytune.space.settings import Objective
 from xraytune.study.status import StudyView, TrialView
 
@@ -47,8 +47,8 @@ def study(
     )
 
 
-def texts(parts: Iterable[Cell | str | Table]) -> list[str]:
-    return [part if isinstance(part, str) else part.text for part in parts if not isinstance(part, Table)]
+def texts(parts: Iterable[Entry | Table]) -> list[str]:
+    return [text_of(part) for part in parts if not isinstance(part, Table)]
 
 
 def tables(frame: Frame) -> list[Table]:

@@ -1,0 +1,256 @@
+"""The trials and sides of a study as lines and tables: for a running search, for `status`, and for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from xraytune.data.sides import USUAL_AUROC, chance_warning
+from xraytune.present.tables import Cell, Column, Entry, Frame, Row, Table, Tone, duration
+from xraytune.study.pruning import pruning_of
+from xraytune.study.status import trial_table
+
+if TYPE_CHECKING:
+    from xraytune.data.sides import SideSize
+    from xraytune.space.domains import Value
+    from xraytune.study.pruning import Pruning
+    from xraytune.study.status import StudyView, TrialView
+
+_BARS = "▁▂▃▄▅▆▇█"
+_CURVE_WIDTH = 8
+_BEST_SHOWN = 5
+_SHOWN_BY_MIX = {"source", "synthetic_ratio", "mixing", "gan.steps", "diffusion.steps", "classical"}
+_ENDED_SHOWN = 5
+_TONES: dict[str, Tone] = {
+    "running": "busy",
+    "waiting": "dim",
+    "unfinished": "dim",
+    "complete": "good",
+    "pruned": "dim",
+    "failed": "bad",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _TrialColumn:
+    """A column of a table of trials, and its cell for a trial."""
+
+    heading: Column
+    cell: Callable[[TrialView], Entry]
+
+
+def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
+    """Lay out a running search: the running trials, the best ones and the last ones."""
+    now = [trial for trial in view.trials if trial.status in {"running", "waiting", "unfinished"}]
+    ended = [trial for trial in view.trials if trial.seconds is not None]
+    best = view.ranked[:_BEST_SHOWN]
+    last = [trial for trial in reversed(ended) if trial not in best][:_ENDED_SHOWN]
+    groups = {"now" if view.is_running else "unfinished": now, "best": best, "ended": last}
+    shown = {trial.number: trial for trials in groups.values() for trial in trials}
+    names = {trials[0].number: name for name, trials in groups.items() if trials}
+    group = _TrialColumn(Column(""), lambda trial: Cell(names.get(trial.number, ""), "strong"))
+    lines = [*_heading(view), *([Cell(dashboard, "dim")] if dashboard and view.is_running else [])]
+    if hidden := len(view.trials) - len(shown):
+        have = "trial has" if hidden == 1 else "trials have"
+        lines.append(Cell(f"{hidden} more {have} ended; `xraytune status` shows them all", "dim"))
+    columns = [group, *_result_columns(view), _curve_column(view), _state_column(view)]
+    return *lines, _table(columns, shown.values())
+
+
+def status_frame(view: StudyView) -> Frame:
+    """Lay out the trials of a study, with their searched parameters and the reasons for failures."""
+    failed = [trial for trial in view.trials if trial.status == "failed"]
+    columns = [
+        *_result_columns(view),
+        *_parameter_columns(view),
+        _curve_column(view, optional=True),
+        _state_column(view),
+    ]
+    return (
+        *_heading(view),
+        *(sides_frame(view.sides) if view.sides else ()),
+        *(Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed),
+        *([_table(columns, view.trials)] if view.trials else []),
+    )
+
+
+def all_trials(view: StudyView) -> Table:
+    """Lay out the columns of `trials_dataframe`, to sort and to filter."""
+    table = trial_table(view)
+    columns = [
+        Column(name, "right" if any(isinstance(value, int | float) for value in values) else "left")
+        for name, values in table.items()
+    ]
+    rows = [[_rounded(value) for value in row] for row in zip(*table.values(), strict=True)]
+    return Table(columns, rows, "All trials", sortable=True)
+
+
+def _rounded(value: Value) -> Entry:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    return f"{value}".lower() if isinstance(value, bool) else value
+
+
+def _table(columns: Sequence[_TrialColumn], trials: Iterable[TrialView]) -> Table:
+    return Table(
+        [column.heading for column in columns], [[column.cell(trial) for column in columns] for trial in trials]
+    )
+
+
+def _result_columns(view: StudyView) -> list[_TrialColumn]:
+    best = view.best.number if view.best else None
+
+    def weighted(trial: TrialView, text: str) -> Cell:
+        return Cell(text, "strong" if trial.number == best else "plain")
+
+    def epochs(trial: TrialView) -> str:
+        return f"{trial.epochs}/{view.max_epochs}" if trial.epochs else ""
+
+    score = view.metric if view.objective.is_of_generator else "val-A"
+    columns = [
+        _TrialColumn(Column("#", "right"), lambda trial: f"{trial.number}"),
+        _TrialColumn(Column("mix", flexible=True), lambda trial: weighted(trial, trial.mix)),
+        _TrialColumn(Column("epoch", "right"), epochs),
+        _TrialColumn(Column(score, "right"), lambda trial: weighted(trial, _score(trial.value))),
+    ]
+    if not view.objective.is_of_generator:
+        columns.append(_TrialColumn(Column("val-B", "right"), lambda trial: _score(trial.val_b_score)))
+    return columns
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _parameter_columns(view: StudyView) -> list[_TrialColumn]:
+    """Return a column for each searched parameter that `mix` does not show. The first one, `lr` if searched, always fits."""
+    names = sorted((name for name in view.searched if name not in _SHOWN_BY_MIX), key=lambda name: name != "lr")
+
+    def column(name: str) -> _TrialColumn:
+        is_text = any(isinstance(trial.by_name.get(name), str) for trial in view.trials)
+        heading = Column(name.replace("_", "\n"), "left" if is_text else "right", optional=name != names[0])
+        return _TrialColumn(heading, lambda trial: _parameter(trial.by_name.get(name)))
+
+    return [column(name) for name in names]
+
+
+def _parameter(value: Value) -> str:
+    if isinstance(value, bool | float):
+        return f"{value}".lower() if isinstance(value, bool) else f"{value:.2g}"
+    return "" if value is None else PurePath(f"{value}").name
+
+
+def _curve_column(view: StudyView, *, optional: bool = False) -> _TrialColumn:
+    """Return the curves; their bars show the better three quarters of all scores, where differences matter."""
+    scores = sorted((value for trial in view.trials for value in trial.values), key=view.objective.rank)
+    low, high = sorted((scores[0], scores[-1 - len(scores) // 4])) if scores else (0.0, 1.0)
+    ends = "\n" + "-".join(f"{end:.2f}".removeprefix("0") for end in (low, high)) if scores else ""
+    heading = Column(f"curve{ends}", optional=optional)
+    return _TrialColumn(heading, lambda trial: Cell(curve(trial.values, low, high), _TONES[trial.status]))
+
+
+def _state_column(view: StudyView) -> _TrialColumn:
+    return _TrialColumn(Column("state", flexible=True), lambda trial: Cell(_state(trial, view), _TONES[trial.status]))
+
+
+def sides_frame(sizes: Sequence[SideSize]) -> Frame:
+    """Lay out the sides of a split with their sizes, and a warning if they are too small to rank trials."""
+    warning = chance_warning(sizes)
+    return *([Cell(f"note: {warning}", "busy")] if warning else []), sides_table(sizes)
+
+
+def sides_table(sizes: Sequence[SideSize]) -> Table:
+    """Lay out the sides of a split with their sizes; in classification also those of each class."""
+    columns = [Column("side"), Column("images", "right"), Column("patients", "right")]
+    rows: list[Row] = [(size.name, size.image_count, size.patient_count) for size in sizes]
+    if any(size.has_classes for size in sizes):
+        columns.append(Column("images (patients)\nof each class", flexible=True))
+        columns.append(Column(f"95 % interval\nof AUROC {USUAL_AUROC:g}"))
+        rows = [(*row, _classes_text(size), _interval_text(size)) for row, size in zip(rows, sizes, strict=True)]
+    return Table(columns, rows)
+
+
+def _classes_text(size: SideSize) -> str:
+    return ", ".join(f"{name} {size.images[name]:,} ({size.patients[name]:,})" for name in size.images)
+
+
+def _interval_text(size: SideSize) -> str:
+    return "" if size.low is None or size.high is None else f"{size.low:.2f} to {size.high:.2f}"
+
+
+def summary_line(view: StudyView) -> str:
+    """Format a running search as one log line."""
+    busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
+    parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view)[:1], *busy]
+    parts.append(f"{duration(view.seconds)} used")
+    if view.seconds_left is not None:
+        parts.append(f"about {duration(view.seconds_left)} left")
+    return "; ".join(parts)
+
+
+def scores_text(metric: str, val_a: float | None, val_b: float | None) -> str:
+    """Format the scores of a trial: `AUROC 0.962 on val-A, 0.951 on val-B`."""
+    scores = (("val-A", val_a), ("val-B", val_b))
+    return f"{metric} " + ", ".join(f"{score:.3f} on {side}" for side, score in scores if score is not None)
+
+
+def curve(values: Sequence[float], low: float, high: float) -> str:
+    """Draw values as up to eight bars, scaled from `low` to `high`; each shows the last value of its segment.
+
+    Values beyond the range have the lowest or the highest bar.
+    """
+    if len(values) > _CURVE_WIDTH:
+        values = [values[round((place + 1) * len(values) / _CURVE_WIDTH) - 1] for place in range(_CURVE_WIDTH)]
+    span = (high - low) or 1.0
+    shares = [min(max((value - low) / span, 0.0), 1.0) for value in values]
+    return "".join(_BARS[round(share * (len(_BARS) - 1))] for share in shares)
+
+
+def _state(trial: TrialView, view: StudyView) -> str:
+    if trial.status == "running":
+        if trial.busy_with:
+            left = f", {duration(trial.busy_seconds)} left" if trial.busy_seconds is not None else ""
+            return trial.busy_with + left
+        return f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starting"
+    took = f" {duration(trial.seconds)}" if trial.seconds is not None and trial.status != "waiting" else ""
+    return f"{trial.status}{took}"
+
+
+def _heading(view: StudyView) -> Iterable[Cell | str]:
+    counts = [f"{view.count(status)} {status}" for status in _TONES if view.count(status)]
+    first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"
+    yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
+    for best in _best(view):
+        yield Cell(best, "good")
+    if (nearest := view.most_realistic) and nearest.report and nearest.report.quality:
+        yield f"most realistic images: #{nearest.number}, {nearest.report.quality}"
+    limit = f" of at most {duration(view.seconds_budget)}" if view.seconds_budget is not None else ""
+    left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
+    idle = f", slots {view.idle_share:.0%} idle" if view.idle_share is not None else ""
+    state = "running" if view.is_running else "not running"
+    yield f"{state}, {duration(view.seconds)} used{limit}{idle}{left}"
+    if pruning := pruning_of(view):
+        yield from pruning_lines(pruning)
+
+
+def pruning_lines(pruning: Pruning) -> Iterable[Cell | str]:
+    """Return what ASHA saved, and warnings about values that it never let train to the end."""
+    return pruning.summary, *(Cell(f"warning: {warning}", "bad") for warning in pruning.warnings)
+
+
+def _best(view: StudyView) -> list[str]:
+    best = view.best
+    if best is None:
+        return []
+    which = "best" if view.objective.is_of_generator else "best on val-A"
+    chosen = [f"{which}: #{best.number} {best.mix}, {view.metric} {best.values[-1]:.3f}"]
+    if (export := view.for_export) is not None and export.val_b_score is not None:
+        score = f"{view.metric} {export.val_b_score:.3f}"
+        chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, {score}")
+    return chosen
+
+
+def _ended(view: StudyView) -> int:
+    return sum(trial.seconds is not None for trial in view.trials)

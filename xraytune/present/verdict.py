@@ -1,0 +1,143 @@
+"""The results of `confirm` as sections: the verdict, the forecast before it, and a rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from xraytune.present.tables import Cell, Column, Frame, Row, Section, Table, Tone, facts, numbers, sentence
+from xraytune.stats.verdict import verdict_text
+
+if TYPE_CHECKING:
+    from xraytune.confirm.forecast import Forecast
+    from xraytune.confirm.run import Rehearsal
+    from xraytune.confirm.verdict_file import (
+        ArmDifference,
+        ControlVerdict,
+        ExternalResult,
+        FinalistVerdict,
+        OutcomeDifference,
+        VerdictRecord,
+    )
+
+_TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
+_OUTCOMES = {"accuracy": "accuracy", "sensitivity": "sensitivity", "brier": "Brier score"}
+_DIFFERENCE_COLUMNS = (Column("difference", "right"), "95 % interval")
+
+
+def verdict_section(record: VerdictRecord) -> Section:
+    """Show the verdict on the first finalist, and the comparisons behind it."""
+    first, test = record.finalists[0].arm, record.test
+    prefix = "exploratory: " if record.exploratory else ""
+    size = f"{test.images:,} test images of {test.patients:,} patients, {record.gan_seeds} generator seeds"
+    tables = [_comparisons(finalist, record.metric) for finalist in record.finalists]
+    if secondary := [outcome for outcome in record.secondary if outcome.finalist == first]:
+        tables.append(_outcomes(secondary, f"{first}: secondary outcomes, not part of the verdict"))
+    for result in record.external:
+        tables += _external(result, first, record.metric)
+    notes = [
+        f"{first} against its controls: {size}.",
+        *(f"Exploratory: {reason}." for reason in record.exploratory),
+        *(generator.sentence for generator in record.generators if generator.arm == first),
+        *map(sentence, record.notes),
+    ]
+    if secondary and test.positive:
+        notes.append(f"Sensitivity for {test.positive}, at the specificity of the control at its threshold.")
+    for result in record.external:
+        if result.earlier_accesses:
+            times = "once" if result.earlier_accesses == 1 else f"{result.earlier_accesses} times"
+            notes.append(f"The folder {result.folder}/ had been scored {times} before.")
+    return Section(
+        lead=sentence(f"{prefix}{verdict_text(record.verdict, record.metric)}"),
+        tone=_TONES.get(record.verdict, "strong"),
+        notes=notes,
+        tables=tables,
+    )
+
+
+def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
+    rows: list[Row] = []
+    for comparison in finalist.comparisons:
+        words = comparison.verdict
+        chance = comparison.p_better_by_rope
+        rows.append(
+            (
+                comparison.control,
+                f"{comparison.control_score:.3f}",
+                *_signed(comparison),
+                "< 0.001" if chance < 0.001 else f"{chance:.3f}",
+                Cell(", ".join(words), _TONES.get(words[0], "plain")),
+            )
+        )
+    columns = (
+        Column("control", flexible=True),
+        Column(metric, "right"),
+        *_DIFFERENCE_COLUMNS,
+        Column("p (gain >= ROPE)", "right", optional=True),
+        "result",
+    )
+    return Table(columns, rows, f"{finalist.arm}, {metric} {finalist.score:.3f}: {finalist.verdict.replace('_', ' ')}")
+
+
+def _signed(difference: ArmDifference | ControlVerdict) -> tuple[str, str]:
+    return f"{difference.difference:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"
+
+
+def _outcomes(differences: Sequence[OutcomeDifference], title: str) -> Table:
+    rows: list[Row] = []
+    for outcome, name in _OUTCOMES.items():
+        measured = [difference for difference in differences if difference.outcome == outcome]
+        if measured:
+            rows.append((Cell(name, "strong"), "", "", "", ""))
+        for difference in measured:
+            scores = f"{difference.value:.3f}", f"{difference.control_value:.3f}"
+            rows.append((f"  {difference.control}", *scores, *_signed(difference)))
+    columns = (Column("outcome, control", flexible=True), *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS)
+    return Table(columns, rows, title)
+
+
+def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Table]:
+    differences = [difference for difference in result.differences if difference.finalist == finalist]
+    where = f"{finalist} on {result.folder}/ ({result.patients} patients), not part of the verdict"
+    yield _differences(differences, metric, f"{where}: {metric} {differences[0].value:.3f}")
+    if outcomes := [outcome for outcome in result.secondary if outcome.finalist == finalist]:
+        yield _outcomes(outcomes, f"{finalist} on {result.folder}/: secondary outcomes")
+
+
+def _differences(differences: Sequence[ArmDifference], metric: str, title: str) -> Table:
+    rows = [(difference.control, f"{difference.control_value:.3f}", *_signed(difference)) for difference in differences]
+    return Table((Column("control", flexible=True), Column(metric, "right"), *_DIFFERENCE_COLUMNS), rows, title)
+
+
+def forecast_frame(forecast: Forecast) -> Frame:
+    """Show the most likely verdict for each design and true effect."""
+    effects = sorted({chance.true_difference for chance in forecast.chances})
+    rows: list[Row] = []
+    for score, seeds in dict.fromkeys((chance.score, chance.gan_seeds) for chance in forecast.chances):
+        likeliest = [chance.likeliest for chance in forecast.of_design(score=score, gan_seeds=seeds)]
+        words = (Cell(f"{word} {chance:.0%}", _TONES.get(word, "plain")) for word, chance in likeliest)
+        rows.append((f"{score:.3f}", seeds, *words))
+    names = [f"true effect {effect:+g}" if effect else "no effect" for effect in effects]
+    columns = (*numbers(f"test {forecast.metric}", "GAN seeds"), *names)
+    title = "forecast: the most likely verdict on test images, based on scores on val-B"
+    return Table(columns, rows, title), forecast.summary
+
+
+def rehearsal_frame(rehearsal: Rehearsal) -> Frame:
+    """Show the differences on val-B, and what the whole confirmation would cost and could show."""
+    first, cost, metric = rehearsal.differences[0], rehearsal.cost, rehearsal.forecast.metric
+    time_left = f"{cost.hours:.1f} h" if cost.hours >= 1 else f"{max(1, round(cost.hours * 60))} min"
+    return (
+        Cell("rehearsal on val-B: no verdict, and no test image is scored", "strong"),
+        *(Cell(f"note: {text}", "dim") for text in rehearsal.notes),
+        _differences(rehearsal.differences, metric, f"{first.finalist}, val-B {metric} {first.value:.3f} (rehearsal)"),
+        f"With {rehearsal.gan_seeds} GAN seeds, these intervals are wide, and val-B selected the arms. A rehearsal finds "
+        "problems and estimates costs; it does not answer the question.",
+        facts(
+            ("replicates", f"{cost.replicates}, of which {cost.trained} have already been trained"),
+            ("top-up trials", f"{cost.top_ups}, pruned like the search's"),
+            ("time left", f"about {time_left} on this machine"),
+            title="the whole confirmation",
+        ),
+        *forecast_frame(rehearsal.forecast),
+    )
