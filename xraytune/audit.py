@@ -24,8 +24,8 @@ from xraytune.nets.compute import pin
 from xraytune.present.page import render
 from xraytune.present.sections import sections
 from xraytune.present.study import read_study
-from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.present.tables import Picture, Section, Table
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.run import resources_here, search
 from xraytune.space.document import parse_yaml
 from xraytune.space.load import space_of_document

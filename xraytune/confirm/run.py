@@ -36,8 +36,8 @@ from xraytune.confirm.plan import (
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.training import Training, opened, require_controls
-from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.confirm.verdict_file import ArmDifference, ExternalResult, HeldOutSet
+from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.study.folder import damage_explained, format_versions
 from xraytune.study.row import completed_runs
 from xraytune.trial.task import task_of
