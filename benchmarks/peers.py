@@ -38,7 +38,7 @@ from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.nets.compute import pin
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import read_trials
+from xraytune.study.status import status
 from xraytune.trial.run import run_trial, train_own_generator
 
 NEEDS = ("DATA", "WEIGHTS", "PEERS_PYTHON")
@@ -106,7 +106,7 @@ def _compare(folder: Path, search: _Search) -> Iterator[Figure]:
         study = StudyFolder(folder / f"{number}" / "studies" / "peers")
         ours = {
             (row.parameters.synthetic_ratio, row.parameters.lr, row.parameters.gan.steps): row.value
-            for row in read_trials(study)
+            for row in status(study.path).trials
             if row.parameters.gan and row.value is not None
         }
     median = statistics.median(seconds)
@@ -235,7 +235,7 @@ def _limit_seconds(space: Path, folder: Path) -> float:
     preparing = time.perf_counter() - started
     compute = study.compute()
     pin(compute)
-    experiments = [study.experiment(row.number) for row in read_trials(study)]
+    experiments = [study.experiment(row.number) for row in status(study.path).trials]
     training, rest = 0.0, 0.0
     context = RunContext(prepared=prepared, cache=folder, compute=compute)
     experiments.sort(key=lambda one: one.parameters.gan.steps if one.parameters.gan else 0)

@@ -34,7 +34,7 @@ from xraytune.nets.compute import pin
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import read_trials
+from xraytune.study.status import status
 from xraytune.trial.inputs import TrialInputs
 
 _PROGRAM = str(Path(sys.executable).with_name("xraytune"))
@@ -52,7 +52,7 @@ def measure() -> Iterator[Figure]:
         subprocess.run([_PROGRAM, "search", "--space", str(_SPACE), *options], check=True)
         minutes = (time.perf_counter() - started) / 60
         study = StudyFolder(studies / load_space(_SPACE).settings.name)
-        rows = read_trials(study)
+        rows = status(study.path).trials
         yield figure("search_cpu: wall time from an empty cache", minutes, "min", "<= 20")
         yield figure("search_cpu: trials", len(rows), "trials", ">= 16")
         yield figure("search_cpu: failed trials", sum(row.status == "failed" for row in rows), "trials", "<= 0")

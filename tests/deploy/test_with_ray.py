@@ -23,7 +23,7 @@ import pytest
 from tests.faults.ray_processes import SPACE
 from xraytune.data.phantom import draw_phantoms
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import read_trials
+from xraytune.study.row import ended_trials
 
 SBATCH = Path(__file__).parents[2] / "deploy" / "search.sbatch"
 PROGRAMS = Path(sys.executable).parent
@@ -101,7 +101,7 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
     assert steps == ["getent ahostsv4 localhost", "mkdir -m 700", "ray start --head", f"ray start {address}", steps[-1]]
     assert re.fullmatch("/tmp/xray-[0-9a-f]{8}", folder), "a name that nobody can take before"
     assert not Path(folder).exists()
-    assert read_trials(study) == []
+    assert ended_trials(study) == {}
 
     dashboard = f"http://127.0.0.1:{free_port(22_000)}"
     with tempfile.TemporaryDirectory(prefix="xray-", dir="/tmp") as temporary:
@@ -120,6 +120,6 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
             done = subprocess.run([*submit, *search], env=env, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [(row.status, row.epochs) for row in read_trials(study)] == [("complete", 12)] * 2
+    assert [(row.status, row.epochs) for row in ended_trials(study).values()] == [("complete", 12)] * 2
     for epochs in study.path.glob("trials/*/epochs.jsonl"):
         assert len(epochs.read_text(encoding="utf-8").splitlines()) == 12, "no epoch was trained twice"

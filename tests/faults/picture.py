@@ -16,7 +16,7 @@ from xraytune.base.files import read_json, read_jsonl, sha256_of
 from xraytune.search.asha import Rungs
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.row import read_trials
+from xraytune.study.row import ended_trials
 from xraytune.study.status import status
 
 _LOOKED_AT_ONLY = ("progress.json", "hang.txt", "step_*.png")
@@ -38,7 +38,7 @@ def told_and_missing(tree: Tree, marks: Path) -> list[str]:
     journal = rows = None
     if folder == tree.study:
         journal = Journal(folder.journal_path, folder.space(), writable=False)
-        rows = {row.number for row in read_trials(folder)}
+        rows = {*ended_trials(folder)}
     else:
         rows = {row["number"] for row in read_jsonl(folder.runs_path)}
     for what, *about in told:

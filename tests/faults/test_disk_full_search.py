@@ -12,10 +12,10 @@ import pytest
 from tests.faults.small_disk import PAGE_BYTES, SmallDisk, small_disk
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.base.errors import MachineError
+from xraytune.base.files import read_jsonl
 from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
-from xraytune.study.row import read_trials
 from xraytune.study.start import create_study
 from xraytune.study.status import status
 from xraytune.study.suggestion import TrialSuggestion
@@ -54,12 +54,12 @@ def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk
         disk.free()
 
         assert [trial.number for trial in seen] == list(range(len(seen)))
-        assert all(row.number == number for number, row in enumerate(read_trials(study)[: len(seen) - 1]))
+        assert all(row["number"] == number for number, row in enumerate(read_jsonl(study.rows_path)[: len(seen) - 1]))
     controller = direct(study, "budget.trials=60")
-    rows = read_trials(study)
+    rows = read_jsonl(study.rows_path)
 
     assert told == 8
-    assert [row.number for row in rows] == sorted({row.number for row in rows})
+    assert [row["number"] for row in rows] == sorted({row["number"] for row in rows})
     assert isinstance(controller.next_trial(), TrialSuggestion)
 
 

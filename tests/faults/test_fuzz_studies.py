@@ -29,7 +29,7 @@ from xraytune.model.best import export
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import require_same_inputs
 from xraytune.study.journal import Journal
-from xraytune.study.row import completed_runs, read_trials
+from xraytune.study.row import completed_runs, ended_trials
 from xraytune.study.status import status
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing input
@@ -158,7 +158,7 @@ def test_damaged_study_space_is_reported(study: StudyFolder) -> None:
 @pytest.mark.slow
 def test_damaged_study_log_is_reported(study: StudyFolder, name: str) -> None:
     file = study.path / name
-    read: Callable[[StudyFolder], object] = read_trials if name == "trials.jsonl" else completed_runs
+    read: Callable[[StudyFolder], object] = ended_trials if name == "trials.jsonl" else completed_runs
 
     @fuzzed(kinds=2)
     @given(damaged_log(file))

@@ -50,7 +50,7 @@ from xraytune.space.settings import DataSettings, GanSettings, Parameters
 from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
-from xraytune.study.row import completed_runs, read_trials
+from xraytune.study.row import completed_runs, ended_trials
 from xraytune.study.start import create_study
 from xraytune.study.status import status
 from xraytune.study.suggestion import TrialSuggestion
@@ -511,7 +511,7 @@ FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
     "plan.json": lambda file: read_plan(file.parent),
     "val_b.npy": lambda file: StudyFolder(file.parents[2]).results(0, "val_b", (3, 2)),
     "optuna.journal": lambda file: Journal(file, write_space(file.parent), writable=True),
-    "trials.jsonl": lambda file: read_trials(StudyFolder(file.parent)),
+    "trials.jsonl": lambda file: ended_trials(StudyFolder(file.parent)),
     "split.json": lambda file: StudyFolder(file.parent).prepared(),
 }
 
@@ -589,7 +589,7 @@ def fill(file: Path, content: str) -> Path:
     [
         (many_columns, find_table),
         (many_rows, find_table),
-        (many_lines, lambda folder: read_trials(StudyFolder(folder))),
+        (many_lines, lambda folder: ended_trials(StudyFolder(folder))),
         (many_classes, open_bundle),
     ],
 )

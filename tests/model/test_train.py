@@ -21,7 +21,7 @@ from xraytune.model.train import train
 from xraytune.space.load import experiment_to_yaml, load_space
 from xraytune.space.settings import Experiment, ExportedFrom
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.row import read_trials
+from xraytune.study.row import ended_trials
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def test_retraining_reproduces_files_and_trial_metrics(copy_lab: CopyLab) -> Non
 
     exported = load_space(lab.best).settings.exported_from
     assert exported is not None
-    (row,) = [row for row in read_trials(StudyFolder(lab.study)) if row.number == exported.trial]
+    row = ended_trials(StudyFolder(lab.study))[exported.trial]
     assert (trained.val_score, trained.val_b_score) == (row.value, row.val_b_score)
     assert trained.equals_trial is True
     assert files_of(lab.path / "again") == files_of(lab.model)

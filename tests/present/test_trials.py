@@ -9,7 +9,7 @@ from tests.study.studies import two_images
 from xraytune.data.sides import side_sizes
 from xraytune.present.tables import Column, Entry, Frame, Table, text_of
 from xraytune.present.trials import curve, live_frame, sides_frame, status_frame, summary_line
-from xraytune.space.settings import Objective
+from xraytune.space.settings import Objective, Parameters
 from xraytune.study.status import StudyView, TrialView
 
 
@@ -21,7 +21,7 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialView
         "epochs": len(values),
         "values": values,
         "value": values[-1] if values else None,
-        "parameters": {},
+        "parameters": Parameters(),
         "seconds": 7.0 if status in {"complete", "pruned", "failed"} else None,
     }
     return TrialView(**{**fields, **more})  # type: ignore[arg-type]
@@ -80,8 +80,8 @@ def test_the_curves_show_differences_near_the_top() -> None:
 
 
 def test_status_warns_of_a_source_that_was_never_trained_to_the_end() -> None:
-    real = trial(0, "complete", *[0.8] * 4, parameters={"source": "none"})
-    stopped = trial(1, "pruned", 0.6, parameters={"source": "gan"}, epoch_seconds=2.0)
+    real = trial(0, "complete", *[0.8] * 4, parameters=Parameters())
+    stopped = trial(1, "pruned", 0.6, parameters=Parameters(source="gan"), epoch_seconds=2.0)
     view = replace(study(real, stopped), searched=("source",), is_running=False)
 
     assert texts(status_frame(view))[-3:] == [

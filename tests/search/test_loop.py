@@ -15,7 +15,7 @@ from xraytune.search.messages import GeneratorTrained, MachineStopped, TrialFail
 from xraytune.space.settings import GeneratorSettings
 from xraytune.study.clock import read_times
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import read_trials
+from xraytune.study.row import ended_trials
 from xraytune.study.suggestion import Cause, TrialSuggestion
 from xraytune.study.trial_files import write_samples
 
@@ -45,7 +45,7 @@ def complete(controller: DirectSearch, number: int, value: float = 0.8) -> None:
 
 
 def statuses(study: StudyFolder) -> dict[int, str]:
-    return {row.number: row.status for row in read_trials(study)}
+    return {number: row.status for number, row in ended_trials(study).items()}
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_failed_trial_records_its_reason(study: StudyFolder, message: TrialMessa
 
     assert not controller.on_result(number, message)
 
-    (row,) = read_trials(study)
+    (row,) = ended_trials(study).values()
     assert (row.status, row.value) == ("failed", None)
     assert row.reason in {"the loss is nan", "val_score is nan after epoch 1"}
     assert start(controller).number == 1, "the search continues"
@@ -154,7 +154,7 @@ def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> N
         controller.on_trial_lost(start(controller).number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
-    assert "lost" in read_trials(study)[0].reason
+    assert "lost" in ended_trials(study)[0].reason
 
 
 def test_search_waits_for_its_last_trial(study: StudyFolder) -> None:
@@ -194,7 +194,7 @@ def test_hang_is_reported_with_its_location(study: StudyFolder) -> None:
     (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
     controller.on_trial_lost(number, out_of_memory=False)
 
-    assert read_trials(study)[0].reason == "it hung (traceback: 0000/hang.txt)"
+    assert ended_trials(study)[0].reason == "it hung (traceback: 0000/hang.txt)"
 
 
 def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None:
@@ -282,7 +282,7 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, clock: Cloc
     complete(controller, 0)
     controller.heartbeat(2)
 
-    assert read_trials(study)[0].seconds == 65.0
+    assert ended_trials(study)[0].seconds == 65.0
     assert json.loads((study.path / "wall.json").read_text(encoding="utf-8"))["seconds"] == 65.0
 
 
@@ -319,7 +319,7 @@ def test_repeated_report_is_recorded_once(study: StudyFolder) -> None:
         assert controller.on_result(number, epoch(1, value))
 
     complete(controller, number)
-    assert [row.epochs for row in read_trials(study)] == [1]
+    assert [row.epochs for row in ended_trials(study).values()] == [1]
 
 
 def test_restart_resumes_unfinished_trials_first(study: StudyFolder) -> None:

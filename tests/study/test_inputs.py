@@ -22,7 +22,7 @@ from xraytune.search.run import search
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import INPUTS_FILE
-from xraytune.study.row import read_trials
+from xraytune.study.row import ended_trials
 
 pytestmark = pytest.mark.slow
 
@@ -109,11 +109,11 @@ def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_
 
     with pytest.raises(StudyError, match=f"{changed}: this input changed since the study began\n.*fix: restore it"):
         search_lab(lab, trials=2)
-    assert len(read_trials(study)) == 1
+    assert len(ended_trials(study)) == 1
     CHANGES[changed](lab, 2 if changed == "extra" else 1)
 
     search_lab(lab, trials=2)
-    assert len(read_trials(study)) == 2
+    assert len(ended_trials(study)) == 2
 
 
 @changed

@@ -8,12 +8,11 @@ import pytest
 
 from tests.study.studies import CPU, SPACE, two_images, write_space
 from xraytune.base.errors import StudyError
-from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Objective
 from xraytune.space.space import Point, Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal
-from xraytune.study.row import TrialRow, read_trials, write_trials
+from xraytune.study.row import write_trials
 from xraytune.study.start import create_study
 
 
@@ -88,7 +87,6 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
     assert [parameters.weights for parameters in suggestion] == [str(there / "w2.safetensors")] * 2
     assert journal.ask(()).parameters.weights in {"none", *(str(there / f"w{which}.safetensors") for which in (1, 2))}
     assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text("utf-8").replace(" ", "")
-    assert read_trials(moved) == [journal.row(0)]
 
 
 def test_an_unfinished_trial_keeps_its_settings(study: StudyFolder) -> None:
@@ -272,13 +270,3 @@ def test_notes_from_the_dashboard_are_kept(study: StudyFolder) -> None:
     storage.set_study_system_attr(0, "dashboard:note_ver", 1)
 
     assert open_journal(study).rows() == rows
-
-
-def test_a_parameter_that_is_switched_off_survives_the_table_of_trials(study: StudyFolder) -> None:
-    """Null is not the default of `gan.ema_half_life_images`."""
-    parameters = parameters_from({"source": "gan", "gan.ema_half_life_images": None})
-    row = TrialRow(number=0, status="failed", parameters=parameters)
-
-    write_trials(study, [row])
-
-    assert read_trials(study) == [row]

@@ -39,7 +39,7 @@ from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.space import Space, require_extensions
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs
-from xraytune.study.row import read_trials
+from xraytune.study.row import ended_trials
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import copy_file
 from xraytune.trial.mix import require_enough
@@ -275,9 +275,8 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
 def _recorded(settings: Settings, study: StudyFolder) -> tuple[float | None, float | None] | None:
     """Return the scores of the exported trial on val-A and val-B; None if ASHA stopped it and `confirm` completed it."""
     assert settings.exported_from is not None, "there is a study"
-    trial = settings.exported_from.trial
-    rows = (row for row in read_trials(study) if row.number == trial and row.status == "complete")
-    return next(((row.value, row.val_b_score) for row in rows), None)
+    row = ended_trials(study).get(settings.exported_from.trial)
+    return (row.value, row.val_b_score) if row and row.status == "complete" else None
 
 
 def _work_folder(

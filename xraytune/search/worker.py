@@ -39,7 +39,7 @@ from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder, other_releases
-from xraytune.study.row import ended_runs, read_trials
+from xraytune.study.row import EndedRow, ended_runs, ended_trials
 from xraytune.study.suggestion import Cause
 from xraytune.study.trial_files import HANG_FILE, OWNER_FILE, ProgressFile, write_samples
 from xraytune.trial.run import train_own_generator, trial_epochs
@@ -153,9 +153,8 @@ class TrialWorker:
 
     def _recorded_status(self) -> RunStatus:
         """Return how the search ended the trial; "unfinished" if it did not, as after Ctrl-C."""
-        trials = {row.number: row.status for row in read_trials(self._study)}
-        runs = {number: row.status for number, row in ended_runs(self._study).items()}  # of a confirm
-        return (trials | runs).get(self._job.number, "unfinished")
+        ended: dict[int, EndedRow] = {**ended_trials(self._study), **ended_runs(self._study)}  # of a search or confirm
+        return ended[self._job.number].status if self._job.number in ended else "unfinished"
 
     def _tracked(self, experiment: Experiment, context: RunContext) -> WandbRun | None:
         settings, parameters = experiment.settings, experiment.parameters

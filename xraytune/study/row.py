@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
-    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -21,13 +20,12 @@ from pydantic import (
     PositiveInt,
     SerializationInfo,
     ValidationError,
-    ValidationInfo,
 )
 
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import append_jsonl, read_jsonl, write_text
 from xraytune.space.domains import Value
-from xraytune.space.fields import flat_values, parameter_fields, parameters_from
+from xraytune.space.fields import flat_values
 from xraytune.space.model import Model
 from xraytune.space.settings import Objective, Parameters
 from xraytune.study.folder import StudyFolder, damage_explained
@@ -36,18 +34,13 @@ Status: TypeAlias = Literal["complete", "pruned", "failed"]
 TrialStatus: TypeAlias = Literal["running", "waiting", "unfinished", Status]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Seconds = Annotated[float, Field(ge=0)]
-_Row = TypeVar("_Row", bound="Outcome")
+_Row = TypeVar("_Row", bound="EndedRow")
 _Trial = TypeVar("_Trial", bound="Trial")
 
 
 def _set_values(parameters: Parameters, folder: Path | None = None) -> dict[str, Value]:
-    """Return the parameters by dotted name, without those that are None by default; paths are relative to `folder`."""
-    values, fields = flat_values(parameters, folder), parameter_fields()
-    return {name: value for name, value in values.items() if (value, fields[name].default) != (None, None)}
-
-
-def _read_parameters(values: Parameters | Mapping[str, Value], info: ValidationInfo) -> Parameters:
-    return values if isinstance(values, Parameters) else parameters_from(values, info.context)
+    """Return the parameters that are set, by dotted name; paths are relative to `folder`."""
+    return {name: value for name, value in flat_values(parameters, folder).items() if value is not None}
 
 
 def _write_parameters(parameters: Parameters, info: SerializationInfo) -> dict[str, Value]:
@@ -75,9 +68,7 @@ class Outcome(Model):
 class Trial(Outcome):
     """A trial and its parameters, which are written by dotted name."""
 
-    parameters: Annotated[
-        Parameters, BeforeValidator(_read_parameters), PlainSerializer(_write_parameters, when_used="json")
-    ]
+    parameters: Annotated[Parameters, PlainSerializer(_write_parameters, when_used="json")]
     arm: str = Field(default_factory=lambda given: given["parameters"].arm)
     """Such as `classical+gan`."""
     gpu_seconds: _Seconds = 0.0
@@ -85,11 +76,20 @@ class Trial(Outcome):
 
     @cached_property
     def by_name(self) -> Mapping[str, Value]:
-        """The parameters by dotted name, without those that are not set."""
+        """The parameters that are set, by dotted name."""
         return _set_values(self.parameters)
 
 
-class TrialRow(Trial):
+class EndedRow(Outcome):
+    """What is read of a trial or a run that has ended."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    status: Status
+    seconds: _Seconds = 0.0
+
+
+class TrialRow(EndedRow, Trial):
     """An ended trial of a search; further columns are the quality of its synthetic images (docs/generators.md).
 
     Paths are absolute here, and relative to the study in `trials.jsonl`.
@@ -99,16 +99,12 @@ class TrialRow(Trial):
     __pydantic_extra__: dict[str, float | None] = Field(init=False)
 
     version: Literal[2] = 2
-    status: Status
-    seconds: _Seconds = 0.0
 
 
-class RunRow(Outcome):
+class RunRow(EndedRow):
     """An ended run of a confirmation."""
 
     version: Literal[1] = 1
-    status: Status
-    seconds: _Seconds = 0.0
     label: str = ""
     """Such as `gan #12, GAN seed 1, seed 0`."""
     best_epoch: PositiveInt | None = None
@@ -118,37 +114,23 @@ class RunRow(Outcome):
     """Whether it was copied from an equal run."""
 
 
-def validated_row(kind: type[_Row], content: Mapping[str, Any], folder: Path | None = None) -> _Row:
-    """Build a row; paths may be relative to `folder`. Raises ValueError with the first wrong value."""
+def validated_row(kind: type[_Row], content: Mapping[str, Any]) -> _Row:
+    """Build a row; ValueError with the first wrong value."""
     try:
-        return kind.model_validate(content, context=folder)
+        return kind.model_validate(content)
     except ValidationError as error:
         wrong = error.errors()[0]
         raise ValueError(f"its {'.'.join(map(str, wrong['loc']))} is {wrong['input']!r:.40}") from None
 
 
-def _read_rows(file: Path, kind: type[_Row]) -> list[_Row]:
-    with damage_explained(file):
-        return [validated_row(kind, content, file.parent) for content in read_jsonl(file)]
-
-
-def append_row(file: Path, row: Outcome) -> None:
+def append_row(file: Path, row: TrialRow | RunRow) -> None:
     """Append a row to `trials.jsonl` or `runs.jsonl` durably."""
-    append_jsonl(file, _content(row, file.parent))
-
-
-def _content(row: Outcome, folder: Path) -> dict[str, Any]:
-    return row.model_dump(mode="json", context=folder)
-
-
-def read_trials(folder: StudyFolder) -> list[TrialRow]:
-    """Return the rows of `trials.jsonl` in the order in which the trials ended; StudyError if it is damaged."""
-    return _read_rows(folder.rows_path, TrialRow)
+    append_jsonl(file, row.model_dump(mode="json", context=file.parent))
 
 
 def write_trials(folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
     """Write `trials.jsonl` again unless it has exactly these rows, which the journal has."""
-    contents = [_content(row, folder.path) for row in rows]
+    contents = [row.model_dump(mode="json", context=folder.path) for row in rows]
     try:
         written = read_jsonl(folder.rows_path)
     except ArtifactError:  # damaged, but derived from the journal
@@ -158,9 +140,20 @@ def write_trials(folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
         write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))
 
 
+def ended_trials(folder: StudyFolder) -> dict[int, EndedRow]:
+    """Return the ended trials of `trials.jsonl` by number; StudyError if it is damaged."""
+    return _last_rows(folder.rows_path, EndedRow)
+
+
 def ended_runs(folder: StudyFolder) -> dict[int, RunRow]:
-    """Return the last row of each ended run by number; StudyError if `runs.jsonl` is damaged."""
-    return {row.number: row for row in _read_rows(folder.runs_path, RunRow)}
+    """Return the ended runs of `runs.jsonl` by number; StudyError if it is damaged."""
+    return _last_rows(folder.runs_path, RunRow)
+
+
+def _last_rows(file: Path, kind: type[_Row]) -> dict[int, _Row]:
+    with damage_explained(file):
+        rows = [validated_row(kind, content) for content in read_jsonl(file)]
+        return {row.number: row for row in rows}
 
 
 def completed_runs(folder: StudyFolder) -> dict[int, RunRow]:

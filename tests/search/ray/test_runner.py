@@ -25,7 +25,7 @@ from xraytune.search.ray.placement import slots
 from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import read_trials
+from xraytune.study.journal import Journal
 
 ONE_CORE = Share(cpus=1, gpus=0.0)
 STARTS = """
@@ -367,5 +367,5 @@ def test_resources_after_out_of_memory_are_on_one_machine(
 
     at_the_first_start = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0]
     assert at_the_first_start == "{'CPU': 3.0, 'GPU': 1.0}"
-    (row,) = read_trials(study)
+    (row,) = Journal(study.journal_path, study.space(), writable=False).rows()
     assert row.gpu_seconds == pytest.approx(row.seconds, rel=0.5), "one GPU each time"
