@@ -20,31 +20,29 @@ from typing import Any
 from xraytune.base.artifacts import in_use, releases, work_path
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, Problem
-from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
+from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
 from xraytune.base.lease import LeaseHeldError, hold
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
-from xraytune.data.index import find_class_names
+from xraytune.data.index import ImageIndex
 from xraytune.data.pixels import stored_files
-from xraytune.data.prepare import Prepared, RunContext, prepare_index
+from xraytune.data.prepare import Prepared, RunContext
 from xraytune.model.bundle import NETWORK_PACKAGES, write_bundle, write_card
 from xraytune.model.bundle_record import TrainedOn
-from xraytune.model.final import changes_of, train_final
+from xraytune.model.final import FinalTraining, changes_of, train_final
 from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import TrackedRun, publish
 from xraytune.space.fields import flat_values
-from xraytune.space.load import load_space
-from xraytune.space.rules import check_images
 from xraytune.space.settings import Experiment, Settings, extensions_of
-from xraytune.space.space import Space, require_extensions
+from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs
 from xraytune.study.row import ended_trials
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import copy_file
 from xraytune.trial.mix import require_enough
+from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.samples import save_generator_grid
-from xraytune.trial.task import task_of
 
 TRAIN_STAGE = "train-1"
 SAMPLES = "samples.png"
@@ -118,43 +116,117 @@ def train(
     """
     started = time.monotonic()
     require_new(out)
-    space = load_space(config, overrides, data=data, weights_dir=weights_dir)
-    for text in space.notes:
-        note(text)
-    require_extensions(space)
-    experiment = space.experiment()
-    if experiment.settings.objective.is_of_generator:
+    space = open_space(config, overrides, data=data, weights_dir=weights_dir, note=note)
+    if space.settings.objective.is_of_generator:
         what = "this file describes a generator (objective.metric: gan_kid); `train` trains a classifier or segmenter"
         raise ConfigError(Problem(what, config, f"xraytune generator train --space {quote(str(config))} -o gan"))
-    settings, parameters = experiment.settings, experiment.parameters
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")
-    study = StudyFolder(settings.exported_from.study) if settings.exported_from else None
-    if study and not study.space_path.is_file():
-        note(f"the study of the exported trial does not exist here: {study.path}")
-        study = None
+    study = _study_of_trial(space.settings, note)
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
-    require_writable(cache)
-    check_images(space.at(space.first_point()), class_count=len(find_class_names(settings.data)))
+    prepared, index = prepare_space(
+        space.at(space.first_point()), cache, skip_broken=skip_broken, note=note, on_progress=on_progress
+    )
+    plan = _plan(space, study, prepared, index, cache, note)
+    samples: list[Path] = []
+
+    def show_samples(experiment: Experiment, context: RunContext) -> None:
+        samples.append(save_generator_grid(experiment, context, plan.work_folder / "samples"))
+        note(
+            f"the generator has been trained; its images next to real ones: {samples[-1]} (at the end: {out / SAMPLES})"
+        )
+
+    context = RunContext(
+        prepared=prepared, cache=cache, compute=plan.compute, on_progress=on_progress, on_generator=show_samples
+    )
+    with _locked(plan.work_folder), in_use(cache):
+        training = train_final(plan.experiment, context, plan.work_folder, on_epoch)
+        _write(plan, training, out, overrides, samples[-1:])
+        shutil.rmtree(plan.work_folder)
+    _publish(plan, training, out)
+    validated, is_binary = training.validated, len(prepared.class_names) == 2
+    repeats_trial = plan.trial_scores is not None and not overrides
+    return Trained(
+        path=out,
+        arm=plan.experiment.parameters.arm,
+        trained_on=plan.trained_on,
+        metric=space.settings.metric,
+        val_score=training.val_score,
+        val_b_score=training.val_b_score,
+        positive=prepared.class_names[prepared.positive] if is_binary else None,
+        threshold=training.threshold,
+        validation_images=len(validated.labels),
+        validation_patients=len({*validated.patients}),
+        best_epoch=training.best_epoch,
+        epochs=len(training.epochs),
+        seconds=time.monotonic() - started,
+        equals_trial=plan.trial_scores == (training.val_score, training.val_b_score) if repeats_trial else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is trained, on which images, and where; `study` and `trial_scores` are those of the exported trial, if known."""
+
+    experiment: Experiment
+    study: StudyFolder | None
+    trial_scores: tuple[float | None, float | None] | None
+    trained_on: TrainedOn
+    compute: Compute
+    work_folder: Path
+
+
+def _plan(
+    space: Space,
+    study: StudyFolder | None,
+    prepared: Prepared,
+    index: ImageIndex,
+    cache: Path,
+    note: Callable[[str], None],
+) -> _Plan:
+    """Compare the images with those of the exported trial, pin the process, and say what will be trained."""
+    experiment = space.experiment()
+    settings, parameters = experiment.settings, experiment.parameters
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
-    weights_sha256 = sha256_of(weights, "file of tensors") if weights else None
-    index = task_of(settings).read_index(settings.data, on_progress=on_progress)
-    prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
-    for warning in warnings:
-        note(warning)
-    steps_per_epoch, epochs = prepared.steps_per_epoch(settings), settings.budget.max_epochs
-    total_steps = epochs * steps_per_epoch
-    check_images(space.at(space.first_point()), training_images=sum(prepared.train_counts), total_steps=total_steps)
-    contents = [weights_sha256, *_extra_images(experiment, prepared, cache)]
+    contents = [sha256_of(weights, "file of tensors") if weights else None, *_extra_images(experiment, prepared, cache)]
     repeated = study if study and _is_trial(settings, study, prepared, note) else None
-    recorded = _recorded(settings, repeated) if repeated and not overrides else None
+    trial_scores = _trial_scores(settings, repeated) if repeated else None
     compute = _compute(settings, repeated, note)
     pin(compute)
+    trained_on = _trained_on(experiment, prepared, index, cache)
+    note(_sentence(trained_on, settings))
+    for change in trained_on.changes:
+        note(f"  {change}")
+    epochs = settings.budget.max_epochs
+    note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {prepared.steps_per_epoch(settings):,} steps")
+    return _Plan(
+        experiment=experiment,
+        study=study,
+        trial_scores=trial_scores,
+        trained_on=trained_on,
+        compute=compute,
+        work_folder=_work_folder(space, prepared, compute, contents, cache),
+    )
+
+
+def _study_of_trial(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
+    """Return the study that the configuration was exported from; None without one, or if it is not here."""
+    if settings.exported_from is None:
+        return None
+    study = StudyFolder(settings.exported_from.study)
+    if study.space_path.is_file():
+        return study
+    note(f"the study of the exported trial does not exist here: {study.path}")
+    return None
+
+
+def _trained_on(experiment: Experiment, prepared: Prepared, index: ImageIndex, cache: Path) -> TrainedOn:
+    """Count training images, images kept for validation, and all that could be decoded."""
     files = {*stored_files(cache / prepared.pixels).files}
     patients = [image.patient for image in index.images if image.file in files]
     kept = [image.patient for image in prepared.images if image.side != "train"]
-    trained_on = TrainedOn(
+    return TrainedOn(
         images=sum(prepared.train_counts),
         patients=prepared.train_patients,
         kept_images=len(kept),
@@ -163,65 +235,42 @@ def train(
         of_patients=len({*patients}),
         changes=tuple(changes_of(experiment, prepared)),
     )
-    note(_sentence(trained_on, settings))
-    for change in trained_on.changes:
-        note(f"  {change}")
-    work_folder = _work_folder(space, prepared, compute, contents, cache)
-    note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {steps_per_epoch:,} steps")
-    grids: list[Path] = []
 
-    def show_samples(of: Experiment, its_context: RunContext) -> None:
-        grids.append(save_generator_grid(of, its_context, work_folder / "samples"))
-        note(f"the generator has been trained; its images next to real ones: {grids[-1]} (at the end: {out / SAMPLES})")
 
-    context = RunContext(
-        prepared=prepared, cache=cache, compute=compute, on_progress=on_progress, on_generator=show_samples
-    )
-    with _locked(work_folder), in_use(cache):
-        training = train_final(experiment, context, work_folder, on_epoch)
-        with new_folder(out) as folder:
-            record = write_bundle(
-                folder,
-                out,
-                experiment=experiment,
-                overrides=overrides,
-                training=training,
-                trained_on=trained_on,
-                compute=compute,
-            )
-            write_card(folder, record, experiment, training)
-            if grids:
-                copy_file(grids[-1], folder / SAMPLES)
-        shutil.rmtree(work_folder)
-    if settings.tracking.wandb:
-        run = TrackedRun(
-            kind="train",
-            study=settings.name,
-            study_identity=study.identity() if study else work_folder.name,
-            key=work_folder.name,
-            label=f"{settings.name} final {parameters.arm}",
-            parameters={**flat_values(parameters, out), "arm": parameters.arm},
-            metric=settings.objective.metric,
-            folder=out.parent,
+def _write(plan: _Plan, training: FinalTraining, out: Path, overrides: Sequence[str], samples: Sequence[Path]) -> None:
+    """Write the bundle with its card, and the samples of the generator, if any."""
+    with new_folder(out) as folder:
+        record = write_bundle(
+            folder,
+            out,
+            experiment=plan.experiment,
+            overrides=overrides,
+            training=training,
+            trained_on=plan.trained_on,
+            compute=plan.compute,
         )
-        summary = {"value": training.val_score, "val_b_score": training.val_b_score, "threshold": training.threshold}
-        publish(settings.tracking.wandb, run, summary, epochs=training.epochs, model=out)
-    return Trained(
-        path=out,
-        arm=record.arm,
-        trained_on=trained_on,
-        metric=settings.metric,
-        val_score=training.val_score,
-        val_b_score=training.val_b_score,
-        positive=record.positive if len(record.class_names) == 2 else None,
-        threshold=training.threshold,
-        validation_images=len(training.validated.labels),
-        validation_patients=len({*training.validated.patients}),
-        best_epoch=training.best_epoch,
-        epochs=len(training.epochs),
-        seconds=time.monotonic() - started,
-        equals_trial=recorded and recorded == (training.val_score, training.val_b_score),
+        write_card(folder, record, plan.experiment, training)
+        for grid in samples:
+            copy_file(grid, folder / SAMPLES)
+
+
+def _publish(plan: _Plan, training: FinalTraining, out: Path) -> None:
+    """Send the curves and the bundle to W&B, with `tracking.wandb`."""
+    settings, parameters = plan.experiment.settings, plan.experiment.parameters
+    if settings.tracking.wandb is None:
+        return
+    run = TrackedRun(
+        kind="train",
+        study=settings.name,
+        study_identity=plan.study.identity() if plan.study else plan.work_folder.name,
+        key=plan.work_folder.name,
+        label=f"{settings.name} final {parameters.arm}",
+        parameters={**flat_values(parameters, out), "arm": parameters.arm},
+        metric=settings.objective.metric,
+        folder=out.parent,
     )
+    summary = {"value": training.val_score, "val_b_score": training.val_b_score, "threshold": training.threshold}
+    publish(settings.tracking.wandb, run, summary, epochs=training.epochs, model=out)
 
 
 def _sentence(data: TrainedOn, settings: Settings) -> str:
@@ -272,7 +321,7 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
     return replace(compute, threads=cpu_count(), generator_threads=cpu_count()) if settings.final else compute
 
 
-def _recorded(settings: Settings, study: StudyFolder) -> tuple[float | None, float | None] | None:
+def _trial_scores(settings: Settings, study: StudyFolder) -> tuple[float | None, float | None] | None:
     """Return the scores of the exported trial on val-A and val-B; None if ASHA stopped it and `confirm` completed it."""
     assert settings.exported_from is not None, "there is a study"
     row = ended_trials(study).get(settings.exported_from.trial)
