@@ -17,9 +17,9 @@ from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_bytes, write_json
 from xraytune.base.seeding import derive_seed
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.model import Model
 from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.space.space import Space
+from xraytune.space.strict_model import StrictModel
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import Outcome, RunRow, Status, Trial, TrialRow, ranked_on_val_b
 
@@ -49,7 +49,7 @@ class FinishedTrial(Trial):
         return cls(**{**outcome, "name": name, "parameters": parameters})
 
 
-class Arm(Model):
+class Arm(StrictModel):
     """One side of a comparison."""
 
     name: str
@@ -76,7 +76,7 @@ class PlannedRun(NamedTuple):
     classifier_seed: NonNegativeInt
 
 
-class Plan(Model):
+class Plan(StrictModel):
     """The arms and their runs, in the order of their numbers; every arm has the same seed pairs."""
 
     gan_seeds: NonNegativeInt = 0

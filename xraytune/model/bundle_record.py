@@ -13,9 +13,9 @@ from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
 from xraytune.space.backbones import BACKBONES
-from xraytune.space.model import Model
 from xraytune.space.rules import RULES
 from xraytune.space.settings import HeadName, LossName, TaskName
+from xraytune.space.strict_model import StrictModel
 from xraytune.stats.intervals import Bounds
 from xraytune.stats.shift import ClassSample
 from xraytune.stats.threshold import fewest_positives, sensitivity_threshold
@@ -24,7 +24,7 @@ _LARGEST_SIDE_PX = 1024
 _TRAIN_AGAIN = "train the model again with this version"
 
 
-class ValidationScores(Model):
+class ValidationScores(StrictModel):
     """Images of one class on val-A and val-B together.
 
     `scores` are probabilities of the positive class, ascending; more than 1,000 are summarized by 1,000 quantiles.
@@ -39,7 +39,7 @@ class ValidationScores(Model):
         return ClassSample(scores=np.array(self.scores), images=self.images, patients=self.patients)
 
 
-class TrainedOn(Model):
+class TrainedOn(StrictModel):
     """The images that a model was trained on, and their patients.
 
     Attributes:
@@ -57,7 +57,7 @@ class TrainedOn(Model):
     changes: tuple[str, ...]
 
 
-class CardMetric(Model):
+class CardMetric(StrictModel):
     """A metric on the validation images, with its 95 % interval over patients, or None if that is undefined."""
 
     name: str
@@ -65,7 +65,7 @@ class CardMetric(Model):
     interval: Bounds | None
 
 
-class BundleRecord(Model):
+class BundleRecord(StrictModel):
     """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
 
     Attributes:

@@ -15,8 +15,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from xraytune.base.records import Json
 from xraytune.space.domains import Value
 from xraytune.space.messages import explain
-from xraytune.space.model import Model
 from xraytune.space.settings import BLOCKS, Parameters
+from xraytune.space.strict_model import StrictModel
 
 Kind: TypeAlias = Literal["integer", "number", "path", "other"]
 _KINDS: Mapping[Any, Kind] = {int: "integer", float: "number", Path: "path"}
@@ -59,10 +59,10 @@ def parameter_fields() -> Mapping[str, ParameterField]:
     return {field.name: field for field in _fields_of(Parameters, "")}
 
 
-def _fields_of(model: type[Model], prefix: str) -> Iterator[ParameterField]:
+def _fields_of(model: type[StrictModel], prefix: str) -> Iterator[ParameterField]:
     for name, info in model.model_fields.items():
         inner = _without_none(info.annotation)
-        if isinstance(inner, type) and issubclass(inner, Model):
+        if isinstance(inner, type) and issubclass(inner, StrictModel):
             yield from _fields_of(inner, f"{prefix}{name}.")
             continue
         annotation: Any = info.annotation

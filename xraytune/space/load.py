@@ -31,11 +31,11 @@ from xraytune.space.document import (
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.grammar import ROOT, SPEC_KEYS, path_of, read_initial_points, read_parameters
 from xraytune.space.messages import choices_of, explain, format_value, nearest
-from xraytune.space.model import Model
 from xraytune.space.paths import absolute_path, is_path
 from xraytune.space.rules import check_space, complete_specs
 from xraytune.space.settings import BLOCKS, OBJECTIVES, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.space import Space, settings_content
+from xraytune.space.strict_model import StrictModel
 
 _DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split")
 _NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
@@ -202,16 +202,16 @@ def read_settings(problems: Problems) -> Settings | None:
 
 
 @cache
-def setting_blocks() -> Mapping[KeyPath, type[Model]]:
+def setting_blocks() -> Mapping[KeyPath, type[StrictModel]]:
     """Return the model of each block of settings by its path; () is the whole file."""
     return dict(_blocks_of(Settings, ()))
 
 
-def _blocks_of(model: type[Model], path: KeyPath) -> Iterator[tuple[KeyPath, type[Model]]]:
+def _blocks_of(model: type[StrictModel], path: KeyPath) -> Iterator[tuple[KeyPath, type[StrictModel]]]:
     yield path, model
     for name, info in model.model_fields.items():
         for member in (info.annotation, *get_args(info.annotation)):
-            if isinstance(member, type) and issubclass(member, Model):
+            if isinstance(member, type) and issubclass(member, StrictModel):
                 yield from _blocks_of(member, (*path, name))
 
 

@@ -19,7 +19,6 @@ from xraytune.space.domains import Choices
 from xraytune.space.fields import parameter_fields
 from xraytune.space.grammar import is_overridden, join_conditions, path_of, when_paths
 from xraytune.space.messages import group_regex_problem, nearest
-from xraytune.space.model import Rule
 from xraytune.space.settings import (
     GENERATORS,
     SOURCES,
@@ -31,6 +30,7 @@ from xraytune.space.settings import (
     pretraining_steps,
 )
 from xraytune.space.space import Condition, ParameterSpec, Space, corner_points, family_of
+from xraytune.space.strict_model import Rule
 
 FACTS = ("class_count", "training_images", "total_steps")
 """What rules read of the images: the number of classes, of real training images, and of the steps of a full run."""

@@ -16,8 +16,8 @@ from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES, WEIGHT_SETS, is_of_torchvision
 from xraytune.space.extensions import Extensions
 from xraytune.space.messages import nearest
-from xraytune.space.model import Model, Rule
 from xraytune.space.paths import FilePath, WeightsName, is_path
+from xraytune.space.strict_model import Rule, StrictModel
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -61,7 +61,7 @@ def _all_is_none(value: object) -> object:
     return None if value == "all" else value
 
 
-class SplitSettings(Model):
+class SplitSettings(StrictModel):
     """The split of the training images into train, val-A and val-B, by patient."""
 
     val_a: Fraction = 0.1
@@ -91,7 +91,7 @@ def _by_column(side: object) -> object:
     return {"column": side} if isinstance(side, str) else side
 
 
-class TableSides(Model):
+class TableSides(StrictModel):
     """The train, val and test images of a table: by a column, or by lists. The text alone is a column."""
 
     column: str | None = None
@@ -113,7 +113,7 @@ class TableSides(Model):
     )
 
 
-class TableSettings(Model):
+class TableSettings(StrictModel):
     """A table of images: its columns for the image, the patient, the label and the side."""
 
     file: Annotated[
@@ -141,7 +141,7 @@ class TableSettings(Model):
         return self.label is not None or bool(self.labels)
 
 
-class DataSettings(Model):
+class DataSettings(StrictModel):
     """The images, their classes and their size."""
 
     path: FilePath
@@ -158,7 +158,7 @@ class DataSettings(Model):
     """Number of patients of the train side to use; `all`: every one."""
 
 
-class Objective(Model):
+class Objective(StrictModel):
     """What the search optimises: a validation metric (never a test metric) or the quality of a generator."""
 
     metric: ObjectiveName = "val_auroc"
@@ -193,7 +193,7 @@ class Objective(Model):
         return -value if self.goal == "maximize" else value
 
 
-class GanSettings(Model):
+class GanSettings(StrictModel):
     """A GAN. The defaults suit a few hundred images."""
 
     block: ClassVar[str] = "gan"
@@ -224,7 +224,7 @@ class GanSettings(Model):
     seed: int = 0
 
 
-class DiffusionSettings(Model):
+class DiffusionSettings(StrictModel):
     """A diffusion model: a U-Net that removes noise. The defaults suit a few hundred images."""
 
     block: ClassVar[str] = "diffusion"
@@ -253,7 +253,7 @@ GENERATORS: Mapping[str, type[GanSettings] | type[DiffusionSettings]] = {
 """The settings class of each source that trains a generator."""
 
 
-class FolderSettings(Model):
+class FolderSettings(StrictModel):
     """Extra images from a folder with one subfolder per class."""
 
     path: FilePath
@@ -312,7 +312,7 @@ def _extra_share(synthetic_ratio: float) -> float:
     return synthetic_ratio / (1 + synthetic_ratio)
 
 
-class Parameters(Model):
+class Parameters(StrictModel):
     """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, SOURCES] = "none"
@@ -481,7 +481,7 @@ def extensions_of(backbone: str, source: str) -> dict[str, str]:
     return {f"{kind.kind} {name}": kind.identity(name) for kind, name in chosen if kind.has(name)}
 
 
-class Budget(Model):
+class Budget(StrictModel):
     """The limits of a search; it ends at the first one it reaches."""
 
     trials: Count = 60
@@ -492,7 +492,7 @@ class Budget(Model):
     gpu_hours: Positive | None = None
 
 
-class SchedulerSettings(Model):
+class SchedulerSettings(StrictModel):
     """ASHA: a trial continues past a rung if it is among the best 1/reduction there."""
 
     name: Literal["asha", "none"] = "asha"
@@ -501,7 +501,7 @@ class SchedulerSettings(Model):
     reduction: Annotated[int, Field(ge=2)] = 3
 
 
-class SamplerSettings(Model):
+class SamplerSettings(StrictModel):
     """The Optuna sampler."""
 
     name: Literal["tpe", "random", "grid"] = "tpe"
@@ -509,7 +509,7 @@ class SamplerSettings(Model):
     seed: int = 0
 
 
-class GeneratorResources(Model):
+class GeneratorResources(StrictModel):
     """Resources of a trial while its generator is trained, before the rest of the trial."""
 
     gpus: Literal["auto"] | NonNegative = "auto"
@@ -518,7 +518,7 @@ class GeneratorResources(Model):
     """auto: `cpus_per_trial`, and at least 2 without a GPU."""
 
 
-class Resources(Model):
+class Resources(StrictModel):
     """Resources of a trial, and the number of concurrent trials."""
 
     gpus_per_trial: Literal["auto"] | NonNegative = "auto"
@@ -531,7 +531,7 @@ class Resources(Model):
     """A trial whose process reports nothing for this long counts as failed."""
 
 
-class QualitySettings(Model):
+class QualitySettings(StrictModel):
     """How the quality of synthetic images is measured, and which images are refused. No setting changes the images."""
 
     backbone: Annotated[str, BACKBONES] | None = None
@@ -557,7 +557,7 @@ class QualitySettings(Model):
     )
 
 
-class Controls(Model):
+class Controls(StrictModel):
     """The control arms that a finalist is compared with."""
 
     matched: tuple[Literal["none", "duplicate"], ...] = ("none", "duplicate")
@@ -575,7 +575,7 @@ class Controls(Model):
     )
 
 
-class Confirm(Model):
+class Confirm(StrictModel):
     """How `confirm` compares the finalists with their controls."""
 
     controls: Controls = Controls()
@@ -588,7 +588,7 @@ class Confirm(Model):
     """Equivalence margin: smaller differences in AUROC do not matter."""
 
 
-class WandbSettings(Model):
+class WandbSettings(StrictModel):
     """Weights & Biases: one run per trial, grouped by study."""
 
     project: str = "xraytune"
@@ -596,13 +596,13 @@ class WandbSettings(Model):
     """`auto`: online with an API key, else offline."""
 
 
-class Tracking(Model):
+class Tracking(StrictModel):
     """Experiment trackers; `epochs.jsonl` is always written."""
 
     wandb: WandbSettings | None = None
 
 
-class ExportedFrom(Model):
+class ExportedFrom(StrictModel):
     """The trial that `export` wrote this file from, so that a final training finds its study."""
 
     study: FilePath
@@ -611,7 +611,7 @@ class ExportedFrom(Model):
     """Whether `confirm` had shown a benefit of its synthetic images; for the model card."""
 
 
-class FinalSettings(Model):
+class FinalSettings(StrictModel):
     """The final training, which uses all patients of the data folder; `export` writes this block, and `train` reads it."""
 
     trial_images: Count
@@ -620,7 +620,7 @@ class FinalSettings(Model):
     """Training patients of the exported trial."""
 
 
-class Settings(Model):
+class Settings(StrictModel):
     """Everything in a space file except the parameters."""
 
     version: Literal[1] = 1
@@ -703,7 +703,7 @@ def without_gate(settings: Settings) -> Settings:
     return settings.model_copy(update={"quality": settings.quality.model_copy(update={"allow_memorised": True})})
 
 
-class Experiment(Model):
+class Experiment(StrictModel):
     """The complete settings of one trial or one final training."""
 
     settings: Settings

@@ -26,8 +26,8 @@ from xraytune.base.errors import ArtifactError
 from xraytune.base.files import append_jsonl, read_jsonl, write_text
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
-from xraytune.space.model import Model
 from xraytune.space.settings import Objective, Parameters
+from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, damage_explained
 
 Status: TypeAlias = Literal["complete", "pruned", "failed"]
@@ -47,7 +47,7 @@ def _write_parameters(parameters: Parameters, info: SerializationInfo) -> dict[s
     return _set_values(parameters, info.context)
 
 
-class Outcome(Model):
+class Outcome(StrictModel):
     """How far a trial of a search or a run of a confirmation got."""
 
     number: NonNegativeInt

@@ -41,7 +41,7 @@ class Rule:
         return what, fix
 
 
-class Model(BaseModel):
+class StrictModel(BaseModel):
     """A strict and frozen model: rejects unknown keys, wrong types, NaN, infinity, and values that break its rules."""
 
     model_config = ConfigDict(
