@@ -64,7 +64,7 @@ def test_search_runs_the_budgeted_number_of_trials(study: StudyFolder) -> None:
 def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> None:
     controller = direct(study, "budget.gpu_hours=1e-9")
     running = start(controller)
-    controller.on_trial_placed(running.number, 1.0)
+    controller.clock.start(running.number, 1.0)
     controller.on_result(running.number, epoch(1, 0.6))
 
     assert controller.next_trial() == "wait"
@@ -83,15 +83,15 @@ def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, clock: Clock) 
     """A quarter of a GPU for 80 s, half of one for 80 s, and after a restart 80 s more: 100 GPU seconds."""
     budget = "budget.gpu_hours=0.027"  # 97.2 s
     controller = direct(study, budget)
-    controller.on_trial_placed(start(controller).number, 0.25)
+    controller.clock.start(start(controller).number, 0.25)
     clock.now += 80
     controller.on_trial_lost(0, out_of_memory=True)
-    controller.on_trial_placed(start(controller).number, 0.5)
+    controller.clock.start(start(controller).number, 0.5)
     clock.now += 80
     controller.close()
 
     again = direct(study, budget)
-    again.on_trial_placed(start(again).number, 0.5)
+    again.clock.start(start(again).number, 0.5)
     assert not is_spent(again)
     clock.now += 80
     assert is_spent(again)
@@ -105,7 +105,7 @@ def test_retry_at_the_gpu_limit_counts_no_more_gpu_hours(study: StudyFolder, clo
     """On machines with one GPU, the doubled share is still one GPU."""
     controller = direct(study, "budget.gpu_hours=0.03")  # 108 s
     controller.on_trial_lost(start(controller).number, out_of_memory=True)
-    controller.on_trial_placed(start(controller).number, 1.0)
+    controller.clock.start(start(controller).number, 1.0)
 
     clock.now += 100
     assert not is_spent(controller)

@@ -147,7 +147,7 @@ class TrialLoop:
                     case SlotFree():
                         trial = self.next_trial(workers.slots, workers.generator_slots)
                         if isinstance(trial, TrialSuggestion):
-                            self.on_trial_placed(trial.number, workers.start(trial, self.source.label(trial)))
+                            self.clock.start(trial.number, workers.start(trial, self.source.label(trial)))
                         else:
                             workers.answer(NoTrial(is_done=trial == "done"))
                     case TrialReported(number=number, message=message):
@@ -221,12 +221,8 @@ class TrialLoop:
         # At each start: resources, tracking and the locations of files may have changed since the last one.
         write_json(path / "config.json", experiment_to_json(self.source.experiment(suggestion), path))
         self._running[trial.number] = self._waiting.pop(trial.number)
-        self.on_trial_placed(trial.number, 0.0)
+        self.clock.start(trial.number, 0.0)
         self.source.on_start(suggestion)
-
-    def on_trial_placed(self, number: int, gpus: float) -> None:
-        """Start counting the time of a trial that has just been placed, and of the GPUs that it holds."""
-        self.clock.start(number, gpus)
 
     def on_result(self, number: int, message: TrialMessage) -> bool:
         """Report what a trial says, and decide whether it continues. Repeated messages change nothing.

@@ -1,7 +1,7 @@
 """Everything that the search, Ray's process and the workers say to each other: a closed set of records with one encoding.
 
     worker -> search    EpochEnded, GeneratorTrained, TrialEnded, TrialFailed, MachineStopped
-    search -> driver    StartRay, LookAtNode, RunTrials
+    search -> driver    LookAtNode, RunTrials
     driver -> search    RayStarted, RayNotStarted, NodeEnvironment, NodeProblem, and while trials run:
                         SlotFree -> StartTrial, NoTrial;  TrialReported -> Decision;  TrialLost -> Decision;
                         StatisticsWanted -> Statistics;  RunEnded
@@ -75,14 +75,6 @@ class Node:
 
     cpus: float
     gpus: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartRay:
-    """Start Ray with so many CPU cores, or connect to the cluster at `address`."""
-
-    address: str | None
-    cpus: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +206,7 @@ class RunEnded:
     """Tune has ended."""
 
 
-Order: TypeAlias = StartRay | LookAtNode | RunTrials
+Order: TypeAlias = LookAtNode | RunTrials
 Reply: TypeAlias = RayStarted | RayNotStarted | NodeEnvironment | NodeProblem
 Question: TypeAlias = SlotFree | TrialReported | TrialLost | StatisticsWanted
 Answer: TypeAlias = StartTrial | NoTrial | Decision | Statistics

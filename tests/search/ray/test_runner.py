@@ -33,7 +33,6 @@ import sys
 from multiprocessing.connection import Connection
 from xraytune.search.messages import *
 connection = Connection(int(sys.argv[1]))
-receive(connection)
 send(connection, RayStarted(dashboard="", nodes=(Node(cpus=3, gpus=1),)))
 receive(connection)
 """

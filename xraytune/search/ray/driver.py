@@ -1,8 +1,9 @@
-"""The process that talks to Ray: `python -m xraytune.search.ray.driver PIPE FOLDER` starts Ray and runs trials with Tune.
+"""The process that talks to Ray: `python -m xraytune.search.ray.driver PIPE FOLDER ADDRESS CPUS`.
 
-It makes no decisions and saves nothing: it asks the search, its parent, over a pipe. So it may die at any moment, with all
-of Ray, and the search starts another one. It ends itself when the search or a process of Ray is gone, since Tune would wait
-forever. Tune starts afresh each time; its own state is never restored.
+It starts Ray, or connects to the cluster at ADDRESS if that is not empty, and runs trials with Tune. It makes no decisions
+and saves nothing: it asks the search, its parent, over a pipe. So it may die at any moment, with all of Ray, and the search
+starts another one. It ends itself when the search or a process of Ray is gone, since Tune would wait forever. Tune starts
+afresh each time; its own state is never restored.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
 _VITAL = ("raylet", "gcs_server")
 
 
-class QueueClient:
-    """The trial queue, as this process sees it, and the metrics of its trials."""
+class LoopClient:
+    """The search's loop, as this process sees it, and the metrics of its trials."""
 
     def __init__(self, connection: Connection, metrics: Metrics) -> None:
         self._connection, self.metrics = connection, metrics
 
     def update_metrics(self) -> None:
-        """Update the metrics from the statistics of the queue."""
+        """Update the metrics from the statistics of the loop."""
         self.metrics.show(self.ask(StatisticsWanted()).gauges)
 
     def ask(self, question: Question) -> Any:
@@ -77,12 +78,12 @@ class QueueClient:
         return decision.continues
 
 
-class QueueSearcher(Searcher):
-    """Give Tune the trials of the queue; update the metrics whenever Ray's nodes are listed."""
+class LoopSearcher(Searcher):
+    """Give Tune the trials of the loop; update the metrics whenever Ray's nodes are listed."""
 
-    def __init__(self, queue: QueueClient) -> None:
+    def __init__(self, loop: LoopClient) -> None:
         super().__init__()
-        self._queue = queue
+        self._loop = loop
         self._listed, self._nodes = time.monotonic(), _nodes()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
@@ -90,8 +91,8 @@ class QueueSearcher(Searcher):
         del trial_id
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
             self._listed, self._nodes = now, _nodes()  # they may join and leave
-            self._queue.update_metrics()
-        answer: StartTrial | NoTrial = self._queue.ask(SlotFree(nodes=self._nodes))
+            self._loop.update_metrics()
+        answer: StartTrial | NoTrial = self._loop.ask(SlotFree(nodes=self._nodes))
         if isinstance(answer, StartTrial):
             return {"trial": encode(answer)}
         return str(Searcher.FINISHED) if answer.is_done else None
@@ -104,42 +105,41 @@ class QueueSearcher(Searcher):
         """Do nothing: the study's journal has everything."""
 
 
-class QueueScheduler(FIFOScheduler):
-    """Pass every message of a trial to the queue."""
+class LoopScheduler(FIFOScheduler):
+    """Pass every message of a trial to the loop."""
 
-    def __init__(self, queue: QueueClient) -> None:
+    def __init__(self, loop: LoopClient) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._queue = queue
+        self._loop = loop
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Continue or stop, as the queue decides."""
+        """Continue or stop, as the loop decides."""
         del tune_controller
         started, message = started_trial(trial.config), result["message"]
         number = started.job.number
-        self._queue.metrics.on_result(started, decode(message), decode(result["usage"]))
-        should_continue = self._queue.continues(TrialReported(number=number, message=message))
+        self._loop.metrics.on_result(started, decode(message), decode(result["usage"]))
+        should_continue = self._loop.continues(TrialReported(number=number, message=message))
         if not should_continue:
-            self._queue.metrics.on_stop(number)
+            self._loop.metrics.on_stop(number)
         return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Report a lost process; if Ray itself died, this process ends before it can."""
         del tune_controller
         number = started_trial(trial.config).job.number
-        self._queue.metrics.on_stop(number)
+        self._loop.metrics.on_stop(number)
         time.sleep(_RAY_DIES_SECONDS)
         out_of_memory = "OutOfMemory" in str(trial.get_error() or "")
-        self._queue.continues(TrialLost(number=number, out_of_memory=out_of_memory))
+        self._loop.continues(TrialLost(number=number, out_of_memory=out_of_memory))
 
 
-def main(descriptor: int, folder: str) -> None:
+def main(descriptor: int, folder: str, address: str, cpus: int) -> None:
     """Serve the search until it closes the pipe; if the search is killed, delete its folder of temporary files."""
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
     threading.Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     with suppress(EOFError):
-        start = receive(connection)
-        reply = _start_ray(start.address, start.cpus)
+        reply = _start_ray(address, cpus)
         send(connection, reply)
         if isinstance(reply, RayNotStarted):
             return
@@ -154,7 +154,7 @@ def main(descriptor: int, folder: str) -> None:
     ray.shutdown()
 
 
-def _start_ray(address: str | None, cpus: int) -> RayStarted | RayNotStarted:
+def _start_ray(address: str, cpus: int) -> RayStarted | RayNotStarted:
     """Start Ray on this machine or connect to a cluster."""
     local = {
         "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
@@ -189,7 +189,7 @@ def _nodes() -> tuple[Node, ...]:
 
 def _run(connection: Connection, order: RunTrials) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
-    queue = QueueClient(connection, Metrics(order.study))
+    loop = LoopClient(connection, Metrics(order.study))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Tune's own, about features that are not used
         try:
@@ -198,16 +198,16 @@ def _run(connection: Connection, order: RunTrials) -> None:
                 name="tune",
                 storage_path=order.scratch,
                 num_samples=-1,
-                search_alg=QueueSearcher(queue),
-                scheduler=QueueScheduler(queue),
-                max_failures=0,  # the trial queue decides on retries
+                search_alg=LoopSearcher(loop),
+                scheduler=LoopScheduler(loop),
+                max_failures=0,  # the loop decides on retries
                 raise_on_failed_trial=False,
                 reuse_actors=order.reuse_actors,
                 trial_name_creator=lambda trial: started_trial(trial.config).job.label,
                 trial_dirname_creator=lambda trial: f"{started_trial(trial.config).job.number:04d}-{trial.trial_id}",
                 verbose=0,
             )
-            queue.update_metrics()
+            loop.update_metrics()
         finally:
             shutil.rmtree(order.scratch, ignore_errors=True)
 
@@ -227,4 +227,4 @@ def _end_with(parent: int, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))

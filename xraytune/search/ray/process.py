@@ -27,7 +27,6 @@ from xraytune.search.messages import (
     RayStarted,
     RunEnded,
     RunTrials,
-    StartRay,
     receive,
     send,
 )
@@ -89,9 +88,10 @@ class RayProcess:
             where = {**_ONE_ATTEMPT, "RAY_AUTH_MODE": auth}
         self._connection, theirs = Pipe()
         descriptor = theirs.fileno()
+        arguments = str(descriptor), folder, address or "", str(cpu_count())
         with log.open("w", encoding="utf-8") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "xraytune.search.ray.driver", str(descriptor), folder],
+                [sys.executable, "-P", "-m", "xraytune.search.ray.driver", *arguments],
                 pass_fds=(descriptor,),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
@@ -102,8 +102,7 @@ class RayProcess:
         theirs.close()
 
     def start(self, caught: Sequence[int]) -> str:
-        """Start Ray; return why the cluster refuses it, for want of a token, else ""."""
-        self._send(StartRay(address=self._address, cpus=cpu_count()))
+        """Wait until Ray has started; return why the cluster refuses it, for want of a token, else ""."""
         while not self._connection.poll(_HEARTBEAT_SECONDS):
             if caught:
                 self._note(f"{signal.Signals(caught[0]).name}: stopping before Ray has started")
