@@ -80,7 +80,7 @@ def confirm(
             raise ConfigError(Problem(what, fix=f"omit --quick, or {' and '.join(given)}"))
         with ConfirmScreen() as screen:
             rehearsal = rehearse(study, **paths, address=address, callbacks=screen.callbacks)
-        console.show_json(rehearsal.to_json()) if as_json else show_rehearsal(rehearsal)
+        console.show_result(rehearsal, show_rehearsal, as_json=as_json)
         return
     with ConfirmScreen(only_forecast=forecast, ask=not (yes or as_json), as_json=as_json) as screen:
         confirmation = confirm(
@@ -95,7 +95,7 @@ def confirm(
             callbacks=screen.callbacks,
             on_forecast=screen.on_forecast,
         )
-    console.show_json(confirmation.to_json()) if as_json else show_verdict(confirmation)
+    console.show_result(confirmation, show_verdict, as_json=as_json)
 
 
 @dataclass(slots=True)

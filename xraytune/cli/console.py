@@ -94,8 +94,11 @@ def show_section(section: Section) -> None:
 
 
 def show_result(result: R, show_text: Callable[[R], None], *, as_json: bool) -> None:
-    """Print a record as JSON, or as text with `show_text`."""
-    show_json(result) if as_json else show_text(result)
+    """Print a record as JSON, by its `to_json` if it has one, or as text with `show_text`."""
+    if as_json:
+        show_json(result.to_json() if hasattr(result, "to_json") else result)
+    else:
+        show_text(result)
 
 
 def show_json(content: object) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Option
 
 from xraytune.cli import console, options
+from xraytune.present.tables import counts_text
+
+if TYPE_CHECKING:
+    from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
 
 
 def train(
@@ -36,11 +40,12 @@ def train(
             note=console.log,
             on_progress=on_progress,
         )
-    if as_json:
-        console.show_json(trained)
-        return
-    counts = _counts(trained.class_counts, trained.has_masks)
+    console.show_result(trained, _show_trained, as_json=as_json)
+
+
+def _show_trained(trained: TrainedGenerator) -> None:
     size, steps = trained.settings.image_size, trained.settings.steps
+    counts = _counts(trained.class_counts, trained.has_masks)
     console.write(f"{trained.path}: {size} px {trained.settings.noun}, trained for {steps:,} steps on {counts}")
     console.write(f"its images next to real ones: {trained.samples}; during training: {trained.grids}")
     quality, copies = trained.report.quality, trained.report.copies
@@ -82,14 +87,13 @@ def sample(
             )
         else:
             raise BadParameter("give either FOLDER, or --study STUDY and --trial NUMBER", param_hint="FOLDER")
-    if as_json:
-        console.show_json(drawn)
-        return
+    console.show_result(drawn, _show_sample, as_json=as_json)
+
+
+def _show_sample(drawn: GeneratorSample) -> None:
     counts = _counts(drawn.counts, drawn.has_masks)
     console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
 
 
 def _counts(counts: dict[str, int], has_masks: bool) -> str:
-    if has_masks:
-        return f"{sum(counts.values()):,} images with masks"
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{sum(counts.values()):,} images with masks" if has_masks else counts_text(counts)

@@ -109,7 +109,7 @@ def errors_with_flags() -> Iterator[None]:
         yield
     except XraytuneError as error:
         problems = []
-        for one in error.problems:
-            where = with_flags(one.where) if isinstance(one.where, str) else one.where
-            problems.append(Problem(with_flags(one.what), where, with_flags(one.fix)))
+        for problem in error.problems:
+            where = with_flags(problem.where) if isinstance(problem.where, str) else problem.where
+            problems.append(Problem(with_flags(problem.what), where, with_flags(problem.fix)))
         raise type(error)(*problems) from error

@@ -6,7 +6,7 @@ and as CSV files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -113,6 +113,11 @@ def text_of(entry: Entry) -> str:
     if isinstance(entry, int | float):
         return f"{entry:,.6g}"
     return entry or ""
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Format the numbers of images of each class: `47 NORMAL, 65 PNEUMONIA`."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def sentence(text: str) -> str:

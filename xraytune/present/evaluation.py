@@ -1,0 +1,168 @@
+"""The evaluation of a model as lines and tables: of a classifier, or of a segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from xraytune.base.errors import join_names
+from xraytune.model.class_evaluation import Evaluation
+from xraytune.present.tables import Cell, Column, Frame, Row, Table, counts_text, numbers
+from xraytune.stats.classification import CLASS_METRICS, Metric, reported_metrics
+from xraytune.stats.segmentation import MASK_METRICS
+
+if TYPE_CHECKING:
+    from xraytune.model.mask_evaluation import MaskEvaluation
+    from xraytune.stats.intervals import Measured
+    from xraytune.stats.segmentation import MaskMetrics
+
+_MOST_CONFUSED = 5
+
+
+def evaluation_frame(evaluation: Evaluation | MaskEvaluation) -> Frame:
+    """Show the metrics, with warnings that matter for their interpretation."""
+    classes = ""
+    if isinstance(evaluation, Evaluation):
+        classes = f" ({counts_text(evaluation.class_counts)})"
+        parts = _classifier_parts(evaluation)
+    else:
+        parts = _segmenter_parts(evaluation)
+    images = f"{evaluation.images} images{classes} of {evaluation.patients} patients"
+    heading = Cell(f"{evaluation.model} on {evaluation.data}: {images}", "strong")
+    return heading, *_warnings(evaluation), *parts
+
+
+def _warnings(evaluation: Evaluation | MaskEvaluation) -> Iterator[Cell]:
+    for image in evaluation.broken:
+        yield Cell(f"left out: {image.file}: {image.reason}", "bad")
+    if evaluation.opened_test:
+        first = "the first access by this model or its study"
+        access = first if evaluation.test_access == 1 else f"access number {evaluation.test_access}"
+        yield Cell(f"these are the test images of the model's own data: {access} was logged", "busy")
+    if evaluation.known_patients:
+        patients = "1 patient" if evaluation.known_patients == 1 else f"{evaluation.known_patients} patients"
+        yield Cell(
+            f"{evaluation.images_of_known_patients} of these images belong to {patients} in the model's own training or "
+            f"validation set ({evaluation.known_images} are the same files): the metrics are optimistically biased",
+            "bad",
+        )
+
+
+def _classifier_parts(evaluation: Evaluation) -> Iterator[Cell | str | Table]:
+    if evaluation.shift:
+        yield from (Cell(warning, "busy") for warning in evaluation.shift.warnings)
+    yield _metrics(evaluation)
+    if evaluation.threshold is None:
+        yield _class_table(evaluation)
+    if len(evaluation.class_counts) <= _MOST_CONFUSED:
+        yield _confusion(evaluation)
+    if evaluation.patients != evaluation.images:
+        yield from _patient_level(evaluation)
+    for column in evaluation.subgroups:
+        yield from _subgroups(column, evaluation)
+
+
+def _metrics(evaluation: Evaluation) -> Table:
+    rows: list[Row] = []
+    for metric in reported_metrics(len(evaluation.class_counts)):
+        label = Cell(_label(metric, evaluation), "strong" if metric.name == "auroc" else "plain")
+        half = ""
+        if evaluation.at_half and metric.at_threshold:
+            half = _number(evaluation.at_half[metric.name], metric)
+        rows.append((label, *_with_interval(evaluation, metric), half))
+    if evaluation.threshold is None:
+        return Table(("", *numbers("most probable class"), "95 % interval"), [row[:3] for row in rows])
+    columns = ("", *numbers(f"threshold {evaluation.threshold:.3f}"), "95 % interval", *numbers("threshold 0.5"))
+    return Table(columns, rows)
+
+
+def _label(metric: Metric, evaluation: Evaluation) -> str:
+    """Name a metric, and the class that it is about or that it is an average."""
+    if evaluation.threshold is None:
+        return f"{metric.label} (macro)" if metric.of_class else metric.label
+    return metric.of(metric.label, evaluation.positive)
+
+
+def _number(value: float | None, metric: Metric) -> str:
+    return "undefined" if value is None else f"{value:.{metric.decimals}f}"
+
+
+def _with_interval(measured: Measured, metric: Metric) -> tuple[str, str]:
+    ends = measured.intervals.get(metric.name, ())
+    return _number(measured.metrics[metric.name], metric), " to ".join(_number(end, metric) for end in ends)
+
+
+def _class_table(evaluation: Evaluation) -> Table:
+    """Show each class, with the intervals in a second line."""
+    rows: list[Row] = []
+    for name, measured in evaluation.classes.items():
+        rows.append((Cell(name, "strong"), *(_number(measured.metrics[m.name], m) for m in CLASS_METRICS)))
+        ends = ([f"{end:.2f}".removeprefix("0") for end in measured.intervals.get(m.name, ())] for m in CLASS_METRICS)
+        rows.append([Cell(text, "dim") for text in (f"{measured.images} images", *map("-".join, ends))])
+    columns = (Column("", flexible=True), *numbers(*(metric.label for metric in CLASS_METRICS)))
+    return Table(columns, rows, "Each class against the others, with 95 % intervals")
+
+
+def _confusion(evaluation: Evaluation) -> Table:
+    names = [*evaluation.class_counts]
+    rows: list[Row] = [
+        (Cell(name, "dim"), *(f"{count} ({count / sum(counts):.0%})" for count in counts))
+        for name, counts in zip(names, evaluation.confusion, strict=True)
+    ]
+    return Table(("", *numbers(*names)), rows, "Confusion matrix: true classes in rows, predicted classes in columns")
+
+
+def _patient_level(evaluation: Evaluation) -> Frame:
+    by_patient = evaluation.patient_level
+    if not by_patient.metrics:
+        missing = [name for name, count in by_patient.class_counts.items() if not count]
+        return "", Cell(f"no metrics by patient: no patient has only {join_names(missing)} images", "busy")
+    metrics = reported_metrics(len(evaluation.class_counts), "patients")
+    rows = [(_label(metric, evaluation), *_with_interval(by_patient, metric)) for metric in metrics]
+    table = Table(("", *numbers(""), ""), rows, "By patient: the mean probability of each patient's images")
+    if not by_patient.left_out:
+        return (table,)
+    left_out = join_names(by_patient.left_out, 5)
+    return table, Cell(f"left out, with images of several classes: {left_out}", "busy")
+
+
+def _subgroups(column: str, evaluation: Evaluation) -> Iterator[Cell | Table]:
+    names = [*evaluation.class_counts]
+    auroc, *rates = reported_metrics(len(names), "subgroups")
+    rows: list[Row] = []
+    for subgroup in evaluation.subgroups[column]:
+        values = (subgroup.metrics[rate.name] for rate in rates)
+        shares = ["" if value is None else f"{value:.3f}" for value in values]
+        rows.append((subgroup.value, subgroup.images, subgroup.patients, *_with_interval(subgroup, auroc), *shares))
+    about = f", sensitivity and specificity of {evaluation.positive}" if rates else ""
+    labels = numbers(*(rate.label for rate in rates))
+    columns = ("", *numbers("images", "patients", auroc.label), "95 % interval", *labels)
+    yield Table(columns, rows, f"By {column}{about} (exploratory)")
+    for subgroup in evaluation.subgroups[column]:
+        if subgroup.compared_with is not None:
+            yield Cell(f"{subgroup.value} is compared with all {names[subgroup.compared_with]} images", "dim")
+
+
+def _segmenter_parts(evaluation: MaskEvaluation) -> Iterator[Cell | Table]:
+    rows = [(metric.label, *_with_interval(evaluation, metric)) for metric in MASK_METRICS]
+    yield Table(("", *numbers("mean"), "95 % interval"), rows)
+    if evaluation.empty_predictions:
+        yield Cell(f"empty predictions: {evaluation.empty_predictions} (Dice 0, HD95 undefined)", "busy")
+    worst = [
+        (mask.file, *(_number(mask.metrics[metric.name], metric) for metric in MASK_METRICS))
+        for mask in evaluation.worst
+    ]
+    columns = (Column("", flexible=True), *numbers(*(metric.label for metric in MASK_METRICS)))
+    yield Table(columns, worst, "The images with the lowest Dice")
+    for column, subgroups in evaluation.subgroups.items():
+        yield _mask_subgroups(column, subgroups)
+
+
+def _mask_subgroups(column: str, subgroups: Mapping[str, MaskMetrics]) -> Table:
+    dice, *_, hd95 = MASK_METRICS
+    rows: list[Row] = []
+    for value, subgroup in subgroups.items():
+        counts = (subgroup.images, subgroup.patients, subgroup.empty_predictions)
+        rows.append((value, *counts, *_with_interval(subgroup, dice), _number(subgroup.metrics[hd95.name], hd95)))
+    columns = ("", *numbers("images", "patients", "empty", dice.label), "95 % interval", *numbers(hd95.label))
+    return Table(columns, rows, f"By {column} (exploratory)")

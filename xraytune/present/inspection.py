@@ -1,0 +1,107 @@
+"""The inspection of a folder of images as lines and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xraytune.present.tables import Cell, Frame, Row, Table, counts_text, facts, numbers
+from xraytune.present.trials import sides_frame
+
+if TYPE_CHECKING:
+    from xraytune.data.inspect import Inspection, MaskSummary
+    from xraytune.data.near_duplicates import NearDuplicates
+    from xraytune.data.sides import SideSize
+
+_EXAMPLES = 3
+
+
+def inspection_frame(source: Path, inspection: Inspection, uses: Sequence[str], sizes: Sequence[SideSize]) -> Frame:
+    """Show the images of each class, the sides of the split, and what may bias a study; `uses` says what parts are for."""
+    images = sum(sum(counts.values()) for counts in inspection.images.values())
+    has_classes = len(inspection.class_names) > 1
+    return (
+        Cell(f"{source}: {images} {'images' if has_classes else 'pairs of images and masks'}", "strong"),
+        *uses,
+        *_warnings(inspection),
+        *([_classes(inspection)] if has_classes else []),
+        *sides_frame(sizes),
+        facts(*_facts(inspection)),
+    )
+
+
+def _warnings(inspection: Inspection) -> Iterator[Cell]:
+    for image in inspection.broken:
+        yield Cell(f"broken: {image.file}: {image.reason}", "bad")
+    for warning in inspection.warnings:
+        yield Cell(f"note: {warning}", "busy")
+    if inspection.near_duplicates.pairs:
+        yield Cell(f"note: {_examples(inspection.near_duplicates)}", "busy")
+
+
+def _classes(inspection: Inspection) -> Table:
+    names = inspection.class_names
+    rows: list[Row] = [(part, *(counts[name] for name in names)) for part, counts in inspection.images.items()]
+    rows.append(("patients in train and val", *(inspection.patients[name] for name in names)))
+    return Table(("part", *numbers(*names)), rows)
+
+
+def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    fewest, median, most = inspection.images_per_patient
+    copies = sum(len(files) - 1 for files in inspection.duplicates)
+    sealed = "; test/ stays sealed" if "test" in inspection.images else ""
+    if len(inspection.class_names) > 1:
+        yield "classes", ", ".join(inspection.class_names)
+    if inspection.positive:
+        yield "positive class", f"{inspection.positive} ({inspection.positive_reason})"
+    yield "images per patient", f"{fewest} to {most}, median {median:g}"
+    yield "width", "{} to {} px".format(*inspection.width_px)
+    yield "height", "{} to {} px".format(*inspection.height_px)
+    yield "formats", f"{counts_text(inspection.formats) or 'none can be decoded'}{sealed}"
+    yield (
+        "duplicates",
+        "none"
+        if not copies
+        else "1 file is a copy of another"
+        if copies == 1
+        else f"{copies} files are copies of others",
+    )
+    yield "near duplicates", _near_duplicates(inspection.near_duplicates)
+    if inspection.masks:
+        yield from _mask_facts(inspection.masks)
+    yield "shortcut", inspection.shortcut
+
+
+def _mask_facts(masks: MaskSummary) -> Iterator[tuple[str, str]]:
+    fewest, most = masks.files_per_image
+    low, median, high = masks.area_share
+    yield "mask files", f"{fewest if fewest == most else f'{fewest} to {most}'} per image"
+    yield "mask area", f"{low:.0%} to {high:.0%} of the image, median {median:.0%}"
+    yield "smallest mask", masks.smallest
+    yield "largest mask", masks.largest
+    parts = [f"{parts} in {count} mask{'s' if count > 1 else ''}" for parts, count in masks.connected_parts.items()]
+    yield "connected components", ", ".join(parts)
+
+
+def _near_duplicates(near: NearDuplicates) -> str:
+    if not near.pairs:
+        return "none among images of different patients"
+    pairs = f"{near.pairs} pairs" if near.pairs > 1 else "one pair"
+    return (
+        f"{pairs} of images of different patients; across training and test: {near.in_training_and_test}, "
+        f"across classes: {near.in_two_classes}"
+    )
+
+
+def _examples(near: NearDuplicates) -> str:
+    examples = []
+    for pair in near.examples[:_EXAMPLES]:
+        across = {"training and test": pair.in_training_and_test, "two classes": pair.in_two_classes}
+        where = ", ".join(name for name, is_across in across.items() if is_across)
+        examples.append(" = ".join(pair.files) + (f" ({where})" if where else ""))
+    more = f" and {near.pairs - len(examples)} more" if near.pairs > len(examples) else ""
+    return (
+        f"images of different patients look like copies of each other: {'; '.join(examples)}{more}. A copy in validation or "
+        "test inflates scores. Check them; then remove one image of each pair, or assign both to one patient in patients.csv"
+    )
