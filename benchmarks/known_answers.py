@@ -36,7 +36,7 @@ from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.run import run_trial
-from xraytune.trial.task import CLASSIFICATION
+from xraytune.trial.task import TASKS
 
 Extra = Literal["new patients", "copies", "wrong labels"]
 
@@ -153,7 +153,7 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     for number in range(len(plan.runs)):
         score(runs, number, TEST, group, compute=COMPUTE, cache=cache)
 
-    images = evaluation_set(sealed, prepared, CLASSIFICATION)
+    images = evaluation_set(sealed, prepared, TASKS["classification"])
     (found,) = judge_finalists(arm_scores(runs, plan, TEST, images), rope=settings.confirm.rope)
     return found
 

@@ -15,7 +15,7 @@ from xraytune.cli import console
 from xraytune.cli.search import show_search
 from xraytune.data.phantom import draw_phantoms
 from xraytune.search.run import SearchSummary
-from xraytune.space.settings import Objective, Parameters
+from xraytune.space.settings import Parameters
 from xraytune.study.row import TrialRow
 from xraytune.trial.mix import mix_label
 
@@ -80,7 +80,7 @@ def test_a_single_class_folder_lacks_the_other_class(run: Run, tmp_path: Path) -
 
 def test_mix_and_arm_have_the_same_name() -> None:
     def label(**values: object) -> str:
-        return mix_label(Parameters.model_validate(values), Objective())
+        return mix_label(Parameters.model_validate(values))
 
     assert label() == Parameters().arm == "real_only"
     assert label(classical=2) == "classical 2"
@@ -108,10 +108,11 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
             SearchSummary(
                 study=Path("studies/a #b"),
                 metric="AUROC",
-                objective=Objective(),
                 counts={"complete": 1},
                 best=best,
+                best_mix="real_only",
                 for_export=best,
+                export_mix="real_only",
                 is_confirmable=is_confirmable,
             )
         )

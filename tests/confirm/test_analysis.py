@@ -30,12 +30,12 @@ from xraytune.confirm.secondary import secondary_outcomes
 from xraytune.confirm.verdict_file import HeldOutSet, read_verdict
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
-from xraytune.trial.task import CLASSIFICATION, SEGMENTATION
+from xraytune.trial.task import TASKS
 
 GAN_SEEDS, SEEDS, IMAGES = 5, 2, 300
 LABELS = np.arange(IMAGES) % 2
 VAL_B = EvaluationSet(
-    labels=LABELS, patients=tuple(f"p{number}" for number in range(IMAGES)), positive=1, task=CLASSIFICATION
+    labels=LABELS, patients=tuple(f"p{number}" for number in range(IMAGES)), positive=1, task=TASKS["classification"]
 )
 
 
@@ -316,7 +316,7 @@ def test_without_duplicates_none_alone_does_not_show_harm() -> None:
 def test_the_forecast_needs_the_patients_of_the_test_folder_but_not_its_scores() -> None:
     small = np.arange(100) % 2
     test = EvaluationSet(
-        labels=small, patients=tuple(f"t{number}" for number in range(100)), positive=1, task=CLASSIFICATION
+        labels=small, patients=tuple(f"t{number}" for number in range(100)), positive=1, task=TASKS["classification"]
     )
 
     found = forecast_verdict(arm_scores(scores()), test, rope=0.01)
@@ -386,7 +386,7 @@ DICE_SET = EvaluationSet(
     labels=np.zeros(60, dtype=np.int64),
     patients=tuple(f"p{number // 2:02d}" for number in range(60)),
     positive=0,
-    task=SEGMENTATION,
+    task=TASKS["segmentation"],
 )
 
 

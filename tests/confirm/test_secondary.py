@@ -11,12 +11,15 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.analysis import EvaluationSet
 from xraytune.confirm.secondary import compare_outcomes
 from xraytune.stats.classification import Floats
-from xraytune.trial.task import CLASSIFICATION
+from xraytune.trial.task import TASKS
 
 IMAGES = 400
 LABELS = np.arange(IMAGES) % 2
 SET = EvaluationSet(
-    labels=LABELS, patients=tuple(f"p{number // 4}" for number in range(IMAGES)), positive=1, task=CLASSIFICATION
+    labels=LABELS,
+    patients=tuple(f"p{number // 4}" for number in range(IMAGES)),
+    positive=1,
+    task=TASKS["classification"],
 )
 THRESHOLDS = np.full((5, 2), 0.5)
 
@@ -85,7 +88,7 @@ def test_the_interval_has_the_variance_over_patients_and_seeds() -> None:
 
 def test_three_classes_have_an_accuracy_and_a_brier_score_alone() -> None:
     labels = np.arange(IMAGES) % 3
-    images = EvaluationSet(labels=labels, patients=SET.patients, positive=2, task=CLASSIFICATION)
+    images = EvaluationSet(labels=labels, patients=SET.patients, positive=2, task=TASKS["classification"])
     drawn = numpy_generator(3, "three").dirichlet((1, 1, 1), size=(2, 5, 2, IMAGES))
     squared = ((drawn[0] - np.eye(3)[labels]) ** 2).sum(axis=-1)
 

@@ -20,6 +20,7 @@ from tests.in_process import CPU, one_thread
 from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.base.seeding import derive_seed, numpy_generator
+from xraytune.data.prepare import ImageSource
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.train import (
@@ -29,10 +30,10 @@ from xraytune.nets.train import (
     predict_logits,
     predict_probabilities,
     train_network,
-    validate_classifier,
 )
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import auroc
+from xraytune.trial.task import Classification
 
 STEPS_PER_EPOCH = 4
 
@@ -70,7 +71,9 @@ class TinyTask:
 
     def validate(self, network: nn.Module) -> tuple[float, float]:
         """Loss and AUROC on the validation images."""
-        return validate_classifier(network, self.val_batches(), self.val_labels, positive=1, compute=CPU)
+        places = np.arange(len(self.val_labels))
+        images = ImageSource(name="val", pixels=np.empty(0, np.uint8), rows=places, labels=self.val_labels, inputs={})
+        return Classification().validate(network, self.val_batches(), images, positive=1, compute=CPU)
 
 
 def tiny_task(features_of: Callable[[Tensor], Tensor] = lambda images: images) -> TinyTask:

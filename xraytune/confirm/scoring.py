@@ -25,7 +25,14 @@ from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 from xraytune.confirm.training import Training
-from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
+from xraytune.data.index import (
+    ImageFile,
+    LabelledImages,
+    content_fingerprint,
+    read_index,
+    read_labelled,
+    read_labelled_folder,
+)
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.prepare import (
     ImageSource,
@@ -121,7 +128,7 @@ def find_test(
         fix = "give images of other patients: xraytune confirm STUDY --test DIR"
         raise DataError(Problem("the study has no test/ folder", settings.data.path, fix))
     task, group_regex = task_of(settings), settings.data.split.group_regex
-    index = task.read_index(settings.data, on_progress=on_progress)
+    index = read_index(settings.data, pairs=task.has_pairs, on_progress=on_progress)
     if missing := missing_images(prepared, index.images):
         what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
         raise StudyError(Problem(what, settings.data.path, "restore them, or start a new study"))
@@ -132,7 +139,9 @@ def find_test(
             raise StudyError(Problem("the test folder changed since the search", settings.data.path, fix))
     else:
         aliases = patient_aliases(prepared.images, index.table, group_regex)
-        labelled = task.read_labelled(source, prepared.class_names, group_regex=group_regex, on_progress=on_progress)
+        labelled = read_labelled(
+            source, prepared.class_names, pairs=task.has_pairs, group_regex=group_regex, on_progress=on_progress
+        )
         found = SealedTest(
             data=labelled.data, table=labelled.table, images=labelled.images, is_external=sealed is not None
         )
@@ -144,7 +153,7 @@ def find_test(
             raise DataError(Problem(what, source, "give images of another hospital"))
     owners = patients_by_file_name([*index.images, *found.images])
     for folder in extra:
-        images = task.read_folder(folder, prepared.class_names)
+        images = read_labelled_folder(folder, prepared.class_names, pairs=task.has_pairs)
         aliases = patient_aliases(images, find_table(folder), group_regex, owners)
         # The study's own test folder must not change.
         fix = f"start a new search without them in {folder}" if source is None else _REMOVE

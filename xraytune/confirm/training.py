@@ -431,10 +431,10 @@ def opened(
 
 def _check_objective(settings: Settings, study: Path, note: Callable[[str], None]) -> None:
     """Refuse (StudyError) a search for a generator; note if the search used another score than the one compared."""
-    if settings.objective.is_of_generator:
+    task = task_of(settings)
+    if not task.trains_network:
         what = "this study searched for a generator, so it has no mix to compare with controls"
         fix = "copy its generator (`xraytune export`) into a space that searches mixes, and confirm that study"
         raise StudyError(Problem(what, study, fix))
-    compared = task_of(settings).metric
-    if settings.metric != compared:
-        note(f"finalists are chosen by {settings.metric}, the search's objective; arms are compared by {compared}")
+    if settings.metric != task.metric:
+        note(f"finalists are chosen by {settings.metric}, the search's objective; arms are compared by {task.metric}")

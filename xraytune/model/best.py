@@ -27,10 +27,11 @@ from xraytune.confirm.verdict_file import read_verdict
 from xraytune.data.prepare import Prepared
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.load import experiment_to_yaml
-from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Objective, Parameters, Settings
+from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, completed_runs, ranked_for_export, reasons_of
+from xraytune.trial.task import Task, task_of
 
 _CONFIRMED = "confirmed: the mix beats all controls"
 _VERDICTS = {
@@ -115,7 +116,7 @@ def export(
     simpler = _simpler_arm(search) if benefit not in ("", _CONFIRMED) else ""
     prepared = folder.prepared()
     experiment = _experiment(search, chosen, benefit, prepared, exact=exact)
-    generator = experiment.parameters.generator if search.settings.objective.is_of_generator else None
+    generator = None if search.task.trains_network else experiment.parameters.generator
     exported = Exported(
         path=out,
         study=folder.path.name,
@@ -130,13 +131,12 @@ def export(
         val_b_score=row.val_b_score if row else None,
         synthetic=benefit,
         advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
-        command=_command(str(out), search.settings.objective),
+        command=search.task.train_command(str(out)),
         generator_steps=generator.steps if generator else None,
         sides=side_sizes(prepared),
     )
-    text = experiment_to_yaml(
-        experiment, out.resolve().parent, _header(exported, chosen.reason, search.settings.objective)
-    )
+    header = _header(exported, chosen.reason, search.task.train_command(out.name))
+    text = experiment_to_yaml(experiment, out.resolve().parent, header)
     if not out.is_file() or out.read_bytes() != text.encode():
         if out.exists():
             fix = "give another path, or remove it"
@@ -151,6 +151,7 @@ class _Search:
 
     folder: StudyFolder
     settings: Settings
+    task: Task
     rows: Mapping[int, TrialRow]
     complete: Sequence[TrialRow]
     verdicts: Mapping[int, str]
@@ -168,9 +169,16 @@ class _Chosen:
 def _read_search(folder: StudyFolder) -> _Search:
     space = folder.space()
     rows = {row.number: row for row in Journal(folder.journal_path, space, writable=False).rows()}
-    complete = ranked_for_export(rows.values(), space.settings.objective)
+    complete = ranked_for_export([*rows.values()], space.settings.objective)
     verdicts = _verdicts(folder, rows)
-    return _Search(folder=folder, settings=space.settings, rows=rows, complete=complete, verdicts=verdicts)
+    return _Search(
+        folder=folder,
+        settings=space.settings,
+        task=task_of(space.settings),
+        rows=rows,
+        complete=complete,
+        verdicts=verdicts,
+    )
 
 
 def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> dict[int, str]:
@@ -245,7 +253,7 @@ def _finished(search: _Search, row: TrialRow) -> TrialRow:
 
 def _benefit(search: _Search, chosen: _Chosen) -> str:
     """Return whether the benefit of its synthetic images is confirmed; "" if it has none."""
-    if search.settings.objective.is_of_generator or not chosen.parameters.has_synthetic_images:
+    if not (search.task.trains_network and chosen.parameters.has_synthetic_images):
         return ""
     verdict = search.verdicts.get(chosen.row.number) if chosen.row else None
     return _VERDICTS[verdict].format(metric=search.settings.metric) if verdict else _UNTESTED
@@ -264,7 +272,7 @@ def _experiment(search: _Search, chosen: _Chosen, benefit: str, prepared: Prepar
         origin = ExportedFrom(study=search.folder.path, trial=chosen.row.number, synthetic=benefit)
         settings = settings.model_copy(update={"exported_from": origin})
     experiment = Experiment(settings=settings, parameters=chosen.parameters)
-    if search.settings.objective.is_of_generator and chosen.row:
+    if chosen.row and not search.task.trains_network:
         return best_stage(search.folder, experiment, chosen.row.number)
     if exact:
         return experiment
@@ -274,25 +282,18 @@ def _experiment(search: _Search, chosen: _Chosen, benefit: str, prepared: Prepar
     return experiment.model_copy(update={"settings": settings})
 
 
-def _command(config: str, objective: Objective) -> str:
-    """Return the command that trains an exported file."""
-    if objective.is_of_generator:
-        return f"xraytune generator train --space {quote(config)} -o gan"
-    return f"xraytune train --config {quote(config)} -o model"
-
-
 def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Experiment:
     """In a search for a generator, return the trial with the generator of its best epoch; else return it unchanged."""
     objective, stages = experiment.settings.objective, experiment.generator_stages
-    if not objective.is_of_generator:
+    if len(stages) < 2:
         return experiment
     with damage_explained(folder.trial_path(trial) / "epochs.jsonl") as file:
         best = min(read_jsonl(file), key=lambda row: (objective.rank(row["val_score"]), row["epoch"]), default=None)
         return stages[-1] if best is None else stages[best["epoch"] - 1]
 
 
-def _header(exported: Exported, reason: str, objective: Objective) -> str:
-    command, end = _command(exported.path.name, objective), "Paths are relative to this file."
+def _header(exported: Exported, reason: str, command: str) -> str:
+    end = "Paths are relative to this file."
     if exported.generator_steps is not None:
         return (
             f"The generator of trial {exported.trial} of study {exported.study} after {exported.generator_steps:,} steps, "

@@ -16,7 +16,6 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -27,7 +26,7 @@ from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
 from xraytune.nets.compute import autocast
 from xraytune.nets.optimizer import Optimizer, learning_rate
 from xraytune.space.settings import Parameters
-from xraytune.stats.classification import Score, auroc, require_finite_outputs
+from xraytune.stats.classification import require_finite_outputs
 
 TRAINING_STEPS = "training the network (steps)"
 """The name of what `on_progress` counts during training."""
@@ -209,31 +208,13 @@ def predict_probabilities(
     """
     logits = predict_logits(network, batches, compute=compute)
     require_finite_outputs(logits, error, where)
-    return _softmax(logits)
+    return probabilities(logits)
 
 
-def validate_classifier(
-    network: nn.Module,
-    batches: Iterable[Tensor],
-    labels: NDArray[np.int64],
-    *,
-    positive: int,
-    compute: Compute,
-    score: Score = auroc,
-) -> tuple[float, float]:
-    """Return cross entropy, in nats, and score on images with these labels, [N]; the score is NaN if the loss is not finite.
-
-    Raises DataError if a class has no image.
-    """
-    logits = predict_logits(network, batches, compute=compute)
-    loss = float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)))
-    return loss, score(labels, _softmax(logits), positive=positive) if math.isfinite(loss) else math.nan
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the probabilities in float64, so that confident scores do not tie at 1."""
-    probabilities: NDArray[np.float64] = torch.from_numpy(logits).double().softmax(dim=1).numpy()
-    return probabilities
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probabilities of logits, [N, C], in float64, so that confident scores do not tie at 1."""
+    softmax: NDArray[np.float64] = torch.from_numpy(logits).double().softmax(dim=1).numpy()
+    return softmax
 
 
 def _stops_early(records: Sequence[EpochRecord], patience: int | None) -> bool:

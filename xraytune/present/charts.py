@@ -401,8 +401,8 @@ def value_text(value: object) -> str:
 
 def _score_axis(view: StudyView) -> Trace:
     """Return an axis that shows differences between the better half of the trials; of KID, and of few trials, all."""
-    if view.objective.is_of_generator:
-        return _axis(view.metric, range=None)
+    if view.objective.goal == "minimize":
+        return _axis(f"val-A {view.metric}", range=None)
     return _axis(
         f"val-A {view.metric}", range=_upper_range([trial.values[-1] for trial in view.trials if trial.values])
     )

@@ -70,7 +70,7 @@ def _best(data: StudyData) -> Section | None:
     trial, view = data.chosen, data.view
     if trial is None or not trial.values:
         return None
-    scores = {f"val-A {view.metric}" if not view.objective.is_of_generator else view.metric: trial.values[-1]}
+    scores = {f"val-A {view.metric}": trial.values[-1]}
     if trial.val_b_score is not None:
         scores[f"val-B {view.metric}"] = trial.val_b_score
     side = next((one for one in view.sides if one.name == "val-B"), None)

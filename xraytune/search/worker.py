@@ -44,6 +44,7 @@ from xraytune.study.suggestion import Cause
 from xraytune.study.trial_files import HANG_FILE, OWNER_FILE, ProgressFile, write_samples
 from xraytune.trial.run import train_own_generator, trial_epochs
 from xraytune.trial.samples import save_generator_grid, training_grid
+from xraytune.trial.task import task_of
 from xraytune.trial.training_set import build_training_set
 
 # Tune kills an actor that is still busy ten seconds after the end of a search.
@@ -174,7 +175,7 @@ class TrialWorker:
             training_set = build_training_set(experiment, context)
             return training_grid(training_set, context.prepared.class_names, run.label)
 
-        draw = None if settings.objective.is_of_generator else samples
+        draw = samples if task_of(settings).trains_network else None
         return WandbRun(settings.tracking.wandb, run, samples=draw, finish_seconds=_FINISH_SECONDS)
 
 

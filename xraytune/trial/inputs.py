@@ -110,7 +110,7 @@ class TrialInputs:
     def validate(self, network: nn.Module) -> tuple[float, float]:
         """Return loss and score of a network on val-A."""
         task, batches, compute = self.network.task, self.network.batches(self.val_a), self.network.compute
-        return task.validate(network, batches, self.val_a, positive=self._positive, compute=compute, score=task.score)
+        return task.validate(network, batches, self.val_a, positive=self._positive, compute=compute)
 
     def results(self, images: ImageSource) -> Results:
         """Return the results of the trained network on val-A or val-B, [N, C]."""

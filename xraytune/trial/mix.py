@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xraytune.base.errors import DataError, Problem
 from xraytune.data.prepare import Prepared
-from xraytune.space.settings import Objective, Parameters, extra_images
+from xraytune.space.settings import Parameters, extra_images
 
 
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.int64]:
@@ -58,13 +58,8 @@ def require_enough(labels: Sequence[int], parameters: Parameters, prepared: Prep
             raise DataError(Problem(what, parameters.folder.path, "add images or lower synthetic_ratio"))
 
 
-def mix_label(parameters: Parameters, objective: Objective) -> str:
-    """Return a label of a trial's mix: `real_only`, `classical 2`, `gan r=1 pretrain (500 steps) +classical 2`.
-
-    In a search for a generator, nothing is mixed: `gan (500 steps)`.
-    """
-    if objective.is_of_generator and parameters.generator:
-        return f"{parameters.source} ({parameters.generator.steps} steps)"
+def mix_label(parameters: Parameters) -> str:
+    """Return a label of a trial's mix: `real_only`, `classical 2`, `gan r=1 pretrain (500 steps) +classical 2`."""
     if parameters.source == "none":
         return f"classical {parameters.classical}" if parameters.classical else "real_only"
     mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
-from xraytune.data.index import ImageIndex, find_class_names
+from xraytune.data.index import ImageIndex, find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
@@ -21,7 +21,6 @@ from xraytune.space.load import load_space
 from xraytune.space.rules import check_images
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space, require_extensions
-from xraytune.synth.quality import require_measurable
 from xraytune.trial.task import task_of
 
 
@@ -62,12 +61,12 @@ def prepare_space(
     require_writable(cache)
     check_images(space, class_count=len(find_class_names(settings.data)))
     require_weights(space)
-    index = task_of(settings).read_index(settings.data, on_progress=on_progress)
+    task = task_of(settings)
+    index = read_index(settings.data, pairs=task.has_pairs, on_progress=on_progress)
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
-    if settings.objective.is_of_generator:
-        require_measurable(prepared)
+    task.require_suitable(prepared)
     total_steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
     check_images(space, training_images=sum(prepared.train_counts), total_steps=total_steps)
     return prepared, index

@@ -68,7 +68,7 @@ def trial_epochs(
     experiment: Experiment, context: RunContext, trial_dir: Path
 ) -> Generator[EpochRecord, None, TrialResult]:
     """Yield the epochs of a trial, each after it was written to `epochs.jsonl`; see `run_trial`."""
-    if experiment.settings.objective.is_of_generator:
+    if not task_of(experiment.settings).trains_network:
         return (yield from _generator_epochs(experiment, context, trial_dir))
     started = time.monotonic()
     prepared, task = context.prepared, task_of(experiment.settings)

@@ -1,140 +1,250 @@
-"""The differences between classification and segmentation: one record of functions for each task.
+"""What the trials of a study train and how their results are scored: one class for each task.
 
-In a segmentation study, all images are of one class, and each has a mask. The rest of the code, from the split to the
-verdict, is the same for both tasks and gets these functions from `task_of(settings)`.
+    Classification     a classifier of images in classes
+    Segmentation       a segmenter of images with masks, all of one class
+    GeneratorSearch    a generator alone, of images of either kind
+
+The rest of the code, from the split to the verdict, is the same for all tasks and asks `task_of(settings)`. Only methods
+that compute import torch, so that `status` and `export` start without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from shlex import quote
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
-import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from typing_extensions import override
 
 from xraytune.base.errors import TrialError, XraytuneError
 from xraytune.base.records import Compute
-from xraytune.data.index import ImageFile, ImageIndex, LabelledImages, read_index, read_labelled, read_labelled_folder
-from xraytune.nets.classifier import build_classifier
-from xraytune.nets.segmenter import MASK_THRESHOLD, build_segmenter, mask_loss, segment
-from xraytune.nets.train import Loss, predict_probabilities, validate_classifier
-from xraytune.space.settings import Objective, Settings, TaskName
-from xraytune.stats.classification import Floats, Labels, Score, auprc, auroc, require_finite_outputs, sensitivity_at
+from xraytune.data.prepare import ImageSource, Prepared
+from xraytune.space.settings import Objective, Parameters, Settings, TaskName
+from xraytune.stats.classification import Floats, Labels, auprc, auroc, require_finite_outputs, sensitivity_at
 from xraytune.stats.placements import StructuralComponents, mean_components, structural_components
 from xraytune.stats.threshold import balanced_threshold
+from xraytune.trial.mix import mix_label
 
-ReadMasks: TypeAlias = Callable[[slice], NDArray[np.uint8]]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 Results: TypeAlias = Floats
 """A network's result for each image, float64 [N, C]: the probability of each class, or the Dice coefficient (C = 1)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions(NamedTuple):
+    """The mean loss on images, their results, and the outputs, [N, ...], by which a broken network is recognised."""
+
+    loss: float
+    results: Results
+    outputs: NDArray[Any]
+
+
 class Task:
-    """The functions of a task.
+    """What all tasks have in common.
 
     Attributes:
         metric: The display name of the score that `confirm` compares, whatever the search's objective.
-        read_index: Lists the images of `settings.data`.
-        read_labelled: Lists images to score networks on, from a folder or a data file; see `data.index.read_labelled`.
-        read_folder: Lists the images of a folder; see `data.index.read_labelled_folder`.
-        build_network: Builds the network of a trial; of parameters, number of classes, weights and seed.
+        network: What a trial trains.
+        has_pairs: Whether the images have masks instead of classes.
         has_features: Whether a frozen backbone outputs one feature vector per image, which can be cached.
-        validate: Loss and score of a network on images, given `positive`, `compute` and `score`; a loss that is not finite
-            comes with the score NaN.
-        results: The network's results for images; raises `error` if outputs are not finite.
-        score: The search's objective: a score of results on images with these labels.
-        threshold: The lowest probability at which an image or a pixel is positive; from labels and results.
-        components: The scores (`metric`) of several networks on the same images, with each patient's contribution to their
-            variance.
+        trains_network: Whether a trial trains a network on a mix of real and extra images.
     """
 
-    metric: str
-    network: str
-    read_index: Callable[..., ImageIndex]
-    read_labelled: Callable[..., LabelledImages]
-    read_folder: Callable[[Path, Sequence[str]], tuple[ImageFile, ...]]
-    build_network: Callable[..., nn.Module]
-    has_features: bool
-    loss: Loss
-    validate: Callable[..., tuple[float, float]]
-    results: Callable[..., Results]
-    score: Score
-    threshold: Callable[[Labels, Results, int], float]
-    components: Callable[[Labels, Floats, Sequence[str], int], StructuralComponents]
+    metric: ClassVar[str]
+    network: ClassVar[str]
+    has_pairs: bool = False
+    has_features: ClassVar[bool] = False
+    trains_network: ClassVar[bool] = True
+
+    def __init__(self, objective: Objective | None = None) -> None:
+        self.objective = objective or Objective()
+
+    def label(self, parameters: Parameters) -> str:
+        """Return a trial's label, such as `gan r=0.5 (500 steps) +classical 1`."""
+        return mix_label(parameters)
+
+    def train_command(self, config: str) -> str:
+        """Return the command that trains an exported file."""
+        return f"xraytune train --config {quote(config)} -o model"
+
+    def require_suitable(self, prepared: Prepared) -> None:
+        """Raise DataError if the images do not allow trials of this task."""
+
+    def build_network(self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
+        """Build the network of a trial, with the weights of a file if there is one."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a training step."""
+        raise NotImplementedError
+
+    def predict(
+        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
+    ) -> Predictions:
+        """Return loss and results of a network on images."""
+        raise NotImplementedError
+
+    def score(self, labels: Labels, results: Results, *, positive: int) -> float:
+        """Return the search's objective, of results on images with these labels."""
+        raise NotImplementedError
+
+    def threshold(self, labels: Labels, results: Results, positive: int) -> float:
+        """Return the lowest probability at which an image or a pixel is positive."""
+        raise NotImplementedError
+
+    def components(
+        self, labels: Labels, results: Floats, patients: Sequence[str], positive: int
+    ) -> StructuralComponents:
+        """Return scores (`metric`) of several networks on the same images, with each patient's share of their variance."""
+        raise NotImplementedError
+
+    def validate(
+        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, *, positive: int, compute: Compute
+    ) -> tuple[float, float]:
+        """Return loss and score of a network on images; the score is NaN if the loss is not finite."""
+        loss, results, _ = self.predict(network, batches, images, compute)
+        return loss, self.score(images.labels, results, positive=positive) if math.isfinite(loss) else math.nan
+
+    def results(
+        self,
+        network: nn.Module,
+        batches: Iterable[Tensor],
+        images: ImageSource,
+        *,
+        compute: Compute,
+        error: type[XraytuneError] = TrialError,
+        where: Path | str = "",
+    ) -> Results:
+        """Return the network's results for images; raise `error`, in which `where` names it, if outputs are not finite."""
+        _, results, outputs = self.predict(network, batches, images, compute)
+        require_finite_outputs(outputs, error, where)
+        return results
+
+
+class Classification(Task):
+    """A classifier of images in classes; results are probabilities."""
+
+    metric, network, has_features = "AUROC", "classifier", True
+
+    @override
+    def build_network(self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
+        from xraytune.nets.classifier import build_classifier
+
+        return build_classifier(parameters, class_count, weights=weights, seed=seed)
+
+    @override
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs, targets)
+
+    @override
+    def predict(
+        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
+    ) -> Predictions:
+        import torch
+
+        from xraytune.nets.train import predict_logits, probabilities
+
+        logits = predict_logits(network, batches, compute=compute)
+        loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.labels))
+        return Predictions(float(loss), probabilities(logits), logits)
+
+    @override
+    def score(self, labels: Labels, results: Results, *, positive: int) -> float:
+        if self.objective.specificity is not None:
+            return sensitivity_at(labels, results, positive=positive, specificity=self.objective.specificity)
+        return (auprc if self.objective.metric == "val_auprc" else auroc)(labels, results, positive=positive)
+
+    @override
+    def threshold(self, labels: Labels, results: Results, positive: int) -> float:
+        return balanced_threshold(labels == positive, results[:, positive])
+
+    @override
+    def components(
+        self, labels: Labels, results: Floats, patients: Sequence[str], positive: int
+    ) -> StructuralComponents:
+        return structural_components(labels, results, patients, positive)
+
+
+class Segmentation(Task):
+    """A segmenter of images with masks; results are Dice coefficients."""
+
+    metric, network, has_pairs = "Dice", "segmenter", True
+
+    @override
+    def build_network(self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
+        from xraytune.nets.segmenter import build_segmenter
+
+        return build_segmenter(parameters, weights=weights, seed=seed)
+
+    @override
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        from xraytune.nets.segmenter import mask_loss
+
+        return mask_loss(outputs, targets)
+
+    @override
+    def predict(
+        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
+    ) -> Predictions:
+        from xraytune.nets.segmenter import segment
+
+        losses, dices = segment(network, batches, images.read_masks, compute=compute)
+        return Predictions(float(losses.mean()), dices[:, None], losses[:, None])
+
+    @override
+    def score(self, labels: Labels, results: Results, *, positive: int) -> float:
+        return float(results.mean())
+
+    @override
+    def threshold(self, labels: Labels, results: Results, positive: int) -> float:
+        from xraytune.nets.segmenter import MASK_THRESHOLD
+
+        return MASK_THRESHOLD
+
+    @override
+    def components(
+        self, labels: Labels, results: Floats, patients: Sequence[str], positive: int
+    ) -> StructuralComponents:
+        return mean_components(results[..., 0], patients)
+
+
+class GeneratorSearch(Task):
+    """A generator alone, scored by the KID of its images; there is no network, so nothing is mixed."""
+
+    metric, network, trains_network = "KID", "generator", False
+
+    def __init__(self, objective: Objective, *, has_pairs: bool) -> None:
+        super().__init__(objective)
+        self.has_pairs = has_pairs
+
+    @override
+    def label(self, parameters: Parameters) -> str:
+        assert parameters.generator is not None, "each trial trains a generator"
+        return f"{parameters.source} ({parameters.generator.steps} steps)"
+
+    @override
+    def train_command(self, config: str) -> str:
+        return f"xraytune generator train --space {quote(config)} -o gan"
+
+    @override
+    def require_suitable(self, prepared: Prepared) -> None:
+        from xraytune.synth.quality import require_measurable
+
+        require_measurable(prepared)
+
+
+TASKS: Mapping[TaskName, Task] = {"classification": Classification(), "segmentation": Segmentation()}
+"""The tasks of trained networks."""
 
 
 def task_of(settings: Settings) -> Task:
     """Return the task of a study, with the score of its objective."""
-    task = TASKS[settings.task]
-    return replace(task, score=_classifier_score(settings.objective)) if settings.task == "classification" else task
-
-
-def _classifier_score(objective: Objective) -> Score:
-    if objective.specificity is not None:
-        return partial(sensitivity_at, specificity=objective.specificity)
-    return auprc if objective.metric == "val_auprc" else auroc
-
-
-def _validate_segmenter(
-    network: nn.Module, batches: Iterable[Tensor], read_masks: ReadMasks, *, compute: Compute, **_: Any
-) -> tuple[float, float]:
-    losses, dices = segment(network, batches, read_masks, compute=compute)
-    return float(losses.mean()), float(dices.mean())
-
-
-def _dice_of_images(
-    network: nn.Module,
-    batches: Iterable[Tensor],
-    read_masks: ReadMasks,
-    *,
-    compute: Compute,
-    error: type[XraytuneError] = TrialError,
-    where: Path | str = "",
-) -> Results:
-    losses, dices = segment(network, batches, read_masks, compute=compute)
-    require_finite_outputs(losses[:, None], error, where)
-    return dices[:, None]
-
-
-CLASSIFICATION = Task(
-    metric="AUROC",
-    network="classifier",
-    read_index=read_index,
-    read_labelled=read_labelled,
-    read_folder=read_labelled_folder,
-    build_network=build_classifier,
-    has_features=True,
-    loss=F.cross_entropy,
-    validate=lambda network, batches, images, **options: validate_classifier(
-        network, batches, images.labels, **options
-    ),
-    results=lambda network, batches, _images, **options: predict_probabilities(network, batches, **options),
-    score=auroc,
-    threshold=lambda labels, probabilities, positive: balanced_threshold(
-        labels == positive, probabilities[:, positive]
-    ),
-    components=structural_components,
-)
-SEGMENTATION = Task(
-    metric="Dice",
-    network="segmenter",
-    read_index=partial(read_index, pairs=True),
-    read_labelled=partial(read_labelled, pairs=True),
-    read_folder=partial(read_labelled_folder, pairs=True),
-    build_network=lambda parameters, _class_count, **options: build_segmenter(parameters, **options),
-    has_features=False,
-    loss=mask_loss,
-    validate=lambda network, batches, images, **options: _validate_segmenter(
-        network, batches, images.read_masks, **options
-    ),
-    results=lambda network, batches, images, **options: _dice_of_images(network, batches, images.read_masks, **options),
-    score=lambda _labels, dices, **_: float(dices.mean()),
-    threshold=lambda _labels, _dices, _positive: MASK_THRESHOLD,
-    components=lambda _labels, dices, patients, _positive: mean_components(dices[..., 0], patients),
-)
-TASKS: Mapping[TaskName, Task] = {"classification": CLASSIFICATION, "segmentation": SEGMENTATION}
+    if settings.objective.is_of_generator:
+        return GeneratorSearch(settings.objective, has_pairs=settings.task == "segmentation")
+    return type(TASKS[settings.task])(settings.objective)
