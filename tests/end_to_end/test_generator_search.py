@@ -42,10 +42,10 @@ def test_from_images_to_the_best_generator(tmp_path: Path, monkeypatch: pytest.M
     rows = read_jsonl(tmp_path / "studies/gan-quality/trials.jsonl")
     assert [row["status"] for row in rows] == ["complete"] * 3, done.stderr
     best = min(rows, key=lambda row: row["value"])
-    assert f"best: #{best['number']} gan (4 steps), KID {best['value']:.3f}" in done.stdout
+    assert f"best on val-A: #{best['number']} gan (4 steps), KID {best['value']:.3f}" in done.stdout
     assert "next: xraytune export studies/gan-quality" in done.stdout
 
-    assert f"best: #{best['number']}" in command("status", "studies/gan-quality").stdout
+    assert f"best on val-A: #{best['number']}" in command("status", "studies/gan-quality").stdout
     exported = said("export", "studies/gan-quality", "-o", "best.yaml")
     assert (exported["trial"], exported["val_score"]) == (best["number"], best["value"])
     assert exported["command"] == "xraytune generator train --space best.yaml -o gan"
