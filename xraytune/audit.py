@@ -19,6 +19,7 @@ from xraytune.base.files import require_writable, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
 from xraytune.confirm.verdict_file import VerdictRecord
+from xraytune.data.index import read_index, read_labelled_folder
 from xraytune.data.prepare import RunContext, prepare_index, stored_images
 from xraytune.nets.compute import pin
 from xraytune.present.page import render
@@ -41,7 +42,6 @@ from xraytune.synth.memorisation_gate import copies_found, measure_memorisation
 from xraytune.synth.quality import measure_quality
 from xraytune.synth.sources import folder_reader
 from xraytune.trial.mix import require_enough
-from xraytune.trial.task import task_of
 
 _RATIOS = (0.25, 0.5, 1.0, 2.0)
 _HEADLINES = {
@@ -111,17 +111,17 @@ def audit(
     """
     draft = _space(real, synthetic, _RATIOS, overrides, weights_dir)
     settings, parameters = draft.settings, draft.experiment().parameters
-    task, progress = task_of(settings), callbacks.on_progress
+    progress = callbacks.on_progress
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
     require_writable(cache)
-    index = task.read_index(settings.data, on_progress=progress)
+    index = read_index(settings.data, on_progress=progress)
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=progress)
     for warning in warnings:
         callbacks.note(warning)
     images, store = store_folder(synthetic, prepared, settings.data, index=index, cache=cache)
-    excluded = len(task.read_folder(synthetic, prepared.class_names)) - len(images)
+    excluded = len(read_labelled_folder(synthetic, prepared.class_names)) - len(images)
     ratios, why_not = list[float](), ""
     for ratio in _RATIOS:
         try:

@@ -50,16 +50,14 @@ def search(
 def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     """Print the best trials and the next command."""
     from xraytune.present.trials import pruning_lines, scores_text
-    from xraytune.trial.mix import mix_label
 
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
     study = shown_path(summary.study)
     console.write(f"{study}: {counts}")
-    chosen = {"best on val-A": summary.best, "best on val-B, to be exported": summary.for_export}
-    if summary.objective.is_of_generator:
-        chosen = {"best": summary.best}
-    for what, row in chosen.items():
-        mix = mix_label(row.parameters, summary.objective)
+    chosen = [("best on val-A", summary.best, summary.best_mix)]
+    if summary.for_export.val_b_score is not None:
+        chosen.append(("best on val-B, to be exported", summary.for_export, summary.export_mix))
+    for what, row, mix in chosen:
         scores = scores_text(summary.metric, row.value, row.val_b_score)
         console.write(f"{what}: #{row.number} {mix}, {scores}", "good")
     if summary.pruning:
@@ -88,9 +86,7 @@ class SearchScreen:
 
     def __enter__(self) -> Callbacks:
         from xraytune.search.callbacks import Callbacks
-        from xraytune.space.settings import Objective
 
-        self._objective = Objective()  # until the search starts
         self._drawing = ExitStack()
         return Callbacks(
             note=console.event,
@@ -108,10 +104,11 @@ class SearchScreen:
         from xraytune.present.trials import live_frame, summary_line
         from xraytune.study.folder import StudyFolder
         from xraytune.study.status import StudyWatcher
+        from xraytune.trial.task import task_of
 
         self._drawing.close()
         watcher = StudyWatcher(StudyFolder(study))
-        self._objective = watcher.space.settings.objective
+        self._label = task_of(watcher.space.settings).label
         console.event(f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)")
         log_dashboard(dashboard)
         shown = f"Ray dashboard: {dashboard}" if dashboard else ""
@@ -121,11 +118,9 @@ class SearchScreen:
         self._drawing.enter_context(watching)
 
     def _on_trial_start(self, suggestion: TrialSuggestion) -> None:
-        from xraytune.trial.mix import mix_label
-
         if not console.is_live():
             what = "trains its generator first" if suggestion.only_generator else "started"
-            console.event(f"#{suggestion.number} {what}: {mix_label(suggestion.parameters, self._objective)}")
+            console.event(f"#{suggestion.number} {what}: {self._label(suggestion.parameters)}")
 
     def _on_samples(self, number: int, samples: Path) -> None:
         console.event(f"#{number} has trained its generator; its images next to real ones: {shown_path(samples)}")
@@ -136,5 +131,4 @@ class SearchScreen:
         elif not console.is_live():
             epochs = f"{row.epochs} epoch{'s' * (row.epochs != 1)}"
             took = duration(row.seconds)
-            score = "KID" if self._objective.is_of_generator else "val-A"
-            console.event(f"#{row.number} {row.status} after {epochs}, {took}: {score} {row.value:.3f}")
+            console.event(f"#{row.number} {row.status} after {epochs}, {took}: val-A {row.value:.3f}")

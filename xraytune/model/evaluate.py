@@ -15,7 +15,7 @@ from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import LabelledImages
+from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.table import subgroup_columns
 from xraytune.model.bundle_record import threshold_of
 from xraytune.model.class_evaluation import Evaluation, score_classes
@@ -91,8 +91,12 @@ def evaluate(
     bundle = open_bundle(model)
     record = bundle.record
     threshold = threshold_of(record, sensitivity)
-    labelled = TASKS[record.task].read_labelled(
-        data, record.class_names, group_regex=record.group_regex, on_progress=on_progress
+    labelled = read_labelled(
+        data,
+        record.class_names,
+        pairs=TASKS[record.task].has_pairs,
+        group_regex=record.group_regex,
+        on_progress=on_progress,
     )
     files = [image.file for image in labelled.images]
     columns = subgroup_columns(labelled.data, files, by)

@@ -13,7 +13,7 @@ from xraytune.base.files import read_jsonl
 from xraytune.base.records import Json, to_json
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
+from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint, read_labelled_folder
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table
 from xraytune.model.bundle import prepared_of
@@ -144,7 +144,7 @@ def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[Imag
         folder = bundle.experiment().parameters.folder
         if folder is None:
             return (), set()
-        images = TASKS[bundle.record.task].read_folder(folder.path, bundle.record.class_names)
+        images = read_labelled_folder(folder.path, bundle.record.class_names, pairs=TASKS[bundle.record.task].has_pairs)
         return images, patient_aliases(images, find_table(folder.path), bundle.record.group_regex, owners)
     except (ArtifactError, DataError, MachineError, OSError):
         return (), set()

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from xraytune.base.artifacts import in_use, releases, work_path
@@ -43,6 +42,7 @@ from xraytune.synth.synthesize import copy_file
 from xraytune.trial.mix import require_enough
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.samples import save_generator_grid
+from xraytune.trial.task import task_of
 
 TRAIN_STAGE = "train-1"
 SAMPLES = "samples.png"
@@ -117,9 +117,10 @@ def train(
     started = time.monotonic()
     require_new(out)
     space = open_space(config, overrides, data=data, weights_dir=weights_dir, note=note)
-    if space.settings.objective.is_of_generator:
+    task = task_of(space.settings)
+    if not task.trains_network:
         what = "this file describes a generator (objective.metric: gan_kid); `train` trains a classifier or segmenter"
-        raise ConfigError(Problem(what, config, f"xraytune generator train --space {quote(str(config))} -o gan"))
+        raise ConfigError(Problem(what, config, task.train_command(str(config))))
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")

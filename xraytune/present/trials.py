@@ -108,14 +108,13 @@ def _result_columns(view: StudyView) -> list[_TrialColumn]:
     def epochs(trial: TrialView) -> str:
         return f"{trial.epochs}/{view.max_epochs}" if trial.epochs else ""
 
-    score = view.metric if view.objective.is_of_generator else "val-A"
     columns = [
         _TrialColumn(Column("#", "right"), lambda trial: f"{trial.number}"),
         _TrialColumn(Column("mix", flexible=True), lambda trial: weighted(trial, trial.mix)),
         _TrialColumn(Column("epoch", "right"), epochs),
-        _TrialColumn(Column(score, "right"), lambda trial: weighted(trial, _score(trial.value))),
+        _TrialColumn(Column("val-A", "right"), lambda trial: weighted(trial, _score(trial.value))),
     ]
-    if not view.objective.is_of_generator:
+    if view.has_val_b:
         columns.append(_TrialColumn(Column("val-B", "right"), lambda trial: _score(trial.val_b_score)))
     return columns
 
@@ -244,8 +243,7 @@ def _best(view: StudyView) -> list[str]:
     best = view.best
     if best is None:
         return []
-    which = "best" if view.objective.is_of_generator else "best on val-A"
-    chosen = [f"{which}: #{best.number} {best.mix}, {view.metric} {best.values[-1]:.3f}"]
+    chosen = [f"best on val-A: #{best.number} {best.mix}, {view.metric} {best.values[-1]:.3f}"]
     if (export := view.for_export) is not None and export.val_b_score is not None:
         score = f"{view.metric} {export.val_b_score:.3f}"
         chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, {score}")

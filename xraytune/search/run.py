@@ -23,7 +23,7 @@ from xraytune.search.order import GeneratorNeeds
 from xraytune.search.ray.placement import slots
 from xraytune.search.ray.runner import Runner, survey
 from xraytune.search.trials import SearchTrials
-from xraytune.space.settings import Objective, Settings
+from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
@@ -41,6 +41,7 @@ from xraytune.study.start import (
 from xraytune.study.status import StudyWatcher
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space, pretrained_ratios
+from xraytune.trial.task import task_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,16 +54,18 @@ class SearchSummary:
         best: Row of the best complete trial on val-A, which the search optimised.
         for_export: Row of the best complete trial on val-B, which no decision of the search used; `export` takes it. In a
             search for a generator, the same as `best`.
+        best_mix, export_mix: Their labels, such as `gan r=0.5 (500 steps)`.
         is_confirmable: Whether a trial has synthetic images, so that `confirm` has something to compare.
         pruning: What ASHA saved, and what it never let train to the end; None if it stopped no trial.
     """
 
     study: Path
     metric: str
-    objective: Objective
     counts: dict[str, int]
     best: TrialRow
+    best_mix: str
     for_export: TrialRow
+    export_mix: str
     is_confirmable: bool
     pruning: Pruning | None = None
 
@@ -214,11 +217,12 @@ def summarise(folder: StudyFolder) -> SearchSummary:
     return SearchSummary(
         study=folder.path,
         metric=view.metric,
-        objective=view.objective,
         counts={status: view.count(status) for status in ("complete", "pruned", "failed")},
         best=rows[view.best.number],
+        best_mix=view.best.mix,
         for_export=rows[view.for_export.number],
-        is_confirmable=not view.objective.is_of_generator
+        export_mix=view.for_export.mix,
+        is_confirmable=task_of(watcher.space.settings).trains_network
         and any(parameters.has_synthetic_images for parameters in trained),
         pruning=pruning_of(view),
     )

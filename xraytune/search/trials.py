@@ -19,7 +19,7 @@ from xraytune.study.journal import Journal
 from xraytune.study.row import Status, append_row, write_trials
 from xraytune.study.suggestion import Failure, TrialSuggestion
 from xraytune.study.trial_files import read_pool_report, read_samples
-from xraytune.trial.mix import mix_label
+from xraytune.trial.task import task_of
 
 
 class SearchTrials:
@@ -31,7 +31,8 @@ class SearchTrials:
         self.folder, self.space, self.journal, self.callbacks = folder, space, journal, callbacks
         self.clock = StudyClock(folder.path / "wall.json", journal.unfinished())
         self.retries = space.settings.resources.retries
-        self.trains_generators_first = not space.settings.objective.is_of_generator
+        self._task = task_of(space.settings)
+        self.trains_generators_first = self._task.trains_network
         self._without_samples, self._reported_samples = set[int](), set[str]()
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
@@ -74,7 +75,7 @@ class SearchTrials:
 
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return number and mix: `#7 gan r=0.5 (500 steps)`."""
-        return f"#{suggestion.number} {mix_label(suggestion.parameters, self.space.settings.objective)}"
+        return f"#{suggestion.number} {self._task.label(suggestion.parameters)}"
 
     def experiment(self, suggestion: TrialSuggestion) -> Experiment:
         """Return the settings of a trial."""

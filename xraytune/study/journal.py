@@ -35,6 +35,7 @@ from xraytune.space.settings import Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.row import Status, TrialRow, validated_row
 from xraytune.study.suggestion import Failure, TrialSuggestion, resource_share
+from xraytune.trial.task import task_of
 
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -198,8 +199,8 @@ class Journal:
         }
         row = validated_row(TrialRow, content)
         if status == "complete":
-            is_of_generator = self._space.settings.objective.is_of_generator
-            for name in ("value",) if is_of_generator else ("value", "val_b_score"):
+            has_val_b = task_of(self._space.settings).trains_network
+            for name in ("value", "val_b_score") if has_val_b else ("value",):
                 if getattr(row, name) is None:
                     raise ValueError(f"its {name} is None")
         return row

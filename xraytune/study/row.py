@@ -7,7 +7,7 @@ a confirmation. A row is validated when it is built, so its readers can rely on 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -176,9 +176,9 @@ def ranked_on_val_b(trials: Iterable[_Trial]) -> list[_Trial]:
     return _ranked(trials, lambda trial: None if trial.val_b_score is None else -trial.val_b_score)
 
 
-def ranked_for_export(trials: Iterable[_Trial], objective: Objective) -> list[_Trial]:
-    """Return the complete trials as ranked on val-B; in a search for a generator, which has no val-B scores, on val-A."""
-    return ranked_on_val_a(trials, objective) if objective.is_of_generator else ranked_on_val_b(trials)
+def ranked_for_export(trials: Collection[_Trial], objective: Objective) -> list[_Trial]:
+    """Return the complete trials as ranked on val-B; without scores there, as in a search for a generator, on val-A."""
+    return ranked_on_val_b(trials) or ranked_on_val_a(trials, objective)
 
 
 def _ranked(trials: Iterable[_Trial], rank: Callable[[_Trial], float | None]) -> list[_Trial]:

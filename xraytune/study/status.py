@@ -21,7 +21,7 @@ from xraytune.study.journal import VALUE_NAME, Journal
 from xraytune.study.row import Trial, TrialStatus, ranked_for_export, ranked_on_val_a
 from xraytune.study.trial_files import read_pool_report, read_progress, read_samples
 from xraytune.synth.generator_quality import PoolReport
-from xraytune.trial.mix import mix_label
+from xraytune.trial.task import task_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +92,11 @@ class StudyView:
     def ranked(self) -> list[TrialView]:
         """The complete trials, best objective first; of equals, the simplest first."""
         return ranked_on_val_a(self.trials, self.objective)
+
+    @property
+    def has_val_b(self) -> bool:
+        """Whether complete trials have a score on val-B; generators alone have none."""
+        return self.objective.goal == "maximize"
 
     @property
     def most_realistic(self) -> TrialView | None:
@@ -225,7 +230,7 @@ class StudyWatcher:
         view = TrialView(
             number=number,
             parameters=parameters_from(flat_values(parameters, self._folder.path)),
-            mix=mix_label(parameters, self.space.settings.objective),
+            mix=task_of(self.space.settings).label(parameters),
             status=row.status if row else status,
             value=values[-1] if values else None,
             epochs=len(values),
