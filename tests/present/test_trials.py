@@ -167,5 +167,5 @@ def test_a_search_for_a_generator_puts_the_lowest_kid_first_and_has_no_val_b() -
     (table,) = tables(live_frame(view))
     assert [row[1] for row in table.rows] == ["2", "1", "0"]
     headings = [column if isinstance(column, str) else column.name for column in table.columns]
-    assert headings[4:6] == ["KID", "curve\n-0.01-3.00"]
+    assert headings[4:6] == ["val-A", "curve\n-0.01-3.00"]
     assert "best on val-A: #2 gan r=2, KID -0.010" in texts(live_frame(view))
