@@ -23,7 +23,7 @@ from xraytune.space.settings import GanSettings
 from xraytune.synth.contract import Step, real_images
 from xraytune.synth.gan import new_gan
 from xraytune.synth.networks import Discriminator, Generator
-from xraytune.synth.train import with_cuda_graph
+from xraytune.synth.train import CapturedStep
 
 _IMAGES, _WARM_UP, _STEPS, _RUNS = 256, 5, 20, 3
 _TUTORIAL = GAN.model_copy(update={"image_size": 64, "width": 64, "batch_size": 64})
@@ -78,7 +78,7 @@ def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Calla
     training.fit(real)
     update: Step = partial(training.update, real, compute)
     if compute.device == "cuda":
-        update = with_cuda_graph(update)
+        update = CapturedStep(update)
 
     def step() -> None:
         update(training.draw(real, compute))

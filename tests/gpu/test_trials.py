@@ -24,7 +24,7 @@ from xraytune.space.settings import DiffusionSettings, Experiment, GanSettings, 
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
 from xraytune.synth.contract import real_images
 from xraytune.synth.pool import draw_noise, generate
-from xraytune.synth.train import TrainingProgress, train_generator, with_cuda_graph
+from xraytune.synth.train import CapturedStep, TrainingProgress, train_generator
 from xraytune.trial.run import trial_epochs
 
 pytestmark = pytest.mark.gpu
@@ -132,7 +132,7 @@ def test_cuda_graph_equals_the_plain_step(gpu: Compute, settings: GeneratorSetti
     images = random.integers(0, 255, (40, 1, 32, 32), dtype=np.uint8)
     real = real_images(images, np.arange(40) % 2, gpu)
     one_by_one, recorded = new_training(settings, 2, gpu), new_training(settings, 2, gpu)
-    replay = with_cuda_graph(partial(recorded.update, real, gpu))
+    replay = CapturedStep(partial(recorded.update, real, gpu))
 
     for _ in range(10):
         expected = one_by_one.update(real, gpu, one_by_one.draw(real, gpu))

@@ -79,7 +79,7 @@ def train_generator(
         _save_real_grid(planes, labels, class_count, settings.seed, grid_dir)
     step: Step = partial(training.update, real, compute)
     if compute.device == "cuda":
-        step = with_cuda_graph(step)
+        step = CapturedStep(step)
 
     while training.step < settings.steps:
         first = training.step
@@ -162,34 +162,33 @@ _WARM_UP_STEPS = 3
 """Before the capture, cuDNN chooses its algorithms and Adam allocates its state."""
 
 
-def with_cuda_graph(step: Step) -> Step:
-    """Capture `step` as a CUDA graph at its fourth call and replay it from then on. A result lasts until the next call.
+class CapturedStep:
+    """A step that is captured as a CUDA graph at its fourth call, then replayed. A result lasts until the next call.
 
     Whatever the draws, `step` must run the same operations on tensors of the same shapes.
     """
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    calls = 0
-    static_draws: Sequence[Tensor]
-    static_losses: Tensor
 
-    def run(draws: Sequence[Tensor]) -> Tensor:
-        nonlocal calls, static_draws, static_losses
-        calls += 1
-        if calls <= _WARM_UP_STEPS:
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                losses = step(draws)
-            torch.cuda.current_stream().wait_stream(stream)
+    def __init__(self, step: Step) -> None:
+        self._step, self._calls = step, 0
+        self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._draws: Sequence[Tensor] = ()
+        self._losses = torch.empty(0)
+
+    def __call__(self, draws: Sequence[Tensor]) -> Tensor:
+        """Run the step on these draws and return its losses."""
+        self._calls += 1
+        if self._calls <= _WARM_UP_STEPS:
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                losses = self._step(draws)
+            torch.cuda.current_stream().wait_stream(self._stream)
             return losses
-        if calls == _WARM_UP_STEPS + 1:
-            static_draws = [draw.clone() for draw in draws]
+        if self._calls == _WARM_UP_STEPS + 1:
+            self._draws = [draw.clone() for draw in draws]
             # Other threads, such as a progress display's, may use the GPU meanwhile.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                static_losses = step(static_draws)
-        for static, draw in zip(static_draws, draws, strict=True):
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._losses = self._step(self._draws)
+        for static, draw in zip(self._draws, draws, strict=True):
             static.copy_(draw)
-        graph.replay()
-        return static_losses
-
-    return run
+        self._graph.replay()
+        return self._losses
