@@ -91,7 +91,7 @@ def test_an_exported_file_has_all_patients_and_says_what_the_trial_had(study: St
     train_side = study.prepared().side("train")
     assert settings.data.train_patients is None
     assert settings.final == FinalSettings(trial_images=len(train_side.rows), trial_patients=8)
-    assert (exported.is_exact, exported.trial_patients, exported.train_patients) == (False, 8, 8)
+    assert (exported.is_exact, exported.sides[0].patient_count, exported.train_patients) == (False, 8, 8)
 
 
 def test_an_exact_export_is_the_trial_to_the_bit(study: StudyFolder, tmp_path: Path) -> None:

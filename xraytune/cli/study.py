@@ -110,15 +110,15 @@ def _show_images(exported: Exported) -> None:
     """Print the sizes of the sides, their consequences, and what the trial and `train` train on."""
     from xraytune.data.sides import chance_warning
 
-    val_b = next((size for size in exported.sides if size.name == "val-B"), None)
-    if val_b and exported.metric == "AUROC" and exported.val_b_score is not None:
+    train, _, val_b = exported.sides
+    if exported.metric == "AUROC" and exported.val_b_score is not None:
         images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
         if interval := val_b.interval(exported.val_b_score):
             ends = "{:.3f} to {:.3f}".format(*interval)
             console.write(f"val-B has {images}, for which this {exported.metric} has a 95 % interval of {ends}")
     if warning := chance_warning(exported.sides):
         console.write(f"note: {warning}", "busy")
-    trial = f"{exported.trial_images:,} images of {exported.trial_patients:,} patients"
+    trial = f"{train.image_count:,} images of {train.patient_count:,} patients"
     if exported.is_exact:
         console.write(f"`train` repeats the trial: {trial}")
     else:

@@ -21,7 +21,7 @@ from xraytune.space.settings import Experiment, Parameters, Settings, without_ga
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
 from xraytune.study.journal import random_parameters
-from xraytune.study.row import Outcome, RunRow, Status, Trial, TrialRow, ranked_on_val_b
+from xraytune.study.row import Outcome, RunRow, Status, TrialRecord, TrialRow, ranked_on_val_b
 
 CONFIRM_FOLDER = "confirm"
 REHEARSAL_FOLDER = "rehearsal"
@@ -35,7 +35,7 @@ _DRAWS = 5000
 Role = Literal["finalist", "matched", "tuned", "ratio"]
 
 
-class FinishedTrial(Trial):
+class FinishedTrial(TrialRecord):
     """A trial of the search (`#12`) or a top-up (`top-up 3`) that has ended."""
 
     name: str

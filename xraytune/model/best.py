@@ -46,7 +46,7 @@ _UNTESTED = "not confirmed: xraytune confirm has not compared the mix with its c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """An exported trial, with the sizes of its training set and of all sides, and the command that trains its final model.
+    """An exported trial, the sizes of its sides, and the command that trains its final model.
 
     Attributes:
         trial: Number of the trial; like its scores, None for one that `confirm` added to tune a control.
@@ -62,8 +62,6 @@ class Exported:
     trial: int | None
     arm: str
     metric: str
-    trial_images: int
-    trial_patients: int
     train_patients: int | None
     is_exact: bool
     val_score: float | None
@@ -71,8 +69,8 @@ class Exported:
     synthetic: str
     advice: str
     command: str
-    sides: tuple[SideSize, ...] = ()
-    generator_steps: int | None = None
+    sides: tuple[SideSize, ...]
+    generator_steps: int | None
 
     @property
     def final_training(self) -> str:
@@ -123,8 +121,6 @@ def export(
         trial=row.number if row else None,
         arm=chosen.parameters.arm,
         metric=search.settings.metric,
-        trial_images=sum(prepared.train_counts),
-        trial_patients=prepared.train_patients,
         train_patients=search.settings.data.train_patients,
         is_exact=experiment.settings.final is None,
         val_score=row.value if row else None,

@@ -35,7 +35,7 @@ TrialStatus: TypeAlias = Literal["running", "waiting", "unfinished", Status]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Seconds = Annotated[float, Field(ge=0)]
 _Row = TypeVar("_Row", bound="EndedRow")
-_Trial = TypeVar("_Trial", bound="Trial")
+_Trial = TypeVar("_Trial", bound="TrialRecord")
 
 
 def _set_values(parameters: Parameters, folder: Path | None = None) -> dict[str, Value]:
@@ -65,7 +65,7 @@ class Outcome(StrictModel):
     """Why it ended, unless it is complete."""
 
 
-class Trial(Outcome):
+class TrialRecord(Outcome):
     """A trial and its parameters, which are written by dotted name."""
 
     parameters: Annotated[Parameters, PlainSerializer(_write_parameters, when_used="json")]
@@ -89,7 +89,7 @@ class EndedRow(Outcome):
     seconds: _Seconds = 0.0
 
 
-class TrialRow(EndedRow, Trial):
+class TrialRow(EndedRow, TrialRecord):
     """An ended trial of a search; further columns are the quality of its synthetic images (docs/generators.md).
 
     Paths are absolute here, and relative to the study in `trials.jsonl`.

@@ -18,7 +18,7 @@ from xraytune.space.settings import Objective
 from xraytune.study.clock import Times, read_times
 from xraytune.study.folder import StudyFolder, is_searched
 from xraytune.study.journal import VALUE_NAME, Journal
-from xraytune.study.row import Trial, TrialStatus, ranked_for_export, ranked_on_val_a
+from xraytune.study.row import TrialRecord, TrialStatus, ranked_for_export, ranked_on_val_a
 from xraytune.study.trial_files import read_pool_report, read_progress, read_samples
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.trial.task import task_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _ONCE_ENDED = {"val_b_score", "threshold", "seconds", "gpu_seconds", "reason"}
 
 
-class TrialView(Trial):
+class TrialView(TrialRecord):
     """A trial that has ended or not: `waiting` for a slot or another trial's generator, or `unfinished` in a stopped search.
 
     Paths are relative to the study.
