@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tests.confirm.test_plan import GAN, NONE
+from tests.confirm.verdicts import write_verdict
 from tests.data.test_dicom import dicom
 from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.files import append_jsonl, write_json
@@ -77,9 +78,7 @@ def make_study(root: Path) -> StudyFolder:
     run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_score": 0.8, "seconds": 1.0}
     for number in range(3):
         append_jsonl(StudyFolder(folder.path / "confirm").runs_path, {**run, "number": number})
-    write_json(
-        folder.path / "confirm" / "verdict.json", {"finalists": [{"trial": "#1", "verdict": "helps"}]}, is_recorded=True
-    )
+    write_verdict(folder.path, {1: "helps"})
     return folder
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.confirm.verdicts import write_verdict
 from tests.in_process import CPU, command
 from tests.model.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
 from tests.study.studies import DirectSearch
 from xraytune.base.errors import ConfigError, StudyError, TrialError
-from xraytune.base.files import append_jsonl, write_json
+from xraytune.base.files import append_jsonl
 from xraytune.base.records import TrialResult
 from xraytune.confirm.plan import Arm, Plan, write_plan
 from xraytune.model.best import export
@@ -89,12 +90,6 @@ def test_printed_commands_are_quoted(lab: Lab, tmp_path: Path) -> None:
     assert "--config 'my best.yaml' -o model" in out.read_text(encoding="utf-8")
 
 
-def write_verdict(study: Path, **words: str) -> None:
-    """Write the verdicts of a confirmation on some trials."""
-    finalists = [{"trial": f"#{trial.removeprefix('trial_')}", "verdict": word} for trial, word in words.items()]
-    write_json(study / "confirm" / "verdict.json", {"finalists": finalists}, is_recorded=True)
-
-
 def test_unconfirmed_synthetic_images_are_reported_with_a_simpler_arm(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "best.yaml"
 
@@ -118,7 +113,7 @@ def test_unconfirmed_synthetic_images_are_reported_with_a_simpler_arm(lab: Lab, 
 )
 def test_the_verdict_of_a_confirm_is_exported(copy_lab: CopyLab, tmp_path: Path, word: str, said: str) -> None:
     lab = copy_lab()
-    write_verdict(lab.study, trial_0=word)
+    write_verdict(lab.study, {0: word})
 
     exported = export(lab.study, out=tmp_path / "best.yaml", trial=0)
 
@@ -129,7 +124,7 @@ def test_the_verdict_of_a_confirm_is_exported(copy_lab: CopyLab, tmp_path: Path,
 def test_helpful_mix_is_exported_over_higher_scoring_trial(lab: Lab, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8)])
-    write_verdict(folder.path, trial_0="helps")
+    write_verdict(folder.path, {0: "helps"})
 
     exported = export(folder.path, out=tmp_path / "best.yaml")
 
@@ -147,7 +142,7 @@ def test_the_file_gives_the_reason_for_its_trial(lab: Lab, tmp_path: Path) -> No
 
     assert head().endswith("Trial 1 of study made, arm classical: the best on val-B.")
     assert head(arm="classical").endswith("the best of its arm on val-B.")
-    write_verdict(folder.path, trial_0="helps")
+    write_verdict(folder.path, {0: "helps"})
     assert head().endswith("Trial 0 of study made, arm classical+gan: the mix that `confirm` found to help.")
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 
+from tests.confirm.verdicts import write_verdict
 from tests.in_process import CPU, command
 from tests.model.conftest import CopyLab, change_record, seal
 from xraytune.base.errors import ArtifactError, StudyError
-from xraytune.base.files import append_jsonl, read_json, write_bytes, write_json
+from xraytune.base.files import append_jsonl, read_json, write_bytes
 from xraytune.model.best import export
 from xraytune.model.bundle import prepared_of
 from xraytune.model.load import open_bundle
@@ -87,8 +88,7 @@ def test_a_stopped_trial_that_a_confirm_finished_and_found_to_help_is_exported(
         row for row in Journal(folder.journal_path, folder.space(), writable=False).rows() if row.status == "pruned"
     )
     name = f"#{stopped.number}"
-    verdict = {"finalists": [{"trial": name, "verdict": "helps"}]}
-    write_json(lab.study / "confirm" / "verdict.json", verdict, is_recorded=True)
+    write_verdict(lab.study, {stopped.number: "helps"})
     run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_score": 0.625}
     append_jsonl(lab.study / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
 

@@ -1,0 +1,48 @@
+"""The `verdict.json` of a confirmation that did not take place."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+from xraytune.base.files import write_json
+from xraytune.base.records import to_json
+from xraytune.confirm.forecast import Forecast
+from xraytune.confirm.verdict_file import FinalistVerdict, HeldOutSet, VerdictRecord
+from xraytune.stats.verdict import Overall
+
+
+def write_verdict(study: Path, words: dict[int, Any]) -> None:
+    """Write the verdicts on some trials, by number."""
+    finalists = tuple(
+        FinalistVerdict(
+            arm=f"gan #{trial}",
+            trial=f"#{trial}",
+            score=0.8,
+            gan_scores=(0.8,),
+            worst_gan_score=0.8,
+            verdict=word,
+            because_of=(),
+            comparisons=(),
+        )
+        for trial, word in words.items()
+    )
+    record = VerdictRecord(
+        metric="AUROC",
+        objective="val_auroc",
+        network="classifier",
+        exploratory=(),
+        rope=0.01,
+        gan_seeds=1,
+        classifier_seeds=1,
+        train_images=1,
+        test=HeldOutSet(images=1, patients=1, fingerprint="0" * 32),
+        forecast=Forecast(metric="AUROC", gan_seeds=1, val_b_score=0.8, rope=0.01, chances=()),
+        ratio_response=(),
+        notes=(),
+        study=study.name,
+        verdict=next(word for word in words.values() if word in get_args(Overall)),
+        answer="",
+        methods="",
+        finalists=finalists,
+        ratio_caveat="",
+    )
+    write_json(study / "confirm" / "verdict.json", to_json(record), is_recorded=True)
