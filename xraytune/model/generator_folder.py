@@ -25,7 +25,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import in_use
-from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
@@ -43,7 +43,7 @@ from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.messages import nearest
 from xraytune.space.settings import GENERATORS, Experiment, GeneratorSettings
-from xraytune.space.space import Space, require_packages
+from xraytune.space.space import Space, package_problems
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.extra_folder import PROVENANCE_FILE
 from xraytune.synth.generator_quality import PoolReport
@@ -144,7 +144,8 @@ def generator_train(
     loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir)
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
-    require_packages(generator.block)
+    if problems := package_problems(generator.block):
+        raise MachineError(*problems)
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     pin(compute)
     cache = (cache or Path("cache")).resolve()

@@ -178,14 +178,13 @@ class Space:
         In a search for a generator, return only `quality`'s.
         """
         quality, default = self.settings.quality, Parameters()
-        of_quality = ((quality.backbone, quality.weights),) if quality.backbone else ()
-        if self.settings.objective.is_of_generator:
-            return of_quality
-        of_trials = (
-            (str(backbone or default.backbone), str(weights or default.weights))
-            for backbone, weights in self.combinations("backbone", "weights")
-        )
-        return tuple(dict.fromkeys((*of_trials, *of_quality)))
+        networks: list[tuple[str, str]] = []
+        if not self.settings.objective.is_of_generator:
+            for backbone, weights in self.combinations("backbone", "weights"):
+                networks.append((str(backbone or default.backbone), str(weights or default.weights)))
+        if quality.backbone:
+            networks.append((quality.backbone, quality.weights))
+        return tuple(dict.fromkeys(networks))
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON."""
@@ -213,7 +212,7 @@ class Space:
 
 def require_extensions(space: Space) -> None:
     """Import every extension that a trial can use, and check its packages; MachineError lists all that are missing."""
-    problems = [*_package_problems(*needed_extras(space))]
+    problems = package_problems(*needed_extras(space))
     for kind in (BACKBONES, SOURCES):
         for (name,) in space.combinations(kind.kind):
             try:
@@ -231,17 +230,14 @@ def needed_extras(space: Space) -> tuple[str, ...]:
     return (space.settings.task, *sources)
 
 
-def require_packages(*names: str) -> None:
-    """Check that the packages of these tasks and sources are installed; MachineError lists all that are missing."""
-    if problems := [*_package_problems(*names)]:
-        raise MachineError(*problems)
-
-
-def _package_problems(*names: str) -> Iterator[Problem]:
+def package_problems(*names: str) -> list[Problem]:
+    """Return the packages that these tasks and sources need and this installation lacks, each with the fix."""
+    problems = []
     for name in names:
         if missing := missing_packages(name):
             what = f"{needed_by(name)} needs {' and '.join(missing)}, which this installation lacks"
-            yield Problem(what, fix=f"pip install 'xraytune[{name}]'")
+            problems.append(Problem(what, fix=f"pip install 'xraytune[{name}]'"))
+    return problems
 
 
 def needed_by(name: str) -> str:
