@@ -94,8 +94,8 @@ class TrackedRun:
     @property
     def run_id(self) -> str:
         """The ID of the run, which is the same after a restart."""
-        key = self.key if self.kind == "trial" else f"{self.kind} {self.key}"
-        return hashlib.sha256(f"{self.study}\n{self.study_identity}\n{key}".encode()).hexdigest()[:16]
+        text = f"{self.study}\n{self.study_identity}\n{self.kind} {self.key}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def group(self) -> str:
