@@ -108,12 +108,12 @@ def _search_process(root: Path) -> Iterator[Figure]:
     wall, cpu = (dict[int, list[float]]({size: [] for size in _SIZES}) for _ in range(2))
     with open_study(root, 10**6, "few") as a, open_study(root, 10**6, "many") as b:
         studies = {few: a, many: b}
-        for size, controller in studies.items():
-            end_trials(controller, size - _BATCH * _BATCHES // 2)
+        for size, loop in studies.items():
+            end_trials(loop, size - _BATCH * _BATCHES // 2)
         for _ in range(_BATCHES):
-            for size, controller in studies.items():
+            for size, loop in studies.items():
                 started, cpu_started = time.perf_counter(), time.process_time()
-                end_trials(controller, _BATCH)
+                end_trials(loop, _BATCH)
                 wall[size].append((time.perf_counter() - started) / _BATCH)
                 cpu[size].append((time.process_time() - cpu_started) / _BATCH)
     for what, found in (("wall time", wall), ("CPU time", cpu)):

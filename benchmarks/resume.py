@@ -63,13 +63,13 @@ def measure() -> Iterator[Figure]:
 
 def _fill(root: Path) -> None:
     """A study whose trials have ended, as a search writes it; nobody trained them."""
-    with open_study(root, _TRIALS) as controller:
-        end_trials(controller, _TRIALS)
+    with open_study(root, _TRIALS) as loop:
+        end_trials(loop, _TRIALS)
 
 
 @contextmanager
 def open_study(root: Path, trials: int, studies: str = "old") -> Iterator[TrialLoop]:
-    """Create a study of `trials` trials, hold its lock and yield a controller without workers."""
+    """Create a study of `trials` trials, hold its lock and yield a loop without workers."""
     space = load_space(root / "space.yaml", [f"budget.trials={trials}"])
     prepared, _ = prepare(space.settings, root / "cache")
     folder = StudyFolder(root / studies / "resume")
@@ -79,19 +79,19 @@ def open_study(root: Path, trials: int, studies: str = "old") -> Iterator[TrialL
         yield TrialLoop(SearchTrials(folder, space, journal), generator_need=lambda _: None)
 
 
-def end_trials(controller: TrialLoop, count: int) -> None:
+def end_trials(loop: TrialLoop, count: int) -> None:
     """Draw `count` trials and report the epochs and the end of each, as a worker would."""
     for _ in range(count):
-        suggestion = controller.next_trial()
+        suggestion = loop.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
         value = random.Random(suggestion.number).random()
         for epoch in range(1, _EPOCHS + 1):
             losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
             record = EpochRecord(epoch=epoch, steps=epoch, lr=1e-3, seconds=1.0, **losses)
-            if not controller.on_result(suggestion.number, EpochEnded(record=record)):
+            if not loop.on_result(suggestion.number, EpochEnded(record=record)):
                 break
         result = TrialResult(value=value, best_epoch=1, epochs=_EPOCHS, val_b_score=value, threshold=0.5, seconds=5.0)
-        controller.on_result(suggestion.number, TrialEnded(result=result))
+        loop.on_result(suggestion.number, TrialEnded(result=result))
 
 
 def _seconds(root: Path, studies: Path, trials: int) -> float:

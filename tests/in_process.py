@@ -54,8 +54,8 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def controller_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> DirectSearch:
-    """The controller of a study whose trials are trained on `CPU`."""
+def loop_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> DirectSearch:
+    """The loop of a study whose trials are trained on `CPU`."""
     need = partial(generator_need, prepared=prepared, compute=CPU, cache=cache)
     return DirectSearch(folder, space, generator_need=need)
 
@@ -101,9 +101,9 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     prepared, _ = prepare(space.settings, cache)
     create_study(folder, space, prepared, CPU)
     with one_thread(), locked(folder) as token:
-        controller = controller_of(folder, space, prepared, cache)
-        InProcess(folder, token=token, cache=cache).run(controller)
-        controller.close()
+        loop = loop_of(folder, space, prepared, cache)
+        InProcess(folder, token=token, cache=cache).run(loop)
+        loop.close()
     return folder
 
 

@@ -29,12 +29,12 @@ def study(tmp_path: Path) -> Path:
     )
     overrides = ("classical={min: 0, max: 1}", "weight_decay={values: [0.0, 1e-4]}", points, "scheduler.name=none")
     create_study(folder, write_space(tmp_path, *overrides), two_images(), CPU)
-    controller = direct(folder, *overrides)
+    loop = direct(folder, *overrides)
     for number, value in enumerate((0.9, 0.8, 0.95)):
-        controller.next_trial()
-        controller.on_result(number, epoch(1, value))
+        loop.next_trial()
+        loop.on_result(number, epoch(1, value))
         if number != 1:
-            controller.on_result(number, ended(value, epochs=1))
+            loop.on_result(number, ended(value, epochs=1))
     return folder.path
 
 

@@ -39,15 +39,15 @@ def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk
     """Whatever it was about to write: an end is written once, an unfinished trial goes on."""
     told = 0
     for pages_left in (0, 0, 1, 2, 3, 0, 1, 0):
-        controller = direct(study, "budget.trials=60")
+        loop = direct(study, "budget.trials=60")
         disk.fill(pages_left=pages_left)
         try:
-            while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
+            while isinstance(suggestion := loop.next_trial(), TrialSuggestion):
                 for number in range(1, 3):
-                    if not controller.on_result(suggestion.number, epoch(number, 0.5 + suggestion.number / 100)):
+                    if not loop.on_result(suggestion.number, epoch(number, 0.5 + suggestion.number / 100)):
                         break
                 else:
-                    controller.on_result(suggestion.number, ended(0.5 + suggestion.number / 100, epochs=2))
+                    loop.on_result(suggestion.number, ended(0.5 + suggestion.number / 100, epochs=2))
         except MachineError as error:
             told += "the disk is full" in str(error)
         seen = status(study.path).trials
@@ -55,12 +55,12 @@ def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk
 
         assert [trial.number for trial in seen] == list(range(len(seen)))
         assert all(row["number"] == number for number, row in enumerate(read_jsonl(study.rows_path)[: len(seen) - 1]))
-    controller = direct(study, "budget.trials=60")
+    loop = direct(study, "budget.trials=60")
     rows = read_jsonl(study.rows_path)
 
     assert told == 8
     assert [row["number"] for row in rows] == sorted({row["number"] for row in rows})
-    assert isinstance(controller.next_trial(), TrialSuggestion)
+    assert isinstance(loop.next_trial(), TrialSuggestion)
 
 
 @pytest.mark.slow

@@ -713,8 +713,8 @@ def test_environment_secrets_are_not_written(tmp_path: Path, monkeypatch: pytest
     create_study(folder, space, prepared, CPU)
 
     with locked(folder):
-        controller = direct(folder, *fixed)
-        suggestion = controller.next_trial()
+        loop = direct(folder, *fixed)
+        suggestion = loop.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
         run_trial(
             folder.experiment(suggestion.number),

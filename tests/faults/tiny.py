@@ -1,7 +1,7 @@
 """A tiny study, searched in this process, one trial at a time and without Ray.
 
 Real trials on phantom X-rays: a GAN, copies, real images alone; one that its process loses once, one that is lost for good,
-at least one that ASHA stops. What was trained and reported to the controller is recorded outside the study.
+at least one that ASHA stops. What was trained and reported to the loop is recorded outside the study.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.in_process import CPU, controller_of
+from tests.in_process import CPU, loop_of
 from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
@@ -146,19 +146,19 @@ def search_in_process(lab: Lab) -> None:
     create_study(folder, space, prepared, CPU)
     pin(CPU)
     with locked(folder):
-        controller = controller_of(folder, space, prepared, cache)
-        while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
+        loop = loop_of(folder, space, prepared, cache)
+        while isinstance(suggestion := loop.next_trial(), TrialSuggestion):
             if suggestion.number != WITHOUT_EPOCH:
-                run_to_its_end(controller, suggestion.number, folder, cache)
-        controller.close()
+                run_to_its_end(loop, suggestion.number, folder, cache)
+        loop.close()
 
 
-def run_to_its_end(controller: TrialLoop, number: int, folder: StudyFolder, cache: Path) -> None:
+def run_to_its_end(loop: TrialLoop, number: int, folder: StudyFolder, cache: Path) -> None:
     """Run a trial until it ends or is stopped."""
     trial_dir = folder.trial_path(number)
     epochs = trial_epochs(
         folder.experiment(number), RunContext(prepared=folder.prepared(), cache=cache, compute=CPU), trial_dir=trial_dir
     )
-    while controller.on_result(number, next_message(epochs, trial_dir)):
+    while loop.on_result(number, next_message(epochs, trial_dir)):
         pass
     epochs.close()

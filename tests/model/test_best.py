@@ -32,12 +32,12 @@ def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -
     """A study whose trials ended with these AUROCs on val-A and val-B."""
     space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
     create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
-    controller = DirectSearch(folder, space)
+    loop = DirectSearch(folder, space)
     for value, val_b_score in scores:
-        suggestion = controller.next_trial()
+        suggestion = loop.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
         result = TrialResult(value=value, val_b_score=val_b_score, best_epoch=1, epochs=1, threshold=0.5, seconds=1.0)
-        controller.on_result(suggestion.number, TrialEnded(result=result))
+        loop.on_result(suggestion.number, TrialEnded(result=result))
 
 
 def test_the_best_on_val_b_is_exported_the_earliest_of_equals(lab: Lab, tmp_path: Path) -> None:

@@ -33,15 +33,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def start(controller: DirectSearch, slots: int | None = None) -> TrialSuggestion:
+def start(loop: DirectSearch, slots: int | None = None) -> TrialSuggestion:
     """Start a trial on a machine with so many slots."""
-    suggestion = controller.next_trial(slots) if slots else controller.next_trial()
+    suggestion = loop.next_trial(slots) if slots else loop.next_trial()
     assert isinstance(suggestion, TrialSuggestion)
     return suggestion
 
 
-def complete(controller: DirectSearch, number: int, value: float = 0.8) -> None:
-    assert not controller.on_result(number, ended(value))
+def complete(loop: DirectSearch, number: int, value: float = 0.8) -> None:
+    assert not loop.on_result(number, ended(value))
 
 
 def statuses(study: StudyFolder) -> dict[int, str]:
@@ -50,45 +50,45 @@ def statuses(study: StudyFolder) -> dict[int, str]:
 
 @pytest.mark.slow
 def test_search_runs_the_budgeted_number_of_trials(study: StudyFolder) -> None:
-    controller = direct(study, "budget.trials=3")
+    loop = direct(study, "budget.trials=3")
 
     for number in range(3):
-        assert start(controller).number == number
-        complete(controller, number)
+        assert start(loop).number == number
+        complete(loop, number)
 
-    assert controller.next_trial() == "done"
-    assert controller.is_done
+    assert loop.next_trial() == "done"
+    assert loop.is_done
     assert statuses(study) == {0: "complete", 1: "complete", 2: "complete"}
 
 
 def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> None:
-    controller = direct(study, "budget.gpu_hours=1e-9")
-    running = start(controller)
-    controller.clock.start(running.number, 1.0)
-    controller.on_result(running.number, epoch(1, 0.6))
+    loop = direct(study, "budget.gpu_hours=1e-9")
+    running = start(loop)
+    loop.clock.start(running.number, 1.0)
+    loop.on_result(running.number, epoch(1, 0.6))
 
-    assert controller.next_trial() == "wait"
-    assert not controller.is_done
-    complete(controller, running.number)
-    assert controller.next_trial() == "done"
-    assert controller.is_done
+    assert loop.next_trial() == "wait"
+    assert not loop.is_done
+    complete(loop, running.number)
+    assert loop.next_trial() == "done"
+    assert loop.is_done
     assert direct(study, "budget.hours=1e-9").next_trial() == "done"
 
 
-def is_spent(controller: DirectSearch) -> bool:
-    return controller.used_up == "gpu_hours"
+def is_spent(loop: DirectSearch) -> bool:
+    return loop.used_up == "gpu_hours"
 
 
 def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, clock: Clock) -> None:
     """A quarter of a GPU for 80 s, half of one for 80 s, and after a restart 80 s more: 100 GPU seconds."""
     budget = "budget.gpu_hours=0.027"  # 97.2 s
-    controller = direct(study, budget)
-    controller.clock.start(start(controller).number, 0.25)
+    loop = direct(study, budget)
+    loop.clock.start(start(loop).number, 0.25)
     clock.now += 80
-    controller.on_trial_lost(0, out_of_memory=True)
-    controller.clock.start(start(controller).number, 0.5)
+    loop.on_trial_lost(0, out_of_memory=True)
+    loop.clock.start(start(loop).number, 0.5)
     clock.now += 80
-    controller.close()
+    loop.close()
 
     again = direct(study, budget)
     again.clock.start(start(again).number, 0.5)
@@ -103,169 +103,169 @@ def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, clock: Clock) 
 
 def test_retry_at_the_gpu_limit_counts_no_more_gpu_hours(study: StudyFolder, clock: Clock) -> None:
     """On machines with one GPU, the doubled share is still one GPU."""
-    controller = direct(study, "budget.gpu_hours=0.03")  # 108 s
-    controller.on_trial_lost(start(controller).number, out_of_memory=True)
-    controller.clock.start(start(controller).number, 1.0)
+    loop = direct(study, "budget.gpu_hours=0.03")  # 108 s
+    loop.on_trial_lost(start(loop).number, out_of_memory=True)
+    loop.clock.start(start(loop).number, 1.0)
 
     clock.now += 100
-    assert not is_spent(controller)
+    assert not is_spent(loop)
     clock.now += 10
-    assert is_spent(controller)
+    assert is_spent(loop)
 
 
 def test_asha_prunes_a_weak_trial_and_reports_it(study: StudyFolder) -> None:
     watching = Watching()
-    controller = direct(study, watching=watching)
-    strong, weak = start(controller), start(controller)
+    loop = direct(study, watching=watching)
+    strong, weak = start(loop), start(loop)
 
-    assert controller.on_result(strong.number, epoch(1, 0.9))
-    assert not controller.on_result(weak.number, epoch(1, 0.6))
+    assert loop.on_result(strong.number, epoch(1, 0.9))
+    assert not loop.on_result(weak.number, epoch(1, 0.6))
 
     assert [(row.number, row.status, row.value) for row in watching.ended_rows] == [(1, "pruned", 0.6)]
     assert "ASHA after epoch 1" in watching.ended_rows[0].reason
-    assert controller.on_result(strong.number, epoch(2, 0.9))
+    assert loop.on_result(strong.number, epoch(2, 0.9))
 
 
 def test_without_a_scheduler_nothing_is_stopped(study: StudyFolder) -> None:
-    controller = direct(study, "scheduler.name=none")
-    strong, weak = start(controller), start(controller)
-    controller.on_result(strong.number, epoch(1, 0.9))
+    loop = direct(study, "scheduler.name=none")
+    strong, weak = start(loop), start(loop)
+    loop.on_result(strong.number, epoch(1, 0.9))
 
-    assert all(controller.on_result(weak.number, epoch(number, 0.6)) for number in range(1, 10))
+    assert all(loop.on_result(weak.number, epoch(number, 0.6)) for number in range(1, 10))
 
 
 @pytest.mark.parametrize("message", [TrialFailed(reason="the loss is nan", cause="settings"), epoch(1, math.nan)])
 def test_failed_trial_records_its_reason(study: StudyFolder, message: TrialMessage) -> None:
-    controller = direct(study)
-    number = start(controller).number
+    loop = direct(study)
+    number = start(loop).number
 
-    assert not controller.on_result(number, message)
+    assert not loop.on_result(number, message)
 
     (row,) = ended_trials(study).values()
     assert (row.status, row.value) == ("failed", None)
     assert row.reason in {"the loss is nan", "val_score is nan after epoch 1"}
-    assert start(controller).number == 1, "the search continues"
+    assert start(loop).number == 1, "the search continues"
 
 
 def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> None:
     """Also if the search restarts between them."""
     for _ in range(3):
-        controller = direct(study, "resources.retries=2")
-        controller.on_trial_lost(start(controller).number, out_of_memory=False)
+        loop = direct(study, "resources.retries=2")
+        loop.on_trial_lost(start(loop).number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
     assert "lost" in ended_trials(study)[0].reason
 
 
 def test_search_waits_for_its_last_trial(study: StudyFolder) -> None:
-    controller = direct(study, "budget.trials=1")
-    last = start(controller)
-    assert controller.next_trial() == "wait"
-    controller.on_trial_lost(last.number, out_of_memory=False)
+    loop = direct(study, "budget.trials=1")
+    last = start(loop)
+    assert loop.next_trial() == "wait"
+    loop.on_trial_lost(last.number, out_of_memory=False)
 
-    assert start(controller) == last
+    assert start(loop) == last
 
 
 def test_new_epoch_resets_the_retry_count(study: StudyFolder) -> None:
-    controller = direct(study, "resources.retries=1")
+    loop = direct(study, "resources.retries=1")
     for number in range(1, 4):
-        assert start(controller).number == 0
-        controller.on_result(0, epoch(number, 0.9))
-        controller.on_trial_lost(0, out_of_memory=False)
+        assert start(loop).number == 0
+        loop.on_result(0, epoch(number, 0.9))
+        loop.on_trial_lost(0, out_of_memory=False)
 
-    assert start(controller).number == 0
+    assert start(loop).number == 0
     assert statuses(study) == {}
 
 
 def test_out_of_memory_doubles_the_share_and_keeps_settings(study: StudyFolder) -> None:
-    controller = direct(study)
-    first = start(controller)
-    controller.on_result(0, TrialFailed(reason="OutOfMemoryError: CUDA", cause="memory"))
-    second = start(controller)
-    controller.on_trial_lost(0, out_of_memory=True)
+    loop = direct(study)
+    first = start(loop)
+    loop.on_result(0, TrialFailed(reason="OutOfMemoryError: CUDA", cause="memory"))
+    second = start(loop)
+    loop.on_trial_lost(0, out_of_memory=True)
 
-    assert [first.share, second.share, start(controller).share] == [1, 2, 4]
+    assert [first.share, second.share, start(loop).share] == [1, 2, 4]
     assert second.parameters == first.parameters
 
 
 def test_hang_is_reported_with_its_location(study: StudyFolder) -> None:
-    controller = direct(study, "resources.retries=0")
-    number = start(controller).number
+    loop = direct(study, "resources.retries=0")
+    number = start(loop).number
     (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
-    controller.on_trial_lost(number, out_of_memory=False)
+    loop.on_trial_lost(number, out_of_memory=False)
 
     assert ended_trials(study)[0].reason == "it hung (traceback: 0000/hang.txt)"
 
 
 def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None:
-    controller = direct(study)
+    loop = direct(study)
     with pytest.raises(MachineError, match="the disk is full"):
-        controller.on_result(start(controller).number, MachineStopped(reason="the disk is full"))
+        loop.on_result(start(loop).number, MachineStopped(reason="the disk is full"))
 
     assert statuses(study) == {}
     assert start(direct(study)).number == 0
 
 
-def fail(controller: DirectSearch, reason: str, cause: Cause = "settings") -> None:
-    controller.on_result(start(controller).number, TrialFailed(reason=reason, cause=cause))
+def fail(loop: DirectSearch, reason: str, cause: Cause = "settings") -> None:
+    loop.on_result(start(loop).number, TrialFailed(reason=reason, cause=cause))
 
 
 def test_search_stops_if_first_trials_fail_for_one_reason(study: StudyFolder) -> None:
-    controller = direct(study)
-    fail(controller, "no such layer (traceback: 0000/error.txt)")
-    fail(controller, "no such layer (traceback: 0001/error.txt)")
+    loop = direct(study)
+    fail(loop, "no such layer (traceback: 0000/error.txt)")
+    fail(loop, "no such layer (traceback: 0001/error.txt)")
     with pytest.raises(TrialError, match=r"first 3 trials all failed for the same reason.*no such layer"):
-        fail(controller, "no such layer (traceback: 0002/error.txt)")
+        fail(loop, "no such layer (traceback: 0002/error.txt)")
 
     assert start(direct(study)).number == 3, "once it is fixed the same command continues"
 
 
 def test_search_stops_if_later_trials_fail_for_one_external_reason(study: StudyFolder) -> None:
     """As when a folder is missing for an hour, which would otherwise use up the budget."""
-    controller = direct(study, "resources.retries=0")
-    complete(controller, start(controller).number)
-    fail(controller, "FileNotFoundError: pixels-1.npy", "fault")
-    fail(controller, "FileNotFoundError: pixels-2.npy", "fault")
+    loop = direct(study, "resources.retries=0")
+    complete(loop, start(loop).number)
+    fail(loop, "FileNotFoundError: pixels-1.npy", "fault")
+    fail(loop, "FileNotFoundError: pixels-2.npy", "fault")
     with pytest.raises(TrialError, match=r"last 3 trials all failed for the same reason.*pixels-3.npy"):
-        fail(controller, "FileNotFoundError: pixels-3.npy", "fault")
+        fail(loop, "FileNotFoundError: pixels-3.npy", "fault")
 
     assert start(direct(study)).number == 4
 
 
 def test_lost_processes_of_later_trials_do_not_stop_search(study: StudyFolder) -> None:
     """They may be in a corner of the space where a library crashes."""
-    controller = direct(study, "resources.retries=0")
-    complete(controller, start(controller).number)
+    loop = direct(study, "resources.retries=0")
+    complete(loop, start(loop).number)
     for _ in range(3):
-        controller.on_trial_lost(start(controller).number, out_of_memory=False)
+        loop.on_trial_lost(start(loop).number, out_of_memory=False)
 
-    assert start(controller).number == 4
+    assert start(loop).number == 4
 
 
 @pytest.mark.parametrize("other", ["another reason", None])
 @pytest.mark.slow
 def test_search_continues_if_first_trials_fail_differently(study: StudyFolder, other: str | None) -> None:
-    controller = direct(study)
-    fail(controller, "no such layer")
+    loop = direct(study)
+    fail(loop, "no such layer")
     if other is None:
-        complete(controller, start(controller).number)
+        complete(loop, start(loop).number)
     else:
-        fail(controller, other)
+        fail(loop, other)
     for _ in range(3):
-        fail(controller, "no such layer")
+        fail(loop, "no such layer")
 
-    assert start(controller).number == 5
+    assert start(loop).number == 5
 
 
 def test_ray_loss_restarts_running_trials_without_counting_a_retry(study: StudyFolder) -> None:
-    controller = direct(study, "resources.retries=0")
-    suggestion = [start(controller), start(controller)]
-    controller.on_workers_lost()
+    loop = direct(study, "resources.retries=0")
+    suggestion = [start(loop), start(loop)]
+    loop.on_workers_lost()
 
-    assert controller.slots_in_use() == 0
-    assert [start(controller), start(controller)] == suggestion
-    complete(controller, 0)
-    complete(controller, 1)
+    assert loop.slots_in_use() == 0
+    assert [start(loop), start(loop)] == suggestion
+    complete(loop, 0)
+    complete(loop, 1)
     assert statuses(study) == {0: "complete", 1: "complete"}
 
 
@@ -276,49 +276,49 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, clock: Cloc
     killed.heartbeat(2)
     clock.now += 3600  # nothing runs
 
-    controller = direct(study)
-    start(controller)
+    loop = direct(study)
+    start(loop)
     clock.now += 5
-    complete(controller, 0)
-    controller.heartbeat(2)
+    complete(loop, 0)
+    loop.heartbeat(2)
 
     assert ended_trials(study)[0].seconds == 65.0
     assert json.loads((study.path / "wall.json").read_text(encoding="utf-8"))["seconds"] == 65.0
 
 
 def test_idle_slots_are_counted(study: StudyFolder, clock: Clock) -> None:
-    controller = direct(study)
-    start(controller)
-    controller.heartbeat(3)
+    loop = direct(study)
+    start(loop)
+    loop.heartbeat(3)
     clock.now += 10
-    start(controller)
-    controller.heartbeat(3)
+    start(loop)
+    loop.heartbeat(3)
     clock.now += 20
-    controller.close()
+    loop.close()
 
     times = read_times(study.path / "wall.json")
     assert (times.slot_seconds, times.idle_seconds) == (90.0, 40.0)
 
 
 def test_ended_trial_keeps_only_its_best_network(study: StudyFolder) -> None:
-    controller = direct(study)
-    checkpoint = study.trial_path(start(controller).number) / "checkpoint"
+    loop = direct(study)
+    checkpoint = study.trial_path(start(loop).number) / "checkpoint"
     checkpoint.mkdir()
     for name in ("checkpoint.pt", "best.safetensors"):
         (checkpoint / name).write_bytes(b"x")
-    complete(controller, 0)
+    complete(loop, 0)
 
     assert [file.name for file in checkpoint.iterdir()] == ["best.safetensors"]
 
 
 def test_repeated_report_is_recorded_once(study: StudyFolder) -> None:
     """A trial that resumes from its checkpoint reports its epochs again."""
-    controller = direct(study)
-    number = start(controller).number
+    loop = direct(study)
+    number = start(loop).number
     for value in (0.7, 0.7):
-        assert controller.on_result(number, epoch(1, value))
+        assert loop.on_result(number, epoch(1, value))
 
-    complete(controller, number)
+    complete(loop, number)
     assert [row.epochs for row in ended_trials(study).values()] == [1]
 
 
@@ -367,25 +367,23 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, seed: int
     """Timing and kills may change which trial reaches a rung first, but never a decision that the journal implies."""
     draw = random.Random(seed)
     values = [draw.random() for _ in range(6)]
-    controller, running = direct(study), dict[int, int]()
-    while not controller.is_done:
+    loop, running = direct(study), dict[int, int]()
+    while not loop.is_done:
         if draw.random() < 0.3:  # killed
-            controller, running = direct(study), {}
-        elif len(running) < 3 and isinstance(suggestion := controller.next_trial(), TrialSuggestion):
-            running[suggestion.number] = max(
-                0, len(controller.journal.reported(suggestion.number)) - 1
-            )  # reported again
+            loop, running = direct(study), {}
+        elif len(running) < 3 and isinstance(suggestion := loop.next_trial(), TrialSuggestion):
+            running[suggestion.number] = max(0, len(loop.journal.reported(suggestion.number)) - 1)  # reported again
         elif running:
             number = draw.choice(list(running))
             running[number] += 1
             message: TrialMessage = ended(values[number])
             if running[number] <= 9:
                 message = epoch(running[number], values[number])
-            if not controller.on_result(number, message):
+            if not loop.on_result(number, message):
                 del running[number]
 
     rungs = rungs_of(study.space().settings, ())
-    replayed = {report[0]: rungs.should_continue(*report) for report in controller.journal.reports()}
+    replayed = {report[0]: rungs.should_continue(*report) for report in loop.journal.reports()}
     assert statuses(study) == {number: "complete" if kept else "pruned" for number, kept in replayed.items()}
     assert "pruned" in statuses(study).values()
 
@@ -413,18 +411,18 @@ def test_next_start_completes_work_interrupted_at_trial_end(study: StudyFolder, 
     killed.heartbeat(2)
     killed.journal.tell(0, "complete", 0.8, {"seconds": 60.0, "gpu_seconds": 60.0, "val_b_score": 0.7})
 
-    controller = direct(study, "budget.gpu_hours=0.03")  # 108 s
+    loop = direct(study, "budget.gpu_hours=0.03")  # 108 s
 
     assert statuses(study) == {0: "complete"}
     assert not checkpoint.exists()
-    assert start(controller).number == 1
+    assert start(loop).number == 1
 
 
 def test_trials_jsonl_is_repaired_from_the_journal(study: StudyFolder) -> None:
-    controller = direct(study)
+    loop = direct(study)
     for number in range(2):
-        start(controller)
-        complete(controller, number)
+        start(loop)
+        complete(loop, number)
     rows = read_jsonl(study.rows_path)
     lines = [json.dumps(rows[1] | {"value": 0.99}), "torn"]
     study.rows_path.write_text("\n".join(lines), encoding="utf-8")
@@ -446,10 +444,10 @@ class Gans:
         return f"width {generator.width}"
 
 
-def trained(controller: DirectSearch, gans: Gans, number: int, width_and_steps: tuple[int, int]) -> None:
+def trained(loop: DirectSearch, gans: Gans, number: int, width_and_steps: tuple[int, int]) -> None:
     """A trial has trained its GAN."""
     gans.trained.add(width_and_steps)
-    assert not controller.on_result(number, GeneratorTrained())
+    assert not loop.on_result(number, GeneratorTrained())
 
 
 def gan_points(*widths_and_steps: tuple[int, int]) -> str:
@@ -466,14 +464,14 @@ WIDTHS = "gan.width={values: [8, 16]}"
 
 def test_trial_waits_for_gan_in_training_while_others_run(study: StudyFolder) -> None:
     gans = Gans()
-    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 100), (16, 100)), generator_need=gans.need)
+    loop = direct(study, WIDTHS, gan_points((8, 100), (8, 100), (16, 100)), generator_need=gans.need)
 
-    assert start(controller).number == 0, "trains the GAN of width 8"
-    assert start(controller).number == 2, "trial 1 needs that GAN and waits; trial 2 needs another"
-    assert start(controller).number == 3, "needs none"
+    assert start(loop).number == 0, "trains the GAN of width 8"
+    assert start(loop).number == 2, "trial 1 needs that GAN and waits; trial 2 needs another"
+    assert start(loop).number == 3, "needs none"
 
-    trained(controller, gans, 0, (8, 100))
-    assert [start(controller).number, start(controller).number] == [0, 1], "the GAN is there"
+    trained(loop, gans, 0, (8, 100))
+    assert [start(loop).number, start(loop).number] == [0, 1], "the GAN is there"
 
 
 def test_generators_are_trained_first_the_longest_chain_before_others_and_its_shortest_run_first(
@@ -481,62 +479,62 @@ def test_generators_are_trained_first_the_longest_chain_before_others_and_its_sh
 ) -> None:
     gans = Gans()
     points = gan_points((8, 100), (16, 200), (16, 100)).replace("[", "[{source: none, lr: 2e-3}, ")
-    controller = direct(study, WIDTHS, points, generator_need=gans.need)
+    loop = direct(study, WIDTHS, points, generator_need=gans.need)
 
-    first = [start(controller) for _ in range(4)]
+    first = [start(loop) for _ in range(4)]
 
     assert [(one.number, one.only_generator) for one in first] == [(3, True), (1, True), (0, False), (4, False)]
 
 
 def test_a_generator_in_training_occupies_its_slots(study: StudyFolder) -> None:
     gans = Gans()
-    controller = direct(study, WIDTHS, gan_points((8, 100)), generator_need=gans.need, generator_slots=2)
+    loop = direct(study, WIDTHS, gan_points((8, 100)), generator_need=gans.need, generator_slots=2)
 
-    assert start(controller, 3).only_generator
-    assert start(controller, 3).number == 1
-    assert controller.next_trial(3) == "wait"
-    assert controller.slots_in_use() == 3
+    assert start(loop, 3).only_generator
+    assert start(loop, 3).number == 1
+    assert loop.next_trial(3) == "wait"
+    assert loop.slots_in_use() == 3
 
-    trained(controller, gans, 0, (8, 100))
-    assert start(controller, 3).number == 0
-    assert controller.slots_in_use() == 2
+    trained(loop, gans, 0, (8, 100))
+    assert start(loop, 3).number == 0
+    assert loop.slots_in_use() == 2
 
 
 def test_no_other_trial_takes_the_slots_that_a_generator_waits_for(study: StudyFolder) -> None:
     gans = Gans()
     gans.trained.add((8, 100))
-    controller = direct(study, WIDTHS, gan_points((8, 100), (16, 100)), generator_need=gans.need, generator_slots=2)
+    loop = direct(study, WIDTHS, gan_points((8, 100), (16, 100)), generator_need=gans.need, generator_slots=2)
     gans.trained.add((16, 100))
-    assert start(controller, 2).number == 0
+    assert start(loop, 2).number == 0
 
     gans.trained.discard((16, 100))
-    assert controller.next_trial(2) == "wait", "one slot is free, and the GAN of width 16 needs two"
-    complete(controller, 0)
+    assert loop.next_trial(2) == "wait", "one slot is free, and the GAN of width 16 needs two"
+    complete(loop, 0)
 
-    assert start(controller, 2).only_generator
+    assert start(loop, 2).only_generator
 
 
 def test_a_trial_whose_generator_fails_is_retried_with_its_training(study: StudyFolder) -> None:
     gans = Gans()
     options = WIDTHS, gan_points((8, 100)), "resources.retries=1"
-    controller = direct(study, *options, generator_need=gans.need, generator_slots=2)
-    start(controller)
+    loop = direct(study, *options, generator_need=gans.need, generator_slots=2)
+    start(loop)
 
-    controller.on_trial_lost(0, out_of_memory=True)
-    retried = start(controller)
+    loop.on_trial_lost(0, out_of_memory=True)
+    retried = start(loop)
 
     assert (retried.number, retried.share, retried.only_generator) == (0, 2, True)
-    assert controller.slots_in_use() == 4, "no other trial takes the slots of its doubled share"
+    assert loop.slots_in_use() == 4, "no other trial takes the slots of its doubled share"
 
 
 def test_a_trial_that_has_trained_its_generator_elsewhere_trains_it_no_second_time_alone(study: StudyFolder) -> None:
     """As when the caches of two machines are not shared: it finds its own generator, or trains it like any trial."""
-    controller = direct(study, WIDTHS, gan_points((8, 100)), generator_need=Gans().need)
-    assert start(controller).only_generator
+    loop = direct(study, WIDTHS, gan_points((8, 100)), generator_need=Gans().need)
+    assert start(loop).only_generator
 
-    controller.on_result(0, GeneratorTrained())
+    loop.on_result(0, GeneratorTrained())
 
-    assert [(one.number, one.only_generator) for one in (start(controller), start(controller))] == [
+    assert [(one.number, one.only_generator) for one in (start(loop), start(loop))] == [
         (0, False),
         (1, False),
     ]
@@ -544,16 +542,16 @@ def test_a_trial_that_has_trained_its_generator_elsewhere_trains_it_no_second_ti
 
 def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(study: StudyFolder, clock: Clock) -> None:
     gans = Gans()
-    controller = direct(study, WIDTHS, gan_points((8, 100)), "budget.hours=1", generator_need=gans.need)
-    start(controller)
+    loop = direct(study, WIDTHS, gan_points((8, 100)), "budget.hours=1", generator_need=gans.need)
+    start(loop)
     clock.now += 3601
-    trained(controller, gans, 0, (8, 100))
+    trained(loop, gans, 0, (8, 100))
 
-    assert start(controller).number == 0, "its generator is trained: it has begun"
-    assert controller.next_trial() == "wait", "trial 1 was drawn as a point, but has not begun"
-    complete(controller, 0)
-    assert controller.is_done
-    assert controller.used_up == "hours"
+    assert start(loop).number == 0, "its generator is trained: it has begun"
+    assert loop.next_trial() == "wait", "trial 1 was drawn as a point, but has not begun"
+    complete(loop, 0)
+    assert loop.is_done
+    assert loop.used_up == "hours"
 
     longer = direct(study, WIDTHS, gan_points((8, 100)), "budget.hours=3", generator_need=gans.need)
     assert start(longer).number == 1
@@ -562,14 +560,14 @@ def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(study: St
 def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> None:
     watching = Watching()
     points = gan_points((8, 100), (8, 100), (16, 100))
-    controller = direct(study, WIDTHS, points, watching=watching)
+    loop = direct(study, WIDTHS, points, watching=watching)
     for _ in range(3):
-        start(controller)
+        start(loop)
 
-    controller.heartbeat(2)
+    loop.heartbeat(2)
     for number, name in ((0, "gan-a.png"), (1, "gan-a.png"), (2, "gan-b.png")):
         write_samples(study.trial_path(number), study.path / "samples" / name)
-        controller.heartbeat(2)
+        loop.heartbeat(2)
     resumed = direct(study, WIDTHS, points, watching=watching)
     start(resumed)
     resumed.heartbeat(2)
@@ -579,36 +577,36 @@ def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> N
 
 def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study: StudyFolder) -> None:
     gans = Gans()
-    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 200)), generator_need=gans.need)
+    loop = direct(study, WIDTHS, gan_points((8, 100), (8, 200)), generator_need=gans.need)
 
-    assert start(controller).number == 0
-    assert start(controller).number == 2
-    trained(controller, gans, 0, (8, 100))
-    suggestion = start(controller)
+    assert start(loop).number == 0
+    assert start(loop).number == 2
+    trained(loop, gans, 0, (8, 100))
+    suggestion = start(loop)
     assert (suggestion.number, suggestion.only_generator) == (1, True), "others may wait for the longer run"
-    assert start(controller).number == 0
+    assert start(loop).number == 0
 
 
 def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyFolder) -> None:
     gans = Gans()
-    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 100)), generator_need=gans.need)
-    assert start(controller).number == 0
-    assert start(controller).number == 2
+    loop = direct(study, WIDTHS, gan_points((8, 100), (8, 100)), generator_need=gans.need)
+    assert start(loop).number == 0
+    assert start(loop).number == 2
 
-    controller.on_result(0, TrialFailed(reason="the GAN's loss is not finite", cause="settings"))
+    loop.on_result(0, TrialFailed(reason="the GAN's loss is not finite", cause="settings"))
 
-    assert start(controller).number == 1
+    assert start(loop).number == 1
 
 
 def test_free_slot_waits_if_all_trials_need_one_gan(study: StudyFolder) -> None:
     """Trials are not drawn far ahead, when the sampler knows little."""
     gans = Gans()
-    controller = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", generator_need=gans.need)
-    start(controller)
+    loop = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", generator_need=gans.need)
+    start(loop)
 
-    assert controller.next_trial() == "wait"
-    assert controller.next_trial() == "wait"
-    assert controller.slots_in_use() == 1
+    assert loop.next_trial() == "wait"
+    assert loop.next_trial() == "wait"
+    assert loop.slots_in_use() == 1
 
-    trained(controller, gans, 0, (64, 100))
-    assert [start(controller).number, start(controller).number] == [0, 1]
+    trained(loop, gans, 0, (64, 100))
+    assert [start(loop).number, start(loop).number] == [0, 1]

@@ -94,14 +94,14 @@ def test_a_running_search_is_not_judged() -> None:
 
 
 def test_the_seconds_of_epochs_are_those_of_the_stopped_trial_itself(study: StudyFolder) -> None:
-    controller = direct(study)
+    loop = direct(study)
     for _ in range(2):
-        controller.next_trial()
-    controller.on_result(0, epoch(1, 0.9))
-    controller.on_result(0, ended(0.9, epochs=1))
+        loop.next_trial()
+    loop.on_result(0, epoch(1, 0.9))
+    loop.on_result(0, ended(0.9, epochs=1))
     rows = [json.dumps({"version": 1, "epoch": 1, "seconds": 2.5})]
     (study.trial_path(1) / "epochs.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    controller.on_result(1, epoch(1, 0.5))
+    loop.on_result(1, epoch(1, 0.5))
 
     found = pruning_of(status(study.path))
 

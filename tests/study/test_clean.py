@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.in_process import CPU, controller_of, one_thread
+from tests.in_process import CPU, loop_of, one_thread
 from xraytune.base.artifacts import artifact_path
 from xraytune.base.errors import StudyError
 from xraytune.base.files import read_jsonl, sha256_of, write_json
@@ -95,26 +95,26 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
     space = load_space(root / "space.yaml", overrides)
     prepared, _ = prepare(space.settings, cache)
     with locked(folder):
-        controller = controller_of(folder, space, prepared, cache)
-        while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
+        loop = loop_of(folder, space, prepared, cache)
+        while isinstance(suggestion := loop.next_trial(), TrialSuggestion):
             experiment = folder.experiment(suggestion.number)
             context = RunContext(prepared=prepared, cache=cache, compute=CPU)
             if suggestion.only_generator:
                 train_own_generator(experiment, context)
-                controller.on_result(suggestion.number, GeneratorTrained())
+                loop.on_result(suggestion.number, GeneratorTrained())
                 continue
             epochs = trial_epochs(experiment, context, trial_dir=folder.trial_path(suggestion.number))
             should_continue = True
             while should_continue:
                 try:
-                    should_continue = controller.on_result(suggestion.number, EpochEnded(record=next(epochs)))
+                    should_continue = loop.on_result(suggestion.number, EpochEnded(record=next(epochs)))
                 except StopIteration as end:
-                    should_continue = controller.on_result(suggestion.number, TrialEnded(result=end.value))
+                    should_continue = loop.on_result(suggestion.number, TrialEnded(result=end.value))
                 if suggestion.number == stop_in_trial:
                     epochs.close()
-                    controller.close()
+                    loop.close()
                     return
-        controller.close()
+        loop.close()
 
 
 def contents(folder: Path) -> dict[str, str]:

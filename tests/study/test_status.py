@@ -19,14 +19,14 @@ from xraytune.study.trial_files import ProgressFile, read_progress, write_sample
 
 @pytest.mark.slow
 def test_status_shows_each_trial(study: StudyFolder) -> None:
-    controller = direct(study)
+    loop = direct(study)
     watcher = StudyWatcher(study)
     for _ in range(4):
-        controller.next_trial()
-    controller.on_result(0, epoch(1, 0.9))
-    controller.on_result(0, ended(0.9, epochs=1))
-    controller.on_result(1, epoch(1, 0.5))
-    controller.on_result(2, TrialFailed(reason="weights are missing", cause="settings"))
+        loop.next_trial()
+    loop.on_result(0, epoch(1, 0.9))
+    loop.on_result(0, ended(0.9, epochs=1))
+    loop.on_result(1, epoch(1, 0.5))
+    loop.on_result(2, TrialFailed(reason="weights are missing", cause="settings"))
     ProgressFile(study.trial_path(3))("training the GAN (steps)", 1000, 2000)
 
     with locked(study):
@@ -43,9 +43,9 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
 
 
 def test_status_names_the_picture_of_a_trials_gan(study: StudyFolder) -> None:
-    controller = direct(study, "points_to_evaluate=[{source: gan}, {source: none}]")
+    loop = direct(study, "points_to_evaluate=[{source: gan}, {source: none}]")
     for number in range(2):
-        controller.next_trial()
+        loop.next_trial()
         write_samples(study.trial_path(number), study.path / "samples" / f"gan-{number}.png")
 
     assert [trial.samples for trial in status(study.path).trials] == ["samples/gan-0.png", ""]
@@ -69,8 +69,8 @@ def test_time_left_of_an_activity_follows_from_its_pace(tmp_path: Path, monkeypa
 @pytest.mark.slow
 def test_status_writes_nothing(study: StudyFolder) -> None:
     """A reader beside a running search must not touch its journal."""
-    controller = direct(study)
-    controller.next_trial()
+    loop = direct(study)
+    loop.next_trial()
     before = {path: path.read_bytes() for path in study.path.rglob("*") if path.is_file()}
 
     StudyWatcher(study).look()
@@ -80,8 +80,8 @@ def test_status_writes_nothing(study: StudyFolder) -> None:
 
 
 def test_a_trial_whose_generator_is_trained_waits_for_a_slot(study: StudyFolder) -> None:
-    controller = direct(study)
-    controller.next_trial()
+    loop = direct(study)
+    loop.next_trial()
     ProgressFile(study.trial_path(0))("waiting for a slot", 0, 0)
 
     with locked(study):
@@ -91,9 +91,9 @@ def test_a_trial_whose_generator_is_trained_waits_for_a_slot(study: StudyFolder)
 
 
 def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: StudyFolder) -> None:
-    controller = direct(study)
-    controller.next_trial()
-    controller.close()
+    loop = direct(study)
+    loop.next_trial()
+    loop.close()
     wall = study.path / "wall.json"
     os.utime(wall, (0, 0))
     before = StudyWatcher(study).look()
@@ -108,10 +108,10 @@ def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: 
 @pytest.mark.slow
 def test_time_left_is_extrapolated_from_pace(study: StudyFolder) -> None:
     """GANs that were trained on the way count too."""
-    controller = direct(study, "budget.trials=6")
+    loop = direct(study, "budget.trials=6")
     for number in range(2):
-        controller.next_trial()
-        controller.on_result(number, ended(0.9))
+        loop.next_trial()
+        loop.on_result(number, ended(0.9))
     (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
 
     with locked(study):
@@ -131,12 +131,12 @@ def test_a_grid_is_shown_with_as_many_trials_as_it_has_points(tmp_path: Path) ->
 
 
 def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder) -> None:
-    controller = direct(study, "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]")
-    controller.next_trial()
-    controller.on_result(0, epoch(1, 0.9))
-    controller.on_result(0, ended(0.9, epochs=1))
-    controller.next_trial()
-    controller.on_result(1, epoch(1, 0.8))
+    loop = direct(study, "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]")
+    loop.next_trial()
+    loop.on_result(0, epoch(1, 0.9))
+    loop.on_result(0, ended(0.9, epochs=1))
+    loop.next_trial()
+    loop.on_result(1, epoch(1, 0.8))
 
     table = trials_dataframe(study.path)
 

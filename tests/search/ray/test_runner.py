@@ -143,11 +143,11 @@ def run(
         address=address,
         callbacks=Callbacks(note=note, on_start=lambda _, dashboard: opened(dashboard)),
     ) as runner:
-        controller = direct(study)
+        loop = direct(study)
         try:
-            runner.run(controller)
+            runner.run(loop)
         finally:
-            controller.close()
+            loop.close()
 
 
 def terminate(*_: object) -> None:
