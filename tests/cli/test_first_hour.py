@@ -16,7 +16,7 @@ from xraytune.cli.search import show_search
 from xraytune.data.phantom import draw_phantoms
 from xraytune.search.run import SearchSummary
 from xraytune.space.settings import Parameters
-from xraytune.study.row import TrialRow
+from xraytune.study.status import TrialView
 from xraytune.trial.mix import mix_label
 
 Run: TypeAlias = Callable[..., Result]
@@ -102,7 +102,7 @@ def test_paths_below_the_current_folder_are_shown_relative(
 
 
 def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
-    best = TrialRow(number=0, status="complete", value=0.9, val_b_score=0.8, parameters=Parameters())
+    best = TrialView(number=0, status="complete", value=0.9, val_b_score=0.8, parameters=Parameters(), mix="real_only")
     for is_confirmable in (True, False):
         show_search(
             SearchSummary(
@@ -110,9 +110,7 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
                 metric="AUROC",
                 counts={"complete": 1},
                 best=best,
-                best_mix="real_only",
                 for_export=best,
-                export_mix="real_only",
                 is_confirmable=is_confirmable,
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
@@ -14,6 +15,7 @@ from xraytune.present.tables import duration
 if TYPE_CHECKING:
     from xraytune.search.callbacks import Callbacks
     from xraytune.search.run import SearchSummary
+    from xraytune.space.settings import Parameters
     from xraytune.study.row import TrialRow
     from xraytune.study.suggestion import TrialSuggestion
 
@@ -54,12 +56,12 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
     study = shown_path(summary.study)
     console.write(f"{study}: {counts}")
-    chosen = [("best on val-A", summary.best, summary.best_mix)]
+    chosen = {"best on val-A": summary.best}
     if summary.for_export.val_b_score is not None:
-        chosen.append(("best on val-B, to be exported", summary.for_export, summary.export_mix))
-    for what, row, mix in chosen:
-        scores = scores_text(summary.metric, row.value, row.val_b_score)
-        console.write(f"{what}: #{row.number} {mix}, {scores}", "good")
+        chosen["best on val-B, to be exported"] = summary.for_export
+    for what, trial in chosen.items():
+        scores = scores_text(summary.metric, trial.value, trial.val_b_score)
+        console.write(f"{what}: #{trial.number} {trial.mix}, {scores}", "good")
     if summary.pruning:
         console.show(*pruning_lines(summary.pruning))
     if next_step:
@@ -86,7 +88,9 @@ class SearchScreen:
 
     def __enter__(self) -> Callbacks:
         from xraytune.search.callbacks import Callbacks
+        from xraytune.trial.mix import mix_label
 
+        self._label: Callable[[Parameters], str] = mix_label  # until the task is known
         self._drawing = ExitStack()
         return Callbacks(
             note=console.event,

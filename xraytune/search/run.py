@@ -29,7 +29,7 @@ from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.pruning import Pruning, pruning_of
-from xraytune.study.row import TrialRow, reasons_of
+from xraytune.study.row import reasons_of
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
@@ -38,7 +38,7 @@ from xraytune.study.start import (
     require_same_images,
     require_same_space,
 )
-from xraytune.study.status import StudyWatcher
+from xraytune.study.status import StudyWatcher, TrialView
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space, pretrained_ratios
 from xraytune.trial.task import task_of
@@ -51,10 +51,9 @@ class SearchSummary:
     Attributes:
         metric: Of the scores, such as AUROC.
         counts: Number of ended trials by status.
-        best: Row of the best complete trial on val-A, which the search optimised.
-        for_export: Row of the best complete trial on val-B, which no decision of the search used; `export` takes it. In a
+        best: The best complete trial on val-A, which the search optimised.
+        for_export: The best complete trial on val-B, which no decision of the search used; `export` takes it. In a
             search for a generator, the same as `best`.
-        best_mix, export_mix: Their labels, such as `gan r=0.5 (500 steps)`.
         is_confirmable: Whether a trial has synthetic images, so that `confirm` has something to compare.
         pruning: What ASHA saved, and what it never let train to the end; None if it stopped no trial.
     """
@@ -62,10 +61,8 @@ class SearchSummary:
     study: Path
     metric: str
     counts: dict[str, int]
-    best: TrialRow
-    best_mix: str
-    for_export: TrialRow
-    export_mix: str
+    best: TrialView
+    for_export: TrialView
     is_confirmable: bool
     pruning: Pruning | None = None
 
@@ -209,19 +206,17 @@ def _note_on_asha(settings: Settings, pretrained: Sequence[float]) -> str:
 def summarise(folder: StudyFolder) -> SearchSummary:
     """Return the summary of a study's ended trials; raise TrialError with the reasons if none is complete."""
     watcher = StudyWatcher(folder)
-    view, rows = watcher.look(), {row.number: row for row in watcher.journal.rows()}
+    view = watcher.look()
     if view.best is None or view.for_export is None:
-        what = f"no trial completed{reasons_of(rows.values())}"
+        what = f"no trial completed{reasons_of(view.trials)}"
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
-    trained = [row.parameters for row in rows.values() if row.status != "failed"]
+    trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
     return SearchSummary(
         study=folder.path,
         metric=view.metric,
         counts={status: view.count(status) for status in ("complete", "pruned", "failed")},
-        best=rows[view.best.number],
-        best_mix=view.best.mix,
-        for_export=rows[view.for_export.number],
-        export_mix=view.for_export.mix,
+        best=view.best,
+        for_export=view.for_export,
         is_confirmable=task_of(watcher.space.settings).trains_network
         and any(parameters.has_synthetic_images for parameters in trained),
         pruning=pruning_of(view),

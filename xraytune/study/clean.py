@@ -64,7 +64,7 @@ def clean(study: Path, *, dry_run: bool = False, clock: Callable[[], float] = ti
         unneeded = [folder.checkpoint_path(number) for number in sorted(ended)]
         unneeded += [path for path in _walk(folder.path) if path.name == SCRATCH_NAME]
         unneeded += _leftovers(_walk(folder.path), clock())
-        unneeded += _leftovers(_entries(folder.path.parent), clock(), name=folder.path.name)
+        unneeded += _leftovers(sorted(folder.path.parent.iterdir()), clock(), name=folder.path.name)
         return Cleaned(path=folder.path, removed=_remove(unneeded, dry_run=dry_run), is_dry_run=dry_run)
 
 
@@ -94,12 +94,12 @@ def clean_cache(
     cache, limit = cache.resolve(), float(size[1]) * _UNITS[size[2]]
     with explain_disk_errors(cache):
         running = artifacts.running_commands(cache)
-        stages = [path for path in _entries(cache) if _STAGE.fullmatch(path.name) and _is_folder(path)]
-        leftovers = list(_leftovers((path for stage in stages for path in _entries(stage)), clock()))
+        stages = [path for path in sorted(cache.iterdir()) if _STAGE.fullmatch(path.name) and _is_folder(path)]
+        leftovers = list(_leftovers((path for stage in stages for path in sorted(stage.iterdir())), clock()))
         removed = _remove(leftovers, dry_run=dry_run)
         left = _size_bytes(cache) - (sum(removed.values()) if dry_run else 0)
         idle = [stage for stage in stages if not (running and stage.suffix == ".work")]
-        folders = (path for stage in idle for path in _entries(stage) if _FINGERPRINT.fullmatch(path.name))
+        folders = (path for stage in idle for path in sorted(stage.iterdir()) if _FINGERPRINT.fullmatch(path.name))
         for path in sorted(filter(_is_folder, folders), key=lambda path: artifacts.last_used(path) or _changed(path)):
             if left <= limit:
                 break
@@ -141,10 +141,6 @@ def _remove(paths: Iterable[Path], *, dry_run: bool) -> dict[Path, int]:
                 check_fences()
                 artifacts.discard(path)
     return removed
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in os.scandir(folder))
 
 
 def _is_folder(path: Path) -> bool:

@@ -177,33 +177,29 @@ class Journal:
 
     def row(self, number: int) -> TrialRow:
         """Return the row of one ended trial."""
+        trial, status = self._frozen(number), self.status(number)
+        attributes, parameters = trial.user_attrs, self.parameters(number)
+        has_val_b = task_of(self._space.settings).trains_network
         try:
-            return self._row(number)
-        except (ValueError, AttributeError, LookupError, RuntimeError) as error:
+            content = {
+                "number": number,
+                "status": status,
+                "parameters": parameters,
+                "value": None if status == "failed" else trial.value,
+                "epochs": len(trial.intermediate_values),
+                **{name: attributes[name] for name in _ROW_ATTRIBUTES if name in attributes},
+                **attributes.get("quality", {}),
+            }
+            row = validated_row(TrialRow, content)
+            for name in ("value", "val_b_score") if has_val_b else ("value",):
+                if status == "complete" and getattr(row, name) is None:
+                    raise ValueError(f"its {name} is None")
+        except (ValueError, AttributeError, LookupError, TypeError, RuntimeError) as error:
             raise self._damaged(number, error) from error
+        return row
 
     def _damaged(self, number: int, error: Exception) -> StudyError:
         return StudyError(Problem(f"the journal is damaged at trial {number}: {error}", self._path, _LOST))
-
-    def _row(self, number: int) -> TrialRow:
-        trial, status = self._frozen(number), self.status(number)
-        attributes = trial.user_attrs
-        content = {
-            "number": number,
-            "status": status,
-            "parameters": self.parameters(number),
-            "value": None if status == "failed" else trial.value,
-            "epochs": len(trial.intermediate_values),
-            **{name: attributes[name] for name in _ROW_ATTRIBUTES if name in attributes},
-            **attributes.get("quality", {}),
-        }
-        row = validated_row(TrialRow, content)
-        if status == "complete":
-            has_val_b = task_of(self._space.settings).trains_network
-            for name in ("value", "val_b_score") if has_val_b else ("value",):
-                if getattr(row, name) is None:
-                    raise ValueError(f"its {name} is None")
-        return row
 
     def _suggest(self, trial: Suggester) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
