@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from xraytune.base.errors import ConfigError, SourceLine
-from xraytune.space.domains import Choices, Domain, FloatRange, IntRange
+from xraytune.space.domains import Choices, Domain, Range
 from xraytune.space.load import load_space
+
+integers = partial(Range, step=1, is_integer=True)
+
 
 WriteSpace = Callable[..., Path]
 Complaints = Callable[..., str]
@@ -123,20 +127,32 @@ def test_parameters_are_a_mapping_or_left_out(tmp_path: Path, complaints: Compla
     [
         ("lr", "{value: 1e-3}", Choices((1e-3,))),
         ("lr", "{values: [1e-3, 1]}", Choices((1e-3, 1.0))),
-        ("lr", "{min: 1e-3, max: 1}", FloatRange(low=1e-3, high=1.0)),
-        ("lr", "{min: 1e-3, max: 1, distribution: uniform}", FloatRange(low=1e-3, high=1.0)),
-        ("lr", "{min: 0.5, max: 2, distribution: log_uniform_values}", FloatRange(low=0.5, high=2.0, is_log=True)),
-        ("lr", "{min: 2, max: 4, distribution: int_uniform}", FloatRange(low=2.0, high=4.0, step=1.0)),
+        ("lr", "{min: 1e-3, max: 1}", Range(low=1e-3, high=1.0)),
+        ("lr", "{min: 1e-3, max: 1, distribution: uniform}", Range(low=1e-3, high=1.0)),
+        ("lr", "{min: 0.5, max: 2, distribution: log_uniform_values}", Range(low=0.5, high=2.0, is_log=True)),
+        ("lr", "{min: 2, max: 4, distribution: int_uniform}", Range(low=2.0, high=4.0, step=1.0)),
         ("lr", "{min: 2, max: 2}", Choices((2.0,))),
-        ("dropout", "{min: 0, max: .6, step: .2}", FloatRange(low=0.0, high=0.6, step=0.2)),
-        ("dropout", "{min: 0, max: .6, step: .2, distribution: uniform}", FloatRange(low=0.0, high=0.6, step=0.2)),
-        ("batch_size", "{min: 8, max: 32}", IntRange(low=8, high=32)),
-        ("batch_size", "{min: 8, max: 32, distribution: int_uniform}", IntRange(low=8, high=32)),
-        ("batch_size", "{min: 8, max: 32, step: 1}", IntRange(low=8, high=32)),
-        ("batch_size", "{min: 8, max: 32, step: 8}", IntRange(low=8, high=32, step=8)),
-        ("batch_size", "{min: 8, max: 32, distribution: log_uniform_values}", IntRange(low=8, high=32, is_log=True)),
-        ("views", "{min: 1, max: 8, distribution: log_uniform_values}", IntRange(low=1, high=8, is_log=True)),
-        ("early_stop_epochs", "{min: 1, max: 1000000000000001}", IntRange(low=1, high=10**15 + 1)),
+        ("dropout", "{min: 0, max: .6, step: .2}", Range(low=0.0, high=0.6, step=0.2)),
+        ("dropout", "{min: 0, max: .6, step: .2, distribution: uniform}", Range(low=0.0, high=0.6, step=0.2)),
+        ("batch_size", "{min: 8, max: 32}", integers(low=8, high=32)),
+        ("batch_size", "{min: 8, max: 32, distribution: int_uniform}", integers(low=8, high=32)),
+        ("batch_size", "{min: 8, max: 32, step: 1}", integers(low=8, high=32)),
+        ("batch_size", "{min: 8, max: 32, step: 8}", integers(low=8, high=32, step=8)),
+        (
+            "batch_size",
+            "{min: 8, max: 32, distribution: log_uniform_values}",
+            integers(low=8, high=32, is_log=True),
+        ),
+        (
+            "views",
+            "{min: 1, max: 8, distribution: log_uniform_values}",
+            integers(low=1, high=8, is_log=True),
+        ),
+        (
+            "early_stop_epochs",
+            "{min: 1, max: 1000000000000001}",
+            integers(low=1, high=10**15 + 1),
+        ),
     ],
 )
 def test_a_declaration_is_read_as_its_domain(write_space: WriteSpace, name: str, declared: str, domain: Domain) -> None:

@@ -67,12 +67,45 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Range:
+class Range:
+    """The numbers between low < high: uniform, log-uniform, or in steps. Integers always have a step."""
+
     low: float
     high: float
     step: float | None = None
     is_log: bool = False
+    is_integer: bool = False
     is_open: ClassVar[bool] = True
+
+    def contains(self, value: Value) -> bool:
+        """Return whether the value is in the domain, up to rounding."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-8 and (isinstance(value, int) or not self.is_integer)
+
+    def suggest(self, trial: Suggester, name: str) -> Value:
+        """Return the trial's choice."""
+        if not self.is_integer:
+            return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.is_log)
+        assert self.step is not None, "integers have a step"
+        return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step), log=self.is_log)
+
+    def spec(self) -> dict[str, Json]:
+        """Return the domain as a space file writes it."""
+        stepped: dict[str, Json] = {"step": self.step} if self._has_steps else {}
+        name = "log_uniform_values" if self.is_log else "int_uniform" if self.is_integer else "uniform"
+        return {"min": self.low, "max": self.high, **stepped, "distribution": name}
+
+    def __str__(self) -> str:
+        low, high, step = (
+            number if self.is_integer else f"{number:g}" for number in (self.low, self.high, self.step or 0)
+        )
+        return f"{low} to {high}" + (f" in steps of {step}" if self._has_steps else "")
+
+    @property
+    def _has_steps(self) -> bool:
+        return self.step is not None and not (self.is_integer and self.step == 1)
 
     def points(self) -> Iterable[Value] | None:
         """Return all values, in order; None without steps."""
@@ -91,59 +124,8 @@ class _Range:
         return int((high - low) / step) + 1
 
     def _point(self, index: int) -> float:  # with Decimal, 0.1 + 2 · 0.1 is 0.3
-        return type(self.low)(Decimal(str(self.low)) + index * Decimal(str(self.step)))
+        point = Decimal(str(self.low)) + index * Decimal(str(self.step))
+        return int(point) if self.is_integer else float(point)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntRange(_Range):
-    """The integers low, low + step ... high, with low < high; uniform, or log-uniform with step 1."""
-
-    low: int
-    high: int
-    step: int = 1
-
-    def contains(self, value: Value) -> bool:
-        """Return whether the value is in the domain."""
-        return isinstance(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
-
-    def suggest(self, trial: Suggester, name: str) -> Value:
-        """Return the trial's choice."""
-        return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.is_log)
-
-    def spec(self) -> dict[str, Json]:
-        """Return the domain as a space file writes it."""
-        name = "log_uniform_values" if self.is_log else "int_uniform"
-        stepped: dict[str, Json] = {"step": self.step} if self.step != 1 else {}
-        return {"min": self.low, "max": self.high, **stepped, "distribution": name}
-
-    def __str__(self) -> str:
-        return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step != 1 else "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FloatRange(_Range):
-    """The floats between low < high; uniform, log-uniform, or in steps."""
-
-    def contains(self, value: Value) -> bool:
-        """Return whether the value is in the domain, up to rounding."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            return False
-        steps = (value - self.low) / self.step if self.step else 0.0
-        return abs(steps - round(steps)) < 1e-8
-
-    def suggest(self, trial: Suggester, name: str) -> Value:
-        """Return the trial's choice."""
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.is_log)
-
-    def spec(self) -> dict[str, Json]:
-        """Return the domain as a space file writes it."""
-        bounds: dict[str, Json] = {"min": self.low, "max": self.high}
-        if self.step is not None:
-            return {**bounds, "step": self.step, "distribution": "uniform"}
-        return {**bounds, "distribution": "log_uniform_values" if self.is_log else "uniform"}
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step:g}" if self.step else "")
-
-
-Domain: TypeAlias = Choices | IntRange | FloatRange
+Domain: TypeAlias = Choices | Range

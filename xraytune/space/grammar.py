@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from xraytune.base.records import Json
 from xraytune.space.document import Document, KeyPath, Problems, RejectedError, dotted
-from xraytune.space.domains import Choices, Domain, FloatRange, IntRange, Value
+from xraytune.space.domains import Choices, Domain, Range, Value
 from xraytune.space.fields import ParameterField, parameter_fields
 from xraytune.space.messages import format_value, nearest
 from xraytune.space.paths import absolute_path, is_path
@@ -219,9 +219,7 @@ class _SpecReader:
         step = self._step(content, low, high)
         if low == high:
             return Choices((low,))
-        if isinstance(low, int) and isinstance(high, int):
-            return IntRange(low=low, high=high, step=int(step or 1), is_log=is_log)
-        return FloatRange(low=low, high=high, step=step, is_log=is_log)
+        return Range(low=low, high=high, step=step, is_log=is_log, is_integer=self.field.kind == "integer")
 
     def _step(self, content: dict[str, Json], low: float, high: float) -> float | None:
         name, is_integer = content.get("distribution"), self.field.kind == "integer"
@@ -247,7 +245,7 @@ class _SpecReader:
         if rest := (exact_high - exact_low) % exact_step:
             fix = f"write max: {exact_high - rest} or max: {exact_high - rest + exact_step}"
             self._reject(key, f"steps of {step:g} from {low:g} never reach max {high:g}", fix)
-        return float(step)
+        return step if is_integer else float(step)
 
 
 def read_initial_points(
