@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
@@ -28,11 +28,11 @@ from xraytune.base.drawing import figure_files, with_interval
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import csv_table, write_text
 from xraytune.base.records import Json, to_json
-from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import LabelledImages
+from xraytune.model.bundle_record import BundleRecord
 from xraytune.model.evaluation_figure import DrawnClass, draw_evaluation
 from xraytune.model.load import Bundle
-from xraytune.model.overlap import BOOTSTRAP_SEED, Evaluated
+from xraytune.model.overlap import BOOTSTRAP_SEED, About, Evaluated, Write
 from xraytune.model.predict import ImageFiles, predict_images, predictions_csv
 from xraytune.stats.breakdown import ClassMetrics, Subgroup, class_breakdown, patient_means, subgroup_metrics
 from xraytune.stats.classification import CLASS_METRICS, METRICS, ScoredImages, classification_metrics, reported_metrics
@@ -113,129 +113,119 @@ class Evaluation(Evaluated):
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassScores:
-    """The labelled images that could be decoded, with the model's probabilities."""
-
-    bundle: Bundle
-    files: tuple[str, ...]
-    patients: tuple[str, ...]
-    scored: ScoredImages
-    broken: tuple[BrokenImage, ...]
-
-    def measure(
-        self, columns: Mapping[str, Mapping[str, str]], about: Mapping[str, Any], replicates: int
-    ) -> Evaluation:
-        """Compute all metrics; `about` has the other fields of `Evaluation`."""
-        scored, patients, names = self.scored, self.patients, self.bundle.record.class_names
-        sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
-        is_binary, labels = scored.class_count == 2, scored.labels
-        total = measure(scored, patients, **sampling)
-        breakdown = class_breakdown(scored, patients, **sampling)
-        return Evaluation(
-            **about,
-            metrics=total.metrics,
-            intervals=total.intervals,
-            images=len(labels),
-            patients=len({*patients}),
-            positive=names[scored.positive],
-            class_counts=_counts(names, scored),
-            threshold=scored.threshold if is_binary else None,
-            at_half=classification_metrics(replace(scored, threshold=0.5)) if is_binary else None,
-            classes=dict(zip(names, breakdown, strict=True)),
-            confusion=tuple(map(tuple, confusion_matrix(labels, scored.predicted, labels=range(len(names))).tolist())),
-            patient_level=self._patient_level(sampling),
-            subgroups={
-                name: subgroup_metrics(self.files, scored, patients, values, **sampling)
-                for name, values in columns.items()
-            },
-            shift=self._shift(),
-        )
-
-    def _patient_level(self, sampling: Mapping[str, int]) -> PatientLevel:
-        means = patient_means(self.scored, self.patients)
-        counts = _counts(self.bundle.record.class_names, means.scored)
-        measured = Measured(metrics={}, intervals={})
-        if all(counts.values()):
-            measured = measure(means.scored, means.patients, **sampling)
-        return PatientLevel(
-            metrics=measured.metrics, intervals=measured.intervals, class_counts=counts, left_out=means.left_out
-        )
-
-    def _shift(self) -> Shift | None:
-        record, scored = self.bundle.record, self.scored
-        if record.validation is None:
-            return None
-        folder = class_samples(
-            record.class_names, scored.labels, scored.probabilities[:, scored.positive], self.patients
-        )
-        validation = {name: scores.sample() for name, scores in record.validation.items()}
-        return shift_from_validation(validation, folder, positive=record.positive_name, threshold=scored.threshold)
-
-    def write(self, evaluation: Evaluation, folder: Path, replicates: int) -> None:
-        """Write tables and a figure to a folder."""
-        names = [*evaluation.class_counts]
-        drawn = self._draw(evaluation, replicates)
-        tables = {
-            "predictions": predictions_csv(
-                names,
-                self.files,
-                self.scored.probabilities,
-                self.scored.predicted,
-                patient=self.patients,
-                label=[names[label] for label in self.scored.labels],
-            ),
-            "per_class": _per_class_csv(evaluation),
-            "confusion_matrix": csv_table(
-                ["true class", *(f"predicted {name}" for name in names)],
-                ([name, *row] for name, row in zip(names, evaluation.confusion, strict=True)),
-            ),
-            **{kind: _curves_csv(kind, drawn) for kind in _CURVE_COLUMNS},
-        }
-        for name, table in tables.items():
-            write_text(folder / f"{name}.csv", table)
-        note = (
-            f"{evaluation.images:,} images of {evaluation.patients:,} patients. Bands (pointwise), bars and brackets show "
-            "95% intervals over patients."
-        )
-        files, confusion = figure_files(folder, "evaluation"), np.array(evaluation.confusion)
-        draw_evaluation(drawn, confusion, names, files, threshold=evaluation.threshold, note=note)
-
-    def _draw(self, evaluation: Evaluation, replicates: int) -> dict[str, DrawnClass]:
-        """Return the curves of the positive one of two classes, or of each class."""
-        is_binary = evaluation.threshold is not None
-        names = [evaluation.positive] if is_binary else [*evaluation.class_counts]
-        drawn = {}
-        for name, scored in zip(names, self.scored.classes(), strict=True):
-            brier = float(((scored.scores - scored.is_class) ** 2).mean())
-            drawn[name] = DrawnClass(
-                curves=class_curves(
-                    scored.is_class, scored.scores, self.patients, replicates=replicates, seed=BOOTSTRAP_SEED
-                ),
-                metrics=evaluation.classes[name],
-                brier=with_interval(brier, evaluation.intervals.get("brier") if is_binary else None),
-                prevalence=float(scored.is_class.mean()),
-            )
-        return drawn
-
-
-def score_classes(bundle: Bundle, labelled: LabelledImages, images: ImageFiles, threshold: float) -> ClassScores:
-    """Predict the probabilities of labelled images; DataError if a class has no images."""
+def evaluate_classes(
+    bundle: Bundle,
+    labelled: LabelledImages,
+    images: ImageFiles,
+    columns: Mapping[str, Mapping[str, str]],
+    *,
+    threshold: float,
+    replicates: int,
+    about: About,
+) -> tuple[Evaluation, Write]:
+    """Predict the classes of labelled images and compute all metrics; DataError if a class has no images."""
     names = bundle.record.class_names
     files, probabilities, broken = predict_images(bundle.predictor(), images)
     by_file = {image.file: image for image in labelled.images}
     labels = np.array([by_file[file].label for file in files], dtype=np.int64)
+    patients = [by_file[file].patient for file in files]
     scored = ScoredImages(labels, probabilities, positive=bundle.positive, threshold=threshold)
-    if empty := [name for name, count in _counts(names, scored).items() if count == 0]:
+    counts, is_binary = _counts(names, scored), len(names) == 2
+    if empty := [name for name, count in counts.items() if count == 0]:
         what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
         fix = f"put images of each class into folders named {', '.join(names)}; `xraytune predict` needs no classes"
         raise DataError(Problem(what, images.root, fix))
-    patients = tuple(by_file[file].patient for file in files)
-    return ClassScores(bundle=bundle, files=files, patients=patients, scored=scored, broken=broken)
+    shared = about(files, broken)
+    sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
+    total = measure(scored, patients, **sampling)
+    breakdown = class_breakdown(scored, patients, **sampling)
+    evaluation = Evaluation(
+        **shared,
+        metrics=total.metrics,
+        intervals=total.intervals,
+        images=len(labels),
+        patients=len({*patients}),
+        positive=names[scored.positive],
+        class_counts=counts,
+        threshold=threshold if is_binary else None,
+        at_half=classification_metrics(replace(scored, threshold=0.5)) if is_binary else None,
+        classes=dict(zip(names, breakdown, strict=True)),
+        confusion=tuple(map(tuple, confusion_matrix(labels, scored.predicted, labels=range(len(names))).tolist())),
+        patient_level=_patient_level(names, scored, patients, sampling),
+        subgroups={
+            name: subgroup_metrics(files, scored, patients, values, **sampling) for name, values in columns.items()
+        },
+        shift=_shift(bundle.record, scored, patients),
+    )
+    return evaluation, partial(_write, evaluation, scored, files, patients, sampling)
 
 
 def _counts(names: Sequence[str], scored: ScoredImages) -> dict[str, int]:
     return dict(zip(names, np.bincount(scored.labels, minlength=len(names)).tolist(), strict=True))
+
+
+def _patient_level(
+    names: Sequence[str], scored: ScoredImages, patients: Sequence[str], sampling: Mapping[str, int]
+) -> PatientLevel:
+    means = patient_means(scored, patients)
+    counts = _counts(names, means.scored)
+    measured = Measured(metrics={}, intervals={})
+    if all(counts.values()):
+        measured = measure(means.scored, means.patients, **sampling)
+    return PatientLevel(
+        metrics=measured.metrics, intervals=measured.intervals, class_counts=counts, left_out=means.left_out
+    )
+
+
+def _shift(record: BundleRecord, scored: ScoredImages, patients: Sequence[str]) -> Shift | None:
+    if record.validation is None:
+        return None
+    scores = scored.probabilities[:, scored.positive]
+    folder = class_samples(record.class_names, scored.labels, scores, patients)
+    validation = {name: scores.sample() for name, scores in record.validation.items()}
+    return shift_from_validation(validation, folder, positive=record.positive_name, threshold=scored.threshold)
+
+
+def _write(
+    evaluation: Evaluation,
+    scored: ScoredImages,
+    files: Sequence[str],
+    patients: Sequence[str],
+    sampling: Mapping[str, int],
+    folder: Path,
+) -> None:
+    """Write the tables and the figure."""
+    names, is_binary = [*evaluation.class_counts], evaluation.threshold is not None
+    drawn = {}
+    for name, one_class in zip([evaluation.positive] if is_binary else names, scored.classes(), strict=True):
+        is_class, scores = one_class.is_class, one_class.scores
+        brier = float(((scores - is_class) ** 2).mean())
+        drawn[name] = DrawnClass(
+            curves=class_curves(is_class, scores, patients, **sampling),
+            metrics=evaluation.classes[name],
+            brier=with_interval(brier, evaluation.intervals.get("brier") if is_binary else None),
+            prevalence=float(is_class.mean()),
+        )
+    labels = [names[label] for label in scored.labels]
+    tables = {
+        "predictions": predictions_csv(
+            names, files, scored.probabilities, scored.predicted, patient=patients, label=labels
+        ),
+        "per_class": _per_class_csv(evaluation),
+        "confusion_matrix": csv_table(
+            ["true class", *(f"predicted {name}" for name in names)],
+            ([name, *row] for name, row in zip(names, evaluation.confusion, strict=True)),
+        ),
+        **{kind: _curves_csv(kind, drawn) for kind in _CURVE_COLUMNS},
+    }
+    for name, table in tables.items():
+        write_text(folder / f"{name}.csv", table)
+    note = (
+        f"{evaluation.images:,} images of {evaluation.patients:,} patients. Bands (pointwise), bars and brackets show "
+        "95% intervals over patients."
+    )
+    figures = figure_files(folder, "evaluation")
+    draw_evaluation(drawn, np.array(evaluation.confusion), names, figures, threshold=evaluation.threshold, note=note)
 
 
 def _per_class_csv(evaluation: Evaluation) -> str:

@@ -6,46 +6,23 @@ counted, because they bias the metrics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import LabelledImages, read_labelled
+from xraytune.data.index import read_labelled
 from xraytune.data.table import subgroup_columns
 from xraytune.model.bundle_record import threshold_of
-from xraytune.model.class_evaluation import Evaluation, score_classes
-from xraytune.model.load import Bundle, open_bundle
-from xraytune.model.mask_evaluation import MaskEvaluation, score_masks
-from xraytune.model.overlap import Evaluated, Overlap, overlap_of
+from xraytune.model.class_evaluation import Evaluation, evaluate_classes
+from xraytune.model.load import open_bundle
+from xraytune.model.mask_evaluation import MaskEvaluation, evaluate_masks
+from xraytune.model.overlap import overlap_of
 from xraytune.model.predict import ImageFiles
 from xraytune.trial.task import TASKS
-
-_Evaluation = TypeVar("_Evaluation", bound=Evaluated)
-
-
-class _Scores(Protocol[_Evaluation]):
-    """The scored images of a task, whose metrics nobody has seen yet."""
-
-    @property
-    def files(self) -> Sequence[str]:
-        """The images that were scored."""
-
-    @property
-    def broken(self) -> tuple[BrokenImage, ...]:
-        """The images that were left out."""
-
-    def measure(
-        self, columns: Mapping[str, Mapping[str, str]], about: Mapping[str, Any], replicates: int
-    ) -> _Evaluation:
-        """Compute the metrics; `about` has the fields of `Evaluated`."""
-
-    def write(self, evaluation: _Evaluation, folder: Path, replicates: int) -> None:
-        """Write tables and a figure to a folder."""
 
 
 def evaluate(
@@ -101,32 +78,18 @@ def evaluate(
     files = [image.file for image in labelled.images]
     columns = subgroup_columns(labelled.data, files, by)
     images = ImageFiles(root=labelled.data.path, files=files, skip_broken=skip_broken, on_progress=on_progress)
-    about = {"model": bundle.path, "data": data, "out": out}
 
-    def measure(scores: _Scores[_Evaluation]) -> _Evaluation:
-        return _measure(scores, bundle, labelled, columns, about, reason=reason, replicates=replicates)
+    def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
+        """Log access to the test folder, before any metric can be seen; return the fields of `Evaluated`."""
+        overlap = overlap_of(bundle, labelled, files, reason=reason)
+        return {**vars(overlap), "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
 
-    if record.task == "segmentation":
-        return measure(score_masks(bundle, labelled, images, threshold))
-    return measure(score_classes(bundle, labelled, images, threshold))
-
-
-def _measure(
-    scores: _Scores[_Evaluation],
-    bundle: Bundle,
-    labelled: LabelledImages,
-    columns: Mapping[str, Mapping[str, str]],
-    about: Mapping[str, Path | None],
-    *,
-    reason: str,
-    replicates: int,
-) -> _Evaluation:
-    """Log access to the test folder before any metric can be seen, measure, and write the folder as a whole."""
-    overlap = overlap_of(bundle, labelled, scores.files, reason=reason)
-    counts = {field.name: getattr(overlap, field.name) for field in fields(Overlap)}
-    evaluation = scores.measure(columns, {**about, **counts, "broken": scores.broken}, replicates)
-    if out := about["out"]:
+    evaluate_task = evaluate_masks if record.task == "segmentation" else evaluate_classes
+    evaluation, write = evaluate_task(
+        bundle, labelled, images, columns, threshold=threshold, replicates=replicates, about=about
+    )
+    if out is not None:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())
-            scores.write(evaluation, folder, replicates)
+            write(folder)
     return evaluation

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from xraytune.data.masks import read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
 from xraytune.model.evaluation_figure import DrawnCase, draw_mask_evaluation
 from xraytune.model.load import Bundle, Predictor
-from xraytune.model.overlap import BOOTSTRAP_SEED, Evaluated
+from xraytune.model.overlap import BOOTSTRAP_SEED, About, Evaluated, Write
 from xraytune.model.predict import ImageFiles, map_predicted
 from xraytune.stats.segmentation import MASK_METRICS, MaskMetrics, Masks, ScoredMask, mask_metrics, scored_mask
 
@@ -44,88 +43,17 @@ class MaskEvaluation(Evaluated):
     subgroups: dict[str, dict[str, MaskMetrics]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskScores:
-    """The metrics of each predicted mask, and what is needed to predict it again."""
-
-    model: Predictor
-    threshold: float
-    images: ImageFiles
-    by_file: Mapping[str, ImageFile]
-    masks: tuple[ScoredMask, ...]
-    broken: tuple[BrokenImage, ...]
-
-    @property
-    def files(self) -> Sequence[str]:
-        """The images whose masks were scored."""
-        return [mask.file for mask in self.masks]
-
-    @property
-    def _ranked(self) -> list[ScoredMask]:
-        return sorted(self.masks, key=lambda mask: mask.metrics["dice"] or 0.0)
-
-    def measure(
-        self, columns: Mapping[str, Mapping[str, str]], about: Mapping[str, Any], replicates: int
-    ) -> MaskEvaluation:
-        """Compute all metrics; `about` has the other fields of `MaskEvaluation`."""
-
-        def means(masks: Sequence[ScoredMask]) -> MaskMetrics:
-            return mask_metrics(masks, replicates=replicates, seed=BOOTSTRAP_SEED)
-
-        def subgroups(values: Mapping[str, str]) -> dict[str, MaskMetrics]:
-            names = sorted({values.get(file, "") for file in self.files} - {""})
-            return {name: means([mask for mask in self.masks if values.get(mask.file) == name]) for name in names}
-
-        total = means(self.masks)
-        return MaskEvaluation(
-            **about,
-            metrics=total.metrics,
-            intervals=total.intervals,
-            images=total.images,
-            patients=total.patients,
-            empty_predictions=total.empty_predictions,
-            worst=tuple(self._ranked[:_WORST]),
-            subgroups={name: subgroups(values) for name, values in columns.items()},
-        )
-
-    def write(self, evaluation: MaskEvaluation, folder: Path, replicates: int) -> None:  # noqa: ARG002
-        """Write a table and a figure to a folder."""
-        header = ("file", "patient", *(metric.name for metric in MASK_METRICS), "area")
-        rows = ((PurePosixPath(mask.file), mask.patient, *mask.metrics.values(), mask.area) for mask in self.masks)
-        write_text(folder / "per_image.csv", csv_table(header, rows))
-        dices = [mask.metrics["dice"] or 0.0 for mask in self._ranked]
-        note = (
-            f"{evaluation.images:,} images of {evaluation.patients:,} patients, {evaluation.empty_predictions:,} with an "
-            "empty prediction. Line and band: mean and its 95% interval over patients."
-        )
-        draw_mask_evaluation(dices, evaluation, self._cases(), folder, note=note)
-
-    def _cases(self) -> dict[str, list[DrawnCase]]:
-        """Predict the worst, median and best masks again, to draw them."""
-        ranked = self._ranked
-        count = max(1, min(_DRAWN, len(ranked) // 3))
-        middle = (len(ranked) - count) // 2
-        shown = {"worst": ranked[:count], "median": ranked[middle : middle + count], "best": ranked[-count:]}
-        chosen = {mask.file: mask for masks in shown.values() for mask in masks}
-
-        def case(file: str, image: NDArray[np.uint8], predicted: Masks) -> DrawnCase:
-            metrics, true = chosen[file].metrics, read_mask(self.images.root, self.by_file[file].masks)
-            hd95 = "undefined" if metrics["hd95_px"] is None else f"{metrics['hd95_px']:.1f} px"
-            return DrawnCase(
-                title=f"{printable(PurePosixPath(file).name)}\nDice {metrics['dice']:.3f}, HD95 {hd95}",
-                image=_small(image),
-                true=_small(true.astype(np.uint8) * 255) >= 128,
-                predicted=_small(predicted.astype(np.uint8) * 255) >= 128,
-            )
-
-        images = replace(self.images, files=[*chosen], on_progress=ignore_progress)
-        cases, _ = map_predicted(self.model, images, case, threshold=self.threshold)
-        drawn = dict(zip(chosen, cases, strict=True))
-        return {kind: [drawn[mask.file] for mask in masks] for kind, masks in shown.items()}
-
-
-def score_masks(bundle: Bundle, labelled: LabelledImages, images: ImageFiles, threshold: float) -> MaskScores:
-    """Predict the masks of a folder of pairs and score them; DataError if an image or mask is broken and none remains."""
+def evaluate_masks(
+    bundle: Bundle,
+    labelled: LabelledImages,
+    images: ImageFiles,
+    columns: Mapping[str, Mapping[str, str]],
+    *,
+    threshold: float,
+    replicates: int,
+    about: About,
+) -> tuple[MaskEvaluation, Write]:
+    """Predict the masks of images and compare them with the true masks; DataError if images or masks are broken."""
     by_file = {image.file: image for image in labelled.images}
 
     def score(file: str, _: NDArray[np.uint8], predicted: Masks) -> ScoredMask | list[BrokenImage]:
@@ -134,11 +62,74 @@ def score_masks(bundle: Bundle, labelled: LabelledImages, images: ImageFiles, th
 
     model = bundle.predictor()
     results, broken = map_predicted(model, images, score, threshold=threshold)
-    masks = tuple(result for result in results if isinstance(result, ScoredMask))
+    masks = [result for result in results if isinstance(result, ScoredMask)]
     broken += tuple(mask for result in results if isinstance(result, list) for mask in result)
     if broken and not (images.skip_broken and masks):
         raise broken_images_error(broken, images.root)
-    return MaskScores(model=model, threshold=threshold, images=images, by_file=by_file, masks=masks, broken=broken)
+    shared = about([mask.file for mask in masks], broken)
+
+    def means(masks: Sequence[ScoredMask]) -> MaskMetrics:
+        return mask_metrics(masks, replicates=replicates, seed=BOOTSTRAP_SEED)
+
+    def subgroups(values: Mapping[str, str]) -> dict[str, MaskMetrics]:
+        names = sorted({values.get(mask.file, "") for mask in masks} - {""})
+        return {name: means([mask for mask in masks if values.get(mask.file) == name]) for name in names}
+
+    total = means(masks)
+    ranked = sorted(masks, key=lambda mask: mask.metrics["dice"] or 0.0)
+    evaluation = MaskEvaluation(
+        **shared,
+        metrics=total.metrics,
+        intervals=total.intervals,
+        images=total.images,
+        patients=total.patients,
+        empty_predictions=total.empty_predictions,
+        worst=tuple(ranked[:_WORST]),
+        subgroups={name: subgroups(values) for name, values in columns.items()},
+    )
+
+    def write(folder: Path) -> None:
+        header = ("file", "patient", *(metric.name for metric in MASK_METRICS), "area")
+        rows = ((PurePosixPath(mask.file), mask.patient, *mask.metrics.values(), mask.area) for mask in masks)
+        write_text(folder / "per_image.csv", csv_table(header, rows))
+        note = (
+            f"{evaluation.images:,} images of {evaluation.patients:,} patients, {evaluation.empty_predictions:,} with an "
+            "empty prediction. Line and band: mean and its 95% interval over patients."
+        )
+        dices = [mask.metrics["dice"] or 0.0 for mask in ranked]
+        cases = _cases(model, ranked, by_file, images, threshold)
+        draw_mask_evaluation(dices, evaluation, cases, folder, note=note)
+
+    return evaluation, write
+
+
+def _cases(
+    model: Predictor,
+    ranked: Sequence[ScoredMask],
+    by_file: Mapping[str, ImageFile],
+    images: ImageFiles,
+    threshold: float,
+) -> dict[str, list[DrawnCase]]:
+    """Predict the worst, median and best masks again, to draw them."""
+    count = max(1, min(_DRAWN, len(ranked) // 3))
+    middle = (len(ranked) - count) // 2
+    shown = {"worst": ranked[:count], "median": ranked[middle : middle + count], "best": ranked[-count:]}
+    chosen = {mask.file: mask for masks in shown.values() for mask in masks}
+
+    def case(file: str, image: NDArray[np.uint8], predicted: Masks) -> DrawnCase:
+        metrics, true = chosen[file].metrics, read_mask(images.root, by_file[file].masks)
+        hd95 = "undefined" if metrics["hd95_px"] is None else f"{metrics['hd95_px']:.1f} px"
+        return DrawnCase(
+            title=f"{printable(PurePosixPath(file).name)}\nDice {metrics['dice']:.3f}, HD95 {hd95}",
+            image=_small(image),
+            true=_small(true.astype(np.uint8) * 255) >= 128,
+            predicted=_small(predicted.astype(np.uint8) * 255) >= 128,
+        )
+
+    again = replace(images, files=[*chosen], on_progress=ignore_progress)
+    cases, _ = map_predicted(model, again, case, threshold=threshold)
+    drawn = dict(zip(chosen, cases, strict=True))
+    return {kind: [drawn[mask.file] for mask in masks] for kind, masks in shown.items()}
 
 
 def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

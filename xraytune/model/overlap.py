@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError
 from xraytune.base.files import read_jsonl
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BOOTSTRAP_SEED = 0
+About: TypeAlias = Callable[[Sequence[str], Sequence[BrokenImage]], dict[str, Any]]
+"""Called once, before any metric can be seen: the files used and the images left out -> the fields of `Evaluated`."""
+Write: TypeAlias = Callable[[Path], None]
+"""Writes tables and a figure to a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)  # without slots, to be a second base class
