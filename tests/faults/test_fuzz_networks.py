@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tests.faults.fuzzing import NAMES, Edit, damaged_json, edited, edits, fuzzed, instead, only_our_errors
 from tests.faults.specimens import TINY_GAN, make_bundle, make_checkpoints, make_gan, network, optimizer_of, seal
 from tests.in_process import CPU, one_thread
-from xraytune.model.bundle import prepared_of
 from xraytune.model.load import open_bundle
 from xraytune.nets.checkpoint import finished_epochs, load_best, resume
 from xraytune.nets.inputs import normalise, to_unit
@@ -123,7 +122,7 @@ def use_bundle(path: Path) -> None:
     bundle = open_bundle(path)
     assert bundle.positive >= 0
     assert bundle.study is None or bundle.study.is_absolute()
-    assert all(isinstance(image.sha256, str) for image in prepared_of(bundle).images)
+    assert all(isinstance(image.sha256, str) for image in bundle.prepared().images)
     classifier = bundle.network(CPU)
     form = bundle.record.input_format
     pixels = torch.zeros((1, form.image_size_px, form.image_size_px), dtype=torch.uint8)

@@ -38,7 +38,6 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.data.table import find_table, match_names
 from xraytune.model.best import export
-from xraytune.model.bundle import prepared_of
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
 from xraytune.nets.checkpoint import finished_epochs, load_best
@@ -183,7 +182,7 @@ def open_in_a_bundle(file: Path) -> None:
     file.rename(folder / file.name)
     seal(folder)
     bundle = open_bundle(folder)
-    bundle.experiment(), prepared_of(bundle), bundle.network(CPU)
+    bundle.experiment(), bundle.prepared(), bundle.network(CPU)
 
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {

@@ -6,7 +6,6 @@ import pytest
 
 from tests.model.conftest import CopyLab, Lab
 from xraytune.base.errors import ArtifactError
-from xraytune.model.bundle import prepared_of
 from xraytune.model.load import open_bundle
 from xraytune.space.load import load_space
 
@@ -31,13 +30,13 @@ def test_a_bundle_records_what_it_was_made_from(lab: Lab) -> None:
     assert experiment == load_space(lab.best).experiment()
     assert bundle.record.arm == experiment.parameters.arm
     assert bundle.study == lab.study
-    assert prepared_of(bundle).test_fingerprint == bundle.record.test_fingerprint
+    assert bundle.prepared().test_fingerprint == bundle.record.test_fingerprint
     assert str(lab.path) not in "".join((lab.model / name).read_text("utf-8") for name in FILES[:-1])
 
 
 def test_a_bundle_records_the_scores_that_set_its_threshold(lab: Lab) -> None:
     bundle = open_bundle(lab.model)
-    used = [image for image in prepared_of(bundle).images if image.side != "train"]
+    used = [image for image in bundle.prepared().images if image.side != "train"]
 
     validation = bundle.record.validation
 

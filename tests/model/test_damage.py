@@ -14,7 +14,6 @@ from tests.model.conftest import CopyLab, change_record, seal
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import append_jsonl, read_json, write_bytes
 from xraytune.model.best import export
-from xraytune.model.bundle import prepared_of
 from xraytune.model.load import open_bundle
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
@@ -62,7 +61,7 @@ def test_an_error_names_the_file_with_another_network_or_split(copy_lab: CopyLab
     with pytest.raises(ArtifactError, match=r"model\.safetensors: the file does not match the network"):
         bundle.network(CPU)
     with pytest.raises(ArtifactError, match=r"split\.json: this file is not valid in this version"):
-        prepared_of(bundle)
+        bundle.prepared()
 
 
 @pytest.mark.parametrize(

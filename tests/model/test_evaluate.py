@@ -20,7 +20,6 @@ from tests.model.conftest import evaluate_classes as evaluate
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.cli.model import show_evaluation
-from xraytune.model.bundle import prepared_of
 from xraytune.model.load import open_bundle
 from xraytune.model.predict import predict
 from xraytune.model.train import train
@@ -32,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 def side_folder(model: Path, xrays: Path, out: Path, *sides: str) -> Path:
     """The images of some sides of a model's split, in class folders."""
-    for image in prepared_of(open_bundle(model)).images:
+    for image in open_bundle(model).prepared().images:
         if image.side in sides:
             target = out / Path(image.file).relative_to("train")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +70,7 @@ def other_bytes(image: Path) -> None:
 def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
     folder = shutil.copytree(lab.xrays / "test", tmp_path / "images")
-    trained = next(image for image in prepared_of(open_bundle(lab.model)).images if image.side == "train")
+    trained = next(image for image in open_bundle(lab.model).prepared().images if image.side == "train")
     copy = folder / Path(trained.file).relative_to("train")
     shutil.copy(lab.xrays / trained.file, copy)
     other_bytes(copy)

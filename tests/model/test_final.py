@@ -16,7 +16,7 @@ from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.model.best import export
-from xraytune.model.bundle import prepared_of, write_card
+from xraytune.model.bundle import write_card
 from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.train import Trained, train
 from xraytune.space.load import load_space
@@ -113,7 +113,7 @@ def test_the_final_model_keeps_the_validation_sides_and_trains_on_all_others(
 
     used = everything.side("train")
     searched = sides(study.prepared())
-    assert sides(prepared_of(bundle)) == sides(everything)
+    assert sides(bundle.prepared()) == sides(everything)
     assert {key for key, side in sides(everything).items() if side != "train"} == {
         key for key, side in searched.items() if side != "train"
     }
@@ -178,7 +178,7 @@ def test_class_names_are_no_markup_in_the_model_card(study: StudyFolder, tmp_pat
     record = bundle.record.model_copy(
         update={"class_names": ("<img src=x onerror=y>", "[x](javascript:z)\u202e|`"), "positive": "a\n# b"}
     )
-    none: Any = SimpleNamespace(validated=SimpleNamespace(patients=()), prepared=prepared_of(bundle), epochs=())
+    none: Any = SimpleNamespace(validated=SimpleNamespace(patients=()), prepared=bundle.prepared(), epochs=())
 
     write_card(tmp_path, record, experiment, none)
 

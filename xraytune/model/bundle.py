@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from xraytune.base.files import markdown, sha256_of, write_json, write_text
 from xraytune.base.records import Compute
 from xraytune.base.tensors import save_state
-from xraytune.data.prepare import Prepared, read_prepared, write_prepared
-from xraytune.model.bundle_record import BundleRecord, CardMetric, TrainedOn, ValidationScores, not_valid
+from xraytune.data.prepare import Prepared, write_prepared
+from xraytune.model.bundle_record import BundleRecord, CardMetric, TrainedOn, ValidationScores
 from xraytune.model.final import FinalTraining
 from xraytune.model.load import (
     BUNDLE_FILES,
@@ -25,7 +25,6 @@ from xraytune.model.load import (
     NETWORK_PARAMETERS,
     RECORD_FILE,
     SPLIT_FILE,
-    Bundle,
 )
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
@@ -102,9 +101,11 @@ def _validation(prepared: Prepared, validated: Validated) -> dict[str, Validatio
     samples = class_samples(prepared.class_names, validated.labels, scores, validated.patients)
     return {
         name: ValidationScores(
-            images=one.images, patients=one.patients, scores=tuple(summarise(one.scores, _MOST_SCORES).tolist())
+            images=sample.images,
+            patients=sample.patients,
+            scores=tuple(summarise(sample.scores, _MOST_SCORES).tolist()),
         )
-        for name, one in samples.items()
+        for name, sample in samples.items()
     }
 
 
@@ -151,12 +152,3 @@ def write_card(folder: Path, record: BundleRecord, experiment: Experiment, train
         validated=(len(patients), len({*patients})),
     )
     write_text(folder / "README.md", text)
-
-
-def prepared_of(bundle: Bundle) -> Prepared:
-    """Return a bundle's training and validation images."""
-    file = bundle.path / SPLIT_FILE
-    try:
-        return read_prepared(file)
-    except ValueError as error:
-        raise not_valid(file) from error

@@ -59,7 +59,7 @@ def draw_evaluation(
     `drawn` has the curves of the positive one of two classes, or of every class, and `confusion` the images by true and
     predicted class, [C, C]. Without a `threshold` the most probable class is predicted.
     """
-    shown = {printable(each): one for each, one in drawn.items()}
+    shown = {printable(name): curves for name, curves in drawn.items()}
     with new_figure(files, WIDTH_INCHES * 1.02) as figure:
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12, wspace=0.05, hspace=0.04)
         (roc, pr), (calibration, matrix) = figure.subplots(2, 2)
@@ -69,7 +69,7 @@ def draw_evaluation(
         _draw_roc(roc, shown, threshold)
         _draw_pr(pr, shown)
         _draw_calibration(calibration, shown)
-        _draw_matrix(matrix, confusion, [printable(each) for each in class_names], threshold)
+        _draw_matrix(matrix, confusion, [printable(name) for name in class_names], threshold)
         figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=_FAINT)
 
 
@@ -84,12 +84,12 @@ def _coloured(shown: Mapping[str, DrawnClass]) -> Iterator[tuple[str, DrawnClass
 
 def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], threshold: float | None) -> None:
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle=(0, (4, 4)))
-    for colour, one in _coloured(shown):
-        _draw_band(axes, one.curves.roc, colour)
-        axes.plot(one.curves.roc.x, one.curves.roc.y, color=colour, linewidth=1.5, clip_on=False)
+    for colour, drawn in _coloured(shown):
+        _draw_band(axes, drawn.curves.roc, colour)
+        axes.plot(drawn.curves.roc.x, drawn.curves.roc.y, color=colour, linewidth=1.5, clip_on=False)
     if threshold is not None:
-        (one,) = shown.values()
-        sensitivity, specificity = (one.metrics.value_of(name) for name in ("sensitivity", "specificity"))
+        (drawn,) = shown.values()
+        sensitivity, specificity = (drawn.metrics.value_of(name) for name in ("sensitivity", "specificity"))
         place = (1 - specificity, sensitivity)
         axes.plot(*place, "o", color=COLOURS[0], markersize=6, markeredgecolor="white", clip_on=False, zorder=3)
         text = f"threshold {threshold:.3f}\nsensitivity {sensitivity:.3f}\nspecificity {specificity:.3f}"
@@ -104,40 +104,42 @@ def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], threshold: float | No
             fontsize=_TEXT,
             color="#222222",
         )
-    _add_legend(axes, "AUROC", {name: one.caption("auroc") for name, one in shown.items()}, "lower right")
+    _add_legend(axes, "AUROC", {name: drawn.caption("auroc") for name, drawn in shown.items()}, "lower right")
     _square(axes, _of("1 - specificity", shown), _of("sensitivity", shown))
 
 
 def _draw_pr(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
-    for colour, one in _coloured(shown):
-        axes.axhline(one.prevalence, color=colour, alpha=0.6, linewidth=0.7, linestyle=(0, (4, 4)))
-        _draw_band(axes, one.curves.pr, colour, step="pre")
-        axes.plot(one.curves.pr.x, one.curves.pr.y, color=colour, linewidth=1.5, drawstyle="steps-post", clip_on=False)
+    for colour, drawn in _coloured(shown):
+        axes.axhline(drawn.prevalence, color=colour, alpha=0.6, linewidth=0.7, linestyle=(0, (4, 4)))
+        _draw_band(axes, drawn.curves.pr, colour, step="pre")
+        axes.plot(
+            drawn.curves.pr.x, drawn.curves.pr.y, color=colour, linewidth=1.5, drawstyle="steps-post", clip_on=False
+        )
     if len(shown) == 1:
-        (one,) = shown.values()
-        below = one.prevalence > 0.3
+        (drawn,) = shown.values()
+        below = drawn.prevalence > 0.3
         axes.text(
             0.98,
-            one.prevalence + (-0.015 if below else 0.015),
-            f"prevalence {one.prevalence:.0%}",
+            drawn.prevalence + (-0.015 if below else 0.015),
+            f"prevalence {drawn.prevalence:.0%}",
             ha="right",
             va="top" if below else "bottom",
             fontsize=_TEXT,
             color=_FAINT,
         )
-    _add_legend(axes, "AUPRC", {name: one.caption("auprc") for name, one in shown.items()}, "lower left")
+    _add_legend(axes, "AUPRC", {name: drawn.caption("auprc") for name, drawn in shown.items()}, "lower left")
     _square(axes, _of("recall", shown), _of("precision", shown))
 
 
 def _draw_calibration(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle=(0, (4, 4)))
     alpha = 0.6 if len(shown) == 1 else 0.4
-    for colour, one in _coloured(shown):
-        found = one.curves.calibration
-        axes.vlines(found.mean_probability, found.low, found.high, color=colour, linewidth=0.9, alpha=alpha)
+    for colour, drawn in _coloured(shown):
+        bins = drawn.curves.calibration
+        axes.vlines(bins.mean_probability, bins.low, bins.high, color=colour, linewidth=0.9, alpha=alpha)
         axes.plot(
-            found.mean_probability,
-            found.share,
+            bins.mean_probability,
+            bins.share,
             "o-",
             color=colour,
             linewidth=1,
@@ -145,7 +147,7 @@ def _draw_calibration(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
             markeredgecolor="white",
             clip_on=False,
         )
-    _add_legend(axes, "Brier score", {name: one.brier for name, one in shown.items()}, "upper left")
+    _add_legend(axes, "Brier score", {name: drawn.brier for name, drawn in shown.items()}, "upper left")
     _square(axes, _of("predicted probability", shown), _of("observed share", shown))
 
 

@@ -6,7 +6,7 @@
     epochs.jsonl        metrics of each epoch
     model.safetensors   the whole network, including pretrained layers
     manifest.json       SHA-256 of these files
-    README.md           the model card, see card.py
+    README.md           the model card, from `templates/card.md`
 
 No file contains a time or duration, so two trainings of one experiment write the same bytes.
 """
@@ -29,6 +29,7 @@ from xraytune.base.errors import ArtifactError, ConfigError, Problem
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
 from xraytune.base.tensors import explain_unreadable
+from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.model.bundle_record import BundleRecord, not_valid, read_record
 from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
@@ -89,6 +90,14 @@ class Bundle:
         try:
             return load_space(file).experiment()
         except ConfigError as error:
+            raise not_valid(file) from error
+
+    def prepared(self) -> Prepared:
+        """Return the images of the training and of the validation."""
+        file = self.path / SPLIT_FILE
+        try:
+            return read_prepared(file)
+        except ValueError as error:
             raise not_valid(file) from error
 
     def network(self, compute: Compute) -> nn.Module:

@@ -16,7 +16,6 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint, read_labelled_folder
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table
-from xraytune.model.bundle import prepared_of
 from xraytune.model.load import Bundle
 from xraytune.stats.intervals import Measured
 from xraytune.study.folder import StudyFolder
@@ -79,16 +78,16 @@ class Evaluated(Measured, Overlap):
         return {**content.pop("metrics"), **content}
 
 
-def overlap_of(bundle: Bundle, found: LabelledImages, used: Sequence[str], *, reason: str) -> Overlap:
+def overlap_of(bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str) -> Overlap:
     """Log the access if these are the test images of the model's study; count used files and patients known to the model.
 
     Call this before any metric can be seen.
     """
-    fingerprint, files = content_fingerprint(found.images), {*used}
-    images = [image for image in found.images if image.file in files]
+    fingerprint, files = content_fingerprint(labelled.images), {*used}
+    images = [image for image in labelled.images if image.file in files]
     is_test = fingerprint == bundle.record.test_fingerprint
     access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(used)) if is_test else 0
-    contents, patients = _known(bundle, found, images, is_test=is_test)
+    contents, patients = _known(bundle, labelled, images, is_test=is_test)
     return Overlap(
         known_images=sum(image.sha256 in contents for image in images),
         known_patients=len(patients),
@@ -121,23 +120,23 @@ def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: i
 
 
 def _known(
-    bundle: Bundle, found: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
+    bundle: Bundle, labelled: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
 ) -> tuple[set[str], set[str]]:
     """Return the hashes of the model's training and validation images, and which patients of `images` are among theirs."""
-    own = prepared_of(bundle).images
-    known_in = partial(shared_patients, images, found.table, group_regex=found.data.split.group_regex)
-    extra, names = _extra_images(bundle, patients_by_file_name([*own, *images]))
+    known = bundle.prepared().images
+    known_in = partial(shared_patients, images, labelled.table, group_regex=labelled.data.split.group_regex)
+    extra, names = _extra_images(bundle, patients_by_file_name([*known, *images]))
     patients = known_in(extra, aliases=names)
     if not is_test:  # the search has checked that the sealed test folder shares no patient with training
-        patients |= known_in(own, aliases=_further_names(bundle), owners=patients_by_file_name(own))
-    return {image.sha256 for image in own} | {image.sha256 for image in extra}, patients
+        patients |= known_in(known, aliases=_further_names(bundle), owners=patients_by_file_name(known))
+    return {image.sha256 for image in known} | {image.sha256 for image in extra}, patients
 
 
 def _further_names(bundle: Bundle) -> set[str]:
     """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
     try:
         data = bundle.experiment().settings.data
-        return patient_aliases(prepared_of(bundle).images, find_table(data.path, data.table), bundle.record.group_regex)
+        return patient_aliases(bundle.prepared().images, find_table(data.path, data.table), bundle.record.group_regex)
     except (ArtifactError, ConfigError, DataError, OSError):
         return set()
 

@@ -107,15 +107,15 @@ def calibration(is_class: Flags, scores: Floats, patients: Sequence[str]) -> Cal
     bins = min(_MOST_BINS, max(1, len(scores) // _IMAGES_PER_BIN))
     bin_of_image = np.searchsorted(np.quantile(scores, np.arange(1, bins) / bins), scores)
     members = [bin_of_image == number for number in np.unique(bin_of_image)]
-    share = np.array([is_class[one].mean() for one in members])
-    count = np.array([len(np.unique(np.asarray(patients)[one])) for one in members])
+    share = np.array([is_class[rows].mean() for rows in members])
+    count = np.array([len(np.unique(np.asarray(patients)[rows])) for rows in members])
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
     return Calibration(
-        mean_probability=np.array([scores[one].mean() for one in members]),
+        mean_probability=np.array([scores[rows].mean() for rows in members]),
         share=share,
         low=np.clip(centre - half, 0, 1),
         high=np.clip(centre + half, 0, 1),
-        images=np.array([one.sum() for one in members]),
+        images=np.array([rows.sum() for rows in members]),
         patients=count,
     )

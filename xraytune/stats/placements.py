@@ -101,11 +101,11 @@ def structural_components(
 def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> float:
     """Return `StructuralComponents.effective_patients`; every class has an image."""
     count, names = int(labels.max()) + 1, np.asarray(patients)
-    found = []
+    by_class = []
     for number in [positive] if count == 2 else range(count):
         sides = (len(np.unique(names[side])) for side in (labels == number, labels != number))
-        found.append(4 / sum(1 / patient_count for patient_count in sides))
-    return float(np.mean(found))
+        by_class.append(4 / sum(1 / patient_count for patient_count in sides))
+    return float(np.mean(by_class))
 
 
 def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDArray[np.intp]) -> tuple[Floats, Floats]:
@@ -212,8 +212,8 @@ def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     Over patients, an arm's error, 1 - Dice, has a coefficient of variation of `_ERROR_VARIATION`; errors correlate as those
     of an AUROC do.
     """
-    one, other = (1 - np.asarray(dice) for dice in (first, second))
-    variance = WITHIN_ARM * (one**2 + other**2) - 2 * ACROSS_ARMS * one * other
+    error, other_error = (1 - np.asarray(dice) for dice in (first, second))
+    variance = WITHIN_ARM * (error**2 + other_error**2) - 2 * ACROSS_ARMS * error * other_error
     return np.asarray(np.maximum(_ERROR_VARIATION**2 / 4 * variance, _NEAREST**2))
 
 

@@ -66,23 +66,23 @@ class Shift:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return a sentence for each difference that is both large and significant."""
-        found = [self._warning(one) for one in self.classes if one.is_notable]
+        sentences = [self._warning(shift) for shift in self.classes if shift.is_notable]
         is_large = abs(self.prevalence - self.prevalence_in_validation) >= _SHIFT
         if is_large and self.prevalence_p_value < _P_VALUE:
-            found.append(
+            sentences.append(
                 f"{self.positive} is {self.prevalence:.0%} of the images here, {self.prevalence_in_validation:.0%} in "
                 "validation: this does not affect sensitivity and specificity, but changes accuracy, predictive values, F1, "
                 "AUPRC, Brier score and calibration error"
             )
-        return tuple(found)
+        return tuple(sentences)
 
-    def _warning(self, one: ScoreShift) -> str:
-        direction = "higher" if one.higher > 0.5 else "lower"
-        recall = f"{'sensitivity' if one.class_name == self.positive else 'specificity'} ({self.positive})"
+    def _warning(self, shift: ScoreShift) -> str:
+        direction = "higher" if shift.higher > 0.5 else "lower"
+        recall = f"{'sensitivity' if shift.class_name == self.positive else 'specificity'} ({self.positive})"
         return (
-            f"scores of {one.class_name} images are {direction} here than in validation (an image from here scores "
-            f"higher with probability {one.higher:.2f}): at the threshold {self.threshold:.3f} {recall} is "
-            f"{one.recall:.3f} here, {one.recall_in_validation:.3f} in validation"
+            f"scores of {shift.class_name} images are {direction} here than in validation (an image from here scores "
+            f"higher with probability {shift.higher:.2f}): at the threshold {self.threshold:.3f} {recall} is "
+            f"{shift.recall:.3f} here, {shift.recall_in_validation:.3f} in validation"
         )
 
 
@@ -95,8 +95,9 @@ def class_samples(
     """
     samples = {}
     for label, name in enumerate(class_names):
-        own, patient_count = scores[labels == label], len(np.unique(np.array(patients)[labels == label]))
-        samples[name] = ClassSample(scores=own, images=len(own), patients=patient_count)
+        is_class = labels == label
+        patient_count = len(np.unique(np.array(patients)[is_class]))
+        samples[name] = ClassSample(scores=scores[is_class], images=int(is_class.sum()), patients=patient_count)
     return samples
 
 
@@ -133,7 +134,7 @@ def shift_from_validation(
         higher = auroc(is_here, np.stack([-both, both], axis=1), positive=1)
         spread = math.sqrt((there.patients + here.patients + 1) / (12 * there.patients * here.patients))
         there_recall, recall = (
-            float(np.mean((one.scores >= threshold) == (name == positive))) for one in (there, here)
+            float(np.mean((sample.scores >= threshold) == (name == positive))) for sample in (there, here)
         )
         p_value = _two_sided((higher - 0.5) / spread)
         classes.append(

@@ -139,7 +139,7 @@ def gather(pair: StructuralComponents) -> Evidence:
         what = "confirm.gan_seeds: a single seed gives no estimate of the variance between seeds"
         raise ConfigError(Problem(what, fix="use at least 4, preferably 5"))
     # Differences first, so that swapping the arms exactly flips their signs.
-    differences, by_patient = ((one[0] - one[1]).mean(axis=1) for one in (pair.scores, pair.components))
+    differences, by_patient = ((arms[0] - arms[1]).mean(axis=1) for arms in (pair.scores, pair.components))
     return Evidence(
         difference=float(differences.mean()),
         mean_score=float(pair.scores.mean()),
@@ -236,8 +236,8 @@ def _variance_components(differences: Floats, by_patient: Floats) -> VarianceCom
     gan_seeds, classifier_seeds, patients = by_patient.shape
     of_gan = by_patient.mean(axis=1)
     across_gans = mean_off_diagonal(of_gan @ of_gan.T)
-    own = float((by_patient**2).sum(axis=2).mean())
-    within, within_gan = 0.0, own
+    within_replicate = float((by_patient**2).sum(axis=2).mean())
+    within, within_gan = 0.0, within_replicate
     if classifier_seeds > 1:
         within = float(differences.var(axis=1, ddof=1).mean())
         blocks = by_patient @ by_patient.transpose(0, 2, 1)
@@ -245,10 +245,10 @@ def _variance_components(differences: Floats, by_patient: Floats) -> VarianceCom
     among = float(differences.mean(axis=1).var(ddof=1))
     return VarianceComponents(
         gan_seed=among - within / classifier_seeds - (within_gan - across_gans),
-        classifier_seed=within - (own - within_gan),
+        classifier_seed=within - (within_replicate - within_gan),
         patient=across_gans * patients,
         patient_by_gan_seed=(within_gan - across_gans) * patients,
-        patient_by_classifier_seed=(own - within_gan) * patients,
+        patient_by_classifier_seed=(within_replicate - within_gan) * patients,
     )
 
 
@@ -296,7 +296,7 @@ class PairTests:
 
     def at(self, *index: int) -> PairVerdict:
         """Return the verdict of one comparison."""
-        return PairVerdict(**{one.name: getattr(self, one.name)[index].item() for one in fields(PairVerdict)})
+        return PairVerdict(**{field.name: getattr(self, field.name)[index].item() for field in fields(PairVerdict)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,7 +352,8 @@ def judge(evidence: Evidence, *, rope: float) -> PairVerdict:
 def verdicts_of(tests: PairTests, study: int, kinds: Sequence[ControlKind]) -> list[AgainstControl]:
     """Extract one study from tests [studies, controls]."""
     return [
-        AgainstControl(control=f"{place}", kind=one, verdict=tests.at(study, place)) for place, one in enumerate(kinds)
+        AgainstControl(control=f"{place}", kind=kind, verdict=tests.at(study, place))
+        for place, kind in enumerate(kinds)
     ]
 
 
@@ -362,14 +363,16 @@ def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
     Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling"; Holm 1979, "A
     simple sequentially rejective multiple test procedure".
     """
-    matched = [one for one in comparisons if one.kind != "tuned"]
-    if can_show_harm([one.kind for one in matched]) and all(one.verdict.is_worse for one in matched):
+    matched = [control for control in comparisons if control.kind != "tuned"]
+    if can_show_harm([control.kind for control in matched]) and all(control.verdict.is_worse for control in matched):
         return OverallVerdict(word="hurts", controls=_names(matched))
-    if comparisons and all(one.verdict.is_better for one in comparisons):
+    if comparisons and all(control.verdict.is_better for control in comparisons):
         return OverallVerdict(word="helps", controls=_names(comparisons))
     if no_better := _improvement_ruled_out(comparisons):
         return OverallVerdict(word="no_better", controls=_names(no_better))
-    return OverallVerdict(word="undecided", controls=_names(one for one in comparisons if not one.verdict.is_better))
+    return OverallVerdict(
+        word="undecided", controls=_names(control for control in comparisons if not control.verdict.is_better)
+    )
 
 
 def can_show_harm(kinds: Collection[ControlKind]) -> bool:
@@ -379,10 +382,10 @@ def can_show_harm(kinds: Collection[ControlKind]) -> bool:
 
 def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
     """Return the controls over which an improvement of one ROPE is ruled out, in the given order."""
-    ranked = sorted(comparisons, key=lambda one: one.verdict.p_better_by_rope)
-    passed = [one.verdict.p_better_by_rope < LEVEL / (len(ranked) - place) for place, one in enumerate(ranked)]
+    ranked = sorted(comparisons, key=lambda control: control.verdict.p_better_by_rope)
+    passed = [control.verdict.p_better_by_rope < LEVEL / (len(ranked) - place) for place, control in enumerate(ranked)]
     ruled_out = ranked[: passed.index(False) if False in passed else len(ranked)]
-    return [one for one in comparisons if one in ruled_out]
+    return [control for control in comparisons if control in ruled_out]
 
 
 def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict | None, ...]:
@@ -397,4 +400,4 @@ def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict |
 
 
 def _names(comparisons: Iterable[AgainstControl]) -> tuple[str, ...]:
-    return tuple(one.control for one in comparisons)
+    return tuple(comparison.control for comparison in comparisons)
