@@ -91,13 +91,10 @@ class RunList:
         """Return the label of a run."""
         return self._runs[suggestion.number].label
 
-    def experiment(self, suggestion: TrialSuggestion) -> Experiment:
+    def begin(self, suggestion: TrialSuggestion) -> Experiment:
         """Return the settings of a run; StudyError if it was started with others."""
         self._require_same(suggestion.number)
         return self._runs[suggestion.number].experiment
-
-    def on_start(self, suggestion: TrialSuggestion) -> None:
-        """Do nothing: progress counts the runs that have ended."""
 
     def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Let ASHA decide, if this is a list of top-up trials."""

@@ -21,24 +21,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from xraytune.base.errors import MachineError, Problem, TrialError, XraytuneError
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord
-from xraytune.search.messages import (
-    Answer,
-    Decision,
-    EpochEnded,
-    GeneratorTrained,
-    MachineStopped,
-    NoTrial,
-    Question,
-    SlotFree,
-    Statistics,
-    StatisticsWanted,
-    TrialEnded,
-    TrialFailed,
-    TrialLost,
-    TrialMessage,
-    TrialReported,
-    decode,
-)
+from xraytune.search import messages
 from xraytune.search.order import GeneratorNeeds, Trial, in_order
 from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import Experiment
@@ -84,11 +67,8 @@ class TrialSource(Protocol):
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return a trial's name in the dashboard and in trackers, without that of the study."""
 
-    def experiment(self, suggestion: TrialSuggestion) -> Experiment:
-        """Return the settings to write to the trial's `config.json`."""
-
-    def on_start(self, suggestion: TrialSuggestion) -> None:
-        """Called when a trial starts or resumes."""
+    def begin(self, suggestion: TrialSuggestion) -> Experiment:
+        """Return the settings to write to the `config.json` of a trial that starts or resumes."""
 
     def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Record an epoch, which may be a repeated one, and return whether the trial continues."""
@@ -113,13 +93,13 @@ class Workers(Protocol):
     generator_slots: int
     """The slots that the training of a generator occupies; a trial occupies one."""
 
-    def questions(self) -> Iterator[Question | None]:
+    def questions(self) -> Iterator[messages.Question | None]:
         """Yield what the workers ask, and None at least once a second, until all have ended or are lost."""
 
     def start(self, suggestion: TrialSuggestion, label: str) -> float:
         """Answer a free slot with a trial, and return the GPUs that it holds."""
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: messages.Answer) -> None:
         """Answer the last question."""
 
 
@@ -144,22 +124,22 @@ class TrialLoop:
         while not self.is_done:
             for question in workers.questions():
                 match question:
-                    case SlotFree():
+                    case messages.SlotFree():
                         trial = self.next_trial(workers.slots, workers.generator_slots)
                         if isinstance(trial, TrialSuggestion):
                             self.clock.start(trial.number, workers.start(trial, self.source.label(trial)))
                         else:
-                            workers.answer(NoTrial(is_done=trial == "done"))
-                    case TrialReported(number=number, message=message):
-                        workers.answer(Decision(continues=self.on_result(number, decode(message))))
-                    case TrialLost(number=number, out_of_memory=out_of_memory):
+                            workers.answer(messages.NoTrial(is_done=trial == "done"))
+                    case messages.TrialReported(number=number, message=message):
+                        workers.answer(messages.Decision(continues=self.on_result(number, messages.decode(message))))
+                    case messages.TrialLost(number=number, out_of_memory=out_of_memory):
                         self.on_trial_lost(number, out_of_memory=out_of_memory)
-                        workers.answer(Decision(continues=False))
-                    case StatisticsWanted():
+                        workers.answer(messages.Decision(continues=False))
+                    case messages.StatisticsWanted():
                         gauges: dict[str, Any] = {}
                         with suppress(OSError, XraytuneError):  # the search continues without statistics
                             gauges = self.statistics(workers.slots)
-                        workers.answer(Statistics(gauges=gauges))
+                        workers.answer(messages.Statistics(gauges=gauges))
                 self.heartbeat(workers.slots)
             self.on_workers_lost()  # no trial runs now, even if the workers did not end properly
             self.heartbeat(0)
@@ -219,12 +199,11 @@ class TrialLoop:
     def _start(self, trial: Trial) -> None:
         suggestion, path = trial.suggestion, self.folder.trial_path(trial.number)
         # At each start: resources, tracking and the locations of files may have changed since the last one.
-        write_json(path / "config.json", experiment_to_json(self.source.experiment(suggestion), path))
+        write_json(path / "config.json", experiment_to_json(self.source.begin(suggestion), path))
         self._running[trial.number] = self._waiting.pop(trial.number)
         self.clock.start(trial.number, 0.0)
-        self.source.on_start(suggestion)
 
-    def on_result(self, number: int, message: TrialMessage) -> bool:
+    def on_result(self, number: int, message: messages.TrialMessage) -> bool:
         """Report what a trial says, and decide whether it continues. Repeated messages change nothing.
 
         Raises:
@@ -234,18 +213,18 @@ class TrialLoop:
         if number not in self._running:
             return False
         match message:
-            case EpochEnded(record=record):
+            case messages.EpochEnded(record=record):
                 return self._on_epoch(number, record)
-            case GeneratorTrained():
+            case messages.GeneratorTrained():
                 self._running[number].has_trained_generator = True
                 self._wait_again(number)
-            case TrialEnded(result=result):
+            case messages.TrialEnded(result=result):
                 outcome = asdict(result)
                 del outcome["seconds"]
                 self._end(number, "complete", outcome)
-            case TrialFailed(reason=reason, cause=cause):
+            case messages.TrialFailed(reason=reason, cause=cause):
                 self._fail(number, reason, cause)
-            case MachineStopped(reason=reason):
+            case messages.MachineStopped(reason=reason):
                 raise MachineError(reason)
         return False
 

@@ -77,15 +77,12 @@ class SearchTrials:
         """Return number and mix: `#7 gan r=0.5 (500 steps)`."""
         return f"#{suggestion.number} {self._task.label(suggestion.parameters)}"
 
-    def experiment(self, suggestion: TrialSuggestion) -> Experiment:
-        """Return the settings of a trial."""
-        return Experiment(settings=self.space.settings, parameters=suggestion.parameters)
-
-    def on_start(self, suggestion: TrialSuggestion) -> None:
-        """Report a trial that starts or resumes."""
+    def begin(self, suggestion: TrialSuggestion) -> Experiment:
+        """Report a trial that starts or resumes, and return its settings."""
         if suggestion.parameters.generator and not read_samples(self.folder.trial_path(suggestion.number)):
             self._without_samples.add(suggestion.number)
         self.callbacks.on_trial_start(suggestion)
+        return Experiment(settings=self.space.settings, parameters=suggestion.parameters)
 
     def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Record the value of an epoch in the journal, and let ASHA decide."""

@@ -26,15 +26,7 @@ from xraytune.base.lease import LeaseHeldError, has_ownership, may_hold_lease, r
 from xraytune.base.records import EpochRecord, Json, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
-from xraytune.search.messages import (
-    EpochEnded,
-    GeneratorTrained,
-    Job,
-    MachineStopped,
-    TrialEnded,
-    TrialFailed,
-    TrialMessage,
-)
+from xraytune.search import messages
 from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment
@@ -60,7 +52,7 @@ Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult | None]
 class TrialWorker:
     """A trial, started or resumed. One at a time in a process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: messages.Job) -> None:
         self._job, self._study = job, StudyFolder(Path(job.study))
         self._folder = self._study.trial_path(job.number)
         self._show_progress = ProgressFile(self._folder)
@@ -116,16 +108,16 @@ class TrialWorker:
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
         write_samples(self._folder, save_generator_grid(experiment, context, self._study.path / "samples"))
 
-    def step(self) -> TrialMessage:
+    def step(self) -> messages.TrialMessage:
         """Train one epoch, the first one after all preparation, and return the trial's message."""
         message = next_message(self._epochs, self._folder)
         match message:
-            case EpochEnded(record=record) if self._tracker:
+            case messages.EpochEnded(record=record) if self._tracker:
                 self._tracker.log(record)
-            case TrialEnded(result=result):
+            case messages.TrialEnded(result=result):
                 summary = asdict(result)
                 self._outcome = "complete", {name: summary[name] for name in _SUMMARY}
-            case TrialFailed():
+            case messages.TrialFailed():
                 self._outcome = "failed", {}
         return message
 
@@ -179,22 +171,22 @@ class TrialWorker:
         return WandbRun(settings.tracking.wandb, run, samples=draw, finish_seconds=_FINISH_SECONDS)
 
 
-def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
+def next_message(epochs: Epochs, trial_dir: Path) -> messages.TrialMessage:
     """Return the trial's next message; the traceback of an error is saved in `error.txt`."""
     try:
         with explain_disk_errors(trial_dir):
-            return EpochEnded(record=next(epochs))
+            return messages.EpochEnded(record=next(epochs))
     except StopIteration as end:
         result: TrialResult | None = end.value
-        return TrialEnded(result=result) if result else GeneratorTrained()
+        return messages.TrialEnded(result=result) if result else messages.GeneratorTrained()
     except LeaseHeldError:  # another process runs the trial now
         raise
     except MachineError as error:
-        return MachineStopped(reason=str(error))
+        return messages.MachineStopped(reason=str(error))
     except Exception as error:  # noqa: BLE001  the trial boundary: the search continues
         write_text(trial_dir / "error.txt", traceback.format_exc())
         reason = str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
-        return TrialFailed(reason=f"{reason} (traceback: {trial_dir.name}/error.txt)", cause=_cause(error))
+        return messages.TrialFailed(reason=f"{reason} (traceback: {trial_dir.name}/error.txt)", cause=_cause(error))
 
 
 def _cause(error: Exception) -> Cause:

@@ -26,26 +26,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from xraytune.search.messages import (
-    Decision,
-    LookAtNode,
-    Node,
-    NoTrial,
-    Question,
-    RayNotStarted,
-    RayStarted,
-    RunEnded,
-    RunTrials,
-    SlotFree,
-    StartTrial,
-    StatisticsWanted,
-    TrialLost,
-    TrialReported,
-    decode,
-    encode,
-    receive,
-    send,
-)
+from xraytune.search import messages
 from xraytune.search.ray.actor import TrialActor, look, started_trial
 from xraytune.search.ray.metrics import Metrics
 
@@ -65,16 +46,16 @@ class LoopClient:
 
     def update_metrics(self) -> None:
         """Update the metrics from the statistics of the loop."""
-        self.metrics.show(self.ask(StatisticsWanted()).gauges)
+        self.metrics.show(self.ask(messages.StatisticsWanted()).gauges)
 
-    def ask(self, question: Question) -> Any:
+    def ask(self, question: messages.Question) -> Any:
         """Return the answer of `TrialLoop.run`."""
-        send(self._connection, question)
-        return receive(self._connection)
+        messages.send(self._connection, question)
+        return messages.receive(self._connection)
 
-    def continues(self, question: TrialReported | TrialLost) -> bool:
+    def continues(self, question: messages.TrialReported | messages.TrialLost) -> bool:
         """Return whether a trial continues."""
-        decision: Decision = self.ask(question)
+        decision: messages.Decision = self.ask(question)
         return decision.continues
 
 
@@ -92,9 +73,9 @@ class LoopSearcher(Searcher):
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
             self._listed, self._nodes = now, _nodes()  # they may join and leave
             self._loop.update_metrics()
-        answer: StartTrial | NoTrial = self._loop.ask(SlotFree(nodes=self._nodes))
-        if isinstance(answer, StartTrial):
-            return {"trial": encode(answer)}
+        answer: messages.StartTrial | messages.NoTrial = self._loop.ask(messages.SlotFree(nodes=self._nodes))
+        if isinstance(answer, messages.StartTrial):
+            return {"trial": messages.encode(answer)}
         return str(Searcher.FINISHED) if answer.is_done else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -117,8 +98,8 @@ class LoopScheduler(FIFOScheduler):
         del tune_controller
         started, message = started_trial(trial.config), result["message"]
         number = started.job.number
-        self._loop.metrics.on_result(started, decode(message), decode(result["usage"]))
-        should_continue = self._loop.continues(TrialReported(number=number, message=message))
+        self._loop.metrics.on_result(started, messages.decode(message), messages.decode(result["usage"]))
+        should_continue = self._loop.continues(messages.TrialReported(number=number, message=message))
         if not should_continue:
             self._loop.metrics.on_stop(number)
         return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
@@ -130,7 +111,7 @@ class LoopScheduler(FIFOScheduler):
         self._loop.metrics.on_stop(number)
         time.sleep(_RAY_DIES_SECONDS)
         out_of_memory = "OutOfMemory" in str(trial.get_error() or "")
-        self._loop.continues(TrialLost(number=number, out_of_memory=out_of_memory))
+        self._loop.continues(messages.TrialLost(number=number, out_of_memory=out_of_memory))
 
 
 def main(descriptor: int, folder: str, address: str, cpus: int) -> None:
@@ -140,21 +121,22 @@ def main(descriptor: int, folder: str, address: str, cpus: int) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     with suppress(EOFError):
         reply = _start_ray(address, cpus)
-        send(connection, reply)
-        if isinstance(reply, RayNotStarted):
+        messages.send(connection, reply)
+        if isinstance(reply, messages.RayNotStarted):
             return
         while True:
-            match receive(connection):
-                case LookAtNode(resources=resources):
+            match messages.receive(connection):
+                case messages.LookAtNode(resources=resources):
                     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
-                    send(connection, decode(ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus))))
-                case RunTrials() as order:
+                    text = ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus))
+                    messages.send(connection, messages.decode(text))
+                case messages.RunTrials() as order:
                     _run(connection, order)
-                    send(connection, RunEnded())
+                    messages.send(connection, messages.RunEnded())
     ray.shutdown()
 
 
-def _start_ray(address: str, cpus: int) -> RayStarted | RayNotStarted:
+def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNotStarted:
     """Start Ray on this machine or connect to a cluster."""
     local = {
         "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
@@ -172,22 +154,22 @@ def _start_ray(address: str, cpus: int) -> RayStarted | RayNotStarted:
         if address and "AuthenticationError" in (text := traceback.format_exc()):  # often only in a cause's text
             ours = "has another one" if "InvalidAuthToken" in text else "has none"
             text = f"the Ray cluster requires a token, but this machine {ours}"
-            return RayNotStarted(why="refused", text=text)
+            return messages.RayNotStarted(why="refused", text=text)
         if address and isinstance(error, ConnectionError):
-            return RayNotStarted(why="unavailable", text=f"no Ray cluster answers: {error}")
+            return messages.RayNotStarted(why="unavailable", text=f"no Ray cluster answers: {error}")
         traceback.print_exc()  # into this process's log, which the search names if it gives up
         first_line = str(error).strip().partition("\n")[0]
-        return RayNotStarted(why="failed", text=f"Ray did not start: {first_line}")
+        return messages.RayNotStarted(why="failed", text=f"Ray did not start: {first_line}")
     url = context.dashboard_url
-    return RayStarted(dashboard=f"http://{url}" if url else "", nodes=_nodes())
+    return messages.RayStarted(dashboard=f"http://{url}" if url else "", nodes=_nodes())
 
 
-def _nodes() -> tuple[Node, ...]:
+def _nodes() -> tuple[messages.Node, ...]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return tuple(Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in nodes)
+    return tuple(messages.Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in nodes)
 
 
-def _run(connection: Connection, order: RunTrials) -> None:
+def _run(connection: Connection, order: messages.RunTrials) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
     loop = LoopClient(connection, Metrics(order.study))
     with warnings.catch_warnings():

@@ -15,21 +15,7 @@ from typing import Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError, Problem
-from xraytune.search.messages import (
-    Answer,
-    LookAtNode,
-    Message,
-    Node,
-    NodeEnvironment,
-    NodeProblem,
-    Question,
-    RayNotStarted,
-    RayStarted,
-    RunEnded,
-    RunTrials,
-    receive,
-    send,
-)
+from xraytune.search import messages
 from xraytune.search.ray.setup import private_folder
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
@@ -77,7 +63,7 @@ class RayProcess:
     """The process that talks to Ray."""
 
     dashboard: str
-    nodes: tuple[Node, ...]
+    nodes: tuple[messages.Node, ...]
 
     def __init__(self, address: str | None, log: Path, auth: str, note: Callable[[str], None]) -> None:
         self._address, self._note, self._is_busy = address, note, True
@@ -108,21 +94,21 @@ class RayProcess:
                 self._note(f"{signal.Signals(caught[0]).name}: stopping before Ray has started")
                 raise KeyboardInterrupt
         match self._receive():
-            case RayNotStarted(why="failed", text=text):
+            case messages.RayNotStarted(why="failed", text=text):
                 raise RayDiedError(text)
-            case RayNotStarted(why="unavailable", text=text):
+            case messages.RayNotStarted(why="unavailable", text=text):
                 self._is_busy = False
                 fix = "start it (`ray start --head`), or omit --address to use this machine alone"
                 raise MachineError(Problem(text, str(self._address), fix))
-            case RayNotStarted(text=text):
+            case messages.RayNotStarted(text=text):
                 self._is_busy = False
                 return str(text)
-            case RayStarted(dashboard=dashboard, nodes=nodes):
+            case messages.RayStarted(dashboard=dashboard, nodes=nodes):
                 self._is_busy = False
                 self.dashboard, self.nodes = dashboard, nodes
         return ""
 
-    def questions(self, order: RunTrials, caught: Sequence[int]) -> Iterator[Question | None]:
+    def questions(self, order: messages.RunTrials, caught: Sequence[int]) -> Iterator[messages.Question | None]:
         """Run trials with Tune: yield its questions, and None every second, until all trials have ended."""
         self._is_busy, stopping_since = True, 0.0
         self._send(order)
@@ -138,23 +124,23 @@ class RayProcess:
                 yield None
                 continue
             question = self._receive()
-            if isinstance(question, RunEnded):
+            if isinstance(question, messages.RunEnded):
                 self._is_busy = False
                 return
             yield question
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: messages.Answer) -> None:
         """Answer the last question; if the process has died, the next question says so."""
         with suppress(RayDiedError):
             self._send(answer)
 
-    def look(self, resources: dict[str, float]) -> NodeEnvironment | NodeProblem:
+    def look(self, resources: dict[str, float]) -> messages.NodeEnvironment | messages.NodeProblem:
         """Return what a node with room for a trial says about itself."""
         self._is_busy = True
-        self._send(LookAtNode(resources=resources))
+        self._send(messages.LookAtNode(resources=resources))
         while not self._connection.poll(_LATE_SECONDS):
             self._note("still waiting for a machine with room for a trial: other jobs are using it, or it is slow")
-        reply: NodeEnvironment | NodeProblem = self._receive()
+        reply: messages.NodeEnvironment | messages.NodeProblem = self._receive()
         self._is_busy = False
         return reply
 
@@ -170,14 +156,14 @@ class RayProcess:
         if self._temporary:
             self._temporary.cleanup()
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: messages.Message) -> None:
         try:
-            send(self._connection, message)
+            messages.send(self._connection, message)
         except OSError:
             raise RayDiedError("Ray died") from None
 
     def _receive(self) -> Any:
         try:
-            return receive(self._connection)
+            return messages.receive(self._connection)
         except (EOFError, OSError):
             raise RayDiedError("Ray died") from None

@@ -19,20 +19,9 @@ from typing import Any
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import read_bytes
 from xraytune.nets.compute import Allocation, allocation_of
+from xraytune.search import messages
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import (
-    Answer,
-    Job,
-    Node,
-    NodeProblem,
-    NoTrial,
-    Question,
-    RunTrials,
-    SlotFree,
-    StartTrial,
-    TrialReported,
-)
 from xraytune.search.ray.placement import occupied, slots
 from xraytune.search.ray.process import RayDiedError, RayProcess, started
 from xraytune.search.ray.setup import protect_token, why_ray_cannot_start
@@ -132,15 +121,15 @@ class RayWorkers:
         self._allocation = runner.allocation.with_threads_of(folder.compute())
         self.slots, self.generator_slots = 0, self._allocation.generator_slots
         self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
-        self._order = RunTrials(
+        self._order = messages.RunTrials(
             study=runner.study.path.name, scratch=str(folder.path / SCRATCH_NAME), reuse_actors=reuse_processes
         )
-        self._nodes: Sequence[Node] = ()
+        self._nodes: Sequence[messages.Node] = ()
         self._placed: dict[int, tuple[str, float]] = {}
         self._starts_without_result, self._end = 0, ""
         self._waits_for_nodes = False
 
-    def questions(self) -> Iterator[Question | None]:
+    def questions(self) -> Iterator[messages.Question | None]:
         """Yield what Tune asks until it has run all trials, or Ray has died; start Ray if it does not run."""
         self._require_results()
         self._placed, self._waits_for_nodes, self.slots = {}, False, 0
@@ -149,10 +138,10 @@ class RayWorkers:
             self._ray = self._runner.ray(self._caught)
             for question in self._ray.questions(self._order, self._caught):
                 self._note_late_starts()
-                if isinstance(question, SlotFree) and not self._has_room(question.nodes):
-                    self._ray.answer(NoTrial(is_done=False))
+                if isinstance(question, messages.SlotFree) and not self._has_room(question.nodes):
+                    self._ray.answer(messages.NoTrial(is_done=False))
                     question = None
-                has_results = has_results or isinstance(question, TrialReported)
+                has_results = has_results or isinstance(question, messages.TrialReported)
                 yield question
             self._end = "Tune ended"
         except RayDiedError as error:
@@ -171,7 +160,7 @@ class RayWorkers:
         if self._end and self._end != "Tune ended":
             self._runner.callbacks.note(f"{self._end}; restarting Ray and resuming the trials")
 
-    def _has_room(self, nodes: Sequence[Node]) -> bool:
+    def _has_room(self, nodes: Sequence[messages.Node]) -> bool:
         """Update the slots; False if all nodes that can run a trial have left, in which case others may join."""
         try:
             self.slots = slots(self._allocation, nodes)
@@ -190,7 +179,7 @@ class RayWorkers:
         share = self._allocation.generator if suggestion.only_generator else self._allocation.trial
         resources = occupied(self._allocation, share, suggestion.share, self._nodes)
         name = f"{runner.study.path.name} {label}"
-        job = Job(
+        job = messages.Job(
             study=str(self._folder.path),
             cache=str(runner.cache),
             number=number,
@@ -201,7 +190,7 @@ class RayWorkers:
             token=runner.token,
         )
         self._ray.answer(
-            StartTrial(
+            messages.StartTrial(
                 job=job,
                 process=self._process_name or name,
                 resources=resources,
@@ -210,7 +199,7 @@ class RayWorkers:
         )
         return resources.get("GPU", 0.0)
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: messages.Answer) -> None:
         """Answer the last question."""
         self._ray.answer(answer)
 
@@ -250,7 +239,7 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
             last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
             what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
             raise MachineError(Problem(what, address, "run the same command again")) from error
-    if isinstance(reply, NodeProblem):
+    if isinstance(reply, messages.NodeProblem):
         raise MachineError(Problem(reply.what, reply.where, reply.fix))
     environment = reply.environment
     environment["compute"]["generator_threads"] = allocation.generator.cpus
