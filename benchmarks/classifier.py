@@ -24,7 +24,7 @@ from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.compute import autocast, choose_compute, gpu_count, pin
-from xraytune.nets.train import Training, train_network
+from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.task import task_of
@@ -106,7 +106,7 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
 def _ours(experiment: Experiment, context: RunContext, steps: int, folder: Path) -> Callable[[], object]:
     """Return a function that runs one epoch, with its checkpoint, without validation."""
     inputs = TrialInputs(experiment, context)
-    training = Training(
+    training = NetworkTraining(
         parameters=experiment.parameters,
         network=inputs.trained,
         batch=inputs.batch,

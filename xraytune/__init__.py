@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from xraytune.space.settings import DataSettings
     from xraytune.study.clean import clean, clean_cache
     from xraytune.study.status import status, trials_dataframe
-    from xraytune.trial.model import model_summary
+    from xraytune.trial.summary import model_summary
 
 __all__ = [
     "Callbacks",

@@ -41,8 +41,7 @@ from xraytune.model.best import export
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
 from xraytune.nets.checkpoint import finished_epochs, load_best
-from xraytune.nets.pretrained import pretrained_weights
-from xraytune.nets.weights import read_weights
+from xraytune.nets.weights import pretrained_weights, read_weights
 from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.settings import DataSettings, GanSettings, Parameters
@@ -676,7 +675,7 @@ def test_numbers_that_no_run_can_have_are_refused(tmp_path: Path, changed: objec
 
 def build_weights(cache: Path, inputs: dict[str, Any], build: Callable[[Path], None]) -> None:
     from xraytune.base.artifacts import build_once
-    from xraytune.nets.pretrained import WEIGHTS_STAGE
+    from xraytune.nets.weights import WEIGHTS_STAGE
 
     build_once(cache, WEIGHTS_STAGE, inputs, build)
 

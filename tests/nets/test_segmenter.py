@@ -14,7 +14,7 @@ from xraytune.base.records import Compute, EpochRecord
 from xraytune.nets.augment import augment, augment_masks, view_table
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.segmenter import Segmenter, build_segmenter, mask_loss, segment
-from xraytune.nets.train import Training, train_network
+from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Parameters
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
@@ -174,7 +174,7 @@ def run(
         return float(losses.mean()), float(dices.mean())
 
     epochs_of_run = train_network(
-        Training(
+        NetworkTraining(
             parameters=parameters,
             network=network,
             batch=batch,

@@ -25,7 +25,7 @@ from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.train import (
     TRAINING_STEPS,
-    Training,
+    NetworkTraining,
     estimate_batch_norms,
     predict_logits,
     predict_probabilities,
@@ -101,7 +101,7 @@ def train(
 ) -> list[EpochRecord]:
     task = task or tiny_task()
     run = train_network(
-        Training(
+        NetworkTraining(
             parameters=parameters,
             network=network,
             batch=task.batch,

@@ -165,7 +165,7 @@ def summary(
     as_json: options.AsJson = False,
 ) -> None:
     """Print the layers of an experiment's network, with output shapes, parameter counts and memory."""
-    from xraytune.trial.model import model_summary
+    from xraytune.trial.summary import model_summary
 
     network = model_summary(config, data=data, overrides=overrides or ())
     if as_json:

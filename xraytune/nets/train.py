@@ -40,7 +40,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class NetworkTraining:
     """A network with all that its training depends on.
 
     Attributes:
@@ -67,7 +67,7 @@ class Training:
     on_progress: Progress = ignore_progress
 
 
-def train_network(training: Training, validate: Validate) -> Iterator[EpochRecord]:
+def train_network(training: NetworkTraining, validate: Validate) -> Iterator[EpochRecord]:
     """Train; after each epoch validate on val-A, write the checkpoint, then yield the record.
 
     Yields only the epochs after the checkpoint, if there is one. On the CPU, a resumed run is bit-identical to an
@@ -112,7 +112,7 @@ def train_network(training: Training, validate: Validate) -> Iterator[EpochRecor
 
 
 def _train_epoch(
-    training: Training, optimizer: Optimizer, epoch: int, *, val_losses: Sequence[float]
+    training: NetworkTraining, optimizer: Optimizer, epoch: int, *, val_losses: Sequence[float]
 ) -> tuple[float, float]:
     """Train an epoch, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
     parameters, network, compute = training.parameters, training.network, training.compute

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,6 @@ Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 Summary: TypeAlias = Literal["card", "patients", "subgroups"]
 _CALIBRATION_BINS = 15
-
-
-class Score(Protocol):
-    """A score such as `auroc`, from labels, int64 [N], and a network's results, float64 [N, C]; higher is better."""
-
-    def __call__(self, labels: Labels, results: Floats, /, *, positive: int) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

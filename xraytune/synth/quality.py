@@ -30,7 +30,7 @@ from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import autocast
 from xraytune.nets.inputs import input_format, normalise, to_unit
-from xraytune.nets.pretrained import pretrained_weights
+from xraytune.nets.weights import pretrained_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.stats.classification import Floats

@@ -31,9 +31,9 @@ from xraytune.nets.augment import augment, view_table
 from xraytune.nets.backbones import last_stage_of, skip_to_last_stage
 from xraytune.nets.classifier import Classifier, build_head
 from xraytune.nets.inputs import input_format, normalise, to_unit
-from xraytune.nets.pretrained import pretrained_weights
 from xraytune.nets.segmenter import MASK_THRESHOLD
 from xraytune.nets.train import predict_logits
+from xraytune.nets.weights import pretrained_weights
 from xraytune.space.backbones import BACKBONES, backbone_of
 from xraytune.space.settings import Experiment
 from xraytune.trial.task import Task, task_of

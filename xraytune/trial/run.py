@@ -23,7 +23,7 @@ from xraytune.base.files import append_jsonl, read_jsonl, write_array, write_jso
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.prepare import Prepared, RunContext
 from xraytune.nets.checkpoint import intact_epochs, load_best
-from xraytune.nets.train import Training, train_network
+from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Experiment, GeneratorSettings
 from xraytune.stats.classification import Labels
 from xraytune.synth.generator_quality import QUALITY_FILE
@@ -110,9 +110,11 @@ def trial_epochs(
     )
 
 
-def _training(experiment: Experiment, context: RunContext, inputs: TrialInputs, checkpoint_dir: Path) -> Training:
+def _training(
+    experiment: Experiment, context: RunContext, inputs: TrialInputs, checkpoint_dir: Path
+) -> NetworkTraining:
     settings = experiment.settings
-    return Training(
+    return NetworkTraining(
         parameters=experiment.parameters,
         network=inputs.trained,
         batch=inputs.batch,

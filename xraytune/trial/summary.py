@@ -1,4 +1,4 @@
-"""Layer table of a network: output shapes, parameter counts and memory, from one forward pass on torch's `meta` device."""
+"""The layers of an experiment's network: output shapes, parameters and memory, by a forward pass on the `meta` device."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xraytune.data.index import find_class_names
 from xraytune.nets.classifier import Classifier
+from xraytune.space.load import load_space
+from xraytune.trial.task import task_of
 
 _MEBIBYTES_PER_FLOAT = 4 / 2**20
 
@@ -51,6 +55,25 @@ class ModelSummary:
     def params_mebibytes(self) -> float:
         """Memory of the parameters, without gradients and optimizer state."""
         return self.total_params * _MEBIBYTES_PER_FLOAT
+
+
+def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence[str] = ()) -> ModelSummary:
+    """Return the layers of the network that an experiment trains, at its batch size. Reads no image and no weights.
+
+    Args:
+        config: A YAML file; of a space, the first of its `points_to_evaluate` is used.
+        data: A data folder or data file instead of the file's; read only if `data.classes: auto` counts its class folders.
+        overrides: `key=value` lines that replace the file's.
+
+    Raises:
+        ConfigError: The file is invalid.
+        DataError: `data.classes: auto`, and there are no class folders.
+    """
+    experiment = load_space(config, overrides, data=data).experiment()
+    settings, parameters = experiment.settings, experiment.parameters
+    class_count, side_px = len(find_class_names(settings.data)), settings.data.image_size
+    network = task_of(settings).build_network(parameters, class_count, weights=None, seed=settings.seed)
+    return summarise(network, (parameters.batch_size, parameters.input_channels, side_px, side_px))
 
 
 def summarise(network: nn.Module, input_shape: Sequence[int]) -> ModelSummary:

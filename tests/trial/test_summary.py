@@ -6,8 +6,8 @@ import pytest
 from torch import nn
 
 from xraytune.nets.classifier import build_classifier
-from xraytune.nets.summary import summarise
 from xraytune.space.settings import Parameters
+from xraytune.trial.summary import summarise
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from xraytune.base.errors import ConfigError
 from xraytune.data.index import find_class_names
 from xraytune.space.load import load_space
 from xraytune.space.rules import check_images
-from xraytune.trial.model import model_summary
+from xraytune.trial.summary import model_summary
 
 SMALL = (
     "name: small\ndata: {path: images, image_size: 32, classes: auto}\nparameters:\n  backbone: {value: small_cnn}\n"
