@@ -15,6 +15,7 @@ from tests.trial.conftest import Bench
 from tests.trial.test_inputs import frozen
 from tests.trial.test_trial import gan
 from xraytune.base import lease
+from xraytune.base.artifacts import work_path
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.base.records import EpochRecord, TrialResult
@@ -25,7 +26,6 @@ from xraytune.synth.sources import POOL_STAGE
 from xraytune.synth.synthesize import (
     GAN_STAGE,
     generator_inputs,
-    generator_work_path,
     network_labels,
     trained_generator,
 )
@@ -235,9 +235,7 @@ def test_gan_with_stale_checkpoint_is_trained_to_the_end(done: Done, cache: Path
     context = replace(done.bench.context, cache=cache)
     other_cache = Path(shutil.copytree(cache, tmp_path / "alone"))
     alone = trained_generator(settings, label, replace(context, cache=other_cache))
-    checkpoint = (
-        generator_work_path(cache, GAN_STAGE, generator_inputs(settings, label, prepared, CPU)) / "checkpoint.pt"
-    )
+    checkpoint = work_path(cache, GAN_STAGE, generator_inputs(settings, label, prepared, CPU)) / "checkpoint.pt"
     written_over = [earlier.read_bytes()]
 
     def write_over(_: str, step: int, steps: int) -> None:

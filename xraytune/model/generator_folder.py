@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
+from xraytune.base.artifacts import work_path
 from xraytune.base.artifacts import in_use
 from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
 from xraytune.base.files import (
@@ -55,7 +56,6 @@ from xraytune.synth.synthesize import (
     copy_grids,
     generator_inputs,
     generator_stage,
-    generator_work_path,
     network_labels,
     trained_generator,
 )
@@ -160,7 +160,7 @@ def generator_train(
         networks: dict[int | None, Path] = {}
         for label in network_labels(generator, prepared):
             inputs = generator_inputs(generator, label, prepared, compute)
-            work = generator_work_path(cache, generator_stage(generator), inputs)
+            work = work_path(cache, generator_stage(generator), inputs)
             note(f"sample grids appear in {work / 'grids'} during training")
             networks[label] = trained_generator(generator, label, context)
         report = report_pool(experiment, context)

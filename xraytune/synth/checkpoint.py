@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -20,7 +20,7 @@ from xraytune.base.errors import ArtifactError, ConfigError, Problem
 from xraytune.base.files import require_file
 from xraytune.base.records import Compute
 from xraytune.base.tensors import explain_unreadable, load_content, save_content, save_state
-from xraytune.space.settings import GENERATORS, DiffusionSettings, GeneratorSettings
+from xraytune.space.settings import GENERATORS, GeneratorSettings
 from xraytune.synth.contract import ImageGenerator, Training
 from xraytune.synth.diffusion import DiffusionGenerator, new_diffusion
 from xraytune.synth.gan import new_gan
@@ -33,11 +33,21 @@ _OTHER_NETWORK = "this checkpoint belongs to a different network"
 _logger = logging.getLogger(__name__)
 
 
+class Kind(NamedTuple):
+    """A kind of generator: the stage of its artifacts, a function for a new training, and its network."""
+
+    stage: str
+    new_training: Callable[..., Training]
+    network: Callable[..., ImageGenerator]
+
+
+KINDS = {"gan": Kind("gan-3", new_gan, Generator), "diffusion": Kind("diffusion-1", new_diffusion, DiffusionGenerator)}
+"""The kinds by their blocks of settings."""
+
+
 def new_training(settings: GeneratorSettings, class_count: int, compute: Compute, channels: int = 1) -> Training:
     """Initialise the networks of a generator's training from `settings.seed`, on the device."""
-    if isinstance(settings, DiffusionSettings):
-        return new_diffusion(settings, class_count, compute, channels)
-    return new_gan(settings, class_count, compute, channels)
+    return KINDS[settings.block].new_training(settings, class_count, compute, channels)
 
 
 def save_checkpoint(training: Training, images_digest: str, folder: Path) -> None:
@@ -117,10 +127,7 @@ def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerato
         raise ValueError(f"{class_count} classes, {channels} channels")
     settings = GENERATORS[about["kind"]].model_validate_json(about["settings"])
     with torch.random.fork_rng(devices=[]):
-        if isinstance(settings, DiffusionSettings):
-            generator: ImageGenerator = DiffusionGenerator(settings, class_count, channels)
-        else:
-            generator = Generator(settings, class_count, channels)
+        generator = KINDS[settings.block].network(settings, class_count, channels)
     generator.load_state_dict(weights)
     return generator.eval().requires_grad_(False)
 

@@ -112,8 +112,8 @@ def image_codes(images: Tensor, code_dim: int) -> Tensor:
     if np.ptp(pixels, axis=0).any():
         from sklearn.decomposition import PCA  # takes a second to import
 
-        found = PCA(min(code_dim, *pixels.shape), svd_solver="full").fit_transform(pixels)
-        deviations = found.std(axis=0, ddof=1)
+        components = PCA(min(code_dim, *pixels.shape), svd_solver="full").fit_transform(pixels)
+        deviations = components.std(axis=0, ddof=1)
         real = deviations > _LEAST_DEVIATION * deviations[0]
-        codes[:, : found.shape[1]][:, real] = found[:, real] / deviations[real]
+        codes[:, : components.shape[1]][:, real] = components[:, real] / deviations[real]
     return torch.from_numpy(codes).to(images.device)

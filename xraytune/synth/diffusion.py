@@ -73,8 +73,8 @@ class DiffusionGenerator(ImageGenerator):
     def velocity(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         """Return the U-Net's estimate for noisy images [B, C, S, S] at schedule steps `times`, [B] or []."""
         patches = F.pixel_unshuffle(noisy, self.settings.patch_size)
-        found: Tensor = self.unet(patches, times, labels if self.class_count > 1 else None).sample
-        return F.pixel_shuffle(found.float(), self.settings.patch_size)
+        velocity: Tensor = self.unet(patches, times, labels if self.class_count > 1 else None).sample
+        return F.pixel_shuffle(velocity.float(), self.settings.patch_size)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Denoise z [n, z_dim] to images of `labels` [n]."""
@@ -149,8 +149,8 @@ class DiffusionTraining(Training):
         noisy = self.schedule.add_noise(images, drawn.noise, drawn.times)
         target = self.schedule.get_velocity(images, drawn.noise, drawn.times)
         with autocast(compute):
-            found = self.generator.velocity(noisy, drawn.times, labels)
-        loss = F.mse_loss(found, target)
+            velocity = self.generator.velocity(noisy, drawn.times, labels)
+        loss = F.mse_loss(velocity, target)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

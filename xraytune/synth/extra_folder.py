@@ -37,32 +37,16 @@ def store_folder(
         DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of
             a generator that was trained on validation or test images.
     """
-    found = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks)
-    images = usable_images(found, root, prepared, group_regex=data.split.group_regex, index=index)
+    listed = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks)
+    require_unseen(root, prepared, () if index is None else index.test)
+    if index is not None:
+        _require_no_test_patients(listed, root, index, data.split.group_regex)
+    usable = _without_validation(listed, root, prepared, data.split.group_regex)
+    # Sorted by content, so that the first images are a fair sample whatever the files are called.
+    images = tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
     store = store_images(root, images, data, cache=cache)
     require_unbroken(store, root, "repair or remove them")
     return images, store
-
-
-def usable_images(
-    found: tuple[ImageFile, ...],
-    root: Path,
-    prepared: Prepared,
-    *,
-    group_regex: str | None = None,
-    index: ImageIndex | None = None,
-) -> tuple[ImageFile, ...]:
-    """Return the images of a folder that `store_folder` keeps, sorted by content; other arguments are its own.
-
-    Raises:
-        DataError: No image is usable, one is of a test patient, or their generator was trained on validation or test images.
-    """
-    require_unseen(root, prepared, () if index is None else index.test)
-    if index is not None:
-        _require_no_test_patients(found, root, index, group_regex)
-    # Sorted by content, so that the first images are a fair sample whatever the files are called.
-    usable = _without_validation(found, root, prepared, group_regex)
-    return tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
 
 
 def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = ()) -> None:
@@ -107,11 +91,11 @@ def _require_no_test_patients(
 
 
 def _without_validation(
-    found: tuple[ImageFile, ...], root: Path, prepared: Prepared, group_regex: str | None
+    listed: tuple[ImageFile, ...], root: Path, prepared: Prepared, group_regex: str | None
 ) -> tuple[ImageFile, ...]:
     validation = [image for image in prepared.images if image.side != "train"]
     owners, table = patients_by_file_name(prepared.images), find_table(root)
-    if ambiguous := ambiguous_files(found, table, prepared.images, group_regex, owners):
+    if ambiguous := ambiguous_files(listed, table, prepared.images, group_regex, owners):
         _logger.warning(
             "%s: %d extra images, such as %s, have a file name that several patients of the study share. They count as "
             "other patients; if they are copies of the study's images, list their patients in %s there",
@@ -120,13 +104,15 @@ def _without_validation(
             ambiguous[0],
             PATIENTS_CSV,
         )
-    held_out = shared_patients(found, table, validation, group_regex=group_regex, owners=owners)
-    usable = tuple(image for image in found if image.patient not in held_out)
-    if len(usable) == len(found):
+    held_out = shared_patients(listed, table, validation, group_regex=group_regex, owners=owners)
+    usable = tuple(image for image in listed if image.patient not in held_out)
+    if len(usable) == len(listed):
         return usable
     contents = {image.sha256 for image in validation}
-    identical = sum(image.sha256 in contents for image in found)
-    what = f"{len(found) - len(usable)} of {len(found)} extra images are left out: their patients are in val-A or val-B"
+    identical = sum(image.sha256 in contents for image in listed)
+    what = (
+        f"{len(listed) - len(usable)} of {len(listed)} extra images are left out: their patients are in val-A or val-B"
+    )
     if identical:
         what += f" ({identical} are identical to images there)"
     if not usable:

@@ -83,19 +83,19 @@ class Quality:
     @property
     def kid(self) -> float:
         """KID minus its floor, averaged over classes."""
-        return float(np.mean([one.kid - one.floor for one in self.classes.values()]))
+        return float(np.mean([quality.kid - quality.floor for quality in self.classes.values()]))
 
     def columns(self) -> dict[str, float | None]:
         """Return the figures that a study lists; precision, recall and coverage are those of the worst class."""
-        full, blurred = ([getattr(one, band) for one in self.classes.values()] for band in ("full", "blurred"))
+        full, blurred = ([getattr(quality, band) for quality in self.classes.values()] for band in ("full", "blurred"))
         return {
             "gan_kid": self.kid,
             "gan_blur_px": self.blur_px,
-            "gan_precision": min(one.precision for one in full),
-            "gan_recall": min(one.recall for one in full),
-            "gan_coverage": min(one.coverage for one in full),
-            "gan_blurred_recall": min(one.recall for one in blurred),
-            "gan_blurred_coverage": min(one.coverage for one in blurred),
+            "gan_precision": min(near.precision for near in full),
+            "gan_recall": min(near.recall for near in full),
+            "gan_coverage": min(near.coverage for near in full),
+            "gan_blurred_recall": min(near.recall for near in blurred),
+            "gan_blurred_coverage": min(near.coverage for near in blurred),
             "gan_train_auroc": self.gan_train,
         }
 
@@ -196,4 +196,4 @@ def linear_classifier(**options: Any) -> Any:
 
 
 def _labels(classes: Sequence[Floats]) -> Labels:
-    return np.repeat(np.arange(len(classes)), [len(one) for one in classes])
+    return np.repeat(np.arange(len(classes)), [len(features) for features in classes])

@@ -166,9 +166,9 @@ def _closeness(images: Tensor, training: NDArray[np.uint8], training_patients: S
         for start in range(0, len(images), at_once):
             block = slice(start, start + at_once)
             distances = _distances(_scaled(images[block], side_px), templates, shift_px)
-            found = _ratio(distances, columns)
-            nearest[block] = torch.where(found < ratio[block], distances.argmin(dim=1), nearest[block])
-            ratio[block] = torch.minimum(ratio[block], found)
+            nearer = _ratio(distances, columns)
+            nearest[block] = torch.where(nearer < ratio[block], distances.argmin(dim=1), nearest[block])
+            ratio[block] = torch.minimum(ratio[block], nearer)
     return Closeness(ratio=ratio.double().numpy(), nearest=nearest.numpy())
 
 

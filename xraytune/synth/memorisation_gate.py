@@ -38,8 +38,8 @@ def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBloc
     """
     if experiment.settings.quality.allow_memorised:
         return
-    found, folder = measure_memorisation(context, read)
-    if copies := copies_found(found):
+    by_class, folder = measure_memorisation(context, read)
+    if copies := copies_found(by_class):
         what = (
             f"synthetic images are copies of training images: {copies} are nearer to a training image than 99 % of unseen "
             f"X-rays; the nearest pairs are shown in {folder.relative_to(context.cache).as_posix()} of the cache"
@@ -52,12 +52,12 @@ def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBloc
         raise TrialError(Problem(what, where, f"{fix}, or set quality.allow_memorised: true"))
 
 
-def copies_found(found: Mapping[str, Memorisation]) -> str:
+def copies_found(by_class: Mapping[str, Memorisation]) -> str:
     """Return the classes with images that copy training images, as text; "" if there are none."""
     return ", ".join(
-        f"{one.near} of {one.images} images{f' of {name}' if len(found) > 1 else ''} (chance of that {one.chance:.1g})"
-        for name, one in found.items()
-        if one.chance <= FALSE_ALARMS / len(found)
+        f"{pool.near} of {pool.images} images{f' of {name}' if len(by_class) > 1 else ''} (chance of that {pool.chance:.1g})"
+        for name, pool in by_class.items()
+        if pool.chance <= FALSE_ALARMS / len(by_class)
     )
 
 
@@ -70,7 +70,9 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
     blocks = {name: read(label, 0) for label, name in enumerate(prepared.class_names)}
     blocks = {name: block for name, block in blocks.items() if len(block.rows)}
     size_px = next(iter(blocks.values())).pixels.shape[1]
-    compared = [[one.sha256, one.label, one.patient, one.side] for one in prepared.images if one.side != "val_b"]
+    compared = [
+        [image.sha256, image.label, image.patient, image.side] for image in prepared.images if image.side != "val_b"
+    ]
     inputs = {
         "pools": [block.inputs for block in blocks.values()],
         "images": fingerprint("images", {"compared": compared}),
@@ -87,19 +89,19 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
         record = {}
         for name, block in blocks.items():
             synthetic, train = block.read(), class_images("train", name)
-            of_pool = closeness(synthetic, *train)
+            to_train = closeness(synthetic, *train)
             record[name] = asdict(
-                compare_with_unseen(of_pool.ratio, unseen_closeness(*class_images("val_a", name), *train))
+                compare_with_unseen(to_train.ratio, unseen_closeness(*class_images("val_a", name), *train))
             )
-            write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train[0], of_pool))
+            write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train[0], to_train))
         write_json(folder / _RECORD, record)
 
     path = build_once(cache, MEMORISATION_STAGE, inputs, build)
     return {name: Memorisation(**values) for name, values in read_json(path / _RECORD).items()}, path
 
 
-def _nearest_pairs(synthetic: NDArray[np.uint8], training: NDArray[np.uint8], found: Closeness) -> bytes:
+def _nearest_pairs(synthetic: NDArray[np.uint8], training: NDArray[np.uint8], to_train: Closeness) -> bytes:
     """Return a PNG of the closest synthetic images, each with its nearest training image on the right; closest first."""
-    closest = np.argsort(found.ratio, kind="stable")[:_PAIRS_SHOWN]
-    pairs = np.stack([synthetic[closest], training[found.nearest[closest]]], axis=1)
+    closest = np.argsort(to_train.ratio, kind="stable")[:_PAIRS_SHOWN]
+    pairs = np.stack([synthetic[closest], training[to_train.nearest[closest]]], axis=1)
     return png_bytes(image_grid(pairs.reshape(-1, *synthetic.shape[1:]), columns=6))

@@ -74,7 +74,7 @@ def mask_parts(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Count the components of each mask [n, S, S], int64 [n]; pixels that touch only at a corner are not connected."""
     smallest = MIN_PART * masks[0].size
     sizes = (np.bincount(ndimage.label(mask)[0].ravel())[1:] for mask in masks)
-    return np.array([int((of_parts >= smallest).sum()) for of_parts in sizes], dtype=np.int64)
+    return np.array([int((parts >= smallest).sum()) for parts in sizes], dtype=np.int64)
 
 
 class Images(NamedTuple):
@@ -104,13 +104,13 @@ def draw_block(
     """
     kept: list[Images] = []
     with generator_threads(compute):
-        while sum(len(one.pixels) for one in kept) < BLOCK:
+        while sum(len(images.pixels) for images in kept) < BLOCK:
             images = sample_block(generator, label, block, seed=seed, compute=compute, round_number=len(kept))
             if typical is not None:
                 images = _plausible(images, typical, generator.settings, is_first=not kept)
             kept.append(images)
-    pixels = np.concatenate([one.pixels for one in kept])[:BLOCK]
-    masks = [one.masks for one in kept if one.masks is not None]
+    pixels = np.concatenate([images.pixels for images in kept])[:BLOCK]
+    masks = [images.masks for images in kept if images.masks is not None]
     return Images(pixels, np.concatenate(masks)[:BLOCK] if masks else None)
 
 

@@ -93,8 +93,8 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
     def build(folder: Path) -> None:
         real = _real_side(features, context, waiting)
         sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
-        found = features.of("synthetic", sets)
-        sharp, hazy = found[: len(names)], found[len(names) :]
+        flat = features.of("synthetic", sets)
+        sharp, hazy = flat[: len(names)], flat[len(names) :]
         record = read_json(real / "real.json")
         with np.load(real / "features.npz") as stored:
             val_a, val_a_hazy, train = (
@@ -127,7 +127,7 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         write_json(folder / "quality.json", _QUALITY.dump_python(replace(quality, blur_px=blur_px), mode="json"))
 
     real_name = fingerprint(REAL_STAGE, _real_inputs(features, prepared))
-    inputs = {"real": real_name, "pixels": [prepared.pixels], "pools": [of_blocks for _, of_blocks in pools]}
+    inputs = {"real": real_name, "pixels": [prepared.pixels], "pools": [blocks for _, blocks in pools]}
     path = build_once(context.cache, QUALITY_STAGE, inputs, build, waiting=waiting)
     return _QUALITY.validate_python(read_json(path / "quality.json"))
 
@@ -163,8 +163,8 @@ def _few(counts: Mapping[str, int]) -> str:
 
 def feature_parameters(experiment: Experiment) -> Parameters | None:
     """Return the backbone and weights of the features; None if it is the trial's own backbone and not pretrained."""
-    chosen, own = experiment.settings.quality, experiment.parameters
-    backbone, weights = (chosen.backbone, chosen.weights) if chosen.backbone else (own.backbone, own.weights)
+    quality, trial = experiment.settings.quality, experiment.parameters
+    backbone, weights = (quality.backbone, quality.weights) if quality.backbone else (trial.backbone, trial.weights)
     return None if weights == "none" else Parameters(backbone=backbone, weights=weights)
 
 
@@ -194,7 +194,7 @@ class Features:
         compute = self._context.compute
         backbone, _ = build_backbone(self._network.backbone, weights=self._weights.path)
         backbone.to(compute.device).to(memory_format=torch.channels_last).eval()
-        total, done, found = sum(len(rows) for _, rows, _ in sets), 0, []
+        total, done, features = sum(len(rows) for _, rows, _ in sets), 0, list[Floats]()
         for pixels, rows, blur in sets:
             batches, sigma_px = [], blur * self.resolution_px / _REFERENCE_PX
             for start in range(0, len(rows), _BATCH):
@@ -206,8 +206,8 @@ class Features:
                     batches.append(backbone(shown).double().cpu())
                 done += len(images)
                 self._context.on_progress(f"quality: features of {what} images", done, total)
-            found.append(torch.cat(batches).numpy())
-        return found
+            features.append(torch.cat(batches).numpy())
+        return features
 
 
 def _real_side(features: Features, context: RunContext, waiting: Callable[[], None]) -> Path:
@@ -233,16 +233,18 @@ def _real_side(features: Features, context: RunContext, waiting: Callable[[], No
         flat = features.of("real", sets)
         train, val_a, val_a_blurred, *val_b = (flat[at : at + len(labels)] for at in range(0, len(flat), len(labels)))
         floor, *scale = (
-            [kernel_inception_distance(*equal(*pair)) for pair in zip(val_a, one, strict=True)] for one in val_b
+            [kernel_inception_distance(*equal(*pair)) for pair in zip(val_a, hazy, strict=True)] for hazy in val_b
         )
         record = {
             "floor": floor,
-            "scale": [float(np.mean(np.subtract(one, floor))) for one in scale],
+            "scale": [float(np.mean(np.subtract(kids, floor))) for kids in scale],
             "real_train": transfer_auroc(train, val_a, positive=prepared.positive) if len(labels) > 1 else None,
         }
         write_json(folder / "real.json", record)
         kept = {"val_a": val_a, "val_a blurred": val_a_blurred, "train": train}
-        arrays: dict[str, Any] = {f"{name} {label}": own[label] for name, own in kept.items() for label in labels}
+        arrays: dict[str, Any] = {
+            f"{name} {label}": by_label[label] for name, by_label in kept.items() for label in labels
+        }
         content = io.BytesIO()
         np.savez(content, **arrays)
         write_bytes(folder / "features.npz", content.getvalue())

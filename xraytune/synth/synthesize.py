@@ -25,13 +25,13 @@ from xraytune.base.files import require_own_file, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.nets.compute import generator_threads
-from xraytune.space.settings import PACKAGES, GanSettings, GeneratorSettings
+from xraytune.space.settings import PACKAGES, GeneratorSettings
 from xraytune.space.space import missing_packages
-from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, checkpoint_step, save_generator
+from xraytune.synth.checkpoint import CHECKPOINT_NAME, KINDS, checkpoint_generator, checkpoint_step, save_generator
 from xraytune.synth.grids import PROGRESS_FILE
 from xraytune.synth.train import train_generator
 
-GAN_STAGE, DIFFUSION_STAGE = "gan-3", "diffusion-1"
+GAN_STAGE = KINDS["gan"].stage
 
 
 def network_labels(settings: GeneratorSettings, prepared: Prepared) -> tuple[int | None, ...]:
@@ -41,7 +41,7 @@ def network_labels(settings: GeneratorSettings, prepared: Prepared) -> tuple[int
 
 def generator_stage(settings: GeneratorSettings) -> str:
     """Return the stage of a generator's artifacts."""
-    return GAN_STAGE if isinstance(settings, GanSettings) else DIFFUSION_STAGE
+    return KINDS[settings.block].stage
 
 
 def generator_inputs(
@@ -91,16 +91,11 @@ def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, "settings": {**inputs["settings"], "steps": None}}
 
 
-def generator_work_path(cache: Path, stage: str, inputs: dict[str, Any]) -> Path:
-    """Return the folder of a generator's checkpoint and `grids/` while it trains."""
-    return work_path(cache, stage, inputs)
-
-
 def trained_generator(settings: GeneratorSettings, label: int | None, context: RunContext) -> Path:
     """Return the artifact of a network, `generator.safetensors`, `checkpoint.pt` and `grids/`; see `train_generator`."""
     prepared, compute, cache, on_progress = context.prepared, context.compute, context.cache, context.on_progress
     stage, inputs = generator_stage(settings), generator_inputs(settings, label, prepared, compute)
-    work = generator_work_path(cache, stage, inputs)
+    work = work_path(cache, stage, inputs)
     name = f"the {settings.noun}" if label is None else f"the {settings.noun} of {prepared.class_names[label]}"
     what = f"training {name} (steps)"
 
