@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
-from xraytune.base.artifacts import work_path
-from xraytune.base.artifacts import in_use
+from xraytune.base.artifacts import in_use, work_path
 from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
 from xraytune.base.files import (
     explain_disk_errors,
