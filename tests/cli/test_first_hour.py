@@ -14,9 +14,8 @@ from tests.cli.spaces import EXPERIMENT
 from xraytune.cli import console
 from xraytune.cli.search import show_search
 from xraytune.data.phantom import draw_phantoms
-from xraytune.search.run import SearchSummary
-from xraytune.space.settings import Parameters
-from xraytune.study.status import TrialView
+from xraytune.space.settings import Objective, Parameters
+from xraytune.study.status import StudyView, TrialView
 from xraytune.trial.mix import mix_label
 
 Run: TypeAlias = Callable[..., Result]
@@ -102,16 +101,26 @@ def test_paths_below_the_current_folder_are_shown_relative(
 
 
 def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
-    best = TrialView(number=0, status="complete", value=0.9, val_b_score=0.8, parameters=Parameters(), mix="real_only")
-    for is_confirmable in (True, False):
+    for source in ("gan", "none"):
+        best = TrialView(
+            number=0,
+            status="complete",
+            value=0.9,
+            val_b_score=0.8,
+            parameters=Parameters(source=source),
+            mix=source,
+        )
         show_search(
-            SearchSummary(
-                study=Path("studies/a #b"),
+            StudyView(
+                path=Path("studies/a #b"),
                 metric="AUROC",
-                counts={"complete": 1},
-                best=best,
-                for_export=best,
-                is_confirmable=is_confirmable,
+                objective=Objective(),
+                trials=(best,),
+                trial_budget=1,
+                max_epochs=1,
+                seconds=1.0,
+                seconds_left=None,
+                is_running=False,
             )
         )
 

@@ -139,7 +139,7 @@ def test_a_machine_with_a_gpu_searches_on_the_cores_of_a_cluster_without(
         summary = search(space, studies=studies, overrides=ONE_TRIAL, address=address)
 
     assert summary.counts["complete"] == 1
-    assert StudyFolder(summary.study).compute().device == "cpu"
+    assert StudyFolder(summary.path).compute().device == "cpu"
 
 
 @pytest.mark.nightly

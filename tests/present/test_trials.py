@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +36,7 @@ def study(
     seconds_left: float | None = 90.0,
 ) -> StudyView:
     return StudyView(
-        name="small",
+        path=Path("small"),
         metric=metric,
         objective=objective,
         trials=trials,

@@ -1,6 +1,7 @@
 """What ASHA saved, and which searched values it never let train to the end."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def trial(state: Any, epochs: int, **parameters: Value) -> TrialView:
 def study(*trials: TrialView, is_running: bool = False) -> StudyView:
     numbered = tuple(one.model_copy(update={"number": number}) for number, one in enumerate(trials))
     return StudyView(
-        name="small",
+        path=Path("small"),
         metric="AUROC",
         objective=Objective(),
         trials=numbered,

@@ -38,7 +38,7 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
     assert view.trials[2].reason == "weights are missing"
     assert view.trials[3].busy_with == "training the GAN: 1,000 of 2,000 steps"
     assert view.best is not None
-    assert (view.best.number, view.count("pruned"), view.is_running) == (0, 1, True)
+    assert (view.best.number, view.counts["pruned"], view.is_running) == (0, 1, True)
     assert [(side.name, side.image_count) for side in view.sides] == [("train", 1), ("val-A", 1), ("val-B", 1)]
 
 

@@ -67,10 +67,10 @@ def demo(
     why = "Search: is it better to add nothing, repeated real images or GAN images, and how many?"
     announce(why, "search", "--space", space, "--data", xrays, "--studies", studies, *settings)
     with SearchScreen() as callbacks:
-        summary = search(space, data=xrays, overrides=overrides, studies=studies, callbacks=callbacks)
-    show_search(summary, next_step=False)
+        view = search(space, data=xrays, overrides=overrides, studies=studies, callbacks=callbacks)
+    show_search(view, next_step=False)
 
-    study = studies / summary.study.name
+    study = studies / view.name
     why = "Rehearse the comparison with controls that `confirm` makes on the test folder."
     announce(why, "confirm", study, "--quick")
     with ConfirmScreen() as screen:

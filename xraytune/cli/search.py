@@ -7,16 +7,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.present.tables import duration
 
 if TYPE_CHECKING:
     from xraytune.search.callbacks import Callbacks
-    from xraytune.search.run import SearchSummary
     from xraytune.space.settings import Parameters
     from xraytune.study.row import TrialRow
+    from xraytune.study.status import StudyView
     from xraytune.study.suggestion import TrialSuggestion
 
 
@@ -35,7 +36,7 @@ def search(
     from xraytune.search.run import search
 
     with SearchScreen() as callbacks:
-        summary = search(
+        view = search(
             space,
             data=data,
             weights_dir=weights_dir,
@@ -46,26 +47,40 @@ def search(
             skip_broken=skip_broken,
             callbacks=callbacks,
         )
-    console.show_result(summary, show_search, as_json=as_json)
+    if as_json:
+        console.show_json(study_json(view))
+    else:
+        show_search(view)
 
 
-def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
+def study_json(view: StudyView) -> dict[str, Any]:
+    """Return a study as a JSON object, also with what follows from its trials."""
+    from xraytune.study.pruning import pruning_of
+
+    best = view.best.number if view.best else None
+    return to_json(view) | {"name": view.name, "counts": view.counts, "best": best, "pruning": pruning_of(view)}
+
+
+def show_search(view: StudyView, *, next_step: bool = True) -> None:
     """Print the best trials and the next command."""
     from xraytune.present.trials import pruning_lines, scores_text
+    from xraytune.study.pruning import pruning_of
 
-    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
-    study = shown_path(summary.study)
-    console.write(f"{study}: {counts}")
-    chosen = {"best on val-A": summary.best}
-    if summary.for_export.val_b_score is not None:
-        chosen["best on val-B, to be exported"] = summary.for_export
+    study = shown_path(view.path)
+    console.write(f"{study}: {', '.join(f'{count} {status}' for status, count in view.counts.items())}")
+    chosen = {"best on val-A": view.best}
+    if view.has_val_b:
+        chosen["best on val-B, to be exported"] = view.for_export
     for what, trial in chosen.items():
-        scores = scores_text(summary.metric, trial.value, trial.val_b_score)
-        console.write(f"{what}: #{trial.number} {trial.mix}, {scores}", "good")
-    if summary.pruning:
-        console.show(*pruning_lines(summary.pruning))
+        if trial:
+            scores = scores_text(view.metric, trial.value, trial.val_b_score)
+            console.write(f"{what}: #{trial.number} {trial.mix}, {scores}", "good")
+    if pruning := pruning_of(view):
+        console.show(*pruning_lines(pruning))
     if next_step:
-        command = "confirm {} --quick" if summary.is_confirmable else "export {} -o best.yaml"
+        trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
+        is_confirmable = view.has_val_b and any(parameters.has_synthetic_images for parameters in trained)
+        command = "confirm {} --quick" if is_confirmable else "export {} -o best.yaml"
         console.write_command(f"xraytune {command.format(quote(str(study)))}", "next: ")
 
 

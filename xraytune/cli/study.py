@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter, Option
 
-from xraytune.base.records import to_json
 from xraytune.cli import console, options
-from xraytune.cli.search import shown_path
+from xraytune.cli.search import shown_path, study_json
 from xraytune.present.tables import Cell, Column, Table, numbers
 
 if TYPE_CHECKING:
@@ -20,13 +19,11 @@ if TYPE_CHECKING:
 def status(study: options.StudyArgument, as_json: options.AsJson = False) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
     from xraytune.present.trials import status_frame
-    from xraytune.study.pruning import pruning_of
     from xraytune.study.status import status
 
     view = status(study)
     if as_json:
-        best = view.best.number if view.best is not None else None
-        console.show_json(to_json(view) | {"best": best, "pruning": pruning_of(view)})
+        console.show_json(study_json(view))
     else:
         console.show(*status_frame(view))
 

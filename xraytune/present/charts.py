@@ -170,7 +170,9 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
         "legend": _LEGEND,
     }
     caption = (
-        "Strong: complete. " if len(strong) == view.count("complete") else "Strong: the best trial of each source. "
+        "Strong: complete. "
+        if len(strong) == view.counts.get("complete")
+        else "Strong: the best trial of each source. "
     )
     if rungs:
         caption += "Dotted lines: ASHA's rungs, where trials are compared and pruned. "

@@ -218,7 +218,7 @@ def _state(trial: TrialView, view: StudyView) -> str:
 
 
 def _heading(view: StudyView) -> Iterable[Cell | str]:
-    counts = [f"{view.count(status)} {status}" for status in _TONES if view.count(status)]
+    counts = [f"{view.counts[status]} {status}" for status in _TONES if status in view.counts]
     first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"
     yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
     for best in _best(view):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.study.journal import Journal
-from xraytune.study.pruning import Pruning, pruning_of
 from xraytune.study.row import reasons_of
 from xraytune.study.start import (
     continue_under_releases,
@@ -38,33 +36,9 @@ from xraytune.study.start import (
     require_same_images,
     require_same_space,
 )
-from xraytune.study.status import StudyWatcher, TrialView
+from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space, pretrained_ratios
-from xraytune.trial.task import task_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchSummary:
-    """The result of a search.
-
-    Attributes:
-        metric: Of the scores, such as AUROC.
-        counts: Number of ended trials by status.
-        best: The best complete trial on val-A, which the search optimised.
-        for_export: The best complete trial on val-B, which no decision of the search used; `export` takes it. In a
-            search for a generator, the same as `best`.
-        is_confirmable: Whether a trial has synthetic images, so that `confirm` has something to compare.
-        pruning: What ASHA saved, and what it never let train to the end; None if it stopped no trial.
-    """
-
-    study: Path
-    metric: str
-    counts: dict[str, int]
-    best: TrialView
-    for_export: TrialView
-    is_confirmable: bool
-    pruning: Pruning | None = None
 
 
 def search(
@@ -78,8 +52,8 @@ def search(
     address: str | None = None,
     skip_broken: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
-) -> SearchSummary:
-    """Search the space of a file. Everything is checked before anything is started or written.
+) -> StudyView:
+    """Search the space of a file and return the study. Everything is checked before anything is started or written.
 
     Args:
         space: The YAML file.
@@ -124,7 +98,11 @@ def search(
         runner = Runner(folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
         need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
         _run_trials(folder, loaded, runner, need, callbacks)
-    return summarise(folder)
+    view = StudyWatcher(folder).look()
+    if view.best is None:
+        what = f"no trial completed{reasons_of(view.trials)}"
+        raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
+    return view
 
 
 def _resumes(folder: StudyFolder, space: Space) -> bool:
@@ -200,24 +178,4 @@ def _note_on_asha(settings: Settings, pretrained: Sequence[float]) -> str:
     return (
         f"ASHA compares trials from epoch {grace} on, but trials with mixing: pretrain may not see a real image before "
         f"epoch {first}; for a fair comparison, set scheduler.grace: {first} or scheduler.name: none"
-    )
-
-
-def summarise(folder: StudyFolder) -> SearchSummary:
-    """Return the summary of a study's ended trials; raise TrialError with the reasons if none is complete."""
-    watcher = StudyWatcher(folder)
-    view = watcher.look()
-    if view.best is None or view.for_export is None:
-        what = f"no trial completed{reasons_of(view.trials)}"
-        raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
-    trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
-    return SearchSummary(
-        study=folder.path,
-        metric=view.metric,
-        counts={status: view.count(status) for status in ("complete", "pruned", "failed")},
-        best=view.best,
-        for_export=view.for_export,
-        is_confirmable=task_of(watcher.space.settings).trains_network
-        and any(parameters.has_synthetic_images for parameters in trained),
-        pruning=pruning_of(view),
     )

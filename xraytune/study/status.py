@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class TrialView(TrialRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyView:
-    """A study at one moment: its sides, its trials by number, and the names of the searched parameters.
+    """A study at one moment: its folder, its sides, its trials by number, and the names of the searched parameters.
 
     Attributes:
         metric: Of its scores, such as AUROC.
@@ -65,7 +66,7 @@ class StudyView:
         idle_share: The share of the slots' time that was idle; None before the first trial.
     """
 
-    name: str
+    path: Path
     metric: str
     objective: Objective
     sides: tuple[SideSize, ...] = ()
@@ -79,9 +80,15 @@ class StudyView:
     seconds_budget: float | None = None
     idle_share: float | None = None
 
-    def count(self, status: str) -> int:
-        """Return the number of trials with a status."""
-        return sum(trial.status == status for trial in self.trials)
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.path.name
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of trials by status."""
+        return dict(Counter(trial.status for trial in self.trials))
 
     @property
     def best(self) -> TrialView | None:
@@ -188,7 +195,7 @@ class StudyWatcher:
         if left is not None and seconds_budget is not None:
             left = max(0.0, min(left, seconds_budget - times.seconds))
         return StudyView(
-            name=self._folder.path.name,
+            path=self._folder.path,
             metric=self.space.settings.metric,
             objective=self.space.settings.objective,
             sides=self._sides,
