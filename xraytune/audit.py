@@ -19,17 +19,18 @@ from xraytune.base.files import require_writable, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
 from xraytune.confirm.verdict_file import VerdictRecord
-from xraytune.data.index import read_index, read_labelled_folder
-from xraytune.data.prepare import RunContext, prepare_index, stored_images
+from xraytune.data.index import ImageFile, read_index, read_labelled_folder
+from xraytune.data.prepare import Prepared, RunContext, prepare_index, stored_images
 from xraytune.nets.compute import pin
 from xraytune.present.page import render
 from xraytune.present.sections import sections
 from xraytune.present.study import read_study
-from xraytune.present.tables import Picture, Section, Table
+from xraytune.present.tables import Cell, Column, Picture, Section, Table
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.run import resources_here, search
 from xraytune.space.document import parse_yaml
 from xraytune.space.load import space_of_document
+from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.stats.verdict import verdict_text
 from xraytune.study.folder import StudyFolder
@@ -110,8 +111,7 @@ def audit(
         KeyboardInterrupt: Ctrl-C; repeat the same call to resume.
     """
     draft = _space(real, synthetic, _RATIOS, overrides, weights_dir)
-    settings, parameters = draft.settings, draft.experiment().parameters
-    progress = callbacks.on_progress
+    settings, progress = draft.settings, callbacks.on_progress
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
@@ -121,15 +121,7 @@ def audit(
     for warning in warnings:
         callbacks.note(warning)
     images, store = store_folder(synthetic, prepared, settings.data, index=index, cache=cache)
-    excluded = len(read_labelled_folder(synthetic, prepared.class_names)) - len(images)
-    ratios, why_not = list[float](), ""
-    for ratio in _RATIOS:
-        try:
-            mix = parameters.model_copy(update={"synthetic_ratio": ratio})
-            require_enough([image.label for image in images], mix, prepared)
-            ratios.append(ratio)
-        except DataError as error:
-            why_not = why_not or f"there are only {error.problems[0].what}"
+    ratios, too_few = _possible_ratios(draft, images, prepared)
     space = _space(real, synthetic, ratios or _RATIOS, overrides, weights_dir)
     _, compute = resources_here(settings)
     if folder.space_path.exists():
@@ -137,46 +129,90 @@ def audit(
         prepared = require_same_images(folder, prepared)
     else:
         create_study(folder, space, prepared, compute)
-    pin(compute)
-    with in_use(cache):
-        context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=progress)
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=progress)
+    excluded = len(read_labelled_folder(synthetic, prepared.class_names)) - len(images)
+    measured = _measure(space.experiment(), context, images, store, excluded=excluded)
+    if quick:
+        return _write(folder, cache, measured, "it needs training; run the command without --quick")
+    if not ratios or not index.test:
+        return _write(folder, cache, measured, "the real images have no test/ folder" if ratios else too_few)
+    _write(folder, cache, measured, "the audit was interrupted")
+    reported = replace(callbacks, on_trial_end=lambda row: callbacks.note(f"trial {row.number}: {row.status}"))
+    folders: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache}
+    search(folder.space_path, **folders, studies=studies, skip_broken=skip_broken, callbacks=reported)
+    confirm(folder.path, **folders, reason="audit", callbacks=callbacks, on_forecast=on_forecast)
+    return _write(folder, cache, measured, "")
+
+
+def audit_section(result: Audit) -> Section:
+    """Show the scorecard."""
+    rows = [(Cell(line.name, "strong"), line.status, line.sentence) for line in result.lines]
+    table = Table(("", "status", Column("", flexible=True)), rows)
+    return Section(id="audit", title="Audit", link="Audit", lead=result.headline, tone="strong", tables=[table])
+
+
+def _possible_ratios(space: Space, images: Sequence[ImageFile], prepared: Prepared) -> tuple[list[float], str]:
+    """Return the ratios that there are enough images for, and what the first of the others lacks."""
+    ratios, too_few = list[float](), ""
+    for ratio in _RATIOS:
+        try:
+            mix = space.experiment().parameters.model_copy(update={"synthetic_ratio": ratio})
+            require_enough([image.label for image in images], mix, prepared)
+            ratios.append(ratio)
+        except DataError as error:
+            too_few = too_few or f"there are only {error.problems[0].what}"
+    return ratios, too_few
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """What is measured without training: all lines but the last, and the closest pairs of each class."""
+
+    lines: tuple[Line, ...]
+    quality: Quality | str
+    memorisation: Mapping[str, Memorisation]
+    pictures: Sequence[Picture]
+
+
+def _measure(
+    experiment: Experiment, context: RunContext, images: Sequence[ImageFile], store: Path, *, excluded: int
+) -> _Measured:
+    """Measure the images; `excluded` ones show validation patients."""
+    pin(context.compute)
+    with in_use(context.cache):
         read = folder_reader(stored_images(store, images, name="folder"))
-        quality = measure_quality(space.experiment(), context, read)
+        quality = measure_quality(experiment, context, read)
         memorisation, nearest = measure_memorisation(context, read)
     copies = copies_found(memorisation)
-    trained_on = {image.sha256 for image in prepared.images if image.side == "train"}
+    trained_on = {image.sha256 for image in context.prepared.images if image.side == "train"}
     identical = sum(image.sha256 in trained_on for image in images)
     near = f"Nearer to a training image than 99 % of unseen X-rays: {copies or 'no more images than by chance'}."
-    measured = (
+    lines = (
         _line("patients", f"{excluded:,} images show validation patients and are excluded below.", excluded > 0),
         _line("memorisation", f"{near} Identical to one: {identical:,}.", identical > 0, copies != ""),
         *_quality(quality),
     )
     files = {name: nearest / f"nearest_{name}.png" for name in memorisation}
     pictures = [Picture(content=encoded_again(file), caption=f"{name}, closest pairs") for name, file in files.items()]
+    return _Measured(lines=lines, quality=quality, memorisation=memorisation, pictures=pictures)
 
-    def write(why_not: str) -> Audit:
-        data = read_study(folder.path, cache)
-        lines = (*measured, _downstream(data.verdict) if data.verdict else _not_measured("downstream", why_not))
-        result = Audit(
-            study=folder.path, headline=_headline(lines), lines=lines, quality=quality, memorisation=memorisation
-        )
-        write_json(folder.path / "audit.json", to_json(result) | {"study": settings.name})
-        table = Table(("", "status", ""), [(line.name, line.status, line.sentence) for line in lines])
-        part = Section(id="audit", title="Audit", link="Audit", lead=result.headline, tables=[table], pictures=pictures)
-        write_text(folder.path / "audit.html", render(data, [part, *sections(data)]), durable=False)
-        return result
 
-    if quick:
-        return write("it needs training; run the command without --quick")
-    if not ratios or not index.test:
-        return write(why_not if not ratios else "the real images have no test/ folder")
-    write("the audit was interrupted")
-    reported = replace(callbacks, on_trial_end=lambda row: callbacks.note(f"trial {row.number}: {row.status}"))
-    folders: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache}
-    search(folder.space_path, **folders, studies=studies, skip_broken=skip_broken, callbacks=reported)
-    confirm(folder.path, **folders, reason="audit", callbacks=callbacks, on_forecast=on_forecast)
-    return write("")
+def _write(folder: StudyFolder, cache: Path, measured: _Measured, why_not: str) -> Audit:
+    """Write the audit as JSON and as a page, with the verdict of the study or why there is none."""
+    data = read_study(folder.path, cache)
+    downstream = _downstream(data.verdict) if data.verdict else _not_measured("downstream", why_not)
+    lines = (*measured.lines, downstream)
+    result = Audit(
+        study=folder.path,
+        headline=_headline(lines),
+        lines=lines,
+        quality=measured.quality,
+        memorisation=measured.memorisation,
+    )
+    write_json(folder.path / "audit.json", to_json(result) | {"study": folder.path.name})
+    scorecard = replace(audit_section(result), pictures=measured.pictures)
+    write_text(folder.path / "audit.html", render(data, [scorecard, *sections(data)]), durable=False)
+    return result
 
 
 def _space(

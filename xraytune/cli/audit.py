@@ -10,7 +10,6 @@ from typer import Argument, Option
 from xraytune.cli import console, options
 from xraytune.cli.confirm import ConfirmScreen
 from xraytune.cli.search import shown_path
-from xraytune.present.tables import Cell, Column, Table
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit
@@ -52,7 +51,8 @@ def audit(
 
 
 def _show(result: Audit) -> None:
-    rows = [(Cell(line.name, "strong"), line.status, line.sentence) for line in result.lines]
-    console.show(Cell(result.headline, "strong"), Table(("", "status", Column("", flexible=True)), rows))
+    from xraytune.audit import audit_section
+
+    console.show_section(audit_section(result))
     folder = shown_path(result.study)
     console.write(f"report: {folder}/audit.html; all figures: {folder}/audit.json")

@@ -84,16 +84,14 @@ def _signed(difference: ArmDifference | ControlVerdict) -> tuple[str, str]:
 
 
 def _outcomes(differences: Sequence[OutcomeDifference], title: str) -> Table:
-    rows: list[Row] = []
-    for outcome, name in _OUTCOMES.items():
-        measured = [difference for difference in differences if difference.outcome == outcome]
-        if measured:
-            rows.append((Cell(name, "strong"), "", "", "", ""))
-        for difference in measured:
-            scores = f"{difference.value:.3f}", f"{difference.control_value:.3f}"
-            rows.append((f"  {difference.control}", *scores, *_signed(difference)))
-    columns = (Column("outcome, control", flexible=True), *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS)
-    return Table(columns, rows, title)
+    rows = [
+        (name, row.control, f"{row.value:.3f}", f"{row.control_value:.3f}", *_signed(row))
+        for outcome, name in _OUTCOMES.items()
+        for row in differences
+        if row.outcome == outcome
+    ]
+    control = Column("control", flexible=True)
+    return Table(("outcome", control, *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS), rows, title)
 
 
 def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Table]:
