@@ -103,9 +103,9 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'xraytune' has no attribute {name!r}")
     module, attribute = _locations()[name]
-    found = getattr(import_module(module), attribute)
-    globals()[name] = found = _taking_text(found) if isfunction(found) else found
-    return found
+    public = getattr(import_module(module), attribute)
+    globals()[name] = public = _taking_text(public) if isfunction(public) else public
+    return public
 
 
 @cache

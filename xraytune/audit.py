@@ -131,17 +131,17 @@ def audit(
         create_study(folder, space, prepared, compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=progress)
     excluded = len(read_labelled_folder(synthetic, prepared.class_names)) - len(images)
-    measured = _measure(space.experiment(), context, images, store, excluded=excluded)
+    measured = _measure(folder.path, space.experiment(), context, images, store, excluded)
     if quick:
-        return _write(folder, cache, measured, "it needs training; run the command without --quick")
+        return _write(*measured, cache, "it needs training; run the command without --quick")
     if not ratios or not index.test:
-        return _write(folder, cache, measured, "the real images have no test/ folder" if ratios else too_few)
-    _write(folder, cache, measured, "the audit was interrupted")
+        return _write(*measured, cache, "the real images have no test/ folder" if ratios else too_few)
+    _write(*measured, cache, "the audit was interrupted")
     reported = replace(callbacks, on_trial_end=lambda row: callbacks.note(f"trial {row.number}: {row.status}"))
     folders: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache}
     search(folder.space_path, **folders, studies=studies, skip_broken=skip_broken, callbacks=reported)
     confirm(folder.path, **folders, reason="audit", callbacks=callbacks, on_forecast=on_forecast)
-    return _write(folder, cache, measured, "")
+    return _write(*measured, cache, "")
 
 
 def audit_section(result: Audit) -> Section:
@@ -164,20 +164,10 @@ def _possible_ratios(space: Space, images: Sequence[ImageFile], prepared: Prepar
     return ratios, too_few
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Measured:
-    """What is measured without training: all lines but the last, and the closest pairs of each class."""
-
-    lines: tuple[Line, ...]
-    quality: Quality | str
-    memorisation: Mapping[str, Memorisation]
-    pictures: Sequence[Picture]
-
-
 def _measure(
-    experiment: Experiment, context: RunContext, images: Sequence[ImageFile], store: Path, *, excluded: int
-) -> _Measured:
-    """Measure the images; `excluded` ones show validation patients."""
+    study: Path, experiment: Experiment, context: RunContext, images: Sequence[ImageFile], store: Path, excluded: int
+) -> tuple[Audit, list[Picture]]:
+    """Audit the images without training; `excluded` ones show validation patients. The pictures are the closest pairs."""
     pin(context.compute)
     with in_use(context.cache):
         read = folder_reader(stored_images(store, images, name="folder"))
@@ -194,24 +184,19 @@ def _measure(
     )
     files = {name: nearest / f"nearest_{name}.png" for name in memorisation}
     pictures = [Picture(content=encoded_again(file), caption=f"{name}, closest pairs") for name, file in files.items()]
-    return _Measured(lines=lines, quality=quality, memorisation=memorisation, pictures=pictures)
+    measured = Audit(study=study, headline="", lines=lines, quality=quality, memorisation=memorisation)
+    return measured, pictures
 
 
-def _write(folder: StudyFolder, cache: Path, measured: _Measured, why_not: str) -> Audit:
-    """Write the audit as JSON and as a page, with the verdict of the study or why there is none."""
-    data = read_study(folder.path, cache)
+def _write(measured: Audit, pictures: Sequence[Picture], cache: Path, why_not: str) -> Audit:
+    """Add the verdict of the study, or why there is none, and write the audit as JSON and as a page."""
+    data = read_study(measured.study, cache)
     downstream = _downstream(data.verdict) if data.verdict else _not_measured("downstream", why_not)
     lines = (*measured.lines, downstream)
-    result = Audit(
-        study=folder.path,
-        headline=_headline(lines),
-        lines=lines,
-        quality=measured.quality,
-        memorisation=measured.memorisation,
-    )
-    write_json(folder.path / "audit.json", to_json(result) | {"study": folder.path.name})
-    scorecard = replace(audit_section(result), pictures=measured.pictures)
-    write_text(folder.path / "audit.html", render(data, [scorecard, *sections(data)]), durable=False)
+    result = replace(measured, headline=_headline(lines), lines=lines)
+    write_json(result.study / "audit.json", to_json(result) | {"study": result.study.name})
+    scorecard = replace(audit_section(result), pictures=pictures)
+    write_text(result.study / "audit.html", render(data, [scorecard, *sections(data)]), durable=False)
     return result
 
 

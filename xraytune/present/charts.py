@@ -10,7 +10,6 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -69,20 +68,20 @@ def differences(finalist: FinalistVerdict, metric: str, rope: float) -> Chart:
     """Show the differences of a finalist from its controls, with intervals and the ROPE."""
     comparisons = finalist.comparisons[::-1]
     names = [_escaped(comparison.control) for comparison in comparisons]
-    traces = []
-    for word, symbol in _SYMBOLS.items():
-        if rows := [comparison for comparison in comparisons if comparison.verdict[0] == word]:
-            trace = _scatter(
-                "markers",
-                [row.difference for row in rows],
-                [_escaped(row.control) for row in rows],
-                "%{y}<br>%{x:+.4f} (%{text})",
-                name=word,
-                error_x=_error((row.difference for row in rows), _ends(rows), width=5),
-                marker={"color": _VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
-                text=[f"{row.low:+.4f} to {row.high:+.4f}" for row in rows],
-            )
-            traces.append(trace)
+    traces = [
+        _scatter(
+            "markers",
+            [row.difference for row in rows],
+            [_escaped(row.control) for row in rows],
+            "%{y}<br>%{x:+.4f} (%{text})",
+            name=word,
+            error_x=_intervals(rows, "difference", width=5),
+            marker={"color": _VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
+            text=[f"{row.low:+.4f} to {row.high:+.4f}" for row in rows],
+        )
+        for word, symbol in _SYMBOLS.items()
+        if (rows := [comparison for comparison in comparisons if comparison.verdict[0] == word])
+    ]
     above = {"xref": "paper", "x": 0, "xanchor": "left", "yshift": 19, "showarrow": False, "font": {"size": 13}}
     rope_name = {"yref": "paper", "x": 0, "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     layout = {
@@ -105,27 +104,23 @@ def ratio_response(points: Sequence[RatioPoint], source: str, metric: str) -> Ch
     """Show the gain over ratio 0 at each ratio, of a finalist's source and of duplicates."""
     points = [point for point in points if point.ratio]
     ratios = [f"{point.ratio:g}" for point in points]
-    gains: dict[str, dict[int, Gain]] = {
-        source: dict(enumerate(points)),
-        "duplicate": {place: point.duplicate for place, point in enumerate(points) if point.duplicate},
-    }
+    duplicates = [(place, point.duplicate) for place, point in enumerate(points) if point.duplicate]
     traces = [
         _scatter(
             "lines+markers",
-            [place + (0.04 if name == source else -0.04) for place in by_place],
-            [gain.gain for gain in by_place.values()],
+            [place + shift for place, _ in gains],
+            [gain.gain for _, gain in gains],
             f"{name}, %{{text}}",
             name=name,
-            error_y=_error((gain.gain for gain in by_place.values()), _ends(by_place.values()), width=4),
+            error_y=_intervals([gain for _, gain in gains], "gain", width=4),
             line={"color": _colour_of(name)},
             marker={"color": _colour_of(name), "size": 8},
             text=[
-                f"r = {ratios[place]}: {gain.gain:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
-                for place, gain in by_place.items()
+                f"r = {ratios[place]}: {gain.gain:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})" for place, gain in gains
             ],
         )
-        for name, by_place in gains.items()
-        if by_place
+        for name, gains, shift in ((source, [*enumerate(points)], 0.04), ("duplicate", duplicates, -0.04))
+        if gains
     ]
     layout = {
         "xaxis": _axis("extra images per real image (r)", tickvals=[*range(len(ratios))], ticktext=ratios),
@@ -150,13 +145,13 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     pale = 0.5 if len(view.trials) <= _MANY else 0.25
     traces = [
         _scatter(
-            "lines" if max(len(one.values) for one in trials) > 1 else "lines+markers",
-            list(chain.from_iterable([*range(1, len(one.values) + 1), None] for one in trials)),
-            list(chain.from_iterable([*_rounded(one.values), None] for one in trials)),
+            "lines" if max(len(trial.values) for trial in trials) > 1 else "lines+markers",
+            [epoch for trial in trials for epoch in (*range(1, len(trial.values) + 1), None)],
+            [value for trial in trials for value in (*_rounded(trial.values), None)],
             "%{text}<br>epoch %{x}: %{y:.4f}",
             name=source,
             legendgroup=source,
-            meta=[_label(one) for one in trials],
+            meta=[_label(trial) for trial in trials],
             line={"color": _colour_of(source), "width": 2.5 if is_strong else 1.2},
             opacity=1 if is_strong else pale,
             showlegend=is_strong or (True, source) not in groups,
@@ -169,11 +164,8 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
         "shapes": [_vertical(epoch, dash="dot") for epoch in rungs],
         "legend": _LEGEND,
     }
-    caption = (
-        "Strong: complete. "
-        if len(strong) == view.counts.get("complete")
-        else "Strong: the best trial of each source. "
-    )
+    which = "complete" if len(strong) == view.counts.get("complete") else "the best trial of each source"
+    caption = f"Strong: {which}. "
     if rungs:
         caption += "Dotted lines: ASHA's rungs, where trials are compared and pruned. "
     return Chart(
@@ -211,7 +203,8 @@ def parallel_coordinates(figure: Figure, view: StudyView) -> Chart:
         traces.append(line | style)
         sources.add(source)
     legend = [
-        _scatter("lines", [None], [None], "", name=one, line={"color": _colour_of(one)}) for one in sorted(sources)
+        _scatter("lines", [None], [None], "", name=source, line={"color": _colour_of(source)})
+        for source in sorted(sources)
     ]
     return Chart(
         id="parallel",
@@ -220,7 +213,7 @@ def parallel_coordinates(figure: Figure, view: StudyView) -> Chart:
             "xaxis": layout["xaxis"] | {"side": "top", "showline": False},
             "yaxis": layout["yaxis"],
             "shapes": layout["shapes"],
-            "annotations": [one | {"font": {"size": 11}} for one in layout["annotations"]],
+            "annotations": [note | {"font": {"size": 11}} for note in layout["annotations"]],
             "legend": {**_LEGEND, "y": 1.12},
             "margin": {"l": 70, "r": 50, "t": 70, "b": 12},
         },
@@ -274,36 +267,31 @@ def parameter_slice(figure: Figure, view: StudyView) -> Chart:
 
 def curve_charts(curves: ClassCurves, positive: str, captions: Mapping[str, str]) -> tuple[Chart, ...]:
     """Show ROC, precision-recall and calibration of one class, with pointwise 95 % bands; `captions` are by id."""
-    found = curves.calibration
-    bins = _scatter(
+    bins = curves.calibration
+    calibration = _scatter(
         "lines+markers",
-        _rounded(found.mean_probability),
-        _rounded(found.share),
+        _rounded(bins.mean_probability),
+        _rounded(bins.share),
         "predicted %{x:.3f}<br>observed %{y:.3f}<br>%{text}",
-        error_y=_error(found.share, zip(found.low, found.high, strict=True), width=3),
+        error_y=_error(bins.share.tolist(), bins.low, bins.high, width=3),
         line={"color": _COLOUR, "width": 1},
         marker={"color": _COLOUR, "size": 7},
-        text=[f"{count} images" for count in found.images],
+        text=[f"{count} images" for count in bins.images],
     )
     roc = _banded(curves.roc, "1 - specificity %{x:.3f}<br>sensitivity %{y:.3f}")
     pr = _banded(curves.pr, "recall %{x:.3f}<br>precision %{y:.3f}", shape="hv")
 
-    def chart(name: str, alt: str, traces: Sequence[Trace], title: str, x: str, y: str, **layout: Any) -> Chart:
+    def chart(name: str, title: str, traces: Sequence[Trace], x: str, y: str, **layout: Any) -> Chart:
         axes = {"xaxis": _axis(x, range=[-0.01, 1.01]), "yaxis": _axis(y, range=[-0.01, 1.01])}
         layout |= {**axes, "showlegend": False, "title": _title(title)}
+        alt = f"{title} of {positive}, {captions[name]}"
         return Chart(id=name, traces=traces, layout=layout, alt=alt, caption=captions[name])
 
-    on_roc, on_pr = (
-        f"ROC curve of {positive}, {captions['roc']}",
-        f"precision-recall curve of {positive}, {captions['pr']}",
-    )
-    probability, share = "predicted probability", "observed share"
+    on_diagonal = {"shapes": [_DIAGONAL]}
     return (
-        chart("roc", on_roc, roc, "ROC", "1 - specificity", "sensitivity", shapes=[_DIAGONAL]),
-        chart("pr", on_pr, pr, "Precision and recall", "recall", "precision"),
-        chart(
-            "calibration", f"calibration of {positive}", [bins], "Calibration", probability, share, shapes=[_DIAGONAL]
-        ),
+        chart("roc", "ROC", roc, "1 - specificity", "sensitivity", **on_diagonal),
+        chart("pr", "Precision and recall", pr, "recall", "precision"),
+        chart("calibration", "Calibration", [calibration], "predicted probability", "observed share", **on_diagonal),
     )
 
 
@@ -341,7 +329,7 @@ def dice_by_patient(patients: Sequence[str], dices: Sequence[float]) -> Chart:
     of_patient = defaultdict[str, list[float]](list)
     for name, dice in zip(patients, dices, strict=True):
         of_patient[name].append(dice)
-    means, names = zip(*sorted((float(np.mean(own)), name) for name, own in of_patient.items()), strict=True)
+    means, names = zip(*sorted((float(np.mean(scores)), name) for name, scores in of_patient.items()), strict=True)
     places, marker = list(range(1, len(names) + 1)), {"color": _COLOUR, "size": 7}
     trace = _scatter("markers", places, _rounded(means), "%{text}<br>Dice %{y:.3f}", text=names, marker=marker)
     layout = {"xaxis": _axis("patients, worst first"), "yaxis": _axis("Dice")}
@@ -402,12 +390,13 @@ def value_text(value: object) -> str:
 
 
 def _score_axis(view: StudyView) -> Trace:
-    """Return an axis that shows differences between the better half of the trials; of KID, and of few trials, all."""
-    if view.objective.goal == "minimize":
+    """Return an axis for the upper three quarters of final scores, where trials differ little; of KID, for all."""
+    scores = [trial.values[-1] for trial in view.trials if trial.values]
+    if view.objective.goal == "minimize" or len(scores) < 4:
         return _axis(f"val-A {view.metric}", range=None)
-    return _axis(
-        f"val-A {view.metric}", range=_upper_range([trial.values[-1] for trial in view.trials if trial.values])
-    )
+    low, high = float(np.quantile(scores, 0.25)), max(scores)
+    space = max(0.1 * (high - low), 1e-3)
+    return _axis(f"val-A {view.metric}", range=(low - space, high + space))
 
 
 def _colour_of(source: object) -> str:
@@ -415,33 +404,19 @@ def _colour_of(source: object) -> str:
     return _SOURCE_COLOURS.get(f"{source}", _OTHER_COLOUR)
 
 
-def _upper_range(scores: Sequence[float]) -> tuple[float, float] | None:
-    """Return the range of an axis for the upper three quarters of final scores, where trials differ little; None for all."""
-    if len(scores) < 4:
-        return None
-    low, high = float(np.quantile(scores, 0.25)), max(scores)
-    space = max(0.1 * (high - low), 1e-3)
-    return low - space, high + space
-
-
 def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: Any) -> Trace:
     return {"type": "scatter", "mode": mode, "x": x, "y": y, "hovertemplate": f"{hover}<extra></extra>", **more}
 
 
-def _ends(rows: Iterable[Gain | ControlVerdict]) -> list[tuple[float, float]]:
-    return [(row.low, row.high) for row in rows]
+def _intervals(rows: Sequence[Gain | ControlVerdict], name: str, *, width: int) -> Trace:
+    centres = [getattr(row, name) for row in rows]
+    return _error(centres, [row.low for row in rows], [row.high for row in rows], width=width)
 
 
-def _error(centres: Iterable[float], ends: Iterable[tuple[float, float] | None], *, width: int) -> Trace:
-    pairs = [*zip(centres, ends, strict=True)]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [end and round(end[1] - centre, 5) for centre, end in pairs],
-        "arrayminus": [end and round(centre - end[0], 5) for centre, end in pairs],
-        "width": width,
-        "thickness": 1.4,
-    }
+def _error(centres: Sequence[float], lows: Iterable[float], highs: Iterable[float], *, width: int) -> Trace:
+    above = _rounded(high - centre for centre, high in zip(centres, highs, strict=True))
+    below = _rounded(centre - low for centre, low in zip(centres, lows, strict=True))
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "width": width, "thickness": 1.4}
 
 
 def _banded(curve: Curve, hover: str, shape: str = "linear") -> list[Trace]:

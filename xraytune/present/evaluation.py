@@ -63,17 +63,16 @@ def _classifier_parts(evaluation: Evaluation) -> Iterator[Cell | str | Table]:
 
 
 def _metrics(evaluation: Evaluation) -> Table:
+    threshold, at_half = evaluation.threshold, evaluation.at_half
     rows: list[Row] = []
     for metric in reported_metrics(len(evaluation.class_counts)):
         label = Cell(_label(metric, evaluation), "strong" if metric.name == "auroc" else "plain")
-        half = ""
-        if evaluation.at_half and metric.at_threshold:
-            half = _number(evaluation.at_half[metric.name], metric)
+        half = _number(at_half[metric.name], metric) if at_half and metric.at_threshold else ""
         rows.append((label, *_with_interval(evaluation, metric), half))
-    if evaluation.threshold is None:
-        return Table(("", *numbers("most probable class"), "95 % interval"), [row[:3] for row in rows])
-    columns = ("", *numbers(f"threshold {evaluation.threshold:.3f}"), "95 % interval", *numbers("threshold 0.5"))
-    return Table(columns, rows)
+    name = "most probable class" if threshold is None else f"threshold {threshold:.3f}"
+    columns = ("", *numbers(name), "95 % interval", *numbers("threshold 0.5"))
+    shown = len(columns) if at_half else 3
+    return Table(columns[:shown], [row[:shown] for row in rows])
 
 
 def _label(metric: Metric, evaluation: Evaluation) -> str:

@@ -41,5 +41,7 @@ def explained(
         whole.eval().requires_grad_(False)
         return [*map(overlay, pixels, grad_cam(whole, inputs))]
     load_best(trial_dir / "checkpoint", whole)
-    found = mask_probabilities(whole, [inputs], compute=_CPU, error=ArtifactError, where=trial_dir)
-    return [*map(jpeg_of_pair, outlined(pixels, images.read_masks(places)), outlined(pixels, found > MASK_THRESHOLD))]
+    predicted = mask_probabilities(whole, [inputs], compute=_CPU, error=ArtifactError, where=trial_dir)
+    return [
+        *map(jpeg_of_pair, outlined(pixels, images.read_masks(places)), outlined(pixels, predicted > MASK_THRESHOLD))
+    ]

@@ -18,7 +18,7 @@ from xraytune.data.sides import chance_warning
 from xraytune.present import charts
 from xraytune.present.charts import Chart
 from xraytune.present.study import StudyData, ValidationResults
-from xraytune.present.tables import Picture, Section, Table, numbers, sentence
+from xraytune.present.tables import Picture, Section, Table, duration, numbers, sentence
 from xraytune.present.trials import all_trials, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
@@ -35,6 +35,7 @@ _GRAD_CAM_NOTE = (
     "Those with the highest predicted probability. Orange: image regions that support the predicted class (Grad-CAM). "
     "The maps are coarse, and show where the network looks, not why."
 )
+_OPTIMISTIC = "val-B selected this trial, so these figures are optimistic."
 _OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
 _QUALITY_COLUMNS = (
     "source",
@@ -73,7 +74,7 @@ def _best(data: StudyData) -> Section | None:
     scores = {f"val-A {view.metric}": trial.values[-1]}
     if trial.val_b_score is not None:
         scores[f"val-B {view.metric}"] = trial.val_b_score
-    side = next((one for one in view.sides if one.name == "val-B"), None)
+    side = next((side for side in view.sides if side.name == "val-B"), None)
     interval = side.interval(trial.val_b_score) if side and trial.val_b_score and view.metric == "AUROC" else None
     ends = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
     study, pruning = data.argument, pruning_of(view)
@@ -118,7 +119,7 @@ def _parameters(data: StudyData) -> Section | None:
         return None
     figures = data.figures
     small = [charts.importances(figures["importances"])] if "importances" in figures else []
-    small += [charts.parameter_slice(one, view) for name, one in figures.items() if name.startswith("slice ")]
+    small += [charts.parameter_slice(figure, view) for name, figure in figures.items() if name.startswith("slice ")]
     return Section(
         charts=[charts.parallel_coordinates(figures["parallel"], view)] if "parallel" in figures else [],
         small_charts=small,
@@ -129,61 +130,61 @@ def _parameters(data: StudyData) -> Section | None:
 
 def _performance(data: StudyData) -> Section | None:
     """Show curves and confusion matrix of the best trial on val-B."""
-    if (found := data.scored) is None:
+    if (scored := data.scored) is None:
         return None
     if data.prepared.has_masks:
-        return _dice(found)
-    trial, names, positive = found.trial, data.prepared.class_names, data.prepared.positive
+        return _dice(scored)
+    trial, names, positive = scored.trial, data.prepared.class_names, data.prepared.positive
     is_binary, threshold = len(names) == 2, trial.threshold
     label = positive if is_binary else len(names) - 1
-    is_class = found.labels == label
-    curves = class_curves(is_class, found.results[:, label], found.patients, replicates=_BANDS, seed=_SEED)
+    is_class = scored.labels == label
+    curves = class_curves(is_class, scored.results[:, label], scored.patients, replicates=_BANDS, seed=_SEED)
     captions = {"roc": "", "pr": "", "calibration": "Bars: 95 % intervals (Wilson, patients)."}
     if is_binary:
-        precision = auprc(found.labels, found.results, positive=positive)
+        precision = auprc(scored.labels, scored.results, positive=positive)
         captions["roc"] = f"AUROC {trial.val_b_score:.3f}"
         captions["pr"] = f"AUPRC {precision:.3f}, prevalence {is_class.mean():.2f}"
     rule = "Most probable class." if threshold is None else f"At the threshold {threshold:.3f}, set on val-A and val-B."
-    counts = confusion_matrix(found.labels, found.predicted, labels=range(len(names)))
+    counts = confusion_matrix(scored.labels, scored.predicted, labels=range(len(names)))
     of = names[label] if is_binary else f"{names[label]} against the others"
     return Section(
-        lead=f"#{trial.number} {trial.mix} on {len(found.labels):,} images of {len(set(found.patients)):,} patients; {of}.",
-        notes=[
-            "val-B selected this trial, so these figures are optimistic. Bands: pointwise 95 % intervals over patients."
-        ],
+        lead=f"#{trial.number} {trial.mix} on {len(scored.labels):,} images of {len(set(scored.patients))} patients; {of}.",
+        notes=[f"{_OPTIMISTIC} Bands: pointwise 95 % intervals over patients."],
         small_charts=[*charts.curve_charts(curves, of, captions), charts.confusion(counts, names, rule)],
     )
 
 
-def _dice(found: ValidationResults) -> Section:
-    trial, dices = found.trial, found.results[:, 0].tolist()
+def _dice(scored: ValidationResults) -> Section:
+    trial, dices = scored.trial, scored.results[:, 0].tolist()
     return Section(
         lead=f"#{trial.number} {trial.mix}: mean Dice {np.mean(dices):.3f} on {len(dices):,} images.",
-        notes=["val-B selected this trial, so its Dice is optimistic."],
-        charts=[charts.dice_by_patient(found.patients, dices)],
+        notes=[_OPTIMISTIC],
+        charts=[charts.dice_by_patient(scored.patients, dices)],
     )
 
 
 def _mistakes(data: StudyData) -> Section | None:
     """Show the images of val-B that the network gets most wrong, and where it looked."""
-    if (found := data.scored) is None:
+    if (scored := data.scored) is None:
         return None
     if data.prepared.has_masks:
-        worst = np.argsort(found.results[:, 0], kind="stable")[:_MOST_MISTAKES]
-        captions = [f"{Path(found.files[place]).name}: Dice {found.results[place, 0]:.3f}" for place in worst.tolist()]
-        gallery, note = _gallery(data, found.trial, worst, captions)
+        worst = np.argsort(scored.results[:, 0], kind="stable")[:_MOST_MISTAKES]
+        captions = [
+            f"{Path(scored.files[place]).name}: Dice {scored.results[place, 0]:.3f}" for place in worst.tolist()
+        ]
+        gallery, note = _gallery(data, scored.trial, worst, captions)
         return Section(title="Worst segmentations", notes=[note], gallery=gallery)
-    names, predicted = data.prepared.class_names, found.predicted
-    wrong = np.flatnonzero(predicted != found.labels)
-    wrong = wrong[np.argsort(-found.results[wrong, predicted[wrong]], kind="stable")]
+    names, predicted = data.prepared.class_names, scored.predicted
+    wrong = np.flatnonzero(predicted != scored.labels)
+    wrong = wrong[np.argsort(-scored.results[wrong, predicted[wrong]], kind="stable")]
     rows = [
-        (found.files[place], names[found.labels[place]], names[guess], round(float(found.results[place, guess]), 3))
+        (scored.files[place], names[scored.labels[place]], names[guess], round(float(scored.results[place, guess]), 3))
         for place, guess in zip(wrong.tolist(), predicted[wrong].tolist(), strict=True)
     ]
     captions = [f"{Path(file).name}: {true}, predicted {guess} ({chance:.2f})" for file, true, guess, chance in rows]
-    gallery, note = _gallery(data, found.trial, wrong[:_MOST_MISTAKES], captions)
+    gallery, note = _gallery(data, scored.trial, wrong[:_MOST_MISTAKES], captions)
     return Section(
-        lead=f"{len(wrong):,} of {len(found.labels):,} images of val-B are misclassified by #{found.trial.number}.",
+        lead=f"{len(wrong):,} of {len(scored.labels):,} images of val-B are misclassified by #{scored.trial.number}.",
         notes=[note],
         gallery=gallery,
         tables=[Table(("file", "true class", "predicted class", *numbers("probability")), rows)] if rows else [],
@@ -209,7 +210,7 @@ def _gallery(
         return [], f"No pictures: {error.problems[0].what}."
     shown = zip(pictures, captions, strict=False)
     note = _OUTLINES_NOTE if data.prepared.has_masks else _GRAD_CAM_NOTE
-    return [Picture(content=one, caption=caption) for one, caption in shown], note
+    return [Picture(content=picture, caption=caption) for picture, caption in shown], note
 
 
 def _generators(data: StudyData) -> Section | None:
@@ -223,11 +224,9 @@ def _generators(data: StudyData) -> Section | None:
             figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
             steps = trial.parameters.generator.steps if trial.parameters.generator else None
             rows[(trial.parameters.source, steps, *figures, trial.report.copies)] = None
-            notes = [
-                f"Compared with val-A in features of {quality.features}, at {quality.resolution_px} px; the worst class."
-            ]
-            if quality.real_train is not None:
-                notes.append(f"GAN-train AUROC of real images: {quality.real_train:.3f}.")
+            features = f"features of {quality.features}, at {quality.resolution_px} px"
+            real = "" if quality.real_train is None else f" GAN-train AUROC of real images: {quality.real_train:.3f}."
+            notes = [f"Compared with val-A in {features}; the worst class.{real}"]
     if (nearest := view.most_realistic) and nearest.report:
         lead = f"Most realistic: #{nearest.number}, {nearest.report.quality}."
     shown = nearest or next((trial for trial in view.trials if trial.samples), None)
@@ -255,12 +254,12 @@ def _used_by(trials: Sequence[TrialView]) -> str:
 
 def _data(data: StudyData) -> Section:
     settings, prepared, warning = data.space.settings.data, data.prepared, chance_warning(data.view.sides)
-    used, patients = len(prepared.images), len({one.patient for one in prepared.images})
+    used, patients = len(prepared.images), len({image.patient for image in prepared.images})
     split = f"Split by patient with seed {settings.split.seed}; no patient is on two sides."
     sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
     if data.verdict:
         sealed = "The test folder was scored by `confirm`."
-    copies = used - len({one.sha256 for one in prepared.images})
+    copies = used - len({image.sha256 for image in prepared.images})
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
     return Section(
         lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
@@ -280,21 +279,19 @@ def _cost(data: StudyData) -> Section | None:
     users = sum(bool(trial.samples) for trial in view.trials)
     rows = list[tuple[str | float, ...]]()
     for arm in sorted({trial.arm for trial in ended}):
-        own = [trial for trial in ended if trial.arm == arm]
-        complete, epochs = sum(one.status == "complete" for one in own), sum(one.epochs for one in own)
-        rows.append((arm, len(own), complete, epochs, round(sum(one.seconds or 0 for one in own) / 60, 1)))
+        trials = [trial for trial in ended if trial.arm == arm]
+        complete, epochs = sum(trial.status == "complete" for trial in trials), sum(trial.epochs for trial in trials)
+        rows.append((arm, len(trials), complete, epochs, round(sum(trial.seconds or 0 for trial in trials) / 60, 1)))
     pruning = pruning_of(view)
     notes = [f"{pruning.summary}."] if pruning else []
     if generators:
-        notes.append(
-            f"Sharing: {users} trials used {len(generators)} generator{'s' * (len(generators) > 1)}, each trained once."
-        )
+        notes.append(f"{users} trials shared {len(generators)} generators, each trained once.")
     if gpu := sum(trial.gpu_seconds for trial in ended):
         notes.append(f"{gpu / 3600:.2f} GPU-hours.")
     if view.idle_share is not None:
         notes.append(f"Trial slots were idle {view.idle_share:.0%} of the time.")
     return Section(
-        lead=f"{_minutes(view.seconds)} of wall time; {_minutes(computed)} summed over trials.",
+        lead=f"{duration(view.seconds)} of wall time; {duration(computed)} summed over trials.",
         notes=notes,
         tables=[Table(("arm", *numbers("trials", "complete", "epochs", "minutes")), rows)],
     )
@@ -339,10 +336,6 @@ def sections(data: StudyData) -> tuple[Section, ...]:
         for name, title, link, content in _PARTS
         if (section := content(data)) is not None
     )
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.1f} min"
 
 
 def all_charts(parts: Sequence[Section]) -> Iterator[Chart]:

@@ -77,18 +77,18 @@ class StudyData:
         return next(filter(None, map(self._val_b, trials)), None)
 
     def _val_b(self, trial: TrialView) -> ValidationResults | None:
-        side, images = self.prepared.side("val_b"), [one for one in self.prepared.images if one.side == "val_b"]
         if not self.folder.results_path(trial.number, "val_b").exists():
             return None
-        results = self.folder.results(trial.number, "val_b", (len(images), len(self.prepared.class_names)))
+        side, positive = self.prepared.side("val_b"), self.prepared.positive
+        results = self.folder.results(trial.number, "val_b", (len(side.labels), len(self.prepared.class_names)))
         threshold = 0.5 if trial.threshold is None else trial.threshold
         return ValidationResults(
             trial=trial,
-            files=tuple(one.file for one in images),
+            files=tuple(image.file for image in self.prepared.images if image.side == "val_b"),
             patients=side.patients,
             labels=side.labels,
             results=results,
-            predicted=predicted_classes(results, positive=self.prepared.positive, threshold=threshold),
+            predicted=predicted_classes(results, positive=positive, threshold=threshold),
         )
 
     def generator_pictures(self, trial: TrialView) -> Iterator[tuple[Callable[[], bytes], str]]:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from xraytune.data.sides import USUAL_AUROC, chance_warning
-from xraytune.present.tables import Cell, Column, Entry, Frame, Row, Table, Tone, duration
+from xraytune.present.tables import Cell, Column, Entry, Frame, Row, Table, Tone, duration, numbers
 from xraytune.study.pruning import pruning_of
 from xraytune.study.status import trial_table
 
@@ -162,21 +162,19 @@ def sides_frame(sizes: Sequence[SideSize]) -> Frame:
 
 def sides_table(sizes: Sequence[SideSize]) -> Table:
     """Lay out the sides of a split with their sizes; in classification also those of each class."""
-    columns = [Column("side"), Column("images", "right"), Column("patients", "right")]
-    rows: list[Row] = [(size.name, size.image_count, size.patient_count) for size in sizes]
-    if any(size.has_classes for size in sizes):
-        columns.append(Column("images (patients)\nof each class", flexible=True))
-        columns.append(Column(f"95 % interval\nof AUROC {USUAL_AUROC:g}"))
-        rows = [(*row, _classes_text(size), _interval_text(size)) for row, size in zip(rows, sizes, strict=True)]
-    return Table(columns, rows)
-
-
-def _classes_text(size: SideSize) -> str:
-    return ", ".join(f"{name} {size.images[name]:,} ({size.patients[name]:,})" for name in size.images)
-
-
-def _interval_text(size: SideSize) -> str:
-    return "" if size.low is None or size.high is None else f"{size.low:.2f} to {size.high:.2f}"
+    columns = (
+        "side",
+        *numbers("images", "patients"),
+        Column("images (patients)\nof each class", flexible=True),
+        f"95 % interval\nof AUROC {USUAL_AUROC:g}",
+    )
+    rows: list[Row] = []
+    for size in sizes:
+        classes = ", ".join(f"{name} {size.images[name]:,} ({size.patients[name]:,})" for name in size.images)
+        interval = "" if size.low is None or size.high is None else f"{size.low:.2f} to {size.high:.2f}"
+        rows.append((size.name, size.image_count, size.patient_count, classes, interval))
+    shown = len(columns) if any(size.has_classes for size in sizes) else 3
+    return Table(columns[:shown], [row[:shown] for row in rows])
 
 
 def summary_line(view: StudyView) -> str:
