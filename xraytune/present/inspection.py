@@ -59,14 +59,7 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
     yield "width", "{} to {} px".format(*inspection.width_px)
     yield "height", "{} to {} px".format(*inspection.height_px)
     yield "formats", f"{counts_text(inspection.formats) or 'none can be decoded'}{sealed}"
-    yield (
-        "duplicates",
-        "none"
-        if not copies
-        else "1 file is a copy of another"
-        if copies == 1
-        else f"{copies} files are copies of others",
-    )
+    yield "duplicates", f"copies of other files: {copies}" if copies else "none"
     yield "near duplicates", _near_duplicates(inspection.near_duplicates)
     if inspection.masks:
         yield from _mask_facts(inspection.masks)
