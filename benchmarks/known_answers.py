@@ -27,8 +27,9 @@ from xraytune.base.files import write_json
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.analysis import ControlResult, FinalistResult, judge_finalists
-from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_control, replicate
-from xraytune.confirm.scoring import TEST, arm_scores, evaluation_set, find_test, load_test_images, score
+from xraytune.confirm.arms import FinishedTrial, Plan, finalist_arm, matched_control, replicate
+from xraytune.confirm.score import arm_scores, evaluation_set, score
+from xraytune.confirm.sealed import TEST, find_test, load_test_images
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.data.prepare import Prepared, RunContext, prepare, write_prepared
 from xraytune.nets.compute import pin

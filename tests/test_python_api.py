@@ -13,7 +13,7 @@ import xraytune
 from tests.in_process import InProcess, one_thread
 from tests.study.studies import CPU, two_images, write_space
 from xraytune.cli.main import build_app
-from xraytune.confirm import training as confirm_training
+from xraytune.confirm import study as confirm_study
 from xraytune.search import run as search_run
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
@@ -94,7 +94,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "search_spaces").symlink_to(ROOT / "search_spaces")
     monkeypatch.chdir(tmp_path)
-    for module in (search_run, confirm_training):
+    for module in (search_run, confirm_study):
         monkeypatch.setattr(module, "Runner", InProcess)
 
     names: dict[str, Any] = {}

@@ -23,8 +23,8 @@ from xraytune.confirm.analysis import (
     judge_finalists,
     ratio_response,
 )
+from xraytune.confirm.arms import Arm, Plan, matched_control
 from xraytune.confirm.forecast import Forecast, VerdictChances
-from xraytune.confirm.plan import Arm, Plan, matched_control
 from xraytune.confirm.record import Confirmation, methods_paragraph, write_verdict
 from xraytune.confirm.secondary import secondary_outcomes
 from xraytune.confirm.verdict_file import HeldOutSet, read_verdict

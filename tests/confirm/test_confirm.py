@@ -19,7 +19,7 @@ from tests.in_process import InProcess, command, one_thread, said, search_in_pro
 from xraytune.base.errors import DataError, MachineError, StudyError
 from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.cli.confirm import show_verdict
-from xraytune.confirm import training
+from xraytune.confirm import study as confirm_study
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -87,7 +87,7 @@ def copied(source: Lab, folder: Path) -> Iterator[Lab]:
     """Yield a private copy of a lab, whose confirmations run in this process."""
     shutil.copytree(source.path, folder / "lab")
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(training, "Runner", InProcess)
+        patch.setattr(confirm_study, "Runner", InProcess)
         yield Lab(folder / "lab")
 
 

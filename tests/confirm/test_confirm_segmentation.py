@@ -13,7 +13,7 @@ from tests.in_process import InProcess, one_thread, search_in_process
 from xraytune.base.errors import DataError, StudyError
 from xraytune.base.files import read_json
 from xraytune.cli.confirm import show_rehearsal, show_verdict
-from xraytune.confirm import training
+from xraytune.confirm import study as confirm_study
 from xraytune.confirm.run import confirm, rehearse
 from xraytune.data.phantom import draw_phantoms
 from xraytune.space.load import load_space
@@ -60,7 +60,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lab(ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A private copy of the lab."""
     shutil.copytree(ended, tmp_path / "lab")
-    monkeypatch.setattr(training, "Runner", InProcess)
+    monkeypatch.setattr(confirm_study, "Runner", InProcess)
     with one_thread():
         yield tmp_path / "lab"
 

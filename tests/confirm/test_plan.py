@@ -9,22 +9,18 @@ from typing import Any
 import pytest
 
 from xraytune.base.errors import StudyError
-from xraytune.confirm.plan import (
+from xraytune.confirm.arms import (
     Arm,
     FinishedTrial,
     Plan,
-    belongs_to_control,
-    choose_finalists,
-    draw_control,
     finalist_arm,
     matched_control,
-    missing_trials,
-    pruned_to_finish,
     ratio_arms,
     read_plan,
-    tuned_control,
     write_plan,
 )
+from xraytune.confirm.controls import belongs_to_control, draw_control, missing_trials, pruned_to_finish, tuned_control
+from xraytune.confirm.plan import choose_finalists
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
@@ -244,7 +240,7 @@ def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
 
 @pytest.mark.slow
 def test_an_exhausted_arm_gives_fewer_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xraytune.confirm.plan._DRAWS", 500)
+    monkeypatch.setattr("xraytune.confirm.controls._DRAWS", 500)
     path = tmp_path / "small.yaml"
     path.write_text(SPACE.replace("{min: 1e-5, max: 1e-2, distribution: log_uniform_values}", "{values: [1, 2]}"))
 

@@ -11,9 +11,9 @@ import pytest
 from tests.study.studies import ended, epoch, no_gan
 from xraytune.base.errors import StudyError
 from xraytune.base.files import read_json, write_bytes, write_json
-from xraytune.confirm.plan import Arm, replicate
+from xraytune.confirm.arms import Arm, replicate
+from xraytune.confirm.controls import TopUpRungs
 from xraytune.confirm.run_list import Run, RunList
-from xraytune.confirm.training import TopUpRungs
 from xraytune.search.asha import Rungs
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import GeneratorTrained, TrialFailed, TrialMessage

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.test_label_tables import nih
 from tests.docs.commands import ROOT, commands_to_run
 from tests.in_process import InProcess, command
-from xraytune.confirm import training as confirm_training
+from xraytune.confirm import study as confirm_study
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model import train as final_training
 from xraytune.search import run as search_run
@@ -83,7 +83,7 @@ def run_all(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
     printed = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for module in (search_run, confirm_training):
+        for module in (search_run, confirm_study):
             patch.setattr(module, "Runner", InProcess)
         patch.setattr(final_training, "cpu_count", lambda: 1)  # the other cores are for other tests
         for words in commands:

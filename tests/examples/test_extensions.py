@@ -12,7 +12,8 @@ import torch
 from tests.examples.conftest import EXAMPLES, OnPath, write_metadata
 from tests.in_process import CPU
 from xraytune.base.errors import ConfigError, MachineError
-from xraytune.confirm.plan import FinishedTrial, choose_finalists, finalist_arm, matched_control
+from xraytune.confirm.arms import FinishedTrial, finalist_arm, matched_control
+from xraytune.confirm.plan import choose_finalists
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import build_backbone, last_stage_names

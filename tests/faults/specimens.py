@@ -17,7 +17,7 @@ from tests.data.test_dicom import dicom
 from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.files import append_jsonl, write_json
 from xraytune.base.records import EpochRecord
-from xraytune.confirm.plan import Plan, write_plan
+from xraytune.confirm.arms import Plan, write_plan
 from xraytune.data.decoding import InputFormat
 from xraytune.model.bundle import write_bundle
 from xraytune.model.bundle_record import TrainedOn

@@ -23,7 +23,7 @@ from tests.faults.fuzzing import (
 )
 from tests.faults.specimens import make_study
 from xraytune.base.files import append_jsonl, read_jsonl
-from xraytune.confirm.plan import read_plan
+from xraytune.confirm.arms import read_plan
 from xraytune.data.prepare import Prepared, SideName
 from xraytune.model.best import export
 from xraytune.study.folder import StudyFolder

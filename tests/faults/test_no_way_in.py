@@ -29,7 +29,7 @@ from xraytune.base.errors import ArtifactError, ConfigError, StudyError, Xraytun
 from xraytune.base.files import read_json, sha256_of, write_array, write_bytes, write_json
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import load_content
-from xraytune.confirm.plan import read_plan
+from xraytune.confirm.arms import read_plan
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import log_test_access
 from xraytune.data.decoding import decode_file

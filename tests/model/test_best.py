@@ -15,7 +15,7 @@ from tests.study.studies import DirectSearch
 from xraytune.base.errors import ConfigError, StudyError, TrialError
 from xraytune.base.files import append_jsonl
 from xraytune.base.records import TrialResult
-from xraytune.confirm.plan import Arm, Plan, write_plan
+from xraytune.confirm.arms import Arm, Plan, write_plan
 from xraytune.model.best import export
 from xraytune.search.messages import TrialEnded
 from xraytune.space.load import load_space

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import InProcess, one_thread, search_in_process
-from xraytune.confirm import training
+from xraytune.confirm import study as confirm_study
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.space.load import load_space
@@ -49,7 +49,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "space.yaml").write_text(SPACE, encoding="utf-8")
     folder = search_in_process(load_space(root / "space.yaml"), root)
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(training, "Runner", InProcess)
+        patch.setattr(confirm_study, "Runner", InProcess)
         confirm(folder.path)
     return folder.path
 

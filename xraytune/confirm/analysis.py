@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from scipy.stats import shapiro  # type: ignore[import-untyped]
 
+from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.forecast import (
     Design,
     Forecast,
@@ -16,7 +17,6 @@ from xraytune.confirm.forecast import (
     smallest_detectable_difference,
     verdict_chances,
 )
-from xraytune.confirm.plan import Arm, Plan
 from xraytune.confirm.verdict_file import DuplicatePoint, Gain, RatioPoint
 from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import StructuralComponents

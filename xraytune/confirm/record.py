@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any
 from xraytune.base.files import markdown, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult
-from xraytune.confirm.plan import VERDICT_FILE
-from xraytune.confirm.verdict_file import ConfirmationFacts, ControlVerdict, FinalistVerdict, VerdictRecord
+from xraytune.confirm.verdict_file import (
+    VERDICT_FILE,
+    ConfirmationFacts,
+    ControlVerdict,
+    FinalistVerdict,
+    VerdictRecord,
+)
 from xraytune.stats.verdict import Overall, can_show_harm
 
 if TYPE_CHECKING:

@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from xraytune.base.errors import Problem, StudyError
+from xraytune.base.errors import Problem, StudyError, TrialError
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress
+from xraytune.confirm.study import OpenStudy
 from xraytune.data.prepare import Prepared, write_prepared
+from xraytune.search.loop import TrialLoop
 from xraytune.search.order import Trial
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
-from xraytune.study.folder import StudyFolder
-from xraytune.study.row import RunRow, Status, append_row, ended_runs
+from xraytune.study.folder import StudyFolder, other_releases
+from xraytune.study.row import RunRow, Status, append_row, ended_runs, reasons_of
 from xraytune.study.suggestion import Failure, TrialSuggestion
 from xraytune.study.trial_files import read_progress
+from xraytune.synth.synthesize import generator_need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,3 +142,41 @@ class RunList:
 
     def _report_progress(self) -> None:
         self._on_progress(f"training {self._what}", len(self._ended), len(self._runs))
+
+
+def train_runs(
+    study: OpenStudy,
+    folder: StudyFolder,
+    runs: Sequence[Run],
+    what: str,
+    asha: Callable[[int, EpochRecord], bool] | None = None,
+) -> dict[int, RunRow]:
+    """Train the runs that have not ended and return the rows of all; arguments as for `RunList`.
+
+    Raises StudyError if the versions of packages have changed since the first run, TrialError if runs failed.
+    """
+    if not runs:
+        return {}
+    complete_folder(folder, study.prepared, study.machine)
+    run_list = RunList(
+        folder,
+        runs,
+        what=what,
+        retries=study.settings.resources.retries,
+        on_progress=study.callbacks.on_progress,
+        asha=asha,
+    )
+    need = partial(generator_need, prepared=study.prepared, compute=folder.compute(), cache=study.cache)
+    loop = TrialLoop(run_list, generator_need=need)
+    if not loop.is_done:
+        if other := other_releases(folder):
+            fix = f"install those versions, or move {study.place}/ away to train all runs with the current ones"
+            problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
+            raise StudyError(Problem(problem, folder.path, fix))
+        study.runner.run(loop, reuse_processes=True)
+    numbers = {run.number for run in runs}
+    rows = {number: row for number, row in ended_runs(folder).items() if number in numbers}  # of this list alone
+    if failed := [row for row in rows.values() if row.status == "failed"]:
+        fix = "run the same command again to retry them; see trials/*/error.txt there"
+        raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}", folder.path, fix))
+    return rows

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
-from xraytune.confirm.plan import Arm, Plan
+from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.verdict_file import (
     ArmDifference,
     Difference,

@@ -13,10 +13,13 @@ from typing import Literal, TypeAlias
 from pydantic import TypeAdapter
 
 from xraytune.base.files import read_json, require_recorded
+from xraytune.confirm.arms import Role
 from xraytune.confirm.forecast import Forecast
-from xraytune.confirm.plan import VERDICT_FILE, VERDICT_FIX, Role
 from xraytune.stats.verdict import Interval, Overall, PairWord, VarianceComponents
 from xraytune.study.folder import damage_explained
+
+VERDICT_FILE = "verdict.json"
+VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
 
 Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
 

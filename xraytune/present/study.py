@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xraytune.base.artifacts import artifacts_of, require_intact
 from xraytune.base.files import read_json
-from xraytune.confirm.plan import CONFIRM_FOLDER
+from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.verdict_file import VerdictRecord, read_verdict
 from xraytune.data.prepare import Prepared
 from xraytune.space.space import Space

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +13,10 @@ from tests.confirm.test_plan import parameters
 from tests.study.studies import CPU, ended, epoch, two_images, write_space
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import read_jsonl
-from xraytune.confirm.plan import CONFIRM_FOLDER, FinishedTrial, Plan
-from xraytune.confirm.training import Training
+from xraytune.confirm.arms import CONFIRM_FOLDER, FinishedTrial, Plan
+from xraytune.confirm.plan import make_plan
+from xraytune.confirm.study import OpenStudy
+from xraytune.confirm.train import train_replicates
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.loop import TrialLoop
@@ -64,9 +67,9 @@ def each(*values: float) -> Says:
     return says
 
 
-def training(root: Path, *overrides: str, says: Says = well) -> Training:
+def open_study(root: Path, *overrides: str, says: Says = well) -> OpenStudy:
     space = write_space(root, SMALL, *overrides)
-    return Training(
+    return OpenStudy(
         folder=StudyFolder(root / "studies" / "small"),
         place=CONFIRM_FOLDER,
         space=space,
@@ -82,22 +85,24 @@ def training(root: Path, *overrides: str, says: Says = well) -> Training:
 
 
 def train(
-    training: Training,
+    study: OpenStudy,
     *complete: FinishedTrial,
     stopped: tuple[FinishedTrial, ...] = (),
     finalists: int = 3,
     reports: Iterable[Report] = (),
 ) -> Plan:
-    training.searched, training.rungs = (*complete, *stopped), rungs_of(training.settings, reports)
-    return training.train(finalists=finalists, gan_seeds=2, earlier_accesses=())
+    study = replace(study, searched=(*complete, *stopped), rungs=rungs_of(study.settings, reports))
+    plan = make_plan(study, finalists=finalists, gan_seeds=2, earlier_accesses=())
+    train_replicates(study, plan)
+    return plan
 
 
 def tuned(plan: Plan) -> list[str]:
     return [arm.trial for arm in plan.arms if arm.role == "tuned"]
 
 
-def ends(training: Training) -> list[tuple[int, str, str]]:
-    rows = read_jsonl(training.top_up_folder.runs_path)
+def ends(study: OpenStudy) -> list[tuple[int, str, str]]:
+    rows = read_jsonl(study.top_up_folder.runs_path)
     return [(row["number"], row["label"], row["status"]) for row in rows]
 
 
@@ -111,14 +116,14 @@ def test_trials_finished_for_other_finalists_are_not_used_for_controls(tmp_path:
         return well(folder, number)
 
     with pytest.raises(KeyboardInterrupt):
-        train(training(tmp_path, says=interrupted), stopped=STOPPED)
+        train(open_study(tmp_path, says=interrupted), stopped=STOPPED)
 
     with pytest.raises(
         StudyError, match=r"0001/config.json: this run was started with other settings(.|\n)*move top_up/"
     ):
-        train(training(tmp_path), stopped=STOPPED, finalists=1)
+        train(open_study(tmp_path), stopped=STOPPED, finalists=1)
 
-    assert [arm.trial for arm in train(training(tmp_path), stopped=STOPPED).arms if arm.role == "finalist"]
+    assert [arm.trial for arm in train(open_study(tmp_path), stopped=STOPPED).arms if arm.role == "finalist"]
 
 
 @pytest.mark.slow
@@ -129,9 +134,9 @@ def test_a_failed_top_up_is_retried(tmp_path: Path) -> None:
         return [failed] if is_first_top_up else well(folder, number)
 
     with pytest.raises(TrialError, match="1 of 3 top-up trials failed"):
-        train(training(tmp_path, says=one_top_up_fails), stopped=STOPPED)
+        train(open_study(tmp_path, says=one_top_up_fails), stopped=STOPPED)
 
-    assert train(training(tmp_path), stopped=STOPPED).runs
+    assert train(open_study(tmp_path), stopped=STOPPED).runs
 
 
 @pytest.mark.slow
@@ -146,7 +151,7 @@ def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) ->
 
     other = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, synthetic_ratio=0.5), val_b_score=0.89)
     both_matched = "confirm={gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none, duplicate], tuned: []}}"
-    one = training(tmp_path, both_matched, says=says)
+    one = open_study(tmp_path, both_matched, says=says)
     plan = train(one, GAN, other, finalists=2)
 
     rows = read_jsonl(one.runs_folder.runs_path)
@@ -165,7 +170,7 @@ def no_run(folder: StudyFolder, number: int) -> list[TrialMessage]:
 @pytest.mark.slow
 def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_asha(tmp_path: Path) -> None:
     """The search had one complete and three pruned GAN trials, so `real_only` with one trial gets three more."""
-    asked = training(tmp_path, says=each(0.85, 0.4, 0.95))
+    asked = open_study(tmp_path, says=each(0.85, 0.4, 0.95))
 
     plan = train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.8), (1, 1, 0.9), (2, 1, 0.1)])
 
@@ -179,7 +184,7 @@ def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_as
 
 @pytest.mark.slow
 def test_pruned_top_up_is_not_a_tuned_control(tmp_path: Path) -> None:
-    asked = training(tmp_path, says=each(0.85, 0.4, 0.3))
+    asked = open_study(tmp_path, says=each(0.85, 0.4, 0.3))
 
     assert tuned(train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.9)])) == ["#0"]
 
@@ -187,7 +192,7 @@ def test_pruned_top_up_is_not_a_tuned_control(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(tmp_path: Path) -> None:
     """As for finalists; top-up 1 is pruned at the second rung, the others at the first."""
-    asked = training(tmp_path, says=each(0.4, 0.8, 0.3, 0.2, 0.7))
+    asked = open_study(tmp_path, says=each(0.4, 0.8, 0.3, 0.2, 0.7))
 
     plan = train(asked, GAN, stopped=STOPPED, reports=[(0, 1, 0.5), (0, 3, 0.9)])
 
@@ -211,24 +216,23 @@ def test_confirm_killed_during_top_ups_decides_identically(tmp_path: Path) -> No
     folders = [tmp_path / name for name in ("straight", "broken")]
     for folder in folders:
         folder.mkdir()
-    straight, broken = (training(folder, says=each(*values)) for folder in folders)
+    straight, broken = (open_study(folder, says=each(*values)) for folder in folders)
     reports = [(0, 1, 0.8), (1, 1, 0.9), (2, 1, 0.1)]
     with pytest.raises(KeyboardInterrupt):
-        train(training(folders[1], says=killed), REAL, GAN, stopped=STOPPED, reports=reports)
+        train(open_study(folders[1], says=killed), REAL, GAN, stopped=STOPPED, reports=reports)
 
     plans = [train(one, REAL, GAN, stopped=STOPPED, reports=reports) for one in (straight, broken)]
 
     assert ends(broken) == ends(straight)
     assert plans[0] == plans[1]
-    assert train(training(folders[1], says=no_run), REAL, GAN, stopped=STOPPED, reports=reports) == plans[0]
+    assert train(open_study(folders[1], says=no_run), REAL, GAN, stopped=STOPPED, reports=reports) == plans[0]
 
 
 @pytest.mark.slow
 def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(tmp_path: Path) -> None:
     """The space has two settings of `real_only`, of which one was pruned."""
     pruned = FinishedTrial(status="pruned", name="#0", parameters=parameters("none", lr=1.0), epochs=1, value=0.5)
-    asked = training(tmp_path)
-    asked.space = write_space(tmp_path, SMALL, "lr={values: [1.0, 2.0]}")
+    asked = open_study(tmp_path, "lr={values: [1.0, 2.0]}")
 
     plan = train(asked, GAN, stopped=(pruned, *STOPPED))
 
@@ -239,7 +243,7 @@ def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(tmp_path: Pat
 def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     controls = "confirm.controls={matched: [duplicate], tuned: []}"
     total = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, mixing="replace"), val_b_score=0.9)
-    asked = training(tmp_path, controls, says=no_run)
+    asked = open_study(tmp_path, controls, says=no_run)
 
     with pytest.raises(StudyError, match="there is no control to compare #2 with"):
         train(asked, REAL, total)
@@ -257,7 +261,7 @@ def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tm
 def test_other_ratios_are_trained_only_with_a_matched_control_without_images(
     tmp_path: Path, matched: str, roles: list[str]
 ) -> None:
-    plan = train(training(tmp_path, f"confirm.controls.matched={matched}"), REAL, GAN)
+    plan = train(open_study(tmp_path, f"confirm.controls.matched={matched}"), REAL, GAN)
 
     assert [arm.role for arm in plan.arms] == roles
     assert len(plan.runs) == 2 * len(roles)

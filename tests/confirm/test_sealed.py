@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.errors import DataError, StudyError, XraytuneError
-from xraytune.confirm.scoring import find_test, load_test_images
+from xraytune.confirm.sealed import find_test, load_test_images
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.space.settings import DataSettings, Settings, SplitSettings

@@ -1,0 +1,230 @@
+"""The arms of a confirmation and their replicates, as recorded in `plan.json`.
+
+An arm is a finalist, one of its controls, or the first finalist at another ratio. `plan.json` only ever grows: a later call
+with more seeds appends runs, so that a run keeps its number and nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import NonNegativeInt, ValidationError
+
+from xraytune.base.errors import Problem, StudyError
+from xraytune.base.files import read_bytes, write_json
+from xraytune.base.seeding import derive_seed
+from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
+from xraytune.space.strict_model import StrictModel
+from xraytune.study.row import Outcome, RunRow, Status, TrialRecord, TrialRow
+
+CONFIRM_FOLDER = "confirm"
+REHEARSAL_FOLDER = "rehearsal"
+TOP_UP_FOLDER = "top_up"
+_PLAN_FILE = "plan.json"
+
+Role = Literal["finalist", "matched", "tuned", "ratio"]
+
+
+class FinishedTrial(TrialRecord):
+    """A trial of the search (`#12`) or a top-up (`top-up 3`) that has ended."""
+
+    name: str
+    number: NonNegativeInt = 0
+    status: Status = "complete"
+
+    @classmethod
+    def of_row(cls, name: str, parameters: Parameters, row: TrialRow | RunRow) -> FinishedTrial:
+        """Return a trial from its row of results."""
+        outcome = row.model_dump(include={*Outcome.model_fields})
+        return cls(**{**outcome, "name": name, "parameters": parameters})
+
+
+def finished_label(name: str) -> str:
+    """Return the label of the run that trains a pruned trial, such as `#12`, to the end."""
+    return f"{name} to its end"
+
+
+class Arm(StrictModel):
+    """One side of a comparison."""
+
+    name: str
+    """Such as `gan #12`, `none, matched to #12`, `tuned classical #3`."""
+    role: Role
+    trial: str
+    """The trial with these settings; for a matched control or another ratio, its finalist's."""
+    resolution_px: int | None = None
+    """The finalist's resolution, which all images are rescaled through; None: no resolution matching."""
+    parameters: Parameters
+
+    @property
+    def content(self) -> tuple[Parameters, int | None]:
+        """What its replicates, all trained in full, depend on besides their seeds; equal ones are trained only once."""
+        parameters = self.parameters.model_copy(update={"early_stop_epochs": None})
+        return parameters, self.resolution_px
+
+
+class PlannedRun(NamedTuple):
+    """One replicate of an arm."""
+
+    arm: str
+    gan_seed: NonNegativeInt
+    classifier_seed: NonNegativeInt
+
+
+class Plan(StrictModel):
+    """The arms and their runs, in the order of their numbers; every arm has the same seed pairs."""
+
+    gan_seeds: NonNegativeInt = 0
+    classifier_seeds: NonNegativeInt = 0
+    """Number per GAN seed."""
+    notes: tuple[str, ...] = ()
+    exploratory: tuple[str, ...] = ()
+    """Why the verdict is not confirmatory; empty if it is."""
+    arms: tuple[Arm, ...] = ()
+    """Finalists by val-B, each followed by its matched controls; the ratio response of the first; the tuned controls."""
+    runs: tuple[PlannedRun, ...] = ()
+
+    @property
+    def finalists(self) -> tuple[Arm, ...]:
+        """The arms of the finalists, best on val-B first."""
+        return tuple(arm for arm in self.arms if arm.role == "finalist")
+
+    def arm(self, name: str) -> Arm:
+        """Return the arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def controls(self, finalist: Arm) -> tuple[Arm, ...]:
+        """Return the controls that a finalist is compared with."""
+        return tuple(
+            arm for arm in self.arms if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)
+        )
+
+    def pairs(self) -> Iterator[tuple[Arm, Arm]]:
+        """Yield each finalist with each of its controls."""
+        return ((finalist, control) for finalist in self.finalists for control in self.controls(finalist))
+
+    @property
+    def compared(self) -> tuple[Arm, ...]:
+        """The finalists and their controls, which are scored on the test folder."""
+        return tuple(arm for arm in self.arms if arm.role != "ratio")
+
+    def runs_of(self, arms: Iterable[Arm]) -> list[int]:
+        """Return the runs of these arms, in order."""
+        names = {arm.name for arm in arms}
+        return [number for number, run in enumerate(self.runs) if run.arm in names]
+
+    def numbers(self, arm: str) -> dict[tuple[int, int], int]:
+        """Return the run of each (GAN seed, classifier seed) of an arm."""
+        return {(run.gan_seed, run.classifier_seed): number for number, run in enumerate(self.runs) if run.arm == arm}
+
+    def grown(self, arms: Sequence[Arm], gan_seeds: int, classifier_seeds: int) -> Plan:
+        """Return the plan with further arms and seeds. Existing runs keep their numbers; no seeds are removed."""
+        known = {arm.name for arm in self.arms}
+        every = (*self.arms, *(arm for arm in arms if arm.name not in known))
+        # One replicate of every arm at a time, so that an early look compares like with like.
+        order = product(range(gan_seeds), range(classifier_seeds), every)
+        wanted = (PlannedRun(arm.name, gan_seed, classifier_seed) for gan_seed, classifier_seed, arm in order)
+        changes = {
+            "gan_seeds": max(gan_seeds, self.gan_seeds),
+            "classifier_seeds": max(classifier_seeds, self.classifier_seeds),
+            "arms": every,
+            "runs": tuple(dict.fromkeys((*self.runs, *wanted))),
+        }
+        return self.model_copy(update=changes)
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Write `plan.json`, with paths relative to its folder."""
+    write_json(folder / _PLAN_FILE, plan.model_dump(mode="json", context=folder))
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """Return the plan of an earlier call, if there is one; raise StudyError if it is damaged."""
+    file = folder / _PLAN_FILE
+    if not file.exists():
+        return None
+    try:
+        plan = Plan.model_validate_json(read_bytes(file, "JSON file"), context=folder)
+        if {run.arm for run in plan.runs} - {arm.name for arm in plan.arms}:
+            raise ValueError("a run of an unknown arm")
+    except ValueError as error:
+        fix = f"restore it from a backup, or move {folder.name}/ away to start the confirmation from scratch"
+        raise StudyError(Problem("the plan of this confirmation is damaged", file, fix)) from error
+    return plan
+
+
+def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int) -> Experiment:
+    """Return what trains an arm with fresh seeds, each counted from 0, to its last step.
+
+    A pair of seeds gives the same stream of real images in every arm, with or without a generator.
+    """
+    seed = derive_seed(settings.seed, "confirm", gan_seed, classifier_seed) % 2**31
+    parameters, resolution_px = arm.content
+    if parameters.generator is not None:
+        generator_seed = derive_seed(parameters.generator.seed, "confirm", gan_seed) % 2**31
+        parameters = parameters.with_generator(seed=generator_seed)
+    return Experiment(
+        # Without gates: excluding replicates would select among them.
+        settings=without_gate(settings.model_copy(update={"seed": seed})),
+        parameters=parameters,
+        inherited_resolution_px=resolution_px,
+    )
+
+
+def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings) -> list[Arm]:
+    """Return the finalists with their matched controls, the first one's followed by its ratio response."""
+    confirm, arms = settings.confirm, list[Arm]()
+    # The ratio response is measured against the matched control without extra images.
+    ratios = confirm.ratios if "none" in confirm.controls.matched else ()
+    for place, finalist in enumerate(finalists):
+        resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
+        arm = finalist_arm(finalist, resolution_px)
+        arms += [arm, *filter(None, (matched_control(arm, source) for source in confirm.controls.matched))]
+        if place == 0:
+            planned = [arm.content for arm in arms]
+            arms += [other for other in ratio_arms(arm, ratios) if other.content not in planned]
+    return arms
+
+
+def finalist_arm(finalist: FinishedTrial, resolution_px: int | None) -> Arm:
+    """Return the arm of a finalist."""
+    parameters, name = finalist.parameters, f"{finalist.parameters.arm} {finalist.name}"
+    return Arm(name=name, role="finalist", parameters=parameters, trial=finalist.name, resolution_px=resolution_px)
+
+
+def matched_control(finalist: Arm, source: str) -> Arm | None:
+    """Return the finalist with `source` `none` or `duplicate`, or None if the settings exclude it.
+
+    `duplicate` with `mixing: replace` would be the same as `none`, which is compared anyway.
+    """
+    values = {name: value for name, value in flat_values(finalist.parameters).items() if "." not in name}
+    try:
+        parameters = parameters_from({**values, "source": source})
+    except ValidationError:
+        return None
+    name = f"{source}, matched to {finalist.trial}"
+    return finalist.model_copy(update={"name": name, "role": "matched", "parameters": parameters})
+
+
+def ratio_arms(finalist: Arm, ratios: Sequence[float]) -> tuple[Arm, ...]:
+    """Return the finalist at other ratios, and at each ratio, including its own, the same with `source: duplicate`.
+
+    The matched control without extra images serves as ratio 0. With `mixing: replace` there are no duplicates.
+    """
+    finalist_ratio, arms = finalist.parameters.synthetic_ratio, list[Arm]()
+    for ratio in sorted({finalist_ratio, *ratios} if ratios else ()):
+        try:
+            parameters = parameters_from({**flat_values(finalist.parameters), "synthetic_ratio": ratio})
+        except ValidationError:  # rounds to no extra image, or leaves no real one
+            continue
+        name = f"r={ratio:g}, as {finalist.trial}"
+        arm = finalist.model_copy(update={"name": name, "role": "ratio", "parameters": parameters})
+        if ratio != finalist_ratio:
+            arms.append(arm)
+        if duplicate := matched_control(arm, "duplicate"):
+            arms.append(duplicate.model_copy(update={"name": f"duplicate {name}", "role": "ratio"}))
+    return tuple(arms)

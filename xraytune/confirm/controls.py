@@ -1,0 +1,193 @@
+"""Tuned controls: the best trials without synthetic images, after their arms got as many trials as a finalist's source.
+
+Top-up trials go through the ASHA of the search. If ASHA pruned a whole arm, its furthest trial is trained to the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+from xraytune.base.files import append_jsonl, read_jsonl
+from xraytune.base.records import EpochRecord
+from xraytune.base.seeding import derive_seed
+from xraytune.confirm.arms import Arm, FinishedTrial, finished_label
+from xraytune.confirm.run_list import Run, train_runs
+from xraytune.confirm.study import OpenStudy
+from xraytune.search.asha import Rungs
+from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.space import Space
+from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.study.journal import random_parameters
+from xraytune.study.row import ranked_on_val_b
+
+_DRAWS = 5000
+
+
+def belongs_to_control(parameters: Parameters, control: str) -> bool:
+    """Return whether settings belong to a tuned control's arm: `real_only`, `classical` or (classical) `duplicate`."""
+    if control == "duplicate":
+        return parameters.source == "duplicate"
+    return parameters.source == "none" and (parameters.classical > 0) == (control == "classical")
+
+
+def missing_trials(sampled: Sequence[Parameters], finalists: Iterable[FinishedTrial], control: str) -> int:
+    """Return how many trials a tuned control's arm lacks to have as many sampled ones as a finalist's source.
+
+    `gan` and `classical+gan` are one source; with several sources, the one with the most trials counts. `sampled` has the
+    settings of all trials of the search: complete, pruned and failed.
+    """
+    sources = {finalist.parameters.source for finalist in finalists}
+    wanted = max(sum(parameters.source == source for parameters in sampled) for source in sources)
+    return max(0, wanted - sum(belongs_to_control(parameters, control) for parameters in sampled))
+
+
+def draw_control(space: Space, control: str, count: int, known: Iterable[Parameters]) -> tuple[Parameters, ...]:
+    """Sample up to `count` new, different settings of a control's arm; fewer if the space has no more.
+
+    A random sampler draws from the whole space and the arm's settings are kept, so that every condition of the space holds.
+    The seed is derived from the space's: the same study always gets the same top-ups.
+    """
+    seen, sampled = set(known), list[Parameters]()
+    seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
+    for parameters in islice(random_parameters(space, seed), _DRAWS if count else 0):
+        if belongs_to_control(parameters, control) and parameters not in seen:
+            seen.add(parameters)
+            sampled.append(parameters)
+            if len(sampled) == count:
+                break
+    return tuple(sampled)
+
+
+def tuned_control(trials: Iterable[FinishedTrial], control: str) -> Arm | None:
+    """Return the best complete trial of a control's arm by val-B, if there is one; of equals the simpler one."""
+    of_arm = (trial for trial in trials if belongs_to_control(trial.parameters, control))
+    best = next(iter(ranked_on_val_b(of_arm)), None)
+    if best is None:
+        return None
+    name = f"tuned {best.parameters.arm} {best.name}"
+    return Arm(name=name, role="tuned", parameters=best.parameters, trial=best.name)
+
+
+def pruned_to_finish(
+    trials: Iterable[FinishedTrial], is_wanted: Callable[[Parameters], bool], count: int
+) -> tuple[FinishedTrial, ...]:
+    """Choose pruned trials to train to the end, if no trial with wanted settings is complete.
+
+    The first `count` different ones in the order of epochs trained, then AUROC on val-A.
+    """
+    wanted = [trial for trial in trials if is_wanted(trial.parameters)]
+    if any(trial.status == "complete" for trial in wanted):
+        return ()
+    pruned = [trial for trial in wanted if trial.status == "pruned"]
+    return different_trials(sorted(pruned, key=lambda trial: (-trial.epochs, -(trial.value or 0))))[:count]
+
+
+def different_trials(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ...]:
+    """Drop trials with the settings of an earlier one."""
+    first: dict[Parameters, FinishedTrial] = {}
+    for trial in trials:
+        first.setdefault(trial.parameters, trial)
+    return tuple(first.values())
+
+
+def train_trials(
+    study: OpenStudy, trials: Sequence[FinishedTrial], *, first: int, asha: TopUpRungs | None = None
+) -> tuple[FinishedTrial, ...]:
+    """Train pruned trials to the end, or top-up trials under ASHA, as runs numbered from `first`."""
+    runs = []
+    for number, trial in enumerate(trials, first):
+        label = f"{trial.name} {trial.parameters.arm}" if asha else finished_label(trial.name)
+        experiment = Experiment(settings=study.settings, parameters=trial.parameters)
+        runs.append(Run(number=number, label=label, experiment=experiment))
+    what = "top-up trials" if asha else "pruned trials"
+    rows = train_runs(study, study.top_up_folder, runs, what, asha.should_continue if asha else None)
+    return tuple(
+        FinishedTrial.of_row(trial.name, trial.parameters, rows[number]) for number, trial in enumerate(trials, first)
+    )
+
+
+def draw_top_ups(study: OpenStudy, finalists: Sequence[FinishedTrial], notes: list[str]) -> list[Parameters]:
+    """Draw the settings that the tuned controls' arms lack to have as many sampled trials as a finalist's source."""
+    sampled, drawn = [trial.parameters for trial in study.searched], list[Parameters]()
+    for control in study.settings.confirm.controls.tuned:
+        missing = missing_trials(sampled, finalists, control)
+        further = draw_control(study.space, control, missing, sampled)
+        has_arm = further or any(belongs_to_control(parameters, control) for parameters in sampled)
+        if len(further) < missing and has_arm:
+            notes.append(f"the space has only {len(further)} of {missing} further settings of the arm {control}")
+        drawn += further
+    return drawn
+
+
+def train_top_ups(
+    study: OpenStudy, finalists: Sequence[FinishedTrial], notes: list[str], *, first: int
+) -> tuple[FinishedTrial, ...]:
+    """Train the top-up trials, as runs numbered from `first`, on the rungs of the search."""
+    top_ups = [
+        FinishedTrial(name=f"top-up {number}", parameters=parameters)
+        for number, parameters in enumerate(draw_top_ups(study, finalists, notes), first)
+    ]
+    return train_trials(study, top_ups, first=first, asha=TopUpRungs(study.top_up_folder, study.rungs))
+
+
+def choose_tuned(
+    controls: Sequence[str],
+    trials: Sequence[FinishedTrial],
+    finish: Callable[[Sequence[FinishedTrial]], Sequence[FinishedTrial]],
+    notes: list[str],
+) -> list[Arm]:
+    """Choose the tuned controls. If ASHA pruned a whole arm, `finish` first trains its furthest trial to the end."""
+    unfinished: list[FinishedTrial] = []
+    for control in controls:
+        for trial in pruned_to_finish(trials, partial(belongs_to_control, control=control), 1):
+            notes.append(
+                f"ASHA pruned all trials of the arm {control}; {trial.name} got furthest and was trained to the end"
+            )
+            unfinished.append(trial)
+    trials = (*trials, *finish(unfinished))
+    tuned = []
+    for control in controls:
+        if arm := tuned_control(trials, control):
+            tuned.append(arm)
+        else:
+            had_trials = any(belongs_to_control(trial.parameters, control) for trial in trials)
+            why = f"all trials of the arm {control} failed" if had_trials else f"the space has no {control} arm"
+            notes.append(f"{why}, so it has no tuned control")
+    return tuned
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """A top-up trial on ASHA's rungs, which it shares with the trials of the search."""
+
+    number: int
+
+
+class TopUpRungs:
+    """Decide which top-up trials ASHA prunes, on the rungs that the search's trials have already reached.
+
+    `reports.jsonl` records each epoch of a top-up in its order of arrival, before the decision on it. After a restart these
+    values are replayed in that order, after those of the search, so a resumed confirmation decides as an uninterrupted one.
+    Raises StudyError if the file is damaged.
+    """
+
+    def __init__(self, folder: StudyFolder, rungs: Rungs) -> None:
+        self._path, self._rungs = folder.path / "reports.jsonl", rungs
+        self._reported: set[tuple[int, int]] = set()
+        with damage_explained(self._path) as file:
+            for row in read_jsonl(file):
+                self._replay(int(row["number"]), int(row["epoch"]), float(row["value"]))
+
+    def should_continue(self, number: int, record: EpochRecord) -> bool:
+        """Return whether a top-up continues after an epoch; repeated calls return the same answer."""
+        value = record.best_val_score
+        if (number, record.epoch) not in self._reported:
+            append_jsonl(self._path, {"version": 1, "number": number, "epoch": record.epoch, "value": value})
+        return self._replay(number, record.epoch, value)
+
+    def _replay(self, number: int, epoch: int, value: float) -> bool:
+        self._reported.add((number, epoch))
+        return self._rungs.should_continue(TopUp(number), epoch, value)

@@ -1,0 +1,165 @@
+"""The scores of each run on val-B and on sealed images.
+
+Results, class probabilities or the Dice of each image, are stored with the run (`val_b.npy`, `test.npy`, float64 [N, C]), so
+that they are computed only once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import TypeAdapter
+
+from xraytune.base.artifacts import discard
+from xraytune.base.errors import StudyError
+from xraytune.base.files import read_json, write_array, write_json
+from xraytune.base.records import Compute
+from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
+from xraytune.confirm.arms import Plan
+from xraytune.confirm.sealed import SealedTest, load_test_images
+from xraytune.confirm.study import OpenStudy
+from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
+from xraytune.data.prepare import ImageSource, Prepared, RunContext, Side, side_images
+from xraytune.nets.checkpoint import load_best
+from xraytune.nets.compute import compute_like, pin
+from xraytune.stats.classification import Floats
+from xraytune.study.folder import StudyFolder, damage_explained, numeric_releases
+from xraytune.study.row import completed_runs
+from xraytune.trial.inputs import untrained
+from xraytune.trial.task import Task, task_of
+
+VAL_B: Literal["val_b"] = "val_b"
+_SCORING_FILE = "scoring.json"
+
+
+def scoring_compute(study: OpenStudy, plan: Plan, *sealed: SealedTest) -> Compute:
+    """Return the device for scoring val-B and sealed images, pinned: that of the training, or the CPU if there is no GPU.
+
+    Scores that are compared come from one kind of device and one release of torch. If some of the needed ones are missing,
+    and the existing ones were computed differently than is possible here, the existing ones are removed and all are computed
+    again.
+    """
+    folder = study.runs_folder
+    needed: dict[str, list[int]] = {VAL_B: plan.runs_of(plan.arms)} | {
+        images.side: plan.runs_of(plan.compared) for images in sealed
+    }
+    file = folder.path / _SCORING_FILE
+    recorded, scored_with = study.compute, folder.releases()[-1]
+    if file.exists():
+        with damage_explained(file):
+            content = read_json(file)
+            recorded = TypeAdapter(Compute).validate_python(content["compute"])
+            scored_with = numeric_releases(content["packages"])
+    compute = recorded
+    if not all(is_scored(folder, runs, side) for side, runs in needed.items()):
+        compute = compute_like(recorded, threads=recorded.threads)
+        if (compute, numeric_releases()) != (recorded, scored_with):
+            for old in sorted(folder.path.glob("trials/*/*.npy")):
+                discard(old)
+        write_json(file, {"version": 1, "compute": {**asdict(compute)}, "packages": {**numeric_releases()}})
+    pin(compute)
+    return compute
+
+
+def is_scored(folder: StudyFolder, runs: Iterable[int], side: str) -> bool:
+    """Return whether all of these runs have been scored on a side."""
+    return all(folder.results_path(number, side).exists() for number in runs)
+
+
+def has_any_results(folder: StudyFolder, side: str) -> bool:
+    """Return whether any run has been scored on a side."""
+    return any(folder.path.glob(f"trials/*/{side}.npy"))
+
+
+def evaluation_set(images: SealedTest | Side, prepared: Prepared, task: Task) -> EvaluationSet:
+    """Return the labels and patients of a test folder, or of val-B."""
+    return EvaluationSet(labels=images.labels, patients=images.patients, positive=prepared.positive, task=task)
+
+
+def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
+    """Return a function from an arm's name to the thresholds of its replicates, set on val-A and val-B, [G, K]."""
+    rows = completed_runs(folder)
+
+    def of_run(number: int) -> float:
+        with damage_explained(folder.runs_path):
+            if (threshold := rows[number].threshold) is None:
+                raise ValueError(f"run {number} has no threshold")
+            return threshold
+
+    return partial(_of_replicates, plan, of_run)
+
+
+def arm_scores(folder: StudyFolder, plan: Plan, side: str, images: EvaluationSet) -> ArmScores:
+    """Return the results on a side, of these images; they are read when they are needed."""
+    shape = len(images.labels), len(folder.prepared().class_names)
+    of_arm = partial(_of_replicates, plan, lambda number: folder.results(number, side, shape))
+    return ArmScores(plan=plan, images=images, results=of_arm)
+
+
+def _of_replicates(plan: Plan, of_run: Callable[[int], ArrayLike], arm: str) -> Floats:
+    numbers = plan.numbers(arm)
+    seeds = range(plan.classifier_seeds)
+    return np.array([[of_run(numbers[gan_seed, seed]) for seed in seeds] for gan_seed in range(plan.gan_seeds)])
+
+
+def score_val_b(study: OpenStudy, plan: Plan, compute: Compute) -> ArmScores:
+    """Score all runs of the plan's arms on val-B."""
+    prepared, numbers = study.prepared, plan.runs_of(plan.arms)
+    _score_runs(study, numbers, VAL_B, side_images(VAL_B, prepared, study.cache), compute)
+    images = evaluation_set(prepared.side(VAL_B), prepared, task_of(study.settings))
+    return arm_scores(study.runs_folder, plan, VAL_B, images)
+
+
+def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Compute, *, reason: str) -> ArmScores:
+    """Score the runs of the arms that are compared on sealed images, after logging the access, if it is not done yet."""
+    folder, numbers = study.runs_folder, plan.runs_of(plan.compared)
+    if not is_scored(folder, numbers, sealed.side):
+        _log_access(study, sealed, len(numbers), reason)
+        data, progress = study.settings.data, study.callbacks.on_progress
+        images = load_test_images(sealed, data, study.cache, on_progress=progress)
+        _score_runs(study, numbers, sealed.side, images, compute)
+    images_of = evaluation_set(sealed, study.prepared, task_of(study.settings))
+    return arm_scores(folder, plan, sealed.side, images_of)
+
+
+def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) -> None:
+    """Log the access to sealed images, unless a scoring that was killed has already logged it."""
+    path = study.folder.path
+    access: dict[str, Any] = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": runs}
+    last = last_access(path / TEST_ACCESS_FILE, sealed.command) or {}
+    if has_any_results(study.runs_folder, sealed.side) and access == {name: last.get(name) for name in access}:
+        return
+    log_test_access(
+        *study_logs(path),
+        command=sealed.command,
+        study=path.name,
+        reason=reason,
+        image_count=len(sealed.images),
+        **access,
+    )
+
+
+def _score_runs(study: OpenStudy, numbers: Sequence[int], side: str, images: ImageSource, compute: Compute) -> None:
+    """Score the runs that lack scores on a side."""
+    for done, number in enumerate(numbers, 1):
+        if not is_scored(study.runs_folder, [number], side):
+            score(study.runs_folder, number, side, images, compute=compute, cache=study.cache)
+        study.callbacks.on_progress(f"scoring {images.name.replace('val_b', 'val-B')} (replicates)", done, len(numbers))
+
+
+def score(folder: StudyFolder, number: int, side: str, images: ImageSource, *, compute: Compute, cache: Path) -> None:
+    """Predict one side with the network of a run's best val-A epoch and store the results."""
+    where = folder.trial_path(number)
+    experiment = folder.experiment(number)
+    context = RunContext(prepared=folder.prepared(), cache=cache, compute=compute)
+    network, batches = untrained(experiment, context, images)
+    load_best(where / "checkpoint", network)
+    results_of = task_of(experiment.settings).results
+    results = results_of(network, batches, images, compute=compute, error=StudyError, where=where)
+    write_array(folder.results_path(number, side), results, is_recorded=True)

@@ -1,0 +1,136 @@
+"""A study that is confirmed or rehearsed: locked and read, with what trains and scores its replicates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from xraytune.base.artifacts import in_use
+from xraytune.base.errors import Problem, StudyError
+from xraytune.base.files import require_writable
+from xraytune.base.records import Compute, Json
+from xraytune.confirm.arms import TOP_UP_FOLDER, FinishedTrial
+from xraytune.data.prepare import Prepared, restore_pixels
+from xraytune.nets.compute import allocation_of, require_device
+from xraytune.search.asha import Rungs, rungs_of
+from xraytune.search.callbacks import Callbacks
+from xraytune.search.ray.runner import Runner, survey
+from xraytune.space.settings import Parameters, Settings
+from xraytune.space.space import Space
+from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
+from xraytune.study.journal import Journal
+from xraytune.study.start import environment
+from xraytune.trial.task import task_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStudy:
+    """A locked study whose search has ended.
+
+    Attributes:
+        place: Name of the folder in it that holds the replicates.
+        space: Its space, with the locations given for this confirmation.
+        compute: That of its trials.
+        machine: Returns the `environment` of a machine that trains.
+        searched: The ended trials of the search.
+        rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
+    """
+
+    folder: StudyFolder
+    place: str
+    space: Space
+    prepared: Prepared
+    compute: Compute
+    machine: Callable[[], Mapping[str, Json]]
+    cache: Path
+    searched: Sequence[FinishedTrial]
+    rungs: Rungs
+    runner: Runner
+    callbacks: Callbacks
+
+    @property
+    def settings(self) -> Settings:
+        """The study's settings."""
+        return self.space.settings
+
+    @property
+    def runs_folder(self) -> StudyFolder:
+        """The folder of the replicates."""
+        return StudyFolder(self.folder.path / self.place)
+
+    @property
+    def top_up_folder(self) -> StudyFolder:
+        """The folder of the top-up trials."""
+        return StudyFolder(self.runs_folder.path / TOP_UP_FOLDER)
+
+    def require_same_inputs(self, compared: Iterable[Parameters]) -> None:
+        """Refuse (StudyError) extra images and weights of these finalists that changed since the search."""
+        restore_pixels(self.settings, self.prepared, self.cache, on_progress=self.callbacks.on_progress)
+        inputs = read_inputs(inputs_of_trials(compared), self.settings, self.prepared, self.cache)
+        require_same_inputs(self.folder, inputs)
+
+
+@contextmanager
+def open_study(
+    study: Path,
+    place: str,
+    *,
+    data: Path | None,
+    weights_dir: Path | None,
+    cache: Path | None,
+    address: str | None,
+    callbacks: Callbacks,
+) -> Iterator[OpenStudy]:
+    """Lock a study and read its search, to train replicates in the folder `place`; other arguments as for `confirm`.
+
+    Raises StudyError if there is no study, it is in use, or a file of it is damaged; MachineError if the GPU, disk space or
+    the Ray cluster is missing.
+    """
+    folder = StudyFolder(study.resolve())
+    space = folder.space(data=data, weights_dir=weights_dir)
+    _check_objective(space.settings, study, callbacks.note)
+    cache = (cache or folder.default_cache).resolve()
+    require_writable(cache)
+    require_writable(folder.path.parent)  # for the test-set access log
+    compute = folder.compute()
+    allocation = allocation_of(space.settings, has_gpu=compute.device == "cuda")
+    if address is None:
+        require_device(compute, folder.path)
+
+    @lru_cache
+    def machine() -> Mapping[str, Json]:
+        where = environment(compute) if address is None else survey(address, space.settings, note=callbacks.note)[1]
+        return {**where, "compute": {**asdict(compute)}}
+
+    with locked(folder, "confirmed") as token, in_use(cache):
+        journal = Journal(folder.journal_path, space, writable=False)
+        yield OpenStudy(
+            folder=folder,
+            place=place,
+            space=space,
+            prepared=folder.prepared(),
+            compute=compute,
+            machine=machine,
+            cache=cache,
+            searched=tuple(FinishedTrial.of_row(f"#{row.number}", row.parameters, row) for row in journal.rows()),
+            rungs=rungs_of(space.settings, journal.reports()),
+            runner=Runner(
+                folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks
+            ),
+            callbacks=callbacks,
+        )
+
+
+def _check_objective(settings: Settings, study: Path, note: Callable[[str], None]) -> None:
+    """Refuse (StudyError) a search for a generator; note if the search used another score than the one compared."""
+    task = task_of(settings)
+    if not task.trains_network:
+        what = "this study searched for a generator, so it has no mix to compare with controls"
+        fix = "copy its generator (`xraytune export`) into a space that searches mixes, and confirm that study"
+        raise StudyError(Problem(what, study, fix))
+    if settings.metric != task.metric:
+        note(f"finalists are chosen by {settings.metric}, the search's objective; arms are compared by {task.metric}")
