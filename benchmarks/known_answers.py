@@ -26,8 +26,9 @@ from benchmarks.figures import Figure, figure
 from xraytune.base.files import write_json
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.base.seeding import derive_seed
-from xraytune.confirm.analysis import ControlResult, FinalistResult, judge_finalists
 from xraytune.confirm.arms import FinishedTrial, Plan, finalist_arm, matched_control, replicate
+from xraytune.confirm.judge import judge_finalists
+from xraytune.confirm.record import ControlVerdict, FinalistVerdict
 from xraytune.confirm.score import arm_scores, evaluation_set, score
 from xraytune.confirm.sealed import TEST, find_test, load_test_images
 from xraytune.data.phantom import PhantomImage, draw_patient
@@ -98,7 +99,7 @@ def measure() -> Iterator[Figure]:
         right = sum(is_right(question, one) for one in found)
         yield figure(f"known_answers: {question.extra}, right of {_STUDIES}", right, "studies", ">= 14")
         for source in ("none", "duplicate"):
-            differences = [against(one, source).comparison.interval.difference for one in found]
+            differences = [against(one, source).difference for one in found]
             name = f"known_answers: {question.extra}, mean difference from {source}"
             yield figure(name, float(np.mean(differences)), "AUROC")
         contrary += sum(word(one) in question.opposite for one in found)
@@ -106,17 +107,17 @@ def measure() -> Iterator[Figure]:
     yield figure(f"known_answers: wrong the other way, of {total}", contrary, "studies", "<= 1")
 
 
-def is_right(question: Question, found: FinalistResult) -> bool:
+def is_right(question: Question, found: FinalistVerdict) -> bool:
     """Whether the true verdict was given; of copies, because they are equivalent to `duplicate`.
 
     That they equal `none` is no known answer: twice the images in a step may do something.
     """
     if word(found) != question.right:
         return False
-    return question.extra != "copies" or against(found, "duplicate").verdict.is_equivalent
+    return question.extra != "copies" or "equivalent" in against(found, "duplicate").verdict
 
 
-def answer(question: Question, seed: int) -> FinalistResult:
+def answer(question: Question, seed: int) -> FinalistVerdict:
     """One study, from its phantoms to its verdict."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -135,7 +136,7 @@ def _settings(question: Question, folder: Path, seed: int) -> Settings:
     )
 
 
-def _confirmed(question: Question, folder: Path, settings: Settings) -> FinalistResult:
+def _confirmed(question: Question, folder: Path, settings: Settings) -> FinalistVerdict:
     cache, root, seed = folder / "cache", settings.data.path, settings.seed
     for part, patients in (("train", range(_PATIENTS)), ("test", range(_PATIENTS, _PATIENTS + question.test_patients))):
         for image in phantoms(seed, patients):
@@ -236,20 +237,18 @@ def write_image(pixels: NDArray[np.uint8], file: Path) -> None:
     Image.fromarray(pixels).save(file)
 
 
-def against(found: FinalistResult, source: str) -> ControlResult:
+def against(found: FinalistVerdict, source: str) -> ControlVerdict:
     """The comparison with the matched control of a source."""
-    return next(result for result in found.comparisons if result.arm.parameters.source == source)
+    return next(result for result in found.comparisons if result.kind == source)
 
 
-def word(found: FinalistResult) -> str:
+def word(found: FinalistVerdict) -> str:
     """The verdict; each study has one finalist, so that it is always tested."""
-    return "not_tested" if found.verdict is None else found.verdict.word
+    return found.verdict
 
 
-def _tell(question: Question, number: int, found: FinalistResult, seconds: float) -> None:
-    differences = ", ".join(
-        f"{result.arm.parameters.source} {result.comparison.interval.difference:+.3f}" for result in found.comparisons
-    )
+def _tell(question: Question, number: int, found: FinalistVerdict, seconds: float) -> None:
+    differences = ", ".join(f"{result.kind} {result.difference:+.3f}" for result in found.comparisons)
     mark = "right" if is_right(question, found) else "not right"
     what = f"{question.extra} {number + 1}/{_STUDIES}: {word(found)} ({mark}); less {differences}; {seconds:.0f} s"
     print(what, file=sys.stderr, flush=True)

@@ -17,8 +17,8 @@ from xraytune.base.artifacts import in_use
 from xraytune.base.errors import DataError
 from xraytune.base.files import require_writable, write_json, write_text
 from xraytune.base.records import to_json
+from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
-from xraytune.confirm.verdict_file import VerdictRecord
 from xraytune.data.index import ImageFile, read_index, read_labelled_folder
 from xraytune.data.prepare import Prepared, RunContext, prepare_index, stored_images
 from xraytune.nets.compute import pin
@@ -270,7 +270,7 @@ def _labels(synthetic: float | None, real: float | None) -> Line:
     return _line("labels", f"{aurocs}.", drop >= _WRONG_LABELS, drop >= _MANY_WRONG_LABELS)
 
 
-def _downstream(verdict: VerdictRecord) -> Line:
+def _downstream(verdict: Confirmation) -> Line:
     first, metric = verdict.finalists[0], verdict.metric
     differences = ", ".join(f"{row.difference:+.3f} against {row.control}" for row in first.comparisons)
     prefix = "exploratory: " if verdict.exploratory else ""

@@ -8,7 +8,7 @@ from scipy.special import expit  # type: ignore[import-untyped]
 from sklearn.metrics import accuracy_score, brier_score_loss
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.confirm.analysis import EvaluationSet
+from xraytune.confirm.score import EvaluationSet
 from xraytune.confirm.secondary import compare_outcomes
 from xraytune.stats.classification import Floats
 from xraytune.trial.task import TASKS

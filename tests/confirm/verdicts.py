@@ -1,13 +1,12 @@
 """The `verdict.json` of a confirmation that did not take place."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from xraytune.base.files import write_json
 from xraytune.base.records import to_json
 from xraytune.confirm.forecast import Forecast
-from xraytune.confirm.verdict_file import FinalistVerdict, HeldOutSet, VerdictRecord
-from xraytune.stats.verdict import Overall
+from xraytune.confirm.record import Confirmation, FinalistVerdict, HeldOutSet
 
 
 def write_verdict(study: Path, words: dict[int, Any]) -> None:
@@ -16,6 +15,8 @@ def write_verdict(study: Path, words: dict[int, Any]) -> None:
         FinalistVerdict(
             arm=f"gan #{trial}",
             trial=f"#{trial}",
+            generator="GAN",
+            mixing="additive",
             score=0.8,
             gan_scores=(0.8,),
             worst_gan_score=0.8,
@@ -25,7 +26,7 @@ def write_verdict(study: Path, words: dict[int, Any]) -> None:
         )
         for trial, word in words.items()
     )
-    record = VerdictRecord(
+    record = Confirmation(
         metric="AUROC",
         objective="val_auroc",
         network="classifier",
@@ -38,11 +39,7 @@ def write_verdict(study: Path, words: dict[int, Any]) -> None:
         forecast=Forecast(metric="AUROC", gan_seeds=1, val_b_score=0.8, rope=0.01, chances=()),
         ratio_response=(),
         notes=(),
-        study=study.name,
-        verdict=next(word for word in words.values() if word in get_args(Overall)),
-        answer="",
-        methods="",
+        study=study,
         finalists=finalists,
-        ratio_caveat="",
     )
     write_json(study / "confirm" / "verdict.json", to_json(record), is_recorded=True)

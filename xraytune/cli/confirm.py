@@ -163,6 +163,6 @@ def show_verdict(confirmation: Confirmation) -> None:
     """Print the verdict, the comparisons behind it, and where it is written."""
     from xraytune.present.verdict import verdict_section
 
-    console.show_section(verdict_section(confirmation.record))
+    console.show_section(verdict_section(confirmation))
     folder = shown_path(confirmation.study) / "confirm"
     console.write(f"all results, also at other ratios: {folder}/verdict.json; text for a paper: {folder}/methods.md")

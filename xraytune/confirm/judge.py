@@ -1,28 +1,47 @@
-"""From scores to the result of a confirmation: the verdict, and what is reported beside it."""
+"""From scores to the result of a confirmation: forecast, comparisons, verdicts, and what is reported beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
 
 from xraytune.base.files import read_json, require_recorded, write_json
 from xraytune.base.records import Compute, to_json
 from xraytune.confirm import secondary
-from xraytune.confirm.analysis import ArmScores, judge_finalists, ratio_response
-from xraytune.confirm.arms import Plan
-from xraytune.confirm.forecast import Forecast
-from xraytune.confirm.record import Confirmation
-from xraytune.confirm.score import arm_thresholds, score_sealed
+from xraytune.confirm.arms import Arm, Plan
+from xraytune.confirm.forecast import (
+    Design,
+    Forecast,
+    measure_spread,
+    probability_equivalent,
+    smallest_detectable_difference,
+    verdict_chances,
+)
+from xraytune.confirm.record import (
+    Confirmation,
+    ControlVerdict,
+    DuplicatePoint,
+    ExternalResult,
+    FinalistVerdict,
+    Gain,
+    HeldOutSet,
+    RatioPoint,
+)
+from xraytune.confirm.score import ArmScores, EvaluationSet, arm_thresholds, score_sealed
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import accesses_before
-from xraytune.confirm.verdict_file import ExternalResult, HeldOutSet
+from xraytune.stats.verdict import AgainstControl, ControlKind, compare, fixed_sequence, overall_verdict
+from xraytune.stats.verdict import judge as judge_pair
 from xraytune.study.folder import damage_explained, format_versions
 from xraytune.trial.task import task_of
 
 FEWEST_GAN_SEEDS = 4
 """With fewer seeds the 95 % interval covers only 90 to 96 %."""
+_MORE_GAN_SEEDS = (10, 20)
+"""Numbers of GAN seeds that a forecast covers besides the plan's own."""
 _EXTERNAL_FILE = "external.json"
 
 
@@ -104,3 +123,114 @@ def _notes_on_machines(study: OpenStudy, scored_on: Compute) -> Iterator[str]:
         yield f"trials of the search were trained with {versions}, and all replicates with {format_versions(trained)}"
     if scored_on.device != study.compute.device:
         yield "all replicates were trained on GPUs and scored on a CPU"
+
+
+def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, ...]:
+    """Compare all finalists with all of their controls, as a fixed sequence in the order of val-B."""
+    finalists = test.plan.finalists
+    compared = [
+        [_against(test, finalist, control, rope=rope) for control in test.plan.controls(finalist)]
+        for finalist in finalists
+    ]
+    verdicts = fixed_sequence([overall_verdict([against for against, _ in pairs]) for pairs in compared])
+    results = []
+    for arm, pairs, verdict in zip(finalists, compared, verdicts, strict=True):
+        scores, generator = test.measure(arm).scores[0], arm.parameters.generator
+        gan_scores = tuple(scores.mean(axis=1).tolist())
+        results.append(
+            FinalistVerdict(
+                arm=arm.name,
+                trial=arm.trial,
+                generator=generator.noun if generator else "",
+                mixing=arm.parameters.mixing,
+                score=float(scores.mean()),
+                gan_scores=gan_scores,
+                worst_gan_score=min(gan_scores),
+                verdict=verdict.word if verdict else "not_tested",
+                because_of=verdict.controls if verdict else (),
+                comparisons=tuple(result for _, result in pairs),
+            )
+        )
+    return tuple(results)
+
+
+def _against(test: ArmScores, finalist: Arm, control: Arm, *, rope: float) -> tuple[AgainstControl, ControlVerdict]:
+    pair = test.measure(finalist, control)
+    spread, comparison = measure_spread(pair), compare(pair)
+    design = Design(effective_patients=pair.effective_patients, gan_seeds=test.plan.gan_seeds, score=spread.score)
+    verdict, kind = judge_pair(comparison.evidence, rope=rope), control_kind(control, finalist)
+    result = ControlVerdict(
+        control=control.name,
+        arm=control.parameters.arm,
+        kind=kind,
+        control_score=comparison.scores[1],
+        **asdict(comparison.interval),
+        verdict=verdict.words,
+        variance_components=comparison.components,
+        p_better_by_rope=verdict.p_better_by_rope,
+        smallest_detectable_difference=smallest_detectable_difference(spread, design),
+        chance_of_equivalent=probability_equivalent(spread, design, rope=rope),
+    )
+    return AgainstControl(control=control.name, kind=kind, verdict=verdict), result
+
+
+def forecast_verdict(val_b: ArmScores, test: EvaluationSet, *, rope: float, gan_seeds: int | None = None) -> Forecast:
+    """Forecast the verdict on the first finalist from all results on val-B and the size of the unscored test folder.
+
+    It covers true differences of 0, one and two ROPE; `gan_seeds` GAN seeds (by default the plan's number), 10 and 20; and
+    two scores on the test folder: the mean on val-B, and `optimism` lower, because val-B selected the arms.
+    """
+    first, gan_seeds = val_b.plan.finalists[0], gan_seeds or val_b.plan.gan_seeds
+    controls = val_b.plan.controls(first)
+    spread = measure_spread(val_b.measure(first, *controls))
+    kinds = [control_kind(control, first) for control in controls]
+    patients = spread.model.effective_patients(test.labels, test.patients, test.positive)
+    designs = [
+        Design(effective_patients=patients, gan_seeds=seeds, score=spread.score - lower)
+        for lower in (0.0, spread.model.optimism)
+        for seeds in (gan_seeds, *(more for more in _MORE_GAN_SEEDS if more > gan_seeds))
+    ]
+    chances = tuple(
+        verdict_chances(spread, design, kinds, rope=rope, true_difference=ropes * rope)
+        for design in designs
+        for ropes in (0, 1, 2)
+        if ropes * rope <= 2 * (1 - spread.score)  # else a score is above 1
+    )
+    metric = val_b.images.task.metric
+    return Forecast(metric=metric, gan_seeds=gan_seeds, val_b_score=spread.score, rope=rope, chances=chances)
+
+
+def ratio_response(val_b: ArmScores) -> tuple[RatioPoint, ...]:
+    """Compare the first finalist and its duplicates with the control without extra images, at every ratio, in order."""
+    first = val_b.plan.finalists[0]
+    others = [arm for arm in val_b.plan.arms if arm.role in ("matched", "ratio") and arm.trial == first.trial]
+    zero = next((arm for arm in others if arm.parameters.source == "none"), None)
+    if zero is None:
+        return ()
+
+    def score(arm: Arm) -> float:
+        return float(val_b.measure(arm).scores.mean())
+
+    def gain(arm: Arm, other: Arm) -> Gain:
+        interval = compare(val_b.measure(arm, other)).interval
+        return Gain(gain=interval.difference, low=interval.low, high=interval.high)
+
+    duplicates = {arm.parameters.synthetic_ratio: arm for arm in others if arm.parameters.source == "duplicate"}
+    points = [RatioPoint(ratio=0.0, score=score(zero), gain=0.0, low=0.0, high=0.0)]
+    for arm in (first, *(arm for arm in others if arm.parameters.source == first.parameters.source)):
+        ratio = arm.parameters.synthetic_ratio
+        point = RatioPoint(ratio=ratio, score=score(arm), **asdict(gain(arm, zero)))
+        if repeated := duplicates.get(ratio):
+            duplicate = DuplicatePoint(score=score(repeated), **asdict(gain(repeated, zero)))
+            point = replace(point, duplicate=duplicate, over_duplicate=gain(arm, repeated))
+        points.append(point)
+    return tuple(sorted(points, key=lambda point: point.ratio))
+
+
+def control_kind(control: Arm, finalist: Arm) -> ControlKind:
+    """Return how a control differs from a finalist."""
+    if control.role != "matched":
+        return "tuned"
+    if control.parameters.source == "duplicate":
+        return "duplicate"
+    return "none_same_count" if finalist.parameters.mixing == "replace" else "none"

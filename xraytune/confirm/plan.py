@@ -13,9 +13,9 @@ from pathlib import Path
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.confirm.arms import Arm, FinishedTrial, Plan, compared_arms, read_plan, write_plan
 from xraytune.confirm.controls import choose_tuned, different_trials, pruned_to_finish, train_top_ups, train_trials
+from xraytune.confirm.record import VERDICT_FILE
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TestAccess, as_text
-from xraytune.confirm.verdict_file import VERDICT_FILE
 from xraytune.study.row import ranked_on_val_b
 from xraytune.synth.extra_folder import store_folder
 from xraytune.trial.mix import require_enough

@@ -1,43 +1,237 @@
-"""The result of a confirmation, as `verdict.json` and as two paragraphs for a paper."""
+"""The result of a confirmation, as `verdict.json` and as two paragraphs for a paper; docs/confirm.md lists the keys.
+
+The records load neither torch nor Ray, so that `report` and `export` can read them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from xraytune.base.files import markdown, write_json, write_text
+from pydantic import TypeAdapter
+from scipy.stats import shapiro  # type: ignore[import-untyped]
+
+from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import to_json
-from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult
-from xraytune.confirm.verdict_file import (
-    VERDICT_FILE,
-    ConfirmationFacts,
-    ControlVerdict,
-    FinalistVerdict,
-    VerdictRecord,
-)
-from xraytune.stats.verdict import Overall, can_show_harm
+from xraytune.confirm.forecast import Forecast
+from xraytune.stats.verdict import ControlKind, Interval, Overall, PairWord, VarianceComponents, can_show_harm
+from xraytune.study.folder import damage_explained
 
 if TYPE_CHECKING:
     import pandas as pd
 
+VERDICT_FILE = "verdict.json"
+VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
 METHODS_FILE = "methods.md"
+_RATIO_CAVEAT = (
+    "val-B selected this finalist, so its score there is optimistic; "
+    "read the ratio response as a description, not a test"
+)
 _COVARIANCES = {"AUROC": "DeLong covariances", "Dice": "covariances of means over images,"}
+
+Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation(ConfirmationFacts):
-    """The result of a confirmation, with finalists in the order of val-B; `record` is what is stored of it."""
+class Gain:
+    """The gain in score of one arm over another on val-B, with a 95 % interval."""
+
+    gain: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicatePoint(Gain):
+    """The first finalist with `source: duplicate` at one ratio; the gain is over ratio 0."""
+
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioPoint(Gain):
+    """The first finalist at one ratio on val-B; the gain is over ratio 0.
+
+    `over_duplicate` is the gain over as many repeated real images; there are none at 0 and with `mixing: replace`.
+    """
+
+    ratio: float
+    score: float
+    duplicate: DuplicatePoint | None = None
+    over_duplicate: Gain | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A finalist minus a control, with a 95 % interval over patients and seeds."""
+
+    value: float
+    control_value: float
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmDifference(Difference):
+    """A difference in the score of the verdict or in another outcome, with the names of the arms.
+
+    `accuracy`: share of images whose most probable class is the right one. `sensitivity`: read from both arms' ROC curves at
+    the specificity that the control has at its threshold. `brier`: lower is better.
+    """
+
+    finalist: str
+    control: str
+    outcome: Outcome | Literal["score"] = "score"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalResult:
+    """The comparisons on a folder of another hospital, named and identified by the fingerprint of its content.
+
+    `earlier_accesses` is how often it was scored before this confirmation scored it.
+    """
+
+    folder: str
+    fingerprint: str
+    images: int
+    patients: int
+    gan_seeds: int
+    earlier_accesses: int
+    differences: tuple[ArmDifference, ...]
+    secondary: tuple[ArmDifference, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureSpread:
+    """Median and range of a figure over generators."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorQuality:
+    """The quality of a finalist's synthetic images: one pool per GAN seed, of which `measured` have figures.
+
+    The figures are `Quality.columns`. Pools that copy training images are not excluded.
+    """
+
+    arm: str
+    generators: int
+    measured: int
+    figures: Mapping[str, FigureSpread]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutSet:
+    """The number of images and patients of the test folder, and the fingerprint of its content.
+
+    `positive` is the class that sensitivity refers to; empty with more than two classes.
+    """
+
+    images: int
+    patients: int
+    fingerprint: str
+    positive: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlVerdict(Interval):
+    """A finalist minus one control on the test images.
+
+    Attributes:
+        arm: The kind of the control's arm, such as `real_only`.
+        kind: How the control differs from the finalist.
+        verdict: All words that hold.
+        smallest_detectable_difference: With a power of .8; None if even the largest possible one is not detected.
+        chance_of_equivalent: The probability of `equivalent` if there is no difference.
+    """
+
+    control: str
+    arm: str
+    kind: ControlKind
+    control_score: float
+    verdict: tuple[PairWord, ...]
+    variance_components: VarianceComponents
+    p_better_by_rope: float
+    smallest_detectable_difference: float | None
+    chance_of_equivalent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalistVerdict:
+    """A finalist and all of its comparisons, on the test images.
+
+    Attributes:
+        generator: What its synthetic images come from, such as `GAN`; empty if from no generator.
+        score: Mean over its replicates.
+        gan_scores: By GAN seed, averaged over its classifier seeds, [G].
+        because_of: The controls that its verdict rests on.
+    """
+
+    arm: str
+    trial: str
+    generator: str
+    mixing: str
+    score: float
+    gan_scores: tuple[float, ...]
+    worst_gan_score: float
+    verdict: Overall | Literal["not_tested"]
+    because_of: tuple[str, ...]
+    comparisons: tuple[ControlVerdict, ...]
+
+    @property
+    def has_outlying_gan(self) -> bool:
+        """Whether the GAN seeds' scores are clearly not normal, as when a GAN collapses occasionally.
+
+        Source: Shapiro & Wilk 1965, "An analysis of variance test for normality", at 1 %.
+        """
+        few_or_equal = len(self.gan_scores) < 3 or len(set(self.gan_scores)) < 2
+        return not few_or_equal and float(shapiro(self.gan_scores).pvalue) < 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """The result of a confirmation; the fields are keys of `verdict.json`, with finalists in the order of val-B.
+
+    `metric` is the name of the score that arms are compared by, `objective` of the one that chose finalists and epochs;
+    `network` is the kind of network: classifier or segmenter.
+    """
 
     study: Path
-    finalists: tuple[FinalistResult, ...]
+    metric: str
+    objective: str
+    network: str
+    exploratory: tuple[str, ...]
+    rope: float
+    gan_seeds: int
+    classifier_seeds: int
+    train_images: int
+    test: HeldOutSet
+    finalists: tuple[FinalistVerdict, ...]
+    forecast: Forecast
+    ratio_response: tuple[RatioPoint, ...]
+    secondary: tuple[ArmDifference, ...] = ()
+    external: tuple[ExternalResult, ...] = ()
+    generators: tuple[GeneratorQuality, ...] = ()
+    notes: tuple[str, ...]
 
     @property
     def verdict(self) -> Overall:
         """The verdict: that of the first finalist."""
-        first = self.finalists[0].verdict
-        assert first is not None, "the first finalist is always tested"
-        return first.word
+        word = self.finalists[0].verdict
+        assert word != "not_tested", "the first finalist is always tested"
+        return word
+
+    @property
+    def ratio_caveat(self) -> str:
+        """A caution for readers of the ratio response; empty without one."""
+        return _RATIO_CAVEAT if self.ratio_response else ""
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the differences in score as a table, a row for each finalist and control."""
@@ -45,74 +239,48 @@ class Confirmation(ConfirmationFacts):
 
         rows = [
             {
-                "finalist": finalist.arm.name,
-                "control": one.control,
-                **asdict(one.comparison.interval),
-                "verdict": ", ".join(one.verdict.words),
+                "finalist": finalist.arm,
+                "control": result.control,
+                **{name: getattr(result, name) for name in Interval.__dataclass_fields__},
+                "verdict": ", ".join(result.verdict),
             }
             for finalist in self.finalists
-            for one in finalist.comparisons
+            for result in finalist.comparisons
         ]
         return pd.DataFrame(rows).set_index(["finalist", "control"])
 
-    @property
-    def record(self) -> VerdictRecord:
-        """The content of `verdict.json`."""
-        return VerdictRecord(
-            **{field.name: getattr(self, field.name) for field in fields(ConfirmationFacts)},
-            study=self.study.name,
-            verdict=self.verdict,
-            answer=answer_paragraph(self),
-            methods=methods_paragraph(self),
-            finalists=tuple(map(_finalist_verdict, self.finalists)),
-            ratio_caveat=RATIO_CAVEAT if self.ratio_response else "",
-        )
-
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `verdict.json` as plain JSON."""
-        return to_json(self.record)
-
-
-def _finalist_verdict(finalist: FinalistResult) -> FinalistVerdict:
-    verdict = finalist.verdict
-    return FinalistVerdict(
-        arm=finalist.arm.name,
-        trial=finalist.arm.trial,
-        score=finalist.score,
-        gan_scores=finalist.gan_scores,
-        worst_gan_score=min(finalist.gan_scores),
-        verdict=verdict.word if verdict else "not_tested",
-        because_of=verdict.controls if verdict else (),
-        comparisons=tuple(map(_control_verdict, finalist.comparisons)),
-    )
-
-
-def _control_verdict(result: ControlResult) -> ControlVerdict:
-    return ControlVerdict(
-        control=result.control,
-        role=result.arm.role,
-        control_score=result.comparison.scores[1],
-        **asdict(result.comparison.interval),
-        verdict=result.verdict.words,
-        variance_components=result.comparison.components,
-        p_better_by_rope=result.verdict.p_better_by_rope,
-        smallest_detectable_difference=result.smallest_detectable_difference,
-        chance_of_equivalent=result.chance_of_equivalent,
-    )
+        """Return the content of `verdict.json`."""
+        return to_json(self) | {
+            "version": 3,
+            "study": self.study.name,
+            "verdict": self.verdict,
+            "answer": answer_paragraph(self),
+            "methods": methods_paragraph(self),
+            "ratio_caveat": self.ratio_caveat,
+        }
 
 
 def write_verdict(folder: Path, confirmation: Confirmation) -> None:
     """Write `verdict.json`, then `methods.md`: GAN seeds added after `verdict.json` exists make a verdict exploratory."""
-    record = confirmation.record
-    write_json(folder / VERDICT_FILE, to_json(record), is_recorded=True)
-    write_text(folder / METHODS_FILE, f"{markdown(record.answer)}\n\n{markdown(record.methods)}\n")
+    content = confirmation.to_json()
+    write_json(folder / VERDICT_FILE, content, is_recorded=True)
+    write_text(folder / METHODS_FILE, f"{markdown(content['answer'])}\n\n{markdown(content['methods'])}\n")
+
+
+def read_verdict(folder: Path) -> Confirmation | None:
+    """Return the record in `verdict.json`; None if there is none, StudyError if it is not what `confirm` wrote."""
+    with damage_explained(folder / VERDICT_FILE, VERDICT_FIX) as file:
+        if not file.exists():
+            return None
+        require_recorded(file, "JSON file")
+        return TypeAdapter(Confirmation).validate_python(read_json(file))
 
 
 def answer_paragraph(confirmation: Confirmation) -> str:
     """Return the results paragraph, with its limitations."""
     first, test, rope = confirmation.finalists[0], confirmation.test, confirmation.rope
-    assert first.verdict is not None, "the first finalist is always tested"
-    name, controls, metric = first.arm.name, "; ".join(first.verdict.controls), confirmation.metric
+    name, controls, metric = first.arm, "; ".join(first.because_of), confirmation.metric
     verdict = {
         "helps": f"Synthetic images improved {metric}: {name} was better than every control ({controls}).",
         "hurts": f"Synthetic images reduced {metric}: {name} was worse than its matched controls ({controls}).",
@@ -120,13 +288,13 @@ def answer_paragraph(confirmation: Confirmation) -> str:
         f"ruled out over {controls}.",
         "undecided": f"Inconclusive: with these seeds and test patients, {name} was not shown to be better than every "
         f"control, nor was an improvement of {rope:g} or more ruled out ({controls}).",
-    }[first.verdict.word]
+    }[confirmation.verdict]
     prefix, why = "", ""
     if confirmation.exploratory:
         prefix = "Exploratory, not a confirmation: "
         why = f" It is exploratory because {' and '.join(confirmation.exploratory)}."
     comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
-    quality = "".join(f" {one.sentence}" for one in confirmation.generators[:1])
+    quality = "".join(f" {quality.sentence}" for quality in confirmation.generators[:1])
     return (
         f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
         f"{confirmation.gan_seeds} GAN seeds with {_network_seeds(confirmation)} each was "
@@ -142,35 +310,36 @@ def _network_seeds(confirmation: Confirmation) -> str:
     return f"{count} {confirmation.network} seed{'s' * (count > 1)}"
 
 
-def _comparison_text(result: ControlResult, metric: str) -> str:
-    interval, words = result.comparison.interval, " and ".join(result.verdict.words)
+def _comparison_text(result: ControlVerdict, metric: str) -> str:
+    words = " and ".join(result.verdict)
     return (
-        f"The difference from {result.control} ({metric} {result.comparison.scores[1]:.3f}) was "
-        f"{interval.difference:+.4f} (95 % CI {interval.low:+.4f} to {interval.high:+.4f}): {words}."
+        f"The difference from {result.control} ({metric} {result.control_score:.3f}) was "
+        f"{result.difference:+.4f} (95 % CI {result.low:+.4f} to {result.high:+.4f}): {words}."
     )
 
 
-def _gan_text(finalist: FinalistResult) -> str:
+def _gan_text(finalist: FinalistVerdict) -> str:
     """Return each GAN seed's score as text, with a warning if they are clearly not normal."""
-    generator = finalist.arm.parameters.generator
-    if generator is None:
+    if not finalist.generator:
         return ""
     scores = ", ".join(f"{score:.3f}" for score in finalist.gan_scores)
-    found = f"by generator seed: {scores}; worst {min(finalist.gan_scores):.3f}"
+    scores_text = f"by generator seed: {scores}; worst {min(finalist.gan_scores):.3f}"
     if finalist.has_outlying_gan:
-        found += "; clearly not normally distributed, so the intervals may be too narrow and an occasional collapse "
-        found += "may be missed"
-    return f", an estimate for {generator.noun}s trained this way ({found})"
+        scores_text += (
+            "; clearly not normally distributed, so the intervals may be too narrow and an occasional collapse "
+        )
+        scores_text += "may be missed"
+    return f", an estimate for {finalist.generator}s trained this way ({scores_text})"
 
 
-def _images_per_step_text(finalist: FinalistResult, metric: str) -> str:
+def _images_per_step_text(finalist: FinalistVerdict, metric: str) -> str:
     """Report whether a deficit against the control without extra images may come from how the extra images are mixed in."""
     matched = [result for result in finalist.comparisons if result.kind != "tuned"]
-    worse = [one.control for one in matched if one.kind != "duplicate" and one.verdict.is_worse]
-    others = [one.control for one in matched if not one.verdict.is_worse]
-    if not worse or (can_show_harm([one.kind for one in matched]) and not others):
+    worse = [result.control for result in matched if result.kind != "duplicate" and "worse" in result.verdict]
+    others = [result.control for result in matched if "worse" not in result.verdict]
+    if not worse or (can_show_harm([result.kind for result in matched]) and not others):
         return ""
-    pretrains = finalist.arm.parameters.mixing == "pretrain"
+    pretrains = finalist.mixing == "pretrain"
     if others:
         cause = "pretraining on extra images" if pretrains else "drawing more images per step"
         return (
@@ -210,7 +379,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
 
 
 def _pretraining_text(confirmation: Confirmation) -> str:
-    if all(finalist.arm.parameters.mixing != "pretrain" for finalist in confirmation.finalists):
+    if all(finalist.mixing != "pretrain" for finalist in confirmation.finalists):
         return ""
     return (
         " In arms that pretrain with r extra images per real one, the first r/(1+r) of the steps drew only extra images, "
@@ -227,8 +396,8 @@ def _secondary_text(confirmation: Confirmation) -> str:
         "threshold from validation)",
         "brier": "Brier score",
     }
-    found = {one.outcome for one in confirmation.secondary}
-    outcomes = ", ".join(text for name, text in names.items() if name in found)
+    measured = {difference.outcome for difference in confirmation.secondary}
+    outcomes = ", ".join(text for name, text in names.items() if name in measured)
     return (
         f" Secondary outcomes, not part of the verdict, were differences in {outcomes}, with 95 % confidence intervals from "
         "the same model, with covariances over patients estimated by a bootstrap."
@@ -236,9 +405,9 @@ def _secondary_text(confirmation: Confirmation) -> str:
 
 
 def _controls_text(confirmation: Confirmation) -> str:
-    controls = [result.arm for finalist in confirmation.finalists for result in finalist.comparisons]
-    matched = {arm.parameters.source for arm in controls if arm.role == "matched"}
-    tuned = sorted({arm.parameters.arm for arm in controls if arm.role == "tuned"})
+    controls = [result for finalist in confirmation.finalists for result in finalist.comparisons]
+    matched = {result.kind.removesuffix("_same_count") for result in controls if result.kind != "tuned"}
+    tuned = sorted({result.arm for result in controls if result.kind == "tuned"})
     extra = {"none": "no extra images", "duplicate": "repeated real images in place of the synthetic ones"}
     parts = []
     if matched:

@@ -18,13 +18,12 @@ from typing import Any, TypeAlias
 
 from xraytune.base.files import write_json
 from xraytune.base.records import to_json
-from xraytune.confirm.analysis import forecast_verdict
 from xraytune.confirm.arms import CONFIRM_FOLDER, REHEARSAL_FOLDER, Arm, FinishedTrial, Plan, read_plan, write_plan
 from xraytune.confirm.controls import choose_tuned, draw_top_ups
 from xraytune.confirm.forecast import Forecast
-from xraytune.confirm.judge import external_results, judge
+from xraytune.confirm.judge import external_results, forecast_verdict, judge
 from xraytune.confirm.plan import all_arms, candidates, make_plan, mark_earlier_access, require_controls
-from xraytune.confirm.record import Confirmation, write_verdict
+from xraytune.confirm.record import ArmDifference, Confirmation, write_verdict
 from xraytune.confirm.score import (
     VAL_B,
     evaluation_set,
@@ -39,7 +38,6 @@ from xraytune.confirm.secondary import score_differences
 from xraytune.confirm.study import OpenStudy, open_study
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.train import train_replicates
-from xraytune.confirm.verdict_file import ArmDifference
 from xraytune.data.prepare import Side
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.study.row import completed_runs

@@ -7,7 +7,7 @@ that they are computed only once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,15 +20,15 @@ from xraytune.base.artifacts import discard
 from xraytune.base.errors import StudyError
 from xraytune.base.files import read_json, write_array, write_json
 from xraytune.base.records import Compute
-from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
-from xraytune.confirm.arms import Plan
+from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.sealed import SealedTest, load_test_images
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, Side, side_images
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
-from xraytune.stats.classification import Floats
+from xraytune.stats.classification import Floats, Labels
+from xraytune.stats.placements import StructuralComponents
 from xraytune.study.folder import StudyFolder, damage_explained, numeric_releases
 from xraytune.study.row import completed_runs
 from xraytune.trial.inputs import untrained
@@ -36,6 +36,37 @@ from xraytune.trial.task import Task, task_of
 
 VAL_B: Literal["val_b"] = "val_b"
 _SCORING_FILE = "scoring.json"
+
+
+ArmResults = Callable[[str], Floats]
+"""From an arm's name to its results per image, float64 [G, K, N, C]: class probabilities, or Dice with C = 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSet:
+    """The images that all arms are scored on, val-B or the test folder: labels [N], patients [N], positive class, task."""
+
+    labels: Labels
+    patients: tuple[str, ...]
+    positive: int
+    task: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmScores:
+    """The results of a plan's arms on one set of images."""
+
+    plan: Plan
+    images: EvaluationSet
+    results: ArmResults
+
+    def measure(self, *arms: Arm) -> StructuralComponents:
+        """Return the scores [A, G, K] and structural components [A, G, K, P] of A arms."""
+        images, results = self.images, np.stack([self.results(arm.name) for arm in arms])
+        shape, flat = results.shape[:3], results.reshape(-1, *results.shape[3:])
+        measured = images.task.components(images.labels, flat, images.patients, images.positive)
+        components = measured.components.reshape(*shape, -1)
+        return replace(measured, scores=measured.scores.reshape(shape), components=components)
 
 
 def scoring_compute(study: OpenStudy, plan: Plan, *sealed: SealedTest) -> Compute:

@@ -16,16 +16,9 @@ from statistics import median
 import numpy as np
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-from xraytune.confirm.analysis import ArmResults, ArmScores, EvaluationSet
 from xraytune.confirm.arms import Arm, Plan
-from xraytune.confirm.verdict_file import (
-    ArmDifference,
-    Difference,
-    FigureSpread,
-    GeneratorQuality,
-    Outcome,
-    OutcomeDifference,
-)
+from xraytune.confirm.record import ArmDifference, Difference, FigureSpread, GeneratorQuality, Outcome
+from xraytune.confirm.score import ArmResults, ArmScores, EvaluationSet
 from xraytune.stats.classification import Flags, Floats, weighted_accuracy, weighted_brier_score, weights_by_score
 from xraytune.stats.intervals import patient_resamples
 from xraytune.stats.placements import effective_patients
@@ -57,7 +50,7 @@ def score_differences(scores: ArmScores) -> tuple[ArmDifference, ...]:
     return tuple(found)
 
 
-def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[OutcomeDifference, ...]:
+def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[ArmDifference, ...]:
     """Compare every finalist with each of its controls, in the order of the plan; segmenters have no such outcomes.
 
     `thresholds` gives those of an arm's replicates, [G, K].
@@ -66,7 +59,7 @@ def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[Outco
     if results(plan.finalists[0].name).shape[-1] == 1:  # Dice, no class probabilities
         return ()
     return tuple(
-        OutcomeDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(found))
+        ArmDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(found))
         for finalist, control in plan.pairs()
         for outcome, found in compare_outcomes(
             images, results(finalist.name), results(control.name), thresholds(control.name)

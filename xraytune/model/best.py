@@ -15,7 +15,7 @@ from shlex import quote
 from xraytune.base.errors import ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.base.files import read_jsonl, require_writable, write_text
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, Arm, finished_label, read_plan
-from xraytune.confirm.verdict_file import VERDICT_FILE, VERDICT_FIX, read_verdict
+from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
 from xraytune.data.prepare import Prepared
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.load import experiment_to_yaml

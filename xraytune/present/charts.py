@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.confirm.verdict_file import ControlVerdict, FinalistVerdict, Gain, RatioPoint
+from xraytune.confirm.record import ControlVerdict, FinalistVerdict, Gain, RatioPoint
 from xraytune.stats.curves import ClassCurves, Curve
 from xraytune.study.figures import Figure
 from xraytune.study.status import StudyView, TrialView

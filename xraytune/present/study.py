@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xraytune.base.artifacts import artifacts_of, require_intact
 from xraytune.base.files import read_json
 from xraytune.confirm.arms import CONFIRM_FOLDER
-from xraytune.confirm.verdict_file import VerdictRecord, read_verdict
+from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.data.prepare import Prepared
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats, Labels, predicted_classes
@@ -52,7 +52,7 @@ class StudyData:
     prepared: Prepared
     view: StudyView
     figures: Mapping[str, Figure]
-    verdict: VerdictRecord | None
+    verdict: Confirmation | None
     environment: Mapping[str, Any]
     cache: Path
 

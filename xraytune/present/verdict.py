@@ -10,22 +10,21 @@ from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
     from xraytune.confirm.forecast import Forecast
-    from xraytune.confirm.run import Rehearsal
-    from xraytune.confirm.verdict_file import (
+    from xraytune.confirm.record import (
         ArmDifference,
+        Confirmation,
         ControlVerdict,
         ExternalResult,
         FinalistVerdict,
-        OutcomeDifference,
-        VerdictRecord,
     )
+    from xraytune.confirm.run import Rehearsal
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _OUTCOMES = {"accuracy": "accuracy", "sensitivity": "sensitivity", "brier": "Brier score"}
 _DIFFERENCE_COLUMNS = (Column("difference", "right"), "95 % interval")
 
 
-def verdict_section(record: VerdictRecord) -> Section:
+def verdict_section(record: Confirmation) -> Section:
     """Show the verdict on the first finalist, and the comparisons behind it."""
     first, test = record.finalists[0].arm, record.test
     prefix = "exploratory: " if record.exploratory else ""
@@ -83,7 +82,7 @@ def _signed(difference: ArmDifference | ControlVerdict) -> tuple[str, str]:
     return f"{difference.difference:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"
 
 
-def _outcomes(differences: Sequence[OutcomeDifference], title: str) -> Table:
+def _outcomes(differences: Sequence[ArmDifference], title: str) -> Table:
     rows = [
         (name, row.control, f"{row.value:.3f}", f"{row.control_value:.3f}", *_signed(row))
         for outcome, name in _OUTCOMES.items()

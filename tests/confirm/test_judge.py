@@ -14,20 +14,18 @@ import numpy as np
 import pytest
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.confirm.analysis import (
-    ArmScores,
-    EvaluationSet,
-    FinalistResult,
-    control_kind,
-    forecast_verdict,
-    judge_finalists,
-    ratio_response,
-)
 from xraytune.confirm.arms import Arm, Plan, matched_control
 from xraytune.confirm.forecast import Forecast, VerdictChances
-from xraytune.confirm.record import Confirmation, methods_paragraph, write_verdict
+from xraytune.confirm.judge import control_kind, forecast_verdict, judge_finalists, ratio_response
+from xraytune.confirm.record import (
+    Confirmation,
+    HeldOutSet,
+    methods_paragraph,
+    read_verdict,
+    write_verdict,
+)
+from xraytune.confirm.score import ArmScores, EvaluationSet
 from xraytune.confirm.secondary import secondary_outcomes
-from xraytune.confirm.verdict_file import HeldOutSet, read_verdict
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
 from xraytune.trial.task import TASKS
@@ -275,9 +273,9 @@ def test_a_collapsed_gan_seed_is_shown_with_a_warning() -> None:
     ],
 )
 def test_gan_seeds_are_outlying_if_clearly_not_normal(gan_scores: tuple[float, ...], is_outlying: bool) -> None:
-    found = FinalistResult(arm=ARMS[0], score=0.9, gan_scores=gan_scores, comparisons=(), verdict=None)
+    finalist = replace(helped().finalists[0], gan_scores=gan_scores)
 
-    assert found.has_outlying_gan == is_outlying
+    assert finalist.has_outlying_gan == is_outlying
 
 
 def test_the_kind_of_a_control_follows_from_its_role_and_source() -> None:
@@ -353,7 +351,7 @@ def test_the_record_is_written_as_json_and_paragraphs(tmp_path: Path) -> None:
     write_verdict(tmp_path, found)
 
     assert json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8")) == found.to_json()
-    assert read_verdict(tmp_path) == found.record
+    assert read_verdict(tmp_path) == replace(found, study=Path(found.study.name))
     assert found.to_json()["ratio_caveat"].startswith("val-B selected this finalist, so its score there is optimistic")
     assert found.to_json()["methods"] in (tmp_path / "methods.md").read_text(encoding="utf-8")
 
@@ -439,5 +437,5 @@ def test_segmenters_that_all_find_nothing_are_not_called_equivalent() -> None:
     (found,) = judge_finalists(arm_scores(nothing, DICE_SET), rope=0.01)
 
     for one in found.comparisons:
-        assert one.comparison.interval.low < -0.01 < 0.01 < one.comparison.interval.high
-        assert one.verdict.words == ("undecided",)
+        assert one.low < -0.01 < 0.01 < one.high
+        assert one.verdict == ("undecided",)
