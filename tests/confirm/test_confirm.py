@@ -18,6 +18,7 @@ from examples.transform_folder import transform_folder
 from tests.in_process import InProcess, command, one_thread, said, search_in_process
 from xraytune.base.errors import DataError, MachineError, StudyError
 from xraytune.base.files import read_json, read_jsonl, write_json
+from xraytune.base.records import to_json
 from xraytune.cli.confirm import show_verdict
 from xraytune.confirm import study as confirm_study
 from xraytune.confirm.forecast import Forecast
@@ -157,10 +158,10 @@ def test_seeds_can_be_added_after_the_forecast_without_unsealing(lab: Lab) -> No
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not list(lab.study.rglob("test.npy"))
     assert [forecast.gan_seeds for forecast in seen] == [2, 4]
-    assert read_json(lab.study / "confirm" / "forecast.json") == seen[-1].to_json()
+    assert read_json(lab.study / "confirm" / "forecast.json") == to_json(seen[-1])
     found = lab.confirm()
     assert (found.gan_seeds, found.exploratory) == (4, ())
-    assert found.to_json()["forecast"] == seen[-1].to_json()
+    assert found.to_json()["forecast"] == to_json(seen[-1])
 
 
 FEW_SEEDS = "it has only 2 GAN seeds, and the 95 % intervals need at least 4"

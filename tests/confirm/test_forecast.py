@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import gamma, nct, norm, t  # type: ignore[import-untyped]
 
+from xraytune.base.records import to_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.forecast import (
     Design,
@@ -428,7 +429,7 @@ def test_a_forecast_is_read_by_design_and_kept_as_json() -> None:
     assert [(one.score, one.true_difference) for one in found.of_design(score=0.92, gan_seeds=10)] == [
         (0.92, 0), (0.92, 0.01), (0.92, 0.02),
     ]  # fmt: skip
-    record = json.loads(json.dumps(found.to_json()))
+    record = json.loads(json.dumps(to_json(found)))
     assert (record["gan_seeds"], record["val_b_score"], record["rope"], len(record["chances"])) == (5, 0.95, ROPE, 18)
     assert record["chances"][0] == {
         "effective_patients": 100, "gan_seeds": 5, "score": 0.95, "true_difference": 0,

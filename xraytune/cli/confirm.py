@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Exit, Option
 
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.records import Progress, ignore_progress, to_json
 from xraytune.cli import console, options
 from xraytune.cli.search import log_dashboard, shown_path
 
@@ -134,7 +134,7 @@ class ConfirmScreen:
             return
         self._drawing.close()
         if self.as_json and self.only_forecast:
-            console.show_json(forecast.to_json())
+            console.show_json(to_json(forecast))
             raise Exit
         if not self.as_json:
             console.show(*forecast_frame(forecast))

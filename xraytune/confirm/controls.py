@@ -122,17 +122,6 @@ def draw_top_ups(study: OpenStudy, finalists: Sequence[FinishedTrial], notes: li
     return drawn
 
 
-def train_top_ups(
-    study: OpenStudy, finalists: Sequence[FinishedTrial], notes: list[str], *, first: int
-) -> tuple[FinishedTrial, ...]:
-    """Train the top-up trials, as runs numbered from `first`, on the rungs of the search."""
-    top_ups = [
-        FinishedTrial(name=f"top-up {number}", parameters=parameters)
-        for number, parameters in enumerate(draw_top_ups(study, finalists, notes), first)
-    ]
-    return train_trials(study, top_ups, first=first, asha=TopUpRungs(study.top_up_folder, study.rungs))
-
-
 def choose_tuned(
     controls: Sequence[str],
     trials: Sequence[FinishedTrial],

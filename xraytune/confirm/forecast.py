@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 
-from xraytune.base.records import to_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Floats
 from xraytune.stats.placements import ScoreModel, StructuralComponents, around
@@ -109,22 +108,20 @@ class Forecast:
 
     def of_design(self, *, score: float, gan_seeds: int) -> tuple[VerdictChances, ...]:
         """Return the chances of one design, by true difference."""
-        return tuple(one for one in self.chances if one.score == score and one.gan_seeds == gan_seeds)
+        return tuple(chance for chance in self.chances if (chance.score, chance.gan_seeds) == (score, gan_seeds))
 
     @property
     def summary(self) -> str:
         """The most probable verdict if there is no difference, and the effect of more GAN seeds on it."""
-        planned, *more = (one for one in self.chances if one.score == self.val_b_score and not one.true_difference)
+        planned, *more = (
+            chances for chances in self.chances if chances.score == self.val_b_score and not chances.true_difference
+        )
         word, chance = planned.likeliest
         text = (
             f"If synthetic images make no difference, the most likely verdict of this design is {word} ({chance:.0%})"
         )
-        with_more = [f"no_better {one.no_better:.0%} with {one.gan_seeds} GAN seeds" for one in more]
+        with_more = [f"no_better {chances.no_better:.0%} with {chances.gan_seeds} GAN seeds" for chances in more]
         return text + (f"; {', '.join(with_more)}" if word == "undecided" and with_more else "")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of `forecast.json`."""
-        return to_json(self)
 
 
 def measure_spread(arms: StructuralComponents) -> Spread:
@@ -144,8 +141,8 @@ def measure_spread(arms: StructuralComponents) -> Spread:
         score=float(scores.mean()),
         effective_patients=effective_patients,
         patients=across * effective_patients,
-        seeds=_common_and_own(np.atleast_2d(np.cov(differences)) - by_patients),
-        seeds_by_patients=_common_and_own(by_patients * effective_patients),
+        seeds=_common_and_rest(np.atleast_2d(np.cov(differences)) - by_patients),
+        seeds_by_patients=_common_and_rest(by_patients * effective_patients),
         level=float((components.mean(axis=(0, 1, 2)) ** 2).sum()) * effective_patients,
         roughness=roughness * effective_patients,
         model=arms.model,
@@ -221,9 +218,9 @@ def _simulate(spread: Spread, design: Design, *, rope: float, true_difference: f
     of_level = _mean_of(model.steepness(level), 1.0)
     finalist, control = around(design.score, true_difference)
     usual = model.variance(spread.score, spread.score)
-    equal, truth = (model.variance(*around(design.score, one)) / usual for one in (0.0, true_difference))
+    equal, truth = (model.variance(*around(design.score, difference)) / usual for difference in (0.0, true_difference))
     harder = _mean_of(model.variance(level, level), equal)
-    common, own = (
+    common, separate = (
         np.sqrt(np.maximum(seed * of_level * steeper + by_patients * harder / patients, 0))
         for seed, by_patients, steeper in zip(
             spread.seeds,
@@ -233,7 +230,7 @@ def _simulate(spread: Spread, design: Design, *, rope: float, true_difference: f
         )
     )
     by_seed = common[..., None] * generator.standard_normal((_STUDIES, 1, design.gan_seeds))
-    by_seed = by_seed + own[..., None] * generator.standard_normal((_STUDIES, controls, design.gan_seeds))
+    by_seed = by_seed + separate[..., None] * generator.standard_normal((_STUDIES, controls, design.gan_seeds))
     values, vectors = np.linalg.eigh(_with_prior(spread) / patients)
     root = vectors * np.sqrt(np.maximum(values, 0))
     by_patients = np.sqrt(harder) * (generator.standard_normal((_STUDIES, controls)) @ root.T)
@@ -241,11 +238,11 @@ def _simulate(spread: Spread, design: Design, *, rope: float, true_difference: f
     # The estimated patient variance belongs to the observed difference; its error is partly common to all controls.
     observed = _mean_of(model.variance(*around(level, differences)), truth)
     roughness = np.maximum(spread.roughness / patients / truth, _LEAST_ROUGHNESS)
-    common_part, own_part = (
+    common_part, separate_part = (
         generator.gamma(share / roughness, roughness, (_STUDIES, width))
         for share, width in ((0.25, 1), (0.75, controls))
     )
-    errors = common_part + own_part
+    errors = common_part + separate_part
     evidence = Evidence(
         difference=differences,
         mean_score=level,
@@ -263,7 +260,7 @@ def _mean_of(values: Floats, mean: ArrayLike) -> Floats:
     return np.asarray(values * (mean / values.mean()))
 
 
-def _common_and_own(covariance: Floats) -> tuple[float, float]:
+def _common_and_rest(covariance: Floats) -> tuple[float, float]:
     """Split a variance into the mean covariance of two differences and the rest; with one difference all is common."""
     count, diagonal = len(covariance), float(np.trace(covariance)) / len(covariance)
     common = (float(covariance.sum()) - count * diagonal) / (count * (count - 1)) if count > 1 else diagonal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from pydantic import TypeAdapter
 
@@ -22,7 +22,6 @@ from xraytune.confirm.forecast import (
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
-    DuplicatePoint,
     ExternalResult,
     FinalistVerdict,
     Gain,
@@ -208,22 +207,24 @@ def ratio_response(val_b: ArmScores) -> tuple[RatioPoint, ...]:
     if zero is None:
         return ()
 
-    def score(arm: Arm) -> float:
-        return float(val_b.measure(arm).scores.mean())
-
     def gain(arm: Arm, other: Arm) -> Gain:
         interval = compare(val_b.measure(arm, other)).interval
-        return Gain(gain=interval.difference, low=interval.low, high=interval.high)
+        score = float(val_b.measure(arm).scores.mean())
+        return Gain(score=score, gain=interval.difference, low=interval.low, high=interval.high)
 
     duplicates = {arm.parameters.synthetic_ratio: arm for arm in others if arm.parameters.source == "duplicate"}
-    points = [RatioPoint(ratio=0.0, score=score(zero), gain=0.0, low=0.0, high=0.0)]
+    points = [RatioPoint(ratio=0.0, score=float(val_b.measure(zero).scores.mean()), gain=0.0, low=0.0, high=0.0)]
     for arm in (first, *(arm for arm in others if arm.parameters.source == first.parameters.source)):
         ratio = arm.parameters.synthetic_ratio
-        point = RatioPoint(ratio=ratio, score=score(arm), **asdict(gain(arm, zero)))
-        if repeated := duplicates.get(ratio):
-            duplicate = DuplicatePoint(score=score(repeated), **asdict(gain(repeated, zero)))
-            point = replace(point, duplicate=duplicate, over_duplicate=gain(arm, repeated))
-        points.append(point)
+        repeated = duplicates.get(ratio)
+        points.append(
+            RatioPoint(
+                ratio=ratio,
+                **asdict(gain(arm, zero)),
+                duplicate=gain(repeated, zero) if repeated else None,
+                over_duplicate=gain(arm, repeated) if repeated else None,
+            )
+        )
     return tuple(sorted(points, key=lambda point: point.ratio))
 
 

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.confirm.arms import Arm, FinishedTrial, Plan, compared_arms, read_plan, write_plan
-from xraytune.confirm.controls import choose_tuned, different_trials, pruned_to_finish, train_top_ups, train_trials
+from xraytune.confirm.controls import (
+    TopUpRungs,
+    choose_tuned,
+    different_trials,
+    draw_top_ups,
+    pruned_to_finish,
+    train_trials,
+)
 from xraytune.confirm.record import VERDICT_FILE
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TestAccess, as_text
@@ -54,9 +61,14 @@ def _new_plan(study: OpenStudy, count: int) -> Plan:
         furthest = f"the {len(finished)} that got furthest were trained to the end"
         notes.append(f"ASHA pruned all trials with synthetic images; {furthest}")
     finalists = choose_finalists((*study.searched, *finished), count, study.folder.path)
-    top_ups = train_top_ups(study, finalists, notes, first=len(finished))
-    finish = partial(train_trials, study, first=len(finished) + len(top_ups))
-    tuned = choose_tuned(study.settings.confirm.controls.tuned, (*study.searched, *top_ups), finish, notes)
+    top_ups = [
+        FinishedTrial(name=f"top-up {number}", parameters=parameters)
+        for number, parameters in enumerate(draw_top_ups(study, finalists, notes), len(finished))
+    ]
+    rungs = TopUpRungs(study.top_up_folder, study.rungs)
+    topped_up = train_trials(study, top_ups, first=len(finished), asha=rungs)
+    finish = partial(train_trials, study, first=len(finished) + len(topped_up))
+    tuned = choose_tuned(study.settings.confirm.controls.tuned, (*study.searched, *topped_up), finish, notes)
     arms = all_arms(study, finalists, tuned, notes)
     require_controls(finalists, arms, study.folder.path)
     return Plan(notes=tuple(notes), arms=tuple(arms))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 VERDICT_FILE = "verdict.json"
 VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
 METHODS_FILE = "methods.md"
-_RATIO_CAVEAT = (
+RATIO_CAVEAT = (
     "val-B selected this finalist, so its score there is optimistic; "
     "read the ratio response as a description, not a test"
 )
@@ -36,30 +36,23 @@ Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """The gain in score of one arm over another on val-B, with a 95 % interval."""
+    """The score of an arm on val-B and its gain over another arm, with a 95 % interval."""
 
+    score: float
     gain: float
     low: float
     high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DuplicatePoint(Gain):
-    """The first finalist with `source: duplicate` at one ratio; the gain is over ratio 0."""
-
-    score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RatioPoint(Gain):
-    """The first finalist at one ratio on val-B; the gain is over ratio 0.
+    """The first finalist at one ratio; the gain is over ratio 0, as is that of `duplicate`, as many repeated real images.
 
-    `over_duplicate` is the gain over as many repeated real images; there are none at 0 and with `mixing: replace`.
+    `over_duplicate` is the finalist's gain over them. There are none at 0 and with `mixing: replace`.
     """
 
     ratio: float
-    score: float
-    duplicate: DuplicatePoint | None = None
+    duplicate: Gain | None = None
     over_duplicate: Gain | None = None
 
 
@@ -228,11 +221,6 @@ class Confirmation:
         assert word != "not_tested", "the first finalist is always tested"
         return word
 
-    @property
-    def ratio_caveat(self) -> str:
-        """A caution for readers of the ratio response; empty without one."""
-        return _RATIO_CAVEAT if self.ratio_response else ""
-
     def to_dataframe(self) -> pd.DataFrame:
         """Return the differences in score as a table, a row for each finalist and control."""
         import pandas as pd  # takes most of a second
@@ -257,7 +245,7 @@ class Confirmation:
             "verdict": self.verdict,
             "answer": answer_paragraph(self),
             "methods": methods_paragraph(self),
-            "ratio_caveat": self.ratio_caveat,
+            "ratio_caveat": RATIO_CAVEAT if self.ratio_response else "",
         }
 
 

@@ -147,7 +147,7 @@ def confirm(
         val_b = score_val_b(opened, plan, compute)
         images = evaluation_set(sealed, opened.prepared, task_of(settings))
         forecast = forecast_verdict(val_b, images, rope=settings.confirm.rope)
-        write_json(folder.path / _FORECAST_FILE, forecast.to_json())
+        write_json(folder.path / _FORECAST_FILE, to_json(forecast))
         on_forecast(forecast, has_any_results(folder, TEST))
         if not is_scored(folder, plan.runs_of(plan.compared), TEST):
             known = accesses_before(opened.folder.path, sealed.fingerprint, sealed.command)
@@ -194,15 +194,7 @@ def rehearse(
 ) -> Rehearsal:
     """Compare the best finalist with its controls on val-B, with two seeds, and forecast the whole confirmation.
 
-    It reads only names and hashes of the test folder, as the search does. Raises as `confirm` does.
-
-    Args:
-        study: Folder of the study.
-        data: Image folder, if it has moved since the search.
-        weights_dir: Folder of official weight files.
-        cache: Artifact cache; default: that of the search.
-        address: Ray cluster to join; None starts Ray on this machine.
-        callbacks: Called with what happens.
+    It reads only names and hashes of the test folder, as the search does. Arguments and exceptions are those of `confirm`.
     """
     where = {"data": data, "weights_dir": weights_dir, "cache": cache}
     with open_study(study, REHEARSAL_FOLDER, **where, address=address, callbacks=callbacks) as opened:

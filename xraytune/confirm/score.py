@@ -155,8 +155,7 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Comp
         data, progress = study.settings.data, study.callbacks.on_progress
         images = load_test_images(sealed, data, study.cache, on_progress=progress)
         _score_runs(study, numbers, sealed.side, images, compute)
-    images_of = evaluation_set(sealed, study.prepared, task_of(study.settings))
-    return arm_scores(folder, plan, sealed.side, images_of)
+    return arm_scores(folder, plan, sealed.side, evaluation_set(sealed, study.prepared, task_of(study.settings)))
 
 
 def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) -> None:

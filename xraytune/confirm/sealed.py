@@ -122,8 +122,7 @@ def find_test(
         images = SealedTest(
             data=labelled.data, table=labelled.table, images=labelled.images, is_external=sealed is not None
         )
-        owners = patients_by_file_name(index.images)
-        _refuse_patients_of(prepared.images, aliases, images, _REMOVE, owners=owners)
+        _refuse_patients_of(prepared.images, aliases, images, _REMOVE, owners=patients_by_file_name(index.images))
         shared = {image.sha256 for image in sealed.images} if sealed else set()
         if known := [image.file for image in images.images if image.sha256 in shared]:
             what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"

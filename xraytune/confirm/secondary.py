@@ -33,21 +33,22 @@ _SEED = 0
 
 def score_differences(scores: ArmScores) -> tuple[ArmDifference, ...]:
     """Compare every finalist with each of its controls, in the order of the plan."""
-    found = []
+    differences = []
     for finalist, control in scores.plan.pairs():
         comparison = compare(scores.measure(finalist, control))
-        found.append(
+        value, control_value = comparison.scores
+        differences.append(
             ArmDifference(
                 finalist=finalist.name,
                 control=control.name,
-                value=comparison.scores[0],
-                control_value=comparison.scores[1],
+                value=value,
+                control_value=control_value,
                 difference=comparison.interval.difference,
                 low=comparison.interval.low,
                 high=comparison.interval.high,
             )
         )
-    return tuple(found)
+    return tuple(differences)
 
 
 def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[ArmDifference, ...]:
@@ -59,9 +60,9 @@ def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[ArmDi
     if results(plan.finalists[0].name).shape[-1] == 1:  # Dice, no class probabilities
         return ()
     return tuple(
-        ArmDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(found))
+        ArmDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(difference))
         for finalist, control in plan.pairs()
-        for outcome, found in compare_outcomes(
+        for outcome, difference in compare_outcomes(
             images, results(finalist.name), results(control.name), thresholds(control.name)
         ).items()
     )
@@ -86,15 +87,15 @@ def compare_outcomes(
         return np.asarray(np.stack([*replicates]).reshape(*seeds, -1).mean(axis=1).T)
 
     values: dict[Outcome, list[Floats]] = {
-        "accuracy": [of_arm(weighted_accuracy(labels, one.argmax(axis=-1), weights) for one in arm) for arm in both],
-        "brier": [of_arm(weighted_brier_score(labels, one, weights, positive=positive) for one in arm) for arm in both],
+        "accuracy": [of_arm(weighted_accuracy(labels, run.argmax(axis=-1), weights) for run in arm) for arm in both],
+        "brier": [of_arm(weighted_brier_score(labels, run, weights, positive=positive) for run in arm) for arm in both],
     }
     if finalist.shape[-1] == 2:
         is_positive, scores = labels == positive, [arm[..., positive] for arm in both]
         false_positives = (scores[1] >= thresholds.reshape(-1, 1)) & ~is_positive
-        false_shares = [(weights @ one) / (weights @ ~is_positive) for one in false_positives]
+        false_shares = [(weights @ run) / (weights @ ~is_positive) for run in false_positives]
         values["sensitivity"] = [
-            of_arm(_roc_at(share, is_positive, one, weights) for share, one in zip(false_shares, arm, strict=True))
+            of_arm(_roc_at(share, is_positive, run, weights) for share, run in zip(false_shares, arm, strict=True))
             for arm in scores
         ]
     return {outcome: interval(*arms, effective_patients=patients) for outcome, arms in values.items()}
@@ -129,7 +130,7 @@ def _roc_at(false_share: Floats, is_positive: Flags, scores: Floats, weights: Fl
     for by_score in reversed(weights_by_score(is_positive, scores, weights)):
         counts = np.cumsum(by_score[:, ::-1], axis=1)
         rates.append(np.pad(counts / counts[:, -1:], ((0, 0), (1, 0))))
-    return np.array([np.interp(*one) for one in zip(false_share, *rates, strict=True)])
+    return np.array([np.interp(*curve) for curve in zip(false_share, *rates, strict=True)])
 
 
 def generator_qualities(folder: StudyFolder, plan: Plan) -> tuple[GeneratorQuality, ...]:
@@ -139,15 +140,15 @@ def generator_qualities(folder: StudyFolder, plan: Plan) -> tuple[GeneratorQuali
 
 def _quality_of(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQuality:
     numbers = plan.numbers(arm.name)
-    found = (read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds))
-    reports = [report for report in found if report is not None]
+    pools = (read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds))
+    reports = [report for report in pools if report is not None]
     measured = [report.quality for report in reports if report.quality is not None]
     columns = [quality.columns() for quality in measured]
     names = columns[0] if columns else ()
-    known = {name: [value for one in columns if (value := one[name]) is not None] for name in names}
-    figures = {
-        name: FigureSpread(median=median(own), low=min(own), high=max(own)) for name, own in known.items() if own
-    }
+    figures = {}
+    for name in names:
+        if values := [value for column in columns if (value := column[name]) is not None]:
+            figures[name] = FigureSpread(median=median(values), low=min(values), high=max(values))
     medians = {name: figures[name].median if name in figures else None for name in names}
     if measured:
         real_train = measured[0].real_train

@@ -71,17 +71,19 @@ def accesses(study: Path, fingerprint: str) -> list[TestAccess]:
     with explain_disk_errors(study.parent):
         shared = read_jsonl(study.parent / TEST_ACCESS_FILE)
         studies = {study, *(path.parent for path in study.parent.glob("[!.]*/study.yaml"))}
-        own = [{"study": one.name, **row} for one in sorted(studies) for row in read_jsonl(one / TEST_ACCESS_FILE)]
+        logged = [
+            {"study": path.name, **row} for path in sorted(studies) for row in read_jsonl(path / TEST_ACCESS_FILE)
+        ]
     known = {row.get("id") for row in shared}
-    moved_here = sorted((row for row in own if row.get("id") not in known), key=lambda row: str(row.get("time")))
+    moved_here = sorted((row for row in logged if row.get("id") not in known), key=lambda row: str(row.get("time")))
     each = {str(row.get("id")): row for row in (*moved_here, *shared)}
     return [row for row in each.values() if row.get("fingerprint") == fingerprint]
 
 
 def accesses_before(study: Path, fingerprint: str, command: str) -> list[TestAccess]:
     """Return the accesses to a test folder before the first one by a command on this study."""
-    own = {row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == command}
-    return list(takewhile(lambda row: row.get("id") not in own, accesses(study, fingerprint)))
+    by_command = {row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == command}
+    return list(takewhile(lambda row: row.get("id") not in by_command, accesses(study, fingerprint)))
 
 
 def as_text(earlier: Sequence[TestAccess]) -> str:

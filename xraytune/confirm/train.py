@@ -39,33 +39,32 @@ def train_replicates(study: OpenStudy, plan: Plan) -> None:
 
 
 def _copy_equal(study: OpenStudy, runs: Sequence[Run]) -> None:
-    for place in (REHEARSAL_FOLDER, CONFIRM_FOLDER):
-        if count := adopt_runs(study.runs_folder, runs, StudyFolder(study.folder.path / place)):
-            study.callbacks.note(f"copied {count} replicates with the same settings from {place}/")
-
-
-def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> int:
-    """Copy complete runs, from another folder or this one, for equal runs that were not started here; return how many.
+    """Copy complete runs of a rehearsal and of this confirmation for equal runs that were not started here.
 
     Equal runs have the same settings and seeds, device and releases of torch: training them again would repeat them.
     """
-    if not other.runs_path.exists() or (other.compute(), other.releases()) != (folder.compute(), folder.releases()):
-        return 0
-    ended = completed_runs(other)
-    known = {_identity(other.experiment(number)): number for number in ended}
-    adopted = 0
-    for run in runs:
-        number = known.get(_identity(run.experiment))
-        if number is None or folder.trial_path(run.number).exists():
+    folder = study.runs_folder
+    for place in (REHEARSAL_FOLDER, CONFIRM_FOLDER):
+        other = StudyFolder(study.folder.path / place)
+        if not other.runs_path.exists() or (other.compute(), other.releases()) != (folder.compute(), folder.releases()):
             continue
-        with new_folder(folder.trial_path(run.number)) as path:
-            # Scores belong to the device that scored them, and W&B's folder has links.
-            unwanted = shutil.ignore_patterns("*.npy", CHECKSUMS_FILE, "wandb")
-            shutil.copytree(other.trial_path(number), path, dirs_exist_ok=True, ignore=unwanted, copy_function=_copy)
-        row = ended[number].model_copy(update={"number": run.number, "label": run.label, "adopted": True})
-        append_row(folder.runs_path, row)
-        adopted += 1
-    return adopted
+        ended, copied = completed_runs(other), 0
+        known = {_identity(other.experiment(number)): number for number in ended}
+        for run in runs:
+            number = known.get(_identity(run.experiment))
+            if number is None or folder.trial_path(run.number).exists():
+                continue
+            with new_folder(folder.trial_path(run.number)) as path:
+                # Scores belong to the device that scored them, and W&B's folder has links.
+                unwanted = shutil.ignore_patterns("*.npy", CHECKSUMS_FILE, "wandb")
+                shutil.copytree(
+                    other.trial_path(number), path, dirs_exist_ok=True, ignore=unwanted, copy_function=_copy
+                )
+            row = ended[number].model_copy(update={"number": run.number, "label": run.label, "adopted": True})
+            append_row(folder.runs_path, row)
+            copied += 1
+        if copied:
+            study.callbacks.note(f"copied {copied} replicates with the same settings from {place}/")
 
 
 def _copy(source: str, target: str) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from xraytune.base.errors import XraytuneError
+from xraytune.confirm.record import RATIO_CAVEAT
 from xraytune.data.sides import chance_warning
 from xraytune.present import charts
 from xraytune.present.charts import Chart
@@ -96,7 +97,7 @@ def _ratios(data: StudyData) -> Section | None:
     arm = verdict.finalists[0].arm
     return Section(
         lead=f"{arm} at other ratios, and duplicated real images at the same ratios.",
-        notes=[sentence(verdict.ratio_caveat)],
+        notes=[sentence(RATIO_CAVEAT)],
         charts=[charts.ratio_response(verdict.ratio_response, arm.split()[0], verdict.metric)],
     )
 
