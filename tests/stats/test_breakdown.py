@@ -69,11 +69,13 @@ def test_patients_are_scored_by_the_mean_of_their_images() -> None:
     scores = np.array([0.1, 0.8, 0.4, 0.3, 0.9])
     patients = ["a", "b", "b", "both", "both"]
 
-    found = patient_means(ScoredImages(labels, np.stack([1 - scores, scores], axis=1), positive=1), patients)
+    means, names, left_out = patient_means(
+        ScoredImages(labels, np.stack([1 - scores, scores], axis=1), positive=1), patients
+    )
 
-    assert (found.patients, found.left_out) == (("a", "b"), ("both",))
-    assert found.scored.labels.tolist() == [0, 1]
-    assert found.scored.probabilities[:, 1].tolist() == pytest.approx([0.1, 0.6])
+    assert (names, left_out) == (("a", "b"), ("both",))
+    assert means.labels.tolist() == [0, 1]
+    assert means.probabilities[:, 1].tolist() == pytest.approx([0.1, 0.6])
 
 
 FILES = [f"{number}.png" for number in range(90)]

@@ -31,7 +31,7 @@ from xraytune.space.paths import relative_path
 from xraytune.space.settings import Experiment, TaskName, extensions_of
 from xraytune.stats.classification import ScoredImages, reported_metrics
 from xraytune.stats.intervals import measure
-from xraytune.stats.segmentation import mean_with_interval
+from xraytune.stats.segmentation import measure_means
 from xraytune.stats.shift import class_samples, summarise
 from xraytune.trial.run import Validated
 
@@ -114,9 +114,9 @@ def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> 
     labels, results, patients = validated.labels, validated.results, validated.patients
     size_px = prepared.image_size_px
     if prepared.has_masks:
-        dice, interval = mean_with_interval(results[:, 0], patients, replicates=_REPLICATES, seed=0)
-        assert dice is not None, "Dice is always defined"
-        return (CardMetric(name=f"mean Dice at {size_px} x {size_px} px", value=dice, interval=interval),)
+        means = measure_means({"dice": results[:, 0]}, patients, replicates=_REPLICATES, seed=0)
+        name = f"mean Dice at {size_px} x {size_px} px"
+        return (CardMetric(name=name, value=means.value_of("dice"), interval=means.intervals.get("dice")),)
     scored = ScoredImages(labels, results, positive=prepared.positive, threshold=threshold)
     measured = measure(scored, patients, replicates=_REPLICATES, seed=0)
     positive = prepared.class_names[prepared.positive] if scored.class_count == 2 else None

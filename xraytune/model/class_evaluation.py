@@ -167,14 +167,11 @@ def _counts(names: Sequence[str], scored: ScoredImages) -> dict[str, int]:
 def _patient_level(
     names: Sequence[str], scored: ScoredImages, patients: Sequence[str], sampling: Mapping[str, int]
 ) -> PatientLevel:
-    means = patient_means(scored, patients)
-    counts = _counts(names, means.scored)
-    measured = Measured(metrics={}, intervals={})
+    means, means_of, left_out = patient_means(scored, patients)
+    counts, measured = _counts(names, means), Measured(metrics={}, intervals={})
     if all(counts.values()):
-        measured = measure(means.scored, means.patients, **sampling)
-    return PatientLevel(
-        metrics=measured.metrics, intervals=measured.intervals, class_counts=counts, left_out=means.left_out
-    )
+        measured = measure(means, means_of, **sampling)
+    return PatientLevel(metrics=measured.metrics, intervals=measured.intervals, class_counts=counts, left_out=left_out)
 
 
 def _shift(record: BundleRecord, scored: ScoredImages, patients: Sequence[str]) -> Shift | None:

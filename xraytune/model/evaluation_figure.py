@@ -225,10 +225,9 @@ class DrawnCase:
 
 def draw_mask_evaluation(
     dices: Sequence[float], measured: Measured, cases: Mapping[str, Sequence[DrawnCase]], folder: Path, *, note: str
-) -> tuple[Path, Path]:
+) -> None:
     """Draw `evaluation.png` and `.svg`: the Dice of each image, and a row of one to three images for each kind of case."""
-    files = figure_files(folder, "evaluation")
-    with new_figure(files, max(len(cases), 2) * _ROW_INCHES + 0.75) as figure:
+    with new_figure(figure_files(folder, "evaluation"), max(len(cases), 2) * _ROW_INCHES + 0.75) as figure:
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)
         sides = figure.add_gridspec(1, 2, width_ratios=(3, 7))
         left, right = figure.add_subfigure(sides[0]), figure.add_subfigure(sides[1])
@@ -243,7 +242,6 @@ def draw_mask_evaluation(
             grid[0, 0].plot([], [], color=colour, linewidth=width, label=label)
         right.legend(loc="upper right", ncols=2, frameon=False, fontsize=8.5)
         figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color="#6f6f6f")
-    return files
 
 
 def _draw_dice(axes: Axes, dices: Sequence[float], mean: float, interval: Bounds | None) -> None:

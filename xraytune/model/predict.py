@@ -255,7 +255,7 @@ def whole_mask(
     return mask
 
 
-def picture_names(files: Sequence[str], suffix: str = ".png") -> dict[str, str]:
+def picture_names(files: Sequence[str]) -> dict[str, str]:
     """Return the name of each file's picture: without the file's suffix, unless two files would then share a name."""
     suffixes = NAMING_SUFFIXES | DICOM_SUFFIXES
     paths = {file: PurePosixPath(file) for file in files}
@@ -263,4 +263,4 @@ def picture_names(files: Sequence[str], suffix: str = ".png") -> dict[str, str]:
         file: str(path.with_suffix("") if path.suffix.lower() in suffixes else path) for file, path in paths.items()
     }
     times = Counter(stem.casefold() for stem in stems.values())
-    return {file: f"{stem if times[stem.casefold()] == 1 else file}{suffix}" for file, stem in stems.items()}
+    return {file: f"{stem if times[stem.casefold()] == 1 else file}.png" for file, stem in stems.items()}

@@ -192,22 +192,31 @@ def _plan(
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     contents = [sha256_of(weights, "file of tensors") if weights else None, *_extra_images(experiment, prepared, cache)]
     repeated = study if study and _is_trial(settings, study, prepared, note) else None
-    trial_scores = _trial_scores(settings, repeated) if repeated else None
+    # A trial that ASHA stopped and `confirm` completed has no scores of its own.
+    trial = ended_trials(repeated).get(settings.exported_from.trial) if repeated and settings.exported_from else None
     compute = _compute(settings, repeated, note)
     pin(compute)
     trained_on = _trained_on(experiment, prepared, index, cache)
     note(_sentence(trained_on, settings))
     for change in trained_on.changes:
         note(f"  {change}")
+    depends_on: dict[str, Any] = {
+        "space": space.identity(),
+        "images": prepared.fingerprint,
+        "contents": contents,
+        "compute": asdict(compute),
+        "releases": releases(*NETWORK_PACKAGES[settings.task]),
+        "extensions": extensions_of(parameters.backbone, parameters.source),
+    }
     epochs = settings.budget.max_epochs
     note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {prepared.steps_per_epoch(settings):,} steps")
     return _Plan(
         experiment=experiment,
         study=study,
-        trial_scores=trial_scores,
+        trial_scores=(trial.value, trial.val_b_score) if trial and trial.status == "complete" else None,
         trained_on=trained_on,
         compute=compute,
-        work_folder=_work_folder(space, prepared, compute, contents, cache),
+        work_folder=work_path(cache, TRAIN_STAGE, depends_on),
     )
 
 
@@ -304,9 +313,9 @@ def _is_trial(settings: Settings, study: StudyFolder, prepared: Prepared, note: 
     name = study.path.name
     if settings.final is None:
         note(f"the images or their split differ from those of study {name}: metrics will differ from the trial")
-    elif not {(image.sha256, image.label) for image in searched.images} <= {
-        (i.sha256, i.label) for i in prepared.images
-    }:
+        return False
+    searched_images, images = ({(image.sha256, image.label) for image in p.images} for p in (searched, prepared))
+    if not searched_images <= images:
         note(f"images of study {name} are missing here or have changed")
     return False
 
@@ -320,29 +329,6 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
         note("the study ran on a GPU, but torch finds none here: metrics will differ slightly from the trial")
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     return replace(compute, threads=cpu_count(), generator_threads=cpu_count()) if settings.final else compute
-
-
-def _trial_scores(settings: Settings, study: StudyFolder) -> tuple[float | None, float | None] | None:
-    """Return the scores of the exported trial on val-A and val-B; None if ASHA stopped it and `confirm` completed it."""
-    assert settings.exported_from is not None, "there is a study"
-    row = ended_trials(study).get(settings.exported_from.trial)
-    return (row.value, row.val_b_score) if row and row.status == "complete" else None
-
-
-def _work_folder(
-    space: Space, prepared: Prepared, compute: Compute, contents: Sequence[str | None], cache: Path
-) -> Path:
-    """Return the folder of this training, named by a hash of everything that its metrics depend on."""
-    parameters = space.experiment().parameters
-    inputs: dict[str, Any] = {
-        "space": space.identity(),
-        "images": prepared.fingerprint,
-        "contents": contents,
-        "compute": asdict(compute),
-        "releases": releases(*NETWORK_PACKAGES[space.settings.task]),
-        "extensions": extensions_of(parameters.backbone, parameters.source),
-    }
-    return work_path(cache, TRAIN_STAGE, inputs)
 
 
 @contextmanager

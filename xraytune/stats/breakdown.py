@@ -37,12 +37,12 @@ def class_breakdown(
     """
     classes = images.classes(range(images.class_count))
 
-    def of_weights(weights: Floats) -> dict[str, Floats]:
+    def statistics(weights: Floats) -> dict[str, Floats]:
         columns = [weighted_class_metrics(scored, weights) for scored in classes]
         return {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
 
-    values = of_weights(np.ones((1, len(images.labels))))
-    bounds = patient_intervals(of_weights, images.labels, patients, replicates=replicates, seed=seed)
+    values = statistics(np.ones((1, len(images.labels))))
+    bounds = patient_intervals(statistics, images.labels, patients, replicates=replicates, seed=seed)
     return tuple(
         ClassMetrics(
             images=int(scored.is_class.sum()),
@@ -53,27 +53,24 @@ def class_breakdown(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatientMeans:
-    """Mean probabilities of sorted patients, as if each were one image; patients `left_out` have several classes."""
+def patient_means(
+    images: ScoredImages, patients: Sequence[str]
+) -> tuple[ScoredImages, tuple[str, ...], tuple[str, ...]]:
+    """Average the probabilities of each patient's images, as if they were one; also return the patients, sorted.
 
-    patients: tuple[str, ...]
-    scored: ScoredImages
-    left_out: tuple[str, ...]
-
-
-def patient_means(images: ScoredImages, patients: Sequence[str]) -> PatientMeans:
-    """Average the probabilities of each patient's images; patients without a single class are left out."""
+    Patients whose images are of several classes are left out, and returned last.
+    """
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     image_counts = np.bincount(patient_of_image)[:, None]
     sums = np.stack([np.bincount(patient_of_image, column) for column in images.probabilities.T], axis=1)
     has_class = np.zeros((len(names), images.class_count), dtype=np.bool_)
     has_class[patient_of_image, images.labels] = True
     has_one = has_class.sum(axis=1) == 1
-    return PatientMeans(
-        patients=tuple(names[has_one].tolist()),
-        scored=replace(images, labels=has_class.argmax(axis=1)[has_one], probabilities=(sums / image_counts)[has_one]),
-        left_out=tuple(names[~has_one].tolist()),
+    labels, means = has_class.argmax(axis=1)[has_one], (sums / image_counts)[has_one]
+    return (
+        replace(images, labels=labels, probabilities=means),
+        tuple(names[has_one].tolist()),
+        tuple(names[~has_one].tolist()),
     )
 
 

@@ -63,8 +63,8 @@ def patient_bootstrap(
     clusters: Davison & Hinkley 1997, section 3.8.
     """
     require_scorable(images.labels, images.probabilities, images.class_count)
-    of_weights = partial(weighted_metrics, images)
-    bounds = patient_intervals(of_weights, images.labels, patients, replicates=replicates, seed=seed)
+    statistics = partial(weighted_metrics, images)
+    bounds = patient_intervals(statistics, images.labels, patients, replicates=replicates, seed=seed)
     return defined_intervals({metric.name: bounds[metric.name] for metric in METRICS if metric.has_interval})
 
 
@@ -74,7 +74,7 @@ def defined_intervals(bounds: Mapping[str, Floats]) -> dict[str, Bounds]:
 
 
 def patient_intervals(
-    of_weights: Callable[[Floats], Mapping[str, Floats]],
+    statistics: Callable[[Floats], Mapping[str, Floats]],
     labels: Labels,
     patients: Sequence[str],
     *,
@@ -84,7 +84,7 @@ def patient_intervals(
     """Return 95 % percentile intervals of any statistics, on the resamples of `patient_bootstrap`.
 
     Args:
-        of_weights: Takes how often each image counts, float64 [R, N], and returns statistics by name, float64 [R, ...].
+        statistics: Takes how often each image counts, float64 [R, N], and returns statistics by name, float64 [R, ...].
         labels: Class numbers, int64 [N].
         patients: The patient of each image, [N].
         replicates: Number of bootstrap samples.
@@ -93,7 +93,7 @@ def patient_intervals(
     Returns:
         Low and high by name, float64 [2, ...]; NaN for what is NaN on any resample.
     """
-    chunks = [of_weights(weights) for weights in patient_resamples(labels, patients, replicates, seed)]
+    chunks = [statistics(weights) for weights in patient_resamples(labels, patients, replicates, seed)]
     return {
         name: np.quantile(np.concatenate([chunk[name] for chunk in chunks]), _PERCENTILES, axis=0) for name in chunks[0]
     }

@@ -269,8 +269,8 @@ def chance_difference(auroc: float, effective_patients: float) -> float:
 def _standard_error(auroc: float, effective_patients: float) -> float:
     """Return Hanley and McNeil's standard error with half of the patients in each class."""
     each = effective_patients / 2
-    of_pairs = 1 + (each - 1) * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
-    return float(np.sqrt(auroc * (1 - auroc) * of_pairs) / each)
+    pairs = 1 + (each - 1) * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
+    return float(np.sqrt(auroc * (1 - auroc) * pairs) / each)
 
 
 def _bivariate(first: Floats, second: Floats, correlation: float) -> Floats:

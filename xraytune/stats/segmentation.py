@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.stats.classification import Floats, Metric, known
-from xraytune.stats.intervals import Bounds, Measured, defined_intervals, patient_intervals
+from xraytune.stats.intervals import Measured, defined_intervals, patient_intervals
 
 Masks: TypeAlias = NDArray[np.bool_]
 
@@ -84,38 +84,39 @@ def scored_mask(predicted: Masks, true: Masks, *, file: str, patient: str) -> Sc
 def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> MaskMetrics:
     """Return the means over at least one image, with intervals from `replicates` bootstrap samples."""
     patients = [mask.patient for mask in masks]
-    metrics, intervals = {}, {}
-    for metric in MASK_METRICS:
-        values = np.array([mask.metrics[metric.name] for mask in masks], dtype=np.float64)  # None becomes NaN
-        metrics[metric.name], bounds = mean_with_interval(values, patients, replicates=replicates, seed=seed)
-        if bounds:
-            intervals[metric.name] = bounds
+    names = [metric.name for metric in MASK_METRICS]
+    values = {name: np.array([mask.metrics[name] for mask in masks], dtype=np.float64) for name in names}  # None is NaN
+    means = measure_means(values, patients, replicates=replicates, seed=seed)
     return MaskMetrics(
         images=len(masks),
         patients=len({*patients}),
         empty_predictions=sum(mask.area == 0 for mask in masks),
-        metrics=metrics,
-        intervals=intervals,
+        metrics=means.metrics,
+        intervals=means.intervals,
     )
 
 
-def mean_with_interval(
-    values: Floats, patients: Sequence[str], *, replicates: int, seed: int
-) -> tuple[float | None, Bounds | None]:
-    """Return the mean over the images that have a value, [N], and its 95 % interval over patients.
+def measure_means(values: Mapping[str, Floats], patients: Sequence[str], *, replicates: int, seed: int) -> Measured:
+    """Return the mean of each metric, [N], over the images that have it, NaN for the others, with intervals over patients.
 
-    The mean is None if no image has a value; the interval also if a resample has none, and with a single patient.
+    A mean is None if no image has a value. There is no interval if a resample has none, and with a single patient.
     """
 
-    def of_weights(weights: Floats) -> dict[str, Floats]:
-        counts = weights * np.isfinite(values)
+    def statistics(weights: Floats) -> dict[str, Floats]:
+        means = {}
         with np.errstate(invalid="ignore"):  # 0 / 0
-            return {"mean": counts @ np.nan_to_num(values) / counts.sum(axis=1)}
+            for name, of_image in values.items():
+                counts = weights * np.isfinite(of_image)
+                means[name] = counts @ np.nan_to_num(of_image) / counts.sum(axis=1)
+        return means
 
-    mean = known(of_weights(np.ones((1, len(values))))["mean"][0])
-    one_class = np.zeros(len(values), dtype=np.int64)
-    bounds = defined_intervals(patient_intervals(of_weights, one_class, patients, replicates=replicates, seed=seed))
-    return mean, bounds.get("mean") if len({*patients}) > 1 else None
+    means = statistics(np.ones((1, len(patients))))
+    one_class = np.zeros(len(patients), dtype=np.int64)
+    bounds = patient_intervals(statistics, one_class, patients, replicates=replicates, seed=seed)
+    return Measured(
+        metrics={name: known(mean[0]) for name, mean in means.items()},
+        intervals=defined_intervals(bounds) if len({*patients}) > 1 else {},
+    )
 
 
 def _by_monai(metric: str, predicted: Masks, true: Masks, **options: Any) -> Floats:

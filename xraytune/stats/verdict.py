@@ -234,8 +234,8 @@ def _variance_components(differences: Floats, by_patient: Floats) -> VarianceCom
     With K = 1 the GAN seeds' components include those of the classifier seeds.
     """
     gan_seeds, classifier_seeds, patients = by_patient.shape
-    of_gan = by_patient.mean(axis=1)
-    across_gans = mean_off_diagonal(of_gan @ of_gan.T)
+    gan_means = by_patient.mean(axis=1)
+    across_gans = mean_off_diagonal(gan_means @ gan_means.T)
     within_replicate = float((by_patient**2).sum(axis=2).mean())
     within, within_gan = 0.0, within_replicate
     if classifier_seeds > 1:
