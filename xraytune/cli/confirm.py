@@ -149,14 +149,13 @@ class ConfirmScreen:
         raise Exit
 
 
-def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:
+def show_rehearsal(rehearsal: Rehearsal) -> None:
     """Print a rehearsal, and the command of the whole confirmation."""
     from xraytune.present.verdict import rehearsal_frame
 
     console.show(*rehearsal_frame(rehearsal))
-    if next_step:
-        test = "" if rehearsal.has_test else " --test DIR"
-        console.write_command(f"xraytune confirm {quote(str(shown_path(rehearsal.study)))}{test}", "next: ")
+    test = "" if rehearsal.has_test else " --test DIR"
+    console.write_command(f"xraytune confirm {quote(str(shown_path(rehearsal.study)))}{test}", "next: ")
 
 
 def show_verdict(confirmation: Confirmation) -> None:

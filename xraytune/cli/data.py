@@ -81,11 +81,10 @@ def phantom(
         drawn = draw_phantoms(
             out, patients=patients, seed=seed, image_size_px=size, pairs=masks, on_progress=on_progress
         )
-    console.show_result(drawn, show_phantoms, as_json=as_json)
+    console.show_result(drawn, _show_phantoms, as_json=as_json)
 
 
-def show_phantoms(drawn: PhantomSet) -> None:
-    """Print what was drawn."""
+def _show_phantoms(drawn: PhantomSet) -> None:
     console.write(
         f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients "
         f"({drawn.train_image_count} in train/, {drawn.test_image_count} in test/; "

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Exit, Option
 
 from xraytune.base.errors import MachineError, Problem
-from xraytune.cli import console, options
-from xraytune.cli.confirm import ConfirmScreen, show_rehearsal
-from xraytune.cli.data import show_phantoms
-from xraytune.cli.model import show_evaluation, show_training
-from xraytune.cli.search import SearchScreen, show_search, shown_path
-from xraytune.cli.study import show_export
+from xraytune.cli import confirm, console, data, model, options, search
+from xraytune.cli.search import shown_path
+from xraytune.cli.study import export
 from xraytune.present.tables import Cell, Column, Table, Tone, facts
-
-if TYPE_CHECKING:
-    from xraytune.model.class_evaluation import Evaluation
 
 QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
 _SIZE_PX = 128
@@ -32,18 +25,10 @@ def demo(
     quick: Annotated[bool, Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")] = False,
 ) -> None:
     """Run the whole pipeline on phantom X-rays in minutes, from the search to the evaluation. Run again to resume."""
-    from xraytune.confirm.run import rehearse
-    from xraytune.data.phantom import draw_phantoms
-    from xraytune.model.best import export
-    from xraytune.model.class_evaluation import Evaluation
-    from xraytune.model.evaluate import evaluate
-    from xraytune.model.train import train
-    from xraytune.search.run import search
-
     here = folder / "quick" if quick else folder
     names = ("xrays", "other_xrays", "studies", "best.yaml", "model")
-    xrays, others, studies, config, model = (here / name for name in names)
-    space, overrides, test = _space_file(), QUICK_OVERRIDES if quick else (), others / "test"
+    xrays, others, studies, config, trained = (here / name for name in names)
+    space, study, overrides = _space_file(), studies / "demo", QUICK_OVERRIDES if quick else ()
     numbers = count(1)
 
     def announce(why: str, *command: object) -> None:
@@ -58,55 +43,30 @@ def demo(
         announce(why, "data", "phantom", out, "--patients", patients, "--seed", seed, "--size", _SIZE_PX)
         if out.exists():
             console.write(f"{out} already exists and is kept")
-            continue
-        with console.progress() as on_progress:
-            drawn = draw_phantoms(out, patients=patients, seed=seed, image_size_px=_SIZE_PX, on_progress=on_progress)
-        show_phantoms(drawn)
-
+        else:
+            data.phantom(out, patients=patients, seed=seed, size=_SIZE_PX)
     settings = (word for override in overrides for word in ("--set", override))
     why = "Search: is it better to add nothing, repeated real images or GAN images, and how many?"
     announce(why, "search", "--space", space, "--data", xrays, "--studies", studies, *settings)
-    with SearchScreen() as callbacks:
-        view = search(space, data=xrays, overrides=overrides, studies=studies, callbacks=callbacks)
-    show_search(view, next_step=False)
-
-    study = studies / view.name
-    why = "Rehearse the comparison with controls that `confirm` makes on the test folder."
-    announce(why, "confirm", study, "--quick")
-    with ConfirmScreen() as screen:
-        rehearsal = rehearse(study, callbacks=screen.callbacks)
-    show_rehearsal(rehearsal, next_step=False)
-
+    search.search(space, data=xrays, overrides=[*overrides], studies=studies)
+    announce("Rehearse the comparison that `confirm` makes on the test folder.", "confirm", study, "--quick")
+    confirm.confirm(study, quick=True)
     announce("Export the configuration that is best on val-B.", "export", study, "-o", config)
-    show_export(export(study, out=config), next_step=False)
-
-    announce("Train the final model.", "train", "--config", config, "-o", model)
-    if model.exists():
-        console.write(f"{model} already exists and is kept")
+    export(study, out=config)
+    announce("Train the final model.", "train", "--config", config, "-o", trained)
+    if trained.exists():
+        console.write(f"{trained} already exists and is kept")
     else:
-        with console.progress() as on_progress:
-            trained = train(config, out=model, on_progress=on_progress)
-        show_training(trained, next_step=False)
-
-    announce("Evaluate the model on the other patients.", "evaluate", model, "--data", test)
-    with console.progress() as on_progress:
-        evaluation = evaluate(model, data=test, on_progress=on_progress)
-    show_evaluation(evaluation)
-
-    assert isinstance(evaluation, Evaluation), "the model is a classifier"
-    _show_demo({"X-rays": xrays, "study": study, "configuration": config, "model": model}, evaluation)
-
-
-def _show_demo(paths: Mapping[str, Path], evaluation: Evaluation) -> None:
-    auroc, (low, high) = evaluation.value_of("auroc"), evaluation.intervals["auroc"]
+        model.train(config, out=trained)
+    announce("Evaluate the model on the other patients.", "evaluate", trained, "--data", others / "test")
+    model.evaluate(trained, data=others / "test")
     console.write("\nThe files of the demo", "strong")
     console.show(
         "This is a demo, not evidence: the images are computer-generated, the GAN is barely trained, and with so few "
-        f"patients such differences are due to chance. On new patients, the model reached an AUROC of {auroc:.3f} "
-        f"(95 % interval {low:.3f} to {high:.3f}).",
-        facts(*((name, str(path)) for name, path in paths.items())),
+        "patients such differences are due to chance.",
+        facts(("X-rays", str(xrays)), ("study", str(study)), ("configuration", str(config)), ("model", str(trained))),
     )
-    console.write_command(f"xraytune status {shlex.quote(str(paths['study']))}", "all trials: ")
+    console.write_command(f"xraytune status {shlex.quote(str(study))}", "all trials: ")
     console.write("\nWith your own images", "strong")
     layout = "train/NORMAL and train/PNEUMONIA, and a held-out test/ with the same subfolders"
     console.write(f"  Use a folder with {layout}:")
@@ -141,8 +101,10 @@ def doctor(
     if as_json:
         console.show_json({"ok": is_ready, "checks": checks})
     else:
-        texts = ("\n".join(filter(None, (one.found, one.fix))) for one in checks)
-        rows = [(one.name, Cell(one.status, _TONES[one.status]), text) for one, text in zip(checks, texts, strict=True)]
+        rows = [
+            (check.name, Cell(check.status, _TONES[check.status]), f"{check.found}\n{check.fix}".strip())
+            for check in checks
+        ]
         heading = Cell("ready; try: xraytune demo", "good") if is_ready else Cell("something is missing", "bad")
         console.show(heading, Table(("check", "status", Column("result and fix", flexible=True)), rows))
     if not is_ready:

@@ -50,7 +50,7 @@ def train(
     console.show_result(trained, show_training, as_json=as_json)
 
 
-def show_training(trained: Trained, *, next_step: bool = True) -> None:
+def show_training(trained: Trained) -> None:
     """Print the metrics of a trained model and the next command."""
     scores = f"val-A {trained.metric} {trained.val_score:.3f}, val-B {trained.metric} {trained.val_b_score:.3f}"
     console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}")
@@ -65,8 +65,7 @@ def show_training(trained: Trained, *, next_step: bool = True) -> None:
         console.write("metrics are bit-identical to those of the exported trial", "good")
     elif trained.equals_trial is False:
         console.write("metrics differ from those of the exported trial: other hardware or package versions", "busy")
-    if next_step:
-        console.write_command(f"xraytune evaluate {quote(str(trained.path))} --data FOLDER", "next: ")
+    console.write_command(f"xraytune evaluate {quote(str(trained.path))} --data FOLDER", "next: ")
 
 
 def evaluate(

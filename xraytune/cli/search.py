@@ -61,7 +61,7 @@ def study_json(view: StudyView) -> dict[str, Any]:
     return to_json(view) | {"name": view.name, "counts": view.counts, "best": best, "pruning": pruning_of(view)}
 
 
-def show_search(view: StudyView, *, next_step: bool = True) -> None:
+def show_search(view: StudyView) -> None:
     """Print the best trials and the next command."""
     from xraytune.present.trials import pruning_lines, scores_text
     from xraytune.study.pruning import pruning_of
@@ -77,11 +77,10 @@ def show_search(view: StudyView, *, next_step: bool = True) -> None:
             console.write(f"{what}: #{trial.number} {trial.mix}, {scores}", "good")
     if pruning := pruning_of(view):
         console.show(*pruning_lines(pruning))
-    if next_step:
-        trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
-        is_confirmable = view.has_val_b and any(parameters.has_synthetic_images for parameters in trained)
-        command = "confirm {} --quick" if is_confirmable else "export {} -o best.yaml"
-        console.write_command(f"xraytune {command.format(quote(str(study)))}", "next: ")
+    trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
+    is_confirmable = view.has_val_b and any(parameters.has_synthetic_images for parameters in trained)
+    command = "confirm {} --quick" if is_confirmable else "export {} -o best.yaml"
+    console.write_command(f"xraytune {command.format(quote(str(study)))}", "next: ")
 
 
 def shown_path(path: Path) -> Path:

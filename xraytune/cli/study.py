@@ -86,7 +86,7 @@ def export(
     console.show_result(exported, show_export, as_json=as_json)
 
 
-def show_export(exported: Exported, *, next_step: bool = True) -> None:
+def show_export(exported: Exported) -> None:
     """Print the exported trial and the next command."""
     from xraytune.present.trials import scores_text
 
@@ -99,8 +99,7 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
         console.write(f"its generator after {exported.generator_steps:,} steps, where its KID was lowest")
     else:
         _show_images(exported)
-    if next_step:
-        console.write_command(exported.command, "next: ")
+    console.write_command(exported.command, "next: ")
 
 
 def _show_images(exported: Exported) -> None:
