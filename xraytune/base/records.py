@@ -99,11 +99,11 @@ class EpochRecord:
 
     epoch: int
     steps: int
-    train_loss: float | None
-    val_loss: float | None
+    train_loss: float | None = None
+    val_loss: float | None = None
     val_score: float
     best_val_score: float
-    lr: float | None
+    lr: float | None = None
     seconds: float
 
 
@@ -124,6 +124,6 @@ class TrialResult:
     value: float
     best_epoch: int
     epochs: int
-    val_b_score: float | None
-    threshold: float | None
+    val_b_score: float | None = None
+    threshold: float | None = None
     seconds: float

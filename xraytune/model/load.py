@@ -33,7 +33,6 @@ from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.model.bundle_record import BundleRecord, not_valid, read_record
 from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
-from xraytune.nets.segmenter import mask_probabilities
 from xraytune.nets.train import predict_probabilities
 from xraytune.nets.weights import load_tensors
 from xraytune.space.load import load_space
@@ -114,11 +113,10 @@ class Bundle:
         compute = compute_like(self.record.compute, threads=cpu_count())
         pin(compute)
         network, form = self.network(compute), self.record.input_format
-        predict = mask_probabilities if self.record.task == "segmentation" else predict_probabilities
 
         def run(pixels: Pixels) -> NDArray[Any]:
             inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
-            return predict(network, [inputs], compute=compute, error=ArtifactError, where=self.path)
+            return predict_probabilities(network, [inputs], compute=compute, error=ArtifactError, where=self.path)
 
         return Predictor(record=self.record, run=run)
 

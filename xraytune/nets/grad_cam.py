@@ -30,22 +30,21 @@ def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
     The network must be in eval mode, and its parameters must not require gradients. Raises ConfigError if the backbone, such
     as a ViT, has no feature maps.
     """
-    found: list[Tensor] = []
+    last_maps: list[Tensor] = []
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            found[:] = [output]
+            last_maps[:] = [output]
 
     hooks = [module.register_forward_hook(keep) for module in network.backbone.modules()]
     logits = network(inputs.requires_grad_())
     for hook in hooks:
         hook.remove()
-    if not found:
+    if not last_maps:
         what = "Grad-CAM needs feature maps, which this backbone does not have"
         raise ConfigError(Problem(what, fix="leave out Grad-CAM"))
-    (features,) = found
-    (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), features)
-    maps = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1, keepdim=True))
+    (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), last_maps)
+    maps = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * last_maps[0].detach()).sum(dim=1, keepdim=True))
     maps = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
     maps = F.interpolate(maps, size=inputs.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     saliency: Floats = maps.double().cpu().numpy()

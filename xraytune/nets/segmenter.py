@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.base.errors import MachineError, Problem, XraytuneError
+from xraytune.base.errors import MachineError, Problem
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.backbones import load_weights, to_one_channel
 from xraytune.nets.classifier import freeze, train_unless_frozen
-from xraytune.nets.train import outputs_of, predict_logits
+from xraytune.nets.train import outputs_of
 from xraytune.space.settings import Parameters
-from xraytune.stats.classification import Floats, require_finite_outputs
+from xraytune.stats.classification import Floats
 
 MASK_THRESHOLD = 0.5
 """Pixels with at least this probability belong to the mask."""
@@ -84,16 +84,6 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     sizes = probabilities.sum(dim=(1, 2, 3)) + masks.sum(dim=(1, 2, 3))
     dice = (2 * overlap + _SMOOTHING) / (sizes + _SMOOTHING)
     return F.binary_cross_entropy_with_logits(logits, masks) + (1 - dice).mean()
-
-
-def mask_probabilities(
-    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute, error: type[XraytuneError], where: Path
-) -> NDArray[np.float32]:
-    """Return the probability that a pixel belongs to the mask, float32 [N, S, S]; errors as in `predict_probabilities`."""
-    logits = predict_logits(network, batches, compute=compute)[:, 0]
-    require_finite_outputs(logits.reshape(len(logits), -1), error, where)
-    probabilities: NDArray[np.float32] = torch.from_numpy(logits).sigmoid().numpy()
-    return probabilities
 
 
 def segment(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,10 +32,6 @@ TRAINING_STEPS = "training the network (steps)"
 """The name of what `on_progress` counts during training."""
 
 Batches: TypeAlias = Callable[[], Iterable[Tensor]]
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""A differentiable loss of a network's outputs, float32, and the targets."""
-Validate: TypeAlias = Callable[[nn.Module], tuple[float, float]]
-"""From a network to its loss and score on val-A."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -47,6 +43,7 @@ class NetworkTraining:
         network: The whole network, or only its head for cached features; on the device. Trained in place.
         batch: Step, from 0 -> inputs on the device (normalised images [B, C, S, S] or features [B, D]) and the targets of
             `loss`; a function of the step only.
+        loss: Differentiable, of outputs in float32 and the targets.
         norm_batches: For `estimate_batch_norms`, unless `batch_norm` is `moving`.
         max_epochs: Epochs of a full run.
         seed: Seed of the dropout.
@@ -57,7 +54,7 @@ class NetworkTraining:
     parameters: Parameters
     network: nn.Module
     batch: Callable[[int], tuple[Tensor, Tensor]]
-    loss: Loss
+    loss: Callable[[Tensor, Tensor], Tensor]
     norm_batches: Batches
     max_epochs: int
     steps_per_epoch: int
@@ -67,8 +64,10 @@ class NetworkTraining:
     on_progress: Progress = ignore_progress
 
 
-def train_network(training: NetworkTraining, validate: Validate) -> Iterator[EpochRecord]:
-    """Train; after each epoch validate on val-A, write the checkpoint, then yield the record.
+def train_network(
+    training: NetworkTraining, validate: Callable[[nn.Module], tuple[float, float]]
+) -> Iterator[EpochRecord]:
+    """Train; after each epoch get its loss and score on val-A from `validate`, write the checkpoint, then yield the record.
 
     Yields only the epochs after the checkpoint, if there is one. On the CPU, a resumed run is bit-identical to an
     uninterrupted one. `best.safetensors` holds the weights of the epoch with the best val-A score, the earliest of equals.
@@ -201,14 +200,14 @@ def predict_probabilities(
     compute: Compute,
     error: type[XraytuneError] = TrialError,
     where: Path | str = "",
-) -> NDArray[np.float64]:
-    """Return class probabilities, float64 [N, C], for at least one batch on the device.
+) -> NDArray[Any]:
+    """Return the probabilities of classes, float64 [N, C], or masks, float32 [N, S, S], for at least one batch.
 
     Raises `error`, in which `where` names the network, for NaN or infinity: metrics would rank such images arbitrarily.
     """
     logits = predict_logits(network, batches, compute=compute)
-    require_finite_outputs(logits, error, where)
-    return probabilities(logits)
+    require_finite_outputs(logits.reshape(len(logits), -1), error, where)
+    return probabilities(logits) if logits.ndim == 2 else torch.from_numpy(logits[:, 0]).sigmoid().numpy()
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -15,7 +15,8 @@ from xraytune.nets.checkpoint import load_best
 from xraytune.nets.classifier import Classifier
 from xraytune.nets.grad_cam import grad_cam, jpeg_of_pair, overlay
 from xraytune.nets.inputs import normalise
-from xraytune.nets.segmenter import MASK_THRESHOLD, mask_probabilities
+from xraytune.nets.segmenter import MASK_THRESHOLD
+from xraytune.nets.train import predict_probabilities
 from xraytune.space.settings import Experiment
 from xraytune.trial.network import Network
 
@@ -41,7 +42,7 @@ def explained(
         whole.eval().requires_grad_(False)
         return [*map(overlay, pixels, grad_cam(whole, inputs))]
     load_best(trial_dir / "checkpoint", whole)
-    predicted = mask_probabilities(whole, [inputs], compute=_CPU, error=ArtifactError, where=trial_dir)
+    predicted = predict_probabilities(whole, [inputs], compute=_CPU, error=ArtifactError, where=trial_dir)
     return [
         *map(jpeg_of_pair, outlined(pixels, images.read_masks(places)), outlined(pixels, predicted > MASK_THRESHOLD))
     ]

@@ -74,7 +74,7 @@ class TrialInputs:
         else:
             pixels = PixelLoader(training_set, network)
             self._load, self.trained = pixels.load, network.whole
-            if training_set.has_masks:
+            if network.task.has_pairs:
                 self._targets = pixels.masks
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:

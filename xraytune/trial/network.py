@@ -36,7 +36,7 @@ from xraytune.nets.train import predict_logits
 from xraytune.nets.weights import pretrained_weights
 from xraytune.space.backbones import BACKBONES, backbone_of
 from xraytune.space.settings import Experiment
-from xraytune.trial.task import Task, task_of
+from xraytune.trial.task import task_of
 
 FEATURES_STAGE = "features-2"
 VAL_BATCH = 128
@@ -57,6 +57,7 @@ class Network:
 
     def __init__(self, experiment: Experiment, context: RunContext) -> None:
         self.experiment, self.compute, self._context = experiment, context.compute, context
+        self.task = task_of(experiment.settings)
         self._class_count = len(context.prepared.class_names)
         self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, context.cache)
         mean, std = 0.0, 1.0  # pretrained weights have their own
@@ -71,11 +72,6 @@ class Network:
         path, seed = self._weights.path if self._weights else None, self.experiment.settings.seed
         network = self.task.build_network(self.experiment.parameters, self._class_count, weights=path, seed=seed)
         return network.to(self.compute.device)
-
-    @property
-    def task(self) -> Task:
-        """The task of the study."""
-        return task_of(self.experiment.settings)
 
     def head(self, feature_count: int) -> nn.Module:
         """Return a new head, on the device."""
@@ -213,13 +209,13 @@ class Network:
 
 def _stage_inputs(backbone: nn.Module, stage: nn.Module, images: Tensor, compute: Compute) -> NDArray[Any]:
     """Return the inputs of a backbone's stage for these images, [n, H, W, C], with bfloat16 stored as int16."""
-    found: list[Tensor] = []
-    hook = stage.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].clone()))
+    seen: list[Tensor] = []
+    hook = stage.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     try:
         predict_logits(backbone, [images], compute=compute)
     finally:
         hook.remove()
-    maps = found[0].permute(0, 2, 3, 1).contiguous()
+    maps = seen[0].permute(0, 2, 3, 1).contiguous()
     values: NDArray[Any] = (maps.view(torch.int16) if maps.dtype == torch.bfloat16 else maps).cpu().numpy()
     return values
 

@@ -24,7 +24,7 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.grids import png_bytes
 from xraytune.synth.pool import binarise
 from xraytune.synth.quality import spread
-from xraytune.synth.sources import ReadBlock, generator_of, pool_reader
+from xraytune.synth.sources import generator_of, pool_reader
 from xraytune.synth.synthesize import generator_paths
 from xraytune.synth.train import resize_planes
 from xraytune.trial.training_set import TrainingSet
@@ -57,25 +57,25 @@ def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> I
 
     At most `COLUMNS * LINES` images of each kind are shown.
     """
-    names = [printable(one.name) for one in classes]
-    notes = [f"{one.real_count:,} real images" for one in classes]
+    names = [printable(samples.name) for samples in classes]
+    notes = [f"{samples.real_count:,} real images" for samples in classes]
     left = _MARGIN_PX + round(max(*map(_TEXT.getlength, names), *map(_NOTE.getlength, notes))) + _MARGIN_PX
     block = COLUMNS * (CELL_PX + GAP_PX) - GAP_PX
     band = LINES * (CELL_PX + GAP_PX) - GAP_PX + _CLASS_GAP_PX
     top = _MARGIN_PX + 2 * _HEADING_PX
     size = (left + 2 * block + _BLOCK_GAP_PX + _MARGIN_PX, top + len(classes) * band - _CLASS_GAP_PX + _MARGIN_PX)
-    has_masks = any(mask is not None for one in classes for _, mask in (*one.real, *one.extra))
+    has_masks = any(mask is not None for samples in classes for _, mask in (*samples.real, *samples.extra))
     sheet = Image.new("RGB" if has_masks else "L", size, "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN_PX, _MARGIN_PX), title, fill=_BLACK, font=_TITLE)
     blocks = {"real training images": left, extra: left + block + _BLOCK_GAP_PX}
     for heading, x in blocks.items():
         draw.text((x, top - 10), heading, fill=_GREY, font=_TEXT, anchor="ls")
-    for number, one in enumerate(classes):
+    for number, samples in enumerate(classes):
         y = top + number * band
         draw.text((_MARGIN_PX, y - 4), names[number], fill=_BLACK, font=_TEXT)
         draw.text((_MARGIN_PX, y + 20), notes[number], fill=_GREY, font=_NOTE)
-        for x, images in zip(blocks.values(), (one.real, one.extra), strict=True):
+        for x, images in zip(blocks.values(), (samples.real, samples.extra), strict=True):
             for place, image in enumerate(images[:_SHOWN]):
                 line, column = divmod(place, COLUMNS)
                 sheet.paste(_cell(*image), (x + column * (CELL_PX + GAP_PX), y + line * (CELL_PX + GAP_PX)))
@@ -115,31 +115,25 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     file = folder / f"{settings.block}-{name}.png"
     if file.exists():
         return file
-    classes = class_samples(pool_reader(experiment, context), context, settings.image_size)
-    noun, size_px = f"{settings.noun[0].upper()}{settings.noun[1:]}", settings.image_size
+    prepared, read, size_px, classes = context.prepared, pool_reader(experiment, context), settings.image_size, []
+    real = side_images("train", prepared, context.cache)
+    for label, class_name in enumerate(prepared.class_names):
+        places = np.flatnonzero(real.labels == label)
+        shown = spread(places, _SHOWN)
+        planes = resize_planes(real.read(shown), real.read_masks(shown) if prepared.has_masks else None, size_px)
+        images = [(image, *mask) if mask else (image, None) for image, *mask in planes]
+        extra = _images(read(label, 0), slice(0, _SHOWN))
+        classes.append(ClassSamples(name=class_name, real_count=len(places), real=images, extra=extra))
+    noun = f"{settings.noun[0].upper()}{settings.noun[1:]}"
     title = f"{noun} {name}: {size_px} px, {settings.steps:,} steps, width {settings.width}, seed {settings.seed}"
     write_bytes(file, png_bytes(sample_grid(classes, title=title, extra="generated images")))
     return file
 
 
-def class_samples(read: ReadBlock, context: RunContext, size_px: int) -> list[ClassSamples]:
-    """Return, of each class, training images scaled to `size_px` and the first images of a pool."""
-    prepared, classes = context.prepared, []
-    real = side_images("train", prepared, context.cache)
-    for label, class_name in enumerate(prepared.class_names):
-        places = np.flatnonzero(real.labels == label)
-        chosen = spread(places, _SHOWN)
-        planes = resize_planes(real.read(chosen), real.read_masks(chosen) if prepared.has_masks else None, size_px)
-        shown = [(one[0], one[1] if prepared.has_masks else None) for one in planes]
-        extra = _images(read(label, 0), slice(0, _SHOWN))
-        classes.append(ClassSamples(name=class_name, real_count=len(places), real=shown, extra=extra))
-    return classes
-
-
 def _numbered(training_set: TrainingSet, numbers: NDArray[np.int64]) -> list[Shown]:
     """Return the images with these numbers, in order."""
-    found = (next(training_set.by_source(numbers[place : place + 1])) for place in range(len(numbers)))
-    return [_images(training_set.sources[source], places)[0] for source, _, places in found]
+    sources = (next(training_set.by_source(numbers[place : place + 1])) for place in range(len(numbers)))
+    return [_images(training_set.sources[source], places)[0] for source, _, places in sources]
 
 
 def _images(source: ImageSource, places: NDArray[np.int64] | slice) -> list[Shown]:

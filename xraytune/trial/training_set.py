@@ -39,11 +39,6 @@ class TrainingSet:
         """Images of the train side."""
         return len(self.sources[0].rows)
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether the images have masks, as in segmentation."""
-        return self.sources[0].masks is not None
-
     def by_source(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
         """Yield, for each source with some of the images, its position, a mask of these images, and their rows in it."""
         ends = np.cumsum([len(source.rows) for source in self.sources])
