@@ -62,25 +62,14 @@ def study_json(view: StudyView) -> dict[str, Any]:
 
 
 def show_search(view: StudyView) -> None:
-    """Print the best trials and the next command."""
-    from xraytune.present.trials import pruning_lines, scores_text
-    from xraytune.study.pruning import pruning_of
+    """Print how the search ended, its best trials, and the next command."""
+    from xraytune.present.trials import heading
 
-    study = shown_path(view.path)
-    console.write(f"{study}: {', '.join(f'{count} {status}' for status, count in view.counts.items())}")
-    chosen = {"best on val-A": view.best}
-    if view.has_val_b:
-        chosen["best on val-B, to be exported"] = view.for_export
-    for what, trial in chosen.items():
-        if trial:
-            scores = scores_text(view.metric, trial.value, trial.val_b_score)
-            console.write(f"{what}: #{trial.number} {trial.mix}, {scores}", "good")
-    if pruning := pruning_of(view):
-        console.show(*pruning_lines(pruning))
+    console.show(*heading(view))
     trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
     is_confirmable = view.has_val_b and any(parameters.has_synthetic_images for parameters in trained)
     command = "confirm {} --quick" if is_confirmable else "export {} -o best.yaml"
-    console.write_command(f"xraytune {command.format(quote(str(study)))}", "next: ")
+    console.write_command(f"xraytune {command.format(quote(str(shown_path(view.path))))}", "next: ")
 
 
 def shown_path(path: Path) -> Path:

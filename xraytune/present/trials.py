@@ -15,7 +15,6 @@ from xraytune.study.status import trial_table
 if TYPE_CHECKING:
     from xraytune.data.sides import SideSize
     from xraytune.space.domains import Value
-    from xraytune.study.pruning import Pruning
     from xraytune.study.status import StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -51,7 +50,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     shown = {trial.number: trial for trials in groups.values() for trial in trials}
     names = {trials[0].number: name for name, trials in groups.items() if trials}
     group = _TrialColumn(Column(""), lambda trial: Cell(names.get(trial.number, ""), "strong"))
-    lines = [*_heading(view), *([Cell(dashboard, "dim")] if dashboard and view.is_running else [])]
+    lines = [*heading(view), *([Cell(dashboard, "dim")] if dashboard and view.is_running else [])]
     if hidden := len(view.trials) - len(shown):
         have = "trial has" if hidden == 1 else "trials have"
         lines.append(Cell(f"{hidden} more {have} ended; `xraytune status` shows them all", "dim"))
@@ -69,7 +68,7 @@ def status_frame(view: StudyView) -> Frame:
         _state_column(view),
     ]
     return (
-        *_heading(view),
+        *heading(view),
         *(sides_frame(view.sides) if view.sides else ()),
         *(Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed),
         *([_table(columns, view.trials)] if view.trials else []),
@@ -215,7 +214,8 @@ def _state(trial: TrialView, view: StudyView) -> str:
     return f"{trial.status}{took}"
 
 
-def _heading(view: StudyView) -> Iterable[Cell | str]:
+def heading(view: StudyView) -> Iterable[Cell | str]:
+    """Return how far a study is, its best trials, its time, and what ASHA saved."""
     counts = [f"{view.counts[status]} {status}" for status in _TONES if status in view.counts]
     first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"
     yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
@@ -229,19 +229,15 @@ def _heading(view: StudyView) -> Iterable[Cell | str]:
     state = "running" if view.is_running else "not running"
     yield f"{state}, {duration(view.seconds)} used{limit}{idle}{left}"
     if pruning := pruning_of(view):
-        yield from pruning_lines(pruning)
-
-
-def pruning_lines(pruning: Pruning) -> Iterable[Cell | str]:
-    """Return what ASHA saved, and warnings about values that it never let train to the end."""
-    return pruning.summary, *(Cell(f"warning: {warning}", "bad") for warning in pruning.warnings)
+        yield pruning.summary
+        yield from (Cell(f"warning: {warning}", "bad") for warning in pruning.warnings)
 
 
 def _best(view: StudyView) -> list[str]:
     best = view.best
     if best is None:
         return []
-    chosen = [f"best on val-A: #{best.number} {best.mix}, {view.metric} {best.values[-1]:.3f}"]
+    chosen = [f"best on val-A: #{best.number} {best.mix}, {view.metric} {best.value:.3f}"]
     if (export := view.for_export) is not None and export.val_b_score is not None:
         score = f"{view.metric} {export.val_b_score:.3f}"
         chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, {score}")
