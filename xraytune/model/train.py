@@ -22,7 +22,7 @@ from xraytune.base.errors import ArtifactError, ConfigError, Problem
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
 from xraytune.base.lease import LeaseHeldError, hold
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
-from xraytune.data.index import ImageIndex
+from xraytune.data.index import ImageIndex, content_fingerprint
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
 from xraytune.model.bundle import NETWORK_PACKAGES, write_bundle, write_card
@@ -35,7 +35,6 @@ from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.inputs import inputs_of_trials, read_inputs
 from xraytune.study.row import ended_trials
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import copy_file
@@ -296,13 +295,12 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
 
 def _extra_images(experiment: Experiment, prepared: Prepared, cache: Path) -> list[str]:
     """Return the content of the folder of extra images, if any; DataError if it has too few."""
-    settings, parameters = experiment.settings, experiment.parameters
-    folders, _ = inputs_of_trials([parameters])
-    contents = list(read_inputs((folders, set()), settings, prepared, cache).values())
-    if parameters.folder:
-        images, _ = store_folder(parameters.folder.path, prepared, settings.data, cache=cache)
-        require_enough([image.label for image in images], parameters, prepared)
-    return contents
+    folder = experiment.parameters.folder
+    if folder is None:
+        return []
+    images, _ = store_folder(folder.path, prepared, experiment.settings.data, cache=cache)
+    require_enough([image.label for image in images], experiment.parameters, prepared)
+    return [content_fingerprint(images)]
 
 
 def _is_trial(settings: Settings, study: StudyFolder, prepared: Prepared, note: Callable[[str], None]) -> bool:

@@ -15,6 +15,7 @@ from xraytune.base.errors import MachineError, Problem, StudyError
 from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.data.index import ImageIndex, content_fingerprint
 from xraytune.data.prepare import Prepared
+from xraytune.space.fields import flat_values
 from xraytune.space.paths import is_path, relative_path
 from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
@@ -23,27 +24,20 @@ from xraytune.synth.extra_folder import store_folder
 
 INPUTS_FILE = "inputs.json"
 
-
-Inputs: TypeAlias = tuple[set[Path], set[Path]]
-"""Folders of extra images, and custom weights files."""
+Inputs: TypeAlias = set[tuple[str, str]]
+"""Paths of extra images (`folder.path`) and custom weights (`weights`), each with the name of its parameter."""
 
 
 def inputs_of_space(space: Space) -> Inputs:
     """Return the inputs that trials of a space can use."""
-    folders = [path for source, path in space.combinations("source", "folder.path") if source == "folder"]
-    weights = [value for (value,) in space.combinations("weights") if value is not None and is_path("weights", value)]
-    return {Path(str(path)) for path in folders}, {Path(str(value)) for value in weights}
+    values = {(name, value) for name in ("folder.path", "weights") for (value,) in space.combinations(name)}
+    return {(name, str(value)) for name, value in values if is_path(name, value)}
 
 
 def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
     """Return the inputs of some trials."""
-    folders, weights = set[Path](), set[Path]()
-    for parameters in trials:
-        if parameters.folder:
-            folders.add(parameters.folder.path)
-        if is_path("weights", parameters.weights):
-            weights.add(Path(parameters.weights))
-    return folders, weights
+    values = {value for parameters in trials for value in flat_values(parameters).items()}
+    return {(name, str(value)) for name, value in values if is_path(name, value)}
 
 
 def read_inputs(
@@ -59,14 +53,15 @@ def read_inputs(
         MachineError: A weights file is missing.
     """
     contents = {}
-    folders, weights = inputs
-    for folder in sorted(folders):
-        images, _ = store_folder(folder, prepared, settings.data, index=index, cache=cache)
-        contents[folder] = content_fingerprint(images)
-    for file in sorted(weights):
-        if not file.is_file():
+    for name, path in sorted(inputs):
+        file = Path(path)
+        if name == "folder.path":
+            images, _ = store_folder(file, prepared, settings.data, index=index, cache=cache)
+            contents[file] = content_fingerprint(images)
+        elif file.is_file():
+            contents[file] = sha256_of(file, "file of tensors")
+        else:
             raise MachineError(Problem("no such weights file", file, "restore it"))
-        contents[file] = sha256_of(file, "file of tensors")
     return contents
 
 
