@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from xraytune.nets.backbones import build_backbone
 from xraytune.nets.classifier import Classifier, build_classifier, build_head
 from xraytune.space.settings import Parameters
 
@@ -27,7 +28,7 @@ def test_features_and_logits_have_the_promised_shapes(backbone: str, changes: di
     classifier = new_classifier(backbone, **changes).eval()
     images = torch.rand(2, changes.get("input_channels", 3), 32, 32)
 
-    assert classifier.backbone(images).shape == (2, classifier.feature_count)
+    assert classifier.backbone(images).shape == (2, build_backbone(backbone)[1])
     assert classifier(images).shape == (2, 2)
     assert torch.equal(classifier.head(classifier.backbone(images)), classifier(images))
 

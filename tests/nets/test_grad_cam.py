@@ -19,7 +19,7 @@ def test_the_map_is_where_the_evidence_is(corner: int) -> None:
     nn.init.ones_(conv.weight)
     head = nn.Linear(1, 2, bias=False)
     head.weight.data = torch.tensor([[1.0], [-1.0]])
-    network = Classifier(nn.Sequential(conv, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()), head, 1)
+    network = Classifier(nn.Sequential(conv, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()), head)
     image = torch.zeros(1, 1, 8, 8)
     image[..., corner : corner + 3, corner : corner + 3] = 2.0
 

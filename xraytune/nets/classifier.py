@@ -22,15 +22,14 @@ class Classifier(nn.Module):
     """A backbone and a head.
 
     Attributes:
-        backbone: float32 [B, C, S, S] -> features [B, feature_count].
+        backbone: float32 [B, C, S, S] -> features [B, D].
         head: Features -> logits [B, class_count].
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, feature_count: int) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.feature_count = feature_count
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits, float32 [B, class_count], the head in float32 even under autocast: bfloat16 creates ties."""
@@ -91,4 +90,4 @@ def build_classifier(parameters: Parameters, class_count: int, *, weights: Path 
         )
     freeze(backbone, parameters)
     head = build_head(parameters, feature_count, class_count, seed=seed)
-    return Classifier(backbone, head, feature_count).to(memory_format=torch.channels_last).train()
+    return Classifier(backbone, head).to(memory_format=torch.channels_last).train()

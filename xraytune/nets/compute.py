@@ -87,11 +87,11 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
 
     `has_gpu` is about the machines that run trials, which may be others than this one.
     """
-    chosen, of_generator = settings.resources, settings.resources.generator
+    chosen, wanted = settings.resources, settings.resources.generator
     gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)
     trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
-    cpus = max(trial.cpus, 1 if gpus else _GENERATOR_CPUS) if of_generator.cpus == "auto" else of_generator.cpus
-    generator = Share(cpus=cpus, gpus=gpus if of_generator.gpus == "auto" else float(of_generator.gpus))
+    cpus = max(trial.cpus, 1 if gpus else _GENERATOR_CPUS) if wanted.cpus == "auto" else wanted.cpus
+    generator = Share(cpus=cpus, gpus=gpus if wanted.gpus == "auto" else float(wanted.gpus))
     if bool(gpus) != bool(generator.gpus):
         what = f"trials use {gpus:g} GPUs, but training their generators uses {generator.gpus:g}"
         raise ConfigError(Problem(what, "resources.generator.gpus", "use GPUs for both or for neither"))

@@ -129,10 +129,10 @@ def _train_epoch(
             optimizer.zero_grad()
             with _autocast(inputs, compute):
                 outputs = network(inputs)
-            of_step = training.loss(outputs.float(), targets)
-            of_step.backward()  # type: ignore[no-untyped-call]
+            step_loss = training.loss(outputs.float(), targets)
+            step_loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            total_loss += of_step.detach()
+            total_loss += step_loss.detach()
             training.on_progress(TRAINING_STEPS, step + 1, total_steps)
     mean_loss = float(total_loss) / len(steps)
     if parameters.batch_norm != "moving":
