@@ -176,7 +176,8 @@ def test_worker_reports_epochs_and_end(study: StudyFolder) -> None:
     said = [worker.step() for _ in range(4)]
     worker.close()
 
-    assert [type(message) for message in said] == [EpochEnded, EpochEnded, EpochEnded, TrialEnded]
+    kinds = [type(message).__name__ for message in said]
+    assert kinds == ["EpochEnded", "EpochEnded", "EpochEnded", "TrialEnded"]
     assert isinstance(said[-2], EpochEnded)
     assert isinstance(said[-1], TrialEnded)
     assert said[-1].result.value == said[-2].record.best_val_score

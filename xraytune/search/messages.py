@@ -12,46 +12,44 @@ On its way, a message is JSON text, which Tune and the pipe pass on as it is.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeAlias, get_args
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.study.suggestion import Cause
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochEnded:
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EpochEnded(_Message):
     """An epoch of a trial has ended and is saved."""
 
     record: EpochRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorTrained:
+class GeneratorTrained(_Message):
     """The generator of a trial is trained; the rest of the trial can run."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialEnded:
+class TrialEnded(_Message):
     """A trial is complete."""
 
     result: TrialResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialFailed:
+class TrialFailed(_Message):
     """A trial failed."""
 
     reason: str
     cause: Cause
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineStopped:
+class MachineStopped(_Message):
     """The machine of a trial lacks something, such as disk space."""
 
     reason: str
@@ -61,8 +59,7 @@ TrialMessage: TypeAlias = EpochEnded | GeneratorTrained | TrialEnded | TrialFail
 """What a trial reports."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(_Message):
     """The resources that a trial has used since its last message; cache requests are kind, result and count."""
 
     gpu_memory_bytes: int
@@ -77,38 +74,33 @@ class Node:
     gpus: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RayStarted:
+class RayStarted(_Message):
     """Ray runs; `dashboard` is its address, "" if there is none."""
 
     dashboard: str
     nodes: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RayNotStarted:
+class RayNotStarted(_Message):
     """Ray failed to start, or a cluster is unavailable or refuses this machine for want of a token."""
 
     why: Literal["failed", "unavailable", "refused"]
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookAtNode:
+class LookAtNode(_Message):
     """Check a node with these resources free."""
 
     resources: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeEnvironment:
+class NodeEnvironment(_Message):
     """The `environment` of the node."""
 
     environment: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeProblem:
+class NodeProblem(_Message):
     """Why trials cannot run on the node."""
 
     what: str
@@ -116,8 +108,7 @@ class NodeProblem:
     fix: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunTrials:
+class RunTrials(_Message):
     """Run trials with Tune until there are no more; `scratch` is its folder."""
 
     study: str
@@ -125,8 +116,7 @@ class RunTrials:
     reuse_actors: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotFree:
+class SlotFree(_Message):
     """Tune has room for a trial on these nodes."""
 
     nodes: tuple[Node, ...]
@@ -149,8 +139,7 @@ class Job:
     token: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartTrial:
+class StartTrial(_Message):
     """Start a trial in the `process` of this name, with `resources` as Ray takes them."""
 
     job: Job
@@ -159,50 +148,43 @@ class StartTrial:
     images_per_step: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoTrial:
+class NoTrial(_Message):
     """There is no trial to start now, or none any more."""
 
     is_done: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialReported:
+class TrialReported(_Message):
     """A trial has sent a message, which is still encoded."""
 
     number: int
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialLost:
+class TrialLost(_Message):
     """The process of a trial has ended without a message."""
 
     number: int
     out_of_memory: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(_Message):
     """Whether the trial continues."""
 
     continues: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatisticsWanted:
+class StatisticsWanted(_Message):
     """Ray's metrics are due."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
+class Statistics(_Message):
     """Gauges of `search/ray/metrics.py` by name; some have a value for each state."""
 
     gauges: dict[str, float | dict[str, float] | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEnded:
+class RunEnded(_Message):
     """Tune has ended."""
 
 
@@ -211,17 +193,18 @@ Reply: TypeAlias = RayStarted | RayNotStarted | NodeEnvironment | NodeProblem
 Question: TypeAlias = SlotFree | TrialReported | TrialLost | StatisticsWanted
 Answer: TypeAlias = StartTrial | NoTrial | Decision | Statistics
 Message: TypeAlias = TrialMessage | Usage | Order | Reply | Question | Answer | RunEnded
+_KINDS: dict[str, type[_Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> str:
     """Return a message as JSON text."""
-    return json.dumps([type(message).__name__, asdict(message)])
+    return json.dumps([type(message).__name__, message.model_dump()])
 
 
 def decode(text: str | bytes) -> Any:
     """Return the message of a text; the receiver knows which ones to expect."""
     name, content = json.loads(text)
-    return _adapter(name).validate_python(content)
+    return _KINDS[name].model_validate(content)
 
 
 def send(connection: Connection, message: Message) -> None:
@@ -232,8 +215,3 @@ def send(connection: Connection, message: Message) -> None:
 def receive(connection: Connection) -> Any:
     """Read a message; raise EOFError if the other process is gone."""
     return decode(connection.recv_bytes())
-
-
-@cache
-def _adapter(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter({kind.__name__: kind for kind in get_args(Message)}[name])
