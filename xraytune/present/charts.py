@@ -137,7 +137,9 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
 
     `meta` of a trace has a label for each of its lines, which page.js turns into `text`.
     """
-    strong = {trial.number for trial in _strong(view)}
+    best_of_source = {trial.parameters.source: trial for trial in reversed(view.ranked)}
+    shown = view.ranked if len(view.ranked) <= _MANY else best_of_source.values()
+    strong = {trial.number for trial in shown}
     groups: dict[tuple[bool, str], list[TrialView]] = {}
     for trial in view.trials:
         if trial.values:
@@ -372,21 +374,8 @@ def _source(trial: TrialView) -> str:
     return trial.parameters.source
 
 
-def _strong(view: StudyView) -> list[TrialView]:
-    """Return the complete trials or, where there are many, the best one of each source."""
-    ranked = view.ranked
-    if len(ranked) <= _MANY:
-        return ranked
-    return list({trial.parameters.source: trial for trial in reversed(ranked)}.values())
-
-
 def _label(trial: TrialView) -> str:
     return f"#{trial.number} {trial.mix}"
-
-
-def value_text(value: object) -> str:
-    """Return a value of a parameter as text: `true`, `0.001`, `gan`."""
-    return f"{value:g}" if isinstance(value, float) else f"{value}".lower() if isinstance(value, bool) else f"{value}"
 
 
 def _score_axis(view: StudyView) -> Trace:

@@ -19,7 +19,7 @@ from xraytune.data.sides import chance_warning
 from xraytune.present import charts
 from xraytune.present.charts import Chart
 from xraytune.present.study import StudyData, ValidationResults
-from xraytune.present.tables import Picture, Section, Table, duration, numbers, sentence
+from xraytune.present.tables import Picture, Section, Table, duration, numbers, sentence, text_of
 from xraytune.present.trials import all_trials, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
@@ -85,7 +85,7 @@ def _best(data: StudyData) -> Section | None:
             "It was selected among all trials by these scores, so they are optimistic.",
             *map(sentence, pruning.warnings if pruning else ()),
         ],
-        facts=[(name, charts.value_text(value)) for name, value in trial.by_name.items()],
+        facts=[(name, text_of(value)) for name, value in trial.by_name.items()],
         commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
     )
 
@@ -304,7 +304,7 @@ def _environment(data: StudyData) -> Section:
     facts |= {name: about.get(name) for name in ("system", "started")}
     return Section(
         notes=["`export --exact` and `train` repeat a trial with the same metrics, bit for bit."],
-        facts=[(name, charts.value_text(value)) for name, value in facts.items() if value is not None],
+        facts=[(name, text_of(value)) for name, value in facts.items() if value is not None],
         commands=[
             f"xraytune search --space {study}/study.yaml",
             f"xraytune export {study} --trial {trial} --exact -o trial.yaml",

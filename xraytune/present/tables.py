@@ -107,9 +107,11 @@ def numbers(*names: str) -> list[Column | str]:
 
 
 def text_of(entry: Entry) -> str:
-    """Return a cell as text: numbers with up to six digits, such as `1,250` and `0.0125`."""
+    """Return a cell as text: numbers with up to six digits, such as `1,250` and `0.0125`; `true` and `false`."""
     if isinstance(entry, Cell):
         return entry.text
+    if isinstance(entry, bool):
+        return f"{entry}".lower()
     if isinstance(entry, int | float):
         return f"{entry:,.6g}"
     return entry or ""
