@@ -105,9 +105,9 @@ def measure_means(values: Mapping[str, Floats], patients: Sequence[str], *, repl
     def statistics(weights: Floats) -> dict[str, Floats]:
         means = {}
         with np.errstate(invalid="ignore"):  # 0 / 0
-            for name, of_image in values.items():
-                counts = weights * np.isfinite(of_image)
-                means[name] = counts @ np.nan_to_num(of_image) / counts.sum(axis=1)
+            for name, image_values in values.items():
+                counts = weights * np.isfinite(image_values)
+                means[name] = counts @ np.nan_to_num(image_values) / counts.sum(axis=1)
         return means
 
     means = statistics(np.ones((1, len(patients))))
