@@ -97,7 +97,7 @@ def _class_table(evaluation: Evaluation) -> Table:
     for name, measured in evaluation.classes.items():
         rows.append((Cell(name, "strong"), *(_number(measured.metrics[m.name], m) for m in CLASS_METRICS)))
         ends = ([f"{end:.2f}".removeprefix("0") for end in measured.intervals.get(m.name, ())] for m in CLASS_METRICS)
-        rows.append([Cell(text, "dim") for text in (f"{measured.images} images", *map("-".join, ends))])
+        rows.append([Cell(text, "dim") for text in (f"n = {measured.images}", *map("-".join, ends))])
     columns = (Column("", flexible=True), *numbers(*(metric.label for metric in CLASS_METRICS)))
     return Table(columns, rows, "Each class against the others, with 95 % intervals")
 
