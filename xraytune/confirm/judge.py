@@ -40,7 +40,7 @@ from xraytune.trial.task import task_of
 FEWEST_GAN_SEEDS = 4
 """With fewer seeds the 95 % interval covers only 90 to 96 %."""
 _MORE_GAN_SEEDS = (10, 20)
-"""Numbers of GAN seeds that a forecast covers besides the plan's own."""
+"""Numbers of GAN seeds that a forecast covers besides that of the plan."""
 _EXTERNAL_FILE = "external.json"
 
 

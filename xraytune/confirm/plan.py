@@ -65,8 +65,8 @@ def _new_plan(study: OpenStudy, count: int) -> Plan:
         FinishedTrial(name=f"top-up {number}", parameters=parameters)
         for number, parameters in enumerate(draw_top_ups(study, finalists, notes), len(finished))
     ]
-    rungs = TopUpRungs(study.top_up_folder, study.rungs)
-    topped_up = train_trials(study, top_ups, first=len(finished), asha=rungs)
+    asha = TopUpRungs(study.top_up_folder, study.rungs)
+    topped_up = train_trials(study, top_ups, first=len(finished), asha=asha)
     finish = partial(train_trials, study, first=len(finished) + len(topped_up))
     tuned = choose_tuned(study.settings.confirm.controls.tuned, (*study.searched, *topped_up), finish, notes)
     arms = all_arms(study, finalists, tuned, notes)

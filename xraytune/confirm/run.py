@@ -152,14 +152,16 @@ def confirm(
         if not is_scored(folder, plan.runs_of(plan.compared), TEST):
             known = accesses_before(opened.folder.path, sealed.fingerprint, sealed.command)
             plan = mark_earlier_access(opened, plan, known)
+        test_scores = score_sealed(opened, plan, sealed, compute, reason=reason)
+        second_hospital = external_results(opened, plan, elsewhere, compute, reason=reason)
         confirmation = judge(
             opened,
             plan,
             val_b,
-            score_sealed(opened, plan, sealed, compute, reason=reason),
+            test_scores,
             forecast=forecast,
             fingerprint=sealed.fingerprint,
-            external=external_results(opened, plan, elsewhere, compute, reason=reason),
+            external=second_hospital,
             compute=compute,
         )
         write_verdict(folder.path, confirmation)

@@ -185,8 +185,7 @@ def _score_runs(study: OpenStudy, numbers: Sequence[int], side: str, images: Ima
 
 def score(folder: StudyFolder, number: int, side: str, images: ImageSource, *, compute: Compute, cache: Path) -> None:
     """Predict one side with the network of a run's best val-A epoch and store the results."""
-    where = folder.trial_path(number)
-    experiment = folder.experiment(number)
+    where, experiment = folder.trial_path(number), folder.experiment(number)
     context = RunContext(prepared=folder.prepared(), cache=cache, compute=compute)
     network, batches = untrained(experiment, context, images)
     load_best(where / "checkpoint", network)

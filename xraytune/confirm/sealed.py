@@ -89,7 +89,7 @@ def find_test(
     extra: Collection[Path] = (),
     on_progress: Progress = ignore_progress,
 ) -> SealedTest:
-    """Return the study's own test folder or, if it has none, `source`: class folders or a data file (`read_labelled`).
+    """Return the study's test folder or, if it has none, `source`: class folders or a data file (`read_labelled`).
 
     With `sealed`, the study's test folder, `source` is a second hospital, none of whose images is in it. No patient may be
     in `extra`, the folders of extra images that finalists are trained on.

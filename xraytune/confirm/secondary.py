@@ -36,13 +36,12 @@ def score_differences(scores: ArmScores) -> tuple[ArmDifference, ...]:
     differences = []
     for finalist, control in scores.plan.pairs():
         comparison = compare(scores.measure(finalist, control))
-        value, control_value = comparison.scores
         differences.append(
             ArmDifference(
                 finalist=finalist.name,
                 control=control.name,
-                value=value,
-                control_value=control_value,
+                value=comparison.scores[0],
+                control_value=comparison.scores[1],
                 difference=comparison.interval.difference,
                 low=comparison.interval.low,
                 high=comparison.interval.high,
