@@ -182,9 +182,10 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
 
 def train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path) -> None:
     """Train all runs of a plan."""
+    arms = {arm.name: arm for arm in plan.arms}
     for number, run in enumerate(plan.runs):
         name, *seeds = run
-        experiment = replicate(plan.arm(name), settings, *seeds)
+        experiment = replicate(arms[name], settings, *seeds)
         trial = runs.trial_path(number)
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
         context = RunContext(prepared=prepared, cache=cache, compute=COMPUTE)

@@ -93,10 +93,6 @@ class Plan(StrictModel):
         """The arms of the finalists, best on val-B first."""
         return tuple(arm for arm in self.arms if arm.role == "finalist")
 
-    def arm(self, name: str) -> Arm:
-        """Return the arm of this name."""
-        return next(arm for arm in self.arms if arm.name == name)
-
     def controls(self, finalist: Arm) -> tuple[Arm, ...]:
         """Return the controls that a finalist is compared with."""
         return tuple(

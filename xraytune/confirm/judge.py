@@ -76,7 +76,7 @@ def judge(
             positive=prepared.class_names[prepared.positive] if is_binary else "",
         ),
         finalists=judge_finalists(test, rope=rope),
-        generators=secondary.generator_qualities(folder, plan),
+        generators=tuple(secondary.generator_quality(folder, plan, arm) for arm in plan.finalists),
         forecast=forecast,
         ratio_response=ratio_response(val_b),
         secondary=secondary.secondary_outcomes(test, arm_thresholds(folder, plan)),

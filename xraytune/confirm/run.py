@@ -196,7 +196,15 @@ def rehearse(
 ) -> Rehearsal:
     """Compare the best finalist with its controls on val-B, with two seeds, and forecast the whole confirmation.
 
-    It reads only names and hashes of the test folder, as the search does. Arguments and exceptions are those of `confirm`.
+    It reads only names and hashes of the test folder, as the search does. Raises as `confirm` does.
+
+    Args:
+        study: Folder of the study.
+        data: Image folder, if it has moved since the search.
+        weights_dir: Folder of official weight files.
+        cache: Artifact cache; default: that of the search.
+        address: Ray cluster to join; None starts Ray on this machine.
+        callbacks: Called with what happens.
     """
     where = {"data": data, "weights_dir": weights_dir, "cache": cache}
     with open_study(study, REHEARSAL_FOLDER, **where, address=address, callbacks=callbacks) as opened:

@@ -132,12 +132,8 @@ def _roc_at(false_share: Floats, is_positive: Flags, scores: Floats, weights: Fl
     return np.array([np.interp(*curve) for curve in zip(false_share, *rates, strict=True)])
 
 
-def generator_qualities(folder: StudyFolder, plan: Plan) -> tuple[GeneratorQuality, ...]:
-    """Return the quality of each finalist's generators, in the order of the finalists."""
-    return tuple(_quality_of(folder, plan, arm) for arm in plan.finalists)
-
-
-def _quality_of(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQuality:
+def generator_quality(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQuality:
+    """Return the quality of the generators of a finalist's arm."""
     numbers = plan.numbers(arm.name)
     pools = (read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds))
     reports = [report for report in pools if report is not None]

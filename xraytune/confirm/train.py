@@ -22,9 +22,9 @@ def train_replicates(study: OpenStudy, plan: Plan) -> None:
 
     Raises TrialError if runs failed.
     """
-    runs, distinct = list[Run](), dict[object, Run]()
+    runs, distinct, arms = list[Run](), dict[object, Run](), {arm.name: arm for arm in plan.arms}
     for number, run in enumerate(plan.runs):
-        arm, (_, *seeds) = plan.arm(run.arm), run
+        arm, (_, *seeds) = arms[run.arm], run
         label = f"{run.arm}, GAN seed {run.gan_seed}, seed {run.classifier_seed}"
         runs.append(Run(number=number, label=label, experiment=replicate(arm, study.settings, *seeds)))
         distinct.setdefault((arm.content, *seeds), runs[-1])
