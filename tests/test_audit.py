@@ -131,7 +131,7 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
     assert statuses(found)["memorisation"] == "good"
     assert statuses(found)["realism"] == "not measured"
     assert "not pretrained" in found["lines"][2]["sentence"]
-    assert {"matched"} == {one["role"] for one in verdict["finalists"][0]["comparisons"]}
+    assert {"none", "duplicate"} == {control["kind"] for control in verdict["finalists"][0]["comparisons"]}
     page = (here / "studies" / "audit-new" / "audit.html").read_text("utf-8")
     assert 'id="verdict"' in page
     assert 'id="ratio"' in page
