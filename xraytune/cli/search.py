@@ -119,10 +119,9 @@ class SearchScreen:
         console.event(f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)")
         log_dashboard(dashboard)
         shown = f"Ray dashboard: {dashboard}" if dashboard else ""
-        watching = console.watching(
-            lambda: live_frame(watcher.look(), dashboard=shown), lambda: summary_line(watcher.look())
+        self._drawing.enter_context(
+            console.watching(lambda: live_frame(watcher.look(), dashboard=shown), lambda: summary_line(watcher.look()))
         )
-        self._drawing.enter_context(watching)
 
     def _on_trial_start(self, suggestion: TrialSuggestion) -> None:
         if not console.is_live():
@@ -136,6 +135,6 @@ class SearchScreen:
         if row.value is None:
             console.event(f"#{row.number} failed: {row.reason.splitlines()[0]}")
         elif not console.is_live():
-            epochs = f"{row.epochs} epoch{'s' * (row.epochs != 1)}"
+            epochs = "1 epoch" if row.epochs == 1 else f"{row.epochs} epochs"
             took = duration(row.seconds)
             console.event(f"#{row.number} {row.status} after {epochs}, {took}: val-A {row.value:.3f}")

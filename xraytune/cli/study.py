@@ -108,10 +108,9 @@ def _show_images(exported: Exported) -> None:
 
     train, _, val_b = exported.sides
     if exported.metric == "AUROC" and exported.val_b_score is not None:
-        images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
         if interval := val_b.interval(exported.val_b_score):
-            ends = "{:.3f} to {:.3f}".format(*interval)
-            console.write(f"val-B has {images}, for which this {exported.metric} has a 95 % interval of {ends}")
+            images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
+            console.write("val-B has {}: a 95 % interval of {:.3f} to {:.3f}".format(images, *interval))
     if warning := chance_warning(exported.sides):
         console.write(f"note: {warning}", "busy")
     trial = f"{train.image_count:,} images of {train.patient_count:,} patients"

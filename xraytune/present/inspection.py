@@ -80,11 +80,8 @@ def _mask_facts(masks: MaskSummary) -> Iterator[tuple[str, str]]:
 def _near_duplicates(near: NearDuplicates) -> str:
     if not near.pairs:
         return "none among images of different patients"
-    pairs = f"{near.pairs} pairs" if near.pairs > 1 else "one pair"
-    return (
-        f"{pairs} of images of different patients; across training and test: {near.in_training_and_test}, "
-        f"across classes: {near.in_two_classes}"
-    )
+    across = f"across training and test: {near.in_training_and_test}, across classes: {near.in_two_classes}"
+    return f"pairs of images of different patients: {near.pairs}; {across}"
 
 
 def _examples(near: NearDuplicates) -> str:

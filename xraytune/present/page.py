@@ -61,7 +61,9 @@ def _write(data: StudyData, out: Path | None, *, is_live: bool) -> Path:
     path = out or folder / "report.html"
     if path.is_dir():
         raise ConfigError(Problem("this is a folder", path, "give a file, such as report.html"))
-    write_text(path, render(data, is_live=is_live), durable=False, mode=0o600 | folder.stat().st_mode & 0o066)
+    write_text(
+        path, render(data, sections(data), is_live=is_live), durable=False, mode=0o600 | folder.stat().st_mode & 0o066
+    )
     return path
 
 
@@ -92,9 +94,8 @@ def write_tables(study: Path, *, out: Path, cache: Path | None = None) -> tuple[
     return tuple(sorted(out.iterdir()))
 
 
-def render(data: StudyData, parts: Sequence[Section] | None = None, *, is_live: bool = False) -> str:
-    """Return the page, or one of other sections; a live one reloads itself every 20 seconds."""
-    parts = sections(data) if parts is None else parts
+def render(data: StudyData, parts: Sequence[Section], *, is_live: bool = False) -> str:
+    """Return a page of these sections; a live one reloads itself every 20 seconds."""
     templates = files("xraytune.present") / "templates"
     environment = Environment(
         loader=PackageLoader("xraytune.present"), autoescape=True, undefined=StrictUndefined, finalize=_shown

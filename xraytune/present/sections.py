@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
-from xraytune.base.errors import XraytuneError
+from xraytune.base.errors import XraytuneError, join_names
 from xraytune.confirm.record import RATIO_CAVEAT
 from xraytune.data.sides import chance_warning
 from xraytune.present import charts
@@ -216,11 +216,11 @@ def _gallery(
 
 def _generators(data: StudyData) -> Section | None:
     view, root = data.view, data.folder.path
-    by_samples: dict[str, list[TrialView]] = {}
+    numbers_of: dict[str, list[str]] = {}
     rows, notes, lead = dict[tuple[str | float | None, ...], None](), list[str](), ""
     for trial in view.trials:
         if trial.samples:
-            by_samples.setdefault(trial.samples, []).append(trial)
+            numbers_of.setdefault(trial.samples, []).append(f"#{trial.number}")
         if trial.report and (quality := trial.report.quality):
             figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
             steps = trial.parameters.generator.steps if trial.parameters.generator else None
@@ -232,8 +232,8 @@ def _generators(data: StudyData) -> Section | None:
         lead = f"Most realistic: #{nearest.number}, {nearest.report.quality}."
     shown = nearest or next((trial for trial in view.trials if trial.samples), None)
     drawn: list[tuple[Callable[[], bytes], str]] = [
-        (partial(encoded_again, root / path), _used_by(trials))
-        for path, trials in list(by_samples.items())[:_MOST_SAMPLES]
+        (partial(encoded_again, root / path), f"Real and generated images; used by {join_names(numbers_of[path], 8)}.")
+        for path in list(numbers_of)[:_MOST_SAMPLES]
     ]
     pictures = list[Picture]()
     for encode, caption in [*drawn, *(data.generator_pictures(shown) if shown else ())]:
@@ -246,11 +246,6 @@ def _generators(data: StudyData) -> Section | None:
         return None
     tables = [Table(_QUALITY_COLUMNS, list(rows))] if rows else []
     return Section(lead=lead, notes=notes, tables=tables, pictures=pictures)
-
-
-def _used_by(trials: Sequence[TrialView]) -> str:
-    numbers = ", ".join(f"#{trial.number}" for trial in trials[:8])
-    return f"Real and generated images; used by {numbers}{f' and {len(trials) - 8} more' if len(trials) > 8 else ''}."
 
 
 def _data(data: StudyData) -> Section:
