@@ -157,7 +157,7 @@ def test_schema_lists_installed_extensions(run: Run) -> None:
     values = json.loads(run("space", "check", "--schema").stdout)["$defs"]["values"]
 
     assert values["backbone"]["enum"][-1] == "tiny_net"
-    assert values["source"]["enum"] == ["none", "duplicate", "gan", "diffusion", "folder", "mixup"]
+    assert values["source"]["enum"] == ["none", "duplicate", "folder", "gan", "diffusion", "mixup"]
 
 
 def test_unknown_name_suggests_nearest_installed(run: Run) -> None:
