@@ -145,24 +145,8 @@ def train(
         _write(plan, training, out, overrides, samples[-1:])
         shutil.rmtree(plan.work_folder)
     _publish(plan, training, out)
-    validated, is_binary = training.validated, len(prepared.class_names) == 2
     repeats_trial = plan.trial_scores is not None and not overrides
-    return Trained(
-        path=out,
-        arm=plan.experiment.parameters.arm,
-        trained_on=plan.trained_on,
-        metric=space.settings.metric,
-        val_score=training.val_score,
-        val_b_score=training.val_b_score,
-        positive=prepared.class_names[prepared.positive] if is_binary else None,
-        threshold=training.threshold,
-        validation_images=len(validated.labels),
-        validation_patients=len({*validated.patients}),
-        best_epoch=training.best_epoch,
-        epochs=len(training.epochs),
-        seconds=time.monotonic() - started,
-        equals_trial=plan.trial_scores == (training.val_score, training.val_b_score) if repeats_trial else None,
-    )
+    return _trained(plan, prepared, training, out, repeats_trial=repeats_trial, seconds=time.monotonic() - started)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +245,28 @@ def _write(plan: _Plan, training: FinalTraining, out: Path, overrides: Sequence[
         write_card(folder, record, plan.experiment, training)
         for grid in samples:
             copy_file(grid, folder / SAMPLES)
+
+
+def _trained(
+    plan: _Plan, prepared: Prepared, training: FinalTraining, out: Path, *, repeats_trial: bool, seconds: float
+) -> Trained:
+    validated, is_binary = training.validated, len(prepared.class_names) == 2
+    return Trained(
+        path=out,
+        arm=plan.experiment.parameters.arm,
+        trained_on=plan.trained_on,
+        metric=plan.experiment.settings.metric,
+        val_score=training.val_score,
+        val_b_score=training.val_b_score,
+        positive=prepared.class_names[prepared.positive] if is_binary else None,
+        threshold=training.threshold,
+        validation_images=len(validated.labels),
+        validation_patients=len({*validated.patients}),
+        best_epoch=training.best_epoch,
+        epochs=len(training.epochs),
+        seconds=seconds,
+        equals_trial=plan.trial_scores == (training.val_score, training.val_b_score) if repeats_trial else None,
+    )
 
 
 def _publish(plan: _Plan, training: FinalTraining, out: Path) -> None:
