@@ -30,7 +30,7 @@ class SideSize:
     Attributes:
         name: `train`, `val-A`, `val-B` or `test`.
         patient_count: Number of patients; one may have images of several classes.
-        effective_patients: See `metrics.placements.effective_patients`; 0 for train, or if a class is missing, and for
+        effective_patients: See `stats.placements.effective_patients`; 0 for train, or if a class is missing, and for
             pairs of images and masks, which have no AUROC.
         low, high: The 95 % interval of an AUROC of .9 measured there; None without effective patients.
     """

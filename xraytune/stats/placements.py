@@ -60,7 +60,7 @@ class StructuralComponents:
 def structural_components(
     labels: Labels, probabilities: Floats, patients: Sequence[str], positive: int
 ) -> StructuralComponents:
-    """Return AUROCs as in `metrics.classification.auroc`, and every patient's structural component of each.
+    """Return AUROCs as in `stats.classification.auroc`, and every patient's structural component of each.
 
     The placement of a positive image is the share of negative images that score below it, that of a negative image the
     share of positive ones above it; ties count one half. A patient's component is the sum over their images of
