@@ -51,7 +51,7 @@ import json, sys, time
 from xraytune.search.messages import Job
 from xraytune.search.worker import TrialWorker
 worker = TrialWorker(Job(**json.loads(sys.argv[1])))
-print(worker.step(), flush=True)
+print(repr(worker.step()), flush=True)
 time.sleep(600)
 """
 
