@@ -14,11 +14,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 import typer
 from rich import box
@@ -41,27 +41,20 @@ _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
 
 
-class _Stream:
-    """The current `sys.stdout` or `sys.stderr`. A closed terminal, or a full disk under a log, does not stop the work."""
-
-    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
-        self._name = name
+class _Stderr:
+    """The current `sys.stderr`. A closed terminal, or a full disk under a log, does not stop the work."""
 
     def write(self, text: str) -> int:
-        with self._safely():
+        with suppress(OSError):
             self._file().write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._safely():
+        with suppress(OSError):
             self._file().flush()
 
-    def _safely(self) -> AbstractContextManager[None]:
-        """Ignore errors, except where the result goes to a file or a pipe."""
-        return suppress(OSError) if self._name == "stderr" or self._file().isatty() else nullcontext()
-
     def _file(self) -> TextIO:
-        file: Any = getattr(sys, self._name) or io.StringIO()  # None where Python has no such stream
+        file: Any = sys.stderr or io.StringIO()  # None where Python has no such stream
         return cast(TextIO, getattr(file, "rich_proxied_file", file))
 
     def __getattr__(self, name: str) -> Any:
@@ -69,8 +62,8 @@ class _Stream:
 
 
 # One console per stream, so that lines appear above what is drawn live.
-_OUT = Console(file=cast(TextIO, _Stream("stdout")), highlight=False)
-_ERR = Console(file=cast(TextIO, _Stream("stderr")), highlight=False)
+_OUT = Console(highlight=False)
+_ERR = Console(file=cast(TextIO, _Stderr()), highlight=False)
 
 
 def write(text: str = "", tone: Tone = "plain") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +46,7 @@ def inspect(
     settings = data_settings(source, DataSettings(path=source, classes=classes, positive=positive, split=split))
     if figures:
         require_no_figures(figures, settings.path)
-    with options.errors_with_flags(), console.progress() as on_progress:
+    with console.progress() as on_progress:
         index = read_folder(settings, on_progress=on_progress)
         sizes = sizes_of_index(index, settings)
         inspection = inspect_index(index, on_progress=on_progress)
@@ -58,8 +57,7 @@ def inspect(
         further = {"parts": uses, "sides": sides} | ({"figures": drawn} if drawn else {})
         console.show_json(to_json(inspection) | further)
     else:
-        named = replace(inspection, warnings=tuple(map(options.with_flags, inspection.warnings)))
-        console.show(*inspection_frame(source, named, uses, sizes))
+        console.show(*inspection_frame(source, inspection, uses, sizes))
         for file in drawn:
             console.write(file)
 

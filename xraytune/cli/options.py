@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from typer import Argument, Option
-
-from xraytune.base.errors import Problem, XraytuneError
 
 Data: TypeAlias = Annotated[
     Path | None,
@@ -93,23 +88,3 @@ OutFolder: TypeAlias = Annotated[Path, Option("--out", "-o", metavar="OUT", help
 NewFolder: TypeAlias = Annotated[Path, Argument(metavar="OUT", help="Folder to create.")]
 StudyArgument: TypeAlias = Annotated[Path, Argument(metavar="STUDY", help="Folder of a study.")]
 ModelArgument: TypeAlias = Annotated[Path, Argument(metavar="MODEL", help="Folder of a trained model.")]
-
-_SETTING_WITH_A_FLAG = re.compile(r"\bdata\.(?:split\.)?(classes|positive|group_regex)\b:?")
-
-
-def with_flags(text: str) -> str:
-    """Name the flags of a command without a space file instead of settings: `data.classes: auto` as `--classes auto`."""
-    return _SETTING_WITH_A_FLAG.sub(lambda setting: f"--{setting[1].replace('_', '-')}", text)
-
-
-@contextmanager
-def errors_with_flags() -> Iterator[None]:
-    """Apply `with_flags` to the errors of the block."""
-    try:
-        yield
-    except XraytuneError as error:
-        problems = []
-        for problem in error.problems:
-            where = with_flags(problem.where) if isinstance(problem.where, str) else problem.where
-            problems.append(Problem(with_flags(problem.what), where, with_flags(problem.fix)))
-        raise type(error)(*problems) from error

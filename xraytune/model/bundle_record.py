@@ -124,7 +124,7 @@ class BundleRecord(StrictModel):
         form = self.input_format
         values = {"task": self.task, "backbone": self.backbone, "data.image_size": form.image_size_px}
         is_possible = 0 < form.image_size_px <= _LARGEST_SIDE_PX
-        if not is_possible or any(rule.refusal(values) for rule in RULES if rule.is_of(values)):
+        if not is_possible or any(rule.refusal(values) for rule in RULES if values.keys() >= {*rule.reads}):
             raise ValueError("input_format: unsupported image size, or a backbone that is no encoder of a U-Net")
         if form.resolution_px is not None and form.resolution_px < 1:
             raise ValueError("input_format: invalid resolution")

@@ -115,7 +115,7 @@ def train(
     """
     started = time.monotonic()
     require_new(out)
-    space = open_space(config, overrides, data=data, weights_dir=weights_dir, note=note)
+    space = open_space(config, overrides, data=data, weights_dir=weights_dir)
     task = task_of(space.settings)
     if not task.trains_network:
         what = "this file describes a generator (objective.metric: gan_kid); `train` trains a classifier or segmenter"

@@ -74,7 +74,7 @@ def search(
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
-    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=callbacks.note)
+    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir)
     settings = loaded.settings
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import NoReturn
 
 from xraytune.base.records import Json
-from xraytune.space.document import Document, KeyPath, Problems, RejectedError, dotted
+from xraytune.space.document import Document, KeyPath, Problems, RejectedError
 from xraytune.space.domains import Choices, Domain, Range, Value
 from xraytune.space.fields import ParameterField, parameter_fields
 from xraytune.space.messages import format_value, nearest
@@ -248,25 +248,22 @@ class _SpecReader:
         return step if is_integer else float(step)
 
 
-def read_initial_points(
-    specs: Sequence[ParameterSpec], problems: Problems
-) -> tuple[tuple[Point, ...], tuple[str, ...]]:
-    """Return the values of searched parameters in each row, and notes on the rows that are left out.
+def read_initial_points(specs: Sequence[ParameterSpec], problems: Problems) -> tuple[Point, ...]:
+    """Return the values of searched parameters in each row; the sampler chooses those that a row does not give.
 
-    The sampler chooses the values that a row does not give. A row is left out if a command-line option excludes its source,
-    fixes all its values, or makes it equal to another row. Without `specs`, only the rows themselves are checked.
+    A row is left out if a command-line option excludes its source or fixes all its values, or if it equals an earlier one.
+    Without `specs`, only the rows themselves are checked.
     """
     document = problems.document
     rows = document.get(POINTS)
     if POINTS not in document.places:
-        return (), ()
+        return ()
     if not isinstance(rows, list):
         fix = "write points_to_evaluate: [{source: none, lr: 1e-4}]"
         problems.add(POINTS, f"points_to_evaluate: {format_value(rows)} is not a list", fix)
-        return (), ()
-    by_name = {spec.name: spec for spec in specs}
-    points: dict[str, Point] = {}
-    notes: list[str] = []
+        return ()
+    sources = [spec.domain for spec in specs if spec.name == "source"]
+    points: list[Point] = []
     for index, row in enumerate(rows):
         path = (*POINTS, index)
         if not isinstance(row, dict):
@@ -280,26 +277,11 @@ def read_initial_points(
         if not specs or len(values) < len(paths):
             continue
         point = _in_space(values, paths, specs, problems)
-        if why := _why_left_out(values, point, points, by_name, document):
-            notes.append(f"{document.place(path)}: {dotted(path)} is left out: {why}")
-        else:
-            points[dotted(path)] = point
-    return tuple(points.values()), tuple(notes)
-
-
-def _why_left_out(
-    row: Point, point: Point, earlier: Mapping[str, Point], by_name: Mapping[str, ParameterSpec], document: Document
-) -> str:
-    options = {name: document.option(path_of(document, name)) for name in row if name in by_name}
-    fixing = [*dict.fromkeys(filter(None, options.values()))]
-    if options.get("source") and not by_name["source"].domain.contains(row["source"]):
-        return f"{options['source']} excludes its source, {format_value(row['source'])}"
-    for name, other in earlier.items():
-        if other == point:
-            return f"it equals {name}"
-    if fixing and not point:
-        return f"{' and '.join(fixing)} {'fixes' if len(fixing) == 1 else 'fix'} all its values"
-    return ""
+        is_excluded = "source" in values and not all(source.contains(values["source"]) for source in sources)
+        is_fixed = not point and is_overridden(document, values)
+        if not (is_excluded or is_fixed or point in points):
+            points.append(point)
+    return tuple(points)
 
 
 def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[str, KeyPath]]:
@@ -312,9 +294,6 @@ def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[st
 
 def _read(name: str, path: KeyPath, problems: Problems) -> Value:
     field = parameter_fields().get(name)
-    if name in BLOCKS:
-        fix = f"write {name}: {{...}} with its parameters, or {name}.KEY"
-        problems.reject(path, f"points_to_evaluate: {name} is a block", fix)
     if field is None:
         fix = nearest(name, parameter_fields())
         problems.reject(path, f"points_to_evaluate: unknown parameter '{name}'", fix)

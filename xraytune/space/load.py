@@ -30,10 +30,10 @@ from xraytune.space.document import (
 )
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.grammar import ROOT, SPEC_KEYS, path_of, read_initial_points, read_parameters
-from xraytune.space.messages import choices_of, explain, format_value, nearest
+from xraytune.space.messages import explain, format_value, nearest
 from xraytune.space.paths import absolute_path, is_path
 from xraytune.space.rules import check_space, complete_specs
-from xraytune.space.settings import BLOCKS, OBJECTIVES, DataSettings, Experiment, Settings, has_effect_in
+from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.space import Space, settings_content
 from xraytune.space.strict_model import StrictModel
 
@@ -80,12 +80,12 @@ def space_of_document(
     settings = read_settings(problems)
     declared = read_parameters(problems)
     specs = complete_specs(declared, problems)
-    points_to_evaluate, notes = read_initial_points(specs, problems)
+    points_to_evaluate = read_initial_points(specs, problems)
     if specs:
         check_space(specs, settings, problems)
     problems.raise_all()
     assert settings is not None
-    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate, notes=notes)
+    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate)
 
 
 def data_settings(source: Path, base: DataSettings) -> DataSettings:
@@ -173,9 +173,6 @@ def _path(document: Document, key: str) -> KeyPath:
         return path_of(document, key)
     if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
         return tuple(key.split("."))
-    if key in BLOCKS:
-        names = [name for name in parameter_fields() if name.startswith(f"{key}.")]
-        raise ConfigError(Problem(f"{key} is a block of parameters", fix=f"set one of: {', '.join(names)}"))
     bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
     fix = nearest(bare, [*parameter_fields(), *_dotted_settings()], "give a parameter or a setting")
     raise ConfigError(Problem(f"unknown key '{key}'", fix=fix))
@@ -233,19 +230,12 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]
         return _unknown_key(path)
     if kind == "missing":
         return f"{name}: is missing", _MISSING.get(name, f"write {path[-1]}:")
-    if path == ("objective", "metric") and kind == "literal_error" and "test" in str(value):
-        fix = f"write {' or '.join(names[0] for names in OBJECTIVES.values())}; only evaluate reads the test folder"
-        return f"{name}: {format_value(value)} would select the model on test images", fix
     if kind == "model_type" and (model := setting_blocks().get(path)):
         fix = f"write {name}: {{{next(iter(model.model_fields))}: ...}}"
         return f"{name}: {format_value(value)} is not a mapping", fix
-    if all(error["type"] != "literal_error" for error in errors) or len(errors) == 1:
-        return explain(name, errors[0])
-    literal, number = sorted(errors, key=lambda error: error["type"] != "literal_error")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return explain(name, number)
-    words = " or ".join(f"'{choice}'" for choice in choices_of(literal))
-    return f"{name}: {format_value(value)} is neither a number nor {words}", f"write a number or {words}"
+    if len(errors) > 1 and kind == "literal_error" and not isinstance(value, str):  # as of `auto` or a number
+        return explain(name, errors[-1])
+    return explain(name, errors[0])
 
 
 def _unknown_key(path: KeyPath) -> tuple[str, str]:

@@ -132,9 +132,15 @@ def complete_specs(declared: Mapping[str, ParameterSpec | None], problems: Probl
     active = [
         spec for spec in ordered if not spec.when or any(spec.name in p for p in corner_points(ordered, [spec.name]))
     ]
+    if None in declared.values():
+        return ()
     for name in written.keys() - {spec.name for spec in active}:
-        _reject_impossible(written[name], specs, declared, problems)
-    return () if None in declared.values() else tuple(active)
+        parents = [condition.parameter for condition in written[name].when]
+        if parents and not is_overridden(problems.document, family_of(parents, specs)):
+            what = f"when: {' and '.join(map(str, written[name].when))} is never true in this space"
+            fix = f"change the condition, or the values of {' and '.join(parents)}"
+            problems.add(when_paths(problems.document, name)[0], what, fix)
+    return tuple(active)
 
 
 def _where_it_has_an_effect(spec: ParameterSpec, source: ParameterSpec) -> ParameterSpec:
@@ -166,26 +172,14 @@ def _parents_first(specs: Mapping[str, ParameterSpec], problems: Problems) -> tu
     return tuple(ordered.values())
 
 
-def _reject_impossible(
-    written: ParameterSpec,
-    specs: Mapping[str, ParameterSpec],
-    declared: Mapping[str, ParameterSpec | None],
-    problems: Problems,
-) -> None:
-    """Reject a written condition that never holds, unless a parent is invalid or set on the command line."""
-    parents = [condition.parameter for condition in written.when]
-    ancestors = [name for name in family_of(parents, specs) if name in declared]
-    if not parents or is_overridden(problems.document, ancestors) or not all(declared[name] for name in ancestors):
-        return
-    domains = [f"{name} is {specs[name].domain if name in specs else 'not given'}" for name in parents]
-    what = f"when: {' and '.join(map(str, written.when))} is never true, for {' and '.join(domains)} in this space"
-    path = when_paths(problems.document, written.name)[0]
-    problems.add(path, what, f"change the condition, or the values of {' and '.join(parents)}")
-
-
 def check_space(specs: Sequence[ParameterSpec], settings: Settings | None, problems: Problems) -> None:
     """Check that every point of a space can run; of rules that read settings, only if these are valid."""
-    _check_continuous(specs, problems)
+    if problems.document.get(("sampler", "name")) == "grid":
+        for spec in specs:
+            if spec.domain.points() is None:
+                what = f"{spec.name}: sampler: grid cannot list all numbers from {spec.domain}"
+                fix = "give step: or values:, or choose another sampler"
+                problems.add(path_of(problems.document, spec.name), what, fix)
     for rule in RULES:
         refusals = _refusals(rule, specs, settings, {})
         can_be_kept_apart = None in refusals and len([name for name in rule.reads if name in parameter_fields()]) > 1
@@ -231,31 +225,9 @@ def _first_written(rule: Rule, document: Document) -> KeyPath:
 
 def _check_effects(specs: Sequence[ParameterSpec], settings: Settings, problems: Problems) -> None:
     """Refuse values of parameters without an effect in the study, except their defaults."""
-    unused = [spec.name for spec in specs if not has_effect_in(settings, spec.name)]
-    defaults = _default_values()
-    changed = [
-        name
-        for name in unused
-        if any(point.get(name, defaults[name]) != defaults[name] for point in corner_points(specs, [name]))
-    ]
-    if changed:
-        is_of_generator = settings.objective.is_of_generator
-        setting = "objective.metric: gan_kid" if is_of_generator else f"task: {settings.task}"
+    fields = parameter_fields()
+    unused = [spec for spec in specs if not has_effect_in(settings, spec.name)]
+    if changed := [spec.name for spec in unused if spec.domain != Choices((fields[spec.name].default,))]:
+        setting = "objective.metric: gan_kid" if settings.objective.is_of_generator else f"task: {settings.task}"
         what = f"{setting} has no use for {join_names(changed)}"
         problems.add(path_of(problems.document, changed[0]), what, "remove them")
-
-
-def _check_continuous(specs: Sequence[ParameterSpec], problems: Problems) -> None:
-    """Reject continuous ranges in a grid, and conditions like `when: {lr: 1e-3}` on them, which practically never hold."""
-    continuous = {spec.name: spec.domain for spec in specs if spec.domain.points() is None}
-    for spec in specs:
-        for condition in spec.when:
-            if condition.parameter in continuous:
-                domain = continuous[condition.parameter]
-                what = f"when: {condition} is practically never true: {condition.parameter} is any number from {domain}"
-                path = when_paths(problems.document, spec.name)[0]
-                problems.add(path, what, f"give {condition.parameter} step: or values:")
-    if problems.document.get(("sampler", "name")) == "grid":
-        for name, domain in continuous.items():
-            what = f"{name}: sampler: grid cannot list all numbers from {domain}"
-            problems.add(path_of(problems.document, name), what, "give step: or values:, or choose another sampler")

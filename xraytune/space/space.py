@@ -7,7 +7,7 @@ constants are not sampled; an inactive parameter is left out and gets its defaul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -91,13 +91,11 @@ class Space:
         settings: Everything except the parameters; paths are absolute.
         specs: All parameters that can be active, including those that the file leaves at their defaults; parents first.
         points_to_evaluate: The points to try first, different ones, with values of searched parameters only.
-        notes: What the user should know, such as points that an option of the command line left out.
     """
 
     settings: Settings
     specs: tuple[ParameterSpec, ...]
     points_to_evaluate: tuple[Point, ...] = ()
-    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def searched(self) -> tuple[str, ...]:

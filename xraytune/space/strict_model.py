@@ -26,10 +26,6 @@ class Rule:
     what: str | Callable[..., str]
     fix: str | Callable[..., str]
 
-    def is_of(self, values: Mapping[str, Any]) -> bool:
-        """Return whether it reads only these values."""
-        return {*self.reads} <= values.keys()
-
     def refusal(self, values: Mapping[str, Any]) -> tuple[str, str] | None:
         """Return what is wrong with these values, and the fix; None if the rule holds."""
         read = {name.replace(".", "_"): values[name] for name in self.reads}

@@ -1,6 +1,6 @@
 """What a command does before it trains: read its space, require what every trial needs, and prepare the images.
 
-    space = open_space(...)               the file, its notes, its extensions
+    space = open_space(...)               the file, its extensions
     prepared, index = prepare_space(...)  classes, weights, index, split and pixels, and the ratios of its mixes
 
 Problems are found in this order, the slow work last.
@@ -30,17 +30,14 @@ def open_space(
     *,
     data: Path | None = None,
     weights_dir: Path | None = None,
-    note: Callable[[str], None],
 ) -> Space:
-    """Return the space of a file whose extensions and packages are installed; `note` gets its notes.
+    """Return the space of a file whose extensions and packages are installed.
 
     Raises:
         ConfigError: The file is invalid.
         MachineError: An extension or a package is missing.
     """
     space = load_space(file, overrides, data=data, weights_dir=weights_dir)
-    for text in space.notes:
-        note(text)
     require_extensions(space)
     return space
 
