@@ -18,7 +18,6 @@ from xraytune.base.files import (
     read_json,
     read_jsonl,
     require_recorded,
-    write_bytes,
     write_json,
     write_text,
 )
@@ -26,6 +25,7 @@ from xraytune.base.files import (
 
 def test_a_torn_last_line_is_skipped_and_cut_before_the_next_row(tmp_path: Path) -> None:
     log = tmp_path / "epochs.jsonl"
+    assert read_jsonl(log) == []
     append_jsonl(log, {"epoch": 1})
     with log.open("ab") as stream:
         stream.write(b'{"epoch": 2, "val_')
@@ -35,15 +35,15 @@ def test_a_torn_last_line_is_skipped_and_cut_before_the_next_row(tmp_path: Path)
     assert read_jsonl(log) == [{"epoch": 1}, {"epoch": 2}]
 
 
-def test_a_missing_log_has_no_rows(tmp_path: Path) -> None:
-    assert read_jsonl(tmp_path / "none.jsonl") == []
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_is_not_written(tmp_path: Path, value: float) -> None:
+def test_nan_is_not_written_and_no_temporary_file_stays(tmp_path: Path, value: float) -> None:
+    for auroc in (0.5, 0.6):
+        write_json(tmp_path / "result.json", {"auroc": auroc})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "result.json", {"auroc": value})
-    assert list(tmp_path.iterdir()) == []
+
+    assert os.listdir(tmp_path) == ["result.json"]  # noqa: PTH208
+    assert read_json(tmp_path / "result.json") == {"auroc": 0.6}
 
 
 KILLED_WHILE_WRITING = """
@@ -81,21 +81,24 @@ def _new_folder(path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("write", WRITERS)
-def test_new_file_and_parent_folders_are_flushed(write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a power loss a name is missing, with everything below it, unless its folder was flushed."""
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """The files and folders that are flushed."""
     flushed: set[Path] = set()
     monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
+    return flushed
 
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_new_file_and_parent_folders_are_flushed(write: str, tmp_path: Path, flushed: set[Path]) -> None:
+    """After a power loss a name is missing, with everything below it, unless its folder was flushed."""
     WRITERS[write](tmp_path / "trials" / "0007" / "checkpoint" / "what")
 
     assert {tmp_path, *(tmp_path / name for name in ("trials", "trials/0007", "trials/0007/checkpoint"))} <= flushed
 
 
-def test_file_of_appended_row_is_flushed_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_of_appended_row_is_flushed_after_a_kill(tmp_path: Path, flushed: set[Path]) -> None:
     (tmp_path / "epochs.jsonl").touch()
-    flushed: set[Path] = set()
-    monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
 
     append_jsonl(tmp_path / "epochs.jsonl", {})
 
@@ -154,13 +157,6 @@ def test_a_full_disk_is_explained() -> None:
     assert refusal.value.__cause__.errno == errno.ENOSPC
 
 
-def test_write_leaves_no_temporary_file(tmp_path: Path) -> None:
-    for content in (b"one", b"two"):
-        write_bytes(tmp_path / "weights.bin", content)
-
-    assert os.listdir(tmp_path) == ["weights.bin"]  # noqa: PTH208
-
-
 @pytest.mark.parametrize("line", [b"{]", b"1", b"null", b"[]", b"\xff", b"[" * 100_000, b"1" * 5000])
 def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes) -> None:
     log = tmp_path / "epochs.jsonl"
@@ -170,12 +166,20 @@ def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes)
         read_jsonl(log)
 
 
-@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
-def test_json_with_a_number_that_is_not_finite_is_a_value_error(tmp_path: Path, number: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        *((f'{{"score": {number}}}\n', "not a finite number") for number in ("NaN", "-Infinity", "1e999")),
+        ("[" * 100_000 + "\n", "nested too deeply"),
+    ],
+    ids=["NaN", "-Infinity", "1e999", "deep"],
+)
+def test_json_that_cannot_be_used_is_a_value_error(tmp_path: Path, content: str, what: str) -> None:
+    """So that callers need to catch only that."""
     file = tmp_path / "file.json"
-    file.write_text(f'{{"score": {number}}}\n', encoding="utf-8")
+    file.write_text(content, encoding="utf-8")
 
-    with pytest.raises(ValueError, match="not a finite number"):
+    with pytest.raises(ValueError, match=what):
         read_json(file)
     with pytest.raises(ArtifactError, match="line is damaged"):
         read_jsonl(file)
@@ -194,11 +198,3 @@ def test_content_that_a_kill_kept_from_replacing_the_recorded_one_is_still_read(
     file.write_bytes(b'{"score": 0.7}')
     with pytest.raises(ValueError, match="not what was written"):
         require_recorded(file, "JSON file")
-
-
-def test_json_that_is_nested_too_deeply_is_a_value_error(tmp_path: Path) -> None:
-    """Like any other invalid JSON, so that callers need to catch only that."""
-    (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
-
-    with pytest.raises(ValueError, match="nested too deeply"):
-        read_json(tmp_path / "deep.json")

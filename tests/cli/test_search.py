@@ -1,16 +1,18 @@
-"""The log of a search."""
+"""The log of a search, and what it prints at its end."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.study.studies import CPU, two_images, write_space
-from xraytune.cli.search import SearchScreen
-from xraytune.space.settings import Parameters
+from xraytune.cli.search import SearchScreen, show_search
+from xraytune.space.settings import Objective, Parameters
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
 from xraytune.study.start import create_study, record_budget
+from xraytune.study.status import StudyView, TrialView
 from xraytune.study.suggestion import TrialSuggestion
+from xraytune.trial.mix import mix_label
 
 
 def lines_of(error_output: str) -> list[str]:
@@ -50,3 +52,35 @@ def test_a_search_is_watched_with_the_budget_of_this_start(tmp_path: Path, capsy
         callbacks.on_start(folder.path, "")
 
     assert "0 of 9 trials ended" in capsys.readouterr().err
+
+
+def test_mix_and_arm_have_the_same_name() -> None:
+    def label(**values: object) -> str:
+        return mix_label(Parameters.model_validate(values))
+
+    assert label() == Parameters().arm == "real_only"
+    assert label(classical=2) == "classical 2"
+    assert label(source="duplicate", synthetic_ratio=0.5, classical=1) == "duplicate r=0.5 +classical 1"
+    assert label(source="diffusion", synthetic_ratio=0.5, diffusion={"steps": 2000}) == "diffusion r=0.5 (2000 steps)"
+
+
+def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    for source in ("gan", "none"):
+        parameters = Parameters(source=source)
+        best = TrialView(number=0, status="complete", value=0.9, val_b_score=0.8, parameters=parameters, mix=source)
+        view = StudyView(
+            path=Path("studies/a #b"),
+            metric="AUROC",
+            objective=Objective(),
+            trials=(best,),
+            trial_budget=1,
+            max_epochs=1,
+            seconds=1.0,
+            seconds_left=None,
+            is_running=False,
+        )
+        show_search(view)
+
+    said = capsys.readouterr().out
+    assert "next: xraytune confirm 'studies/a #b' --quick" in said
+    assert "next: xraytune export 'studies/a #b' -o best.yaml" in said

@@ -27,9 +27,14 @@ def services() -> dict[str, Any]:
     return content
 
 
+def ray_job() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(RAYJOB.read_text(encoding="utf-8"))
+    return content
+
+
 def pods() -> list[dict[str, Any]]:
     """The container of the head and that of the workers."""
-    cluster = yaml.safe_load(RAYJOB.read_text(encoding="utf-8"))["spec"]["rayClusterSpec"]
+    cluster = ray_job()["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     return [container for group in groups for container in group["template"]["spec"]["containers"]]
 
@@ -82,7 +87,7 @@ def test_commands_in_the_files_have_options_that_exist() -> None:
     comments = re.sub(r"\\?\n# +", " ", COMPOSE.read_text(encoding="utf-8"))
     in_compose = re.search(r"exec head (xraytune search .*?--address head:6379)", comments)
     assert in_compose is not None
-    job = yaml.safe_load(RAYJOB.read_text(encoding="utf-8"))["spec"]["entrypoint"]
+    job = ray_job()["spec"]["entrypoint"]
 
     assert parse(in_compose[1])["address"] == "head:6379"
     assert str(parse(job)["studies"]) == "/shared/studies"
@@ -91,19 +96,17 @@ def test_commands_in_the_files_have_options_that_exist() -> None:
 
 
 def test_rayjob_names_the_image_once_as_a_variable_and_the_ray_release_of_the_lock_file() -> None:
-    text = RAYJOB.read_text(encoding="utf-8")
-    job = yaml.safe_load(text)
     ray = re.search(r"^ray==(\S+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
-    instructions = re.sub(r"(?m)^#.*", "", text)
+    instructions = re.sub(r"(?m)^#.*", "", RAYJOB.read_text(encoding="utf-8"))
 
     assert instructions.count("$") == instructions.count("${XRAYTUNE_IMAGE}") == 1
     assert {container["image"] for container in pods()} == {"${XRAYTUNE_IMAGE}"}
     assert ray is not None
-    assert job["spec"]["rayClusterSpec"]["rayVersion"] == ray[1]
+    assert ray_job()["spec"]["rayClusterSpec"]["rayVersion"] == ray[1]
 
 
 def test_rayjob_deletes_its_pods_and_leaves_the_studies() -> None:
-    job = yaml.safe_load(RAYJOB.read_text(encoding="utf-8"))
+    job = ray_job()
     claim = yaml.safe_load((ROOT / "deploy" / "shared-storage.yaml").read_text(encoding="utf-8"))
     head, worker = pods()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,72 +71,53 @@ print(json.dumps(said))
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Lab:
-    """A folder with X-rays, space files of the examples, and the model that `xraytune train` made of one."""
-
-    path: Path
-
-    @property
-    def test(self) -> Path:
-        """Class folders."""
-        return self.path / "xrays" / "test"
-
-    @property
-    def model(self) -> Path:
-        """The bundle."""
-        return self.path / "model"
-
-
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Lab:
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    draw_phantoms(lab.path / "xrays", patients=40, seed=3, image_size_px=48)
-    (lab.path / "own.yaml").write_text(SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8")
+def lab(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """A folder with `xrays`, space files of the examples, and the `model` that `xraytune train` made of one."""
+    lab = tmp_path_factory.mktemp("lab")
+    draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
+    (lab / "own.yaml").write_text(SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8")
     frozen = SPACE.replace("WEIGHTS", "tiny_net.pth").replace("TRAINABLE", "head")
-    (lab.path / "frozen.yaml").write_text(frozen, encoding="utf-8")
-    done = run("train", "--config", lab.path / "own.yaml", "-o", lab.model, "--cache", lab.path / "cache")
+    (lab / "frozen.yaml").write_text(frozen, encoding="utf-8")
+    done = run("train", "--config", lab / "own.yaml", "-o", lab / "model", "--cache", lab / "cache")
     assert done.returncode == 0, done.stderr
     return lab
 
 
-def manifests(lab: Lab, stage: str) -> list[dict[str, Any]]:
-    return [read_json(path)["inputs"] for path in sorted((lab.path / "cache" / stage).glob("*/manifest.json"))]
+def manifests(lab: Path, stage: str) -> list[dict[str, Any]]:
+    return [read_json(path)["inputs"] for path in sorted((lab / "cache" / stage).glob("*/manifest.json"))]
 
 
-def test_model_records_extension_versions(lab: Lab) -> None:
-    packages = read_json(lab.model / "bundle.json")["packages"]
+def test_model_records_extension_versions(lab: Path) -> None:
+    packages = read_json(lab / "model" / "bundle.json")["packages"]
 
     assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
     assert packages["source mixup"].startswith("mixup of xraytune-examples 0.1.0 ")
 
 
-def test_model_with_missing_backbone_is_refused_by_name(lab: Lab) -> None:
+def test_model_with_missing_backbone_is_refused_by_name(lab: Path) -> None:
     with pytest.raises(ArtifactError, match="backbone 'tiny_net' is not part of xraytune, and no installed package"):
-        open_bundle(lab.model)
+        open_bundle(lab / "model")
 
 
-def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: Lab, run: Run) -> None:
-    done = run("-c", WORKER.format(root=str(lab.path)))
+def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: Path, run: Run) -> None:
+    done = run("-c", WORKER.format(root=str(lab)))
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["EpochEnded", "EpochEnded", "TrialEnded"]
     backbones = {inputs["network"]["backbone"] for inputs in manifests(lab, FEATURES_STAGE)}
     assert [one.rpartition(" ")[0] for one in backbones] == ["tiny_net of xraytune-examples 0.1.0"]
-    environment = read_json(lab.path / "studies" / "own" / "environment.json")
+    environment = read_json(lab / "studies" / "own" / "environment.json")
     assert set(environment["extensions"]) == {"backbone tiny_net", "source mixup"}
 
 
-def test_the_source_sees_the_training_images_of_a_class_and_nothing_else(lab: Lab) -> None:
-    split = read_json(lab.model / "split.json")
-    pixels = np.load(lab.path / "cache" / split["pixels"] / "pixels.npy")
-    for inputs in manifests(lab, POOL_STAGE):
+def test_the_source_sees_the_training_images_of_a_class_and_nothing_else(lab: Path) -> None:
+    split = read_json(lab / "model" / "split.json")
+    pixels = np.load(lab / "cache" / split["pixels"] / "pixels.npy")
+    for block in (lab / "cache" / POOL_STAGE).glob("*/pixels.npy"):
+        inputs, drawn = read_json(block.with_name("manifest.json"))["inputs"], np.load(block)
         seen = [one["row"] for one in split["images"] if (one["side"], one["label"]) == ("train", inputs["label"])]
         assert inputs["rows"] == seen
-    for block in (lab.path / "cache" / POOL_STAGE).glob("*/pixels.npy"):
-        label = read_json(block.with_name("manifest.json"))["inputs"]["label"]
-        seen = [one["row"] for one in split["images"] if (one["side"], one["label"]) == ("train", label)]
-        drawn = np.load(block)
         assert drawn.shape == (256, 32, 32)
         assert drawn.max() <= pixels[seen].max()
 

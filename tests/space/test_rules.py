@@ -17,13 +17,9 @@ SETTINGS = Settings(name="small", data=DataSettings(path=Path("images")))
 
 def space_of(ratios: list[float], mixing: str = "additive") -> Space:
     """A space with these ratios of a GAN; without any, a real-only one."""
-    domains = {"source": Choices(("none",))}
+    domains = {"source": Choices(("gan" if ratios else "none",))}
     if ratios:
-        domains = {
-            "source": Choices(("gan",)),
-            "synthetic_ratio": Choices(tuple(ratios)),
-            "mixing": Choices((mixing,)),
-        }
+        domains |= {"synthetic_ratio": Choices(tuple(ratios)), "mixing": Choices((mixing,))}
     specs = (ParameterSpec(name=name, domain=domain) for name, domain in domains.items())
     return Space(settings=SETTINGS, specs=tuple(specs))
 

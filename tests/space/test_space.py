@@ -22,7 +22,7 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
 from xraytune.space.load import experiment_from_json, experiment_to_json, experiment_to_yaml, load_space
-from xraytune.space.settings import Experiment, ExportedFrom
+from xraytune.space.settings import Experiment, ExportedFrom, Parameters
 from xraytune.space.space import Space
 
 WriteSpace = Callable[..., Path]
@@ -110,13 +110,11 @@ def load_if_valid(folder: Path, content: Mapping[str, Any]) -> Space:
         raise
 
 
-def ask(space: Space, seed: int, count: int) -> list[optuna.Trial]:
+def ask(space: Space, seed: int, count: int) -> list[tuple[optuna.Trial, Parameters]]:
     """Sample trials of the space at random."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     trials = [study.ask() for _ in range(count)]
-    for trial in trials:
-        space.suggest(trial)
-    return trials
+    return [(trial, space.suggest(trial)) for trial in trials]
 
 
 def holds(point: Mapping[str, Value], when: Mapping[str, Any], specs: Specs) -> bool:
@@ -144,82 +142,52 @@ any_space = settings(
 @any_space
 @given(content=space_contents(), seed=st.integers(0, 10**6))
 @pytest.mark.slow
-def test_suggestions_lie_in_the_declared_domains(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
+def test_suggestions_lie_in_the_declared_domains_and_can_be_replayed(
+    tmp_path: Path, content: dict[str, Any], seed: int
+) -> None:
     """Constants are not sampled, conditions hold, and every point of a valid space can run."""
     space = load_if_valid(tmp_path, content)
     specs: Specs = content["parameters"]
 
-    for trial in ask(space, seed, 6):
+    for trial, suggested in ask(space, seed, 6):
         point = {name: as_written(value) for name, value in trial.params.items()}
         for name, value in point.items():
             spec: dict[str, Any] = specs[name]
             assert "value" not in spec
             assert value in spec["values"] if "values" in spec else spec["min"] <= value <= spec["max"]
             assert holds(point, spec.get("when", {}), specs)
+        assert space.suggest(FixedTrial(trial.params)) == suggested
+        assert set(trial.params) <= set(space.searched)
+        assert {name: flat_values(suggested)[name] for name in trial.params} == trial.params
 
 
 @any_space
-@given(content=space_contents())
+@given(content=space_contents(), data=st.data(), seed=st.integers(0, 10**6))
 @pytest.mark.slow
-def test_the_resolved_file_is_the_same_space(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_a_space_and_an_experiment_survive_their_files(
+    tmp_path: Path, content: dict[str, Any], data: st.DataObject, seed: int
+) -> None:
+    """In any folder and order of keys: `study.yaml`, `best.yaml` and a trial's `config.json`."""
     space = load_if_valid(tmp_path, content)
+    ((_, parameters),) = ask(space, seed, 1)
+    experiment = Experiment(settings=space.settings, parameters=parameters)
     elsewhere = tmp_path / "study"
     elsewhere.mkdir(exist_ok=True)
-    resolved = elsewhere / "study.yaml"
+    resolved, best, config = (elsewhere / name for name in ("study.yaml", "best.yaml", "config.json"))
 
     resolved.write_text(space.to_yaml(elsewhere), encoding="utf-8")
-
-    assert load_space(resolved) == space
-    assert str(tmp_path) not in resolved.read_text(encoding="utf-8")
-
-
-@any_space
-@given(content=space_contents(), data=st.data())
-@pytest.mark.slow
-def test_the_order_of_keys_does_not_matter(tmp_path: Path, content: dict[str, Any], data: st.DataObject) -> None:
-    space = load_if_valid(tmp_path, content)
-
+    best.write_text(experiment_to_yaml(experiment, elsewhere, "trial 7\nof a study"), encoding="utf-8")
+    write_json(config, experiment_to_json(experiment, elsewhere))
     shuffled = {key: content[key] for key in data.draw(st.permutations(list(content)))}
     specs = content["parameters"]
     shuffled["parameters"] = {name: specs[name] for name in data.draw(st.permutations(list(specs)))}
 
+    assert load_space(resolved) == space
+    assert load_space(best).experiment() == experiment
+    assert experiment_from_json(read_json(config), elsewhere) == experiment
+    assert not any(str(tmp_path) in file.read_text(encoding="utf-8") for file in (resolved, config))
     assert load(tmp_path, shuffled).identity() == space.identity()
     assert json.dumps(space.identity(), allow_nan=False)
-
-
-@any_space
-@given(content=space_contents(), seed=st.integers(0, 10**6))
-@pytest.mark.slow
-def test_an_experiment_survives_its_files(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
-    """`best.yaml` and a trial's `config.json` give back the same experiment, in any folder."""
-    space = load_if_valid(tmp_path, content)
-    (trial,) = ask(space, seed, 1)
-    experiment = Experiment(settings=space.settings, parameters=space.suggest(FixedTrial(trial.params)))
-    elsewhere = tmp_path / "out"
-
-    best = elsewhere / "best.yaml"
-    elsewhere.mkdir(exist_ok=True)
-    best.write_text(experiment_to_yaml(experiment, elsewhere, "trial 7\nof a study"), encoding="utf-8")
-    write_json(elsewhere / "config.json", experiment_to_json(experiment, elsewhere))
-
-    assert load_space(best).experiment() == experiment
-    assert experiment_from_json(read_json(elsewhere / "config.json"), elsewhere) == experiment
-    assert str(tmp_path) not in (elsewhere / "config.json").read_text(encoding="utf-8")
-
-
-@any_space
-@given(content=space_contents(), seed=st.integers(0, 10**6))
-@pytest.mark.slow
-def test_a_recorded_trial_replays_to_the_same_parameters(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
-    space = load_if_valid(tmp_path, content)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    trial = study.ask()
-
-    suggested = space.suggest(trial)
-
-    assert space.suggest(FixedTrial(trial.params)) == suggested
-    assert set(trial.params) <= set(space.searched)
-    assert {name: flat_values(suggested)[name] for name in trial.params} == trial.params
 
 
 def test_optuna_evaluates_initial_points_first_and_handles_conditional_parameters(write_space: WriteSpace) -> None:
@@ -324,7 +292,7 @@ def test_a_parameter_is_active_exactly_where_its_condition_holds(write_space: Wr
     )
     space = load_space(path)
 
-    points = [trial.params for trial in ask(space, 0, 20)]
+    points = [trial.params for trial, _ in ask(space, 0, 20)]
 
     assert {point["backbone"] for point in points} == {"resnet18", "resnet50"}
     assert all(("classical" in point) == (point["backbone"] == "resnet18") for point in points)
@@ -340,7 +308,7 @@ def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
         "weight_decay: {min: 0, max: 1}",
     )
 
-    (trial,) = ask(load_space(path), 0, 1)
+    ((trial, _),) = ask(load_space(path), 0, 1)
 
     assert trial.distributions == {
         "batch_size": IntDistribution(8, 32, step=8),
