@@ -9,16 +9,15 @@ and with the classifier seed. So the true AUROC of an arm over patients and seed
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.confirm.forecast import Spread
 from xraytune.stats.classification import Floats
-from xraytune.stats.placements import AUROC, StructuralComponents, structural_components
+from xraytune.stats.placements import StructuralComponents, placement_variance, structural_components
 from xraytune.stats.verdict import Evidence, gather
 
 IMAGES_OF_NORMAL_PATIENTS = {1: 1141, 2: 13, 3: 54, 4: 3}
@@ -84,37 +83,14 @@ def simulate(
                 scores=aurocs[number],
                 components=components[number],
                 effective_patients=found.effective_patients,
-                model=AUROC,
+                variance=placement_variance,
             )
 
 
-def against_controls(studies: Sequence[Study]) -> Evidence:
-    """Arm 0 against every other arm; each figure is [studies, arms - 1]."""
+def against_controls(studies: Sequence[Study]) -> list[list[Evidence]]:
+    """Return each study's evidence on arm 0 against every other arm."""
     controls = range(1, len(studies[0].scores))
-    found = [[gather(study.pair(0, control)) for control in controls] for study in studies]
-
-    def figures(name: str) -> Floats:
-        return np.array([[getattr(one, name) for one in row] for row in found])
-
-    return replace(
-        found[0][0],
-        difference=figures("difference"),
-        mean_score=figures("mean_score"),
-        seed_variance=figures("seed_variance"),
-        patient_variance=figures("patient_variance"),
-    )
-
-
-def pooled(spreads: Sequence[Spread]) -> Spread:
-    """The mean of spreads, each figure by itself."""
-    return Spread(
-        **{
-            one.name: np.mean([getattr(spread, one.name) for spread in spreads], axis=0)
-            for one in fields(Spread)
-            if one.name != "model"
-        },
-        model=spreads[0].model,
-    )
+    return [[gather(study.pair(0, control)) for control in controls] for study in studies]
 
 
 def _test_folder(generator: np.random.Generator, patients: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

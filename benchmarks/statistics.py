@@ -5,14 +5,23 @@ Seeds are fixed; the standard error of a share of 2,000 studies is .005 at .95 a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from benchmarks.figures import Figure, figure
-from benchmarks.simulated_studies import Arm, Study, against_controls, pooled, simulate
-from xraytune.confirm.forecast import Design, count_verdicts, measure_spread, verdict_chances
-from xraytune.stats.verdict import LEVEL, ControlKind, Evidence, Overall, PairTests, p_values, pair_tests
+from benchmarks.simulated_studies import Arm, Study, against_controls, simulate
+from xraytune.stats.verdict import (
+    LEVEL,
+    AgainstControl,
+    ControlKind,
+    Evidence,
+    Overall,
+    judge,
+    overall_verdict,
+    p_values,
+)
 
 _STUDIES = 2000
 _ROPE = 0.01
@@ -33,7 +42,6 @@ def measure() -> Iterator[Figure]:
     yield from _no_better()
     yield from _hurts()
     yield from _equivalent()
-    yield from _forecasts()
 
 
 def _coverage() -> Iterator[Figure]:
@@ -58,7 +66,7 @@ def _near_the_ceiling() -> Iterator[Figure]:
             arms = [_finalist(better), Arm(auroc=worse, seeds_sd=_SEEDS_SD)]
             evidence = against_controls(_studies(arms, patients, seed=11))
             coverage.append(_covered(evidence, better - worse))
-            equivalent.append(float(pair_tests(evidence, rope=_ROPE).is_equivalent.mean()))
+            equivalent.append(_equivalents(evidence))
     yield figure("statistics: coverage near the ceiling, worst of twelve cells", min(coverage), "share", ">= 0.92")
     yield figure("statistics: false equivalent in these cells, worst", max(equivalent), "share", "<= 0.05")
 
@@ -98,30 +106,8 @@ def _equivalent() -> Iterator[Figure]:
     for difference, bar in ((0.0, ""), (_ROPE, ""), (1.5 * _ROPE, "<= 0.05")):
         arms = [_finalist(_AUROC + difference / 2, 0.003), Arm(auroc=_AUROC - difference / 2, seeds_sd=0.003)]
         evidence = against_controls(_studies(arms, 1500, seed=5))
-        share = float(pair_tests(evidence, rope=_ROPE).is_equivalent.mean())
         case = f"a true difference of {difference / _ROPE:g} ROPE, 1500 patients"
-        yield figure(f"statistics: equivalent at {case}", share, "share", bar)
-
-
-def _forecasts() -> Iterator[Figure]:
-    """Forecasts from the variances of 100 studies on val-B against 1,000 simulated test studies, five equal controls."""
-    for val_b, test, patients, gan_seeds, bar in (
-        (_AUROC, _AUROC, 428, 5, "<= 0.05"),
-        (0.985, _AUROC, 428, 5, "<= 0.05"),
-        (0.985, _AUROC, 1000, 10, "<= 0.05"),
-        (0.985, 0.985, 144, 5, ""),  # near the ceiling the forecast is rougher
-    ):
-        pilots = _studies(_finalist_and_controls(val_b, 0.0), 360, seed=15, gan_seeds=gan_seeds, studies=100)
-        spread, errors = pooled([measure_spread(pilot) for pilot in pilots]), list[float]()
-        for difference in (0.0, _ROPE, 2 * _ROPE):
-            arms = _finalist_and_controls(test - difference / 2, difference)
-            studies = _studies(arms, patients, seed=16, gan_seeds=gan_seeds, studies=1000)
-            design = Design(effective_patients=studies[0].effective_patients, gan_seeds=gan_seeds, score=test)
-            chances = verdict_chances(spread, design, _CONTROLS, rope=_ROPE, true_difference=difference)
-            simulated = _verdicts(studies)
-            errors += [abs(getattr(chances, word) - simulated[word]) for word in _WORDS]
-        case = f"val-B {val_b}, test {test}, {patients} patients, {gan_seeds} GAN seeds"
-        yield figure(f"statistics: largest error of a verdict's forecast, {case}", max(errors), "share", bar)
+        yield figure(f"statistics: equivalent at {case}", _equivalents(evidence), "share", bar)
 
 
 def _finalist(auroc: float, seeds_sd: float = _SEEDS_SD, gan_share: float = 0.3) -> Arm:
@@ -133,19 +119,27 @@ def _finalist_and_controls(auroc: float, difference: float) -> list[Arm]:
     return [_finalist(auroc + difference), *[Arm(auroc=auroc, seeds_sd=_SEEDS_SD)] * len(_CONTROLS)]
 
 
-def _studies(
-    arms: Sequence[Arm], patients: int, *, seed: int, gan_seeds: int = 5, studies: int = _STUDIES
-) -> list[Study]:
-    return list(simulate(arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=2, studies=studies, seed=seed))
+def _studies(arms: Sequence[Arm], patients: int, *, seed: int, gan_seeds: int = 5) -> list[Study]:
+    return list(simulate(arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=2, studies=_STUDIES, seed=seed))
 
 
 def _verdicts(studies: Sequence[Study]) -> dict[Overall, float]:
     """Return the share of each verdict."""
-    tests: PairTests = pair_tests(against_controls(studies), rope=_ROPE)
-    counts = count_verdicts(tests, _CONTROLS[: tests.is_better.shape[1]])
+    counts = Counter[Overall]()
+    for row in against_controls(studies):
+        controls = [
+            AgainstControl(control=f"{place}", kind=_CONTROLS[place], verdict=judge(evidence, rope=_ROPE))
+            for place, evidence in enumerate(row)
+        ]
+        counts[overall_verdict(controls).word] += 1
     return {word: counts[word] / len(studies) for word in _WORDS}
 
 
-def _covered(evidence: Evidence, truth: float) -> float:
-    """Return the share of studies whose 95 % interval covers the truth."""
-    return float((np.minimum(*p_values(evidence, truth)) >= LEVEL / 2).mean())
+def _equivalents(evidence: Sequence[Sequence[Evidence]]) -> float:
+    """Return the share of studies whose first pair is called equivalent."""
+    return float(np.mean([judge(row[0], rope=_ROPE).is_equivalent for row in evidence]))
+
+
+def _covered(evidence: Sequence[Sequence[Evidence]], truth: float) -> float:
+    """Return the share of studies whose 95 % interval of the first pair covers the truth."""
+    return float(np.mean([min(map(float, p_values(row[0], truth))) >= LEVEL / 2 for row in evidence]))

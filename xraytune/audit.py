@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from xraytune.base.errors import DataError
 from xraytune.base.files import require_writable, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.confirm.record import Confirmation
-from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
+from xraytune.confirm.run import confirm
 from xraytune.data.index import ImageFile, read_index, read_labelled_folder
 from xraytune.data.prepare import Prepared, RunContext, prepare_index, stored_images
 from xraytune.nets.compute import pin
@@ -90,7 +90,7 @@ def audit(
     cache: Path | None = None,
     skip_broken: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
-    on_forecast: OnForecast = ignore_forecast,
+    before_test: Callable[[], None] = lambda: None,
 ) -> Audit:
     """Audit synthetic images, and write `audit.json` and `audit.html` to the study `studies/audit-FOLDER`.
 
@@ -104,7 +104,7 @@ def audit(
         cache: See `search`.
         skip_broken: See `search`.
         callbacks: See `search`.
-        on_forecast: See `confirm`.
+        before_test: See `confirm`.
 
     Raises:
         XraytuneError: See `search` and `confirm`.
@@ -140,7 +140,7 @@ def audit(
     reported = replace(callbacks, on_trial_end=lambda row: callbacks.note(f"trial {row.number}: {row.status}"))
     folders: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache}
     search(folder.space_path, **folders, studies=studies, skip_broken=skip_broken, callbacks=reported)
-    confirm(folder.path, **folders, reason="audit", callbacks=callbacks, on_forecast=on_forecast)
+    confirm(folder.path, **folders, reason="audit", callbacks=callbacks, before_test=before_test)
     return _write(*measured, cache, "")
 
 

@@ -18,10 +18,8 @@ from examples.transform_folder import transform_folder
 from tests.in_process import InProcess, command, one_thread, said, search_in_process
 from xraytune.base.errors import DataError, MachineError, StudyError
 from xraytune.base.files import read_json, read_jsonl, write_json
-from xraytune.base.records import to_json
 from xraytune.cli.confirm import show_verdict
 from xraytune.confirm import study as confirm_study
-from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
@@ -140,46 +138,25 @@ def test_a_confirm_resumes_with_its_own_test_folder_and_refuses_another(done: La
 
 
 class Stopped(Exception):
-    """Raised after the forecast to leave the test folder sealed."""
+    """Raised after all training to leave the test folder sealed."""
 
 
-def test_seeds_can_be_added_after_the_forecast_without_unsealing(lab: Lab) -> None:
-    seen: list[Forecast] = []
-
-    def leave_sealed(forecast: Forecast, is_open: bool) -> None:
-        assert not is_open
-        seen.append(forecast)
+def test_seeds_can_be_added_after_the_training_without_unsealing(lab: Lab) -> None:
+    def leave_sealed() -> None:
         raise Stopped
 
     for seeds in (None, 4):
         with pytest.raises(Stopped):
-            lab.confirm(on_forecast=leave_sealed, gan_seeds=seeds)
+            lab.confirm(before_test=leave_sealed, gan_seeds=seeds)
 
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not list(lab.study.rglob("test.npy"))
-    assert [forecast.gan_seeds for forecast in seen] == [2, 4]
-    assert read_json(lab.study / "confirm" / "forecast.json") == to_json(seen[-1])
     found = lab.confirm()
     assert (found.gan_seeds, found.exploratory) == (4, ())
-    assert found.to_json()["forecast"] == to_json(seen[-1])
+    assert lab.confirm(before_test=leave_sealed) == found, "called only while the folder is sealed"
 
 
 FEW_SEEDS = "it has only 2 GAN seeds, and the 95 % intervals need at least 4"
-
-
-def test_the_forecast_option_leaves_the_test_folder_sealed(lab: Lab) -> None:
-    arguments = ("confirm", lab.study, "--test", lab.test)
-
-    shown = command(*arguments, "--forecast")
-    content = said(*arguments, "--forecast")
-
-    assert shown.exit_code == 0, shown.stderr
-    assert "no effect" in shown.stdout
-    assert "the test folder stays sealed" in " ".join(shown.stdout.split())
-    assert content == read_json(lab.study / "confirm" / "forecast.json")
-    assert not (lab.study / TEST_ACCESS_FILE).exists()
-    assert said(*arguments)["forecast"] == content
-    assert "the test folder has already been accessed" in " ".join(command(*arguments, "--forecast").stdout.split())
 
 
 def test_a_confirm_interrupted_while_scoring_the_test_images_logs_one_access(done: Lab, first: Confirmation) -> None:
@@ -404,8 +381,6 @@ def test_a_rehearsal_leaves_the_test_folder_sealed_and_its_replicates_are_used_a
     assert difference["low"] <= difference["difference"] <= difference["high"]
     assert (content["cost"]["replicates"], content["cost"]["trained"]) == (18, 4)
     assert content["cost"]["hours"] > 0
-    assert content["forecast"]["gan_seeds"] == 2
-    assert "as many patients as val-B" in content["notes"][0]
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not (lab.study / "confirm").exists()
     refused = command("confirm", lab.study, "--quick", "--test", lab.test)

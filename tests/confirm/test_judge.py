@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xraytune.base.records import to_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan, matched_control
-from xraytune.confirm.forecast import Forecast, VerdictChances
-from xraytune.confirm.judge import control_kind, forecast_verdict, judge_finalists, ratio_response
+from xraytune.confirm.judge import control_kind, judge_finalists, ratio_response
 from xraytune.confirm.record import (
     Confirmation,
     HeldOutSet,
@@ -51,20 +49,6 @@ ARMS = (
     arm("duplicate r=0.25, as #1", "ratio", source="duplicate", synthetic_ratio=0.25),
     arm("tuned classical #9", "tuned", classical=2),
 )
-
-
-SOME_FORECAST = Forecast(
-    metric="AUROC",
-    gan_seeds=GAN_SEEDS,
-    val_b_score=0.9,
-    rope=0.01,
-    chances=(
-        VerdictChances(
-            effective_patients=300, gan_seeds=GAN_SEEDS, score=0.9, true_difference=0.0,
-            helps=0.01, hurts=0.02, no_better=0.3, undecided=0.67,
-        ),
-    ),
-)  # fmt: skip
 
 
 def plan(*exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Plan:
@@ -103,7 +87,6 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
         network="classifier",
         finalists=judge_finalists(arm_scores(scores_of, arms=arms), rope=0.01),
         ratio_response=ratio_response(arm_scores(scores_of, arms=arms)),
-        forecast=SOME_FORECAST,
         exploratory=decided.exploratory,
         notes=decided.notes,
         gan_seeds=GAN_SEEDS,
@@ -312,29 +295,6 @@ def test_without_duplicates_none_alone_does_not_show_harm() -> None:
 
 
 @pytest.mark.slow
-def test_the_forecast_needs_the_patients_of_the_test_folder_but_not_its_scores() -> None:
-    small = np.arange(100) % 2
-    test = EvaluationSet(
-        labels=small, patients=tuple(f"t{number}" for number in range(100)), positive=1, task=TASKS["classification"]
-    )
-
-    found = forecast_verdict(arm_scores(scores()), test, rope=0.01)
-
-    assert {one.effective_patients for one in found.chances} == {100}
-    assert {one.gan_seeds for one in found.chances} == {5, 10, 20}
-    assert {one.true_difference for one in found.chances} == {0, 0.01, 0.02}
-    aurocs = {one.score for one in found.chances}
-    assert aurocs == {found.val_b_score, found.val_b_score - 0.03}
-    assert found.of_design(score=found.val_b_score, gan_seeds=5) == found.chances[:3]
-    assert "If synthetic images make no difference" in found.summary
-
-
-@pytest.mark.slow
-def test_the_record_contains_the_forecast() -> None:
-    assert helped().to_json()["forecast"] == to_json(SOME_FORECAST)
-
-
-@pytest.mark.slow
 def test_the_verdict_is_written_before_the_paragraphs(tmp_path: Path) -> None:
     """GAN seeds added after a verdict was seen make the next one exploratory, which is detected by this file."""
     (tmp_path / "methods.md").mkdir()
@@ -416,16 +376,6 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
     assert "segmenters trained on these" in whole["answer"]
     assert "covariances of means over images, clustered by patient" in whole["methods"]
     assert "AUROC" not in whole["answer"] + whole["methods"]
-
-
-@pytest.mark.slow
-def test_the_forecast_of_dice_is_for_as_many_patients_as_the_test_folder_has() -> None:
-    found = forecast_verdict(arm_scores(dices(0.0), DICE_SET), DICE_SET, rope=0.01)
-
-    assert found.metric == "Dice"
-    assert {one.effective_patients for one in found.chances} == {30}
-    assert {one.score for one in found.chances} == {found.val_b_score, found.val_b_score - 0.01}
-    assert all(0.99 < one.helps + one.hurts + one.no_better + one.undecided < 1.01 for one in found.chances)
 
 
 @pytest.mark.slow

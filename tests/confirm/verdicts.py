@@ -5,7 +5,6 @@ from typing import Any
 
 from xraytune.base.files import write_json
 from xraytune.base.records import to_json
-from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.record import Confirmation, FinalistVerdict, HeldOutSet
 
 
@@ -36,7 +35,6 @@ def write_verdict(study: Path, words: dict[int, Any]) -> None:
         classifier_seeds=1,
         train_images=1,
         test=HeldOutSet(images=1, patients=1, fingerprint="0" * 32),
-        forecast=Forecast(metric="AUROC", gan_seeds=1, val_b_score=0.8, rope=0.01, chances=()),
         ratio_response=(),
         notes=(),
         study=study,

@@ -14,12 +14,11 @@ from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import auroc
 from xraytune.stats.placements import (
-    AUROC,
-    DICE,
     StructuralComponents,
     auroc_interval,
     chance_difference,
     effective_patients,
+    error_variance,
     mean_components,
     structural_components,
 )
@@ -311,16 +310,6 @@ def test_at_an_auroc_of_0_or_1_the_interval_has_that_end() -> None:
     assert auroc_interval(0.0, 40) == pytest.approx((0, 1 - low))
 
 
-def test_the_steepness_of_an_auroc_is_its_squared_slope_in_the_separation() -> None:
-    for score in (0.5, 0.9, 0.99):
-        slope = float(AUROC.moved(score, np.array(1e-6)) - score) / 1e-6
-        assert slope > 0
-        assert AUROC.steepness(score) == pytest.approx(slope**2, rel=1e-4)
-    at_the_ends = AUROC.steepness(np.array([0.0, 1e-4, 1 - 1e-4, 1.0]))
-    assert at_the_ends == pytest.approx(np.full(4, at_the_ends[1]))
-    assert at_the_ends[0] > 0
-
-
 def dice_of_two_networks(images: int, seed: int = 1) -> Floats:
     """Dice of two networks on the same images [2, images], skewed as they are, with a few failures."""
     generator = numpy_generator(seed, "dice")
@@ -336,7 +325,7 @@ def test_the_components_of_a_mean_are_the_covariance_of_means() -> None:
     assert found.scores == pytest.approx(dice.mean(axis=1))
     assert covariance(found) == pytest.approx(np.cov(dice) / 80, rel=1e-12)
     assert found.effective_patients == 80
-    assert found.model is DICE
+    assert found.variance is error_variance
 
 
 def test_the_variance_of_a_mean_over_images_of_several_patients_is_that_of_a_bootstrap_of_patients() -> None:
@@ -369,13 +358,13 @@ def test_a_mean_over_one_patient_or_of_results_that_are_not_finite_is_refused() 
 def test_the_assumed_variance_of_dice_is_symmetric_and_grows_with_the_difference_and_the_error(
     first: float, second: float
 ) -> None:
-    variance = float(DICE.variance(first, second))
+    variance = float(error_variance(first, second))
 
     assert variance > 0
-    assert float(DICE.variance(second, first)) == pytest.approx(variance)
+    assert float(error_variance(second, first)) == pytest.approx(variance)
     mean = (first + second) / 2
-    assert variance >= float(DICE.variance(mean, mean)) - 1e-12
-    assert float(DICE.variance(first / 2, first / 2)) >= float(DICE.variance(first, first)) - 1e-12
+    assert variance >= float(error_variance(mean, mean)) - 1e-12
+    assert float(error_variance(first / 2, first / 2)) >= float(error_variance(first, first)) - 1e-12
 
 
 def test_the_assumed_variance_of_dice_is_that_of_simulated_errors() -> None:
@@ -388,10 +377,4 @@ def test_the_assumed_variance_of_dice_is_that_of_simulated_errors() -> None:
 
     difference = covariances[:2, :2] + covariances[2:, 2:] - covariances[:2, 2:] - covariances[2:, :2]
 
-    assert 4 * float(DICE.variance(0.95, 0.93)) == pytest.approx(difference[0, 1])
-
-
-def test_easier_images_divide_all_errors_and_the_steepness_is_the_slope_squared() -> None:
-    assert DICE.moved(0.9, np.array([0.0, np.log(2), -5.0])) == pytest.approx([0.9, 0.95, 0])
-    slope = (DICE.moved(0.9, np.array([1e-6])) - 0.9) / 1e-6
-    assert DICE.steepness(0.9) == pytest.approx(slope**2, rel=1e-4)
+    assert 4 * float(error_variance(0.95, 0.93)) == pytest.approx(difference[0, 1])

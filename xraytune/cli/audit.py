@@ -34,7 +34,7 @@ def audit(
     """Evaluate synthetic images against real ones: copies, realism, labels, variety, and benefit to a classifier."""
     from xraytune.audit import audit
 
-    with ConfirmScreen(ask=not (yes or as_json), as_json=as_json) as screen:
+    with ConfirmScreen(ask=not (yes or as_json)) as screen:
         result = audit(
             real,
             synthetic,
@@ -45,7 +45,7 @@ def audit(
             cache=cache,
             skip_broken=skip_broken,
             callbacks=screen.callbacks,
-            on_forecast=screen.on_forecast,
+            before_test=screen.before_test,
         )
     console.show_result(result, _show, as_json=as_json)
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Exit, Option
 
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.records import Progress, ignore_progress, to_json
+from xraytune.base.records import Progress, ignore_progress
 from xraytune.cli import console, options
 from xraytune.cli.search import log_dashboard, shown_path
 
 if TYPE_CHECKING:
-    from xraytune.confirm.forecast import Forecast
     from xraytune.confirm.record import Confirmation
     from xraytune.confirm.run import Rehearsal
     from xraytune.search.callbacks import Callbacks
@@ -43,8 +42,8 @@ def confirm(
         bool,
         Option(
             "--quick",
-            help="Rehearse on val-B with few replicates, and estimate what the confirmation would cost and could show; the "
-            "test folder stays sealed.",
+            help="Rehearse on val-B with few replicates, and estimate what the confirmation would cost; the test folder "
+            "stays sealed.",
         ),
     ] = False,
     data: options.MovedData = None,
@@ -60,9 +59,6 @@ def confirm(
             help="Use more GAN seeds than the study's setting; adding seeds after a verdict makes the next one exploratory.",
         ),
     ] = None,
-    forecast: Annotated[
-        bool, Option("--forecast", help="Train, forecast the verdict, and stop before accessing the test folder.")
-    ] = False,
     yes: options.Yes = False,
     cache: options.Cache = None,
     address: options.Address = None,
@@ -75,14 +71,14 @@ def confirm(
     paths = {"data": data, "weights_dir": weights_dir, "cache": cache}
     if quick:
         only_whole = {"test": test, "external": external, "finalists": finalists, "gan-seeds": gan_seeds}
-        if given := [f"--{name}" for name, value in (only_whole | {"forecast": forecast}).items() if value]:
+        if given := [f"--{name}" for name, value in only_whole.items() if value]:
             what = f"--quick is a rehearsal on val-B and takes no {' or '.join(given)}"
             raise ConfigError(Problem(what, fix=f"omit --quick, or {' and '.join(given)}"))
         with ConfirmScreen() as screen:
             rehearsal = rehearse(study, **paths, address=address, callbacks=screen.callbacks)
         console.show_result(rehearsal, show_rehearsal, as_json=as_json)
         return
-    with ConfirmScreen(only_forecast=forecast, ask=not (yes or as_json), as_json=as_json) as screen:
+    with ConfirmScreen(ask=not (yes or as_json)) as screen:
         confirmation = confirm(
             study,
             test=test,
@@ -93,7 +89,7 @@ def confirm(
             address=address,
             reason=reason,
             callbacks=screen.callbacks,
-            on_forecast=screen.on_forecast,
+            before_test=screen.before_test,
         )
     console.show_result(confirmation, show_verdict, as_json=as_json)
 
@@ -102,9 +98,7 @@ def confirm(
 class ConfirmScreen:
     """Show the progress of a confirmation; `ask` before accessing the test folder, if there is a terminal."""
 
-    only_forecast: bool = False
     ask: bool = False
-    as_json: bool = False
     _drawing: ExitStack = field(default_factory=ExitStack)
     _bars: Progress = ignore_progress
 
@@ -126,27 +120,15 @@ class ConfirmScreen:
             on_progress=lambda what, done, total: self._bars(what, done, total),
         )
 
-    def on_forecast(self, forecast: Forecast, is_open: bool) -> None:
-        """Show the forecast; exit if nothing else was requested, or if the test folder is to stay sealed."""
-        from xraytune.present.verdict import forecast_frame
-
-        if is_open and not self.only_forecast:
+    def before_test(self) -> None:
+        """Ask whether to access the test folder, and exit if it is to stay sealed."""
+        if not self.ask:
             return
         self._drawing.close()
-        if self.as_json and self.only_forecast:
-            console.show_json(to_json(forecast))
+        if not console.agreed("All replicates are trained. Access the test folder now?"):
+            console.write("the test folder stays sealed; use --gan-seeds N to add seeds, or --yes to access it")
             raise Exit
-        if not self.as_json:
-            console.show(*forecast_frame(forecast))
-        if is_open:
-            console.write("the test folder has already been accessed: adding seeds now makes the verdict exploratory")
-        elif self.only_forecast or (self.ask and not console.agreed("Access the test folder now?")):
-            how = "use --gan-seeds N to add seeds, or omit --forecast to access it"
-            console.write(f"the test folder stays sealed; {how}")
-        else:
-            self._bars = self._drawing.enter_context(console.progress())
-            return
-        raise Exit
+        self._bars = self._drawing.enter_context(console.progress())
 
 
 def show_rehearsal(rehearsal: Rehearsal) -> None:

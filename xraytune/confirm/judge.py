@@ -1,4 +1,4 @@
-"""From scores to the result of a confirmation: forecast, comparisons, verdicts, and what is reported beside them."""
+"""From scores to the result of a confirmation: comparisons, verdicts, and what is reported beside them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ from xraytune.base.files import read_json, require_recorded, write_json
 from xraytune.base.records import Compute, to_json
 from xraytune.confirm import secondary
 from xraytune.confirm.arms import Arm, Plan
-from xraytune.confirm.forecast import (
-    Design,
-    Forecast,
-    measure_spread,
-    probability_equivalent,
-    smallest_detectable_difference,
-    verdict_chances,
-)
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
@@ -28,7 +20,7 @@ from xraytune.confirm.record import (
     HeldOutSet,
     RatioPoint,
 )
-from xraytune.confirm.score import ArmScores, EvaluationSet, arm_thresholds, score_sealed
+from xraytune.confirm.score import ArmScores, arm_thresholds, score_sealed
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import accesses_before
@@ -39,8 +31,6 @@ from xraytune.trial.task import task_of
 
 FEWEST_GAN_SEEDS = 4
 """With fewer seeds the 95 % interval covers only 90 to 96 %."""
-_MORE_GAN_SEEDS = (10, 20)
-"""Numbers of GAN seeds that a forecast covers besides that of the plan."""
 _EXTERNAL_FILE = "external.json"
 
 
@@ -50,7 +40,6 @@ def judge(
     val_b: ArmScores,
     test: ArmScores,
     *,
-    forecast: Forecast,
     fingerprint: str,
     external: tuple[ExternalResult, ...],
     compute: Compute,
@@ -77,7 +66,6 @@ def judge(
         ),
         finalists=judge_finalists(test, rope=rope),
         generators=tuple(secondary.generator_quality(folder, plan, arm) for arm in plan.finalists),
-        forecast=forecast,
         ratio_response=ratio_response(val_b),
         secondary=secondary.secondary_outcomes(test, arm_thresholds(folder, plan)),
         external=external,
@@ -154,9 +142,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, .
 
 
 def _against(test: ArmScores, finalist: Arm, control: Arm, *, rope: float) -> tuple[AgainstControl, ControlVerdict]:
-    pair = test.measure(finalist, control)
-    spread, comparison = measure_spread(pair), compare(pair)
-    design = Design(effective_patients=pair.effective_patients, gan_seeds=test.plan.gan_seeds, score=spread.score)
+    comparison = compare(test.measure(finalist, control))
     verdict, kind = judge_pair(comparison.evidence, rope=rope), control_kind(control, finalist)
     result = ControlVerdict(
         control=control.name,
@@ -167,36 +153,8 @@ def _against(test: ArmScores, finalist: Arm, control: Arm, *, rope: float) -> tu
         verdict=verdict.words,
         variance_components=comparison.components,
         p_better_by_rope=verdict.p_better_by_rope,
-        smallest_detectable_difference=smallest_detectable_difference(spread, design),
-        chance_of_equivalent=probability_equivalent(spread, design, rope=rope),
     )
     return AgainstControl(control=control.name, kind=kind, verdict=verdict), result
-
-
-def forecast_verdict(val_b: ArmScores, test: EvaluationSet, *, rope: float, gan_seeds: int | None = None) -> Forecast:
-    """Forecast the verdict on the first finalist from all results on val-B and the size of the unscored test folder.
-
-    It covers true differences of 0, one and two ROPE; `gan_seeds` GAN seeds (by default the plan's number), 10 and 20; and
-    two scores on the test folder: the mean on val-B, and `optimism` lower, because val-B selected the arms.
-    """
-    first, gan_seeds = val_b.plan.finalists[0], gan_seeds or val_b.plan.gan_seeds
-    controls = val_b.plan.controls(first)
-    spread = measure_spread(val_b.measure(first, *controls))
-    kinds = [control_kind(control, first) for control in controls]
-    patients = spread.model.effective_patients(test.labels, test.patients, test.positive)
-    designs = [
-        Design(effective_patients=patients, gan_seeds=seeds, score=spread.score - lower)
-        for lower in (0.0, spread.model.optimism)
-        for seeds in (gan_seeds, *(more for more in _MORE_GAN_SEEDS if more > gan_seeds))
-    ]
-    chances = tuple(
-        verdict_chances(spread, design, kinds, rope=rope, true_difference=ropes * rope)
-        for design in designs
-        for ropes in (0, 1, 2)
-        if ropes * rope <= 2 * (1 - spread.score)  # else a score is above 1
-    )
-    metric = val_b.images.task.metric
-    return Forecast(metric=metric, gan_seeds=gan_seeds, val_b_score=spread.score, rope=rope, chances=chances)
 
 
 def ratio_response(val_b: ArmScores) -> tuple[RatioPoint, ...]:

@@ -15,7 +15,6 @@ from scipy.stats import shapiro  # type: ignore[import-untyped]
 
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import to_json
-from xraytune.confirm.forecast import Forecast
 from xraytune.stats.verdict import ControlKind, Interval, Overall, PairWord, VarianceComponents, can_show_harm
 from xraytune.study.folder import damage_explained
 
@@ -141,8 +140,6 @@ class ControlVerdict(Interval):
         arm: The kind of the control's arm, such as `real_only`.
         kind: How the control differs from the finalist.
         verdict: All words that hold.
-        smallest_detectable_difference: With a power of .8; None if even the largest possible one is not detected.
-        chance_of_equivalent: The probability of `equivalent` if there is no difference.
     """
 
     control: str
@@ -152,8 +149,6 @@ class ControlVerdict(Interval):
     verdict: tuple[PairWord, ...]
     variance_components: VarianceComponents
     p_better_by_rope: float
-    smallest_detectable_difference: float | None
-    chance_of_equivalent: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +202,6 @@ class Confirmation:
     train_images: int
     test: HeldOutSet
     finalists: tuple[FinalistVerdict, ...]
-    forecast: Forecast
     ratio_response: tuple[RatioPoint, ...]
     secondary: tuple[ArmDifference, ...] = ()
     external: tuple[ExternalResult, ...] = ()
@@ -240,7 +234,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
         return to_json(self) | {
-            "version": 3,
+            "version": 4,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": answer_paragraph(self),

@@ -1,10 +1,10 @@
 """From a finished search to a verdict: finalists against their controls, with new seeds, on the held-out test folder.
 
-    plan -> train -> score val-B -> forecast -> score the test folder -> judge -> record
+    plan -> train -> score val-B -> score the test folder -> judge -> record
 
 The same call again resumes after an interruption: all results are in the study's `confirm/`, and nothing is trained twice. A
 rehearsal trains the best finalist and its controls with the first seeds of the confirmation, which uses these replicates
-again. It scores them on val-B alone, and estimates what the whole confirmation would cost and could show.
+again. It scores them on val-B alone, and estimates what the whole confirmation would cost.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any, TypeAlias
+from typing import Any
 
-from xraytune.base.files import write_json
 from xraytune.base.records import to_json
 from xraytune.confirm.arms import CONFIRM_FOLDER, REHEARSAL_FOLDER, Arm, FinishedTrial, Plan, read_plan, write_plan
 from xraytune.confirm.controls import choose_tuned, draw_top_ups
-from xraytune.confirm.forecast import Forecast
-from xraytune.confirm.judge import external_results, forecast_verdict, judge
+from xraytune.confirm.judge import external_results, judge
 from xraytune.confirm.plan import all_arms, candidates, make_plan, mark_earlier_access, require_controls
 from xraytune.confirm.record import ArmDifference, Confirmation, write_verdict
 from xraytune.confirm.score import (
-    VAL_B,
-    evaluation_set,
     has_any_results,
     is_scored,
     score_sealed,
@@ -38,15 +34,11 @@ from xraytune.confirm.secondary import score_differences
 from xraytune.confirm.study import OpenStudy, open_study
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.train import train_replicates
-from xraytune.data.prepare import Side
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.study.row import completed_runs
 from xraytune.trial.task import task_of
 
-OnForecast: TypeAlias = Callable[[Forecast, bool], None]
-
 REHEARSAL_GAN_SEEDS = 2
-_FORECAST_FILE = "forecast.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +60,8 @@ class Rehearsal:
 
     Attributes:
         differences: The finalist minus each control, on val-B.
-        cost: That of the whole confirmation, as `forecast` is of its verdict.
+        metric: The name of the score that arms are compared by.
+        cost: That of the whole confirmation.
         has_test: Whether the study has a test folder; if not, the whole confirmation needs `--test`.
         notes: What differs from the whole confirmation here.
     """
@@ -76,18 +69,14 @@ class Rehearsal:
     study: Path
     gan_seeds: int
     differences: tuple[ArmDifference, ...]
+    metric: str
     cost: Cost
-    forecast: Forecast
     has_test: bool
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON."""
         return {**to_json(self), "study": self.study.name}
-
-
-def ignore_forecast(forecast: Forecast, is_open: bool) -> None:
-    """Do nothing."""
 
 
 def confirm(
@@ -103,7 +92,7 @@ def confirm(
     address: str | None = None,
     reason: str = "",
     callbacks: Callbacks = NO_CALLBACKS,
-    on_forecast: OnForecast = ignore_forecast,
+    before_test: Callable[[], None] = lambda: None,
 ) -> Confirmation:
     """Compare the finalists of a study with their controls. Everything is checked before anything is trained.
 
@@ -120,8 +109,8 @@ def confirm(
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why the test folder is scored, for the test-set access log.
         callbacks: Called as the confirmation proceeds.
-        on_forecast: Called once all replicates are scored on val-B, with the forecast and whether the test folder was
-            accessed before. If it was not, it is accessed next, unless this raises an exception.
+        before_test: Called after all training, before this confirmation scores the test folder for the first time; an
+            exception leaves the folder sealed.
 
     Raises:
         StudyError: No study, no finalist, changed images or weights, or runs scored on another test folder.
@@ -145,10 +134,8 @@ def confirm(
             train_replicates(opened, plan)
         compute = scoring_compute(opened, plan, *filter(None, (sealed, elsewhere)))
         val_b = score_val_b(opened, plan, compute)
-        images = evaluation_set(sealed, opened.prepared, task_of(settings))
-        forecast = forecast_verdict(val_b, images, rope=settings.confirm.rope)
-        write_json(folder.path / _FORECAST_FILE, to_json(forecast))
-        on_forecast(forecast, has_any_results(folder, TEST))
+        if not has_any_results(folder, TEST):
+            before_test()
         if not is_scored(folder, plan.runs_of(plan.compared), TEST):
             known = accesses_before(opened.folder.path, sealed.fingerprint, sealed.command)
             plan = mark_earlier_access(opened, plan, known)
@@ -159,7 +146,6 @@ def confirm(
             plan,
             val_b,
             test_scores,
-            forecast=forecast,
             fingerprint=sealed.fingerprint,
             external=second_hospital,
             compute=compute,
@@ -194,7 +180,7 @@ def rehearse(
     address: str | None = None,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> Rehearsal:
-    """Compare the best finalist with its controls on val-B, with two seeds, and forecast the whole confirmation.
+    """Compare the best finalist with its controls on val-B, with two seeds, and estimate the cost of the whole confirmation.
 
     It reads only names and hashes of the test folder, as the search does. Raises as `confirm` does.
 
@@ -213,12 +199,9 @@ def rehearse(
         first = finalists[0]
         tuned = choose_tuned(settings.confirm.controls.tuned, opened.searched, _as_if_finished, [])
         has_test = prepared.test_fingerprint is not None
-        images: SealedTest | Side = prepared.side(VAL_B)
         if has_test:
             extra = [first.parameters.folder.path] if first.parameters.folder else []
-            images = find_test(settings, prepared, None, extra=extra, on_progress=callbacks.on_progress)
-        else:
-            notes.append("the study has no test/ folder: the forecast is for as many patients as val-B has")
+            find_test(settings, prepared, None, extra=extra, on_progress=callbacks.on_progress)
         opened.require_same_inputs([first.parameters])
         arms = [arm for arm in all_arms(opened, [first], tuned, notes) if arm.role != "ratio"]
         require_controls([first], arms, opened.folder.path)
@@ -229,13 +212,12 @@ def rehearse(
         # If the search went on since an earlier rehearsal, that one's arms may no longer be the best.
         plan = plan.model_copy(update={"arms": tuple(arms)})
         val_b = score_val_b(opened, plan, scoring_compute(opened, plan))
-        test = evaluation_set(images, prepared, task_of(settings))
         return Rehearsal(
             study=opened.folder.path,
             gan_seeds=plan.gan_seeds,
             differences=score_differences(val_b),
+            metric=task_of(settings).metric,
             cost=_cost(opened, finalists, tuned, plan),
-            forecast=forecast_verdict(val_b, test, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds),
             has_test=has_test,
             notes=tuple(notes),
         )

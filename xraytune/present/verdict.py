@@ -1,4 +1,4 @@
-"""The results of `confirm` as sections: the verdict, the forecast before it, and a rehearsal."""
+"""The results of `confirm`: the verdict as a section, and a rehearsal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from xraytune.present.tables import Cell, Column, Frame, Row, Section, Table, To
 from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
-    from xraytune.confirm.forecast import Forecast
     from xraytune.confirm.record import (
         ArmDifference,
         Confirmation,
@@ -106,23 +105,9 @@ def _differences(differences: Sequence[ArmDifference], metric: str, title: str) 
     return Table((Column("control", flexible=True), Column(metric, "right"), *_DIFFERENCE_COLUMNS), rows, title)
 
 
-def forecast_frame(forecast: Forecast) -> Frame:
-    """Show the most likely verdict for each design and true effect."""
-    effects = sorted({chance.true_difference for chance in forecast.chances})
-    rows: list[Row] = []
-    for score, seeds in dict.fromkeys((chance.score, chance.gan_seeds) for chance in forecast.chances):
-        likeliest = [chance.likeliest for chance in forecast.of_design(score=score, gan_seeds=seeds)]
-        words = (Cell(f"{word} {chance:.0%}", _TONES.get(word, "plain")) for word, chance in likeliest)
-        rows.append((f"{score:.3f}", seeds, *words))
-    names = [f"true effect {effect:+g}" if effect else "no effect" for effect in effects]
-    columns = (*numbers(f"test {forecast.metric}", "GAN seeds"), *names)
-    title = "forecast: the most likely verdict on test images, based on scores on val-B"
-    return Table(columns, rows, title), forecast.summary
-
-
 def rehearsal_frame(rehearsal: Rehearsal) -> Frame:
-    """Show the differences on val-B, and what the whole confirmation would cost and could show."""
-    first, cost, metric = rehearsal.differences[0], rehearsal.cost, rehearsal.forecast.metric
+    """Show the differences on val-B, and what the whole confirmation would cost."""
+    first, cost, metric = rehearsal.differences[0], rehearsal.cost, rehearsal.metric
     time_left = f"{cost.hours:.1f} h" if cost.hours >= 1 else f"{max(1, round(cost.hours * 60))} min"
     return (
         Cell("rehearsal on val-B: no verdict, and no test image is scored", "strong"),
@@ -136,5 +121,4 @@ def rehearsal_frame(rehearsal: Rehearsal) -> Frame:
             ("time left", f"about {time_left} on this machine"),
             title="the whole confirmation",
         ),
-        *forecast_frame(rehearsal.forecast),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,25 +18,9 @@ from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
 from xraytune.base.errors import DataError, Problem
 from xraytune.stats.classification import Flags, Floats, Labels, require_finite, require_scorable
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreModel:
-    """Assumptions on how a score in [0, 1] varies over patients, for what `confirm` cannot estimate from data.
-
-    Attributes:
-        variance: Variance of the difference of two scores (the arguments, elementwise), times a quarter of the effective
-            patients.
-        steepness: Squared derivative of a score with respect to the easiness of the images, up to a factor.
-        moved: A score (first argument) on images that are easier by the second argument.
-        effective_patients: See `StructuralComponents`; from labels [N], patients [N] and the positive class.
-        optimism: How much lower than on val-B, which selected the arms, the score may be on other images.
-    """
-
-    variance: Callable[[ArrayLike, ArrayLike], Floats]
-    steepness: Callable[[ArrayLike], Floats]
-    moved: Callable[[float, Floats], Floats]
-    effective_patients: Callable[[Labels, Sequence[str], int], float]
-    optimism: float
+DifferenceVariance: TypeAlias = Callable[[ArrayLike, ArrayLike], Floats]
+"""Assumed variance over patients of the difference of two scores in [0, 1], elementwise, times a quarter of the effective
+patients: what `confirm` cannot estimate from data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +33,13 @@ class StructuralComponents:
         effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and m of the others,
             averaged over the classes if there are more than two; this many patients, split evenly between the classes,
             are equally informative.
-        model: The score's.
+        variance: The assumption on the score: `placement_variance` or `error_variance`.
     """
 
     scores: Floats
     components: Floats
     effective_patients: float
-    model: ScoreModel
+    variance: DifferenceVariance
 
 
 def structural_components(
@@ -94,7 +79,7 @@ def structural_components(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
         effective_patients=effective_patients(labels, patients, positive=positive),
-        model=AUROC,
+        variance=placement_variance,
     )
 
 
@@ -157,7 +142,7 @@ def mean_components(results: Floats, patients: Sequence[str]) -> StructuralCompo
         scores=means,
         components=_sums(weight * (results - means[:, None]), patient_of_image),
         effective_patients=float(len(names)),
-        model=DICE,
+        variance=error_variance,
     )
 
 
@@ -173,8 +158,6 @@ WITHIN_ARM, ACROSS_ARMS = 0.85, 0.8
 _QUANTILE = float(ndtri(0.975))
 _NEAREST = 1e-6
 """Smallest distance to an AUROC of 0 or 1."""
-_NEAREST_SLOPE = 1e-4
-"""The same, for comparing slopes."""
 _ERROR_VARIATION = 0.5
 """Standard deviation of 1 - Dice over patients, as a multiple of its mean; an assumption (docs/decisions/0010)."""
 
@@ -191,21 +174,6 @@ def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     return np.asarray(np.maximum(same - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2, _NEAREST**2))
 
 
-def _binormal_steepness(auroc: ArrayLike) -> Floats:
-    """Return the squared slope of the AUROC in the separation of the classes, up to a factor."""
-    separation = ndtri(np.clip(auroc, _NEAREST_SLOPE, 1 - _NEAREST_SLOPE))
-    return np.asarray((np.exp(-(separation**2) / 2) / np.sqrt(2 * np.pi)) ** 2)
-
-
-AUROC = ScoreModel(
-    variance=placement_variance,
-    steepness=_binormal_steepness,
-    moved=lambda auroc, separation: np.asarray(ndtr(ndtri(auroc) + separation)),
-    effective_patients=effective_patients,
-    optimism=0.03,
-)
-
-
 def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     """Return a quarter of the variance of one patient's difference in Dice between arms with these mean Dice, elementwise.
 
@@ -215,19 +183,6 @@ def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     error, other_error = (1 - np.asarray(dice) for dice in (first, second))
     variance = WITHIN_ARM * (error**2 + other_error**2) - 2 * ACROSS_ARMS * error * other_error
     return np.asarray(np.maximum(_ERROR_VARIATION**2 / 4 * variance, _NEAREST**2))
-
-
-def _error(dice: ArrayLike) -> Floats:
-    return np.asarray(np.maximum(1 - np.asarray(dice), _NEAREST_SLOPE))
-
-
-DICE = ScoreModel(
-    variance=error_variance,
-    steepness=lambda dice: _error(dice) ** 2,  # easiness is measured on the logarithm of the error
-    moved=lambda dice, easier: np.maximum(1 - _error(dice) * np.exp(-easier), 0),
-    effective_patients=lambda labels, patients, positive: float(len(set(patients))),  # noqa: ARG005
-    optimism=0.01,
-)
 
 
 def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
@@ -261,7 +216,7 @@ def _lower_end(auroc: float, effective_patients: float) -> float:
 def chance_difference(auroc: float, effective_patients: float) -> float:
     """Return the difference in AUROC that two equally good trials exceed on the same patients in only 5 % of cases.
 
-    Their errors on an image are correlated by `ACROSS_ARMS`, as the forecast of `confirm` assumes.
+    Their errors on an image are correlated by `ACROSS_ARMS`, as `confirm` assumes.
     """
     return float(_QUANTILE * _standard_error(auroc, effective_patients) * np.sqrt(2 * (1 - ACROSS_ARMS)))
 

@@ -16,17 +16,17 @@ only if the previous one helps.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: cdf and quantile function
 
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.stats.classification import Floats
-from xraytune.stats.placements import ScoreModel, StructuralComponents, around
+from xraytune.stats.placements import DifferenceVariance, StructuralComponents, around
 
 Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
@@ -56,7 +56,7 @@ _GRID = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """The inputs of a test of a difference: numbers, or arrays that broadcast.
+    """The inputs of a test of a difference.
 
     Attributes:
         difference: Estimated score of the first arm minus that of the second.
@@ -65,13 +65,13 @@ class Evidence:
         patient_variance: Variance of the difference over patients, given these seeds; a negative estimate counts as 0.
     """
 
-    difference: ArrayLike
-    mean_score: ArrayLike
-    seed_variance: ArrayLike
-    patient_variance: ArrayLike
+    difference: float
+    mean_score: float
+    seed_variance: float
+    patient_variance: float
     gan_seeds: int
     effective_patients: float
-    model: ScoreModel
+    variance: DifferenceVariance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ def gather(pair: StructuralComponents) -> Evidence:
         patient_variance=mean_off_diagonal(by_patient @ by_patient.T),
         gan_seeds=gan_seeds,
         effective_patients=pair.effective_patients,
-        model=pair.model,
+        variance=pair.variance,
     )
 
 
@@ -159,8 +159,8 @@ def p_values(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]
 
 
 def score_interval(evidence: Evidence) -> Interval:
-    """Return the range of differences that neither one-sided test rejects; `evidence` holds scalars."""
-    centre = float(np.asarray(evidence.difference))
+    """Return the range of differences that neither one-sided test rejects."""
+    centre = evidence.difference
 
     def end(quantile: float, sign: int) -> float:
         def excess(distance: float) -> float:
@@ -192,7 +192,7 @@ def score_interval(evidence: Evidence) -> Interval:
 def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
     """Return the standard error and degrees of freedom of the estimate if this is the true difference."""
     patients = patient_variance_at(evidence, difference)
-    seeds = np.asarray(evidence.seed_variance) / evidence.gan_seeds
+    seeds = evidence.seed_variance / evidence.gan_seeds
     degrees = satterthwaite_degrees(seeds, patients, evidence.gan_seeds, evidence.effective_patients)
     return np.sqrt(seeds + patients), degrees
 
@@ -219,10 +219,9 @@ def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
     Source: after the score interval for paired proportions, Tango 1998, "Equivalence test and confidence interval for the
     difference in proportions for the paired-sample design".
     """
-    model = evidence.model
-    here = model.variance(*around(evidence.mean_score, evidence.difference))
-    there = model.variance(*around(evidence.mean_score, difference))
-    estimated = np.maximum(evidence.patient_variance, 0) * np.maximum(there / here, 1)
+    here = evidence.variance(*around(evidence.mean_score, evidence.difference))
+    there = evidence.variance(*around(evidence.mean_score, difference))
+    estimated = max(evidence.patient_variance, 0) * np.maximum(there / here, 1)
     prior = 4 / evidence.effective_patients * there
     weight = PRIOR_PATIENTS / (evidence.effective_patients + PRIOR_PATIENTS)
     return np.asarray((1 - weight) * estimated + weight * prior)
@@ -286,20 +285,6 @@ class PairVerdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairTests:
-    """`PairVerdict`s of many comparisons: each attribute is an array of the shape of the evidence."""
-
-    is_better: NDArray[np.bool_]
-    is_worse: NDArray[np.bool_]
-    is_equivalent: NDArray[np.bool_]
-    p_better_by_rope: Floats
-
-    def at(self, *index: int) -> PairVerdict:
-        """Return the verdict of one comparison."""
-        return PairVerdict(**{field.name: getattr(self, field.name)[index].item() for field in fields(PairVerdict)})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AgainstControl:
     """The verdict on a finalist against one of its controls, by the control's name."""
 
@@ -327,34 +312,19 @@ def verdict_text(word: Overall, metric: str) -> str:
     return _TEXTS[word].format(metric=metric)
 
 
-def pair_tests(evidence: Evidence, *, rope: float) -> PairTests:
-    """Test differences, finalist minus control, for all four words; `rope` is the equivalence margin in AUROC, > 0.
+def judge(evidence: Evidence, *, rope: float) -> PairVerdict:
+    """Test a difference, finalist minus control, for all four words; `rope` is the equivalence margin in AUROC, > 0.
 
     Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two one-sided tests procedure
     and the power approach".
     """
-    # In one call, since all three share the variance at the observed difference.
-    differences = np.reshape([0.0, rope, -rope], (3, *[1] * np.ndim(evidence.difference)))
-    (above_zero, _, above_rope), (below_zero, by_rope, _) = p_values(evidence, differences)
-    return PairTests(
-        is_better=above_zero < LEVEL / 2,
-        is_worse=below_zero < LEVEL / 2,
-        is_equivalent=(by_rope < LEVEL) & (above_rope < LEVEL),
-        p_better_by_rope=by_rope,
+    at_most, at_least = (values.tolist() for values in p_values(evidence, [0.0, rope, -rope]))
+    return PairVerdict(
+        is_better=at_most[0] < LEVEL / 2,
+        is_worse=at_least[0] < LEVEL / 2,
+        is_equivalent=at_least[1] < LEVEL and at_most[2] < LEVEL,
+        p_better_by_rope=at_least[1],
     )
-
-
-def judge(evidence: Evidence, *, rope: float) -> PairVerdict:
-    """Judge one comparison; see `pair_tests`."""
-    return pair_tests(evidence, rope=rope).at()
-
-
-def verdicts_of(tests: PairTests, study: int, kinds: Sequence[ControlKind]) -> list[AgainstControl]:
-    """Extract one study from tests [studies, controls]."""
-    return [
-        AgainstControl(control=f"{place}", kind=kind, verdict=tests.at(study, place))
-        for place, kind in enumerate(kinds)
-    ]
 
 
 def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
