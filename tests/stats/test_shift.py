@@ -44,7 +44,7 @@ def test_a_class_that_scores_higher_is_named_with_its_specificity() -> None:
 def test_a_shift_of_the_positive_class_is_about_sensitivity() -> None:
     validation, folder = samples(1), samples(2)
     low = folder["PNEUMONIA"]
-    lower = ClassSample(scores=low.scores / 4, images=low.images, patients=low.patients)
+    lower = low.model_copy(update={"scores": tuple(score / 4 for score in low.scores)})
 
     (warning,) = shift(validation, folder | {"PNEUMONIA": lower}).warnings
 
@@ -67,7 +67,7 @@ def test_a_large_difference_of_few_patients_causes_no_warning() -> None:
 
 def test_many_images_of_few_patients_count_as_few() -> None:
     folder = samples(2, normal_mean=-1.5)
-    of_three = {name: ClassSample(scores=one.scores, images=one.images, patients=3) for name, one in folder.items()}
+    of_three = {name: one.model_copy(update={"patients": 3}) for name, one in folder.items()}
 
     assert shift(samples(1), folder).warnings
     assert not shift(samples(1), of_three).warnings

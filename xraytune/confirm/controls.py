@@ -6,7 +6,6 @@ Top-up trials go through the ASHA of the search. If ASHA pruned a whole arm, its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -148,13 +147,6 @@ def choose_tuned(
     return tuned
 
 
-@dataclass(frozen=True, slots=True)
-class TopUp:
-    """A top-up trial on ASHA's rungs, which it shares with the trials of the search."""
-
-    number: int
-
-
 class TopUpRungs:
     """Decide which top-up trials ASHA prunes, on the rungs that the search's trials have already reached.
 
@@ -179,4 +171,4 @@ class TopUpRungs:
 
     def _replay(self, number: int, epoch: int, value: float) -> bool:
         self._reported.add((number, epoch))
-        return self._rungs.should_continue(TopUp(number), epoch, value)
+        return self._rungs.should_continue(f"top-up {number}", epoch, value)

@@ -92,7 +92,15 @@ def open_study(
     """
     folder = StudyFolder(study.resolve())
     space = folder.space(data=data, weights_dir=weights_dir)
-    _check_objective(space.settings, study, callbacks.note)
+    task, objective = task_of(space.settings), space.settings.metric
+    if not task.trains_network:
+        what = "this study searched for a generator, so it has no mix to compare with controls"
+        fix = "copy its generator (`xraytune export`) into a space that searches mixes, and confirm that study"
+        raise StudyError(Problem(what, study, fix))
+    if objective != task.metric:
+        callbacks.note(
+            f"finalists are chosen by {objective}, the search's objective; arms are compared by {task.metric}"
+        )
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
     require_writable(folder.path.parent)  # for the test-set access log
@@ -123,14 +131,3 @@ def open_study(
             ),
             callbacks=callbacks,
         )
-
-
-def _check_objective(settings: Settings, study: Path, note: Callable[[str], None]) -> None:
-    """Refuse (StudyError) a search for a generator; note if the search used another score than the one compared."""
-    task = task_of(settings)
-    if not task.trains_network:
-        what = "this study searched for a generator, so it has no mix to compare with controls"
-        fix = "copy its generator (`xraytune export`) into a space that searches mixes, and confirm that study"
-        raise StudyError(Problem(what, study, fix))
-    if settings.metric != task.metric:
-        note(f"finalists are chosen by {settings.metric}, the search's objective; arms are compared by {task.metric}")

@@ -15,7 +15,7 @@ from xraytune.base.files import markdown, sha256_of, write_json, write_text
 from xraytune.base.records import Compute
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import Prepared, write_prepared
-from xraytune.model.bundle_record import BundleRecord, CardMetric, TrainedOn, ValidationScores
+from xraytune.model.bundle_record import BundleRecord, CardMetric, TrainedOn
 from xraytune.model.final import FinalTraining
 from xraytune.model.load import (
     BUNDLE_FILES,
@@ -32,7 +32,7 @@ from xraytune.space.settings import Experiment, TaskName, extensions_of
 from xraytune.stats.classification import ScoredImages, reported_metrics
 from xraytune.stats.intervals import measure
 from xraytune.stats.segmentation import measure_means
-from xraytune.stats.shift import class_samples, summarise
+from xraytune.stats.shift import ClassSample, class_samples
 from xraytune.trial.run import Validated
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
@@ -94,19 +94,11 @@ def write_bundle(
     return record
 
 
-def _validation(prepared: Prepared, validated: Validated) -> dict[str, ValidationScores] | None:
+def _validation(prepared: Prepared, validated: Validated) -> dict[str, ClassSample] | None:
     if len(prepared.class_names) != 2:
         return None
-    scores = validated.results[:, prepared.positive]
-    samples = class_samples(prepared.class_names, validated.labels, scores, validated.patients)
-    return {
-        name: ValidationScores(
-            images=sample.images,
-            patients=sample.patients,
-            scores=tuple(summarise(sample.scores, _MOST_SCORES).tolist()),
-        )
-        for name, sample in samples.items()
-    }
+    scores, labels, patients = validated.results[:, prepared.positive], validated.labels, validated.patients
+    return class_samples(prepared.class_names, labels, scores, patients, most_scores=_MOST_SCORES)
 
 
 def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> tuple[CardMetric, ...]:

@@ -24,21 +24,6 @@ _LARGEST_SIDE_PX = 1024
 _TRAIN_AGAIN = "train the model again with this version"
 
 
-class ValidationScores(StrictModel):
-    """Images of one class on val-A and val-B together.
-
-    `scores` are probabilities of the positive class, ascending; more than 1,000 are summarized by 1,000 quantiles.
-    """
-
-    images: Annotated[int, Field(ge=1)]
-    patients: Annotated[int, Field(ge=1)]
-    scores: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
-
-    def sample(self) -> ClassSample:
-        """Return a sample for comparison with the same class in another folder."""
-        return ClassSample(scores=np.array(self.scores), images=self.images, patients=self.patients)
-
-
 class TrainedOn(StrictModel):
     """The images that a model was trained on, and their patients.
 
@@ -87,7 +72,7 @@ class BundleRecord(StrictModel):
     class_names: Annotated[tuple[str, ...], Field(max_length=1000)]
     positive: str | None
     threshold: float
-    validation: dict[str, ValidationScores] | None
+    validation: dict[str, ClassSample] | None
     input_format: InputFormat
     backbone: Annotated[str, BACKBONES]
     input_channels: Literal[1, 3]

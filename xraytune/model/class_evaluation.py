@@ -179,8 +179,7 @@ def _shift(record: BundleRecord, scored: ScoredImages, patients: Sequence[str]) 
         return None
     scores = scored.probabilities[:, scored.positive]
     folder = class_samples(record.class_names, scored.labels, scores, patients)
-    validation = {name: scores.sample() for name, scores in record.validation.items()}
-    return shift_from_validation(validation, folder, positive=record.positive_name, threshold=scored.threshold)
+    return shift_from_validation(record.validation, folder, positive=record.positive_name, threshold=scored.threshold)
 
 
 def _write(

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
+from xraytune.space.strict_model import StrictModel
 from xraytune.stats.classification import Floats, Labels, auroc
 
 _SHIFT = 0.1
@@ -19,13 +22,12 @@ _SHIFT = 0.1
 _P_VALUE = 0.01
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassSample:
-    """Scores of one class, float64 [n], possibly summarised, with the numbers of images and patients."""
+class ClassSample(StrictModel):
+    """Images of one class: `scores` are probabilities of the positive class, ascending, possibly summarised."""
 
-    scores: Floats
-    images: int
-    patients: int
+    images: Annotated[int, Field(ge=1)]
+    patients: Annotated[int, Field(ge=1)]
+    scores: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,17 +89,23 @@ class Shift:
 
 
 def class_samples(
-    class_names: Sequence[str], labels: Labels, scores: Floats, patients: Sequence[str]
+    class_names: Sequence[str],
+    labels: Labels,
+    scores: Floats,
+    patients: Sequence[str],
+    *,
+    most_scores: int | None = None,
 ) -> dict[str, ClassSample]:
-    """Return the sample of each class, of which every one has an image, by its name.
+    """Return the sample of each class, of which every one has an image, by its name, with at most so many scores.
 
     `scores` are probabilities of the positive class, float64 [N]; labels are in the order of the names.
     """
     samples = {}
     for label, name in enumerate(class_names):
         is_class = labels == label
-        patient_count = len(np.unique(np.array(patients)[is_class]))
-        samples[name] = ClassSample(scores=scores[is_class], images=int(is_class.sum()), patients=patient_count)
+        images, patient_count = int(is_class.sum()), len(np.unique(np.array(patients)[is_class]))
+        summary = tuple(summarise(scores[is_class], most_scores or images).tolist())
+        samples[name] = ClassSample(scores=summary, images=images, patients=patient_count)
     return samples
 
 
@@ -134,7 +142,7 @@ def shift_from_validation(
         higher = auroc(is_here, np.stack([-both, both], axis=1), positive=1)
         spread = math.sqrt((there.patients + here.patients + 1) / (12 * there.patients * here.patients))
         there_recall, recall = (
-            float(np.mean((sample.scores >= threshold) == (name == positive))) for sample in (there, here)
+            float(np.mean((np.array(sample.scores) >= threshold) == (name == positive))) for sample in (there, here)
         )
         p_value = _two_sided((higher - 0.5) / spread)
         classes.append(
