@@ -103,7 +103,7 @@ def read(file: Path) -> ImageIndex:
 def counts(index: ImageIndex) -> dict[str, int]:
     """Images by part and class."""
     images = (*index.images, *index.test)
-    return dict(Counter(f"{index.parts[image.file]} {index.class_names[image.label]}" for image in images))
+    return dict(Counter(f"{image.part} {index.class_names[image.label]}" for image in images))
 
 
 def test_nih_chestxray14_by_its_table_and_lists(tmp_path: Path) -> None:

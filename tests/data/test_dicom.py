@@ -142,26 +142,26 @@ def test_window_follows_the_dicom_standard(
     np.testing.assert_allclose(grey, np.clip(shown, 0, 1) * 255, atol=0.51)
 
 
+@pytest.mark.parametrize(
+    ("window", "same_as"),
+    [
+        ({"WindowCenter": [1000, 3000], "WindowWidth": [500, 10]}, {"WindowCenter": 1000, "WindowWidth": 500}),
+        ({"WindowCenter": 0, "WindowWidth": 0}, {}),
+    ],
+    ids=["the first of several counts", "one of no width is a placeholder"],
+)
+def test_odd_windows(window: dict[str, Any], same_as: dict[str, Any]) -> None:
+    levels = ramp(0, 4095)
+
+    np.testing.assert_array_equal(grey_of(dicom(levels, 12, **window)), grey_of(dicom(levels, 12, **same_as)))
+
+
 def test_a_window_of_width_1_is_a_threshold() -> None:
     levels = ramp(0, 4095)
 
     grey = grey_of(dicom(levels, 12, WindowCenter=2000, WindowWidth=1))
 
     np.testing.assert_array_equal(grey, np.where(levels > 1999.5, 255, 0))
-
-
-def test_the_first_of_several_windows_counts() -> None:
-    several = dicom(ramp(0, 4095), 12, WindowCenter=[1000, 3000], WindowWidth=[500, 10])
-
-    np.testing.assert_array_equal(
-        grey_of(several), grey_of(dicom(ramp(0, 4095), 12, WindowCenter=1000, WindowWidth=500))
-    )
-
-
-def test_a_window_of_no_width_is_a_placeholder() -> None:
-    empty = dicom(ramp(0, 4095), 12, WindowCenter=0, WindowWidth=0)
-
-    np.testing.assert_array_equal(grey_of(empty), grey_of(dicom(ramp(0, 4095), 12)))
 
 
 def lut(entries: NDArray[np.uint16], first: int, bits: int) -> Sequence:
@@ -173,22 +173,16 @@ def lut(entries: NDArray[np.uint16], first: int, bits: int) -> Sequence:
     return Sequence([item])
 
 
-def test_a_voi_lut_comes_before_a_window() -> None:
-    levels = ramp(0, 1023)
+def test_a_voi_lut_comes_before_a_window_and_a_modality_lut_gives_the_range() -> None:
+    levels, few = ramp(0, 1023), ramp(0, 255)
     squares = (np.arange(1024) ** 2 // 1024 * 4).astype(np.uint16)
-
-    grey = grey_of(dicom(levels, 12, VOILUTSequence=lut(squares, 0, 12), WindowCenter=5, WindowWidth=1))
-
-    np.testing.assert_allclose(grey, squares[levels] / 4095 * 255, atol=0.51)
-
-
-def test_a_modality_lut_gives_the_range() -> None:
-    levels = ramp(0, 255)
     roots = (np.sqrt(np.arange(256)) * 4000).astype(np.uint16)
 
-    grey = grey_of(dicom(levels, 12, ModalityLUTSequence=lut(roots, 0, 16)))
+    voi = grey_of(dicom(levels, 12, VOILUTSequence=lut(squares, 0, 12), WindowCenter=5, WindowWidth=1))
+    modality = grey_of(dicom(few, 12, ModalityLUTSequence=lut(roots, 0, 16)))
 
-    np.testing.assert_allclose(grey, roots[levels] / 65535 * 255, atol=0.51)
+    np.testing.assert_allclose(voi, squares[levels] / 4095 * 255, atol=0.51)
+    np.testing.assert_allclose(modality, roots[few] / 65535 * 255, atol=0.51)
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (16, np.uint16)])
@@ -304,6 +298,8 @@ def test_header_patients_override_file_names(hospital: Path) -> None:
 
 @pytest.mark.slow
 def test_an_expression_overrides_headers_and_a_table_overrides_both(hospital: Path) -> None:
+    """One file has PNG content, which counts."""
+    Image.fromarray(ramp(0, 200, np.uint8)).save(hospital / "NORMAL/study1/c.dcm", "PNG")
     by_expression = read_index(DataSettings(path=hospital, split=SplitSettings(group_regex="(.+)/")))
     files = [image.file for image in by_expression.images]
     rows = [f"{file},p{number}" for number, file in enumerate(files)]
@@ -313,17 +309,7 @@ def test_an_expression_overrides_headers_and_a_table_overrides_both(hospital: Pa
 
     assert [image.patient for image in by_expression.images] == [file.rpartition("/")[0] for file in files]
     assert [image.patient for image in by_table.images] == [f"p{number}" for number in range(len(files))]
-
-
-@pytest.mark.slow
-def test_png_content_in_a_dcm_file_is_read(hospital: Path) -> None:
-    for file in hospital.rglob("c.dcm"):
-        Image.fromarray(ramp(0, 200, np.uint8)).save(file, "PNG")
-
-    index = index_of(hospital)
-
-    decoded = decode_images(hospital, [image.file for image in index.images], 16)
-    assert all(isinstance(image, np.ndarray) for image in decoded)
+    assert all(isinstance(image, np.ndarray) for image in decode_images(hospital, files, 16))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import warnings
 import zlib
@@ -79,17 +80,19 @@ def reason_of(content: bytes) -> str:
     return problem.what
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_any_mode_without_loss_gives_the_same_grey(mode: str, kind: str) -> None:
-    np.testing.assert_array_equal(grey_of(encoded(Image.fromarray(gradient()).convert(mode), kind)), gradient())
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        *itertools.product(("L", "RGB", "RGBA", "LA"), ("PNG", "TIFF")),
+        *itertools.product(("L", "RGB", "CMYK"), ("JPEG",)),
+    ],
+)
+def test_any_mode_gives_the_same_grey(mode: str, kind: str) -> None:
+    options = {"quality": 100} if kind == "JPEG" else {}
 
+    grey = grey_of(encoded(Image.fromarray(gradient()).convert(mode), kind, **options))
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_a_jpeg_of_any_mode_gives_the_same_grey(mode: str) -> None:
-    content = encoded(Image.fromarray(gradient()).convert(mode), "JPEG", quality=100)
-
-    np.testing.assert_allclose(grey_of(content), gradient(), atol=3)
+    np.testing.assert_allclose(grey, gradient(), atol=3 if kind == "JPEG" else 0)
 
 
 def test_colours_use_luminance_weights() -> None:
@@ -166,44 +169,33 @@ def test_a_deep_file_with_shallow_content_is_read_at_the_depth_of_its_content(la
 
     full_range = {255: 255, 4095: 4095}.get(largest, 65535)
     np.testing.assert_allclose(np.asarray(found.image).astype(float), levels * (255 / full_range), atol=0.51)
-    assert kind == found.kind + (f" with {found.content_bits}-bit content" if found.content_bits else "")
+    assert kind == found.kind
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_a_grey_tiff_of_16_bits_may_have_either_byte_order(order: Literal["<", ">"]) -> None:
-    levels = gradient().astype(np.uint16) * 257
+SIXTEEN = gradient().astype(np.uint16) * 257
+TIFFS = {
+    "little endian": tiff(SIXTEEN, order="<"),
+    "big endian": tiff(SIXTEEN, order=">"),
+    "white is zero": tiff(255 - gradient(), photometric=0),
+    "white is zero, 16 bits": tiff(65535 - SIXTEEN, photometric=0),
+    "32 bits that 16 would hold": tiff(SIXTEEN.astype(np.int32), sample_format=2),
+    **{
+        f"{compression} {levels.dtype}": encoded(Image.fromarray(levels), "TIFF", compression=compression)
+        for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd")
+        for levels in (gradient(), SIXTEEN)
+    },
+}
 
-    np.testing.assert_array_equal(grey_of(tiff(levels, order=order)), gradient())
 
-
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd"])
-@pytest.mark.parametrize("depth", [8, 16])
-def test_a_compressed_tiff_is_read(compression: str, depth: int) -> None:
-    levels = gradient() if depth == 8 else gradient().astype(np.uint16) * 257
-
-    content = encoded(Image.fromarray(levels), "TIFF", compression=compression)
-
-    np.testing.assert_array_equal(grey_of(content), gradient())
+@pytest.mark.parametrize("name", TIFFS)
+def test_a_grey_tiff_is_read_without_loss(name: str) -> None:
+    np.testing.assert_array_equal(grey_of(TIFFS[name]), gradient())
 
 
 def test_a_tiff_with_jpeg_inside_is_read() -> None:
     content = encoded(Image.fromarray(gradient()), "TIFF", compression="jpeg", quality=100)
 
     np.testing.assert_allclose(grey_of(content), gradient(), atol=3)
-
-
-def test_white_is_zero_tiff_is_inverted() -> None:
-    eight = tiff(255 - gradient(), photometric=0)
-    sixteen = tiff(65535 - gradient().astype(np.uint16) * 257, photometric=0)
-
-    np.testing.assert_array_equal(grey_of(eight), gradient())
-    np.testing.assert_array_equal(grey_of(sixteen), gradient())
-
-
-def test_integers_of_32_bits_are_read_where_16_would_hold_them() -> None:
-    levels = gradient().astype(np.int32) * 257
-
-    np.testing.assert_array_equal(grey_of(tiff(levels, sample_format=2)), gradient())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

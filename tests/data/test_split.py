@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xraytune.base.errors import DataError
+from xraytune.data.guesses import PartName
 from xraytune.data.index import ImageFile
 from xraytune.data.split import Split, split_by_patient
-from xraytune.data.table import PartName
 from xraytune.space.settings import SplitSettings, ValUse
 
 GroupSizes = list[list[int]]
@@ -188,30 +188,25 @@ def test_patients_with_both_classes_are_not_split() -> None:
     assert all({images[position].label for position in side} == {0, 1} for side in sides(split))
 
 
-def with_own_val(train: GroupSizes, val: GroupSizes) -> tuple[list[ImageFile], dict[str, PartName]]:
-    """Return images of both parts, whose patients have other names, and the part of each file."""
-    images = {
-        part: [
-            replace(image, file=f"{part}/{image.file}", patient=f"{part}/{image.patient}") for image in images_of(own)
-        ]
-        for part, own in (("train", train), ("val", val))
-    }
-    parts: dict[str, PartName] = {
-        **{image.file: "train" for image in images["train"]},
-        **{image.file: "val" for image in images["val"]},
-    }
-    return images["train"] + images["val"], parts
+def with_own_val(train: GroupSizes, val: GroupSizes) -> list[ImageFile]:
+    """Return images of both parts, whose patients have other names."""
+    parts: dict[PartName, GroupSizes] = {"train": train, "val": val}
+    return [
+        replace(image, file=f"{part}/{image.file}", patient=f"{part}/{image.patient}", part=part)
+        for part, own in parts.items()
+        for image in images_of(own)
+    ]
 
 
 @pytest.mark.slow
 @given(train=group_sizes, val=group_sizes, settings=split_settings)
 def test_an_own_val_folder_is_never_trained_on(train: GroupSizes, val: GroupSizes, settings: SplitSettings) -> None:
     classes = min(len(train), len(val))
-    images, parts = with_own_val(train[:classes], val[:classes])
-    own = {position for position, image in enumerate(images) if parts[image.file] == "val"}
+    images = with_own_val(train[:classes], val[:classes])
+    own = {position for position, image in enumerate(images) if image.part == "val"}
 
     for use in ("folder", "val_a", "val_b"):
-        split = split_by_patient(images, settings.model_copy(update={"val": use}), parts=parts)
+        split = split_by_patient(images, settings.model_copy(update={"val": use}))
 
         assert own == {"folder": {*split.val_a, *split.val_b}, "val_a": {*split.val_a}, "val_b": {*split.val_b}}[use]
         assert sorted(position for side in sides(split) for position in side) == list(range(len(images)))
@@ -221,9 +216,9 @@ def test_an_own_val_folder_is_never_trained_on(train: GroupSizes, val: GroupSize
 
 
 def test_an_own_val_folder_is_divided_in_the_ratio_of_the_sides() -> None:
-    images, parts = with_own_val([[1] * 100, [1] * 100], [[1] * 30, [1] * 60])
+    images = with_own_val([[1] * 100, [1] * 100], [[1] * 30, [1] * 60])
 
-    split = split_by_patient(images, SplitSettings(val="folder", val_a=0.2, val_b=0.1), parts=parts)
+    split = split_by_patient(images, SplitSettings(val="folder", val_a=0.2, val_b=0.1))
 
     assert [Counter(images[position].label for position in side) for side in sides(split)] == [
         {0: 100, 1: 100},
@@ -233,33 +228,33 @@ def test_an_own_val_folder_is_divided_in_the_ratio_of_the_sides() -> None:
 
 
 def test_the_other_side_is_split_from_train_where_val_is_one_side() -> None:
-    images, parts = with_own_val([[1] * 100], [[1] * 7])
+    images = with_own_val([[1] * 100], [[1] * 7])
 
-    as_a = split_by_patient(images, SplitSettings(val="val_a", val_b=0.2), parts=parts)
-    as_b = split_by_patient(images, SplitSettings(val="val_b", val_a=0.3), parts=parts)
+    as_a = split_by_patient(images, SplitSettings(val="val_a", val_b=0.2))
+    as_b = split_by_patient(images, SplitSettings(val="val_b", val_a=0.3))
 
     assert [len(side) for side in sides(as_a)] == [80, 7, 20]
     assert [len(side) for side in sides(as_b)] == [70, 30, 7]
 
 
 def test_fewer_train_patients_leave_an_own_val_folder_alone() -> None:
-    images, parts = with_own_val([[1] * 40, [1] * 40], [[1] * 5, [1] * 5])
+    images = with_own_val([[1] * 40, [1] * 40], [[1] * 5, [1] * 5])
     settings = SplitSettings(val="folder")
 
-    whole, some, fewer = (split_by_patient(images, settings, count, parts=parts) for count in (None, 20, 10))
+    whole, some, fewer = (split_by_patient(images, settings, count) for count in (None, 20, 10))
 
     assert set(fewer.train) < set(some.train) < set(whole.train)
     assert (fewer.val_a, fewer.val_b) == (whole.val_a, whole.val_b)
 
 
 def test_a_patient_in_train_and_in_an_own_val_folder_is_refused() -> None:
-    images, parts = with_own_val([[1] * 9, [1] * 9], [[1] * 3, [1] * 3])
+    images = with_own_val([[1] * 9, [1] * 9], [[1] * 3, [1] * 3])
     shared = [*images[:-1], replace(images[-1], patient=images[0].patient)]
 
     with pytest.raises(DataError, match=r"1 patient is both in train and in val: train/0:0 \(train/0/0-0.png, val/"):
-        split_by_patient(shared, SplitSettings(val="folder"), parts=parts)
+        split_by_patient(shared, SplitSettings(val="folder"))
 
-    assert split_by_patient(shared, SplitSettings(), parts=parts).val_b
+    assert split_by_patient(shared, SplitSettings()).val_b
 
 
 @pytest.mark.parametrize(
@@ -273,10 +268,10 @@ def test_a_patient_in_train_and_in_an_own_val_folder_is_refused() -> None:
 def test_a_class_that_an_own_val_folder_leaves_out_is_refused(
     use: ValUse, train: list[int], val: list[int], missing: str, needs: str
 ) -> None:
-    images, parts = with_own_val([[1] * count for count in train], [[1] * count for count in val])
+    images = with_own_val([[1] * count for count in train], [[1] * count for count in val])
 
     with pytest.raises(DataError) as refusal:
-        split_by_patient(images, SplitSettings(val=use), parts=parts)
+        split_by_patient(images, SplitSettings(val=use))
 
     assert missing in str(refusal.value)
     assert needs in str(refusal.value)
@@ -293,8 +288,8 @@ def test_an_own_val_folder_that_is_not_there_is_refused() -> None:
 def test_the_fewest_patients_that_an_own_val_folder_needs_are_enough(
     use: ValUse, train: list[int], val: list[int]
 ) -> None:
-    images, parts = with_own_val([[1] * count for count in train], [[1] * count for count in val])
+    images = with_own_val([[1] * count for count in train], [[1] * count for count in val])
 
-    split = split_by_patient(images, SplitSettings(val=use), parts=parts)
+    split = split_by_patient(images, SplitSettings(val=use))
 
     assert [len(side) for side in sides(split)] == [2, 2, 2]

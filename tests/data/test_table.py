@@ -123,7 +123,9 @@ def test_side_column_has_synonyms(xrays: Path) -> None:
 
     index = read_index(data_of(xrays, side="fold"))
 
-    assert [index.parts[file] for file in FILES[:4]] == ["train", "train", "val", "test"]
+    assert {image.file: image.part for image in (*index.images, *index.test)} == {
+        file: {"Training": "train", "valid": "val"}.get(side, side) for file, side in sides.items()
+    }
     assert [image.file for image in index.test] == ["images/a3.png", "images/b3.png"]
 
 
@@ -155,7 +157,7 @@ def test_part_folders_are_sides_by_default(tmp_path: Path, write: WriteImages) -
 
     index = read_index(data_of(tmp_path))
 
-    assert {file: part for file, part in index.parts.items() if "a0" in file} == {
+    assert {image.file: image.part for image in (*index.images, *index.test) if "a0" in image.file} == {
         "train/a0.png": "train",
         "valid/a0.png": "val",
         "test/a0.png": "test",

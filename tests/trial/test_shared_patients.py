@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from xraytune.data.guesses import patient_of
 from xraytune.data.index import ImageFile
-from xraytune.data.patients import patient_of
 from xraytune.data.shared_patients import (
     ambiguous_files,
     names_by_file,

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.data.class_words import OTHER_WORDS
-from xraytune.data.folders import ADD_IMAGES, Listing, holds_pairs, image_files, subfolders, walk_folder
-from xraytune.data.patients import PATIENTS_CSV, patient_of, pneumonia_type
-from xraytune.data.table import LabelTable, PartName
+from xraytune.data.folders import ADD_IMAGES, Listed, Listing, holds_pairs, missing_classes, subfolders, walk_folder
+from xraytune.data.guesses import OTHER_WORDS, PartName, patient_of, pneumonia_type
+from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.table import LabelTable
 
 ClassChoice: TypeAlias = Literal["binary", "three", "auto"]
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
+STANDARD_CLASSES: Mapping[ClassChoice, tuple[str, ...]] = {"binary": BINARY_CLASSES, "three": THREE_CLASSES}
+"""In the order of the labels; the classes of `auto` are found."""
 _CLASS_FOLDERS = f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
 _NAMES_SHOWN = 10
 
 
 def list_class_folders(
-    root: Path,
     folders: Mapping[PartName, Path],
     base: Path,
     patients_csv: LabelTable | None,
@@ -34,35 +35,38 @@ def list_class_folders(
 ) -> Listing:
     """Find the images of class folders, and their classes.
 
-    `root` is what the user gave: the data folder `base`, or a folder without parts in it. `patients_csv` is the table of
-    `base`, which may give the classes of images outside of class folders. `classes` are `data.classes`; or those of a model
-    or a study, of which some may have no images.
+    `folders` are the data folder `base` or its parts. `patients_csv` is the table of `base`, which may give the classes of
+    images outside of class folders. `classes` are `data.classes`; or those of a model or a study, of which some may have no
+    images.
 
     Raises:
         DataError: It is a folder of pairs, of which `auto` would make images/ and masks/ the classes; or `auto` finds fewer
             than two classes.
     """
-    in_table: dict[str, str] = {}
-    if patients_csv is not None:
-        everywhere = sorted(image for folder in folders.values() for image in image_files(folder, base))
-        in_table = patients_csv.classes_of([image.relative_to(base).as_posix() for image in everywhere])
+    root = base if len(folders) > 1 else folders["train"]
+    walked = {part: walk_folder(folder, base) for part, folder in folders.items()}
+    files = {image: image.relative_to(base).as_posix() for images, _ in walked.values() for image in images}
+    in_table = patients_csv.classes_of(sorted(files.values())) if patients_csv else {}
     if not in_table and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
         raise DataError(Problem(what, root, "use task: segmentation, or give a folder with a subfolder for each class"))
-    names = classes if isinstance(classes, tuple) else standard_classes(classes)
-    names = names or _auto_classes(folders["train"], base, in_table)
-    labels, parts = dict[Path, int](), dict[Path, PartName]()
+    if isinstance(classes, tuple):
+        names = classes
+    else:
+        without = [image for image in walked["train"][0] if files[image] not in in_table]
+        names = STANDARD_CLASSES.get(classes) or _auto_classes(folders["train"], without, in_table)
+    listed = dict[Path, Listed]()
     unknown, loose = defaultdict[Path, list[str]](list), defaultdict[PartName, list[str]](list)
     contradictions, warnings = list[Problem](), list[str]()
     for part, folder in folders.items():
-        images, notes = walk_folder(folder, base)
+        images, notes = walked[part]
         for image in images:
-            inner, written = image.relative_to(folder).parts[:-1], in_table.get(image.relative_to(base).as_posix())
-            name = _class_of(image, inner, written, names)
+            inner = image.relative_to(folder).parts[:-1]
+            name = _class_of(image, inner, in_table.get(files[image]), names)
             if isinstance(name, Problem):
                 contradictions.append(name)
             elif name is not None:
-                labels[image], parts[image] = names.index(name), part
+                listed[image] = Listed(names.index(name), part)
             elif inner:
                 unknown[folder / inner[0]].append(image.name)
             else:
@@ -74,14 +78,13 @@ def list_class_folders(
     if (more := len(contradictions) - _NAMES_SHOWN) > 0:
         contradictions[_NAMES_SHOWN:] = [Problem(f"... and {more} more")]
     problems = [*_unknown_classes(root, unknown, names, classes, has_table=bool(in_table)), *contradictions]
-    may_lack_classes = isinstance(classes, tuple) and "train" in parts.values()
+    may_lack_classes = isinstance(classes, tuple) and any(image.part == "train" for image in listed.values())
     if not problems and not may_lack_classes:
-        problems = _classes_without_images(folders, names, labels, parts, loose)
+        problems = _classes_without_images(folders, names, listed.values(), loose)
     return Listing(
         class_names=names,
         train_folder=folders["train"],
-        labels=labels,
-        parts=parts,
+        images=listed,
         problems=tuple(problems),
         warnings=tuple(warnings),
     )
@@ -104,26 +107,16 @@ def _class_of(
     return by_table
 
 
-def standard_classes(classes: ClassChoice) -> tuple[str, ...] | None:
-    """Return the classes in the order of their labels; None for `auto`, whose classes are found."""
-    return {"binary": BINARY_CLASSES, "three": THREE_CLASSES}.get(classes)
-
-
-def _auto_classes(train: Path, root: Path, in_table: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the subfolders of `train` or, if `patients.csv` gives classes, these and the folders of other images."""
-    names = tuple(folder.name for folder in subfolders(train))
-    have = f"there is only one class folder, {names[0]}" if names else "there are no class folders in it"
-    if in_table:
-        spelled = {name.casefold(): name for name in in_table.values()}
-        for image in image_files(train, root):
-            inner = image.relative_to(train).parts[:-1]
-            if inner and image.relative_to(root).as_posix() not in in_table:
-                spelled[inner[0].casefold()] = inner[0]
-        names = tuple(sorted(spelled.values()))
-        have = f"there is only one class, {names[0]}, in it and in {PATIENTS_CSV}"
+def _auto_classes(train: Path, without: Sequence[Path], in_table: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the subfolders of `train` or, if `patients.csv` gives classes, these and the folders of images `without`."""
+    names = {name.casefold(): name for name in in_table.values()}
+    inner = [image.relative_to(train).parts[0] for image in without if image.parent != train]
+    names |= {name.casefold(): name for name in (inner if in_table else [each.name for each in subfolders(train)])}
     if len(names) < 2:
-        raise DataError(Problem(have, train, _CLASS_FOLDERS))
-    return names
+        places = f"in it and in {PATIENTS_CSV}" if in_table else "in it"
+        have = f"there is only one class, {', '.join(names.values())}," if names else "there are no class folders"
+        raise DataError(Problem(f"{have} {places}", train, _CLASS_FOLDERS))
+    return tuple(sorted(names.values()))
 
 
 def _unknown_classes(
@@ -134,10 +127,7 @@ def _unknown_classes(
     *,
     has_table: bool,
 ) -> list[Problem]:
-    """Return a problem about all folders of unknown class, or about file names that do not say which pneumonia it is.
-
-    `has_table`: whether `patients.csv` gives classes.
-    """
+    """Return a problem about all folders of unknown class, or about file names that do not say which pneumonia it is."""
     if not unknown:
         return []
     where = next(iter(unknown)) if len(unknown) == 1 else root
@@ -153,9 +143,8 @@ def _unknown_classes(
     if classes in ("binary", "three"):
         fix = f"use data.classes: auto to make each folder a class; or {fix}"
         if tables := sorted(root.glob("*.csv")):
-            fix = (
-                f"if {tables[0].name} has the labels, describe it in a data file (docs/data.md, Label tables); or {fix}"
-            )
+            first = f"if {tables[0].name} has the labels, describe it in a data file (docs/data.md, Label tables)"
+            fix = f"{first}; or {fix}"
         elif all(spelled_class(name, THREE_CLASSES) for name in names):
             fix = f"use data.classes: three; or {fix}"
     what = f"folders that are none of the classes {join_names(class_names)}: {join_names(names)}"
@@ -165,26 +154,19 @@ def _unknown_classes(
 def _classes_without_images(
     folders: Mapping[PartName, Path],
     class_names: Sequence[str],
-    labels: Mapping[Path, int],
-    parts: Mapping[Path, PartName],
+    listed: Iterable[Listed],
     loose: Mapping[PartName, Sequence[str]],
 ) -> list[Problem]:
-    """Return a problem for `train` and `val` together, and one for `test`, if they lack classes."""
-    sides: dict[PartName, set[int]] = {part: set() for part in folders if part != "val"}
-    for image, label in labels.items():
-        sides["test" if parts[image] == "test" else "train"].add(label)
     problems = []
-    for part, present in sides.items():
-        missing = [name for label, name in enumerate(class_names) if label not in present]
+    for part, missing in missing_classes(listed, folders, class_names).items():
         what = f"class{'es' * (len(missing) > 1)} without images: {join_names(missing)}"
         fix = ADD_IMAGES.format(f"into {'/, '.join(missing)}/ there")
-        if not present and (outside := loose.get(part)):
-            what = f"none of the {len(outside)} images has a class, by a class folder or by its file name"
-            fix = _CLASS_FOLDERS
-        if not present:
+        if len(missing) == len(class_names):
+            if outside := loose.get(part):
+                what = f"none of the {len(outside)} images has a class, by a class folder or by its file name"
+                fix = _CLASS_FOLDERS
             fix += "; or give the parent folder, if it contains the class folders"
-        if missing:
-            problems.append(Problem(what, folders[part], fix))
+        problems.append(Problem(what, folders[part], fix))
     return problems
 
 
@@ -201,10 +183,10 @@ def folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) 
 
 def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
     """Return a class by its name, in upper or lower case; of three classes also by another word for it."""
-    if name in class_names:
-        return name
     if tuple(class_names) == THREE_CLASSES:
         name = OTHER_WORDS.get(name.casefold(), name)
+    if name in class_names:
+        return name
     return next((known for known in class_names if known.casefold() == name.casefold()), None)
 
 

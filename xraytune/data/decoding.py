@@ -41,7 +41,6 @@ class SquareImage:
 
     pixels: NDArray[np.uint8]
     kind: str
-    has_unused_bits: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +64,7 @@ def decode_file(path: Path | str, image_size_px: int, resize: Resize = "squash")
     grey = read_image(path, image_size_px)
     box = square_box(grey.reduced_from or grey.image.size, grey.image.size, image_size_px, resize)
     square = grey.image.resize((image_size_px, image_size_px), Image.Resampling.BILINEAR, box)
-    kind = grey.kind if grey.content_bits is None else f"{grey.kind} with {grey.content_bits}-bit content"
-    return SquareImage(pixels=np.asarray(square), kind=kind, has_unused_bits=grey.content_bits is not None)
+    return SquareImage(pixels=np.asarray(square), kind=grey.kind)
 
 
 def decode_files(

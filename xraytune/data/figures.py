@@ -40,13 +40,8 @@ def require_no_figures(out: Path, data: Path) -> None:
     if out.resolve().is_relative_to(data.resolve()):
         what = "figures in the image folder would be mistaken for X-rays"
         raise ConfigError(Problem(what, out, "give a folder outside of it"))
-    there = [
-        file.name
-        for name in (drawing.SAMPLES, drawing.CLASS_FREQUENCY)
-        for file in drawing.figure_files(out, name)
-        if file.exists()
-    ]
-    if there:
+    files = [*drawing.figure_files(out, drawing.SAMPLES), *drawing.figure_files(out, drawing.CLASS_FREQUENCY)]
+    if there := [file.name for file in files if file.exists()]:
         what = f"figures are here already: {join_names(there)}"
         raise ConfigError(Problem(what, out, "remove them, or give another folder"))
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.dicom import require_pydicom
 from xraytune.data.formats import DICOM_SUFFIXES, NAMING_SUFFIXES, is_dicom
+from xraytune.data.guesses import PARTS, PartName, part_named
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.data.table import PARTS, PartName
 
 _NO_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
 """Files that xraytune itself writes next to images."""
@@ -28,46 +28,48 @@ ADD_IMAGES = (
 )
 
 
+class Listed(NamedTuple):
+    """What a reader says about an image: the position of its class, its part, and its masks, which are to be merged."""
+
+    label: int
+    part: PartName
+    masks: tuple[Path, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Each image's class, part and masks.
-
-    Attributes:
-        train_folder: Contains the images of `train`.
-        labels: The position of each image's class in `class_names`.
-        parts: The part of each image.
-        masks: The masks of each image, which are to be merged; empty for classes.
-        problems: Images of unknown class, unpaired images and masks, classes without images.
-    """
+    """What a reader finds in a data folder; `problems` are of unknown classes, unpaired masks or classes without images."""
 
     class_names: tuple[str, ...]
     train_folder: Path
-    labels: Mapping[Path, int]
-    parts: Mapping[Path, PartName]
-    masks: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
+    images: Mapping[Path, Listed]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def only(self, part: PartName) -> Listing:
-        """Return the listing of one part."""
-        return replace(self, labels={image: label for image, label in self.labels.items() if self.parts[image] == part})
+
+def missing_classes(
+    images: Iterable[Listed], parts: Iterable[PartName], class_names: Sequence[str]
+) -> dict[PartName, list[str]]:
+    """Return the classes without images: under `train` for train and val together, and under `test`."""
+    sides: dict[PartName, set[int]] = {part: set() for part in parts if part != "val"}
+    for image in images:
+        sides["test" if image.part == "test" else "train"].add(image.label)
+    missing = {
+        part: [name for label, name in enumerate(class_names) if label not in there] for part, there in sides.items()
+    }
+    return {part: names for part, names in missing.items() if names}
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
     """List all images below a folder, sorted. Raises DataError if there is no such folder, or no image in it."""
     require_folder(folder)
-    images = image_files(folder, folder)
+    images, _ = walk_folder(folder, folder)
     if not images:
         raise DataError(Problem("no images in it", folder, ADD_IMAGES.format("there")))
     others = (image for image in images if image.suffix.lower() not in NAMING_SUFFIXES)
     if dicom := next(filter(_starts_as_dicom, others), None):
         require_pydicom(dicom)
     return images
-
-
-def image_files(folder: Path, root: Path) -> tuple[Path, ...]:
-    """List the image files below `folder`, which is the data folder `root` or lies in it, sorted; possibly none."""
-    return walk_folder(folder, root)[0]
 
 
 def pair_folders(folder: Path) -> dict[str, Path]:
@@ -84,8 +86,8 @@ def images_of(part: Path) -> Path:
 
 def holds_pairs(root: Path) -> bool:
     """Return whether a data folder, or a part of it (train/, val/, test/), holds pairs: it has images/ and masks/."""
-    parts = [folder for folder in subfolders(root) if folder.name.casefold() in PARTS] if root.is_dir() else []
-    return any(images_of(folder) != folder for folder in (root, *parts))
+    parts = [folder for folder in subfolders(root) if part_named(folder.name)] if root.is_dir() else []
+    return any(len(pair_folders(folder)) == 2 for folder in (root, *parts))
 
 
 def bare_name(file: str) -> str:
@@ -95,39 +97,38 @@ def bare_name(file: str) -> str:
     return (path.stem if is_image_suffix else path.name).casefold()
 
 
-def part_folders(root: Path) -> dict[PartName, Path]:
-    """Return the existing folders of train, val and test; without any of them, `train` is the root itself.
+def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
+    """Return the existing folders of train, val and test, and warnings; without any of them, `train` is the root itself.
 
     Raises:
-        DataError: There is no such folder, val/ or test/ has no train/ next to it, or the parts are one folder deeper.
+        DataError: There is no such folder, val/ or test/ has no train/ next to it, two folders are the same part, or the
+            parts are one folder deeper.
     """
     require_folder(root)
-    by_name = {folder.name.casefold(): folder for folder in subfolders(root)}
-    parts = {name: by_name[name] for name in PARTS if name in by_name}
+    folders, parts = subfolders(root), dict[PartName, Path]()
+    for part in PARTS:
+        same = [folder for folder in folders if part_named(folder.name) == part]
+        if len(same) > 1:
+            what = f"{' and '.join(f'{folder.name}/' for folder in same)} are both {part}"
+            raise DataError(Problem(what, root, "put their images into one of them"))
+        if same:
+            parts[part] = same[0]
     if parts and "train" not in parts:
-        have = " and ".join(f"{name}/" for name in parts)
+        have = " and ".join(f"{folder.name}/" for folder in parts.values())
         fix = "add train/, or give a folder that contains only class folders"
         raise DataError(Problem(f"it contains {have} but no train/", root, fix))
-    if parts:
-        return parts
-    folders = subfolders(root)
-    inner = [folder for folder in folders if any(each.name.casefold() == "train" for each in subfolders(folder))]
-    if inner:  # otherwise the test images in them would be trained on
-        where = " and in ".join(f"{folder.name}/" for folder in inner)
-        raise DataError(Problem(f"train/ is one folder deeper, in {where}", root, f"give {inner[0]}"))
-    return {"train": root}
-
-
-def unused_folders(root: Path, folders: Mapping[PartName, Path]) -> tuple[str, ...]:
-    """Return warnings about folders next to the parts, which are ignored, and about a missing test part."""
-    if folders["train"] == root:
-        return ()
+    if not parts:
+        inner = [folder for folder in folders if any(part_named(each.name) == "train" for each in subfolders(folder))]
+        if inner:  # otherwise the test images in them would be trained on
+            where = " and in ".join(f"{folder.name}/" for folder in inner)
+            raise DataError(Problem(f"train/ is one folder deeper, in {where}", root, f"give {inner[0]}"))
+        return {"train": root}, ()
     warnings = []
-    if "val" in folders and "test" not in folders:
+    if "val" in parts and "test" not in parts:
         warnings.append(f"{root}: without test/ no images are held out")
-    if others := [folder.name for folder in subfolders(root) if folder not in folders.values()]:
+    if others := [folder.name for folder in folders if folder not in parts.values()]:
         warnings.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")
-    return tuple(warnings)
+    return parts, tuple(warnings)
 
 
 def require_folder(folder: Path) -> None:
@@ -147,7 +148,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Return the images of a folder tree, sorted, and warnings about what was ignored."""
+    """Return the images of a folder tree, the data folder `root` or in it, sorted; and warnings about what was ignored."""
     inside = root.resolve()
     images: list[Path] = []
     others: Counter[str] = Counter()
@@ -165,7 +166,9 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
                 images.append(file)
             elif file.name not in _NO_IMAGES:
                 others[file.suffix.lower() or "no suffix"] += 1
-    _refuse_unwritable_names(folder, images)
+    names = [image.relative_to(folder).as_posix() for image in images]
+    if bad := [text for name in names if (text := os.fsencode(name).decode(errors="replace")) != name]:
+        raise DataError(Problem(f"file names that are not UTF-8: {join_names(bad)}", folder, "rename the files"))
     warnings = []
     if others and report_others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
@@ -200,13 +203,6 @@ def _leads_inside(link: Path, inside: Path) -> bool:
         return link.resolve().is_relative_to(inside)
     except (OSError, RuntimeError):  # a loop of links
         return False
-
-
-def _refuse_unwritable_names(folder: Path, images: Sequence[Path]) -> None:
-    """Raise DataError for names that are not UTF-8, which no study could store."""
-    names = [image.relative_to(folder).as_posix() for image in images]
-    if bad := [text for name in names if (text := os.fsencode(name).decode(errors="replace")) != name]:
-        raise DataError(Problem(f"file names that are not UTF-8: {join_names(bad)}", folder, "rename the files"))
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:

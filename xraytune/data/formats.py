@@ -27,6 +27,8 @@ from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import read_bytes, require_own_file
 from xraytune.data.dicom import REPAIR, ImageHeader, dicom_grey, open_dicom
 
+UNUSED_BITS = " with "
+"""In the `kind` of images that have more bits than their content."""
 NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 LARGEST_SIDE_PX = 20_000
@@ -54,16 +56,14 @@ _UPRIGHT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GreyImage:
-    """An upright image of mode L, and the file's format and depth, such as `PNG 16-bit`.
+    """An upright image of mode L, and the file's format and depth, such as `PNG 16-bit with 12-bit content`.
 
     Attributes:
-        content_bits: Bits that the content uses, if fewer than the file's depth.
         reduced_from: Width and height of the whole image, if `image` is a JPEG of reduced size.
     """
 
     image: Image.Image
     kind: str
-    content_bits: int | None = None
     reduced_from: tuple[int, int] | None = None
 
 
@@ -160,13 +160,8 @@ def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
     """Decode a TIFF, which is already upright: Pillow applies its orientation tag."""
     with suppress(EOFError):
         image.seek(1)
-        raise DataError(
-            Problem(
-                "this TIFF has several pages, and it is unclear which one to use",
-                path,
-                "save the page that you need as a separate file",
-            )
-        )
+        what = "this TIFF has several pages, and it is unclear which one to use"
+        raise DataError(Problem(what, path, "save the page that you need as a separate file"))
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
     # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones.
     return _grey(image, "TIFF", bits, path, is_inverted=image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
@@ -194,11 +189,8 @@ def _grey(
     bits = stated_bits if stated_bits < 16 else 8 if highest < 256 else 12 if highest < 4096 else 16
     largest = 2**bits - 1
     grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
-    return GreyImage(
-        image=Image.fromarray(255 - grey if is_inverted else grey),
-        kind=kind,
-        content_bits=bits if bits < min(stated_bits, 16) else None,
-    )
+    kind += f"{UNUSED_BITS}{bits}-bit content" if bits < min(stated_bits, 16) else ""
+    return GreyImage(image=Image.fromarray(255 - grey if is_inverted else grey), kind=kind)
 
 
 def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") -> Image.Image:

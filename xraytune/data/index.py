@@ -1,8 +1,8 @@
-"""List the images of a data folder, each with its class, patient, hash and size.
+"""List the images of a data folder, each with its class, part, patient, hash and size.
 
-`val` is among the images to split by patient, and `parts` has the part of each file (see split.py); of the held-out `test`,
-only names and hashes are read. All problems of the folder are reported together, before any image is decoded. DICOM files
-raise MachineError if pydicom is not installed.
+`val` is among the images to split by patient (see split.py); of the held-out `test`, only names and hashes are read. All
+problems of the folder are reported together, before any image is decoded. DICOM files raise MachineError if pydicom is not
+installed.
 
 With `pairs`, the images are X-rays with masks (pairs.py), of a single class; else their classes come from `data.table`
 (label_table.py), or from folders and `patients.csv` (class_folders.py).
@@ -13,42 +13,40 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.data.class_folders import list_class_folders, standard_classes
-from xraytune.data.class_words import Positive, positive_class
+from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
 from xraytune.data.dicom import ImageHeader
 from xraytune.data.folders import (
     Listing,
     holds_pairs,
-    image_files,
     images_of,
     list_images,
     part_folders,
     require_folder,
     subfolders,
-    unused_folders,
+    walk_folder,
 )
 from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
+from xraytune.data.guesses import PartName, Positive, part_named, patient_of, positive_class
 from xraytune.data.label_table import list_table
 from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
     PATIENTS_CSV,
     join_identical,
     match_patients,
-    patient_of,
     patients_by_name,
     patients_by_regex,
     require_group,
 )
-from xraytune.data.table import PARTS, LabelTable, PartName, find_table, match_names, require_one_rule
+from xraytune.data.table import LabelTable, find_table, match_names, require_one_rule
 from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -66,6 +64,7 @@ class ImageFile:
         sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one patient.
         width_px: From the file's header, upright, like `height_px`; 0 if the header is broken, which decoding reports.
         masks_sha256: Hash of the masks' bytes; empty without masks.
+        part: As the data folder gives it, before the split.
     """
 
     file: str
@@ -76,6 +75,7 @@ class ImageFile:
     height_px: int
     masks: tuple[str, ...] = ()
     masks_sha256: str = ""
+    part: PartName = field(default="train", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,6 @@ class ImageIndex:
         table: The folder's `data.table` or `patients.csv`, if it has one.
         positive: Label of the positive class; with three or more classes, of no meaning.
         positive_reason: Why it is the positive one; empty with three or more classes.
-        parts: The part of each file as the data folder gives it, before the split.
         test_fingerprint: Of the test part's content, independent of file names; None without a test part.
     """
 
@@ -97,7 +96,6 @@ class ImageIndex:
     positive_reason: str
     images: tuple[ImageFile, ...]
     test: tuple[ImageFile, ...]
-    parts: Mapping[str, PartName]
     test_fingerprint: str | None
     warnings: tuple[str, ...]
 
@@ -114,16 +112,11 @@ def read_index(
         ConfigError: `group_regex` is not a regular expression with a group, or there is a label table for pairs.
         DataError: All problems of folders and file names; if there are none, all problems of the patients.
     """
-    root, group_regex = settings.path, settings.split.group_regex
-    if pairs:
-        _refuse_table(settings)
-    require_group(group_regex)
-    table = find_table(root, settings.table)
-    require_one_rule(table, group_regex)
+    table = _find_table(settings, pairs=pairs)
     listing = _list(settings, table, pairs=pairs)
     problems = [*listing.problems]
-    if table is None and group_regex is None and not pairs:
-        problems += _same_name_problems(root, listing)
+    if table is None and settings.split.group_regex is None and not pairs:
+        problems += _same_name_problems(settings.path, listing)
     given = None if pairs else settings.positive
     positive = positive_class(given, listing.class_names)
     if isinstance(positive, Problem):
@@ -132,25 +125,29 @@ def read_index(
     if problems:
         raise DataError(*problems)
     images, notes = _read_images(settings, table, listing, on_progress)
-    parts = {file.relative_to(root).as_posix(): listing.parts[file] for file in listing.labels}
-    training = tuple(image for image in images if parts[image.file] != "test")
-    test = tuple(image for image in images if parts[image.file] == "test")
+    training = tuple(image for image in images if image.part != "test")
+    test = tuple(image for image in images if image.part == "test")
     problems = few_patients_problems(listing.train_folder, listing.class_names, training)
     fix = "move all images of a patient to one side: scores on training patients are biased"
-    problems += shared_patients_problems(training, test, "training and in test", root, fix)
+    problems += shared_patients_problems(training, test, "training and in test", settings.path, fix)
     if problems:
         raise DataError(*problems)
+    both = [
+        " = ".join(image.file for image in same)
+        for same in identical_images(images)
+        if len({image.label for image in same}) > 1
+    ]
+    contradictions = [f"the same image is in two classes: {join_names(both, 3)}"] if both else []
     return ImageIndex(
-        root=root,
+        root=settings.path,
         table=table,
         class_names=listing.class_names,
         positive=positive.label,
         positive_reason=positive.reason,
         images=training,
         test=test,
-        parts=parts,
         test_fingerprint=content_fingerprint(test) if test else None,
-        warnings=(*listing.warnings, *notes, *_contradiction_warnings(training + test)),
+        warnings=(*listing.warnings, *notes, *contradictions),
     )
 
 
@@ -162,8 +159,19 @@ def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progre
 
 def find_class_names(settings: DataSettings) -> tuple[str, ...]:
     """Return the classes in the order of their labels; reads the data folder only for `classes: auto`."""
-    standard = standard_classes(settings.classes)
+    standard = STANDARD_CLASSES.get(settings.classes)
     return standard or _list(settings, find_table(settings.path, settings.table)).class_names
+
+
+def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
+    """Read the table of a data folder; refuse one for pairs, and two rules for patients."""
+    if pairs and settings.table is not None:
+        what = "label tables are for classification, and segmentation has no classes"
+        raise ConfigError(Problem(what, "data.table", "remove it; patients.csv names the patients of pairs"))
+    require_group(settings.split.group_regex)
+    table = find_table(settings.path, settings.table)
+    require_one_rule(table, settings.split.group_regex)
+    return table
 
 
 def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = False) -> Listing:
@@ -171,15 +179,9 @@ def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = Fal
     if table is not None and settings.table is not None:
         return list_table(settings, table)
     root = settings.path
-    folders = part_folders(root)
-    listing = list_pairs(folders, root) if pairs else list_class_folders(root, folders, root, table, settings.classes)
-    return replace(listing, warnings=(*unused_folders(root, folders), *listing.warnings))
-
-
-def _refuse_table(settings: DataSettings) -> None:
-    if settings.table is not None:
-        what = "label tables are for classification, and segmentation has no classes"
-        raise ConfigError(Problem(what, "data.table", "remove it; patients.csv names the patients of pairs"))
+    folders, warnings = part_folders(root)
+    listing = list_pairs(folders, root) if pairs else list_class_folders(folders, root, table, settings.classes)
+    return replace(listing, warnings=(*warnings, *listing.warnings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +208,7 @@ def read_labelled(
 ) -> LabelledImages:
     """Read labelled images from a folder without parts, or from a YAML file with a `data:` block.
 
-    The data folder that contains the folder names the patients if it can (`data_folder_of`). Of a file, the
+    The data folder that contains the folder names the patients if it can (`_data_folder_of`). Of a file, the
     test images are read; without any, the training images, and those of val in a table. `group_regex` is searched in each
     path for its patient, unless a table or the file has a rule for patients. With `pairs`, see `read_index`.
 
@@ -217,22 +219,19 @@ def read_labelled(
     """
     data = data_settings(source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex)))
     group_regex = data.split.group_regex
-    require_group(group_regex)
-    if pairs:
-        _refuse_table(data)
     if data.table is not None:
-        table = find_table(data.path, data.table)
+        table = _find_table(data, pairs=pairs)
         assert table is not None, "it is given"
-        require_one_rule(table, group_regex)
         listing = list_table(data, table, class_names)
-        listing = listing.only("test") if "test" in map(listing.parts.get, listing.labels) else listing
-        if not listing.labels:
+        test = {file: image for file, image in listing.images.items() if image.part == "test"}
+        if not listing.images:
             raise DataError(Problem("no image of the table has a class", table.path, "correct data.table.labels"))
-        return _labelled(data, table, listing, on_progress)
+        return _labelled(data, table, replace(listing, images=test or listing.images), on_progress)
+    require_group(group_regex)
     if is_data_file(source):  # of a whole data folder
-        parts_there = part_folders(data.path)
-        data = data.model_copy(update={"path": parts_there.get("test", parts_there["train"])})
-    return _read_one_part(data, class_names, data_folder_of(data.path, group_regex), on_progress, pairs=pairs)
+        parts, _ = part_folders(data.path)
+        data = data.model_copy(update={"path": parts.get("test", parts["train"])})
+    return _read_one_part(data, class_names, _data_folder_of(data.path, group_regex), on_progress, pairs=pairs)
 
 
 def read_labelled_folder(root: Path, class_names: Sequence[str], *, pairs: bool = False) -> tuple[ImageFile, ...]:
@@ -250,15 +249,14 @@ def _read_one_part(
     """Read a folder without parts; with `whole`, the data folder that contains it gives paths and patients."""
     root = data.path
     require_folder(root)
-    inner = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
+    inner = [folder for folder in subfolders(root) if part_named(folder.name) in ("train", "test")]
     if inner:
         what = f"it contains {' and '.join(f'{part.name}/' for part in inner)}, and it is unclear which of its images to use"
         raise DataError(Problem(what, root, f"give one of them, such as {inner[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
     folders: dict[PartName, Path] = {"train": folder}
-    names = tuple(class_names)
-    listing = list_pairs(folders, base) if pairs else list_class_folders(folder, folders, base, table, names)
+    listing = list_pairs(folders, base) if pairs else list_class_folders(folders, base, table, tuple(class_names))
     if listing.problems:
         raise DataError(*listing.problems)
     split = data.split if table is None else data.split.model_copy(update={"group_regex": None})
@@ -273,19 +271,17 @@ def _labelled(data: DataSettings, table: LabelTable | None, listing: Listing, on
     return LabelledImages(data=data, table=table, images=images)
 
 
-def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
+def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     """Return the data folder that contains a part such as `test/`, if the patients of the part are named there; else None.
 
     They are if its table has all images of the part, or if the expression matches all their paths below it. A table inside
     the part itself comes first. Raises DataError if there is no such folder, or the table is malformed or ambiguous.
     """
     require_folder(part)
-    if find_table(part) is not None:
-        return None
     part = part.resolve()
     whole = part.parent
     table = find_table(whole)
-    if table is None and (group_regex is None or part.name.casefold() not in PARTS):
+    if find_table(part) is not None or (table is None and (group_regex is None or part_named(part.name) is None)):
         return None
     files = [image.relative_to(whole).as_posix() for image in list_images(images_of(part))]
     if table is None:
@@ -293,8 +289,8 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     if not match_names(table.rows, files).by_file.keys() >= set(files):
         return None
     # A bare name must belong to one file only, in all parts.
-    parts = {part, *(folder for folder in subfolders(whole) if folder.name.casefold() in PARTS)}
-    everywhere = (image for each in parts for image in image_files(images_of(each), whole))
+    parts = {part, *(folder for folder in subfolders(whole) if part_named(folder.name))}
+    everywhere = (image for each in parts for image in walk_folder(images_of(each), whole)[0])
     table.rows_of(sorted(image.relative_to(whole).as_posix() for image in everywhere))
     return whole
 
@@ -310,8 +306,8 @@ def _read_images(
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
     """Hash every file and its masks, read its header and find its patient; return records, sorted by file, and warnings."""
     root, warnings = data.path, tuple[str, ...]()
-    paths = {path.relative_to(root).as_posix(): path for path in listing.labels}
-    files = sorted(paths)
+    by_file = {path.relative_to(root).as_posix(): (path, listed) for path, listed in listing.images.items()}
+    files = sorted(by_file)
     patients = table.patients_of(files) if table else None
     if patients is None and data.split.group_regex is not None:  # its errors come before thousands of files are read
         patients = patients_by_regex(data.split.group_regex, files)
@@ -319,8 +315,9 @@ def _read_images(
     ignore_decoder_warnings()
 
     def read(file: str) -> tuple[str, ImageHeader | None, str]:
-        mask_hashes = "\n".join(_read_content(mask)[0] for mask in listing.masks.get(paths[file], ()))
-        return *_read_content(paths[file]), hashlib.sha256(mask_hashes.encode()).hexdigest() if mask_hashes else ""
+        path, listed = by_file[file]
+        masks = "\n".join(_read_content(mask)[0] for mask in listed.masks)
+        return *_read_content(path), hashlib.sha256(masks.encode()).hexdigest() if masks else ""
 
     for file, content in zip(files, map_on_cores(read, files), strict=True):
         contents[file] = content
@@ -334,13 +331,14 @@ def _read_images(
     images = tuple(
         ImageFile(
             file=file,
-            label=listing.labels[paths[file]],
+            label=by_file[file][1].label,
             patient=patients[file],
             sha256=sha256,
             width_px=header.width_px if header else 0,
             height_px=header.height_px if header else 0,
-            masks=tuple(mask.relative_to(root).as_posix() for mask in listing.masks.get(paths[file], ())),
+            masks=tuple(mask.relative_to(root).as_posix() for mask in by_file[file][1].masks),
             masks_sha256=masks_sha256,
+            part=by_file[file][1].part,
         )
         for file, (sha256, header, masks_sha256) in contents.items()
     )
@@ -364,10 +362,10 @@ def _same_name_problems(root: Path, listing: Listing) -> list[Problem]:
 
     Other images are identified by their path: each folder may count from 1.
     """
-    images = [
-        (listing.parts[image] == "test", image)
-        for image in listing.labels
-        if image.suffix.lower() in NAMING_SUFFIXES  # scanners repeat names of DICOM files
+    images = [  # scanners repeat names of DICOM files
+        (listed.part == "test", image)
+        for image, listed in listing.images.items()
+        if image.suffix.lower() in NAMING_SUFFIXES
     ]
     telling = {(is_test, image.stem.casefold()) for is_test, image in images if patient_of(image.name)}
     by_name: dict[tuple[bool, str], list[str]] = defaultdict(list)
@@ -388,19 +386,15 @@ def few_patients_problems(train: Path, class_names: Sequence[str], images: Seque
     if len(everyone) == 1:
         fix = "a split by patient needs several patients; are group_regex and patients.csv correct?"
         return [Problem(f"all {len(images)} images belong to one patient, {everyone.pop()}", train, fix)]
-    patients = {
-        f"class {name} has": len({image.patient for image in images if image.label == label})
-        for label, name in enumerate(class_names)
-    }
-    if len(class_names) == 1:
-        patients = {"there are": len(everyone)}
-    few = [
-        f"{have} {count} patient{'s' * (count != 1)}" for have, count in patients.items() if count < _SIDES_OF_A_SPLIT
-    ]
-    if not few:
-        return []
+    counts = {"there are": len(everyone)}
+    if len(class_names) > 1:
+        counts = {
+            f"class {name} has": len({image.patient for image in images if image.label == label})
+            for label, name in enumerate(class_names)
+        }
+    few = [f"{have} {count} patient{'s' * (count != 1)}" for have, count in counts.items() if count < _SIDES_OF_A_SPLIT]
     what = f"{join_names(few)}; train, val-A and val-B need one each"
-    return [Problem(what, train, "add images of other patients")]
+    return [Problem(what, train, "add images of other patients")] if few else []
 
 
 def shared_patients_problems(
@@ -423,12 +417,3 @@ def identical_images(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
         if image.width_px:
             by_content[image.sha256].append(image)
     return [same for same in by_content.values() if len(same) > 1]
-
-
-def _contradiction_warnings(images: Iterable[ImageFile]) -> list[str]:
-    both = [
-        " = ".join(image.file for image in same)
-        for same in identical_images(images)
-        if len({image.label for image in same}) > 1
-    ]
-    return [f"the same image is in two classes: {join_names(both, 3)}"] if both else []

@@ -103,20 +103,16 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
     hashes: dict[str, Hashes] = {}
     mean_greys: dict[str, float] = {}
     kinds: dict[str, str] = {}
-    oddly_deep: dict[str, str] = {}
     broken: list[BrokenImage] = []
     decoded = decode_files(index.root, [image.file for image in images], HASH_SIZE_PX, on_progress=on_progress)
-    for position, (image, square) in enumerate(zip(images, decoded, strict=True)):
+    for image, square in zip(images, decoded, strict=True):
+        is_training = image.part != "test"  # of test images, only the hashes are used
         if isinstance(square, SquareImage):
             hashes[image.file] = perceptual_hash(square.pixels)
-        if position >= len(index.images):  # of test images, nothing else is used
-            continue
-        if isinstance(square, BrokenImage):
+            if is_training:
+                mean_greys[image.file], kinds[image.file] = float(square.pixels.mean()), square.kind
+        elif is_training:
             broken.append(square)
-            continue
-        mean_greys[image.file], kinds[image.file] = float(square.pixels.mean()), square.kind
-        if square.has_unused_bits:
-            oddly_deep[image.file] = square.kind
     auroc = _shortcut_auroc([image for image in index.images if image.file in mean_greys], [*mean_greys.values()])
     sized = [image for image in index.images if image.width_px] or list(index.images)
     widths, heights = [image.width_px for image in sized], [image.height_px for image in sized]
@@ -145,7 +141,7 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         broken=(*broken, *bad_masks),
         shortcut_auroc=auroc,
         shortcut=_shortcut_as_text(auroc) if len(index.class_names) > 1 else "",
-        warnings=(*index.warnings, *odd_depth_warnings(oddly_deep)),
+        warnings=(*index.warnings, *odd_depth_warnings(kinds)),
         masks=masks,
     )
 
@@ -204,15 +200,13 @@ def _shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) ->
 def _shortcut_as_text(auroc: float | None) -> str:
     if auroc is None:
         return "Too few patients to measure how well image size and mean grey alone separate the classes."
-    start = f"Image size and mean grey alone reach an AUROC of {auroc:.2f}"
-    if auroc < 0.6:
-        return f"{start}: no relevant shortcut."
-    return f"{start}: a classifier can reach this without looking at a lung."
+    meaning = "no relevant shortcut" if auroc < 0.6 else "a classifier can reach this without looking at a lung"
+    return f"Image size and mean grey alone reach an AUROC of {auroc:.2f}: {meaning}."
 
 
 def _counts(index: ImageIndex) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for image in (*index.images, *index.test):
-        part_counts = counts.setdefault(index.parts[image.file], dict.fromkeys(index.class_names, 0))
+        part_counts = counts.setdefault(image.part, dict.fromkeys(index.class_names, 0))
         part_counts[index.class_names[image.label]] += 1
     return counts

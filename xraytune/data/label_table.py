@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
-from xraytune.data.class_folders import folder_class, spelled_class, standard_classes
-from xraytune.data.folders import Listing, require_folder, walk_folder
-from xraytune.data.table import PART_NAMES, LabelTable, PartName, match_names
+from xraytune.data.class_folders import STANDARD_CLASSES, folder_class, spelled_class
+from xraytune.data.folders import Listed, Listing, missing_classes, require_folder, walk_folder
+from xraytune.data.guesses import PartName, part_named
+from xraytune.data.table import LabelTable, TableRow, match_names
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
 
@@ -27,8 +28,8 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
     require_folder(root)
     images, ignored = walk_folder(root, root, report_others=False)
     files = {image.relative_to(root).as_posix(): image for image in images}
-    rows = table.rows_of(files)
-    if not rows:
+    row_names = table.rows_of(files)
+    if not row_names:
         have = f"images there are called {join_names(sorted(files), 2)}" if files else "there are no images in it"
         named = (
             f"none of its {len(table.rows):,} rows matches an image in {root}: "
@@ -36,38 +37,43 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
         )
         fix = f"check data.path, and the column data.table.image: {table.settings.image}"
         raise DataError(Problem(f"{named}; {have}", table.path, fix))
+    rows = {file: table.rows[name] for file, name in row_names.items()}
     parts = _parts_of(root, table, rows)
-    written = {file: name for file, row in rows.items() if (name := table.rows[row].class_name)}
-    names = tuple(class_names or standard_classes(data.classes) or _found_classes(table, written, files))
-    labels: dict[Path, int] = {}
+    names = tuple(class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, rows, files))
+    listed: dict[Path, Listed] = {}
     unknown: set[str] = set()
-    for file in sorted(parts.keys() & rows.keys()):
-        if table.settings.gives_classes:
-            name = spelled_class(written[file], names) if file in written else None
-            unknown |= {written[file]} if file in written and name is None else set()
-        else:
+    for file, part in sorted(parts.items()):
+        written = rows[file].class_name
+        if not table.settings.gives_classes:
             name = folder_class(_inner_folders(file), files[file], names)
-        if name is not None:
-            labels[files[file]] = names.index(name)
+        elif (name := written and spelled_class(written, names)) is None and written:
+            unknown.add(written)
+        if name:
+            listed[files[file]] = Listed(names.index(name), part)
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
-    image_parts = {files[file]: part for file, part in parts.items()}
+    sides: dict[PartName, str] = {"train": "training", "test": "test"}
+    missing = missing_classes(listed.values(), sides if "test" in parts.values() else ["train"], names)
+    fix = "correct data.table.labels and data.table.side, or add images"
     return Listing(
         class_names=names,
         train_folder=root,
-        labels=labels,
-        parts=image_parts,
-        problems=_empty_classes(table, names, labels, image_parts),
-        warnings=(*_left_out(table, files, rows, parts, len(labels)), *ignored),
+        images=listed,
+        problems=tuple(
+            Problem(f"class {name} has no {sides[part]} images", table.path, fix)
+            for part, missing_names in missing.items()
+            for name in missing_names
+        ),
+        warnings=(*_left_out(table, files, row_names, parts, len(listed)), *ignored),
     )
 
 
-def _found_classes(table: LabelTable, written: Mapping[str, str], files: Collection[str]) -> tuple[str, ...]:
+def _found_classes(table: LabelTable, rows: Mapping[str, TableRow], files: Collection[str]) -> tuple[str, ...]:
     """Return the classes of `classes: auto`: those of the mapping, of the cells, or the folders of the images."""
-    classes = table.settings.labels.values() or written.values()
+    classes = [*table.settings.labels.values()] or [row.class_name for row in rows.values() if row.class_name]
     if not table.settings.gives_classes:
-        classes = {inner[0]: inner[0] for file in files if (inner := _inner_folders(file))}.values()
+        classes = [inner[0] for file in files if (inner := _inner_folders(file))]
     names = tuple(sorted({name.casefold(): name for name in classes}.values()))
     if len(names) < 2:
         have = f"there is only one class, {names[0]}" if names else "there are no classes"
@@ -78,51 +84,51 @@ def _found_classes(table: LabelTable, written: Mapping[str, str], files: Collect
 def _inner_folders(file: str) -> tuple[str, ...]:
     """Return the folders of a file, without the one of its part."""
     folders = PurePosixPath(file).parts[:-1]
-    return folders[1:] if folders and folders[0].casefold() in PART_NAMES else folders
+    return folders[1:] if folders and part_named(folders[0]) else folders
 
 
-def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, str]) -> dict[str, PartName]:
+def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> dict[str, PartName]:
     """Return the part of each file; those in none are missing."""
     side = table.settings.side
-    if side is not None and side.column is not None:
-        return {file: row_part for file, row in rows.items() if (row_part := table.rows[row].part)}
     if side is None:
-        return {file: PART_NAMES.get(file.partition("/")[0].casefold(), "train") for file in rows}
+        return {file: part_named(file.partition("/")[0]) or "train" for file in rows}
+    if side.column is not None:
+        return {file: row.part for file, row in rows.items() if row.part}
     parts: dict[str, PartName] = {} if side.train is not None else dict.fromkeys(rows, "train")
     lists: dict[str, str] = {}
     problems = []
-    by_row = {row: file for file, row in rows.items()}
-    for part, name in (("train", side.train), ("val", side.val), ("test", side.test)):
-        members = _members(root, name, by_row) if name is not None else ()
+    given: dict[PartName, str | None] = {"train": side.train, "val": side.val, "test": side.test}
+    for part, name in given.items():
+        members = _members(root, name, table, rows) if name is not None else ()
         if twice := sorted(lists.keys() & set(members)):
             what = f"{len(twice)} images are also in {lists[twice[0]]}: {join_names(twice, 3)}"
             problems.append(Problem(what, root / str(name), "keep each image in one list"))
         lists |= dict.fromkeys(members, str(name))
-        parts |= dict.fromkeys(members, PART_NAMES[part])
+        parts |= dict.fromkeys(members, part)
     if problems:
         raise DataError(*problems)
     return parts
 
 
-def _members(root: Path, name: str, by_row: Mapping[str, str]) -> Collection[str]:
-    """Return the files of a list of `data.table.side`, or in a folder that is given instead; `by_row` has all files."""
-    path, files = root / name, by_row.values()
+def _members(root: Path, name: str, table: LabelTable, files: Collection[str]) -> Collection[str]:
+    """Return the files of a list of `data.table.side`, or in a folder that is given instead."""
+    path = root / name
     if path.is_dir():
         folder, base = path.resolve(), root.resolve()
-        found = [file for file in files if (base / file).is_relative_to(folder)]
-        if not found:
+        members: Collection[str] = [file for file in files if (base / file).is_relative_to(folder)]
+        if not members:
             raise DataError(Problem("no image of the table is in it", path, "correct data.table.side"))
-        return found
+        return members
     try:
         lines = read_bytes(path, "table", DataError).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(Problem("not a list in UTF-8", path, "write one image per line")) from error
     except OSError as error:
         near = nearest(name, [entry.name for entry in root.iterdir()], "it is relative to data.path")
-        raise DataError(
-            Problem(f"the list of data.table.side cannot be read ({error.strerror})", path, near)
-        ) from error
+        what = f"the list of data.table.side cannot be read ({error.strerror})"
+        raise DataError(Problem(what, path, near)) from error
     names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    by_row = {row: file for file, row in table.rows_of(files).items()}
     matched = match_names([line for line in names if line not in by_row], files)
     if matched.several_files:
         raise DataError(*matched.problems(path))
@@ -133,35 +139,18 @@ def _members(root: Path, name: str, by_row: Mapping[str, str]) -> Collection[str
     return members
 
 
-def _empty_classes(
-    table: LabelTable, names: Sequence[str], labels: Mapping[Path, int], parts: Mapping[Path, PartName]
-) -> tuple[Problem, ...]:
-    sides: dict[str, set[int]] = {side: set() for side in ("training", "test") if side in {"training", *parts.values()}}
-    for image, label in labels.items():
-        sides["test" if parts[image] == "test" else "training"].add(label)
-    fix = "correct data.table.labels and data.table.side, or add images"
-    return tuple(
-        Problem(f"class {name} has no {side} images", table.path, fix)
-        for side, present in sides.items()
-        for label, name in enumerate(names)
-        if label not in present
-    )
-
-
 def _left_out(
-    table: LabelTable, files: Collection[str], rows: Mapping[str, str], parts: Mapping[str, PartName], kept: int
+    table: LabelTable, files: Collection[str], row_names: Mapping[str, str], parts: Collection[str], kept: int
 ) -> list[str]:
     """Return a note with the reasons for which images and rows are left out; none if none are."""
-    without_row = sorted(set(files) - rows.keys())
-    without_image = len(table.rows) - len(set(rows.values()))
-    without_part = len(rows.keys() - parts.keys())
-    without_class = len(rows) - without_part - kept
+    without_row = sorted(set(files) - row_names.keys())
+    without_image = len(table.rows) - len(set(row_names.values()))
     labels = f"with none of the labels {', '.join(table.settings.labels)}"
     reasons = (
         (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
         (without_image, "rows without an image", f" of {len(table.rows):,}"),
-        (without_part, "images in no list of data.table.side", ""),
-        (without_class, f"images {labels if table.settings.labels else 'without a class'}", ""),
+        (len(row_names) - len(parts), "images in no list of data.table.side", ""),
+        (len(parts) - kept, f"images {labels if table.settings.labels else 'without a class'}", ""),
     )
     notes = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
     return [f"{table.path.name} leaves out {'; '.join(notes)}"] if notes else []

@@ -56,8 +56,8 @@ def read_mask(root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | No
 def _foreground(path: Path, size_px: tuple[int, ...] | None) -> NDArray[np.bool_]:
     image = read_image(path, LARGEST_SIDE_PX).image
     if size_px is not None and image.size != size_px:
-        sizes = "{} x {} pixels, but its image has {} x {}".format(*image.size, *size_px)
-        raise DataError(Problem(f"the mask has {sizes}", path, "export it at the size of the image"))
+        what = "the mask has {} x {} pixels, but its image has {} x {}".format(*image.size, *size_px)
+        raise DataError(Problem(what, path, "export it at the size of the image"))
     levels = np.asarray(image)
     values = np.flatnonzero(np.bincount(levels.ravel(), minlength=256)).tolist()
     if len(values) > 2 or (len(values) == 2 and values[0]):
@@ -82,8 +82,7 @@ def _refuse_implausible(mask: NDArray[np.bool_], where: Path) -> None:
 def square_mask(mask: NDArray[np.bool_], image_size_px: int, resize: Resize) -> NDArray[np.uint8]:
     """Resize a mask, [H, W], like its image, to uint8 [S, S]: 255 where it covers at least half of a pixel, else 0.
 
-    Raises:
-        DataError: The result is empty.
+    Raises DataError if the result is empty.
     """
     area = Image.fromarray(mask.astype(np.float32))
     box = square_box(area.size, area.size, image_size_px, resize)

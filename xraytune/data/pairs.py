@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.data.folders import Listing, bare_name, pair_folders, subfolders, walk_folder
-from xraytune.data.table import PartName
+from xraytune.data.folders import Listed, Listing, bare_name, pair_folders, subfolders, walk_folder
+from xraytune.data.guesses import PartName
 
 _MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 
@@ -26,7 +26,7 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
     Raises:
         DataError: A part has no images/ or no masks/.
     """
-    masks_of, parts = dict[Path, tuple[Path, ...]](), dict[Path, PartName]()
+    listed = dict[Path, Listed]()
     problems, warnings = list[Problem](), list[str]()
     for part, folder in folders.items():
         there = _require_pair_folders(folder)
@@ -35,24 +35,21 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
         by_stem: dict[str, list[Path]] = defaultdict(list)
         for image in images:
             by_stem[bare_name(image.name)].append(image)
-        part_masks: dict[Path, tuple[Path, ...]] = dict.fromkeys(images, ())
+        masks_of: dict[Path, list[Path]] = {image: [] for image in images}
         alone: list[Path] = []
         for mask in masks:
-            stem = _stem_of_image(bare_name(mask.name), by_stem.keys())
-            owners = by_stem[stem] if stem else []
-            alone += [] if owners else [mask]
-            part_masks |= {image: (*part_masks[image], mask) for image in owners}
+            stem = _stem_of_image(bare_name(mask.name), by_stem)
+            for image in by_stem[stem] if stem else ():
+                masks_of[image].append(mask)
+            alone += [] if stem else [mask]
         notes = (*image_notes, *mask_notes)
-        problems += _problems(folder, by_stem, masks, part_masks, alone, notes=notes)
-        warnings += [*notes, *_several_masks(folder, part_masks)]
-        masks_of |= part_masks
-        parts |= dict.fromkeys(images, part)
+        problems += _problems(folder, by_stem, masks, masks_of, alone, notes=notes)
+        warnings += [*notes, *_several_masks(folder, masks_of)]
+        listed |= {image: Listed(0, part, tuple(merged)) for image, merged in masks_of.items()}
     return Listing(
         class_names=("image",),
         train_folder=folders["train"],
-        labels=dict.fromkeys(masks_of, 0),
-        parts=parts,
-        masks=masks_of,
+        images=listed,
         problems=tuple(problems),
         warnings=tuple(warnings),
     )
@@ -85,33 +82,33 @@ def _problems(
     notes: Sequence[str],
 ) -> tuple[Problem, ...]:
     """Return masks in lossy formats, images with the same name, and unpaired images and masks."""
-    faults = []
+    if not masks_of:
+        fix = "put JPEG, PNG, TIFF or DICOM files there, and their masks into masks/"
+        return (Problem("no images in images/", folder, fix),)
+    problems = []
     if lossy := _names(folder, [mask for mask in masks if mask.suffix.lower() not in _MASK_SUFFIXES]):
         what = f"masks must be PNG or TIFF, but {len(lossy)} of {len(masks)} have another format: {join_names(lossy)}"
-        faults.append((what, "save them as PNG with two values; JPEG blurs the outline"))
+        problems.append(Problem(what, folder, "save them as PNG with two values; JPEG blurs the outline"))
     if same := [" and ".join(_names(folder, images)) for images in by_stem.values() if len(images) > 1]:
         what = f"images with the same name, which makes their masks ambiguous: {join_names(same)}"
-        faults.append((what, "rename them and their masks, or remove all but one"))
-    unpaired = {
-        f"{len(masks_of)} images without a mask": _names(
-            folder, [image for image, masks_there in masks_of.items() if not masks_there]
-        ),
-        f"{len(masks)} masks without an image": _names(folder, alone),
-    }
-    if what := "; ".join(f"{len(names)} of {text}: {join_names(names)}" for text, names in unpaired.items() if names):
+        problems.append(Problem(what, folder, "rename them and their masks, or remove all but one"))
+    without = [image for image, masks_there in masks_of.items() if not masks_there]
+    unpaired = {f"{len(masks_of)} images without a mask": without, f"{len(masks)} masks without an image": alone}
+    counts = [
+        f"{len(files)} of {text}: {join_names(_names(folder, files))}" for text, files in unpaired.items() if files
+    ]
+    if counts:
         fix = "add the missing files or remove the others; masks of X.png are named X.png, X_left.png or X-mask.tif"
-        fix += "".join(f" ({note})" for note in notes)
-        faults.append((what, fix))
-    if not masks_of:
-        faults = [("no images in images/", "put JPEG, PNG, TIFF or DICOM files there, and their masks into masks/")]
-    return tuple(Problem(what, folder, fix) for what, fix in faults)
+        problems.append(Problem("; ".join(counts), folder, fix + "".join(f" ({note})" for note in notes)))
+    return tuple(problems)
 
 
 def _several_masks(folder: Path, masks_of: Mapping[Path, Sequence[Path]]) -> list[str]:
     several = [image for image, merged in masks_of.items() if len(merged) > 1]
-    examples = [f"{' and '.join(_names(folder, masks_of[image]))} for {image.name}" for image in several[:1]]
-    count = f"{folder}: {len(several)} of {len(masks_of)} images have several masks"
-    return [f"{count}, which are merged ({example})" for example in examples]
+    if not several:
+        return []
+    example = f"{' and '.join(_names(folder, masks_of[several[0]]))} for {several[0].name}"
+    return [f"{folder}: {len(several)} of {len(masks_of)} images have several masks, which are merged ({example})"]
 
 
 def _names(folder: Path, files: Sequence[Path]) -> list[str]:

@@ -7,7 +7,6 @@ joined into one.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,32 +16,11 @@ from types import MappingProxyType
 import regex
 
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
-from xraytune.data.class_words import OTHER_WORDS
+from xraytune.data.guesses import patient_of
 from xraytune.space.messages import group_regex_problem
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
-_KERMANY_NAME = re.compile(
-    r"person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?|(?P<series>IM|NORMAL2-IM)-(?P<number>\d+)-\d{4}(-\d{4})?"
-)
-
-
-def patient_of(file: str) -> str | None:
-    """Return the patient in a Kermany file name, as `series:number`; None for other names.
-
-    Each of the four series (bacteria, virus, IM, NORMAL2-IM) is numbered separately: `person12_bacteria` and
-    `person12_virus` are two people.
-    """
-    match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
-    if match is None:
-        return None
-    return f"{match['germ'] or match['series']}:{match['person'] or match['number']}"
-
-
-def pneumonia_type(file: str) -> str | None:
-    """Return `bacterial` or `viral` if a Kermany file name states it."""
-    match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
-    return OTHER_WORDS[match["germ"]] if match and match["germ"] else None
 
 
 def require_group(group_regex: str | None) -> None:
@@ -59,14 +37,14 @@ def patients_by_name(
 
     `headers` are the patients in DICOM headers, by file.
     """
-    found = {file: headers.get(file) or patient_of(file) for file in files}
-    unknown = [file for file, patient in found.items() if patient is None]
+    patients = {file: headers.get(file) or patient_of(file) for file in files}
+    unknown = [file for file, patient in patients.items() if patient is None]
     warning = (
         f"{len(unknown)} of {len(files)} file names do not identify the patient ({join_names(unknown, 3)}): each of them "
         "counts as a separate patient. If a patient has several images, these may end up in both training and validation, "
         f"which makes scores too optimistic; give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
     )
-    return {file: patient or file for file, patient in found.items()}, (warning,) if unknown else ()
+    return {file: patient or file for file, patient in patients.items()}, (warning,) if unknown else ()
 
 
 def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:

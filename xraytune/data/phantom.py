@@ -112,14 +112,12 @@ def draw_phantoms(
         def draw(patient: int) -> list[tuple[Part, Diagnosis]]:
             images = list(draw_patient(seed, patient, image_size_px, difficulty))
             for image in images:
-                inner = "images" if pairs else "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
-                drawn: dict[str, NDArray[Any]] = {f"{image.part}/{inner}/{image.stem}.jpeg": image.pixels}
+                png = f"{image.stem}.png"
+                inner = "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
+                masks = {f"masks/lungs/{png}": image.lungs, f"masks/lesions/{png}": image.lesion}
                 if pairs:
-                    drawn |= {f"{image.part}/masks/{image.stem}.png": image.lungs}
-                else:
-                    drawn |= {f"masks/lungs/{image.stem}.png": image.lungs}
-                    drawn |= {f"masks/lesions/{image.stem}.png": image.lesion}
-                for name, pixels in drawn.items():
+                    inner, masks = "images", {f"{image.part}/masks/{png}": image.lungs}
+                for name, pixels in {f"{image.part}/{inner}/{image.stem}.jpeg": image.pixels, **masks}.items():
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(folder / name, quality=92)
             return [(image.part, image.diagnosis) for image in images]
@@ -143,17 +141,16 @@ def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: f
     require_writable(out.parent)
     problems = []
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        problems.append(
-            Problem("this path already exists and is not an empty folder", out, "give a folder that is new or empty")
-        )
-    if not _PATIENTS[0] <= patients <= _PATIENTS[1]:
-        amount = "few" if patients < _PATIENTS[0] else "many"
-        problems.append(Problem(f"too {amount} patients: {patients}", fix="give {} to {}".format(*_PATIENTS)))
-    if not _IMAGE_SIZES_PX[0] <= image_size_px <= _IMAGE_SIZES_PX[1]:
-        fix = "give {} to {}".format(*_IMAGE_SIZES_PX)
-        problems.append(Problem(f"image size out of bounds: {image_size_px} px", fix=fix))
-    if not 0 <= difficulty <= 1:
-        problems.append(Problem(f"difficulty out of bounds: {difficulty:g}", fix="give 0 (easy) to 1 (impossible)"))
+        what = "this path already exists and is not an empty folder"
+        problems.append(Problem(what, out, "give a folder that is new or empty"))
+    bounds = {
+        "patients": (patients, _PATIENTS),
+        "image size": (image_size_px, _IMAGE_SIZES_PX),
+        "difficulty": (difficulty, (0, 1)),
+    }
+    for name, (value, (least, most)) in bounds.items():
+        if not least <= value <= most:
+            problems.append(Problem(f"{name} out of bounds: {value:g}", fix=f"give {least} to {most}"))
     if problems:
         raise ConfigError(*problems)
 

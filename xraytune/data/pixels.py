@@ -6,11 +6,12 @@ Images become grey, upright (`formats.py`) and square: squashed, as in the publi
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from xraytune.base.errors import ArtifactError, DataError, Problem, join_names
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage, Resize, decode_files
+from xraytune.data.formats import UNUSED_BITS
 
 PIXELS_FILE = "pixels.npy"
 MASKS_FILE = "masks.npy"
@@ -42,26 +44,28 @@ def decode_images(
     on_progress: Progress = ignore_progress,
 ) -> Iterator[NDArray[np.uint8] | BrokenImage]:
     """Decode files below `root`, in order, and log a warning for files of odd depth."""
-    oddly_deep: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     decoded = decode_files(root, files, image_size_px, resize, on_progress=on_progress)
     for file, image in zip(files, decoded, strict=True):
         if isinstance(image, BrokenImage):
             yield image
-            continue
-        if image.has_unused_bits:
-            oddly_deep[file] = image.kind
-        yield image.pixels
-    for warning in odd_depth_warnings(oddly_deep):
+        else:
+            kinds[file] = image.kind
+            yield image.pixels
+    for warning in odd_depth_warnings(kinds):
         _logger.warning("%s", warning)
 
 
 def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
     """Return one warning for each kind of file that has more bits than its content; `kinds` by file."""
+    odd: dict[str, list[str]] = defaultdict(list)
+    for file, kind in kinds.items():
+        if UNUSED_BITS in kind:
+            odd[kind].append(file)
     return tuple(
         f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {kind} ({join_names(files, 3)}): read at that depth, "
         "or the image would be black"
-        for kind in sorted(set(kinds.values()))
-        for files in [[file for file, file_kind in kinds.items() if file_kind == kind]]
+        for kind, files in sorted(odd.items())
     )
 
 
@@ -74,15 +78,15 @@ def store_pixels(
     resize: Resize = "squash",
     masks: Iterable[NDArray[np.uint8] | list[BrokenImage]] | None = None,
     on_progress: Progress = ignore_progress,
-) -> tuple[BrokenImage, ...]:
-    """Write `pixels.npy` (uint8 [N, S, S], in order) and `files.json` to the folder `out`; return the broken files.
+) -> None:
+    """Write `pixels.npy` (uint8 [N, S, S], in order) and `files.json` to the folder `out`.
 
     With `masks`, [S, S] for each file or what is wrong with it, also write `masks.npy`; a broken mask leaves its image out.
     """
     stored: list[str] = []
     broken: list[BrokenImage] = []
     decoded = decode_images(root, files, image_size_px, resize=resize, on_progress=on_progress)
-    sources: dict[str, Iterable[NDArray[np.uint8] | BrokenImage | list[BrokenImage]]] = {PIXELS_FILE: decoded}
+    sources: dict[str, Iterable[Any]] = {PIXELS_FILE: decoded}
     sources |= {MASKS_FILE: masks} if masks is not None else {}
     with ExitStack() as opened:
         # Streams and not memory maps: on a full disk a map ends the process with SIGBUS, a write raises an exception.
@@ -96,13 +100,11 @@ def store_pixels(
                 continue
             stored.append(file)
             for stream, row in zip(streams, rows, strict=True):
-                assert isinstance(row, np.ndarray)
                 stream.write(row.data)
         for stream in streams:
             stream.seek(0)
             _write_npy_header(stream, len(stored), image_size_px)
     write_json(out / "files.json", {"files": stored, "broken": [asdict(image) for image in broken]})
-    return tuple(broken)
 
 
 def open_pixels(folder: Path) -> NDArray[np.uint8]:
@@ -112,9 +114,7 @@ def open_pixels(folder: Path) -> NDArray[np.uint8]:
 
 def open_masks(folder: Path) -> NDArray[np.uint8] | None:
     """Map the masks of a store, [N, S, S], 0 and 255, read-only; None if its images have none."""
-    if not (folder / MASKS_FILE).exists():
-        return None
-    return _mapped(folder / MASKS_FILE)
+    return _mapped(folder / MASKS_FILE) if (folder / MASKS_FILE).exists() else None
 
 
 def _mapped(file: Path) -> NDArray[np.uint8]:

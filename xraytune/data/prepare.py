@@ -178,7 +178,7 @@ def prepare_index(
     on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
     """Like `prepare`, for a folder that has already been indexed."""
-    split_by_patient(index.images, data.split, data.train_patients, parts=index.parts)  # an error comes before decoding
+    split_by_patient(index.images, data.split, data.train_patients)  # an error comes before decoding
     store = store_images(index.root, index.images, data, cache=cache, on_progress=on_progress)
     if not skip_broken:
         require_unbroken(store, index.root)
@@ -188,8 +188,8 @@ def prepare_index(
     if stored.broken and (problems := few_patients_problems(index.root, index.class_names, images)):
         what = f"{len(stored.broken)} broken images were left out"
         raise DataError(*problems, Problem(what, index.root, "repair some of them"))
-    split = split_by_patient(images, data.split, data.train_patients, parts=index.parts)
-    side_of = {position: side for side in _SIDES for position in getattr(split, side)}
+    split = split_by_patient(images, data.split, data.train_patients)
+    side_of = {images[position].file: side for side in _SIDES for position in getattr(split, side)}
     prepared = Prepared(
         class_names=index.class_names,
         positive=index.positive,
@@ -204,18 +204,17 @@ def prepare_index(
                 file=image.file,
                 patient=image.patient,
                 label=image.label,
-                side=side_of[position],
+                side=side_of[image.file],
                 row=row_of[image.file],
                 sha256=image.sha256,
                 masks_sha256=image.masks_sha256,
             )
-            for position, image in enumerate(images)
-            if position in side_of
+            for image in images
+            if image.file in side_of
         ),
     )
-    notes = part_notes(index, data.split.val)
     left_out = (f"left out: {image.file}: {image.reason}" for image in stored.broken)
-    return prepared, (*notes, *index.warnings, *left_out)
+    return prepared, (*part_notes(index, data.split.val), *index.warnings, *left_out)
 
 
 def store_images(

@@ -16,8 +16,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from xraytune.data.folders import bare_name
+from xraytune.data.guesses import patient_of
 from xraytune.data.index import ImageFile
-from xraytune.data.patients import match_patients, patient_of
+from xraytune.data.patients import match_patients
 from xraytune.data.prepare import PreparedImage
 from xraytune.data.table import LabelTable
 

@@ -60,9 +60,8 @@ class SideSize:
     def __str__(self) -> str:
         text = f"{self.name}: {self.image_count:,} images of {self.patient_count:,} patients"
         if self.has_classes:
-            text += (
-                f" ({', '.join(f'{name} {self.images[name]:,} of {self.patients[name]:,}' for name in self.images)})"
-            )
+            counts = [f"{name} {count:,} of {self.patients[name]:,}" for name, count in self.images.items()]
+            text += f" ({', '.join(counts)})"
         if self.low is None or self.high is None:
             return text
         return f"{text}; an AUROC of {USUAL_AUROC:g} there: {self.low:.2f} to {self.high:.2f} (95 % interval)"
@@ -78,7 +77,7 @@ def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
 
 def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...]:
     """Return the sizes of the sides that a search would split a data folder into, and of the test part if there is one."""
-    split = split_by_patient(index.images, data.split, data.train_patients, parts=index.parts)
+    split = split_by_patient(index.images, data.split, data.train_patients)
     positions = {"train": split.train, "val-A": split.val_a, "val-B": split.val_b}
     sides = {name: [index.images[position] for position in chosen] for name, chosen in positions.items()}
     sides |= {"test": [*index.test]} if index.test else {}
@@ -87,21 +86,21 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:
     """Return a warning if val-A or val-B is too small to rank trials, else an empty text."""
-    small = [
-        size for size in sizes if size.name in {"val-A", "val-B"} and size.has_classes and _chance(size) > MOST_CHANCE
-    ]
+    chances = {
+        f"{size.name} ({size.patient_count} patients)": chance_difference(USUAL_AUROC, size.effective_patients)
+        if size.effective_patients
+        else 1.0
+        for size in sizes
+        if size.name.startswith("val") and size.has_classes
+    }
+    small = [name for name, chance in chances.items() if chance > MOST_CHANCE]
     if not small:
         return ""
-    which = " and ".join(f"{size.name} ({size.patient_count} patients)" for size in small)
-    chance = max(map(_chance, small))
     return (
-        f"{which} {'is' if len(small) == 1 else 'are'} too small to rank trials: two equally good trials can differ "
-        f"by {chance:.2f} in AUROC by chance alone (95 %); use larger validation sides (data.split), or more patients"
+        f"{' and '.join(small)} {'is' if len(small) == 1 else 'are'} too small to rank trials: two equally good trials can "
+        f"differ by {max(chances.values()):.2f} in AUROC by chance alone (95 %); use larger validation sides (data.split), "
+        "or more patients"
     )
-
-
-def _chance(size: SideSize) -> float:
-    return chance_difference(USUAL_AUROC, size.effective_patients) if size.effective_patients else 1.0
 
 
 def _size(
@@ -109,18 +108,18 @@ def _size(
 ) -> SideSize:
     labels = np.array([image.label for image in images], dtype=np.int64)
     patients = [image.patient for image in images]
-    patients_of_class = {
+    by_class = {
         class_name: [image.patient for image in images if image.label == label]
         for label, class_name in enumerate(class_names)
     }
     effective = 0.0
-    if name != "train" and len(patients_of_class) > 1 and all(patients_of_class.values()):
+    if name != "train" and len(by_class) > 1 and all(by_class.values()):
         effective = effective_patients(labels, patients, positive=positive)
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(
         name=name,
-        images={class_name: len(owners) for class_name, owners in patients_of_class.items()},
-        patients={class_name: len(set(owners)) for class_name, owners in patients_of_class.items()},
+        images={class_name: len(owners) for class_name, owners in by_class.items()},
+        patients={class_name: len(set(owners)) for class_name, owners in by_class.items()},
         patient_count=len(set(patients)),
         effective_patients=effective,
         low=low,

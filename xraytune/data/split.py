@@ -8,15 +8,13 @@ validation sides do not change. With `data.split.val`, images of a given validat
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from types import MappingProxyType
 
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.seeding import derive_seed
+from xraytune.data.guesses import PARTS, PartName, part_named
 from xraytune.data.index import ImageFile, ImageIndex, shared_patients_problems
-from xraytune.data.table import PARTS, PartName
 from xraytune.space.settings import SplitSettings, ValUse
 
 _VAL = "data.split.val"
@@ -57,19 +55,16 @@ def split_by_patient(
     images: Sequence[ImageFile],
     settings: SplitSettings,
     train_patients: int | None = None,
-    *,
-    parts: Mapping[str, PartName] = MappingProxyType({}),
 ) -> Split:
     """Split `images`; fractions are of images, met in each class as closely as whole patients allow.
 
-    `train_patients` is the number of patients to keep on the train side; None: all. `parts` are those of the index.
+    `train_patients` is the number of patients to keep on the train side; None: all.
 
     Raises:
         DataError: A class would be missing on a side, a patient is in two parts, there is no part `val` to use, or the train
             side has fewer patients than `train_patients`.
     """
-    in_val = {image.file for image in images if settings.val != "merge" and parts.get(image.file) == "val"}
-    patients, given = _patients(images, in_val)
+    patients, given = _patients(images, keep_val=settings.val != "merge")
     if settings.val != "merge" and not given:
         fix = "add val/, or use data.split.val: merge to split train/"
         raise DataError(Problem(f"{settings.val} needs images in val/, but there are none", _VAL, fix))
@@ -96,7 +91,7 @@ def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
     """Return a line for each part of a data folder: how many images it has, and how a search uses them."""
     files: dict[PartName, list[str]] = defaultdict(list)
     for image in (*index.images, *index.test):
-        files[index.parts[image.file]].append(image.file)
+        files[image.part].append(image.file)
     uses = {"test": "sealed until `confirm` or `evaluate` scores them", **_USES[val]}
     if "val" not in files:
         uses["train"] = "split by patient into train, val-A and val-B"
@@ -104,25 +99,27 @@ def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
         return (f"all {len(index.images):,} images are {uses['train']}; none are held out for a test",)
     notes = []
     for part in (part for part in PARTS if part in files):
-        is_folder = PurePosixPath(files[part][0]).parts[0].casefold() == part
-        notes.append(f"{part}{'/' if is_folder else ''}: {len(files[part]):,} images, {uses[part]}")
+        folder, slash, _ = files[part][0].partition("/")
+        name = folder + slash if part_named(folder) == part else part
+        notes.append(f"{name}: {len(files[part]):,} images, {uses[part]}")
     return tuple(notes)
 
 
-def _patients(images: Sequence[ImageFile], in_val: Collection[str]) -> tuple[list[_Patient], list[_Patient]]:
-    """Return the patients to split, and those of the part `val`, which is used as it is; nobody may be in both."""
-    training = [image for image in images if image.file not in in_val]
-    validation = [image for image in images if image.file in in_val]
+def _patients(images: Sequence[ImageFile], *, keep_val: bool) -> tuple[list[_Patient], list[_Patient]]:
+    """Return the patients to split, and those of the part `val` if it is used as it is; nobody may be in both."""
+    validation = [image for image in images if keep_val and image.part == "val"]
+    training = [image for image in images if not keep_val or image.part != "val"]
     fix = "move all images of a patient to one part, or use data.split.val: merge to split both parts again"
     if problems := shared_patients_problems(training, validation, "train and in val", _VAL, fix):
         raise DataError(*problems)
+    in_val = {image.patient for image in validation}
     positions: dict[str, list[int]] = defaultdict(list)
     for position, image in enumerate(images):
         positions[image.patient].append(position)
     to_split, given = list[_Patient](), list[_Patient]()
     for name, places in positions.items():
         patient = _Patient(name=name, labels=frozenset(images[i].label for i in places), positions=tuple(places))
-        (given if images[places[0]].file in in_val else to_split).append(patient)
+        (given if name in in_val else to_split).append(patient)
     return to_split, given
 
 

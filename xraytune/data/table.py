@@ -15,25 +15,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import NamedTuple
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import cell_path, cell_text, require_file
 from xraytune.data.formats import DICOM_SUFFIXES, NAMING_SUFFIXES
-from xraytune.data.patients import PATIENTS_CSV, pneumonia_type
+from xraytune.data.guesses import PartName, part_named, pneumonia_type
+from xraytune.data.patients import PATIENTS_CSV
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings, TableSettings
 
-PartName = Literal["train", "val", "test"]
-PARTS: tuple[PartName, ...] = get_args(PartName)
-"""The column of the types that Kermany file names state."""
 _MOST_SUBGROUPS = 20
-PART_NAMES: Mapping[str, PartName] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "held-out", "holdout"), "test"),
-}
-"""The part that a folder or a cell means, by its lower-case name."""
 PATIENTS_TABLE = TableSettings(file=(PATIENTS_CSV,), image="file", patient="patient", label="class")
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
 """Allowed names of classes: images are written into folders of that name."""
@@ -72,11 +64,7 @@ class LabelTable:
         return dict(matches.by_file)
 
     def patients_of(self, files: Collection[str]) -> dict[str, str] | None:
-        """Return the patient of each file; None if the table has no column of patients.
-
-        Raises:
-            DataError: A file has no row or no patient, several rows, or shares its row with other files.
-        """
+        """Return the patient of each file, None if the table has no column of them; DataError if one is not unique."""
         if self.settings.patient is None:
             return None
         rows = self.rows_of(files)
@@ -95,8 +83,7 @@ class LabelTable:
         return {file: name for file, name in classes if name is not None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matches:
+class Matches(NamedTuple):
     """The name of each file that has one; names that mean several files, and files that several names mean."""
 
     by_file: Mapping[str, str]
@@ -150,7 +137,7 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
             if file in by_file:
                 several_names.setdefault(file, [by_file[file]]).append(name)
             by_file[file] = name
-    return Matches(by_file=by_file, several_files=several_files, several_names=several_names)
+    return Matches(by_file, several_files, several_names)
 
 
 def _without_suffix(path: str) -> str:
@@ -161,17 +148,15 @@ def _without_suffix(path: str) -> str:
 def find_table(root: Path, settings: TableSettings | None = None) -> LabelTable | None:
     """Read the table of a data folder: the one that `settings` describe, else its `patients.csv`, if there is one.
 
-    Raises:
-        ConfigError: There are both.
-        DataError: The table is missing or malformed.
+    Raises ConfigError if there are both, and DataError if the table is missing or malformed.
     """
     has_patients_csv = os.path.lexists(root / PATIENTS_CSV)
     if settings is None:
-        return _TableReader(root, PATIENTS_TABLE).read() if has_patients_csv else None
+        return _read_table(root, PATIENTS_TABLE) if has_patients_csv else None
     if has_patients_csv and PATIENTS_CSV not in settings.file:
         fix = f"move it away; or describe it by data.table: {{file: {PATIENTS_CSV}, image: file, patient: patient}}"
         raise ConfigError(Problem(f"data.table is given, so {PATIENTS_CSV} would be ignored", root / PATIENTS_CSV, fix))
-    return _TableReader(root, settings).read()
+    return _read_table(root, settings)
 
 
 def require_one_rule(table: LabelTable | None, group_regex: str | None) -> None:
@@ -196,15 +181,14 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
     used |= set() if settings.label else {*settings.labels}
     by_row: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for file in settings.file:
-        with _opened(data.path / file) as (_, rows):
-            for _, cells in rows:
+        with _opened(data.path / file) as (_, lines):
+            for _, cells in lines:
                 for column, cell in cells.items():
                     if cell and column not in used:
                         by_row[column][cell_path(cells[settings.image])][cell] = None
-    matched = table.rows_of(files)
+    rows = table.rows_of(files).items()
     return {
-        column: {file: "|".join(cells[row]) for file, row in matched.items() if row in cells}
-        for column, cells in by_row.items()
+        column: {file: "|".join(cells[row]) for file, row in rows if row in cells} for column, cells in by_row.items()
     }
 
 
@@ -272,115 +256,100 @@ def _require_plausible_size(path: Path, column_count: int) -> None:
         raise DataError(Problem(what, path, fix))
 
 
-class _TableReader:
-    """Unite the rows of each image over all tables, and collect the problems."""
+def _read_table(root: Path, settings: TableSettings) -> LabelTable:
+    """Unite the rows of each image over all tables; raise DataError with the first of all problems."""
+    rows: dict[str, TableRow] = {}
+    columns: set[str] = set()
+    problems: list[Problem | str] = []
+    paths = [root / file for file in settings.file]
+    for path in paths:
+        with _opened(path) as (header, lines):
+            columns |= {*header}
+            if settings.image not in header:
+                problems += _missing_columns(settings, [("image", settings.image)], header, path)
+                continue
+            for where, cells in lines:
+                problems += _unite(rows, settings, where, cells)
+    needed = [("patient", settings.patient), ("side", settings.side.column if settings.side else None)]
+    needed += [("labels", column) for column in settings.labels if settings.label is None]
+    needed += [("label", settings.label)] if settings is not PATIENTS_TABLE else []
+    problems += _missing_columns(settings, needed, sorted(columns), paths[0])
+    for name, row in rows.items():
+        problems += _classify(settings, name, row)
+    known = {label for row in rows.values() for label in row.labels}
+    for label in settings.labels:
+        if settings.label is not None and label not in known and not problems:
+            what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
+            problems.append(Problem(what, paths[0], nearest(label, sorted(known), "check its spelling")))
+    if len(problems) > _PROBLEMS_SHOWN:
+        problems[_PROBLEMS_SHOWN:] = [f"... and {len(problems) - _PROBLEMS_SHOWN} more"]
+    if problems:
+        raise DataError(*problems)
+    return LabelTable(path=paths[0], settings=settings, rows=rows)
 
-    def __init__(self, root: Path, settings: TableSettings) -> None:
-        self._settings = settings
-        self._is_patients_csv = settings is PATIENTS_TABLE
-        self._paths = [root / file for file in settings.file]
-        self._rows: dict[str, TableRow] = {}
-        self._problems: list[Problem | str] = []
 
-    def read(self) -> LabelTable:
-        columns: set[str] = set()
-        for path in self._paths:
-            with _opened(path) as (header, rows):
-                columns |= {*header}
-                if self._settings.image not in header:
-                    self._require_columns([("image", self._settings.image)], header, path)
-                    continue
-                for where, cells in rows:
-                    self._read_row(where, cells)
-        settings = self._settings
-        needed = [("patient", settings.patient), ("side", settings.side.column if settings.side else None)]
-        if settings.label is None:
-            needed += [("labels", column) for column in settings.labels]
-        elif not self._is_patients_csv:
-            needed += [("label", settings.label)]
-        self._require_columns(needed, sorted(columns), self._paths[0])
-        for name, row in self._rows.items():
-            row.class_name = self._class_of(name, row)
-        if self._settings.label is not None and not self._problems:
-            self._require_labels()
-        if len(self._problems) > _PROBLEMS_SHOWN:
-            self._problems[_PROBLEMS_SHOWN:] = [f"... and {len(self._problems) - _PROBLEMS_SHOWN} more"]
-        if self._problems:
-            raise DataError(*self._problems)
-        return LabelTable(path=self._paths[0], settings=self._settings, rows=self._rows)
+def _missing_columns(
+    settings: TableSettings, needed: Iterable[tuple[str, str | None]], header: Sequence[str], path: Path
+) -> Iterator[Problem]:
+    """Report columns that are missing; each has a key in `data.table`."""
+    for key, column in needed:
+        if column is not None and column not in header:
+            what = f"there is no column {column!r}; found {join_names(header, 20) or 'nothing'}"
+            if settings is PATIENTS_TABLE:
+                yield Problem(what, path, "make the first line: file,patient")
+            else:
+                yield Problem(f"data.table.{key}: {what}", path, nearest(column, header))
 
-    def _require_columns(self, needed: Iterable[tuple[str, str | None]], header: Sequence[str], path: Path) -> None:
-        """Report columns that are missing; each has a key in `data.table`."""
-        for key, column in needed:
-            if column is not None and column not in header:
-                of = "" if self._is_patients_csv else f"data.table.{key}: "
-                what = f"{of}there is no column {column!r}; found {join_names(header, 20) or 'nothing'}"
-                fix = "make the first line: file,patient" if self._is_patients_csv else nearest(column, header)
-                self._add(what, path, fix)
 
-    def _read_row(self, where: SourceLine, cells: Mapping[str, str]) -> None:
-        settings = self._settings
-        side = settings.side and settings.side.column
-        name, patient = cell_path(cells[settings.image]), cells.get(settings.patient or "", "")
-        if not name or (self._is_patients_csv and not patient):
-            fix = "give both the file and the patient" if self._is_patients_csv else "name the image"
-            self._add("a cell is empty", where, fix)
-            return
-        row = self._rows.setdefault(name, TableRow(where))
-        if row.where == where or self._may_join(name, row, patient, where):
-            row.patient = row.patient or patient
-            row.labels.update(self._labels(cells))
-            if side and side in cells:
-                self._read_part(name, row, cells[side], where)
-
-    def _may_join(self, name: str, row: TableRow, patient: str, where: SourceLine) -> bool:
-        """Report a second row of an image that contradicts the first, or any in `patients.csv`."""
-        first = f"line {row.where.line}" if row.where.path == where.path else str(row.where)
-        if row.patient and patient and row.patient != patient:
-            what = f"{name} belongs to patient {patient} here, but to {row.patient} in {first}"
-        elif self._is_patients_csv:
-            what = f"{name} has a second row; the first is {first}"
-        else:
-            return True
-        self._add(what, where, "keep one of the two rows")
-        return False
-
-    def _read_part(self, name: str, row: TableRow, cell: str, where: SourceLine) -> None:
-        part = PART_NAMES.get(cell.casefold())
+def _unite(
+    rows: dict[str, TableRow], settings: TableSettings, where: SourceLine, cells: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Add a row to those of its image, or report what contradicts them; `patients.csv` has one row for each."""
+    is_patients_csv = settings is PATIENTS_TABLE
+    name, patient = cell_path(cells[settings.image]), cells.get(settings.patient or "", "")
+    if not name or (is_patients_csv and not patient):
+        fix = "give both the file and the patient" if is_patients_csv else "name the image"
+        yield Problem("a cell is empty", where, fix)
+        return
+    row = rows.setdefault(name, TableRow(where))
+    first = f"line {row.where.line}" if row.where.path == where.path else str(row.where)
+    if row.patient and patient and row.patient != patient:
+        what = f"{name} belongs to patient {patient} here, but to {row.patient} in {first}"
+        yield Problem(what, where, "keep one of the two rows")
+        return
+    if is_patients_csv and row.where != where:
+        yield Problem(f"{name} has a second row; the first is {first}", where, "keep one of the two rows")
+        return
+    row.patient = row.patient or patient
+    row.labels.update(_labels(settings, cells))
+    side = settings.side and settings.side.column
+    if side and side in cells:
+        part = part_named(cells[side])
         if part is None:
-            self._add(f"the side {cell!r} is not train, val or test", where, "correct the cell")
+            yield Problem(f"the side {cells[side]!r} is not train, val or test", where, "correct the cell")
         elif row.part not in (None, part):
-            self._add(f"{name} is {part} here, but {row.part} in another row", where, "keep one side for each image")
-        else:
-            row.part = part
+            what = f"{name} is {part} here, but {row.part} in another row"
+            yield Problem(what, where, "keep one side for each image")
+        row.part = row.part or part
 
-    def _labels(self, cells: Mapping[str, str]) -> list[str]:
-        settings = self._settings
-        if settings.label is None:  # a column for each label; -1 (uncertain) is no yes
-            return [label for label in settings.labels if cells.get(label, "").casefold() in _YES]
-        cell = cells.get(settings.label, "")
-        labels = [label.strip() for label in cell.split(settings.separator)] if settings.labels else [cell]
-        return [label for label in labels if label]
 
-    def _class_of(self, name: str, row: TableRow) -> str | None:
-        if self._settings.labels:
-            return next((found for label, found in self._settings.labels.items() if label in row.labels), None)
-        if len(row.labels) > 1:
-            what = f"{name} has several classes: {', '.join(sorted(row.labels))}"
-            self._add(what, row.where, "give data.table.labels: the first entry that applies is used")
-        label = min(row.labels, default=None)
-        if label is not None and not _FOLDER_NAME.fullmatch(label):
-            what = f"the class {label!r} cannot be the name of a folder"
-            self._add(what, row.where, "use up to 64 characters, no slash, and no leading dot")
-        return label
+def _labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
+    if settings.label is None:  # a column for each label; -1 (uncertain) is no yes
+        return [label for label in settings.labels if cells.get(label, "").casefold() in _YES]
+    cell = cells.get(settings.label, "")
+    labels = [label.strip() for label in cell.split(settings.separator)] if settings.labels else [cell]
+    return [label for label in labels if label]
 
-    def _require_labels(self) -> None:
-        """Report labels of `data.table.labels` that no row has."""
-        known = {label for row in self._rows.values() for label in row.labels}
-        for label in self._settings.labels:
-            if label not in known:
-                what = f"data.table.labels: no cell of column {self._settings.label} has the label {label!r}"
-                self._add(what, self._paths[0], nearest(label, sorted(known), "check its spelling"))
 
-    def _add(self, what: str, where: SourceLine | Path, fix: str) -> None:
-        self._problems.append(Problem(what, where, fix))
+def _classify(settings: TableSettings, name: str, row: TableRow) -> Iterator[Problem]:
+    """Set the class of an image by the labels of its rows, or report what is wrong with them."""
+    if settings.labels:
+        row.class_name = next((known for label, known in settings.labels.items() if label in row.labels), None)
+        return
+    row.class_name = min(row.labels, default=None)
+    if len(row.labels) > 1:
+        what = f"{name} has several classes: {', '.join(sorted(row.labels))}"
+        yield Problem(what, row.where, "give data.table.labels: the first entry that applies is used")
+    if row.class_name is not None and not _FOLDER_NAME.fullmatch(row.class_name):
+        what = f"the class {row.class_name!r} cannot be the name of a folder"
+        yield Problem(what, row.where, "use up to 64 characters, no slash, and no leading dot")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xraytune.base.errors import Problem
-from xraytune.data.class_words import Positive, positive_class
+from xraytune.data.guesses import Positive, positive_class
 
 
 @pytest.mark.parametrize(
@@ -55,20 +55,25 @@ def test_otherwise_it_is_asked_for(names: tuple[str, str]) -> None:
     assert found.fix == f"use data.positive: {names[0]}, or data.positive: {names[1]}"
 
 
-def test_a_given_class_comes_before_the_words() -> None:
-    assert positive_class("healthy", ("cancer", "healthy")) == (1, "as given")
+@pytest.mark.parametrize(
+    ("given", "names", "found"),
+    [
+        ("healthy", ("cancer", "healthy"), (1, "as given")),
+        (None, ("normal", "bacterial", "viral"), (2, "")),
+    ],
+)
+def test_a_given_class_comes_before_the_words_and_three_have_none(
+    given: str | None, names: tuple[str, ...], found: tuple[int, str]
+) -> None:
+    assert positive_class(given, names) == found
 
 
-def test_three_classes_have_no_positive_one() -> None:
-    found = positive_class("viral", ("normal", "bacterial", "viral"))
-
-    assert positive_class(None, ("normal", "bacterial", "viral")) == (2, "")
-    assert isinstance(found, Problem)
-    assert "there are 3 classes; only one of two classes can be the positive one" in found.what
-
-
-def test_an_unknown_class_is_answered_with_the_nearest() -> None:
-    found = positive_class("pnuemonia", ("NORMAL", "PNEUMONIA"))
-
-    assert isinstance(found, Problem)
-    assert (found.what, found.fix) == ("no class is called 'pnuemonia'", "did you mean 'PNEUMONIA'?")
+@pytest.mark.parametrize(
+    ("given", "names", "words"),
+    [
+        ("viral", ("normal", "bacterial", "viral"), "there are 3 classes; only one of two classes can be the positive"),
+        ("pnuemonia", ("NORMAL", "PNEUMONIA"), "did you mean 'PNEUMONIA'?"),
+    ],
+)
+def test_a_class_that_cannot_be_the_positive_one_is_refused(given: str, names: tuple[str, ...], words: str) -> None:
+    assert words in str(positive_class(given, names))

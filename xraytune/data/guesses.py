@@ -1,21 +1,32 @@
-"""Understand class names as people write them: which of two classes is the disease, and other words for bacterial and viral.
+"""Everything that is guessed from names: parts, classes, patients, the disease of two classes, and what is no X-ray.
 
-A wrong guess would swap sensitivity and specificity without a trace, so only words that leave no doubt decide. Otherwise the
-user is asked.
+A wrong guess would train on test images, or swap sensitivity and specificity without a trace, so only words that leave no
+doubt decide. Otherwise the user is asked.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Literal, NamedTuple, get_args
 
 from xraytune.base.errors import Problem, join_names
 from xraytune.space.messages import nearest
 
-POSITIVE = "data.positive"
+PartName = Literal["train", "val", "test"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
+_PART_WORDS: Mapping[str, PartName] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "held-out", "holdout"), "test"),
+}
 OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}
 """Of `classes: three`."""
+_KERMANY_NAME = re.compile(
+    r"person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?|(?P<series>IM|NORMAL2-IM)-(?P<number>\d+)-\d{4}(-\d{4})?"
+)
+POSITIVE = "data.positive"
 _NO_DISEASE = frozenset(
     "0 absent benign clear control controls false healthy neg negative nofinding nofindings none normal normals "
     "unremarkable".split()
@@ -29,6 +40,27 @@ _DISEASE = frozenset(
 _NEGATIONS = frozenset({"no", "non", "not", "without"})
 _WORD = re.compile(r"[^\W_]+")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def part_named(name: str) -> PartName | None:
+    """Return the part that a folder or a cell means, in any case."""
+    return _PART_WORDS.get(name.casefold())
+
+
+def patient_of(file: str) -> str | None:
+    """Return the patient in a Kermany file name, as `series:number`; None for other names.
+
+    Each of the four series (bacteria, virus, IM, NORMAL2-IM) is numbered separately: `person12_bacteria` and
+    `person12_virus` are two people.
+    """
+    match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
+    return f"{match['germ'] or match['series']}:{match['person'] or match['number']}" if match else None
+
+
+def pneumonia_type(file: str) -> str | None:
+    """Return `bacterial` or `viral` if a Kermany file name states it."""
+    match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
+    return OTHER_WORDS[match["germ"]] if match and match["germ"] else None
 
 
 class Positive(NamedTuple):
