@@ -36,7 +36,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "xraytune/stats/placements.py": ("tests/stats/test_placements.py", "tests/stats/test_binormal.py"),
     "xraytune/synth/memorisation.py": ("tests/synth/test_memorisation.py",),
     "xraytune/stats/verdict.py": ("tests/stats/test_verdict.py", "tests/stats/test_interval.py"),
-    "xraytune/space/grammar.py": ("tests/space/test_grammar.py", "tests/space/test_load.py"),
+    "xraytune/space/grammar.py": ("tests/space/test_load.py",),
     "xraytune/space/domains.py": ("tests/space/test_domains.py",),
     "xraytune/search/asha.py": ("tests/search/test_asha.py",),
 }

@@ -1,12 +1,17 @@
-"""Error messages, and that they survive pickling."""
+"""Error messages, records as JSON, and names from strangers' data, which are text in Markdown and CSV, too."""
 
+import csv
+import io
 import pickle
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from xraytune.base import errors
 from xraytune.base.errors import ConfigError, Problem, SourceLine, XraytuneError, join_names
+from xraytune.base.files import cell_path, cell_text, csv_table, markdown, read_json, write_json
+from xraytune.base.records import Compute, to_json
 
 ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()]
 
@@ -47,3 +52,52 @@ def test_line_break_in_name_is_escaped() -> None:
     problem = Problem(f"broken: {join_names(names)}", Path("c\nd"), "replace it")
 
     assert str(problem).split("\n") == [r"c\nd: broken: a, b\n  fix: trust me", "  fix: replace it"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)&gt;"),
+        ("[x](javascript:alert(1))", r"\[x\](javascript:alert(1))"),
+        (r"\[x](javascript:1)", r"\\\[x\](javascript:1)"),
+        ("a|b`c", r"\|".join("ab") + r"\`c"),
+        ("a\n# b\x1b\u202e", r"a\\n# b\\x1b\\u202e"),
+        ("small_cnn (0.5)", "small_cnn (0.5)"),
+    ],
+)
+def test_nothing_in_a_name_is_markdown(name: str, shown: str) -> None:
+    assert markdown(name) == shown
+
+
+def test_a_table_has_no_control_characters_and_can_be_read_again() -> None:
+    ordinary = ("a b.png", "=1.png", "Müller", "'quoted'", "+a", "שלום")
+    hostile = "gnp.\u202eexe\x1b[2J\r"
+
+    rows = [*csv.reader(io.StringIO(csv_table(["file", hostile], [[PurePosixPath(one), one] for one in ordinary])))]
+
+    assert rows[0][1] == r"gnp.\u202eexe\x1b[2J\r"
+    assert [cell_path(file) for file, _ in rows[1:]] == [*ordinary]
+    assert [cell_text(text) for _, text in rows[1:]] == [*ordinary]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    path: Path
+    compute: Compute
+    intervals: dict[str, tuple[float, float]]
+    best: int | None
+
+
+def test_record_converts_to_json(tmp_path: Path) -> None:
+    compute = Compute(device="cpu", threads=2, precision="float32")
+    content = to_json(Report(path=Path("a/b"), compute=compute, intervals={"auroc": (0.1 + 0.2, 1.0)}, best=None))
+
+    write_json(tmp_path / "report.json", content)
+
+    assert read_json(tmp_path / "report.json") == content
+    assert content == {
+        "path": "a/b",
+        "compute": {"device": "cpu", "threads": 2, "precision": "float32", "generator_threads": 2},
+        "intervals": {"auroc": [0.30000000000000004, 1.0]},
+        "best": None,
+    }

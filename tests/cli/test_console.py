@@ -18,38 +18,27 @@ from xraytune.base.errors import Problem, StudyError
 from xraytune.cli import console
 from xraytune.present.tables import Column, Table, duration
 
+OF_A_GAN = {4000: 0.0, 4010: 4.0, 4100: 20.0, 4300: 25.0, 4500: 40.0, 5000: 70.0}
+SHOWN_OF_A_GAN = ["4,100 of 5,000 steps, 3:00 left", "4,500 of 5,000 steps, 0:40 left", "5,000 of 5,000 steps"]
 
+
+@pytest.mark.parametrize(
+    ("pace", "shown"), [([*OF_A_GAN.items()], SHOWN_OF_A_GAN), ([(0, 0.0), (0, 5.0), (0, 11.0)], ["0 of 5,000 steps"])]
+)
 def test_a_log_shows_progress_and_the_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pace: list[tuple[int, float]],
+    shown: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The time left follows from the pace so far; a resumed run starts with work already done."""
-    clock = {400: 0.0, 401: 4.0, 410: 20.0, 430: 25.0, 450: 40.0, 500: 70.0}
-
+    """The time left follows from the pace so far, of which there is none while another process does the work."""
     with console.progress() as on_progress:
-        for done, seconds in clock.items():
+        for done, seconds in pace:
             monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
-            on_progress("training the GAN (steps)", done * 10, 5000)
+            on_progress("training the GAN (steps)", done, 5000)
 
     lines = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert lines == [
-        "training the GAN: 4,100 of 5,000 steps, 3:00 left",
-        "training the GAN: 4,500 of 5,000 steps, 0:40 left",
-        "training the GAN: 5,000 of 5,000 steps",
-    ]
-
-
-def test_a_log_estimates_no_time_while_nothing_is_done(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """For example while another process does the work."""
-    with console.progress() as on_progress:
-        for seconds in (0.0, 5.0, 11.0):
-            monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
-            on_progress("waiting for the GAN", 0, 500)
-
-    assert [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()] == [
-        "waiting for the GAN: 0 of 500"
-    ]
+    assert lines == [f"training the GAN: {text}" for text in shown]
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")])

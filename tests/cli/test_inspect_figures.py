@@ -17,13 +17,9 @@ pytestmark = pytest.mark.slow
 Run: TypeAlias = Callable[..., Result]
 
 
-@pytest.fixture
-def xrays(tmp_path: Path) -> Path:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
-    return tmp_path / "xrays"
-
-
-def test_an_inspection_draws_figures_and_names_them(run: Run, xrays: Path, tmp_path: Path) -> None:
+def test_an_inspection_draws_figures_and_names_them(run: Run, tmp_path: Path) -> None:
+    xrays = tmp_path / "xrays"
+    draw_phantoms(xrays, patients=20, seed=1, image_size_px=32)
     shown = run("data", "inspect", xrays, "--figures", tmp_path / "figures")
     answer = run("data", "inspect", xrays, "--figures", tmp_path / "more", "--json")
 
@@ -43,13 +39,16 @@ def test_figures_that_are_there_already_are_refused_before_anything_is_read(run:
     assert result.stdout == ""
 
 
-def test_pairs_are_drawn_inspected_and_shown_in_figures(run: Run, tmp_path: Path) -> None:
+def test_pairs_are_drawn_inspected_and_shown_in_figures_and_broken_masks_listed(run: Run, tmp_path: Path) -> None:
     """From `data phantom --masks`."""
     drawn = run("data", "phantom", tmp_path / "pairs", "--masks", "--patients", 12, "--size", 32)
     shown = run("data", "inspect", tmp_path / "pairs", "--figures", tmp_path / "figures")
     answer = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
 
     masks = sorted((tmp_path / "pairs" / "train" / "masks").iterdir())
+    for victim in (masks[0], sorted((tmp_path / "pairs" / "test" / "masks").iterdir())[0]):
+        victim.write_bytes(b"no image")
+    damaged = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
     assert drawn.exit_code == shown.exit_code == 0
     assert {file.name for file in (tmp_path / "pairs").iterdir()} == {"train", "test", "phantom.json"}
     assert answer["masks"]["files_per_image"] == [1, 1]
@@ -58,14 +57,5 @@ def test_pairs_are_drawn_inspected_and_shown_in_figures(run: Run, tmp_path: Path
     assert f"2 in {len(masks)} masks" in shown.stdout
     assert not any(word in shown.stdout for word in ("shortcut", "positive class", "NORMAL "))
     assert [Path(line).name for line in shown.stdout.splitlines()[-2:]] == ["samples.png", "samples.svg"]
-
-
-def test_broken_masks_are_listed_and_those_of_the_test_part_stay_sealed(run: Run, tmp_path: Path) -> None:
-    run("data", "phantom", tmp_path / "pairs", "--masks", "--patients", 12, "--size", 32)
-    victims = [sorted((tmp_path / "pairs" / part / "masks").iterdir())[0] for part in ("train", "test")]
-    for victim in victims:
-        victim.write_bytes(b"no image")
-
-    answer = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
-
-    assert [image["file"] for image in answer["broken"]] == [f"train/masks/{victims[0].name}"]
+    broken = [image["file"] for image in damaged["broken"]]
+    assert broken == [f"train/masks/{masks[0].name}"], "the test part stays sealed"

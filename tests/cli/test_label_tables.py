@@ -135,17 +135,11 @@ def test_chexpert_by_a_column_for_each_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("layout", "name"), [(nih, "nih_chestxray14.yaml"), (rsna, "rsna.yaml"), (chexpert, "chexpert.yaml")]
-)
-def test_inspect_accepts_a_data_file(tmp_path: Path, layout: Draw, name: str) -> None:
-    file = example(tmp_path / "set", layout, name)
-
-    found = said("data", "inspect", file)
+def test_inspect_accepts_a_data_file(tmp_path: Path) -> None:
+    found = said("data", "inspect", example(tmp_path / "set", chexpert, "chexpert.yaml"))
 
     assert (found["class_names"], found["positive"], found["broken"]) == (["NORMAL", "PNEUMONIA"], "PNEUMONIA", [])
-    in_train = {name: count for name, count in sorted(counts(read(file)).items()) if name.startswith("train ")}
-    assert {f"train {name}": count for name, count in found["images"]["train"].items()} == in_train
+    assert found["images"]["train"] == {"NORMAL": 12, "PNEUMONIA": 10}
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ FILES = sorted([*SPACES.glob("*.yaml"), *SPACES.glob("studies/*.yaml")])
 MIXES = [
     file for file in FILES if file.stem != "gan_quality"
 ]  # tests/end_to_end/test_generator_search.py runs that one
+DAILY = {"demo", "diffusion_ratio_cpu", "gan_ratio_cpu", "gan_segmentation_cpu"}
+"""The spaces whose first trials are also run by day; those of the others differ in values that other tests train with."""
 TINY = (
     *("backbone=small_cnn", "weights=none", "trainable=all", "data.image_size=32", "data.train_patients=12"),
     *("batch_size=8", "budget.max_epochs=2", "budget.steps_per_epoch=2"),
@@ -66,7 +68,10 @@ def first_trials(space: Space) -> list[Experiment]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", MIXES, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=[] if file.stem in DAILY else pytest.mark.nightly, id=file.stem) for file in MIXES],
+)
 def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_path: Path) -> None:
     is_segmentation = load_space(file).settings.task == "segmentation"
     data, tiny = ("pairs", TINY_PAIRS) if is_segmentation else ("xrays", TINY)

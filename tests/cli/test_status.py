@@ -1,5 +1,6 @@
-"""The `status` command."""
+"""The commands `status` and `clean`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import Result
 
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.study.folder import StudyFolder
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 
 Run: TypeAlias = Callable[..., Result]
@@ -40,12 +41,10 @@ def study(tmp_path: Path) -> Path:
 
 def printed(study: Path, width: int) -> str:
     command = [sys.executable, "-c", "from xraytune.cli.main import main; main()", "status", str(study)]
-    done = subprocess.run(
-        command, env={**os.environ, "COLUMNS": f"{width}"}, capture_output=True, text=True, check=True
-    )
-    lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= width
-    return "\n".join(lines)
+    env = {**os.environ, "COLUMNS": f"{width}"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert max(map(len, done.stdout.splitlines())) <= width
+    return done.stdout
 
 
 def test_a_narrow_screen_shows_the_learning_rate_and_names_what_is_left_out(study: Path) -> None:
@@ -55,3 +54,36 @@ def test_a_narrow_screen_shows_the_learning_rate_and_names_what_is_left_out(stud
     assert "left out" not in wide
     assert "0.003" in narrow
     assert "left out on this narrow screen: weight decay, curve .80-.95" in narrow
+
+
+def leave_scratch(study: Path) -> Path:
+    (study / ".tune").mkdir()
+    (study / ".tune" / "state").write_bytes(b"x" * 2**20)
+    return study / ".tune"
+
+
+def test_clean_prints_freed_space(run: Run, study: Path) -> None:
+    scratch = leave_scratch(study)
+
+    would = run("clean", study, "--dry-run")
+    still_there = scratch.exists()
+    freed = run("clean", study)
+    nothing = run("clean", study)
+    leave_scratch(study)
+    answer = json.loads(run("clean", study, "--json").stdout)
+
+    assert still_there
+    assert would.stdout.startswith("would free 1.0 MiB")
+    assert freed.stdout.startswith("freed 1.0 MiB")
+    assert ".tune" in freed.stdout
+    assert nothing.stdout.strip() == "nothing to remove"
+    assert not scratch.exists()
+    assert (answer["removed"], answer["is_dry_run"], answer["note"]) == ({str(scratch): 2**20}, False, "")
+
+
+def test_a_running_study_is_refused_with_its_exit_code(run: Run, study: Path) -> None:
+    with locked(StudyFolder(study)):
+        refused = run("clean", study)
+
+    assert (refused.exit_code, refused.stdout) == (5, "")
+    assert "the study is being searched by process" in refused.stderr

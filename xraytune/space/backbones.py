@@ -51,11 +51,6 @@ class Backbone:
         """The sides of the images that it takes, in words."""
         return f"{self.only_px} px only" if self.only_px else f"{self.smallest_px} px or more"
 
-    @property
-    def usual_px(self) -> int:
-        """A side of images that it takes."""
-        return self.only_px or max(self.smallest_px, 96)
-
 
 def _transformer(last_stage: str) -> Backbone:
     return Backbone(last_stage=last_stage, is_sequential=False, only_px=224)

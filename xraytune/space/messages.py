@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import regex
 
@@ -21,6 +21,8 @@ _COMPARISONS = {
     "less_than_equal": ("le", "{:g} or less"),
 }
 _WRONG_TYPES = {
+    **dict.fromkeys(("int_type", "int_from_float"), ("is not a whole number", "write a whole number")),
+    **dict.fromkeys(("string_type", "path_type"), ("is not text", "write one text, in quotes")),
     "float_type": ("is not a number", "write a number"),
     "finite_number": ("is not a finite number", "write a finite number"),
     "bool_type": ("is neither true nor false", "write true or false"),
@@ -95,18 +97,8 @@ def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
         return what, fix
     if kind == "literal_error":
         return f"{name}: unknown value {format_value(value)}", nearest(value, choices_of(error))
-    what, fix = _explain_type(kind, value) or (error["msg"], "")
+    what, fix = _WRONG_TYPES.get(kind, (error["msg"], ""))
     return f"{name}: {format_value(value)} {what}", fix
-
-
-def _explain_type(kind: str, value: Any) -> tuple[str, str] | None:
-    if kind.startswith("int_"):
-        is_integer = isinstance(value, float) and value.is_integer()
-        return "is not a whole number", f"write {int(value)}" if is_integer else "write a whole number"
-    if kind in ("string_type", "path_type"):
-        is_nested = isinstance(value, dict | list)
-        return "is not text", "write a single string" if is_nested else f"write '{value}' in quotes"
-    return _WRONG_TYPES.get(kind)
 
 
 def group_regex_problem(group_regex: str) -> tuple[str, str]:

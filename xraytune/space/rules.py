@@ -61,7 +61,7 @@ RULES: tuple[Rule, ...] = (
         lambda backbone, size_px, _: (
             f"backbone: {backbone} takes images of {backbone_of(backbone).sizes}, but data.image_size is {size_px}"
         ),
-        lambda backbone, _size_px, _task: f"set data.image_size: {backbone_of(backbone).usual_px}",
+        "choose another backbone, or another data.image_size",
     ),
     Rule(
         ("data.image_size", "task"),
