@@ -138,29 +138,24 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
     assert len((here / "studies" / "test_access.jsonl").read_text("utf-8").splitlines()) == 1
 
 
-def test_other_class_names_are_one_error(clinic: Path, here: Path) -> None:
+def test_other_class_names_another_audit_or_a_folder_of_the_same_name_are_refused(clinic: Path, here: Path) -> None:
     shutil.copytree(clinic / "new" / "NORMAL", here / "given" / "healthy")
-    shutil.copytree(clinic / "new" / "PNEUMONIA", here / "given" / "PNEUMONIA")
-
-    done = command("audit", clinic / "xrays", "given", "--quick", *settings())
-
-    assert done.exit_code == 3
-    assert "healthy" in done.stderr
-    assert "NORMAL, PNEUMONIA" in " ".join(done.stderr.split())
-    assert "fix: rename them" in done.stderr
-    assert not (here / "studies").exists()
-
-
-def test_a_folder_that_is_no_study_is_left_alone(clinic: Path, here: Path) -> None:
-    note = here / "studies" / "audit-new" / "notes.txt"
+    note = here / "studies" / "audit-noise" / "notes.txt"
     note.parent.mkdir(parents=True)
     note.write_text("mine", encoding="utf-8")
+    quick(clinic, "new")
+    refused = [
+        (here / "given", (), 3, ("healthy", "NORMAL, PNEUMONIA", "fix: rename them")),
+        (clinic / "noise", (), 5, ("audit-noise",)),
+        (clinic / "new", ("lr=1e-3",), 5, ("--set name=",)),
+    ]
+    for folder, more, exit_code, words in refused:
+        done = command("audit", clinic / "xrays", folder, "--quick", *settings(*more))
 
-    done = command("audit", clinic / "xrays", clinic / "new", "--quick", *settings())
-
-    assert done.exit_code == 5
-    assert "audit-new" in done.stderr
+        assert done.exit_code == exit_code
+        assert all(word in " ".join(done.stderr.split()) for word in words), done.stderr
     assert [*note.parent.iterdir()] == [note]
+    assert not (here / "studies" / "audit-given").exists()
 
 
 def test_a_large_folder_is_measured_by_its_first_images(clinic: Path, here: Path) -> None:
@@ -176,14 +171,17 @@ def test_a_large_folder_is_measured_by_its_first_images(clinic: Path, here: Path
     assert max(one["images"] for one in found["memorisation"].values()) == 256
 
 
-def test_a_folder_of_one_class_is_measured_but_not_mixed(clinic: Path, here: Path) -> None:
+def test_a_folder_of_one_class_or_real_images_without_a_test_folder_give_no_verdict(clinic: Path, here: Path) -> None:
     """Phantoms have more images with pneumonia. Normal images alone can be mixed only to balance the classes."""
     shutil.copytree(clinic / "new" / "NORMAL", here / "only" / "NORMAL")
+    shutil.copytree(clinic / "xrays" / "train", here / "xrays")
 
-    found = said("audit", clinic / "xrays", "only", *settings())
+    one_class = said("audit", clinic / "xrays", "only", *settings())
+    no_test = said("audit", "xrays", clinic / "new", *settings())
 
-    assert "there are only 0 images of PNEUMONIA" in found["lines"][-1]["sentence"]
-    assert statuses(found)["memorisation"] == "good"
+    assert "there are only 0 images of PNEUMONIA" in one_class["lines"][-1]["sentence"]
+    assert statuses(one_class)["memorisation"] == "good"
+    assert no_test["lines"][-1]["sentence"] == "Not measured: the real images have no test/ folder."
 
 
 def test_images_of_held_out_patients(clinic: Path, here: Path) -> None:
@@ -204,21 +202,3 @@ def test_images_of_held_out_patients(clinic: Path, here: Path) -> None:
     assert "held-out test images are among these extra images" in " ".join(of_test.stderr.split())
     assert statuses(of_val)["patients"] == "warning"
     assert of_val["lines"][0]["sentence"].startswith("1 images show validation patients")
-
-
-def test_without_a_test_folder_there_is_no_downstream_line(clinic: Path, here: Path) -> None:
-    shutil.copytree(clinic / "xrays" / "train", here / "xrays")
-
-    found = said("audit", "xrays", clinic / "new", *settings())
-
-    assert found["lines"][-1]["sentence"] == "Not measured: the real images have no test/ folder."
-
-
-@pytest.mark.usefixtures("here")
-def test_another_audit_of_the_same_name_is_refused(clinic: Path) -> None:
-    quick(clinic, "new")
-
-    done = command("audit", clinic / "xrays", clinic / "new", "--quick", *settings("lr=1e-3"))
-
-    assert done.exit_code == 5
-    assert "--set name=" in done.stderr

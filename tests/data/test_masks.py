@@ -41,11 +41,11 @@ def test_a_mask_is_the_same_in_every_format(tmp_path: Path, name: str) -> None:
 
 
 def test_masks_of_one_image_are_united(tmp_path: Path) -> None:
-    save(tmp_path / "left.png", block(0))
-    save(tmp_path / "right.png", block(3))
-    save(tmp_path / "none.png", np.zeros_like(MASK))
+    masks = {"left.png": block(0), "right.png": block(3), "none.png": np.zeros_like(MASK)}
+    for name, mask in masks.items():
+        save(tmp_path / name, mask)
 
-    assert np.array_equal(read_mask(tmp_path, ["left.png", "right.png", "none.png"]), block(0) | block(3))
+    assert np.array_equal(read_mask(tmp_path, [*masks]), block(0) | block(3))
 
 
 def greys(*values: int) -> NDArray[np.uint8]:
@@ -129,10 +129,7 @@ def test_all_unusable_masks_of_an_image_are_named(tmp_path: Path) -> None:
 
 
 def test_an_outline_lies_around_the_mask() -> None:
-    image = np.full(MASK.shape, 100, dtype=np.uint8)
+    changed = (outlined(np.full(MASK.shape, 100, dtype=np.uint8), MASK) != 100).any(axis=2)
 
-    drawn = outlined(image, MASK)
-
-    changed = (drawn != 100).any(axis=2)
     assert changed.any()
     assert not (changed & MASK).any()

@@ -21,12 +21,11 @@ def gradient(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def test_an_image_of_the_right_size_keeps_its_grey_levels(tmp_path: Path) -> None:
-    pixels = gradient(32, 32)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(gradient(32, 32)).save(tmp_path / "a.png")
 
     decoded = decode_file(tmp_path / "a.png", 32).pixels
 
-    np.testing.assert_array_equal(decoded, pixels)
+    np.testing.assert_array_equal(decoded, gradient(32, 32))
     assert decoded.dtype == np.uint8
 
 

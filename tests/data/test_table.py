@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,20 @@ def refusal(data: DataSettings) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["set/train/p1/a.png", "train/p1/a.png", "p1/a.png", "a.png", "a", "p1/a", "set/train/p1/a", "p1/a.jpg"]
+    ("name", "is_a"),
+    [
+        *(
+            (f"{start}a{suffix}", True)
+            for start in ("set/train/p1/", "train/p1/", "p1/", "")
+            for suffix in (".png", ".jpg", "")
+        ),
+        *((name, False) for name in ("c.png", "p2/a.png", "train/p2/a.png", "xa.png", "a.png/x")),
+    ],
 )
-def test_row_names_image_by_path_end_of_path_or_name(name: str) -> None:
-    assert match_names([name], ["train/p1/a.png", "train/p1/b.png"]).by_file == {"train/p1/a.png": name}
+def test_row_names_image_by_path_end_of_path_or_name(name: str, is_a: bool) -> None:
+    found = match_names([name], ["train/p1/a.png", "train/p1/b.png"]).by_file
 
-
-@pytest.mark.parametrize("name", ["c.png", "p2/a.png", "train/p2/a.png", "xa.png", "a.png/x"])
-def test_other_names_match_nothing(name: str) -> None:
-    assert match_names([name], ["train/p1/a.png", "train/p1/b.png"]).by_file == {}
+    assert found == ({"train/p1/a.png": name} if is_a else {})
 
 
 def test_of_two_formats_the_name_means_its_own() -> None:
@@ -116,17 +122,23 @@ def test_columns_of_labels(xrays: Path) -> None:
     assert classes_in(index) == {"a0": "ill", "a1": "ill", "a2": "ill", "b0": "well", "b1": "well", "b2": "well"}
 
 
-def test_side_column_has_synonyms(xrays: Path) -> None:
-    sides = dict(zip(FILES, ["train", "Training", "valid", "test"] * 2, strict=True))
+def test_side_column_and_part_folders_have_synonyms(xrays: Path, write: WriteImages) -> None:
+    words = ["train", "Training", "valid", "test"]
+    parts = ["train", "train", "val", "test"] * 2
+    sides = dict(zip(FILES, words * 2, strict=True))
     rows = ((file, file, "ill" if "a" in file[7:] else "well", side) for file, side in sides.items())
     write_rows(xrays, rows, "image,patient,finding,fold")
+    by_column = read_index(data_of(xrays, side="fold"))
+    shutil.rmtree(xrays / "images")
+    files = [f"{word}/{kind}{number}.png" for kind in "ab" for number, word in enumerate(words)]
+    write(xrays, files)
+    write_rows(xrays, ((file, file, "ill" if "/a" in file else "well") for file in files))
+    by_folder = read_index(data_of(xrays))
 
-    index = read_index(data_of(xrays, side="fold"))
-
-    assert {image.file: image.part for image in (*index.images, *index.test)} == {
-        file: {"Training": "train", "valid": "val"}.get(side, side) for file, side in sides.items()
-    }
-    assert [image.file for image in index.test] == ["images/a3.png", "images/b3.png"]
+    for index, names in ((by_column, FILES), (by_folder, files)):
+        assert {image.file: image.part for image in (*index.images, *index.test)} == dict(
+            zip(names, parts, strict=True)
+        )
 
 
 def test_sides_by_lists(xrays: Path) -> None:
@@ -143,25 +155,6 @@ def test_sides_by_lists(xrays: Path) -> None:
     message = refusal(data_of(xrays, side={"train": "train.txt", "test": "test.txt"}))
     assert "test.txt: 1 images are also in train.txt: images/a2.png" in message
     assert "lost.txt: the list of data.table.side cannot be read" in refusal(data_of(xrays, side={"test": "lost.txt"}))
-
-
-def test_part_folders_are_sides_by_default(tmp_path: Path, write: WriteImages) -> None:
-    files = [
-        f"{part}/{kind}{i}.png"
-        for part, count in (("train", 3), ("valid", 1), ("test", 2))
-        for kind in "ab"
-        for i in range(count)
-    ]
-    write(tmp_path, files)
-    write_rows(tmp_path, ((file, file, "ill" if "/a" in file else "well") for file in files))
-
-    index = read_index(data_of(tmp_path))
-
-    assert {image.file: image.part for image in (*index.images, *index.test) if "a0" in image.file} == {
-        "train/a0.png": "train",
-        "valid/a0.png": "val",
-        "test/a0.png": "test",
-    }
 
 
 def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteImages) -> None:
