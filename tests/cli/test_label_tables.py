@@ -114,7 +114,9 @@ def test_nih_chestxray14_by_its_table_and_lists(tmp_path: Path) -> None:
     assert counts(index) == {"train NORMAL": 13, "train PNEUMONIA": 14, "test NORMAL": 6, "test PNEUMONIA": 6}
     first = index.images[0]
     assert (first.file, first.patient) == ("images_001/images/00000001_000.png", "1")
-    assert index.warnings == ("Data_Entry_2017.csv leaves out images with none of the labels Pneumonia, No Finding: 1",)
+    assert index.warnings == (
+        "Data_Entry_2017.csv leaves out images with none of the labels Pneumonia, No Finding: 1 (Cardiomegaly 1)",
+    )
     columns = table_columns(data_settings(file, DataSettings(path=file)), [image.file for image in index.images])
     assert columns["Patient Age"][first.file] == "51"
     assert "Patient ID" not in columns

@@ -116,7 +116,7 @@ def test_table_can_have_a_class_column(tmp_path: Path) -> None:
     found = find_table(tmp_path)
 
     assert found is not None
-    assert found.classes_of(["A/1.png", "B/2.png"]) == {"A/1.png": "viral"}
+    assert {name: row.class_name for name, row in found.rows.items()} == {"A/1.png": "viral", "2.png": None}
 
 
 def test_an_expression_names_patients_by_its_first_group() -> None:
@@ -135,7 +135,7 @@ def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
 
 
 def test_unidentified_file_is_its_own_patient_with_warning() -> None:
-    named, warnings = patients_by_name(["A/x.png", "A/IM-0001-0001.jpeg"])
+    named, warnings = patients_by_name(["A/x.png", "A/IM-0001-0001.jpeg"], {})
 
     assert named == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
     (warning,) = warnings

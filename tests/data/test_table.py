@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_first_entry_of_mapping_that_applies_decides(xrays: Path) -> None:
     index = read_index(data_of(xrays, labels={"Pneumonia": "ill", "None": "well"}))
 
     assert classes_in(index) == {f"a{i}": "ill" for i in range(4)} | {f"b{i}": "well" for i in range(3)}
-    assert index.warnings == ("labels.csv leaves out images with none of the labels Pneumonia, None: 1",)
+    assert index.warnings == ("labels.csv leaves out images with none of the labels Pneumonia, None: 1 (Edema 1)",)
 
 
 def test_rows_of_several_tables_are_united(xrays: Path) -> None:
@@ -252,3 +253,25 @@ def test_side_by_a_folder(tmp_path: Path, write: WriteImages, folder: str) -> No
 
     assert [image.file for image in index.test] == ["images/held/a9.png", "images/held/b9.png"]
     assert "no image of the table is in it" in refusal(data_of(root, side={"test": "../elsewhere"}))
+
+
+def test_cells_may_be_lists_and_labels_left_out_are_counted(xrays: Path) -> None:
+    """As in PadChest."""
+    cells = ["['pneumonia']", "['mass', 'pneumonia']", "[' pneumonia']", "['mass', 'edema']"] + ["['normal']"] * 3
+    rows = ((Path(file).stem, file, f'"{cell}"') for file, cell in zip(FILES, [*cells, "['mass']"], strict=True))
+    write_rows(xrays, rows)
+
+    index = read_index(data_of(xrays, labels={"pneumonia": "ill", "normal": "well"}))
+
+    assert classes_in(index) == {f"a{i}": "ill" for i in range(3)} | {f"b{i}": "well" for i in range(3)}
+    assert "none of the labels pneumonia, normal: 2 (mass 2, edema 1)" in index.warnings[0]
+
+
+def test_umlauts_of_one_or_two_code_points_are_the_same(tmp_path: Path, write: WriteImages) -> None:
+    """Archives from macOS decompose the umlauts in file names, but not those in a table."""
+    files = [f"{name}/Röntgen{name}{number}.png" for name in ("NORMAL", "PNEUMONIA") for number in range(3)]
+    write(tmp_path, (normalize("NFD", file) for file in files))
+    rows = "\n".join(f"{normalize('NFC', file)},p{number}" for number, file in enumerate(files))
+    (tmp_path / "patients.csv").write_text(f"file,patient\n{rows}\n", encoding="utf-8")
+
+    assert [image.patient for image in read_index(DataSettings(path=tmp_path)).images] == [f"p{i}" for i in range(6)]

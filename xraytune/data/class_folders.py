@@ -46,7 +46,10 @@ def list_class_folders(
     root = base if len(folders) > 1 else folders["train"]
     walked = {part: walk_folder(folder, base) for part, folder in folders.items()}
     files = {image: image.relative_to(base).as_posix() for images, _ in walked.values() for image in images}
-    in_table = patients_csv.classes_of(sorted(files.values())) if patients_csv else {}
+    rows = patients_csv.rows_of(sorted(files.values())) if patients_csv else {}
+    in_table = {
+        file: written for file, row in rows.items() if patients_csv and (written := patients_csv.rows[row].class_name)
+    }
     if not in_table and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
         raise DataError(Problem(what, root, "use task: segmentation, or give a folder with a subfolder for each class"))

@@ -24,7 +24,6 @@ from xraytune.data.masks import map_masks, outlined, square_mask
 from xraytune.data.pixels import decode_images
 
 _IMAGES_PER_ROW = 8
-_SEED = 0
 _SAMPLE_PX = 224
 """Squeezed to a square, the default of the classifiers: cropping would cut off the lungs in a wide image."""
 
@@ -50,8 +49,8 @@ def draw_data_figures(index: ImageIndex, out: Path) -> tuple[Path, ...]:
     """Write `samples` and, with classes, `class_frequency`, as PNG and SVG, to the folder `out`, and return the files."""
     require_no_figures(out, index.root)
     if any(image.masks for image in index.images):
-        return drawing.draw_sample_grid(pair_rows(index, _SEED), out)
-    samples = drawing.draw_sample_grid(sample_rows(index, _SEED), out)
+        return drawing.draw_sample_grid(pair_rows(index, seed=0), out)
+    samples = drawing.draw_sample_grid(sample_rows(index, seed=0), out)
     return (*samples, *drawing.draw_class_bars(index.class_names, count_panels(index), out))
 
 

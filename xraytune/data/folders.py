@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
+from unicodedata import normalize
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.dicom import require_pydicom
@@ -94,7 +95,7 @@ def bare_name(file: str) -> str:
     """Return a file's name in lower case, without an image suffix; other suffixes stay, since DICOM UIDs contain dots."""
     path = PurePosixPath(file)
     is_image_suffix = path.suffix.lower() in NAMING_SUFFIXES | DICOM_SUFFIXES
-    return (path.stem if is_image_suffix else path.name).casefold()
+    return normalize("NFC", path.stem if is_image_suffix else path.name).casefold()
 
 
 def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:

@@ -100,12 +100,7 @@ class ImageIndex:
     warnings: tuple[str, ...]
 
 
-def read_index(
-    settings: DataSettings,
-    *,
-    pairs: bool = False,
-    on_progress: Progress = ignore_progress,
-) -> ImageIndex:
+def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Progress = ignore_progress) -> ImageIndex:
     """Read the folder of `settings`; with `pairs`, X-rays and their masks instead of classes.
 
     Raises:

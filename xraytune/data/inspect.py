@@ -27,8 +27,6 @@ from xraytune.data.pixels import odd_depth_warnings
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings
 
-_FOLDS = 5
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskSummary:
@@ -90,8 +88,7 @@ def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignor
         folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and patients.
         on_progress: Called with the number of images read.
 
-    Raises:
-        DataError: The folder is invalid; see `read_index`.
+    Raises DataError if the folder is invalid; see `read_index`.
     """
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     return inspect_index(read_folder(settings, on_progress=on_progress), on_progress=on_progress)
@@ -185,7 +182,7 @@ def _shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) ->
             for image, grey in zip(images, mean_greys, strict=True)
         ]
     )
-    splitter = StratifiedGroupKFold(min(_FOLDS, fewest), shuffle=True, random_state=0)
+    splitter = StratifiedGroupKFold(min(5, fewest), shuffle=True, random_state=0)
     folds = [  # with few patients, a class may be missing on a side
         (train, held_out)
         for train, held_out in splitter.split(features, labels, patients)

@@ -5,6 +5,7 @@ Images without a row, rows without an image, and images without one of the mappe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -53,6 +54,7 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
+    without_class = [file for file in parts if files[file] not in listed]
     sides: dict[PartName, str] = {"train": "training", "test": "test"}
     missing = missing_classes(listed.values(), sides if "test" in parts.values() else ["train"], names)
     fix = "correct data.table.labels and data.table.side, or add images"
@@ -65,7 +67,10 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
             for part, missing_names in missing.items()
             for name in missing_names
         ),
-        warnings=(*_left_out(table, files, row_names, parts, len(listed)), *ignored),
+        warnings=(
+            *_left_out(table, files, row_names, parts, without_class),
+            *ignored,
+        ),
     )
 
 
@@ -140,17 +145,23 @@ def _members(root: Path, name: str, table: LabelTable, files: Collection[str]) -
 
 
 def _left_out(
-    table: LabelTable, files: Collection[str], row_names: Mapping[str, str], parts: Collection[str], kept: int
+    table: LabelTable,
+    files: Collection[str],
+    row_names: Mapping[str, str],
+    parts: Collection[str],
+    without_class: Collection[str],
 ) -> list[str]:
     """Return a note with the reasons for which images and rows are left out; none if none are."""
     without_row = sorted(set(files) - row_names.keys())
     without_image = len(table.rows) - len(set(row_names.values()))
-    labels = f"with none of the labels {', '.join(table.settings.labels)}"
+    what = f"with none of the labels {', '.join(table.settings.labels)}" if table.settings.labels else "without a class"
+    counts = Counter(label for file in without_class for label in table.rows[row_names[file]].labels)
+    most = [f"{label} {count:,}" for label, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     reasons = (
         (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
         (without_image, "rows without an image", f" of {len(table.rows):,}"),
         (len(row_names) - len(parts), "images in no list of data.table.side", ""),
-        (len(parts) - kept, f"images {labels if table.settings.labels else 'without a class'}", ""),
+        (len(without_class), f"images {what}", f" ({join_names(most, 5)})" if most else ""),
     )
     notes = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
     return [f"{table.path.name} leaves out {'; '.join(notes)}"] if notes else []

@@ -27,7 +27,6 @@ Result = TypeVar("Result")
 _TWO_VALUES = "save it with 0 for the background and one other value, or leave it out with --skip-broken"
 OUTLINE_RGB = (230, 159, 0)
 """Stands out on grey, also for colour-blind readers."""
-_VALUES_SHOWN = 5
 
 
 def read_mask(root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | None = None) -> NDArray[np.bool_]:
@@ -61,7 +60,7 @@ def _foreground(path: Path, size_px: tuple[int, ...] | None) -> NDArray[np.bool_
     levels = np.asarray(image)
     values = np.flatnonzero(np.bincount(levels.ravel(), minlength=256)).tolist()
     if len(values) > 2 or (len(values) == 2 and values[0]):
-        shown = join_names([str(value) for value in values], _VALUES_SHOWN)
+        shown = join_names([str(value) for value in values], 5)
         what = f"the mask has {len(values)} values ({shown}); it needs two: 0 and one other"
         raise DataError(Problem(what, path, _TWO_VALUES))
     return levels > 0

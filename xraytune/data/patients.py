@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from types import MappingProxyType
 
 import regex
 
@@ -30,13 +29,8 @@ def require_group(group_regex: str | None) -> None:
         raise ConfigError(Problem(what, _GROUP_REGEX, fix))
 
 
-def patients_by_name(
-    files: Sequence[str], headers: Mapping[str, str] = MappingProxyType({})
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the patient of every file by its DICOM header, by its name or, with a warning, by its path.
-
-    `headers` are the patients in DICOM headers, by file.
-    """
+def patients_by_name(files: Sequence[str], headers: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the patient of every file by its DICOM header (`headers`), by its name or, with a warning, by its path."""
     patients = {file: headers.get(file) or patient_of(file) for file in files}
     unknown = [file for file, patient in patients.items() if patient is None]
     warning = (

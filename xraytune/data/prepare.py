@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,6 @@ from xraytune.space.settings import DataSettings, Experiment, Settings
 PIXELS_STAGE = "pixels-2"
 SideName = Literal["train", "val_a", "val_b"]
 _TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
-_SIDES: tuple[SideName, ...] = get_args(SideName)
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -189,7 +188,7 @@ def prepare_index(
         what = f"{len(stored.broken)} broken images were left out"
         raise DataError(*problems, Problem(what, index.root, "repair some of them"))
     split = split_by_patient(images, data.split, data.train_patients)
-    side_of = {images[position].file: side for side in _SIDES for position in getattr(split, side)}
+    side_of = {images[position].file: side for side in _TITLES for position in getattr(split, side)}
     prepared = Prepared(
         class_names=index.class_names,
         positive=index.positive,

@@ -51,11 +51,7 @@ class _Patient:
     positions: tuple[int, ...]
 
 
-def split_by_patient(
-    images: Sequence[ImageFile],
-    settings: SplitSettings,
-    train_patients: int | None = None,
-) -> Split:
+def split_by_patient(images: Sequence[ImageFile], settings: SplitSettings, train_patients: int | None = None) -> Split:
     """Split `images`; fractions are of images, met in each class as closely as whole patients allow.
 
     `train_patients` is the number of patients to keep on the train side; None: all.

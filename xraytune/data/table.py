@@ -1,8 +1,7 @@
 """Read tables that give images their patient, class and side: `data.table`, or the `patients.csv` of a data folder.
 
 A row names its image by the path below the data folder, by a longer path that ends with it, by the end of it, or by the
-bare file name; the suffix may be missing or another one. Several rows of one image are united, and several tables are read
-as one.
+bare file name; the suffix may be missing or another one. Rows of one image are united, also those of several tables.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import cell_path, cell_text, require_file
@@ -77,11 +77,6 @@ class LabelTable:
             raise DataError(Problem(f"{len(missing)} of {len(files)} {what}: {join_names(missing)}", self.path, fix))
         return {file: self.rows[row].patient for file, row in rows.items()}
 
-    def classes_of(self, files: Collection[str]) -> dict[str, str]:
-        """Return the class of each file that has one; raises like `rows_of`."""
-        classes = ((file, self.rows[row].class_name) for file, row in self.rows_of(files).items())
-        return {file: name for file, name in classes if name is not None}
-
 
 class Matches(NamedTuple):
     """The name of each file that has one; names that mean several files, and files that several names mean."""
@@ -107,7 +102,7 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
     """Find the file that each name means; see the head of this file.
 
     A name that is the path of a file means only that one. Of files that differ only in their suffix, it means the one with
-    its own suffix. Names that are too long for a path are left out.
+    its own suffix. Names that are too long for a path are left out. An umlaut of one or of two code points is the same.
     """
     names = [name for name in names if len(name) <= _LONGEST_PATH and name.count("/") <= _MOST_FOLDERS]
     by_path: dict[str, list[str]] = defaultdict(list)
@@ -141,6 +136,7 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
 
 
 def _without_suffix(path: str) -> str:
+    path = normalize("NFC", path)  # macOS writes file names with decomposed umlauts
     stem, _, suffix = path.rpartition(".")
     return stem if suffix.lower() in _IMAGE_SUFFIXES else path
 
@@ -337,8 +333,10 @@ def _labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
     if settings.label is None:  # a column for each label; -1 (uncertain) is no yes
         return [label for label in settings.labels if cells.get(label, "").casefold() in _YES]
     cell = cells.get(settings.label, "")
-    labels = [label.strip() for label in cell.split(settings.separator)] if settings.labels else [cell]
-    return [label for label in labels if label]
+    labels = cell.split(settings.separator) if settings.labels else [cell]
+    if cell.startswith("[") and cell.endswith("]") and cell not in settings.labels:  # a list, as Python writes it
+        labels = [label.strip().strip("'\"") for label in cell[1:-1].split(",")]
+    return [label.strip() for label in labels if label.strip()]
 
 
 def _classify(settings: TableSettings, name: str, row: TableRow) -> Iterator[Problem]:
