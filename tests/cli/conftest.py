@@ -1,22 +1,10 @@
-"""Commands, run in this process."""
+"""A small space file."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
-from typer.testing import Result
 
 from tests.cli.spaces import SPACE
-from tests.in_process import command
-
-Run: TypeAlias = Callable[..., Result]
-
-
-@pytest.fixture
-def run() -> Run:
-    """`run("space", "check", file)`."""
-    return command
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 from PIL import Image
@@ -17,6 +16,7 @@ from typer.testing import Result
 
 from tests.cli.spaces import EXPERIMENT
 from tests.faults.ray_processes import PROGRAM
+from tests.in_process import command as run
 from tests.model.conftest import change_record
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
@@ -25,8 +25,6 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 
 pytestmark = pytest.mark.slow
-
-Run: TypeAlias = Callable[..., Result]
 
 ENDLESS = "(([^#]|.|..)+)[^.g]$"
 """Backtracks exponentially on a path that ends in g."""
@@ -187,7 +185,7 @@ REFUSED: list[tuple[Callable[[Path], None], str, int, str]] = [
 
 @pytest.mark.parametrize(("spoil", "line", "exit_code", "words"), REFUSED)
 def test_bad_input_is_refused_and_changes_no_file(
-    run: Run, here: Path, spoil: Callable[[Path], None], line: str, exit_code: int, words: str
+    here: Path, spoil: Callable[[Path], None], line: str, exit_code: int, words: str
 ) -> None:
     spoil(here)
     before = content_of(here)
@@ -206,7 +204,7 @@ def test_bad_input_is_refused_and_changes_no_file(
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_an_expression_that_never_ends_is_refused(run: Run, here: Path, arguments: tuple[str, ...]) -> None:
+def test_an_expression_that_never_ends_is_refused(here: Path, arguments: tuple[str, ...]) -> None:
     change_record(here / "model", group_regex=ENDLESS)
 
     refused(run(*arguments), 2, ENDLESS, "takes too long", ".jpeg", "patients.csv")
@@ -214,7 +212,7 @@ def test_an_expression_that_never_ends_is_refused(run: Run, here: Path, argument
     assert not (here / "studies").exists()
 
 
-def test_broken_images_are_left_out_and_listed_on_request(run: Run, here: Path) -> None:
+def test_broken_images_are_left_out_and_listed_on_request(here: Path) -> None:
     spoil_images(here)
 
     result = run(*f"{TRAIN} out --skip-broken".split())
@@ -223,7 +221,7 @@ def test_broken_images_are_left_out_and_listed_on_request(run: Run, here: Path) 
     assert result.stderr.count("left out: train/NORMAL/") == 4
 
 
-def test_a_prediction_prints_its_threshold(run: Run, here: Path) -> None:
+def test_a_prediction_prints_its_threshold(here: Path) -> None:
     threshold = json.loads((here / "model" / "bundle.json").read_text(encoding="utf-8"))["threshold"]
 
     shown = run("predict", "model", "xrays/test", "-o", "shown.csv")
@@ -233,7 +231,7 @@ def test_a_prediction_prints_its_threshold(run: Run, here: Path) -> None:
     assert (answer["positive"], answer["threshold"]) == ("PNEUMONIA", threshold)
 
 
-def test_pipes_and_circular_links_are_skipped(run: Run, here: Path) -> None:
+def test_pipes_and_circular_links_are_skipped(here: Path) -> None:
     folder = images_of(here)[0].parent
     (folder / "IM-0001-0001.jpeg").symlink_to("IM-0001-0001.jpeg")
     os.mkfifo(folder / "pipe.jpeg")
@@ -274,7 +272,7 @@ def study(here: Path) -> StudyFolder:
     return folder
 
 
-def test_another_space_of_the_same_name_is_refused_with_each_difference(run: Run, study: StudyFolder) -> None:
+def test_another_space_of_the_same_name_is_refused_with_each_difference(study: StudyFolder) -> None:
     before = {file: file.read_bytes() for file in study.path.rglob("*")}
 
     result = run(*f"{SEARCH} --set gan.width=8 --set budget.max_epochs=3".split())
@@ -285,7 +283,7 @@ def test_another_space_of_the_same_name_is_refused_with_each_difference(run: Run
 
 @pytest.mark.parametrize("name", ["split.json", "environment.json", "optuna.journal", "study.yaml"])
 @pytest.mark.parametrize("damage", ["removed", "cut off"])
-def test_a_damaged_study_is_refused(run: Run, study: StudyFolder, name: str, damage: str) -> None:
+def test_a_damaged_study_is_refused(study: StudyFolder, name: str, damage: str) -> None:
     file = study.path / name
     if damage == "removed":
         file.unlink()
@@ -297,7 +295,7 @@ def test_a_damaged_study_is_refused(run: Run, study: StudyFolder, name: str, dam
     assert file.exists() == (damage != "removed")
 
 
-def test_status_of_a_study_without_a_journal_creates_none(run: Run, study: StudyFolder) -> None:
+def test_status_of_a_study_without_a_journal_creates_none(study: StudyFolder) -> None:
     study.journal_path.unlink()
 
     refused(run("status", "studies/small"), 5, "the journal is missing")

@@ -4,23 +4,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 import typer
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
+from tests.in_process import command as run
 from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
 from xraytune.cli.main import Command
 from xraytune.space.load import load_space
 
-Run: TypeAlias = Callable[..., Result]
-
 
 @pytest.mark.slow
-def test_space_check_prints_the_file_with_every_default(run: Run, space: Path) -> None:
+def test_space_check_prints_the_file_with_every_default(space: Path) -> None:
     result = run("space", "check", space)
 
     head, _, resolved = result.stdout.partition("\n\n")
@@ -32,7 +29,7 @@ def test_space_check_prints_the_file_with_every_default(run: Run, space: Path) -
 
 
 @pytest.mark.slow
-def test_space_check_notes_missing_images_and_an_asha_without_a_rung(run: Run, space: Path) -> None:
+def test_space_check_notes_missing_images_and_an_asha_without_a_rung(space: Path) -> None:
     missing = " ".join(run("space", "check", space, "--set", "budget.max_epochs=1").stdout.split())
     (space.parent / "xrays").mkdir()
     there = " ".join(run("space", "check", space, "--set", "budget.max_epochs=2").stdout.split())
@@ -44,7 +41,7 @@ def test_space_check_notes_missing_images_and_an_asha_without_a_rung(run: Run, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "word"), [((), "--schema"), (("space.yaml", "--jsn"), "--json")])
-def test_wrong_usage_is_an_error_with_what_to_give(run: Run, arguments: tuple[str, ...], word: str) -> None:
+def test_wrong_usage_is_an_error_with_what_to_give(arguments: tuple[str, ...], word: str) -> None:
     result = run("space", "check", *arguments)
 
     assert result.exit_code == 2
@@ -52,7 +49,7 @@ def test_wrong_usage_is_an_error_with_what_to_give(run: Run, arguments: tuple[st
 
 
 @pytest.mark.slow
-def test_space_check_prints_the_schema_alone(run: Run) -> None:
+def test_space_check_prints_the_schema_alone() -> None:
     result = run("space", "check", "--schema")
 
     assert result.exit_code == 0
@@ -60,7 +57,7 @@ def test_space_check_prints_the_schema_alone(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_model_summary_prints_the_layers_and_the_counts(run: Run, space: Path) -> None:
+def test_model_summary_prints_the_layers_and_the_counts(space: Path) -> None:
     fixed = [part for name in ("lr=1e-3", "source=none", "classical=0") for part in ("--set", name)]
 
     content = json.loads(run("model", "summary", "--config", space, *fixed, "--json").stdout)
@@ -72,7 +69,7 @@ def test_model_summary_prints_the_layers_and_the_counts(run: Run, space: Path) -
     assert max(map(len, table.splitlines())) <= 80
 
 
-def test_space_check_prints_every_problem_to_stderr(run: Run, space: Path) -> None:
+def test_space_check_prints_every_problem_to_stderr(space: Path) -> None:
     content = space.read_text(encoding="utf-8").replace("backbone", "bakbone").replace("1e-4", "1")
     space.write_text(content, encoding="utf-8")
 
@@ -84,7 +81,7 @@ def test_space_check_prints_every_problem_to_stderr(run: Run, space: Path) -> No
     assert "Traceback" not in result.stderr
 
 
-def test_space_check_json_is_one_object_with_its_problems(run: Run, space: Path) -> None:
+def test_space_check_json_is_one_object_with_its_problems(space: Path) -> None:
     valid = json.loads(run("space", "check", space, "--json").stdout)
     result = run("space", "check", space, "--set", "lr=-1", "--json")
     wrong = json.loads(result.stdout)
@@ -112,7 +109,7 @@ def test_space_check_json_is_one_object_with_its_problems(run: Run, space: Path)
     ],
 )
 def test_an_error_has_its_exit_code_and_one_message(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -127,7 +124,7 @@ def test_an_error_has_its_exit_code_and_one_message(
 
 
 @pytest.mark.slow
-def test_phantoms_are_drawn_and_inspected_with_their_parts_sides_and_positive_class(run: Run, tmp_path: Path) -> None:
+def test_phantoms_are_drawn_and_inspected_with_their_parts_sides_and_positive_class(tmp_path: Path) -> None:
     drawn = run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32, "--json")
 
     text = " ".join(run("data", "inspect", tmp_path / "xrays").stdout.split())
@@ -146,7 +143,7 @@ def test_phantoms_are_drawn_and_inspected_with_their_parts_sides_and_positive_cl
 
 
 @pytest.mark.slow
-def test_an_inspection_asks_for_classes_and_the_positive_one(run: Run, tmp_path: Path) -> None:
+def test_an_inspection_asks_for_classes_and_the_positive_one(tmp_path: Path) -> None:
     run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
     for part in ("train", "test"):
         for old, new in (("NORMAL", "alpha"), ("PNEUMONIA", "beta")):
@@ -163,7 +160,7 @@ def test_an_inspection_asks_for_classes_and_the_positive_one(run: Run, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_gan_is_trained_and_drawn_from(run: Run, space: Path, tmp_path: Path) -> None:
+def test_a_gan_is_trained_and_drawn_from(space: Path, tmp_path: Path) -> None:
     run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
     gan, images = tmp_path / "gan", tmp_path / "images"
 
@@ -214,7 +211,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 @pytest.mark.slow
-def test_every_command_help_contains_an_example(run: Run) -> None:
+def test_every_command_help_contains_an_example() -> None:
     for command in ("demo", "doctor", "search", "status", "export", "train", "evaluate", "predict"):
         text = " ".join(run(command, "--help").stdout.split())
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
-from typer.testing import Result
 
+from tests.in_process import command as run
 from xraytune.data.phantom import draw_phantoms
 
 pytestmark = pytest.mark.slow
 
-Run: TypeAlias = Callable[..., Result]
 
-
-def test_an_inspection_draws_figures_and_names_them(run: Run, tmp_path: Path) -> None:
+def test_an_inspection_draws_figures_and_names_them(tmp_path: Path) -> None:
     xrays = tmp_path / "xrays"
     draw_phantoms(xrays, patients=20, seed=1, image_size_px=32)
     shown = run("data", "inspect", xrays, "--figures", tmp_path / "figures")
@@ -29,7 +25,7 @@ def test_an_inspection_draws_figures_and_names_them(run: Run, tmp_path: Path) ->
     assert sorted(names) == sorted(file.name for file in (tmp_path / "figures").iterdir())
 
 
-def test_figures_that_are_there_already_are_refused_before_anything_is_read(run: Run, tmp_path: Path) -> None:
+def test_figures_that_are_there_already_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     (tmp_path / "samples.png").write_bytes(b"mine")
 
     result = run("data", "inspect", tmp_path / "nowhere", "--figures", tmp_path)
@@ -39,7 +35,7 @@ def test_figures_that_are_there_already_are_refused_before_anything_is_read(run:
     assert result.stdout == ""
 
 
-def test_pairs_are_drawn_inspected_and_shown_in_figures_and_broken_masks_listed(run: Run, tmp_path: Path) -> None:
+def test_pairs_are_drawn_inspected_and_shown_in_figures_and_broken_masks_listed(tmp_path: Path) -> None:
     """From `data phantom --masks`."""
     drawn = run("data", "phantom", tmp_path / "pairs", "--masks", "--patients", 12, "--size", 32)
     shown = run("data", "inspect", tmp_path / "pairs", "--figures", tmp_path / "figures")

@@ -4,18 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
-from typer.testing import Result
 
+from tests.in_process import command as run
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
-
-Run: TypeAlias = Callable[..., Result]
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +58,7 @@ def leave_scratch(study: Path) -> Path:
     return study / ".tune"
 
 
-def test_clean_prints_freed_space(run: Run, study: Path) -> None:
+def test_clean_prints_freed_space(study: Path) -> None:
     scratch = leave_scratch(study)
 
     would = run("clean", study, "--dry-run")
@@ -81,7 +77,7 @@ def test_clean_prints_freed_space(run: Run, study: Path) -> None:
     assert (answer["removed"], answer["is_dry_run"], answer["note"]) == ({str(scratch): 2**20}, False, "")
 
 
-def test_a_running_study_is_refused_with_its_exit_code(run: Run, study: Path) -> None:
+def test_a_running_study_is_refused_with_its_exit_code(study: Path) -> None:
     with locked(StudyFolder(study)):
         refused = run("clean", study)
 

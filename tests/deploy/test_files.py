@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 
+from tests.docs.test_blocks import parse as parse_words
 from tests.faults.test_cluster import HEALTH
-from xraytune.cli.main import build_app
 
 ROOT = Path(__file__).parents[2]
 COMPOSE, RAYJOB, SBATCH = (
@@ -43,10 +42,7 @@ def parse(command: str) -> dict[str, Any]:
     """Parse a command of xraytune without running it; fails for an option that does not exist."""
     program, *words = shlex.split(command)
     assert program == "xraytune"
-    group: Any = typer.main.get_command(build_app())
-    while hasattr(group, "commands"):
-        group = group.commands[words.pop(0)]
-    parameters: dict[str, Any] = group.make_context("", words).params
+    parameters: dict[str, Any] = parse_words(words).params
     return parameters
 
 

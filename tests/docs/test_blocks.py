@@ -64,6 +64,7 @@ def parse(words: Sequence[str]) -> Any:
     return current.make_context(name, rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), all_of("bash"))
 def test_every_command_exists_with_its_options(page: str, block: Block) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
