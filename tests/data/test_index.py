@@ -207,7 +207,22 @@ def test_classes_come_from_folders_or_file_names(
     assert not [warning for warning in index.warnings if "ignored" in warning]
 
 
-@pytest.mark.parametrize("words", [("train", "validation", "test"), ("TRAINING", "Valid", "Testing")])
+def test_masks_and_drawings_in_class_folders_are_left_out(tmp_path: Path, write: WriteImages) -> None:
+    """The layout of the COVID-19 Radiography set."""
+    names = ("COVID", "Lung_Opacity", "Normal")
+    kinds = ("images", "masks", "Heat Maps")
+    write(tmp_path, (f"{name}/{kind}/{name}-{i}.png" for name in names for kind in kinds for i in range(3)))
+    write(tmp_path, ["overlays/a.png"])
+
+    index = read_index(DataSettings(path=tmp_path, classes="auto"))
+
+    assert (index.class_names, labels_of(index)) == (names, {0: 3, 1: 3, 2: 3})
+    assert "masks or drawings are left out: COVID/Heat Maps, COVID/masks, Lung_Opacity/Heat M" in index.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "validation", "test"), ("TRAINING", "Valid", "Testing"), ("train_set", "dev", "TestSet")]
+)
 def test_part_folders_may_have_other_names(tmp_path: Path, write: WriteImages, words: tuple[str, str, str]) -> None:
     """Otherwise, the test images would be trained on."""
     write(tmp_path, (f"{word}/{name}/{word}{i}.png" for word in words for name in CLASSES for i in range(3)))

@@ -70,9 +70,9 @@ def test_of_two_formats_the_name_means_its_own() -> None:
 
 
 def test_ambiguous_row_is_refused(xrays: Path, write: WriteImages) -> None:
-    write(xrays, ["masks/a1.png"])
+    write(xrays, ["others/a1.png"])
 
-    assert "names that belong to several files: a1.png (images/a1.png, masks/a1.png)" in refusal(data_of(xrays))
+    assert "names that belong to several files: a1.png (images/a1.png, others/a1.png)" in refusal(data_of(xrays))
 
 
 def test_cells_are_classes_without_a_mapping(xrays: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.folders import ADD_IMAGES, Listed, Listing, holds_pairs, missing_classes, subfolders, walk_folder
-from xraytune.data.guesses import OTHER_WORDS, PartName, patient_of, pneumonia_type
+from xraytune.data.guesses import OTHER_WORDS, PartName, patient_of, pneumonia_type, shows_drawings
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.table import LabelTable
 
@@ -84,13 +84,7 @@ def list_class_folders(
     may_lack_classes = isinstance(classes, tuple) and any(image.part == "train" for image in listed.values())
     if not problems and not may_lack_classes:
         problems = _classes_without_images(folders, names, listed.values(), loose)
-    return Listing(
-        class_names=names,
-        train_folder=folders["train"],
-        images=listed,
-        problems=tuple(problems),
-        warnings=tuple(warnings),
-    )
+    return Listing(names, folders["train"], listed, tuple(problems), tuple(warnings))
 
 
 def _class_of(
@@ -114,7 +108,10 @@ def _auto_classes(train: Path, without: Sequence[Path], in_table: Mapping[str, s
     """Return the subfolders of `train` or, if `patients.csv` gives classes, these and the folders of images `without`."""
     names = {name.casefold(): name for name in in_table.values()}
     inner = [image.relative_to(train).parts[0] for image in without if image.parent != train]
-    names |= {name.casefold(): name for name in (inner if in_table else [each.name for each in subfolders(train)])}
+    names |= {
+        name.casefold(): name
+        for name in (inner if in_table else [each.name for each in subfolders(train) if not shows_drawings(each.name)])
+    }
     if len(names) < 2:
         places = f"in it and in {PATIENTS_CSV}" if in_table else "in it"
         have = f"there is only one class, {', '.join(names.values())}," if names else "there are no class folders"

@@ -18,7 +18,7 @@ from unicodedata import normalize
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.dicom import require_pydicom
 from xraytune.data.formats import DICOM_SUFFIXES, NAMING_SUFFIXES, is_dicom
-from xraytune.data.guesses import PARTS, PartName, part_named
+from xraytune.data.guesses import PARTS, PartName, part_named, shows_drawings
 from xraytune.data.patients import PATIENTS_CSV
 
 _NO_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
@@ -37,7 +37,7 @@ class Listed(NamedTuple):
     masks: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Listing:
     """What a reader finds in a data folder; `problems` are of unknown classes, unpaired masks or classes without images."""
 
@@ -153,9 +153,11 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
     inside = root.resolve()
     images: list[Path] = []
     others: Counter[str] = Counter()
-    links = 0
+    links, drawings = 0, list[str]()
     for parent, folder_names, file_names in os.walk(folder, onerror=_refuse_unreadable):
-        folder_names[:] = [name for name in folder_names if not name.startswith(".")]
+        visible = [name for name in folder_names if not name.startswith(".")]
+        folder_names[:] = [name for name in visible if not shows_drawings(name)]
+        drawings += [Path(parent, name).relative_to(folder).as_posix() for name in visible if shows_drawings(name)]
         links += sum((Path(parent) / name).is_symlink() for name in folder_names)
         for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
             # Unlike Path's methods, these do not raise if access is refused, which decoding reports.
@@ -174,6 +176,8 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
     if others and report_others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         warnings.append(f"{folder}: files without an image suffix are ignored: {counts}")
+    if drawings:
+        warnings.append(f"{folder}: folders of masks or drawings are left out: {join_names(sorted(drawings), 3)}")
     if links:
         warnings.append(f"{folder}: links to folders, or out of the data folder, are not followed: {links}")
     return tuple(sorted(images, key=lambda image: image.parts)), tuple(warnings)

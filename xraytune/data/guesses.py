@@ -21,6 +21,9 @@ _PART_WORDS: Mapping[str, PartName] = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "held-out", "holdout"), "test"),
 }
+_DRAWINGS = re.compile(
+    r"((lung|lesion)[ _-]?)?masks?|(heat|saliency)[ _-]?maps?|overlays?|segmentations?|annotations?", re.IGNORECASE
+)
 OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}
 """Of `classes: three`."""
 _KERMANY_NAME = re.compile(
@@ -43,8 +46,13 @@ _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def part_named(name: str) -> PartName | None:
-    """Return the part that a folder or a cell means, in any case."""
-    return _PART_WORDS.get(name.casefold())
+    """Return the part that a folder or a cell means, in any case: `Testing`, `test_set`."""
+    return _PART_WORDS.get(re.sub(r"[ _-]?(set|data|dataset|images|split)$", "", name.casefold()))
+
+
+def shows_drawings(folder_name: str) -> bool:
+    """Return whether a folder holds masks, overlays or heat maps of X-rays, which are no X-rays."""
+    return _DRAWINGS.fullmatch(folder_name) is not None
 
 
 def patient_of(file: str) -> str | None:

@@ -44,7 +44,7 @@ class Lookalikes:
     in_two_classes: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class NearDuplicates:
     """The numbers of such pairs, and up to 100 examples: those in training and test first, then those in two classes."""
 
@@ -68,8 +68,7 @@ def find_near_duplicates(
     is_test = np.array([image.file in test_files for image in images])
     counts = np.zeros(3, dtype=np.int64)
     examples: list[Lookalikes] = []
-    stacked = np.array(hashes, dtype=np.uint64).reshape(-1, _WORDS)
-    for first, second in close_pairs(stacked, on_progress=on_progress):
+    for first, second in close_pairs(np.array(hashes, dtype=np.uint64).reshape(-1, _WORDS), on_progress=on_progress):
         apart = patients[first] != patients[second]
         first, second = first[apart], second[apart]
         leaks, contradicts = is_test[first] != is_test[second], labels[first] != labels[second]
@@ -85,9 +84,7 @@ def find_near_duplicates(
         examples.sort(key=lambda pair: (not pair.in_training_and_test, not pair.in_two_classes, pair.files))
         del examples[_MOST_EXAMPLES:]
     pairs, leaking, contradicting = counts.tolist()
-    return NearDuplicates(
-        pairs=pairs, in_training_and_test=leaking, in_two_classes=contradicting, examples=tuple(examples)
-    )
+    return NearDuplicates(pairs, leaking, contradicting, tuple(examples))
 
 
 def perceptual_hash(pixels: NDArray[np.uint8]) -> Hashes:

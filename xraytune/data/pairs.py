@@ -46,13 +46,7 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
         problems += _problems(folder, by_stem, masks, masks_of, alone, notes=notes)
         warnings += [*notes, *_several_masks(folder, masks_of)]
         listed |= {image: Listed(0, part, tuple(merged)) for image, merged in masks_of.items()}
-    return Listing(
-        class_names=("image",),
-        train_folder=folders["train"],
-        images=listed,
-        problems=tuple(problems),
-        warnings=tuple(warnings),
-    )
+    return Listing(("image",), folders["train"], listed, tuple(problems), tuple(warnings))
 
 
 def _require_pair_folders(folder: Path) -> dict[str, Path]:
