@@ -214,8 +214,8 @@ def test_the_progress_of_generators_in_training_is_reported(folder: StudyFolder)
     one = work(folder, "gan", generator_need=lambda _: "one", on_progress=lambda *progress: reported.append(progress))
     started(one)
     ProgressFile(folder.trial_path(0))("training the GAN (steps)", 25, 600)
-    one.heartbeat(2)
-    one.heartbeat(2)
+    one.heartbeat()
+    one.heartbeat()
 
     assert [progress for progress in reported if progress[0] == "run 0 (steps)"] == [("run 0 (steps)", 25, 600)]
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xraytune.base.errors import XraytuneError
@@ -279,12 +279,21 @@ def with_good_crcs(png: bytes) -> bytes:
     return bytes(content)
 
 
-@contextmanager
-def instead(file: Path, content: bytes) -> Iterator[None]:
-    """A file with other content."""
+def read_damaged(
+    file: Path, damage: st.SearchStrategy[Any], read: Callable[[], object], *unchanged: Path, kinds: int = 1
+) -> None:
+    """Read a file with each damage, its content or the edits of the whole one; in the end it is whole again.
+
+    `unchanged` are folders to which `read` writes nothing; `kinds` of files share the number of inputs.
+    """
     whole = file.read_bytes()
-    file.write_bytes(content)
-    try:
-        yield
-    finally:
-        file.write_bytes(whole)
+
+    @fuzzed(kinds)
+    @given(damage)
+    def read_it(damage: bytes | Sequence[Edit]) -> None:
+        file.write_bytes(damage if isinstance(damage, bytes) else edited(whole, damage))
+        with only_our_errors(*unchanged):
+            read()
+
+    read_it()
+    file.write_bytes(whole)

@@ -8,7 +8,7 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -24,35 +24,21 @@ Before: TypeAlias = Callable[[int, Operation], None]
 _PATIENCE_SECONDS = 120.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Verdict:
-    """What a drill came to; each list has one line for each fault found.
+    """What a drill came to: how many searches were cut off, and each fault found, with its kind and place.
 
-    Attributes:
-        points: Searches that were cut off.
-        lost: Had been written, and was not there.
-        twice: Ended twice, or trained again beyond what may be.
-        counted_twice: Time, values or rows that count twice.
-        by_hand: A search that did not go on by itself, or left what a person has to remove.
-        different: A study unlike that of an undisturbed search.
+    The kinds: `lost` had been written, and was not there; `twice` ended twice, or trained again beyond what may be; `counted
+    twice`, time, values or rows; `by hand`, a search that did not go on by itself, or left what a person has to remove;
+    `different`, a study unlike that of an undisturbed search.
     """
 
     points: int = 0
-    lost: list[str] = field(default_factory=list)
-    twice: list[str] = field(default_factory=list)
-    counted_twice: list[str] = field(default_factory=list)
-    by_hand: list[str] = field(default_factory=list)
-    different: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        return (
-            f"{self.points} points, lost {len(self.lost)}, twice {len(self.twice)}, "
-            f"counted twice {len(self.counted_twice)}, by hand {len(self.by_hand)}, different {len(self.different)}"
-        )
-
-    def by_kind(self) -> list[list[str]]:
-        """The lists of faults."""
-        return [self.lost, self.twice, self.counted_twice, self.by_hand, self.different]
+    def add(self, kind: str, faults: Iterable[str]) -> None:
+        """Note faults of a kind."""
+        self.faults.extend(f"{kind}: {fault}" for fault in faults)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +110,7 @@ class Lab:
                 outcome = self.attempt(tree, marks, partial(_kill, number, cut))
                 if outcome not in ("killed", ""):
                     raise RuntimeError(outcome)
-                verdict.lost.extend(_lost(tree, marks, before))
+                verdict.add("lost", _lost(tree, marks, before))
                 look(tree)
             self.go_on(tree, marks, verdict, losses=len(point.kills))
         shutil.rmtree(tree.path)
@@ -136,14 +122,14 @@ class Lab:
         before = _before(tree, marks)
         if outcome := self.attempt(tree, marks):
             raise RuntimeError(outcome)
-        verdict.lost.extend(_lost(tree, marks, before))
+        verdict.add("lost", _lost(tree, marks, before))
         found, trained = _plain(picture(tree)), read_marks(marks)
-        verdict.different.extend(_differences(self.unbroken, found))
-        verdict.twice.extend(_trained_again(self.trained, trained, losses))
-        verdict.counted_twice.extend(_counted_twice(found, tree))
+        verdict.add("different", _differences(self.unbroken, found))
+        verdict.add("twice", _trained_again(self.trained, trained, losses))
+        verdict.add("counted twice", _counted_twice(found, tree))
         outcome = self.attempt(tree, marks)
         if outcome or _plain(picture(tree)) != found or read_marks(marks) != trained:
-            verdict.by_hand.append(f"started once more after its end, it did something {outcome}")
+            verdict.add("by hand", [f"started once more after its end, it did something {outcome}"])
 
 
 @contextmanager
@@ -152,9 +138,8 @@ def told_of(point: object, verdict: Verdict) -> Iterator[None]:
     try:
         yield
     except Exception:  # noqa: BLE001  whatever it is, a person would have to do something
-        verdict.by_hand.append(traceback.format_exc())
-    for faults in verdict.by_kind():
-        faults[:] = [f"{point}: {fault}" for fault in faults]
+        verdict.add("by hand", [traceback.format_exc()])
+    verdict.faults[:] = [f"{point}: {fault}" for fault in verdict.faults]
 
 
 @dataclass(frozen=True, slots=True)

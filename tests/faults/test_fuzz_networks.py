@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.faults.fuzzing import NAMES, Edit, damaged_json, edited, edits, fuzzed, instead, only_our_errors
+from tests.faults.fuzzing import NAMES, damaged_json, edits, fuzzed, only_our_errors, read_damaged
 from tests.faults.specimens import TINY_GAN, make_bundle, make_checkpoints, make_gan, network, optimizer_of, seal
 from tests.in_process import CPU, one_thread
 from xraytune.model.load import open_bundle
@@ -23,6 +23,7 @@ from xraytune.synth.checkpoint import checkpoint_generator, load_generator, new_
 from xraytune.synth.checkpoint import resume as resume_gan
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # of a failing input
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),  # torch says so, and then what is wrong
 ]
@@ -34,34 +35,38 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "best.safetensors"])
-@pytest.mark.slow
-def test_damaged_classifier_checkpoint_is_reported(tmp_path: Path, name: str) -> None:
-    make_checkpoints(tmp_path)
-    file = tmp_path / name
+def resume_classifier(file: Path) -> None:
     classifier = network()
-    optimizer = optimizer_of(classifier)
-    whole = file.read_bytes()
-
-    @fuzzed(kinds=5)
-    @given(edits())
-    def read_it(damage: Sequence[Edit]) -> None:
-        with instead(file, edited(whole, damage)), only_our_errors(tmp_path):
-            if name == "best.safetensors":
-                load_best(tmp_path, classifier)
-            else:
-                finished_epochs(tmp_path)
-                resume(tmp_path, classifier, optimizer)
-
-    read_it()
+    finished_epochs(file.parent)
+    resume(file.parent, classifier, optimizer_of(classifier))
 
 
-@pytest.mark.slow
+def resume_generator(file: Path) -> None:
+    resume_gan(new_training(TINY_GAN, 2, CPU), "images", file.parent)
+    checkpoint_generator(file)
+
+
+READERS: dict[str, tuple[Callable[[Path], None], str, Callable[[Path], object]]] = {
+    "checkpoint": (make_checkpoints, "checkpoint.pt", resume_classifier),
+    "best network": (make_checkpoints, "best.safetensors", lambda file: load_best(file.parent, network())),
+    "weights .pt": (make_checkpoints, "checkpoint.pt", read_weights),
+    "weights .safetensors": (make_checkpoints, "best.safetensors", read_weights),
+    "GAN checkpoint": (make_gan, "checkpoint.pt", resume_generator),
+    "generator": (make_gan, "generator.safetensors", load_generator),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_damaged_tensors_are_reported(tmp_path: Path, reader: str) -> None:
+    make, name, read = READERS[reader]
+    make(tmp_path)
+
+    read_damaged(tmp_path / name, edits(), lambda: read(tmp_path / name), tmp_path, kinds=len(READERS))
+
+
 def test_checkpoint_with_other_content_is_reported(tmp_path: Path) -> None:
     """Tensors and plain values that load, and are not what a checkpoint holds."""
     make_checkpoints(tmp_path)
-    classifier = network()
-    optimizer = optimizer_of(classifier)
     file = tmp_path / "checkpoint.pt"
     whole = torch.load(file, weights_only=True)
     value: st.SearchStrategy[Any] = st.sampled_from(
@@ -73,46 +78,7 @@ def test_checkpoint_with_other_content_is_reported(tmp_path: Path) -> None:
     def read_it(others: dict[str, Any], gone: str) -> None:
         torch.save({key: one for key, one in {**whole, **others}.items() if key != gone}, file)
         with only_our_errors(tmp_path):
-            finished_epochs(tmp_path)
-            resume(tmp_path, classifier, optimizer)
-
-    read_it()
-
-
-@pytest.mark.parametrize("name", ["checkpoint.pt", "generator.safetensors"])
-@pytest.mark.slow
-def test_damaged_gan_checkpoint_is_reported(tmp_path: Path, name: str) -> None:
-    make_gan(tmp_path)
-    file = tmp_path / name
-    training = new_training(TINY_GAN, 2, CPU)
-    whole = file.read_bytes()
-
-    @fuzzed(kinds=2)
-    @given(edits())
-    def read_it(damage: Sequence[Edit]) -> None:
-        with instead(file, edited(whole, damage)), only_our_errors(tmp_path):
-            if name == "checkpoint.pt":
-                resume_gan(training, "images", tmp_path)
-                checkpoint_generator(file)
-            else:
-                load_generator(file)
-
-    read_it()
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.slow
-def test_damaged_weights_file_is_reported(tmp_path: Path, suffix: str) -> None:
-    make_checkpoints(tmp_path)
-    whole = (tmp_path / ("checkpoint.pt" if suffix == ".pth" else "best.safetensors")).read_bytes()
-    file = tmp_path / f"weights{suffix}"
-
-    @fuzzed(kinds=2)
-    @given(edits())
-    def read_it(damage: Sequence[Edit]) -> None:
-        file.write_bytes(edited(whole, damage))
-        with only_our_errors(tmp_path):
-            read_weights(file)
+            resume_classifier(file)
 
     read_it()
 
@@ -130,45 +96,34 @@ def use_bundle(path: Path) -> None:
         classifier(normalise(to_unit(pixels, form), form))
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole bundle; each test damages a file of it and puts it back."""
-    path = tmp_path_factory.mktemp("bundle") / "model"
-    make_bundle(path)
-    use_bundle(path)
-    return path
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    make_bundle(tmp_path / "model")
+    use_bundle(tmp_path / "model")
+    return tmp_path / "model"
 
 
-FILES_OF_A_BUNDLE = ("manifest.json", "bundle.json", "split.json", "config.yaml", "model.safetensors")
-
-
-@pytest.mark.parametrize("name", FILES_OF_A_BUNDLE)
+@pytest.mark.parametrize("name", ["manifest.json", "bundle.json", "split.json", "config.yaml", "model.safetensors"])
 @pytest.mark.parametrize("sealed", [False, True], ids=["as it lies", "with a manifest that agrees"])
-@pytest.mark.slow
 def test_damaged_bundle_is_reported(bundle: Path, name: str, sealed: bool) -> None:
-    file, manifest = bundle / name, bundle / "manifest.json"
-    whole = file.read_bytes()
+    file = bundle / name
+    damage = damaged_json(json.loads(file.read_bytes())) if name.endswith("json") else edits()
 
-    @fuzzed(kinds=2 * len(FILES_OF_A_BUNDLE))
-    @given(damaged_json(json.loads(whole)) if name.endswith("json") else edits())
-    def read_it(damage: bytes | Sequence[Edit]) -> None:
-        content = damage if isinstance(damage, bytes) else edited(whole, damage)
-        with instead(manifest, manifest.read_bytes()), instead(file, content):
-            if sealed and name != "manifest.json":
-                seal(bundle)
-            with only_our_errors(bundle.parent):
-                use_bundle(bundle)
+    def read() -> None:
+        if sealed and name != "manifest.json":
+            seal(bundle)
+        use_bundle(bundle)
 
-    read_it()
+    read_damaged(file, damage, read, *([] if sealed else [bundle.parent]), kinds=10)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name])
 def test_manifest_cannot_name_files_outside_its_folder(bundle: Path, name: str) -> None:
     """A bundle's files have fixed names: what its manifest lists beside them is not looked for."""
     manifest = bundle / "manifest.json"
     content = json.loads(manifest.read_bytes())
     content["files"][name] = "0" * 64
+    manifest.write_bytes(json.dumps(content).encode())
 
-    with instead(manifest, json.dumps(content).encode()), only_our_errors(bundle.parent):
+    with only_our_errors(bundle.parent):
         open_bundle(bundle)

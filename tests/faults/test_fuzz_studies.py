@@ -1,8 +1,9 @@
-"""A file of a study, whatever is in it: told in our words, and nothing else happens."""
+"""A space file, an override, or a file of a study, whatever is in it: told in our words, and nothing else happens."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,22 +19,66 @@ from tests.faults.fuzzing import (
     damaged_lines,
     damaged_rows,
     fuzzed,
-    instead,
     only_our_errors,
+    read_damaged,
 )
 from tests.faults.specimens import make_study
 from xraytune.base.files import append_jsonl, read_jsonl
 from xraytune.confirm.arms import read_plan
 from xraytune.data.prepare import Prepared, SideName
 from xraytune.model.best import export
+from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import require_same_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.row import completed_runs, ended_trials
 from xraytune.study.status import status
 
-pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing input
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # of a failing input
+]
 SIDES: tuple[SideName, ...] = ("train", "val_a", "val_b")
+SPACES = sorted([*Path("search_spaces").glob("*.yaml"), *Path("search_spaces/studies").glob("*.yaml")])
+KEYS = (
+    *("lr", "gan", "gan.steps", "gan.seed", "batch_size", "folder.path", "source", "data", "data.path", "parameters"),
+    *("parameters.lr", "points_to_evaluate", "name", "budget.trials", "data.split.seed.x", "weights_dir"),
+    *("exported_from.study", "", "=", "..", "\0"),
+)
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> None:
+    """All that a command does with a space before it starts."""
+    space = load_space(path, overrides)
+    space.identity()
+    space.to_yaml(path.parent)
+    space.experiment()
+
+
+def damaged_space(whole: str) -> st.SearchStrategy[bytes]:
+    return st.one_of(*[damaged_lines(whole, TRAPS, SCALARS)] * 3, damaged_bytes(whole.encode()))
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda path: path.stem)
+def test_damaged_space_file_is_reported(tmp_path: Path, space: Path) -> None:
+    file = Path(shutil.copy(space, tmp_path / "space.yaml"))
+    whole = file.read_text(encoding="utf-8")
+
+    read_damaged(file, damaged_space(whole), lambda: load(file), tmp_path, kinds=len(SPACES))
+
+
+def test_damaged_override_is_reported(tmp_path: Path) -> None:
+    file = Path(shutil.copy("search_spaces/gan_ratio.yaml", tmp_path / "space.yaml"))
+    value = st.one_of(st.sampled_from([*SCALARS, *TRAPS]), st.text(max_size=12))
+    override = st.builds("{}{}{}".format, st.sampled_from(KEYS), st.sampled_from(["=", "=", "=", ""]), value)
+
+    @fuzzed()
+    @given(st.lists(override, min_size=1, max_size=3))
+    def load_it(overrides: list[str]) -> None:
+        with only_our_errors(tmp_path):
+            load(file, tuple(overrides))
+
+    load_it()
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +92,9 @@ def damaged_log(file: Path) -> st.SearchStrategy[bytes]:
     return damaged_rows([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
 
 
-def read_whole_journal(journal: Journal) -> None:
+def read_journal(study: StudyFolder, *, writable: bool) -> None:
     """All that status, report, export, confirm and a resumed search ask."""
+    journal = Journal(study.journal_path, study.space(), writable=writable)
     for number in [trial.number for trial in journal.trials]:
         if journal.status(number):  # else its settings may be on their way
             journal.parameters(number)
@@ -58,51 +104,40 @@ def read_whole_journal(journal: Journal) -> None:
     list(journal.reports())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("writable", [False, True], ids=["to be read", "to be written"])
-def test_damaged_journal_is_reported(study: StudyFolder, writable: bool) -> None:
-    space = study.space()
-
-    @fuzzed(kinds=4)
-    @given(damaged_log(study.journal_path))
-    def open_it(content: bytes) -> None:
-        with instead(study.journal_path, content), only_our_errors(*([] if writable else [study.path.parent.parent])):
-            read_whole_journal(Journal(study.journal_path, space, writable=writable))
-
-    open_it()
+def export_best(study: StudyFolder) -> None:
+    best = study.path.parent / "best.yaml"
+    best.unlink(missing_ok=True)
+    export(study.path, out=best)
 
 
-@pytest.mark.parametrize(
-    "read", [status, lambda path: export(path, out=path.parent / "best.yaml")], ids=["status", "export"]
-)
-@pytest.mark.slow
-def test_study_with_damaged_journal_is_reported(study: StudyFolder, read: Callable[[Path], object]) -> None:
-    @fuzzed(kinds=4)
-    @given(damaged_log(study.journal_path))
-    def read_it(content: bytes) -> None:
-        (study.path.parent / "best.yaml").unlink(missing_ok=True)
-        with instead(study.journal_path, content), only_our_errors(study.path):
-            read(study.path)
-
-    read_it()
+JOURNAL_READERS: dict[str, Callable[[StudyFolder], object]] = {
+    "to be read": lambda study: read_journal(study, writable=False),
+    "to be written": lambda study: read_journal(study, writable=True),
+    "status": lambda study: status(study.path),
+    "export": export_best,
+}
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("reader", JOURNAL_READERS)
+def test_damaged_journal_is_reported(study: StudyFolder, reader: str) -> None:
+    unchanged = () if reader == "to be written" else (study.path,)
+    damage = damaged_log(study.journal_path)
+
+    read_damaged(study.journal_path, damage, lambda: JOURNAL_READERS[reader](study), *unchanged, kinds=4)
+
+
 def test_damaged_log_is_reported_and_still_appendable(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
+    log.touch()
+
+    def read_and_append() -> None:
+        there = read_jsonl(log)
+        assert all(isinstance(row, dict) for row in there)
+        append_jsonl(log, {"epoch": 9})
+        assert read_jsonl(log) == [*there, {"epoch": 9}]
+
     rows = [{"version": 1, "epoch": number, "val_score": 0.5} for number in range(3)]
-
-    @fuzzed()
-    @given(damaged_rows(rows))
-    def read_it(content: bytes) -> None:
-        log.write_bytes(content)
-        with only_our_errors():
-            there = read_jsonl(log)
-            assert all(isinstance(row, dict) for row in there)
-            append_jsonl(log, {"epoch": 9})
-            assert read_jsonl(log) == [*there, {"epoch": 9}]
-
-    read_it()
+    read_damaged(log, damaged_rows(rows), read_and_append)
 
 
 def use(prepared: Prepared) -> None:
@@ -121,49 +156,19 @@ FILES_OF_A_STUDY: dict[str, Callable[[StudyFolder], object]] = {
     "trials/0004/progress.json": lambda study: status(study.path),
     "trials/0000/config.json": lambda study: study.experiment(0),
     "confirm/plan.json": lambda study: read_plan(study.path / "confirm"),
-    "confirm/verdict.json": lambda study: export(study.path, out=study.path.parent / "best.yaml"),
+    "confirm/verdict.json": export_best,
+    "study.yaml": export_best,
+    "trials.jsonl": ended_trials,
+    "confirm/runs.jsonl": lambda study: completed_runs(StudyFolder(study.path / "confirm")),
 }
 
 
 @pytest.mark.parametrize("name", FILES_OF_A_STUDY)
-@pytest.mark.slow
 def test_damaged_study_file_is_reported(study: StudyFolder, name: str) -> None:
     file = study.path / name
+    if file.suffix == ".json":
+        damage = damaged_json(json.loads(file.read_bytes()))
+    else:
+        damage = damaged_log(file) if file.suffix == ".jsonl" else damaged_space(file.read_text(encoding="utf-8"))
 
-    @fuzzed(kinds=len(FILES_OF_A_STUDY))
-    @given(damaged_json(json.loads(file.read_bytes())))
-    def read_it(content: bytes) -> None:
-        (study.path.parent / "best.yaml").unlink(missing_ok=True)
-        with instead(file, content), only_our_errors(study.path):
-            FILES_OF_A_STUDY[name](study)
-
-    read_it()
-
-
-@pytest.mark.slow
-def test_damaged_study_space_is_reported(study: StudyFolder) -> None:
-    whole = study.space_path.read_text(encoding="utf-8")
-
-    @fuzzed()
-    @given(st.one_of(damaged_lines(whole, TRAPS, SCALARS), damaged_bytes(whole.encode())))
-    def read_it(content: bytes) -> None:
-        (study.path.parent / "best.yaml").unlink(missing_ok=True)
-        with instead(study.space_path, content), only_our_errors(study.path):
-            export(study.path, out=study.path.parent / "best.yaml")
-
-    read_it()
-
-
-@pytest.mark.parametrize("name", ["trials.jsonl", "confirm/runs.jsonl"])
-@pytest.mark.slow
-def test_damaged_study_log_is_reported(study: StudyFolder, name: str) -> None:
-    file = study.path / name
-    read: Callable[[StudyFolder], object] = ended_trials if name == "trials.jsonl" else completed_runs
-
-    @fuzzed(kinds=2)
-    @given(damaged_log(file))
-    def read_it(content: bytes) -> None:
-        with instead(file, content), only_our_errors(study.path):
-            read(StudyFolder(file.parent))
-
-    read_it()
+    read_damaged(file, damage, lambda: FILES_OF_A_STUDY[name](study), study.path, kinds=len(FILES_OF_A_STUDY))

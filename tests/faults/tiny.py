@@ -214,7 +214,7 @@ def _run(
             marks.add("told", suggestion.number, epoch)
             if not should_continue:
                 marks.add("ended", suggestion.number)
-            work.heartbeat(2)
+            work.heartbeat()
             if epoch and should_continue and is_lost(suggestion.number, epoch):
                 break
         worker.close()

@@ -82,11 +82,11 @@ def test_the_curves_show_differences_near_the_top() -> None:
 
 def test_status_warns_of_a_source_that_was_never_trained_to_the_end() -> None:
     real = trial(0, "complete", *[0.8] * 4, parameters=Parameters())
-    stopped = trial(1, "pruned", 0.6, parameters=Parameters(source="gan"), epoch_seconds=2.0)
+    stopped = trial(1, "pruned", 0.6, parameters=Parameters(source="gan"))
     view = replace(study(real, stopped), searched=("source",), is_running=False)
 
     assert texts(status_frame(view))[-3:] == [
-        "ASHA stopped 1 of 2 trials and saved 3 of 8 epochs (about 6 s of 20 s)",
+        "ASHA stopped 1 of 2 trials and saved 3 of 8 epochs",
         "warning: no trial with source gan was trained to the end: ASHA stopped all of them (1 after epoch 1)",
         "warning: trials that trail early may still catch up; to compare them, start a new study (--set name=small-2) "
         "with a later first rung (scheduler.grace) or without pruning (scheduler.name=none)",

@@ -13,7 +13,6 @@ from xraytune.base.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
 from xraytune.search.messages import GeneratorTrained, MachineStopped, TrialFailed, TrialMessage
 from xraytune.space.settings import GeneratorSettings
-from xraytune.study.clock import read_times
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_trials
 from xraytune.study.suggestion import Cause, TrialSuggestion
@@ -273,31 +272,17 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, clock: Cloc
     killed = direct(study)
     start(killed)
     clock.now += 60
-    killed.heartbeat(2)
+    killed.heartbeat()
     clock.now += 3600  # nothing runs
 
     loop = direct(study)
     start(loop)
     clock.now += 5
     complete(loop, 0)
-    loop.heartbeat(2)
+    loop.heartbeat()
 
     assert ended_trials(study)[0].seconds == 65.0
     assert json.loads((study.path / "wall.json").read_text(encoding="utf-8"))["seconds"] == 65.0
-
-
-def test_idle_slots_are_counted(study: StudyFolder, clock: Clock) -> None:
-    loop = direct(study)
-    start(loop)
-    loop.heartbeat(3)
-    clock.now += 10
-    start(loop)
-    loop.heartbeat(3)
-    clock.now += 20
-    loop.close()
-
-    times = read_times(study.path / "wall.json")
-    assert (times.slot_seconds, times.idle_seconds) == (90.0, 40.0)
 
 
 def test_ended_trial_keeps_only_its_best_network(study: StudyFolder) -> None:
@@ -408,7 +393,7 @@ def test_next_start_completes_work_interrupted_at_trial_end(study: StudyFolder, 
     checkpoint = study.trial_path(start(killed).number) / "checkpoint" / "checkpoint.pt"
     write_bytes(checkpoint, b"x")
     clock.now += 60
-    killed.heartbeat(2)
+    killed.heartbeat()
     killed.journal.tell(0, "complete", 0.8, {"seconds": 60.0, "gpu_seconds": 60.0, "val_b_score": 0.7})
 
     loop = direct(study, "budget.gpu_hours=0.03")  # 108 s
@@ -564,13 +549,13 @@ def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> N
     for _ in range(3):
         start(loop)
 
-    loop.heartbeat(2)
+    loop.heartbeat()
     for number, name in ((0, "gan-a.png"), (1, "gan-a.png"), (2, "gan-b.png")):
         write_samples(study.trial_path(number), study.path / "samples" / name)
-        loop.heartbeat(2)
+        loop.heartbeat()
     resumed = direct(study, WIDTHS, points, watching=watching)
     start(resumed)
-    resumed.heartbeat(2)
+    resumed.heartbeat()
 
     assert watching.pictures == [(0, study.path / "samples" / "gan-a.png"), (2, study.path / "samples" / "gan-b.png")]
 

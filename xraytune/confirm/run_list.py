@@ -10,20 +10,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from xraytune.base.errors import Problem, StudyError, TrialError
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress
 from xraytune.confirm.study import OpenStudy
 from xraytune.data.prepare import Prepared, write_prepared
-from xraytune.search.loop import TrialLoop
+from xraytune.search.loop import TrialLoop, TrialSource
 from xraytune.search.order import Trial
 from xraytune.space.settings import Experiment
 from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.row import RunRow, Status, append_row, ended_runs, reasons_of
-from xraytune.study.suggestion import Failure, TrialSuggestion
+from xraytune.study.suggestion import TrialSuggestion
 from xraytune.study.trial_files import read_progress
 from xraytune.synth.synthesize import generator_need
 
@@ -44,8 +44,8 @@ def complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[
         write_json(folder.path / "environment.json", {**machine()})
 
 
-class RunList:
-    """A fixed list of runs, a `TrialSource`, including those that have ended; StudyError if one of these had other settings.
+class RunList(TrialSource):
+    """A fixed list of runs, including those that have ended; StudyError if one of these had other settings.
 
     `what` is their name in progress bars and errors. `asha` returns whether a run continues after an epoch; without it every
     run trains to its last step.
@@ -83,14 +83,6 @@ class RunList:
             if run.number not in self._ended:
                 yield Trial(suggestion=TrialSuggestion(number=run.number, parameters=run.experiment.parameters))
 
-    def upcoming(self) -> Literal["none"]:
-        """Return that all runs are known."""
-        return "none"
-
-    def ask(self) -> TrialSuggestion:
-        """Not called: all runs are known."""
-        raise NotImplementedError
-
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return the label of a run."""
         return self._runs[suggestion.number].label
@@ -104,19 +96,16 @@ class RunList:
         """Let ASHA decide, if this is a list of top-up trials."""
         return self._asha is None or self._asha(number, record)
 
-    def record(self, number: int, status: Status, outcome: Mapping[str, Any], *, at_once: int) -> None:
+    def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a run in `runs.jsonl`."""
         seconds = round(self.clock.times().trials[number], 3)
         label = self._runs[number].label
-        row = RunRow(number=number, label=label, status=status, seconds=seconds, at_once=at_once, **outcome)
+        row = RunRow(number=number, label=label, status=status, seconds=seconds, **outcome)
         append_row(self.folder.runs_path, row)
         self._ended[number] = status
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
             self.folder.drop_checkpoint(number)
         self._report_progress()
-
-    def on_retry(self, number: int, failure: Failure, reason: str) -> None:
-        """Do nothing: failed attempts are counted anew at each start."""
 
     def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
         """Report the progress of the generators in training."""

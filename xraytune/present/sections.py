@@ -284,8 +284,6 @@ def _cost(data: StudyData) -> Section | None:
         notes.append(f"{users} trials shared {len(generators)} generators, each trained once.")
     if gpu := sum(trial.gpu_seconds for trial in ended):
         notes.append(f"{gpu / 3600:.2f} GPU-hours.")
-    if view.idle_share is not None:
-        notes.append(f"Trial slots were idle {view.idle_share:.0%} of the time.")
     return Section(
         lead=f"{duration(view.seconds)} of wall time; {duration(computed)} summed over trials.",
         notes=notes,

@@ -225,9 +225,8 @@ def heading(view: StudyView) -> Iterable[Cell | str]:
         yield f"most realistic images: #{nearest.number}, {nearest.report.quality}"
     limit = f" of at most {duration(view.seconds_budget)}" if view.seconds_budget is not None else ""
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
-    idle = f", slots {view.idle_share:.0%} idle" if view.idle_share is not None else ""
     state = "running" if view.is_running else "not running"
-    yield f"{state}, {duration(view.seconds)} used{limit}{idle}{left}"
+    yield f"{state}, {duration(view.seconds)} used{limit}{left}"
     if pruning := pruning_of(view):
         yield pruning.summary
         yield from (Cell(f"warning: {warning}", "bad") for warning in pruning.warnings)

@@ -41,7 +41,7 @@ Upcoming: TypeAlias = Literal["fixed", "drawn", "none", "out of time"]
 
 
 class TrialSource(Protocol):
-    """Where trials come from, and where their results go.
+    """Where trials come from, and where their results go; a list of known trials only lacks some of the methods.
 
     Attributes:
         folder: Contains the trials.
@@ -60,9 +60,11 @@ class TrialSource(Protocol):
 
     def upcoming(self) -> Upcoming:
         """Return what the next new trial is."""
+        return "none"
 
     def ask(self) -> TrialSuggestion:
-        """Return a new trial."""
+        """Return a new trial, if there is one."""
+        raise LookupError("all trials are known")
 
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return a trial's name in the dashboard and in trackers, without that of the study."""
@@ -73,11 +75,12 @@ class TrialSource(Protocol):
     def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Record an epoch, which may be a repeated one, and return whether the trial continues."""
 
-    def record(self, number: int, status: Status, outcome: Mapping[str, Any], *, at_once: int) -> None:
-        """Record the end of a trial, one of `at_once` that ran."""
+    def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
+        """Record the end of a trial; `at_once` in its outcome is how many ran, itself included."""
 
     def on_retry(self, number: int, failure: Failure, reason: str) -> None:
         """Record a failed attempt at a trial that is to be retried."""
+        del number, failure, reason
 
     def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
         """Called at least once a second while trials run."""
@@ -140,9 +143,8 @@ class TrialLoop:
                         with suppress(OSError, XraytuneError):  # the search continues without statistics
                             gauges = self.statistics(workers.slots)
                         workers.answer(messages.Statistics(gauges=gauges))
-                self.heartbeat(workers.slots)
+                self.heartbeat()
             self.on_workers_lost()  # no trial runs now, even if the workers did not end properly
-            self.heartbeat(0)
 
     @property
     def is_done(self) -> bool:
@@ -286,7 +288,7 @@ class TrialLoop:
         After the first three, only failures of the machine count: settings may fail in one corner of the space.
         """
         self._remove(number)
-        self.source.record(number, status, outcome, at_once=len(self._running) + 1)
+        self.source.record(number, status, {**outcome, "at_once": len(self._running) + 1})
         reason = outcome["reason"] if status == "failed" else ""
         self._reasons.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
         last, are_first = self._reasons[-_SAME_FAILURES:], len(self._reasons) == _SAME_FAILURES
@@ -295,9 +297,9 @@ class TrialLoop:
             what = f"{which} all failed for the same reason, so no more were started: {reason}"
             raise TrialError(Problem(what, self.folder.path, "fix the cause, then run the same command again"))
 
-    def heartbeat(self, slots: int) -> None:
+    def heartbeat(self) -> None:
         """Save the time used every few seconds; called at least once a second while trials run."""
-        self.clock.heartbeat(slots, max(slots - self.slots_in_use(), 0))
+        self.clock.heartbeat()
         self.source.heartbeat(trial.suggestion for trial in self._running.values())
 
     def slots_in_use(self) -> int:

@@ -92,9 +92,8 @@ class SearchTrials:
             self.callbacks.on_epoch(number, record)
         return self._rungs.should_continue(number, record.epoch, value)
 
-    def record(self, number: int, status: Status, outcome: Mapping[str, Any], *, at_once: int) -> None:
+    def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""
-        del at_once
         times = self.clock.times()
         used: dict[str, Any] = {"seconds": times.trials[number], "gpu_seconds": times.gpu_seconds[number]}
         if (report := read_pool_report(self.folder.trial_path(number))) and report.quality:

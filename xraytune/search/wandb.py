@@ -123,7 +123,7 @@ def publish(
 class WandbRun:
     """A run in W&B, which may fail or hang. Only `finish` waits, for at most `finish_seconds`.
 
-    `samples` draws the sample grid after the first epoch. At most `most_waiting` messages are queued; others are dropped.
+    `samples` draws the sample grid after the first epoch.
     """
 
     _run: wandb.Run  # set by `_start`; used only in the thread
@@ -135,15 +135,13 @@ class WandbRun:
         *,
         samples: Callable[[], Image.Image] | None = None,
         finish_seconds: float = 15.0,
-        most_waiting: int = 1000,
     ) -> None:
-        self._settings, self._tracked, self._samples = settings, run, samples
-        self._finish_seconds, self._most_waiting = finish_seconds, most_waiting
+        self._settings, self._tracked, self._samples, self._finish_seconds = settings, run, samples, finish_seconds
         self._best: dict[str, Json] = {}
         self._calls = queue.SimpleQueue[Callable[[], object] | None]()
         self._warned = threading.Lock()  # acquired once, never released
         self._abandoned, self._ended = threading.Event(), threading.Event()
-        self._post(self._start)
+        self._calls.put(self._start)
         # A daemon, so that the process can exit during a call that never returns.
         threading.Thread(target=self._work, name="W&B", daemon=True).start()
 
@@ -153,12 +151,12 @@ class WandbRun:
             self._best = {"value": record.best_val_score, "best_epoch": record.epoch}
         if samples := self._samples:
             self._samples = None
-            self._post(partial(self._send_samples, samples))
-        self._post(partial(self._send, self._tracked.named(asdict(record)), record.epoch))
+            self._calls.put(partial(self._send_samples, samples))
+        self._calls.put(partial(self._send, self._tracked.named(asdict(record)), record.epoch))
 
     def attach_model(self, model: Path) -> None:
         """Send a model bundle as an artifact."""
-        self._post(partial(self._send_model, model))
+        self._calls.put(partial(self._send_model, model))
 
     def finish(self, status: RunStatus, outcome: Mapping[str, Json] | None = None) -> None:
         """End the run with its status, best value and other results; further calls do nothing."""
@@ -168,13 +166,6 @@ class WandbRun:
         if not self._ended.wait(self._finish_seconds):
             self._abandoned.set()
             self._warn(f"it did not answer within {self._finish_seconds:g} s")
-
-    def _post(self, call: Callable[[], object]) -> None:
-        """Queue a call for the thread."""
-        if self._calls.qsize() < self._most_waiting:
-            self._calls.put(call)
-        else:
-            self._warn(f"it does not keep up: messages beyond {self._most_waiting} are dropped")
 
     def _work(self) -> None:
         try:

@@ -33,7 +33,7 @@ from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.row import EndedRow, ended_runs, ended_trials
 from xraytune.study.suggestion import Cause
-from xraytune.study.trial_files import HANG_FILE, OWNER_FILE, ProgressFile, write_samples
+from xraytune.study.trial_files import HANG_FILE, ProgressFile, write_samples
 from xraytune.trial.run import train_own_generator, trial_epochs
 from xraytune.trial.samples import save_generator_grid, training_grid
 from xraytune.trial.task import task_of
@@ -42,6 +42,8 @@ from xraytune.trial.training_set import build_training_set
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
+_OWNER_FILE = ".owner"
+"""In a trial's folder: names the process that runs the trial, or ran it last."""
 _SUMMARY = ("value", "val_b_score", "threshold", "best_epoch")
 
 
@@ -73,7 +75,7 @@ class TrialWorker:
         experiment = self._study.experiment(self._job.number)
         prepared = self._study.prepared()
         cache = Path(self._job.cache)
-        self._claim = take_ownership(self._folder / OWNER_FILE)
+        self._claim = take_ownership(self._folder / _OWNER_FILE)
         self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
         self._open.enter_context(fenced(self._require_wanted))
         self._guard = HangGuard(self._folder, experiment.settings.resources.hang_minutes * 60)
@@ -133,7 +135,7 @@ class TrialWorker:
         return (
             os.getppid() == self._parent
             and may_hold_lease(Path(self._job.lock), self._job.token)
-            and has_ownership(self._folder / OWNER_FILE, self._claim)
+            and has_ownership(self._folder / _OWNER_FILE, self._claim)
         )
 
     def _end_unless_wanted(self) -> None:

@@ -23,8 +23,6 @@ class Times(BaseModel):
     seconds: float = 0.0
     trials: dict[int, float] = {}
     gpu_seconds: dict[int, float] = {}
-    slot_seconds: float = 0.0
-    idle_seconds: float = 0.0
 
 
 def read_times(path: Path) -> Times:
@@ -47,7 +45,6 @@ class StudyClock:
         for ended in [number for number in self._times.trials if number not in unfinished]:
             self.drop(ended)
         self._gpus: dict[int, float] = {}  # of the running trials
-        self._slots = self._idle = 0
         self.save()
 
     def times(self) -> Times:
@@ -55,8 +52,6 @@ class StudyClock:
         now, times = time.monotonic(), self._times
         passed, self._last = now - self._last, now
         times.seconds += passed
-        times.slot_seconds += passed * self._slots
-        times.idle_seconds += passed * self._idle
         for number, gpus in self._gpus.items():
             times.trials[number] += passed
             times.gpu_seconds[number] += passed * gpus
@@ -79,10 +74,8 @@ class StudyClock:
         self._times.trials.pop(number, None)
         self._times.gpu_seconds.pop(number, None)
 
-    def heartbeat(self, slots: int, idle: int) -> None:
-        """Count slots and idle ones from now on; save the time if the last save was a while ago."""
-        self.times()
-        self._slots, self._idle = slots, idle
+    def heartbeat(self) -> None:
+        """Save the time if the last save was a while ago."""
         if time.monotonic() - self._saved >= _SAVE_EVERY_SECONDS:
             self.save()
 

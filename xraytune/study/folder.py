@@ -27,11 +27,7 @@ from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, Problem, SourceLine, StudyError
-from xraytune.base.files import (
-    read_json,
-    require_no_link,
-    require_recorded,
-)
+from xraytune.base.files import read_json, require_no_link, require_recorded
 from xraytune.base.lease import LeaseHeldError, current_owner, hold
 from xraytune.base.records import Compute, Json
 from xraytune.data.prepare import Prepared, read_prepared

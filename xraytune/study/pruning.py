@@ -21,49 +21,35 @@ _ADVICE = (
 class Pruning:
     """What ASHA did to the complete and pruned trials of a study.
 
-    `epochs` and `seconds` are totals as if ASHA had stopped no trial; `saved_epochs` and `saved_seconds` are the part that
-    it saved, at each trial's median time per epoch. `warnings` name the values for which ASHA stopped every trial, and say
-    how to compare them; there are none while the search runs.
+    `epochs` is the total as if ASHA had stopped no trial, `saved_epochs` the part that it saved. `warnings` name the values
+    for which ASHA stopped every trial, and say how to compare them; there are none while the search runs.
     """
 
     trials: int
     stopped: int
     epochs: int
     saved_epochs: int
-    seconds: float
-    saved_seconds: float
     warnings: tuple[str, ...]
 
     @property
     def summary(self) -> str:
         """What was saved, as one line."""
-        saved, full = _rounded(self.saved_seconds), _rounded(self.seconds)
-        time = f" (about {saved} of {full})" if self.saved_seconds else ""
         epochs = f"{self.saved_epochs:,} of {self.epochs:,} epochs"
-        return f"ASHA stopped {self.stopped} of {self.trials} trials and saved {epochs}{time}"
-
-
-def _rounded(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+        return f"ASHA stopped {self.stopped} of {self.trials} trials and saved {epochs}"
 
 
 def pruning_of(view: StudyView) -> Pruning | None:
     """Return what ASHA did in a study; None if it stopped no trial."""
     ended = [trial for trial in view.trials if trial.status in ("complete", "pruned")]
-    saved = {trial.number: view.max_epochs - trial.epochs for trial in ended if trial.status == "pruned"}
+    saved = [view.max_epochs - trial.epochs for trial in ended if trial.status == "pruned"]
     if not saved:
         return None
-    saved_seconds = sum(saved.get(trial.number, 0) * (trial.epoch_seconds or 0.0) for trial in ended)
     untrained = [] if view.is_running else list(_untrained(view))
     return Pruning(
         trials=len(ended),
         stopped=len(saved),
-        epochs=sum(trial.epochs for trial in ended) + sum(saved.values()),
-        saved_epochs=sum(saved.values()),
-        seconds=sum(trial.seconds or 0.0 for trial in ended) + saved_seconds,
-        saved_seconds=saved_seconds,
+        epochs=sum(trial.epochs for trial in ended) + sum(saved),
+        saved_epochs=sum(saved),
         warnings=(*untrained, _ADVICE.format(name=view.name)) if untrained else (),
     )
 

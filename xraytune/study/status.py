@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xraytune.base.errors import ArtifactError
-from xraytune.base.files import read_jsonl
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
@@ -49,8 +45,6 @@ class TrialView(TrialRecord):
     """The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet."""
     report: PoolReport | None = None
     """Quality and memorisation of its synthetic images; None if there is none, or not yet."""
-    epoch_seconds: float | None = None
-    """The median time of an epoch of a pruned trial; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +54,9 @@ class StudyView:
     Attributes:
         metric: Of its scores, such as AUROC.
         trial_budget: That of the last start, and at least the number of trials.
-        seconds: Wall time used, over all starts.
+        seconds: Wall time used, over all starts, as last saved.
         seconds_budget: `budget.hours` of the last start; None if it has none.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
-        idle_share: The share of the slots' time that was idle; None before the first trial.
     """
 
     path: Path
@@ -78,7 +71,6 @@ class StudyView:
     is_running: bool
     searched: tuple[str, ...] = ()
     seconds_budget: float | None = None
-    idle_share: float | None = None
 
     @property
     def name(self) -> str:
@@ -125,10 +117,7 @@ class StudyView:
 
 
 def status(study: Path) -> StudyView:
-    """Return the state of a study; a search may be running on it.
-
-    Args:
-        study: Folder of the study.
+    """Return the state of the study in a folder; a search may be running on it.
 
     Raises:
         StudyError: There is no study, or it is damaged.
@@ -143,9 +132,6 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
     `val_b_score`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`; then, if the
     quality of synthetic images was measured, `gan_kid` and other figures (docs/generators.md). A value is missing where a
     trial has none, as `gan.steps` without a GAN.
-
-    Args:
-        study: Folder of the study.
 
     Raises:
         StudyError: There is no study, or it is damaged.
@@ -189,7 +175,7 @@ class StudyWatcher:
         views = (self._trial(frozen.number, is_running) for frozen in self.journal.trials)
         trials = tuple(filter(None, views))
         trial_budget = max(self.space.trial_budget(), len(trials))
-        times, hours = self._times(is_running), self.space.settings.budget.hours
+        times, hours = read_times(self._folder.path / "wall.json"), self.space.settings.budget.hours
         seconds_budget = None if hours is None else hours * 3600
         left = seconds_left(trials, trial_budget, times) if is_running else None
         if left is not None and seconds_budget is not None:
@@ -207,18 +193,7 @@ class StudyWatcher:
             is_running=is_running,
             searched=self.space.searched,
             seconds_budget=seconds_budget,
-            idle_share=times.idle_seconds / times.slot_seconds if times.slot_seconds else None,
         )
-
-    def _times(self, is_running: bool) -> Times:
-        """Return the time used; during a search, including the time since it was last saved."""
-        wall = self._folder.path / "wall.json"
-        times = read_times(wall)
-        if not is_running or not wall.exists():
-            return times
-        since = max(0.0, time.time() - wall.stat().st_mtime)
-        trials = {number: seconds + since for number, seconds in times.trials.items()}
-        return times.model_copy(update={"seconds": times.seconds + since, "trials": trials})
 
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
         if number in self._ended:
@@ -246,19 +221,11 @@ class StudyWatcher:
             busy_seconds=busy and busy.seconds_left,
             samples=read_samples(folder) if parameters.generator else "",
             report=read_pool_report(folder) if parameters.has_synthetic_images else None,
-            epoch_seconds=_median_epoch_seconds(folder) if row and row.status == "pruned" else None,
             **(row.model_dump(include=_ONCE_ENDED) if row else {}),
         )
         if row:
             self._ended[number] = view
         return view
-
-
-def _median_epoch_seconds(folder: Path) -> float | None:
-    try:
-        return statistics.median(float(epoch["seconds"]) for epoch in read_jsonl(folder / "epochs.jsonl"))
-    except (ArtifactError, ValueError, LookupError, TypeError):
-        return None
 
 
 def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -> float | None:

@@ -21,9 +21,6 @@ from xraytune.base.files import read_json, write_json, write_text
 from xraytune.base.records import Pace, progress_text
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
-OWNER_FILE = ".owner"
-"""In a trial's folder: names the process that runs the trial, or ran it last."""
-
 HANG_FILE = "hang.txt"
 """In a trial's folder: the traceback of a process that hung; empty if it did not."""
 

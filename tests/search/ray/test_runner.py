@@ -45,15 +45,6 @@ for _ in range(3):
     send(connection, SlotFree(nodes=(Node(cpus=0, gpus=0),)))
     assert receive(connection) == NoTrial(is_done=False)
 """
-KEEPS_ASKING = """
-import os, time
-from pathlib import Path
-for _ in range(20):
-    time.sleep(0.05)
-    send(connection, SlotFree(nodes=(Node(cpus=1, gpus=0),)))
-    if isinstance(answer := receive(connection), StartTrial) and sys.argv[2] == "begins":
-        Path(answer.job.study, "trials", "0000", ".owner").write_text(str(os.getpid()))
-"""
 OF_GPUS = """
 if sys.argv[2] == "first":  # a new study asks a node what trials there compute on
     send(connection, NodeEnvironment(environment={
@@ -154,22 +145,24 @@ def terminate(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_trial_runs_on_one_machine() -> None:
-    """It cannot use the cores of two."""
-    two_cores = allocation(2, 0.0)
-    one = Node(cpus=1.0, gpus=0.0)
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "expected"),
+    [
+        (0.0, [(1, 0), (5, 0), (3, 0)], 3),
+        (0.0, [(1, 0), (1, 0)], "needs 2 CPU cores and 0 GPUs; no machine has that many; they have 1 and 0"),
+        (1.0, [(8, 1), (8, 0)], 1),
+        (1.0, [(1, 4), (8, 0)], "needs 2 CPU cores and 1 GPUs"),
+    ],
+)
+def test_a_trial_runs_on_one_machine(gpus: float, nodes: list[tuple[int, int]], expected: int | str) -> None:
+    """It cannot use the cores of two, or the GPU of one and the cores of another."""
+    where = [Node(cpus=cpus, gpus=node_gpus) for cpus, node_gpus in nodes]
 
-    assert slots(two_cores, [one, Node(cpus=5.0, gpus=0.0), Node(cpus=3.0, gpus=0.0)]) == 3
-    with pytest.raises(MachineError, match="needs 2 CPU cores and 0 GPUs; no machine has that many; they have 1 and 0"):
-        slots(two_cores, [one, one])
-
-
-def test_a_gpu_and_the_cores_for_it_are_on_one_machine() -> None:
-    one_gpu = allocation(2, 1.0)
-
-    assert slots(one_gpu, [Node(cpus=8.0, gpus=1.0), Node(cpus=8.0, gpus=0.0)]) == 1
-    with pytest.raises(MachineError):
-        slots(one_gpu, [Node(cpus=1.0, gpus=4.0), Node(cpus=8.0, gpus=0.0)])
+    if isinstance(expected, int):
+        assert slots(allocation(2, gpus), where) == expected
+    else:
+        with pytest.raises(MachineError, match=expected):
+            slots(allocation(2, gpus), where)
 
 
 @pytest.mark.slow
@@ -313,23 +306,6 @@ def test_search_without_nodes_reports_what_it_waits_for(study: StudyFolder, prog
 
     waits = "waiting for a machine to join: a trial needs 1 CPU cores and 0 GPUs; the machine has 0 and 0"
     assert notes.count(waits) == 3, "once a start"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["waits", "begins"])
-def test_unschedulable_trial_is_reported(
-    study: StudyFolder, program: Callable[..., None], monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    """As on a cluster whose cores are in use."""
-    monkeypatch.setattr("xraytune.search.ray.runner._LATE_SECONDS", 0.3)
-    program(STARTS + KEEPS_ASKING, what)
-    notes: list[str] = []
-
-    with pytest.raises(MachineError):
-        run(study, note=notes.append)
-
-    is_told = any(note.startswith("#0 has not started for a minute: Ray has no room for it") for note in notes)
-    assert is_told == (what == "waits")
 
 
 @pytest.mark.slow

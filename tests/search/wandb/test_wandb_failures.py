@@ -22,9 +22,9 @@ AT_ONCE = 0.01
 SOON = 30.0
 
 
-def track(trial: TrackedRun, *, finish_seconds: float = SOON, **options: int) -> WandbRun:
+def track(trial: TrackedRun, *, finish_seconds: float = SOON) -> WandbRun:
     """Track a complete trial."""
-    run = WandbRun(WandbSettings(mode="offline"), trial, samples=a_grid, finish_seconds=finish_seconds, **options)
+    run = WandbRun(WandbSettings(mode="offline"), trial, samples=a_grid, finish_seconds=finish_seconds)
     for record in EPOCHS:
         run.log(record)
     run.finish("complete")
@@ -79,20 +79,6 @@ def test_an_abandoned_wandb_gets_no_further_calls(trial: TrackedRun, install: In
 
     assert not thread.is_alive()
     assert fake.calls == ["setup", "init"]
-
-
-def test_a_queue_that_was_full_still_ends_the_run(trial: TrackedRun, install: Install) -> None:
-    """W&B was only slow: the queued epochs arrive, and the run ends."""
-    fake = install(FakeWandb("init"))
-    run = WandbRun(WandbSettings(mode="offline"), trial, finish_seconds=SOON, most_waiting=2)
-    assert fake.reached.wait(SOON)
-    for record in EPOCHS:
-        run.log(record)
-
-    fake.release.set()
-    run.finish("complete")
-
-    assert fake.calls == ["setup", "init", "log", "log", "finish", "teardown"]
 
 
 def test_a_grid_that_cannot_be_drawn_does_not_affect_the_trial(

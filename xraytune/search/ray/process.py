@@ -111,7 +111,7 @@ class RayProcess:
     def questions(self, order: messages.RunTrials, caught: Sequence[int]) -> Iterator[messages.Question | None]:
         """Run trials with Tune: yield its questions, and None every second, until all trials have ended."""
         self._is_busy, stopping_since = True, 0.0
-        self._send(order)
+        self.send(order)
         while True:
             if stopping_since and time.monotonic() - stopping_since >= _STOP_SECONDS:
                 raise RayDiedError("Ray does not stop its trials")
@@ -129,15 +129,15 @@ class RayProcess:
                 return
             yield question
 
-    def answer(self, answer: messages.Answer) -> None:
-        """Answer the last question; if the process has died, the next question says so."""
-        with suppress(RayDiedError):
-            self._send(answer)
+    def send(self, message: messages.Order | messages.Answer) -> None:
+        """Send an order, or the answer to the last question; if the process has died, what is received next says so."""
+        with suppress(OSError):
+            messages.send(self._connection, message)
 
     def look(self, resources: dict[str, float]) -> messages.NodeEnvironment | messages.NodeProblem:
         """Return what a node with room for a trial says about itself."""
         self._is_busy = True
-        self._send(messages.LookAtNode(resources=resources))
+        self.send(messages.LookAtNode(resources=resources))
         while not self._connection.poll(_LATE_SECONDS):
             self._note("still waiting for a machine with room for a trial: other jobs are using it, or it is slow")
         reply: messages.NodeEnvironment | messages.NodeProblem = self._receive()
@@ -155,12 +155,6 @@ class RayProcess:
         self._process.wait()
         if self._temporary:
             self._temporary.cleanup()
-
-    def _send(self, message: messages.Message) -> None:
-        try:
-            messages.send(self._connection, message)
-        except OSError:
-            raise RayDiedError("Ray died") from None
 
     def _receive(self) -> Any:
         try:

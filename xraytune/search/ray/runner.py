@@ -8,7 +8,6 @@ that ran resume from their checkpoints.
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from types import FrameType
 from typing import Any
 
 from xraytune.base.errors import MachineError, Problem
-from xraytune.base.files import read_bytes
 from xraytune.nets.compute import Allocation, allocation_of
 from xraytune.search import messages
 from xraytune.search.callbacks import Callbacks
@@ -28,10 +26,8 @@ from xraytune.search.ray.setup import protect_token, why_ray_cannot_start
 from xraytune.space.settings import Settings
 from xraytune.study.folder import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases
 from xraytune.study.suggestion import TrialSuggestion
-from xraytune.study.trial_files import OWNER_FILE
 
 _FRUITLESS_STARTS = 3
-_LATE_SECONDS = 60.0
 
 
 class Runner:
@@ -125,21 +121,19 @@ class RayWorkers:
             study=runner.study.path.name, scratch=str(folder.path / SCRATCH_NAME), reuse_actors=reuse_processes
         )
         self._nodes: Sequence[messages.Node] = ()
-        self._placed: dict[int, tuple[str, float]] = {}
         self._starts_without_result, self._end = 0, ""
         self._waits_for_nodes = False
 
     def questions(self) -> Iterator[messages.Question | None]:
         """Yield what Tune asks until it has run all trials, or Ray has died; start Ray if it does not run."""
         self._require_results()
-        self._placed, self._waits_for_nodes, self.slots = {}, False, 0
+        self._waits_for_nodes, self.slots = False, 0
         has_results = False
         try:
             self._ray = self._runner.ray(self._caught)
             for question in self._ray.questions(self._order, self._caught):
-                self._note_late_starts()
                 if isinstance(question, messages.SlotFree) and not self._has_room(question.nodes):
-                    self._ray.answer(messages.NoTrial(is_done=False))
+                    self._ray.send(messages.NoTrial(is_done=False))
                     question = None
                 has_results = has_results or isinstance(question, messages.TrialReported)
                 yield question
@@ -174,22 +168,21 @@ class RayWorkers:
 
     def start(self, suggestion: TrialSuggestion, label: str) -> float:
         """Start a trial in a free slot; return the GPUs that it holds."""
-        runner, number = self._runner, suggestion.number
-        self._placed[number] = self._claim(number), time.monotonic()
+        runner = self._runner
         share = self._allocation.generator if suggestion.only_generator else self._allocation.trial
         resources = occupied(self._allocation, share, suggestion.share, self._nodes)
         name = f"{runner.study.path.name} {label}"
         job = messages.Job(
             study=str(self._folder.path),
             cache=str(runner.cache),
-            number=number,
+            number=suggestion.number,
             only_generator=suggestion.only_generator,
             label=name,
             gpu_share=share.gpus,
             lock=str(runner.study.lock_path),
             token=runner.token,
         )
-        self._ray.answer(
+        self._ray.send(
             messages.StartTrial(
                 job=job,
                 process=self._process_name or name,
@@ -201,22 +194,7 @@ class RayWorkers:
 
     def answer(self, answer: messages.Answer) -> None:
         """Answer the last question."""
-        self._ray.answer(answer)
-
-    def _note_late_starts(self) -> None:
-        for number, (claim, since) in list(self._placed.items()):
-            if time.monotonic() - since >= _LATE_SECONDS:
-                del self._placed[number]
-                if self._claim(number) == claim:
-                    late = f"#{number} has not started for a minute: Ray has no room for it, or its node is slow"
-                    self._runner.callbacks.note(late)
-
-    def _claim(self, number: int) -> str:
-        """Return the process that started a trial last; "" if none did."""
-        try:
-            return read_bytes(self._folder.trial_path(number) / OWNER_FILE, "JSON file").decode(errors="replace")
-        except OSError:
-            return ""
+        self._ray.send(answer)
 
 
 def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> tuple[Allocation, dict[str, Any]]:

@@ -105,8 +105,6 @@ def _why_no_token() -> Problem | None:
         token = _default_token()
     except RuntimeError:  # neither HOME nor a user of this machine
         return _no_token("HOME", "there is no home folder")
-    if _is_open(token, 0):
-        return _no_token(token, "it belongs to another user")
     why = _unwritable(token.parent)
     return None if os.access(token, os.R_OK) or not why else _no_token(token, why)
 
