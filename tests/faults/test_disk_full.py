@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,28 @@ import numpy as np
 import pytest
 import torch
 
-from tests.faults.small_disk import SmallDisk, small_disk
+from tests.faults.small_disk import PAGE_BYTES, SmallDisk, small_disk
 from tests.in_process import one_thread
-from tests.study.studies import two_images, write_space
+from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from tests.trial.conftest import Bench, make_bench
 from tests.trial.test_inputs import frozen
 from xraytune.base.artifacts import build_once, is_intact
 from xraytune.base.errors import MachineError
 from xraytune.base.files import append_jsonl, read_jsonl, write_bytes, write_text
-from xraytune.base.records import Compute, EpochRecord
+from xraytune.base.records import EpochRecord
 from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare
 from xraytune.space.settings import GanSettings
-from xraytune.study.folder import StudyFolder
+from xraytune.study.clean import clean
+from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.status import status
+from xraytune.study.suggestion import TrialSuggestion
 from xraytune.synth.train import train_generator
 from xraytune.trial.run import run_trial
 
 pytestmark = pytest.mark.slow
 
-CPU = Compute(device="cpu", threads=1, precision="float32")
 GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
 
 
@@ -244,3 +247,92 @@ def test_study_creation_is_atomic(disk: SmallDisk, pages_left: int) -> None:
 
     assert left == []
     assert status(folder.path).trials == ()
+
+
+@pytest.fixture
+def study(disk: SmallDisk) -> StudyFolder:
+    folder = StudyFolder(disk.path / "studies" / "small")
+    create_study(folder, write_space(disk.path), two_images(), CPU)
+    return folder
+
+
+def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk: SmallDisk) -> None:
+    """Whatever it was about to write: an end is written once, an unfinished trial goes on."""
+    told = 0
+    for pages_left in (0, 0, 1, 2, 3, 0, 1, 0):
+        loop = direct(study, "budget.trials=60")
+        disk.fill(pages_left=pages_left)
+        try:
+            while isinstance(suggestion := loop.next_trial(), TrialSuggestion):
+                for number in range(1, 3):
+                    if not loop.on_result(suggestion.number, epoch(number, 0.5 + suggestion.number / 100)):
+                        break
+                else:
+                    loop.on_result(suggestion.number, ended(0.5 + suggestion.number / 100, epochs=2))
+        except MachineError as error:
+            told += "the disk is full" in str(error)
+        seen = status(study.path).trials
+        disk.free()
+
+        assert [trial.number for trial in seen] == list(range(len(seen)))
+        assert all(row["number"] == number for number, row in enumerate(read_jsonl(study.rows_path)[: len(seen) - 1]))
+    loop = direct(study, "budget.trials=60")
+    rows = read_jsonl(study.rows_path)
+
+    assert told == 8
+    assert [row["number"] for row in rows] == sorted({row["number"] for row in rows})
+    assert isinstance(loop.next_trial(), TrialSuggestion)
+
+
+def test_journal_on_full_disk_keeps_only_complete_lines(study: StudyFolder, disk: SmallDisk) -> None:
+    """Optuna writes half a line; a further append to that would make the journal unreadable for good."""
+    space = write_space(disk.path)
+    journal = Journal(study.journal_path, space, writable=True)
+    journal.ask(())
+    disk.fill()
+
+    reported = 0
+
+    def report_until_full() -> None:
+        nonlocal reported
+        while True:
+            journal.report(0, reported + 1, 0.5)
+            reported += 1
+
+    with pytest.raises(MachineError, match=r"optuna\.journal: the disk is full"):
+        report_until_full()
+    seen = status(study.path).trials[0].values
+    content = study.journal_path.read_bytes()
+    disk.free()
+    journal.report(0, reported + 1, 0.5)  # the same process goes on
+    again = Journal(study.journal_path, space, writable=True)
+
+    assert content.endswith(b"\n")
+    assert len(seen) == reported > 0
+    assert len(again.reported(0)) == reported + 1
+    assert isinstance(direct(study).next_trial(), TrialSuggestion)
+
+
+def test_lock_on_full_disk_reports_disk_full(study: StudyFolder, disk: SmallDisk) -> None:
+    """It may also be taken without room; but it never ends with an error that nobody explains."""
+    (study.path / ".lock").unlink(missing_ok=True)
+    disk.fill()
+
+    with suppress(MachineError), locked(study):
+        pass
+
+
+def test_clean_works_on_full_disk(study: StudyFolder) -> None:
+    """The way out must itself need no room."""
+    with locked(study):
+        pass
+    (study.path / ".tune").mkdir()
+    with (study.path / ".tune" / "state").open("wb", buffering=0) as stream:
+        with suppress(OSError):
+            while True:
+                stream.write(bytes(PAGE_BYTES))
+        size = os.fstat(stream.fileno()).st_size
+
+    cleaned = clean(study.path)
+
+    assert cleaned.total_bytes == size

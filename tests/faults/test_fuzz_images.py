@@ -24,6 +24,7 @@ from tests.faults.fuzzing import (
     fuzzed,
     little_memory,
     only_our_errors,
+    read_damaged,
     with_good_crcs,
 )
 from tests.faults.specimens import make_images
@@ -43,17 +44,18 @@ IMAGES = make_images()
 @pytest.mark.slow
 def test_damaged_image_is_reported(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "image.jpeg"
+    file.touch()
+    damage = damaged_bytes(IMAGES[kind])
 
-    @fuzzed(kinds=len(IMAGES))
-    @given(damaged_bytes(IMAGES[kind]), st.sampled_from(["squash", "crop"]))
-    def decode(content: bytes, resize: Any) -> None:
-        file.write_bytes(with_good_crcs(content) if kind.startswith("PNG") else content)
-        with only_our_errors(tmp_path), warnings.catch_warnings():  # Pillow's remarks on odd metadata
+    def decode() -> None:
+        with warnings.catch_warnings():  # Pillow's remarks on odd metadata
             warnings.simplefilter("ignore")
-            list(decode_files(tmp_path, [file.name], 32, resize))
+            for resize in ("squash", "crop"):
+                list(decode_files(tmp_path, [file.name], 32, resize))
             read_header(file.read_bytes(), file)
 
-    decode()
+    good = damage.map(with_good_crcs) if kind.startswith("PNG") else damage
+    read_damaged(file, good, decode, tmp_path, kinds=len(IMAGES))
 
 
 def with_size(kind: str, width_px: int, height_px: int) -> bytes:
@@ -111,19 +113,15 @@ def test_damaged_patient_table_is_reported(tmp_path: Path, classes: Any) -> None
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(root / file)
     table = root / PATIENTS_CSV
-    whole = "\n".join(["file,patient,class", *(f"{file},{file[-6:-4]},{file.partition('/')[0]}" for file in files)])
-    words = st.lists(st.lists(WORDS, max_size=4).map(",".join), max_size=4)
-    settings = DataSettings(path=root, classes=classes)
+    table.touch()
+    head = "file,patient,class"
+    whole = "\n".join([head, *(f"{file},{file[-6:-4]},{file.partition('/')[0]}" for file in files)])
+    words = st.lists(st.lists(WORDS, max_size=4).map(",".join), max_size=4).map(
+        lambda rows: "\n".join([head, *rows]).encode(errors="surrogatepass")
+    )
+    damage = st.one_of(damaged_lines(whole, ["file", ",", '"', "file,file"]), damaged_bytes(whole.encode()), words)
 
-    @fuzzed(kinds=2)
-    @given(st.one_of(damaged_lines(whole, ["file", ",", '"', "file,file"]), damaged_bytes(whole.encode()), words))
-    def read_it(content: bytes | list[str]) -> None:
-        lines = content if isinstance(content, bytes) else "\n".join(["file,patient,class", *content])
-        table.write_bytes(lines if isinstance(lines, bytes) else lines.encode(errors="surrogatepass"))
-        with only_our_errors(tmp_path):
-            read_index(settings)
-
-    read_it()
+    read_damaged(table, damage, lambda: read_index(DataSettings(path=root, classes=classes)), tmp_path, kinds=2)
 
 
 @pytest.mark.slow

@@ -1,12 +1,9 @@
 """A home without a W&B login, and a trial to track."""
 
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.search.wandb.fake_wandb import FakeWandb
 from xraytune.search.wandb import TrackedRun
 
 
@@ -33,18 +30,3 @@ def trial(tmp_path: Path) -> TrackedRun:
         metric="val_auroc",
         folder=folder,
     )
-
-
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeWandb], FakeWandb]]:
-    """Replace wandb with a fake; calls that hang return when the test ends."""
-    installed: list[FakeWandb] = []
-
-    def install(fake: FakeWandb) -> FakeWandb:
-        monkeypatch.setitem(sys.modules, "wandb", fake)
-        installed.append(fake)
-        return fake
-
-    yield install
-    for fake in installed:
-        fake.release.set()

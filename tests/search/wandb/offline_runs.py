@@ -40,13 +40,10 @@ def run_files(trial: Path) -> list[Path]:
 
 
 def read_run(file: Path) -> OfflineRun:
-    content = file.read_bytes()
-    if not content.startswith(b":W&B"):
-        return OfflineRun(**json.loads(content))
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # slow to import
 
     run = OfflineRun(id="", group="", name="", config={}, rows=[], summary={}, exit_code=None)
-    for data in _records(content):
+    for data in _records(file.read_bytes()):
         record = Record()
         record.ParseFromString(data)
         match record.WhichOneof("record_type"):

@@ -8,32 +8,36 @@ from xraytune.search.wandb import has_key, is_online, without_secrets
 from xraytune.space.settings import WandbSettings
 
 
-@pytest.mark.parametrize("host", ["api.wandb.ai", "api.forge.coreweave.com"])
-def test_a_key_is_found_in_a_netrc(tmp_path: Path, host: str) -> None:
-    assert not has_key()
-    (tmp_path / ".netrc").write_text(f"machine {host}\n  login user\n  password x\n", encoding="utf-8")
-    assert has_key()
+@pytest.mark.parametrize(
+    ("content", "variables", "is_found"),
+    [
+        ("", {}, False),
+        ("", {"WANDB_API_KEY": ""}, False),
+        ("", {"WANDB_API_KEY": "x"}, True),
+        ("machine api.wandb.ai\n  login user\n  password x\n", {}, True),
+        ("machine api.forge.coreweave.com\n  login user\n  password x\n", {}, True),
+        ("machine wandb.hospital.org login user password x\n", {}, False),
+        (
+            "machine wandb.hospital.org login user password x\n",
+            {"WANDB_BASE_URL": "https://wandb.hospital.org/"},
+            True,
+        ),
+        ("\udcff\udcfe\0", {}, False),
+        ("machine api.wandb.ai login", {}, False),
+        ("nonsense here\n", {}, False),
+    ],
+)
+@pytest.mark.parametrize("name", [".netrc", "logins"])
+def test_a_key_is_found_in_the_environment_or_in_a_netrc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, variables: dict[str, str], is_found: bool
+) -> None:
+    (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
+    if name != ".netrc":
+        monkeypatch.setenv("NETRC", str(tmp_path / name))
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
 
-
-def test_a_key_is_found_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "")
-    assert not has_key()
-    monkeypatch.setenv("WANDB_API_KEY", "x")
-    assert has_key()
-
-
-def test_a_key_for_a_custom_server_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "logins").write_text("machine wandb.hospital.org login user password x\n", encoding="utf-8")
-    monkeypatch.setenv("NETRC", str(tmp_path / "logins"))
-    assert not has_key()
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.hospital.org/")
-    assert has_key()
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"machine api.wandb.ai login", b"nonsense here\n"])
-def test_a_netrc_that_cannot_be_read_holds_no_key(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / ".netrc").write_bytes(content)
-    assert not has_key()
+    assert has_key() == is_found
 
 
 def test_auto_is_online_with_a_key_unless_wandb_mode_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,14 @@
-"""The W&B run of a trial: the same tests for the real wandb, offline, and for its fake."""
+"""The W&B run of a trial, offline."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from tests.search.wandb.fake_wandb import FakeWandb
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.records import EpochRecord
 from xraytune.search.wandb import TrackedRun, WandbRun
-from xraytune.space.settings import WandbSettings
+from xraytune.space.settings import ObjectiveName, WandbSettings
 
 
 def epoch(number: int, val_score: float, best: float) -> EpochRecord:
@@ -33,15 +31,7 @@ def a_grid() -> Image.Image:
     return Image.new("L", (12, 8), 99)
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.slow)])
-def library(request: pytest.FixtureRequest, install: Callable[[FakeWandb], FakeWandb]) -> str:
-    """Which wandb is there."""
-    if request.param == "fake":
-        install(FakeWandb())
-    return str(request.param)
-
-
-@pytest.mark.usefixtures("library")
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # wandb's own
 class TestRun:
     def test_trial_creates_one_run_with_curves_and_status(self, trial: TrackedRun) -> None:
@@ -55,6 +45,8 @@ class TestRun:
         assert file.parent.name.startswith("offline-run-")
         assert (written.id, written.name) == (trial.run_id, "small #7 gan r=1 (20 steps)")
         assert written.group == "small 3f9a1c"
+        expected = {"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan", "study": "small", "trial": 7}
+        assert written.config.items() >= expected.items()
         assert written.epochs == [1, 2, 3]
         assert [row["_step"] for row in written.rows] == [1, 2, 3]
         names = ("steps", "train_loss", "val_loss", "val_auroc", "best_val_auroc", "lr", "seconds")
@@ -70,34 +62,6 @@ class TestRun:
         ended = {"value": 0.9, "best_epoch": 2, "val_b_auroc": 0.85, "threshold": 0.4, "status": "complete"}
         assert written.summary.items() >= ended.items()
         assert written.exit_code == 0
-
-    def test_the_scores_of_a_segmentation_are_named_dice(self, trial: TrackedRun) -> None:
-        run = WandbRun(WandbSettings(mode="offline"), replace(trial, metric="val_dice"))
-        run.log(EPOCHS[0])
-        run.finish("complete", {"val_b_score": 0.85})
-
-        written = read_run(run_files(trial.folder)[0])
-        assert (written.rows[0]["val_dice"], written.rows[0]["best_val_dice"]) == (0.7, 0.7)
-        assert written.summary["val_b_dice"] == 0.85
-        assert not [name for name in (*written.rows[0], *written.summary) if "auroc" in name or "score" in name]
-
-    def test_a_generator_has_a_kid_and_no_losses(self, trial: TrackedRun) -> None:
-        run = WandbRun(WandbSettings(mode="offline"), replace(trial, metric="gan_kid"))
-        run.log(replace(EPOCHS[0], train_loss=None, val_loss=None, lr=None))
-        run.finish("complete", {"val_b_score": None})
-
-        written = read_run(run_files(trial.folder)[0])
-        assert (written.rows[0]["gan_kid"], written.rows[0]["best_gan_kid"]) == (0.7, 0.7)
-        assert written.rows[0].keys().isdisjoint({"train_loss", "val_loss", "lr"})
-        assert written.summary.keys().isdisjoint({"val_b_score", "val_b_gan_kid"})
-
-    def test_its_configuration_is_the_trial_by_dotted_names(self, trial: TrackedRun) -> None:
-        run = WandbRun(WandbSettings(), trial)
-        run.finish("pruned")
-
-        config = read_run(run_files(trial.folder)[0]).config
-        expected = {"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan", "study": "small", "trial": 7}
-        assert config.items() >= expected.items()
 
     def test_the_sample_grid_is_drawn_once_before_the_first_epoch(self, trial: TrackedRun) -> None:
         drawn: list[int] = []
@@ -138,37 +102,36 @@ class TestRun:
         assert (first.summary["status"], second.summary["status"]) == ("unfinished", "complete")
         assert second.epochs == [1, 2, 3]
 
-    def test_a_failed_trial_is_a_failed_run(self, trial: TrackedRun) -> None:
+    def test_a_failed_trial_is_a_failed_run_without_the_key(
+        self, trial: TrackedRun, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = "0f" * 20
+        monkeypatch.setenv("WANDB_API_KEY", key)
         run = WandbRun(WandbSettings(mode="offline"), trial)
+        run.log(EPOCHS[0])
         run.finish("failed")
         run.finish("complete")
 
         written = read_run(run_files(trial.folder)[0])
         assert (written.summary["status"], written.exit_code) == ("failed", 1)
-
-    def test_api_key_is_not_written_to_the_study(self, trial: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-        key = "0f" * 20
-        monkeypatch.setenv("WANDB_API_KEY", key)
-        run = WandbRun(WandbSettings(mode="offline"), trial)
-        run.log(EPOCHS[0])
-        run.finish("complete")
-
         files = [file for file in trial.folder.rglob("*") if file.is_file()]
-        assert files
         assert not [file for file in files if key.encode() in file.read_bytes()]
 
 
-def test_logged_epochs_are_not_sent_again(trial: TrackedRun, install: Callable[[FakeWandb], FakeWandb]) -> None:
-    """The server reports the step at which the run resumes: the third, after two epochs."""
-    install(FakeWandb(starting_step=3))
-    run = WandbRun(WandbSettings(), trial, samples=a_grid)
-    for record in EPOCHS:
-        run.log(record)
-    run.finish("complete")
+@pytest.mark.parametrize(
+    ("metric", "names"),
+    [
+        ("val_auroc", ["val_auroc", "best_val_auroc", "val_b_auroc"]),
+        ("val_dice", ["val_dice", "best_val_dice", "val_b_dice"]),
+        ("gan_kid", ["gan_kid", "best_gan_kid", "val_b_gan_kid"]),
+    ],
+)
+def test_scores_are_named_after_their_metric_and_missing_ones_are_dropped(
+    trial: TrackedRun, metric: ObjectiveName, names: list[str]
+) -> None:
+    scores = {"val_score": 0.7, "best_val_score": 0.8, "val_b_score": 0.6, "train_loss": None}
 
-    written = read_run(run_files(trial.folder)[0])
-    assert [row["_step"] for row in written.rows] == [3]
-    assert (written.summary["value"], written.summary["best_epoch"]) == (0.9, 2)
+    assert list(replace(trial, metric=metric).named(scores)) == names
 
 
 def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedRun) -> None:

@@ -3,23 +3,81 @@
 No clock is needed to see that a call does not wait: it returns while W&B still hangs, which only the test can end.
 """
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.search.wandb.fake_wandb import FakeWandb
 from tests.search.wandb.test_wandb import EPOCHS, a_grid
 from xraytune.search.wandb import TrackedRun, WandbRun, publish
 from xraytune.space.settings import WandbSettings
 
-Install = Callable[[FakeWandb], FakeWandb]
 CALLS = ("setup", "init", "log", "finish", "teardown")
 AT_ONCE = 0.01
 SOON = 30.0
+
+
+class FakeWandb(ModuleType):
+    """The part of wandb that xraytune calls, and the run that `init` returns.
+
+    Args:
+        at: The call that fails.
+        error: Raised by it; None: it hangs until the test sets `release`.
+        starting_step: The step at which the server resumes the run.
+    """
+
+    def __init__(self, at: str = "", error: BaseException | None = None, *, starting_step: int = 0) -> None:
+        super().__init__("wandb")
+        self.starting_step = starting_step
+        self._at, self._error = at, error
+        self.reached, self.release = threading.Event(), threading.Event()
+        self.calls: list[str] = []
+        self.steps: list[int] = []
+        self.summary: dict[str, Any] = {}
+        self.setup, self.init, self.finish, self.teardown = (
+            lambda name=name, **_: self.call(name) for name in ("setup", "init", "finish", "teardown")
+        )
+
+    def call(self, name: str) -> "FakeWandb":
+        self.calls.append(name)
+        if name == self._at:
+            self.reached.set()
+            if self._error is not None:
+                raise self._error
+            self.release.wait()
+        return self
+
+    Settings = Image = define_metric = staticmethod(lambda *_, **__: None)
+
+    def log(self, values: dict[str, Any], *, step: int, commit: bool) -> None:
+        assert values
+        assert commit, "an epoch is visible when it has ended"
+        self.call("log")
+        self.steps.append(step)
+
+
+Install = Callable[[FakeWandb], FakeWandb]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Replace wandb with a fake; calls that hang return when the test ends."""
+    installed: list[FakeWandb] = []
+
+    def install(fake: FakeWandb) -> FakeWandb:
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+        installed.append(fake)
+        return fake
+
+    yield install
+    for fake in installed:
+        fake.release.set()
 
 
 def track(trial: TrackedRun, *, finish_seconds: float = SOON) -> WandbRun:
@@ -118,3 +176,13 @@ def test_a_message_holds_no_secret(
 
     (message,) = warnings_of(caplog)
     assert "key *** refused; by http://***@proxy.org:3128/" in message
+
+
+def test_logged_epochs_are_not_sent_again(trial: TrackedRun, install: Install) -> None:
+    """The server reports the step at which the run resumes: the third, after two epochs."""
+    fake = install(FakeWandb(starting_step=3))
+
+    track(trial)
+
+    assert fake.steps == [3]
+    assert (fake.summary["value"], fake.summary["best_epoch"]) == (0.9, 2)
