@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tests.faults.crash import Cut, Operation, Operations, cut_off, die
-from tests.faults.picture import ends, look, picture, read_marks, told_and_missing, wall
+from tests.faults.picture import picture, read_marks, told_and_missing, wall
 from tests.faults.tiny import GAN_CHECKPOINT_STEPS, Marks, Tree
+from xraytune.study.status import status
 
 Command: TypeAlias = Callable[[Tree, Marks], None]
 Before: TypeAlias = Callable[[int, Operation], None]
@@ -28,9 +29,8 @@ _PATIENCE_SECONDS = 120.0
 class Verdict:
     """What a drill came to: how many searches were cut off, and each fault found, with its kind and place.
 
-    The kinds: `lost` had been written, and was not there; `twice` ended twice, or trained again beyond what may be; `counted
-    twice`, time, values or rows; `by hand`, a search that did not go on by itself, or left what a person has to remove;
-    `different`, a study unlike that of an undisturbed search.
+    The kinds: `lost` had been written, and was not there; `twice` was trained again beyond what may be; `counted twice`,
+    time; `by hand`, a search that did not go on by itself; `different`, a study unlike that of an undisturbed search.
     """
 
     points: int = 0
@@ -106,12 +106,13 @@ class Lab:
         verdict = Verdict(points=1)
         with told_of(point, verdict):
             for number, cut in point.kills:
-                before = _before(tree, marks)
+                before, seconds = read_marks(marks), wall(tree)["seconds"]
                 outcome = self.attempt(tree, marks, partial(_kill, number, cut))
                 if outcome not in ("killed", ""):
                     raise RuntimeError(outcome)
-                verdict.add("lost", _lost(tree, marks, before))
-                look(tree)
+                verdict.add("lost", _lost(tree, marks, before, seconds))
+                if tree.study.space_path.exists():
+                    status(tree.study.path)
             self.go_on(tree, marks, verdict, losses=len(point.kills))
         shutil.rmtree(tree.path)
         shutil.rmtree(marks.parent)
@@ -119,14 +120,15 @@ class Lab:
 
     def go_on(self, tree: Tree, marks: Path, verdict: Verdict, *, losses: int) -> None:
         """Start a search again after it was cut off, and once more after its end, and look at what it left."""
-        before = _before(tree, marks)
+        before, seconds = read_marks(marks), wall(tree)["seconds"]
         if outcome := self.attempt(tree, marks):
             raise RuntimeError(outcome)
-        verdict.add("lost", _lost(tree, marks, before))
+        verdict.add("lost", _lost(tree, marks, before, seconds))
         found, trained = _plain(picture(tree)), read_marks(marks)
         verdict.add("different", _differences(self.unbroken, found))
         verdict.add("twice", _trained_again(self.trained, trained, losses))
-        verdict.add("counted twice", _counted_twice(found, tree))
+        if counted := wall(tree)["trials"]:
+            verdict.add("counted twice", [f"the clock still counts trials that have ended: {counted}"])
         outcome = self.attempt(tree, marks)
         if outcome or _plain(picture(tree)) != found or read_marks(marks) != trained:
             verdict.add("by hand", [f"started once more after its end, it did something {outcome}"])
@@ -142,42 +144,16 @@ def told_of(point: object, verdict: Verdict) -> Iterator[None]:
     verdict.faults[:] = [f"{point}: {fault}" for fault in verdict.faults]
 
 
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """What must not be lost by a start: ended trials, the time used, and what was trained and told."""
-
-    ends: dict[int, tuple[Any, ...]]
-    seconds: float
-    marks: Counter[tuple[Any, ...]]
-
-
-def _before(tree: Tree, marks: Path) -> _Before:
-    return _Before(ends(tree), wall(tree)["seconds"], read_marks(marks))
-
-
-def _lost(tree: Tree, marks: Path, before: _Before) -> Iterator[str]:
-    """What had been told, or was on the disk earlier, and is not there now."""
+def _lost(tree: Tree, marks: Path, before: Counter[tuple[Any, ...]], seconds: float) -> Iterator[str]:
+    """What had been told before this start, or is told now, and is not there; and the time that was used."""
     yield from told_and_missing(tree, marks)
-    now, trained = ends(tree), read_marks(marks)
-    for number, end in before.ends.items():
-        if now.get(number) != end:
-            yield f"trial {number} ended as {end}, and is now {now.get(number)}"
-    if wall(tree)["seconds"] < before.seconds:
+    if wall(tree)["seconds"] < seconds:
         yield "time that was used"
-    for what, *about in before.marks:
+    trained = read_marks(marks)
+    for what, *about in before:
         epoch = ("epoch", *about)
-        if what == "told" and trained[epoch] > before.marks[epoch]:
+        if what == "told" and trained[epoch] > before[epoch]:
             yield f"the checkpoint: {epoch} was told, and trained again"
-
-
-def _counted_twice(found: dict[str, Any], tree: Tree) -> Iterator[str]:
-    if counted := wall(tree)["trials"]:
-        yield f"the clock still counts trials that have ended: {counted}"
-    values = [(number, epoch) for number, epoch, _ in found.get("reports", [])]
-    rows = [row["number"] for row in (*found.get("rows", []), *found["runs"])]
-    for what in (values, rows):
-        if len(set(what)) < len(what):
-            yield f"{what}"
 
 
 def _attempt(command: Command, tree: Tree, marks: Path, before: Before | None) -> None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tests.faults.tiny import Tree
 from xraytune.base.artifacts import is_intact
 from xraytune.base.files import read_json, read_jsonl, sha256_of
-from xraytune.search.asha import Rungs
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.row import ended_trials
-from xraytune.study.status import status
 
 _LOOKED_AT_ONLY = ("progress.json", "hang.txt", "step_*.png")
 """What a trial does before its first epoch, where it hung, and how its GAN draws: nothing follows from them."""
@@ -31,44 +25,25 @@ def read_marks(path: Path) -> Counter[tuple[Any, ...]]:
 def told_and_missing(tree: Tree, marks: Path) -> list[str]:
     """What the director, or the list of runs, had heard and written, and the disk does not have. Reads, never writes."""
     told = read_marks(marks)
-    missing = []
-    if told[("created",)] and not tree.study.space_path.exists():
+    is_search = tree.study.space_path.exists()
+    if told[("created",)] and not is_search:
         return ["the study"]
-    folder = tree.study if tree.study.space_path.exists() else tree.runs
-    journal = rows = None
-    if folder == tree.study:
-        journal = Journal(folder.journal_path, folder.space(), writable=False)
-        rows = {*ended_trials(folder)}
-    else:
-        rows = {row["number"] for row in read_jsonl(folder.runs_path)}
-    for what, *about in told:
-        if what == "told" and about[1]:
-            number, epoch = about
-            in_log = {row["epoch"] for row in read_jsonl(folder.trial_path(number) / "epochs.jsonl")}
-            if epoch not in in_log:
+    folder = tree.study if is_search else tree.runs
+    rows = {row["number"] for row in read_jsonl(folder.rows_path if is_search else folder.runs_path)}
+    journal = Journal(folder.journal_path, folder.space(), writable=False) if is_search else None
+    missing = []
+    for what, number, epoch in ((*mark, 0)[:3] for mark in told if mark[0] in ("told", "ended")):
+        if what == "told" and epoch:
+            if epoch not in {row["epoch"] for row in read_jsonl(folder.trial_path(number) / "epochs.jsonl")}:
                 missing.append(f"epoch {epoch} of {number} in epochs.jsonl")
             if journal and epoch not in journal.reported(number):
                 missing.append(f"epoch {epoch} of {number} in the journal")
-        if what == "ended":
-            if about[0] not in rows:
-                missing.append(f"the row of {about[0]}")
-            if journal and journal.status(about[0]) is None:
-                missing.append(f"the end of {about[0]} in the journal")
+        elif what == "ended":
+            if number not in rows:
+                missing.append(f"the row of {number}")
+            if journal and journal.status(number) is None:
+                missing.append(f"the end of {number} in the journal")
     return missing
-
-
-def look(tree: Tree) -> None:
-    """Read a study as `status` does."""
-    if tree.study.space_path.exists():
-        status(tree.study.path)
-
-
-def ends(tree: Tree) -> dict[int, tuple[Any, ...]]:
-    """The ended trials of a study, by number: how, and with which value."""
-    if not tree.study.space_path.exists():
-        return {}
-    journal = Journal(tree.study.journal_path, tree.study.space(), writable=False)
-    return {row.number: (row.status, row.value) for row in journal.rows()}
 
 
 def wall(tree: Tree) -> dict[str, Any]:
@@ -81,9 +56,10 @@ def picture(tree: Tree) -> dict[str, Any]:
     """All that a search or a list of runs leaves, but for times: two that are equal went the same way, bit for bit."""
     found: dict[str, Any] = {
         "artifacts": {
-            str(file.relative_to(tree.cache)): _content(file)
+            str(file.relative_to(tree.cache)): sha256_of(file)
             for file in sorted(tree.cache.glob("*/[!.]*/*"))
             if file.is_file()
+            and file.suffix != ".pt"  # the same content can be written in several ways
             and file.name != "manifest.json"  # which lists the bytes of `checkpoint.pt`
             and not _is_in_training(file)
         },
@@ -108,8 +84,6 @@ def picture(tree: Tree) -> dict[str, Any]:
 
 def _study_picture(folder: StudyFolder) -> dict[str, Any]:
     journal = Journal(folder.journal_path, folder.space(), writable=False)
-    reports = list(journal.reports())
-    rungs = Rungs(grace=1, reduction=2, max_epochs=2)
     return {
         "journal": [
             {
@@ -124,9 +98,7 @@ def _study_picture(folder: StudyFolder) -> dict[str, Any]:
             }
             for trial in journal.trials
         ],
-        "reports": reports,
-        "decisions": [rungs.should_continue(*report) for report in reports],
-        "rungs": rungs.reached(),
+        "reports": list(journal.reports()),
         "rows": _untimed(read_jsonl(folder.rows_path)),
     }
 
@@ -136,29 +108,6 @@ def _settings(config: Path) -> Any:
     content = read_json(config)
     del content["settings"]["budget"]["trials"]
     return content
-
-
-def _content(file: Path) -> str:
-    """A hash of a file; of one of torch's, of what is in it: the same content can be written in several ways."""
-    if file.suffix != ".pt":
-        return sha256_of(file)
-    digest = hashlib.sha256()
-    _digest(torch.load(file, weights_only=True), digest)
-    return digest.hexdigest()
-
-
-def _digest(content: Any, digest: Any) -> None:
-    if isinstance(content, torch.Tensor):
-        digest.update(f"{content.dtype} {tuple(content.shape)}".encode() + content.contiguous().numpy().tobytes())
-    elif isinstance(content, dict):
-        for name, value in content.items():
-            digest.update(str(name).encode())
-            _digest(value, digest)
-    elif isinstance(content, list | tuple):
-        for value in content:
-            _digest(value, digest)
-    else:
-        digest.update(repr(content).encode())
 
 
 def _untimed(content: Any) -> Any:

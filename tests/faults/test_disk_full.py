@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ from tests.in_process import one_thread
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from tests.trial.conftest import Bench, make_bench
 from tests.trial.test_inputs import frozen
-from xraytune.base.artifacts import build_once, is_intact
 from xraytune.base.errors import MachineError
-from xraytune.base.files import append_jsonl, read_jsonl, write_bytes, write_text
+from xraytune.base.files import append_jsonl, read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare
 from xraytune.space.settings import GanSettings
@@ -86,35 +85,6 @@ def test_decoding_on_a_full_disk(bench: Bench, disk: SmallDisk, pages_left: int)
     assert len({file.read_bytes() for file in pixels}) == 1
 
 
-def write_many(folder: Path) -> None:
-    for number in range(5):
-        write_text(folder / "grids" / f"{number}.png", "x" * 4096)
-
-
-WAYS_TO_WRITE: dict[str, Callable[[Path], Any]] = {
-    "write_bytes": lambda folder: write_bytes(folder / "a", bytes(20_000)),
-    "a stream": lambda folder: (folder / "a").write_bytes(bytes(20_000)),
-    "many files": lambda folder: write_many(folder),
-}
-
-
-@pytest.mark.parametrize("way", WAYS_TO_WRITE)
-def test_building_on_a_full_disk(disk: SmallDisk, way: str) -> None:
-    """Neither the work nor its manifest is there by half."""
-
-    def build(folder: Path) -> None:
-        WAYS_TO_WRITE[way](folder)
-
-    for pages_left in range(6):
-        disk.fill(pages_left=pages_left)
-        with told_full(disk.path):
-            build_once(disk.path / "cache", "pixels-1", {}, build)
-        assert list((disk.path / "cache" / "pixels-1").iterdir()) == []
-    disk.free()
-
-    assert is_intact(build_once(disk.path / "cache", "pixels-1", {}, build))
-
-
 def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
     """And goes on to the bits that it would have had."""
     pixels = np.random.default_rng(0).integers(0, 255, (24, 32, 32), dtype=np.uint8)
@@ -147,36 +117,6 @@ def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
         torch.load(folder / "checkpoint.pt", weights_only=True)["generator"] for folder in (work, straight)
     )
     assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
-
-
-def figures(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
-    return [(r.epoch, r.train_loss, r.val_loss, r.val_score, r.best_val_score) for r in records]
-
-
-@pytest.mark.parametrize("pages_left", [0, 1, 2, 8, 40])
-def test_trial_resumes_from_last_checkpoint_after_disk_full(
-    bench: Bench, disk: SmallDisk, tmp_path: Path, pages_left: int
-) -> None:
-    """After its first epoch there is no room for a further checkpoint, or none for a row of `epochs.jsonl`."""
-    experiment = bench.experiment(source="none")
-    trial_dir = disk.path / "trials" / "0000"
-
-    def run(folder: Path, on_epoch: Callable[[EpochRecord], None]) -> None:
-        run_trial(experiment, bench.context, trial_dir=folder, on_epoch=on_epoch)
-
-    straight: list[EpochRecord] = []
-    run(tmp_path / "straight", straight.append)
-    with told_full(trial_dir):
-        run(trial_dir, lambda _: disk.fill(pages_left=pages_left))
-    logged = len(read_jsonl(trial_dir / "epochs.jsonl"))
-    disk.free()
-    resumed: list[EpochRecord] = []
-    run(trial_dir, resumed.append)
-
-    assert logged >= 1
-    assert hidden(trial_dir) == []
-    assert figures(resumed) == figures(straight)
-    assert [row["epoch"] for row in read_jsonl(trial_dir / "epochs.jsonl")] == [1, 2, 3]
 
 
 def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tmp_path: Path) -> None:
@@ -311,15 +251,6 @@ def test_journal_on_full_disk_keeps_only_complete_lines(study: StudyFolder, disk
     assert len(seen) == reported > 0
     assert len(again.reported(0)) == reported + 1
     assert isinstance(direct(study).next_trial(), TrialSuggestion)
-
-
-def test_lock_on_full_disk_reports_disk_full(study: StudyFolder, disk: SmallDisk) -> None:
-    """It may also be taken without room; but it never ends with an error that nobody explains."""
-    (study.path / ".lock").unlink(missing_ok=True)
-    disk.fill()
-
-    with suppress(MachineError), locked(study):
-        pass
 
 
 def test_clean_works_on_full_disk(study: StudyFolder) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -100,18 +101,6 @@ def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, clock: Clock) 
     assert not is_spent(direct(study, "budget.gpu_hours=0.0279"))  # 100.4 s
 
 
-def test_retry_at_the_gpu_limit_counts_no_more_gpu_hours(study: StudyFolder, clock: Clock) -> None:
-    """On machines with one GPU, the doubled share is still one GPU."""
-    loop = direct(study, "budget.gpu_hours=0.03")  # 108 s
-    loop.on_trial_lost(start(loop).number, out_of_memory=True)
-    loop.clock.start(start(loop).number, 1.0)
-
-    clock.now += 100
-    assert not is_spent(loop)
-    clock.now += 10
-    assert is_spent(loop)
-
-
 def test_asha_prunes_a_weak_trial_and_reports_it(study: StudyFolder) -> None:
     watching = Watching()
     loop = direct(study, watching=watching)
@@ -123,14 +112,6 @@ def test_asha_prunes_a_weak_trial_and_reports_it(study: StudyFolder) -> None:
     assert [(row.number, row.status, row.value) for row in watching.ended_rows] == [(1, "pruned", 0.6)]
     assert "ASHA after epoch 1" in watching.ended_rows[0].reason
     assert loop.on_result(strong.number, epoch(2, 0.9))
-
-
-def test_without_a_scheduler_nothing_is_stopped(study: StudyFolder) -> None:
-    loop = direct(study, "scheduler.name=none")
-    strong, weak = start(loop), start(loop)
-    loop.on_result(strong.number, epoch(1, 0.9))
-
-    assert all(loop.on_result(weak.number, epoch(number, 0.6)) for number in range(1, 10))
 
 
 @pytest.mark.parametrize("message", [TrialFailed(reason="the loss is nan", cause="settings"), epoch(1, math.nan)])
@@ -205,55 +186,41 @@ def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None
     assert start(direct(study)).number == 0
 
 
-def fail(loop: DirectSearch, reason: str, cause: Cause = "settings") -> None:
-    loop.on_result(start(loop).number, TrialFailed(reason=reason, cause=cause))
+BAD_LAYER, BAD_FOLDER = "no such layer (traceback: 000{}/error.txt)", "FileNotFoundError: pixels-{}.npy"
 
 
-def test_search_stops_if_first_trials_fail_for_one_reason(study: StudyFolder) -> None:
-    loop = direct(study)
-    fail(loop, "no such layer (traceback: 0000/error.txt)")
-    fail(loop, "no such layer (traceback: 0001/error.txt)")
-    with pytest.raises(TrialError, match=r"first 3 trials all failed for the same reason.*no such layer"):
-        fail(loop, "no such layer (traceback: 0002/error.txt)")
-
-    assert start(direct(study)).number == 3, "once it is fixed the same command continues"
-
-
-def test_search_stops_if_later_trials_fail_for_one_external_reason(study: StudyFolder) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ends", "reported"),
+    [
+        ([BAD_LAYER] * 3, "first 3 trials all failed for the same reason.*no such layer"),
+        (["complete", *[BAD_FOLDER] * 3], "last 3 trials all failed for the same reason.*pixels-3.npy"),
+        (["complete", *["lost"] * 3], ""),
+        ([BAD_LAYER, "another reason", *[BAD_LAYER] * 3], ""),
+        ([BAD_LAYER, "complete", *[BAD_LAYER] * 3], ""),
+    ],
+    ids=["the first settings", "a missing folder", "a library crashes in a corner", "other reasons", "other settings"],
+)
+def test_search_stops_if_trials_fail_for_one_reason(study: StudyFolder, ends: list[str], reported: str) -> None:
     """As when a folder is missing for an hour, which would otherwise use up the budget."""
     loop = direct(study, "resources.retries=0")
-    complete(loop, start(loop).number)
-    fail(loop, "FileNotFoundError: pixels-1.npy", "fault")
-    fail(loop, "FileNotFoundError: pixels-2.npy", "fault")
-    with pytest.raises(TrialError, match=r"last 3 trials all failed for the same reason.*pixels-3.npy"):
-        fail(loop, "FileNotFoundError: pixels-3.npy", "fault")
 
-    assert start(direct(study)).number == 4
+    def end(number: int, how: str) -> None:
+        assert start(loop).number == number
+        if how == "complete":
+            complete(loop, number)
+        elif how == "lost":
+            loop.on_trial_lost(number, out_of_memory=False)
+        else:
+            cause: Cause = "fault" if how == BAD_FOLDER else "settings"
+            loop.on_result(number, TrialFailed(reason=how.format(number), cause=cause))
 
+    for number, how in enumerate(ends[:-1]):
+        end(number, how)
+    with pytest.raises(TrialError, match=reported) if reported else nullcontext():
+        end(len(ends) - 1, ends[-1])
 
-def test_lost_processes_of_later_trials_do_not_stop_search(study: StudyFolder) -> None:
-    """They may be in a corner of the space where a library crashes."""
-    loop = direct(study, "resources.retries=0")
-    complete(loop, start(loop).number)
-    for _ in range(3):
-        loop.on_trial_lost(start(loop).number, out_of_memory=False)
-
-    assert start(loop).number == 4
-
-
-@pytest.mark.parametrize("other", ["another reason", None])
-@pytest.mark.slow
-def test_search_continues_if_first_trials_fail_differently(study: StudyFolder, other: str | None) -> None:
-    loop = direct(study)
-    fail(loop, "no such layer")
-    if other is None:
-        complete(loop, start(loop).number)
-    else:
-        fail(loop, other)
-    for _ in range(3):
-        fail(loop, "no such layer")
-
-    assert start(loop).number == 5
+    assert start(direct(study)).number == len(ends), "once it is fixed the same command continues"
 
 
 def test_ray_loss_restarts_running_trials_without_counting_a_retry(study: StudyFolder) -> None:
@@ -296,17 +263,6 @@ def test_ended_trial_keeps_only_its_best_network(study: StudyFolder) -> None:
     assert [file.name for file in checkpoint.iterdir()] == ["best.safetensors"]
 
 
-def test_repeated_report_is_recorded_once(study: StudyFolder) -> None:
-    """A trial that resumes from its checkpoint reports its epochs again."""
-    loop = direct(study)
-    number = start(loop).number
-    for value in (0.7, 0.7):
-        assert loop.on_result(number, epoch(1, value))
-
-    complete(loop, number)
-    assert [row.epochs for row in ended_trials(study).values()] == [1]
-
-
 def test_restart_resumes_unfinished_trials_first(study: StudyFolder) -> None:
     first = direct(study)
     suggestion = [start(first), start(first)]
@@ -334,18 +290,6 @@ def test_unfinished_trial_uses_current_settings(study: StudyFolder, tmp_path: Pa
     assert experiment.parameters == suggestion.parameters
 
 
-def test_restart_does_not_change_pruning_decisions(study: StudyFolder) -> None:
-    first = direct(study)
-    start(first), start(first)
-    first.on_result(0, epoch(1, 0.9))
-
-    second = direct(study)
-    start(second), start(second)
-
-    assert second.on_result(0, epoch(1, 0.9))
-    assert not second.on_result(1, epoch(1, 0.6)), "the rung remembers trial 0"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [7, 8, 11])
 def test_concurrent_decisions_follow_journal_order(study: StudyFolder, seed: int) -> None:
@@ -367,6 +311,8 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, seed: int
             if not loop.on_result(number, message):
                 del running[number]
 
+    reported = [(number, epoch) for number, epoch, _ in loop.journal.reports()]
+    assert len({*reported}) == len(reported), "a repeated report is recorded once"
     rungs = rungs_of(study.space().settings, ())
     replayed = {report[0]: rungs.should_continue(*report) for report in loop.journal.reports()}
     assert statuses(study) == {number: "complete" if kept else "pruned" for number, kept in replayed.items()}

@@ -8,28 +8,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.in_process import CPU, loop_of, one_thread
+from tests.in_process import CPU, InProcess, loop_of, one_thread
 from xraytune.base.artifacts import artifact_path
 from xraytune.base.errors import StudyError
 from xraytune.base.files import read_jsonl, sha256_of, write_json
+from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import RunContext, prepare
+from xraytune.data.prepare import prepare
 from xraytune.model.best import export
 from xraytune.model.train import train
-from xraytune.search.messages import EpochEnded, GeneratorTrained, TrialEnded
+from xraytune.search.callbacks import Callbacks
 from xraytune.space.load import load_space
 from xraytune.study.clean import clean, clean_cache
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 from xraytune.study.status import status
-from xraytune.study.suggestion import TrialSuggestion
 from xraytune.synth.synthesize import GAN_STAGE, generator_inputs, generator_need
-from xraytune.trial.run import train_own_generator, trial_epochs
 
 pytestmark = pytest.mark.slow
 
@@ -93,28 +93,16 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
     """Run the trials in turn, as a search does; optionally stop after the first epoch of one."""
     folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
     space = load_space(root / "space.yaml", overrides)
-    prepared, _ = prepare(space.settings, cache)
-    with locked(folder):
-        loop = loop_of(folder, space, prepared, cache)
-        while isinstance(suggestion := loop.next_trial(), TrialSuggestion):
-            experiment = folder.experiment(suggestion.number)
-            context = RunContext(prepared=prepared, cache=cache, compute=CPU)
-            if suggestion.only_generator:
-                train_own_generator(experiment, context)
-                loop.on_result(suggestion.number, GeneratorTrained())
-                continue
-            epochs = trial_epochs(experiment, context, trial_dir=folder.trial_path(suggestion.number))
-            should_continue = True
-            while should_continue:
-                try:
-                    should_continue = loop.on_result(suggestion.number, EpochEnded(record=next(epochs)))
-                except StopIteration as end:
-                    should_continue = loop.on_result(suggestion.number, TrialEnded(result=end.value))
-                if suggestion.number == stop_in_trial:
-                    epochs.close()
-                    loop.close()
-                    return
-        loop.close()
+
+    def stop(number: int, record: EpochRecord) -> None:
+        if number == stop_in_trial and record.epoch == 1:
+            raise KeyboardInterrupt
+
+    with locked(folder) as token, suppress(KeyboardInterrupt):
+        loop = loop_of(folder, space, folder.prepared(), cache)
+        loop.trials.callbacks = Callbacks(on_epoch=stop)
+        with closing(loop):
+            InProcess(folder, token=token, cache=cache).run(loop)
 
 
 def contents(folder: Path) -> dict[str, str]:

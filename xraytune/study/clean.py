@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
 from xraytune.base import artifacts
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import check_fences, explain_disk_errors
 from xraytune.study.folder import SCRATCH_NAME, StudyFolder, locked
 from xraytune.study.journal import Journal
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _OLD_SECONDS = 3600.0
 _STAGE = re.compile(r"[a-z]+(-[a-z]+)*-\d+(\.work)?")
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
@@ -85,13 +86,14 @@ def clean_cache(
         ConfigError: There is no such folder, or `max_size` is not a size.
         MachineError: The system refuses access.
     """
-    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]I?|)B?", max_size.strip().upper())
-    if size is None:
+    try:
+        limit = TypeAdapter(ByteSize).validate_python(max_size)
+    except ValidationError as error:
         fix = "give a number with a unit, such as 50GB"
-        raise ConfigError(Problem(f"{max_size!r} is not a size", "--max-size", fix))
+        raise ConfigError(Problem(f"{max_size!r} is not a size", "--max-size", fix)) from error
     if not cache.is_dir():
         raise ConfigError(Problem("no cache here", cache, "give its folder: --cache DIR"))
-    cache, limit = cache.resolve(), float(size[1]) * _UNITS[size[2]]
+    cache = cache.resolve()
     with explain_disk_errors(cache):
         running = artifacts.running_commands(cache)
         stages = [path for path in sorted(cache.iterdir()) if _STAGE.fullmatch(path.name) and _is_folder(path)]

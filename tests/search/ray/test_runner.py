@@ -40,6 +40,7 @@ DOES_NOT_START = (
     STARTS[: STARTS.index("send(connection")]
     + 'send(connection, RayNotStarted(why="failed", text="Ray did not start: why"))'
 )
+UNAVAILABLE = DOES_NOT_START.replace('"failed"', '"unavailable"').replace("Ray did not start", "no Ray cluster answers")
 LOSES_ITS_NODES = """
 for _ in range(3):
     send(connection, SlotFree(nodes=(Node(cpus=0, gpus=0),)))
@@ -177,6 +178,17 @@ def test_ray_log_is_where_the_error_points(study: StudyFolder, runs_instead: Cal
     assert log.read_text(encoding="utf-8") == "this is why\n"
 
 
+@pytest.mark.slow
+def test_unavailable_cluster_is_reported_and_leaves_no_log(study: StudyFolder, program: Callable[..., None]) -> None:
+    program(UNAVAILABLE)
+
+    with pytest.raises(MachineError, match="head:6379: no Ray cluster answers: why"):
+        run(study, address="head:6379")
+
+    assert not (study.path / ".ray.log").exists()
+
+
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_unreachable_cluster_address_is_reported(tmp_path: Path) -> None:
     search = killable(tmp_path, "--address", "127.0.0.1:9")
