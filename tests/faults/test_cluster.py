@@ -45,13 +45,13 @@ HEALTH = {
 
 
 @contextmanager
-def three_nodes() -> Iterator[Cluster]:
-    """A head that runs no trial, and two nodes of two cores; two trials run at once."""
-    from ray.cluster_utils import Cluster  # seconds, which only this test should pay
+def cluster_of(workers: int, **head: Any) -> Iterator[Cluster]:
+    """A head, and nodes of two cores."""
+    from ray.cluster_utils import Cluster  # seconds, which only these tests should pay
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": HEALTH})
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        for _ in range(2):
+        for _ in range(workers):
             cluster.add_node(num_cpus=2)
         yield cluster
     finally:
@@ -108,19 +108,6 @@ def space(tmp_path: Path) -> Path:
     return file
 
 
-@contextmanager
-def one_node(**resources: int) -> Iterator[str]:
-    """A cluster of one node, with the resources that it says it has; gives its address."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **resources})
-    try:
-        yield cluster.address
-    finally:
-        with waited_for(*cluster.list_all_nodes()):  # type: ignore[no-untyped-call]
-            cluster.shutdown()  # type: ignore[no-untyped-call]
-
-
 ONE_TRIAL = ["source=none", "scheduler={name: none}"]
 
 
@@ -135,8 +122,8 @@ def test_a_machine_with_a_gpu_searches_on_the_cores_of_a_cluster_without(
         monkeypatch.setattr(f"torch.cuda.{name}", lambda here=here, **_: here)
     studies = space.parent / "studies"
 
-    with one_node() as address:
-        summary = search(space, studies=studies, overrides=ONE_TRIAL, address=address)
+    with cluster_of(0, num_cpus=2) as cluster:
+        summary = search(space, studies=studies, overrides=ONE_TRIAL, address=cluster.address)
 
     assert summary.counts["complete"] == 1
     assert StudyFolder(summary.path).compute().device == "cpu"
@@ -153,8 +140,8 @@ def test_a_gpu_node_whose_torch_sees_no_gpu_is_named_before_anything_is_written(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # Ray believes that there is one
     studies = space.parent / "studies"
 
-    with one_node(num_gpus=1) as address, pytest.raises(MachineError) as refusal:
-        search(space, studies=studies, overrides=ONE_TRIAL, address=address)
+    with cluster_of(0, num_cpus=2, num_gpus=1) as cluster, pytest.raises(MachineError) as refusal:
+        search(space, studies=studies, overrides=ONE_TRIAL, address=cluster.address)
 
     assert f"1 GPUs requested, but torch sees none on {platform.node()}" in str(refusal.value)
     assert not studies.exists()
@@ -166,7 +153,7 @@ def test_trials_of_a_lost_node_resume_elsewhere_and_new_node_is_used(tmp_path: P
     dice = random.Random(3)
     faults = [kill_node] * 20 if IS_LONG else [kill_node, cut_off]
     took: dict[Callable[[Any], Callable[[], None]], list[float]] = {fault: [] for fault in faults}
-    with three_nodes() as cluster:
+    with cluster_of(2, num_cpus=0, _system_config=HEALTH) as cluster:
         search = killable(tmp_path, "--address", cluster.address)
         for fault in faults:
             began = time.monotonic()

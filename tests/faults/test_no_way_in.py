@@ -47,7 +47,7 @@ from xraytune.space.settings import DataSettings, GanSettings, Parameters
 from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
-from xraytune.study.row import completed_runs, ended_trials
+from xraytune.study.row import ended_trials
 from xraytune.study.start import create_study
 from xraytune.study.status import status
 from xraytune.synth.checkpoint import checkpoint_generator, load_generator
@@ -538,16 +538,6 @@ def test_results_that_were_changed_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StudyError, match=r"(?s)val_b\.npy: .*not what was written.*remove it"):
         FILES_FROM_ELSEWHERE[VAL_B](file)
-
-
-@pytest.mark.parametrize("changed", [7.5, -0.1, "much", float("nan"), float("inf")], ids=repr)
-def test_numbers_that_no_run_can_have_are_refused(tmp_path: Path, changed: object) -> None:
-    file = tmp_path / "runs.jsonl"
-    row = {"number": 0, "status": "complete", "value": 0.9, "val_b_score": 0.8, "threshold": changed}
-    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
-
-    with pytest.raises(XraytuneError, match=r"runs\.jsonl"):
-        completed_runs(StudyFolder(tmp_path))
 
 
 @pytest.mark.slow

@@ -28,8 +28,10 @@ def test_a_working_import_reports_its_version() -> None:
 
 
 @pytest.mark.slow
-def test_doctor_checks_the_machine_and_the_weights_of_a_space(tmp_path: Path) -> None:
+def test_doctor_checks_the_machine_and_the_weights_of_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for weights that a condition leaves at their default; the images of the file are not needed."""
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     space = tmp_path / "space.yaml"
     space.write_text(
         """
@@ -47,6 +49,8 @@ parameters:
     checks = {check.name: check for check in doctor(space=space, folder=tmp_path / "not" / "yet")}
 
     assert checks["torch"].status == checks["Ray"].status == "ok"
+    assert (checks["Ray startup"].status, checks["Ray startup"].fix) == ("missing", "export RAY_TMPDIR=/tmp")
+    assert checks["Ray security"].found.startswith("RAY_AUTH_MODE: Ray does not require a token")
     assert any(name.startswith("free disk at") for name in checks)
     assert all(bool(check.fix) == (check.status != "ok") for check in checks.values())
     weights = {name.removeprefix("weights of "): check for name, check in checks.items() if name.startswith("weights")}
@@ -58,22 +62,22 @@ parameters:
     assert weights["vgg16, none"].status == "ok"
 
 
-@pytest.mark.parametrize(("key", "extra"), [("task", "segmentation"), ("source", "diffusion")])
 @pytest.mark.slow
-def test_a_missing_extra_is_found_by_doctor_and_before_a_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, extra: str
+def test_missing_extras_are_found_by_doctor_and_before_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
+    extras = {"task": "segmentation", "source": "diffusion"}
+    for extra in extras.values():
+        monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
     space = tmp_path / "space.yaml"
-    task, source = (extra, "none") if key == "task" else ("classification", extra)
-    parameters = f"source: {{value: {source}}}, backbone: {{value: resnet18}}, weights: {{value: none}}"
-    space.write_text(f"name: small\ntask: {task}\nparameters: {{{parameters}}}\n", encoding="utf-8")
+    parameters = "source: {value: diffusion}, backbone: {value: resnet18}, weights: {value: none}"
+    space.write_text(f"name: small\ntask: segmentation\nparameters: {{{parameters}}}\n", encoding="utf-8")
 
     checks = {check.name: check for check in doctor(space=space, folder=tmp_path)}
     with pytest.raises(MachineError) as refused:
         require_extensions(load_space(space, data=tmp_path))
 
-    assert (checks[extra].status, checks[extra].found) == ("missing", "not installed: no-such-package")
-    assert str(refused.value) == (
-        f"{key}: {extra} needs no-such-package, which this installation lacks\n  fix: pip install 'xraytune[{extra}]'"
-    )
+    for key, extra in extras.items():
+        assert (checks[extra].status, checks[extra].found) == ("missing", "not installed: no-such-package")
+        assert f"{key}: {extra} needs no-such-package, which this installation lacks" in str(refused.value)
+        assert f"fix: pip install 'xraytune[{extra}]'" in str(refused.value)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.in_process import InProcess, one_thread, search_in_process
 from xraytune.base.errors import ConfigError, StudyError
-from xraytune.base.files import read_json, read_jsonl, write_json
+from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.train import train
 from xraytune.search import run as search_run
@@ -123,21 +123,6 @@ def test_pretraining_that_asha_would_compare_is_noted_and_a_phase_without_steps_
 
     assert "from epoch 2 on, but trials with mixing: pretrain may not see a real image before epoch 3" in notes[-1]
     assert not (root / "studies").exists()
-
-
-def test_search_continues_after_upgrade_and_reports_it(space: Path) -> None:
-    studies, notes = space.parent / "studies", list[str]()
-    search(space, studies=studies)
-    file = studies / "small" / "environment.json"
-    content = read_json(file)
-    content["packages"]["torch"] = "2.0.1"
-    write_json(file, content)
-
-    summary = search(space, studies=studies, overrides=["budget.trials=2"], callbacks=Callbacks(note=notes.append))
-
-    assert any(text.startswith("this study was started with torch 2.0.1 and torchvision ") for text in notes)
-    assert summary.counts["complete"] == 2
-    assert read_json(file)["continued"][0]["ended_trials"] == 1
 
 
 def test_status_shows_the_budget_of_the_last_start(space: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.study.studies import CPU, SPACE, two_images, write_space
+from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.errors import StudyError
 from xraytune.space.settings import Objective
 from xraytune.space.space import Point, Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal
-from xraytune.study.row import write_trials
+from xraytune.study.row import Status, write_trials
 from xraytune.study.start import create_study
 
 
@@ -159,14 +159,29 @@ OUTCOMES_OF_NO_TRIAL: list[tuple[str, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), OUTCOMES_OF_NO_TRIAL)
-def test_outcome_that_no_trial_has_is_reported_as_damage(study: StudyFolder, name: str, value: object) -> None:
-    """`export` sorts the reasons if no trial completed, and `status` adds up the seconds."""
+@pytest.mark.filterwarnings("default")  # as outside of tests: Optuna only warns
+@pytest.mark.parametrize(
+    ("status", "outcome", "written", "instead", "damage"),
+    [
+        *(("failed", {name: value}, b"", b"", f"its {name} is") for name, value in OUTCOMES_OF_NO_TRIAL),
+        ("complete", {"val_b_score": 0.8}, b'"values":[0.9]', b'"values":null', "its value is None"),
+        ("complete", {}, b"", b"", "its val_b_score is None"),
+        ("failed", {}, b"0.001", b"0.1", r"lr is 0\.1, not 1e-05 to 0\.01"),
+    ],
+)
+def test_content_that_no_trial_has_is_reported_as_damage(
+    study: StudyFolder, status: Status, outcome: dict[str, object], written: bytes, instead: bytes, damage: str
+) -> None:
+    """`export` sorts by the scores and writes the reasons, `status` adds up the seconds, `confirm` chooses by val-B."""
     journal = open_journal(study)
-    journal.tell(journal.ask(()).number, "failed", None, {name: value})
+    number = journal.ask([{"source": "none", "lr": 1e-3}]).number
+    journal.tell(number, status, 0.9 if status == "complete" else None, outcome)
+    whole = study.journal_path.read_bytes()
+    assert written in whole
+    study.journal_path.write_bytes(whole.replace(written, instead) if written else whole)
 
-    with pytest.raises(StudyError, match=f"damaged at trial 0: its {name} is"):
-        journal.rows()
+    with pytest.raises(StudyError, match=f"damaged at trial 0: {damage}"):
+        open_journal(study).rows()
 
 
 @pytest.mark.parametrize("value", [b'"x"', b"NaN", b"Infinity", b"null"])
@@ -183,56 +198,8 @@ def test_reported_value_that_is_no_finite_number_is_reported_as_damage(study: St
         list(damaged.reports())
 
 
-def test_complete_trial_without_value_is_reported_as_damage(study: StudyFolder) -> None:
-    """`export` writes the value into its file."""
-    journal = open_journal(study)
-    journal.tell(journal.ask(()).number, "complete", 0.9, {"val_b_score": 0.8})
-    whole = study.journal_path.read_bytes()
-    study.journal_path.write_bytes(whole.replace(b'"values":[0.9]', b'"values":null'))
-    assert study.journal_path.read_bytes() != whole
-
-    with pytest.raises(StudyError, match="damaged at trial 0: its value is None"):
-        open_journal(study).rows()
-
-
-def test_complete_trial_without_outcome_is_reported_as_damage(study: StudyFolder) -> None:
-    """`search` prints its value on val-B, and `confirm` chooses by it."""
-    journal = open_journal(study)
-    journal.tell(journal.ask(()).number, "complete", 0.9, {})
-
-    with pytest.raises(StudyError, match="damaged at trial 0: its val_b_score is None"):
-        journal.rows()
-
-
-@pytest.mark.filterwarnings("default")  # as outside of tests: Optuna only warns
-def test_value_outside_the_space_is_reported_as_damage(study: StudyFolder) -> None:
-    journal = open_journal(study)
-    journal.tell(journal.ask([{"source": "none", "lr": 1e-3}]).number, "failed", None, {})
-    whole = study.journal_path.read_bytes()
-    study.journal_path.write_bytes(whole.replace(b"0.001", b"0.1"))
-    assert study.journal_path.read_bytes() != whole
-
-    with pytest.raises(StudyError, match=r"damaged at trial 0: lr is 0\.1, not 1e-05 to 0\.01"):
-        open_journal(study).parameters(0)
-
-
 def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
     """So does optuna-dashboard."""
-    journal = open_journal(study)
-    journal.ask(())
-    journal.tell(0, "complete", 0.9, {})
-
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
-    (summary,) = optuna.get_all_study_summaries(storage)
-
-    assert summary.n_trials == 1
-    assert summary.best_trial is not None
-    assert summary.best_trial.value == 0.9
-    assert "lr" in summary.best_trial.params
-    assert "gan" in SPACE
-
-
-def test_optuna_shows_the_names_of_study_and_objective_and_the_outcome(study: StudyFolder) -> None:
     journal = open_journal(study)
     journal.ask([{"source": "none", "lr": 1e-3}])
     journal.tell(0, "complete", 0.9, {"value": 0.9, "val_b_score": 0.88, "best_epoch": 3, "seconds": 7.0})
@@ -241,6 +208,7 @@ def test_optuna_shows_the_names_of_study_and_objective_and_the_outcome(study: St
     shown = optuna.load_study(study_name="small", storage=storage)
 
     assert shown.metric_names == ["val_auroc"]
+    assert (len(shown.trials), shown.best_trial.value, shown.best_trial.params["lr"]) == (1, 0.9, 1e-3)
     assert shown.best_trial.user_attrs == {
         "status": "complete",
         "arm": "real_only",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -34,24 +35,16 @@ def test_images_that_changed_are_refused(study: StudyFolder) -> None:
     assert f"2 changed or gone: {first.file}, {second.file}; 1 new: {new.file}" in str(refusal.value)
 
 
-@pytest.mark.slow
-def test_second_search_is_refused_with_the_owner(study: StudyFolder) -> None:
-    with locked(study):
-        assert is_searched(study)
-        with pytest.raises(StudyError, match=r"searched by process \d+ on .*, since"), locked(study):
+@pytest.mark.parametrize("work", ["searched", "confirmed"])
+def test_second_search_is_refused_with_the_owner(study: StudyFolder, work: Literal["searched", "confirmed"]) -> None:
+    with locked(study, work):
+        assert is_searched(study) == (work == "searched")
+        with pytest.raises(StudyError, match=rf"the study is being {work} by process \d+ on .*, since"), locked(study):
             pass
 
     assert not is_searched(study)
     with locked(study):
         pass
-
-
-@pytest.mark.slow
-def test_study_owner_is_reported(study: StudyFolder) -> None:
-    with locked(study, "confirmed"):
-        assert not is_searched(study)
-        with pytest.raises(StudyError, match=r"the study is being confirmed by process \d+"), locked(study):
-            pass
 
 
 @pytest.mark.slow

@@ -115,9 +115,6 @@ class SearchTrials:
     def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
         """Report the sample grids of new generators."""
         del running
-        self._report_samples()
-
-    def _report_samples(self) -> None:
         for number in sorted(self._without_samples):
             if samples := read_samples(self.folder.trial_path(number)):
                 self._without_samples.remove(number)
@@ -133,5 +130,5 @@ class SearchTrials:
 
     def close(self) -> None:
         """Save the time used, and report the last sample grids."""
-        self._report_samples()
+        self.heartbeat(())
         self.clock.save()

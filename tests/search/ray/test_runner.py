@@ -150,9 +150,9 @@ def terminate(*_: object) -> None:
     ("gpus", "nodes", "expected"),
     [
         (0.0, [(1, 0), (5, 0), (3, 0)], 3),
-        (0.0, [(1, 0), (1, 0)], "needs 2 CPU cores and 0 GPUs; no machine has that many; they have 1 and 0"),
+        (0.0, [(1, 0), (1, 0)], "no machine has the 2 CPU cores and 0 GPUs that a trial needs, but only 1 and 0"),
         (1.0, [(8, 1), (8, 0)], 1),
-        (1.0, [(1, 4), (8, 0)], "needs 2 CPU cores and 1 GPUs"),
+        (1.0, [(1, 4), (8, 0)], "the 2 CPU cores and 1 GPUs that a trial needs, but only 1 and 4, 8 and 0"),
     ],
 )
 def test_a_trial_runs_on_one_machine(gpus: float, nodes: list[tuple[int, int]], expected: int | str) -> None:
@@ -316,7 +316,9 @@ def test_search_without_nodes_reports_what_it_waits_for(study: StudyFolder, prog
     with pytest.raises(MachineError, match="Ray ended 3 times"):
         run(study, note=notes.append)
 
-    waits = "waiting for a machine to join: a trial needs 1 CPU cores and 0 GPUs; the machine has 0 and 0"
+    waits = (
+        "waiting for a machine to join: no machine has the 1 CPU cores and 0 GPUs that a trial needs, but only 0 and 0"
+    )
     assert notes.count(waits) == 3, "once a start"
 
 

@@ -10,11 +10,9 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -80,31 +78,6 @@ class Fault:
 
 
 @contextmanager
-def refusing() -> Iterator[str]:
-    """Answer every request of W&B that nobody is logged in."""
-    body = b'{"errors": [{"message": "user is not logged in"}]}'
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(401)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-@contextmanager
 def silent() -> Iterator[str]:
     """Accept connections and never answer."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
@@ -124,7 +97,6 @@ THREE = {"seconds": 3.0}
 FAULTS = {
     "no network": Fault("W&B failed", ONLINE, gone, options=THREE),
     "a server that never answers": Fault("did not answer within 3 s", ONLINE, silent, options=THREE),
-    "a key that the server refuses": Fault("W&B failed", ONLINE, refusing),
     "a key of the wrong form": Fault("wandb sync", ONLINE | {"WANDB_API_KEY": "too-short"}, silent),
     "no key": Fault("wandb sync", ONLINE | {"WANDB_API_KEY": ""}, silent),
     "a full disk": Fault("W&B failed", is_disk_full=True, options={"mode": "offline"}),

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,12 +42,12 @@ class FakeWandb(ModuleType):
         self.steps: list[int] = []
         self.summary: dict[str, Any] = {}
         self.setup, self.init, self.finish, self.teardown = (
-            lambda name=name, **_: self.call(name) for name in ("setup", "init", "finish", "teardown")
+            partial(self.call, name) for name in ("setup", "init", "finish", "teardown")
         )
 
-    def call(self, name: str) -> "FakeWandb":
-        self.calls.append(name)
-        if name == self._at:
+    def call(self, call: str, /, **_: object) -> "FakeWandb":
+        self.calls.append(call)
+        if call == self._at:
             self.reached.set()
             if self._error is not None:
                 raise self._error

@@ -14,12 +14,9 @@ def slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
     trial = allocation.trial
     count = sum(_slots_on(trial, node) for node in nodes)
     if count == 0:
-        needed = f"a trial needs {trial.cpus} CPU cores and {trial.gpus:g} GPUs"
-        each = sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})
-        several = f"no machine has that many; they have {', '.join(each) or 'none'}"
-        found = f"the machine has {each[0]}" if len(nodes) == 1 else several
-        fix = "lower resources.cpus_per_trial or gpus_per_trial"
-        raise MachineError(Problem(f"{needed}; {found}", "resources", fix))
+        each = ", ".join(sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})) or "none"
+        what = f"no machine has the {trial.cpus} CPU cores and {trial.gpus:g} GPUs that a trial needs, but only {each}"
+        raise MachineError(Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial"))
     return min(count, allocation.concurrent or count)
 
 
