@@ -37,14 +37,14 @@ def points_of(operations: Sequence[Operation]) -> list[Point]:
     """Before each operation, and with half or nothing of what each flush was to confirm; and after the last one."""
     numbered = list(enumerate(operations))
     cuts = [(number, cut) for number, each in numbered for cut in CUTS if cut == "whole" or each.is_flush_of_file]
-    return [Point(kills=(kill,)) for kill in (*cuts, (len(operations), "whole"))]
+    return [(kill,) for kill in (*cuts, (len(operations), "whole"))]
 
 
 def one_of_each_kind(operations: Sequence[Operation], points: Sequence[Point], count: int) -> list[Point]:
     """Some points: as many different kinds of operations as there are places, drawn with a fixed seed."""
     kinds = defaultdict(list)
     for point in points:
-        number, cut = point.kills[0]
+        number, cut = point[0]
         if number < len(operations):
             kinds[operations[number].kind, _role(operations[number].path), cut].append(point)
     draw = random.Random(5)
@@ -133,7 +133,7 @@ def drills(base: Path, *, is_all: bool) -> Iterator[tuple[str, Drill]]:
 
     def random_kills() -> Point:
         further = [(draw.randrange(len(operations) // 5), draw.choice(CUTS)) for _ in range(draw.randint(1, 3))]
-        return Point(kills=(*draw.choice(points).kills, *further))
+        return (*draw.choice(points), *further)
 
     yield "kill again and again", partial(all_at, lab.check, [random_kills() for _ in range(60 if is_all else 1)])
 

@@ -41,18 +41,8 @@ class Verdict:
         self.faults.extend(f"{kind}: {fault}" for fault in faults)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """Where a search is cut off, once or several times.
-
-    Attributes:
-        kills: Before which operation of each start, and how much of a flush had got to the file.
-    """
-
-    kills: tuple[tuple[int, Cut], ...]
-
-    def __str__(self) -> str:
-        return ", then ".join(f"at {number} ({cut})" for number, cut in self.kills)
+Point: TypeAlias = tuple[tuple[int, Cut], ...]
+"""Before which operation each start of a search is cut off, and how much of a flush had got to the file."""
 
 
 class Lab:
@@ -105,7 +95,7 @@ class Lab:
         tree, marks = self.copy(f"{os.getpid()}")
         verdict = Verdict(points=1)
         with told_of(point, verdict):
-            for number, cut in point.kills:
+            for number, cut in point:
                 before, seconds = read_marks(marks), wall(tree)["seconds"]
                 outcome = self.attempt(tree, marks, partial(_kill, number, cut))
                 if outcome not in ("killed", ""):
@@ -113,7 +103,7 @@ class Lab:
                 verdict.add("lost", _lost(tree, marks, before, seconds))
                 if tree.study.space_path.exists():
                     status(tree.study.path)
-            self.go_on(tree, marks, verdict, losses=len(point.kills))
+            self.go_on(tree, marks, verdict, losses=len(point))
         shutil.rmtree(tree.path)
         shutil.rmtree(marks.parent)
         return verdict

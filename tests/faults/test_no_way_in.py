@@ -11,6 +11,7 @@ import socket
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -327,34 +328,25 @@ def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each test puts something into it, and takes it out again."""
     root = tmp_path_factory.mktemp("root")
     (root / "xrays").mkdir()
+    (root / "elsewhere").mkdir()
     return make_study(root).path
 
 
-@pytest.fixture
-def replaced(whole_study: Path) -> Iterator[Callable[[str], Path]]:
-    """Moves a file or folder of the study out of it, makes one where there is none, and gives the place that is free now."""
-    moved: list[tuple[Path, Path]] = []
-    elsewhere = whole_study.parent.parent / "elsewhere"
-    elsewhere.mkdir()
-
-    def free(name: str) -> Path:
-        path = whole_study / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if name in FOLDERS_OF_A_STUDY:
-                path.mkdir()
-                (path / "kept").write_bytes(b"x")
-            else:
-                path.write_bytes(b"kept")
-        path.rename(elsewhere / path.name)
-        moved.append((path, elsewhere / path.name))
-        return path
-
-    yield free
-    for path, kept in moved:
+@contextmanager
+def moved_away(study: Path, name: str) -> Iterator[tuple[Path, Path]]:
+    """The free place of a file or folder of a study, which is made if there is none, and where it lies now."""
+    path, kept = study / name, study.parent.parent / "elsewhere" / Path(name).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() and name in FOLDERS_OF_A_STUDY:
+        path.mkdir()
+    elif not path.exists():
+        path.write_bytes(b"kept")
+    path.rename(kept)
+    try:
+        yield path, kept
+    finally:
         path.unlink()
         kept.rename(path)
-    elsewhere.rmdir()
 
 
 @pytest.mark.slow
@@ -367,17 +359,17 @@ def replaced(whole_study: Path) -> Iterator[Callable[[str], Path]]:
     ],
 )
 def test_a_link_in_a_study_is_refused_and_never_written_through(
-    whole_study: Path, replaced: Callable[[str], Path], command: str, name: str, kind: str
+    whole_study: Path, command: str, name: str, kind: str
 ) -> None:
     """And a pipe is refused at once."""
-    path = replaced(name)
-    if kind == "named pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to(whole_study.parent.parent / "elsewhere" / path.name)
+    with moved_away(whole_study, name) as (path, kept):
+        if kind == "named pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(kept)
 
-    with only_our_errors(whole_study.parent.parent), pytest.raises(StudyError, match=kind) as refusal:
-        COMMANDS[command](whole_study)
+        with only_our_errors(whole_study.parent.parent), pytest.raises(StudyError, match=kind) as refusal:
+            COMMANDS[command](whole_study)
 
     assert str(path) in str(refusal.value)
 

@@ -167,18 +167,6 @@ def test_finished_work_that_cannot_be_sent_costs_one_warning(
     assert message.startswith("W&B failed, all results are in their files: OSError: no network (without a network")
 
 
-def test_a_message_holds_no_secret(
-    trial: TrackedRun, install: Install, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "0f" * 20)
-    install(FakeWandb("init", OSError(f"key {'0f' * 20} refused\nby http://me:hidden@proxy.org:3128/")))
-
-    track(trial)
-
-    (message,) = warnings_of(caplog)
-    assert "key *** refused; by http://***@proxy.org:3128/" in message
-
-
 def test_logged_epochs_are_not_sent_again(trial: TrackedRun, install: Install) -> None:
     """The server reports the step at which the run resumes: the third, after two epochs."""
     fake = install(FakeWandb(starting_step=3))
