@@ -64,7 +64,7 @@ def pinned() -> Iterator[None]:
 
 
 UNSAFE = re.compile(
-    r"\b(cloudpickle|dill|jsonpickle|joblib|marshal|shelve)\b|\b(eval|exec|compile)\((?<!re\.compile\()|allow_pickle=True"
+    r"\b(cloudpickle|dill|jsonpickle|joblib|marshal|shelve)\b|(?<![\w.])(eval|exec|compile)\(|allow_pickle=True"
     r"|torch\.load\((?!.*weights_only=True)|\.recv\(\)"
 )
 """What runs the files that it reads, beyond the calls that ruff refuses."""
