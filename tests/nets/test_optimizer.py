@@ -61,6 +61,7 @@ def train(network: Any, optimizer: Any, steps: range) -> list[torch.Tensor]:
     return [weights.detach().clone() for weights in network.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_updates_are_bit_identical_to_torchs_optimizers(name: Name) -> None:
     one, other = small_network(), small_network()

@@ -46,6 +46,7 @@ def test_resamples_of_one_validation_set_give_close_thresholds() -> None:
     assert thresholds.std() < 0.3, "the largest Youden's J scatters by 0.46 here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [12, 30, 60])
 def test_threshold_of_few_images_improves_balanced_accuracy(count: int) -> None:
     unseen = overconfident_scores(20_000, seed=99)

@@ -70,6 +70,7 @@ def test_it_learns_grey_values_and_class_differences(blobs: Images, cpu: Compute
     assert right[:, :, 16:].mean() > right[:, :, :16].mean() + 10
 
 
+@pytest.mark.slow
 def test_an_image_is_a_function_of_its_noise_and_class_alone(cpu: Compute) -> None:
     generator = DiffusionGenerator(small(), class_count=2).eval()
     with torch.no_grad():
