@@ -156,6 +156,7 @@ def test_seeds_can_be_added_after_the_training_without_unsealing(lab: Lab) -> No
     assert lab.confirm(before_test=leave_sealed) == found, "called only while the folder is sealed"
 
 
+ONCE_BEFORE = "the test folder had been accessed once before, by `confirm` of study small"
 FEW_SEEDS = "it has only 2 GAN seeds, and the 95 % intervals need at least 4"
 
 
@@ -220,10 +221,7 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
 
     assert first.exploratory == (FEW_SEEDS,)
     assert resumed.to_json() == first.to_json()
-    assert second.exploratory == (
-        "the test folder had been accessed once before, by `confirm` of study small",
-        FEW_SEEDS,
-    )
+    assert second.exploratory == (ONCE_BEFORE, FEW_SEEDS)
     assert second.to_json()["answer"].startswith("Exploratory, not a confirmation: ")
     assert third.exploratory == (
         "the test folder had been accessed 2 times before, by `confirm` of study small and `confirm` of study other",
@@ -239,10 +237,7 @@ def test_an_access_by_another_study_during_the_training_makes_the_verdict_explor
         scores.unlink()
 
     for _ in range(2):
-        assert confirm(other, test=done.test).exploratory == (
-            "the test folder had been accessed once before, by `confirm` of study small",
-            FEW_SEEDS,
-        )
+        assert confirm(other, test=done.test).exploratory == (ONCE_BEFORE, FEW_SEEDS)
 
 
 def test_accesses_of_a_moved_study_count_for_other_studies(done: Lab) -> None:
@@ -250,10 +245,7 @@ def test_accesses_of_a_moved_study_count_for_other_studies(done: Lab) -> None:
     (done.study.parent / TEST_ACCESS_FILE).unlink()
 
     assert done.confirm().exploratory == (FEW_SEEDS,)
-    assert confirm(other, test=done.test).exploratory == (
-        "the test folder had been accessed once before, by `confirm` of study small",
-        FEW_SEEDS,
-    )
+    assert confirm(other, test=done.test).exploratory == (ONCE_BEFORE, FEW_SEEDS)
 
 
 def test_renamed_test_images_in_another_order_are_refused(done: Lab) -> None:
@@ -355,12 +347,10 @@ def test_replicates_of_two_versions_of_torch_are_never_compared(done: Lab, first
         done.confirm(gan_seeds=3)
 
 
-def test_the_notes_name_another_version_used_in_the_search(lab: Lab) -> None:
-    edit(lab.study / "environment.json", "packages", torch="2.0.1")
+def test_the_notes_name_another_version_used_in_the_search(done: Lab) -> None:
+    edit(done.study / "environment.json", "packages", torch="2.0.1")
 
-    found = lab.confirm()
-
-    assert any(note.startswith("trials of the search were trained with torch 2.0.1") for note in found.notes)
+    assert any(note.startswith("trials of the search were trained with torch 2.0.1") for note in done.confirm().notes)
 
 
 def swap(one: Path, other: Path) -> None:
@@ -420,9 +410,7 @@ def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
     assert [row["command"] for row in rows] == ["confirm", "confirm --external"]
     assert rows[1]["fingerprint"] == result.fingerprint
     write_json(done.study / "confirm" / "external.json", {"version": 1, "results": []})
-    with pytest.raises(
-        StudyError, match=r"(?s)external\.json: .*not what was written.*give each external folder again"
-    ):
+    with pytest.raises(StudyError, match=r"(?s)external\.json: .*not what was written.*give each external folder"):
         done.confirm()
     show_verdict(later)
     shown = " ".join(capsys.readouterr().out.split())

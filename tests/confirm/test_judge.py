@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan, matched_control
 from xraytune.confirm.judge import control_kind, judge_finalists, ratio_response
@@ -49,6 +49,7 @@ ARMS = (
     arm("duplicate r=0.25, as #1", "ratio", source="duplicate", synthetic_ratio=0.25),
     arm("tuned classical #9", "tuned", classical=2),
 )
+KINDS = {"none, matched to #1": "none", "duplicate, matched to #1": "duplicate", "tuned classical #9": "tuned"}
 
 
 def plan(*exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Plan:
@@ -105,9 +106,9 @@ def helped() -> Confirmation:
 @pytest.mark.parametrize(
     ("separation", "word", "because_of"),
     [
-        ({"gan": 2.5}, "helps", ["none, matched to #1", "duplicate, matched to #1", "tuned classical #9"]),
+        ({"gan": 2.5}, "helps", [*KINDS]),
         ({"gan": 0.8}, "hurts", ["none, matched to #1", "duplicate, matched to #1"]),
-        ({"gan": 0.8, "duplicate": 0.8}, "no_better", [arm.name for arm in ARMS if arm.role in ("matched", "tuned")]),
+        ({"gan": 0.8, "duplicate": 0.8}, "no_better", [*KINDS]),
         ({"gan": 2.5, "tuned": 2.5}, "no_better", ["tuned classical #9"]),
         ({"gan": 2.5, "duplicate": 3.5}, "no_better", ["duplicate, matched to #1"]),
     ],
@@ -118,11 +119,7 @@ def test_the_verdict_follows_from_every_control(separation: dict[str, float], wo
 
     (finalist,) = found["finalists"]
     assert (found["verdict"], finalist["verdict"], finalist["because_of"]) == (word, word, because_of)
-    assert [one["control"] for one in finalist["comparisons"]] == [
-        "none, matched to #1",
-        "duplicate, matched to #1",
-        "tuned classical #9",
-    ]
+    assert [one["control"] for one in finalist["comparisons"]] == [*KINDS]
 
 
 def test_the_ratio_response_is_in_order_and_starts_at_the_control_without_images() -> None:
@@ -200,19 +197,7 @@ def test_an_undecided_answer_says_that_it_is_inconclusive() -> None:
     found = confirmation(scores(own_noise=1.0, gan=1.6)).to_json()
 
     assert found["verdict"] == "undecided"
-    assert found["answer"].startswith(
-        "Inconclusive: with these seeds and test patients, gan #1 was not shown to be better than every"
-    )
-
-
-@pytest.mark.slow
-def test_perfect_rankings_of_300_patients_leave_intervals_of_nonzero_width() -> None:
-    found = confirmation(scores(gan=50, none=50, duplicate=50, tuned=50)).to_json()
-
-    for one in found["finalists"][0]["comparisons"]:
-        assert one["difference"] == 0
-        assert one["low"] < 0 < one["high"]
-        assert one["low"] == pytest.approx(-one["high"])
+    assert found["answer"].startswith("Inconclusive: with these seeds and test patients, gan #1 was not shown to be")
 
 
 @pytest.mark.slow
@@ -263,35 +248,21 @@ def test_gan_seeds_are_outlying_if_clearly_not_normal(gan_scores: tuple[float, .
 
 
 def test_the_kind_of_a_control_follows_from_its_role_and_source() -> None:
-    kinds = {one.name: control_kind(one, ARMS[0]) for one in ARMS if one.role in ("matched", "tuned")}
-
-    assert kinds == {
-        "none, matched to #1": "none",
-        "duplicate, matched to #1": "duplicate",
-        "tuned classical #9": "tuned",
-    }
+    assert {one.name: control_kind(one, ARMS[0]) for one in ARMS if one.role in ("matched", "tuned")} == KINDS
 
 
 @pytest.mark.slow
-def test_with_mixing_replace_none_alone_shows_harm() -> None:
-    """It has as many images per step as the finalist, and there is no duplicate."""
+def test_none_alone_shows_harm_only_with_as_many_images_per_step_as_the_finalist() -> None:
     finalist = arm("gan #1", "finalist", source="gan", synthetic_ratio=1.0, mixing="replace")
     matched = matched_control(finalist, "none")
     assert matched is not None
-    arms = (finalist, matched)
 
-    found = confirmation(scores(gan=0.8), arms=arms).to_json()
+    as_many = confirmation(scores(gan=0.8), arms=(finalist, matched)).to_json()
+    fewer = confirmation(scores(gan=0.8), arms=ARMS[:2]).to_json()
 
-    assert found["verdict"] == "hurts"
-    assert "images per step" not in found["answer"]
-
-
-@pytest.mark.slow
-def test_without_duplicates_none_alone_does_not_show_harm() -> None:
-    found = confirmation(scores(gan=0.8), arms=ARMS[:2]).to_json()
-
-    assert found["verdict"] == "no_better"
-    assert "without a matched duplicate control, the cause may be the synthetic images" in found["answer"]
+    assert (as_many["verdict"], fewer["verdict"]) == ("hurts", "no_better")
+    assert "images per step" not in as_many["answer"]
+    assert "without a matched duplicate control, the cause may be the synthetic images" in fewer["answer"]
 
 
 @pytest.mark.slow
@@ -302,27 +273,19 @@ def test_the_verdict_is_written_before_the_paragraphs(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"methods\.md"):
         write_verdict(tmp_path, helped())
 
-    assert (tmp_path / "verdict.json").exists()
-
-
-@pytest.mark.slow
-def test_the_record_is_written_as_json_and_paragraphs(tmp_path: Path) -> None:
-    found = helped()
-
-    write_verdict(tmp_path, found)
-
-    assert json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8")) == found.to_json()
-    assert read_verdict(tmp_path) == replace(found, study=Path(found.study.name))
-    assert found.to_json()["ratio_caveat"].startswith("val-B selected this finalist, so its score there is optimistic")
-    assert found.to_json()["methods"] in (tmp_path / "methods.md").read_text(encoding="utf-8")
+    content = helped().to_json()
+    assert read_json(tmp_path / "verdict.json") == content
+    assert content["ratio_caveat"].startswith("val-B selected this finalist, so its score there is optimistic")
+    assert read_verdict(tmp_path) == replace(helped(), study=Path(helped().study.name))
 
 
 @pytest.mark.slow
 def test_names_are_no_markup_in_the_paragraphs(tmp_path: Path) -> None:
     write_verdict(tmp_path, replace(helped(), notes=("<img src=x onerror=y> [x](javascript:z) \u202e\n# b",)))
 
-    shown = r"&lt;img src=x onerror=y&gt; \[x\](javascript:z) \\u202e\\n# b"
-    assert shown in (tmp_path / "methods.md").read_text(encoding="utf-8")
+    shown = (tmp_path / "methods.md").read_text(encoding="utf-8")
+    assert r"&lt;img src=x onerror=y&gt; \[x\](javascript:z) \\u202e\\n# b" in shown
+    assert helped().to_json()["methods"].removesuffix("a note.") in shown
 
 
 def keys(content: Any) -> Iterator[str]:

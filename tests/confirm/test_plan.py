@@ -103,12 +103,13 @@ def test_if_asha_pruned_a_whole_control_arm_the_trial_that_got_furthest_is_finis
         pruned(name="#8", parameters=parameters("none", lr=1e-3), epochs=3, value=0.9),
         pruned(name="top-up 0", parameters=parameters("none", lr=2e-3), epochs=9, value=0.8),
     )
-    trials = (*TRIALS[1:], *stopped)
 
-    assert [one.name for one in pruned_to_finish(trials, lambda found: belongs_to_control(found, "real_only"), 1)] == [
-        "top-up 0"
-    ]
-    assert pruned_to_finish(trials, lambda found: belongs_to_control(found, "classical"), 1) == ()
+    def unfinished(control: str) -> list[str]:
+        trials = (*TRIALS[1:], *stopped)
+        return [one.name for one in pruned_to_finish(trials, lambda found: belongs_to_control(found, control), 1)]
+
+    assert unfinished("real_only") == ["top-up 0"]
+    assert unfinished("classical") == []
 
 
 @pytest.mark.parametrize(
@@ -202,11 +203,8 @@ def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:
 def test_a_tuned_control_is_the_best_of_its_arm_by_val_b() -> None:
     best = {control: tuned_control(TRIALS, control) for control in ("real_only", "classical", "duplicate")}
 
-    assert {control: arm.trial for control, arm in best.items() if arm} == {
-        "real_only": "#0",
-        "classical": "#5",
-        "duplicate": "#6",
-    }
+    trials = {control: arm.trial for control, arm in best.items() if arm}
+    assert trials == {"real_only": "#0", "classical": "#5", "duplicate": "#6"}
     assert tuned_control(TRIALS[1:3], "real_only") is None
 
 
@@ -248,20 +246,15 @@ def test_an_exhausted_arm_gives_fewer_settings(tmp_path: Path, monkeypatch: pyte
     assert finalist_arm(TRIALS[1], None).name == "gan #1"
 
 
-def test_every_arm_has_a_run_for_each_pair_of_seeds() -> None:
-    plan = Plan().grown([GAN, NONE], 3, 2)
-
-    assert len(plan.runs) == 2 * 3 * 2
-    assert sorted(plan.numbers("gan #1")) == [(g, c) for g in range(3) for c in range(2)]
-    assert not set(plan.numbers("gan #1").values()) & set(plan.numbers("none, matched to #1").values())
-
-
-def test_added_seeds_keep_the_numbers_of_existing_runs() -> None:
+def test_every_arm_has_a_run_for_each_pair_of_seeds_and_added_seeds_keep_their_numbers() -> None:
     """Nothing is trained again under another number."""
     plan = Plan().grown([GAN, NONE], 2, 2)
 
     more = plan.grown((), 4, 2)
 
+    assert len(plan.runs) == 2 * 2 * 2
+    assert sorted(plan.numbers("gan #1")) == [(g, c) for g in range(2) for c in range(2)]
+    assert not set(plan.numbers("gan #1").values()) & set(plan.numbers("none, matched to #1").values())
     assert more.runs[: len(plan.runs)] == plan.runs
     assert len(more.runs) == 2 * len(plan.runs)
     assert more.grown((), 3, 1) == more, "fewer seeds take nothing away"

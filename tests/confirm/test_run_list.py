@@ -76,29 +76,23 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     assert {number: row.value for number, row in completed_runs(folder).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
 
 
-def test_leftover_checkpoint_is_removed_at_next_start(folder: StudyFolder) -> None:
-    first = work(folder, "none", "none")
-    checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(2)]
-    first.on_result(0, ended(0.9))
-    for checkpoint in checkpoints:
-        write_bytes(checkpoint, b"x")
+@pytest.mark.parametrize("is_killed", [False, True], ids=["ends normally", "is killed before it removes checkpoints"])
+def test_only_unfinished_and_failed_runs_keep_their_checkpoints(folder: StudyFolder, is_killed: bool) -> None:
+    first = work(folder, "none", "none", "none")
+    checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(3)]
 
-    work(folder, "none", "none")
+    def write_checkpoints() -> None:
+        for checkpoint in checkpoints:
+            write_bytes(checkpoint, b"x")
 
-    assert [checkpoint.exists() for checkpoint in checkpoints] == [False, True]
-
-
-def test_a_run_that_failed_keeps_its_checkpoint_for_the_next_start(folder: StudyFolder) -> None:
-    first = work(folder, "none", "none")
-    checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(2)]
-    for checkpoint in checkpoints:
-        write_bytes(checkpoint, b"x")
-
+    write_checkpoints()
     first.on_result(0, TrialFailed(reason="a cable was pulled", cause="settings"))
     first.on_result(1, ended(0.9))
-    work(folder, "none", "none")
+    if is_killed:
+        write_checkpoints()
+    work(folder, "none", "none", "none")
 
-    assert [checkpoint.exists() for checkpoint in checkpoints] == [True, False]
+    assert [checkpoint.exists() for checkpoint in checkpoints] == [True, False, True]
 
 
 def test_every_run_trains_all_of_its_epochs(folder: StudyFolder) -> None:

@@ -16,12 +16,18 @@ from xraytune.space.settings import DataSettings, Settings, SplitSettings
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / "xrays"
+    draw_phantoms(folder, patients=60, seed=4, image_size_px=32)
+    return folder
+
+
 class Lab:
     """Phantoms with a test folder, prepared as a search does."""
 
-    def __init__(self, folder: Path) -> None:
-        self.xrays, self.cache = folder / "xrays", folder / "cache"
-        draw_phantoms(self.xrays, patients=60, seed=4, image_size_px=32)
+    def __init__(self, folder: Path, phantoms: Path) -> None:
+        self.xrays, self.cache = shutil.copytree(phantoms, folder / "xrays"), folder / "cache"
         data = DataSettings(path=self.xrays, image_size=32, split=SplitSettings(val_a=0.2, val_b=0.2))
         self.settings = Settings(name="any", data=data)
 
@@ -30,8 +36,8 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path)
+def lab(tmp_path: Path, phantoms: Path) -> Lab:
+    return Lab(tmp_path, phantoms)
 
 
 def test_the_studys_own_test_folder_is_found_and_opened(lab: Lab) -> None:
@@ -46,18 +52,15 @@ def test_the_studys_own_test_folder_is_found_and_opened(lab: Lab) -> None:
     assert not {image.patient for image in sealed.images} & {image.patient for image in prepared.images}
 
 
-def test_a_test_folder_that_changed_is_refused(lab: Lab) -> None:
+def test_a_second_test_folder_and_images_that_changed_are_refused(lab: Lab) -> None:
     prepared = lab.prepared()
-    next((lab.xrays / "test" / "NORMAL").iterdir()).unlink()
 
+    with pytest.raises(StudyError, match="the study has its own test folder"):
+        find_test(lab.settings, prepared, lab.xrays / "test")
+    next((lab.xrays / "test" / "NORMAL").iterdir()).unlink()
     with pytest.raises(StudyError, match="the test folder changed since the search"):
         find_test(lab.settings, prepared, None)
-
-
-def test_training_images_that_changed_are_refused(lab: Lab) -> None:
-    prepared = lab.prepared()
-    image = lab.xrays / prepared.images[0].file
-    shutil.copy(lab.xrays / prepared.images[-1].file, image)
+    shutil.copy(lab.xrays / prepared.images[-1].file, lab.xrays / prepared.images[0].file)
 
     with pytest.raises(XraytuneError, match="1 images were changed or removed since the search"):
         find_test(lab.settings, prepared, None)
@@ -72,11 +75,6 @@ def test_without_a_test_folder_the_given_one_is_used(lab: Lab, tmp_path: Path) -
     sealed = find_test(lab.settings, prepared, tmp_path / "elsewhere")
 
     assert len(sealed.images) > 10
-
-
-def test_a_second_test_folder_is_refused(lab: Lab) -> None:
-    with pytest.raises(StudyError, match="the study has its own test folder"):
-        find_test(lab.settings, lab.prepared(), lab.xrays / "test")
 
 
 def test_training_patients_in_test_folder_are_named(lab: Lab, tmp_path: Path) -> None:

@@ -168,21 +168,6 @@ def no_run(folder: StudyFolder, number: int) -> list[TrialMessage]:
 
 
 @pytest.mark.slow
-def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_asha(tmp_path: Path) -> None:
-    """The search had one complete and three pruned GAN trials, so `real_only` with one trial gets three more."""
-    asked = open_study(tmp_path, says=each(0.85, 0.4, 0.95))
-
-    plan = train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.8), (1, 1, 0.9), (2, 1, 0.1)])
-
-    assert ends(asked) == [
-        (0, "top-up 0 real_only", "complete"),
-        (1, "top-up 1 real_only", "pruned"),
-        (2, "top-up 2 real_only", "complete"),
-    ]
-    assert tuned(plan) == ["top-up 2"]
-
-
-@pytest.mark.slow
 def test_pruned_top_up_is_not_a_tuned_control(tmp_path: Path) -> None:
     asked = open_study(tmp_path, says=each(0.85, 0.4, 0.3))
 
@@ -204,8 +189,15 @@ def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(tmp
 
 
 @pytest.mark.slow
-def test_confirm_killed_during_top_ups_decides_identically(tmp_path: Path) -> None:
+def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_asha_even_after_a_kill(
+    tmp_path: Path,
+) -> None:
+    """The search had one complete and three pruned GAN trials, so `real_only` with one trial gets three more."""
     values = (0.85, 0.4, 0.95)
+    statuses = [
+        (number, f"top-up {number} real_only", status)
+        for number, status in enumerate(("complete", "pruned", "complete"))
+    ]
 
     def killed(folder: StudyFolder, number: int) -> Iterable[TrialMessage]:
         yield epoch(1, values[number])
@@ -223,8 +215,9 @@ def test_confirm_killed_during_top_ups_decides_identically(tmp_path: Path) -> No
 
     plans = [train(one, REAL, GAN, stopped=STOPPED, reports=reports) for one in (straight, broken)]
 
-    assert ends(broken) == ends(straight)
+    assert ends(broken) == ends(straight) == statuses
     assert plans[0] == plans[1]
+    assert tuned(plans[0]) == ["top-up 2"]
     assert train(open_study(folders[1], says=no_run), REAL, GAN, stopped=STOPPED, reports=reports) == plans[0]
 
 

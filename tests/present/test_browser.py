@@ -82,15 +82,9 @@ def test_every_chart_is_drawn_without_errors_and_without_a_network(browser: Brow
     assert opened.errors == []
     assert [one for one in opened.requests if not one.startswith(("file:", "data:", "blob:"))] == []
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_hostile_names_are_text(browser: Browser, hostile: Path) -> None:
-    page = _open(browser, hostile.as_uri()).page
-    _draw_all(page)
-
-    assert page.evaluate("window.attacked") is None
+    assert opened.page.evaluate("window.attacked") is None
     for name in HOSTILE:
-        assert name in page.inner_text("#verdict table")
+        assert name in opened.page.inner_text("#verdict table"), "hostile names are text"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

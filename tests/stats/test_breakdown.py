@@ -12,23 +12,27 @@ from xraytune.stats.breakdown import class_breakdown, patient_means, subgroup_me
 from xraytune.stats.classification import ScoredImages, classification_metrics
 from xraytune.stats.intervals import patient_bootstrap
 
-Drawn = tuple[NDArray[np.int64], NDArray[np.float64], list[str]]
+FILES = [f"{number}.png" for number in range(90)]
 
 
-def scored(class_count: int, image_count: int = 90) -> Drawn:
-    """Labels, probabilities that favour the label, and patients with one to three images each."""
+def scored(
+    class_count: int, image_count: int = 90, threshold: float = 0.5
+) -> tuple[ScoredImages, NDArray[np.int64], NDArray[np.float64], list[str]]:
+    """Images, their labels, probabilities that favour the label, and patients with one to three images each."""
     generator = numpy_generator(class_count, "scored")
     labels = generator.integers(0, class_count, image_count)
     raw = generator.random((image_count, class_count))
     raw[np.arange(image_count), labels] += 0.5
-    return labels, raw / raw.sum(axis=1, keepdims=True), [f"{label}-{n // 3}" for n, label in enumerate(labels)]
+    probabilities = raw / raw.sum(axis=1, keepdims=True)
+    images = ScoredImages(labels, probabilities, positive=1, threshold=threshold)
+    return images, labels, probabilities, [f"{label}-{n // 3}" for n, label in enumerate(labels)]
 
 
 def test_class_metrics_equal_scikit_learn() -> None:
-    labels, probabilities, patients = scored(3)
+    images, labels, probabilities, patients = scored(3)
     predicted = probabilities.argmax(axis=1)
 
-    found = class_breakdown(ScoredImages(labels, probabilities, positive=1), patients, replicates=20, seed=0)
+    found = class_breakdown(images, patients, replicates=20, seed=0)
 
     for number, one in enumerate(found):
         truth, score, is_predicted = labels == number, probabilities[:, number], predicted == number
@@ -42,8 +46,7 @@ def test_class_metrics_equal_scikit_learn() -> None:
 
 
 def test_intervals_of_the_positive_class_are_those_of_the_model() -> None:
-    labels, probabilities, patients = scored(2)
-    images = ScoredImages(labels, probabilities, positive=1, threshold=0.4)
+    images, _, _, patients = scored(2, threshold=0.4)
 
     found = class_breakdown(images, patients, replicates=50, seed=3)
 
@@ -54,10 +57,10 @@ def test_intervals_of_the_positive_class_are_those_of_the_model() -> None:
 
 
 def test_a_class_that_is_never_predicted_has_no_predictive_value() -> None:
-    labels, probabilities, patients = scored(3)
+    images, _, probabilities, patients = scored(3)
 
     probabilities[:, 0] += 1
-    found = class_breakdown(ScoredImages(labels, probabilities, positive=1), patients, replicates=20, seed=0)
+    found = class_breakdown(images, patients, replicates=20, seed=0)
 
     assert [measured.metrics["ppv"] is None for measured in found] == [False, True, True]
     assert "ppv" not in found[1].intervals
@@ -78,16 +81,11 @@ def test_patients_are_scored_by_the_mean_of_their_images() -> None:
     assert means.probabilities[:, 1].tolist() == pytest.approx([0.1, 0.6])
 
 
-FILES = [f"{number}.png" for number in range(90)]
-
-
 def test_a_subgroup_has_the_metrics_of_its_images() -> None:
-    labels, probabilities, patients = scored(2)
+    images, labels, probabilities, patients = scored(2, threshold=0.4)
     values = {file: "north" if number % 3 else "south" for number, file in enumerate(FILES) if number < 80}
 
-    north, south = subgroup_metrics(
-        FILES, ScoredImages(labels, probabilities, positive=1, threshold=0.4), patients, values, replicates=50, seed=0
-    )
+    north, south = subgroup_metrics(FILES, images, patients, values, replicates=50, seed=0)
 
     rows = np.array([values.get(file) == "north" for file in FILES])
     alone = classification_metrics(ScoredImages(labels[rows], probabilities[rows], positive=1, threshold=0.4))
@@ -102,12 +100,10 @@ def test_a_subgroup_has_the_metrics_of_its_images() -> None:
 
 def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> None:
     """Such as bacterial pneumonia: no normal image is bacterial."""
-    labels, probabilities, patients = scored(2)
+    images, labels, probabilities, patients = scored(2, threshold=0.4)
     values = {file: "bacterial" if number % 2 else "viral" for number, file in enumerate(FILES) if labels[number]}
 
-    bacterial, viral = subgroup_metrics(
-        FILES, ScoredImages(labels, probabilities, positive=1, threshold=0.4), patients, values, replicates=20, seed=0
-    )
+    bacterial, viral = subgroup_metrics(FILES, images, patients, values, replicates=20, seed=0)
 
     own = np.array([values.get(file) == "bacterial" for file in FILES])
     rows = own | (labels == 0)
@@ -120,9 +116,8 @@ def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> N
 
 
 def test_a_subgroup_with_one_patient_of_a_class_has_no_interval() -> None:
-    labels, probabilities = np.array([0, 1, 0, 1, 0]), scored(2)[1][:5]
+    images = ScoredImages(np.array([0, 1, 0, 1, 0]), scored(2)[2][:5], positive=1)
 
-    images = ScoredImages(labels, probabilities, positive=1)
     (found,) = subgroup_metrics(FILES[:5], images, ["a", "b", "c", "b", "d"], dict.fromkeys(FILES, "x"), seed=0)
 
     assert found.metrics["auroc"] is not None
@@ -130,23 +125,19 @@ def test_a_subgroup_with_one_patient_of_a_class_has_no_interval() -> None:
 
 
 def test_with_three_classes_a_subgroup_without_one_of_them_has_no_auroc() -> None:
-    labels, probabilities, patients = scored(3)
+    images, labels, _, patients = scored(3)
     values = {file: "x" for number, file in enumerate(FILES) if labels[number] < 2}
 
-    (found,) = subgroup_metrics(
-        FILES, ScoredImages(labels, probabilities, positive=1, threshold=0.5), patients, values, seed=0
-    )
+    (found,) = subgroup_metrics(FILES, images, patients, values, seed=0)
 
     assert (found.metrics, found.compared_with, found.intervals) == ({"auroc": None}, None, {})
     assert found.images == (labels < 2).sum()
 
 
 def test_files_without_a_value_are_in_no_subgroup() -> None:
-    labels, probabilities, patients = scored(2, 4)
+    images, _, _, patients = scored(2, 4)
     values = {FILES[0]: "x", FILES[1]: "x", FILES[2]: ""}
 
-    (found,) = subgroup_metrics(
-        FILES[:4], ScoredImages(labels, probabilities, positive=1, threshold=0.5), patients, values, seed=0
-    )
+    (found,) = subgroup_metrics(FILES[:4], images, patients, values, seed=0)
 
     assert (found.value, found.images) == ("x", 2)

@@ -40,6 +40,10 @@ def expected_calibration_error(labels: Labels, probabilities: Floats) -> float:
     return float((counts[counts > 0] * np.abs(accuracy - mean_confidence)).sum() / len(labels))
 
 
+def of_two_classes(labels: Labels, scores: Floats, threshold: float = 0.5) -> ScoredImages:
+    return ScoredImages(labels, np.stack([1 - scores, scores], axis=1), positive=1, threshold=threshold)
+
+
 def images_with_ties(class_count: int, image_count: int = 120, seed: int = 3) -> tuple[Labels, Floats]:
     """Draw labels of all classes, and probabilities on a coarse grid, so that many scores are equal."""
     generator = numpy_generator(seed, "images")
@@ -114,25 +118,21 @@ def test_a_predictive_value_is_undefined_where_nothing_is_predicted() -> None:
     assert all_positive["ppv"] == pytest.approx(np.mean(labels == 1))
 
 
-def test_calibration_error_of_a_case_worked_by_hand() -> None:
-    """Right at .65, wrong at .68, which is in the next bin: above 2/3. Three images at 1, two of them right."""
-    labels = np.array([1, 0, 1, 1, 0])
-    of_one = np.array([0.65, 0.68, 1.0, 1.0, 1.0])
+@pytest.mark.parametrize(
+    ("labels", "scores", "threshold", "expected"),
+    [
+        # Right at .65, wrong at .68, which is in the next bin: above 2/3. Three images at 1, two of them right.
+        ([1, 0, 1, 1, 0], [0.65, 0.68, 1.0, 1.0, 1.0], 0.99, (0.35 + 0.68 + 1) / 5),
+        # On the edge of two bins, 2/3 is in the lower one, with .61, so that their errors cancel.
+        ([1, 0], [2 / 3, 0.61], 0.5, (2 / 3 + 0.61 - 1) / 2),
+    ],
+)
+def test_calibration_error_of_cases_worked_by_hand(
+    labels: list[int], scores: list[float], threshold: float, expected: float
+) -> None:
+    images = of_two_classes(np.array(labels), np.array(scores), threshold)
 
-    figures = classification_metrics(
-        ScoredImages(labels, np.stack([1 - of_one, of_one], axis=1), positive=1, threshold=0.99)
-    )
-
-    assert figures["ece"] == pytest.approx((0.35 + 0.68 + 1) / 5)
-
-
-def test_a_confidence_on_the_edge_of_two_bins_falls_into_the_lower() -> None:
-    """2/3 with .61, so that their errors cancel; in the bin above, two errors would add up."""
-    of_one = np.array([2 / 3, 0.61])
-
-    figures = classification_metrics(ScoredImages(np.array([1, 0]), np.stack([1 - of_one, of_one], axis=1), positive=1))
-
-    assert figures["ece"] == pytest.approx((2 / 3 + 0.61 - 1) / 2)
+    assert classification_metrics(images)["ece"] == pytest.approx(expected)
 
 
 def test_among_many_classes_low_confidences_have_bins_of_their_own() -> None:
@@ -155,11 +155,8 @@ def test_one_half_is_the_threshold_where_none_is_given() -> None:
 
 def test_images_that_no_resample_drew_do_not_count_even_at_the_highest_score() -> None:
     labels, scores = np.array([0, 1, 0, 1]), np.array([0.2, 0.4, 0.6, 0.9])
-    probabilities = np.stack([1 - scores, scores], axis=1)
 
-    weighted = weighted_metrics(
-        ScoredImages(labels, probabilities, positive=1, threshold=0.5), np.array([[1.0, 1, 1, 0]])
-    )
+    weighted = weighted_metrics(of_two_classes(labels, scores), np.array([[1.0, 1, 1, 0]]))
 
     assert weighted["auprc"][0] == pytest.approx(reference.average_precision_score(labels[:3], scores[:3]))
 
@@ -203,9 +200,9 @@ def test_average_precision_equals_scikit_learn_for_any_image_order(images: list[
     labels = np.array([1, 0] + [int(is_positive) for is_positive, _ in images], dtype=np.int64)
     scores = np.array([0, 2] + [score for _, score in images]) / 5
 
-    figures = classification_metrics(ScoredImages(labels, np.stack([1 - scores, scores], axis=1), positive=1))
+    found = classification_metrics(of_two_classes(labels, scores))["auprc"]
 
-    assert figures["auprc"] == pytest.approx(reference.average_precision_score(labels, scores))
+    assert found == pytest.approx(reference.average_precision_score(labels, scores))
 
 
 def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
@@ -217,14 +214,15 @@ def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
 def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) -> None:
     labels, patients = np.array([0, 0, 1, 1]), list("abcd")
     scores = np.array([0.1, 0.2, 0.3, value])
-    both = np.stack([1 - scores, scores], axis=1)
+    images = of_two_classes(labels, scores)
+    both = images.probabilities
 
     for metric in (
         lambda: auroc(labels, both, positive=1),
         lambda: auprc(labels, both, positive=1),
         lambda: sensitivity_at(labels, both, positive=1, specificity=0.9),
-        lambda: classification_metrics(ScoredImages(labels, both, positive=1)),
-        lambda: patient_bootstrap(ScoredImages(labels, both, positive=1, threshold=0.5), patients, seed=1),
+        lambda: classification_metrics(images),
+        lambda: patient_bootstrap(images, patients, seed=1),
         lambda: structural_components(labels, both[None], patients, positive=1),
         lambda: balanced_threshold(labels == 1, scores),
         lambda: sensitivity_threshold(scores, 0.5),

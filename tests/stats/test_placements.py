@@ -197,16 +197,13 @@ def test_a_copy_of_a_patients_image_is_less_informative_than_a_new_patient(seed:
     assert (np.diag(strangers) < 0.51 * np.diag(once)).all()
 
 
-def test_a_class_without_images_is_refused() -> None:
+def test_a_class_without_images_or_of_a_single_patient_is_refused() -> None:
+    probabilities = np.full((1, 4, 2), 0.5)
+
     with pytest.raises(DataError, match="class number 1 has no image"):
-        structural_components(np.zeros(4, dtype=np.int64), np.full((1, 4, 2), 0.5), ["a", "b", "c", "d"], positive=1)
-
-
-def test_a_class_of_a_single_patient_is_refused() -> None:
-    labels, probabilities = np.array([0, 0, 1, 1]), np.full((1, 4, 2), 0.5)
-
+        structural_components(np.zeros(4, dtype=np.int64), probabilities, ["a", "b", "c", "d"], positive=1)
     with pytest.raises(DataError, match=r"belong to one patient(.|\n)*fix: evaluate on at least two patients of every"):
-        structural_components(labels, probabilities, ["a", "b", "c", "c"], positive=1)
+        structural_components(np.array([0, 0, 1, 1]), probabilities, ["a", "b", "c", "c"], positive=1)
 
 
 def test_two_patients_of_each_class_are_enough() -> None:
@@ -228,22 +225,18 @@ def test_effective_patients_are_the_patients_where_each_class_has_half_of_them()
     assert effective_patients(labels, [f"p{number // 4}" for number in range(40)], positive=1) == pytest.approx(20)
 
 
-def test_effective_patients_are_at_most_four_of_each_patient_of_the_rarer_class() -> None:
-    labels = np.repeat([0, 1], [10_000, 5])
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((10_000, 5), 4 / (1 / 10_000 + 1 / 5)),  # at most four of each patient of the rarer class
+        ((5, 10_000), 4 / (1 / 10_000 + 1 / 5)),
+        ((10, 20, 30), np.mean([4 / (1 / one + 1 / (60 - one)) for one in (10, 20, 30)])),  # of each against the rest
+    ],
+)
+def test_effective_patients_of_unequal_classes(counts: tuple[int, ...], expected: float) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
 
-    few = effective_patients(labels, one_patient_each(labels), positive=1)
-
-    assert few == pytest.approx(4 / (1 / 10_000 + 1 / 5))
-    assert 19.9 < few < 20
-    assert effective_patients(1 - labels, one_patient_each(labels), positive=1) == pytest.approx(few)
-
-
-def test_effective_patients_of_three_classes_are_the_mean_of_each_against_the_rest() -> None:
-    labels = np.repeat([0, 1, 2], [10, 20, 30])
-
-    found = effective_patients(labels, one_patient_each(labels), positive=1)
-
-    assert found == pytest.approx(np.mean([4 / (1 / one + 1 / (60 - one)) for one in (10, 20, 30)]))
+    assert effective_patients(labels, one_patient_each(labels), positive=1) == pytest.approx(expected)
 
 
 def test_components_come_with_effective_patients_in_which_copies_do_not_count() -> None:

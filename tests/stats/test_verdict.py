@@ -110,24 +110,50 @@ def test_swapping_the_arms_swaps_better_and_worse(difference: float, width: floa
     assert (one.is_better, one.is_worse, one.is_equivalent) == (other.is_worse, other.is_better, other.is_equivalent)
 
 
-def test_worse_than_every_matched_control_hurts() -> None:
-    found = overall_verdict([
-        against("none", "worse", "equivalent", kind="none", p_better_by_rope=1e-9),
-        against("duplicate", "worse", kind="duplicate", p_better_by_rope=1e-9),
-        against("tuned", "better"),
-    ])  # fmt: skip
-
-    assert found == OverallVerdict(word="hurts", controls=("none", "duplicate"))
+NONE_BETTER = against("none", "better", kind="none")
+NONE_WORSE = against("none", "worse", kind="none")
 
 
-@pytest.mark.parametrize("duplicate", ["undecided", "equivalent", "better"])
-def test_worse_than_none_alone_does_not_show_that_the_images_hurt(duplicate: PairWord) -> None:
-    """The cause may be more images per step, which the duplicates have too."""
-    found = overall_verdict([
-        against("none", "worse", kind="none"), against("duplicate", duplicate, kind="duplicate"),
-    ])  # fmt: skip
-
-    assert found.word == "undecided"
+@pytest.mark.parametrize(
+    ("comparisons", "word", "controls"),
+    [
+        (  # worse than every matched control
+            [
+                against("none", "worse", "equivalent", kind="none", p_better_by_rope=1e-9),
+                against("duplicate", "worse", kind="duplicate", p_better_by_rope=1e-9),
+                against("tuned", "better"),
+            ],
+            "hurts",
+            ("none", "duplicate"),
+        ),
+        # With `mixing: replace`, it has as many images per step as the finalist.
+        ([against("none", "worse", kind="none_same_count"), against("tuned", "undecided")], "hurts", ("none",)),
+        # Worse than `none` alone may come from more images per step, which the duplicates have too.
+        ([NONE_WORSE, against("duplicate", "undecided", kind="duplicate")], "undecided", ("none", "duplicate")),
+        ([NONE_WORSE, against("duplicate", "equivalent", kind="duplicate")], "undecided", ("none", "duplicate")),
+        ([NONE_WORSE, against("duplicate", "better", kind="duplicate")], "undecided", ("none",)),
+        (  # better than every control, even if by too little to matter
+            [
+                against("none", "better", "equivalent", kind="none", p_better_by_rope=1e-9),
+                against("tuned", "better"),
+            ],
+            "helps",
+            ("none", "tuned"),
+        ),
+        ([NONE_BETTER, against("duplicate", "undecided"), against("tuned", "better")], "undecided", ("duplicate",)),
+        ([NONE_BETTER, against("tuned", "worse", p_better_by_rope=0.01)], "no_better", ("tuned",)),
+        ([NONE_BETTER, against("tuned", "equivalent", p_better_by_rope=0.01)], "no_better", ("tuned",)),
+        ([NONE_BETTER, against("tuned", "undecided", p_better_by_rope=0.01)], "no_better", ("tuned",)),
+        # The verdict on a single pair is never `no_better`.
+        ([NONE_BETTER, against("tuned", "worse")], "undecided", ("tuned",)),
+        ([NONE_BETTER, against("tuned", "equivalent")], "undecided", ("tuned",)),
+        ([], "undecided", ()),
+    ],
+)
+def test_the_first_verdict_that_holds_names_its_controls(
+    comparisons: list[AgainstControl], word: Overall, controls: tuple[str, ...]
+) -> None:
+    assert overall_verdict(comparisons) == OverallVerdict(word=word, controls=controls)
 
 
 @pytest.mark.parametrize("kind", ["none", "duplicate", "tuned"])
@@ -136,43 +162,6 @@ def test_without_both_matched_controls_nothing_hurts(kind: ControlKind) -> None:
 
     assert not can_show_harm([one.kind for one in controls])
     assert overall_verdict(controls).word == "undecided"
-
-
-def test_with_mixing_replace_none_is_enough_to_hurt() -> None:
-    """It has as many images per step as the finalist."""
-    found = overall_verdict([against("none", "worse", kind="none_same_count"), against("tuned", "undecided")])
-
-    assert found == OverallVerdict(word="hurts", controls=("none",))
-
-
-def test_better_than_every_control_helps_even_if_by_too_little_to_matter() -> None:
-    found = overall_verdict([
-        against("none", "better", "equivalent", kind="none", p_better_by_rope=1e-9), against("tuned", "better"),
-    ])  # fmt: skip
-
-    assert found == OverallVerdict(word="helps", controls=("none", "tuned"))
-
-
-def test_help_needs_an_improvement_over_every_control() -> None:
-    found = overall_verdict([
-        against("none", "better", kind="none"), against("duplicate", "undecided"), against("tuned", "better"),
-    ])  # fmt: skip
-
-    assert found == OverallVerdict(word="undecided", controls=("duplicate",))
-
-
-@pytest.mark.parametrize("word", ["worse", "equivalent", "undecided"])
-def test_ruled_out_improvement_is_no_better(word: PairWord) -> None:
-    found = overall_verdict([
-        against("none", "better", kind="none"), against("tuned", word, p_better_by_rope=0.01),
-    ])  # fmt: skip
-
-    assert found == OverallVerdict(word="no_better", controls=("tuned",))
-
-
-@pytest.mark.parametrize("word", ["worse", "equivalent"])
-def test_single_pair_verdict_is_never_no_better(word: PairWord) -> None:
-    assert overall_verdict([against("none", "better", kind="none"), against("tuned", word)]).word == "undecided"
 
 
 def test_the_first_of_five_controls_is_tested_at_a_fifth_of_the_level() -> None:
@@ -219,10 +208,6 @@ def test_no_better_is_wrong_in_at_most_5_percent(correlation: float) -> None:
 
     assert words.count("no_better") / 4000 <= 0.058
     assert (by_rope < 0.05).any(axis=1).mean() > 0.08, "without a correction it would be denied more often"
-
-
-def test_without_controls_nothing_is_decided() -> None:
-    assert overall_verdict([]).word == "undecided"
 
 
 def test_finalists_are_tested_up_to_the_first_that_does_not_help() -> None:

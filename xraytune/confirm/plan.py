@@ -22,7 +22,7 @@ from xraytune.confirm.controls import (
 )
 from xraytune.confirm.record import VERDICT_FILE
 from xraytune.confirm.study import OpenStudy
-from xraytune.confirm.test_access import TestAccess, as_text
+from xraytune.confirm.test_access import TestAccess
 from xraytune.study.row import ranked_on_val_b
 from xraytune.synth.extra_folder import store_folder
 from xraytune.trial.mix import require_enough
@@ -49,7 +49,9 @@ def mark_earlier_access(study: OpenStudy, plan: Plan, earlier: Sequence[TestAcce
     """Make a plan exploratory if the test folder was accessed before this confirmation scored it, and write it."""
     if not earlier or plan.exploratory:
         return plan
-    plan = plan.model_copy(update={"exploratory": (as_text(earlier),)})
+    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
+    by = " and ".join(dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier))
+    plan = plan.model_copy(update={"exploratory": (f"the test folder had been accessed {times} before, by {by}",)})
     write_plan(plan, study.runs_folder.path)
     return plan
 

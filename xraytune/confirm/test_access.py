@@ -8,7 +8,6 @@ images is no independent confirmation.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
@@ -84,10 +83,3 @@ def accesses_before(study: Path, fingerprint: str, command: str) -> list[TestAcc
     """Return the accesses to a test folder before the first one by a command on this study."""
     by_command = {row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == command}
     return list(takewhile(lambda row: row.get("id") not in by_command, accesses(study, fingerprint)))
-
-
-def as_text(earlier: Sequence[TestAccess]) -> str:
-    """Return why a verdict after earlier accesses is exploratory."""
-    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
-    by = dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier)
-    return f"the test folder had been accessed {times} before, by {' and '.join(by)}"

@@ -143,7 +143,7 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     groups: dict[tuple[bool, str], list[TrialView]] = {}
     for trial in view.trials:
         if trial.values:
-            groups.setdefault((trial.number in strong, _source(trial)), []).append(trial)
+            groups.setdefault((trial.number in strong, trial.parameters.source), []).append(trial)
     pale = 0.5 if len(view.trials) <= _MANY else 0.25
     traces = [
         _scatter(
@@ -199,7 +199,7 @@ def parallel_coordinates(figure: Figure, view: StudyView) -> Chart:
     lines, layout = figure["data"][:-1], figure["layout"]  # without the scale of Optuna's colours
     traces, sources = [], set()
     for line in lines:
-        source = dict(line["customdata"]).get("source", _source(view.trials[0]))
+        source = dict(line["customdata"]).get("source", view.trials[0].parameters.source)
         rank = line["y"][0] if view.objective.goal == "maximize" else 1 - line["y"][0]
         style = {"line": {"color": _colour_of(source), "width": 1 + 1.5 * rank**3}, "opacity": 0.35 + 0.65 * rank**3}
         traces.append(line | style)
@@ -345,7 +345,7 @@ def _by_source(points: Trace, numbers: Sequence[int], view: StudyView) -> list[T
     groups: dict[tuple[str, bool], list[TrialView]] = {}
     for trial in view.trials:
         if trial.number in places:
-            groups.setdefault((_source(trial), trial.status == "complete"), []).append(trial)
+            groups.setdefault((trial.parameters.source, trial.status == "complete"), []).append(trial)
     size, width = (9, 1.8) if len(view.trials) <= _MANY else (6, 1)
     return [
         points
@@ -368,10 +368,6 @@ def _by_source(points: Trace, numbers: Sequence[int], view: StudyView) -> list[T
         }
         for (source, is_complete), trials in sorted(groups.items())
     ]
-
-
-def _source(trial: TrialView) -> str:
-    return trial.parameters.source
 
 
 def _label(trial: TrialView) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -339,6 +340,7 @@ def weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tup
 
 
 _EVERYWHERE: tuple[Summary, ...] = ("card", "patients", "subgroups")
+_rate = partial(Metric, of_class=True, by_class_only=True, at_threshold=True)
 METRICS = (
     Metric("auroc", "AUROC", _auroc, of_class=True, is_symmetric=True, summaries=_EVERYWHERE),
     Metric("auprc", "AUPRC", _average_precision, of_class=True, summaries=("card",)),
@@ -350,26 +352,10 @@ METRICS = (
         summaries=("patients",),
     ),
     Metric("balanced_accuracy", "balanced accuracy", _balanced_accuracy, at_threshold=True, summaries=("card",)),
-    Metric(
-        "sensitivity",
-        "sensitivity",
-        _sensitivity,
-        of_class=True,
-        by_class_only=True,
-        at_threshold=True,
-        summaries=_EVERYWHERE,
-    ),
-    Metric(
-        "specificity",
-        "specificity",
-        _specificity,
-        of_class=True,
-        by_class_only=True,
-        at_threshold=True,
-        summaries=_EVERYWHERE,
-    ),
-    Metric("ppv", "PPV", _ppv, of_class=True, by_class_only=True, at_threshold=True),
-    Metric("npv", "NPV", _npv, of_class=True, by_class_only=True, at_threshold=True),
+    _rate("sensitivity", "sensitivity", _sensitivity, summaries=_EVERYWHERE),
+    _rate("specificity", "specificity", _specificity, summaries=_EVERYWHERE),
+    _rate("ppv", "PPV", _ppv),
+    _rate("npv", "NPV", _npv),
     Metric("f1", "F1", _f1, of_class=True, at_threshold=True),
     Metric(
         "brier",
