@@ -50,7 +50,9 @@ def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
     ],
 )
 def test_intervals_do_not_change_between_versions(replicates: dict[str, int], brier: tuple[float, float]) -> None:
-    again = patient_bootstrap(*overlapping_classes(20), seed=1, **replicates)
+    images, patients = overlapping_classes(20)
+
+    again = patient_bootstrap(images, patients, seed=1, **replicates)
 
     assert again["brier"] == pytest.approx(brier, rel=1e-9)
 
