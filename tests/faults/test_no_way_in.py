@@ -25,7 +25,6 @@ from tests.faults.fuzzing import little_memory, only_our_errors
 from tests.faults.specimens import make_bundle, make_study, seal
 from tests.in_process import CPU, one_thread, search_in_process
 from tests.study.studies import two_images, write_space
-from xraytune.base.artifacts import build_once
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, XraytuneError
 from xraytune.base.files import read_json, sha256_of, write_array, write_bytes, write_json
 from xraytune.base.tensors import load_content
@@ -41,10 +40,10 @@ from xraytune.model.best import export
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
 from xraytune.nets.checkpoint import finished_epochs, load_best
-from xraytune.nets.weights import WEIGHTS_STAGE, pretrained_weights, read_weights
+from xraytune.nets.weights import read_weights
 from xraytune.search.run import search
 from xraytune.space.load import load_space
-from xraytune.space.settings import DataSettings, GanSettings, Parameters
+from xraytune.space.settings import DataSettings, GanSettings
 from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
@@ -287,26 +286,6 @@ def test_gan_record_cannot_name_outside_files(gan: Path, tmp_path: Path, key: st
         generator_sample(copy, count=9, out=tmp_path / "images")
 
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_cache_that_names_other_weights_is_refused(tmp_path: Path) -> None:
-    """A folder's look-up is remembered in the cache; here somebody has put another file's name into it."""
-    weights_dir, cache = tmp_path / "weights", tmp_path / "cache"
-    weights_dir.mkdir()
-    (tmp_path / "outside.pth").write_bytes(b"x")
-    name = "mobilenet_v2-7ebf99e0.pth"
-    (weights_dir / name).write_bytes(b"x")
-    inputs = {"backbone": "mobilenet_v2", "weights": "imagenet", "files": [name]}
-
-    def build(folder: Path) -> None:
-        write_json(folder / "weights.json", {"file": "../outside.pth", "sha256": sha256_of(tmp_path / "outside.pth")})
-
-    build_once(cache, WEIGHTS_STAGE, inputs, build)
-
-    with pytest.raises(ArtifactError, match="not among the weights"):
-        pretrained_weights(
-            Parameters.model_validate({"backbone": "mobilenet_v2", "weights": "imagenet"}), weights_dir, cache
-        )
 
 
 COMMANDS: dict[str, Callable[[Path], object]] = {

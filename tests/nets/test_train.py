@@ -33,7 +33,7 @@ from xraytune.nets.train import (
 )
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import auroc
-from xraytune.trial.task import Classification
+from xraytune.trial.task import TASKS
 
 STEPS_PER_EPOCH = 4
 
@@ -73,7 +73,7 @@ class TinyTask:
         """Loss and AUROC on the validation images."""
         places = np.arange(len(self.val_labels))
         images = ImageSource(name="val", pixels=np.empty(0, np.uint8), rows=places, labels=self.val_labels, inputs={})
-        return Classification().validate(network, self.val_batches(), images, positive=1, compute=CPU)
+        return TASKS["classification"].validate(network, self.val_batches(), images, positive=1, compute=CPU)
 
 
 def tiny_task(features_of: Callable[[Tensor], Tensor] = lambda images: images) -> TinyTask:

@@ -15,14 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xraytune.base.artifacts import build_once
-from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
-from xraytune.base.files import explain_disk_errors, is_whole_zip, read_json, require_file, sha256_of, write_json
+from xraytune.base.errors import ConfigError, MachineError, Problem
+from xraytune.base.files import explain_disk_errors, is_whole_zip, require_file, sha256_of
 from xraytune.base.tensors import UNREADABLE
 from xraytune.space.backbones import WEIGHT_SETS, is_of_torchvision
 from xraytune.space.settings import Parameters
 
-WEIGHTS_STAGE = "weights-1"
 _logger = logging.getLogger(__name__)
 _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 """The sets that `imagenet` stands for, best first; others are for larger images, or lack the last layers."""
@@ -36,39 +34,10 @@ class Pretrained:
     sha256: str
 
 
-def pretrained_weights(parameters: Parameters, weights_dir: Path | None, cache: Path) -> Pretrained | None:
-    """Return the weights of a trial's backbone; None if it starts from random ones.
-
-    Raises:
-        MachineError: They are missing or damaged.
-        ArtifactError: The cached look-up names an unknown file.
-    """
-    if parameters.weights == "none":
-        return None
-    if weights_dir is None or Path(parameters.weights).is_file():
-        return _look_up(parameters, weights_dir)
-    # An official name contains the file's hash, so the names identify the contents: they are hashed once, not in each trial.
-    inputs = {
-        "backbone": parameters.backbone,
-        "weights": parameters.weights,
-        "files": sorted(file.name for file in weights_dir.glob("*")),
-    }
-
-    def build(folder: Path) -> None:
-        weights = _look_up(parameters, weights_dir)
-        write_json(folder / "weights.json", {"file": weights.path.name, "sha256": weights.sha256})
-
-    artifact = build_once(cache, WEIGHTS_STAGE, inputs, build)
-    content = read_json(artifact / "weights.json")
-    if content["file"] not in inputs["files"]:
-        raise ArtifactError(Problem("it names a file that is not among the weights", artifact, "remove this folder"))
-    return Pretrained(path=weights_dir / content["file"], sha256=content["sha256"])
-
-
-def _look_up(parameters: Parameters, weights_dir: Path | None) -> Pretrained:
+def pretrained_weights(parameters: Parameters, weights_dir: Path | None) -> Pretrained | None:
+    """Return the weights of a trial's backbone; None if it starts from random ones. Errors as in `find_weights`."""
     file = find_weights(parameters.backbone, parameters.weights, weights_dir)
-    assert file is not None, "only `none` has no file"
-    return Pretrained(path=file, sha256=sha256_of(file, "file of tensors"))
+    return Pretrained(path=file, sha256=sha256_of(file, "file of tensors")) if file else None
 
 
 def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:

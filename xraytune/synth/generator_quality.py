@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -180,20 +179,14 @@ def neighbourhoods(real: Floats, synthetic: Floats) -> Neighbourhoods:
 
 
 def transfer_auroc(train: Sequence[Floats], scored: Sequence[Floats], *, positive: int) -> float:
-    """Return the AUROC of `linear_classifier` trained on one set, of the features of each class [n, D], on another."""
-    model = linear_classifier()
-    model.fit(np.concatenate(train), _labels(train))
-    return auroc(_labels(scored), model.predict_proba(np.concatenate(scored)), positive=positive)
-
-
-def linear_classifier(**options: Any) -> Any:
-    """Return an untrained logistic regression on standardised features; `options` replace those of these figures."""
+    """Return the AUROC of a linear classifier trained on one set, of the features of each class [n, D], on another."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(**{"C": _C, "max_iter": 2000, **options}))
+    def labels(classes: Sequence[Floats]) -> Labels:
+        return np.repeat(np.arange(len(classes)), [len(features) for features in classes])
 
-
-def _labels(classes: Sequence[Floats]) -> Labels:
-    return np.repeat(np.arange(len(classes)), [len(features) for features in classes])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
+    model.fit(np.concatenate(train), labels(train))
+    return auroc(labels(scored), model.predict_proba(np.concatenate(scored)), positive=positive)

@@ -172,7 +172,7 @@ class Features:
     """Computes the features of images at one resolution."""
 
     def __init__(self, experiment: Experiment, network: Parameters, resolution_px: int, context: RunContext) -> None:
-        weights = pretrained_weights(network, experiment.settings.weights_dir, context.cache)
+        weights = pretrained_weights(network, experiment.settings.weights_dir)
         assert weights is not None, "features come from pretrained weights"
         self._network, self._weights, self._context, compute = network, weights, context, context.compute
         with_network = Experiment(settings=experiment.settings, parameters=network)

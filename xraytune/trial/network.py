@@ -59,7 +59,7 @@ class Network:
         self.experiment, self.compute, self._context = experiment, context.compute, context
         self.task = task_of(experiment.settings)
         self._class_count = len(context.prepared.class_names)
-        self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, context.cache)
+        self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir)
         mean, std = 0.0, 1.0  # pretrained weights have their own
         if experiment.parameters.weights == "none":
             mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
@@ -83,7 +83,7 @@ class Network:
     def has_cached_features(self) -> bool:
         """Whether the backbone is frozen and sees the same views in every epoch, so that its features are computed once."""
         is_frozen = self.experiment.parameters.trainable == "head"
-        return self.task.has_features and is_frozen and view_count(self.experiment) > 0
+        return is_frozen and not self.task.has_pairs and view_count(self.experiment) > 0
 
     def cache_last_stage(self, sources: Iterable[ImageSource]) -> bool:
         """Let `features` return inputs of the last stage, if only that is trained; return whether they can be cached.
@@ -91,7 +91,7 @@ class Network:
         On a GPU, reading them would not be faster than computing them.
         """
         parameters, views = self.experiment.parameters, view_count(self.experiment)
-        can_cache = self.task.has_features and self.compute.device == "cpu" and views > 0
+        can_cache = not self.task.has_pairs and self.compute.device == "cpu" and views > 0
         if parameters.trainable != "last_stage" or not can_cache:
             return False
         network = self.whole

@@ -15,13 +15,14 @@ from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
 from xraytune.data.index import ImageIndex, find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
+from xraytune.nets.backbones import build_backbone
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
 from xraytune.space.rules import check_images
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space, require_extensions
-from xraytune.trial.task import TASKS, task_of
+from xraytune.trial.task import task_of
 
 
 def open_space(
@@ -71,14 +72,16 @@ def prepare_space(
 
 def require_weights(space: Space) -> None:
     """Find the weights of every backbone in the space (MachineError); build each extension's backbone once."""
-    task = task_of(space.settings)
-    task = task if task.trains_network else TASKS["classification"]  # only the quality figures have a network
+    settings = space.settings
     for backbone, weights in space.networks():
-        file = find_weights(backbone, weights, space.settings.weights_dir)
+        file = find_weights(backbone, weights, settings.weights_dir)
         # A custom weights file, whose hash is unknown, or a network of an extension: check that they fit.
         if file == Path(weights) or BACKBONES.has(backbone):
-            parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
-            task.build_network(parameters, 2, weights=file, seed=0)
+            if (backbone, weights) == (settings.quality.backbone, settings.quality.weights):
+                build_backbone(backbone, weights=file)
+            else:
+                parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
+                task_of(settings).build_network(parameters, 2, weights=file, seed=0)
 
 
 def pretrained_ratios(space: Space) -> list[float]:

@@ -1,23 +1,20 @@
-"""What the trials of a study train and how their results are scored: one class for each task.
+"""What the trials of a study train and how their results are scored.
 
-    Classification     a classifier of images in classes
-    Segmentation       a segmenter of images with masks, all of one class
-    GeneratorSearch    a generator alone, of images of either kind
-
-The rest of the code, from the split to the verdict, is the same for all tasks and asks `task_of(settings)`. Only methods
-that compute import torch, so that `status` and `export` start without it.
+A study trains a classifier of images in classes, a segmenter of images with masks (all of one class), or a generator alone,
+of images of either kind. The rest of the code, from the split to the verdict, is the same for all tasks and asks
+`task_of(settings)`. Only methods that compute import torch, so that `status` and `export` start without it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
-from typing_extensions import override
 
 from xraytune.base.errors import TrialError, XraytuneError
 from xraytune.base.records import Compute
@@ -43,64 +40,103 @@ class Predictions(NamedTuple):
     outputs: NDArray[Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What all tasks have in common.
+    """A task, with the objective of its study.
 
     Attributes:
         metric: The display name of the score that `confirm` compares, whatever the search's objective.
-        network: What a trial trains.
+        network: What `confirm` trains.
         has_pairs: Whether the images have masks instead of classes.
-        has_features: Whether a frozen backbone outputs one feature vector per image, which can be cached.
-        trains_network: Whether a trial trains a network on a mix of real and extra images.
+        trains_network: Whether a trial trains a network on a mix of real and extra images; else it trains a generator alone,
+            which is scored by the KID of its images, and the methods of networks do not apply.
     """
 
-    metric: ClassVar[str]
-    network: ClassVar[str]
-    has_pairs: bool = False
-    has_features: ClassVar[bool] = False
-    trains_network: ClassVar[bool] = True
-
-    def __init__(self, objective: Objective | None = None) -> None:
-        self.objective = objective or Objective()
+    metric: str
+    network: str
+    has_pairs: bool
+    trains_network: bool = True
+    objective: Objective = field(default_factory=Objective)
 
     def label(self, parameters: Parameters) -> str:
         """Return a trial's label, such as `gan r=0.5 (500 steps) +classical 1`."""
-        return mix_label(parameters)
+        if self.trains_network or parameters.generator is None:
+            return mix_label(parameters)
+        return f"{parameters.source} ({parameters.generator.steps} steps)"
 
     def train_command(self, config: str) -> str:
         """Return the command that trains an exported file."""
-        return f"xraytune train --config {quote(config)} -o model"
+        if self.trains_network:
+            return f"xraytune train --config {quote(config)} -o model"
+        return f"xraytune generator train --space {quote(config)} -o gan"
 
     def require_suitable(self, prepared: Prepared) -> None:
         """Raise DataError if the images do not allow trials of this task."""
+        if not self.trains_network:
+            from xraytune.synth.quality import require_measurable
+
+            require_measurable(prepared)
 
     def build_network(self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
         """Build the network of a trial, with the weights of a file if there is one."""
-        raise NotImplementedError
+        if self.has_pairs:
+            from xraytune.nets.segmenter import build_segmenter
+
+            return build_segmenter(parameters, weights=weights, seed=seed)
+        from xraytune.nets.classifier import build_classifier
+
+        return build_classifier(parameters, class_count, weights=weights, seed=seed)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a training step."""
-        raise NotImplementedError
+        if self.has_pairs:
+            from xraytune.nets.segmenter import mask_loss
+
+            return mask_loss(outputs, targets)
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs, targets)
 
     def predict(
         self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
     ) -> Predictions:
         """Return loss and results of a network on images."""
-        raise NotImplementedError
+        if self.has_pairs:
+            from xraytune.nets.segmenter import segment
+
+            losses, dices = segment(network, batches, images.read_masks, compute=compute)
+            return Predictions(float(losses.mean()), dices[:, None], losses[:, None])
+        import torch
+
+        from xraytune.nets.train import predict_logits, probabilities
+
+        logits = predict_logits(network, batches, compute=compute)
+        loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.labels))
+        return Predictions(float(loss), probabilities(logits), logits)
 
     def score(self, labels: Labels, results: Results, *, positive: int) -> float:
         """Return the search's objective, of results on images with these labels."""
-        raise NotImplementedError
+        if self.has_pairs:
+            return float(results.mean())
+        if self.objective.specificity is not None:
+            return sensitivity_at(labels, results, positive=positive, specificity=self.objective.specificity)
+        return (auprc if self.objective.metric == "val_auprc" else auroc)(labels, results, positive=positive)
 
     def threshold(self, labels: Labels, results: Results, positive: int) -> float:
         """Return the lowest probability at which an image or a pixel is positive."""
-        raise NotImplementedError
+        if self.has_pairs:
+            from xraytune.nets.segmenter import MASK_THRESHOLD
+
+            return MASK_THRESHOLD
+        return balanced_threshold(labels == positive, results[:, positive])
 
     def components(
         self, labels: Labels, results: Floats, patients: Sequence[str], positive: int
     ) -> StructuralComponents:
         """Return scores (`metric`) of several networks on the same images, with each patient's share of their variance."""
-        raise NotImplementedError
+        if self.has_pairs:
+            return mean_components(results[..., 0], patients)
+        return structural_components(labels, results, patients, positive)
 
     def validate(
         self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, *, positive: int, compute: Compute
@@ -125,126 +161,14 @@ class Task:
         return results
 
 
-class Classification(Task):
-    """A classifier of images in classes; results are probabilities."""
-
-    metric, network, has_features = "AUROC", "classifier", True
-
-    @override
-    def build_network(self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
-        from xraytune.nets.classifier import build_classifier
-
-        return build_classifier(parameters, class_count, weights=weights, seed=seed)
-
-    @override
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(outputs, targets)
-
-    @override
-    def predict(
-        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
-    ) -> Predictions:
-        import torch
-
-        from xraytune.nets.train import predict_logits, probabilities
-
-        logits = predict_logits(network, batches, compute=compute)
-        loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.labels))
-        return Predictions(float(loss), probabilities(logits), logits)
-
-    @override
-    def score(self, labels: Labels, results: Results, *, positive: int) -> float:
-        if self.objective.specificity is not None:
-            return sensitivity_at(labels, results, positive=positive, specificity=self.objective.specificity)
-        return (auprc if self.objective.metric == "val_auprc" else auroc)(labels, results, positive=positive)
-
-    @override
-    def threshold(self, labels: Labels, results: Results, positive: int) -> float:
-        return balanced_threshold(labels == positive, results[:, positive])
-
-    @override
-    def components(
-        self, labels: Labels, results: Floats, patients: Sequence[str], positive: int
-    ) -> StructuralComponents:
-        return structural_components(labels, results, patients, positive)
-
-
-class Segmentation(Task):
-    """A segmenter of images with masks; results are Dice coefficients."""
-
-    metric, network, has_pairs = "Dice", "segmenter", True
-
-    @override
-    def build_network(self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
-        from xraytune.nets.segmenter import build_segmenter
-
-        return build_segmenter(parameters, weights=weights, seed=seed)
-
-    @override
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        from xraytune.nets.segmenter import mask_loss
-
-        return mask_loss(outputs, targets)
-
-    @override
-    def predict(
-        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
-    ) -> Predictions:
-        from xraytune.nets.segmenter import segment
-
-        losses, dices = segment(network, batches, images.read_masks, compute=compute)
-        return Predictions(float(losses.mean()), dices[:, None], losses[:, None])
-
-    @override
-    def score(self, labels: Labels, results: Results, *, positive: int) -> float:
-        return float(results.mean())
-
-    @override
-    def threshold(self, labels: Labels, results: Results, positive: int) -> float:
-        from xraytune.nets.segmenter import MASK_THRESHOLD
-
-        return MASK_THRESHOLD
-
-    @override
-    def components(
-        self, labels: Labels, results: Floats, patients: Sequence[str], positive: int
-    ) -> StructuralComponents:
-        return mean_components(results[..., 0], patients)
-
-
-class GeneratorSearch(Task):
-    """A generator alone, scored by the KID of its images; there is no network, so nothing is mixed."""
-
-    metric, network, trains_network = "KID", "generator", False
-
-    def __init__(self, objective: Objective, *, has_pairs: bool) -> None:
-        super().__init__(objective)
-        self.has_pairs = has_pairs
-
-    @override
-    def label(self, parameters: Parameters) -> str:
-        assert parameters.generator is not None, "each trial trains a generator"
-        return f"{parameters.source} ({parameters.generator.steps} steps)"
-
-    @override
-    def train_command(self, config: str) -> str:
-        return f"xraytune generator train --space {quote(config)} -o gan"
-
-    @override
-    def require_suitable(self, prepared: Prepared) -> None:
-        from xraytune.synth.quality import require_measurable
-
-        require_measurable(prepared)
-
-
-TASKS: Mapping[TaskName, Task] = {"classification": Classification(), "segmentation": Segmentation()}
+TASKS: Mapping[TaskName, Task] = {
+    "classification": Task(metric="AUROC", network="classifier", has_pairs=False),
+    "segmentation": Task(metric="Dice", network="segmenter", has_pairs=True),
+}
 """The tasks of trained networks."""
 
 
 def task_of(settings: Settings) -> Task:
     """Return the task of a study, with the score of its objective."""
-    if settings.objective.is_of_generator:
-        return GeneratorSearch(settings.objective, has_pairs=settings.task == "segmentation")
-    return type(TASKS[settings.task])(settings.objective)
+    objective = settings.objective
+    return replace(TASKS[settings.task], trains_network=not objective.is_of_generator, objective=objective)
