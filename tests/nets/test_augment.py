@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xraytune.nets.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, fresh_views, view_table
@@ -26,9 +27,8 @@ def view(**changes: float) -> Tensor:
 
 def test_identity_view_is_bit_identical() -> None:
     images = torch.rand(2, 1, 33, 33)
-    views = torch.cat([view(), view(angle_radians=0.1)])
 
-    changed = augment(images, views)
+    changed = augment(images, torch.cat([view(), view(angle_radians=0.1)]))
 
     assert torch.equal(changed[0], images[0])
     assert not torch.equal(changed[1], images[1])
@@ -90,30 +90,22 @@ def test_weakest_augmentation_only_flips() -> None:
     torch.testing.assert_close(changed[is_mirrored], images[is_mirrored].flip(dims=[3]))
 
 
-def test_a_longer_table_starts_with_the_shorter_one() -> None:
-    short = view_table(7, "real", image_count=3, views=5, classical=2)
-    long = view_table(7, "real", image_count=20, views=5, classical=2)
+def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorter_one() -> None:
+    def table(seed: int, purpose: str, image_count: int = 4) -> NDArray[np.float32]:
+        return view_table(seed, purpose, image_count=image_count, views=3, classical=2)
 
-    assert short.shape == (3, 5, len(VIEW_COLUMNS))
-    assert short.dtype == np.float32
-    assert np.array_equal(long[:3], short)
-
-
-def test_tables_depend_on_seed_and_purpose_and_all_views_differ() -> None:
-    table = view_table(7, "real", image_count=4, views=3, classical=2)
-
-    assert np.array_equal(table, view_table(7, "real", image_count=4, views=3, classical=2))
-    assert not np.array_equal(table, view_table(8, "real", image_count=4, views=3, classical=2))
-    assert not np.array_equal(table, view_table(7, "extra", image_count=4, views=3, classical=2))
-    assert len(np.unique(table.reshape(12, -1), axis=0)) == 12
+    assert (table(7, "real").shape, table(7, "real").dtype) == ((4, 3, len(VIEW_COLUMNS)), np.float32)
+    assert np.array_equal(table(7, "real", 20)[:4], table(7, "real"))
+    assert not np.array_equal(table(7, "real"), table(8, "real"))
+    assert not np.array_equal(table(7, "real"), table(7, "extra"))
+    assert len(np.unique(table(7, "real").reshape(12, -1), axis=0)) == 12
 
 
 def test_without_classical_augmentation_the_one_view_is_the_image() -> None:
-    table = view_table(7, "real", image_count=4, views=8, classical=0)
-
-    assert table.shape == (4, 1, len(VIEW_COLUMNS))
-    assert (table == np.array(IDENTITY_VIEW)).all()
-    assert (fresh_views(7, "real", count=4, classical=0) == np.array(IDENTITY_VIEW)).all()
+    fresh = fresh_views(7, "real", count=4, classical=0)
+    for views in (view_table(7, "real", image_count=4, views=8, classical=0), fresh[:, None]):
+        assert views.shape == (4, 1, len(VIEW_COLUMNS))
+        assert (views == np.array(IDENTITY_VIEW)).all()
 
 
 def test_strengths_scale_the_same_draws_within_their_bounds() -> None:

@@ -33,9 +33,12 @@ def test_features_and_logits_have_the_promised_shapes(backbone: str, changes: di
     assert torch.equal(classifier.head(classifier.backbone(images)), classifier(images))
 
 
+FEATURES, LABELS = torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1] * 4)
+
+
 def test_a_single_neuron_trains_as_with_binary_cross_entropy() -> None:
     head = build_head(Parameters(loss="bce"), 5, 2, seed=1)
-    features, labels = torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1] * 4)
+    features, labels = FEATURES, LABELS
 
     layer = head[1]
     assert isinstance(layer, torch.nn.Linear)
@@ -50,13 +53,10 @@ def test_a_single_neuron_trains_as_with_binary_cross_entropy() -> None:
 
 
 def test_the_published_vgg_head_trains_as_with_negative_log_likelihood() -> None:
-    head = build_head(Parameters(head="vgg16_two_class"), 5, 2, seed=1)
-    features, labels = torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1] * 4)
-
-    log_probabilities = head(features)
+    log_probabilities = build_head(Parameters(head="vgg16_two_class"), 5, 2, seed=1)(FEATURES)
 
     torch.testing.assert_close(log_probabilities.exp().sum(dim=1), torch.ones(8))
-    torch.testing.assert_close(F.cross_entropy(log_probabilities, labels), F.nll_loss(log_probabilities, labels))
+    torch.testing.assert_close(F.cross_entropy(log_probabilities, LABELS), F.nll_loss(log_probabilities, LABELS))
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
@@ -70,22 +70,17 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone(
     assert not torch.equal(first["backbone.0.0.weight"], other["backbone.0.0.weight"])
 
 
-@pytest.mark.parametrize(
-    ("backbone", "first_trained"),
-    [
-        ("small_cnn", "6.0.weight"),
-        ("resnet18", "layer4.0.conv1.weight"),
-        ("mobilenet_v2", "features.14.conv.0.0.weight"),
-    ],
-)
-def test_training_the_last_stage_trains_all_from_its_first_layer_on(backbone: str, first_trained: str) -> None:
-    classifier = new_classifier(backbone, trainable="last_stage")
-    names = [name for name, _ in classifier.backbone.named_parameters()]
-    split_at = names.index(first_trained)
+FIRST_TRAINED = {"small_cnn": "6.0", "resnet18": "layer4.0.conv1", "mobilenet_v2": "features.14.conv.0.0"}
 
-    flags = [parameter.requires_grad for parameter in classifier.backbone.parameters()]
 
-    assert flags == [False] * split_at + [True] * (len(names) - split_at)
+@pytest.mark.parametrize("backbone", FIRST_TRAINED)
+def test_training_the_last_stage_trains_all_from_its_first_layer_on(backbone: str) -> None:
+    parameters = dict(new_classifier(backbone, trainable="last_stage").backbone.named_parameters())
+    split_at = [*parameters].index(f"{FIRST_TRAINED[backbone]}.weight")
+
+    flags = [parameter.requires_grad for parameter in parameters.values()]
+
+    assert flags == [False] * split_at + [True] * (len(flags) - split_at)
 
 
 def test_fully_trained_backbone_uses_its_own_dropout() -> None:

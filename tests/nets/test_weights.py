@@ -25,72 +25,56 @@ def official_mobilenet() -> Path:
     return OFFICIAL_FILES
 
 
-def test_weights_none_needs_no_file() -> None:
-    assert find_weights("resnet18", "none", None) is None
-
-
 def test_imagenet_uses_newest_official_file_in_folder(official_mobilenet: Path) -> None:
-    """The folder has IMAGENET1K_V1 only, the older of two."""
-    found = find_weights("mobilenet_v2", "imagenet", official_mobilenet)
-
-    assert found == official_mobilenet / "mobilenet_v2-b0353104.pth"
-    assert found == find_weights("mobilenet_v2", "IMAGENET1K_V1", official_mobilenet)
-
-
-def test_official_weights_fill_every_tensor_of_the_backbone(official_mobilenet: Path) -> None:
+    """The folder has IMAGENET1K_V1 only, the older of two; it fills every tensor of the backbone."""
     path = official_mobilenet / "mobilenet_v2-b0353104.pth"
-    given = read_weights(path)
+    assert find_weights("mobilenet_v2", "imagenet", official_mobilenet) == path
+    assert find_weights("mobilenet_v2", "IMAGENET1K_V1", official_mobilenet) == path
+    with pytest.raises(MachineError, match=r"put mobilenet_v2-7ebf99e0\.pth there"):
+        find_weights("mobilenet_v2", "IMAGENET1K_V2", official_mobilenet)
 
     classifier = build_classifier(Parameters(backbone="mobilenet_v2", trainable="head"), 2, weights=path, seed=1)
 
+    given = read_weights(path)
     for name, tensor in classifier.backbone.state_dict().items():
         assert torch.equal(tensor, given[name]), name
 
 
-def test_one_set_of_weights_is_not_replaced_by_another(official_mobilenet: Path) -> None:
-    with pytest.raises(MachineError, match=r"put mobilenet_v2-7ebf99e0\.pth there"):
-        find_weights("mobilenet_v2", "IMAGENET1K_V2", official_mobilenet)
-
-
-def test_a_folder_without_the_file_is_refused_with_all_acceptable_names(tmp_path: Path) -> None:
-    with pytest.raises(MachineError) as caught:
+def test_missing_files_are_refused_with_all_acceptable_names(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=r"put resnet50-11ad3fa6\.pth or resnet50-0676ba61\.pth there") as caught:
         find_weights("resnet50", "imagenet", tmp_path)
-
     assert str(tmp_path) in str(caught.value)
-    assert "put resnet50-11ad3fa6.pth or resnet50-0676ba61.pth there" in str(caught.value)
+    with pytest.raises(MachineError, match="imagenet, IMAGENET1K_V1, IMAGENET1K_V2, none"):
+        find_weights("resnet50", str(tmp_path / "mine.pth"), None)
 
 
-def test_missing_weights_without_network_name_every_file_that_would_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Offline: a proxy refuses every connection."""
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of torch; a proxy refuses every connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    return tmp_path / "hub" / "checkpoints"
 
+
+def test_missing_weights_without_network_name_every_file_that_would_do(offline: Path) -> None:
     with pytest.raises(MachineError) as caught:
         find_weights("resnet50", "imagenet", None)
 
-    assert "https://download.pytorch.org/models/resnet50-11ad3fa6.pth" in str(caught.value)
-    assert "put resnet50-11ad3fa6.pth or resnet50-0676ba61.pth (from https://" in str(caught.value)
-    assert "--weights-dir" in str(caught.value)
-    assert f"put resnet50-11ad3fa6.pth into {tmp_path / 'hub' / 'checkpoints'}" in str(caught.value)
+    for words in (
+        "https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
+        "put resnet50-11ad3fa6.pth or resnet50-0676ba61.pth (from https://",
+        "--weights-dir",
+        f"put resnet50-11ad3fa6.pth into {offline}",
+    ):
+        assert words in str(caught.value)
 
 
-def test_file_in_torch_cache_works_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, official_mobilenet: Path
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    cached = tmp_path / "hub" / "checkpoints" / "mobilenet_v2-b0353104.pth"
-    cached.parent.mkdir(parents=True)
+def test_file_in_torch_cache_works_offline(offline: Path, official_mobilenet: Path) -> None:
+    cached = offline / "mobilenet_v2-b0353104.pth"
+    offline.mkdir(parents=True)
     cached.symlink_to((official_mobilenet / cached.name).resolve())
 
     assert find_weights("mobilenet_v2", "IMAGENET1K_V1", None) == cached
-
-
-def test_a_missing_custom_file_is_refused_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="imagenet, IMAGENET1K_V1, IMAGENET1K_V2, none"):
-        find_weights("resnet50", str(tmp_path / "mine.pth"), None)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2"])
@@ -126,19 +110,19 @@ def test_weights_with_more_blocks_than_the_network_are_refused(tmp_path: Path) -
         build_classifier(Parameters(backbone="small_cnn", weights=str(path)), 2, weights=path, seed=1)
 
 
-@pytest.mark.parametrize("name", ["empty.pth", "text.pth", "cut.pth", "text.safetensors"])
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        *[(name, "cannot be read") for name in ("empty.pth", "text.pth", "cut.pth", "text.safetensors")],
+        ("checkpoint.pth", "not a state dict of named tensors"),
+    ],
+)
+def test_a_file_that_cannot_be_read_or_holds_something_else_is_refused(tmp_path: Path, name: str, words: str) -> None:
     path = tmp_path / name
-    torch.save({"weight": torch.zeros(1000)}, path)
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}, "epoch": 3}, path)
     whole = path.read_bytes()
-    path.write_bytes({"empty": b"", "text": b"not weights", "cut": whole[: len(whole) // 2]}[path.stem])
+    damaged = {"empty": b"", "text": b"not weights", "cut": whole[: len(whole) // 2], "checkpoint": whole}
+    path.write_bytes(damaged[path.stem])
 
-    with pytest.raises(MachineError, match="cannot be read"):
+    with pytest.raises(MachineError, match=words):
         read_weights(path)
-
-
-def test_full_checkpoint_as_weights_is_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "mine.pth")
-
-    with pytest.raises(MachineError, match="not a state dict of named tensors"):
-        read_weights(tmp_path / "mine.pth")

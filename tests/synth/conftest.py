@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from xraytune.base.records import Compute
+from tests.in_process import CPU
 from xraytune.base.seeding import numpy_generator
-from xraytune.space.settings import GanSettings
+from xraytune.space.settings import GanSettings, GeneratorSettings
+from xraytune.synth.checkpoint import CHECKPOINT_NAME
+from xraytune.synth.train import TrainingProgress, train_generator
 
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -27,25 +31,13 @@ def _one_thread_and_fixed_seed() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def cpu() -> Compute:
-    return Compute(device="cpu", threads=1, precision="float32")
+def tiny(**changes: object) -> GanSettings:
+    """The settings of a tiny GAN, with changes."""
+    small = {"image_size": 32, "width": 4, "batch_size": 8, "z_dim": 8, "steps": 6}
+    return GanSettings.model_validate(small | changes)
 
 
-@pytest.fixture
-def tiny() -> Callable[..., GanSettings]:
-    """Build the settings of a tiny GAN, with changes."""
-
-    def settings(**changes: object) -> GanSettings:
-        return GanSettings.model_validate(
-            {"image_size": 32, "width": 4, "batch_size": 8, "z_dim": 8, "steps": 6, **changes}
-        )
-
-    return settings
-
-
-@pytest.fixture
-def blobs() -> Images:
+def draw_blobs() -> Images:
     """24 images of two classes: a bright disc on a dark background, on the left or on the right."""
     random = numpy_generator(0, "blobs")
     labels = np.arange(24, dtype=np.int64) % 2
@@ -55,3 +47,43 @@ def blobs() -> Images:
         disc = np.hypot(rows - 16, columns - (8 if label == 0 else 24)) < 6
         image[:] = np.where(disc, 200, 40) + random.integers(0, 20, size=(32, 32))
     return images, labels
+
+
+BLOBS = draw_blobs()
+DISCS = np.where(BLOBS[0] > 128, 255, 0).astype(np.uint8)
+"""Their masks."""
+
+
+def train(
+    settings: GeneratorSettings, folder: Path, images: Images = BLOBS, *, stop_after: int | None = None, **options: Any
+) -> list[TrainingProgress]:
+    """Train a generator in a folder, up to its end or a step; return its progress."""
+    defaults = {"class_count": 2, "compute": CPU, "report_every_steps": 2, "checkpoint_every_steps": 2}
+    records = []
+    for record in train_generator(settings, *images, checkpoint_dir=folder, **defaults | options):
+        records.append(record)
+        if record.step == stop_after:
+            break
+    return records
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    """Networks and optimizers of two checkpoints are the same."""
+    contents = [torch.load(folder / CHECKPOINT_NAME, weights_only=True) for folder in (one, other)]
+    for part, expected in contents[0].items():
+        found = contents[1][part]
+        if part.startswith("optimizer"):
+            for index, state in expected["state"].items():
+                for name, tensor in state.items():
+                    assert torch.equal(tensor, found["state"][index][name]), f"{part}: {index}: {name}"
+        elif isinstance(expected, dict):
+            for name, tensor in expected.items():
+                assert torch.equal(tensor, found[name]), f"{part}: {name}"
+
+
+def assert_learned_blobs(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> None:
+    """An untrained generator draws middle grey; blobs are dark, with a disc on the left or right."""
+    samples = np.concatenate([left, right])
+    assert abs(samples.mean() - BLOBS[0].mean()) < 25  # from 127 to 67
+    assert left[:, :, :16].mean() > left[:, :, 16:].mean() + 10
+    assert right[:, :, 16:].mean() > right[:, :, :16].mean() + 10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -12,25 +11,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from tests.synth.conftest import Images
-from xraytune.base.records import Compute
+from tests.in_process import CPU
+from tests.synth.conftest import BLOBS, DISCS, tiny, train
 from xraytune.data.masks import OUTLINE_RGB
-from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator
 from xraytune.synth.gan import draw_shifts, translate
 from xraytune.synth.grids import progress_gif, with_outlines
 from xraytune.synth.networks import Generator
 from xraytune.synth.pool import BLOCK, MaskRange, binarise, draw_block, mask_parts, mask_range, sample_block
-from xraytune.synth.train import resize_planes, train_generator
-
-Tiny = Callable[..., GanSettings]
-ANYTHING = MaskRange(area=(0.0, 1.0), parts=(0, 1000))
-
-
-@pytest.fixture
-def masks(blobs: Images) -> NDArray[np.uint8]:
-    """The discs of `blobs`."""
-    return np.where(blobs[0] > 128, 255, 0).astype(np.uint8)
+from xraytune.synth.train import resize_planes
 
 
 def squares(*sizes: int, side: int = 64) -> NDArray[np.uint8]:
@@ -47,12 +36,9 @@ def test_a_grey_value_of_128_or_more_is_inside() -> None:
 
 def test_specks_are_no_parts() -> None:
     """Of 64 x 64 pixels, 0.2 % are 8.2: a square of 2 px is a speck, one of 3 px is a part."""
-    assert mask_parts(np.stack([squares(10, 10), squares(10, 3), squares(10, 2, 2), squares()])).tolist() == [
-        2,
-        2,
-        1,
-        0,
-    ]
+    masks = np.stack([squares(10, 10), squares(10, 3), squares(10, 2, 2), squares()])
+
+    assert mask_parts(masks).tolist() == [2, 2, 1, 0]
 
 
 def test_masks_outside_the_ranges_of_the_training_masks_are_not_plausible() -> None:
@@ -75,39 +61,32 @@ def test_augmentation_moves_a_mask_with_its_image() -> None:
 
 
 @pytest.mark.slow
-def test_a_generator_of_pairs_learns_masks_that_fit_its_images(
-    tiny: Tiny, blobs: Images, masks: NDArray[np.uint8], cpu: Compute, tmp_path: Path
-) -> None:
-    settings = tiny(steps=250, width=8, lr_g=2e-3, lr_d=2e-3, loss="bce")
-    list(
-        train_generator(
-            settings, *blobs, 2, masks=masks, compute=cpu, checkpoint_dir=tmp_path, grid_dir=tmp_path / "grids"
-        )
-    )
+def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -> None:
+    settings = tiny(steps=180, width=8, lr_g=2e-3, lr_d=2e-3, loss="bce")
+    train(settings, tmp_path, masks=DISCS, grid_dir=tmp_path / "grids", report_every_steps=50)
 
-    drawn = sample_block(checkpoint_generator(tmp_path / CHECKPOINT_NAME), 0, 0, seed=0, compute=cpu)
+    drawn = sample_block(checkpoint_generator(tmp_path / CHECKPOINT_NAME), 0, 0, seed=0, compute=CPU)
 
     assert drawn.masks is not None
     assert set(np.unique(drawn.masks)) == {0, 255}
     inside = drawn.masks > 0
-    assert (
-        drawn.pixels[inside].mean() > drawn.pixels[~inside].mean() + 40
-    )  # of 0 without a mask that fits, and 150 in the training images
+    contrast = drawn.pixels[inside].mean() - drawn.pixels[~inside].mean()
+    assert contrast > 40, "0 without a mask that fits, and 150 in the training images"
     assert (tmp_path / "grids" / "progress.gif").is_file()
     with Image.open(tmp_path / "grids" / "real.png") as real:
         assert (np.asarray(real) == OUTLINE_RGB).all(axis=-1).any()
 
 
-def test_masks_stay_binary_when_they_are_resized(blobs: Images, masks: NDArray[np.uint8]) -> None:
-    planes = resize_planes(blobs[0], masks, 64)
+def test_masks_stay_binary_when_they_are_resized() -> None:
+    planes = resize_planes(BLOBS[0], DISCS, 64)
 
     assert planes.shape == (24, 2, 64, 64)
     assert set(np.unique(planes[:, 1])) == {0, 255}
-    assert abs((planes[:, 1] > 0).mean() - (masks > 0).mean()) < 0.005
+    assert abs((planes[:, 1] > 0).mean() - (DISCS > 0).mean()) < 0.005
 
 
 @pytest.fixture
-def pair_generator(tiny: Tiny) -> Generator:
+def pair_generator() -> Generator:
     """An untrained generator, whose masks have many areas."""
     network = Generator(tiny(), 1, channels=2)
     with torch.no_grad():
@@ -118,12 +97,12 @@ def pair_generator(tiny: Tiny) -> Generator:
 
 
 @pytest.mark.slow
-def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order(pair_generator: Generator, cpu: Compute) -> None:
-    rounds = [sample_block(pair_generator, 0, 3, seed=1, compute=cpu, round_number=number) for number in range(2)]
+def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order(pair_generator: Generator) -> None:
+    rounds = [sample_block(pair_generator, 0, 3, seed=1, compute=CPU, round_number=number) for number in range(2)]
     areas = np.concatenate([(one.masks > 0).mean(axis=(1, 2)) for one in rounds if one.masks is not None])
     typical = MaskRange(area=(0.0, float(np.median(areas[:BLOCK]))), parts=(0, 1000))
 
-    block = draw_block(pair_generator, 0, 3, seed=1, compute=cpu, typical=typical)
+    block = draw_block(pair_generator, 0, 3, seed=1, compute=CPU, typical=typical)
 
     assert block.masks is not None
     assert block.pixels.shape == block.masks.shape == (BLOCK, 32, 32)
