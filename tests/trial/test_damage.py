@@ -1,14 +1,13 @@
 """Artifacts that are damaged, lost or of another version are never used, but rebuilt once, bit for bit."""
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save
 
 from tests.in_process import CPU, one_thread
 from tests.trial.conftest import Bench
@@ -18,17 +17,12 @@ from xraytune.base import lease
 from xraytune.base.artifacts import work_path
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of, write_json
-from xraytune.base.records import EpochRecord, TrialResult
-from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare, restore_pixels, training_pixels
+from xraytune.base.records import EpochRecord, Progress, ignore_progress
+from xraytune.data.prepare import PIXELS_STAGE, prepare, restore_pixels, training_pixels
 from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
 from xraytune.synth.sources import POOL_STAGE
-from xraytune.synth.synthesize import (
-    GAN_STAGE,
-    generator_inputs,
-    network_labels,
-    trained_generator,
-)
+from xraytune.synth.synthesize import GAN_STAGE, generator_inputs, network_labels, trained_generator
 from xraytune.trial.network import FEATURES_STAGE
 from xraytune.trial.run import run_trial
 
@@ -55,34 +49,19 @@ class Done:
     figures: tuple[float | None, ...]
 
 
-def figures(result: TrialResult | None) -> tuple[float | None, ...]:
-    assert result is not None
+def run(
+    bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path, on_progress: Progress = ignore_progress
+) -> tuple[float | None, ...]:
+    """As a worker runs a trial."""
+    restore_pixels(bench.settings, bench.prepared, cache, on_progress=on_progress)
+    context = replace(bench.context, cache=cache, on_progress=on_progress)
+    result = run_trial(experiment, context, trial_dir=trial_dir, on_epoch=list[EpochRecord]().append)
     return result.value, result.val_b_score, result.threshold, result.best_epoch
 
 
-def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float | None, ...]:
-    """As a worker runs a trial."""
-    restore_pixels(bench.settings, bench.prepared, cache)
-    result = run_trial(
-        experiment,
-        RunContext(prepared=bench.prepared, cache=cache, compute=CPU),
-        trial_dir=trial_dir,
-        on_epoch=list[EpochRecord]().append,
-    )
-    return figures(result)
-
-
 def hashes(cache: Path) -> dict[str, str]:
-    """Hashes of the content: safetensors writes its metadata, and with it the manifest's hash, in any order."""
-    return {str(file.relative_to(cache)): said_by(file) for file in sorted(cache.rglob("*")) if file.is_file()}
-
-
-def said_by(file: Path) -> str:
-    if file.name == "manifest.json":
-        return str(sorted(read_json(file)["files"]))
-    if file.suffix == ".safetensors":
-        return hashlib.sha256(save(load_file(file))).hexdigest()
-    return sha256_of(file)
+    files = sorted(cache.rglob("*"))
+    return {str(file.relative_to(cache)): sha256_of(file) for file in files if file.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +81,6 @@ def cache(done: Done, tmp_path: Path) -> Path:
     return Path(shutil.copytree(done.cache, tmp_path / "cache"))
 
 
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
 def flip_a_bit(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -118,14 +93,6 @@ def half_write(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def delete(file: Path) -> None:
-    file.unlink()
-
-
-def delete_the_folder(file: Path) -> None:
-    shutil.rmtree(file.parent)
-
-
 def leave_another_version(file: Path) -> None:
     """Intact by its own manifest, but of another stage version."""
     flip_a_bit(file)
@@ -135,23 +102,25 @@ def leave_another_version(file: Path) -> None:
     write_json(file.parent / "manifest.json", manifest)
 
 
-DAMAGES = (truncate, flip_a_bit, half_write, delete, delete_the_folder, leave_another_version)
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "a bit flipped": flip_a_bit,
+    "half written": half_write,
+    "deleted": lambda file: file.unlink(),
+    "folder deleted": lambda file: shutil.rmtree(file.parent),
+    "another version": leave_another_version,
+}
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("stage", STAGES)
 def test_trial_on_damaged_cache_has_same_result(
-    done: Done,
-    cache: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    stage: str,
-    damage: Callable[[Path], None],
+    done: Done, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, stage: str, damage: str
 ) -> None:
     """All artifacts of a stage are damaged; each is rebuilt once, and those that depend on it are not."""
     damaged = sorted(cache.glob(f"{stage}/*/{STAGES[stage]}"))
     for file in damaged:
-        damage(file)
+        DAMAGES[damage](file)
     others = (file for file in cache.glob("*/*/*") if stage not in file.parts and file.name != "manifest.json")
     untouched = {file: file.stat().st_mtime_ns for file in others}
 
@@ -162,7 +131,7 @@ def test_trial_on_damaged_cache_has_same_result(
     assert hashes(cache) == done.hashes, "all rebuilt, no leftovers"
     assert {file: file.stat().st_mtime_ns for file in untouched} == untouched
     told = [record.message for record in caplog.records if "is damaged and will be built again" in record.message]
-    assert len(told) == (0 if damage is delete_the_folder else len(damaged))
+    assert len(told) == (0 if damage == "folder deleted" else len(damaged))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -186,20 +155,11 @@ def test_waiting_for_another_process_is_reported_and_ends(
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     said: list[tuple[str, int]] = []
 
-    def on_progress(what: str, done: int, _: int) -> None:
-        said.append((what, done))
-
     with ExitStack() as another_process:
         for file in cache.glob(f"{stage}/*/manifest.json"):
             shutil.rmtree(file.parent)
             another_process.enter_context(lease.build_lock(file.parent.with_name(f".{file.parent.name}.lock")))
-        restore_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
-        run_trial(
-            done.experiment,
-            RunContext(prepared=done.bench.prepared, cache=cache, compute=CPU, on_progress=on_progress),
-            trial_dir=tmp_path / "trial",
-            on_epoch=list[EpochRecord]().append,
-        )
+        run(done.bench, done.experiment, cache, tmp_path / "trial", lambda what, count, _: said.append((what, count)))
 
     assert any("another process" in what and count == 0 for what, count in said)
 
@@ -220,7 +180,7 @@ def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path,
     shutil.rmtree(cache / PIXELS_STAGE)
     settings = done.bench.settings
     root = Path(shutil.copytree(settings.data.path, tmp_path / "xrays"))
-    sorted((root / "train").rglob("*.jpeg"))[0].unlink()
+    min((root / "train").rglob("*.jpeg")).unlink()
     moved = settings.model_copy(update={"data": settings.data.model_copy(update={"path": root})})
 
     with pytest.raises(StudyError, match="the images changed since"):
@@ -245,7 +205,7 @@ def test_gan_with_stale_checkpoint_is_trained_to_the_end(done: Done, cache: Path
     together = trained_generator(settings, label, replace(context, on_progress=write_over))
 
     assert not written_over
-    assert said_by(together / "generator.safetensors") == said_by(alone / "generator.safetensors")
+    assert sha256_of(together / "generator.safetensors") == sha256_of(alone / "generator.safetensors")
 
 
 def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done, cache: Path, tmp_path: Path) -> None:
@@ -274,12 +234,15 @@ def install(package: str, release: str, folder: Path, monkeypatch: pytest.Monkey
 def test_upgrade_rebuilds_dependent_artifacts_and_keeps_old_ones(
     done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, stages: set[str]
 ) -> None:
-    before = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
+    def made() -> dict[str, set[str]]:
+        return {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
+
+    before = made()
     install(package, "99.0.1", tmp_path, monkeypatch)
 
     run(done.bench, done.experiment, cache, tmp_path / "trial")
 
-    after = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
+    after = made()
     assert {stage for stage in STAGES if after[stage] != before[stage]} == stages
     assert all(after[stage] >= before[stage] for stage in STAGES)
 

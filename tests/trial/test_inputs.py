@@ -1,5 +1,6 @@
 """The batches of a step: the same real images in every arm, nested extra ones, and the frozen network's features."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.trial.test_trial import gan, numbers, run
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.space.settings import Experiment, FolderSettings
-from xraytune.synth.synthesize import GAN_STAGE, network_labels, trained_generator
+from xraytune.synth.synthesize import GAN_STAGE
 from xraytune.trial.inputs import TrialInputs, real_images_for_norms, untrained
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
@@ -23,45 +24,32 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def training_set_of(bench: Bench) -> Any:
-    def build(**parameters: Any) -> TrainingSet:
-        experiment = bench.experiment(**parameters)
-        if experiment.parameters.gan:
-            for label in network_labels(experiment.parameters.gan, bench.prepared):
-                trained_generator(experiment.parameters.gan, label, bench.context)
-        return build_training_set(experiment, bench.context)
-
-    return build
+def training_set_of(bench: Bench) -> Callable[..., TrainingSet]:
+    return lambda **parameters: build_training_set(bench.experiment(**parameters), bench.context)
 
 
-def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, training_set_of: Any) -> None:
+ARMS: tuple[dict[str, Any], ...] = (
+    {"source": "none"},
+    {"source": "duplicate", "synthetic_ratio": 1.0},
+    {"source": "gan", "gan": gan(), "synthetic_ratio": 0.5},
+)
+
+
+@pytest.mark.parametrize("views", [3, 0])
+def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, views: int) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
-    mixes: list[dict[str, Any]] = [
-        {"source": "none"},
-        {"source": "duplicate", "synthetic_ratio": 1.0},
-        {"source": "gan", "gan": gan(), "synthetic_ratio": 0.5},
-    ]
-    for views in (3, 0):
-        batches = []
-        for mix in mixes:
-            training_set_of(**mix)
-            experiment = bench.experiment(classical=2, views=views, **mix)
-            trial_inputs = TrialInputs(experiment, bench.context)
-            batches.append([trial_inputs.batch(step) for step in range(12)])
-        alone, duplicated, synthetic = batches
-        for step in range(12):
-            real, labels = alone[step]
-            for other in (duplicated, synthetic):
-                assert torch.equal(other[step][0][: len(real)], real)
-                assert torch.equal(other[step][1][: len(real)], labels)
-            assert len(duplicated[step][0]) == 2 * len(real)
+    inputs = [TrialInputs(bench.experiment(classical=2, views=views, **arm), bench.context) for arm in ARMS]
+    alone, duplicated, synthetic = [[arm.batch(step) for step in range(12)] for arm in inputs]
+    for step in range(12):
+        real, labels = alone[step]
+        for other in (duplicated, synthetic):
+            assert torch.equal(other[step][0][: len(real)], real)
+            assert torch.equal(other[step][1][: len(real)], labels)
+        assert len(duplicated[step][0]) == 2 * len(real)
 
 
-def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_every_arm(
-    bench: Bench, training_set_of: Any
-) -> None:
+def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_every_arm(bench: Bench) -> None:
     """Of 12 steps, those with real images show the first ones of an arm without extra images, and no others."""
-    training_set_of(source="gan", gan=gan())
     for views, source in ((3, "gan"), (0, "duplicate")):
         mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
         own = {"gan": gan()} if source == "gan" else {}
@@ -93,24 +81,17 @@ def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_i
         assert all(torch.equal(inputs, trial_inputs.batch(step)[0]) for step, inputs in enumerate(batches))
 
 
+@pytest.mark.parametrize("views", [3, 0])
 def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_every_arm(
-    bench: Bench, training_set_of: Any
+    bench: Bench, views: int
 ) -> None:
     """Each image once; the batches depend neither on the arm nor on the step."""
-    mixes: list[dict[str, Any]] = [
-        {"source": "none"},
-        {"source": "duplicate", "synthetic_ratio": 1.0},
-        {"source": "gan", "gan": gan(), "synthetic_ratio": 0.5},
-    ]
-    for views in (3, 0):
-        arms = []
-        for mix in mixes:
-            training_set_of(**mix)
-            experiment = bench.experiment(classical=2, views=views, batch_norm="real", **mix)
-            trial_inputs = TrialInputs(experiment, bench.context)
-            arms.append(list(trial_inputs.norm_batches()))
-            assert all(torch.equal(*batches) for batches in zip(arms[-1], trial_inputs.norm_batches(), strict=True))
-        assert all(torch.equal(*batches) for arm in arms for batches in zip(arm, arms[0], strict=True))
+    batches = []
+    for arm in ARMS:
+        experiment = bench.experiment(classical=2, views=views, batch_norm="real", **arm)
+        trial_inputs = TrialInputs(experiment, bench.context)
+        batches += [list(trial_inputs.norm_batches()) for _ in range(2)]
+    assert all(torch.equal(*pair) for other in batches for pair in zip(other, batches[0], strict=True))
 
 
 @pytest.mark.parametrize(("count", "shown"), [(2, 2), (128, 128), (129, 129), (200, 200), (5000, 256)])
@@ -199,10 +180,8 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
             expected = network.backbone(images)
         assert torch.equal(labels, same_labels)
         assert torch.allclose(features, expected, atol=1e-5)
-    (val,), images = (
-        list(cached.network.batches(cached.val_a)),
-        torch.cat(list(straight.network.batches(straight.val_a))),
-    )
+    (val,) = cached.network.batches(cached.val_a)
+    images = torch.cat(list(straight.network.batches(straight.val_a)))
     with torch.no_grad():
         assert torch.allclose(val, network.backbone(images), atol=1e-5)
 
@@ -227,15 +206,13 @@ def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
     trial_inputs = TrialInputs(experiment, bench.context)
     prepared, _ = prepare(bench.settings, tmp_path / "cache")
     source = side_images("val_a", prepared, tmp_path / "cache")
+    context = RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU)
 
-    network, batches = untrained(
-        experiment, RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU), source
-    )
+    network, batches = untrained(experiment, context, source)
 
     assert [*network.state_dict()] == [*trial_inputs.trained.state_dict()]
-    assert all(
-        torch.equal(*pair) for pair in zip(batches, trial_inputs.network.batches(trial_inputs.val_a), strict=True)
-    )
+    expected = trial_inputs.network.batches(trial_inputs.val_a)
+    assert all(torch.equal(*pair) for pair in zip(batches, expected, strict=True))
     assert not (tmp_path / "cache" / GAN_STAGE).exists()
 
 

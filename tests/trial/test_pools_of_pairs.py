@@ -22,7 +22,7 @@ from xraytune.model.generator_folder import fill_generator_folder, generator_sam
 from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
 from xraytune.synth.memorisation import closeness, compare_with_unseen, unseen_closeness
 from xraytune.synth.memorisation_gate import measure_memorisation
-from xraytune.synth.pool import MaskRange, mask_range
+from xraytune.synth.pool import mask_range
 from xraytune.synth.sources import POOL_STAGE, generator_of, pool_block, pool_reader, typical_masks
 from xraytune.synth.synthesize import trained_generator
 from xraytune.synth.train import resize_pixels
@@ -33,7 +33,6 @@ pytestmark = pytest.mark.slow
 
 SIZE_PX = 48
 COUNT = 40
-ANYTHING = MaskRange(area=(0.0, 1.0), parts=(0, 1000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +14,16 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
-from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import RunContext, prepare
+from xraytune.data.prepare import prepare
 from xraytune.nets.backbones import build_backbone
+from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, FolderSettings, QualitySettings, Settings
 from xraytune.synth.generator_quality import Quality
 from xraytune.synth.quality import QUALITY_STAGE, REAL_STAGE, measure_quality
+from xraytune.trial.prepare import require_weights
 
 pytestmark = pytest.mark.slow
 
@@ -41,13 +43,8 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         torch.manual_seed(0)
         save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
     quality = {"backbone": "small_cnn", "weights": str(root / "net.safetensors"), "allow_memorised": True}
-    settings = Settings.model_validate(
-        {
-            "name": "clinic",
-            "data": {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.42, "val_b": 0.42}},
-            "quality": quality,
-        }
-    )
+    data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.42, "val_b": 0.42}}
+    settings = Settings.model_validate({"name": "clinic", "data": data, "quality": quality})
     prepared, _ = prepare(settings, root / "cache")
     return Bench(settings=settings, prepared=prepared, cache=root / "cache")
 
@@ -88,16 +85,14 @@ def test_figures_of_a_pool_are_computed_once(clinic: Bench) -> None:
 def test_while_one_process_computes_the_real_features_another_waits(clinic: Bench, pool: str) -> None:
     computes_real, may_continue = threading.Event(), threading.Event()
 
-    def first(what: str, done: int, total: int) -> None:
-        del done, total
+    def first(what: str, *_: int) -> None:
         if "real" in what:
             computes_real.set()
             assert may_continue.wait(60)
 
     reported = []
 
-    def second(what: str, done: int, total: int) -> None:
-        del done, total
+    def second(what: str, *_: int) -> None:
         reported.append(what)
         if what.startswith("waiting"):
             may_continue.set()
@@ -118,16 +113,14 @@ def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
     notes: list[Quality | str] = []
     few = clinic.cache.parent / "few"
     for name in clinic.prepared.class_names:
-        files = sorted((clinic.cache.parent / "sharp" / name).iterdir())[:30]
         (few / name).mkdir(parents=True)
-        for file in files:
+        for file in sorted((clinic.cache.parent / "sharp" / name).iterdir())[:30]:
             shutil.copy(file, few / name)
     images = [one for one in clinic.prepared.images if one.side != "val_b" or one.label]
     sides = replace(clinic.prepared, images=tuple(images))
 
     for experiment, prepared in ((with_folder(clinic, "few"), clinic.prepared), (with_folder(clinic, "sharp"), sides)):
-        context = RunContext(prepared=prepared, cache=clinic.cache, compute=CPU)
-        notes.append(measure_quality(experiment, context))
+        notes.append(measure_quality(experiment, replace(clinic.context, prepared=prepared)))
 
     assert notes == [
         "not measured: too few synthetic images (NORMAL 30, PNEUMONIA 30; at least 50 needed)",
@@ -143,3 +136,22 @@ def test_features_need_weights(clinic: Bench) -> None:
     missing = with_folder(clinic, "sharp", backbone="resnet18", weights=str(np.e))
     with pytest.raises(MachineError, match="no such weights file"):
         measure_quality(missing, clinic.context)
+
+
+def test_weights_of_the_figures_are_checked_in_their_own_network_for_segmentation_too(
+    clinic: Bench, tmp_path: Path
+) -> None:
+    """Not in a U-Net, for which there are fewer backbones."""
+    quality, file = clinic.settings.quality, tmp_path / "space.yaml"
+    file.write_text(
+        f"name: pairs\ntask: segmentation\ndata: {{path: pairs}}\n"
+        f"quality: {{backbone: small_cnn, weights: {quality.weights}}}\n"
+        "parameters: {backbone: {value: resnet18}, weights: {value: none}}\n",
+        encoding="utf-8",
+    )
+    require_weights(load_space(file))
+    save_file(build_backbone("squeezenet1_1")[0].state_dict(), quality.weights.replace("net.", "other."))
+    file.write_text(file.read_text(encoding="utf-8").replace("net.safe", "other.safe"), encoding="utf-8")
+
+    with pytest.raises(MachineError, match="these weights are not for small_cnn"):
+        require_weights(load_space(file))

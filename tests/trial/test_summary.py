@@ -1,13 +1,19 @@
-"""The layer table: every parameter once, layers in the order of their calls."""
+"""The layer table of a configuration: every parameter once, layers in the order of their calls; the number of classes."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from torch import nn
 
+from xraytune.base.errors import ConfigError
+from xraytune.data.index import find_class_names
 from xraytune.nets.classifier import build_classifier
+from xraytune.space.load import load_space
+from xraytune.space.rules import check_images
 from xraytune.space.settings import Parameters
-from xraytune.trial.summary import summarise
+from xraytune.trial.summary import model_summary, summarise
 
 pytestmark = pytest.mark.slow
 
@@ -59,17 +65,21 @@ VGG16_TWO_CLASS = """
 """
 
 
-def test_the_published_vgg16_has_its_published_layers_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):  # skip slow initialisation
+@pytest.fixture
+def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the initialisation of weights, which takes seconds."""
+    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+
+
+@pytest.mark.usefixtures("unset_weights")
+def test_the_published_vgg16_has_its_published_layers_and_counts() -> None:
     parameters = Parameters(backbone="vgg16", trainable="head", head="vgg16_two_class", batch_size=8)
 
     found = summarise(build_classifier(parameters, 2, weights=None, seed=1), (8, 3, 224, 224))
 
-    table = [
-        f"{layer.kind}-{number} {list(layer.output_shape)} {layer.params:,}"
-        for number, layer in enumerate(found.layers, 1)
-    ]
+    rows = enumerate(found.layers, 1)
+    table = [f"{layer.kind}-{number} {list(layer.output_shape)} {layer.params:,}" for number, layer in rows]
     assert table == [" ".join(line.split()) for line in VGG16_TWO_CLASS.strip().splitlines()]
     assert (found.total_params, found.trainable_params) == (135_309_890, 1_049_346)
     sizes = (found.input_mebibytes, found.activations_mebibytes, found.params_mebibytes)
@@ -77,11 +87,10 @@ def test_the_published_vgg16_has_its_published_layers_and_counts(monkeypatch: py
     assert {layer.name for layer in found.layers if layer.is_trained} == {"head.0", "head.3"}
 
 
+@pytest.mark.usefixtures("unset_weights")
 @pytest.mark.parametrize("backbone", ["small_cnn", "convnext_tiny", "swin_t", "vit_b_32", "googlenet"])
-def test_every_parameter_is_counted_once(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_parameter_is_counted_once(backbone: str) -> None:
     """Attention, class tokens and layer scales have parameters outside of leaf modules."""
-    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
-        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
     parameters = Parameters(backbone=backbone, weights="none")  # one of its names
     network = build_classifier(parameters, 2, weights=None, seed=1)
     expected = sum(parameter.numel() for parameter in network.parameters())
@@ -91,3 +100,35 @@ def test_every_parameter_is_counted_once(backbone: str, monkeypatch: pytest.Monk
     assert found.total_params == found.trainable_params == expected
     assert sum(layer.params for layer in found.layers) == expected
     assert found.layers[-1].output_shape == (2, 2)
+
+
+def write_space(folder: Path, line: str, classes: int) -> Path:
+    """Write a space with a line, and empty class folders."""
+    for number in range(classes):
+        (folder / "images" / f"class{number}").mkdir(parents=True, exist_ok=True)
+    fixed = "backbone: {value: small_cnn}\n  weights: {value: none}"
+    path = folder / "small.yaml"
+    data = "name: small\ndata: {path: images, image_size: 32, classes: auto}"
+    path.write_text(f"{data}\nparameters:\n  {fixed}\n  {line}\n", encoding="utf-8")
+    return path
+
+
+def test_the_table_is_of_the_files_network_at_its_batch_and_image_size(tmp_path: Path) -> None:
+    space = write_space(tmp_path, "batch_size: {value: 4}", 5)
+
+    found = model_summary(space, overrides=["input_channels=1"])
+
+    assert (found.input_shape, found.layers[-1].output_shape) == ((4, 1, 32, 32), (4, 5))
+    assert found.total_params == found.trainable_params
+
+
+@pytest.mark.parametrize(("losses", "classes"), [("bce, cross_entropy", 2), ("cross_entropy", 3), ("bce", 3)])
+def test_a_single_neuron_is_refused_for_three_class_folders(tmp_path: Path, losses: str, classes: int) -> None:
+    space = load_space(write_space(tmp_path, f"loss: {{values: [{losses}]}}", classes))
+    class_count = len(find_class_names(space.settings.data))
+
+    if losses == "bce":
+        with pytest.raises(ConfigError, match="loss: bce requires two classes, but the images have 3"):
+            check_images(space, class_count=class_count)
+    else:
+        check_images(space, class_count=class_count)

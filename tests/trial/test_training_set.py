@@ -19,7 +19,7 @@ from tests.trial.test_trial import run
 from xraytune.base.errors import DataError, TrialError
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage
-from xraytune.space.settings import FolderSettings, SplitSettings, without_gate
+from xraytune.space.settings import DataSettings, FolderSettings, SplitSettings, without_gate
 from xraytune.synth.extra_folder import store_folder
 from xraytune.trial.training_set import build_training_set
 
@@ -28,6 +28,16 @@ pytestmark = pytest.mark.slow
 
 def held_back(prepared: Prepared) -> list[PreparedImage]:
     return [image for image in prepared.images if image.side != "train"]
+
+
+def used_of(bench: Bench, root: Path, prepared: Prepared | None = None, data: DataSettings | None = None) -> Any:
+    """The images of a folder that a trial may train on."""
+    return store_folder(root, prepared or bench.prepared, data or bench.settings.data, cache=root.parent / "cache")[0]
+
+
+def one_of_each(bench: Bench) -> tuple[PreparedImage, PreparedImage]:
+    """An image of a validation side, and one of the train side."""
+    return held_back(bench.prepared)[0], next(image for image in bench.prepared.images if image.side == "train")
 
 
 def write_negatives(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
@@ -73,7 +83,7 @@ def test_validation_files_are_excluded_under_any_name(
     root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
 
     with caplog.at_level(logging.WARNING, logger="xraytune.synth.extra_folder"):
-        used, _ = store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+        used = used_of(bench, root)
 
     assert f"({len(held_back(bench.prepared))} are identical to images there)" in caplog.text
 
@@ -83,7 +93,7 @@ def test_validation_files_are_excluded_under_any_name(
 
 def test_patient_owning_validation_file_is_excluded_entirely(bench: Bench, tmp_path: Path) -> None:
     """A table of patients uses other names, but an identical file links one of them to validation."""
-    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
+    seen, trained = one_of_each(bench)
     root = copy_renamed(bench, tmp_path / "extra", [seen])
     write_negatives(bench, root, [seen, trained])
     names = {path.stem: path.relative_to(root).as_posix() for path in root.rglob("*.*")}
@@ -91,26 +101,26 @@ def test_patient_owning_validation_file_is_excluded_entirely(bench: Bench, tmp_p
     table = "".join(f"{names[stem]},{patient}\n" for stem, patient in rows.items())
     (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
 
-    used, _ = store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+    used = used_of(bench, root)
 
     assert [image.patient for image in used] == ["bert"]
 
 
 def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path: Path) -> None:
     """Patients who share an image are merged under one name; their files still carry the other."""
-    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
+    seen, trained = one_of_each(bench)
     joined = replace(seen, patient="another name")
     prepared = replace(bench.prepared, images=(joined, trained))
     root = write_negatives(bench, tmp_path / "extra", [seen, trained])
 
-    used, _ = store_folder(root, prepared, bench.settings.data, cache=tmp_path / "cache")
+    used = used_of(bench, root, prepared)
 
     assert [image.patient for image in used] == [trained.patient]
 
 
 def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path) -> None:
     """A regular expression may keep them; a table of patients is read without them."""
-    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
+    seen, trained = one_of_each(bench)
     prepared = replace(bench.prepared, images=(replace(seen, patient=" anna"), trained))
     root = copy_renamed(bench, tmp_path / "extra", [trained])
     write_negatives(bench, root, [trained])
@@ -118,13 +128,13 @@ def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path)
     table = f"copy0.jpeg,bert\n{other.name},anna\n"
     (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
 
-    used, _ = store_folder(root, prepared, bench.settings.data, cache=tmp_path / "cache")
+    used = used_of(bench, root, prepared)
 
     assert [image.patient for image in used] == ["bert"]
 
 
 def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path) -> None:
-    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
+    seen, trained = one_of_each(bench)
     prepared = replace(bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2")))
     root = copy_renamed(bench, tmp_path / "extra", [trained, trained, trained])
     class_folder = root / bench.prepared.class_names[trained.label]
@@ -134,21 +144,20 @@ def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path
         copy.rename(class_folder / f"{name}.jpeg")
     data = bench.settings.data.model_copy(update={"split": SplitSettings(group_regex=r"(p\d+)_")})
 
-    used, _ = store_folder(root, prepared, data, cache=tmp_path / "cache")
+    used = used_of(bench, root, prepared, data)
 
     assert sorted(Path(image.file).stem for image in used) == ["p2_blurred", "somebody"]
 
 
 def test_copies_named_like_validation_images_are_excluded_with_table(bench: Bench, tmp_path: Path) -> None:
     renamed = [replace(image, file=f"img{n}.jpeg", patient=f"p{n}") for n, image in enumerate(bench.prepared.images)]
+    prepared = replace(bench.prepared, images=tuple(renamed))
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     for before, after in zip(bench.prepared.images, renamed, strict=True):
         class_folder = root / bench.prepared.class_names[after.label]
         (class_folder / f"{Path(before.file).stem}.png").rename(class_folder / f"{Path(after.file).stem}.png")
 
-    used, _ = store_folder(
-        root, replace(bench.prepared, images=tuple(renamed)), bench.settings.data, cache=tmp_path / "cache"
-    )
+    used = used_of(bench, root, prepared)
 
     assert {Path(i.file).stem for i in used} == {Path(i.file).stem for i in renamed if i.side == "train"}
 
@@ -157,7 +166,7 @@ def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path
     root = write_negatives(bench, tmp_path / "extra", held_back(bench.prepared))
 
     with pytest.raises(DataError, match=r"extra images are left out(.|\n)*fix: use images of other patients"):
-        store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
+        used_of(bench, root)
 
 
 def test_excluded_images_do_not_affect_training(bench: Bench, tmp_path: Path) -> None:
