@@ -43,10 +43,8 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
     assert abs(trained["val_b_score"] - exported["val_b_score"]) < 0.1
 
     on_gpu = said(tmp_path, "evaluate", "model", "--data", "others/test")
-    command = [PROGRAM, "evaluate", "model", "--data", "others/test", "--json"]
-    without = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    )
+    command, no_gpu = [PROGRAM, "evaluate", "model", "--data", "others/test", "--json"], {"CUDA_VISIBLE_DEVICES": ""}
+    without = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, env=os.environ | no_gpu)
     assert abs(json.loads(without.stdout)["auroc"] - on_gpu["auroc"]) < 0.02
 
 

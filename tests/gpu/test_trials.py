@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from tests.in_process import CPU
+from tests.synth.conftest import train
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import ARMS
 from xraytune.base.records import Compute, EpochRecord
-from xraytune.data.prepare import RunContext
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
 from xraytune.nets.train import predict_logits
@@ -24,7 +29,7 @@ from xraytune.space.settings import DiffusionSettings, Experiment, GanSettings, 
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
 from xraytune.synth.contract import real_images
 from xraytune.synth.pool import draw_noise, generate
-from xraytune.synth.train import CapturedStep, TrainingProgress, train_generator
+from xraytune.synth.train import CapturedStep, TrainingProgress
 from xraytune.trial.run import trial_epochs
 
 pytestmark = pytest.mark.gpu
@@ -37,37 +42,17 @@ def epochs(
     bench: Bench, experiment: Experiment, folder: Path, compute: Compute, count: int | None = None
 ) -> list[EpochRecord]:
     """The epochs of a trial, all or the first `count`."""
-    trial = trial_epochs(
-        experiment, RunContext(prepared=bench.prepared, cache=bench.cache, compute=compute), trial_dir=folder
-    )
-    seen = []
-    for record in trial:
-        seen.append(record)
-        if len(seen) == count:
-            break
-    trial.close()
-    return seen
+    with closing(trial_epochs(experiment, replace(bench.context, compute=compute), folder)) as trial:
+        return [*islice(trial, count)]
 
 
-def gan_steps(bench: Bench, compute: Compute, folder: Path, stop_after: int | None = None) -> list[TrainingProgress]:
-    train = bench.prepared.side("train")
-    pixels = np.random.default_rng(0).integers(0, 255, (len(train.labels), 32, 32), dtype=np.uint8)
-    training = train_generator(
-        GAN,
-        pixels,
-        train.labels,
-        2,
-        compute=compute,
-        checkpoint_dir=folder,
-        report_every_steps=5,
-        checkpoint_every_steps=10,
-    )
-    seen = []
-    for record in training:
-        seen.append(record)
-        if record.step == stop_after:
-            break
-    return seen
+def gan_steps(compute: Compute, folder: Path, stop_after: int | None = None) -> list[TrainingProgress]:
+    every = {"report_every_steps": 5, "checkpoint_every_steps": 10}
+    return train(GAN, folder, compute=compute, stop_after=stop_after, **every)
+
+
+def weights_of(networks: Iterable[nn.Module]) -> list[torch.Tensor]:
+    return [torch.cat([weights.detach().flatten() for weights in network.parameters()]) for network in networks]
 
 
 @pytest.mark.parametrize("trainable", ["head", "last_stage", "all"])
@@ -103,26 +88,20 @@ def test_an_interrupted_trial_resumes(bench: Bench, tmp_path: Path, gpu: Compute
     epochs(bench, experiment, tmp_path / "resumed", gpu, count=2)
     resumed = epochs(bench, experiment, tmp_path / "resumed", gpu)
 
-    assert [record.epoch for record in resumed] == [1, 2, 3], (
-        "the finished epochs are reported again, the third is trained"
-    )
+    assert [record.epoch for record in resumed] == [1, 2, 3], "two are reported again, the third is trained"
     losses = [[record.train_loss for record in records] for records in (straight, resumed)]
     assert losses[1] == pytest.approx(losses[0], abs=0.05)
 
 
-def test_an_interrupted_gan_resumes(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
-    gan_steps(bench, gpu, tmp_path / "straight")
+def test_an_interrupted_gan_resumes(tmp_path: Path, gpu: Compute) -> None:
+    gan_steps(gpu, tmp_path / "straight")
 
-    gan_steps(bench, gpu, tmp_path / "resumed", stop_after=20)
-    rest = gan_steps(bench, gpu, tmp_path / "resumed")
+    gan_steps(gpu, tmp_path / "resumed", stop_after=20)
+    rest = gan_steps(gpu, tmp_path / "resumed")
 
     assert rest[0].step == 25, "it resumes from its checkpoint"
-    one, other = (
-        torch.cat(
-            [weights.flatten() for weights in checkpoint_generator(tmp_path / name / CHECKPOINT_NAME).parameters()]
-        )
-        for name in ("straight", "resumed")
-    )
+    files = (tmp_path / name / CHECKPOINT_NAME for name in ("straight", "resumed"))
+    one, other = weights_of(map(checkpoint_generator, files))
     assert float((one - other).norm() / one.norm()) < 0.05
 
 
@@ -142,16 +121,13 @@ def test_cuda_graph_equals_the_plain_step(gpu: Compute, settings: GeneratorSetti
         recorded.step += 1
 
     for name in {*one_by_one.saved} - {"optimizer", "optimizer_g", "optimizer_d"}:
-        one, other = (
-            torch.cat([weights.detach().flatten() for weights in getattr(training, name).parameters()])
-            for training in (one_by_one, recorded)
-        )
+        one, other = weights_of(getattr(training, name) for training in (one_by_one, recorded))
         assert float((one - other).norm() / one.norm()) < 0.02, name
 
 
-def test_a_pool_is_the_same_on_gpu_and_cpu_up_to_rounding(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
+def test_a_pool_is_the_same_on_gpu_and_cpu_up_to_rounding(tmp_path: Path, gpu: Compute) -> None:
     """Noise is drawn on the CPU, so a generator gives the same images on any device."""
-    gan_steps(bench, gpu, tmp_path)
+    gan_steps(gpu, tmp_path)
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
     labels = torch.arange(16) % 2
     z = draw_noise(generator, len(labels), 5)
@@ -183,11 +159,8 @@ def test_out_of_memory_is_reported_as_such(bench: Bench, tmp_path: Path, gpu: Co
     share = 24 * 2**20 / torch.cuda.get_device_properties(0).total_memory
     pin(gpu, gpu_share=share)
     experiment = bench.experiment(source="none", backbone="vgg16", trainable="all")
-    trial = trial_epochs(
-        experiment, RunContext(prepared=bench.prepared, cache=bench.cache, compute=gpu), trial_dir=tmp_path
-    )
 
-    message = next_message(trial, tmp_path)
+    message = next_message(trial_epochs(experiment, replace(bench.context, compute=gpu), tmp_path), tmp_path)
 
     assert isinstance(message, TrialFailed)
     assert message.cause == "memory"

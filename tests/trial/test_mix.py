@@ -72,20 +72,17 @@ def test_every_prefix_is_within_one_image_per_class_of_the_shares(weights: list[
         assert weight > 0 or images == 0
 
 
-def test_a_case_by_hand() -> None:
-    mix = mixed(0.5, batch_size=8)
-
-    assert (mix.real_per_step, mix.extra_per_step) == (8, 4)
-    assert plan_mix([2, 6], mix).tolist() == [1, 0, 1, 1]
-
-
-def test_a_single_extra_image_is_of_the_larger_class() -> None:
+def test_cases_by_hand() -> None:
+    assert plan_mix([2, 6], mixed(0.5)).tolist() == [1, 0, 1, 1]
     assert plan_mix([3, 7], mixed(0.1)).tolist() == [1]
 
 
-@pytest.mark.parametrize(("ratio", "real_per_step", "extra_per_step"), [(1.0, 16, 16), (3.0, 8, 24), (0.25, 26, 6)])
-def test_mixing_replace_divides_the_batch(ratio: float, real_per_step: int, extra_per_step: int) -> None:
-    mix = mixed(ratio, mixing="replace", batch_size=32)
+@pytest.mark.parametrize(
+    ("ratio", "mixing", "real_per_step", "extra_per_step"),
+    [(0.5, "additive", 32, 16), (1.0, "replace", 16, 16), (3.0, "replace", 8, 24), (0.25, "replace", 26, 6)],
+)
+def test_mixing_replace_divides_the_batch(ratio: float, mixing: str, real_per_step: int, extra_per_step: int) -> None:
+    mix = mixed(ratio, mixing=mixing, batch_size=32)
 
     assert (mix.real_per_step, mix.extra_per_step) == (real_per_step, extra_per_step)
 

@@ -65,16 +65,12 @@ def test_gan_trained_on_other_images_is_accepted(bench: Bench, tmp_path: Path) -
     require_unseen(folder_of(replace(bench.prepared, images=others), tmp_path / "others"), bench.prepared)
 
 
-@pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff"])
-def test_a_damaged_record_is_refused(bench: Bench, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff", "[]", "{}", '{"version": 1}'])
+def test_a_damaged_record_is_refused_and_an_unrelated_one_ignored(bench: Bench, tmp_path: Path, content: str) -> None:
     (tmp_path / PROVENANCE_FILE).write_bytes(content.encode("latin-1"))
 
-    with pytest.raises(DataError, match=r"provenance\.json: .* cannot be read"):
+    if content.endswith(("]", "}")):
         require_unseen(tmp_path, bench.prepared)
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"version": 1}'])
-def test_unrelated_record_is_ignored(bench: Bench, tmp_path: Path, content: str) -> None:
-    (tmp_path / PROVENANCE_FILE).write_text(content, encoding="utf-8")
-
-    require_unseen(tmp_path, bench.prepared)
+    else:
+        with pytest.raises(DataError, match=r"provenance\.json: .* cannot be read"):
+            require_unseen(tmp_path, bench.prepared)

@@ -21,26 +21,17 @@ def test_every_pass_shows_each_image_once(count: int, per_step: int, passes: int
     assert (np.sort(shown.reshape(passes, count), axis=1) == np.arange(count)).all()
 
 
-def test_step_does_not_depend_on_earlier_draws() -> None:
-    """A resumed trial draws what an uninterrupted one does."""
+def test_a_step_depends_on_neither_earlier_draws_nor_another_stream() -> None:
+    """A resumed trial draws what an uninterrupted one does, and two arms see the same real images in the same views."""
     straight, resumed = real_stream(), real_stream()
+    extra = image_stream(7, "extra", image_count=20, per_step=4, view_count=8)
     for step in range(40):
         straight(step)
+        extra(step)
 
-    for step in (39, 3):
+    for step in (39, 3, *range(30)):
         assert (straight(step).positions == resumed(step).positions).all()
         assert (straight(step).views == resumed(step).views).all()
-
-
-def test_two_arms_of_one_seed_see_the_same_real_batches_in_the_same_views() -> None:
-    """The real stream does not depend on the extra stream of another arm."""
-    alone, beside_an_extra_stream = real_stream(), real_stream()
-    extra = image_stream(7, "extra", image_count=20, per_step=4, view_count=8)
-
-    for step in range(30):
-        extra(step)
-        assert (alone(step).positions == beside_an_extra_stream(step).positions).all()
-        assert (alone(step).views == beside_an_extra_stream(step).views).all()
 
 
 def test_seed_and_purpose_change_the_draws() -> None:

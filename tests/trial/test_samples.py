@@ -56,17 +56,12 @@ def greys(shown: TrainingSet, class_names: tuple[str, ...] = ("NORMAL", "PNEUMON
 
 
 def test_each_class_has_a_band_with_real_images_left_and_extra_ones_right() -> None:
+    """Without extra images, their block is white; repeated ones are the real ones."""
     made = group("gan", [110, 120, 111, 121], [0, 1, 0, 1])
 
     assert greys(training_set((made,), [7, 5, 6, 8])) == [[[10, 11, 12], [111, 110]], [[20, 21], [120, 121]]]
-
-
-def test_without_extra_images_their_block_is_white() -> None:
     assert greys(training_set((), [])) == [[[10, 11, 12], []], [[20, 21], []]]
-
-
-def test_repeated_images_are_the_real_ones() -> None:
-    assert [extra for _, extra in greys(training_set((), [4, 4, 1]))] == [[12, 12], [20]]
+    assert greys(training_set((), [4, 4, 1])) == [[[10, 11, 12], [12, 12]], [[20, 21], [20]]]
 
 
 def test_many_images_of_a_class_are_shown_from_first_to_last() -> None:
@@ -82,8 +77,10 @@ def with_gan(bench: Bench, settings: GanSettings) -> Experiment:
 
 
 @pytest.mark.slow
-def test_a_gans_grid_shows_its_first_images_beside_training_images_alone(bench: Bench, tmp_path: Path) -> None:
-    """They are drawn at the GAN's size, like its own."""
+def test_a_gans_grid_shows_its_first_images_beside_training_images_alone_and_is_written_once(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """They are drawn at the GAN's size, like its own. Other steps make another GAN."""
     settings = gan()
 
     grid = save_generator_grid(with_gan(bench, settings), bench.context, tmp_path)
@@ -97,24 +94,14 @@ def test_a_gans_grid_shows_its_first_images_beside_training_images_alone(bench: 
         real = training_pixels(bench.prepared, bench.cache)[train.rows[train.labels == label]]
         known = [enlarged(image) for image in real]
         assert all(cell.tolist() in known for cell in found[label, 0] if cell.min() < WHITE)
+    grid.write_bytes(b"kept")
+    assert save_generator_grid(with_gan(bench, settings), bench.context, tmp_path) == grid
+    assert grid.read_bytes() == b"kept"
+    longer = settings.model_copy(update={"steps": 3})
+    assert save_generator_grid(with_gan(bench, longer), bench.context, tmp_path) != grid
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> list[list[int]]:
     image = Image.fromarray(np.asarray(pixels)).resize((CELL_PX, CELL_PX), Image.Resampling.BICUBIC)
     values: list[list[int]] = np.asarray(image).tolist()
     return values
-
-
-@pytest.mark.slow
-def test_a_gans_grid_is_written_once(bench: Bench, tmp_path: Path) -> None:
-    """Other steps make another GAN."""
-    settings = gan()
-    longer = settings.model_copy(update={"steps": 3})
-    first = save_generator_grid(with_gan(bench, settings), bench.context, tmp_path)
-    first.write_bytes(b"kept")
-
-    again = save_generator_grid(with_gan(bench, settings), bench.context, tmp_path)
-    other = save_generator_grid(with_gan(bench, longer), bench.context, tmp_path)
-
-    assert (again, again.read_bytes()) == (first, b"kept")
-    assert other != first
