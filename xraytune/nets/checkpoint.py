@@ -52,14 +52,12 @@ def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[Epoch
 
 
 def finished_epochs(folder: Path) -> list[EpochRecord]:
-    """Return the checkpoint's epochs; a killed trial may not have reported the last one."""
-    return _read(folder)[1]
+    """Return the checkpoint's epochs; a killed trial may not have reported the last one.
 
-
-def intact_epochs(folder: Path) -> list[EpochRecord]:
-    """Return `finished_epochs`; a damaged checkpoint is removed, so that the same epochs are trained again."""
+    A damaged checkpoint is removed, so that the same epochs are trained again.
+    """
     try:
-        return finished_epochs(folder)
+        return _read(folder)[1]
     except ArtifactError as error:
         _logger.warning("%s; training starts from scratch", error)
         shutil.rmtree(folder)

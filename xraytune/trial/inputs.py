@@ -207,14 +207,11 @@ class PixelLoader:
         return collected
 
     def _views(self, drawn: StepImages) -> Tensor:
-        views = self._fresh_views(drawn) if self._table is None else self._table[drawn.numbers, drawn.views]
+        if self._table is not None:
+            views = self._table[drawn.numbers, drawn.views]
+        else:  # two streams, so that the views of real images are the same in every arm
+            draw = partial(fresh_views, self._seed, classical=self._classical)
+            extra_count = len(drawn.numbers) - drawn.real_count
+            real, extra = draw("real", drawn.step, count=drawn.real_count), draw("extra", drawn.step, count=extra_count)
+            views = np.concatenate([real, extra])
         return torch.from_numpy(views).to(self._network.compute.device)
-
-    def _fresh_views(self, drawn: StepImages) -> NDArray[np.float32]:
-        # Two streams, so that the views of real images are the same in every arm.
-        counts = {"real": drawn.real_count, "extra": len(drawn.numbers) - drawn.real_count}
-        views = [
-            fresh_views(self._seed, purpose, drawn.step, count=count, classical=self._classical)
-            for purpose, count in counts.items()
-        ]
-        return np.concatenate(views)

@@ -21,7 +21,7 @@ from xraytune.base.errors import ArtifactError
 from xraytune.base.files import append_jsonl, read_jsonl, write_array, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import Prepared, RunContext
-from xraytune.nets.checkpoint import intact_epochs, load_best
+from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.nets.train import NetworkTraining, train_network
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Labels
@@ -80,7 +80,20 @@ def network_epochs(
     if experiment.parameters.has_synthetic_images and not (trial_dir / QUALITY_FILE).exists():
         write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(report_pool(experiment, context))})
     inputs = TrialInputs(experiment, context)  # may refuse the pool
-    training = _training(experiment, context, inputs, trial_dir / "checkpoint")
+    settings = experiment.settings
+    training = NetworkTraining(
+        parameters=experiment.parameters,
+        network=inputs.trained,
+        batch=inputs.batch,
+        loss=task.loss,
+        norm_batches=inputs.norm_batches,
+        max_epochs=settings.budget.max_epochs,
+        steps_per_epoch=prepared.steps_per_epoch(settings),
+        seed=settings.seed,
+        compute=context.compute,
+        checkpoint_dir=trial_dir / "checkpoint",
+        on_progress=context.on_progress,
+    )
     records = []
     for record in _logged(training, inputs, trial_dir / "epochs.jsonl"):
         records.append(record)
@@ -106,7 +119,7 @@ def network_epochs(
 
 def _logged(training: NetworkTraining, inputs: TrialInputs, log: Path) -> Iterator[EpochRecord]:
     """Yield the finished epochs, then train the others; each is in the log before it is yielded."""
-    finished = intact_epochs(training.checkpoint_dir)
+    finished = finished_epochs(training.checkpoint_dir)
     logged = len(read_jsonl(log))
     if logged > len(finished):  # the checkpoint was lost: these epochs are trained again, and may round differently
         write_text(log, "")
@@ -115,25 +128,6 @@ def _logged(training: NetworkTraining, inputs: TrialInputs, log: Path) -> Iterat
         if record.epoch > logged:
             append_jsonl(log, {"version": 1, **asdict(record)})
         yield record
-
-
-def _training(
-    experiment: Experiment, context: RunContext, inputs: TrialInputs, checkpoint_dir: Path
-) -> NetworkTraining:
-    settings = experiment.settings
-    return NetworkTraining(
-        parameters=experiment.parameters,
-        network=inputs.trained,
-        batch=inputs.batch,
-        loss=task_of(settings).loss,
-        norm_batches=inputs.norm_batches,
-        max_epochs=settings.budget.max_epochs,
-        steps_per_epoch=context.prepared.steps_per_epoch(settings),
-        seed=settings.seed,
-        compute=context.compute,
-        checkpoint_dir=checkpoint_dir,
-        on_progress=context.on_progress,
-    )
 
 
 def train_own_generator(experiment: Experiment, context: RunContext) -> None:
