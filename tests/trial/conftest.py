@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.in_process import CPU, one_thread
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, RunContext, prepare
+from xraytune.nets.backbones import build_backbone
 from xraytune.space.settings import Experiment, Parameters, Settings
 
 
@@ -45,6 +48,21 @@ def make_bench(folder: Path) -> Bench:
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return make_bench(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="session")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A study with enough validation images of each class for a KID, and a backbone to measure it with."""
+    root = tmp_path_factory.mktemp("clinic")
+    draw_phantoms(root / "xrays", patients=240, seed=3, image_size_px=32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
+    quality = {"backbone": "small_cnn", "weights": str(root / "net.safetensors"), "allow_memorised": True}
+    data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.42, "val_b": 0.42}}
+    settings = Settings.model_validate({"name": "clinic", "data": data, "quality": quality})
+    prepared, _ = prepare(settings, root / "cache")
+    return Bench(settings=settings, prepared=prepared, cache=root / "cache")
 
 
 @pytest.fixture(autouse=True)

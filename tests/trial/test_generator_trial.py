@@ -6,17 +6,13 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 
 from tests.trial.conftest import Bench, make_bench
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import DataError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord, TrialResult
-from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import prepare
-from xraytune.nets.backbones import build_backbone
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.settings import Budget, Experiment, Objective, Parameters
 from xraytune.synth.quality import require_measurable
 from xraytune.synth.sources import POOL_STAGE
 from xraytune.synth.synthesize import GAN_STAGE
@@ -27,20 +23,10 @@ GAN = {"image_size": 32, "steps": 6, "width": 4, "z_dim": 8, "batch_size": 8, "l
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """Phantoms with enough images of each class for a KID."""
-    folder = tmp_path_factory.mktemp("quality")
-    draw_phantoms(folder / "xrays", patients=230, seed=3, image_size_px=32)
-    backbone, _ = build_backbone("small_cnn", weights=None)
-    save_file(backbone.state_dict(), folder / "own.safetensors")
-    settings = Settings.model_validate_json(
-        f"""{{"name": "small", "data": {{"path": "{folder / "xrays"}", "image_size": 32,
-                                         "split": {{"val_a": 0.42, "val_b": 0.42}}}},
-            "objective": {{"metric": "gan_kid"}}, "budget": {{"max_epochs": 4}},
-            "quality": {{"backbone": "small_cnn", "weights": "{folder / "own.safetensors"}", "allow_memorised": true}}}}"""
-    )
-    prepared, _ = prepare(settings, folder / "cache")
-    return Bench(settings=settings, prepared=prepared, cache=folder / "cache")
+def many(clinic: Bench) -> Bench:
+    """A study that searches for a generator, in four epochs."""
+    changes = {"objective": Objective(metric="gan_kid"), "budget": Budget(max_epochs=4)}
+    return replace(clinic, settings=clinic.settings.model_copy(update=changes))
 
 
 def experiment_of(bench: Bench) -> Experiment:

@@ -10,17 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 from tests.trial.conftest import Bench
 from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import prepare
 from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, FolderSettings, QualitySettings, Settings
+from xraytune.space.settings import Experiment, FolderSettings, QualitySettings
 from xraytune.synth.generator_quality import Quality
 from xraytune.synth.quality import QUALITY_STAGE, REAL_STAGE, measure_quality
 from xraytune.trial.prepare import require_weights
@@ -28,25 +26,16 @@ from xraytune.trial.prepare import require_weights
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """A study with more than 50 validation images of each class, with new X-rays, sharp and blurred, beside it."""
-    root = tmp_path_factory.mktemp("quality")
-    draw_phantoms(root / "xrays", patients=240, seed=3, image_size_px=32)
+@pytest.fixture(scope="module", autouse=True)
+def _pools(clinic: Bench) -> None:
+    """New X-rays, sharp and blurred, beside those of the study."""
+    root = clinic.cache.parent
     draw_phantoms(root / "others", patients=160, seed=4, image_size_px=32)
     for file in sorted((root / "others" / "train").rglob("*.jpeg")):
         for folder, radius in (("sharp", 0), ("blurred", 3)):
             to = root / folder / file.parent.name / f"new_{file.stem}.png"
             to.parent.mkdir(parents=True, exist_ok=True)
             Image.open(file).convert("L").filter(ImageFilter.GaussianBlur(radius)).save(to)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(build_backbone("small_cnn")[0].state_dict(), root / "net.safetensors")
-    quality = {"backbone": "small_cnn", "weights": str(root / "net.safetensors"), "allow_memorised": True}
-    data = {"path": root / "xrays", "image_size": 32, "split": {"val_a": 0.42, "val_b": 0.42}}
-    settings = Settings.model_validate({"name": "clinic", "data": data, "quality": quality})
-    prepared, _ = prepare(settings, root / "cache")
-    return Bench(settings=settings, prepared=prepared, cache=root / "cache")
 
 
 def with_folder(clinic: Bench, name: str, **quality: object) -> Experiment:

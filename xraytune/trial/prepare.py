@@ -22,6 +22,7 @@ from xraytune.space.load import load_space
 from xraytune.space.rules import check_images
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space, require_extensions
+from xraytune.synth.quality import require_measurable
 from xraytune.trial.task import task_of
 
 
@@ -64,7 +65,8 @@ def prepare_space(
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
-    task.require_suitable(prepared)
+    if not task.trains_network:
+        require_measurable(prepared)
     total_steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
     check_images(space, training_images=sum(prepared.train_counts), total_steps=total_steps)
     return prepared, index

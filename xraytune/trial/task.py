@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from xraytune.base.errors import TrialError, XraytuneError
 from xraytune.base.records import Compute
-from xraytune.data.prepare import ImageSource, Prepared
+from xraytune.data.prepare import ImageSource
 from xraytune.space.settings import Objective, Parameters, Settings, TaskName
 from xraytune.stats.classification import Floats, Labels, auprc, auroc, require_finite_outputs, sensitivity_at
 from xraytune.stats.placements import StructuralComponents, mean_components, structural_components
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
 
 Results: TypeAlias = Floats
 """A network's result for each image, float64 [N, C]: the probability of each class, or the Dice coefficient (C = 1)."""
-
-
-class Predictions(NamedTuple):
-    """The mean loss on images, their results, and the outputs, [N, ...], by which a broken network is recognised."""
-
-    loss: float
-    results: Results
-    outputs: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +62,6 @@ class Task:
             return f"xraytune train --config {quote(config)} -o model"
         return f"xraytune generator train --space {quote(config)} -o gan"
 
-    def require_suitable(self, prepared: Prepared) -> None:
-        """Raise DataError if the images do not allow trials of this task."""
-        if not self.trains_network:
-            from xraytune.synth.quality import require_measurable
-
-            require_measurable(prepared)
-
     def build_network(self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
         """Build the network of a trial, with the weights of a file if there is one."""
         if self.has_pairs:
@@ -99,20 +84,20 @@ class Task:
 
     def predict(
         self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, compute: Compute
-    ) -> Predictions:
-        """Return loss and results of a network on images."""
+    ) -> tuple[float, Results, NDArray[Any]]:
+        """Return a network's mean loss on images, its results, and its outputs, [N, ...], which show if it is broken."""
         if self.has_pairs:
             from xraytune.nets.segmenter import segment
 
             losses, dices = segment(network, batches, images.read_masks, compute=compute)
-            return Predictions(float(losses.mean()), dices[:, None], losses[:, None])
+            return float(losses.mean()), dices[:, None], losses[:, None]
         import torch
 
         from xraytune.nets.train import predict_logits, probabilities
 
         logits = predict_logits(network, batches, compute=compute)
         loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.labels))
-        return Predictions(float(loss), probabilities(logits), logits)
+        return float(loss), probabilities(logits), logits
 
     def score(self, labels: Labels, results: Results, *, positive: int) -> float:
         """Return the search's objective, of results on images with these labels."""
