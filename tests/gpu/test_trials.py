@@ -47,8 +47,7 @@ def epochs(
 
 
 def gan_steps(compute: Compute, folder: Path, stop_after: int | None = None) -> list[TrainingProgress]:
-    every = {"report_every_steps": 5, "checkpoint_every_steps": 10}
-    return train(GAN, folder, compute=compute, stop_after=stop_after, **every)
+    return train(GAN, folder, compute=compute, stop_after=stop_after, report_every_steps=5, checkpoint_every_steps=10)
 
 
 def weights_of(networks: Iterable[nn.Module]) -> list[torch.Tensor]:

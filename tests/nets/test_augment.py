@@ -94,7 +94,8 @@ def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorte
     def table(seed: int, purpose: str, image_count: int = 4) -> NDArray[np.float32]:
         return view_table(seed, purpose, image_count=image_count, views=3, classical=2)
 
-    assert (table(7, "real").shape, table(7, "real").dtype) == ((4, 3, len(VIEW_COLUMNS)), np.float32)
+    assert table(7, "real").shape == (4, 3, len(VIEW_COLUMNS))
+    assert table(7, "real").dtype == np.float32
     assert np.array_equal(table(7, "real", 20)[:4], table(7, "real"))
     assert not np.array_equal(table(7, "real"), table(8, "real"))
     assert not np.array_equal(table(7, "real"), table(7, "extra"))

@@ -356,8 +356,9 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
 @pytest.mark.slow
 def test_bfloat16_rounds_images_alone(tmp_path: Path) -> None:
     losses = []
-    for precision in ("bfloat16", "float32"):
-        compute = Compute(device="cpu", threads=1, precision=precision)  # type: ignore[arg-type]
+    precisions: tuple[Literal["bfloat16", "float32"], ...] = ("bfloat16", "float32")
+    for precision in precisions:
+        compute = replace(CPU, precision=precision)
         (record,) = train(small(), built(small()), tmp_path / precision, compute=compute, stop_after=1)
         losses.append(record.train_loss)
 
@@ -374,7 +375,8 @@ def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> N
     probabilities = predict_probabilities(network, [task.val_images], compute=CPU)
 
     assert network.training
-    assert (in_batches.dtype, probabilities.dtype) == (np.float32, np.float64)
+    assert in_batches.dtype == np.float32
+    assert probabilities.dtype == np.float64
     np.testing.assert_allclose(in_batches, at_once, atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 

@@ -58,7 +58,7 @@ def train(
     settings: GeneratorSettings, folder: Path, images: Images = BLOBS, *, stop_after: int | None = None, **options: Any
 ) -> list[TrainingProgress]:
     """Train a generator in a folder, up to its end or a step; return its progress."""
-    defaults = {"class_count": 2, "compute": CPU, "report_every_steps": 2, "checkpoint_every_steps": 2}
+    defaults: dict[str, Any] = {"class_count": 2, "compute": CPU, "report_every_steps": 2, "checkpoint_every_steps": 2}
     records = []
     for record in train_generator(settings, *images, checkpoint_dir=folder, **defaults | options):
         records.append(record)

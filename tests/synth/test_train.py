@@ -6,6 +6,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,8 +168,8 @@ def test_the_safetensors_file_samples_like_the_checkpoint_and_has_the_same_bytes
     assert len({file.read_bytes() for file in files}) == 1
     assert (loaded.settings, loaded.class_count) == (tiny(), 2)
     assert (loaded.training, generator.training) == (False, False)
-    blocks = [sample_block(network, 1, 0, seed=3, compute=CPU).pixels for network in (loaded, generator)]
-    assert np.array_equal(*blocks)
+    one, other = (sample_block(network, 1, 0, seed=3, compute=CPU).pixels for network in (loaded, generator))
+    assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("steps", [1, 20])
@@ -186,7 +187,7 @@ def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(tmp_path: Path,
     ids=["the first steps", "every three steps"],
 )
 def test_grids_show_real_images_and_the_same_noise_at_each_snapshot(
-    tmp_path: Path, steps: int, every_steps: dict[str, int], drawn: tuple[int, int]
+    tmp_path: Path, steps: int, every_steps: dict[str, Any], drawn: tuple[int, int]
 ) -> None:
     train(tiny(steps=steps), tmp_path, grid_dir=tmp_path / "grids", **every_steps)
 
