@@ -25,7 +25,7 @@ from xraytune.synth.synthesize import GAN_STAGE, generator_need, network_labels,
 from xraytune.trial.run import run_trial, trial_epochs
 
 SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
-SMALL_DIFFUSION = {"image_size": 32, "steps": 4, "width": 8, "batch_size": 8, "patch_size": 2, "sampling_steps": 2}
+SMALL_DIFFUSION = {"image_size": 32, "steps": 4, "width": 4, "batch_size": 4, "patch_size": 2, "sampling_steps": 2}
 
 
 def gan(**more: Any) -> GanSettings:
