@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
@@ -47,6 +48,14 @@ def patients(count: int) -> list[str]:
 
 CHESTS = chests(530, "chests")
 TRAINING, UNSEEN, NEW = CHESTS[:80], CHESTS[80:330], CHESTS[330:]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @cache
@@ -222,15 +231,20 @@ def test_the_chance_is_the_tail_of_a_beta_binomial(rank: int, observed: int) -> 
     for count in (0, 1, 7, 40, 256):
         expected = betabinom.sf(count - 1, 256, rank, observed + 1 - rank)
         assert exceedance_p_value(count, 256, rank, observed) == pytest.approx(expected, rel=1e-6, abs=1e-12)
-    assert exceedance_p_value(7, 256, 1000, 99_999) == pytest.approx(binom.sf(6, 256, 0.01), rel=0.05), "in the limit"
+
+
+@pytest.mark.slow
+def test_with_many_unseen_images_the_chance_is_binomial() -> None:
+    assert exceedance_p_value(7, 256, 1000, 99_999) == pytest.approx(binom.sf(6, 256, 0.01), rel=0.05)
 
 
 @pytest.mark.parametrize("unseen_count", [3, 20, 250])
 def test_false_positive_rate_matches_the_promised_rate(unseen_count: int) -> None:
     """The quantile of 20 images is uncertain; the binomial tail would flag two thirds of such pools."""
     random = numpy_generator(4, "splits", unseen_count)
-    pairs = ((random.random(256), random.random(unseen_count)) for _ in range(1000))
-    chances = np.array([compare_with_unseen(*pair).chance for pair in pairs])
+    chances = np.array(
+        [compare_with_unseen(random.random(256), random.random(unseen_count)).chance for _ in range(1000)]
+    )
 
     assert (chances <= 0.05).mean() <= 0.065, "two standard errors above"
     assert (chances <= 0.5).mean() <= 0.53
@@ -246,18 +260,27 @@ def test_one_image_of_each_unseen_patient_counts_and_at_most_500() -> None:
     assert count(patients(600)) == 500
     first, *_ = unseen_closeness(UNSEEN[:2], ["a", "a"], TRAINING, patients(80))
     assert first == unseen_closeness(UNSEEN[:1], ["a"], TRAINING, patients(80))[0]
-    # Those that count span the first to the last.
-    names, images = [f"patient {number:03d}" for number in range(502)], UNSEEN[np.arange(502) % 250]
+
+
+@pytest.mark.slow
+def test_counted_unseen_patients_span_first_to_last() -> None:
+    names = [f"patient {number:03d}" for number in range(502)]
+    images = UNSEEN[np.arange(502) % 250]
+
     some = unseen_closeness(images, names, TRAINING[:9], patients(9))
+
     ends = unseen_closeness(images[[0, 501]], ["first", "last"], TRAINING[:9], patients(9))
     assert some[[0, -1]] == pytest.approx(ends)
 
 
-def test_threshold_is_first_percentile_or_minimum_of_few_and_a_distance_equal_to_it_is_not_near() -> None:
+def test_threshold_is_first_percentile_or_minimum_of_few() -> None:
     def threshold(count: int) -> float:
         return compare_with_unseen(np.zeros(1), np.arange(1, count + 1) / 1000).threshold
 
     assert [threshold(count) for count in (20, 198, 199, 500)] == pytest.approx([0.001, 0.001, 0.002, 0.005])
+
+
+def test_distance_equal_to_threshold_is_not_near() -> None:
     assert compare_with_unseen(np.array([0.2, 0.1, 0.3]), np.array([0.2, 0.4])).near == 1
 
 

@@ -1,13 +1,14 @@
 """Artifacts that are damaged, lost or of another version are never used, but rebuilt once, bit for bit."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save
 
 from tests.in_process import CPU, one_thread
 from tests.trial.conftest import Bench
@@ -16,13 +17,18 @@ from tests.trial.test_trial import gan
 from xraytune.base import lease
 from xraytune.base.artifacts import work_path
 from xraytune.base.errors import ArtifactError, StudyError
-from xraytune.base.files import sha256_of
-from xraytune.base.records import EpochRecord, Progress, ignore_progress
-from xraytune.data.prepare import PIXELS_STAGE, prepare, restore_pixels, training_pixels
+from xraytune.base.files import read_json, sha256_of, write_json
+from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare, restore_pixels, training_pixels
 from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
 from xraytune.synth.sources import POOL_STAGE
-from xraytune.synth.synthesize import GAN_STAGE, generator_inputs, network_labels, trained_generator
+from xraytune.synth.synthesize import (
+    GAN_STAGE,
+    generator_inputs,
+    network_labels,
+    trained_generator,
+)
 from xraytune.trial.network import FEATURES_STAGE
 from xraytune.trial.run import run_trial
 
@@ -49,19 +55,34 @@ class Done:
     figures: tuple[float | None, ...]
 
 
-def run(
-    bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path, on_progress: Progress = ignore_progress
-) -> tuple[float | None, ...]:
-    """As a worker runs a trial."""
-    restore_pixels(bench.settings, bench.prepared, cache, on_progress=on_progress)
-    context = replace(bench.context, cache=cache, on_progress=on_progress)
-    result = run_trial(experiment, context, trial_dir=trial_dir, on_epoch=list[EpochRecord]().append)
+def figures(result: TrialResult | None) -> tuple[float | None, ...]:
+    assert result is not None
     return result.value, result.val_b_score, result.threshold, result.best_epoch
 
 
+def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float | None, ...]:
+    """As a worker runs a trial."""
+    restore_pixels(bench.settings, bench.prepared, cache)
+    result = run_trial(
+        experiment,
+        RunContext(prepared=bench.prepared, cache=cache, compute=CPU),
+        trial_dir=trial_dir,
+        on_epoch=list[EpochRecord]().append,
+    )
+    return figures(result)
+
+
 def hashes(cache: Path) -> dict[str, str]:
-    files = sorted(cache.rglob("*"))
-    return {str(file.relative_to(cache)): sha256_of(file) for file in files if file.is_file()}
+    """Hashes of the content: safetensors writes its metadata, and with it the manifest's hash, in any order."""
+    return {str(file.relative_to(cache)): said_by(file) for file in sorted(cache.rglob("*")) if file.is_file()}
+
+
+def said_by(file: Path) -> str:
+    if file.name == "manifest.json":
+        return str(sorted(read_json(file)["files"]))
+    if file.suffix == ".safetensors":
+        return hashlib.sha256(save(load_file(file))).hexdigest()
+    return sha256_of(file)
 
 
 @pytest.fixture(scope="module")
@@ -81,33 +102,56 @@ def cache(done: Done, tmp_path: Path) -> Path:
     return Path(shutil.copytree(done.cache, tmp_path / "cache"))
 
 
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
 def flip_a_bit(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
-DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "a bit flipped": flip_a_bit,
-    "deleted": lambda file: file.unlink(),
-    "folder deleted": lambda file: shutil.rmtree(file.parent),
-}
+def half_write(file: Path) -> None:
+    """As a killed writer would leave it if it did not use a temporary name."""
+    (file.parent / "manifest.json").unlink()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def delete_the_folder(file: Path) -> None:
+    shutil.rmtree(file.parent)
+
+
+def leave_another_version(file: Path) -> None:
+    """Intact by its own manifest, but of another stage version."""
+    flip_a_bit(file)
+    manifest = read_json(file.parent / "manifest.json")
+    manifest["stage"] = manifest["stage"][:-1] + "0"
+    manifest["files"][file.name]["sha256"] = sha256_of(file)
+    write_json(file.parent / "manifest.json", manifest)
+
+
+DAMAGES = (truncate, flip_a_bit, half_write, delete, delete_the_folder, leave_another_version)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("stage", STAGES)
 def test_trial_on_damaged_cache_has_same_result(
-    done: Done, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, stage: str, damage: str
+    done: Done,
+    cache: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    stage: str,
+    damage: Callable[[Path], None],
 ) -> None:
-    """All artifacts of a stage are damaged; each is rebuilt once, and those that depend on it are not.
-
-    For each way to damage an artifact, see `test_artifacts.py`. Here, the process has verified those that are deleted.
-    """
+    """All artifacts of a stage are damaged; each is rebuilt once, and those that depend on it are not."""
     damaged = sorted(cache.glob(f"{stage}/*/{STAGES[stage]}"))
-    if damage == "deleted":
-        run(done.bench, done.experiment, cache, tmp_path / "before")
     for file in damaged:
-        DAMAGES[damage](file)
+        damage(file)
     others = (file for file in cache.glob("*/*/*") if stage not in file.parts and file.name != "manifest.json")
     untouched = {file: file.stat().st_mtime_ns for file in others}
 
@@ -118,7 +162,20 @@ def test_trial_on_damaged_cache_has_same_result(
     assert hashes(cache) == done.hashes, "all rebuilt, no leftovers"
     assert {file: file.stat().st_mtime_ns for file in untouched} == untouched
     told = [record.message for record in caplog.records if "is damaged and will be built again" in record.message]
-    assert len(told) == (0 if damage == "folder deleted" else len(damaged))
+    assert len(told) == (0 if damage is delete_the_folder else len(damaged))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_work_deleted_in_use_is_rebuilt_by_next_trial(done: Done, cache: Path, tmp_path: Path, stage: str) -> None:
+    """This process verified all artifacts in its first trial."""
+    run(done.bench, done.experiment, cache, tmp_path / "first")
+    for file in cache.glob(f"{stage}/*/{STAGES[stage]}"):
+        file.unlink()
+
+    again = run(done.bench, done.experiment, cache, tmp_path / "second")
+
+    assert again == done.figures
+    assert hashes(cache) == done.hashes
 
 
 @pytest.mark.parametrize("stage", [PIXELS_STAGE, GAN_STAGE, FEATURES_STAGE])
@@ -129,11 +186,20 @@ def test_waiting_for_another_process_is_reported_and_ends(
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     said: list[tuple[str, int]] = []
 
+    def on_progress(what: str, done: int, _: int) -> None:
+        said.append((what, done))
+
     with ExitStack() as another_process:
         for file in cache.glob(f"{stage}/*/manifest.json"):
             shutil.rmtree(file.parent)
             another_process.enter_context(lease.build_lock(file.parent.with_name(f".{file.parent.name}.lock")))
-        run(done.bench, done.experiment, cache, tmp_path / "trial", lambda what, count, _: said.append((what, count)))
+        restore_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
+        run_trial(
+            done.experiment,
+            RunContext(prepared=done.bench.prepared, cache=cache, compute=CPU, on_progress=on_progress),
+            trial_dir=tmp_path / "trial",
+            on_epoch=list[EpochRecord]().append,
+        )
 
     assert any("another process" in what and count == 0 for what, count in said)
 
@@ -154,7 +220,7 @@ def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path,
     shutil.rmtree(cache / PIXELS_STAGE)
     settings = done.bench.settings
     root = Path(shutil.copytree(settings.data.path, tmp_path / "xrays"))
-    min((root / "train").rglob("*.jpeg")).unlink()
+    sorted((root / "train").rglob("*.jpeg"))[0].unlink()
     moved = settings.model_copy(update={"data": settings.data.model_copy(update={"path": root})})
 
     with pytest.raises(StudyError, match="the images changed since"):
@@ -179,7 +245,7 @@ def test_gan_with_stale_checkpoint_is_trained_to_the_end(done: Done, cache: Path
     together = trained_generator(settings, label, replace(context, on_progress=write_over))
 
     assert not written_over
-    assert sha256_of(together / "generator.safetensors") == sha256_of(alone / "generator.safetensors")
+    assert said_by(together / "generator.safetensors") == said_by(alone / "generator.safetensors")
 
 
 def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done, cache: Path, tmp_path: Path) -> None:
@@ -208,15 +274,12 @@ def install(package: str, release: str, folder: Path, monkeypatch: pytest.Monkey
 def test_upgrade_rebuilds_dependent_artifacts_and_keeps_old_ones(
     done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, stages: set[str]
 ) -> None:
-    def made() -> dict[str, set[str]]:
-        return {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
-
-    before = made()
+    before = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
     install(package, "99.0.1", tmp_path, monkeypatch)
 
     run(done.bench, done.experiment, cache, tmp_path / "trial")
 
-    after = made()
+    after = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
     assert {stage for stage in STAGES if after[stage] != before[stage]} == stages
     assert all(after[stage] >= before[stage] for stage in STAGES)
 

@@ -22,7 +22,7 @@ from xraytune.model.generator_folder import fill_generator_folder, generator_sam
 from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
 from xraytune.synth.memorisation import closeness, compare_with_unseen, unseen_closeness
 from xraytune.synth.memorisation_gate import measure_memorisation
-from xraytune.synth.pool import mask_range
+from xraytune.synth.pool import MaskRange, mask_range
 from xraytune.synth.sources import POOL_STAGE, generator_of, pool_block, pool_reader, typical_masks
 from xraytune.synth.synthesize import trained_generator
 from xraytune.synth.train import resize_pixels
@@ -33,6 +33,7 @@ pytestmark = pytest.mark.slow
 
 SIZE_PX = 48
 COUNT = 40
+ANYTHING = MaskRange(area=(0.0, 1.0), parts=(0, 1000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Pairs:
             f"""{{"name": "pairs", "task": "segmentation", "quality": {{"allow_memorised": true}},
                 "data": {{"path": "{self.cache}", "image_size": 32}}}}"""
         )
-        small = {"image_size": 32, "width": 8, "batch_size": 8, "z_dim": 8, "lr_g": 2e-3, "lr_d": 2e-3, "steps": 180}
+        small = {"image_size": 32, "width": 8, "batch_size": 8, "z_dim": 8, "lr_g": 2e-3, "lr_d": 2e-3, "steps": 250}
         network = {"backbone": "mobilenet_v2", "weights": "none", "input_channels": 1, "batch_size": 4}
         given = {"source": "gan", "gan": {**small, **gan}, **network}
         return Experiment(settings=settings, parameters=Parameters.model_validate(given))
