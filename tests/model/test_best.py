@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.confirm.verdicts import write_verdict
@@ -13,7 +14,7 @@ from tests.in_process import CPU, command
 from tests.model.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
 from tests.study.studies import DirectSearch
 from xraytune.base.errors import ConfigError, StudyError, TrialError
-from xraytune.base.files import append_jsonl
+from xraytune.base.files import append_jsonl, write_array
 from xraytune.base.records import TrialResult
 from xraytune.confirm.arms import Arm, Plan, write_plan
 from xraytune.model.best import export
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -> None:
-    """A study whose trials ended with these AUROCs on val-A and val-B."""
+    """A study whose trials ended with these AUROCs on val-A and val-B; the first has GAN images, the others none."""
     space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
     create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
     loop = DirectSearch(folder, space)
@@ -48,6 +49,35 @@ def test_the_best_on_val_b_is_exported_the_earliest_of_equals(lab: Lab, tmp_path
     exported = export(folder.path, out=tmp_path / "best.yaml")
 
     assert (exported.trial, exported.val_score, exported.val_b_score) == (1, 0.8, 0.8)
+
+
+@pytest.mark.parametrize(("wrong", "exported"), [(1, "classical"), (6, "classical+gan")])
+def test_a_simpler_mix_is_exported_if_it_is_within_one_standard_error(
+    lab: Lab, tmp_path: Path, wrong: int, exported: str
+) -> None:
+    """The GAN trial ranks val-B perfectly; the trial without synthetic images ranks some positive images too low."""
+    folder = StudyFolder(tmp_path / "studies" / "made")
+    study_of(folder, lab, [(0.9, 1.0), (0.9, 0.9)])
+    labels = folder.prepared().side("val_b").labels
+    for number, low_count in enumerate((0, wrong)):
+        positive = np.where(labels == 1, 0.9, 0.1)
+        positive[np.flatnonzero(labels)[:low_count]] = 0.0
+        write_array(folder.results_path(number, "val_b"), np.stack([1 - positive, positive], axis=1), is_recorded=True)
+
+    best = export(folder.path, out=tmp_path / "best.yaml")
+
+    assert best.arm == exported
+    is_simpler = exported == "classical"
+    assert ("within one standard error" in best.reason, "--trial 0" in best.advice) == (is_simpler, is_simpler)
+
+
+@pytest.mark.parametrize("word", ["hurts", "no_better"])
+def test_a_source_without_benefit_in_confirm_is_not_exported(lab: Lab, tmp_path: Path, word: str) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "made")
+    study_of(folder, lab, [(0.9, 0.9), (0.8, 0.7)])
+    write_verdict(folder.path, {0: word})
+
+    assert export(folder.path, out=tmp_path / "best.yaml").arm == "classical"
 
 
 def test_of_equals_on_val_b_the_simpler_arm_is_exported(lab: Lab, tmp_path: Path) -> None:
@@ -72,7 +102,10 @@ def test_exported_file_contains_trial_and_origin(lab: Lab, tmp_path: Path) -> No
     assert experiment.parameters == StudyFolder(lab.study).experiment(0).parameters
     assert experiment.settings.data.path == lab.xrays
     untested = "not confirmed: xraytune confirm has not compared the mix with its controls"
-    assert experiment.settings.exported_from == ExportedFrom(study=lab.study, trial=0, synthetic=untested)
+    train = StudyFolder(lab.study).prepared().side("train")
+    assert experiment.settings.exported_from == ExportedFrom(
+        study=lab.study, trial=0, synthetic=untested, images=len(train.rows), patients=len({*train.patients})
+    )
     assert "# Trial 0 of study mix, arm classical+gan: selected by its number." in text
     assert f"{exported.val_b_score:.4f} on val-B" in text
     assert "xraytune train --config trial.yaml -o model" in text

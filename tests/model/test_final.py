@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.in_process import command, one_core, search_in_process
-from xraytune.base.errors import DataError
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
@@ -20,7 +20,6 @@ from xraytune.model.bundle import write_card
 from xraytune.model.load import Bundle, open_bundle
 from xraytune.model.train import Trained, train
 from xraytune.space.load import load_space
-from xraytune.space.settings import FinalSettings
 from xraytune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.slow
@@ -90,7 +89,9 @@ def test_an_exported_file_has_all_patients_and_says_what_the_trial_had(study: St
     settings = load_space(tmp_path / "best.yaml").settings
     train_side = study.prepared().side("train")
     assert settings.data.train_patients is None
-    assert settings.final == FinalSettings(trial_images=len(train_side.rows), trial_patients=8)
+    origin = settings.exported_from
+    assert origin is not None
+    assert (origin.images, origin.patients) == (len(train_side.rows), 8)
     assert (exported.is_exact, exported.sides[0].patient_count, exported.train_patients) == (False, 8, 8)
 
 
@@ -186,6 +187,37 @@ def test_class_names_are_no_markup_in_the_model_card(study: StudyFolder, tmp_pat
     assert r"&lt;img src=x onerror=y&gt; or \[x\](javascript:z)\\u202e\|\`" in card
     assert r"The positive class is a\\n# b." in card
     assert not re.search(r"<img|(?<!\\)\[|\u202e|\n# b", card)
+
+
+def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(root: Path, tmp_path: Path) -> None:
+    final = "final: {image_size: 64, max_epochs: 2, lr: 0.003, optimizer: sgd}"
+    changed = SPACE.replace("name: subset", "name: finished").replace("parameters:", f"{final}\nparameters:", 1)
+    (root / "finished.yaml").write_text(changed, encoding="utf-8")
+    search_in_process(load_space(root / "finished.yaml"), root)
+    study, model = root / "studies" / "finished", tmp_path / "model"
+
+    shown = command("train", study, "-o", model, "--evaluate", root / "xrays" / "test")
+
+    experiment, trial = open_bundle(model).experiment(), StudyFolder(study).experiment(0)
+    assert experiment.settings.data.image_size == 64
+    assert experiment.settings.budget.max_epochs == len(read_jsonl(model / "epochs.jsonl")) == 2
+    assert (experiment.parameters.lr, experiment.parameters.optimizer) == (0.003, "sgd")
+    assert experiment.parameters.synthetic_ratio == trial.parameters.synthetic_ratio
+    generator = experiment.parameters.generator
+    assert generator is not None
+    assert generator.image_size == 64, "the GAN is trained at the size of the network"
+    changes = "\n".join(open_bundle(model).record.trained_on.changes)
+    assert "data.image_size: 64 (trial: 32)" in changes
+    assert "optimizer: sgd (trial: adam)" in changes
+    assert "AUROC" in shown.stdout
+
+
+def test_a_final_training_that_no_mix_allows_is_refused_with_the_space(root: Path) -> None:
+    text = SPACE.replace("parameters:", "final: {trainable: head}\nparameters:", 1)
+    (root / "wrong.yaml").write_text(text, encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"wrong.yaml:4: final: trainable: head with weights: none"):
+        load_space(root / "wrong.yaml")
 
 
 def test_the_commands_say_what_is_trained_on(study: StudyFolder, tmp_path: Path) -> None:

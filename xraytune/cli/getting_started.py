@@ -12,7 +12,6 @@ from typer import Argument, Exit, Option
 from xraytune.base.errors import MachineError, Problem
 from xraytune.cli import confirm, console, data, model, options, search
 from xraytune.cli.search import shown_path
-from xraytune.cli.study import export
 from xraytune.present.tables import Cell, Column, Table, Tone, facts
 
 QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
@@ -26,8 +25,8 @@ def demo(
 ) -> None:
     """Run the whole pipeline on phantom X-rays in minutes, from the search to the evaluation. Run again to resume."""
     here = folder / "quick" if quick else folder
-    names = ("xrays", "other_xrays", "studies", "best.yaml", "model")
-    xrays, others, studies, config, trained = (here / name for name in names)
+    names = ("xrays", "other_xrays", "studies", "model")
+    xrays, others, studies, trained = (here / name for name in names)
     space, study, overrides = _space_file(), studies / "demo", QUICK_OVERRIDES if quick else ()
     numbers = count(1)
 
@@ -51,20 +50,18 @@ def demo(
     search.search(space, data=xrays, overrides=[*overrides], studies=studies)
     announce("Rehearse the comparison that `confirm` makes on the test folder.", "confirm", study, "--quick")
     confirm.confirm(study, quick=True)
-    announce("Export the configuration that is best on val-B.", "export", study, "-o", config)
-    export(study, out=config)
-    announce("Train the final model.", "train", "--config", config, "-o", trained)
+    announce("Train the final model: the simplest mix that is as good as the best.", "train", study, "-o", trained)
     if trained.exists():
         console.write(f"{trained} already exists and is kept")
     else:
-        model.train(config, out=trained)
+        model.train(out=trained, study=study)
     announce("Evaluate the model on the other patients.", "evaluate", trained, "--data", others / "test")
     model.evaluate(trained, data=others / "test")
     console.write("\nThe files of the demo", "strong")
     console.show(
         "This is a demo, not evidence: the images are computer-generated, the GAN is barely trained, and with so few "
         "patients such differences are due to chance.",
-        facts(("X-rays", str(xrays)), ("study", str(study)), ("configuration", str(config)), ("model", str(trained))),
+        facts(("X-rays", str(xrays)), ("study", str(study)), ("model", str(trained))),
     )
     console.write_command(f"xraytune status {shlex.quote(str(study))}", "all trials: ")
     console.write("\nWith your own images", "strong")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.present.tables import Cell, Row, Table, counts_text, facts, numbers
 
@@ -19,8 +21,19 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: options.ConfigFile,
     out: Annotated[Path, Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
+    study: Annotated[
+        Path | None, Argument(metavar="STUDY", help="Study whose best configuration is trained; or give --config.")
+    ] = None,
+    config: Annotated[
+        Path | None, Option("--config", metavar="FILE", help="Experiment file instead, e.g. from `xraytune export`.")
+    ] = None,
+    labelled: Annotated[
+        Path | None,
+        Option(
+            "--evaluate", metavar="SOURCE", help="Then evaluate the model on these labelled images, e.g. DATA/test."
+        ),
+    ] = None,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
@@ -28,12 +41,24 @@ def train(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train the final model, without Ray, and write it with a model card. Run the same command again to resume."""
+    """Train the final model, without Ray, and write it with a model card. Run the same command again to resume.
+
+    Of a study, this is `export` followed by the training of the exported file: the mix that `confirm` found to help, or else
+    the simplest good one, with the settings of `final:`.
+    """
+    from xraytune.model.evaluate import evaluate as evaluate_model
     from xraytune.model.train import train
 
+    source = study or config
+    if source is None or None not in (study, config):
+        raise ConfigError(
+            Problem("give a study or --config FILE", fix="write e.g. xraytune train studies/NAME -o model")
+        )
+    if labelled is not None and not labelled.exists():
+        raise ConfigError(Problem("the images to evaluate on do not exist", labelled, "correct --evaluate"))
     with console.progress() as on_progress:
         trained = train(
-            config,
+            source,
             out=out,
             data=data,
             weights_dir=weights_dir,
@@ -47,7 +72,13 @@ def train(
             on_progress=on_progress,
             note=console.event,
         )
-    console.show_result(trained, show_training, as_json=as_json)
+        evaluation = evaluate_model(out, data=labelled, on_progress=on_progress) if labelled else None
+    if as_json:
+        console.show_json({**to_json(trained), **({"evaluation": evaluation.to_json()} if evaluation else {})})
+        return
+    show_training(trained)
+    if evaluation:
+        show_evaluation(evaluation)
 
 
 def show_training(trained: Trained) -> None:
@@ -89,6 +120,14 @@ def evaluate(
     reason: options.Reason = "",
     skip_broken: options.SkipBroken = False,
     at_sensitivity: options.AtSensitivity = None,
+    recalibrate: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="First adapt the model's probabilities and threshold to these labelled images of the same hospital, at "
+            "least 50, of other patients. The result is saved in MODEL and used from then on.",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on labelled images or pairs, with 95 % confidence intervals over patients."""
@@ -103,6 +142,7 @@ def evaluate(
             skip_broken=skip_broken,
             reason=reason,
             sensitivity=at_sensitivity,
+            recalibrate=recalibrate,
             on_progress=on_progress,
         )
     console.show_result(evaluation, show_evaluation, as_json=as_json)

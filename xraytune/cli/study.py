@@ -88,13 +88,7 @@ def export(
 
 def show_export(exported: Exported) -> None:
     """Print the exported trial and the next command."""
-    from xraytune.present.trials import scores_text
-
-    if exported.val_score is None:
-        console.write(f"{exported.path}: a control that confirm added to {exported.study}, arm {exported.arm}")
-    else:
-        scores = scores_text(exported.metric, exported.val_score, exported.val_b_score)
-        console.write(f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, {scores}")
+    console.write(f"{exported.path}: {exported.sentence}")
     if exported.generator_steps is not None:
         console.write(f"its generator after {exported.generator_steps:,} steps, where its KID was lowest")
     else:
@@ -122,7 +116,7 @@ def _show_images(exported: Exported) -> None:
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     if exported.advice:
-        console.write_command(exported.advice, "for a configuration without them: ")
+        console.write_command(exported.advice, exported.advice_for)
 
 
 def clean(study: options.StudyArgument, dry_run: options.DryRun = False, as_json: options.AsJson = False) -> None:

@@ -126,10 +126,10 @@ class Prepared:
 
         A final training on more images than its trial takes proportionally more steps.
         """
-        images, steps, final = sum(self.train_counts), settings.budget.steps_per_epoch, settings.final
+        images, steps, origin = sum(self.train_counts), settings.budget.steps_per_epoch, settings.exported_from
         if steps is None:
             return max(8, -(-images // 32))
-        return -(-steps * images // final.trial_images) if final else steps
+        return -(-steps * images // origin.images) if origin and origin.images else steps
 
 
 _PREPARED = TypeAdapter(Prepared)

@@ -1,16 +1,19 @@
 """Write the best configuration of a study to a YAML file for `train`.
 
-The search optimizes val-A, so the best trial is chosen on val-B, which no trial has seen. Once `confirm` has found a mix
-that helps, that mix is exported. `train` then uses all patients, also those that the search left out for speed
-(`data.train_patients`), unless the trial is exported exactly. The file names its trial.
+Once `confirm` has found a mix that helps, that mix is exported. Before, it is the simplest mix whose score on val-B, which
+no trial has seen, lies within one standard error of the best. `train` then uses all patients, also those that the search
+left out for speed (`data.train_patients`), and the settings of `final`, unless the trial is exported exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import get_args
+
+import numpy as np
 
 from xraytune.base.errors import ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.base.files import read_jsonl, require_writable, write_text
@@ -18,6 +21,7 @@ from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, Arm, finished_l
 from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
 from xraytune.data.prepare import Prepared
 from xraytune.data.sides import SideSize, side_sizes
+from xraytune.space.fields import flat_values
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder, damage_explained
@@ -33,6 +37,7 @@ _VERDICTS = {
     "undecided": "not confirmed: the result is inconclusive",
     "not_tested": "not confirmed: the mix was not tested, because a better-ranked mix does not help",
 }
+_REFUSED = ("hurts", "no_better")
 _UNTESTED = "not confirmed: xraytune confirm has not compared the mix with its controls"
 
 
@@ -45,7 +50,8 @@ class Exported:
         train_patients: `data.train_patients` of the study; None if the trial trained on the whole train side.
         is_exact: Whether `train` will repeat the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
-        advice: Command that exports a simpler arm; empty if there is no reason to.
+        reason: Why this trial.
+        advice: Command that exports another trial, and `advice_for` what it is; both empty if there is no reason to.
         generator_steps: In a search for a generator, its steps at the best epoch; else None.
     """
 
@@ -59,10 +65,22 @@ class Exported:
     val_score: float | None
     val_b_score: float | None
     synthetic: str
+    reason: str
     advice: str
+    advice_for: str
     command: str
     sides: tuple[SideSize, ...]
     generator_steps: int | None
+
+    @property
+    def sentence(self) -> str:
+        """Which trial it is, with its scores, and why it was chosen."""
+        if self.val_score is None:
+            return f"a control that confirm added to {self.study}, arm {self.arm}"
+        scores = f"{self.metric} {self.val_score:.4f} on val-A"
+        if self.val_b_score is not None:
+            scores += f", {self.val_b_score:.4f} on val-B"
+        return f"trial {self.trial} of {self.study}, arm {self.arm}, {scores}: {self.reason}"
 
     @property
     def final_training(self) -> str:
@@ -103,10 +121,10 @@ def export(
     search = _read_search(folder)
     chosen = _choose(search, trial, arm)
     row, benefit = chosen.row, _benefit(search, chosen)
-    simpler = _simpler_arm(search) if benefit not in ("", _CONFIRMED) else ""
+    advice_for, advice = _advice(search, chosen, benefit, study)
     prepared = folder.prepared()
     experiment = _experiment(search, chosen, benefit, prepared, exact=exact)
-    generator = None if search.task.trains_network else experiment.parameters.generator
+    origin, generator = experiment.settings.exported_from, experiment.parameters.generator
     exported = Exported(
         path=out,
         study=folder.path.name,
@@ -114,16 +132,18 @@ def export(
         arm=chosen.parameters.arm,
         metric=search.settings.metric,
         train_patients=search.settings.data.train_patients,
-        is_exact=experiment.settings.final is None,
+        is_exact=origin is None or origin.is_exact,
         val_score=row.value if row else None,
         val_b_score=row.val_b_score if row else None,
         synthetic=benefit,
-        advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
+        reason=chosen.reason,
+        advice=advice,
+        advice_for=advice_for,
         command=search.task.train_command(str(out)),
-        generator_steps=generator.steps if generator else None,
+        generator_steps=generator.steps if generator and not search.task.trains_network else None,
         sides=side_sizes(prepared),
     )
-    header = _header(exported, chosen.reason, search.task.train_command(out.name))
+    header = _header(exported, search.task.train_command(out.name))
     text = experiment_to_yaml(experiment, out.resolve().parent, header)
     if not out.is_file() or out.read_bytes() != text.encode():
         if out.exists():
@@ -147,11 +167,15 @@ class _Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
-    """The settings to export and why. A control that `confirm` added is no trial of the search, and has no row."""
+    """The settings to export and why. A control that `confirm` added is no trial of the search, and has no row.
+
+    `best` is the best trial on val-B, if a simpler one may be as good.
+    """
 
     parameters: Parameters
     reason: str = ""
     row: TrialRow | None = None
+    best: TrialRow | None = None
 
 
 def _read_search(folder: StudyFolder) -> _Search:
@@ -181,7 +205,7 @@ def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> dict[int, 
 
 
 def _choose(search: _Search, trial: int | None, arm: str | None) -> _Chosen:
-    """Choose a trial by its number or its arm; else the mix that `confirm` found to help, or the best trial on val-B."""
+    """Choose a trial by its number or its arm; else the mix that `confirm` found to help, or the simplest good one."""
     tuned = _tuned_control(search.folder, arm) if arm else None
     if tuned and not tuned.trial.startswith("#"):
         return _Chosen(parameters=tuned.parameters)
@@ -196,8 +220,43 @@ def _choose(search: _Search, trial: int | None, arm: str | None) -> _Chosen:
     elif helping := [number for number, word in search.verdicts.items() if word == "helps"]:
         row, reason = _finished(search, search.rows[helping[0]]), "the mix that `confirm` found to help"
     else:
-        row, reason = search.complete[0], "the best on val-B"
+        return _simplest_good(search)
     return _Chosen(parameters=row.parameters, reason=reason, row=row)
+
+
+def _simplest_good(search: _Search) -> _Chosen:
+    """Choose the best trial of the simplest mix within one standard error of the best on val-B.
+
+    The standard error is that of a paired difference over the patients of val-B. A source that `confirm` found no benefit
+    of does not take part.
+
+    Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+    """
+    refused = {search.rows[number].parameters.source for number, word in search.verdicts.items() if word in _REFUSED}
+    mixes: dict[tuple[int, float], TrialRow] = {}
+    for row in search.complete:
+        if row.parameters.source not in refused:
+            mixes.setdefault(row.parameters.mix_simplicity, row)
+    best = next(iter(mixes.values()), search.complete[0])
+    simpler = [row for row in mixes.values() if row.parameters.mix_simplicity < best.parameters.mix_simplicity]
+    if search.task.trains_network and simpler:
+        if good := _within_one_error(search, best, simpler):
+            simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
+            reason = f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
+            return _Chosen(parameters=simplest.parameters, reason=reason, row=simplest, best=best)
+    return _Chosen(parameters=best.parameters, reason="the best on val-B", row=best)
+
+
+def _within_one_error(search: _Search, best: TrialRow, others: Sequence[TrialRow]) -> list[TrialRow]:
+    """Return the trials whose score on val-B is lower than the best by at most the standard error of the difference."""
+    prepared = search.folder.prepared()
+    side = prepared.side("val_b")
+    shape = (len(side.labels), 1 if prepared.has_masks else len(prepared.class_names))
+    results = np.stack([search.folder.results(row.number, "val_b", shape) for row in (best, *others)])
+    scored = search.task.components(side.labels, results, side.patients, prepared.positive)
+    leads, differences = scored.scores[0] - scored.scores, scored.components[0] - scored.components
+    errors = np.sqrt((differences**2).sum(axis=1))
+    return [row for row, lead, error in zip(others, leads[1:], errors[1:], strict=True) if lead <= error]
 
 
 def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
@@ -247,27 +306,67 @@ def _benefit(search: _Search, chosen: _Chosen) -> str:
     return _VERDICTS[verdict].format(metric=search.settings.metric) if verdict else _UNTESTED
 
 
-def _simpler_arm(search: _Search) -> str:
-    """Return `real_only`, or else the best arm without synthetic images; "" if none has a completed trial."""
+def _advice(search: _Search, chosen: _Chosen, benefit: str, study: Path) -> tuple[str, str]:
+    """Return another configuration that is worth a look, and the command that exports it."""
+    command = f"xraytune export {quote(str(study))}"
+    if (best := chosen.best) and best is not chosen.row:
+        score = f"{search.settings.metric} {best.val_b_score:.4f} on val-B"
+        what = f"for trial {best.number}, {search.task.label(best.parameters)}, {score}: "
+        return what, f"{command} --trial {best.number} -o trial_{best.number}.yaml"
     arms = [row.arm for row in search.complete if not row.parameters.has_synthetic_images]
-    return "real_only" if "real_only" in arms else next(iter(arms), "")
+    if benefit in ("", _CONFIRMED) or not arms:
+        return "", ""
+    arm = "real_only" if "real_only" in arms else arms[0]
+    return "for a configuration without them: ", f"{command} --arm {arm} -o {arm}.yaml"
 
 
 def _experiment(search: _Search, chosen: _Chosen, benefit: str, prepared: Prepared, *, exact: bool) -> Experiment:
     """Return what the exported file trains: the trial itself, or a final model of all patients; or a generator."""
-    settings = search.settings
-    if chosen.row:
-        origin = ExportedFrom(study=search.folder.path, trial=chosen.row.number, synthetic=benefit)
-        settings = settings.model_copy(update={"exported_from": origin})
-    experiment = Experiment(settings=settings, parameters=chosen.parameters)
-    if chosen.row and not search.task.trains_network:
-        return best_stage(search.folder, experiment, chosen.row.number)
+    number = chosen.row.number if chosen.row else None
+    origin = ExportedFrom(study=search.folder.path, trial=number, synthetic=benefit)
+    trial = Experiment(
+        settings=search.settings.model_copy(update={"exported_from": origin}), parameters=chosen.parameters
+    )
+    if number is not None and not search.task.trains_network:
+        return best_stage(search.folder, trial, number)
     if exact:
-        return experiment
-    final = FinalSettings(trial_images=sum(prepared.train_counts), trial_patients=prepared.train_patients)
-    data = settings.data.model_copy(update={"train_patients": None})
-    settings = settings.model_copy(update={"data": data, "final": final})
-    return experiment.model_copy(update={"settings": settings})
+        return trial
+    final = _final(trial)
+    origin = origin.model_copy(
+        update={
+            "images": sum(prepared.train_counts),
+            "patients": prepared.train_patients,
+            "changes": tuple(_changes(trial, final)),
+        }
+    )
+    return final.model_copy(update={"settings": final.settings.model_copy(update={"exported_from": origin})})
+
+
+def _final(trial: Experiment) -> Experiment:
+    """Return the final training of a trial's mix.
+
+    Real images keep their resolution, unless extra images balance the classes: then it would reveal the class.
+    """
+    changes = trial.settings.final or FinalSettings()
+    settings, parameters = changes.settings_of(trial.settings), trial.parameters.model_copy(update=changes.parameters)
+    generator = parameters.generator
+    if generator and changes.image_size in get_args(type(generator).model_fields["image_size"].annotation):
+        parameters = parameters.with_generator(image_size=changes.image_size)
+    final = Experiment(settings=settings, parameters=parameters)
+    if final.resolution_px is None or parameters.balance == "equal":
+        return final
+    return final.model_copy(update={"parameters": parameters.model_copy(update={"match_resolution": "off"})})
+
+
+def _changes(trial: Experiment, final: Experiment) -> Iterator[str]:
+    """Yield the settings and parameters that `final` changed, one line each."""
+    for name in ("data.image_size", "budget.max_epochs"):
+        if (now := final.settings.at(name)) != (before := trial.settings.at(name)):
+            yield f"{name}: {now} (trial: {before})"
+    values, before_values = flat_values(final.parameters), flat_values(trial.parameters)
+    for name, now in values.items():
+        if now != (before := before_values[name]):
+            yield f"{name}: {now} (trial: {before})"
 
 
 def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Experiment:
@@ -280,7 +379,7 @@ def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Exper
         return stages[-1] if best is None else stages[best["epoch"] - 1]
 
 
-def _header(exported: Exported, reason: str, command: str) -> str:
+def _header(exported: Exported, command: str) -> str:
     end = "Paths are relative to this file."
     if exported.generator_steps is not None:
         return (
@@ -292,7 +391,7 @@ def _header(exported: Exported, reason: str, command: str) -> str:
         origin = f"A control that `confirm` added to study {exported.study}, arm {exported.arm}.\n"
     else:
         origin = (
-            f"Trial {exported.trial} of study {exported.study}, arm {exported.arm}: {reason}.\n"
+            f"Trial {exported.trial} of study {exported.study}, arm {exported.arm}: {exported.reason}.\n"
             f"{exported.metric} {exported.val_score:.4f} on val-A, which guided the search, "
             f"{exported.val_b_score:.4f} on val-B.\n"
         )

@@ -44,18 +44,24 @@ class FinalTraining:
 
 def changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
     """Yield what differs from the exported trial, one line each."""
-    settings, parameters, final = experiment.settings, experiment.parameters, experiment.settings.final
-    counts = prepared.train_counts
-    if final is None or final.trial_images == sum(counts):
+    settings, parameters, origin = experiment.settings, experiment.parameters, experiment.settings.exported_from
+    if origin is None or origin.images is None:
         return
-    images, of_patients = final.trial_images, f" of {final.trial_patients:,} patients"
+    yield from origin.changes
+    counts, generator = prepared.train_counts, parameters.generator
+    if generator and generator.image_size < settings.data.image_size and experiment.resolution_px is None:
+        enlarged = f"{generator.image_size} px, enlarged to {settings.data.image_size} px"
+        yield f"images of the {generator.noun}: {enlarged}; real images are not matched to them"
+    if origin.images == sum(counts):
+        return
+    images, of_patients = origin.images, f" of {origin.patients:,} patients"
     yield f"training images: {sum(counts):,} of {prepared.train_patients:,} patients (trial: {images:,}{of_patients})"
     if parameters.source != "none":
         extra, before = len(plan_mix(counts, parameters)), len(plan_mix([images], parameters))
         yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
     of_trial = settings.budget.steps_per_epoch or max(8, -(-images // 32))
     yield f"steps per epoch: {prepared.steps_per_epoch(settings):,} (trial: {of_trial:,})"
-    if generator := parameters.generator:
+    if generator:
         yield f"{generator.noun}: trained anew on these images, for the same {generator.steps:,} steps"
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from xraytune.base.artifacts import in_use, releases, work_path
@@ -25,6 +26,7 @@ from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progres
 from xraytune.data.index import ImageIndex, content_fingerprint
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
+from xraytune.model.best import export
 from xraytune.model.bundle import NETWORK_PACKAGES, write_bundle, write_card
 from xraytune.model.bundle_record import TrainedOn
 from xraytune.model.final import FinalTraining, changes_of, train_final
@@ -32,7 +34,7 @@ from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import TrackedRun, publish
 from xraytune.space.fields import flat_values
-from xraytune.space.settings import Experiment, Settings, extensions_of
+from xraytune.space.settings import Experiment, ExportedFrom, Settings, extensions_of
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_trials
@@ -94,7 +96,8 @@ def train(
     With `tracking.wandb`, then send the curves and the bundle to W&B; if that fails, only warn.
 
     Args:
-        config: YAML file of an experiment, e.g. from `export`; of a search space, the first entry of `points_to_evaluate`.
+        config: Study, whose best configuration is exported for this; or YAML file of an experiment, e.g. from `export`; of
+            a search space, the first entry of `points_to_evaluate`.
         out: Folder to create.
         data: Image folder, or data file (YAML); overrides the file's.
         weights_dir: Folder of official weight files, for machines without network access.
@@ -115,7 +118,8 @@ def train(
     """
     started = time.monotonic()
     require_new(out)
-    space = open_space(config, overrides, data=data, weights_dir=weights_dir)
+    with _space_file(config, note) as file:
+        space = open_space(file, overrides, data=data, weights_dir=weights_dir)
     task = task_of(space.settings)
     if not task.trains_network:
         what = "this file describes a generator (objective.metric: gan_kid); `train` trains a classifier or segmenter"
@@ -149,6 +153,22 @@ def train(
     return _trained(plan, prepared, training, out, repeats_trial=repeats_trial, seconds=time.monotonic() - started)
 
 
+@contextmanager
+def _space_file(config: Path, note: Callable[[str], None]) -> Iterator[Path]:
+    """Yield the file of the experiment; of a study, a temporary one with its best configuration."""
+    if not config.is_dir():
+        yield config
+        return
+    with TemporaryDirectory() as folder:
+        exported = export(config, out=Path(folder) / "final.yaml")
+        note(exported.sentence)
+        if exported.synthetic:
+            note(f"the benefit of its synthetic images is {exported.synthetic}")
+        if exported.advice:
+            note(f"{exported.advice_for}{exported.advice}")
+        yield exported.path
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
     """What is trained, on which images, and where; `study` and `trial_scores` are those of the exported trial, if known."""
@@ -174,9 +194,10 @@ def _plan(
     settings, parameters = experiment.settings, experiment.parameters
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     contents = [sha256_of(weights, "file of tensors") if weights else None, *_extra_images(experiment, prepared, cache)]
-    repeated = study if study and _is_trial(settings, study, prepared, note) else None
+    origin = settings.exported_from
+    repeated = study if study and origin and _is_trial(origin, study, prepared, note) else None
     # A trial that ASHA stopped and `confirm` completed has no scores of its own.
-    trial = ended_trials(repeated).get(settings.exported_from.trial) if repeated and settings.exported_from else None
+    trial = ended_trials(repeated).get(origin.trial) if repeated and origin and origin.trial is not None else None
     compute = _compute(settings, repeated, note)
     pin(compute)
     trained_on = _trained_on(experiment, prepared, index, cache)
@@ -309,13 +330,12 @@ def _extra_images(experiment: Experiment, prepared: Prepared, cache: Path) -> li
     return [content_fingerprint(images)]
 
 
-def _is_trial(settings: Settings, study: StudyFolder, prepared: Prepared, note: Callable[[str], None]) -> bool:
-    """Return whether this is the exported trial again: the same images on the same sides."""
-    searched = study.prepared()
+def _is_trial(origin: ExportedFrom, study: StudyFolder, prepared: Prepared, note: Callable[[str], None]) -> bool:
+    """Return whether this is the exported trial again: the same settings, and the same images on the same sides."""
+    searched, name = study.prepared(), study.path.name
     if searched.fingerprint == prepared.fingerprint:
-        return True
-    name = study.path.name
-    if settings.final is None:
+        return origin.is_exact
+    if origin.is_exact:
         note(f"the images or their split differ from those of study {name}: metrics will differ from the trial")
         return False
     searched_images, images = ({(image.sha256, image.label) for image in p.images} for p in (searched, prepared))
@@ -332,7 +352,9 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
             return recorded
         note("the study ran on a GPU, but torch finds none here: metrics will differ slightly from the trial")
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
-    return replace(compute, threads=cpu_count(), generator_threads=cpu_count()) if settings.final else compute
+    if settings.exported_from is None or settings.exported_from.is_exact:
+        return compute
+    return replace(compute, threads=cpu_count(), generator_threads=cpu_count())
 
 
 @contextmanager

@@ -182,8 +182,8 @@ def read_settings(problems: Problems) -> Settings | None:
     """Return the settings, with absolute paths; None if there are problems with them."""
     document = problems.document
     content = document.content
-    weights = ("quality", "weights")
-    for path in (*_PATHS, *((weights,) if is_path("weights", document.get(weights)) else ())):
+    weights = [(block, "weights") for block in ("quality", "final")]
+    for path in (*_PATHS, *(path for path in weights if is_path("weights", document.get(path)))):
         if isinstance(text := document.get(path), str):
             content = with_value(content, path, absolute_path(text, document.folder(path)))
     assert isinstance(content, dict)

@@ -188,6 +188,21 @@ def check_space(specs: Sequence[ParameterSpec], settings: Settings | None, probl
             problems.add(_first_written(rule, problems.document), what, advice)
     if settings:
         _check_effects(specs, settings, problems)
+        _check_final(specs, settings, problems)
+
+
+def _check_final(specs: Sequence[ParameterSpec], settings: Settings, problems: Problems) -> None:
+    """Check the rules that read what `final` changes, with every mix of the space."""
+    if settings.final is None:
+        return
+    values = settings.final.parameters
+    fixed = [ParameterSpec(name=name, domain=Choices((value,))) for name, value in values.items()]
+    changed = [*fixed, *(spec for spec in specs if spec.name not in values)]
+    names = {*values, *(["data.image_size"] if settings.final.image_size else [])}
+    for rule in RULES:
+        if not names.isdisjoint(rule.reads):
+            for what, fix in filter(None, _refusals(rule, changed, settings.final.settings_of(settings), {})):
+                problems.add(("final",), f"final: {what}", fix)
 
 
 def check_images(space: Space, **facts: int) -> None:

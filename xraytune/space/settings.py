@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -23,6 +23,12 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+ImageSize = Annotated[int, Field(ge=32, le=1024)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+Strength = Annotated[int, Field(ge=0, le=3)]
+Trainable = Literal["head", "last_stage", "all"]
+OptimizerName = Literal["adam", "adamw", "sgd"]
+ScheduleName = Literal["constant", "cosine", "plateau"]
 ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$")]
 """Images are written into folders of that name."""
 
@@ -148,7 +154,7 @@ class DataSettings(StrictModel):
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
     """The positive class of two, for sensitivity; not needed if a name says it (NORMAL, healthy, No Finding, cancer ...)."""
-    image_size: Annotated[int, Field(ge=32, le=1024)] = 128
+    image_size: ImageSize = 128
     resize: Literal["squash", "crop"] = "squash"
     """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
     table: TableSettings | None = None
@@ -327,7 +333,7 @@ class Parameters(StrictModel):
     gan: GanSettings | None = None
     diffusion: DiffusionSettings | None = None
     folder: FolderSettings | None = None
-    classical: Annotated[int, Field(ge=0, le=3)] = 0
+    classical: Strength = 0
     """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=0, le=64)] = 8
     """Augmented versions per image, drawn in advance; 0: a new one at each step, which prevents caching features."""
@@ -335,7 +341,7 @@ class Parameters(StrictModel):
     weights: WeightsName = "imagenet"
     """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
-    trainable: Literal["head", "last_stage", "all"] = "all"
+    trainable: Trainable = "all"
     batch_norm: Literal["mix", "real", "moving"] = "mix"
     """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`; real
     images with `mixing: pretrain`) or on its real images (`real`), or the moving average of training (`moving`)."""
@@ -345,10 +351,10 @@ class Parameters(StrictModel):
     """`bce`: one output unit and binary cross entropy, for two classes."""
     dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(task="segmentation")] = 0.0
     lr: Positive = 1e-4
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: OptimizerName = "adam"
     weight_decay: NonNegative = 0.0
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    batch_size: BatchSize = 32
+    schedule: ScheduleName = "constant"
     early_stop_epochs: Count | None = None
 
     @model_validator(mode="before")
@@ -459,13 +465,19 @@ class Parameters(StrictModel):
         return self.source not in ("none", "duplicate")
 
     @property
-    def simplicity(self) -> tuple[int, int, float]:
+    def simplicity(self) -> tuple[int, float, int]:
         """A sort key that puts the simpler and cheaper arm first: the choice among trials with equal AUROCs.
 
-        real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio first.
+        real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio first,
+        then less augmentation.
         """
+        return (*self.mix_simplicity, self.classical)
+
+    @property
+    def mix_simplicity(self) -> tuple[int, float]:
+        """A sort key of mixes alone: by source, then by ratio; equal for trials with the same source and ratio."""
         rank = len(SOURCES.built_in) if SOURCES.has(self.source) else SOURCES.built_in.index(self.source)
-        return rank, self.classical, self.synthetic_ratio
+        return rank, self.synthetic_ratio
 
     @property
     def arm(self) -> str:
@@ -606,18 +618,53 @@ class ExportedFrom(StrictModel):
     """The trial that `export` wrote this file from, so that a final training finds its study."""
 
     study: FilePath
-    trial: Annotated[int, Field(ge=0)]
+    trial: Annotated[int, Field(ge=0)] | None = None
+    """None for a control that `confirm` added."""
     synthetic: str = ""
     """Whether `confirm` had shown a benefit of its synthetic images; for the model card."""
+    images: Count | None = None
+    """Training images of the trial, from which `budget.steps_per_epoch` is scaled up; None if the file repeats the trial."""
+    patients: Count | None = None
+    """Training patients of the trial."""
+    changes: tuple[str, ...] = ()
+    """What `final` changed, one line each."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the file repeats the trial to the bit, instead of training a final model."""
+        return self.images is None
 
 
 class FinalSettings(StrictModel):
-    """The final training, which uses all patients of the data folder; `export` writes this block, and `train` reads it."""
+    """How the winner of a search is trained in the end: what is given replaces the trial's own value."""
 
-    trial_images: Count
-    """Training images of the exported trial; `budget.steps_per_epoch` is scaled up from them, if it is set."""
-    trial_patients: Count
-    """Training patients of the exported trial."""
+    image_size: ImageSize | None = None
+    """`data.image_size`. A generator is trained at this size if it can, else its images are enlarged."""
+    max_epochs: Count | None = None
+    """`budget.max_epochs`; each is then one pass over the real images, whatever `budget.steps_per_epoch` says."""
+    backbone: Annotated[str, BACKBONES] | None = None
+    weights: WeightsName | None = None
+    trainable: Trainable | None = None
+    classical: Strength | None = None
+    lr: Positive | None = None
+    optimizer: OptimizerName | None = None
+    weight_decay: NonNegative | None = None
+    batch_size: BatchSize | None = None
+    schedule: ScheduleName | None = None
+    early_stop_epochs: Count | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The given parameters by name."""
+        return self.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
+
+    def settings_of(self, settings: Settings) -> Settings:
+        """Return the settings of the final training, on all patients."""
+        size_px, budget = self.image_size or settings.data.image_size, settings.budget
+        data = settings.data.model_copy(update={"image_size": size_px, "train_patients": None})
+        if self.max_epochs:
+            budget = budget.model_copy(update={"max_epochs": self.max_epochs, "steps_per_epoch": None})
+        return settings.model_copy(update={"data": data, "budget": budget, "final": None})
 
 
 class Settings(StrictModel):
@@ -644,6 +691,12 @@ class Settings(StrictModel):
     final: FinalSettings | None = None
 
     rules = (
+        Rule(
+            ("final", "objective.metric"),
+            lambda final, metric: final is None or metric != "gan_kid",
+            "final: a search for a generator trains no final model",
+            "remove it",
+        ),
         Rule(
             ("objective.metric", "task"),
             lambda metric, task: metric in OBJECTIVES[task],
@@ -674,7 +727,9 @@ class Settings(StrictModel):
         return self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from"), True),
+                **dict.fromkeys(("resources", "tracking", "weights_dir", "final"), True),
+                # The images of the trial decide the steps of an epoch.
+                "exported_from": {"study", "trial", "synthetic", "patients", "changes"},
                 "budget": {"trials", "hours", "gpu_hours"},
                 "data": {"path"},
                 # The content of a file of weights is in inputs.json.

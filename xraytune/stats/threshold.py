@@ -7,6 +7,7 @@ maximum of a curve such as Youden's J, which depends on single images.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize  # type: ignore[import-untyped]
@@ -17,12 +18,32 @@ from xraytune.stats.classification import Flags, Floats, require_finite, require
 _ABOVE_ROUNDING = 1 + 1e-9
 
 
-def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
-    """Return the threshold for balanced accuracy, where the calibrated probability equals the prevalence.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlattScaling:
+    """P(positive) = sigmoid(slope * (logit(score) - centre) / spread + offset), fitted to scores of labelled images.
 
-    Platt scaling fits P(positive) = sigmoid(a logit(score) + b). Where this equals the prevalence, both classes have the
-    same density, so sensitivity plus specificity is largest if the fit is right. The threshold lies between the lowest and
-    the highest score; it is 0.5 if the scores do not increase with the class.
+    Attributes:
+        crossing: The standardised logit at which the probability is the mean of the fit's targets.
+    """
+
+    centre: float
+    spread: float
+    slope: float
+    offset: float
+    crossing: float
+
+    def probabilities(self, scores: Floats) -> Floats:
+        """Return the calibrated probability of each score, float64 [N]."""
+        return np.asarray(expit(self.slope * (_logits(scores) - self.centre) / self.spread + self.offset))
+
+    @property
+    def threshold(self) -> float:
+        """The score whose calibrated probability equals the prevalence."""
+        return float(expit(self.centre + self.spread * self.crossing))
+
+
+def platt_scaling(is_positive: Flags, scores: Floats) -> PlattScaling | None:
+    """Fit the probability of the positive class to scores; None if these do not increase with the class.
 
     Args:
         is_positive: bool [N].
@@ -35,11 +56,10 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised targets.
     """
     require_scorable(is_positive.astype(np.int64), scores, 2)
-    smallest = np.finfo(np.float64).eps
-    logits = np.asarray(logit(np.clip(scores, smallest, 1 - smallest)))
+    logits = _logits(scores)
     centre, spread = float(logits.mean()), float(logits.std())
     if spread == 0:
-        return 0.5
+        return None
     standardised = (logits - centre) / spread
     positives, others = int(is_positive.sum()), int((~is_positive).sum())
     targets = np.where(is_positive, (positives + 1) / (positives + 2), 1 / (others + 2))
@@ -51,10 +71,28 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
 
     slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     if slope <= 0:
-        return 0.5
+        return None
     # Not the prevalence but the targets' mean, which equals the fit's mean, so the crossing lies within the scores.
-    crossing = (logit(targets.mean()) - offset) / slope
-    return float(expit(centre + spread * np.clip(crossing, standardised.min(), standardised.max())))
+    crossing = np.clip((logit(targets.mean()) - offset) / slope, standardised.min(), standardised.max())
+    return PlattScaling(
+        centre=centre, spread=spread, slope=float(slope), offset=float(offset), crossing=float(crossing)
+    )
+
+
+def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
+    """Return the threshold for balanced accuracy, where the calibrated probability equals the prevalence.
+
+    There both classes have the same density, so sensitivity plus specificity is largest if the fit of `platt_scaling`, which
+    this takes the arguments of, is right. The threshold lies between the lowest and the highest score; it is 0.5 if the
+    scores do not increase with the class.
+    """
+    fit = platt_scaling(is_positive, scores)
+    return 0.5 if fit is None else fit.threshold
+
+
+def _logits(scores: Floats) -> Floats:
+    smallest = np.finfo(np.float64).eps
+    return np.asarray(logit(np.clip(scores, smallest, 1 - smallest)))
 
 
 def sensitivity_threshold(positive_scores: Floats, sensitivity: float) -> float | None:
