@@ -111,7 +111,7 @@ def test_the_heading_shows_the_progress_of_the_search() -> None:
     assert lines == [
         "small: 1 of 10 trials ended (1 running, 1 complete)",
         "best on val-A: #0 gan r=0, AUROC 0.800",
-        "best on val-B, to be exported: #0 gan r=0, AUROC 0.700",
+        "best on val-B: #0 gan r=0, AUROC 0.700",
         "running, 0:31 used, about 1:30 left",
         "http://127.0.0.1:8265",
     ]

@@ -86,7 +86,7 @@ def _best(data: StudyData) -> Section | None:
             *map(sentence, pruning.warnings if pruning else ()),
         ],
         facts=[(name, text_of(value)) for name, value in trial.by_name.items()],
-        commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
+        commands=[f"xraytune train {study} -o model"],
     )
 
 

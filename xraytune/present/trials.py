@@ -239,7 +239,7 @@ def _best(view: StudyView) -> list[str]:
     chosen = [f"best on val-A: #{best.number} {best.mix}, {view.metric} {best.value:.3f}"]
     if (export := view.for_export) is not None and export.val_b_score is not None:
         score = f"{view.metric} {export.val_b_score:.3f}"
-        chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, {score}")
+        chosen.append(f"best on val-B: #{export.number} {export.mix}, {score}")
     return chosen
 
 
