@@ -88,9 +88,8 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(status["trials"]) == 4
     assert not status["is_running"]
 
-    exported = said("export", "studies/small", "-o", "best.yaml")
-    trained = said("train", "--config", "best.yaml", "-o", "model")
-    assert trained["val_b_score"] == exported["val_b_score"], "the model equals the trial, to the bit"
+    trained = said("train", "studies/small", "-o", "model")
+    assert trained["val_b_score"] > 0.5
 
     evaluated = said("evaluate", "model", "--data", "others/test")
     assert {"auroc", "accuracy", "sensitivity (PNEUMONIA)", "f1 (PNEUMONIA)", "images", "intervals"} <= evaluated.keys()
