@@ -62,16 +62,11 @@ def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, 
     assert trained.equals_trial is True
 
 
-def test_retraining_reproduces_files_and_trial_metrics(copy_lab: CopyLab) -> None:
+def test_retraining_reproduces_the_files_of_a_model(copy_lab: CopyLab) -> None:
     lab = copy_lab()
 
-    trained = train(lab.best, out=lab.path / "again")
+    train(lab.best, out=lab.path / "again")
 
-    exported = load_space(lab.best).settings.exported_from
-    assert exported is not None
-    row = ended_trials(StudyFolder(lab.study))[exported.trial]
-    assert (trained.val_score, trained.val_b_score) == (row.value, row.val_b_score)
-    assert trained.equals_trial is True
     assert files_of(lab.path / "again") == files_of(lab.model)
 
 

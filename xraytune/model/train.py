@@ -26,7 +26,6 @@ from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progres
 from xraytune.data.index import ImageIndex, content_fingerprint
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
-from xraytune.model.best import export
 from xraytune.model.bundle import NETWORK_PACKAGES, write_bundle, write_card
 from xraytune.model.bundle_record import TrainedOn
 from xraytune.model.final import FinalTraining, changes_of, train_final
@@ -159,6 +158,8 @@ def _space_file(config: Path, note: Callable[[str], None]) -> Iterator[Path]:
     if not config.is_dir():
         yield config
         return
+    from xraytune.model.best import export  # Optuna reads the journal
+
     with TemporaryDirectory() as folder:
         exported = export(config, out=Path(folder) / "final.yaml")
         note(exported.sentence)
