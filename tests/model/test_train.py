@@ -207,11 +207,12 @@ def test_without_its_study_a_configuration_still_trains(copy_lab: CopyLab) -> No
 
 def test_a_damaged_table_of_the_study_is_an_error_before_the_training(copy_lab: CopyLab) -> None:
     lab = copy_lab()
+    exact = export(lab.study, out=lab.path / "exact.yaml", trial=0, exact=True)
     StudyFolder(lab.study).rows_path.write_text('{"version": 2}\n', encoding="utf-8")
     epochs: list[EpochRecord] = []
 
     with pytest.raises(StudyError, match=r"trials\.jsonl"):
-        train(lab.best, out=lab.path / "again", on_epoch=epochs.append)
+        train(exact.path, out=lab.path / "again", on_epoch=epochs.append)
 
     assert not epochs
 
