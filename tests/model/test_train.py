@@ -18,10 +18,9 @@ from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.model.best import export
 from xraytune.model.train import train
-from xraytune.space.load import experiment_to_yaml, load_space
+from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.row import ended_trials
 
 pytestmark = pytest.mark.slow
 

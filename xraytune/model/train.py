@@ -208,6 +208,7 @@ def _plan(
     depends_on: dict[str, Any] = {
         "space": space.identity(),
         "images": prepared.fingerprint,
+        "steps_per_epoch": prepared.steps_per_epoch(settings),
         "contents": contents,
         "compute": asdict(compute),
         "releases": releases(*NETWORK_PACKAGES[settings.task]),

@@ -727,9 +727,7 @@ class Settings(StrictModel):
         return self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(("resources", "tracking", "weights_dir", "final"), True),
-                # The images of the trial decide the steps of an epoch.
-                "exported_from": {"study", "trial", "synthetic", "patients", "changes"},
+                **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from", "final"), True),
                 "budget": {"trials", "hours", "gpu_hours"},
                 "data": {"path"},
                 # The content of a file of weights is in inputs.json.
