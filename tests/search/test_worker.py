@@ -318,7 +318,7 @@ def test_process_exits_when_its_trial_runs_elsewhere(study: StudyFolder) -> None
     process.send_signal(signal.SIGSTOP)
     take_ownership(study.trial_path(3) / ".owner")
     process.send_signal(signal.SIGCONT)
-    process.communicate()
+    process.communicate(timeout=120)
 
     assert process.returncode == 1
     assert epochs(study, 3) == [1]
@@ -327,7 +327,7 @@ def test_process_exits_when_its_trial_runs_elsewhere(study: StudyFolder) -> None
 def test_process_exits_when_another_search_holds_the_study(study: StudyFolder) -> None:
     process = process_of(study, 4)
     with hold(study.lock_path):
-        process.communicate()
+        process.communicate(timeout=120)
 
     assert process.returncode == 1
 
@@ -337,7 +337,7 @@ def test_process_exits_when_the_study_is_moved(study: StudyFolder) -> None:
     shutil.copytree(study.path, moved.path)
     process = process_of(moved, 4)
     moved.path.rename(study.path.with_name("elsewhere"))
-    process.communicate()
+    process.communicate(timeout=120)
 
     assert process.returncode == 1
     assert not moved.path.exists(), "it makes no folder in the place of the old one"
@@ -346,7 +346,7 @@ def test_process_exits_when_the_study_is_moved(study: StudyFolder) -> None:
 def test_process_exits_when_its_parent_is_gone(study: StudyFolder) -> None:
     shell = process_of(study, 5, "sh", "-c", '"$@"; true', "sh")
     shell.kill()
-    shell.communicate()  # its output is closed once the worker is gone too
+    shell.communicate(timeout=120)  # its output is closed once the worker is gone too
 
     assert epochs(study, 5) == [1]
 

@@ -25,6 +25,7 @@ from xraytune.data.prepare import (
 )
 from xraytune.space.settings import Experiment, FolderSettings, Parameters, Settings, without_gate
 from xraytune.synth.extra_folder import store_folder
+from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.training_set import build_training_set
 
 STEMS = tuple(f"p{number}" for number in range(20))
@@ -63,6 +64,21 @@ def test_each_side_has_the_masks_of_its_images(settings: Settings, tmp_path: Pat
         assert agreement(source) > 0.95
     write_prepared(prepared, tmp_path / "split.json")
     assert read_prepared(tmp_path / "split.json") == prepared
+
+
+@pytest.mark.parametrize("views", [3, 0])
+@pytest.mark.slow
+def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path, views: int) -> None:
+    prepared = prepared_in(settings, tmp_path)
+    parameters = Parameters(backbone="resnet18", weights="none", classical=2, views=views, batch_size=16)
+    experiment = Experiment(settings=settings, parameters=parameters)
+    inputs = TrialInputs(experiment, RunContext(prepared=prepared, cache=tmp_path, compute=CPU))
+
+    images, masks = inputs.batch(0)
+
+    form = inputs.network.form
+    grey = images[:, :1] * form.std[0] + form.mean[0]
+    assert float(((grey >= 0.5) == (masks > 0.5)).float().mean()) > 0.9
 
 
 def test_broken_images_and_masks_are_reported_together_or_left_out(

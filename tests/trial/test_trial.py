@@ -20,8 +20,11 @@ from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.files import read_jsonl, write_text
 from xraytune.base.records import EpochRecord
 from xraytune.data.prepare import RunContext
+from xraytune.nets.checkpoint import load_best
 from xraytune.space.settings import METRICS, Experiment, GanSettings, Objective
+from xraytune.stats.classification import auroc
 from xraytune.synth.synthesize import GAN_STAGE, generator_need, network_labels, trained_generator
+from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.run import run_trial, trial_epochs
 
 SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
@@ -104,12 +107,17 @@ def test_another_objective_changes_the_scores_alone(bench: Bench, tmp_path: Path
 @pytest.mark.slow
 def test_the_result_is_of_the_best_epoch(bench: Bench, tmp_path: Path) -> None:
     seen: list[EpochRecord] = []
-    result = run_trial(bench.experiment(source="none"), bench.context, trial_dir=tmp_path, on_epoch=seen.append)
+    experiment = bench.experiment(source="none")
+    result = run_trial(experiment, bench.context, trial_dir=tmp_path, on_epoch=seen.append)
 
     assert result.value == max(record.val_score for record in seen)
     assert seen[result.best_epoch - 1].val_score == result.value
-    assert 0 <= (result.val_b_score or -1) <= 1
     assert 0 < (result.threshold or -1) < 1
+    inputs = TrialInputs(experiment, bench.context)
+    load_best(tmp_path / "checkpoint", inputs.trained)
+    of_val_b = inputs.results(inputs.val_b)
+    assert np.array_equal(np.load(tmp_path / "val_b.npy"), of_val_b)
+    assert result.val_b_score == auroc(inputs.val_b.labels, of_val_b, positive=bench.context.prepared.positive)
 
 
 @pytest.mark.slow

@@ -242,8 +242,9 @@ def _unknown_key(path: KeyPath) -> tuple[str, str]:
     key, block = str(path[-1]), path[:-1]
     if block:
         return f"{dotted(block)}: unknown key '{key}'", nearest(key, setting_blocks()[block].model_fields)
-    parameters = (f"parameters.{name}" for name in (*BLOCKS, *parameter_fields()))
-    return f"unknown key '{key}'", nearest(key, [*_NON_SETTING_KEYS, *parameters, *_dotted_settings()])
+    if key in (*BLOCKS, *parameter_fields()):
+        return f"unknown key '{key}'", f"did you mean 'parameters.{key}'?"
+    return f"unknown key '{key}'", nearest(key, [*_NON_SETTING_KEYS, *_dotted_settings()])
 
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
