@@ -21,7 +21,7 @@ from xraytune.study.start import create_study
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-SHOWN = {"as_json", "schema", "figures", "yes", "quick", "watch"}
+SHOWN = {"as_json", "schema", "figures", "yes", "quick", "watch", "labelled"}
 """Options that change what a command prints, which a Python caller decides with the result."""
 OTHER_NAMES = {
     "xraytune data inspect": dict.fromkeys(
@@ -30,6 +30,7 @@ OTHER_NAMES = {
     "xraytune data phantom": {"size": "image_size_px", "masks": "pairs"},
     "xraytune report": {"csv": "out"},
     "xraytune space check": {"file": "path"},
+    "xraytune train": {"study": "config"},
     "xraytune evaluate": {"at_sensitivity": "sensitivity"},
     "xraytune predict": {"at_sensitivity": "sensitivity"},
 }

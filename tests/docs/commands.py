@@ -62,7 +62,6 @@ SHRUNK = {
     r"search .*manaf": ("budget.trials=6",),  # its grid
     r"search .*CXR8": ("data.train_patients=all",),
     r"audit": tuple(one for one in TINY if not one.startswith("budget.trials")),
-    r"export studies/gan-segmentation-cpu": ("--arm real_only",),  # no other GAN training for the final model
     r"generator sample": ("-n 20",),
     r"data phantom": ("--patients 40", "--size 32"),
 }

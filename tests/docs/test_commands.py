@@ -21,7 +21,7 @@ PARAMETERS = [
 
 
 def test_the_main_job_of_readme_runs(main_job: Path) -> None:
-    assert "xraytune train --config best.yaml -o model" in MAIN_JOB.text
+    assert "xraytune train studies/gan-ratio-cpu -o model" in MAIN_JOB.text
     assert (main_job / "studies" / "gan-ratio-cpu" / "confirm" / "verdict.json").is_file()
     assert (main_job / "model" / "bundle.json").is_file()
 

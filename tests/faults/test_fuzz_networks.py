@@ -16,7 +16,7 @@ from tests.faults.fuzzing import NAMES, damaged_json, edits, fuzzed, only_our_er
 from tests.faults.specimens import TINY_GAN, make_bundle, make_checkpoints, make_gan, network, optimizer_of, seal
 from tests.in_process import CPU, one_thread
 from xraytune.model.load import open_bundle
-from xraytune.nets.checkpoint import finished_epochs, load_best, resume
+from xraytune.nets.checkpoint import load_best, resume
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.nets.weights import read_weights
 from xraytune.synth.checkpoint import checkpoint_generator, load_generator, new_training
@@ -37,7 +37,6 @@ def _one_thread() -> Iterator[None]:
 
 def resume_classifier(file: Path) -> None:
     classifier = network()
-    finished_epochs(file.parent)
     resume(file.parent, classifier, optimizer_of(classifier))
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 import xraytune
 from tests.data.test_formats import png
 from tests.faults.fuzzing import little_memory, only_our_errors
-from tests.faults.specimens import make_bundle, make_study, seal
+from tests.faults.specimens import make_bundle, make_study, network, optimizer_of, seal
 from tests.in_process import CPU, one_thread, search_in_process
 from tests.study.studies import two_images, write_space
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, XraytuneError
@@ -39,7 +39,7 @@ from xraytune.data.table import find_table, match_names
 from xraytune.model.best import export
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
-from xraytune.nets.checkpoint import finished_epochs, load_best
+from xraytune.nets.checkpoint import load_best, resume
 from xraytune.nets.weights import read_weights
 from xraytune.search.run import search
 from xraytune.space.load import load_space
@@ -145,7 +145,7 @@ FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
     "model/model.safetensors": open_in_a_bundle,
     "generator.safetensors": load_generator,
     "best.safetensors": lambda file: load_best(file.parent, torch.nn.Linear(2, 2)),
-    "checkpoint.pt": lambda file: finished_epochs(file.parent),
+    "checkpoint.pt": lambda file: resume(file.parent, network(), optimizer_of(network())),
     "gan/checkpoint.pt": checkpoint_generator,
     "plan.json": lambda file: read_plan(file.parent),
     "trials/0000/val_b.npy": lambda file: StudyFolder(file.parents[2]).results(0, "val_b", (3, 2)),

@@ -465,13 +465,14 @@ class Parameters(StrictModel):
         return self.source not in ("none", "duplicate")
 
     @property
-    def simplicity(self) -> tuple[int, float, int]:
+    def simplicity(self) -> tuple[int, int, float]:
         """A sort key that puts the simpler and cheaper arm first: the choice among trials with equal AUROCs.
 
-        real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio first,
-        then less augmentation.
+        real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio
+        first.
         """
-        return (*self.mix_simplicity, self.classical)
+        rank, ratio = self.mix_simplicity
+        return rank, self.classical, ratio
 
     @property
     def mix_simplicity(self) -> tuple[int, float]:

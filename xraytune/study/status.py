@@ -119,6 +119,9 @@ class StudyView:
 def status(study: Path) -> StudyView:
     """Return the state of the study in a folder; a search may be running on it.
 
+    Args:
+        study: The study's folder.
+
     Raises:
         StudyError: There is no study, or it is damaged.
     """
@@ -132,6 +135,9 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
     `val_b_score`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`; then, if the
     quality of synthetic images was measured, `gan_kid` and other figures (docs/generators.md). A value is missing where a
     trial has none, as `gan.steps` without a GAN.
+
+    Args:
+        study: The study's folder.
 
     Raises:
         StudyError: There is no study, or it is damaged.
