@@ -114,7 +114,7 @@ def test_duplicates_are_real_images_of_the_train_side(training_set_of: Any) -> N
     training_set = training_set_of(source="duplicate", synthetic_ratio=2.0)
 
     assert len(training_set.sources) == 1
-    assert sorted(training_set.extra.tolist()) == sorted([*range(training_set.real_count)] * 2)
+    assert sorted(training_set.extra.tolist()) == sorted([*range(len(training_set.real))] * 2)
 
 
 def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(training_set_of: Any) -> None:

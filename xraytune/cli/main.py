@@ -85,6 +85,7 @@ def build_app() -> typer.Typer:
     app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
     _add(space_app, space.check, "xraytune space check search_spaces/gan_ratio.yaml")
 
+    _add(app, search.headroom, "xraytune headroom --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, study.status, "xraytune status studies/gan-ratio", _SEARCH)
     _add(app, study.report, "xraytune report studies/gan-ratio", _SEARCH)

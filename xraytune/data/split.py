@@ -83,6 +83,21 @@ def split_by_patient(images: Sequence[ImageFile], settings: SplitSettings, train
     return Split(train=_positions(in_train), val_a=_positions(val_a), val_b=_positions(val_b))
 
 
+def nested_order(patients: Sequence[str], labels: Sequence[int], seed: int) -> list[tuple[int, ...]]:
+    """Return the positions of each patient's images; any first patients have about the class shares of all.
+
+    `train_patients` keeps patients in this order.
+    """
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, patient in enumerate(patients):
+        positions[patient].append(position)
+    found = [
+        _Patient(name=name, labels=frozenset(labels[place] for place in places), positions=tuple(places))
+        for name, places in positions.items()
+    ]
+    return [patient.positions for patient in _nested_order(_strata(found), seed)]
+
+
 def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
     """Return a line for each part of a data folder: how many images it has, and how a search uses them."""
     files: dict[PartName, list[str]] = defaultdict(list)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -53,8 +53,9 @@ class TrialInputs:
 
     trained: nn.Module
 
-    def __init__(self, experiment: Experiment, context: RunContext) -> None:
-        self._training_set = training_set = build_training_set(experiment, context)
+    def __init__(self, experiment: Experiment, context: RunContext, training_set: TrainingSet | None = None) -> None:
+        training_set = training_set or build_training_set(experiment, context)
+        self._training_set = training_set
         self.network = network = Network(experiment, context)
         settings, prepared, cache = experiment.settings, context.prepared, context.cache
         self.val_a, self.val_b = side_images("val_a", prepared, cache), side_images("val_b", prepared, cache)
@@ -62,7 +63,7 @@ class TrialInputs:
         steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
         self._pretraining_steps = self._parameters.pretraining_steps(steps)
         stream = partial(image_stream, settings.seed, view_count=max(view_count(experiment), 1))
-        real_count, extra_count = training_set.real_count, len(training_set.extra)
+        real_count, extra_count = len(training_set.real), len(training_set.extra)
         self._real = stream("real", image_count=real_count, per_step=self._parameters.real_per_step)
         self._extra = stream("extra", image_count=extra_count, per_step=self._parameters.extra_per_step)
         self._targets = self._labels
@@ -87,17 +88,19 @@ class TrialInputs:
         else:
             step -= self._pretraining_steps
             real, extra = self._real(step), NOTHING if self._pretraining_steps else self._extra(step)
-        numbers = np.concatenate([real.positions, self._training_set.extra[extra.positions]])
+        chosen = self._training_set
+        numbers = np.concatenate([chosen.real[real.positions], chosen.extra[extra.positions]])
         views = np.concatenate([real.views, extra.views])
         drawn = StepImages(step=step, numbers=numbers, views=views, real_count=len(real.positions))
         return self._load(drawn), self._targets(drawn)
 
     def norm_batches(self) -> Iterator[Tensor]:
         """Return inputs to estimate batch norm statistics on: real images, or the mix of the first steps with real ones."""
-        real_count = self._training_set.real_count
+        real = self._training_set.real
         if self._parameters.batch_norm == "real":
-            return map(self._load, real_images_for_norms(self.network.experiment, real_count))
-        steps = -(-min(real_count, _MAX_NORM_IMAGES) // self._parameters.real_per_step)  # each real image is shown once
+            drawn = real_images_for_norms(self.network.experiment, len(real))
+            return (self._load(replace(images, numbers=real[images.numbers])) for images in drawn)
+        steps = -(-min(len(real), _MAX_NORM_IMAGES) // self._parameters.real_per_step)  # each real image is shown once
         return (self.batch(self._pretraining_steps + step)[0] for step in range(steps))
 
     def whole(self) -> nn.Module:

@@ -80,20 +80,7 @@ def network_epochs(
     if experiment.parameters.has_synthetic_images and not (trial_dir / QUALITY_FILE).exists():
         write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(report_pool(experiment, context))})
     inputs = TrialInputs(experiment, context)  # may refuse the pool
-    settings = experiment.settings
-    training = NetworkTraining(
-        parameters=experiment.parameters,
-        network=inputs.trained,
-        batch=inputs.batch,
-        loss=task.loss,
-        norm_batches=inputs.norm_batches,
-        max_epochs=settings.budget.max_epochs,
-        steps_per_epoch=prepared.steps_per_epoch(settings),
-        seed=settings.seed,
-        compute=context.compute,
-        checkpoint_dir=trial_dir / "checkpoint",
-        on_progress=context.on_progress,
-    )
+    training = training_of(experiment, context, inputs, trial_dir / "checkpoint")
     records = []
     for record in _logged(training, inputs, trial_dir / "epochs.jsonl"):
         records.append(record)
@@ -128,6 +115,26 @@ def _logged(training: NetworkTraining, inputs: TrialInputs, log: Path) -> Iterat
         if record.epoch > logged:
             append_jsonl(log, {"version": 1, **asdict(record)})
         yield record
+
+
+def training_of(
+    experiment: Experiment, context: RunContext, inputs: TrialInputs, checkpoint_dir: Path
+) -> NetworkTraining:
+    """Return the training of a trial's network on these inputs, with its checkpoint in a folder."""
+    settings = experiment.settings
+    return NetworkTraining(
+        parameters=experiment.parameters,
+        network=inputs.trained,
+        batch=inputs.batch,
+        loss=task_of(settings).loss,
+        norm_batches=inputs.norm_batches,
+        max_epochs=settings.budget.max_epochs,
+        steps_per_epoch=context.prepared.steps_per_epoch(settings),
+        seed=settings.seed,
+        compute=context.compute,
+        checkpoint_dir=checkpoint_dir,
+        on_progress=context.on_progress,
+    )
 
 
 def train_own_generator(experiment: Experiment, context: RunContext) -> None:

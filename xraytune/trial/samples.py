@@ -93,7 +93,7 @@ def _cell(pixels: Pixels, mask: Pixels | None) -> Image.Image:
 
 def training_grid(training_set: TrainingSet, class_names: Sequence[str], title: str) -> Image.Image:
     """Draw real images of each class, and the first extra ones of a trial."""
-    real_labels = training_set.labels[: training_set.real_count]
+    real_labels = training_set.labels[training_set.real]
     extra_labels = training_set.labels[training_set.extra]
     classes = []
     for label, name in enumerate(class_names):

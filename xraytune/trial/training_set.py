@@ -1,7 +1,7 @@
 """The images that a trial trains on, real and extra ones, numbered across their data sources.
 
 A data source is a set of images of one origin: the train side, a block of synthetic images, a folder of extra images. Image
-i of a training set has a label and a place in one of its sources; the real images are 0 to `real_count` - 1.
+i of a training set has a label and a place in one of its sources.
 """
 
 from __future__ import annotations
@@ -22,22 +22,19 @@ from xraytune.trial.mix import plan_mix, require_enough
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
-    """The data sources of a trial, and which of their images are the extra ones.
+    """The data sources of a trial, and which of their images are the real and the extra ones.
 
     Attributes:
-        sources: The first one is the real train side.
+        sources: The first one has the real images.
         labels: int64 [total], over all sources.
+        real: int64 [R], the numbers of the real images.
         extra: int64 [E], the numbers of the extra images; `duplicate` may repeat a number.
     """
 
     sources: tuple[ImageSource, ...]
     labels: NDArray[np.int64]
+    real: NDArray[np.int64]
     extra: NDArray[np.int64]
-
-    @property
-    def real_count(self) -> int:
-        """Images of the train side."""
-        return len(self.sources[0].rows)
 
     def by_source(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
         """Yield, for each source with some of the images, its position, a mask of these images, and their rows in it."""
@@ -80,4 +77,4 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         else:
             shuffled = numpy_generator(experiment.settings.seed, "duplicates", label).permutation(members)
             extra[chosen] = np.resize(shuffled, len(chosen))
-    return TrainingSet(sources=sources, labels=labels, extra=extra)
+    return TrainingSet(sources=sources, labels=labels, real=np.arange(len(real.rows)), extra=extra)

@@ -1,0 +1,286 @@
+"""How much any generator could gain: real images of other patients stand in for perfect synthetic ones.
+
+The baseline of a space is trained on several draws of n patients, and on the same draws with real images of other patients
+at each ratio of the space, with equal steps and seeds. All are scored on the training patients that remain, which no draw
+contains. The test folder stays sealed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.base.errors import ConfigError, DataError, Problem
+from xraytune.base.records import Progress, ignore_progress
+from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.split import nested_order
+from xraytune.nets.checkpoint import load_best
+from xraytune.nets.compute import allocation_of, gpu_count, pin
+from xraytune.nets.train import train_network
+from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.settings import Experiment, Parameters, extra_images
+from xraytune.space.space import Space
+from xraytune.stats.verdict import Interval, compare
+from xraytune.study.journal import random_parameters
+from xraytune.trial.inputs import TrialInputs
+from xraytune.trial.network import Network
+from xraytune.trial.prepare import open_space, prepare_space
+from xraytune.trial.run import training_of
+from xraytune.trial.task import Results, Task, task_of
+from xraytune.trial.training_set import TrainingSet
+
+_MOST_DRAWS, _FEWEST_DRAWS = 5, 3
+_LADDER = (0.125, 0.25, 0.5, 1.0, 2.0)
+"""Numbers of patients, times that of the space."""
+_FEWEST_PATIENTS = 16
+_TEST_SHARE = 0.25
+"""At least this share of the training patients is scored."""
+_SPARE = 1.2
+"""Patients of the extra images, times their expected number: some patients have fewer images than others."""
+_TRIES = 1000
+Numbers = NDArray[np.int64]
+"""Positions of images on the train side, [n]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """The gain by `ratio` real images of other patients per image of so many patients, mean over `draws`.
+
+    `baseline` is the score without them, `test_patients` are scored, and `interval` is over draws and these patients.
+    """
+
+    patients: int
+    ratio: float
+    draws: int
+    test_patients: int
+    baseline: float
+    interval: Interval
+
+    @property
+    def gain(self) -> float:
+        """The mean gain."""
+        return self.interval.difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headroom:
+    """The gains at each ratio of a space for several numbers of patients.
+
+    Attributes:
+        margin: The smallest gain that matters: `confirm.rope`.
+        patients: `data.train_patients` of the space, or all training patients.
+        baseline: The label of the arm without extra images.
+    """
+
+    name: str
+    metric: str
+    margin: float
+    patients: int
+    baseline: str
+    gains: tuple[Gain, ...]
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """The numbers of patients, the smallest first."""
+        return tuple(sorted({gain.patients for gain in self.gains}))
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the largest gain means: at the number of patients closest to the space's own, then at the others."""
+        first = min(self.ladder, key=lambda count: abs(count - self.patients))
+        return tuple(self._sentence(count) for count in (first, *(n for n in self.ladder if n != first)))
+
+    def _sentence(self, count: int) -> str:
+        best = max((gain for gain in self.gains if gain.patients == count), key=lambda gain: gain.gain)
+        low, high = best.interval.low, best.interval.high
+        if high < self.margin:
+            means = f"less than the margin {self.margin:g}: no generator can help here"
+        elif best.gain < 2 * self.margin:
+            means = f"less than two margins of {self.margin:g}: only a nearly perfect generator could help"
+        else:
+            means = f"{best.gain / self.margin:.1f} margins of {self.margin:g}: a good generator can help"
+        gain = f"gain {best.gain:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
+        return f"At {count:,} patients, even perfect images {gain}, {means}."
+
+
+def headroom(
+    space_file: Path,
+    *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    cache: Path = Path("cache"),
+    skip_broken: bool = False,
+    on_progress: Progress = ignore_progress,
+    note: Callable[[str], None] = lambda _: None,
+) -> Headroom:
+    """Measure, before a search, how much perfect images would gain.
+
+    With a frozen backbone, features are computed once, and a ladder of numbers of patients takes about a minute. Otherwise,
+    whole networks are trained, and only for the number of patients closest to the space's own.
+
+    Args:
+        space_file: Search space (YAML).
+        data: Image folder, or data file (YAML); overrides the file's.
+        weights_dir: Folder of official weight files, for machines without network access.
+        overrides: `key=value` settings that override the file's.
+        cache: Artifact cache.
+        skip_broken: Leave out broken images.
+        on_progress: Called with progress.
+        note: Called with messages for the user.
+
+    Raises:
+        ConfigError: The file is invalid, or the space has no arm without extra images, or no ratio.
+        DataError: The images are invalid, or there are too few patients.
+        MachineError: Weights or disk space are missing.
+        TrialError: A loss is not finite.
+    """
+    own = open_space(space_file, overrides, data=data, weights_dir=weights_dir)
+    space = open_space(space_file, [*overrides, "data.train_patients=all"], data=data, weights_dir=weights_dir)
+    settings, task = space.settings, task_of(space.settings)
+    parameters, ratios = _baseline(space), _ratios(space)
+    cache = cache.resolve()
+    prepared, _ = prepare_space(space, cache, skip_broken=skip_broken, note=note, on_progress=on_progress)
+    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
+    pin(compute)
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+    side = prepared.side("train")
+    patients = nested_order(side.patients, side.labels.tolist(), settings.data.split.seed)
+    wanted = own.settings.data.train_patients or len(patients)
+    designs = list(_designs(len(patients), wanted, max(ratios)))
+    if not designs:
+        what = f"{len(patients):,} training patients are too few for {_FEWEST_DRAWS} draws of {_FEWEST_PATIENTS}"
+        raise DataError(Problem(what, settings.data.path, "add patients"))
+    experiment = Experiment(settings=settings, parameters=parameters)
+    if not Network(experiment, context).has_cached_features:
+        designs = [min(designs, key=lambda design: abs(design[0] - wanted))]
+    arms = [parameters, *(_with_ratio(parameters, ratio) for ratio in ratios)]
+    total, trained = sum(draws for _, draws in designs) * len(arms), 0
+    everyone = side_images("train", prepared, cache)
+    gains: list[Gain] = []
+    for count, draws in designs:
+        size = _pool_size(count, max(ratios))
+        results: list[Results] = []
+        for arm in arms:
+            for draw in range(draws):
+                pool = patients[draw : draws * size : draws]
+                real, others = (np.array([*chain(*part)]) for part in (pool[:count], pool[count:]))
+                extra = others[: extra_images(arm.synthetic_ratio, len(real))]
+                results.append(_results(experiment, arm, context, everyone, real, extra))
+                trained += 1
+                on_progress("training on draws of patients (networks)", trained, total)
+        test = np.array([*chain(*patients[draws * size :])])
+        gains += _gains(task, everyone, side.patients, prepared.positive, test, results, count, ratios)
+    return Headroom(
+        name=settings.name,
+        metric=task.metric,
+        margin=settings.confirm.rope,
+        patients=wanted,
+        baseline=task.label(parameters),
+        gains=tuple(gains),
+    )
+
+
+def _baseline(space: Space) -> Parameters:
+    """Return the first arm without extra images in `points_to_evaluate`, or else the simplest of random points."""
+    for start in space.points_to_evaluate:
+        with suppress(ConfigError):  # it leaves other parameters open
+            parameters = parameters_from(replace(space, points_to_evaluate=(start,)).first_point())
+            if parameters.source == "none":
+                return parameters
+    drawn = islice(random_parameters(space, space.settings.seed), _TRIES)
+    baselines = [parameters for parameters in drawn if parameters.source == "none"]
+    if not baselines:
+        raise ConfigError(Problem("the space has no arm without extra images", space.settings.name, "add source: none"))
+    return min(baselines, key=lambda parameters: parameters.simplicity)
+
+
+def _ratios(space: Space) -> list[float]:
+    """Return the ratios of the space, ascending; of a range, its ends."""
+    ratios = {
+        ratio for (ratio,) in space.combinations("synthetic_ratio") if isinstance(ratio, int | float) and ratio > 0
+    }
+    if not ratios:
+        what = "the space has no ratio of extra images to real ones"
+        raise ConfigError(Problem(what, space.settings.name, "add a source of extra images and synthetic_ratio"))
+    return sorted(map(float, ratios))
+
+
+def _with_ratio(parameters: Parameters, ratio: float) -> Parameters:
+    """Return the baseline with a stream of extra images, as many per step as in a trial with this ratio."""
+    return parameters_from({**flat_values(parameters), "source": "duplicate", "synthetic_ratio": ratio})
+
+
+def _pool_size(count: int, ratio: float) -> int:
+    """Return the patients of a draw and of its extra images."""
+    return count + math.ceil(_SPARE * ratio * count)
+
+
+def _designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int, int]]:
+    """Yield numbers of patients, and how many draws of them have no patient in common and leave enough to score on."""
+    available = int((1 - _TEST_SHARE) * patient_count)
+    largest = int(available / _FEWEST_DRAWS / (1 + _SPARE * ratio))
+    counts = sorted({round(factor * wanted) for factor in _LADDER} | {largest})
+    possible = [count for count in counts if _FEWEST_PATIENTS <= count <= largest]
+    for count in possible[: len(_LADDER)]:
+        yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))
+
+
+def _results(
+    experiment: Experiment,
+    arm: Parameters,
+    context: RunContext,
+    everyone: ImageSource,
+    real: Numbers,
+    extra: Numbers,
+) -> Results:
+    """Train an arm on a draw, and return its results on all images of the train side, [N, C]."""
+    settings = experiment.settings
+    steps = settings.budget.steps_per_epoch or max(8, -(-len(real) // 32))
+    budget = settings.budget.model_copy(update={"steps_per_epoch": steps})
+    trial = Experiment(settings=settings.model_copy(update={"budget": budget}), parameters=arm)
+    inputs = TrialInputs(
+        trial, context, TrainingSet(sources=(everyone,), labels=everyone.labels, real=real, extra=extra)
+    )
+    with TemporaryDirectory() as folder:
+        training = training_of(trial, replace(context, on_progress=ignore_progress), inputs, Path(folder))
+        for _ in train_network(training, inputs.validate):
+            pass
+        load_best(training.checkpoint_dir, inputs.trained)
+        return inputs.results(everyone)
+
+
+def _gains(
+    task: Task,
+    everyone: ImageSource,
+    patients: Sequence[str],
+    positive: int,
+    test: Numbers,
+    results: Sequence[Results],
+    count: int,
+    ratios: Sequence[float],
+) -> Iterator[Gain]:
+    """Yield the gain of each ratio; `results` has those of each draw for the baseline, then for each ratio."""
+    of_test = [patients[number] for number in test]
+    scored = task.components(everyone.labels[test], np.stack([each[test] for each in results]), of_test, positive)
+    arms = 1 + len(ratios)
+    scores = scored.scores.reshape(arms, -1, 1)
+    components = scored.components.reshape(*scores.shape, -1)
+    for number, ratio in enumerate(ratios, start=1):
+        pair = replace(scored, scores=scores[[number, 0]], components=components[[number, 0]])
+        yield Gain(
+            patients=count,
+            ratio=ratio,
+            draws=scores.shape[1],
+            test_patients=len({*of_test}),
+            baseline=float(scores[0].mean()),
+            interval=compare(pair).interval,
+        )

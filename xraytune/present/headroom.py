@@ -1,0 +1,64 @@
+"""The headroom of a space: as lines and a table, and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from xraytune.base.drawing import COLOURS, new_figure
+from xraytune.confirm.headroom import Gain, Headroom
+from xraytune.present.tables import Cell, Frame, Row, Table, Tone, numbers
+
+_HEIGHT_INCHES = 4.2
+
+
+def headroom_frame(headroom: Headroom) -> Frame:
+    """Show what the gains mean, then all of them: a row for each number of patients, a column for each ratio."""
+    first, *others = headroom.sentences
+    return Cell(first, "strong"), *others, _table(headroom)
+
+
+def _table(headroom: Headroom) -> Table:
+    ratios = sorted({gain.ratio for gain in headroom.gains})
+    rows: list[Row] = []
+    for count in headroom.ladder:
+        gains = sorted(_of(headroom, count), key=lambda gain: gain.ratio)
+        start = (f"{count:,}", str(gains[0].draws), f"{gains[0].test_patients:,}", f"{gains[0].baseline:.3f}")
+        rows.append((*start, *(_cell(gain, headroom.margin) for gain in gains)))
+    columns = numbers("patients", "draws", "scored", headroom.baseline, *(f"ratio {r:g}" for r in ratios))
+    return Table(columns, rows)
+
+
+def _of(headroom: Headroom, count: int) -> Iterator[Gain]:
+    return (gain for gain in headroom.gains if gain.patients == count)
+
+
+def _cell(gain: Gain, margin: float) -> Cell:
+    tone: Tone = "good" if gain.interval.low >= margin else "dim" if gain.interval.high < margin else "plain"
+    half = (gain.interval.high - gain.interval.low) / 2
+    return Cell(f"{gain.gain:+.3f} ± {half:.3f}", tone)
+
+
+def draw_headroom(headroom: Headroom, file: Path) -> None:
+    """Draw the gain against the number of patients, a line for each ratio, and shade what is below the margin."""
+    with new_figure((file,), _HEIGHT_INCHES) as figure:
+        axes = figure.add_subplot()
+        axes.axhspan(0, headroom.margin, color="#000000", alpha=0.08, linewidth=0, label="below the margin")
+        axes.axhline(0, color="#444444", linewidth=0.6)
+        ratios = sorted({gain.ratio for gain in headroom.gains})
+        for number, ratio in enumerate(ratios):
+            gains = [gain for gain in headroom.gains if gain.ratio == ratio]
+            shift = 1 + 0.02 * (number - (len(ratios) - 1) / 2)
+            errors = [
+                [gain.gain - gain.interval.low for gain in gains],
+                [gain.interval.high - gain.gain for gain in gains],
+            ]
+            places, values = [gain.patients * shift for gain in gains], [gain.gain for gain in gains]
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "markersize": 4, "linewidth": 1.2}
+            axes.errorbar(places, values, errors, label=f"ratio {ratio:g}", capsize=2, **style)
+        axes.set_xscale("log")
+        axes.set_xticks(headroom.ladder, [f"{count:,}" for count in headroom.ladder])
+        axes.minorticks_off()
+        axes.set_xlabel("training patients")
+        axes.set_ylabel(f"gain in {headroom.metric} by perfect images")
+        axes.legend(frameon=False)
