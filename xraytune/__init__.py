@@ -9,6 +9,7 @@ Every command has a function here, with the same arguments:
     xraytune generator train          generator_train
     xraytune generator sample         generator_sample, sample_trial_generator
     xraytune space check        load_space
+    xraytune headroom           measure_headroom, draw_headroom
     xraytune search             run_search
     xraytune status             status, trials_dataframe
     xraytune report             write_report, write_tables, watch_report
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from xraytune.cli.console import progress as show_progress
     from xraytune.cli.getting_started import demo
     from xraytune.cli.search import SearchScreen as show_search
+    from xraytune.confirm.headroom import headroom as measure_headroom
     from xraytune.confirm.run import confirm as confirm_study
     from xraytune.confirm.run import rehearse as rehearse_study
     from xraytune.data.inspect import inspect_folder
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from xraytune.model.predict import predict
     from xraytune.model.train import train
     from xraytune.model.trial_generator import sample_trial_generator
+    from xraytune.present.headroom import draw_headroom
     from xraytune.present.page import watch_report, write_report, write_tables
     from xraytune.search.callbacks import Callbacks
     from xraytune.search.doctor import doctor
@@ -75,6 +78,7 @@ __all__ = [
     "confirm_study",
     "demo",
     "doctor",
+    "draw_headroom",
     "draw_phantoms",
     "evaluate",
     "export_best",
@@ -82,6 +86,7 @@ __all__ = [
     "generator_train",
     "inspect_folder",
     "load_space",
+    "measure_headroom",
     "model_summary",
     "predict",
     "rehearse_study",

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.prepare import ImageSource, RunContext, side_images
@@ -112,7 +113,7 @@ class Headroom:
 
 
 def headroom(
-    space_file: Path,
+    space: Path,
     *,
     data: Path | None = None,
     weights_dir: Path | None = None,
@@ -128,7 +129,7 @@ def headroom(
     whole networks are trained, and only for the number of patients closest to the space's own.
 
     Args:
-        space_file: Search space (YAML).
+        space: Search space (YAML).
         data: Image folder, or data file (YAML); overrides the file's.
         weights_dir: Folder of official weight files, for machines without network access.
         overrides: `key=value` settings that override the file's.
@@ -143,30 +144,32 @@ def headroom(
         MachineError: Weights or disk space are missing.
         TrialError: A loss is not finite.
     """
-    own = open_space(space_file, overrides, data=data, weights_dir=weights_dir)
-    space = open_space(space_file, [*overrides, "data.train_patients=all"], data=data, weights_dir=weights_dir)
-    settings, task = space.settings, task_of(space.settings)
-    parameters, ratios = _baseline(space), _ratios(space)
+    own, whole = (
+        open_space(space, [*overrides, *more], data=data, weights_dir=weights_dir)
+        for more in ([], ["data.train_patients=all"])
+    )
+    settings, task = whole.settings, task_of(whole.settings)
+    parameters, ratios = _baseline(whole), _ratios(whole)
     cache = cache.resolve()
-    prepared, _ = prepare_space(space, cache, skip_broken=skip_broken, note=note, on_progress=on_progress)
-    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
+    prepared, _ = prepare_space(whole, cache, skip_broken=skip_broken, note=note, on_progress=on_progress)
+    compute = replace(allocation_of(settings, has_gpu=gpu_count() > 0).compute(), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     side = prepared.side("train")
     patients = nested_order(side.patients, side.labels.tolist(), settings.data.split.seed)
     wanted = own.settings.data.train_patients or len(patients)
-    designs = list(_designs(len(patients), wanted, max(ratios)))
-    if not designs:
+    chosen = list(designs(len(patients), wanted, max(ratios)))
+    if not chosen:
         what = f"{len(patients):,} training patients are too few for {_FEWEST_DRAWS} draws of {_FEWEST_PATIENTS}"
         raise DataError(Problem(what, settings.data.path, "add patients"))
     experiment = Experiment(settings=settings, parameters=parameters)
     if not Network(experiment, context).has_cached_features:
-        designs = [min(designs, key=lambda design: abs(design[0] - wanted))]
+        chosen = [min(chosen, key=lambda design: abs(design[0] - wanted))]
     arms = [parameters, *(_with_ratio(parameters, ratio) for ratio in ratios)]
-    total, trained = sum(draws for _, draws in designs) * len(arms), 0
+    total, trained = sum(draws for _, draws in chosen) * len(arms), 0
     everyone = side_images("train", prepared, cache)
     gains: list[Gain] = []
-    for count, draws in designs:
+    for count, draws in chosen:
         size = _pool_size(count, max(ratios))
         results: list[Results] = []
         for arm in arms:
@@ -224,13 +227,12 @@ def _pool_size(count: int, ratio: float) -> int:
     return count + math.ceil(_SPARE * ratio * count)
 
 
-def _designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int, int]]:
+def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int, int]]:
     """Yield numbers of patients, and how many draws of them have no patient in common and leave enough to score on."""
     available = int((1 - _TEST_SHARE) * patient_count)
     largest = int(available / _FEWEST_DRAWS / (1 + _SPARE * ratio))
-    counts = sorted({round(factor * wanted) for factor in _LADDER} | {largest})
-    possible = [count for count in counts if _FEWEST_PATIENTS <= count <= largest]
-    for count in possible[: len(_LADDER)]:
+    counts = {*(round(factor * wanted) for factor in _LADDER), min(largest, wanted)}
+    for count in sorted(count for count in counts if _FEWEST_PATIENTS <= count <= largest):
         yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))
 
 

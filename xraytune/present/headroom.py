@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from xraytune.base.drawing import COLOURS, new_figure
 from xraytune.confirm.headroom import Gain, Headroom
@@ -15,7 +16,14 @@ _HEIGHT_INCHES = 4.2
 def headroom_frame(headroom: Headroom) -> Frame:
     """Show what the gains mean, then all of them: a row for each number of patients, a column for each ratio."""
     first, *others = headroom.sentences
-    return Cell(first, "strong"), *others, _table(headroom)
+    return Cell(first, "strong"), *others, _design(headroom), _table(headroom)
+
+
+def _design(headroom: Headroom) -> Cell:
+    draws, scored = ({getattr(gain, name) for gain in headroom.gains} for name in ("draws", "test_patients"))
+    ranges = (f"{min(values):,}" + f" to {max(values):,}" * (len(values) > 1) for values in (draws, scored))
+    text = "{} draws of patients, scored on {} others; gains with 95 % intervals, against".format(*ranges)
+    return Cell(f"{text} {headroom.baseline}", "dim")
 
 
 def _table(headroom: Headroom) -> Table:
@@ -23,9 +31,8 @@ def _table(headroom: Headroom) -> Table:
     rows: list[Row] = []
     for count in headroom.ladder:
         gains = sorted(_of(headroom, count), key=lambda gain: gain.ratio)
-        start = (f"{count:,}", str(gains[0].draws), f"{gains[0].test_patients:,}", f"{gains[0].baseline:.3f}")
-        rows.append((*start, *(_cell(gain, headroom.margin) for gain in gains)))
-    columns = numbers("patients", "draws", "scored", headroom.baseline, *(f"ratio {r:g}" for r in ratios))
+        rows.append((f"{count:,}", f"{gains[0].baseline:.3f}", *(_cell(gain, headroom.margin) for gain in gains)))
+    columns = numbers("patients", headroom.metric, *(f"ratio {r:g}" for r in ratios))
     return Table(columns, rows)
 
 
@@ -54,7 +61,12 @@ def draw_headroom(headroom: Headroom, file: Path) -> None:
                 [gain.interval.high - gain.gain for gain in gains],
             ]
             places, values = [gain.patients * shift for gain in gains], [gain.gain for gain in gains]
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "markersize": 4, "linewidth": 1.2}
+            style: dict[str, Any] = {
+                "color": COLOURS[number % len(COLOURS)],
+                "marker": "o",
+                "markersize": 4,
+                "linewidth": 1.2,
+            }
             axes.errorbar(places, values, errors, label=f"ratio {ratio:g}", capsize=2, **style)
         axes.set_xscale("log")
         axes.set_xticks(headroom.ladder, [f"{count:,}" for count in headroom.ladder])

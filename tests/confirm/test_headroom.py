@@ -1,0 +1,109 @@
+"""What further real images gain: draws of patients that share nobody, scored on patients whom no draw contains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import command, one_core
+from xraytune.base.errors import ConfigError, DataError
+from xraytune.confirm.headroom import Gain, Headroom, designs, headroom
+from xraytune.data.phantom import draw_phantoms
+from xraytune.stats.verdict import Interval
+
+SPACE = """\
+version: 1
+name: room
+data: {path: xrays, image_size: 32, train_patients: 16, split: {val_a: 0.15, val_b: 0.15}}
+parameters:
+  source: {values: [none, duplicate]}
+  synthetic_ratio: {values: [0.5, 1.0], when: {source: duplicate}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  lr: {min: 1e-3, max: 1e-2, distribution: log_uniform_values}
+  batch_size: {value: 8}
+budget: {trials: 2, max_epochs: 2}
+points_to_evaluate: [{source: none, lr: 5e-3}]
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("room")
+    draw_phantoms(root / "xrays", patients=240, seed=4, image_size_px=32, difficulty=0.2)
+    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    return root
+
+
+@pytest.mark.slow
+def test_the_gain_of_each_ratio_is_measured_and_repeats(root: Path) -> None:
+    with one_core():
+        first = headroom(root / "space.yaml", cache=root / "cache")
+        again = headroom(root / "space.yaml", cache=root / "cache")
+
+    assert first == again
+    assert first.ladder == (16,), "whole networks are trained, so only at the number of patients of the space"
+    assert [gain.ratio for gain in first.gains] == [0.5, 1.0]
+    for gain in first.gains:
+        assert 3 <= gain.draws <= 5
+        assert gain.interval.low < gain.gain < gain.interval.high
+        assert 0 < gain.baseline <= 1
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_answer_first_and_writes_a_picture_once(root: Path, tmp_path: Path) -> None:
+    arguments = ("headroom", "--space", root / "space.yaml", "--cache", root / "cache", "-o", tmp_path / "room.svg")
+
+    shown = command(*arguments).stdout
+    refused = command(*arguments)
+
+    assert shown.startswith("At 16 patients, even perfect images gain")
+    assert (tmp_path / "room.svg").read_text("utf-8").startswith("<?xml")
+    assert refused.exit_code == 2
+    assert "room.svg" in refused.output
+    gains = json.loads(command(*arguments[:-2], "--json").stdout)["gains"]
+    assert [gain["ratio"] for gain in gains] == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(("patients", "wanted", "ratio"), [(2947, 200, 2.0), (2947, 50, 4.0), (500, 500, 1.0)])
+def test_draws_leave_patients_to_score_on(patients: int, wanted: int, ratio: float) -> None:
+    found = [*designs(patients, wanted, ratio)]
+
+    assert found
+    for count, draws in found:
+        assert 3 <= draws <= 5
+        assert draws * count * (1 + ratio) <= 0.75 * patients
+
+
+def test_a_space_without_a_ratio_or_with_too_few_patients_is_refused(root: Path) -> None:
+    with pytest.raises(ConfigError, match="no ratio"):
+        headroom(root / "space.yaml", overrides=["source=none", "points_to_evaluate=[]"], cache=root / "cache")
+    with pytest.raises(DataError, match="too few"):
+        headroom(root / "space.yaml", overrides=["synthetic_ratio=20"], cache=root / "cache")
+
+
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "says"),
+    [
+        (0.004, 0.001, 0.008, "no generator can help"),
+        (0.015, 0.011, 0.019, "nearly perfect"),
+        (0.04, 0.03, 0.05, "4.0"),
+    ],
+)
+def test_the_sentence_compares_the_gain_with_the_margin(gain: float, low: float, high: float, says: str) -> None:
+    interval = Interval(
+        difference=gain,
+        standard_error=0.001,
+        degrees_of_freedom=4.0,
+        low=low,
+        high=high,
+        low_90=low,
+        high_90=high,
+        p_value=0.01,
+    )
+    measured = Gain(patients=50, ratio=2.0, draws=5, test_patients=900, baseline=0.9, interval=interval)
+    room = Headroom(name="x", metric="AUROC", margin=0.01, patients=50, baseline="none", gains=(measured,))
+
+    assert says in room.sentences[0]
