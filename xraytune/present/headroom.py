@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from xraytune.base.drawing import COLOURS, new_figure
 from xraytune.confirm.headroom import Gain, Headroom
@@ -61,13 +60,10 @@ def draw_headroom(headroom: Headroom, file: Path) -> None:
                 [gain.interval.high - gain.gain for gain in gains],
             ]
             places, values = [gain.patients * shift for gain in gains], [gain.gain for gain in gains]
-            style: dict[str, Any] = {
-                "color": COLOURS[number % len(COLOURS)],
-                "marker": "o",
-                "markersize": 4,
-                "linewidth": 1.2,
-            }
-            axes.errorbar(places, values, errors, label=f"ratio {ratio:g}", capsize=2, **style)
+            colour = COLOURS[number % len(COLOURS)]
+            axes.errorbar(
+                places, values, errors, label=f"ratio {ratio:g}", color=colour, marker="o", markersize=4, capsize=2
+            )
         axes.set_xscale("log")
         axes.set_xticks(headroom.ladder, [f"{count:,}" for count in headroom.ladder])
         axes.minorticks_off()
