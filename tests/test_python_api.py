@@ -30,6 +30,7 @@ OTHER_NAMES = {
     "xraytune data phantom": {"size": "image_size_px", "masks": "pairs"},
     "xraytune report": {"csv": "out"},
     "xraytune space check": {"file": "path"},
+    "xraytune headroom": {"out": "file"},
     "xraytune train": {"study": "config"},
     "xraytune evaluate": {"at_sensitivity": "sensitivity"},
     "xraytune predict": {"at_sensitivity": "sensitivity"},

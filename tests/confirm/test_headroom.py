@@ -32,7 +32,7 @@ points_to_evaluate: [{source: none, lr: 5e-3}]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("room")
-    draw_phantoms(root / "xrays", patients=240, seed=4, image_size_px=32, difficulty=0.2)
+    draw_phantoms(root / "xrays", patients=300, seed=4, image_size_px=32, difficulty=0.2)
     (root / "space.yaml").write_text(SPACE, encoding="utf-8")
     return root
 

@@ -145,9 +145,9 @@ def test_a_folder_of_extra_images_joins_the_mix(training_set_of: Any, tmp_path: 
     folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 40))
     training_set = training_set_of(source="folder", folder=folder, synthetic_ratio=1.0)
 
-    assert len(training_set.extra) == training_set.real_count
+    assert len(training_set.extra) == len(training_set.real)
     assert len(set(training_set.extra.tolist())) == len(training_set.extra), "each of them once"
-    assert training_set.extra.min() >= training_set.real_count
+    assert training_set.extra.min() >= len(training_set.real)
 
 
 def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:

@@ -138,7 +138,7 @@ def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) ->
     context = RunContext(prepared=prepared, cache=tmp_path, compute=CPU)
     training_set = build_training_set(folder_experiment(settings, pool), context)
 
-    assert len(training_set.extra) == round(0.5 * training_set.real_count)
+    assert len(training_set.extra) == round(0.5 * len(training_set.real))
     assert len(training_set.sources[1].rows) == 20
     assert agreement(training_set.sources[1]) > 0.95
 

@@ -206,8 +206,8 @@ def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation
     epochs = run(bench, extra, tmp_path / "trial")
 
     files = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"]).files
-    used = {files[number - training_set.real_count] for number in training_set.extra}
+    used = {files[number - len(training_set.real)] for number in training_set.extra}
     side_of = {"__".join(Path(image.file).with_suffix("").parts): image.side for image in bench.prepared.images}
-    assert len(used) == 2 * training_set.real_count
+    assert len(used) == 2 * len(training_set.real)
     assert {side_of[Path(file).name.rpartition("__t")[0]] for file in used} == {"train"}
     assert len(epochs) == 3

@@ -160,8 +160,9 @@ def headroom(
     wanted = own.settings.data.train_patients or len(patients)
     chosen = list(designs(len(patients), wanted, max(ratios)))
     if not chosen:
-        what = f"{len(patients):,} training patients are too few for {_FEWEST_DRAWS} draws of {_FEWEST_PATIENTS}"
-        raise DataError(Problem(what, settings.data.path, "add patients"))
+        needed = math.ceil(_FEWEST_DRAWS * _pool_size(_FEWEST_PATIENTS, max(ratios)) / (1 - _TEST_SHARE))
+        what = f"{len(patients):,} training patients are too few for a ratio of {max(ratios):g}, which needs {needed:,}"
+        raise DataError(Problem(what, settings.data.path, "lower the ratios, or add patients"))
     experiment = Experiment(settings=settings, parameters=parameters)
     if not Network(experiment, context).has_cached_features:
         chosen = [min(chosen, key=lambda design: abs(design[0] - wanted))]

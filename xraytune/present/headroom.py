@@ -46,7 +46,12 @@ def _cell(gain: Gain, margin: float) -> Cell:
 
 
 def draw_headroom(headroom: Headroom, file: Path) -> None:
-    """Draw the gain against the number of patients, a line for each ratio, and shade what is below the margin."""
+    """Draw the gain against the number of patients, a line for each ratio, and shade what is below the margin.
+
+    Args:
+        headroom: What `measure_headroom` returned.
+        file: Picture to write, `.svg` or `.png`.
+    """
     with new_figure((file,), _HEIGHT_INCHES) as figure:
         axes = figure.add_subplot()
         axes.axhspan(0, headroom.margin, color="#000000", alpha=0.08, linewidth=0, label="below the margin")
