@@ -30,7 +30,10 @@ def group(name: str, greys: list[int], labels: list[int], side: int = SIDE) -> I
 def training_set(extra_groups: tuple[ImageSource, ...], extra: list[int]) -> TrainingSet:
     real = group("real", [10, 20, 11, 21, 12], [0, 1, 0, 1, 0])
     labels = np.concatenate([part.labels for part in (real, *extra_groups)])
-    return TrainingSet(sources=(real, *extra_groups), labels=labels, extra=np.array(extra, dtype=np.int64))
+    numbers = np.arange(len(real.labels))
+    return TrainingSet(
+        sources=(real, *extra_groups), labels=labels, real=numbers, extra=np.array(extra, dtype=np.int64)
+    )
 
 
 def cells(sheet: Image.Image, class_count: int) -> NDArray[np.uint8]:
@@ -67,7 +70,7 @@ def test_each_class_has_a_band_with_real_images_left_and_extra_ones_right() -> N
 def test_many_images_of_a_class_are_shown_from_first_to_last() -> None:
     """Neighbours are often of one patient."""
     real = group("real", list(range(100, 200)), [0] * 100)
-    shown = TrainingSet(sources=(real,), labels=real.labels, extra=np.arange(0))
+    shown = TrainingSet(sources=(real,), labels=real.labels, real=np.arange(100), extra=np.arange(0))
 
     assert greys(shown, ("NORMAL",))[0][0] == [100, 111, 122, 133, 144, 155, 166, 177, 188, 199]
 

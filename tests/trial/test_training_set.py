@@ -185,7 +185,7 @@ def test_mix_counts_remaining_images(bench: Bench, tmp_path: Path) -> None:
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     extra: dict[str, Any] = {"source": "folder", "folder": FolderSettings(path=root)}
     whole = build_training_set(bench.experiment(**extra, synthetic_ratio=1.0), bench.context)
-    assert len(whole.extra) == whole.real_count
+    assert len(whole.extra) == len(whole.real)
 
     with pytest.raises(DataError, match=r"images of NORMAL, but the mix needs"):
         build_training_set(bench.experiment(**extra, synthetic_ratio=1.2), bench.context)
