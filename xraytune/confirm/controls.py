@@ -1,4 +1,4 @@
-"""Tuned controls: the best trials without synthetic images, after their arms got as many trials as a finalist's source.
+"""Tuned controls: an arm without synthetic images gets as many trials as a finalist's source; its best is the control.
 
 Top-up trials go through the ASHA of the search. If ASHA pruned a whole arm, its furthest trial is trained to the end.
 """

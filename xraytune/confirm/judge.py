@@ -1,4 +1,4 @@
-"""From scores to the result of a confirmation: comparisons, verdicts, and what is reported beside them."""
+"""From scores to the result of a confirmation, by the rules of `stats/verdict.py`, with what is reported beside the verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trials of a search: drawn by the journal's sampler, pruned by ASHA, and recorded in it: the only truth."""
+"""The trials of a search: Optuna's sampler proposes them, ASHA prunes them, and the journal, the only truth, records them."""
 
 from __future__ import annotations
 
