@@ -1,4 +1,4 @@
-"""From scores to the result of a confirmation, by the rules of `stats/verdict.py`, with what is reported beside the verdict."""
+"""From scores to the result of a confirmation: verdicts by the rules of `stats/verdict.py`, and what is reported beside."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The loop of a search and of a confirmation: ask for a trial and start it; after each of its messages,
-report, decide whether it continues, and record it.
+"""The loop of a search and of a confirmation: ask for a trial, start it, report, decide whether it continues, record.
 
 `TrialLoop.run` is the loop, and its steps follow in this order. A `TrialSource` says where trials come from, whether one
 continues after an epoch, and where its end is recorded: `search/trials.py` draws the trials of a search and records them in

@@ -1,4 +1,4 @@
-"""What ASHA did to the trials of a study, after the fact (`search/asha.py` decides): what it saved, and which values it never let train to the end."""
+"""What ASHA saved in a study, and which values it never let train to the end, after the fact (`search/asha.py` decides)."""
 
 from __future__ import annotations
 
