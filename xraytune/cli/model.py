@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def train(
     out: Annotated[Path, Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
     study: Annotated[
-        Path | None, Argument(metavar="STUDY", help="Study whose best configuration is trained; or give --config.")
+        Path | None, Argument(metavar="STUDY", help="Study whose best configuration to train; or use --config.")
     ] = None,
     config: Annotated[
         Path | None, Option("--config", metavar="FILE", help="Experiment file instead, e.g. from `xraytune export`.")
@@ -31,7 +31,7 @@ def train(
     labelled: Annotated[
         Path | None,
         Option(
-            "--evaluate", metavar="SOURCE", help="Then evaluate the model on these labelled images, e.g. DATA/test."
+            "--evaluate", metavar="SOURCE", help="After training, evaluate on these labelled images, e.g. DATA/test."
         ),
     ] = None,
     data: options.Data = None,
@@ -43,8 +43,8 @@ def train(
 ) -> None:
     """Train the final model, without Ray, and write it with a model card. Run the same command again to resume.
 
-    Of a study, this is `export` followed by the training of the exported file: the mix that `confirm` found to help, or else
-    the simplest good one, with the settings of `final:`.
+    Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to help, or else the
+    simplest one that is about as good as the best, with the settings of `final:`.
     """
     from xraytune.model.evaluate import evaluate as evaluate_model
     from xraytune.model.train import train
@@ -91,7 +91,7 @@ def show_training(trained: Trained) -> None:
     if trained.positive:
         threshold = f"threshold for {trained.positive}: {trained.threshold:.3f}"
         images = f"{trained.validation_images:,} images of {trained.validation_patients:,} patients"
-        console.write(f"{threshold}, for balanced accuracy on val-A and val-B ({images})")
+        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B ({images})")
     if trained.equals_trial:
         console.write("metrics are bit-identical to those of the exported trial", "good")
     elif trained.equals_trial is False:
@@ -124,8 +124,8 @@ def evaluate(
         Path | None,
         Option(
             metavar="FOLDER",
-            help="First adapt the model's probabilities and threshold to these labelled images of the same hospital, at "
-            "least 50, of other patients. The result is saved in MODEL and used from then on.",
+            help="First recalibrate the model's probabilities and threshold on these labelled images: at least 50, "
+            "from the same hospital, of other patients. The result is saved in MODEL and used from then on.",
         ),
     ] = None,
     as_json: options.AsJson = False,
@@ -149,7 +149,7 @@ def evaluate(
 
 
 def show_evaluation(evaluation: Evaluation | MaskEvaluation) -> None:
-    """Print the metrics, and the files that were written."""
+    """Print the metrics, and where the files were written."""
     from xraytune.present.evaluation import evaluation_frame
 
     console.show(*evaluation_frame(evaluation))

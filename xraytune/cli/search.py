@@ -1,4 +1,4 @@
-"""`xraytune headroom` measures what a search could find; `xraytune search` runs it and shows its progress."""
+"""`xraytune headroom` measures what a search could gain; `xraytune search` runs it and shows its progress."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def headroom(
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     cache: options.Cache = None,
-    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="Picture to write (.svg or .png).")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="Figure to write (.svg or .png).")] = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure how much even perfect images could gain, before a search: a minute with a frozen network.
+    """Measure, before a search, how much even perfect images could gain: a minute with a frozen backbone.
 
-    Real images of other patients stand in for synthetic ones, at each ratio of the space and for several numbers of
-    patients.
-    If they gain less than the margin of `confirm`, no generator can help. The test folder stays sealed.
+    Real images of other patients stand in for synthetic ones, at each ratio of the space and, if the backbone is
+    frozen, for several numbers of patients. If they gain less than the margin of `confirm`, no generator can help. The
+    test folder stays sealed.
     """
     from xraytune.confirm.headroom import headroom
     from xraytune.present.headroom import draw_headroom, headroom_frame
@@ -79,7 +79,7 @@ def headroom(
     if out is not None:
         require_new(out)
         if out.suffix not in (".svg", ".png"):
-            raise ConfigError(Problem("a picture ends in .svg or .png", out, "give e.g. -o headroom.svg"))
+            raise ConfigError(Problem("a figure must end in .svg or .png", out, "give e.g. -o headroom.svg"))
     with console.progress() as on_progress:
         measured = headroom(
             space,

@@ -1,8 +1,8 @@
-"""How much any generator could gain: real images of other patients stand in for perfect synthetic ones.
+"""How much any generator could help: real images of other patients stand in for perfect synthetic ones.
 
-The baseline of a space is trained on several draws of n patients, and on the same draws with real images of other patients
-at each ratio of the space, with equal steps and seeds. All are scored on the training patients that remain, which no draw
-contains. The test folder stays sealed.
+The baseline of a space is trained on several draws of n patients, and on the same draws plus real images of other
+patients, at each ratio of the space, with equal steps and seeds. All networks are scored on the remaining training
+patients, who are in no draw. The test folder stays sealed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from xraytune.trial.training_set import TrainingSet
 
 _MOST_DRAWS, _FEWEST_DRAWS = 5, 3
 _LADDER = (0.125, 0.25, 0.5, 1.0, 2.0)
-"""Numbers of patients, times that of the space."""
+"""Numbers of patients, as multiples of the space's own."""
 _FEWEST_PATIENTS = 16
 _TEST_SHARE = 0.25
-"""At least this share of the training patients is scored."""
+"""At least this share of the training patients is held out for scoring."""
 _SPARE = 1.2
-"""Patients of the extra images, times their expected number: some patients have fewer images than others."""
+"""Patients set aside for the extra images, as a multiple of the expected number, because patients differ in images."""
 _TRIES = 1000
 Numbers = NDArray[np.int64]
 """Positions of images on the train side, [n]."""
@@ -53,9 +53,10 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """The gain by `ratio` real images of other patients per image of so many patients, mean over `draws`.
+    """The mean gain over `draws` from adding `ratio` real images of other patients per image of `patients` patients.
 
-    `baseline` is the score without them, `test_patients` are scored, and `interval` is over draws and these patients.
+    `baseline` is the mean score without them, `test_patients` is the number of patients scored, and `interval` accounts
+    for both draws and scored patients.
     """
 
     patients: int
@@ -73,7 +74,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headroom:
-    """The gains at each ratio of a space for several numbers of patients.
+    """The gains at each ratio of a space, for one or more numbers of patients.
 
     Attributes:
         margin: The smallest gain that matters: `confirm.rope`.
@@ -90,7 +91,7 @@ class Headroom:
 
     @property
     def ladder(self) -> tuple[int, ...]:
-        """The numbers of patients, the smallest first."""
+        """The numbers of patients, ascending."""
         return tuple(sorted({gain.patients for gain in self.gains}))
 
     @property
@@ -103,11 +104,11 @@ class Headroom:
         best = max((gain for gain in self.gains if gain.patients == count), key=lambda gain: gain.gain)
         low, high = best.interval.low, best.interval.high
         if high < self.margin:
-            means = f"less than the margin {self.margin:g}: no generator can help here"
+            means = f"less than the margin of {self.margin:g}: no generator can help here"
         elif best.gain < 2 * self.margin:
-            means = f"less than two margins of {self.margin:g}: only a nearly perfect generator could help"
+            means = f"less than twice the margin of {self.margin:g}: only a nearly perfect generator could help"
         else:
-            means = f"{best.gain / self.margin:.1f} margins of {self.margin:g}: a good generator can help"
+            means = f"{best.gain / self.margin:.1f} times the margin of {self.margin:g}: a good generator can help"
         gain = f"gain {best.gain:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
         return f"At {count:,} patients, even perfect images {gain}, {means}."
 
@@ -125,14 +126,14 @@ def headroom(
 ) -> Headroom:
     """Measure, before a search, how much perfect images would gain.
 
-    With a frozen backbone, features are computed once, and a ladder of numbers of patients takes about a minute. Otherwise,
-    whole networks are trained, and only for the number of patients closest to the space's own.
+    With a frozen backbone, features are computed once, and several numbers of patients take about a minute in all.
+    Otherwise, whole networks are trained, and only for the number of patients closest to the space's own.
 
     Args:
         space: Search space (YAML).
-        data: Image folder, or data file (YAML); overrides the file's.
+        data: Image folder, or data file (YAML); overrides `data` of the space.
         weights_dir: Folder of official weight files, for machines without network access.
-        overrides: `key=value` settings that override the file's.
+        overrides: `key=value` settings that override those of the space.
         cache: Artifact cache.
         skip_broken: Leave out broken images.
         on_progress: Called with progress.
@@ -194,7 +195,7 @@ def headroom(
 
 
 def _baseline(space: Space) -> Parameters:
-    """Return the first arm without extra images in `points_to_evaluate`, or else the simplest of random points."""
+    """Return the first arm without extra images in `points_to_evaluate`, or else the simplest one drawn at random."""
     for start in space.points_to_evaluate:
         with suppress(ConfigError):  # it leaves other parameters open
             parameters = parameters_from(replace(space, points_to_evaluate=(start,)).first_point())
@@ -208,12 +209,12 @@ def _baseline(space: Space) -> Parameters:
 
 
 def _ratios(space: Space) -> list[float]:
-    """Return the ratios of the space, ascending; of a range, its ends."""
+    """Return the ratios of the space, ascending; for a range, its two ends."""
     ratios = {
         ratio for (ratio,) in space.combinations("synthetic_ratio") if isinstance(ratio, int | float) and ratio > 0
     }
     if not ratios:
-        what = "the space has no ratio of extra images to real ones"
+        what = "the space has no ratio of extra to real images"
         raise ConfigError(Problem(what, space.settings.name, "add a source of extra images and synthetic_ratio"))
     return sorted(map(float, ratios))
 
@@ -224,12 +225,12 @@ def _with_ratio(parameters: Parameters, ratio: float) -> Parameters:
 
 
 def _pool_size(count: int, ratio: float) -> int:
-    """Return the patients of a draw and of its extra images."""
+    """Return the number of patients needed for a draw and its extra images."""
     return count + math.ceil(_SPARE * ratio * count)
 
 
 def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int, int]]:
-    """Yield numbers of patients, and how many draws of them have no patient in common and leave enough to score on."""
+    """Yield each number of patients, and how many disjoint draws of it leave enough patients to score on."""
     available = int((1 - _TEST_SHARE) * patient_count)
     largest = int(available / _FEWEST_DRAWS / (1 + _SPARE * ratio))
     counts = {*(round(factor * wanted) for factor in _LADDER), min(largest, wanted)}
@@ -271,7 +272,7 @@ def _gains(
     count: int,
     ratios: Sequence[float],
 ) -> Iterator[Gain]:
-    """Yield the gain of each ratio; `results` has those of each draw for the baseline, then for each ratio."""
+    """Yield the gain at each ratio; `results` has those of all draws for the baseline, then for each ratio in turn."""
     of_test = [patients[number] for number in test]
     scored = task.components(everyone.labels[test], np.stack([each[test] for each in results]), of_test, positive)
     arms = 1 + len(ratios)

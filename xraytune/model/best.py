@@ -1,8 +1,9 @@
 """Write the best configuration of a study to a YAML file for `train`.
 
-Once `confirm` has found a mix that helps, that mix is exported. Before, it is the simplest mix whose score on val-B, which
-no trial has seen, lies within one standard error of the best. `train` then uses all patients, also those that the search
-left out for speed (`data.train_patients`), and the settings of `final`, unless the trial is exported exactly.
+Once `confirm` has found a mix that helps, that mix is exported. Until then, it is the simplest mix whose score on
+val-B, which did not guide the search, is within one standard error of the best. `train` then uses the settings of
+`final` and all training patients, including those that the search left out for speed (`data.train_patients`), unless
+the trial is exported exactly.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ class Exported:
     """An exported trial, the sizes of its sides, and the command that trains its final model.
 
     Attributes:
-        trial: Number of the trial; like its scores, None for one that `confirm` added to tune a control.
+        trial: Number of the trial; like its scores, None for a tuned control that `confirm` added.
         train_patients: `data.train_patients` of the study; None if the trial trained on the whole train side.
-        is_exact: Whether `train` will repeat the trial exactly.
-        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
-        reason: Why this trial.
-        advice: Command that exports another trial, and `advice_for` what it is; both empty if there is no reason to.
-        generator_steps: In a search for a generator, its steps at the best epoch; else None.
+        is_exact: Whether `train` will reproduce the trial exactly.
+        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such images.
+        reason: Why this trial was chosen.
+        advice: Command that exports an alternative, which `advice_for` describes; both empty if none is worth a look.
+        generator_steps: In a search for a generator, its number of steps at the best epoch; otherwise None.
     """
 
     path: Path
@@ -98,20 +99,20 @@ def export(
     arm: str | None = None,
     exact: bool = False,
 ) -> Exported:
-    """Write the confirmed mix, else the completed trial with the best val-B score.
+    """Write the mix that `confirm` found to help, or else the simplest within one standard error of the best on val-B.
 
-    Of equals it is the simplest. `train` will use all patients with it, whatever `data.train_patients` was in the search.
+    Whatever `data.train_patients` was in the search, `train` will use all training patients, unless `exact` is set.
 
     Args:
         study: Folder of the study; a search may be running on it.
         out: File to write; it may exist with the same content.
         trial: Number of a completed trial to export instead.
-        arm: Export the best of this arm instead, e.g. `real_only`; after a `confirm`, its tuned control.
-        exact: Write the trial's own settings, which `train` repeats to the bit, instead of those of a final training.
+        arm: Export the best trial of this arm instead, e.g. `real_only`; after `confirm`, its tuned control.
+        exact: Write the trial's own settings, so that `train` reproduces it bit for bit, not those of a final training.
 
     Raises:
         ConfigError: `out` has other content, its folder is a file, or two options contradict each other.
-        StudyError: There is no study, no completed trial `trial`, or none of this arm.
+        StudyError: There is no study, or no completed trial with this number or of this arm.
         TrialError: No trial has completed.
     """
     if trial is not None and arm is not None:
@@ -155,7 +156,7 @@ def export(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Search:
-    """The ended trials of a study, the complete ones also by rank, and the verdicts of `confirm` on finalists."""
+    """The ended trials of a study, the completed ones also by rank, and the verdicts of `confirm` on the finalists."""
 
     folder: StudyFolder
     settings: Settings
@@ -167,9 +168,9 @@ class _Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
-    """The settings to export and why. A control that `confirm` added is no trial of the search, and has no row.
+    """The settings to export, and why. A control that `confirm` added is not a trial of the search and has no row.
 
-    `best` is the best trial on val-B, if a simpler one may be as good.
+    `best` is the best trial on val-B, if a simpler one is within one standard error of it.
     """
 
     parameters: Parameters
@@ -194,7 +195,7 @@ def _read_search(folder: StudyFolder) -> _Search:
 
 
 def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> dict[int, str]:
-    """Return the verdict of `confirm` for each finalist, by trial number; empty before a confirm."""
+    """Return the verdict of `confirm` on each finalist, by trial number; empty before `confirm` has run."""
     with damage_explained(folder.path / CONFIRM_FOLDER / VERDICT_FILE, VERDICT_FIX) as file:
         record = read_verdict(file.parent)
         finalists = record.finalists if record else ()
@@ -205,7 +206,7 @@ def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> dict[int, 
 
 
 def _choose(search: _Search, trial: int | None, arm: str | None) -> _Chosen:
-    """Choose a trial by its number or its arm; else the mix that `confirm` found to help, or the simplest good one."""
+    """Choose a trial by number or arm; otherwise the mix that `confirm` found to help, or the simplest good one."""
     tuned = _tuned_control(search.folder, arm) if arm else None
     if tuned and not tuned.trial.startswith("#"):
         return _Chosen(parameters=tuned.parameters)
@@ -227,8 +228,8 @@ def _choose(search: _Search, trial: int | None, arm: str | None) -> _Chosen:
 def _simplest_good(search: _Search) -> _Chosen:
     """Choose the best trial of the simplest mix within one standard error of the best on val-B.
 
-    The standard error is that of a paired difference over the patients of val-B. A source that `confirm` found no benefit
-    of does not take part.
+    The standard error is that of the paired difference over the patients of val-B. Sources that `confirm` found not to
+    help, or to hurt, are excluded.
 
     Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
     """
@@ -248,7 +249,7 @@ def _simplest_good(search: _Search) -> _Chosen:
 
 
 def _within_one_error(search: _Search, best: TrialRow, others: Sequence[TrialRow]) -> list[TrialRow]:
-    """Return the trials whose score on val-B is lower than the best by at most the standard error of the difference."""
+    """Return the trials whose val-B score is below the best by at most the standard error of the difference."""
     prepared = search.folder.prepared()
     side = prepared.side("val_b")
     shape = (len(side.labels), 1 if prepared.has_masks else len(prepared.class_names))
@@ -299,7 +300,7 @@ def _finished(search: _Search, row: TrialRow) -> TrialRow:
 
 
 def _benefit(search: _Search, chosen: _Chosen) -> str:
-    """Return whether the benefit of its synthetic images is confirmed; "" if it has none."""
+    """Return whether the benefit of its synthetic images is confirmed; "" if it has no such images."""
     if not (search.task.trains_network and chosen.parameters.has_synthetic_images):
         return ""
     verdict = search.verdicts.get(chosen.row.number) if chosen.row else None
@@ -307,7 +308,7 @@ def _benefit(search: _Search, chosen: _Chosen) -> str:
 
 
 def _advice(search: _Search, chosen: _Chosen, benefit: str, study: Path) -> tuple[str, str]:
-    """Return another configuration that is worth a look, and the command that exports it."""
+    """Describe an alternative configuration that is worth a look, and return the command that exports it."""
     command = f"xraytune export {quote(str(study))}"
     if (best := chosen.best) and best is not chosen.row:
         score = f"{search.settings.metric} {best.val_b_score:.4f} on val-B"
@@ -321,7 +322,7 @@ def _advice(search: _Search, chosen: _Chosen, benefit: str, study: Path) -> tupl
 
 
 def _experiment(search: _Search, chosen: _Chosen, benefit: str, prepared: Prepared, *, exact: bool) -> Experiment:
-    """Return what the exported file trains: the trial itself, or a final model of all patients; or a generator."""
+    """Return what the exported file trains: the trial itself, a final model on all patients, or a generator."""
     number = chosen.row.number if chosen.row else None
     origin = ExportedFrom(study=search.folder.path, trial=number, synthetic=benefit)
     trial = Experiment(
@@ -345,7 +346,7 @@ def _experiment(search: _Search, chosen: _Chosen, benefit: str, prepared: Prepar
 def _final(trial: Experiment) -> Experiment:
     """Return the final training of a trial's mix.
 
-    Real images keep their resolution, unless extra images balance the classes: then it would reveal the class.
+    Real images keep their resolution, unless extra images balance the classes: it would then reveal the class.
     """
     changes = trial.settings.final or FinalSettings()
     settings, parameters = changes.settings_of(trial.settings), trial.parameters.model_copy(update=changes.parameters)

@@ -1,4 +1,4 @@
-"""The headroom of a space: as lines and a table, and as a figure."""
+"""The headroom of a space, as text with a table and as a figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEIGHT_INCHES = 4.2
 
 
 def headroom_frame(headroom: Headroom) -> Frame:
-    """Show what the gains mean, then all of them: a row for each number of patients, a column for each ratio."""
+    """Show what the gains mean, then a table of them: a row for each number of patients, a column for each ratio."""
     first, *others = headroom.sentences
     return Cell(first, "strong"), *others, _design(headroom), _table(headroom)
 
@@ -21,7 +21,7 @@ def headroom_frame(headroom: Headroom) -> Frame:
 def _design(headroom: Headroom) -> Cell:
     draws, scored = ({getattr(gain, name) for gain in headroom.gains} for name in ("draws", "test_patients"))
     ranges = (f"{min(values):,}" + f" to {max(values):,}" * (len(values) > 1) for values in (draws, scored))
-    text = "{} draws of patients, scored on {} others; gains with 95 % intervals, against".format(*ranges)
+    text = "{} draws of patients, scored on {} held-out patients; gains, with 95 % intervals, over".format(*ranges)
     return Cell(f"{text} {headroom.baseline}", "dim")
 
 
@@ -46,11 +46,11 @@ def _cell(gain: Gain, margin: float) -> Cell:
 
 
 def draw_headroom(headroom: Headroom, file: Path) -> None:
-    """Draw the gain against the number of patients, a line for each ratio, and shade what is below the margin.
+    """Draw the gain against the number of patients, with a line for each ratio, and shade gains below the margin.
 
     Args:
         headroom: What `measure_headroom` returned.
-        file: Picture to write, `.svg` or `.png`.
+        file: Figure to write, `.svg` or `.png`.
     """
     with new_figure((file,), _HEIGHT_INCHES) as figure:
         axes = figure.add_subplot()
@@ -73,5 +73,5 @@ def draw_headroom(headroom: Headroom, file: Path) -> None:
         axes.set_xticks(headroom.ladder, [f"{count:,}" for count in headroom.ladder])
         axes.minorticks_off()
         axes.set_xlabel("training patients")
-        axes.set_ylabel(f"gain in {headroom.metric} by perfect images")
+        axes.set_ylabel(f"gain in {headroom.metric} from perfect images")
         axes.legend(frameon=False)

@@ -616,15 +616,15 @@ class Tracking(StrictModel):
 
 
 class ExportedFrom(StrictModel):
-    """The trial that `export` wrote this file from, so that a final training finds its study."""
+    """The trial that this file was exported from, so that a final training finds its study."""
 
     study: FilePath
     trial: Annotated[int, Field(ge=0)] | None = None
     """None for a control that `confirm` added."""
     synthetic: str = ""
-    """Whether `confirm` had shown a benefit of its synthetic images; for the model card."""
+    """Whether `confirm` has shown that its synthetic images help; for the model card."""
     images: Count | None = None
-    """Training images of the trial, from which `budget.steps_per_epoch` is scaled up; None if the file repeats the trial."""
+    """Training images of the trial, by which `budget.steps_per_epoch` is scaled; None if the file repeats the trial."""
     patients: Count | None = None
     """Training patients of the trial."""
     changes: tuple[str, ...] = ()
@@ -632,17 +632,17 @@ class ExportedFrom(StrictModel):
 
     @property
     def is_exact(self) -> bool:
-        """Whether the file repeats the trial to the bit, instead of training a final model."""
+        """Whether the file reproduces the trial bit for bit, instead of training a final model."""
         return self.images is None
 
 
 class FinalSettings(StrictModel):
-    """How the winner of a search is trained in the end: what is given replaces the trial's own value."""
+    """How the final model of a study is trained: each setting given here overrides the trial's own."""
 
     image_size: ImageSize | None = None
-    """`data.image_size`. A generator is trained at this size if it can, else its images are enlarged."""
+    """`data.image_size`. A generator is trained at this size if it supports it; otherwise, its images are enlarged."""
     max_epochs: Count | None = None
-    """`budget.max_epochs`; each is then one pass over the real images, whatever `budget.steps_per_epoch` says."""
+    """`budget.max_epochs`. If given, an epoch is one pass over the real images; `budget.steps_per_epoch` is ignored."""
     backbone: Annotated[str, BACKBONES] | None = None
     weights: WeightsName | None = None
     trainable: Trainable | None = None
@@ -656,7 +656,7 @@ class FinalSettings(StrictModel):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The given parameters by name."""
+        """The parameters that are given, by name."""
         return self.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
 
     def settings_of(self, settings: Settings) -> Settings:
