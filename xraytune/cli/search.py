@@ -67,7 +67,7 @@ def headroom(
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure, before a search, how much even perfect images could gain: a minute with a frozen backbone.
+    """Measure, before a search, how much even perfect images could gain: two minutes with a frozen backbone.
 
     Real images of other patients stand in for synthetic ones, at each ratio of the space and, if the backbone is
     frozen, for several numbers of patients. If they gain less than the margin of `confirm`, no generator can help. The

@@ -126,7 +126,7 @@ def headroom(
 ) -> Headroom:
     """Measure, before a search, how much perfect images would gain.
 
-    With a frozen backbone, features are computed once, and several numbers of patients take about a minute in all.
+    With a frozen backbone, features are computed once, and several numbers of patients take about two minutes in all.
     Otherwise, whole networks are trained, and only for the number of patients closest to the space's own.
 
     Args:
