@@ -1,4 +1,4 @@
-"""What further real images gain: draws of patients that share nobody, scored on patients whom no draw contains."""
+"""The gain from further real images: disjoint draws of patients, scored on patients in no draw."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def told_of(point: object, verdict: Verdict) -> Iterator[None]:
 
 
 def _lost(tree: Tree, marks: Path, before: Counter[tuple[Any, ...]], seconds: float) -> Iterator[str]:
-    """What had been told before this start, or is told now, and is not there; and the time that was used."""
+    """Yield what was reported, before this start or since, but is missing now; also the time used, if some is lost."""
     yield from told_and_missing(tree, marks)
     if wall(tree)["seconds"] < seconds:
         yield "time that was used"

@@ -197,7 +197,7 @@ def study(disk: SmallDisk) -> StudyFolder:
 
 
 def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk: SmallDisk) -> None:
-    """Whatever it was about to write: an end is written once, an unfinished trial goes on."""
+    """Whichever write fails, the end of a trial is recorded once, and an unfinished trial resumes."""
     told = 0
     for pages_left in (0, 0, 1, 2, 3, 0, 1, 0):
         loop = direct(study, "budget.trials=60")
@@ -244,7 +244,7 @@ def test_journal_on_full_disk_keeps_only_complete_lines(study: StudyFolder, disk
     seen = status(study.path).trials[0].values
     content = study.journal_path.read_bytes()
     disk.free()
-    journal.report(0, reported + 1, 0.5)  # the same process goes on
+    journal.report(0, reported + 1, 0.5)  # the same process continues
     again = Journal(study.journal_path, space, writable=True)
 
     assert content.endswith(b"\n")
