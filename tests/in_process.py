@@ -73,9 +73,10 @@ class InProcess:
 
     def run(self, work: TrialLoop, **_: Any) -> None:
         while isinstance(suggestion := work.next_trial(), TrialSuggestion):
-            self._run_to_its_end(work, suggestion)
+            self.run_trial(work, suggestion)
 
-    def _run_to_its_end(self, work: TrialLoop, suggestion: TrialSuggestion) -> None:
+    def run_trial(self, work: TrialLoop, suggestion: TrialSuggestion) -> None:
+        """Run a trial until it ends or is stopped."""
         worker = TrialWorker(
             Job(
                 study=str(work.folder.path),

@@ -69,7 +69,7 @@ def test_killed_writer_preserves_existing_file(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "old"
 
 
-WRITERS: dict[str, Callable[[Path], None]] = {
+WRITERS: dict[str, Callable[[Path], object]] = {
     "write_json": lambda path: write_json(path, {}),
     "append_jsonl": lambda path: append_jsonl(path, {}),
     "new_folder": lambda path: _new_folder(path),
@@ -105,24 +105,19 @@ def test_file_of_appended_row_is_flushed_after_a_kill(tmp_path: Path, flushed: s
     assert tmp_path in flushed
 
 
-def test_folder_is_created_atomically(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "model") as folder:
-        (folder / "a.txt").write_text("1", encoding="utf-8")
-        assert not (tmp_path / "model").exists()
-
-    assert (tmp_path / "model" / "a.txt").read_text(encoding="utf-8") == "1"
-
-
-def test_failed_folder_is_not_created(tmp_path: Path) -> None:
-    def half() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path, fails: bool) -> None:
+    def create() -> None:
         with new_folder(tmp_path / "model") as folder:
             (folder / "a.txt").write_text("1", encoding="utf-8")
-            raise RuntimeError("lost")
+            assert not (tmp_path / "model").exists()
+            if fails:
+                raise RuntimeError("lost")
 
-    with pytest.raises(RuntimeError, match="lost"):
-        half()
+    with pytest.raises(RuntimeError, match="lost") if fails else nullcontext():
+        create()
 
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.rglob("*")] == ([] if fails else ["model", "a.txt"])
 
 
 @pytest.mark.parametrize("is_shared", [True, False])

@@ -1,7 +1,5 @@
 """Small real image folders."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path

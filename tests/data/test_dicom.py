@@ -1,7 +1,5 @@
 """DICOM as a radiologist's screen shows it, and the patients that its headers name."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import sys
@@ -86,44 +84,35 @@ def reason_of(content: bytes) -> str:
     return problem.what
 
 
-@pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (10, np.uint16), (12, np.uint16), (16, np.uint16)])
-def test_without_a_window_all_that_the_bits_can_hold_is_shown(bits: int, kind: type[np.generic]) -> None:
-    levels = ramp(0, 2**bits - 1, kind)
+@pytest.mark.parametrize(
+    ("levels", "bits", "attributes", "is_inverted"),
+    [
+        (ramp(0, 255, np.uint8), 8, {}, False),
+        (ramp(0, 1023), 10, {}, False),
+        (ramp(0, 4095), 12, {}, False),
+        (ramp(0, 65535), 16, {}, False),
+        (ramp(-2048, 2047, np.int16), 12, {}, False),
+        (ramp(0, 4095), 12, {"RescaleSlope": 2, "RescaleIntercept": -1000}, False),
+        (ramp(0, 4095), 12, {"RescaleSlope": 0.5, "RescaleIntercept": 3}, False),
+        (ramp(0, 4095), 12, {"RescaleSlope": -1, "RescaleIntercept": 4095}, True),
+        (ramp(0, 4095), 12, {"PhotometricInterpretation": "MONOCHROME1"}, True),
+    ],
+)
+def test_without_a_window_all_levels_are_shown(
+    levels: NDArray[Any], bits: int, attributes: dict[str, Any], is_inverted: bool
+) -> None:
+    """Signed values reach below zero, and the range is rescaled with the values."""
+    content = dicom(levels, bits, **attributes)
+    expected = (levels - float(levels.min())) / (2**bits - 1) * 255
 
-    np.testing.assert_allclose(grey_of(dicom(levels, bits)), levels / (2**bits - 1) * 255, atol=0.51)
-    assert read_grey(dicom(levels, bits), FILE, needed_px=8).kind == f"DICOM {bits}-bit"
-
-
-def test_signed_values_reach_below_zero() -> None:
-    levels = ramp(-2048, 2047, np.int16)
-
-    np.testing.assert_allclose(grey_of(dicom(levels, 12)), (levels + 2048.0) / 4095 * 255, atol=0.51)
-
-
-@pytest.mark.parametrize(("slope", "intercept"), [(2, -1000), (0.5, 3), (-1, 4095)])
-def test_the_range_is_rescaled_with_the_values(slope: float, intercept: float) -> None:
-    levels = ramp(0, 4095)
-    expected = levels / 4095 * 255
-
-    grey = grey_of(dicom(levels, 12, RescaleSlope=slope, RescaleIntercept=intercept))
-
-    np.testing.assert_allclose(grey, expected if slope > 0 else 255 - expected, atol=0.51)
-
-
-def test_monochrome1_is_inverted() -> None:
-    levels = ramp(0, 4095)
-
-    inverted = grey_of(dicom(levels, 12, PhotometricInterpretation="MONOCHROME1"))
-
-    np.testing.assert_array_equal(inverted, 255 - grey_of(dicom(levels, 12)))
+    np.testing.assert_allclose(grey_of(content), 255 - expected if is_inverted else expected, atol=0.51)
+    assert read_grey(content, FILE, needed_px=8).kind == f"DICOM {bits}-bit"
 
 
 @pytest.mark.parametrize("function", ["", "LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize(("center", "width"), [(2000, 1000), (100, 400), (1500.5, 40)])
 @pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (2, -1000), (-1, 4095)])
-def test_window_follows_the_dicom_standard(
-    function: str, center: float, width: float, slope: int, intercept: int
-) -> None:
+def test_windows_follow_the_standard(function: str, center: float, width: float, slope: int, intercept: int) -> None:
     """By the formulas of PS3.3, sections C.11.2.1.2.1 and C.11.2.1.3."""
     levels = ramp(0, 4095)
     window: dict[str, Any] = {"WindowCenter": center, "WindowWidth": width}
@@ -142,26 +131,16 @@ def test_window_follows_the_dicom_standard(
     np.testing.assert_allclose(grey, np.clip(shown, 0, 1) * 255, atol=0.51)
 
 
-@pytest.mark.parametrize(
-    ("window", "same_as"),
-    [
-        ({"WindowCenter": [1000, 3000], "WindowWidth": [500, 10]}, {"WindowCenter": 1000, "WindowWidth": 500}),
-        ({"WindowCenter": 0, "WindowWidth": 0}, {}),
-    ],
-    ids=["the first of several counts", "one of no width is a placeholder"],
-)
-def test_odd_windows(window: dict[str, Any], same_as: dict[str, Any]) -> None:
+def test_odd_windows() -> None:
+    """The first of several counts, one of no width is a placeholder, and one of width 1 is a threshold."""
     levels = ramp(0, 4095)
 
-    np.testing.assert_array_equal(grey_of(dicom(levels, 12, **window)), grey_of(dicom(levels, 12, **same_as)))
+    def shown(center: Any, width: Any) -> NDArray[np.float64]:
+        return grey_of(dicom(levels, 12, WindowCenter=center, WindowWidth=width))
 
-
-def test_a_window_of_width_1_is_a_threshold() -> None:
-    levels = ramp(0, 4095)
-
-    grey = grey_of(dicom(levels, 12, WindowCenter=2000, WindowWidth=1))
-
-    np.testing.assert_array_equal(grey, np.where(levels > 1999.5, 255, 0))
+    np.testing.assert_array_equal(shown([1000, 3000], [500, 10]), shown(1000, 500))
+    np.testing.assert_array_equal(shown(0, 0), grey_of(dicom(levels, 12)))
+    np.testing.assert_array_equal(shown(2000, 1), np.where(levels > 1999.5, 255, 0))
 
 
 def lut(entries: NDArray[np.uint16], first: int, bits: int) -> Sequence:
@@ -188,16 +167,11 @@ def test_a_voi_lut_comes_before_a_window_and_a_modality_lut_gives_the_range() ->
 @pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (16, np.uint16)])
 def test_colours_become_grey(bits: int, kind: type[np.generic]) -> None:
     colours = np.stack([ramp(0, 2**bits - 1, kind), ramp(0, 2**bits - 1, kind) // 2, ramp(0, 9, kind)], axis=-1)
-    weights = np.array([0.299, 0.587, 0.114])
+    ybr = np.stack([ramp(0, 255, np.uint8), *np.full((2, 24, 32), 128, dtype=np.uint8)], axis=-1)
 
-    np.testing.assert_allclose(grey_of(dicom(colours, bits)), colours @ weights / (2**bits - 1) * 255, atol=1.1)
-
-
-def test_ybr_becomes_grey() -> None:
-    luma = ramp(0, 255, np.uint8)
-    ybr = np.stack([luma, np.full_like(luma, 128), np.full_like(luma, 128)], axis=-1)
-
-    np.testing.assert_allclose(grey_of(dicom(ybr, 8, PhotometricInterpretation="YBR_FULL")), luma, atol=1)
+    expected = colours @ np.array([0.299, 0.587, 0.114]) / (2**bits - 1) * 255
+    np.testing.assert_allclose(grey_of(dicom(colours, bits)), expected, atol=1.1)
+    np.testing.assert_allclose(grey_of(dicom(ybr, 8, PhotometricInterpretation="YBR_FULL")), ybr[..., 0], atol=1)
 
 
 def encoded(levels: NDArray[Any], kind: str, **options: object) -> bytes:
@@ -206,22 +180,17 @@ def encoded(levels: NDArray[Any], kind: str, **options: object) -> bytes:
     return encapsulate([stream.getvalue()])
 
 
-def test_pillow_compressed_dicom_is_read() -> None:
+def test_compressed_dicom_is_read() -> None:
     levels = ramp(0, 255, np.uint8)
     lossless = dicom(levels, 8, JPEG2000Lossless, PixelData=encoded(levels, "JPEG2000", no_jp2=True))
     baseline = dicom(levels, 8, JPEGBaseline8Bit, PixelData=encoded(levels, "JPEG", quality=100))
+    bars = np.repeat(np.array([[0], [200]], dtype=np.uint8), (3, 5), axis=0).repeat(64, axis=1)
+    run = b"".join(bytes([257 - 64, row[0]]) for row in bars)
+    frame = (1).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(56) + run
 
     np.testing.assert_array_equal(grey_of(lossless), levels)
     np.testing.assert_allclose(grey_of(baseline), levels, atol=3)
-
-
-def test_run_lengths_are_read() -> None:
-    levels = np.zeros((8, 64), dtype=np.uint8)
-    levels[3:] = 200
-    run = b"".join(bytes([257 - 64, row[0]]) for row in levels)
-    frame = (1).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(56) + run
-
-    np.testing.assert_array_equal(grey_of(dicom(levels, 8, RLELossless, PixelData=encapsulate([frame]))), levels)
+    np.testing.assert_array_equal(grey_of(dicom(bars, 8, RLELossless, PixelData=encapsulate([frame]))), bars)
 
 
 GOOD = dicom(ramp(0, 4095), 12, PatientID="77", WindowCenter=2000, WindowWidth=4000)
@@ -315,7 +284,7 @@ def test_an_expression_overrides_headers_and_a_table_overrides_both(hospital: Pa
 @pytest.mark.parametrize(
     "use", [index_of, list_images, lambda root: list(decode_images(root, ["NORMAL/study0/IM000001"], 16))]
 )
-def test_missing_pydicom_error_names_the_extra(
+def test_missing_pydicom_is_named(
     hospital: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], object]
 ) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)

@@ -1,7 +1,5 @@
 """The figures of a data folder: the chosen patients and the counts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,21 +1,18 @@
 """From a folder to a list of images, and every folder that is refused."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.data.conftest import WriteImages
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.index import ImageIndex, content_fingerprint, read_index, read_labelled, read_labelled_folder
 from xraytune.space.settings import DataSettings, SplitSettings
 
-WriteImages = Callable[[Path, Iterable[str]], None]
 CLASSES = ("NORMAL", "PNEUMONIA")
 THREE = ("normal", "bacterial", "viral")
 
@@ -157,17 +154,11 @@ def test_val_is_folded_into_training_and_test_is_kept_apart(official: Path) -> N
 
     assert len(index.images) == 14
     assert "val/NORMAL/IM-0050-0001.jpeg" in {image.file for image in index.images}
-    assert [image.file for image in index.test] == [
-        "test/NORMAL/IM-0090-0001.jpeg",
-        "test/PNEUMONIA/person90_virus_90.jpeg",
-    ]
+    tests = ["test/NORMAL/IM-0090-0001.jpeg", "test/PNEUMONIA/person90_virus_90.jpeg"]
+    assert [image.file for image in index.test] == tests
     assert Counter(image.part for image in (*index.images, *index.test)) == {"train": 12, "val": 2, "test": 2}
     assert index.warnings == ()
-
-
-def test_missing_test_folder_is_reported(official: Path) -> None:
     shutil.rmtree(official / "test")
-
     assert "without test/ no images are held out" in read_index(DataSettings(path=official)).warnings[0]
 
 
@@ -178,32 +169,27 @@ GERMS = "{BACTERIA,Viral}-{1,2,3}-0001.png"
 @pytest.mark.parametrize(
     ("files", "classes", "names", "counts"),
     [
-        (
-            "NORMAL/IM-000{1,2,3}-0001.png PNEUMONIA/person{1,2,3}_{virus,bacteria}_1.png",
-            "three",
-            THREE,
-            {0: 3, 1: 3, 2: 3},
-        ),
-        ("NORMAL/{1,2,3}.png BACTERIA/{4,5,6}.png VIRUS/{7,8,9}.png", "three", THREE, {0: 3, 1: 3, 2: 3}),
-        ("Normal/{1,2,3}.png Bacterial/{4,5,6}.png virus/{7,8,9}.png", "three", THREE, {0: 3, 1: 3, 2: 3}),
-        (f"NORMAL/NORMAL-{{1,2,3}}-0001.png PNEUMONIA/{GERMS}", "three", THREE, {0: 3, 1: 3, 2: 3}),
-        ("{covid,normal,tb}/{a,b,c}.png", "auto", ("covid", "normal", "tb"), {0: 3, 1: 3, 2: 3}),
-        ("{e,d,c}/deep/er/{1,2,3}.png", "auto", ("c", "d", "e"), {0: 3, 1: 3, 2: 3}),
-        ("Train/{normal,Pneumonia}/{a,b,c}.PNG", "binary", CLASSES, {0: 3, 1: 3}),
-        ("train/NORMAL/{a,b,c}.png val/PNEUMONIA/{d,e,f}.png", "binary", CLASSES, {0: 3, 1: 3}),
-        (SITES.replace("}", "}.png"), "binary", CLASSES, {0: 6, 1: 6}),
-        ("IM-000{1,2,3}-0001.png person{1,2,3}_{virus,bacteria}_1.png", "binary", CLASSES, {0: 3, 1: 6}),
-        ("IM-000{1,2,3}-0001.png person{1,2,3}_{virus,bacteria}_1.png", "three", THREE, {0: 3, 1: 3, 2: 3}),
+        ("NORMAL/IM-000{1,2,3}-0001.png PNEUMONIA/person{1,2,3}_{virus,bacteria}_1.png", "three", THREE, [3, 3, 3]),
+        ("NORMAL/{1,2,3}.png BACTERIA/{4,5,6}.png VIRUS/{7,8,9}.png", "three", THREE, [3, 3, 3]),
+        ("Normal/{1,2,3}.png Bacterial/{4,5,6}.png virus/{7,8,9}.png", "three", THREE, [3, 3, 3]),
+        (f"NORMAL/NORMAL-{{1,2,3}}-0001.png PNEUMONIA/{GERMS}", "three", THREE, [3, 3, 3]),
+        ("{covid,normal,tb}/{a,b,c}.png", "auto", ("covid", "normal", "tb"), [3, 3, 3]),
+        ("{e,d,c}/deep/er/{1,2,3}.png", "auto", ("c", "d", "e"), [3, 3, 3]),
+        ("Train/{normal,Pneumonia}/{a,b,c}.PNG", "binary", CLASSES, [3, 3]),
+        ("train/NORMAL/{a,b,c}.png val/PNEUMONIA/{d,e,f}.png", "binary", CLASSES, [3, 3]),
+        (SITES.replace("}", "}.png"), "binary", CLASSES, [6, 6]),
+        ("IM-000{1,2,3}-0001.png person{1,2,3}_{virus,bacteria}_1.png", "binary", CLASSES, [3, 6]),
+        ("IM-000{1,2,3}-0001.png person{1,2,3}_{virus,bacteria}_1.png", "three", THREE, [3, 3, 3]),
     ],
 )
 def test_classes_come_from_folders_or_file_names(
-    tmp_path: Path, write: WriteImages, files: str, classes: Any, names: tuple[str, ...], counts: dict[int, int]
+    tmp_path: Path, write: WriteImages, files: str, classes: Any, names: tuple[str, ...], counts: list[int]
 ) -> None:
     write(tmp_path, paths(files))
 
     index = read_index(DataSettings(path=tmp_path, classes=classes))
 
-    assert (index.class_names, labels_of(index)) == (names, counts)
+    assert (index.class_names, labels_of(index)) == (names, dict(enumerate(counts)))
     assert not [warning for warning in index.warnings if "ignored" in warning]
 
 
@@ -292,45 +278,31 @@ def test_train_and_test_can_use_different_folders_for_three_classes(official: Pa
     assert [image.label for image in index.test] == [1, 0, 2]
 
 
-def flat_with_table(root: Path, write: WriteImages, folder: str = "") -> None:
-    names = [f"{name}{i}" for name in ("sick", "well", "odd") for i in range(3)]
-    write(root, (f"{folder}{name}.png" for name in names))
-    rows = [f"{name}.png,p{number},{name[:-1]}" for number, name in enumerate(names)]
-    (root / "patients.csv").write_text("\n".join(["file,patient,class", *rows]) + "\n", encoding="utf-8")
-
-
 @pytest.mark.parametrize("folder", ["", "images/"])
+@pytest.mark.parametrize("has_class_folder", [False, True])
 def test_the_table_gives_the_classes_of_images_in_no_class_folder(
-    tmp_path: Path, write: WriteImages, folder: str
+    tmp_path: Path, write: WriteImages, folder: str, has_class_folder: bool
 ) -> None:
-    flat_with_table(tmp_path, write, folder)
+    """A class folder may give another class."""
+    names = [f"{name}{i}" for name in ("sick", "well", "odd") for i in range(3)]
+    new = [f"NEW/new{i}" for i in range(3 * has_class_folder)]
+    write(tmp_path, (f"{path}.png" for path in (*(f"{folder}{name}" for name in names), *new)))
+    rows = [f"{name}.png,p{number},{name[:-1]}" for number, name in enumerate(names)]
+    rows += [f"{name}.png,{name}," for name in new]
+    (tmp_path / "patients.csv").write_text("\n".join(["file,patient,class", *rows]) + "\n", encoding="utf-8")
 
     index = read_index(DataSettings(path=tmp_path, classes="auto"))
 
-    assert index.class_names == ("odd", "sick", "well")
-    assert labels_of(index) == {0: 3, 1: 3, 2: 3}
+    classes = ("NEW", "odd", "sick", "well")[not has_class_folder :]
+    assert (index.class_names, labels_of(index)) == (classes, dict.fromkeys(range(len(classes)), 3))
     assert {image.file.rpartition("/")[2]: image.patient for image in index.images}["sick1.png"] == "p1"
 
 
-def test_class_folders_and_the_table_may_each_give_some_classes(tmp_path: Path, write: WriteImages) -> None:
-    flat_with_table(tmp_path, write)
-    write(tmp_path, (f"NEW/new{i}.png" for i in range(3)))
-    with (tmp_path / "patients.csv").open("a", encoding="utf-8") as table:
-        table.writelines(f"NEW/new{i}.png,q{i},\n" for i in range(3))
-
-    index = read_index(DataSettings(path=tmp_path, classes="auto"))
-
-    assert index.class_names == ("NEW", "odd", "sick", "well")
-    assert labels_of(index) == {0: 3, 1: 3, 2: 3, 3: 3}
-
-
 def test_regex_without_group_is_refused_before_reading_folder(tmp_path: Path) -> None:
-    for read in (
-        lambda: read_index(DataSettings(path=tmp_path / "none", split=SplitSettings(group_regex="p1"))),
-        lambda: read_labelled(tmp_path / "none", ("a", "b"), group_regex="p1"),
-    ):
-        with pytest.raises(ConfigError, match="there is no group in it"):
-            read()
+    with pytest.raises(ConfigError, match="there is no group in it"):
+        read_index(DataSettings(path=tmp_path / "none", split=SplitSettings(group_regex="p1")))
+    with pytest.raises(ConfigError, match="there is no group in it"):
+        read_labelled(tmp_path / "none", ("a", "b"), group_regex="p1")
 
 
 def test_class_folders_can_both_number_images_from_one(tmp_path: Path, write: WriteImages) -> None:
@@ -355,14 +327,6 @@ def test_regex_merging_numbers_of_two_folders_is_refused(tmp_path: Path, write: 
     assert "include the folders in its group, such as (.+/[0-9]+)" in message
     by_folder = read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"(.+/\d+)\.png")))
     assert {image.patient for image in by_folder.images} == {f"{name}/{i}" for name in CLASSES for i in range(1, 4)}
-
-
-def test_regex_can_use_folder_names_for_patients(tmp_path: Path, write: WriteImages) -> None:
-    write(tmp_path, (f"{name}/p{p}/{i}.png" for name in CLASSES for p in range(1, 5) for i in range(1, 3)))
-
-    index = read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"/(p\d+)/")))
-
-    assert {image.patient for image in index.images} == {"p1", "p2", "p3", "p4"}
 
 
 @pytest.mark.parametrize("last", ["", ",NORMAL"])

@@ -1,13 +1,11 @@
-"""Who is on an image."""
-
-from __future__ import annotations
+"""Who is on an image, and which of two classes is the disease."""
 
 from pathlib import Path
 
 import pytest
 
-from xraytune.base.errors import ConfigError, DataError
-from xraytune.data.guesses import patient_of
+from xraytune.base.errors import ConfigError, DataError, Problem
+from xraytune.data.guesses import Positive, patient_of, positive_class
 from xraytune.data.index import read_index
 from xraytune.data.patients import join_identical, patients_by_name, patients_by_regex
 from xraytune.data.table import find_table
@@ -31,10 +29,11 @@ REAL_IMAGES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "
         ("train/PNEUMONIA/person447_virus_921_1.jpeg", "virus:447"),
         ("IM-0115-0001-0002.jpeg", "IM:0115"),
         ("NORMAL2-IM-0115-0001.png", "NORMAL2-IM:0115"),
-        *(
-            (name, None)
-            for name in ("a.png", "person12.jpeg", "xIM-0115-0001.jpeg", "person1_fungus_2.jpeg", "IM-1.jpeg")
-        ),
+        ("a.png", None),
+        ("person12.jpeg", None),
+        ("xIM-0115-0001.jpeg", None),
+        ("person1_fungus_2.jpeg", None),
+        ("IM-1.jpeg", None),
     ],
 )
 def test_kermany_name_gives_series_and_number(file: str, patient: str | None) -> None:
@@ -63,11 +62,16 @@ def test_identical_files_merge_their_patients() -> None:
 
 
 def test_a_table_names_patients_by_path_or_by_file_name(tmp_path: Path) -> None:
-    (tmp_path / "patients.csv").write_text("\ufefffile,patient,age\ntrain/A/1.png,p1,3\n2.png,p2,4\n", encoding="utf-8")
+    """It may have a class column, and others."""
+    text = "\ufefffile,patient,class,age\ntrain/A/1.png,p1, viral ,3\n2.png,p2,,4\n"
+    (tmp_path / "patients.csv").write_text(text, encoding="utf-8")
 
     named = patients_in(tmp_path, ["train/A/1.png", "train/B/2.png"])
 
     assert named == {"train/A/1.png": "p1", "train/B/2.png": "p2"}
+    found = find_table(tmp_path)
+    assert found is not None
+    assert {name: row.class_name for name, row in found.rows.items()} == {"train/A/1.png": "viral", "2.png": None}
 
 
 @pytest.mark.parametrize(
@@ -103,20 +107,13 @@ def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
         patients_in(tmp_path, ["A/1.png"])
 
 
-def test_a_header_comes_before_the_file_name() -> None:
-    files = ["IM-0001-0001.jpeg", "IM-0002-0001.jpeg"]
+def test_a_header_comes_before_the_file_name_and_an_unidentified_file_is_its_own_patient() -> None:
+    named, warnings = patients_by_name(["x.png", "IM-0001-0001.jpeg", "IM-0002-0001.jpeg"], {"IM-0001-0001.jpeg": "a"})
 
-    assert [*patients_by_name(files, {files[0]: "dicom:1"})[0].values()] == ["dicom:1", "IM:0002"]
-
-
-def test_table_can_have_a_class_column(tmp_path: Path) -> None:
-    table = tmp_path / "patients.csv"
-    table.write_text("file,patient,class\nA/1.png,p1, viral \n2.png,p2,\n", encoding="utf-8")
-
-    found = find_table(tmp_path)
-
-    assert found is not None
-    assert {name: row.class_name for name, row in found.rows.items()} == {"A/1.png": "viral", "2.png": None}
+    assert [*named.values()] == ["x.png", "a", "IM:0002"]
+    (warning,) = warnings
+    assert "1 of 3 file names do not identify the patient (x.png)" in warning
+    assert "too optimistic" in warning
 
 
 def test_an_expression_names_patients_by_its_first_group() -> None:
@@ -134,15 +131,6 @@ def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
         read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"(\d)")))
 
 
-def test_unidentified_file_is_its_own_patient_with_warning() -> None:
-    named, warnings = patients_by_name(["A/x.png", "A/IM-0001-0001.jpeg"], {})
-
-    assert named == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
-    (warning,) = warnings
-    assert "1 of 2 file names do not identify the patient (A/x.png)" in warning
-    assert "too optimistic" in warning
-
-
 @pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", "a\\b", ".hidden", "a\x01b", "x" * 65])
 def test_class_name_escaping_folder_is_refused_with_line(tmp_path: Path, name: str) -> None:
     """Images are written into folders that are called like their classes."""
@@ -151,3 +139,74 @@ def test_class_name_escaping_folder_is_refused_with_line(tmp_path: Path, name: s
 
     with pytest.raises(DataError, match=r"patients\.csv:3: the class .* cannot be the name of a folder"):
         find_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive"),
+    [
+        ("NORMAL", "PNEUMONIA"),
+        ("healthy", "cancer"),
+        ("No Finding", "Edema"),
+        ("no_finding", "whatever"),
+        ("NoFinding", "whatever"),
+        ("not pneumonia", "pneumonia"),
+        ("non-COVID", "COVID"),
+        ("COVID negative", "COVID positive"),
+        ("control", "zebra"),
+        ("unheard of", "Tuberculosis"),
+        ("normal", "not normal"),
+        ("Normal", "abnormal"),
+        ("0", "1"),
+        ("benign", "malignant tumor"),
+    ],
+)
+def test_a_word_that_leaves_no_doubt_decides_in_either_order(negative: str, positive: str) -> None:
+    for names in ((negative, positive), (positive, negative)):
+        found = positive_class(None, names)
+
+        assert isinstance(found, Positive)
+        assert names[found.label] == positive
+        assert found.reason in {"its name means disease", f"{negative} means no disease"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("alpha", "beta"),
+        ("covid", "tb"),
+        ("normal", "healthy"),
+        ("positive control", "sample"),
+        ("site 1", "site 2"),
+        ("abnormality1", "abnormality2"),
+    ],
+)
+def test_otherwise_it_is_asked_for(names: tuple[str, str]) -> None:
+    found = positive_class(None, names)
+
+    assert isinstance(found, Problem)
+    assert found.where == "data.positive"
+    assert found.fix == f"use data.positive: {names[0]}, or data.positive: {names[1]}"
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "found"),
+    [
+        ("healthy", ("cancer", "healthy"), (1, "as given")),
+        (None, ("normal", "bacterial", "viral"), (2, "")),
+    ],
+)
+def test_a_given_class_comes_before_the_words(
+    given: str | None, names: tuple[str, ...], found: tuple[int, str]
+) -> None:
+    assert positive_class(given, names) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "words"),
+    [
+        ("viral", ("normal", "bacterial", "viral"), "there are 3 classes; only one of two classes can be the positive"),
+        ("pnuemonia", ("NORMAL", "PNEUMONIA"), "did you mean 'PNEUMONIA'?"),
+    ],
+)
+def test_a_class_that_cannot_be_the_positive_one_is_refused(given: str, names: tuple[str, ...], words: str) -> None:
+    assert words in str(positive_class(given, names))

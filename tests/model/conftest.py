@@ -1,7 +1,6 @@
 """A small study on phantom X-rays, searched in this process, without Ray."""
 
-from __future__ import annotations
-
+import csv
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,23 +9,19 @@ from typing import Any
 
 import pytest
 
-from tests.in_process import CPU, loop_of
+from tests.in_process import CPU, InProcess, loop_of, one_thread
 from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import RunContext, prepare
+from xraytune.data.prepare import prepare
 from xraytune.model.best import export
 from xraytune.model.class_evaluation import Evaluation
 from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import Predicted, predict
 from xraytune.model.train import train
-from xraytune.nets.compute import pin
-from xraytune.search.loop import TrialLoop
-from xraytune.search.worker import next_message
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 from xraytune.study.suggestion import TrialSuggestion
-from xraytune.trial.run import trial_epochs
 
 SPACE = """\
 version: 1
@@ -64,22 +59,18 @@ class Lab:
 
     @property
     def xrays(self) -> Path:
-        """`train/` and `test/`."""
         return self.path / "xrays"
 
     @property
     def study(self) -> Path:
-        """The study."""
         return self.path / "studies" / "mix"
 
     @property
     def best(self) -> Path:
-        """The file of `export`."""
         return self.path / "best.yaml"
 
     @property
     def model(self) -> Path:
-        """The bundle of `train`."""
         return self.path / "model"
 
 
@@ -111,6 +102,12 @@ def predict_classes(model: Path, images: Path, **arguments: Any) -> Predicted:
     return found
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 CopyLab = Callable[[], Lab]
 
 
@@ -139,26 +136,12 @@ def copy_lab(lab: Lab, tmp_path: Path) -> CopyLab:
 
 def search_in_process(lab: Lab) -> None:
     """Run the trials of the search one by one; the last one starts, but has no epoch."""
-    space = load_space(lab.path / "space.yaml")
-    cache = lab.path / "cache"
+    space, cache, folder = load_space(lab.path / "space.yaml"), lab.path / "cache", StudyFolder(lab.study)
     prepared, _ = prepare(space.settings, cache)
-    folder = StudyFolder(lab.study)
     create_study(folder, space, prepared, CPU)
-    pin(CPU)
-    with locked(folder):
-        loop = loop_of(folder, space, prepared, cache)
+    with one_thread(), locked(folder) as token:
+        loop, runner = loop_of(folder, space, prepared, cache), InProcess(folder, token=token, cache=cache)
         while isinstance(suggestion := loop.next_trial(), TrialSuggestion):
             if suggestion.number != WITHOUT_EPOCH:
-                run_to_its_end(loop, suggestion.number, folder, cache)
+                runner.run_trial(loop, suggestion)
         loop.close()
-
-
-def run_to_its_end(loop: TrialLoop, number: int, folder: StudyFolder, cache: Path) -> None:
-    """Run a trial until it ends or is stopped."""
-    trial_dir = folder.trial_path(number)
-    epochs = trial_epochs(
-        folder.experiment(number), RunContext(prepared=folder.prepared(), cache=cache, compute=CPU), trial_dir=trial_dir
-    )
-    while loop.on_result(number, next_message(epochs, trial_dir)):
-        pass
-    epochs.close()

@@ -1,24 +1,66 @@
-"""`export` and bundles with files that were damaged or changed."""
+"""Bundles and generators of trials: their records, and files that were damaged or changed."""
 
-from __future__ import annotations
-
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
+from PIL import Image
 
-from tests.confirm.verdicts import write_verdict
 from tests.in_process import CPU, command
-from tests.model.conftest import CopyLab, change_record, seal
-from xraytune.base.errors import ArtifactError, StudyError
-from xraytune.base.files import append_jsonl, read_json, write_bytes
-from xraytune.model.best import export
+from tests.model.conftest import PRUNED, CopyLab, Lab, change_record, seal
+from xraytune.base.errors import ArtifactError, ConfigError, StudyError
+from xraytune.base.files import read_json
+from xraytune.data.prepare import RunContext
 from xraytune.model.load import open_bundle
+from xraytune.model.trial_generator import sample_trial_generator
+from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.journal import Journal
+from xraytune.synth.sources import pool_block
+from xraytune.synth.synthesize import GAN_STAGE
 
 pytestmark = pytest.mark.slow
+
+
+FILES = ["bundle.json", "config.yaml", "split.json", "epochs.jsonl", "model.safetensors"]
+CopyModel = Callable[[], Path]
+
+
+@pytest.fixture
+def copy_model(lab: Lab, tmp_path: Path) -> CopyModel:
+    """`copy_model()` returns a private copy of the bundle alone."""
+    return lambda: Path(shutil.copytree(lab.model, tmp_path / "model"))
+
+
+def test_a_bundle_records_what_it_was_made_from_and_the_scores_that_set_its_threshold(lab: Lab) -> None:
+    bundle = open_bundle(lab.model)
+
+    experiment = load_space(lab.model / "config.yaml").experiment()
+    assert experiment == load_space(lab.best).experiment()
+    assert bundle.record.arm == experiment.parameters.arm
+    assert bundle.study == lab.study
+    assert bundle.prepared().test_fingerprint == bundle.record.test_fingerprint
+    assert str(lab.path) not in "".join((lab.model / name).read_text("utf-8") for name in FILES[:-1])
+    assert len({(lab.model / name).stat().st_mode for name in FILES}) == 1
+    used = [image for image in bundle.prepared().images if image.side != "train"]
+    validation = bundle.record.validation
+    assert validation is not None
+    assert [*validation] == ["NORMAL", "PNEUMONIA"]
+    assert sum(one.images for one in validation.values()) == len(used)
+    assert sum(one.patients for one in validation.values()) == len({image.patient for image in used})
+    assert all([*one.scores] == sorted(one.scores) for one in validation.values())
+
+
+def test_every_missing_file_is_named(copy_model: CopyModel) -> None:
+    model = copy_model()
+    (model / "config.yaml").unlink()
+    (model / "split.json").unlink()
+
+    with pytest.raises(ArtifactError, match=r"(?s)config\.yaml: the file is missing.*split\.json: the file is missing"):
+        open_bundle(model)
 
 
 @pytest.mark.parametrize(
@@ -30,29 +72,21 @@ pytestmark = pytest.mark.slow
         {"compute": {"device": "tape", "threads": 1, "precision": "float32"}},
         {"study": "a\0b"},
         {"input_format": {"image_size_px": 10**6, "resolution_px": None, "mean": [0.5] * 3, "std": [0.2] * 3}},
+        {"version": 2},
     ],
     ids=str,
 )
-def test_an_invalid_bundle_is_refused(copy_lab: CopyLab, values: dict[str, Any]) -> None:
-    model = copy_lab().model
+def test_an_invalid_bundle_or_one_of_another_version_is_refused(copy_model: CopyModel, values: dict[str, Any]) -> None:
+    model = copy_model()
     change_record(model, **values)
 
-    with pytest.raises(ArtifactError, match=r"bundle\.json: this file is not valid in this version"):
+    what = "its format has version 2, but this xraytune reads version 1" if "version" in values else "not valid in this"
+    with pytest.raises(ArtifactError, match=rf"bundle\.json: .*{what}"):
         open_bundle(model)
 
 
-def test_a_bundle_of_another_version_is_refused(copy_lab: CopyLab) -> None:
-    model = copy_lab().model
-    change_record(model, version=2)
-
-    with pytest.raises(
-        ArtifactError, match=r"bundle\.json: its format has version 2, but this xraytune reads version 1"
-    ):
-        open_bundle(model)
-
-
-def test_an_error_names_the_file_with_another_network_or_split(copy_lab: CopyLab) -> None:
-    model = copy_lab().model
+def test_an_error_names_the_file_with_another_network_or_split(copy_model: CopyModel) -> None:
+    model = copy_model()
     for name in ("model.safetensors", "split.json"):
         (model / name).write_bytes(b"[]")
         seal(model / name)
@@ -62,38 +96,6 @@ def test_an_error_names_the_file_with_another_network_or_split(copy_lab: CopyLab
         bundle.network(CPU)
     with pytest.raises(ArtifactError, match=r"split\.json: this file is not valid in this version"):
         bundle.prepared()
-
-
-@pytest.mark.parametrize(
-    "verdict",
-    [b"\xff", b"[]", b'{"finalists": [{"trial": 1}]}', b'{"finalists": [{"trial": "#99", "verdict": "helps"}]}'],
-    ids=["bytes", "a list", "no verdict", "no such trial"],
-)
-def test_a_damaged_verdict_is_an_error_with_a_fix(copy_lab: CopyLab, tmp_path: Path, verdict: bytes) -> None:
-    lab = copy_lab()
-    write_bytes(lab.study / "confirm" / "verdict.json", verdict, is_recorded=True)
-
-    with pytest.raises(StudyError, match=r"(?s)verdict\.json: .*missing or damaged.*xraytune confirm"):
-        export(lab.study, out=tmp_path / "best.yaml")
-
-
-def test_a_stopped_trial_that_a_confirm_finished_and_found_to_help_is_exported(
-    copy_lab: CopyLab, tmp_path: Path
-) -> None:
-    """If ASHA stops all trials with synthetic images, finalists are among the stopped ones."""
-    lab = copy_lab()
-    folder = StudyFolder(lab.study)
-    stopped = next(
-        row for row in Journal(folder.journal_path, folder.space(), writable=False).rows() if row.status == "pruned"
-    )
-    name = f"#{stopped.number}"
-    write_verdict(lab.study, {stopped.number: "helps"})
-    run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_score": 0.625}
-    append_jsonl(lab.study / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
-
-    exported = export(lab.study, out=tmp_path / "best.yaml")
-
-    assert (exported.trial, exported.val_score, exported.val_b_score) == (stopped.number, 0.75, 0.625)
 
 
 @pytest.mark.parametrize("damage", ["nan", "inf", "std 0"])
@@ -122,3 +124,37 @@ def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(copy_
         assert result.stdout == ""
     assert not (lab.path / "table.csv").exists()
     assert not (lab.study / "test_access.jsonl").exists()
+
+
+def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path: Path) -> None:
+    study = StudyFolder(lab.study)
+    gan = study.experiment(0).parameters.gan
+    assert gan is not None
+    pool = pool_block(gan, RunContext(prepared=study.prepared(), cache=lab.path / "cache", compute=CPU), 1, 0).read()
+
+    drawn = sample_trial_generator(lab.study, 0, count=4, out=tmp_path / "images", class_name="PNEUMONIA")
+
+    files = sorted((tmp_path / "images" / "PNEUMONIA").glob("*.png"))
+    assert drawn.counts == {"PNEUMONIA": 4}
+    assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(4)]).tolist()
+    provenance = read_json(tmp_path / "images" / "provenance.json")
+    assert provenance["train_fingerprint"] == study.prepared().train_fingerprint
+
+
+def test_a_trial_without_a_gan_is_refused_with_those_that_have_one(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trial 2 has no generator\n.*give one that has: 0"):
+        sample_trial_generator(lab.study, PRUNED, count=1, out=tmp_path / "images")
+    with pytest.raises(StudyError, match="no trial 9"):
+        sample_trial_generator(lab.study, 9, count=1, out=tmp_path / "images")
+
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_gan_that_the_cache_has_lost_is_named_with_what_trains_it_again(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+    shutil.rmtree(lab.path / "cache" / GAN_STAGE)
+
+    with pytest.raises(
+        ArtifactError, match=r"the GAN of trial 0 is not in the cache(.|\n)*export the trial \(--trial 0\)"
+    ):
+        sample_trial_generator(lab.study, 0, count=1, out=tmp_path / "images")

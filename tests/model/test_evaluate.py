@@ -1,11 +1,8 @@
-"""`evaluate`: its metrics, its errors, and the log of access to the test folder."""
+"""`evaluate`: its metrics, its errors, its figure, and the log of access to the test folder."""
 
-from __future__ import annotations
-
-import csv
 import re
 import shutil
-from collections.abc import Sequence
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +12,21 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from tests.in_process import command
-from tests.model.conftest import CopyLab, Lab, change_record
+from tests.model.conftest import CopyLab, Lab, change_record, read_rows
 from tests.model.conftest import evaluate_classes as evaluate
-from xraytune.base.errors import ConfigError, DataError
+from tests.model.conftest import predict_classes as predict
+from xraytune.base.drawing import figure_files
+from xraytune.base.errors import ConfigError, DataError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl
+from xraytune.base.seeding import numpy_generator
 from xraytune.cli.model import show_evaluation
+from xraytune.model.evaluation_figure import DrawnClass, draw_evaluation
 from xraytune.model.load import open_bundle
-from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.nets.classifier import build_classifier
 from xraytune.space.settings import Parameters
+from xraytune.stats.breakdown import ClassMetrics
+from xraytune.stats.curves import class_curves
 
 pytestmark = pytest.mark.slow
 
@@ -39,25 +41,19 @@ def side_folder(model: Path, xrays: Path, out: Path, *sides: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize("overrides", [(), ("trainable=head", "input_channels=1", "weights={weights}")])
-def test_a_bundle_has_the_val_b_auroc_of_its_training(
-    copy_lab: CopyLab, tmp_path: Path, overrides: Sequence[str]
-) -> None:
-    """Also if only the head was trained, on cached features."""
-    lab = copy_lab()
-    weights = tmp_path / "weights.pth"
+def test_a_head_on_cached_features_has_the_val_b_auroc_of_its_training(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab, weights = copy_lab(), tmp_path / "weights.pth"
     backbone = build_classifier(Parameters(backbone="small_cnn", weights="none"), 2, weights=None, seed=5).backbone
     torch.save(backbone.state_dict(), weights)
-    trained = train(lab.best, out=lab.path / "other", overrides=[line.format(weights=weights) for line in overrides])
-
+    overrides = ("trainable=head", "input_channels=1", f"weights={weights}")
+    trained = train(lab.best, out=lab.path / "other", overrides=overrides)
     folder = side_folder(lab.path / "other", lab.xrays, tmp_path / "val_b", "val_b")
     weights.unlink()
+
     evaluation = evaluate(lab.path / "other", data=folder, replicates=10)
 
     assert evaluation.metrics["auroc"] == trained.val_b_score
     assert evaluation.threshold == trained.threshold
-    assert evaluation.known_images == evaluation.images_of_known_patients == evaluation.images
-    assert evaluation.known_patients == evaluation.patients
 
 
 def other_bytes(image: Path) -> None:
@@ -80,10 +76,8 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: Co
 
     assert (found.known_images, found.known_patients, found.images_of_known_patients) == (0, 1, 1)
     assert found.to_json()["known_patients"] == 1
-    output = command("evaluate", lab.model, "--data", folder).stdout
-    assert "1 of these images belong to 1 patient in the model's own training or validation set" in " ".join(
-        output.split()
-    )
+    output = " ".join(command("evaluate", lab.model, "--data", folder).stdout.split())
+    assert "1 of these images belong to 1 patient in the model's own training or validation set" in output
 
 
 def test_with_a_patient_table_equal_file_names_are_other_patients(copy_lab: CopyLab, tmp_path: Path) -> None:
@@ -124,27 +118,22 @@ def test_shifted_scores_cause_a_warning(lab: Lab, tmp_path: Path) -> None:
     assert evaluation.to_json()["shift"]["warnings"] == [*evaluation.shift.warnings]  # type: ignore[index, call-overload]
 
 
-def test_a_sensitivity_gives_another_threshold(lab: Lab) -> None:
+def test_a_sensitivity_gives_another_threshold(lab: Lab, tmp_path: Path) -> None:
+    data = lab.xrays / "train"
     validation = open_bundle(lab.model).record.validation
     assert validation is not None
     scores = np.array(validation["PNEUMONIA"].scores)
 
-    low, high = (evaluate(lab.model, data=lab.xrays / "train", sensitivity=s, replicates=10) for s in (0.5, 0.8))
+    low, high = (evaluate(lab.model, data=data, sensitivity=share, replicates=10) for share in (0.5, 0.8))
+    few, many = (predict(lab.model, data, out=tmp_path / f"{s}.csv", sensitivity=s) for s in (0.5, 0.8))
 
     assert low.threshold is not None
     assert high.threshold is not None
     assert high.threshold < low.threshold
     assert np.mean(scores >= high.threshold) >= 0.8
     assert high.value_of("sensitivity") > low.value_of("sensitivity")
-
-
-@pytest.mark.parametrize(
-    ("sensitivity", "what"),
-    [(0.9999, "needs 9999 validation scores of PNEUMONIA, but the model has [0-9]+"), (1.0, "below 1")],
-)
-def test_a_sensitivity_that_needs_more_validation_images_is_refused(lab: Lab, sensitivity: float, what: str) -> None:
-    with pytest.raises(ConfigError, match=what):
-        evaluate(lab.model, data=lab.xrays / "train", sensitivity=sensitivity)
+    assert (few.threshold, many.threshold) == (low.threshold, high.threshold)
+    assert many.counts["PNEUMONIA"] > few.counts["PNEUMONIA"]
 
 
 def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab) -> None:
@@ -154,14 +143,8 @@ def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab
     leaked = sorted((data / "NORMAL").iterdir())[:3]
     for number, file in enumerate(leaked):
         shutil.copy(file, copies / "NORMAL" / f"synthetic{number}.jpeg")
-    mix = (
-        "source=folder",
-        "quality.allow_memorised=true",
-        f"folder.path={copies}",
-        "synthetic_ratio=0.5",
-        "budget.max_epochs=1",
-    )
-    train(lab.best, out=lab.path / "mixed", overrides=mix)
+    mix = ("source=folder", "quality.allow_memorised=true", f"folder.path={copies}", "synthetic_ratio=0.5")
+    train(lab.best, out=lab.path / "mixed", overrides=[*mix, "budget.max_epochs=1"])
 
     found = evaluate(lab.path / "mixed", data=data, replicates=10)
     shutil.rmtree(copies)
@@ -190,64 +173,34 @@ def test_test_set_access_is_logged_also_for_a_renamed_folder(copy_lab: CopyLab, 
         assert rows[0]["time"].endswith("+00:00")
 
 
-def test_patients_of_the_test_folder_are_read_from_the_data_folders_table(copy_lab: CopyLab) -> None:
+def test_patients_of_the_test_folder_are_those_of_the_data_folder(copy_lab: CopyLab) -> None:
+    """By its table, unless that lacks some, or by a regular expression for paths below the data folder."""
     lab = copy_lab()
-    files = sorted(path.relative_to(lab.xrays).as_posix() for path in (lab.xrays / "test").rglob("*.jpeg"))
-    lines = [f"{file},patient {number // 4}\n" for number, file in enumerate(files)]
-    (lab.xrays / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+    data, table = lab.xrays / "test", lab.xrays / "patients.csv"
+    files = sorted(path.relative_to(lab.xrays).as_posix() for path in data.rglob("*.jpeg"))
+    before = evaluate(lab.model, data=data, replicates=10).patients
 
-    found = evaluate(lab.model, data=lab.xrays / "test", replicates=50)
-
-    assert found.opened_test
-    assert found.patients == -(-len(files) // 4)
+    table.write_text(f"file,patient\n{Path(files[0]).name},somebody\n", encoding="utf-8")
+    assert evaluate(lab.model, data=data, replicates=10).patients == before
+    rows = "".join(f"{file},patient {number // 4}\n" for number, file in enumerate(files))
+    table.write_text(f"file,patient\n{rows}", encoding="utf-8")
+    found = evaluate(lab.model, data=data, replicates=10)
+    assert (found.opened_test, found.patients) == (True, -(-len(files) // 4))
     assert sum(found.class_counts.values()) == len(files)
-
-
-def test_incomplete_parent_table_is_ignored(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-    before = evaluate(lab.model, data=lab.xrays / "test", replicates=50).patients
-    file = next(path for path in (lab.xrays / "test").rglob("*.jpeg"))
-    (lab.xrays / "patients.csv").write_text(f"file,patient\n{file.name},somebody\n", encoding="utf-8")
-
-    assert evaluate(lab.model, data=lab.xrays / "test", replicates=50).patients == before
-
-
-def test_a_regex_for_paths_below_the_data_folder_finds_the_patients_of_its_test_folder(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
+    table.unlink()
     change_record(lab.model, group_regex=r"^(?:train|test)/[^/]+/(.+)[_-][0-9]+[.]jpeg$")
-
-    found = evaluate(lab.model, data=lab.xrays / "test", replicates=50)
-
-    names = {re.sub("[_-][0-9]+$", "", path.stem) for path in (lab.xrays / "test").rglob("*.jpeg")}
-    assert found.patients == len(names)
+    names = {re.sub("[_-][0-9]+$", "", Path(file).stem) for file in files}
+    assert evaluate(lab.model, data=data, replicates=10).patients == len(names)
 
 
-def test_access_to_other_images_is_not_logged(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_test_access_is_counted_without_the_study_not_for_other_images(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
-
-    evaluation = evaluate(lab.model, data=side_folder(lab.model, lab.xrays, tmp_path / "val_b", "val_b"), replicates=10)
-
-    assert (evaluation.opened_test, evaluation.test_access) == (False, 0)
+    other = evaluate(lab.model, data=side_folder(lab.model, lab.xrays, tmp_path / "val_b", "val_b"), replicates=10)
+    assert (other.opened_test, other.test_access) == (False, 0)
     assert not (lab.model / "test_access.jsonl").exists()
-
-
-def test_test_set_access_is_counted_without_the_study(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
     lab.study.rename(lab.path / "away")
 
     assert evaluate(lab.model, data=lab.xrays / "test", replicates=10).test_access == 1
-
-
-def test_a_folder_of_parts_is_refused(lab: Lab) -> None:
-    with pytest.raises(DataError, match="it contains test/ and train/"):
-        evaluate(lab.model, data=lab.xrays)
-
-
-def test_a_class_without_images_is_named(lab: Lab, tmp_path: Path) -> None:
-    shutil.copytree(lab.xrays / "train" / "NORMAL", tmp_path / "images" / "NORMAL")
-
-    with pytest.raises(DataError, match="no images of PNEUMONIA, so AUROC is undefined"):
-        evaluate(lab.model, data=tmp_path / "images")
 
 
 def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_path: Path) -> None:
@@ -262,11 +215,8 @@ def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_pat
     assert len(evaluation.broken) == 2
     assert evaluation.images == len(list(folder.glob("*/*"))) - 2
     assert evaluation.metrics["auroc"] == open_bundle(lab.model).record.val_b_score
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    assert evaluation.known_images == evaluation.images_of_known_patients == evaluation.images
+    assert evaluation.known_patients == evaluation.patients
 
 
 def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_path: Path) -> None:
@@ -297,13 +247,9 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     expected = {
         "auroc": sk.roc_auc_score(truth, scores),
         "auprc (PNEUMONIA)": sk.average_precision_score(truth, scores),
-        "brier": sk.brier_score_loss(truth, scores),
         "accuracy": sk.accuracy_score(truth, called),
-        "balanced_accuracy": sk.balanced_accuracy_score(truth, called),
         "sensitivity (PNEUMONIA)": sk.recall_score(truth, called),
         "specificity (PNEUMONIA)": sk.recall_score(~truth, ~called),
-        "ppv (PNEUMONIA)": sk.precision_score(truth, called),
-        "f1 (PNEUMONIA)": sk.f1_score(truth, called),
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert metrics["at_half"]["accuracy"] == pytest.approx(sk.accuracy_score(truth, scores >= 0.5))
@@ -325,28 +271,17 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     assert area == pytest.approx(metrics["auprc (PNEUMONIA)"])
     assert {row["class"] for row in (*roc, *pr, *bins)} == {"PNEUMONIA"}
     assert sum(int(row["images"]) for row in bins) == len(predictions)
-    by_patient = {row["patient"]: row["label"] for row in predictions}
-    of_patients = [
-        np.mean([s for s, row in zip(scores, predictions, strict=True) if row["patient"] == one]) for one in by_patient
-    ]
-    by_mean = sk.roc_auc_score([label == "PNEUMONIA" for label in by_patient.values()], of_patients)
-    assert metrics["patient_level"]["metrics"]["auroc"] == pytest.approx(by_mean)
-    assert sum(metrics["patient_level"]["class_counts"].values()) == len(by_patient) < len(predictions)
+    patients = {row["patient"] for row in predictions}
+    assert sum(metrics["patient_level"]["class_counts"].values()) == len(patients) < len(predictions)
     assert [group["value"] for group in metrics["subgroups"]["odd"]] == ["0", "1"]
     assert sum(group["images"] for group in metrics["subgroups"]["odd"]) == len(predictions)
     with Image.open(out / "evaluation.png") as opened:
         assert opened.size[0] == 1800
     assert "1 - specificity (PNEUMONIA)" in (out / "evaluation.svg").read_text(encoding="utf-8")
-    shown = done.stdout
-    for text in (
-        "sensitivity (PNEUMONIA)",
-        "Confusion matrix",
-        "By patient",
-        "By odd, sensitivity and specificity of PNEUMONIA (exploratory)",
-        "results",
-    ):
-        assert text in shown
-    assert max(len(line) for line in shown.splitlines() if str(tmp_path) not in line) <= 80
+    by_odd = "By odd, sensitivity and specificity of PNEUMONIA (exploratory)"
+    for text in ("sensitivity (PNEUMONIA)", "Confusion matrix", "By patient", by_odd, "results"):
+        assert text in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines() if str(tmp_path) not in line) <= 80
 
 
 def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Path) -> None:
@@ -359,6 +294,27 @@ def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("folder", "options", "error", "what"),
+    [
+        ("", {}, DataError, "it contains test/ and train/"),
+        ("one class", {}, DataError, "no images of PNEUMONIA, so AUROC is undefined"),
+        ("train", {"sensitivity": 0.9999}, ConfigError, "needs 9999 validation scores of PNEUMONIA, but the model has"),
+        ("train", {"sensitivity": 1.0}, ConfigError, "below 1"),
+    ],
+)
+def test_images_or_a_sensitivity_that_do_not_suit_are_refused(
+    lab: Lab, tmp_path: Path, folder: str, options: dict[str, float], error: type[XraytuneError], what: str
+) -> None:
+    data = lab.xrays / folder
+    if folder == "one class":
+        data = tmp_path / "images"
+        shutil.copytree(lab.xrays / "train" / "NORMAL", data / "NORMAL")
+
+    with pytest.raises(error, match=what):
+        evaluate(lab.model, data=data, **options)
+
+
+@pytest.mark.parametrize(
     ("table", "column", "what"),
     [
         ("", "sex", "has this column, or it is empty(.|\n)*use one of: pneumonia"),
@@ -367,9 +323,7 @@ def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Pa
         ("file,patient,name\n{}", "name", "[0-9]+ different values"),
     ],
 )
-def test_a_column_that_makes_no_subgroups_is_refused(
-    lab: Lab, tmp_path: Path, table: str, column: str, what: str
-) -> None:
+def test_a_column_without_subgroups_is_refused(lab: Lab, tmp_path: Path, table: str, column: str, what: str) -> None:
     data = shutil.copytree(lab.xrays / "train", tmp_path / "images")
     rows = "".join(f"{file.name},{file.stem},{file.name},\n" for file in sorted(data.rglob("*.jpeg")))
     if table:
@@ -393,7 +347,7 @@ def test_patients_with_images_of_both_classes_are_left_out_by_name(copy_lab: Cop
     assert sum(found.class_counts.values()) == len(others)
 
 
-def test_three_classes_are_called_by_the_largest_probability(
+def test_three_classes_are_called_by_probability(
     copy_lab: CopyLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lab = copy_lab()
@@ -417,8 +371,60 @@ def test_three_classes_are_called_by_the_largest_probability(
     shown = capsys.readouterr().out
     assert "AUROC (macro)" in shown
     assert "(PNEUMONIA)" not in shown
-    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            shares = {name: float(row[f"probability_{name}"]) for name in evaluation.class_counts}
-            assert sum(shares.values()) == pytest.approx(1)
-            assert row["predicted"] == max(shares, key=lambda name: shares[name])
+    for row in read_rows(tmp_path / "table.csv"):
+        shares = {name: float(row[f"probability_{name}"]) for name in evaluation.class_counts}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert row["predicted"] == max(shares, key=lambda name: shares[name])
+
+
+def drawn(seed: int) -> DrawnClass:
+    generator = numpy_generator(seed, "figure")
+    is_class = np.arange(60) % 3 == 0
+    scores = np.clip(generator.normal(0.4 + 0.2 * is_class, 0.2), 0, 1)
+    curves = class_curves(is_class, scores, [str(number) for number in range(60)], replicates=5, seed=0)
+    metrics = ClassMetrics(
+        images=20,
+        metrics={"auroc": seed / 10 + 0.011, "auprc": seed / 10 + 0.022, "sensitivity": 0.91, "specificity": 0.82},
+        intervals={},
+    )
+    return DrawnClass(curves=curves, metrics=metrics, brier=f"0.{seed}33", prevalence=1 / 3)
+
+
+def draw(folder: Path, classes: list[str], *, shown: list[str], threshold: float | None = None) -> set[str]:
+    """Draw, and return the texts of the SVG."""
+    confusion = np.arange(len(classes) ** 2).reshape(len(classes), -1) + 100
+    curves = {name: drawn(seed) for seed, name in enumerate(shown)}
+    files = figure_files(folder, "evaluation")
+    draw_evaluation(curves, confusion, classes, files, threshold=threshold, note="60 images")
+    _, svg = files
+    found = ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
+    return {"".join(one.itertext()) for one in found}
+
+
+def test_with_two_classes_every_axis_names_the_positive_class(tmp_path: Path) -> None:
+    texts = draw(tmp_path, ["NORMAL", "PNEUMONIA"], shown=["PNEUMONIA"], threshold=0.4)
+
+    for what in ("sensitivity", "1 - specificity", "recall", "precision", "predicted probability", "observed share"):
+        assert f"{what} (PNEUMONIA)" in texts
+    assert {"AUROC  0.011", "AUPRC  0.022", "Brier score  0.033", "prevalence 33%", "60 images"} <= texts
+    assert {"threshold 0.400", "sensitivity 0.910", "specificity 0.820"} <= texts
+    assert {"100", "101", "102", "103", "50%"} <= texts
+
+
+def test_with_three_classes_every_curve_has_its_class(tmp_path: Path) -> None:
+    names = ["normal", "bacterial", "viral"]
+
+    texts = draw(tmp_path, names, shown=names)
+
+    assert {"normal  0.011", "bacterial  0.111", "viral  0.211", "viral  0.222", "viral  0.233"} <= texts
+    assert "predicted class (most probable)" in texts
+    assert not any("threshold" in text for text in texts)
+
+
+def test_twenty_classes_are_drawn_and_the_uncoloured_ones_counted(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(20)]
+
+    texts = draw(tmp_path, names, shown=names)
+
+    assert "AUROC (grey: 13 other classes)" in texts
+    assert "class 19" in texts

@@ -1,9 +1,8 @@
 """The final model of a search on a subset: its images, its threshold and what it says of itself."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +16,9 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.model.best import export
 from xraytune.model.bundle import write_card
+from xraytune.model.bundle_record import TrainedOn
 from xraytune.model.load import Bundle, open_bundle
-from xraytune.model.train import Trained, train
+from xraytune.model.train import train
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 
@@ -57,6 +57,35 @@ def study(root: Path) -> StudyFolder:
     return StudyFolder(root / "studies" / "subset")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Final:
+    """The final model of the study, its training data, and what both commands printed."""
+
+    bundle: Bundle
+    exported: str
+    told: str
+    printed: str
+
+    @property
+    def data(self) -> TrainedOn:
+        return self.bundle.record.trained_on
+
+    @property
+    def card(self) -> str:
+        return (self.bundle.path / "README.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def final(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Final:
+    folder = tmp_path_factory.mktemp("model")
+    with one_core():
+        exported = command("export", study.path, "-o", folder / "best.yaml")
+        trained = command("train", "--config", folder / "best.yaml", "-o", folder / "model")
+    assert (exported.exit_code, trained.exit_code) == (0, 0), trained.stderr
+    words = (" ".join(text.split()) for text in (exported.stdout, trained.stderr, trained.stdout))
+    return Final(bundle=open_bundle(folder / "model"), **dict(zip(("exported", "told", "printed"), words, strict=True)))
+
+
 @pytest.fixture(autouse=True)
 def pinned() -> Iterator[None]:
     """A final training uses all cores."""
@@ -71,12 +100,6 @@ def everything(root: Path) -> Prepared:
     whole = settings.model_copy(update={"data": settings.data.model_copy(update={"train_patients": None})})
     prepared, _ = prepare(whole, root / "cache")
     return prepared
-
-
-def final_model(study: StudyFolder, folder: Path) -> tuple[Trained, Bundle]:
-    export(study.path, out=folder / "best.yaml")
-    trained = train(folder / "best.yaml", out=folder / "model")
-    return trained, open_bundle(folder / "model")
 
 
 def sides(prepared: Prepared) -> dict[str, str]:
@@ -107,39 +130,36 @@ def test_an_exact_export_is_the_trial_to_the_bit(study: StudyFolder, tmp_path: P
     assert any("left out by data.train_patients: 8" in note for note in notes)
 
 
-def test_the_final_model_keeps_the_validation_sides_and_trains_on_all_others(
-    study: StudyFolder, everything: Prepared, tmp_path: Path
-) -> None:
-    trained, bundle = final_model(study, tmp_path)
-
+def test_the_final_model_trains_on_all_others(study: StudyFolder, everything: Prepared, final: Final) -> None:
     used = everything.side("train")
     searched = sides(study.prepared())
-    assert sides(bundle.prepared()) == sides(everything)
+    assert sides(final.bundle.prepared()) == sides(everything)
     assert {key for key, side in sides(everything).items() if side != "train"} == {
         key for key, side in searched.items() if side != "train"
     }
-    assert (trained.trained_on.images, trained.trained_on.patients) == (len(used.rows), len({*used.patients}))
-    assert trained.trained_on.of_images == len(everything.images)
-    assert trained.equals_trial is None
-    assert bundle.record.trained_on == trained.trained_on
+    assert (final.data.images, final.data.patients) == (len(used.rows), len({*used.patients}))
+    assert final.data.of_images == len(everything.images)
 
 
-def test_the_mix_keeps_its_ratio_and_an_epoch_its_passes(
-    study: StudyFolder, everything: Prepared, tmp_path: Path
-) -> None:
-    trained, bundle = final_model(study, tmp_path)
+def test_the_commands_say_what_is_trained_on(final: Final) -> None:
+    subset = "of 8 patients (data.train_patients: 8); `train` uses all patients except those of val-A and val-B"
+    assert subset in final.exported
+    assert f"trained on {final.data.images} of {final.data.of_images} images" in final.printed
+    assert "xraytune evaluate" in final.printed
+    assert "kept for validation" in final.told
+    assert "trial:" in final.told
 
+
+def test_the_mix_keeps_its_ratio_an_epoch_its_passes(study: StudyFolder, everything: Prepared, final: Final) -> None:
     before, now = len(study.prepared().side("train").rows), len(everything.side("train").rows)
-    steps = [row["steps"] for row in read_jsonl(bundle.path / "epochs.jsonl")]
+    steps = [row["steps"] for row in read_jsonl(final.bundle.path / "epochs.jsonl")]
     assert steps[0] == -(-2 * now // before)
-    changes = "\n".join(trained.trained_on.changes)
-    assert (
-        f"training images: {now} of {trained.trained_on.patients} patients (trial: {before} of 8 patients)" in changes
-    )
+    changes = "\n".join(final.data.changes)
+    assert f"training images: {now} of {final.data.patients} patients (trial: {before} of 8 patients)" in changes
     assert f"extra images: {int(now / 2 + 0.5)} (trial: {int(before / 2 + 0.5)})" in changes
     assert f"steps per epoch: {steps[0]} (trial: 2)" in changes
     assert "GAN: trained anew" in changes
-    assert changes in "\n".join((bundle.path / "README.md").read_text("utf-8").split("\n- "))
+    assert changes in "\n".join(final.card.split("\n- "))
 
 
 def test_a_folder_too_small_for_all_patients_is_refused_before_the_training(study: StudyFolder, tmp_path: Path) -> None:
@@ -154,34 +174,32 @@ def test_a_folder_too_small_for_all_patients_is_refused_before_the_training(stud
     assert not any(note.startswith("training:") for note in notes)
 
 
-def test_the_model_card_names_data_metrics_and_limits(study: StudyFolder, tmp_path: Path) -> None:
-    trained, bundle = final_model(study, tmp_path)
+def test_the_model_card_names_data_metrics_and_limits(final: Final) -> None:
+    record = final.bundle.record
+    assert final.card.startswith("# subset: NORMAL or PNEUMONIA\n")
+    for text in (
+        f"| trained on | {final.data.images} images of {final.data.patients} patients |",
+        f"{record.threshold:.3f}",
+        "| sensitivity (PNEUMONIA) |",
+        "no verdict on this model",
+        "is not confirmed: xraytune confirm has not compared",
+        "## Intended use",
+        "not a medical device",
+        f"| fingerprint of training images | `{record.train_fingerprint}` |",
+        "by patient, seed 0; images: ",
+        "xraytune predict MODEL",
+    ):
+        assert text in final.card
+    assert str(final.bundle.path.parent) not in final.card
 
-    card = (bundle.path / "README.md").read_text("utf-8")
-    data = trained.trained_on
-    assert card.startswith("# subset: NORMAL or PNEUMONIA\n")
-    assert f"| trained on | {data.images} images of {data.patients} patients |" in card
-    assert f"{trained.threshold:.3f}" in card
-    assert "| sensitivity (PNEUMONIA) |" in card
-    assert "no verdict on this model" in card
-    assert "is not confirmed: xraytune confirm has not compared" in card
-    assert "## Intended use" in card
-    assert "not a medical device" in card
-    assert f"| fingerprint of training images | `{bundle.record.train_fingerprint}` |" in card
-    assert "by patient, seed 0; images: " in card
-    assert "xraytune predict MODEL" in card
-    assert str(tmp_path) not in card
 
-
-def test_class_names_are_no_markup_in_the_model_card(study: StudyFolder, tmp_path: Path) -> None:
-    _, bundle = final_model(study, tmp_path)
-    experiment = load_space(tmp_path / "best.yaml").experiment()
-    record = bundle.record.model_copy(
+def test_class_names_are_no_markup_in_the_model_card(final: Final, tmp_path: Path) -> None:
+    record = final.bundle.record.model_copy(
         update={"class_names": ("<img src=x onerror=y>", "[x](javascript:z)\u202e|`"), "positive": "a\n# b"}
     )
-    none: Any = SimpleNamespace(validated=SimpleNamespace(patients=()), prepared=bundle.prepared(), epochs=())
+    none: Any = SimpleNamespace(validated=SimpleNamespace(patients=()), prepared=final.bundle.prepared(), epochs=())
 
-    write_card(tmp_path, record, experiment, none)
+    write_card(tmp_path, record, final.bundle.experiment(), none)
 
     card = (tmp_path / "README.md").read_text("utf-8")
     assert r"&lt;img src=x onerror=y&gt; or \[x\](javascript:z)\\u202e\|\`" in card
@@ -218,19 +236,3 @@ def test_a_final_training_that_no_mix_allows_is_refused_with_the_space(root: Pat
 
     with pytest.raises(ConfigError, match=r"wrong.yaml:4: final: trainable: head with weights: none"):
         load_space(root / "wrong.yaml")
-
-
-def test_the_commands_say_what_is_trained_on(study: StudyFolder, tmp_path: Path) -> None:
-    exported = command("export", study.path, "-o", tmp_path / "best.yaml").stdout
-    trained = command("train", "--config", tmp_path / "best.yaml", "-o", tmp_path / "model")
-
-    assert (
-        "of 8 patients (data.train_patients: 8); `train` uses all patients except those of val-A and val-B" in exported
-    )
-    record = open_bundle(tmp_path / "model").record.trained_on
-    assert f"trained on {record.images} of {record.of_images} images" in " ".join(trained.stdout.split())
-    assert (
-        "images are kept for validation" in " ".join(trained.stderr.split()) or "kept for validation" in trained.stderr
-    )
-    assert "trial:" in trained.stderr
-    assert "xraytune evaluate" in trained.stdout

@@ -1,13 +1,10 @@
 """A model adapted to another hospital: its probabilities, its threshold, and what is refused."""
 
-from __future__ import annotations
-
-import csv
 from pathlib import Path
 
 import pytest
 
-from tests.model.conftest import CopyLab, evaluate_classes, predict_classes
+from tests.model.conftest import CopyLab, evaluate_classes, predict_classes, read_rows
 from xraytune.base.errors import ArtifactError, ConfigError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.phantom import draw_phantoms
@@ -23,9 +20,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_recalibrated_model_has_the_prevalence_of_the_new_images(
-    copy_lab: CopyLab, hospital: Path, tmp_path: Path
-) -> None:
+def test_a_recalibrated_model_has_the_new_prevalence(copy_lab: CopyLab, hospital: Path, tmp_path: Path) -> None:
     lab = copy_lab()
     before = evaluate_classes(lab.model, data=hospital / "test", replicates=10)
 
@@ -35,8 +30,7 @@ def test_a_recalibrated_model_has_the_prevalence_of_the_new_images(
     assert after.metrics["auroc"] == pytest.approx(before.metrics["auroc"]), "the order of the images is the same"
     assert before.recalibrated_on == 0
     assert after.recalibrated_on == again.images
-    with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(tmp_path / "out" / "predictions.csv")
     mean = sum(float(row["probability_PNEUMONIA"]) for row in rows) / len(rows)
     prevalence = again.class_counts["PNEUMONIA"] / again.images
     assert mean == pytest.approx(prevalence, abs=0.02)
@@ -44,36 +38,23 @@ def test_a_recalibrated_model_has_the_prevalence_of_the_new_images(
     assert predicted.threshold == after.threshold != before.threshold
 
 
-@pytest.mark.parametrize("fault", ["shared", "few", "twice", "sensitivity"])
-def test_what_cannot_be_recalibrated_is_refused_and_changes_nothing(
-    copy_lab: CopyLab, hospital: Path, tmp_path: Path, fault: str
-) -> None:
+@pytest.mark.parametrize("fault", ["shared", "few", "twice", "sensitivity", "of another model"])
+def test_a_refused_recalibration_changes_nothing(copy_lab: CopyLab, hospital: Path, tmp_path: Path, fault: str) -> None:
     lab = copy_lab()
-    recalibrate, sensitivity = hospital / "train", None
+    data, recalibrate, sensitivity = hospital / "test", hospital / "train", 0.9 if fault == "sensitivity" else None
     if fault == "shared":
-        recalibrate = hospital / "test"
+        recalibrate = data
     elif fault == "few":
         draw_phantoms(tmp_path / "few", patients=12, seed=5, image_size_px=64)
         recalibrate = tmp_path / "few" / "train"
-    elif fault == "twice":
-        evaluate_classes(lab.model, data=hospital / "test", recalibrate=recalibrate, replicates=10)
-    else:
-        sensitivity = 0.9
+    elif fault in ("twice", "of another model"):
+        evaluate_classes(lab.model, data=data, recalibrate=recalibrate, replicates=10)
+    if fault == "of another model":
+        recorded = lab.model / "recalibration.json"
+        write_json(recorded, read_json(recorded) | {"model_sha256": "0" * 64})
     files = {file: file.read_bytes() for file in lab.model.iterdir()}
 
-    with pytest.raises(ConfigError):
-        evaluate_classes(
-            lab.model, data=hospital / "test", recalibrate=recalibrate, sensitivity=sensitivity, replicates=10
-        )
+    with pytest.raises(ArtifactError if fault == "of another model" else ConfigError):
+        evaluate_classes(lab.model, data=data, recalibrate=recalibrate, sensitivity=sensitivity, replicates=10)
 
     assert {file: file.read_bytes() for file in lab.model.iterdir()} == files
-
-
-def test_the_recalibration_of_another_model_is_refused(copy_lab: CopyLab, hospital: Path) -> None:
-    lab = copy_lab()
-    evaluate_classes(lab.model, data=hospital / "test", recalibrate=hospital / "train", replicates=10)
-    file = lab.model / "recalibration.json"
-    write_json(file, read_json(file) | {"model_sha256": "0" * 64})
-
-    with pytest.raises(ArtifactError):
-        evaluate_classes(lab.model, data=hospital / "test")

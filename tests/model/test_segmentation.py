@@ -1,8 +1,5 @@
 """Segmenters after the search: bundle, model card, predicted masks, evaluation."""
 
-from __future__ import annotations
-
-import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.in_process import command
-from tests.model.conftest import Lab, change_record
+from tests.model.conftest import Lab, change_record, read_rows
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.base.seeding import numpy_generator
@@ -87,7 +84,7 @@ def read_mask(file: Path) -> NDArray[np.bool_]:
     return mask
 
 
-@pytest.mark.parametrize("size", [(32, 32), (50, 90), (90, 50), (33, 400)])
+@pytest.mark.parametrize("size", [(32, 32), (50, 90), (33, 400)])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_a_mask_returns_to_where_its_object_is_in_the_image(tmp_path: Path, size: tuple[int, int], resize: str) -> None:
     """Squash and crop are undone, to the edge of the object within a pixel of the square image."""
@@ -106,11 +103,10 @@ def test_a_mask_returns_to_where_its_object_is_in_the_image(tmp_path: Path, size
 
 
 def test_beyond_a_crop_the_mask_is_background() -> None:
-    found = whole_mask(np.ones((8, 8), dtype=np.float32), 10, 30, resize="crop", threshold=0.5)
+    for turned, (width, height) in ((False, (10, 30)), (True, (30, 10))):
+        found = whole_mask(np.ones((8, 8), dtype=np.float32), width, height, resize="crop", threshold=0.5)
 
-    assert found[10:20].all()
-    assert not found[:10].any()
-    assert not found[20:].any()
+        assert (found.T if turned else found).any(axis=1).tolist() == [False] * 10 + [True] * 10 + [False] * 10
 
 
 def test_a_bundle_says_what_it_is(discs: Path) -> None:
@@ -133,8 +129,7 @@ def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> Non
     predicted = predict(discs / "model", tmp_path / "images", out=tmp_path / "out")
 
     assert isinstance(predicted, PredictedMasks)
-    with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
-        rows = {row["file"]: row for row in csv.DictReader(stream)}
+    rows = {row["file"]: row for row in read_rows(tmp_path / "out" / "predictions.csv")}
     assert len(rows) == predicted.images == 8
     assert rows["ward/p24.jpeg"]["mask"] == "masks/ward/p24.jpeg.png"
     assert rows["ward/p25.png"]["mask"] == "masks/ward/p25.png"
@@ -144,16 +139,10 @@ def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> Non
         assert float(row["area"]) == pytest.approx(mask.mean())
         overlay = opened(tmp_path / "out" / row["mask"].replace("masks/", "overlays/", 1))
         assert (overlay.size, overlay.mode) == (image.size, "RGB")
-
-
-def test_one_image_and_an_existing_folder(discs: Path, tmp_path: Path) -> None:
-    image = discs / "pairs" / "test" / "images" / "p24.png"
-
-    predict(discs / "model", image, out=tmp_path / "out")
-
-    assert (tmp_path / "out" / "masks" / "p24.png").is_file()
+    predict(discs / "model", images / "p24.png", out=tmp_path / "one")
+    assert (tmp_path / "one" / "masks" / "p24.png").is_file()
     with pytest.raises(ConfigError, match="this path already exists"):
-        predict(discs / "model", image, out=tmp_path / "out")
+        predict(discs / "model", images, out=tmp_path / "one")
 
 
 def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Path) -> None:
@@ -174,8 +163,8 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
     assert [one.file for one in found.worst] == sorted(dices, key=lambda file: (dices[file], file))[:5]
     assert read_json(tmp_path / "out" / "metrics.json") == found.to_json()
     assert found.to_dataframe().loc["dice", "value"] == found.metrics["dice"]
-    with (tmp_path / "out" / "per_image.csv").open(encoding="utf-8", newline="") as stream:
-        assert {row["file"]: float(row["dice"]) for row in csv.DictReader(stream)} == pytest.approx(dices)
+    rows = read_rows(tmp_path / "out" / "per_image.csv")
+    assert {row["file"]: float(row["dice"]) for row in rows} == pytest.approx(dices)
     assert "p40.png" in (tmp_path / "out" / "evaluation.svg").read_text(encoding="utf-8")
 
 
@@ -235,9 +224,7 @@ Use = Callable[[Path, Path], object]
         (False, lambda model, pairs: predict(model, pairs / "test", out=model / "out"), "folder of pairs"),
     ],
 )
-def test_the_data_of_the_other_task_is_refused(
-    discs: Path, lab: Lab, of_segmenter: bool, use: Use, message: str
-) -> None:
+def test_data_of_the_other_task_are_refused(discs: Path, lab: Lab, of_segmenter: bool, use: Use, message: str) -> None:
     model, data = (discs / "model", lab.xrays) if of_segmenter else (lab.model, discs / "pairs")
 
     with pytest.raises((DataError, ConfigError), match=message):

@@ -1,10 +1,7 @@
 """The final training: the trial's metrics, equal files, and resuming after an interruption."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -45,28 +42,23 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("trial", [0, 1])
 def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, trial: int) -> None:
-    """Trial 0 trained a GAN. The study may be searched meanwhile."""
-    study = StudyFolder(lab.study)
+    """Trial 0 trained a GAN, whose images the model shows. The study may be searched meanwhile."""
+    study, model, notes = StudyFolder(lab.study), tmp_path / "model", list[str]()
     export(lab.study, out=tmp_path / "trial.yaml", trial=trial, exact=True)
 
     with locked(study):
-        trained = train(tmp_path / "trial.yaml", out=tmp_path / "model")
+        trained = train(tmp_path / "trial.yaml", out=model, note=notes.append)
 
-    recorded, repeated = (
-        read_jsonl(folder / "epochs.jsonl") for folder in (study.trial_path(trial), tmp_path / "model")
-    )
+    recorded, repeated = (read_jsonl(folder / "epochs.jsonl") for folder in (study.trial_path(trial), model))
     for row in recorded:
         del row["seconds"]
     assert repeated == recorded
     assert trained.equals_trial is True
-
-
-def test_retraining_reproduces_the_files_of_a_model(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-
-    train(lab.best, out=lab.path / "again")
-
-    assert files_of(lab.path / "again") == files_of(lab.model)
+    told = any("the generator has been trained" in note and "samples.png" in note for note in notes)
+    assert told == (model / "samples.png").exists() == (trial == 0)
+    if trial == 0:
+        with Image.open(model / "samples.png") as grid:
+            assert grid.format == "PNG"
 
 
 @pytest.mark.filterwarnings("default")  # wandb's own
@@ -81,12 +73,8 @@ def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
 
     (file,) = run_files(lab.path)
     run = read_run(file)
-    assert {**files_of(lab.path / "again"), "config.yaml": b"", "bundle.json": b"", "manifest.json": b""} == {
-        **files_of(lab.model),
-        "config.yaml": b"",
-        "bundle.json": b"",
-        "manifest.json": b"",
-    }, "but for the setting itself"
+    with_the_setting = dict.fromkeys(("config.yaml", "bundle.json", "manifest.json"), b"")
+    assert files_of(lab.path / "again") | with_the_setting == files_of(lab.model) | with_the_setting
     assert (run.kind, run.name, run.exit_code) == ("train", f"mix final {trained.arm}", 0)
     assert run.epochs == [1, 2, 3]
     assert (run.summary["value"], run.summary["val_b_auroc"]) == (trained.val_score, trained.val_b_score)
@@ -97,81 +85,45 @@ def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
 
 
 def test_an_interrupted_training_resumes_to_the_same_files(copy_lab: CopyLab) -> None:
+    """Also after another process has taken the name of its folder, which stays as it is."""
     lab = copy_lab()
-    first: list[EpochRecord] = []
+    first, second, third = (list[EpochRecord]() for _ in range(3))
+    taken = lab.path / "taken"
 
     def interrupt(record: EpochRecord) -> None:
         first.append(record)
         raise KeyboardInterrupt
 
+    def take(record: EpochRecord) -> None:
+        second.append(record)
+        taken.mkdir(exist_ok=True)
+        (taken / "mine.txt").touch()
+
     with pytest.raises(KeyboardInterrupt):
         train(lab.best, out=lab.path / "again", on_epoch=interrupt)
     assert not (lab.path / "again").exists()
     assert len(list(lab.path.glob("cache/train-1.work/*/checkpoint/checkpoint.pt"))) == 1
-    epochs: list[EpochRecord] = []
-    train(lab.best, out=lab.path / "again", on_epoch=epochs.append)
+    with pytest.raises(ConfigError, match="already"):
+        train(lab.best, out=taken, on_epoch=take)
+    train(lab.best, out=lab.path / "again", on_epoch=third.append)
 
-    assert [record.epoch for record in epochs] == [1, 2, 3]
-    assert epochs[0] == first[0], "with the same seconds: it was not trained again"
+    assert [record.epoch for record in third] == [1, 2, 3]
+    assert (second[:1], third) == (first, second), "with the same seconds: no epoch was trained again"
+    assert [file.name for file in taken.iterdir()] == ["mine.txt"]
     assert files_of(lab.path / "again") == files_of(lab.model)
     assert not list(lab.path.glob("cache/train-1.work/*"))
 
 
-@dataclass(frozen=True, slots=True)
-class Killed:
-    """A lab in which a training process was killed, and what it had imported by then."""
+def test_a_killed_training_resumes_to_the_same_files_without_ray_or_optuna(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+    arguments = [sys.executable, "-c", KILLED, str(lab.best), str(lab.path / "killed")]
 
-    lab: Lab
-    imported: str
-
-
-@pytest.fixture(scope="module")
-def killed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    """A training that a signal ends after its second epoch."""
-    out = lab.path / "killed"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(lab.best), str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path_factory.mktemp("elsewhere"),
-    )
-    assert done.returncode == -9, done.stderr
-    return Killed(lab, done.stdout.strip())
-
-
-def test_a_killed_training_resumes_to_the_same_files(killed: Killed) -> None:
-    lab = killed.lab
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (-9, ""), done.stderr
     assert not (lab.path / "killed").exists()
-
     train(lab.best, out=lab.path / "killed")
 
     assert files_of(lab.path / "killed") == files_of(lab.model)
-
-
-def test_a_final_training_needs_neither_ray_nor_optuna_nor_wandb(killed: Killed) -> None:
-    assert killed.imported == ""
-
-
-def test_folder_created_during_training_is_preserved(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-    out = lab.path / "taken"
-
-    first: list[EpochRecord] = []
-
-    def take(record: EpochRecord) -> None:
-        first.append(record)
-        out.mkdir(exist_ok=True)
-        (out / "mine.txt").touch()
-
-    with pytest.raises(ConfigError, match="already"):
-        train(lab.best, out=out, on_epoch=take)
-
-    epochs: list[EpochRecord] = []
-    train(lab.best, out=lab.path / "free", on_epoch=epochs.append)
-    assert epochs == first, "with the same seconds: no epoch was trained again"
-    assert [file.name for file in out.iterdir()] == ["mine.txt"]
-    assert files_of(lab.path / "free") == files_of(lab.model)
 
 
 @pytest.mark.parametrize(
@@ -235,37 +187,14 @@ def test_a_trial_that_asha_stopped_has_no_figures_to_compare_with(copy_lab: Copy
     assert trained.equals_trial is None
 
 
-def test_overrides_are_kept_with_the_model(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
+def test_a_training_that_runs_already_is_not_started_again_and_overrides_are_kept(copy_lab: CopyLab) -> None:
+    lab, short = copy_lab(), ["budget.max_epochs=1"]
 
-    trained = train(lab.best, out=lab.path / "again", overrides=["budget.max_epochs=1"])
+    def train_too(_: EpochRecord) -> None:
+        with pytest.raises(ArtifactError, match="already running"):
+            train(lab.best, out=lab.path / "other", overrides=short)
+
+    trained = train(lab.best, out=lab.path / "again", overrides=short, on_epoch=train_too)
 
     assert (trained.epochs, trained.equals_trial) == (1, None)
     assert '"budget.max_epochs=1"' in (lab.path / "again" / "bundle.json").read_text(encoding="utf-8")
-
-
-def test_a_training_that_runs_already_is_not_started_again(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-
-    def train_too(record: EpochRecord) -> None:
-        if record.epoch == 1:
-            with pytest.raises(ArtifactError, match="already running"):
-                train(lab.best, out=lab.path / "other")
-
-    train(lab.best, out=lab.path / "again", on_epoch=train_too)
-
-    assert files_of(lab.path / "again") == files_of(lab.model)
-
-
-def test_a_model_trained_with_a_gan_shows_its_images(copy_lab: CopyLab) -> None:
-    lab, notes = copy_lab(), list[str]()
-    export(lab.study, out=lab.path / "gan.yaml", trial=0)
-    export(lab.study, out=lab.path / "none.yaml", trial=1)
-
-    train(lab.path / "gan.yaml", out=lab.path / "with_gan", note=notes.append)
-    train(lab.path / "none.yaml", out=lab.path / "without_gan")
-
-    with Image.open(lab.path / "with_gan" / "samples.png") as grid:
-        assert grid.format == "PNG"
-    assert any("the generator has been trained" in note and "samples.png" in note for note in notes)
-    assert not (lab.path / "without_gan" / "samples.png").exists()

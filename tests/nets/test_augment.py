@@ -1,7 +1,5 @@
 """Views are seeded and nested, and change images as documented."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

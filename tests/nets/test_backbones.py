@@ -1,11 +1,10 @@
 """Backbones from torchvision's classifiers."""
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,17 +14,24 @@ from xraytune.base.errors import MachineError
 from xraytune.nets.backbones import build_backbone, last_stage_names, to_one_channel
 from xraytune.space.backbones import BACKBONES, backbone_of
 
-ONE_OF_EACH_FAMILY = (
-    *("small_cnn", "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet"),
-    *("inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf"),
-    *("regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"),
-    *("swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2"),
+LIGHT = (
+    *("small_cnn", "densenet121", "efficientnet_b0", "inception_v3", "mobilenet_v3_small", "regnet_y_400mf"),
+    *("resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"),
+)
+HEAVY = (
+    *("alexnet", "convnext_tiny", "efficientnet_v2_s", "googlenet", "maxvit_t", "mnasnet0_5", "mobilenet_v2"),
+    *("regnet_x_400mf", "resnet50", "resnext50_32x4d", "swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2"),
 )
 OTHER_SHAPES = (
     *("densenet201", "efficientnet_b7", "efficientnet_v2_l", "mnasnet1_3", "mobilenet_v3_large", "regnet_y_3_2gf"),
     *("resnet101", "shufflenet_v2_x2_0", "squeezenet1_0", "swin_v2_s", "vgg11", "vgg13", "vgg16", "vgg19"),
     *("vgg13_bn", "vgg16_bn", "vgg19_bn", "vit_l_32"),
 )
+
+
+def nightly(*backbones: str) -> list[Any]:
+    """Those that take long; the code is the same."""
+    return [pytest.param(backbone, marks=pytest.mark.nightly) for backbone in backbones]
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def test_the_names_are_torchvisions_classifiers() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ONE_OF_EACH_FAMILY)
+@pytest.mark.parametrize("backbone", [*LIGHT, *nightly(*HEAVY)])
 def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> None:
     torch.manual_seed(1)
     network, feature_count = build_backbone(backbone)
@@ -70,8 +76,8 @@ def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> Non
 @pytest.mark.parametrize(
     "backbone",
     [
-        *("alexnet", "convnext_tiny", "densenet121", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small"),
-        *("resnet18", "squeezenet1_1", "swin_t", "vit_b_32"),
+        *("densenet121", "inception_v3", "mobilenet_v3_small", "resnet18", "squeezenet1_1"),
+        *nightly("alexnet", "convnext_tiny", "googlenet", "mnasnet0_5", "swin_t", "vit_b_32"),
     ],
 )
 def test_torchvisions_weights_give_the_features_that_its_own_head_receives(backbone: str, tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_torchvisions_weights_give_the_features_that_its_own_head_receives(backb
     [("densenet121", r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2."), ("vit_b_32", r"mlp\.0\.", "mlp.linear_1.")],
 )
 @pytest.mark.slow
-def test_official_files_from_before_a_layer_was_renamed_are_read(
+def test_official_files_with_old_layer_names_are_read(
     backbone: str, pattern: str, old_name: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"{backbone}.pth"
@@ -120,7 +126,7 @@ def test_official_files_from_before_a_layer_was_renamed_are_read(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unset_weights")
-@pytest.mark.parametrize("backbone", [*ONE_OF_EACH_FAMILY, *OTHER_SHAPES])
+@pytest.mark.parametrize("backbone", [*LIGHT, *HEAVY, *nightly(*OTHER_SHAPES)])
 def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(backbone: str) -> None:
     network = build_backbone(backbone)[0].eval().to("meta")
     names = [name for name, _ in network.named_parameters()]

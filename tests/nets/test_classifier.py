@@ -1,15 +1,15 @@
 """What a classifier computes, and which parts are trained."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.classifier import Classifier, build_classifier, build_head
+from xraytune.nets.grad_cam import grad_cam
 from xraytune.space.settings import Parameters
 
 pytestmark = pytest.mark.slow
@@ -22,8 +22,15 @@ def new_classifier(backbone: str = "small_cnn", *, classes: int = 2, seed: int =
     return build_classifier(parameters, classes, weights=None, seed=seed)
 
 
-@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v2", "squeezenet1_1"])
-@pytest.mark.parametrize("changes", [{}, {"loss": "bce"}, {"head": "vgg16_two_class"}, {"input_channels": 1}])
+@pytest.mark.parametrize(
+    ("backbone", "changes"),
+    [
+        ("small_cnn", {}),
+        ("resnet18", {"loss": "bce"}),
+        ("mobilenet_v2", {"head": "vgg16_two_class"}),
+        ("squeezenet1_1", {"input_channels": 1}),
+    ],
+)
 def test_features_and_logits_have_the_promised_shapes(backbone: str, changes: dict[str, Any]) -> None:
     classifier = new_classifier(backbone, **changes).eval()
     images = torch.rand(2, changes.get("input_channels", 3), 32, 32)
@@ -38,18 +45,16 @@ FEATURES, LABELS = torch.randn(8, 5, generator=torch.Generator().manual_seed(2))
 
 def test_a_single_neuron_trains_as_with_binary_cross_entropy() -> None:
     head = build_head(Parameters(loss="bce"), 5, 2, seed=1)
-    features, labels = FEATURES, LABELS
-
     layer = head[1]
     assert isinstance(layer, torch.nn.Linear)
-    neuron = layer(features)[:, 0]
-    loss = F.cross_entropy(head(features), labels)
-    expected = F.binary_cross_entropy_with_logits(neuron, labels.float())
+
+    neuron, loss = layer(FEATURES)[:, 0], F.cross_entropy(head(FEATURES), LABELS)
+    expected = F.binary_cross_entropy_with_logits(neuron, LABELS.float())
 
     assert layer.weight.shape == (1, 5)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(value, layer.weight)[0] for value in (loss, expected)))
-    torch.testing.assert_close(head(features).softmax(dim=1)[:, 1], neuron.sigmoid())
+    torch.testing.assert_close(head(FEATURES).softmax(dim=1)[:, 1], neuron.sigmoid())
 
 
 def test_the_published_vgg_head_trains_as_with_negative_log_likelihood() -> None:
@@ -100,3 +105,18 @@ def test_logits_are_float32_under_autocast() -> None:
 
     assert logits.dtype == torch.float32
     assert torch.equal(logits, classifier.head(features))
+
+
+@pytest.mark.parametrize("corner", [0, 5])
+def test_the_grad_cam_is_where_the_evidence_is(corner: int) -> None:
+    """A network whose first class is the brightness of the image: the map is the bright square."""
+    conv, head = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 2, bias=False)
+    nn.init.ones_(conv.weight)
+    head.weight.data = torch.tensor([[1.0], [-1.0]])
+    network = Classifier(nn.Sequential(conv, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()), head)
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., corner : corner + 3, corner : corner + 3] = 2.0
+
+    found = grad_cam(network.eval().requires_grad_(False), image)
+
+    torch.testing.assert_close(torch.from_numpy(found), image[:, 0].detach().double() / 2)

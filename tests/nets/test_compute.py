@@ -7,7 +7,7 @@ from tests.in_process import one_thread
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import Compute
 from xraytune.nets.compute import Share, allocation_of, generator_threads
-from xraytune.space.settings import Settings
+from xraytune.space.settings import Objective, Settings
 
 
 def settings(**resources: object) -> Settings:
@@ -17,33 +17,30 @@ def settings(**resources: object) -> Settings:
 @pytest.mark.parametrize(
     ("resources", "has_gpu", "trial", "generator", "slots"),
     [
-        ({}, False, Share(cpus=1, gpus=0.0), Share(cpus=2, gpus=0.0), 2),
-        ({}, True, Share(cpus=1, gpus=1.0), Share(cpus=1, gpus=1.0), 1),
-        ({"cpus_per_trial": 4}, False, Share(cpus=4, gpus=0.0), Share(cpus=4, gpus=0.0), 1),
-        ({"generator": {"cpus": 1}}, False, Share(cpus=1, gpus=0.0), Share(cpus=1, gpus=0.0), 1),
-        (
-            {"gpus_per_trial": 0.25, "generator": {"gpus": 0.6}},
-            True,
-            Share(cpus=1, gpus=0.25),
-            Share(cpus=1, gpus=0.6),
-            3,
-        ),
+        ({}, False, (1, 0.0), (2, 0.0), 2),
+        ({}, True, (1, 1.0), (1, 1.0), 1),
+        ({"cpus_per_trial": 4}, False, (4, 0.0), (4, 0.0), 1),
+        ({"generator": {"cpus": 1}}, False, (1, 0.0), (1, 0.0), 1),
+        ({"gpus_per_trial": 0.25, "generator": {"gpus": 0.6}}, True, (1, 0.25), (1, 0.6), 3),
     ],
 )
 def test_a_generator_has_resources_of_its_own(
-    resources: dict[str, object], has_gpu: bool, trial: Share, generator: Share, slots: int
+    resources: dict[str, object],
+    has_gpu: bool,
+    trial: tuple[int, float],
+    generator: tuple[int, float],
+    slots: int,
 ) -> None:
-    allocation = allocation_of(settings(**resources), has_gpu=has_gpu)
+    """CPU cores and GPUs."""
+    found = allocation_of(settings(**resources), has_gpu=has_gpu)
 
-    assert (allocation.trial, allocation.generator, allocation.generator_slots) == (trial, generator, slots)
+    assert ((found.trial.cpus, found.trial.gpus), found.generator_slots) == (trial, slots)
+    assert (found.generator.cpus, found.generator.gpus) == generator
 
 
 def test_in_a_search_for_a_generator_a_trial_has_the_resources_of_its_training() -> None:
     """So the cache has the generator for the mixes that use it."""
-    of_generator = settings().model_copy(
-        update={"objective": settings().objective.model_copy(update={"metric": "gan_kid"})}
-    )
-
+    of_generator = settings().model_copy(update={"objective": Objective(metric="gan_kid")})
     allocation = allocation_of(of_generator, has_gpu=False)
 
     assert allocation.generator == allocation.trial == Share(cpus=2, gpus=0.0)

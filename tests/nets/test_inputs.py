@@ -1,7 +1,5 @@
 """Real and synthetic images reach the network at the same size and resolution."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +116,14 @@ def test_normalised_images_have_the_formats_channels() -> None:
     torch.testing.assert_close(normalised[:, 2:], (images - 0.3) / 0.25)
 
 
-def test_a_format_has_the_size_resize_and_resolution_of_its_experiment() -> None:
-    form = format_for({"image_size": 128, "resize": "crop"}, source="gan")
+@pytest.mark.parametrize(
+    ("parameters", "resolution_px"),
+    [({"source": "none"}, None), ({"source": "gan"}, 64), ({"source": "gan", "match_resolution": "off"}, None)],
+)
+def test_a_format_has_the_size_and_resize_of_its_experiment_and_the_resolution_of_its_gan(
+    parameters: dict[str, Any], resolution_px: int | None
+) -> None:
+    """Otherwise synthetic images lack detail that real ones, validation images included, have."""
+    form = format_for({"image_size": 128, "resize": "crop"}, **parameters)
 
-    assert (form.image_size_px, form.resize, form.resolution_px) == (128, "crop", 64)
+    assert (form.image_size_px, form.resize, form.resolution_px) == (128, "crop", resolution_px)

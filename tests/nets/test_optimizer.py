@@ -1,7 +1,5 @@
 """Optimizers are bit-identical to torch's, without importing its compiler; schedules agree with torch's."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import Any, Literal

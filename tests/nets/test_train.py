@@ -1,7 +1,5 @@
 """The training loop: it resumes bit-identically, trains only unfrozen parts, keeps the best network, and stops early."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -44,7 +42,7 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TinyTask:
     """Noise images; those of class 1 have a faint bright square."""
 
@@ -151,7 +149,7 @@ def assert_same_values(network: nn.Module, score: float) -> None:
 
 
 @pytest.mark.slow
-def test_an_epoch_is_in_the_checkpoint_before_it_is_reported_and_progress_starts_before_the_first_step(
+def test_an_epoch_is_in_the_checkpoint_before_it_is_reported_and_progress_begins_at_0(
     tmp_path: Path,
 ) -> None:
     parameters, seen = small(schedule="cosine"), list[tuple[str, int, int]]()
@@ -194,6 +192,10 @@ def test_two_epochs_and_a_resumed_third_equal_three_to_the_bit(
     assert without_seconds(before + after) == without_seconds(all_epochs)
     assert_same_bits(state_of(resumed), state_of(unbroken))
     assert_same_bits(best_of(tmp_path / "unbroken"), best_of(tmp_path / "broken"))
+    if precision == "bfloat16":  # it rounds images alone
+        (exact,) = train(parameters, built(parameters), tmp_path / "float32", stop_after=1)
+        assert exact.train_loss == pytest.approx(before[0].train_loss, abs=0.02)
+        assert exact.train_loss != before[0].train_loss
 
 
 @pytest.mark.slow
@@ -204,16 +206,14 @@ def test_plateau_lowers_the_rate_across_a_resume(tmp_path: Path) -> None:
     before = train(parameters, built(parameters), tmp_path, epochs=6, stop_after=3)
     after = train(parameters, built(parameters), tmp_path, epochs=6)
 
-    unbroken = train(parameters, built(parameters), tmp_path / "unbroken", epochs=6)
-    assert without_seconds(before + after) == without_seconds(unbroken)
-    assert [record.lr for record in unbroken] == [1e-9] * 4 + [pytest.approx(0.3e-9)] * 2
+    assert [record.lr for record in before + after] == [1e-9] * 4 + [pytest.approx(0.3e-9)] * 2
 
 
 @pytest.mark.slow
 def test_best_network_reproduces_best_value(tmp_path: Path) -> None:
     network = built(small())
 
-    records = train(small(), network, tmp_path, epochs=8)
+    records = train(small(), network, tmp_path, epochs=6)
 
     values, losses = [record.val_score for record in records], [record.train_loss or 0 for record in records]
     assert 0 < losses[-1] < losses[0]
@@ -296,25 +296,6 @@ def test_frozen_parts_keep_every_bit_batch_norm_statistics_included(tmp_path: Pa
         assert torch.equal(tensor, before[name]) != name.startswith(trained), name
 
 
-@pytest.mark.slow
-def test_a_head_on_cached_features_trains_as_inside_the_frozen_network(tmp_path: Path) -> None:
-    parameters = small(dropout=0.3, **FROZEN)
-    whole, cached = built(parameters), built(parameters)
-
-    @torch.no_grad()
-    def features_of(images: Tensor) -> Tensor:
-        features: Tensor = cached.backbone(images)
-        return features
-
-    of_whole = train(parameters, whole, tmp_path / "whole")
-    of_head = train(parameters, cached.head, tmp_path / "head", task=tiny_task(features_of))
-
-    for one, other in zip(of_whole, of_head, strict=True):
-        assert (one.train_loss, one.val_loss) == pytest.approx((other.train_loss, other.val_loss), abs=1e-5)
-    torch.testing.assert_close(whole.head.state_dict(), cached.head.state_dict(), rtol=0, atol=1e-5)
-    assert best_of(tmp_path / "head").keys() == cached.head.state_dict().keys()
-
-
 PRETRAIN = {"source": "duplicate", "mixing": "pretrain", "synthetic_ratio": 0.75}
 
 
@@ -327,7 +308,7 @@ PRETRAIN = {"source": "duplicate", "mixing": "pretrain", "synthetic_ratio": 0.75
         ({"schedule": "plateau", **PRETRAIN}, 10, 8),
     ],
 )
-def test_patience_begins_with_the_first_real_images(
+def test_patience_begins_with_real_images(
     tmp_path: Path, changes: dict[str, Any], epochs: int, at_full_rate: int
 ) -> None:
     """Nothing improves. In `PRETRAIN`, the first four of 10 epochs have extra images alone, and the fifth has some."""
@@ -351,19 +332,6 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
         train(small(), network, tmp_path, task=task)
 
     assert [record.epoch for record in finished_epochs(tmp_path)] == [1]
-
-
-@pytest.mark.slow
-def test_bfloat16_rounds_images_alone(tmp_path: Path) -> None:
-    losses = []
-    precisions: tuple[Literal["bfloat16", "float32"], ...] = ("bfloat16", "float32")
-    for precision in precisions:
-        compute = replace(CPU, precision=precision)
-        (record,) = train(small(), built(small()), tmp_path / precision, compute=compute, stop_after=1)
-        losses.append(record.train_loss)
-
-    assert losses[0] == pytest.approx(losses[1], abs=0.02)
-    assert losses[0] != losses[1]
 
 
 @pytest.mark.slow

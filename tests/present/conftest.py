@@ -1,7 +1,5 @@
 """A small study on phantom X-rays with a verdict, searched and confirmed in this process, without Ray."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

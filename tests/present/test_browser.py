@@ -1,7 +1,5 @@
 """The page in a real browser: without errors, without a network, and for keyboard, screen reader and printer."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -96,9 +94,8 @@ def test_no_serious_barrier(browser: Browser, hostile: Path, theme: str) -> None
     found = Axe().run(page).response["violations"]
 
     assert page.get_attribute("html", "data-theme") == theme
-    assert [
-        f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")
-    ] == []
+    serious = [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
+    assert serious == []
 
 
 def test_trials_are_sorted_and_filtered_by_mouse_and_keyboard(browser: Browser, hostile: Path) -> None:

@@ -28,24 +28,19 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialView
     return TrialView(**{**fields, **more})  # type: ignore[arg-type]
 
 
-def study(
-    *trials: TrialView,
-    metric: str = "AUROC",
-    objective: Objective = Objective(),  # noqa: B008  immutable
-    seconds: float = 31.0,
-    seconds_left: float | None = 90.0,
-) -> StudyView:
-    return StudyView(
-        path=Path("small"),
-        metric=metric,
-        objective=objective,
-        trials=trials,
-        trial_budget=10,
-        max_epochs=4,
-        seconds=seconds,
-        seconds_left=seconds_left,
-        is_running=True,
-    )
+def study(*trials: TrialView, **more: object) -> StudyView:
+    fields = {
+        "path": Path("small"),
+        "metric": "AUROC",
+        "objective": Objective(),
+        "trials": trials,
+        "trial_budget": 10,
+        "max_epochs": 4,
+        "seconds": 31.0,
+        "seconds_left": 90.0,
+        "is_running": True,
+    }
+    return StudyView(**{**fields, **more})  # type: ignore[arg-type]
 
 
 def texts(parts: Iterable[Entry | Table]) -> list[str]:

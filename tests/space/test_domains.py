@@ -1,7 +1,5 @@
 """Domains: membership, grid points, corners and formatting."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

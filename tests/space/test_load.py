@@ -1,7 +1,5 @@
 """Loading space files: domains, error messages, command-line overrides and paths."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The JSON Schema agrees with `load_space` about the structure of a file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,10 +1,7 @@
 """Properties of spaces: suggestions lie in the declared domains, and written files are read back unchanged."""
 
-from __future__ import annotations
-
 import json
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
+from tests.space.conftest import WriteSpace
 from xraytune.base.errors import ConfigError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Json
@@ -25,7 +23,6 @@ from xraytune.space.load import experiment_from_json, experiment_to_json, experi
 from xraytune.space.settings import Experiment, ExportedFrom, Parameters
 from xraytune.space.space import Space
 
-WriteSpace = Callable[..., Path]
 Specs = dict[str, dict[str, Json]]
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -142,7 +139,7 @@ any_space = settings(
 @any_space
 @given(content=space_contents(), seed=st.integers(0, 10**6))
 @pytest.mark.slow
-def test_suggestions_lie_in_the_declared_domains_and_can_be_replayed(
+def test_suggestions_lie_in_their_domains_and_can_be_replayed(
     tmp_path: Path, content: dict[str, Any], seed: int
 ) -> None:
     """Constants are not sampled, conditions hold, and every point of a valid space can run."""
@@ -190,39 +187,6 @@ def test_a_space_and_an_experiment_survive_their_files(
     assert json.dumps(space.identity(), allow_nan=False)
 
 
-def test_optuna_evaluates_initial_points_first_and_handles_conditional_parameters(write_space: WriteSpace) -> None:
-    path = write_space(
-        "source: {values: [none, gan]}",
-        "synthetic_ratio: {values: [0.5, 1], when: {source: gan}}",
-        "gan: {when: {source: gan}, parameters: {steps: {values: [100, 200]}}}",
-        "lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}",
-        after="points_to_evaluate:\n- {source: none, lr: 1e-4}\n- {source: gan, synthetic_ratio: 1, gan.steps: 200}\n",
-    )
-    space = load_space(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            multivariate=True, group=True, constant_liar=True, n_startup_trials=3, seed=1
-        )
-    study = optuna.create_study(sampler=sampler, direction="maximize")
-    for point in space.points_to_evaluate:
-        study.enqueue_trial(point)
-
-    for number in range(12):
-        trial = study.ask()
-        space.suggest(trial)
-        study.tell(trial, number / 12)
-
-    first, second, *_ = study.trials
-    assert first.params == {"source": "none", "lr": 1e-4}
-    assert {name: second.params[name] for name in ("source", "synthetic_ratio", "gan.steps")} == {
-        "source": "gan",
-        "synthetic_ratio": 1.0,
-        "gan.steps": 200,
-    }
-    assert all(("gan.steps" in trial.params) == (trial.params["source"] == "gan") for trial in study.trials)
-
-
 def test_a_grid_lists_each_distinct_trial_once(write_space: WriteSpace) -> None:
     path = write_space(
         "source: {values: [none, duplicate, gan]}",
@@ -266,9 +230,7 @@ def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: Writ
         assert load_space(path, [override]).identity() != space.identity()
 
 
-def test_the_origin_of_an_exported_file_is_kept_but_not_part_of_its_identity(
-    tmp_path: Path, write_space: WriteSpace
-) -> None:
+def test_the_origin_of_an_exported_file_is_kept_outside_its_identity(tmp_path: Path, write_space: WriteSpace) -> None:
     written = "batch_norm: {value: mix}"  # as `export` writes every parameter
     plain = load_space(write_space(written))
     exported = load_space(write_space(written, after="exported_from: {study: studies/mix, trial: 7}\n"))
@@ -283,19 +245,6 @@ def test_the_origin_of_an_exported_file_is_kept_but_not_part_of_its_identity(
     assert load_space(best).settings.exported_from == ExportedFrom(study=tmp_path / "studies" / "mix", trial=7)
     assert experiment_from_json(read_json(elsewhere / "config.json"), elsewhere) == exported.experiment()
     assert exported.identity() == plain.identity()
-
-
-def test_a_parameter_is_active_exactly_where_its_condition_holds(write_space: WriteSpace) -> None:
-    """In any order of parent and child."""
-    path = write_space(
-        "classical: {values: [1, 2], when: {backbone: resnet18}}", "backbone: {values: [resnet18, resnet50]}"
-    )
-    space = load_space(path)
-
-    points = [trial.params for trial, _ in ask(space, 0, 20)]
-
-    assert {point["backbone"] for point in points} == {"resnet18", "resnet50"}
-    assert all(("classical" in point) == (point["backbone"] == "resnet18") for point in points)
 
 
 def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
@@ -319,13 +268,20 @@ def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
     }
 
 
-def test_unused_parameters_of_a_source_are_dropped_without_a_condition(write_space: WriteSpace) -> None:
-    """Otherwise the sampler would learn from differences between identical trials."""
-    space = load_space(
-        write_space("source: {value: duplicate}", "gan.steps: {values: [1, 2]}", "mixing: {value: additive}")
+def test_a_parameter_is_active_exactly_where_its_condition_holds(write_space: WriteSpace) -> None:
+    """In any order of parent and child. Those that a source does not use are dropped without a condition."""
+    path = write_space(
+        "classical: {values: [1, 2], when: {backbone: resnet18}}",
+        "backbone: {values: [resnet18, resnet50]}",
+        *("source: {value: duplicate}", "gan.steps: {values: [1, 2]}", "mixing: {value: additive}"),
     )
+    space = load_space(path)
 
-    assert space.searched == ()
+    points = [trial.params for trial, _ in ask(space, 0, 20)]
+
+    assert space.searched == ("backbone", "classical")
+    assert {point["backbone"] for point in points} == {"resnet18", "resnet50"}
+    assert all(("classical" in point) == (point["backbone"] == "resnet18") for point in points)
 
 
 def test_inactive_weights_are_the_default_ones(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """The binormal variance agrees with simulated scores and SciPy's bivariate normal, and has the right symmetries."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Metrics by class, by patient and by subgroup."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

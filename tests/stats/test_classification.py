@@ -1,7 +1,5 @@
 """Metrics agree with scikit-learn, including ties and weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """ROC, precision-recall and calibration curves, and their bands."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """The interval: published digits, the formulas written out, and invariances."""
 
-from __future__ import annotations
-
 from dataclasses import astuple, replace
 
 import numpy as np

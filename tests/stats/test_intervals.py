@@ -1,7 +1,5 @@
 """Bootstrap intervals over patients."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """AUROCs and their covariance agree with the definitions, computed pair by pair, and with the jackknife."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

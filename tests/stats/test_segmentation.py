@@ -1,7 +1,5 @@
 """Dice, IoU and HD95 against definitions written here; empty masks; means with intervals over patients."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

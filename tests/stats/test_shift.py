@@ -1,7 +1,5 @@
 """A shift of the scores within a class causes a warning; another prevalence alone is reported differently."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

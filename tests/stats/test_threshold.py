@@ -1,7 +1,5 @@
 """The threshold barely depends on the choice of validation images, and does no harm with few of them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import expit, logit  # type: ignore[import-untyped]

@@ -1,7 +1,5 @@
 """The smallest GAN that trains: 32 px, a few feature maps, one thread."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from tests.in_process import CPU
 from xraytune.base.seeding import numpy_generator
 from xraytune.space.settings import GanSettings, GeneratorSettings
 from xraytune.synth.checkpoint import CHECKPOINT_NAME
+from xraytune.synth.networks import Generator
 from xraytune.synth.train import TrainingProgress, train_generator
 
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -65,6 +64,16 @@ def train(
         if record.step == stop_after:
             break
     return records
+
+
+def full_range_generator(class_count: int, channels: int = 1) -> Generator:
+    """An untrained generator with the full range of grey values and batch norm statistics, as after training."""
+    network = Generator(tiny(), class_count, channels=channels)
+    with torch.no_grad():
+        for parameter in network.upsamples.parameters():
+            parameter.mul_(20)
+        network(torch.randn(32, 8), torch.arange(32) % class_count)
+    return network.eval()
 
 
 def assert_same_bits(one: Path, other: Path) -> None:

@@ -1,7 +1,5 @@
 """The codes of a `pca` GAN: principal components of the training images, and their distribution in each class."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

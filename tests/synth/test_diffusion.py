@@ -1,7 +1,5 @@
 """The diffusion model: it learns, resumes bit-identically, and is a deterministic function of noise and class."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,6 +1,4 @@
-"""Masks of generated images: the binary rule, the plausible ones, blocks that hold only these, and training on pairs."""
-
-from __future__ import annotations
+"""Blocks of a pool, and masks of generated images: the plausible ones, blocks that hold only these, training on pairs."""
 
 from io import BytesIO
 from pathlib import Path
@@ -12,13 +10,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from tests.in_process import CPU
-from tests.synth.conftest import BLOBS, DISCS, tiny, train
+from tests.synth.conftest import BLOBS, DISCS, full_range_generator, tiny, train
+from xraytune.base.seeding import derive_seed
 from xraytune.data.masks import OUTLINE_RGB
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator
 from xraytune.synth.gan import draw_shifts, translate
-from xraytune.synth.grids import progress_gif, with_outlines
-from xraytune.synth.networks import Generator
-from xraytune.synth.pool import BLOCK, MaskRange, binarise, draw_block, mask_parts, mask_range, sample_block
+from xraytune.synth.grids import image_grid, png_bytes, progress_gif
+from xraytune.synth.pool import (
+    BLOCK,
+    MaskRange,
+    binarise,
+    draw_block,
+    draw_noise,
+    generate,
+    mask_parts,
+    mask_range,
+    sample_block,
+)
 from xraytune.synth.train import resize_planes
 
 
@@ -28,10 +36,6 @@ def squares(*sizes: int, side: int = 64) -> NDArray[np.uint8]:
     for number, size in enumerate(sizes):
         mask[2 : 2 + size, 16 * number : 16 * number + size] = 255
     return mask
-
-
-def test_a_grey_value_of_128_or_more_is_inside() -> None:
-    assert binarise(np.array([0, 127, 128, 255], dtype=np.uint8)).tolist() == [0, 0, 255, 255]
 
 
 def test_specks_are_no_parts() -> None:
@@ -78,31 +82,23 @@ def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -
 
 
 def test_masks_stay_binary_when_they_are_resized() -> None:
+    """A grey value of 128 or more is inside."""
     planes = resize_planes(BLOBS[0], DISCS, 64)
 
+    assert binarise(np.array([0, 127, 128, 255], dtype=np.uint8)).tolist() == [0, 0, 255, 255]
     assert planes.shape == (24, 2, 64, 64)
     assert set(np.unique(planes[:, 1])) == {0, 255}
     assert abs((planes[:, 1] > 0).mean() - (DISCS > 0).mean()) < 0.005
 
 
-@pytest.fixture
-def pair_generator() -> Generator:
-    """An untrained generator, whose masks have many areas."""
-    network = Generator(tiny(), 1, channels=2)
-    with torch.no_grad():
-        for parameter in network.upsamples.parameters():
-            parameter.mul_(20)
-        network(torch.randn(32, 8), torch.zeros(32).long())
-    return network.eval()
-
-
 @pytest.mark.slow
-def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order(pair_generator: Generator) -> None:
-    rounds = [sample_block(pair_generator, 0, 3, seed=1, compute=CPU, round_number=number) for number in range(2)]
+def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order() -> None:
+    generator = full_range_generator(1, channels=2)
+    rounds = [sample_block(generator, 0, 3, seed=1, compute=CPU, round_number=number) for number in range(2)]
     areas = np.concatenate([(one.masks > 0).mean(axis=(1, 2)) for one in rounds if one.masks is not None])
     typical = MaskRange(area=(0.0, float(np.median(areas[:BLOCK]))), parts=(0, 1000))
 
-    block = draw_block(pair_generator, 0, 3, seed=1, compute=CPU, typical=typical)
+    block = draw_block(generator, 0, 3, seed=1, compute=CPU, typical=typical)
 
     assert block.masks is not None
     assert block.pixels.shape == block.masks.shape == (BLOCK, 32, 32)
@@ -111,18 +107,6 @@ def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order(pair_generator
     assert len(expected) > BLOCK / 2
     assert not np.array_equal(rounds[0].pixels, rounds[1].pixels), "each round has random numbers of its own"
     assert np.array_equal(block.pixels[: len(expected)], expected)
-
-
-def test_an_outline_is_drawn_on_the_image_and_hides_nothing_else() -> None:
-    image, mask = np.full((1, 128, 128), 90, dtype=np.uint8), np.zeros((1, 128, 128), dtype=np.uint8)
-    mask[0, 40:60, 40:60] = 255
-
-    (drawn,) = with_outlines(image, mask)
-
-    edge = (drawn == OUTLINE_RGB).all(axis=-1)
-    assert int(edge.sum()) == 4 * 21
-    assert (drawn[~edge] == 90).all()
-    assert with_outlines(image, None) is image
 
 
 def test_progress_shows_at_most_forty_grids_in_order(tmp_path: Path) -> None:
@@ -135,3 +119,40 @@ def test_progress_shows_at_most_forty_grids_in_order(tmp_path: Path) -> None:
     assert len(greys) == 40
     assert (greys[0], greys[-1]) == (1, 100)
     assert greys == sorted(greys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("class_count", [1, 2])
+def test_a_block_is_a_function_of_seed_class_and_number_alone(class_count: int) -> None:
+    """Of 256 uint8 images; it does not depend on earlier draws. One network for each class has its own noise, too."""
+    generator = full_range_generator(class_count)
+    blocks = [
+        sample_block(generator, label, number, seed=seed, compute=CPU).pixels
+        for label, number, seed in [(0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 0, 2), (0, 0, 1)]
+    ]
+
+    assert {(block.shape, str(block.dtype)) for block in blocks} == {((256, 32, 32), "uint8")}
+    assert len({block.tobytes() for block in blocks}) == 4
+    assert np.array_equal(blocks[0], blocks[-1])
+
+
+def test_an_image_does_not_depend_on_the_others_in_its_block() -> None:
+    generator = full_range_generator(2)
+    z = draw_noise(generator, BLOCK, derive_seed(1, "pool", 0, 0))
+
+    alone = generate(generator, z[:3], torch.zeros(3).long(), CPU).pixels
+
+    in_block = sample_block(generator, 0, 0, seed=1, compute=CPU).pixels[:3]
+    assert np.abs(alone.astype(int) - in_block.astype(int)).max() <= 1  # rounding depends on the batch size
+
+
+def test_image_grid_is_in_reading_order_with_white_gaps() -> None:
+    images = np.stack([np.full((4, 4), grey, dtype=np.uint8) for grey in (10, 20, 30, 40, 50)])
+
+    sheet = np.asarray(Image.open(BytesIO(png_bytes(image_grid(images, columns=3)))))
+
+    assert sheet.shape == (2 * 6 + 2, 3 * 6 + 2)
+    assert (sheet[2:6, 14:18] == 30).all()
+    assert (sheet[8:12, 8:12] == 50).all()
+    assert (sheet[8:12, 14:18] == 255).all()  # the last row is short
+    assert (sheet[:2] == 255).all()

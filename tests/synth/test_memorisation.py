@@ -1,7 +1,5 @@
 """Copies are found in every disguise; smooth new images and real ones of new patients are not copies."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any

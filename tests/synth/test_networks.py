@@ -1,14 +1,14 @@
-"""Networks: parameter counts of the tutorial, image sizes, class conditioning, spectral norm, EMA."""
-
-from __future__ import annotations
+"""The parts of a GAN: counts of the tutorial, image sizes, conditioning, spectral norm, EMA, losses, DiffAugment."""
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tests.synth.conftest import tiny
 from xraytune.space.settings import GanSettings
 from xraytune.synth.contract import ema_decay, update_ema
+from xraytune.synth.gan import LossName, discriminator_loss, draw_shifts, generator_loss, translate
 from xraytune.synth.networks import Discriminator, Generator
 
 
@@ -30,8 +30,7 @@ def test_tutorial_settings_give_the_tutorials_networks() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [32, 64, 128, 256])
-@pytest.mark.parametrize("class_count", [1, 3])
+@pytest.mark.parametrize(("size", "class_count"), [(32, 1), (64, 3), (128, 1), (256, 3)])
 def test_networks_support_every_image_size(size: int, class_count: int) -> None:
     settings = tiny(image_size=size)
     labels = torch.arange(5) % class_count
@@ -80,15 +79,11 @@ def test_after_a_half_life_half_of_the_average_is_left(half_life_images: int, im
     assert decay**batches == pytest.approx(0.5)
 
 
-def test_without_a_half_life_the_average_is_the_last_weights() -> None:
-    average, current = nn.Linear(3, 2), nn.Linear(3, 2)
-
-    update_ema(average, current, torch.tensor(ema_decay(None, images_seen=64, batch_size=64)))
-
-    assert torch.equal(average.weight, current.weight)
-
-
-def test_parameters_and_running_statistics_move_together() -> None:
+@pytest.mark.parametrize(
+    ("decay", "weight", "mean"), [(0.75, 5.0, 1.5), (ema_decay(None, images_seen=64, batch_size=64), 8, 3)]
+)
+def test_parameters_and_running_statistics_move_together(decay: float, weight: float, mean: float) -> None:
+    """0.75 * 4 + 0.25 * 8, and 0.75 * 1 + 0.25 * 3; without a half-life, the average is the last weights."""
     average, current = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
     with torch.no_grad():
         average.weight.fill_(4.0)
@@ -97,8 +92,49 @@ def test_parameters_and_running_statistics_move_together() -> None:
         current.get_buffer("running_mean").fill_(3.0)
         current.get_buffer("num_batches_tracked").fill_(9)
 
-    update_ema(average, current, decay=torch.tensor(0.75))
+    update_ema(average, current, decay=torch.tensor(decay))
 
-    assert average.weight.item() == 5.0  # 0.75 * 4 + 0.25 * 8
-    assert average.get_buffer("running_mean").item() == 1.5  # 0.75 * 1 + 0.25 * 3
+    assert (average.weight.item(), average.get_buffer("running_mean").item()) == (weight, mean)
     assert average.get_buffer("num_batches_tracked").item() == 9
+
+
+REAL = torch.tensor([2.0, -0.5])
+FAKE = torch.tensor([-3.0, 0.25])
+
+
+@pytest.mark.parametrize("name", ["bce", "non_saturating"])
+@pytest.mark.slow
+def test_cross_entropy_labels_fakes_as_fake_for_one_network_and_as_real_for_the_other(name: LossName) -> None:
+    ones, zeros = torch.ones(2), torch.zeros(2)
+
+    expected_d = binary_cross_entropy_with_logits(REAL, ones) + binary_cross_entropy_with_logits(FAKE, zeros)
+
+    torch.testing.assert_close(discriminator_loss(name, REAL, FAKE), expected_d)
+    torch.testing.assert_close(generator_loss(name, FAKE), binary_cross_entropy_with_logits(FAKE, ones))
+
+
+def test_hinge_loss_has_no_gradient_beyond_the_margin() -> None:
+    # real: max(0, 1 - 2) = 0 and max(0, 1.5) = 1.5; fake: max(0, -2) = 0 and max(0, 1.25) = 1.25; means 0.75 + 0.625
+    assert discriminator_loss("hinge", REAL, FAKE).item() == pytest.approx(1.375)
+    assert generator_loss("hinge", FAKE).item() == pytest.approx(1.375)  # -(-3 + 0.25) / 2
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_pixels_move_down_and_right_and_those_shifted_in_are_middle_grey() -> None:
+    images = torch.arange(1.0, 10.0).view(1, 1, 3, 3).repeat(2, 1, 1, 1)
+    down, right = [1, 0], [-2, 0]
+
+    moved, kept = translate(images, torch.tensor([down, right])[:, :, None, None])
+
+    assert moved.tolist() == [[[0, 0, 0], [3, 0, 0], [6, 0, 0]]]
+    assert torch.equal(kept, images[1])
+
+
+def test_shifts_depend_on_the_seed_and_reach_the_papers_eighth_of_the_side_on_both_axes() -> None:
+    assert torch.equal(draw_shifts(6, 32, seeded(0)), draw_shifts(6, 32, seeded(0)))
+    assert not torch.equal(draw_shifts(6, 32, seeded(0)), draw_shifts(6, 32, seeded(1)))
+    for shifts in draw_shifts(2000, 64, seeded(0)):
+        assert sorted(set(shifts.flatten().tolist())) == list(range(-8, 9))

@@ -1,10 +1,9 @@
 """GAN training: it learns, resumes bit-identically, protects checkpoints, and reports divergence."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from xraytune.synth.train import resize_pixels
 
 pytestmark = pytest.mark.slow
 
+NIGHTLY = pytest.mark.nightly  # both losses are compared with PyTorch's in test_gan.py
 TUTORIAL = {"loss": "bce", "spectral_norm": False, "diffaugment": False, "ema_half_life_images": None}
 
 
@@ -69,7 +69,9 @@ def test_the_generator_to_sample_from_is_the_moving_average(trained: Path, tmp_p
             assert name.startswith("prior.") or not torch.equal(averaged, current[name])  # the prior is not trained
 
 
-@pytest.mark.parametrize("loss", ["bce", "non_saturating", "hinge"])
+@pytest.mark.parametrize(
+    "loss", ["hinge", pytest.param("bce", marks=NIGHTLY), pytest.param("non_saturating", marks=NIGHTLY)]
+)
 def test_every_loss_learns_grey_values_and_class_differences(tmp_path: Path, loss: str) -> None:
     records = train(tiny(loss=loss, steps=150, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, report_every_steps=50)
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
@@ -137,26 +139,19 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(trained: Path) -> No
     assert (trained / CHECKPOINT_NAME).read_bytes() == before
 
 
-@pytest.mark.parametrize(("key", "value"), [("settings", "{"), ("class_count", 10**9), ("ema_generator", 1)])
-def test_a_checkpoint_with_invalid_content_gives_no_generator(copied: Path, key: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"), [("settings", "{"), ("class_count", 10**9), ("ema_generator", 1), ("discriminator", {})]
+)
+def test_a_checkpoint_with_invalid_content_is_not_used(copied: Path, key: str, value: object) -> None:
     file = copied / CHECKPOINT_NAME
     torch.save({**torch.load(file, weights_only=True), key: value}, file)
 
-    with pytest.raises(ArtifactError, match="this checkpoint belongs to a different network"):
-        checkpoint_generator(file)
-
-
-def test_a_checkpoint_with_another_network_is_not_resumed(copied: Path) -> None:
-    file = copied / CHECKPOINT_NAME
-    torch.save({**torch.load(file, weights_only=True), "discriminator": {}}, file)
-
+    use = partial(train, tiny(steps=8), copied) if key == "discriminator" else partial(checkpoint_generator, file)
     with pytest.raises(ArtifactError, match="a different network"):
-        train(tiny(steps=8), copied)
+        use()
 
 
-def test_the_safetensors_file_samples_like_the_checkpoint_and_has_the_same_bytes_each_time(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_the_safetensors_file_samples_like_the_checkpoint_with_the_same_bytes(trained: Path, tmp_path: Path) -> None:
     """Safetensors writes the entries of its metadata in random order."""
     generator = checkpoint_generator(trained / CHECKPOINT_NAME)
     files = [tmp_path / f"{number}.safetensors" for number in range(8)]

@@ -215,53 +215,32 @@ build_once(cache, "pixels-1", {"seed": 7}, build)
 
 
 @pytest.mark.slow
-def test_damaged_artifact_is_rebuilt_by_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_one_process_rebuilds_a_damaged_artifact_and_the_next_takes_over_when_it_dies(
+    tmp_path: Path, is_killed: bool
+) -> None:
     cache, counted = tmp_path / "cache", tmp_path / "builds"
     path = build_once(cache, "pixels-1", {"seed": 7}, lambda folder: (folder / "pixels.bin").touch())
     (path / "pixels.bin").unlink()
 
-    processes = [builder(cache, counted) for _ in range(3)]
-    for process in processes:
-        go_on(process)
-    for process in processes:
-        process.communicate()
+    def builder() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", BUILDER, str(cache), str(counted)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert counted.read_text(encoding="utf-8") == "x"
-    assert (path / "pixels.bin").read_bytes() == b"1"
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
-def builder(*arguments: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", BUILDER, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def go_on(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_a_second_process_waits_for_the_first_and_takes_over_when_it_dies(tmp_path: Path, is_killed: bool) -> None:
-    counted = tmp_path / "builds"
-    first = builder(tmp_path / "cache", counted)
+    first = builder()
     assert first.stdout is not None
     first.stdout.readline()
-    second = builder(tmp_path / "cache", counted)
-
+    second = builder()
     if is_killed:
         first.kill()
-    else:
-        go_on(first)
+    first.communicate("" if is_killed else "\n")
     second.communicate("\n")
-    first.communicate()
 
     assert second.returncode == 0
     assert counted.read_text(encoding="utf-8") == ("xx" if is_killed else "x")
-    assert is_intact(artifact_path(tmp_path / "cache", "pixels-1", {"seed": 7}))
+    assert is_intact(path)
+    assert (path / "pixels.bin").read_bytes() == b"1"
+    assert [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")] == [path.name]
 
 
 def test_release_omits_the_build_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

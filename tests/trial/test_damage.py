@@ -18,7 +18,7 @@ from xraytune.base import lease
 from xraytune.base.artifacts import work_path
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of, write_json
-from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.base.records import EpochRecord, Progress, ignore_progress
 from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare, restore_pixels, training_pixels
 from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
@@ -55,29 +55,22 @@ class Done:
     figures: tuple[float | None, ...]
 
 
-def figures(result: TrialResult | None) -> tuple[float | None, ...]:
-    assert result is not None
+def run(
+    bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path, on_progress: Progress = ignore_progress
+) -> tuple[float | None, ...]:
+    """As a worker runs a trial."""
+    restore_pixels(bench.settings, bench.prepared, cache)
+    context = RunContext(prepared=bench.prepared, cache=cache, compute=CPU, on_progress=on_progress)
+    result = run_trial(experiment, context, trial_dir=trial_dir, on_epoch=list[EpochRecord]().append)
     return result.value, result.val_b_score, result.threshold, result.best_epoch
 
 
-def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float | None, ...]:
-    """As a worker runs a trial."""
-    restore_pixels(bench.settings, bench.prepared, cache)
-    result = run_trial(
-        experiment,
-        RunContext(prepared=bench.prepared, cache=cache, compute=CPU),
-        trial_dir=trial_dir,
-        on_epoch=list[EpochRecord]().append,
-    )
-    return figures(result)
-
-
 def hashes(cache: Path) -> dict[str, str]:
-    """Hashes of the content: safetensors writes its metadata, and with it the manifest's hash, in any order."""
     return {str(file.relative_to(cache)): said_by(file) for file in sorted(cache.rglob("*")) if file.is_file()}
 
 
 def said_by(file: Path) -> str:
+    """The hash of a file's content: safetensors writes its metadata, and with it the manifest's hash, in any order."""
     if file.name == "manifest.json":
         return str(sorted(read_json(file)["files"]))
     if file.suffix == ".safetensors":
@@ -118,10 +111,6 @@ def half_write(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def delete(file: Path) -> None:
-    file.unlink()
-
-
 def delete_the_folder(file: Path) -> None:
     shutil.rmtree(file.parent)
 
@@ -135,11 +124,16 @@ def leave_another_version(file: Path) -> None:
     write_json(file.parent / "manifest.json", manifest)
 
 
-DAMAGES = (truncate, flip_a_bit, half_write, delete, delete_the_folder, leave_another_version)
+DAMAGES = (truncate, flip_a_bit, half_write, Path.unlink, delete_the_folder, leave_another_version)
+CASES = [
+    pytest.param(stage, damage, marks=[] if number % 5 == place else pytest.mark.nightly)
+    for place, stage in enumerate(STAGES)
+    for number, damage in enumerate(DAMAGES)
+]
+"""By day each stage and each damage; their effect on one artifact alone is in test_artifacts.py."""
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("stage", "damage"), CASES)
 def test_trial_on_damaged_cache_has_same_result(
     done: Done,
     cache: Path,
@@ -165,12 +159,12 @@ def test_trial_on_damaged_cache_has_same_result(
     assert len(told) == (0 if damage is delete_the_folder else len(damaged))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_work_deleted_in_use_is_rebuilt_by_next_trial(done: Done, cache: Path, tmp_path: Path, stage: str) -> None:
+def test_work_deleted_in_use_is_rebuilt_by_next_trial(done: Done, cache: Path, tmp_path: Path) -> None:
     """This process verified all artifacts in its first trial."""
     run(done.bench, done.experiment, cache, tmp_path / "first")
-    for file in cache.glob(f"{stage}/*/{STAGES[stage]}"):
-        file.unlink()
+    for stage, name in STAGES.items():
+        for file in cache.glob(f"{stage}/*/{name}"):
+            file.unlink()
 
     again = run(done.bench, done.experiment, cache, tmp_path / "second")
 
@@ -178,30 +172,26 @@ def test_work_deleted_in_use_is_rebuilt_by_next_trial(done: Done, cache: Path, t
     assert hashes(cache) == done.hashes
 
 
-@pytest.mark.parametrize("stage", [PIXELS_STAGE, GAN_STAGE, FEATURES_STAGE])
 def test_waiting_for_another_process_is_reported_and_ends(
-    done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each progress event is a sign of life: without one for `resources.hang_minutes`, the process ends itself."""
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     said: list[tuple[str, int]] = []
+    others = (PIXELS_STAGE, GAN_STAGE, FEATURES_STAGE)
 
     def on_progress(what: str, done: int, _: int) -> None:
         said.append((what, done))
 
     with ExitStack() as another_process:
-        for file in cache.glob(f"{stage}/*/manifest.json"):
+        for file in [file for stage in others for file in cache.glob(f"{stage}/*/manifest.json")]:
             shutil.rmtree(file.parent)
             another_process.enter_context(lease.build_lock(file.parent.with_name(f".{file.parent.name}.lock")))
         restore_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
-        run_trial(
-            done.experiment,
-            RunContext(prepared=done.bench.prepared, cache=cache, compute=CPU, on_progress=on_progress),
-            trial_dir=tmp_path / "trial",
-            on_epoch=list[EpochRecord]().append,
-        )
+        run(done.bench, done.experiment, cache, tmp_path / "trial", on_progress)
 
-    assert any("another process" in what and count == 0 for what, count in said)
+    told = {what.partition(" (")[0].rpartition("another process ")[2] for what, count in said if count == 0}
+    assert told >= {"decodes", "trains", "computes"}
 
 
 def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
@@ -210,10 +200,6 @@ def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
 
     with pytest.raises(ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"):
         training_pixels(done.bench.prepared, cache)
-    restore_pixels(done.bench.settings, done.bench.prepared, cache)
-
-    assert hashes(cache) == done.hashes
-    assert len(training_pixels(done.bench.prepared, cache)) >= len(done.bench.prepared.images)
 
 
 def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path, tmp_path: Path) -> None:

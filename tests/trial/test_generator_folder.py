@@ -1,21 +1,30 @@
-"""A GAN kept as a folder, and the images drawn from it."""
+"""A GAN kept as a folder, the images drawn from it, and trials of a search for the generator."""
 
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.trial.conftest import Bench, make_bench
+from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError
-from xraytune.base.files import read_json, sha256_of
+from xraytune.base.files import read_json, read_jsonl, sha256_of
+from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.nets.compute import allocation_of
 from xraytune.space.load import load_space
+from xraytune.space.settings import Budget, Experiment, Objective, Parameters
 from xraytune.synth.extra_folder import store_folder
-from xraytune.synth.sources import pool_block
+from xraytune.synth.quality import require_measurable
+from xraytune.synth.sources import POOL_STAGE, pool_block
+from xraytune.synth.synthesize import GAN_STAGE
+from xraytune.trial.run import run_trial, trial_epochs
 
 pytestmark = pytest.mark.slow
 
@@ -71,26 +80,27 @@ def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
 
 
 def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Path) -> None:
+    """A smaller sample is the beginning of a larger one."""
     space = load_space(kept.space, ["gan.steps=2", "source=gan", "points_to_evaluate=[]"])
     prepared, _ = prepare(space.settings, kept.cache)
     gan = space.experiment().parameters.gan
     assert gan is not None
 
-    generator_sample(kept.gan, count=5, out=tmp_path / "images", class_name="PNEUMONIA")
-
-    compute = allocation_of(space.settings, has_gpu=False).compute()
-    pool = pool_block(gan, RunContext(prepared=prepared, cache=kept.cache, compute=compute), 1, 0).read()
-    files = sorted((tmp_path / "images" / "PNEUMONIA").iterdir())
-    assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(5)]).tolist()
-
-
-def test_smaller_sample_is_prefix_of_larger(kept: Kept, tmp_path: Path) -> None:
-    generator_sample(kept.gan, count=7, out=tmp_path / "few")
+    generator_sample(kept.gan, count=5, out=tmp_path / "few", class_name="PNEUMONIA")
     generator_sample(kept.gan, count=20, out=tmp_path / "many")
 
-    few = {file.relative_to(tmp_path / "few"): file.read_bytes() for file in (tmp_path / "few").glob("*/*.png")}
-    assert len(few) == 7
-    assert all((tmp_path / "many" / file).read_bytes() == content for file, content in few.items())
+    compute = allocation_of(space.settings, has_gpu=False).compute()
+    context = RunContext(prepared=prepared, cache=kept.cache, compute=compute)
+    assert len(list((tmp_path / "few").glob("*/*.png"))) == 5
+    assert len(list((tmp_path / "many").glob("*/*.png"))) == 20
+    for folder, label in (
+        (tmp_path / "few/PNEUMONIA", 1),
+        (tmp_path / "many/NORMAL", 0),
+        (tmp_path / "many/PNEUMONIA", 1),
+    ):
+        files = sorted(folder.iterdir())
+        pool = np.asarray(pool_block(gan, context, label, 0).read()[np.arange(len(files))])
+        assert [np.asarray(Image.open(file)).tolist() for file in files] == pool.tolist()
 
 
 def test_drawn_images_are_extra_images_for_studies_of_the_gans_split_alone(kept: Kept, tmp_path: Path) -> None:
@@ -162,3 +172,66 @@ def test_a_diffusion_model_is_trained_and_sampled_as_a_gan_is(kept: Kept, tmp_pa
     assert {path.name[:10] for path in drawn.path.glob("*/*.png")} == {"diffusion_"}
     (artifact,) = (path for path in (kept.cache / "diffusion-1").iterdir() if path.is_dir())
     assert sha256_of(artifact / "generator.safetensors") == sha256_of(trained.path / "generator.safetensors")
+
+
+GAN = {"image_size": 32, "steps": 6, "width": 4, "z_dim": 8, "batch_size": 8, "lr_g": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def many(clinic: Bench) -> Bench:
+    """A study that searches for a generator, in four epochs."""
+    changes = {"objective": Objective(metric="gan_kid"), "budget": Budget(max_epochs=4)}
+    return replace(clinic, settings=clinic.settings.model_copy(update=changes))
+
+
+def experiment_of(bench: Bench) -> Experiment:
+    return Experiment(settings=bench.settings, parameters=Parameters.model_validate({"source": "gan", "gan": GAN}))
+
+
+def run(bench: Bench, folder: Path) -> tuple[list[EpochRecord], TrialResult]:
+    seen: list[EpochRecord] = []
+    result = run_trial(experiment_of(bench), bench.context, trial_dir=folder / "trial", on_epoch=seen.append)
+    return [replace(record, seconds=0) for record in seen], result
+
+
+def test_a_resumed_trial_reports_the_same_kids_and_keeps_two_generators(many: Bench, tmp_path: Path) -> None:
+    straight = replace(many, cache=tmp_path / "cache")
+    (tmp_path / "cache").symlink_to(many.cache, target_is_directory=True)
+    with closing(trial_epochs(experiment_of(many), straight.context, tmp_path / "trial")) as epochs:
+        first = [replace(record, seconds=0) for record in islice(epochs, 2)]
+    resumed, result = run(straight, tmp_path)
+
+    assert resumed[:2] == first
+    assert [record.steps for record in resumed] == [2, 3, 4, 6], "a quarter of the steps each, rounded half to even"
+    assert result.value == min(record.val_score for record in resumed) == resumed[-1].best_val_score
+    assert resumed[result.best_epoch - 1].val_score == result.value
+    assert len(read_jsonl(tmp_path / "trial" / "epochs.jsonl")) == 4
+
+    for path in (tmp_path / "trial").iterdir():
+        path.unlink()
+    kept = {inputs["settings"]["steps"] for _, inputs in artifacts_of(many.cache, GAN_STAGE)}
+    assert kept >= {6, resumed[result.best_epoch - 1].steps}
+    again, _ = run(straight, tmp_path)
+
+    assert again == resumed, "generators that were removed are trained again, to the bit"
+    gans = {path.name: inputs["settings"]["steps"] for path, inputs in artifacts_of(many.cache, GAN_STAGE)}
+    pools = {inputs["generator"] for _, inputs in artifacts_of(many.cache, POOL_STAGE)}
+    assert pools <= gans.keys(), "no pool outlives its GAN"
+    assert {*gans.values()} == kept
+
+
+def test_epochs_of_another_release_are_trained_again(many: Bench, tmp_path: Path) -> None:
+    straight, _ = run(many, tmp_path)
+    log = tmp_path / "trial" / "epochs.jsonl"
+    log.write_text(log.read_text(encoding="utf-8").replace('"networks": ["', '"networks": ["0'), encoding="utf-8")
+
+    again, _ = run(many, tmp_path)
+
+    assert again == straight
+    assert [row["epoch"] for row in read_jsonl(log)] == [1, 2, 3, 4]
+    assert not any(row["networks"][0].startswith("0" * 33) for row in read_jsonl(log))
+
+
+def test_validation_sides_that_are_too_small_for_a_kid_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"too few images for a KID in val-A \(NORMAL "):
+        require_measurable(make_bench(tmp_path).prepared)

@@ -1,15 +1,14 @@
 """The batches of a step: the same real images in every arm, nested extra ones, and the frozen network's features."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.data.conftest import write_images
 from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import gan, numbers, run
@@ -21,11 +20,6 @@ from xraytune.trial.inputs import TrialInputs, real_images_for_norms, untrained
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def training_set_of(bench: Bench) -> Callable[..., TrainingSet]:
-    return lambda **parameters: build_training_set(bench.experiment(**parameters), bench.context)
 
 
 ARMS: tuple[dict[str, Any], ...] = (
@@ -70,21 +64,8 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
             assert torch.equal(torch.cat(extra), torch.cat([images for images, _ in batches[:4]]))
 
 
-def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:
-    """The batches of the first steps, with extra images, the same in each call."""
-    trial_inputs = TrialInputs(bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.context)
-    steps = -(-len(bench.prepared.side("train").rows) // 8)
-
-    for _ in range(2):
-        batches = list(trial_inputs.norm_batches())
-        assert len(batches) == steps
-        assert all(torch.equal(inputs, trial_inputs.batch(step)[0]) for step, inputs in enumerate(batches))
-
-
 @pytest.mark.parametrize("views", [3, 0])
-def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_every_arm(
-    bench: Bench, views: int
-) -> None:
+def test_running_statistics_of_real_images_are_estimated_on_the_same_in_every_arm(bench: Bench, views: int) -> None:
     """Each image once; the batches depend neither on the arm nor on the step."""
     batches = []
     for arm in ARMS:
@@ -94,10 +75,18 @@ def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_eve
     assert all(torch.equal(*pair) for other in batches for pair in zip(other, batches[0], strict=True))
 
 
+def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:
+    """The batches of the first steps, with extra images, the same in each call."""
+    trial_inputs = TrialInputs(bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.context)
+
+    for _ in range(2):
+        batches = list(trial_inputs.norm_batches())
+        assert len(batches) == -(-len(bench.prepared.side("train").rows) // 8)
+        assert all(torch.equal(inputs, trial_inputs.batch(step)[0]) for step, inputs in enumerate(batches))
+
+
 @pytest.mark.parametrize(("count", "shown"), [(2, 2), (128, 128), (129, 129), (200, 200), (5000, 256)])
-def test_batches_for_running_statistics_show_each_image_once_and_none_alone(
-    bench: Bench, count: int, shown: int
-) -> None:
+def test_batches_for_statistics_show_each_image_once_and_none_alone(bench: Bench, count: int, shown: int) -> None:
     labels = np.arange(count) >= count // 2  # sorted by class, as in an index
 
     batches = [drawn.numbers for drawn in real_images_for_norms(bench.experiment(), count)]
@@ -110,44 +99,26 @@ def test_batches_for_running_statistics_show_each_image_once_and_none_alone(
     assert all(0.3 < labels[batch].mean() < 0.7 for batch in batches), "a batch is a sample of all classes"
 
 
-def test_duplicates_are_real_images_of_the_train_side(training_set_of: Any) -> None:
-    training_set = training_set_of(source="duplicate", synthetic_ratio=2.0)
+def test_the_extra_images_of_a_training_set(bench: Bench, tmp_path: Path) -> None:
+    """Duplicates are real ones; those of a GAN have their class, begin with those of a smaller ratio; files come once."""
 
-    assert len(training_set.sources) == 1
-    assert sorted(training_set.extra.tolist()) == sorted([*range(len(training_set.real))] * 2)
+    def built(source: str, ratio: float, **parameters: Any) -> TrainingSet:
+        experiment = bench.experiment(source=source, synthetic_ratio=ratio, **parameters)
+        return build_training_set(experiment, bench.context)
 
-
-def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(training_set_of: Any) -> None:
-    small, large = (training_set_of(source="gan", gan=gan(), synthetic_ratio=ratio) for ratio in (0.5, 1.0))
-
+    duplicated = built("duplicate", 2.0)
+    assert len(duplicated.sources) == 1
+    assert sorted(duplicated.extra.tolist()) == sorted([*range(len(duplicated.real))] * 2)
+    small, large = (built("gan", ratio, gan=gan()) for ratio in (0.5, 1.0))
     assert small.extra.tolist() == large.extra[: len(small.extra)].tolist()
     assert (small.labels[small.extra] == large.labels[large.extra][: len(small.extra)]).all()
-
-
-def test_synthetic_images_of_a_class_are_that_class(bench: Bench, training_set_of: Any) -> None:
-    training_set = training_set_of(source="gan", gan=gan(), synthetic_ratio=1.0, balance="equal")
-
-    counts = np.bincount(bench.prepared.side("train").labels)
-    totals = counts + np.bincount(training_set.labels[training_set.extra])
-    assert totals[0] - totals[1] in {-1, 0, 1}, "equal: both classes end level"
-
-
-def folder_of_images(root: Path, count: int) -> Path:
-    random = np.random.default_rng(0)
-    for name in ("NORMAL", "PNEUMONIA"):
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            Image.fromarray(random.integers(0, 255, (40, 40), dtype=np.uint8)).save(root / name / f"{number}.png")
-    return root
-
-
-def test_a_folder_of_extra_images_joins_the_mix(training_set_of: Any, tmp_path: Path) -> None:
-    folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 40))
-    training_set = training_set_of(source="folder", folder=folder, synthetic_ratio=1.0)
-
-    assert len(training_set.extra) == len(training_set.real)
-    assert len(set(training_set.extra.tolist())) == len(training_set.extra), "each of them once"
-    assert training_set.extra.min() >= len(training_set.real)
+    equal = built("gan", 1.0, gan=gan(), balance="equal")
+    totals = np.bincount(bench.prepared.side("train").labels) + np.bincount(equal.labels[equal.extra])
+    assert totals[0] - totals[1] in {-1, 0, 1}, "both classes end level"
+    write_images(tmp_path / "extra", (f"{name}/{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in range(40)))
+    files = built("folder", 1.0, folder=FolderSettings(path=tmp_path / "extra"))
+    assert len({*files.extra.tolist()}) == len(files.extra) == len(files.real)
+    assert files.extra.min() >= len(files.real)
 
 
 def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
@@ -186,20 +157,8 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
         assert torch.allclose(val, network.backbone(images), atol=1e-5)
 
 
-def test_all_images_of_a_gan_trial_have_the_gans_resolution(bench: Bench) -> None:
-    """Otherwise synthetic images lack detail that real ones, validation images included, have."""
-    settings = bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"image_size": 64})})
-    experiment = bench.experiment(source="gan", gan=gan()).model_copy(update={"settings": settings})
-
-    assert experiment.resolution_px == 32
-    assert bench.experiment(source="none").resolution_px is None
-    assert bench.experiment(source="gan", gan=gan(), match_resolution="off").resolution_px is None
-
-
 @pytest.mark.parametrize("is_frozen", [False, True])
-def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
-    bench: Bench, tmp_path: Path, is_frozen: bool
-) -> None:
+def test_a_network_is_scored_without_its_gan(bench: Bench, tmp_path: Path, is_frozen: bool) -> None:
     """With the inputs of the training's own validation, to the bit."""
     mix = {"source": "gan", "gan": gan()}
     experiment = frozen(bench, tmp_path, **mix) if is_frozen else bench.experiment(**mix)
@@ -217,7 +176,7 @@ def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
 
 
 @pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v3_small"])
-def test_last_stage_trains_on_cached_inputs_as_on_images(
+def test_last_stage_trains_on_cached_inputs(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str
 ) -> None:
     experiment = frozen(bench, tmp_path, backbone=backbone, classical=2, source="duplicate", synthetic_ratio=0.5)

@@ -1,7 +1,5 @@
 """The memorisation gate: a GAN that copies training images is refused with the reason, others pass."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path

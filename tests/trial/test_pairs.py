@@ -1,7 +1,5 @@
 """Pairs in a study: masks are decoded with their images, stay with them, and are part of every fingerprint."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -10,11 +8,9 @@ import pytest
 
 from tests.in_process import CPU
 from tests.pair_files import block, save, write_pairs
-from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError, StudyError
 from xraytune.data.prepare import (
     ImageSource,
-    Prepared,
     RunContext,
     missing_images,
     prepare,
@@ -44,10 +40,6 @@ def settings(root: Path) -> Settings:
     )
 
 
-def prepared_in(settings: Settings, cache: Path, *, skip_broken: bool = False) -> Prepared:
-    return prepare(settings, cache, skip_broken=skip_broken)[0]
-
-
 def agreement(source: ImageSource) -> float:
     """Return the share of pixels that are bright where the mask is, and dark elsewhere."""
     everything = slice(None)
@@ -55,7 +47,7 @@ def agreement(source: ImageSource) -> float:
 
 
 def test_each_side_has_the_masks_of_its_images(settings: Settings, tmp_path: Path) -> None:
-    prepared = prepared_in(settings, tmp_path)
+    prepared, _ = prepare(settings, tmp_path)
 
     assert prepared.has_masks
     for side in ("train", "val_a", "val_b"):
@@ -69,7 +61,7 @@ def test_each_side_has_the_masks_of_its_images(settings: Settings, tmp_path: Pat
 @pytest.mark.parametrize("views", [3, 0])
 @pytest.mark.slow
 def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path, views: int) -> None:
-    prepared = prepared_in(settings, tmp_path)
+    prepared, _ = prepare(settings, tmp_path)
     parameters = Parameters(backbone="resnet18", weights="none", classical=2, views=views, batch_size=16)
     experiment = Experiment(settings=settings, parameters=parameters)
     inputs = TrialInputs(experiment, RunContext(prepared=prepared, cache=tmp_path, compute=CPU))
@@ -81,41 +73,27 @@ def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path, views: 
     assert float(((grey >= 0.5) == (masks > 0.5)).float().mean()) > 0.9
 
 
-def test_broken_images_and_masks_are_reported_together_or_left_out(
-    settings: Settings, root: Path, tmp_path: Path
-) -> None:
+def test_broken_images_and_masks_are_reported_or_left_out(settings: Settings, root: Path, tmp_path: Path) -> None:
     (root / "images" / "p3.png").write_bytes(b"no image")
     save(root / "masks" / "p5.png", ~block(5))
     save(root / "masks" / "p7.png", np.arange(32 * 48, dtype=np.uint16).astype(np.uint8).reshape(32, 48))
 
     with pytest.raises(DataError) as caught:
-        prepared_in(settings, tmp_path)
-    prepared, notes = prepare(settings, tmp_path, skip_broken=True)
-
+        prepare(settings, tmp_path)
+    left, notes = prepare(settings, tmp_path, skip_broken=True)
     for text in ("images/p3.png: this is", "masks/p5.png: the mask looks inverted", "masks/p7.png: the mask has 256"):
         assert text in str(caught.value)
         assert any(text in note for note in notes)
     assert "3 images or masks are broken" in str(caught.value)
-    assert {Path(image.file).stem for image in prepared.images} == {*STEMS} - {"p3", "p5", "p7"}
-    assert agreement(side_images("train", prepared, tmp_path)) > 0.95
-
-
-def test_lost_pixels_and_masks_are_decoded_again(settings: Settings, tmp_path: Path) -> None:
-    prepared = prepared_in(settings, tmp_path)
-    stored = tmp_path / prepared.pixels / "masks.npy"
-    before = stored.read_bytes()
-    stored.write_bytes(before[:-1])
-
-    restore_pixels(settings, prepared, tmp_path)
-
-    assert stored.read_bytes() == before
+    assert {Path(image.file).stem for image in left.images} == {*STEMS} - {"p3", "p5", "p7"}
+    assert agreement(side_images("train", left, tmp_path)) > 0.95
 
 
 def test_with_another_mask_it_is_another_study(settings: Settings, root: Path, tmp_path: Path) -> None:
-    before = prepared_in(settings, tmp_path / "before")
+    before, _ = prepare(settings, tmp_path / "before")
     save(root / "masks" / "p0.png", block(9))
 
-    after = prepared_in(settings, tmp_path / "after")
+    after, _ = prepare(settings, tmp_path / "after")
 
     assert after.fingerprint != before.fingerprint
     assert after.pixels != before.pixels
@@ -125,28 +103,21 @@ def test_with_another_mask_it_is_another_study(settings: Settings, root: Path, t
         restore_pixels(settings, before, tmp_path / "after")
 
 
-def folder_experiment(settings: Settings, folder: Path) -> Experiment:
-    values = {"backbone": "resnet18", "weights": "none", "source": "folder", "synthetic_ratio": 0.5}
-    parameters = Parameters.model_validate(values | {"folder": FolderSettings(path=folder)})
-    return Experiment(settings=without_gate(settings), parameters=parameters)  # the drawings are all alike
-
-
 def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) -> None:
-    prepared = prepared_in(settings, tmp_path)
     pool = write_pairs(tmp_path / "pool", [f"s{number}" for number in range(30, 50)])
+    values = {"backbone": "resnet18", "weights": "none", "source": "folder", "synthetic_ratio": 0.5}
+    parameters = Parameters.model_validate(values | {"folder": FolderSettings(path=pool)})
+    experiment = Experiment(settings=without_gate(settings), parameters=parameters)  # the drawings are all alike
+    context = RunContext(prepared=prepare(settings, tmp_path)[0], cache=tmp_path, compute=CPU)
 
-    context = RunContext(prepared=prepared, cache=tmp_path, compute=CPU)
-    training_set = build_training_set(folder_experiment(settings, pool), context)
-
+    training_set = build_training_set(experiment, context)
     assert len(training_set.extra) == round(0.5 * len(training_set.real))
     assert len(training_set.sources[1].rows) == 20
     assert agreement(training_set.sources[1]) > 0.95
 
 
-def test_a_pool_of_copies_with_other_masks_loses_those_of_validation_patients(
-    settings: Settings, root: Path, tmp_path: Path
-) -> None:
-    prepared = prepared_in(settings, tmp_path)
+def test_a_pool_of_copies_loses_those_of_validation_patients(settings: Settings, root: Path, tmp_path: Path) -> None:
+    prepared, _ = prepare(settings, tmp_path)
     pool = Path(shutil.copytree(root, tmp_path / "pool"))
     for number, stem in enumerate(STEMS):
         (pool / "images" / f"{stem}.png").rename(pool / "images" / f"copy{number}.png")
@@ -157,11 +128,3 @@ def test_a_pool_of_copies_with_other_masks_loses_those_of_validation_patients(
 
     in_train = {image.sha256 for image in prepared.images if image.side == "train"}
     assert {image.sha256 for image in images} == in_train
-
-
-@pytest.mark.slow
-def test_pools_of_the_other_task_are_refused(bench: Bench, settings: Settings, root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no images/ and no masks/ here, and segmentation needs both"):
-        store_folder(bench.settings.data.path / "train", prepared_in(settings, tmp_path), settings.data, cache=tmp_path)
-    with pytest.raises(DataError, match="this is a folder of pairs"):
-        store_folder(root, bench.prepared, bench.settings.data, cache=bench.cache)

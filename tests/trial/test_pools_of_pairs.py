@@ -1,7 +1,5 @@
 """Pools of images with masks, made by a GAN of pairs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whether a study may train on a GAN's images, given the GAN's training images."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Quality of a trial's synthetic images: better ones have better figures."""
 
-from __future__ import annotations
-
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -127,9 +125,7 @@ def test_features_need_weights(clinic: Bench) -> None:
         measure_quality(missing, clinic.context)
 
 
-def test_weights_of_the_figures_are_checked_in_their_own_network_for_segmentation_too(
-    clinic: Bench, tmp_path: Path
-) -> None:
+def test_weights_of_the_figures_are_checked_in_their_own_network(clinic: Bench, tmp_path: Path) -> None:
     """Not in a U-Net, for which there are fewer backbones."""
     quality, file = clinic.settings.quality, tmp_path / "space.yaml"
     file.write_text(

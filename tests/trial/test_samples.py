@@ -80,9 +80,7 @@ def with_gan(bench: Bench, settings: GanSettings) -> Experiment:
 
 
 @pytest.mark.slow
-def test_a_gans_grid_shows_its_first_images_beside_training_images_alone_and_is_written_once(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_a_gans_grid_shows_its_first_images_beside_training_images_once(bench: Bench, tmp_path: Path) -> None:
     """They are drawn at the GAN's size, like its own. Other steps make another GAN."""
     settings = gan()
 

@@ -1,7 +1,5 @@
 """Which names identify a patient, and which do not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from xraytune.data.guesses import patient_of

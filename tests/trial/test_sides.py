@@ -1,7 +1,5 @@
 """How much the sides of a split can tell."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from tests.study.studies import two_images

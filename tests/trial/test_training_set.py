@@ -1,7 +1,5 @@
 """Extra images from a folder: none of them may be of a validation patient."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Iterable
@@ -191,9 +189,7 @@ def test_mix_counts_remaining_images(bench: Bench, tmp_path: Path) -> None:
         build_training_set(bench.experiment(**extra, synthetic_ratio=1.2), bench.context)
 
 
-def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation_patient(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_a_trial_on_transformed_copies_sees_no_validation_patient(bench: Bench, tmp_path: Path) -> None:
     """Copies are made before the split, of val-A and val-B too; only the table links their names to patients."""
     data = bench.settings.data
     transform_folder(data.path, tmp_path / "copies", copies=2, classical=1)
