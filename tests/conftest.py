@@ -12,6 +12,8 @@ from xdist.scheduler import LoadFileScheduling
 settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would have its tests wait for all others
+# Test processes share the cores: each computes in one thread unless it asks for more, and idle threads do not spin.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 _TESTS = Path(__file__).parent
 _RAY_FILES = {file for file in _TESTS.rglob("test_*.py") if "@pytest.mark.ray" in file.read_text(encoding="utf-8")}
@@ -40,3 +42,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RayToge
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Ray's tests, the longest, come first."""
     items.sort(key=lambda item: item.path not in _RAY_FILES)
+
+
+@pytest.fixture
+def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip torchvision's initialisation of weights, which takes seconds."""
+    from torch import nn
+
+    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)

@@ -179,4 +179,4 @@ def run(network: nn.Module, parameters: Parameters, folder: Path, *, epochs: int
 def test_training_learns_to_find_squares(tmp_path: Path) -> None:
     network = build_segmenter(small(), weights=None, seed=0)
 
-    assert run(network, small(), tmp_path, epochs=3)[-1].best_val_score > 0.8
+    assert run(network, small(), tmp_path, epochs=2)[-1].best_val_score > 0.8

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xraytune.base.errors import ConfigError
@@ -102,6 +102,7 @@ _contents = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(content=st.dictionaries(_texts, _contents, max_size=4))
 @pytest.mark.slow
 def test_written_document_round_trips(content: dict[str, Json]) -> None:

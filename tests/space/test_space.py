@@ -131,7 +131,7 @@ def as_written(value: Any) -> Any:
 
 
 any_space = settings(
-    max_examples=40,
+    max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
 

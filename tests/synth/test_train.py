@@ -73,7 +73,7 @@ def test_the_generator_to_sample_from_is_the_moving_average(trained: Path, tmp_p
     "loss", ["hinge", pytest.param("bce", marks=NIGHTLY), pytest.param("non_saturating", marks=NIGHTLY)]
 )
 def test_every_loss_learns_grey_values_and_class_differences(tmp_path: Path, loss: str) -> None:
-    records = train(tiny(loss=loss, steps=150, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, report_every_steps=50)
+    records = train(tiny(loss=loss, steps=100, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, report_every_steps=50)
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
     left, right = (sample_block(generator, label, 0, seed=0, compute=CPU).pixels for label in (0, 1))
 
@@ -87,7 +87,7 @@ def test_classes_are_sampled_equally_often(tmp_path: Path) -> None:
     labels = np.array([0] + [1] * 499, dtype=np.int64)
     pixels = np.where(labels == 0, 20, 230).astype(np.uint8)[:, None, None] * np.ones((1, 32, 32), dtype=np.uint8)
 
-    train(tiny(steps=100, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, (pixels, labels), report_every_steps=50)
+    train(tiny(steps=60, width=8, lr_g=2e-3, lr_d=2e-3), tmp_path, (pixels, labels), report_every_steps=50)
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
     dark, bright = (sample_block(generator, label, 0, seed=0, compute=CPU).pixels for label in (0, 1))
 

@@ -151,7 +151,7 @@ def test_a_damaged_generator_is_named(kept: Kept, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_diffusion_model_is_trained_and_sampled_as_a_gan_is(kept: Kept, tmp_path: Path) -> None:
     """In the artifact of a search with it; and one generator has to be chosen if a space has both."""
-    settings = {"steps": 2, "width": 8, "batch_size": 8, "patch_size": 2, "sampling_steps": 2}
+    settings = {"steps": 2, "width": 4, "batch_size": 4, "patch_size": 2, "sampling_steps": 2}
     overrides = [f"diffusion.{name}={value}" for name, value in {"image_size": 32, **settings}.items()]
     with pytest.raises(
         ConfigError, match=r"two generators, gan and diffusion\n.*add --set source=gan or --set source=diffusion"

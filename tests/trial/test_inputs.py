@@ -175,7 +175,9 @@ def test_a_network_is_scored_without_its_gan(bench: Bench, tmp_path: Path, is_fr
     assert not (tmp_path / "cache" / GAN_STAGE).exists()
 
 
-@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "backbone", ["small_cnn", "mobilenet_v3_small", pytest.param("resnet18", marks=pytest.mark.nightly)]
+)
 def test_last_stage_trains_on_cached_inputs(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str
 ) -> None:

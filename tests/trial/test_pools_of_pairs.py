@@ -50,7 +50,7 @@ class Pairs:
             f"""{{"name": "pairs", "task": "segmentation", "quality": {{"allow_memorised": true}},
                 "data": {{"path": "{self.cache}", "image_size": 32}}}}"""
         )
-        small = {"image_size": 32, "width": 8, "batch_size": 8, "z_dim": 8, "lr_g": 2e-3, "lr_d": 2e-3, "steps": 250}
+        small = {"image_size": 32, "width": 8, "batch_size": 8, "z_dim": 8, "lr_g": 2e-3, "lr_d": 2e-3, "steps": 150}
         network = {"backbone": "mobilenet_v2", "weights": "none", "input_channels": 1, "batch_size": 4}
         given = {"source": "gan", "gan": {**small, **gan}, **network}
         return Experiment(settings=settings, parameters=Parameters.model_validate(given))

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from torch import nn
 
 from xraytune.nets.classifier import build_classifier
 from xraytune.space.settings import Parameters
@@ -29,13 +28,6 @@ def published_table() -> list[str]:
         layers += [("Linear", [width], before * width + width), ("ReLU", [width], 0), ("Dropout", [width], 0)]
     layers += [("Linear", [2], 514), ("LogSoftmax", [2], 0)]
     return [f"{kind}-{number} {[8, *shape]} {params:,}" for number, (kind, shape, params) in enumerate(layers, 1)]
-
-
-@pytest.fixture
-def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the initialisation of weights, which takes seconds."""
-    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
-        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
 
 
 @pytest.mark.usefixtures("unset_weights")
