@@ -64,15 +64,12 @@ def test_broken_image_is_replaced_by_next_patient(index: ImageIndex) -> None:
     assert sorted(patients_of(sample_rows(index, seed=0)[1])) == list(range(13, 21))
 
 
-def test_images_and_patients_of_both_parts_are_counted(index: ImageIndex) -> None:
+def test_images_and_patients_of_both_parts_are_counted_but_not_drawn_among_them(index: ImageIndex) -> None:
+    """The next inspection would take figures there for X-rays."""
     assert count_panels(index) == {
         "images": {"training": (4, 60), "test": (1, 2)},
         "patients": {"training": (4, 20), "test": (1, 1)},
     }
-
-
-def test_figures_among_the_images_are_refused(index: ImageIndex) -> None:
-    """The next inspection would take them for X-rays."""
     with pytest.raises(ConfigError, match="would be mistaken for X-rays"):
         draw_data_figures(index, index.root / "train" / "NORMAL")
 

@@ -82,8 +82,8 @@ def final(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Final
         exported = command("export", study.path, "-o", folder / "best.yaml")
         trained = command("train", "--config", folder / "best.yaml", "-o", folder / "model")
     assert (exported.exit_code, trained.exit_code) == (0, 0), trained.stderr
-    words = (" ".join(text.split()) for text in (exported.stdout, trained.stderr, trained.stdout))
-    return Final(bundle=open_bundle(folder / "model"), **dict(zip(("exported", "told", "printed"), words, strict=True)))
+    words = [" ".join(text.split()) for text in (exported.stdout, trained.stderr, trained.stdout)]
+    return Final(bundle=open_bundle(folder / "model"), exported=words[0], told=words[1], printed=words[2])
 
 
 @pytest.fixture(autouse=True)

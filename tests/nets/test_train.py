@@ -1,7 +1,7 @@
 """The training loop: it resumes bit-identically, trains only unfrozen parts, keeps the best network, and stops early."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -50,22 +50,18 @@ class TinyTask:
     train_labels: Tensor
     val_images: Tensor
     val_labels: NDArray[np.int64]
-    features_of: Callable[[Tensor], Tensor] = field(default=lambda images: images)
     norm_images: Tensor | None = None
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Eight training images, drawn from the step."""
         drawn = torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8))
-        return self.features_of(self.train_images[drawn]), self.train_labels[drawn]
+        return self.train_images[drawn], self.train_labels[drawn]
 
     def norm_batches(self) -> Iterable[Tensor]:
-        """The training images or `norm_images`, in two batches."""
-        images = self.train_images if self.norm_images is None else self.norm_images
-        return map(self.features_of, torch.split(images, 28))
+        return torch.split(self.train_images if self.norm_images is None else self.norm_images, 28)
 
     def val_batches(self) -> Iterable[Tensor]:
-        """The validation images, in batches of 16."""
-        return map(self.features_of, torch.split(self.val_images, 16))
+        return torch.split(self.val_images, 16)
 
     def validate(self, network: nn.Module) -> tuple[float, float]:
         """Loss and AUROC on the validation images."""
@@ -74,12 +70,12 @@ class TinyTask:
         return TASKS["classification"].validate(network, self.val_batches(), images, positive=1, compute=CPU)
 
 
-def tiny_task(features_of: Callable[[Tensor], Tensor] = lambda images: images) -> TinyTask:
+def tiny_task() -> TinyTask:
     generator = torch.Generator().manual_seed(derive_seed(1, "tiny task"))
     images = torch.randn(96, 3, 32, 32, generator=generator)
     labels = torch.arange(96) % 2
     images[labels == 1, :, 8:20, 8:20] += 0.8
-    return TinyTask(images[:56], labels[:56], images[56:], labels[56:].numpy(), features_of)
+    return TinyTask(images[:56], labels[:56], images[56:], labels[56:].numpy())
 
 
 FROZEN = {"trainable": "head", "weights": "given"}

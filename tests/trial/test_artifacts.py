@@ -1,7 +1,6 @@
 """Artifacts: built once, verified, rebuilt when damaged, never half written."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -89,25 +88,33 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "manifest deleted": lambda path: (path / "manifest.json").unlink(),
     "of another version": lambda path: put_another_manifest(path, stage="pixels-0"),
     "of other inputs": lambda path: put_another_manifest(path, inputs={"seed": 8}),
+    "manifest a device": lambda path: put_instead(path / "manifest.json", lambda file: file.symlink_to("/dev/zero")),
+    "manifest a pipe": lambda path: put_instead(path / "manifest.json", os.mkfifo),
+    "manifest a link": lambda path: put_instead(path / "manifest.json", lambda file: file.symlink_to("../elsewhere")),
     "a file instead": lambda path: put_instead(path, Path.touch),
+    "a link instead": lambda path: put_instead(path, lambda folder: folder.symlink_to("../elsewhere")),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_artifact_is_rebuilt(tmp_path: Path, damage: str) -> None:
-    """Also in the process that built and verified it."""
+    """Also in the process that built and verified it. What a link leads to stays."""
     build = Builder()
     path = build_once(tmp_path, "pixels-1", INPUTS, build)
     assert is_intact(path)
 
     DAMAGES[damage](path)
 
+    elsewhere = [*tmp_path.rglob("elsewhere")]
     assert not is_intact(path)
+    assert "manifest" not in damage or list(artifacts_of(tmp_path, "pixels-1")) == []
     assert build_once(tmp_path, "pixels-1", INPUTS, build) == path
     assert build.builds == 2
     assert is_intact(path)
+    assert not path.is_symlink()
     assert (path / "pixels.bin").read_bytes() == b"x" * 1000
     assert {entry.name for entry in path.parent.iterdir()} - {"elsewhere"} == {path.name}, "no leftovers"
+    assert [*tmp_path.rglob("elsewhere")] == elsewhere
 
 
 @pytest.mark.slow
@@ -152,22 +159,15 @@ def test_reader_is_unaffected_by_replacement(tmp_path: Path) -> None:
     assert is_intact(path)
 
 
-def test_partial_build_is_not_an_artifact(tmp_path: Path) -> None:
-    """It was killed after the manifest was written and before the rename."""
-    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
-    left = path.rename(temporary_name(path))
-
-    assert not is_intact(left)
-    assert list(artifacts_of(tmp_path, "pixels-1")) == []
-
-
 def test_artifacts_are_listed_with_inputs_skipping_damaged_ones(tmp_path: Path) -> None:
-    first, second, damaged, moved = (
-        build_once(tmp_path, "pixels-1", {"seed": seed}, Builder()) for seed in (1, 2, 3, 4)
+    """And a build that was killed after the manifest was written and before the rename."""
+    first, second, damaged, moved, left = (
+        build_once(tmp_path, "pixels-1", {"seed": seed}, Builder()) for seed in (1, 2, 3, 4, 5)
     )
     (damaged / "manifest.json").write_text("{", encoding="utf-8")
     moved.rename(moved.with_name("0" * 32))
 
+    assert not is_intact(left.rename(temporary_name(left)))
     assert dict(artifacts_of(tmp_path, "pixels-1")) == {first: {"seed": 1}, second: {"seed": 2}}
     assert list(artifacts_of(tmp_path, "pool-1")) == []
 
@@ -252,40 +252,6 @@ def test_release_omits_the_build_suffix(tmp_path: Path, monkeypatch: pytest.Monk
     assert releases("torch") == {"torch": "9.9.1"}
 
 
-SPECIAL: dict[str, Callable[[Path], None]] = {
-    "device": lambda place: place.symlink_to("/dev/zero"),
-    "pipe": lambda place: os.mkfifo(place),
-    "link": lambda place: place.symlink_to(shutil.move(f"{place}.real", place.parents[2] / place.name)),
-}
-
-
-@pytest.mark.parametrize("kind", SPECIAL)
-def test_a_manifest_that_is_no_file_of_its_own_is_rebuilt_at_once(tmp_path: Path, kind: str) -> None:
-    build = Builder()
-    cache = tmp_path / "cache"
-    manifest = build_once(cache, "pixels-1", INPUTS, build) / "manifest.json"
-    manifest.rename(f"{manifest}.real")
-    SPECIAL[kind](manifest)
-
-    assert list(artifacts_of(cache, "pixels-1")) == []
-    path = build_once(cache, "pixels-1", INPUTS, build)
-
-    assert build.builds == 2
-    assert is_intact(path)
-
-
-def test_a_link_in_place_of_an_artifact_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
-    path = build_once(tmp_path / "cache", "pixels-1", INPUTS, Builder())
-    elsewhere = path.rename(tmp_path / "elsewhere")
-    path.symlink_to(elsewhere)
-
-    built = build_once(tmp_path / "cache", "pixels-1", INPUTS, Builder())
-
-    assert not built.is_symlink()
-    assert is_intact(built)
-    assert (elsewhere / "pixels.bin").is_file()
-
-
 def test_nothing_is_written_through_a_link_in_place_of_a_stage(tmp_path: Path) -> None:
     elsewhere, cache = tmp_path / "elsewhere", tmp_path / "cache"
     elsewhere.mkdir()
@@ -301,9 +267,9 @@ def test_nothing_is_written_through_a_link_in_place_of_a_stage(tmp_path: Path) -
     assert not list(elsewhere.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["device", "pipe"])
-def test_a_lock_of_a_running_command_that_is_no_file_is_ignored(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("make", [os.mkfifo, lambda place: place.symlink_to("/dev/zero")])
+def test_a_lock_of_a_running_command_that_is_no_file_is_ignored(tmp_path: Path, make: Callable[[Path], None]) -> None:
     (tmp_path / ".users").mkdir()
-    SPECIAL[kind](tmp_path / ".users" / "1700000000.lock")
+    make(tmp_path / ".users" / "1700000000.lock")
 
     assert running_commands(tmp_path) == []

@@ -91,21 +91,16 @@ def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
         assert len(studio.training_set(settings).extra) > 0
 
 
-def test_verdict_is_stored_with_pictures_of_nearest_pairs(studio: Studio) -> None:
+def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(studio: Studio) -> None:
+    """The comparison depends on the patient and the side of each image."""
+    prepared = studio.bench.prepared
+    renamed = [replace(image, patient=f"{image.side} {image.patient}") for image in prepared.images]
+
     verdicts, folder = studio.measure(studio.copier)
 
+    assert folder != studio.measure(studio.copier, replace(prepared, images=tuple(renamed)))[1]
     assert {name: one.near for name, one in verdicts.items()} == {"NORMAL": 256, "PNEUMONIA": 256}
     assert read_json(folder / "memorisation.json")["NORMAL"]["near"] == 256
     sheet = np.asarray(Image.open(folder / "nearest_NORMAL.png"))
     drawn, nearest = sheet[2:34, 2:34], sheet[2:34, 36:68]
     assert np.array_equal(drawn, nearest), "a copy stands beside what it is a copy of"
-
-
-def test_each_split_has_its_own_verdict(studio: Studio) -> None:
-    """The comparison depends on the patient and the side of each image."""
-    prepared = studio.bench.prepared
-    renamed = [replace(image, patient=f"{image.side} {image.patient}") for image in prepared.images]
-
-    folders = [studio.measure(studio.copier, one)[1] for one in (prepared, replace(prepared, images=tuple(renamed)))]
-
-    assert folders[0] != folders[1]
