@@ -15,6 +15,7 @@ from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.load import open_bundle
+from xraytune.space.settings import SOURCES
 from xraytune.synth.sources import POOL_STAGE
 from xraytune.trial.network import FEATURES_STAGE
 
@@ -137,7 +138,7 @@ def test_schema_lists_installed_extensions(run: Run) -> None:
     values = json.loads(run("space", "check", "--schema").stdout)["$defs"]["values"]
 
     assert values["backbone"]["enum"][-1] == "tiny_net"
-    assert values["source"]["enum"] == ["none", "duplicate", "folder", "gan", "diffusion", "mixup"]
+    assert values["source"]["enum"] == [*SOURCES.built_in, "mixup"]
 
 
 def test_unknown_name_suggests_nearest_installed(run: Run) -> None:

@@ -7,7 +7,7 @@ from sklearn import metrics as reference
 
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.breakdown import class_breakdown, patient_means, subgroup_metrics
-from xraytune.stats.classification import ScoredImages, classification_metrics
+from xraytune.stats.classification import CLASS_METRICS, ScoredImages, classification_metrics
 from xraytune.stats.intervals import patient_bootstrap
 
 FILES = [f"{number}.png" for number in range(90)]
@@ -49,7 +49,7 @@ def test_intervals_of_the_positive_class_are_those_of_the_model() -> None:
     found = class_breakdown(images, patients, replicates=50, seed=3)
 
     model = patient_bootstrap(images, patients, replicates=50, seed=3)
-    assert set(found[1].intervals) == {"auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "f1"}
+    assert set(found[1].intervals) == {metric.name for metric in CLASS_METRICS}
     for name, interval in found[1].intervals.items():
         assert interval == pytest.approx(model[name])
 
