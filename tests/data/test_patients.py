@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.errors import ConfigError, DataError, Problem
-from xraytune.data.guesses import Positive, patient_of, positive_class
+from xraytune.data.guesses import PositiveClass, patient_of, positive_class
 from xraytune.data.index import read_index
 from xraytune.data.patients import join_identical, patients_by_name, patients_by_regex
 from xraytune.data.table import find_table
@@ -164,7 +164,7 @@ def test_a_word_that_leaves_no_doubt_decides_in_either_order(negative: str, posi
     for names in ((negative, positive), (positive, negative)):
         found = positive_class(None, names)
 
-        assert isinstance(found, Positive)
+        assert isinstance(found, PositiveClass)
         assert names[found.label] == positive
         assert found.reason in {"its name means disease", f"{negative} means no disease"}
 

@@ -8,7 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tests.synth.conftest import tiny
 from xraytune.space.settings import GanSettings
 from xraytune.synth.contract import ema_decay, update_ema
-from xraytune.synth.gan import LossName, discriminator_loss, draw_shifts, generator_loss, translate
+from xraytune.synth.gan import GanLoss, discriminator_loss, draw_shifts, generator_loss, translate
 from xraytune.synth.networks import Discriminator, Generator
 
 
@@ -104,7 +104,7 @@ FAKE = torch.tensor([-3.0, 0.25])
 
 @pytest.mark.parametrize("name", ["bce", "non_saturating"])
 @pytest.mark.slow
-def test_cross_entropy_labels_fakes_as_fake_for_one_network_and_as_real_for_the_other(name: LossName) -> None:
+def test_cross_entropy_labels_fakes_as_fake_for_one_network_and_as_real_for_the_other(name: GanLoss) -> None:
     ones, zeros = torch.ones(2), torch.zeros(2)
 
     expected_d = binary_cross_entropy_with_logits(REAL, ones) + binary_cross_entropy_with_logits(FAKE, zeros)

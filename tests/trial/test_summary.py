@@ -6,7 +6,7 @@ import pytest
 
 from xraytune.nets.classifier import build_classifier
 from xraytune.space.settings import Parameters
-from xraytune.trial.summary import model_summary, summarise
+from xraytune.trial.summary import model_summary, summarise_layers
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def published_table() -> list[str]:
 def test_the_published_vgg16_has_its_published_layers_and_counts() -> None:
     parameters = Parameters(backbone="vgg16", trainable="head", head="vgg16_two_class", batch_size=8)
 
-    found = summarise(build_classifier(parameters, 2, weights=None, seed=1), (8, 3, 224, 224))
+    found = summarise_layers(build_classifier(parameters, 2, weights=None, seed=1), (8, 3, 224, 224))
 
     rows = enumerate(found.layers, 1)
     table = [f"{layer.kind}-{number} {list(layer.output_shape)} {layer.params:,}" for number, layer in rows]
@@ -53,7 +53,7 @@ def test_every_parameter_is_counted_once(backbone: str) -> None:
     network = build_classifier(parameters, 2, weights=None, seed=1)
     expected = sum(parameter.numel() for parameter in network.parameters())
 
-    found = summarise(network, (2, 3, 224, 224))
+    found = summarise_layers(network, (2, 3, 224, 224))
 
     assert found.total_params == found.trainable_params == expected
     assert sum(layer.params for layer in found.layers) == expected

@@ -87,9 +87,7 @@ def draw_sample_grid(rows: Sequence[SampleRow], folder: Path) -> tuple[Path, Pat
                 extent = (x + 0.04, x + 0.96, y + 0.96, y + 0.04)
                 axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent)
         axes.set(xlim=(0, columns), ylim=(len(rows), 0), aspect="equal", anchor="W")
-        _label_classes(
-            axes, [y + 0.5 for y in range(len(rows))], [f"{printable(row.name)}\n{row.note}" for row in rows]
-        )
+        _label_classes(axes, [y + 0.5 for y in range(len(rows))], [f"{drawable(row.name)}\n{row.note}" for row in rows])
     return files
 
 
@@ -111,7 +109,7 @@ def draw_class_bars(
                 bars = axes.barh(places, counts, 0.85 * bar, label=label, color=COLOURS[number])
                 axes.bar_label(bars, [f"{count:,} ({count / (sum(counts) or 1):.0%})" for count in counts], padding=4)
             axes.set_title(title, loc="left", fontweight="bold")
-            _label_classes(axes, range(len(classes)), [printable(each) for each in classes])
+            _label_classes(axes, range(len(classes)), [drawable(each) for each in classes])
         first.set_ylim(len(classes) - 0.4, -0.6)
         if len(series) > 1:
             handles, labels = first.get_legend_handles_labels()
@@ -127,7 +125,7 @@ def _label_classes(axes: Axes, places: Sequence[float], names: Sequence[str]) ->
     axes.spines[:].set_visible(False)
 
 
-def printable(name: str) -> str:
+def drawable(name: str) -> str:
     """Return a name from the data for a figure: without control characters, and shortened."""
     name = re.sub(r"[\0-\x1f\x7f-\x9f]", "\ufffd", name)  # not allowed in SVG
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

@@ -71,6 +71,11 @@ def join_names(names: Sequence[str], limit: int = 10) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 epoch`, `1,250 epochs`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 class XraytuneError(Exception):
     """Base class; takes one or more `Problem`s or strings, shown in this order."""
 

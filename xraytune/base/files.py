@@ -35,8 +35,8 @@ from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Probl
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Kind: TypeAlias = Literal["space file", "JSON file", "log", "record", "table", "image", "file of tensors"]
-_LARGEST_BYTES: dict[Kind, int] = {
+FileKind: TypeAlias = Literal["space file", "JSON file", "log", "record", "table", "image", "file of tensors"]
+_LARGEST_BYTES: dict[FileKind, int] = {
     "space file": 2**18,
     "JSON file": 2**27,  # split.json: 500,000 images
     "log": 2**28,  # optuna.journal: 100,000 trials of 30 epochs
@@ -126,7 +126,7 @@ def require_new(out: Path) -> None:
         raise ConfigError(Problem("this path already exists", out, "give a path that does not exist yet"))
 
 
-def require_file(path: Path | str, kind: Kind, refusal: type[XraytuneError] = ArtifactError) -> None:
+def require_file(path: Path | str, kind: FileKind, refusal: type[XraytuneError] = ArtifactError) -> None:
     """Check, before opening it, that a file is regular and of plausible size: opening a pipe blocks, a device may act.
 
     Raises:
@@ -152,13 +152,13 @@ def require_no_link(path: Path | str, refusal: type[XraytuneError] = ArtifactErr
         raise refusal(Problem(what, Path(path), "replace it with the file or folder itself, or remove it"))
 
 
-def require_own_file(path: Path | str, kind: Kind, refusal: type[XraytuneError] = ArtifactError) -> None:
+def require_own_file(path: Path | str, kind: FileKind, refusal: type[XraytuneError] = ArtifactError) -> None:
     """Like `require_file`, for a file that xraytune itself has written: a symbolic link is refused, too."""
     require_no_link(path, refusal)
     require_file(path, kind, refusal)
 
 
-def read_bytes(path: Path | str, kind: Kind, refusal: type[XraytuneError] = ArtifactError) -> bytes:
+def read_bytes(path: Path | str, kind: FileKind, refusal: type[XraytuneError] = ArtifactError) -> bytes:
     """Read a whole file after `require_file`."""
     require_file(path, kind, refusal)
     with open(path, "rb", buffering=0) as stream:  # noqa: PTH123  as above
@@ -214,7 +214,7 @@ def write_bytes(
             temporary.unlink(missing_ok=True)
 
 
-def require_recorded(path: Path, kind: Kind) -> None:
+def require_recorded(path: Path, kind: FileKind) -> None:
     """Raise ValueError if a file has another content than was written to it with `is_recorded`."""
     digest, rows = sha256_of(path, kind), read_jsonl(path.with_name(CHECKSUMS_FILE))
     if not any((row["file"], row["sha256"]) == (path.name, digest) for row in rows):
@@ -385,7 +385,7 @@ def is_whole_zip(path: Path) -> bool:
         return False
 
 
-def sha256_of(path: Path, kind: Kind | None = None) -> str:
+def sha256_of(path: Path, kind: FileKind | None = None) -> str:
     """Return the hex SHA-256 of a file; with `kind`, call `require_file` first."""
     if kind:
         require_file(path, kind)

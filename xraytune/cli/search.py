@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.errors import ConfigError, Problem, counted
 from xraytune.base.files import require_new, require_writable
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
@@ -179,6 +179,5 @@ class SearchScreen:
         if row.value is None:
             console.event(f"#{row.number} failed: {row.reason.splitlines()[0]}")
         elif not console.is_live():
-            epochs = "1 epoch" if row.epochs == 1 else f"{row.epochs} epochs"
-            took = duration(row.seconds)
-            console.event(f"#{row.number} {row.status} after {epochs}, {took}: val-A {row.value:.3f}")
+            ended = f"{row.status} after {counted(row.epochs, 'epoch')}, {duration(row.seconds)}"
+            console.event(f"#{row.number} {ended}: val-A {row.value:.3f}")

@@ -19,7 +19,7 @@ from xraytune.base.seeding import derive_seed
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.space.strict_model import StrictModel
-from xraytune.study.row import Outcome, RunRow, Status, TrialRecord, TrialRow
+from xraytune.study.row import RunOutcome, RunRow, Status, TrialRecord, TrialRow
 
 CONFIRM_FOLDER = "confirm"
 REHEARSAL_FOLDER = "rehearsal"
@@ -39,7 +39,7 @@ class FinishedTrial(TrialRecord):
     @classmethod
     def of_row(cls, name: str, parameters: Parameters, row: TrialRow | RunRow) -> FinishedTrial:
         """Return a trial from its row of results."""
-        outcome = row.model_dump(include={*Outcome.model_fields})
+        outcome = row.model_dump(include={*RunOutcome.model_fields})
         return cls(**{**outcome, "name": name, "parameters": parameters})
 
 

@@ -159,7 +159,7 @@ def _classes_without_images(
 ) -> list[Problem]:
     problems = []
     for part, missing in missing_classes(listed, folders, class_names).items():
-        what = f"class{'es' * (len(missing) > 1)} without images: {join_names(missing)}"
+        what = f"no images of {join_names(missing)}"
         fix = ADD_IMAGES.format(f"into {'/, '.join(missing)}/ there")
         if len(missing) == len(class_names):
             if outside := loose.get(part):

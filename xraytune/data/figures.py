@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xraytune.base import drawing
 from xraytune.base.drawing import SampleRow
-from xraytune.base.errors import ConfigError, Problem, join_names
+from xraytune.base.errors import ConfigError, Problem, counted, join_names
 from xraytune.base.files import require_writable
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import BrokenImage
@@ -62,8 +62,7 @@ def sample_rows(index: ImageIndex, seed: int) -> tuple[SampleRow, ...]:
         chosen = [image.file for image in _one_of_each_patient(class_images, seed, name)]
         decoded = decode_images(index.root, chosen, _SAMPLE_PX)
         pixels = [*islice((image for image in decoded if not isinstance(image, BrokenImage)), _IMAGES_PER_ROW)]
-        note = f"{len(class_images):,} image{'s' * (len(class_images) != 1)}"
-        rows.append(SampleRow(name=name, note=note, images=_stacked(pixels)))
+        rows.append(SampleRow(name=name, note=counted(len(class_images), "image"), images=_stacked(pixels)))
     return tuple(rows)
 
 

@@ -71,31 +71,31 @@ def pneumonia_type(file: str) -> str | None:
     return OTHER_WORDS[match["germ"]] if match and match["germ"] else None
 
 
-class Positive(NamedTuple):
+class PositiveClass(NamedTuple):
     """The label of the positive class, and why; of three or more classes it is the last one, and no metric uses it."""
 
     label: int
     reason: str
 
 
-def positive_class(given: str | None, class_names: Sequence[str]) -> Positive | Problem:
+def positive_class(given: str | None, class_names: Sequence[str]) -> PositiveClass | Problem:
     """Return the positive class, as `given` or by what the names of two classes mean, or the problem of finding it."""
     if given is not None and given not in class_names:
         fix = nearest(given, class_names, f"name one of {join_names(class_names)}")
         return Problem(f"no class is called {given!r}", POSITIVE, fix)
     if len(class_names) != 2:
         if given is None:
-            return Positive(len(class_names) - 1, "")
+            return PositiveClass(len(class_names) - 1, "")
         what = f"there are {len(class_names)} classes; only one of two classes can be the positive one"
         return Problem(what, POSITIVE, "remove it: sensitivity and specificity are means over the classes")
     if given is not None:
-        return Positive(class_names.index(given), "as given")
+        return PositiveClass(class_names.index(given), "as given")
     meanings = [_says_disease(name) for name in class_names]
     for label, (meaning, other_meaning) in enumerate(zip(meanings, reversed(meanings), strict=True)):
         if meaning is True and other_meaning is not True:
-            return Positive(label, "its name means disease")
+            return PositiveClass(label, "its name means disease")
         if other_meaning is False and meaning is not False:
-            return Positive(label, f"{class_names[1 - label]} means no disease")
+            return PositiveClass(label, f"{class_names[1 - label]} means no disease")
     first, second = (join_names([name]) for name in class_names)
     what = f"the names do not tell which class is the disease, {first} or {second}"
     return Problem(what, POSITIVE, f"use {POSITIVE}: {first}, or {POSITIVE}: {second}")

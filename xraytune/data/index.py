@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xraytune.base.cores import map_on_cores
-from xraytune.base.errors import ConfigError, DataError, Problem, join_names
+from xraytune.base.errors import ConfigError, DataError, Problem, counted, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
@@ -35,7 +35,7 @@ from xraytune.data.folders import (
     walk_folder,
 )
 from xraytune.data.formats import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
-from xraytune.data.guesses import PartName, Positive, part_named, patient_of, positive_class
+from xraytune.data.guesses import PartName, PositiveClass, part_named, patient_of, positive_class
 from xraytune.data.label_table import list_table
 from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
@@ -116,7 +116,7 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
     positive = positive_class(given, listing.class_names)
     if isinstance(positive, Problem):
         problems += [positive] if given or not problems else []
-        positive = Positive(len(listing.class_names) - 1, "")
+        positive = PositiveClass(len(listing.class_names) - 1, "")
     if problems:
         raise DataError(*problems)
     images, notes = _read_images(settings, table, listing, on_progress)
@@ -387,7 +387,7 @@ def few_patients_problems(train: Path, class_names: Sequence[str], images: Seque
             f"class {name} has": len({image.patient for image in images if image.label == label})
             for label, name in enumerate(class_names)
         }
-    few = [f"{have} {count} patient{'s' * (count != 1)}" for have, count in counts.items() if count < _SIDES_OF_A_SPLIT]
+    few = [f"{have} {counted(count, 'patient')}" for have, count in counts.items() if count < _SIDES_OF_A_SPLIT]
     what = f"{join_names(few)}; train, val-A and val-B need one each"
     return [Problem(what, train, "add images of other patients")] if few else []
 

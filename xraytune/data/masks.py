@@ -123,6 +123,8 @@ def use_mask(root: Path, image: ImageFile, use: Callable[[NDArray[np.bool_]], Re
         size_px = (image.width_px, image.height_px) if image.width_px else None  # else decoding the image fails
         return use(read_mask(root, image.masks, size_px=size_px))
     except DataError as error:
-        problems = error.problems
-        files = [one.where.relative_to(root) if isinstance(one.where, Path) else image.masks[0] for one in problems]
-        return [BrokenImage(file=str(file), reason=one.what) for file, one in zip(files, problems, strict=True)]
+        broken = []
+        for problem in error.problems:
+            file = str(problem.where.relative_to(root)) if isinstance(problem.where, Path) else image.masks[0]
+            broken.append(BrokenImage(file=file, reason=problem.what))
+        return broken

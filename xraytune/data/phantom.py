@@ -38,7 +38,7 @@ from xraytune.base.seeding import derive_seed, numpy_generator
 
 Part: TypeAlias = Literal["train", "test"]
 Diagnosis: TypeAlias = Literal["normal", "bacteria", "virus"]
-Point: TypeAlias = tuple[float, float]
+Position: TypeAlias = tuple[float, float]
 Field: TypeAlias = NDArray[Any]
 """One number per pixel of the canvas, [H, W] float32."""
 
@@ -272,7 +272,7 @@ class _Chest:
             0.34 * self._ellipsoid((0, 0.1), 0.115, 1.6),
         )
 
-    def _body(self, rng: np.random.Generator, shoulder: Point, elbow: Point) -> Field:
+    def _body(self, rng: np.random.Generator, shoulder: Position, elbow: Position) -> Field:
         """Return torso, neck, chin and arms, as if all were soft tissue."""
         neck, chest = rng.uniform(0.26, 0.38), self.centre + self.half_width + rng.uniform(0.07, 0.16)
         width = chest + (shoulder[0] + 0.10 - chest) * _step(-0.42 - self.y, 0.06)
@@ -283,7 +283,7 @@ class _Chest:
         chin = self._ellipsoid((0, rng.uniform(-1.65, -1.26)), 0.34, 0.4)
         return _merged(trunk, 0.62 * self._ellipsoid((0, -1), neck, 0.75), arms) + 0.66 * chin
 
-    def _bones(self, rng: np.random.Generator, shoulder: Point, elbow: Point) -> Field:
+    def _bones(self, rng: np.random.Generator, shoulder: Position, elbow: Position) -> Field:
         """Return the extra thickness of ribs, clavicles, scapulae, arms and vertebrae."""
         pitch, drop, radius = rng.uniform(0.135, 0.170), rng.uniform(0.26, 0.60), rng.uniform(0.019, 0.029)
         bones: Field = np.zeros_like(self.air)
@@ -324,13 +324,13 @@ class _Chest:
             starts, length, width = np.repeat(paths[:, -1], 2, axis=0), 0.80 * length, 0.72 * width
         return tree
 
-    def _ellipsoid(self, centre: Point, a: float, b: float, tilt: float = 0.0) -> Field:
+    def _ellipsoid(self, centre: Position, a: float, b: float, tilt: float = 0.0) -> Field:
         """Return the depth of an ellipsoid seen from the front, 1 in the middle; `tilt` turns it clockwise, in radians."""
         x, y, cosine, sine = self.x - centre[0], self.y - centre[1], math.cos(tilt), math.sin(tilt)
         along, across = np.square((cosine * x + sine * y) / a), np.square((cosine * y - sine * x) / b)
         return np.asarray(np.sqrt(np.maximum(0, 1 - along - across)))
 
-    def _bars(self, start: Point, end: Point, radius: float, marrow: float = 0.0) -> Field:
+    def _bars(self, start: Position, end: Position, radius: float, marrow: float = 0.0) -> Field:
         """Return the depth of a straight bar with round ends, on each side of the body."""
         x, y, dx, dy = np.abs(self.x) - start[0], self.y - start[1], end[0] - start[0], end[1] - start[1]
         along = np.clip((x * dx + y * dy) / max(dx**2 + dy**2, 1e-6), 0, 1)

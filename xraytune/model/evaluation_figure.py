@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.drawing import COLOURS, WIDTH_INCHES, figure_files, new_figure, printable, with_interval
+from xraytune.base.drawing import COLOURS, WIDTH_INCHES, drawable, figure_files, new_figure, with_interval
 from xraytune.stats.breakdown import ClassMetrics
 from xraytune.stats.curves import ClassCurves, Curve
 from xraytune.stats.intervals import Bounds, Measured
@@ -59,7 +59,7 @@ def draw_evaluation(
     `drawn` has the curves of the positive one of two classes, or of every class, and `confusion` the images by true and
     predicted class, [C, C]. Without a `threshold` the most probable class is predicted.
     """
-    shown = {printable(name): curves for name, curves in drawn.items()}
+    shown = {drawable(name): curves for name, curves in drawn.items()}
     with new_figure(files, WIDTH_INCHES * 1.02) as figure:
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12, wspace=0.05, hspace=0.04)
         (roc, pr), (calibration, matrix) = figure.subplots(2, 2)
@@ -69,7 +69,7 @@ def draw_evaluation(
         _draw_roc(roc, shown, threshold)
         _draw_pr(pr, shown)
         _draw_calibration(calibration, shown)
-        _draw_matrix(matrix, confusion, [printable(name) for name in class_names], threshold)
+        _draw_matrix(matrix, confusion, [drawable(name) for name in class_names], threshold)
         figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=_FAINT)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.base.drawing import printable
+from xraytune.base.drawing import drawable
 from xraytune.base.files import csv_table, write_text
 from xraytune.base.records import ignore_progress
 from xraytune.data.decoding import BrokenImage
@@ -120,7 +120,7 @@ def _cases(
         metrics, true = chosen[file].metrics, read_mask(images.root, by_file[file].masks)
         hd95 = "undefined" if metrics["hd95_px"] is None else f"{metrics['hd95_px']:.1f} px"
         return DrawnCase(
-            title=f"{printable(PurePosixPath(file).name)}\nDice {metrics['dice']:.3f}, HD95 {hd95}",
+            title=f"{drawable(PurePosixPath(file).name)}\nDice {metrics['dice']:.3f}, HD95 {hd95}",
             image=_small(image),
             true=_small(true.astype(np.uint8) * 255) >= 128,
             predicted=_small(predicted.astype(np.uint8) * 255) >= 128,

@@ -19,7 +19,7 @@ from typing import Any
 
 from xraytune.base.artifacts import in_use, releases, work_path
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.errors import ArtifactError, ConfigError, Problem, counted
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
 from xraytune.base.lease import LeaseHeldError, hold
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
@@ -214,8 +214,7 @@ def _plan(
         "releases": releases(*NETWORK_PACKAGES[settings.task]),
         "extensions": extensions_of(parameters.backbone, parameters.source),
     }
-    epochs = settings.budget.max_epochs
-    note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {prepared.steps_per_epoch(settings):,} steps")
+    note(f"training: {counted(settings.budget.max_epochs, 'epoch')} of {prepared.steps_per_epoch(settings):,} steps")
     return _Plan(
         experiment=experiment,
         study=study,

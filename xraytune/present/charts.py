@@ -100,7 +100,7 @@ def differences(finalist: FinalistVerdict, metric: str, rope: float) -> Chart:
     return Chart(id="differences", traces=traces, layout=layout, height=120 + 54 * len(names), alt=alt)
 
 
-def ratio_response(points: Sequence[RatioPoint], source: str, metric: str) -> Chart:
+def ratio_chart(points: Sequence[RatioPoint], source: str, metric: str) -> Chart:
     """Show the gain over ratio 0 at each ratio, of a finalist's source and of duplicates."""
     points = [point for point in points if point.ratio]
     ratios = [f"{point.ratio:g}" for point in points]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from xraytune.base.errors import join_names
+from xraytune.base.errors import counted, join_names
 from xraytune.model.class_evaluation import Evaluation
 from xraytune.present.tables import Cell, Column, Frame, Row, Table, counts_text, numbers
 from xraytune.stats.classification import CLASS_METRICS, Metric, reported_metrics
@@ -40,10 +40,9 @@ def _warnings(evaluation: Evaluation | MaskEvaluation) -> Iterator[Cell]:
         access = first if evaluation.test_access == 1 else f"access number {evaluation.test_access}"
         yield Cell(f"these are the test images of the model's own data: {access} was logged", "busy")
     if evaluation.known_patients:
-        patients = "1 patient" if evaluation.known_patients == 1 else f"{evaluation.known_patients} patients"
         yield Cell(
-            f"{evaluation.images_of_known_patients} of these images belong to {patients} in the model's own training or "
-            f"validation set ({evaluation.known_images} are the same files): the metrics are optimistically biased",
+            f"{evaluation.images_of_known_patients} of these images belong to {counted(evaluation.known_patients, 'patient')} in the "
+            f"model's own training or validation set ({evaluation.known_images} are the same files): the metrics are optimistically biased",
             "bad",
         )
 

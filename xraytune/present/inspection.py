@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xraytune.base.errors import counted
 from xraytune.present.tables import Cell, Frame, Row, Table, counts_text, facts, numbers
 from xraytune.present.trials import sides_frame
 
@@ -73,7 +74,7 @@ def _mask_facts(masks: MaskSummary) -> Iterator[tuple[str, str]]:
     yield "mask area", f"{low:.0%} to {high:.0%} of the image, median {median:.0%}"
     yield "smallest mask", masks.smallest
     yield "largest mask", masks.largest
-    parts = [f"{parts} in {count} mask{'s' if count > 1 else ''}" for parts, count in masks.connected_parts.items()]
+    parts = [f"{parts} in {counted(count, 'mask')}" for parts, count in masks.connected_parts.items()]
     yield "connected components", ", ".join(parts)
 
 

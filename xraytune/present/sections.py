@@ -98,7 +98,7 @@ def _ratios(data: StudyData) -> Section | None:
     return Section(
         lead=f"{arm} at other ratios, and duplicated real images at the same ratios.",
         notes=[sentence(RATIO_CAVEAT)],
-        charts=[charts.ratio_response(verdict.ratio_response, arm.split()[0], verdict.metric)],
+        charts=[charts.ratio_chart(verdict.ratio_response, arm.split()[0], verdict.metric)],
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from xraytune.base.artifacts import in_use
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import Problem, TrialError
+from xraytune.base.errors import Problem, TrialError, counted
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, restore_pixels
@@ -145,8 +145,7 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
     trials = SearchTrials(folder, space, Journal(folder.journal_path, space, writable=True), callbacks=callbacks)
     loop = TrialLoop(trials, generator_need=need)
     if loop.is_done:
-        used, count = trials.used_up, trials.journal.count
-        after = f"{count} trial{'s' if count > 1 else ''}"
+        used, after = trials.used_up, counted(trials.journal.count, "trial")
         callbacks.note(f"budget.{used} is used up after {after}; to continue, raise it with --set budget.{used}=N")
         return
     if change := continue_under_releases(folder):

@@ -18,8 +18,8 @@ from xraytune.space.messages import explain
 from xraytune.space.settings import BLOCKS, Parameters
 from xraytune.space.strict_model import StrictModel
 
-Kind: TypeAlias = Literal["integer", "number", "path", "other"]
-_KINDS: Mapping[Any, Kind] = {int: "integer", float: "number", Path: "path"}
+ValueKind: TypeAlias = Literal["integer", "number", "path", "other"]
+_KINDS: Mapping[Any, ValueKind] = {int: "integer", float: "number", Path: "path"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class ParameterField:
     """
 
     name: str
-    kind: Kind
+    kind: ValueKind
     is_required: bool
     default: Value
     description: str

@@ -21,7 +21,7 @@ from xraytune.space.strict_model import Rule, StrictModel
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+AboveZero = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
@@ -44,7 +44,7 @@ OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
     "segmentation": ("val_dice", "gan_kid"),
 }
 """The objectives of each task; the first is the default."""
-METRICS: Mapping[ObjectiveName, str] = {
+OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
     "val_auroc": "AUROC",
     "val_auprc": "AUPRC",
     "val_sensitivity": "sensitivity",
@@ -215,8 +215,8 @@ class GanSettings(StrictModel):
     """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
     """Feature maps of the generator's last and of the discriminator's first layer."""
-    lr_g: Positive = 3e-4
-    lr_d: Positive = 1e-3
+    lr_g: AboveZero = 3e-4
+    lr_d: AboveZero = 1e-3
     """Suits spectral norm; without it, use 2e-4 for both networks."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     loss: Literal["bce", "non_saturating", "hinge"] = "hinge"
@@ -242,7 +242,7 @@ class DiffusionSettings(StrictModel):
     """Feature maps at the highest resolution; lower ones have twice as many."""
     patch_size: Literal[1, 2] = 1
     """2: patches of 2 x 2 pixels become channels: about three times faster, but coarser."""
-    lr: Positive = 1e-3
+    lr: AboveZero = 1e-3
     sampling_steps: Annotated[int, Field(ge=2, le=1000)] = 10
     """Network evaluations per image."""
     ema_half_life_images: Count | None = 10_000
@@ -350,7 +350,7 @@ class Parameters(StrictModel):
     loss: Annotated[LossName, NoEffect(task="segmentation")] = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
     dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(task="segmentation")] = 0.0
-    lr: Positive = 1e-4
+    lr: AboveZero = 1e-4
     optimizer: OptimizerName = "adam"
     weight_decay: NonNegative = 0.0
     batch_size: BatchSize = 32
@@ -501,8 +501,8 @@ class Budget(StrictModel):
     max_epochs: Count = 27
     steps_per_epoch: Count | None = None
     """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
-    hours: Positive | None = None
-    gpu_hours: Positive | None = None
+    hours: AboveZero | None = None
+    gpu_hours: AboveZero | None = None
 
 
 class SchedulerSettings(StrictModel):
@@ -647,7 +647,7 @@ class FinalSettings(StrictModel):
     weights: WeightsName | None = None
     trainable: Trainable | None = None
     classical: Strength | None = None
-    lr: Positive | None = None
+    lr: AboveZero | None = None
     optimizer: OptimizerName | None = None
     weight_decay: NonNegative | None = None
     batch_size: BatchSize | None = None
@@ -744,7 +744,7 @@ class Settings(StrictModel):
     @property
     def metric(self) -> str:
         """The display name of the study's objective, such as AUROC."""
-        return METRICS[self.objective.metric]
+        return OBJECTIVE_NAMES[self.objective.metric]
 
     @property
     def has_idle_asha(self) -> bool:

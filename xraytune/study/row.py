@@ -47,7 +47,7 @@ def _write_parameters(parameters: Parameters, info: SerializationInfo) -> dict[s
     return _set_values(parameters, info.context)
 
 
-class Outcome(StrictModel):
+class RunOutcome(StrictModel):
     """How far a trial of a search or a run of a confirmation got."""
 
     number: NonNegativeInt
@@ -65,7 +65,7 @@ class Outcome(StrictModel):
     """Why it ended, unless it is complete."""
 
 
-class TrialRecord(Outcome):
+class TrialRecord(RunOutcome):
     """A trial and its parameters, which are written by dotted name."""
 
     parameters: Annotated[Parameters, PlainSerializer(_write_parameters, when_used="json")]
@@ -80,7 +80,7 @@ class TrialRecord(Outcome):
         return _set_values(self.parameters)
 
 
-class EndedRow(Outcome):
+class EndedRow(RunOutcome):
     """What is read of a trial or a run that has ended."""
 
     model_config = ConfigDict(extra="ignore")
@@ -161,7 +161,7 @@ def completed_runs(folder: StudyFolder) -> dict[int, RunRow]:
     return {number: row for number, row in ended_runs(folder).items() if row.status == "complete"}
 
 
-def reasons_of(rows: Iterable[Outcome]) -> str:
+def reasons_of(rows: Iterable[RunOutcome]) -> str:
     """Return up to five different reasons of some rows, each on a line of its own, to be appended to a message."""
     return "".join(f"\n    {reason}" for reason in sorted({row.reason for row in rows if row.reason})[:5])
 

@@ -33,7 +33,7 @@ _OTHER_NETWORK = "this checkpoint belongs to a different network"
 _logger = logging.getLogger(__name__)
 
 
-class Kind(NamedTuple):
+class GeneratorKind(NamedTuple):
     """A kind of generator: the stage of its artifacts, a function for a new training, and its network."""
 
     stage: str
@@ -41,7 +41,10 @@ class Kind(NamedTuple):
     network: Callable[..., ImageGenerator]
 
 
-KINDS = {"gan": Kind("gan-3", new_gan, Generator), "diffusion": Kind("diffusion-1", new_diffusion, DiffusionGenerator)}
+KINDS = {
+    "gan": GeneratorKind("gan-3", new_gan, Generator),
+    "diffusion": GeneratorKind("diffusion-1", new_diffusion, DiffusionGenerator),
+}
 """The kinds by their blocks of settings."""
 
 

@@ -100,7 +100,7 @@ def noise_schedule() -> DDPMScheduler:
     return DDPMScheduler(_TIMES, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
 
 
-class StepDraws(NamedTuple):
+class DiffusionDraws(NamedTuple):
     """The random draws of a step, on the device.
 
     Attributes:
@@ -129,13 +129,13 @@ class DiffusionTraining(Training):
     optimizer: AdamW
     schedule: DDPMScheduler
 
-    def draw(self, real: RealImages, compute: Compute) -> StepDraws:
+    def draw(self, real: RealImages, compute: Compute) -> DiffusionDraws:
         """Draw for the next step. Times are stratified, one in each of B equal parts of the schedule: losses vary less."""
         batch, size_px, device = self.settings.batch_size, self.settings.image_size, compute.device
         places = torch.rand(batch, generator=self.stream("times", compute), device=device)
         shares = torch.arange(batch, device=device) + places
         noise_shape = (batch, self.generator.channels, size_px, size_px)
-        return StepDraws(
+        return DiffusionDraws(
             rows=self.draw_rows(real, compute),
             noise=torch.randn(noise_shape, generator=self.stream("noise", compute), device=device),
             times=(shares * (_TIMES / batch)).long().clamp(max=_TIMES - 1),
@@ -144,7 +144,7 @@ class DiffusionTraining(Training):
 
     def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
         """Update the network and its average once."""
-        drawn = StepDraws(*draws)
+        drawn = DiffusionDraws(*draws)
         images, labels = real.batch(drawn.rows)
         noisy = self.schedule.add_noise(images, drawn.noise, drawn.times)
         target = self.schedule.get_velocity(images, drawn.noise, drawn.times)

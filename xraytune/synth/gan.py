@@ -28,10 +28,10 @@ _RECONSTRUCTION_WEIGHT = 10.0
 """Weight of the mean absolute error between training images and their reconstructions, with pixels in [-1, 1]."""
 _MAX_SHIFT = 0.125
 """Of a real or generated image, as a share of its side."""
-LossName: TypeAlias = Literal["bce", "non_saturating", "hinge"]
+GanLoss: TypeAlias = Literal["bce", "non_saturating", "hinge"]
 
 
-class StepDraws(NamedTuple):
+class GanDraws(NamedTuple):
     """The random draws of a step, on the device.
 
     Attributes:
@@ -70,7 +70,7 @@ def translate(images: Tensor, shifts: Tensor) -> Tensor:
     return shifted
 
 
-def discriminator_loss(name: LossName, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def discriminator_loss(name: GanLoss, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Return the discriminator's loss for float32 logits [B].
 
     Sources: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; hinge: Miyato et al. 2018 (arXiv:1802.05957), equation 16.
@@ -80,7 +80,7 @@ def discriminator_loss(name: LossName, real_logits: Tensor, fake_logits: Tensor)
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def generator_loss(name: LossName, fake_logits: Tensor) -> Tensor:
+def generator_loss(name: GanLoss, fake_logits: Tensor) -> Tensor:
     """Return the generator's loss for float32 logits [B]; `bce` is the non-saturating loss, too.
 
     Sources: Goodfellow et al. 2014, section 3; hinge: Miyato et al. 2018, equation 17.
@@ -109,11 +109,11 @@ class GanTraining(Training):
             for prior in (self.generator.prior, self.ema_generator.prior):
                 prior.fit(codes, real.labels)
 
-    def draw(self, real: RealImages, compute: Compute) -> StepDraws:
+    def draw(self, real: RealImages, compute: Compute) -> GanDraws:
         """Draw for the next step."""
         settings, batch, augmentation = self.settings, self.settings.batch_size, self.stream("augmentation", compute)
         shifts = [draw_shifts(batch, settings.image_size, augmentation) for _ in range(3)]
-        return StepDraws(
+        return GanDraws(
             rows=self.draw_rows(real, compute),
             z=torch.randn(batch, settings.z_dim, generator=self.stream("noise", compute), device=compute.device),
             shifts=torch.stack(shifts),
@@ -122,7 +122,7 @@ class GanTraining(Training):
 
     def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
         """Update discriminator, generator and EMA generator once."""
-        settings, drawn = self.settings, StepDraws(*draws)
+        settings, drawn = self.settings, GanDraws(*draws)
         images, labels = real.batch(drawn.rows)
 
         def discriminate(images: Tensor, shifts: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class GanTraining(Training):
         update_ema(self.ema_generator, self.generator, drawn.ema_decay)
         return torch.stack([g_loss.detach(), d_loss.detach()])
 
-    def _codes(self, drawn: StepDraws, labels: Tensor) -> Tensor:
+    def _codes(self, drawn: GanDraws, labels: Tensor) -> Tensor:
         """Return the latent codes of a batch; with `architecture: pca`, those of the real images make up its first half."""
         prior = self.generator.prior
         if prior is None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 
-from xraytune.base.errors import Problem, TrialError
+from xraytune.base.errors import Problem, TrialError, counted
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.compute import autocast, generator_threads
@@ -51,8 +51,8 @@ class MaskRange:
     def __str__(self) -> str:
         """Describe the ranges: "18.5 to 45.8 % of the image in 2 components"."""
         (smallest, largest), (fewest, most) = self.area, self.parts
-        parts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        return f"{100 * smallest:.3g} to {100 * largest:.3g} % of the image in {parts} component{'s' * (most != 1)}"
+        parts = counted(most, "component") if fewest == most else f"{fewest} to {most} components"
+        return f"{100 * smallest:.3g} to {100 * largest:.3g} % of the image in {parts}"
 
 
 def binarise(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from xraytune.base.artifacts import fingerprint
-from xraytune.base.drawing import printable
+from xraytune.base.drawing import drawable
 from xraytune.base.files import write_bytes
 from xraytune.data.masks import outlined
 from xraytune.data.prepare import ImageSource, RunContext, side_images
@@ -57,7 +57,7 @@ def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> I
 
     At most `COLUMNS * LINES` images of each kind are shown.
     """
-    names = [printable(samples.name) for samples in classes]
+    names = [drawable(samples.name) for samples in classes]
     notes = [f"{samples.real_count:,} real images" for samples in classes]
     left = _MARGIN_PX + round(max(*map(_TEXT.getlength, names), *map(_NOTE.getlength, notes))) + _MARGIN_PX
     block = COLUMNS * (CELL_PX + GAP_PX) - GAP_PX

@@ -73,10 +73,10 @@ def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence
     settings, parameters = experiment.settings, experiment.parameters
     class_count, side_px = len(find_class_names(settings.data)), settings.data.image_size
     network = task_of(settings).build_network(parameters, class_count, weights=None, seed=settings.seed)
-    return summarise(network, (parameters.batch_size, parameters.input_channels, side_px, side_px))
+    return summarise_layers(network, (parameters.batch_size, parameters.input_channels, side_px, side_px))
 
 
-def summarise(network: nn.Module, input_shape: Sequence[int]) -> ModelSummary:
+def summarise_layers(network: nn.Module, input_shape: Sequence[int]) -> ModelSummary:
     """Run the network on a batch of shape [B, C, S, S]; moves it to the `meta` device, which discards its weights."""
     network.eval().to("meta")
     calls: list[tuple[str, str, tuple[int, ...]]] = []
