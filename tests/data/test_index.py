@@ -52,17 +52,17 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("files", "table", "settings", "words"),
     [
-        case("", "classes without images: NORMAL, PNEUMONIA", "put JPEG, PNG, TIFF or DICOM files"),
-        case("PNEUMONIA/{a,b}.png", "class without images: NORMAL"),
+        case("", "no images of NORMAL, PNEUMONIA", "put JPEG, PNG, TIFF or DICOM files"),
+        case("PNEUMONIA/{a,b}.png", "no images of NORMAL"),
         case("A/{a,b}.png", "there is only one class, A, in it", classes="auto"),
         case("a.png", "only one class, sick, in it and in pat", table="a.png,p,sick", classes="auto"),
         case(
             f"train/{KERMANY.replace(' ', ' train/')} train/PNEUMONIA/person9_bacteria_{{1,2,3}}.png "
             "test/NORMAL/IM-0090-0001.png test/PNEUMONIA/person90_bacteria_90.png",
-            "test: class without images: viral",
+            "test: no images of viral",
             classes="three",
         ),
-        case(f"train/{PAIR}.png test/NORMAL/d.png", "test: class without images: PNEUM"),
+        case(f"train/{PAIR}.png test/NORMAL/d.png", "test: no images of PNEUM"),
         case(f"train/{PAIR}.png test/{{COVID,PNEUMONIA}}/d.png", f"test/COVID: {UNKNOWN}COVID", "data.classes: auto"),
         case(
             "{train,val,test}/{covid,healthy,tb}/{a,b}.png",

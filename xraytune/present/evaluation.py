@@ -40,9 +40,10 @@ def _warnings(evaluation: Evaluation | MaskEvaluation) -> Iterator[Cell]:
         access = first if evaluation.test_access == 1 else f"access number {evaluation.test_access}"
         yield Cell(f"these are the test images of the model's own data: {access} was logged", "busy")
     if evaluation.known_patients:
+        patients = counted(evaluation.known_patients, "patient")
         yield Cell(
-            f"{evaluation.images_of_known_patients} of these images belong to {counted(evaluation.known_patients, 'patient')} in the "
-            f"model's own training or validation set ({evaluation.known_images} are the same files): the metrics are optimistically biased",
+            f"{evaluation.images_of_known_patients} of these images belong to {patients} in the model's own training or "
+            f"validation set ({evaluation.known_images} are the same files): the metrics are optimistically biased",
             "bad",
         )
 
