@@ -205,7 +205,7 @@ def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") ->
         grey = ImageChops.multiply(clear.convert("L"), clear.getchannel("A"))
     else:
         grey = image.convert("L")
-    if bits == 16 and grey.getextrema()[1] < 16:  # Pillow keeps only the upper 8 bits
+    if bits == 16 and np.asarray(grey).max() < 16:  # Pillow keeps only the upper 8 bits
         what = "16-bit colours, none above 4095: too dark to determine the stored bit depth"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
     return grey
