@@ -127,7 +127,7 @@ def test_every_pair_within_the_threshold_is_found_once() -> None:
         flips &= random.integers(0, 2**64, (300, 4), dtype=np.uint64)
     hashes = base[random.integers(0, 40, 300)] ^ flips
 
-    found = [(int(a), int(b)) for first, second in close_pairs(hashes, 24) for a, b in zip(first, second, strict=True)]
+    found = [(int(a), int(b)) for first, second in close_pairs(hashes) for a, b in zip(first, second, strict=True)]
 
     def bits(a: int, b: int) -> int:
         return sum((int(x) ^ int(y)).bit_count() for x, y in zip(hashes[a], hashes[b], strict=True))

@@ -110,8 +110,7 @@ def test_exported_file_contains_trial_and_origin(lab: Lab, tmp_path: Path) -> No
     assert experiment.settings.exported_from == ExportedFrom(
         study=lab.study, trial=0, synthetic=untested, images=len(train.rows), patients=len({*train.patients})
     )
-    assert "# Trial 0 of study mix, arm classical+gan: selected by its number." in text
-    assert f"{exported.val_b_score:.4f} on val-B" in text
+    assert f"# From {exported.sentence}." in text
     assert "xraytune train --config trial.yaml -o model" in text
     assert str(tmp_path) not in text
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.classifier import Classifier, build_classifier, build_head
-from xraytune.nets.grad_cam import grad_cam
+from xraytune.present.pictures import grad_cam
 from xraytune.space.settings import Parameters
 
 pytestmark = pytest.mark.slow

@@ -140,7 +140,7 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
 def assert_same_values(network: nn.Module, score: float) -> None:
     """The network has this AUROC on the validation images."""
     task = tiny_task()
-    probabilities = predict_probabilities(network, task.val_batches(), compute=CPU)
+    probabilities = predict_probabilities(network, task.val_batches(), compute=CPU, where=Path())
     assert auroc(task.val_labels, probabilities, positive=1) == score
 
 
@@ -336,7 +336,7 @@ def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> N
 
     in_batches = predict_logits(network, task.val_batches(), compute=CPU)
     at_once = predict_logits(network, [task.val_images], compute=CPU)
-    probabilities = predict_probabilities(network, [task.val_images], compute=CPU)
+    probabilities = predict_probabilities(network, [task.val_images], compute=CPU, where=Path())
 
     assert network.training
     assert in_batches.dtype == np.float32

@@ -25,7 +25,7 @@ from xraytune.data.index import ImageFile
 
 HASH_SIZE_PX = 64
 """Side of the square images to hash."""
-THRESHOLD_BITS = 24
+_THRESHOLD_BITS = 24
 _FREQUENCIES = 16
 _WORDS = _FREQUENCIES**2 // 64
 _BLOCK = 128
@@ -94,9 +94,9 @@ def perceptual_hash(pixels: NDArray[np.uint8]) -> Hashes:
 
 
 def close_pairs(
-    hashes: Hashes, threshold_bits: int = THRESHOLD_BITS, *, on_progress: Progress = ignore_progress
+    hashes: Hashes, *, on_progress: Progress = ignore_progress
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Find pairs of `hashes`, [N, 4], that differ in at most `threshold_bits` of 256.
+    """Find pairs of `hashes`, [N, 4], that differ in at most 24 of 256 bits.
 
     Yields:
         First and second positions of pairs, first < second, each pair once, in order; one block of images at a time.
@@ -106,6 +106,6 @@ def close_pairs(
         bits = np.zeros((len(block), len(rest)), dtype=np.uint16)
         for word in range(_WORDS):
             bits += np.bitwise_count(block[:, None, word] ^ rest[None, :, word])
-        first, second = np.nonzero(np.triu(bits <= threshold_bits, k=1))
+        first, second = np.nonzero(np.triu(bits <= _THRESHOLD_BITS, k=1))
         yield first + start, second + start
         on_progress("comparing images", min(start + _BLOCK, len(hashes)), len(hashes))

@@ -388,13 +388,5 @@ def _header(exported: Exported, command: str) -> str:
             f"{exported.metric} {exported.val_score:.4f} minus its floor.\n\n"
             f"    {command}\n\nTo use it in a search, copy gan.* into the parameters of its space. {end}"
         )
-    if exported.trial is None:
-        origin = f"A control that `confirm` added to study {exported.study}, arm {exported.arm}.\n"
-    else:
-        origin = (
-            f"Trial {exported.trial} of study {exported.study}, arm {exported.arm}: {exported.reason}.\n"
-            f"{exported.metric} {exported.val_score:.4f} on val-A, which guided the search, "
-            f"{exported.val_b_score:.4f} on val-B.\n"
-        )
     synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
-    return f"{origin}{synthetic}{exported.final_training}.\n\n    {command}\n\n{end}"
+    return f"From {exported.sentence}.\n{synthetic}{exported.final_training}.\n\n    {command}\n\n{end}"

@@ -121,7 +121,7 @@ class Bundle:
 
         def run(pixels: Pixels) -> NDArray[Any]:
             inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
-            results = predict_probabilities(network, [inputs], compute=compute, error=ArtifactError, where=self.path)
+            results = predict_probabilities(network, [inputs], compute=compute, where=self.path)
             if self.recalibration:
                 calibrated = self.recalibration.scaling.probabilities(results[:, self.positive])
                 results[:, self.positive], results[:, 1 - self.positive] = calibrated, 1 - calibrated

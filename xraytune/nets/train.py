@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.base.errors import Problem, TrialError, XraytuneError
+from xraytune.base.errors import ArtifactError, Problem, TrialError
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
@@ -194,19 +194,14 @@ def outputs_of(network: nn.Module, batches: Iterable[Tensor], *, compute: Comput
 
 
 def predict_probabilities(
-    network: nn.Module,
-    batches: Iterable[Tensor],
-    *,
-    compute: Compute,
-    error: type[XraytuneError] = TrialError,
-    where: Path | str = "",
+    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute, where: Path
 ) -> NDArray[Any]:
     """Return the probabilities of classes, float64 [N, C], or masks, float32 [N, S, S], for at least one batch.
 
-    Raises `error`, in which `where` names the network, for NaN or infinity: metrics would rank such images arbitrarily.
+    Raises ArtifactError, in which `where` names the network, for NaN or infinity, as metrics would rank them arbitrarily.
     """
     logits = predict_logits(network, batches, compute=compute)
-    require_finite_outputs(logits.reshape(len(logits), -1), error, where)
+    require_finite_outputs(logits.reshape(len(logits), -1), ArtifactError, where)
     return probabilities(logits) if logits.ndim == 2 else torch.from_numpy(logits[:, 0]).sigmoid().numpy()
 
 

@@ -1,26 +1,39 @@
-"""Validation images with what a trial's network makes of them: Grad-CAM maps of a classifier, masks of a segmenter."""
+"""Validation images with what a trial's network makes of them: Grad-CAM maps of a classifier, masks of a segmenter.
+
+Grad-CAM shows the regions of an image that support the predicted class. Source: Selvaraju et al. 2017, "Grad-CAM: Visual
+Explanations from Deep Networks via Gradient-based Localization".
+"""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
 
-from xraytune.base.errors import ArtifactError
+from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Compute
 from xraytune.data.masks import outlined
 from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.classifier import Classifier
-from xraytune.nets.grad_cam import grad_cam, jpeg_of_pair, overlay
 from xraytune.nets.inputs import normalise
 from xraytune.nets.segmenter import MASK_THRESHOLD
 from xraytune.nets.train import predict_probabilities
 from xraytune.space.settings import Experiment
+from xraytune.stats.classification import Floats
 from xraytune.trial.network import Network
 
 _CPU = Compute(device="cpu", threads=1, precision="float32")
+_SHOWN_PX = 224
+_ORANGE = np.array([255, 140, 0])
+_OPACITY = 0.6
 
 
 def explained(
@@ -40,9 +53,51 @@ def explained(
     if isinstance(whole, Classifier):
         load_best(trial_dir / "checkpoint", whole.head if network.has_cached_features else whole)
         whole.eval().requires_grad_(False)
-        return [*map(overlay, pixels, grad_cam(whole, inputs))]
+        return [*map(_overlay, pixels, grad_cam(whole, inputs))]
     load_best(trial_dir / "checkpoint", whole)
-    predicted = predict_probabilities(whole, [inputs], compute=_CPU, error=ArtifactError, where=trial_dir)
+    predicted = predict_probabilities(whole, [inputs], compute=_CPU, where=trial_dir)
     return [
-        *map(jpeg_of_pair, outlined(pixels, images.read_masks(places)), outlined(pixels, predicted > MASK_THRESHOLD))
+        *map(_jpeg_of_pair, outlined(pixels, images.read_masks(places)), outlined(pixels, predicted > MASK_THRESHOLD))
     ]
+
+
+def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
+    """Return the Grad-CAM maps of the predicted classes, float64 [n, S, S] in [0, 1], for inputs [n, C, S, S].
+
+    The network must be in eval mode, and its parameters must not require gradients. Raises ConfigError if the backbone, such
+    as a ViT, has no feature maps.
+    """
+    last_maps: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            last_maps[:] = [output]
+
+    hooks = [module.register_forward_hook(keep) for module in network.backbone.modules()]
+    logits = network(inputs.requires_grad_())
+    for hook in hooks:
+        hook.remove()
+    if not last_maps:
+        what = "Grad-CAM needs feature maps, which this backbone does not have"
+        raise ConfigError(Problem(what, fix="leave out Grad-CAM"))
+    (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), last_maps)
+    maps = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * last_maps[0].detach()).sum(dim=1, keepdim=True))
+    maps = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+    maps = F.interpolate(maps, size=inputs.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    saliency: Floats = maps.double().cpu().numpy()
+    return saliency
+
+
+def _overlay(pixels: NDArray[np.uint8], saliency: Floats) -> bytes:
+    """Return a JPEG: an image, uint8 [S, S], and on its right the same with its map, float64 [S, S], in orange."""
+    grey = np.repeat(pixels[:, :, None].astype(float), 3, axis=2)
+    share = _OPACITY * saliency[:, :, None]
+    return _jpeg_of_pair(grey, grey * (1 - share) + _ORANGE * share)
+
+
+def _jpeg_of_pair(left: NDArray[Any], right: NDArray[Any]) -> bytes:
+    """Return a JPEG of two pictures side by side, [S, S, 3] of 0 to 255."""
+    pair, content = np.concatenate([left, right], axis=1).round().astype(np.uint8), io.BytesIO()
+    resized = Image.fromarray(pair).resize((2 * _SHOWN_PX, _SHOWN_PX), Image.Resampling.BICUBIC)
+    resized.save(content, "jpeg", quality=85)
+    return content.getvalue()

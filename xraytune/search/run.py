@@ -19,8 +19,7 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Node
 from xraytune.search.order import GeneratorNeeds
-from xraytune.search.ray.placement import slots
-from xraytune.search.ray.runner import Runner, survey
+from xraytune.search.ray.runner import Runner, slots, survey
 from xraytune.search.trials import SearchTrials
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space

@@ -21,8 +21,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.compute import Allocation, Share
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.messages import Node
-from xraytune.search.ray.placement import slots
-from xraytune.search.ray.runner import Runner
+from xraytune.search.ray.runner import Runner, slots
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal

@@ -16,11 +16,10 @@ from types import FrameType
 from typing import Any
 
 from xraytune.base.errors import MachineError, Problem
-from xraytune.nets.compute import Allocation, allocation_of
+from xraytune.nets.compute import Allocation, Share, allocation_of
 from xraytune.search import messages
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
-from xraytune.search.ray.placement import occupied, slots
 from xraytune.search.ray.process import RayDiedError, RayProcess, started
 from xraytune.search.ray.setup import protect_token, why_ray_cannot_start
 from xraytune.space.settings import Settings
@@ -170,7 +169,7 @@ class RayWorkers:
         """Start a trial in a free slot; return the GPUs that it holds."""
         runner = self._runner
         share = self._allocation.generator if suggestion.only_generator else self._allocation.trial
-        resources = occupied(self._allocation, share, suggestion.share, self._nodes)
+        resources = _occupied(self._allocation, share, suggestion.share, self._nodes)
         name = f"{runner.study.path.name} {label}"
         job = messages.Job(
             study=str(self._folder.path),
@@ -212,7 +211,7 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
             with closing(started(address, log, [], note)) as child:
                 allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
                 slots(allocation, child.nodes)
-                reply = child.look(occupied(allocation, allocation.trial, 1, child.nodes))
+                reply = child.look(_occupied(allocation, allocation.trial, 1, child.nodes))
         except RayDiedError as error:
             last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
             what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
@@ -225,6 +224,30 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
         what = f"the cluster has {format_versions(theirs)}, but this machine has {format_versions(ours)}"
         raise MachineError(Problem(what, address, "install the same versions on all machines"))
     return allocation, environment
+
+
+def slots(allocation: Allocation, nodes: Sequence[messages.Node]) -> int:
+    """Return how many trials run at once, each on one node; raise MachineError if no node has room for one."""
+    trial = allocation.trial
+    count = sum(_slots_on(trial, node) for node in nodes)
+    if count == 0:
+        each = ", ".join(sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})) or "none"
+        what = f"no machine has the {trial.cpus} CPU cores and {trial.gpus:g} GPUs that a trial needs, but only {each}"
+        raise MachineError(Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial"))
+    return min(count, allocation.concurrent or count)
+
+
+def _occupied(allocation: Allocation, share: Share, times: int, nodes: Sequence[messages.Node]) -> dict[str, float]:
+    """Return `times` a share as Ray takes it: at most all of the largest node that can run a trial."""
+    cpus, gpus = float(share.cpus * times), share.gpus * times
+    fitting = (node for node in nodes if _slots_on(allocation.trial, node))
+    most_gpus, most_cpus = max((min(gpus, node.gpus), min(cpus, node.cpus)) for node in fitting)
+    return {name: value for name, value in (("CPU", most_cpus), ("GPU", most_gpus)) if value}
+
+
+def _slots_on(share: Share, node: messages.Node) -> int:
+    by_cpu = int(node.cpus / share.cpus)
+    return min(by_cpu, int(node.gpus / share.gpus + 1e-9)) if share.gpus else by_cpu
 
 
 @contextmanager
