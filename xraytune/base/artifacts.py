@@ -168,14 +168,14 @@ def in_use(cache: Path) -> Iterator[None]:
 
 def running_commands(cache: Path) -> list[tuple[int, int]]:
     """Return the user id and the start of the commands that hold `in_use`, in seconds since 1970."""
-    found = []
+    commands = []
     for lock in (cache / _USERS).glob("*.lock"):
         with suppress(FileNotFoundError, ValueError, ArtifactError):  # it has just ended, or is no file of `in_use`
             require_own_file(lock, "JSON file")
             user, started = lock.stat().st_uid, int(lock.name.partition(".")[0])
             if is_build_locked(lock):
-                found.append((user, started))
-    return found
+                commands.append((user, started))
+    return commands
 
 
 def is_in_use(path: Path, running: Iterable[tuple[int, int]]) -> bool:

@@ -77,9 +77,9 @@ def hold(path: Path, work: str = "") -> Iterator[Owner]:
         _acquire(path, stream)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         token, host = uuid.uuid4().hex, socket.gethostname()
-        own = Owner(token=token, host=host, pid=os.getpid(), kernel=_kernel(), since=now, work=work)
+        holder = Owner(token=token, host=host, pid=os.getpid(), kernel=_kernel(), since=now, work=work)
         with explain_disk_errors(path):
-            _overwrite(stream, json.dumps(asdict(own)))
+            _overwrite(stream, json.dumps(asdict(holder)))
 
         def check() -> None:
             try:
@@ -95,10 +95,10 @@ def hold(path: Path, work: str = "") -> Iterator[Owner]:
 
         try:
             with heartbeat(path), fenced(check):
-                yield own
+                yield holder
         finally:
             with suppress(OSError):  # if the storage is unavailable, the block's own error is more informative
-                if read_owner(path) == own:
+                if read_owner(path) == holder:
                     _overwrite(stream, "")
 
 

@@ -127,12 +127,12 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
     problems += shared_patients_problems(training, test, "training and in test", settings.path, fix)
     if problems:
         raise DataError(*problems)
-    both = [
+    in_two_classes = [
         " = ".join(image.file for image in same)
         for same in identical_images(images)
         if len({image.label for image in same}) > 1
     ]
-    contradictions = [f"the same image is in two classes: {join_names(both, 3)}"] if both else []
+    contradictions = [f"the same image is in two classes: {join_names(in_two_classes, 3)}"] if in_two_classes else []
     return ImageIndex(
         root=settings.path,
         table=table,

@@ -56,9 +56,9 @@ def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """Return the fix for an unknown word: the nested or most similar known word, else `otherwise`, else all known words."""
     names = list(known)
     by_lower = {name.lower(): name for name in names}
-    ours = _SYNONYMS.get(str(word).lower(), str(word).lower())
-    close = difflib.get_close_matches(ours, by_lower, n=1, cutoff=0.6)
-    inner = [name for name in names if name.endswith(f".{ours}") and ours not in by_lower]
+    meant = _SYNONYMS.get(str(word).lower(), str(word).lower())
+    close = difflib.get_close_matches(meant, by_lower, n=1, cutoff=0.6)
+    inner = [name for name in names if name.endswith(f".{meant}") and meant not in by_lower]
     if similar := inner or [by_lower[name] for name in close]:
         return f"did you mean '{min(similar, key=len)}'?"
     if otherwise or len(names) == 1:

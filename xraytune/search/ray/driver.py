@@ -152,8 +152,8 @@ def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNot
         )
     except Exception as error:  # noqa: BLE001  Ray raises bare ones if one of its processes does not start in time
         if address and "AuthenticationError" in (text := traceback.format_exc()):  # often only in a cause's text
-            ours = "has another one" if "InvalidAuthToken" in text else "has none"
-            text = f"the Ray cluster requires a token, but this machine {ours}"
+            lack = "has another one" if "InvalidAuthToken" in text else "has none"
+            text = f"the Ray cluster requires a token, but this machine {lack}"
             return messages.RayNotStarted(why="refused", text=text)
         if address and isinstance(error, ConnectionError):
             return messages.RayNotStarted(why="unavailable", text=f"no Ray cluster answers: {error}")

@@ -124,10 +124,10 @@ def _default_token() -> Path:
 def _is_open(path: Path, permissions: int = 0o077) -> bool:
     """Return whether a path grants other users one of these permissions or belongs to another user; False if missing."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return False
-    return bool(found.st_mode & permissions) or found.st_uid not in {0, os.geteuid()}
+    return bool(status.st_mode & permissions) or status.st_uid not in {0, os.geteuid()}
 
 
 def _unwritable(folder: Path) -> str:
