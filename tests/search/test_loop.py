@@ -17,7 +17,6 @@ from xraytune.space.settings import GeneratorSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_trials
 from xraytune.study.suggestion import Cause, TrialSuggestion
-from xraytune.study.trial_files import write_samples
 
 
 class Clock:
@@ -486,24 +485,6 @@ def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(study: St
 
     longer = direct(study, WIDTHS, gan_points((8, 100)), "budget.hours=3", generator_need=gans.need)
     assert start(longer).number == 1
-
-
-def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> None:
-    watching = Watching()
-    points = gan_points((8, 100), (8, 100), (16, 100))
-    loop = direct(study, WIDTHS, points, watching=watching)
-    for _ in range(3):
-        start(loop)
-
-    loop.heartbeat()
-    for number, name in ((0, "gan-a.png"), (1, "gan-a.png"), (2, "gan-b.png")):
-        write_samples(study.trial_path(number), study.path / "samples" / name)
-        loop.heartbeat()
-    resumed = direct(study, WIDTHS, points, watching=watching)
-    start(resumed)
-    resumed.heartbeat()
-
-    assert watching.pictures == [(0, study.path / "samples" / "gan-a.png"), (2, study.path / "samples" / "gan-b.png")]
 
 
 def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study: StudyFolder) -> None:

@@ -37,17 +37,15 @@ sampler: {startup_trials: 2, seed: 3}
 
 @dataclass(slots=True)
 class Watching:
-    """Callbacks that remember which trials started and ended, and the pictures of GANs."""
+    """Callbacks that remember which trials started and ended."""
 
     began_numbers: list[int] = field(default_factory=list)
     ended_rows: list[TrialRow] = field(default_factory=list)
-    pictures: list[tuple[int, Path]] = field(default_factory=list)
 
     @property
     def callbacks(self) -> Callbacks:
         return Callbacks(
             on_trial_start=lambda suggestion: self.began_numbers.append(suggestion.number),
-            on_samples=lambda number, file: self.pictures.append((number, file)),
             on_trial_end=self.ended_rows.append,
         )
 

@@ -143,7 +143,6 @@ class SearchScreen:
             note=console.event,
             on_start=self._on_start,
             on_trial_start=self._on_trial_start,
-            on_samples=self._on_samples,
             on_trial_end=self._on_trial_end,
             on_progress=self._drawing.enter_context(console.progress()),
         )
@@ -171,9 +170,6 @@ class SearchScreen:
         if not console.is_live():
             what = "trains its generator first" if suggestion.only_generator else "started"
             console.event(f"#{suggestion.number} {what}: {self._label(suggestion.parameters)}")
-
-    def _on_samples(self, number: int, samples: Path) -> None:
-        console.event(f"#{number} has trained its generator; its images next to real ones: {shown_path(samples)}")
 
     def _on_trial_end(self, row: TrialRow) -> None:
         if row.value is None:

@@ -24,7 +24,6 @@ class Callbacks:
         on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard ("" if there is none).
         on_trial_start: Called when a trial starts or resumes.
         on_epoch: Called with a trial's number and its record after each new epoch.
-        on_samples: Called with the first trial of a new generator, and a picture of its images next to real ones.
         on_trial_end: Called with the trial's row of `trials.jsonl`.
         on_progress: Called with the progress of everything else, such as decoding, and of a confirmation's runs.
     """
@@ -33,7 +32,6 @@ class Callbacks:
     on_start: Callable[[Path, str], None] = _ignore
     on_trial_start: Callable[[TrialSuggestion], None] = _ignore
     on_epoch: Callable[[int, EpochRecord], None] = _ignore
-    on_samples: Callable[[int, Path], None] = _ignore
     on_trial_end: Callable[[TrialRow], None] = _ignore
     on_progress: Progress = ignore_progress
 

@@ -84,6 +84,7 @@ class TrialSource(Protocol):
 
     def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
         """Called at least once a second while trials run."""
+        del running
 
     def statistics(self) -> dict[str, Any]:
         """Return gauges of `search/ray/metrics.py`; `trials` has the number of ended trials by status."""

@@ -155,7 +155,7 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
         with runner:
             runner.run(loop, reuse_processes=reuse_processes)
     finally:
-        trials.close()
+        trials.clock.save()
 
 
 def _notes(space: Space, prepared: Prepared) -> Iterator[str]:

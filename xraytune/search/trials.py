@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from xraytune.base.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.loop import Upcoming
+from xraytune.search.loop import TrialSource, Upcoming
 from xraytune.search.order import Trial
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
@@ -18,12 +18,12 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, append_row, write_trials
 from xraytune.study.suggestion import Failure, TrialSuggestion
-from xraytune.study.trial_files import read_pool_report, read_samples
+from xraytune.study.trial_files import read_pool_report
 from xraytune.trial.task import task_of
 
 
-class SearchTrials:
-    """The trials of one search, under the study's lock: a `TrialSource`. The space has the budget of this start."""
+class SearchTrials(TrialSource):
+    """The trials of one search, under the study's lock. The space has the budget of this start."""
 
     def __init__(
         self, folder: StudyFolder, space: Space, journal: Journal, *, callbacks: Callbacks = NO_CALLBACKS
@@ -33,7 +33,6 @@ class SearchTrials:
         self.retries = space.settings.resources.retries
         self._task = task_of(space.settings)
         self.trains_generators_first = self._task.trains_network
-        self._without_samples, self._reported_samples = set[int](), set[str]()
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._rows = journal.rows()
@@ -79,8 +78,6 @@ class SearchTrials:
 
     def begin(self, suggestion: TrialSuggestion) -> Experiment:
         """Report a trial that starts or resumes, and return its settings."""
-        if suggestion.parameters.generator and not read_samples(self.folder.trial_path(suggestion.number)):
-            self._without_samples.add(suggestion.number)
         self.callbacks.on_trial_start(suggestion)
         return Experiment(settings=self.space.settings, parameters=suggestion.parameters)
 
@@ -112,23 +109,8 @@ class SearchTrials:
         self.journal.add_failure(number, failure)
         self.callbacks.note(f"retrying #{number}: {reason.splitlines()[0]}")
 
-    def heartbeat(self, running: Iterable[TrialSuggestion]) -> None:
-        """Report the sample grids of new generators."""
-        del running
-        for number in sorted(self._without_samples):
-            if samples := read_samples(self.folder.trial_path(number)):
-                self._without_samples.remove(number)
-                if samples not in self._reported_samples:
-                    self._reported_samples.add(samples)
-                    self.callbacks.on_samples(number, self.folder.path / samples)
-
     def statistics(self) -> dict[str, Any]:
         """Return the best value of the complete trials, None if there is none, and how many trials have ended."""
         values = (row.value for row in self._rows if row.status == "complete" and row.value is not None)
         best = min(values, key=self.space.settings.objective.rank, default=None)
         return {"best_value": best, "trials": Counter(row.status for row in self._rows)}
-
-    def close(self) -> None:
-        """Save the time used, and report the last sample grids."""
-        self.heartbeat(())
-        self.clock.save()
