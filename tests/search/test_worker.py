@@ -113,7 +113,8 @@ def test_a_tracked_trial_leaves_an_offline_run_equal_to_its_epochs(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    tracked = job(study, 80)
+    gan = {"image_size": 32, "width": 4, "batch_size": 4, "steps": 3}
+    tracked = job(study, 80, source="gan", synthetic_ratio=0.5, gan=gan)
     config = study.trial_path(80) / "config.json"
     content = read_json(config)
     content["settings"]["tracking"] = {"wandb": {"project": "small", "mode": "offline"}}
@@ -128,7 +129,7 @@ def test_a_tracked_trial_leaves_an_offline_run_equal_to_its_epochs(
     assert (run.name, run.group) == ("one #80", f"one {study.identity()[:6]}")
     assert run.epochs == epochs(study, 80) == [1, 2, 3]
     assert "samples.path" in run.rows[0]
-    assert (run.config["arm"], run.summary["status"]) == ("real_only", "complete")
+    assert (run.config["arm"], run.summary["status"]) == ("gan", "complete")
     assert run.summary["value"] == message.result.value
     assert run.exit_code == 0
 

@@ -1,4 +1,4 @@
-"""Sample grids: real images beside extra ones, by class."""
+"""Sample grids: real images beside generated ones, by class."""
 
 from pathlib import Path
 
@@ -9,31 +9,23 @@ from PIL import Image
 
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import gan
-from xraytune.data.prepare import ImageSource, training_pixels
+from xraytune.data.prepare import training_pixels
 from xraytune.space.settings import Experiment, GanSettings
 from xraytune.synth.sources import pool_block
-from xraytune.trial.samples import CELL_PX, COLUMNS, GAP_PX, LINES, save_generator_grid, training_grid
-from xraytune.trial.training_set import TrainingSet
+from xraytune.trial.samples import (
+    CELL_PX,
+    COLUMNS,
+    GAP_PX,
+    LINES,
+    ClassSamples,
+    Shown,
+    sample_grid,
+    save_generator_grid,
+)
 
 SIDE = 8
 WHITE = 255
 SHOWN = COLUMNS * LINES
-
-
-def group(name: str, greys: list[int], labels: list[int], side: int = SIDE) -> ImageSource:
-    """Make images of one grey each, stored in reverse order, so that rows and positions differ."""
-    pixels = np.stack([np.full((side, side), grey, dtype=np.uint8) for grey in reversed(greys)])
-    rows = np.arange(len(greys))[::-1]
-    return ImageSource(name=name, pixels=pixels, rows=rows, labels=np.array(labels), inputs={})
-
-
-def training_set(extra_groups: tuple[ImageSource, ...], extra: list[int]) -> TrainingSet:
-    real = group("real", [10, 20, 11, 21, 12], [0, 1, 0, 1, 0])
-    labels = np.concatenate([part.labels for part in (real, *extra_groups)])
-    numbers = np.arange(len(real.labels))
-    return TrainingSet(
-        sources=(real, *extra_groups), labels=labels, real=numbers, extra=np.array(extra, dtype=np.int64)
-    )
 
 
 def cells(sheet: Image.Image, class_count: int) -> NDArray[np.uint8]:
@@ -51,28 +43,21 @@ def cells(sheet: Image.Image, class_count: int) -> NDArray[np.uint8]:
     return found
 
 
-def greys(shown: TrainingSet, class_names: tuple[str, ...] = ("NORMAL", "PNEUMONIA")) -> list[list[list[int]]]:
-    """Return the grey of each cell that is not white: by class, real images and extra ones."""
-    found = cells(training_grid(shown, class_names, "a trial"), len(class_names))
+def shown_images(*greys: int) -> list[Shown]:
+    return [(np.full((SIDE, SIDE), grey, dtype=np.uint8), None) for grey in greys]
+
+
+def test_each_class_has_a_band_with_real_images_left_and_generated_ones_right() -> None:
+    classes = [
+        ClassSamples(name="NORMAL", real_count=3, real=shown_images(10, 11, 12), generated=shown_images(110)),
+        ClassSamples(name="PNEUMONIA", real_count=40, real=shown_images(*range(20, 40)), generated=[]),
+    ]
+
+    found = cells(sample_grid(classes, "a GAN"), 2)
+
     assert (found.max(axis=(3, 4)) == found.min(axis=(3, 4))).all(), "a cell is one image of one grey"
-    return [[[grey for grey in block if grey != WHITE] for block in one] for one in found[..., 0, 0].tolist()]
-
-
-def test_each_class_has_a_band_with_real_images_left_and_extra_ones_right() -> None:
-    """Without extra images, their block is white; repeated ones are the real ones."""
-    made = group("gan", [110, 120, 111, 121], [0, 1, 0, 1])
-
-    assert greys(training_set((made,), [7, 5, 6, 8])) == [[[10, 11, 12], [111, 110]], [[20, 21], [120, 121]]]
-    assert greys(training_set((), [])) == [[[10, 11, 12], []], [[20, 21], []]]
-    assert greys(training_set((), [4, 4, 1])) == [[[10, 11, 12], [12, 12]], [[20, 21], [20]]]
-
-
-def test_many_images_of_a_class_are_shown_from_first_to_last() -> None:
-    """Neighbours are often of one patient."""
-    real = group("real", list(range(100, 200)), [0] * 100)
-    shown = TrainingSet(sources=(real,), labels=real.labels, real=np.arange(100), extra=np.arange(0))
-
-    assert greys(shown, ("NORMAL",))[0][0] == [100, 111, 122, 133, 144, 155, 166, 177, 188, 199]
+    greys = [[[grey for grey in block if grey != WHITE] for block in band] for band in found[..., 0, 0].tolist()]
+    assert greys == [[[10, 11, 12], [110]], [[*range(20, 30)], []]]
 
 
 def with_gan(bench: Bench, settings: GanSettings) -> Experiment:

@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from PIL import Image
-
 from xraytune.base.records import EpochRecord, Json
 from xraytune.space.settings import ObjectiveName, WandbSettings
 
@@ -121,22 +119,12 @@ def publish(
 
 
 class WandbRun:
-    """A run in W&B, which may fail or hang. Only `finish` waits, for at most `finish_seconds`.
-
-    `samples` draws the sample grid after the first epoch.
-    """
+    """A run in W&B, which may fail or hang. Only `finish` waits, for at most `finish_seconds`."""
 
     _run: wandb.Run  # set by `_start`; used only in the thread
 
-    def __init__(
-        self,
-        settings: WandbSettings,
-        run: TrackedRun,
-        *,
-        samples: Callable[[], Image.Image] | None = None,
-        finish_seconds: float = 15.0,
-    ) -> None:
-        self._settings, self._tracked, self._samples, self._finish_seconds = settings, run, samples, finish_seconds
+    def __init__(self, settings: WandbSettings, run: TrackedRun, *, finish_seconds: float = 15.0) -> None:
+        self._settings, self._tracked, self._finish_seconds = settings, run, finish_seconds
         self._best: dict[str, Json] = {}
         self._calls = queue.SimpleQueue[Callable[[], object] | None]()
         self._warned = threading.Lock()  # acquired once, never released
@@ -149,10 +137,11 @@ class WandbRun:
         """Send an epoch, unless the run has it from before a restart."""
         if record.val_score == record.best_val_score != self._best.get("value"):
             self._best = {"value": record.best_val_score, "best_epoch": record.epoch}
-        if samples := self._samples:
-            self._samples = None
-            self._calls.put(partial(self._send_samples, samples))
         self._calls.put(partial(self._send, self._tracked.named(asdict(record)), record.epoch))
+
+    def log_samples(self, grid: Path) -> None:
+        """Send the picture of the trial's generator, before the first epoch."""
+        self._calls.put(partial(self._send_samples, grid))
 
     def attach_model(self, model: Path) -> None:
         """Send a model bundle as an artifact."""
@@ -224,12 +213,12 @@ class WandbRun:
             # Without `commit` W&B holds an epoch back until the next one.
             self._run.log(values, step=epoch, commit=True)
 
-    def _send_samples(self, samples: Callable[[], Image.Image]) -> None:
+    def _send_samples(self, grid: Path) -> None:
         import wandb
 
         if self._run.starting_step == 0:
-            caption = "by class: real images on the left, extra ones on the right"
-            self._run.log({"epoch": 0, "samples": wandb.Image(samples(), caption=caption)}, step=0, commit=True)
+            caption = "by class: training images on the left, generated ones on the right"
+            self._run.log({"epoch": 0, "samples": wandb.Image(str(grid), caption=caption)}, step=0, commit=True)
 
     def _send_model(self, model: Path) -> None:
         import wandb

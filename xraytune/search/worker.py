@@ -17,8 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO, TypeAlias
 
-from PIL import Image
-
 from xraytune.base.cores import repeated
 from xraytune.base.errors import ConfigError, MachineError, Problem, TrialError, XraytuneError, is_out_of_memory
 from xraytune.base.files import explain_disk_errors, fenced, write_text
@@ -35,9 +33,8 @@ from xraytune.study.row import EndedRow, ended_runs, ended_trials
 from xraytune.study.suggestion import Cause
 from xraytune.study.trial_files import HANG_FILE, ProgressFile, write_samples
 from xraytune.trial.run import train_own_generator, trial_epochs
-from xraytune.trial.samples import save_generator_grid, training_grid
+from xraytune.trial.samples import save_generator_grid
 from xraytune.trial.task import task_of
-from xraytune.trial.training_set import build_training_set
 
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
@@ -92,7 +89,7 @@ class TrialWorker:
                 train_own_generator(experiment, context)
             self._show_progress("waiting for a slot", 0, 0)
             return None
-        self._tracker = self._tracked(experiment, context)
+        self._tracker = self._tracked(experiment)
         with closing(trial_epochs(experiment, context, self._folder)) as epochs:
             while True:
                 with self._guard:  # not while it waits between two epochs
@@ -108,7 +105,10 @@ class TrialWorker:
         self._show_progress(what, done, total)
 
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
-        write_samples(self._folder, save_generator_grid(experiment, context, self._study.path / "samples"))
+        grid = save_generator_grid(experiment, context, self._study.path / "samples")
+        write_samples(self._folder, grid)
+        if self._tracker and task_of(experiment.settings).trains_network:
+            self._tracker.log_samples(grid)
 
     def step(self) -> messages.TrialMessage:
         """Train one epoch, the first one after all preparation, and return the trial's message."""
@@ -151,7 +151,7 @@ class TrialWorker:
         ended: dict[int, EndedRow] = {**ended_trials(self._study), **ended_runs(self._study)}  # of a search or confirm
         return ended[self._job.number].status if self._job.number in ended else "unfinished"
 
-    def _tracked(self, experiment: Experiment, context: RunContext) -> WandbRun | None:
+    def _tracked(self, experiment: Experiment) -> WandbRun | None:
         settings, parameters = experiment.settings, experiment.parameters
         if settings.tracking.wandb is None:
             return None
@@ -164,13 +164,7 @@ class TrialWorker:
             metric=settings.objective.metric,
             folder=self._folder,
         )
-
-        def samples() -> Image.Image:
-            training_set = build_training_set(experiment, context)
-            return training_grid(training_set, context.prepared.class_names, run.label)
-
-        draw = samples if task_of(settings).trains_network else None
-        return WandbRun(settings.tracking.wandb, run, samples=draw, finish_seconds=_FINISH_SECONDS)
+        return WandbRun(settings.tracking.wandb, run, finish_seconds=_FINISH_SECONDS)
 
 
 def next_message(epochs: Epochs, trial_dir: Path) -> messages.TrialMessage:

@@ -1,7 +1,6 @@
-"""Sample grids: real training images of each class beside extra ones, as one labelled picture; masks as outlines.
+"""Sample grids: what a generator has learned, next to training images of each class, as one labelled picture.
 
-`save_generator_grid` shows what a generator has learned, next to the images that it was trained on. `training_grid` shows
-what a trial trains on. Only training images are shown, never those of val-A, val-B or the test folder.
+Masks are drawn as outlines. Only training images are shown, never those of val-A, val-B or the test folder.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from xraytune.base.artifacts import fingerprint
 from xraytune.base.drawing import drawable
 from xraytune.base.files import write_bytes
 from xraytune.data.masks import outlined
-from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.prepare import RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import png_bytes
 from xraytune.synth.pool import binarise
@@ -27,7 +26,6 @@ from xraytune.synth.quality import spread
 from xraytune.synth.sources import generator_of, pool_reader
 from xraytune.synth.synthesize import generator_paths
 from xraytune.synth.train import resize_planes
-from xraytune.trial.training_set import TrainingSet
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Shown: TypeAlias = tuple[Pixels, Pixels | None]
@@ -49,11 +47,11 @@ class ClassSamples:
     name: str
     real_count: int
     real: Sequence[Shown]
-    extra: Sequence[Shown]
+    generated: Sequence[Shown]
 
 
-def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> Image.Image:
-    """Draw a band for each class, in cells of one size: real images on the left; on the right, with a heading, extra ones.
+def sample_grid(classes: Sequence[ClassSamples], title: str) -> Image.Image:
+    """Draw a band for each class, in cells of one size: real images on the left, generated ones on the right.
 
     At most `COLUMNS * LINES` images of each kind are shown.
     """
@@ -64,18 +62,18 @@ def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> I
     band = LINES * (CELL_PX + GAP_PX) - GAP_PX + _CLASS_GAP_PX
     top = _MARGIN_PX + 2 * _HEADING_PX
     size = (left + 2 * block + _BLOCK_GAP_PX + _MARGIN_PX, top + len(classes) * band - _CLASS_GAP_PX + _MARGIN_PX)
-    has_masks = any(mask is not None for samples in classes for _, mask in (*samples.real, *samples.extra))
+    has_masks = any(mask is not None for samples in classes for _, mask in (*samples.real, *samples.generated))
     sheet = Image.new("RGB" if has_masks else "L", size, "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN_PX, _MARGIN_PX), title, fill=_BLACK, font=_TITLE)
-    blocks = {"real training images": left, extra: left + block + _BLOCK_GAP_PX}
+    blocks = {"real training images": left, "generated images": left + block + _BLOCK_GAP_PX}
     for heading, x in blocks.items():
         draw.text((x, top - 10), heading, fill=_GREY, font=_TEXT, anchor="ls")
     for number, samples in enumerate(classes):
         y = top + number * band
         draw.text((_MARGIN_PX, y - 4), names[number], fill=_BLACK, font=_TEXT)
         draw.text((_MARGIN_PX, y + 20), notes[number], fill=_GREY, font=_NOTE)
-        for x, images in zip(blocks.values(), (samples.real, samples.extra), strict=True):
+        for x, images in zip(blocks.values(), (samples.real, samples.generated), strict=True):
             for place, image in enumerate(images[:_SHOWN]):
                 line, column = divmod(place, COLUMNS)
                 sheet.paste(_cell(*image), (x + column * (CELL_PX + GAP_PX), y + line * (CELL_PX + GAP_PX)))
@@ -89,19 +87,6 @@ def _cell(pixels: Pixels, mask: Pixels | None) -> Image.Image:
         return image
     enlarged = binarise(np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BICUBIC)))
     return Image.fromarray(outlined(np.asarray(image), enlarged))
-
-
-def training_grid(training_set: TrainingSet, class_names: Sequence[str], title: str) -> Image.Image:
-    """Draw real images of each class, and the first extra ones of a trial."""
-    real_labels = training_set.labels[training_set.real]
-    extra_labels = training_set.labels[training_set.extra]
-    classes = []
-    for label, name in enumerate(class_names):
-        real = np.flatnonzero(real_labels == label)
-        shown = _numbered(training_set, spread(real, _SHOWN))
-        extra = _numbered(training_set, training_set.extra[extra_labels == label][:_SHOWN])
-        classes.append(ClassSamples(name=name, real_count=len(real), real=shown, extra=extra))
-    return sample_grid(classes, title=title, extra="extra images")
 
 
 def save_generator_grid(experiment: Experiment, context: RunContext, folder: Path) -> Path:
@@ -122,21 +107,12 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
         shown = spread(places, _SHOWN)
         planes = resize_planes(real.read(shown), real.read_masks(shown) if prepared.has_masks else None, size_px)
         images = [(image, *mask) if mask else (image, None) for image, *mask in planes]
-        extra = _images(read(label, 0), slice(0, _SHOWN))
-        classes.append(ClassSamples(name=class_name, real_count=len(places), real=images, extra=extra))
+        block = read(label, 0)
+        generated = block.read(slice(0, _SHOWN))
+        masks = [None] * len(generated) if block.masks is None else block.read_masks(slice(0, _SHOWN))
+        drawn = [*zip(generated, masks, strict=True)]
+        classes.append(ClassSamples(name=class_name, real_count=len(places), real=images, generated=drawn))
     noun = f"{settings.noun[0].upper()}{settings.noun[1:]}"
     title = f"{noun} {name}: {size_px} px, {settings.steps:,} steps, width {settings.width}, seed {settings.seed}"
-    write_bytes(file, png_bytes(sample_grid(classes, title=title, extra="generated images")))
+    write_bytes(file, png_bytes(sample_grid(classes, title)))
     return file
-
-
-def _numbered(training_set: TrainingSet, numbers: NDArray[np.int64]) -> list[Shown]:
-    """Return the images with these numbers, in order."""
-    sources = (next(training_set.by_source(numbers[place : place + 1])) for place in range(len(numbers)))
-    return [_images(training_set.sources[source], places)[0] for source, _, places in sources]
-
-
-def _images(source: ImageSource, places: NDArray[np.int64] | slice) -> list[Shown]:
-    pixels = source.read(places)
-    masks = [None] * len(pixels) if source.masks is None else source.read_masks(places)
-    return [*zip(pixels, masks, strict=True)]

@@ -28,7 +28,7 @@ TRIAL = """
 import json, os, signal, sys, time
 from dataclasses import asdict
 from pathlib import Path
-from tests.search.wandb.test_wandb import EPOCHS, a_grid
+from tests.search.wandb.test_wandb import EPOCHS
 from xraytune.space.settings import WandbSettings
 from xraytune.base.files import append_jsonl
 from xraytune.search.wandb import TrackedRun, WandbRun
@@ -41,7 +41,7 @@ folder = Path(options["folder"])
 trial = TrackedRun(
     study="small", study_identity="3f9a1c77", key=7, label="small #7", parameters={}, metric="val_auroc", folder=folder
 )
-run = WandbRun(WandbSettings(mode=options["mode"]), trial, samples=a_grid, finish_seconds=options["seconds"])
+run = WandbRun(WandbSettings(mode=options["mode"]), trial, finish_seconds=options["seconds"])
 for record in EPOCHS:
     append_jsonl(Path(options["epochs"]), asdict(record))
     run.log(record)

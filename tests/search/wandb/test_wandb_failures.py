@@ -13,9 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from tests.search.wandb.test_wandb import EPOCHS, a_grid
+from tests.search.wandb.test_wandb import EPOCHS
 from xraytune.search.wandb import TrackedRun, WandbRun, publish
 from xraytune.space.settings import WandbSettings
 
@@ -83,7 +82,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
 def track(trial: TrackedRun, *, finish_seconds: float = SOON) -> WandbRun:
     """Track a complete trial."""
-    run = WandbRun(WandbSettings(mode="offline"), trial, samples=a_grid, finish_seconds=finish_seconds)
+    run = WandbRun(WandbSettings(mode="offline"), trial, finish_seconds=finish_seconds)
     for record in EPOCHS:
         run.log(record)
     run.finish("complete")
@@ -114,7 +113,7 @@ def test_unresponsive_wandb_is_abandoned(
 ) -> None:
     fake = install(FakeWandb(call))
 
-    run = WandbRun(WandbSettings(mode="offline"), trial, samples=a_grid, finish_seconds=AT_ONCE)
+    run = WandbRun(WandbSettings(mode="offline"), trial, finish_seconds=AT_ONCE)
     for record in EPOCHS:
         run.log(record)
     if call in {"setup", "init", "log"}:
@@ -138,22 +137,6 @@ def test_an_abandoned_wandb_gets_no_further_calls(trial: TrackedRun, install: In
 
     assert not thread.is_alive()
     assert fake.calls == ["setup", "init"]
-
-
-def test_a_grid_that_cannot_be_drawn_does_not_affect_the_trial(
-    trial: TrackedRun, install: Install, caplog: pytest.LogCaptureFixture
-) -> None:
-    install(FakeWandb())
-
-    def broken() -> Image.Image:
-        raise ValueError("no pixels")
-
-    run = WandbRun(WandbSettings(mode="offline"), trial, samples=broken)
-    run.log(EPOCHS[0])
-    run.finish("complete")
-
-    (message,) = warnings_of(caplog)
-    assert "ValueError: no pixels" in message
 
 
 def test_finished_work_that_cannot_be_sent_costs_one_warning(
