@@ -164,7 +164,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
             return number == _LOST_ONCE and epoch == 1 and not journal.failures(number)
 
         _run(TrialLoop(source, generator_need=need), folder, token, tree.cache, marks, is_lost)
-        source.close()
+        source.clock.save()
 
 
 def run_list(tree: Tree, marks: Marks) -> None:

@@ -111,7 +111,7 @@ class DirectSearch(TrialLoop):
         return super().next_trial(slots, generator_slots or self.default_generator_slots)
 
     def close(self) -> None:
-        self.trials.close()
+        self.trials.clock.save()
 
 
 def direct(

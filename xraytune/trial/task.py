@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from xraytune.base.errors import TrialError
+from xraytune.base.errors import TrialError, XraytuneError
 from xraytune.base.records import Compute
 from xraytune.data.prepare import ImageSource
 from xraytune.space.settings import Objective, Parameters, Settings, TaskName
@@ -131,11 +131,18 @@ class Task:
         return loss, self.score(images.labels, results, positive=positive) if math.isfinite(loss) else math.nan
 
     def results(
-        self, network: nn.Module, batches: Iterable[Tensor], images: ImageSource, *, compute: Compute
+        self,
+        network: nn.Module,
+        batches: Iterable[Tensor],
+        images: ImageSource,
+        *,
+        compute: Compute,
+        error: type[XraytuneError] = TrialError,
+        where: Path | str = "",
     ) -> Results:
-        """Return the network's results for images; raise TrialError if its outputs are not finite."""
+        """Return the network's results for images; raise `error`, in which `where` names it, if outputs are not finite."""
         _, results, outputs = self.predict(network, batches, images, compute)
-        require_finite_outputs(outputs, TrialError, "")
+        require_finite_outputs(outputs, error, where)
         return results
 
 
