@@ -186,12 +186,6 @@ def summary_line(view: StudyView) -> str:
     return "; ".join(parts)
 
 
-def scores_text(metric: str, val_a: float | None, val_b: float | None) -> str:
-    """Format the scores of a trial: `AUROC 0.962 on val-A, 0.951 on val-B`."""
-    scores = (("val-A", val_a), ("val-B", val_b))
-    return f"{metric} " + ", ".join(f"{score:.3f} on {side}" for side, score in scores if score is not None)
-
-
 def curve(values: Sequence[float], low: float, high: float) -> str:
     """Draw values as up to eight bars, scaled from `low` to `high`; each shows the last value of its segment.
 
