@@ -54,11 +54,16 @@ def made(lab: Lab, tmp_path: Path) -> Made:
 @pytest.mark.parametrize(
     ("scores", "verdict", "trial", "reason"),
     [
-        ([(0.9, 0.7), (0.8, 0.8), (0.99, 0.6), (0.85, 0.8)], None, 1, "Trial 1 of study made, arm classical: the best"),
+        (
+            [(0.9, 0.7), (0.8, 0.8), (0.99, 0.6), (0.85, 0.8)],
+            None,
+            1,
+            "arm classical, AUROC 0.8000 on val-A, 0.8000 on val-B: the best",
+        ),
         ([(0.9, 1.0)] * 3, None, 1, "the best on val-B"),
         ([(0.9, 0.9), (0.8, 0.7)], "hurts", 1, "the best on val-B"),
         ([(0.9, 0.9), (0.8, 0.7)], "no_better", 1, "the best on val-B"),
-        ([(0.9, 0.7), (0.8, 0.8)], "helps", 0, "arm classical+gan: the mix that `confirm` found to help"),
+        ([(0.9, 0.7), (0.8, 0.8)], "helps", 0, "the mix that `confirm` found to help"),
     ],
     ids=["the best on val-B", "of equals the simpler arm", "harm", "no benefit", "confirmed"],
 )
