@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,25 @@ def loop_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) 
     return DirectSearch(folder, space, generator_need=need)
 
 
+def job_of(trial: TrialSuggestion, folder: StudyFolder, cache: Path, owner: StudyFolder, token: str = "") -> Job:
+    """The task of a trial's worker, while a search or a confirmation owns the study."""
+    return Job(
+        study=str(folder.path),
+        cache=str(cache),
+        number=trial.number,
+        only_generator=trial.only_generator,
+        label="",
+        gpu_share=0.0,
+        lock=str(owner.lock_path),
+        token=token,
+    )
+
+
 class InProcess:
     """A `Runner` whose trials run in this process, one after the other."""
 
     def __init__(self, folder: StudyFolder, *, token: str, cache: Path, **_: Any) -> None:
-        self._lock, self._token, self._cache = folder.lock_path, token, cache
+        self._owner, self._token, self._cache = folder, token, cache
 
     def __enter__(self) -> InProcess:
         return self
@@ -77,23 +91,9 @@ class InProcess:
 
     def run_trial(self, work: TrialLoop, suggestion: TrialSuggestion) -> None:
         """Run a trial until it ends or is stopped."""
-        worker = TrialWorker(
-            Job(
-                study=str(work.folder.path),
-                cache=str(self._cache),
-                number=suggestion.number,
-                only_generator=suggestion.only_generator,
-                label="",
-                gpu_share=0.0,
-                lock=str(self._lock),
-                token=self._token,
-            )
-        )
-        try:
+        with closing(TrialWorker(job_of(suggestion, work.folder, self._cache, self._owner, self._token))) as worker:
             while work.on_result(suggestion.number, worker.step()):
                 pass
-        finally:
-            worker.close()
 
 
 def search_in_process(space: Space, root: Path) -> StudyFolder:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tests.in_process import command as run
 from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
-from xraytune.cli.main import Command
+from xraytune.cli.main import Command, build_app
 from xraytune.space.load import load_space
 
 
@@ -37,23 +37,6 @@ def test_space_check_notes_missing_images_and_an_asha_without_a_rung(space: Path
 
     assert ("does not exist: give --data DIR" in missing, "does not exist" in there) == (True, False)
     assert ["stops no trial" in text for text in (missing, there, no_asha)] == [True, False, False]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("arguments", "word"), [((), "--schema"), (("space.yaml", "--jsn"), "--json")])
-def test_wrong_usage_is_an_error_with_what_to_give(arguments: tuple[str, ...], word: str) -> None:
-    result = run("space", "check", *arguments)
-
-    assert result.exit_code == 2
-    assert word in result.stderr
-
-
-@pytest.mark.slow
-def test_space_check_prints_the_schema_alone() -> None:
-    result = run("space", "check", "--schema")
-
-    assert result.exit_code == 0
-    assert json.loads(result.stdout)["title"] == "A space file of xraytune"
 
 
 @pytest.mark.slow
@@ -91,34 +74,36 @@ def test_space_check_json_is_one_object_with_its_problems(space: Path) -> None:
     assert [problem["where"] for problem in wrong["problems"]] == ["--set lr=-1"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "exit_code", "message"),
-    [
-        (("status", "nowhere"), 5, "no study here"),
-        (("export", "nowhere"), 5, "no study here"),
-        (("evaluate", "nowhere", "--data", "x"), 5, "not a model bundle"),
-        (("predict", "nowhere", "x", "-o", "y.csv"), 5, "not a model bundle"),
-        (("data", "inspect", "nowhere"), 3, "nowhere"),
-        (("data", "phantom", "out", "--patients", "1"), 2, "patients out of bounds"),
-        (("data", "phantom", "out", "--patients", "1000000000"), 2, "patients out of bounds"),
-        (("data", "phantom", "out", "--size", "1000000000"), 2, "image size out of bounds"),
-        (("generator", "sample", "gan", "-o", "out", "-n", "0"), 2, "give 1 or more"),
-        (("generator", "sample", "nowhere", "-o", "out", "-n", "3"), 5, "no generator here"),
-        (("train", "--config", "nowhere.yaml", "-o", "model"), 2, "there is no such file"),
-        (("search", "--space", "nowhere.yaml"), 2, "there is no such file"),
-    ],
-)
-def test_an_error_has_its_exit_code_and_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, message: str
-) -> None:
+WRONG = """
+    space check -> 2 --schema
+    space check space.yaml --jsn -> 2 --json
+    status nowhere -> 5 no study here
+    export nowhere -> 5 no study here
+    evaluate nowhere --data x -> 5 not a model bundle
+    predict nowhere x -o y.csv -> 5 not a model bundle
+    data inspect nowhere -> 3 nowhere
+    data phantom out --patients 1 -> 2 patients out of bounds
+    data phantom out --patients 1000000000 -> 2 patients out of bounds
+    data phantom out --size 1000000000 -> 2 image size out of bounds
+    generator sample gan -o out -n 0 -> 2 give 1 or more
+    generator sample nowhere -o out -n 3 -> 5 no generator here
+    train --config nowhere.yaml -o model -> 2 there is no such file
+    search --space nowhere.yaml -> 2 there is no such file
+"""
+"""A command -> its exit code, and words of its message."""
+
+
+@pytest.mark.parametrize("case", WRONG.strip().splitlines())
+def test_an_error_has_its_exit_code_and_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     monkeypatch.chdir(tmp_path)
+    line, _, expected = case.strip().partition(" -> ")
 
-    result = run(*arguments)
+    result = run(*line.split())
 
-    assert result.exit_code == exit_code
-    assert result.stdout == ""
+    exit_code, _, message = expected.partition(" ")
+    assert (f"{result.exit_code}", result.stdout) == (exit_code, "")
     assert message in result.stderr
-    assert "fix:" in result.stderr
+    assert "fix:" in result.stderr or line.startswith("space check")
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -127,8 +112,9 @@ def test_an_error_has_its_exit_code_and_one_message(
 def test_phantoms_are_drawn_and_inspected_with_their_parts_sides_and_positive_class(tmp_path: Path) -> None:
     drawn = run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32, "--json")
 
-    text = " ".join(run("data", "inspect", tmp_path / "xrays").stdout.split())
-    answer = json.loads(run("data", "inspect", tmp_path / "xrays", "--json").stdout)
+    shown = run("data", "inspect", tmp_path / "xrays", "--figures", tmp_path / "figures").stdout
+    answer = json.loads(run("data", "inspect", tmp_path / "xrays", "--figures", tmp_path / "more", "--json").stdout)
+    text = " ".join(shown.split())
 
     assert json.loads(drawn.stdout)["patient_count"] == 20
     assert "none among images of different patients" in text
@@ -140,6 +126,43 @@ def test_phantoms_are_drawn_and_inspected_with_their_parts_sides_and_positive_cl
     assert [line.partition(":")[0] for line in answer["parts"]] == ["train/", "test/"]
     assert list(answer["sides"]) == ["train", "val-A", "val-B", "test"]
     assert sum(answer["sides"]["val-A"]["images"].values()) > 0
+    names = ["samples.png", "samples.svg", "class_frequency.png", "class_frequency.svg"]
+    assert [Path(line).name for line in shown.splitlines()[-4:]] == names
+    assert answer["figures"] == [str(tmp_path / "more" / name) for name in names]
+    assert sorted(names) == sorted(file.name for file in (tmp_path / "figures").iterdir())
+
+
+@pytest.mark.slow
+def test_figures_that_are_there_already_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "samples.png").write_bytes(b"mine")
+
+    result = run("data", "inspect", tmp_path / "nowhere", "--figures", tmp_path)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "figures are here already: samples.png" in result.stderr
+
+
+@pytest.mark.slow
+def test_pairs_are_drawn_inspected_and_shown_in_figures_and_broken_masks_listed(tmp_path: Path) -> None:
+    """From `data phantom --masks`."""
+    drawn = run("data", "phantom", tmp_path / "pairs", "--masks", "--patients", 12, "--size", 32)
+    shown = run("data", "inspect", tmp_path / "pairs", "--figures", tmp_path / "figures")
+    answer = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
+    masks = sorted((tmp_path / "pairs" / "train" / "masks").iterdir())
+    for victim in (masks[0], sorted((tmp_path / "pairs" / "test" / "masks").iterdir())[0]):
+        victim.write_bytes(b"no image")
+    damaged = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
+
+    assert drawn.exit_code == shown.exit_code == 0
+    assert {file.name for file in (tmp_path / "pairs").iterdir()} == {"train", "test", "phantom.json"}
+    assert answer["masks"]["files_per_image"] == [1, 1]
+    assert answer["masks"]["connected_parts"] == {"2": len(masks)}
+    assert "pairs of images and masks" in " ".join(shown.stdout.split())
+    assert f"2 in {len(masks)} masks" in shown.stdout
+    assert not any(word in shown.stdout for word in ("shortcut", "positive class", "NORMAL "))
+    assert [Path(line).name for line in shown.stdout.splitlines()[-2:]] == ["samples.png", "samples.svg"]
+    broken = [image["file"] for image in damaged["broken"]]
+    assert broken == [f"train/masks/{masks[0].name}"], "the test part stays sealed"
 
 
 @pytest.mark.slow
@@ -177,6 +200,9 @@ def test_a_gan_is_trained_and_drawn_from(space: Path, tmp_path: Path) -> None:
     assert len(list((images / "NORMAL").glob("*.png"))) == 6
 
 
+PROBLEM, KINDS = Problem("wrong", "here", "fix it"), {ConfigError: 2, DataError: 3, StudyError: 5}
+
+
 def failing_app(error: BaseException) -> typer.Typer:
     app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -190,9 +216,7 @@ def failing_app(error: BaseException) -> typer.Typer:
 @pytest.mark.parametrize(
     ("error", "exit_code", "message"),
     [
-        (ConfigError(Problem("wrong", "here", "fix it")), 2, "here: wrong\n  fix: fix it\n"),
-        (DataError(Problem("wrong", "here", "fix it")), 3, "here: wrong\n  fix: fix it\n"),
-        (StudyError(Problem("wrong", "here", "fix it")), 5, "here: wrong\n  fix: fix it\n"),
+        *((kind(PROBLEM), code, "here: wrong\n  fix: fix it\n") for kind, code in KINDS.items()),
         (KeyboardInterrupt(), 130, "interrupted: run the same command again to resume\n"),
     ],
 )
@@ -227,3 +251,28 @@ def test_characters_that_stdout_cannot_encode_are_replaced_or_escaped() -> None:
     shown, _, content = done.stdout.partition("\n")
     assert shown == "?"
     assert json.loads(content) == {"path": chr(246)}
+
+
+@pytest.mark.slow
+def test_python_m_xraytune_is_the_command_with_its_exit_codes() -> None:
+    version, unknown = (
+        subprocess.run([sys.executable, "-m", "xraytune", *words], capture_output=True, text=True, check=False)
+        for words in (["--version"], ["status", "nowhere"])
+    )
+
+    assert (version.returncode, version.stdout.split()[0]) == (0, "xraytune")
+    assert (unknown.returncode, "no study here" in unknown.stderr) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("xraytune con", ["confirm"]),
+        ("xraytune data ", ["inspect", "phantom"]),
+        ("xraytune search --stu", ["--studies"]),
+    ],
+)
+def test_shell_completes_commands_and_options(words: str, completed: list[str]) -> None:
+    env = {"_XRAYTUNE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": f"{len(words.split(' ')) - 1}"}
+
+    assert CliRunner().invoke(build_app(), [], prog_name="xraytune", env=env).stdout.split() == completed

@@ -159,16 +159,14 @@ def test_control_characters_are_escaped(
     assert "\x1b[2J" not in written
 
 
-def test_line_breaks_of_a_message_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_breaks_of_a_message_are_kept_and_json_escapes_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     console.show_error(StudyError(Problem("a\n    b\x85c", "d", "e")))
-
-    assert capsys.readouterr().err == "d: a\n    b\\x85c\n  fix: e\n"
-
-
-def test_json_escapes_control_characters_and_preserves_names(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_json({HOSTILE: "Müller"})
 
-    written = capsys.readouterr().out
-    assert json.loads(written) == {HOSTILE: "Müller"}
-    assert "Müller" in written
-    assert all(character.isprintable() or character == "\n" for character in written)
+    written = capsys.readouterr()
+    assert written.err == "d: a\n    b\\x85c\n  fix: e\n"
+    assert json.loads(written.out) == {HOSTILE: "Müller"}
+    assert "Müller" in written.out
+    assert all(character.isprintable() or character == "\n" for character in written.out)

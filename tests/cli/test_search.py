@@ -1,6 +1,7 @@
 """The log of a search, and what it prints at its end."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,18 +69,15 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     for source in ("gan", "none"):
         parameters = Parameters(source=source)
         best = TrialView(number=0, status="complete", value=0.9, val_b_score=0.8, parameters=parameters, mix=source)
-        view = StudyView(
-            path=Path("studies/a #b"),
-            metric="AUROC",
-            objective=Objective(),
-            trials=(best,),
-            trial_budget=1,
-            max_epochs=1,
-            seconds=1.0,
-            seconds_left=None,
-            is_running=False,
-        )
-        show_search(view)
+        counts: dict[str, Any] = {
+            "trial_budget": 1,
+            "max_epochs": 1,
+            "seconds": 1.0,
+            "seconds_left": None,
+            "is_running": False,
+        }
+        path = Path("studies/a #b")
+        show_search(StudyView(path=path, metric="AUROC", objective=Objective(), trials=(best,), **counts))
 
     said = capsys.readouterr().out
     assert "next: xraytune confirm 'studies/a #b' --quick" in said

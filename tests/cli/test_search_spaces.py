@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from tests.docs.commands import TINY, TINY_PAIRS
 from tests.in_process import CPU, one_thread
 from xraytune.base.records import EpochRecord
 from xraytune.cli.getting_started import QUICK_OVERRIDES
@@ -17,22 +18,9 @@ from xraytune.trial.run import run_trial
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 FILES = sorted([*SPACES.glob("*.yaml"), *SPACES.glob("studies/*.yaml")])
-MIXES = [
-    file for file in FILES if file.stem != "gan_quality"
-]  # tests/end_to_end/test_generator_search.py runs that one
-DAILY = {"demo", "diffusion_ratio_cpu", "gan_ratio_cpu", "gan_segmentation_cpu"}
-"""The spaces whose first trials are also run by day; those of the others differ in values that other tests train with."""
-TINY = (
-    *("backbone=small_cnn", "weights=none", "trainable=all", "data.image_size=32", "data.train_patients=12"),
-    *("batch_size=8", "budget.max_epochs=2", "budget.steps_per_epoch=2"),
-    *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
-    *("diffusion.image_size=32", "diffusion.width=8", "diffusion.patch_size=2", "diffusion.steps=2"),
-)
-TINY_PAIRS = (
-    *TINY,
-    *("backbone=resnet18", "gan.width=8", "gan.batch_size=8", "gan.lr_g=2e-3", "gan.ema_half_life_images=300"),
-    *("gan.loss=hinge", "quality.allow_memorised=true", "gan.steps=200"),  # enough for plausible masks
-)
+MIXES = [file for file in FILES if file.stem != "gan_quality"]  # tests/end_to_end/test_generator_search.py runs that
+DAILY = {"diffusion_ratio_cpu", "gan_segmentation_cpu"}
+"""Run by day; README's main job runs gan_ratio_cpu, and the others differ in values that other tests train with."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +63,7 @@ def first_trials(space: Space) -> list[Experiment]:
 def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_path: Path) -> None:
     is_segmentation = load_space(file).settings.task == "segmentation"
     data, tiny = ("pairs", TINY_PAIRS) if is_segmentation else ("xrays", TINY)
-    space = load_space(file, tiny, data=phantoms / data)
+    space = load_space(file, (*tiny, "budget.trials=6"), data=phantoms / data)
     prepared, _ = prepare(space.settings, phantoms / "cache")
 
     for number, experiment in enumerate(first_trials(space)):

@@ -33,8 +33,8 @@ ONLY_PARSED = {
     r"xraytune search .*gan_quality": "needs hundreds of images: tests/end_to_end/test_generator_search.py",
     r"xraytune export studies/gan-quality": "tests/end_to_end/test_generator_search.py",
     r"xraytune generator train --space best.yaml": "tests/end_to_end/test_generator_search.py",
-    r"xraytune (search .*--set name=own|(export|train) .*own)": "needs the examples: tests/examples/test_with_ray.py",
-    r"xraytune evaluate model --data chest_xray/test$": "needs the model of the examples: tests/examples/test_with_ray.py",
+    r"xraytune (search .*--set name=own|(export|train) .*own)": "needs the examples: tests/examples/test_examples.py",
+    r"xraytune evaluate model --data chest_xray/test$": "needs the model of the examples: tests/examples/test_examples.py",
 }
 """Commands that are not run, and why."""
 RUNNERS = {"docker", "ray", "time"}

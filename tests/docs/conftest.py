@@ -34,6 +34,16 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images, and with all that README's main job writes. Treat it as read-only, but for its `cache`."""
     folder = tmp_path_factory.mktemp("main_job")
     draw_phantoms(folder / "chest_xray", patients=80, seed=1, image_size_px=32)
+    (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
+    _, _, commands = next(commands_to_run())
+    run_all(commands, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segmenter(main_job: Path) -> Path:
+    """The segmenter of docs/segmentation.md, and the images that other pages name, beside the main job."""
+    folder = main_job
     draw_phantoms(folder / "others", patients=80, seed=2, image_size_px=32)
     draw_phantoms(folder / "pairs", patients=60, seed=1, image_size_px=32, pairs=True)
     for number, file in enumerate(sorted((folder / "others" / "train").rglob("*.jpeg"))):
@@ -44,15 +54,6 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (hospital / "patients.csv").write_text("\n".join(["file,patient,sex", *rows]) + "\n", encoding="utf-8")
     nih(folder / "CXR8")
     shutil.copy(ROOT / "search_spaces" / "data" / "nih_chestxray14.yaml", folder / "CXR8")
-    (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
-    _, _, commands = next(commands_to_run())
-    run_all(commands, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def segmenter(main_job: Path) -> Path:
-    """The segmenter of docs/segmentation.md."""
     (words,) = (
         one for _, _, commands in commands_to_run() for one in commands if "lung_segmenter_cpu" in " ".join(one)
     )

@@ -133,3 +133,16 @@ def test_other_blocks_are_known_output() -> None:
 
     assert list(unknown()) == [], "neither a command nor YAML: fence it, with its language (or text) after the fence"
     assert {block.language for _, block in BLOCKS} <= {"bash", "yaml", "json", "python", "text", ""}
+
+
+@pytest.mark.parametrize(("page", "fewest"), [("faults.md", 50), ("security.md", 15)])
+def test_each_row_of_a_fault_names_an_existing_test(page: str, fewest: int) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("## Results of the drills")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what happens")]
+
+    assert len(rows) >= fewest
+    for row in rows:
+        name = re.search(r"`([\w/]+\.py)(?:::(\w+))?` \|$", row)
+        assert name, row
+        test = (ROOT / "tests" / name[1]).read_text(encoding="utf-8")
+        assert name[2] is None or f"def {name[2]}(" in test, row

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.test_main_job import PROGRAM, SPACE, xraytune
+from tests.end_to_end.test_main_job import SPACE, xraytune
+from tests.faults.ray_processes import PROGRAM
 from tests.in_process import said, search_in_process
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms

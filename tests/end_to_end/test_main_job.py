@@ -4,15 +4,14 @@ import csv
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.faults.ray_processes import PROGRAM
 from tests.in_process import command, said
 from xraytune.base.files import read_jsonl
 
-PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 SPACE = """\
 version: 1
 name: small
@@ -22,12 +21,8 @@ parameters:
   synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, gan]}}
   gan:
     when: {source: gan}
-    parameters:
-      image_size: {value: 32}
-      width: {value: 4}
-      z_dim: {value: 8}
-      batch_size: {value: 8}
-      steps: {values: [20, 40]}
+    parameters: {image_size: {value: 32}, width: {value: 4}, z_dim: {value: 8}, batch_size: {value: 8},
+                 steps: {values: [20, 40]}}
   classical: {min: 0, max: 1}
   views: {value: 2}
   backbone: {value: small_cnn}
@@ -83,10 +78,8 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [row["number"] for row in rows] == list(range(4)), "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
     assert [row["arm"] for row in rows][:2] == ["classical+gan", "gan"]
-
     status = said("status", "studies/small")
-    assert len(status["trials"]) == 4
-    assert not status["is_running"]
+    assert (len(status["trials"]), status["is_running"]) == (4, False)
 
     trained = said("train", "studies/small", "-o", "model")
     assert trained["val_b_score"] > 0.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import numpy as np
 import pytest
 
 from tests.examples.conftest import EXAMPLES, ROOT, Run
+from tests.in_process import command, said
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
+from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.load import open_bundle
-from xraytune.space.settings import SOURCES
+from xraytune.space.settings import SOURCES, DataSettings
 from xraytune.synth.sources import POOL_STAGE
 from xraytune.trial.network import FEATURES_STAGE
 
@@ -40,8 +44,7 @@ resources: {gpus_per_trial: 0, concurrent: 1}
 """
 
 WORKER = """
-import json, sys, torch, tiny_net
-from dataclasses import asdict
+import json, torch, tiny_net
 from pathlib import Path
 from xraytune.space.load import experiment_to_json, load_space
 from xraytune.base.files import write_json
@@ -89,16 +92,18 @@ def manifests(lab: Path, stage: str) -> list[dict[str, Any]]:
     return [read_json(path)["inputs"] for path in sorted((lab / "cache" / stage).glob("*/manifest.json"))]
 
 
-def test_model_records_extension_versions(lab: Path) -> None:
+def test_model_records_the_versions_of_its_extensions_and_is_refused_without_them(lab: Path) -> None:
     packages = read_json(lab / "model" / "bundle.json")["packages"]
 
     assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
     assert packages["source mixup"].startswith("mixup of xraytune-examples 0.1.0 ")
-
-
-def test_model_with_missing_backbone_is_refused_by_name(lab: Path) -> None:
     with pytest.raises(ArtifactError, match="backbone 'tiny_net' is not part of xraytune, and no installed package"):
         open_bundle(lab / "model")
+
+
+@pytest.mark.usefixtures("installed")
+def test_model_is_evaluated_where_its_extensions_are_installed(lab: Path) -> None:
+    assert 0 <= said("evaluate", lab / "model", "--data", lab / "xrays" / "test")["auroc"] <= 1
 
 
 def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: Path, run: Run) -> None:
@@ -123,29 +128,35 @@ def test_the_source_sees_the_training_images_of_a_class_and_nothing_else(lab: Pa
         assert drawn.max() <= pixels[seen].max()
 
 
-def test_readme_commands_are_valid(run: Run) -> None:
+@pytest.mark.usefixtures("installed")
+def test_readme_commands_are_valid() -> None:
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    (command,) = [line for line in text.splitlines() if "xraytune search" in line]
-    arguments = shlex.split(command)
+    (line,) = [line for line in text.splitlines() if "xraytune search" in line]
+    arguments = shlex.split(line)
     options = arguments[arguments.index("--set") :]
-    done = run("space", "check", ROOT / arguments[arguments.index("--space") + 1], *options, "--json")
 
-    assert done.returncode == 0, done.stderr
-    assert "source" in json.loads(done.stdout)["searched"]
+    assert "source" in said("space", "check", ROOT / arguments[arguments.index("--space") + 1], *options)["searched"]
 
 
-def test_schema_lists_installed_extensions(run: Run) -> None:
-    values = json.loads(run("space", "check", "--schema").stdout)["$defs"]["values"]
+@pytest.mark.usefixtures("installed")
+def test_schema_lists_installed_extensions_and_an_unknown_name_suggests_the_nearest() -> None:
+    values = json.loads(command("space", "check", "--schema").stdout)["$defs"]["values"]
+    done = command("space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet")
 
     assert values["backbone"]["enum"][-1] == "tiny_net"
     assert values["source"]["enum"] == [*SOURCES.built_in, "mixup"]
+    assert done.exit_code == 2
+    assert "backbone: unknown value 'tinynet'\n  fix: did you mean 'tiny_net'?" in done.stderr
 
 
-def test_unknown_name_suggests_nearest_installed(run: Run) -> None:
-    done = run("space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet")
+def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_originals(tmp_path: Path) -> None:
+    xrays, copies = tmp_path / "xrays", tmp_path / "copies"
+    draw_phantoms(xrays, patients=12, seed=1, image_size_px=32)
 
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-2:] == [
-        "--set backbone=tinynet: backbone: unknown value 'tinynet'",
-        "  fix: did you mean 'tiny_net'?",
-    ]
+    subprocess.run([sys.executable, EXAMPLES / "transform_folder.py", xrays, copies, "--copies", "2"], check=True)
+
+    originals, copied = (read_index(DataSettings(path=folder)) for folder in (xrays, copies))
+    assert len(copied.images) == 2 * len(originals.images)
+    assert {image.sha256 for image in copied.images}.isdisjoint(image.sha256 for image in originals.images)
+    assert {image.patient for image in copied.images} == {image.patient for image in originals.images}
+    assert "test__" not in (copies / "patients.csv").read_text(encoding="utf-8"), "the test folder stays sealed"

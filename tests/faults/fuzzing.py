@@ -1,7 +1,7 @@
-"""Damage to files as disks, editors and ill will do it, drawn by hypothesis; and what a reader may do about it.
+"""Damage to files as disks, editors and ill will do it; and what a reader may do about it.
 
-A damaged file is drawn as a few edits of a whole one, so that a failing example shrinks to the one edit that matters.
-`XRAYTUNE_FUZZ_EXAMPLES` inputs are tried for each target, drawn anew each time; without it a few, always the same.
+A damaged file is a whole one after a few edits. `XRAYTUNE_FUZZ_EXAMPLES` inputs are tried for each target, drawn anew each
+time; without it a few, always the same. A failure names the seed of its input.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import resource
 import signal
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
-
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from random import Random, SystemRandom
+from typing import Any, TypeAlias
 
 from xraytune.base.errors import XraytuneError
 
-_Test = TypeVar("_Test", bound=Callable[..., None])
+Damage: TypeAlias = Callable[[Random], bytes]
+"""Draws what is in a damaged file."""
 _ASKED_FOR = os.environ.get("XRAYTUNE_FUZZ_EXAMPLES")
-_USUAL, _FEWEST = 100, 8
+_USUAL, _FEWEST = 60, 6
 _LONGEST_SECONDS = 20.0
 
 NAMES = (
@@ -64,15 +63,31 @@ _BYTES = (
 )  # fmt: skip
 
 
-def fuzzed(kinds: int = 1) -> Callable[[_Test], _Test]:
-    """Run a test on many inputs, which the `kinds` of one target share; CI sees the same few each time."""
-    return settings(
-        max_examples=max(_FEWEST, int(_ASKED_FOR or _USUAL) // kinds),
-        derandomize=_ASKED_FOR is None,
-        database=None,
-        print_blob=True,
-        suppress_health_check=list(HealthCheck),
-    )
+def fuzz(attempt: Callable[[Random], None], kinds: int = 1) -> None:
+    """Try many inputs; the `kinds` of one target share their number."""
+    first = 0 if _ASKED_FOR is None else SystemRandom().randrange(2**40)
+    for seed in range(first, first + max(_FEWEST, int(_ASKED_FOR or _USUAL) // kinds)):
+        try:
+            attempt(Random(seed))
+        except BaseException as error:
+            error.add_note(f"the input of Random({seed})")
+            raise
+
+
+def read_damaged(file: Path, damage: Damage, read: Callable[[], object], *unchanged: Path, kinds: int = 1) -> None:
+    """Read a file with each damage; in the end it is whole again.
+
+    `unchanged` are folders to which `read` writes nothing; `kinds` of files share the number of inputs.
+    """
+    whole = file.read_bytes()
+
+    def attempt(draw: Random) -> None:
+        file.write_bytes(damage(draw))
+        with only_our_errors(*unchanged):
+            read()
+
+    fuzz(attempt, kinds)
+    file.write_bytes(whole)
 
 
 @contextmanager
@@ -112,116 +127,110 @@ def _listing(folder: Path) -> list[tuple[str, int, int]]:
     return [(str(entry), status.st_size, status.st_mtime_ns) for entry, status in entries]
 
 
-Edit: TypeAlias = tuple[str, float, float, bytes]
-"""What is done, from where and as far as (as shares of the whole), and with which bytes."""
-
-_SHARES = st.floats(0.0, 1.0, allow_nan=False)
-
-
-def damaged_bytes(whole: bytes) -> st.SearchStrategy[bytes]:
-    """A small file with bits flipped, bytes overwritten, put in, cut out, doubled, or its end cut off."""
-    return edits().map(lambda drawn: edited(whole, drawn))
+def text(draw: Random, longest: int) -> str:
+    """A few characters, half of them ASCII."""
+    size = draw.randint(0, longest)
+    return "".join(chr(draw.choice((draw.randrange(128), draw.randrange(0x11_0000)))) for _ in range(size))
 
 
-def edits() -> st.SearchStrategy[list[Edit]]:
-    """What `edited` does to a large file: hypothesis keeps all that it has drawn, and that should not be the files."""
-    edit = st.tuples(
-        st.sampled_from(["flip", "flip near start", "write", "write near start", "insert", "cut", "double", "end"]),
-        _SHARES,
-        _SHARES,
-        st.one_of(st.sampled_from(_BYTES), st.binary(min_size=1, max_size=8)),
-    )
-    return st.lists(edit, min_size=1, max_size=4)
+def any_of(*damages: Damage) -> Damage:
+    """One of them."""
+    return lambda draw: draw.choice(damages)(draw)
 
 
-def edited(whole: bytes, drawn: Sequence[Edit]) -> bytes:
-    """A file after a few edits."""
-    content = bytearray(whole)
-    for kind, place, extent, new in drawn:
-        reach = min(len(content), 600) if kind.endswith("near start") else len(content)
-        start = min(int(place * reach), max(reach - 1, 0))
-        end = min(len(content), start + 1 + int(extent * extent * 200))
-        if not content and kind != "insert":
-            continue
-        match kind.removesuffix(" near start"):
-            case "flip":
-                content[start] ^= 1 << int(extent * 7)
-            case "write":
-                content[start : start + len(new)] = new
-            case "insert":
-                content[start:start] = new
-            case "cut":
-                del content[start:end]
-            case "double":
-                content[end:end] = content[start:end]
-            case "end":
-                del content[start:]
-    return bytes(content)
+def damaged_bytes(whole: bytes) -> Damage:
+    """A file with bits flipped, bytes overwritten, put in, cut out or doubled, or its end cut off; most near its start."""
+
+    def damage(draw: Random) -> bytes:
+        content = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            start = draw.randrange(draw.choice((min(len(content), 600), len(content))) or 1)
+            end = start + 1 + int(200 * draw.random() ** 2)
+            new = draw.choice((*_BYTES, draw.randbytes(draw.randint(1, 8))))
+            match draw.choice(("flip", "write", "insert", "cut", "double", "end")):
+                case "flip" if content:
+                    content[start] ^= 1 << draw.randrange(8)
+                case "write":
+                    content[start : start + len(new)] = new
+                case "insert":
+                    content[start:start] = new
+                case "cut":
+                    del content[start:end]
+                case "double":
+                    content[end:end] = content[start:end]
+                case "end":
+                    del content[start:]
+        return bytes(content)
+
+    return damage
 
 
-def damaged_lines(whole: str, extra_lines: Sequence[str] = (), scalars: Sequence[str] = ()) -> st.SearchStrategy[bytes]:
+def damaged_lines(whole: str, extra_lines: Sequence[str] = (), scalars: Sequence[str] = ()) -> Damage:
     """A text with lines gone, doubled, moved or put in, or the word behind a colon replaced."""
-    lines = whole.splitlines()
-    number = st.integers(0, max(len(lines) - 1, 0))
-    words = st.one_of(st.sampled_from([*scalars, *map(str, _NUMBERS), "[]", "{}", "''"]), st.text(max_size=6))
-    new = st.sampled_from([*extra_lines, *lines, ""])
-    edit = st.tuples(
-        st.sampled_from(["gone", "double", "move", "put", "word", "word", "word"]), number, number, words, new
-    )
-    return st.lists(edit, min_size=1, max_size=4).map(lambda edits: _with_lines(lines, edits))
+    words = [*scalars, *map(str, _NUMBERS), "[]", "{}", "''"]
+
+    def damage(draw: Random) -> bytes:
+        lines = whole.splitlines()
+        for _ in range(draw.randint(1, 4)):
+            at = draw.randrange(len(lines) or 1)
+            line = lines.pop(at) if lines else ""
+            match draw.choice(("gone", "double", "move", "put", "word", "word", "word")):
+                case "double":
+                    lines[at:at] = [line, line]
+                case "move":
+                    lines.insert(draw.randint(0, len(lines)), line)
+                case "put":
+                    lines[at:at] = [draw.choice([*extra_lines, *lines, ""]), line]
+                case "word":
+                    head, colon, _ = line.rpartition(": ")
+                    lines.insert(at, f"{head}{colon}{draw.choice([*words, text(draw, 6)])}")
+        return ("\n".join(lines) + "\n").encode(errors="surrogatepass")
+
+    return damage
 
 
-def _with_lines(lines: Sequence[str], edits: Sequence[tuple[str, int, int, str, str]]) -> bytes:
-    text = list(lines)
-    for kind, number, other, word, line in edits:
-        at = min(number, len(text) - 1)
-        if at < 0:
-            break
-        match kind:
-            case "gone":
-                del text[at]
-            case "double":
-                text.insert(at, text[at])
-            case "move":
-                text.insert(min(other, len(text)), text.pop(at))
-            case "put":
-                text.insert(at, line)
-            case "word":
-                head, colon, _ = text[at].rpartition(": ")
-                text[at] = f"{head}{colon}{word}"
-    return ("\n".join(text) + "\n").encode(errors="surrogatepass")
-
-
-def damaged_json(whole: Any, values: Sequence[Any] = ()) -> st.SearchStrategy[bytes]:
+def damaged_json(whole: Any) -> Damage:
     """A file that is still JSON, in which some values are others, or gone, or of another type; or damaged bytes."""
-    places = _places(whole)
-    edit = st.tuples(
-        st.sampled_from(["replace", "replace", "replace", "remove", "swap", "add"]),
-        st.integers(0, len(places) - 1),
-        st.integers(0, len(places) - 1),
-        st.sampled_from([*_VALUES, *values]),
-    )
-    changed = st.lists(edit, min_size=1, max_size=3).map(lambda edits: _as_json(_with_values(whole, places, edits)))
-    return st.one_of(changed, changed, damaged_bytes(_as_json(whole)))
+
+    def damage(draw: Random) -> bytes:
+        box = {"": _copy(whole)}
+        for _ in range(draw.randint(1, 3)):
+            places = [*_places(box)]
+            if not places:
+                break
+            (holder, key), (other_holder, other_key) = draw.choice(places), draw.choice(places)
+            value = _copy(draw.choice(_VALUES))
+            match draw.choice(("replace", "replace", "replace", "remove", "swap", "add")):
+                case "replace":
+                    holder[key] = value
+                case "remove":
+                    del holder[key]
+                case "swap":
+                    holder[key] = _copy(other_holder[other_key])
+                case "add" if isinstance(holder, dict):
+                    holder["unknown"] = value
+                case "add":
+                    holder.append(value)
+        return _as_json(box.get(""))
+
+    return any_of(damage, damage, damaged_bytes(_as_json(whole)))
 
 
-def damaged_rows(whole: Sequence[Any], values: Sequence[Any] = ()) -> st.SearchStrategy[bytes]:
+def damaged_rows(whole: Sequence[Any]) -> Damage:
     """JSONL with damaged, doubled, missing or reordered rows."""
-    rows = [_as_json(row) for row in whole]
-    one = st.tuples(st.integers(0, len(rows) - 1), st.integers(0, len(rows) - 1)).flatmap(
-        lambda chosen: damaged_json(whole[chosen[0]], values).map(lambda row: _with_row(rows, chosen[0], row))
-    )
-    order = st.lists(st.integers(0, len(rows) - 1), max_size=len(rows) + 3).map(
-        lambda some: _joined(rows[n] for n in some)
-    )
-    return st.one_of(one, one, order, damaged_bytes(_joined(rows)))
+    rows = [*map(_as_json, whole)]
+
+    def one(draw: Random) -> bytes:
+        number = draw.randrange(len(rows))
+        return _joined([*rows[:number], damaged_json(whole[number])(draw), *rows[number + 1 :]])
+
+    def order(draw: Random) -> bytes:
+        return _joined(draw.choices(rows, k=draw.randint(0, len(rows) + 3)))
+
+    return any_of(one, one, order, damaged_bytes(_joined(rows)))
 
 
-def _with_row(rows: Sequence[bytes], number: int, row: bytes) -> bytes:
-    return _joined([*rows[:number], row, *rows[number + 1 :]])
-
-
-def _joined(rows: Iterator[bytes] | Sequence[bytes]) -> bytes:
+def _joined(rows: Iterable[bytes]) -> bytes:
     return b"".join(row + b"\n" for row in rows)
 
 
@@ -229,41 +238,16 @@ def _as_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _places(value: Any, here: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [here, *(place for key, one in inner for place in _places(one, (*here, key)))]
+def _copy(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
-def _with_values(
-    whole: Any, places: Sequence[tuple[str | int, ...]], edits: Sequence[tuple[str, int, int, Any]]
-) -> Any:
-    content = json.loads(json.dumps(whole))
-    for kind, number, other, value in edits:
-        path, value = places[number], json.loads(json.dumps(value))  # one of its own: further edits may change it
-        if not path:
-            content = value if kind == "replace" else content
-            continue
-        try:
-            holder = _at(content, path[:-1])
-            if kind == "replace":
-                holder[path[-1]] = value
-            elif kind == "swap":
-                holder[path[-1]] = json.loads(json.dumps(_at(content, places[other])))
-            elif kind == "remove":
-                del holder[path[-1]]
-            elif isinstance(holder, dict):
-                holder["unknown"] = value
-            else:
-                holder.append(value)
-        except (AttributeError, LookupError, TypeError):  # an earlier edit took the place away
-            continue
-    return content
-
-
-def _at(content: Any, path: Sequence[str | int]) -> Any:
-    for key in path:
-        content = content[key]
-    return content
+def _places(holder: Any) -> Iterator[tuple[Any, Any]]:
+    """The lists and objects below a value, each with one of its keys."""
+    for key, value in [*holder.items()] if isinstance(holder, dict) else [*enumerate(holder)]:
+        yield holder, key
+        if isinstance(value, dict | list):
+            yield from _places(value)
 
 
 def with_good_crcs(png: bytes) -> bytes:
@@ -277,23 +261,3 @@ def with_good_crcs(png: bytes) -> bytes:
         struct.pack_into(">I", content, end, zlib.crc32(content[place + 4 : end]))
         place = end + 4
     return bytes(content)
-
-
-def read_damaged(
-    file: Path, damage: st.SearchStrategy[Any], read: Callable[[], object], *unchanged: Path, kinds: int = 1
-) -> None:
-    """Read a file with each damage, its content or the edits of the whole one; in the end it is whole again.
-
-    `unchanged` are folders to which `read` writes nothing; `kinds` of files share the number of inputs.
-    """
-    whole = file.read_bytes()
-
-    @fuzzed(kinds)
-    @given(damage)
-    def read_it(damage: bytes | Sequence[Edit]) -> None:
-        file.write_bytes(damage if isinstance(damage, bytes) else edited(whole, damage))
-        with only_our_errors(*unchanged):
-            read()
-
-    read_it()
-    file.write_bytes(whole)

@@ -14,9 +14,8 @@ from PIL import Image
 from tests.confirm.test_plan import GAN, NONE
 from tests.confirm.verdicts import write_verdict
 from tests.data.test_dicom import dicom
-from tests.study.studies import CPU, two_images, write_space
+from tests.study.studies import CPU, epoch, two_images, write_space
 from xraytune.base.files import append_jsonl, write_json
-from xraytune.base.records import EpochRecord
 from xraytune.confirm.arms import Plan, write_plan
 from xraytune.data.decoding import InputFormat
 from xraytune.model.bundle import write_bundle
@@ -36,9 +35,7 @@ from xraytune.synth.checkpoint import new_training, save_generator
 from xraytune.synth.checkpoint import save_checkpoint as save_gan
 from xraytune.trial.run import Validated
 
-EPOCH = EpochRecord(
-    epoch=1, steps=8, train_loss=0.5, val_loss=0.5, val_score=0.9, best_val_score=0.9, lr=1e-3, seconds=1.0
-)
+EPOCH = epoch(1, 0.9).record
 SMALL = Parameters(backbone="small_cnn", weights="none", input_channels=1)
 TINY_GAN = GanSettings(image_size=32, width=4, batch_size=8, z_dim=8, steps=6)
 STILL_RUNNING = 4
@@ -51,12 +48,7 @@ def make_study(root: Path) -> StudyFolder:
     create_study(folder, write_space(root), two_images(), CPU)
     space = folder.space()
     journal = Journal(folder.journal_path, space, writable=True)
-    ends: tuple[tuple[Status, str], ...] = (
-        ("complete", ""),
-        ("complete", ""),
-        ("pruned", ""),
-        ("failed", "no weights"),
-    )
+    ends: tuple[Status, ...] = ("complete", "complete", "pruned", "failed")
     for number in range(STILL_RUNNING + 1):
         asked = journal.ask(())
         trial = folder.trial_path(asked.number)
@@ -64,16 +56,14 @@ def make_study(root: Path) -> StudyFolder:
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
         if number < STILL_RUNNING:
             journal.report(number, 1, 0.9 - number / 10)
-    for number, (end, reason) in enumerate(ends):
-        outcome = {"seconds": 1.0, "reason": reason, "val_b_score": 0.8 if end == "complete" else None}
+    for number, end in enumerate(ends):
+        outcome = {"seconds": 1.0, "reason": "no weights", "val_b_score": 0.8 if end == "complete" else None}
         journal.tell(number, end, 0.9 - number / 10 if end == "complete" else None, outcome)
     write_trials(folder, journal.rows())
     record_inputs(folder, {root / "drawn": "0" * 32, root / "own.safetensors": "1" * 64})
     write_json(folder.path / "wall.json", {"version": 1, "seconds": 60.0})
-    write_json(
-        folder.trial_path(STILL_RUNNING) / "progress.json",
-        {"what": "training the GAN (steps)", "done": 1, "total": 2, "seconds_left": 3.5},
-    )
+    progress = {"what": "training the GAN (steps)", "done": 1, "total": 2, "seconds_left": 3.5}
+    write_json(folder.trial_path(STILL_RUNNING) / "progress.json", progress)
     write_plan(Plan().grown([GAN, NONE], 2, 1), folder.path / "confirm")
     run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_score": 0.8, "seconds": 1.0}
     for number in range(3):
@@ -109,32 +99,30 @@ def make_gan(folder: Path) -> None:
     save_generator(training.ema_generator, folder / "generator.safetensors")
 
 
-def make_bundle(folder: Path, form: InputFormat | None = None) -> None:
+def make_bundle(folder: Path) -> None:
     """A bundle of an untrained network."""
-    form = form or InputFormat(image_size_px=32, resolution_px=None, mean=(0.5,), std=(0.2,))
     folder.mkdir(parents=True)
     settings = Settings(name="small", data=DataSettings(path=folder.parent / "xrays"))
+    results = np.array([[0.9, 0.1], [0.2, 0.8]])
+    training = FinalTraining(
+        network=network(),
+        input_format=InputFormat(image_size_px=32, resolution_px=None, mean=(0.5,), std=(0.2,)),
+        prepared=two_images(),
+        epochs=[EPOCH],
+        val_score=0.9,
+        val_b_score=0.8,
+        threshold=0.5,
+        best_epoch=1,
+        validated=Validated(labels=np.array([0, 1]), results=results, patients=("a", "b")),
+    )
+    counts = dict.fromkeys(("images", "patients", "kept_images", "kept_patients", "of_images", "of_patients"), 1)
     write_bundle(
         folder,
         folder,
         experiment=Experiment(settings=settings, parameters=SMALL),
         overrides=(),
-        training=FinalTraining(
-            network=network(),
-            input_format=form,
-            prepared=two_images(),
-            epochs=[EPOCH],
-            val_score=0.9,
-            val_b_score=0.8,
-            threshold=0.5,
-            best_epoch=1,
-            validated=Validated(
-                labels=np.array([0, 1]), results=np.array([[0.9, 0.1], [0.2, 0.8]]), patients=("a", "b")
-            ),
-        ),
-        trained_on=TrainedOn(
-            images=1, patients=1, kept_images=1, kept_patients=1, of_images=2, of_patients=2, changes=()
-        ),
+        training=training,
+        trained_on=TrainedOn(**counts, changes=()),
         compute=CPU,
     )
 
@@ -148,36 +136,35 @@ def seal(bundle: Path) -> None:
     manifest.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
 def make_images() -> dict[str, bytes]:
     """One image in every format that is read, and in some that are not."""
+
+    def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        return stream.getvalue()
+
     levels = np.add.outer(np.arange(24), np.arange(32)).astype(np.uint8) * 4
     deep = levels.astype(np.uint16) * 200
     grey, grey16 = Image.fromarray(levels), Image.fromarray(deep)
     colour, clear, table = grey.convert("RGB"), grey.convert("RGBA"), grey.convert("P")
     turned = Image.Exif()
     turned[274] = 6
-    pages = [Image.fromarray(levels), Image.fromarray(levels)]
     return {
-        "JPEG": _encoded(grey, "JPEG", exif=turned),
-        "JPEG in colour, progressive": _encoded(colour, "JPEG", progressive=True),
-        "JPEG CMYK": _encoded(grey.convert("CMYK"), "JPEG"),
-        "PNG": _encoded(grey, "PNG", exif=turned),
-        "PNG 16": _encoded(grey16, "PNG"),
-        "PNG with alpha": _encoded(clear, "PNG"),
-        "PNG with a palette": _encoded(table, "PNG", transparency=b"\0\x80"),
-        "TIFF": _encoded(grey, "TIFF"),
-        "TIFF 16": _encoded(grey16, "TIFF"),
-        "TIFF LZW": _encoded(colour, "TIFF", compression="tiff_lzw"),
-        "TIFF zipped": _encoded(grey, "TIFF", compression="tiff_adobe_deflate"),
-        "TIFF JPEG": _encoded(colour, "TIFF", compression="jpeg"),
-        "TIFF of two pages": _encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]),
+        "JPEG": encoded(grey, "JPEG", exif=turned),
+        "JPEG in colour, progressive": encoded(colour, "JPEG", progressive=True),
+        "JPEG CMYK": encoded(grey.convert("CMYK"), "JPEG"),
+        "PNG": encoded(grey, "PNG", exif=turned),
+        "PNG 16": encoded(grey16, "PNG"),
+        "PNG with alpha": encoded(clear, "PNG"),
+        "PNG with a palette": encoded(table, "PNG", transparency=b"\0\x80"),
+        "TIFF": encoded(grey, "TIFF"),
+        "TIFF 16": encoded(grey16, "TIFF"),
+        "TIFF LZW": encoded(colour, "TIFF", compression="tiff_lzw"),
+        "TIFF zipped": encoded(grey, "TIFF", compression="tiff_adobe_deflate"),
+        "TIFF JPEG": encoded(colour, "TIFF", compression="jpeg"),
+        "TIFF of two pages": encoded(grey, "TIFF", save_all=True, append_images=[grey]),
         "DICOM": dicom(deep, PatientID="somebody", WindowCenter=9000, WindowWidth=18000),
         "DICOM in colour": dicom(np.stack([levels] * 3, axis=-1), bits=8),
-        "BMP": _encoded(grey, "BMP"),
+        "BMP": encoded(grey, "BMP"),
     }

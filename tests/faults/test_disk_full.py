@@ -19,7 +19,7 @@ from tests.study.studies import CPU, direct, ended, epoch, two_images, write_spa
 from tests.trial.conftest import Bench, make_bench
 from tests.trial.test_inputs import frozen
 from xraytune.base.errors import MachineError
-from xraytune.base.files import append_jsonl, read_jsonl
+from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare
 from xraytune.space.settings import GanSettings
@@ -150,27 +150,6 @@ def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tm
     assert all("the disk is full" in str(refusal) for refusal in refusals)
     where = {Path(str(refusal.problems[0].where)).relative_to(disk.path).parts[1] for refusal in refusals}
     assert where >= {"gan-3.work", "gan-3", "pool-1", "features-2"}
-
-
-def test_log_rows_are_written_atomically(disk: SmallDisk) -> None:
-    log = disk.path / "epochs.jsonl"
-    row = {"epoch": 1, "note": "x" * 900}
-    append_jsonl(log, row)
-    disk.fill()
-
-    written = 1
-    with told_full(log):
-        while True:  # the last page has room for some
-            append_jsonl(log, row)
-            written += 1
-    torn = log.read_bytes()
-    rows = read_jsonl(log)
-    disk.free()
-    append_jsonl(log, row)
-
-    assert not torn.endswith(b"\n"), "half a row was written"
-    assert len(rows) == written
-    assert read_jsonl(log) == [row] * (written + 1)
 
 
 @pytest.mark.parametrize("pages_left", range(4))

@@ -6,22 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.faults.fuzzing import (
-    SCALARS,
-    TRAPS,
-    damaged_bytes,
-    damaged_json,
-    damaged_lines,
-    damaged_rows,
-    fuzzed,
-    only_our_errors,
-    read_damaged,
-)
+from tests.faults import fuzzing
+from tests.faults.fuzzing import SCALARS, TRAPS, Damage, damaged_rows, fuzz, only_our_errors, read_damaged
 from tests.faults.specimens import make_study
 from xraytune.base.files import append_jsonl, read_jsonl
 from xraytune.confirm.arms import read_plan
@@ -34,10 +24,8 @@ from xraytune.study.journal import Journal
 from xraytune.study.row import completed_runs, ended_trials
 from xraytune.study.status import status
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # of a failing input
-]
+pytestmark = pytest.mark.slow
+
 SIDES: tuple[SideName, ...] = ("train", "val_a", "val_b")
 SPACES = sorted([*Path("search_spaces").glob("*.yaml"), *Path("search_spaces/studies").glob("*.yaml")])
 KEYS = (
@@ -55,8 +43,9 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> None:
     space.experiment()
 
 
-def damaged_space(whole: str) -> st.SearchStrategy[bytes]:
-    return st.one_of(*[damaged_lines(whole, TRAPS, SCALARS)] * 3, damaged_bytes(whole.encode()))
+def damaged_space(whole: str) -> Damage:
+    lines = fuzzing.damaged_lines(whole, TRAPS, SCALARS)
+    return fuzzing.any_of(lines, lines, lines, fuzzing.damaged_bytes(whole.encode()))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda path: path.stem)
@@ -69,16 +58,16 @@ def test_damaged_space_file_is_reported(tmp_path: Path, space: Path) -> None:
 
 def test_damaged_override_is_reported(tmp_path: Path) -> None:
     file = Path(shutil.copy("search_spaces/gan_ratio.yaml", tmp_path / "space.yaml"))
-    value = st.one_of(st.sampled_from([*SCALARS, *TRAPS]), st.text(max_size=12))
-    override = st.builds("{}{}{}".format, st.sampled_from(KEYS), st.sampled_from(["=", "=", "=", ""]), value)
 
-    @fuzzed()
-    @given(st.lists(override, min_size=1, max_size=3))
-    def load_it(overrides: list[str]) -> None:
+    def override(draw: Random) -> str:
+        value = draw.choice((draw.choice(SCALARS), draw.choice(TRAPS), fuzzing.text(draw, 12)))
+        return f"{draw.choice(KEYS)}{draw.choice(('=', '=', '=', ''))}{value}"
+
+    def load_it(draw: Random) -> None:
         with only_our_errors(tmp_path):
-            load(file, tuple(overrides))
+            load(file, tuple(override(draw) for _ in range(draw.randint(1, 3))))
 
-    load_it()
+    fuzz(load_it)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +76,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     return make_study(tmp_path_factory.mktemp("root"))
 
 
-def damaged_log(file: Path) -> st.SearchStrategy[bytes]:
+def damaged_log(file: Path) -> Damage:
     """A JSONL file of ours, damaged."""
     return damaged_rows([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
 
@@ -167,7 +156,7 @@ FILES_OF_A_STUDY: dict[str, Callable[[StudyFolder], object]] = {
 def test_damaged_study_file_is_reported(study: StudyFolder, name: str) -> None:
     file = study.path / name
     if file.suffix == ".json":
-        damage = damaged_json(json.loads(file.read_bytes()))
+        damage = fuzzing.damaged_json(json.loads(file.read_bytes()))
     else:
         damage = damaged_log(file) if file.suffix == ".jsonl" else damaged_space(file.read_text(encoding="utf-8"))
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.test_main_job import PROGRAM, SPACE, search_until_a_trial_ends, xraytune
+from tests.end_to_end.test_main_job import SPACE, search_until_a_trial_ends, xraytune
+from tests.faults.ray_processes import PROGRAM
 
 pytestmark = pytest.mark.gpu
 

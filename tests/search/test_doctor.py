@@ -13,18 +13,12 @@ from xraytune.space.settings import PACKAGES
 from xraytune.space.space import require_extensions
 
 
-def test_a_failing_import_is_reported_with_its_reason() -> None:
-    check = probe("gone", "import no_such_module_anywhere")
+def test_an_import_is_reported_with_its_version_or_the_reason_of_its_failure() -> None:
+    here, gone = probe("here", "print('noise')\nprint('version 3')"), probe("gone", "import no_such_module_anywhere")
 
-    assert check.status == "missing"
-    assert "reinstall" in check.fix
-    assert check.found == "ModuleNotFoundError: No module named 'no_such_module_anywhere'"
-
-
-def test_a_working_import_reports_its_version() -> None:
-    check = probe("here", "print('noise')\nprint('version 3')")
-
-    assert (check.status, check.found, check.fix) == ("ok", "version 3", "")
+    assert (here.status, here.found, here.fix) == ("ok", "version 3", "")
+    assert (gone.status, gone.found) == ("missing", "ModuleNotFoundError: No module named 'no_such_module_anywhere'")
+    assert "reinstall" in gone.fix
 
 
 @pytest.mark.slow
@@ -32,12 +26,14 @@ def test_doctor_checks_the_machine_and_the_weights_of_a_space(tmp_path: Path, mo
     """Also for weights that a condition leaves at their default; the images of the file are not needed."""
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setitem(PACKAGES, "diffusion", ("numpy", "no-such-package"))
     space = tmp_path / "space.yaml"
     space.write_text(
         """
 name: small
 weights_dir: files
 parameters:
+  source: {values: [none, diffusion]}
   backbone: {values: [resnet18, resnet34, vgg16]}
   weights: {values: [IMAGENET1K_FEATURES, none], when: {backbone: vgg16}}
 """,
@@ -51,6 +47,7 @@ parameters:
     assert checks["torch"].status == checks["Ray"].status == "ok"
     assert (checks["Ray startup"].status, checks["Ray startup"].fix) == ("missing", "export RAY_TMPDIR=/tmp")
     assert checks["Ray security"].found.startswith("RAY_AUTH_MODE: Ray does not require a token")
+    assert (checks["diffusion"].status, checks["diffusion"].found) == ("missing", "not installed: no-such-package")
     assert any(name.startswith("free disk at") for name in checks)
     assert all(bool(check.fix) == (check.status != "ok") for check in checks.values())
     weights = {name.removeprefix("weights of "): check for name, check in checks.items() if name.startswith("weights")}
@@ -62,22 +59,17 @@ parameters:
     assert weights["vgg16, none"].status == "ok"
 
 
-@pytest.mark.slow
-def test_missing_extras_are_found_by_doctor_and_before_a_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extras = {"task": "segmentation", "source": "diffusion"}
-    for extra in extras.values():
-        monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
+def test_missing_extras_are_refused_before_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = tmp_path / "space.yaml"
     parameters = "source: {value: diffusion}, backbone: {value: resnet18}, weights: {value: none}"
     space.write_text(f"name: small\ntask: segmentation\nparameters: {{{parameters}}}\n", encoding="utf-8")
+    for extra in ("segmentation", "diffusion"):
+        monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
 
-    checks = {check.name: check for check in doctor(space=space, folder=tmp_path)}
     with pytest.raises(MachineError) as refused:
         require_extensions(load_space(space, data=tmp_path))
 
-    for key, extra in extras.items():
-        assert (checks[extra].status, checks[extra].found) == ("missing", "not installed: no-such-package")
-        assert f"{key}: {extra} needs no-such-package, which this installation lacks" in str(refused.value)
+    for words in ("task: segmentation", "source: diffusion"):
+        extra = words.partition(": ")[2]
+        assert f"{words} needs no-such-package, which this installation lacks" in str(refused.value)
         assert f"fix: pip install 'xraytune[{extra}]'" in str(refused.value)

@@ -74,10 +74,6 @@ def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> 
     assert direct(study, "budget.hours=1e-9").next_trial() == "done"
 
 
-def is_spent(loop: DirectSearch) -> bool:
-    return loop.used_up == "gpu_hours"
-
-
 def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, clock: Clock) -> None:
     """A quarter of a GPU for 80 s, half of one for 80 s, and after a restart 80 s more: 100 GPU seconds."""
     budget = "budget.gpu_hours=0.027"  # 97.2 s
@@ -91,13 +87,13 @@ def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, clock: Clock) 
 
     again = direct(study, budget)
     again.clock.start(start(again).number, 0.5)
-    assert not is_spent(again)
+    before = again.used_up
     clock.now += 80
-    assert is_spent(again)
+    assert (before, again.used_up) == ("", "gpu_hours")
     complete(again, 0)
 
-    assert is_spent(direct(study, budget))
-    assert not is_spent(direct(study, "budget.gpu_hours=0.0279"))  # 100.4 s
+    assert direct(study, budget).used_up == "gpu_hours"
+    assert direct(study, "budget.gpu_hours=0.0279").used_up == ""  # 100.4 s
 
 
 def test_asha_prunes_a_weak_trial_and_reports_it(study: StudyFolder) -> None:
@@ -126,29 +122,28 @@ def test_failed_trial_records_its_reason(study: StudyFolder, message: TrialMessa
     assert start(loop).number == 1, "the search continues"
 
 
-def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> None:
+@pytest.mark.parametrize(
+    ("hangs", "reason"),
+    [(False, "its process was lost (killed, or its node)"), (True, "it hung (traceback: 0000/hang.txt)")],
+)
+def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder, hangs: bool, reason: str) -> None:
     """Also if the search restarts between them."""
     for _ in range(3):
         loop = direct(study, "resources.retries=2")
-        loop.on_trial_lost(start(loop).number, out_of_memory=False)
+        number = start(loop).number
+        if hangs:
+            (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
+        loop.on_trial_lost(number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
-    assert "lost" in ended_trials(study)[0].reason
+    assert reason in ended_trials(study)[0].reason
 
 
-def test_search_waits_for_its_last_trial(study: StudyFolder) -> None:
-    loop = direct(study, "budget.trials=1")
-    last = start(loop)
-    assert loop.next_trial() == "wait"
-    loop.on_trial_lost(last.number, out_of_memory=False)
-
-    assert start(loop) == last
-
-
-def test_new_epoch_resets_the_retry_count(study: StudyFolder) -> None:
-    loop = direct(study, "resources.retries=1")
+def test_search_waits_for_its_last_trial_and_a_new_epoch_resets_its_retry_count(study: StudyFolder) -> None:
+    loop = direct(study, "resources.retries=1", "budget.trials=1")
     for number in range(1, 4):
         assert start(loop).number == 0
+        assert loop.next_trial() == "wait"
         loop.on_result(0, epoch(number, 0.9))
         loop.on_trial_lost(0, out_of_memory=False)
 
@@ -165,15 +160,6 @@ def test_out_of_memory_doubles_the_share_and_keeps_settings(study: StudyFolder) 
 
     assert [first.share, second.share, start(loop).share] == [1, 2, 4]
     assert second.parameters == first.parameters
-
-
-def test_hang_is_reported_with_its_location(study: StudyFolder) -> None:
-    loop = direct(study, "resources.retries=0")
-    number = start(loop).number
-    (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
-    loop.on_trial_lost(number, out_of_memory=False)
-
-    assert ended_trials(study)[0].reason == "it hung (traceback: 0000/hang.txt)"
 
 
 def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None:
@@ -392,9 +378,13 @@ def gan_points(*widths_and_steps: tuple[int, int]) -> str:
 WIDTHS = "gan.width={values: [8, 16]}"
 
 
-def test_trial_waits_for_gan_in_training_while_others_run(study: StudyFolder) -> None:
+def gan_search(study: StudyFolder, points: str, *overrides: str, slots: int = 1) -> tuple[DirectSearch, Gans]:
     gans = Gans()
-    loop = direct(study, WIDTHS, gan_points((8, 100), (8, 100), (16, 100)), generator_need=gans.need)
+    return direct(study, WIDTHS, points, *overrides, generator_need=gans.need, generator_slots=slots), gans
+
+
+def test_trial_waits_for_gan_in_training_while_others_run(study: StudyFolder) -> None:
+    loop, gans = gan_search(study, gan_points((8, 100), (8, 100), (16, 100)))
 
     assert start(loop).number == 0, "trains the GAN of width 8"
     assert start(loop).number == 2, "trial 1 needs that GAN and waits; trial 2 needs another"
@@ -407,9 +397,8 @@ def test_trial_waits_for_gan_in_training_while_others_run(study: StudyFolder) ->
 def test_generators_are_trained_first_the_longest_chain_before_others_and_its_shortest_run_first(
     study: StudyFolder,
 ) -> None:
-    gans = Gans()
     points = gan_points((8, 100), (16, 200), (16, 100)).replace("[", "[{source: none, lr: 2e-3}, ")
-    loop = direct(study, WIDTHS, points, generator_need=gans.need)
+    loop, _ = gan_search(study, points)
 
     first = [start(loop) for _ in range(4)]
 
@@ -417,8 +406,7 @@ def test_generators_are_trained_first_the_longest_chain_before_others_and_its_sh
 
 
 def test_a_generator_in_training_occupies_its_slots(study: StudyFolder) -> None:
-    gans = Gans()
-    loop = direct(study, WIDTHS, gan_points((8, 100)), generator_need=gans.need, generator_slots=2)
+    loop, gans = gan_search(study, gan_points((8, 100)), slots=2)
 
     assert start(loop, 3).only_generator
     assert start(loop, 3).number == 1
@@ -445,9 +433,7 @@ def test_no_other_trial_takes_the_slots_that_a_generator_waits_for(study: StudyF
 
 
 def test_a_trial_whose_generator_fails_is_retried_with_its_training(study: StudyFolder) -> None:
-    gans = Gans()
-    options = WIDTHS, gan_points((8, 100)), "resources.retries=1"
-    loop = direct(study, *options, generator_need=gans.need, generator_slots=2)
+    loop, _ = gan_search(study, gan_points((8, 100)), "resources.retries=1", slots=2)
     start(loop)
 
     loop.on_trial_lost(0, out_of_memory=True)
@@ -459,20 +445,16 @@ def test_a_trial_whose_generator_fails_is_retried_with_its_training(study: Study
 
 def test_a_trial_that_has_trained_its_generator_elsewhere_trains_it_no_second_time_alone(study: StudyFolder) -> None:
     """As when the caches of two machines are not shared: it finds its own generator, or trains it like any trial."""
-    loop = direct(study, WIDTHS, gan_points((8, 100)), generator_need=Gans().need)
+    loop, _ = gan_search(study, gan_points((8, 100)))
     assert start(loop).only_generator
 
     loop.on_result(0, GeneratorTrained())
 
-    assert [(one.number, one.only_generator) for one in (start(loop), start(loop))] == [
-        (0, False),
-        (1, False),
-    ]
+    assert [(one.number, one.only_generator) for one in (start(loop), start(loop))] == [(0, False), (1, False)]
 
 
 def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(study: StudyFolder, clock: Clock) -> None:
-    gans = Gans()
-    loop = direct(study, WIDTHS, gan_points((8, 100)), "budget.hours=1", generator_need=gans.need)
+    loop, gans = gan_search(study, gan_points((8, 100)), "budget.hours=1")
     start(loop)
     clock.now += 3601
     trained(loop, gans, 0, (8, 100))
@@ -483,13 +465,13 @@ def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(study: St
     assert loop.is_done
     assert loop.used_up == "hours"
 
-    longer = direct(study, WIDTHS, gan_points((8, 100)), "budget.hours=3", generator_need=gans.need)
+    longer, gans_of_longer = gan_search(study, gan_points((8, 100)), "budget.hours=3")
+    gans_of_longer.trained.add((8, 100))
     assert start(longer).number == 1
 
 
 def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study: StudyFolder) -> None:
-    gans = Gans()
-    loop = direct(study, WIDTHS, gan_points((8, 100), (8, 200)), generator_need=gans.need)
+    loop, gans = gan_search(study, gan_points((8, 100), (8, 200)))
 
     assert start(loop).number == 0
     assert start(loop).number == 2
@@ -500,8 +482,7 @@ def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study
 
 
 def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyFolder) -> None:
-    gans = Gans()
-    loop = direct(study, WIDTHS, gan_points((8, 100), (8, 100)), generator_need=gans.need)
+    loop, _ = gan_search(study, gan_points((8, 100), (8, 100)))
     assert start(loop).number == 0
     assert start(loop).number == 2
 

@@ -5,20 +5,10 @@ import math
 import pytest
 
 from tests.study.studies import ended, epoch
-from xraytune.search.messages import (
-    GeneratorTrained,
-    Job,
-    Message,
-    Node,
-    SlotFree,
-    StartTrial,
-    Statistics,
-    TrialFailed,
-    decode,
-    encode,
-)
+from xraytune.search import messages
+from xraytune.search.messages import Message, decode, encode
 
-JOB = Job(study="s", cache="c", number=7, label="#7", gpu_share=0.5, lock="l", token="t")
+JOB = messages.Job(study="s", cache="c", number=7, label="#7", gpu_share=0.5, lock="l", token="t")
 
 
 @pytest.mark.parametrize(
@@ -27,11 +17,11 @@ JOB = Job(study="s", cache="c", number=7, label="#7", gpu_share=0.5, lock="l", t
         epoch(1, 0.1 + 0.2),
         epoch(1, math.inf),
         ended(1 / 3),
-        GeneratorTrained(),
-        TrialFailed(reason="Umlaut ü\nand a line", cause="memory"),
-        SlotFree(nodes=(Node(cpus=3, gpus=0.25), Node(cpus=1, gpus=0))),
-        StartTrial(job=JOB, process="p", resources={"CPU": 2.0}, images_per_step=12),
-        Statistics(gauges={"best_value": None, "trials": {"running": 2.0}}),
+        messages.GeneratorTrained(),
+        messages.TrialFailed(reason="Umlaut ü\nand a line", cause="memory"),
+        messages.SlotFree(nodes=(messages.Node(cpus=3, gpus=0.25), messages.Node(cpus=1, gpus=0))),
+        messages.StartTrial(job=JOB, process="p", resources={"CPU": 2.0}, images_per_step=12),
+        messages.Statistics(gauges={"best_value": None, "trials": {"running": 2.0}}),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -39,12 +29,7 @@ def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
     assert decode(encode(message)) == message
 
 
-def test_a_loss_that_is_not_a_number_arrives_as_such() -> None:
-    received = decode(encode(epoch(1, math.nan)))
-
-    assert math.isnan(received.record.val_score)
-
-
-def test_an_unknown_message_is_refused() -> None:
+def test_a_loss_that_is_not_a_number_arrives_as_such_and_an_unknown_message_is_refused() -> None:
+    assert math.isnan(decode(encode(epoch(1, math.nan))).record.val_score)
     with pytest.raises(KeyError):
         decode('["Other", {}]')

@@ -35,30 +35,16 @@ def study(*trials: TrialView, is_running: bool = False) -> StudyView:
 REAL = trial("complete", 27, source="none")
 GAN_3 = trial("pruned", 3, source="gan", gan_steps=500)
 GAN_9 = trial("pruned", 9, source="gan", gan_steps=1500)
+SHORT = trial("complete", 27, source="gan", gan_steps=500)
 LONGEST = trial("pruned", 9, source="gan", gan_steps=5000)
 FAILED = trial("failed", 0, source="gan", gan_steps=1500)
-
-
-def test_epochs_of_stopped_trials_are_saved() -> None:
-    found = pruning_of(study(REAL, GAN_3, GAN_9, FAILED))
-
-    assert found
-    assert found.summary == "ASHA stopped 2 of 3 trials and saved 42 of 81 epochs"
-
-
-def test_nothing_is_reported_if_no_trial_was_stopped() -> None:
-    assert pruning_of(study(REAL, FAILED)) is None
 
 
 @pytest.mark.parametrize(
     ("trials", "is_running", "named"),
     [
         ((REAL, GAN_3, GAN_3, GAN_9, FAILED), False, ("source gan", "2 after epoch 3, 1 after epoch 9")),
-        (
-            (REAL, trial("complete", 27, source="gan", gan_steps=500), GAN_3, LONGEST, LONGEST),
-            False,
-            ("gan.steps 5000", "2 after epoch 9"),
-        ),
+        ((REAL, SHORT, GAN_3, LONGEST, LONGEST), False, ("gan.steps 5000", "2 after epoch 9")),
         ((REAL, GAN_3, trial("complete", 5, source="gan", gan_steps=500)), False, None),
         ((REAL, GAN_3, trial("unfinished", 5, source="gan", gan_steps=500)), False, None),
         ((REAL, GAN_3), True, None),
@@ -77,3 +63,11 @@ def test_a_value_that_was_never_trained_to_the_end_is_named_once(
         warning, advice = found.warnings
         assert warning == f"no trial with {named[0]} was trained to the end: ASHA stopped all of them ({named[1]})"
         assert "--set name=small-2" in advice
+
+
+def test_epochs_of_stopped_trials_are_saved_and_without_any_nothing_is_reported() -> None:
+    found = pruning_of(study(REAL, GAN_3, GAN_9, FAILED))
+
+    assert found
+    assert found.summary == "ASHA stopped 2 of 3 trials and saved 42 of 81 epochs"
+    assert pruning_of(study(REAL, FAILED)) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,10 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield path
 
 
+def run(space: Path, *overrides: str, **callbacks: Any) -> None:
+    search(space, studies=space.parent / "studies", overrides=overrides, callbacks=Callbacks(**callbacks))
+
+
 def test_concurrently_created_study_is_not_continued(space: Path) -> None:
     root = space.parent
 
@@ -54,43 +59,32 @@ def test_concurrently_created_study_is_not_continued(space: Path) -> None:
             search_in_process(load_space(space, ["batch_size=4"]), root)
 
     with pytest.raises(StudyError, match="another space"):
-        search(
-            space,
-            studies=root / "studies",
-            overrides=["budget.trials=2"],
-            callbacks=Callbacks(on_progress=search_another),
-        )
+        run(space, "budget.trials=2", on_progress=search_another)
 
     (row,) = read_jsonl(root / "studies" / "small" / "trials.jsonl")
     assert row["parameters"]["batch_size"] == 4
 
 
-@pytest.mark.parametrize(
-    ("overrides", "note"),
-    [
-        ([], "budget.trials is used up after 1 trial; to continue, raise it with --set budget.trials=N"),
-        (
-            ["budget.trials=9", "budget.hours=1e-9"],
-            "budget.hours is used up after 1 trial; to continue, raise it with --set budget.hours=N",
-        ),
-    ],
-)
-def test_finished_search_reports_the_spent_budget(space: Path, overrides: list[str], note: str) -> None:
-    studies, notes = space.parent / "studies", list[str]()
-    search(space, studies=studies)
+def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_last_start(space: Path) -> None:
+    run(space)
 
-    search(space, studies=studies, overrides=overrides, callbacks=Callbacks(note=notes.append))
+    for key, overrides in (("trials", []), ("hours", ["budget.trials=9", "budget.hours=1e-9"])):
+        notes = list[str]()
+        run(space, *overrides, note=notes.append)
+        expected = f"budget.{key} is used up after 1 trial; to continue, raise it with --set budget.{key}=N"
+        assert notes[-1] == expected
+    run(space, "budget.trials=2", "budget.hours=0.5")
 
-    assert notes[-1] == note
+    view = status(space.parent / "studies" / "small")
+    assert (view.trial_budget, view.seconds_budget) == (2, 1800.0)
 
 
 def test_ratio_without_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
-    overrides = ["batch_size=512", "source={values: [none, duplicate]}", "synthetic_ratio={min: 0.002, max: 1.0}"]
     refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to zero extra images\n +fix: use 0\.\d+ or more"
 
     with pytest.raises(ConfigError, match=refused):
-        search(space, studies=root / "studies", overrides=overrides)
+        run(space, "batch_size=512", "source={values: [none, duplicate]}", "synthetic_ratio={min: 0.002, max: 1.0}")
     fixed = ["batch_size=512", "lr=1e-3", "source=duplicate", "synthetic_ratio=0.002"]
     with pytest.raises(ConfigError, match=refused):
         train(space, out=root / "model", overrides=fixed, cache=root / "cache")
@@ -100,36 +94,19 @@ def test_ratio_without_extra_images_is_refused_before_writing(space: Path) -> No
 
 
 def test_pretraining_that_asha_would_compare_is_noted_and_a_phase_without_steps_is_refused(space: Path) -> None:
-    root, notes = space.parent, list[str]()
     pretrain = ["source={values: [none, duplicate]}", "mixing=pretrain", "budget={trials: 1, max_epochs: 4}"]
-
-    class Noted(Exception):
-        """Enough was seen."""
+    notes = list[str]()
 
     def note(text: str) -> None:
         notes.append(text)
         if text.startswith("ASHA"):
-            raise Noted
+            raise KeyboardInterrupt
 
     with pytest.raises(ConfigError, match=r"divides \d+ steps into \d+ with extra images and 0 with real ones"):
-        search(space, studies=root / "studies", overrides=[*pretrain, "synthetic_ratio={values: [1.0, 100.0]}"])
-    with pytest.raises(Noted):
-        search(
-            space,
-            studies=root / "studies",
-            overrides=[*pretrain, "synthetic_ratio={values: [1.0, 2.0]}", "scheduler={name: asha, grace: 2}"],
-            callbacks=Callbacks(note=note),
-        )
+        run(space, *pretrain, "synthetic_ratio={values: [1.0, 100.0]}")
+    asha = "scheduler={name: asha, grace: 2}"
+    with pytest.raises(KeyboardInterrupt):
+        run(space, *pretrain, "synthetic_ratio={values: [1.0, 2.0]}", asha, note=note)
 
     assert "from epoch 2 on, but trials with mixing: pretrain may not see a real image before epoch 3" in notes[-1]
-    assert not (root / "studies").exists()
-
-
-def test_status_shows_the_budget_of_the_last_start(space: Path) -> None:
-    studies = space.parent / "studies"
-    search(space, studies=studies)
-
-    search(space, studies=studies, overrides=["budget.trials=2", "budget.hours=0.5"])
-
-    view = status(studies / "small")
-    assert (view.trial_budget, view.seconds_budget) == (2, 1800.0)
+    assert not (space.parent / "studies").exists()

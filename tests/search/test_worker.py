@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ from xraytune.base.lease import LeaseHeldError, hold, take_ownership
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
-from xraytune.search.messages import EpochEnded, GeneratorTrained, Job, MachineStopped, TrialEnded, TrialFailed
+from xraytune.search.messages import (
+    EpochEnded,
+    GeneratorTrained,
+    Job,
+    MachineStopped,
+    TrialEnded,
+    TrialFailed,
+    TrialMessage,
+)
 from xraytune.search.worker import TrialWorker, next_message
 from xraytune.space.load import experiment_to_json, load_space
 from xraytune.space.settings import Parameters
@@ -40,25 +49,18 @@ data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
 parameters: {backbone: {value: small_cnn}, weights: {value: none}, batch_size: {value: 8}}
 budget: {trials: 1, max_epochs: 3, steps_per_epoch: 2}
 """
-HANGS = """
+GAN = {"image_size": 32, "width": 4, "batch_size": 4, "steps": 2}
+GPU = {"device": "cuda", "threads": 1, "precision": "bfloat16"}
+OLD = {"torch": "2.0.1+cu117", "torchvision": "0.15"}
+WORKER = """
 import json, sys, time
 from xraytune.search.messages import Job
 from xraytune.search.worker import TrialWorker
 worker = TrialWorker(Job(**json.loads(sys.argv[1])))
-print(repr(worker.step()), flush=True)
-time.sleep(600)
-"""
-
-IS_NOT_ASKED = """
-import json, sys, time
-from xraytune.search.messages import Job
-from xraytune.search.worker import TrialWorker
-worker = TrialWorker(Job(**json.loads(sys.argv[1])))
-worker.step()
-time.sleep(float(sys.argv[2]) + 1)
+print(type(worker.step()).__name__, flush=True)
+time.sleep(float(sys.argv[2]))
 print(type(worker.step()).__name__)
 """
-
 GUARDED = """
 import sys, time
 from pathlib import Path
@@ -81,12 +83,15 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     return folder
 
 
-def job(study: StudyFolder, number: int, **parameters: object) -> Job:
+def job(study: StudyFolder, number: int, tracking: Any = None, hang_minutes: float = 30, **parameters: object) -> Job:
     """A new trial of the study."""
     trial, experiment = study.trial_path(number), study.space().experiment()
     values = experiment.parameters.model_dump() | parameters
     experiment = experiment.model_copy(update={"parameters": Parameters.model_validate(values)})
-    write_json(trial / "config.json", experiment_to_json(experiment, trial))
+    content: Any = experiment_to_json(experiment, trial)
+    content["settings"] |= {"tracking": tracking} if tracking else {}
+    content["settings"]["resources"]["hang_minutes"] = hang_minutes
+    write_json(trial / "config.json", content)
     return Job(
         study=str(study.path),
         cache=str(study.path.parent.parent / "cache"),
@@ -96,6 +101,12 @@ def job(study: StudyFolder, number: int, **parameters: object) -> Job:
         lock=str(study.lock_path),
         token="",
     )
+
+
+def steps(task: Job, count: int) -> list[TrialMessage]:
+    """The first messages of a worker, which ends after them."""
+    with closing(TrialWorker(task)) as worker:
+        return [worker.step() for _ in range(count)]
 
 
 def epochs(study: StudyFolder, number: int) -> list[int]:
@@ -108,40 +119,33 @@ def failing(error: BaseException) -> Generator[EpochRecord, None, TrialResult]:
 
 
 @pytest.mark.filterwarnings("default")  # wandb's own
-def test_a_tracked_trial_leaves_an_offline_run_equal_to_its_epochs(
+def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
     study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    gan = {"image_size": 32, "width": 4, "batch_size": 4, "steps": 3}
-    tracked = job(study, 80, source="gan", synthetic_ratio=0.5, gan=gan)
-    config = study.trial_path(80) / "config.json"
-    content = read_json(config)
-    content["settings"]["tracking"] = {"wandb": {"project": "small", "mode": "offline"}}
-    write_json(config, content)
+    tracking = {"wandb": {"project": "small", "mode": "offline"}}
+    tracked = job(study, 80, tracking=tracking, source="gan", synthetic_ratio=0.5, gan=GAN | {"steps": 3})
 
-    worker = TrialWorker(tracked)
-    while not isinstance(message := worker.step(), TrialEnded):
-        assert isinstance(message, EpochEnded)
-    worker.close()
+    *records, end = steps(tracked, 4)
 
+    assert isinstance(end, TrialEnded)
+    assert [message.record.epoch for message in records if isinstance(message, EpochEnded)] == [1, 2, 3]
+    assert isinstance(records[-1], EpochEnded)
+    assert end.result.value == records[-1].record.best_val_score
     run = read_run(run_files(study.trial_path(80))[0])
     assert (run.name, run.group) == ("one #80", f"one {study.identity()[:6]}")
     assert run.epochs == epochs(study, 80) == [1, 2, 3]
     assert "samples.path" in run.rows[0]
-    assert (run.config["arm"], run.summary["status"]) == ("gan", "complete")
-    assert run.summary["value"] == message.result.value
-    assert run.exit_code == 0
+    assert (run.config["arm"], run.summary["status"], run.exit_code) == ("gan", "complete", 0)
+    assert run.summary["value"] == end.result.value
 
 
 def test_trials_of_one_gan_name_the_same_picture_of_its_images(study: StudyFolder) -> None:
     """The picture is written before a GAN can be rejected, too."""
-    gan = {"image_size": 32, "width": 4, "batch_size": 4, "steps": 2}
     earlier = {*(study.path / "samples").glob("*")}
     for number, change in ((70, {}), (71, {}), (72, {"seed": 1})):
-        worker = TrialWorker(job(study, number, source="gan", synthetic_ratio=0.5, gan=gan | change))
-        worker.step()
-        worker.close()
+        steps(job(study, number, source="gan", synthetic_ratio=0.5, gan=GAN | change), 1)
 
     first, second, other = (read_samples(study.trial_path(number)) for number in (70, 71, 72))
 
@@ -151,42 +155,24 @@ def test_trials_of_one_gan_name_the_same_picture_of_its_images(study: StudyFolde
 
 
 def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyFolder) -> None:
-    gan = {"image_size": 32, "width": 4, "batch_size": 4, "steps": 3}
-    trial = job(study, 75, source="gan", synthetic_ratio=0.5, gan=gan)
-    worker = TrialWorker(replace(trial, only_generator=True))
-    said = worker.step()
-    worker.close()
-    trained = {*(study.path.parent.parent / "cache" / "gan-3").iterdir()}
+    trial = job(study, 75, source="gan", synthetic_ratio=0.5, gan=GAN | {"steps": 3})
+    gans = study.path.parent.parent / "cache" / "gan-3"
 
-    worker = TrialWorker(trial)
-    worker.step()
-    worker.close()
+    said = steps(replace(trial, only_generator=True), 1)
+    trained = {*gans.iterdir()}
+    steps(trial, 1)
 
-    assert said == GeneratorTrained()
+    assert said == [GeneratorTrained()]
     assert epochs(study, 75) == [1]
     assert read_samples(study.trial_path(75))
-    assert {*(study.path.parent.parent / "cache" / "gan-3").iterdir()} == trained
-
-
-def test_worker_reports_epochs_and_end(study: StudyFolder) -> None:
-    worker = TrialWorker(job(study, 0))
-    said = [worker.step() for _ in range(4)]
-    worker.close()
-
-    kinds = [type(message).__name__ for message in said]
-    assert kinds == ["EpochEnded", "EpochEnded", "EpochEnded", "TrialEnded"]
-    assert isinstance(said[-2], EpochEnded)
-    assert isinstance(said[-1], TrialEnded)
-    assert said[-1].result.value == said[-2].record.best_val_score
+    assert {*gans.iterdir()} == trained
 
 
 def test_a_worker_decodes_the_images_again_if_the_cache_has_lost_their_pixels(study: StudyFolder) -> None:
     task = job(study, 20)
     shutil.rmtree(Path(task.cache))
 
-    worker = TrialWorker(task)
-    message = worker.step()
-    worker.close()
+    (message,) = steps(task, 1)
 
     assert isinstance(message, EpochEnded)
 
@@ -235,16 +221,8 @@ def test_missing_storage_or_disk_space_is_not_a_trial_failure(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("file", "change", "reason"),
     [
-        (
-            "environment.json",
-            {"compute": {"device": "cuda", "threads": 1, "precision": "bfloat16"}},
-            "sees no GPU here",
-        ),
-        (
-            "environment.json",
-            {"packages": {"torch": "2.0.1+cu117", "torchvision": "0.15"}},
-            "trained with torch 2.0.1 and torchvision",
-        ),
+        ("environment.json", {"compute": GPU}, "sees no GPU here"),
+        ("environment.json", {"packages": OLD}, "trained with torch 2.0.1 and torchvision"),
         ("split.json", {"images": None}, "split.json"),
     ],
     ids=["a lost GPU", "another torch", "a damaged file"],
@@ -256,11 +234,9 @@ def test_machine_that_cannot_run_the_study_stops_the_search_without_failing_tria
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     copy = StudyFolder(Path(shutil.copytree(study.path, tmp_path / "studies" / "one")))
     write_json(copy.path / file, read_json(copy.path / file) | change)
-    worker = TrialWorker(job(copy, 10))
 
-    message = worker.step()
+    (message,) = steps(job(copy, 10), 1)
 
-    worker.close()
     assert isinstance(message, MachineStopped if file == "environment.json" else TrialFailed)
     assert reason in message.reason
     assert not copy.checkpoint_path(10).exists()
@@ -283,10 +259,10 @@ def process_of(study: StudyFolder, number: int, *prefix: str) -> subprocess.Pope
     """A process that has ended the first epoch of a new trial when this returns, and then hangs."""
     text = json.dumps(asdict(job(study, number)))
     process = subprocess.Popen(
-        [*prefix, sys.executable, "-c", HANGS, text], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [*prefix, sys.executable, "-c", WORKER, text, "600"], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None
-    assert "EpochEnded" in process.stdout.readline()
+    assert process.stdout.readline() == "EpochEnded\n"
     return process
 
 
@@ -302,48 +278,34 @@ def test_hanging_process_exits_and_records_where(tmp_path: Path) -> None:
 def test_idle_process_is_not_a_hang(study: StudyFolder) -> None:
     """As while a search is stopped with Ctrl-Z."""
     seconds = 6.0
-    one = job(study, 13)
-    config = study.trial_path(13) / "config.json"
-    content = read_json(config)
-    content["settings"]["resources"]["hang_minutes"] = seconds / 60
-    write_json(config, content)
+    text = json.dumps(asdict(job(study, 13, hang_minutes=seconds / 60)))
 
-    done = subprocess.run(
-        [sys.executable, "-c", IS_NOT_ASKED, json.dumps(asdict(one)), str(seconds)], check=False, capture_output=True
-    )
+    done = subprocess.run([sys.executable, "-c", WORKER, text, str(seconds + 1)], check=False, capture_output=True)
 
-    assert done.stdout == b"EpochEnded\n", done.stderr
+    assert done.stdout == b"EpochEnded\n" * 2, done.stderr
 
 
-def test_process_exits_when_its_trial_runs_elsewhere(study: StudyFolder) -> None:
+@pytest.mark.parametrize("why", ["its trial runs elsewhere", "another search holds the study", "the study is moved"])
+def test_process_exits_when_its_trial_is_no_longer_its_own(study: StudyFolder, why: str) -> None:
     """Also if it was suspended meanwhile."""
-    process = process_of(study, 3)
-    process.send_signal(signal.SIGSTOP)
-    take_ownership(study.trial_path(3) / ".owner")
-    process.send_signal(signal.SIGCONT)
-    process.communicate(timeout=120)
-
-    assert process.returncode == 1
-    assert epochs(study, 3) == [1]
-
-
-def test_process_exits_when_another_search_holds_the_study(study: StudyFolder) -> None:
-    process = process_of(study, 4)
-    with hold(study.lock_path):
+    folder = StudyFolder(Path(shutil.copytree(study.path, study.path.with_name(why))))
+    process = process_of(folder, 3)
+    with ExitStack() as stack:
+        if why == "its trial runs elsewhere":
+            process.send_signal(signal.SIGSTOP)
+            take_ownership(folder.trial_path(3) / ".owner")
+            process.send_signal(signal.SIGCONT)
+        elif why == "another search holds the study":
+            stack.enter_context(hold(folder.lock_path))
+        else:
+            folder.path.rename(study.path.with_name("elsewhere"))
         process.communicate(timeout=120)
 
     assert process.returncode == 1
-
-
-def test_process_exits_when_the_study_is_moved(study: StudyFolder) -> None:
-    moved = StudyFolder(study.path.with_name("moved"))
-    shutil.copytree(study.path, moved.path)
-    process = process_of(moved, 4)
-    moved.path.rename(study.path.with_name("elsewhere"))
-    process.communicate(timeout=120)
-
-    assert process.returncode == 1
-    assert not moved.path.exists(), "it makes no folder in the place of the old one"
+    if why == "the study is moved":
+        assert not folder.path.exists(), "it makes no folder in the place of the old one"
+    else:
+        assert epochs(folder, 3) == [1]
 
 
 def test_process_exits_when_its_parent_is_gone(study: StudyFolder) -> None:

@@ -1,9 +1,8 @@
 """A study on disk whose trials are not trained: tests send the messages that trials would."""
 
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.prepare import Prepared, PreparedImage, SideName
@@ -35,16 +34,13 @@ sampler: {startup_trials: 2, seed: 3}
 """
 
 
-@dataclass(slots=True)
 class Watching:
     """Callbacks that remember which trials started and ended."""
 
-    began_numbers: list[int] = field(default_factory=list)
-    ended_rows: list[TrialRow] = field(default_factory=list)
-
-    @property
-    def callbacks(self) -> Callbacks:
-        return Callbacks(
+    def __init__(self) -> None:
+        self.began_numbers: list[int] = []
+        self.ended_rows: list[TrialRow] = []
+        self.callbacks = Callbacks(
             on_trial_start=lambda suggestion: self.began_numbers.append(suggestion.number),
             on_trial_end=self.ended_rows.append,
         )
@@ -114,30 +110,15 @@ class DirectSearch(TrialLoop):
         self.trials.clock.save()
 
 
-def direct(
-    study: StudyFolder,
-    *overrides: str,
-    watching: Watching | None = None,
-    generator_need: GeneratorNeeds = no_gan,
-    generator_slots: int = 1,
-) -> DirectSearch:
-    """A search, as each start creates it."""
-    space = write_space(study.path.parent.parent, *overrides)
-    return DirectSearch(study, space, generator_need=generator_need, watching=watching, generator_slots=generator_slots)
+def direct(study: StudyFolder, *overrides: str, **options: Any) -> DirectSearch:
+    """A search with options of `DirectSearch`, as each start creates it."""
+    return DirectSearch(study, write_space(study.path.parent.parent, *overrides), **options)
 
 
 def epoch(number: int, value: float) -> EpochEnded:
     """A trial's message after an epoch."""
-    record = EpochRecord(
-        epoch=number,
-        steps=8 * number,
-        train_loss=0.5,
-        val_loss=0.5,
-        val_score=value,
-        best_val_score=value,
-        lr=1e-3,
-        seconds=1.0,
-    )
+    scores = {"val_score": value, "best_val_score": value}
+    record = EpochRecord(epoch=number, steps=8 * number, train_loss=0.5, val_loss=0.5, lr=1e-3, seconds=1.0, **scores)
     return EpochEnded(record=record)
 
 

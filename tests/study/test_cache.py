@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,18 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import command
+from tests.in_process import command, said
 from xraytune.base.artifacts import build_once, in_use, is_intact
 from xraytune.base.errors import ConfigError
 from xraytune.study.clean import clean_cache
 
-HOUR = 3600.0
 
-
-def artifact(cache: Path, seed: int, *, hours_old: float, stage: str = "pool-1") -> Path:
+def artifact(cache: Path, seed: int, *, hours_old: float = 30, stage: str = "pool-1") -> Path:
     """An artifact of 1,000 bytes and its manifest, used this long ago."""
     path = build_once(cache, stage, {"generator": "0" * 32, "seed": seed}, fill)
-    then = time.time() - hours_old * HOUR
+    then = time.time() - hours_old * 3600
     os.utime(path / "manifest.json", (then, then))
     return path
 
@@ -62,7 +59,7 @@ with in_use(Path(sys.argv[1])):
 
 @pytest.mark.slow
 def test_what_a_running_command_has_used_stays_until_it_ends(tmp_path: Path) -> None:
-    used, unused = (artifact(tmp_path, seed, hours_old=30) for seed in (1, 2))
+    used, unused = (artifact(tmp_path, seed) for seed in (1, 2))
     code = [sys.executable, "-c", RUNNING, str(tmp_path), str(used)]
     with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
@@ -80,7 +77,7 @@ def test_what_a_running_command_has_used_stays_until_it_ends(tmp_path: Path) -> 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 def test_files_whose_use_another_user_cannot_record_stay_while_that_user_works(tmp_path: Path) -> None:
-    private, shared = (artifact(tmp_path, seed, hours_old=30) for seed in (1, 2))
+    private, shared = (artifact(tmp_path, seed) for seed in (1, 2))
     (private / "manifest.json").chmod(0o644)
     (shared / "manifest.json").chmod(0o664)
     with in_use(tmp_path):
@@ -94,7 +91,7 @@ def test_files_whose_use_another_user_cannot_record_stay_while_that_user_works(t
 def test_an_artifact_whose_use_cannot_be_recorded_is_still_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = artifact(tmp_path, 1, hours_old=30)
+    path = artifact(tmp_path, 1)
 
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -117,12 +114,8 @@ def test_the_umask_decides_what_a_group_may_do_with_an_artifact(tmp_path: Path, 
 
 @pytest.mark.parametrize("wrong", ["lots", "50 apples", "-1GB", "50GBB"])
 def test_an_invalid_size_is_refused(tmp_path: Path, wrong: str) -> None:
-    path = artifact(tmp_path, 1, hours_old=30)
-
     with pytest.raises(ConfigError, match="is not a size"):
         clean_cache(tmp_path, max_size=wrong)
-
-    assert path.exists()
 
 
 def test_generators_in_training_stay_while_a_command_runs(tmp_path: Path) -> None:
@@ -135,29 +128,23 @@ def test_generators_in_training_stay_while_a_command_runs(tmp_path: Path) -> Non
         stayed = work.is_dir()
     clean_cache(tmp_path, max_size="0")
 
-    assert stayed
-    assert not work.exists()
+    assert (stayed, work.exists()) == (True, False)
 
 
-def test_only_what_the_naming_scheme_owns_is_removed(tmp_path: Path) -> None:
-    path = artifact(tmp_path, 1, hours_old=30)
+def test_only_what_the_naming_scheme_owns_is_removed_and_the_command_prints_each_path(tmp_path: Path) -> None:
+    path = artifact(tmp_path, 1)
     others = [tmp_path / "photos" / ("0" * 32), path.parent / "notes", tmp_path / "pool-1.bak" / ("0" * 32)]
     for other in others:
         other.mkdir(parents=True)
 
+    would = said("cache", "clean", "--cache", tmp_path, "--max-size", "0", "--dry-run")
+    stayed = path.is_dir()
     cleaned = clean_cache(tmp_path, max_size="0")
-
-    assert [*cleaned.removed] == [path]
-    assert all(other.is_dir() for other in others)
-
-
-def test_the_command_prints_each_path(tmp_path: Path) -> None:
-    path = artifact(tmp_path / "cache", 1, hours_old=30)
-
-    would = command("cache", "clean", "--cache", tmp_path / "cache", "--max-size", "0", "--dry-run", "--json")
     missing = command("cache", "clean", "--cache", tmp_path / "nowhere", "--max-size", "0")
 
-    assert [*json.loads(would.stdout)["removed"]] == [str(path)]
-    assert path.is_dir()
+    assert stayed
+    assert [*would["removed"]] == [str(path)]
+    assert [*cleaned.removed] == [path]
+    assert all(other.is_dir() for other in others)
     assert missing.exit_code == 2
     assert "no cache here" in missing.stderr

@@ -17,7 +17,7 @@ import pytest
 from tests.in_process import CPU, InProcess, loop_of, one_thread
 from xraytune.base.artifacts import artifact_path
 from xraytune.base.errors import StudyError
-from xraytune.base.files import read_jsonl, sha256_of, write_json
+from xraytune.base.files import read_jsonl, sha256_of
 from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
@@ -142,29 +142,22 @@ def test_cleaned_study_resumes_identically(root: Path, tmp_path: Path) -> None:
 
 
 def test_clean_keeps_results_and_the_checkpoint_of_an_interrupted_trial(root: Path) -> None:
+    """A dry run lists the same and removes nothing."""
     study = root / "studies" / "small"
     checkpoint_bytes, before = leave_checkpoints(root), contents(study)
 
+    would = clean(study, dry_run=True)
+    still_there = contents(study)
     cleaned = clean(study)
 
     gone = {name for name in before if name not in contents(study)}
+    assert (still_there, would.is_dry_run, would.removed) == (before, True, cleaned.removed)
     assert gone == {f"trials/{number:04d}/checkpoint/checkpoint.pt" for number in (0, 1)}
     assert {path.relative_to(study).as_posix() for path in cleaned.removed} == gone
     assert cleaned.total_bytes == checkpoint_bytes
     assert {name: sha for name, sha in before.items() if name not in gone} == contents(study)
     assert [trial.status for trial in status(study).trials] == ["complete", "complete", "unfinished"]
-
-
-def test_dry_run_lists_files_and_removes_nothing(root: Path) -> None:
-    leave_checkpoints(root)
-    before = contents(root)
-
-    would = clean(root / "studies" / "small", dry_run=True)
-
-    assert contents(root) == before
-    assert would.is_dry_run
-    assert clean(root / "studies" / "small").removed == would.removed
-    assert clean(root / "studies" / "small").removed == {}, "nothing is left to remove"
+    assert clean(study).removed == {}, "nothing is left to remove"
 
 
 def test_the_generator_of_one_study_serves_the_next(root: Path) -> None:
@@ -221,11 +214,9 @@ def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: str) -
             return clean(root / "studies" / "small", clock=clock).removed
         return clean_cache(root / "cache", max_size="1TB", clock=clock).removed
 
-    young = removed(time.time)
-    stayed = left.is_dir()
+    young, stayed = removed(time.time), left.is_dir()
 
-    assert stayed
-    assert young == {}
+    assert (young, stayed) == ({}, True)
     assert removed(in_an_hour) == {left.resolve(): 77}
     assert not left.exists()
     assert in_use.is_file()
@@ -253,7 +244,7 @@ def test_links_in_a_cache_are_neither_followed_nor_removed(root: Path, tmp_path:
     assert kept.is_dir()
 
 
-def test_links_in_a_study_are_not_followed(root: Path, tmp_path: Path) -> None:
+def test_links_in_a_study_are_not_followed_and_a_folder_that_is_no_study_is_refused(root: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / f".kept.{dead_process()}-0123abcd.tmp").write_bytes(b"x")
@@ -262,14 +253,7 @@ def test_links_in_a_study_are_not_followed(root: Path, tmp_path: Path) -> None:
     (wandb / "linked").symlink_to(elsewhere)
 
     assert clean(root / "studies" / "small", clock=in_an_hour).removed == {}
+    with pytest.raises(StudyError, match="no study here"):
+        clean(elsewhere)
 
     assert len(list(elsewhere.iterdir())) == 1
-
-
-def test_folder_that_is_not_a_study_is_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / "notes.json", {})
-
-    with pytest.raises(StudyError, match="no study here"):
-        clean(tmp_path)
-
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]

@@ -14,11 +14,12 @@ from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import PIXELS_STAGE
+from xraytune.data.prepare import PIXELS_STAGE, prepare
 from xraytune.model.train import train
 from xraytune.nets.classifier import build_classifier
 from xraytune.search import run as search_run
 from xraytune.search.run import search
+from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_trials
@@ -59,15 +60,23 @@ def draw_extra(root: Path, seed: int) -> None:
 CHANGES: dict[str, Callable[[Path, int], None]] = {"extra": draw_extra, "own.safetensors": write_weights}
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with X-rays, weights, a space file and decoded pixels."""
+    root = tmp_path_factory.mktemp("inputs")
+    draw_phantoms(root / "xrays", patients=60, seed=1, image_size_px=32)
+    write_weights(root, 1)
+    (root / "small.yaml").write_text(SPACE, encoding="utf-8")
+    prepare(load_space(root / "small.yaml").settings, root / "cache")
+    return root
+
+
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with X-rays, weights and a space file; its trials run in this process."""
-    draw_phantoms(tmp_path / "xrays", patients=60, seed=1, image_size_px=32)
-    write_weights(tmp_path, 1)
-    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
+def lab(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it; trials run in this process."""
     monkeypatch.setattr(search_run, "Runner", InProcess)
     with one_thread():
-        yield tmp_path
+        yield Path(shutil.copytree(drawn, tmp_path / "lab"))
 
 
 def search_lab(lab: Path, trials: int = 1) -> StudyFolder:

@@ -42,28 +42,29 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
     assert [(side.name, side.image_count) for side in view.sides] == [("train", 1), ("val-A", 1), ("val-B", 1)]
 
 
-def test_status_names_the_picture_of_a_trials_gan(study: StudyFolder) -> None:
+def test_status_names_the_study_and_the_picture_of_a_trials_gan(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loop = direct(study, "points_to_evaluate=[{source: gan}, {source: none}]")
     for number in range(2):
         loop.next_trial()
         write_samples(study.trial_path(number), study.path / "samples" / f"gan-{number}.png")
+    monkeypatch.chdir(study.path)
 
+    assert status(Path()).name == "small"
     assert [trial.samples for trial in status(study.path).trials] == ["samples/gan-0.png", ""]
 
 
-def test_activity_of_a_trial_can_have_any_name(tmp_path: Path) -> None:
-    ProgressFile(tmp_path)('training the GAN of a "shadow" (lung) (steps)', 100, 200)
-
-    assert str(read_progress(tmp_path)) == 'training the GAN of a "shadow" (lung): 100 of 200 steps'
-
-
-def test_time_left_of_an_activity_follows_from_its_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    show = ProgressFile(tmp_path)
+def test_activity_of_a_trial_can_have_any_name_and_its_time_left_follows_from_its_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show, name = ProgressFile(tmp_path), 'training the GAN of a "shadow" (lung)'
     for done, seconds in ((1000, 10.0), (1100, 14.0), (1200, 30.0)):
         monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
-        show("training the GAN (steps)", done, 1500)
+        show(f"{name} (steps)", done, 1500)
 
-    assert read_progress(tmp_path) == ("training the GAN (steps)", 1200, 1500, 30.0)
+    assert read_progress(tmp_path) == (f"{name} (steps)", 1200, 1500, 30.0)
+    assert str(read_progress(tmp_path)).startswith(f"{name}: 1,200 of 1,500 steps")
 
 
 @pytest.mark.slow
@@ -131,12 +132,13 @@ def test_a_grid_is_shown_with_as_many_trials_as_it_has_points(tmp_path: Path) ->
 
 
 def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder) -> None:
+    none = trials_dataframe(study.path)
     loop = direct(study, "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]")
-    loop.next_trial()
-    loop.on_result(0, epoch(1, 0.9))
-    loop.on_result(0, ended(0.9, epochs=1))
-    loop.next_trial()
-    loop.on_result(1, epoch(1, 0.8))
+    for number, value in enumerate((0.9, 0.8)):
+        loop.next_trial()
+        loop.on_result(number, epoch(1, value))
+        if number == 0:
+            loop.on_result(0, ended(0.9, epochs=1))
 
     table = trials_dataframe(study.path)
 
@@ -144,23 +146,10 @@ def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder)
         *("status", "arm", "mix", "epochs", "val_a_score", "val_b_score", "seconds"),
         *("source", "synthetic_ratio", "gan.steps", "lr"),
     ]
-    assert list(table.index) == [0, 1]
+    assert (len(none), list(none.columns), list(table.index)) == (0, list(table.columns), [0, 1])
     assert table.loc[0, ["status", "arm", "val_b_score", "lr"]].to_list() == ["complete", "real_only", 0.89, 1e-3]
     assert table["gan.steps"].isna().to_list() == [True, False]
-    assert list(trials_dataframe(study.path)["lr"]) == [1e-3, 1e-4]
-
-
-def test_a_study_without_trials_is_an_empty_dataframe(study: StudyFolder) -> None:
-    table = trials_dataframe(study.path)
-
-    assert len(table) == 0
-    assert "lr" in table.columns
-
-
-def test_study_name_is_shown_for_current_folder(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(study.path)
-
-    assert status(Path()).name == "small"
+    assert list(table["lr"]) == [1e-3, 1e-4]
 
 
 def test_the_time_left_falls_while_trials_start() -> None:

@@ -86,29 +86,21 @@ def begun_with(study: StudyFolder, **packages: str) -> None:
     write_json(study.path / "environment.json", content)
 
 
-def test_continuing_with_another_torch_is_reported_once_and_recorded(study: StudyFolder) -> None:
-    installed = study.releases()[0]
-    begun_with(study, torch="2.0.1")
-
-    told = continue_under_releases(study)
-
-    assert f"started with torch 2.0.1 and torchvision {installed['torchvision']}, and continues with torch" in told
-    assert study.releases() == (installed | {"torch": "2.0.1"}, installed)
-    assert continue_under_releases(study) == ""
-
-
-def test_no_trial_is_trained_with_two_versions(study: StudyFolder) -> None:
+def test_continuing_with_another_torch_is_reported_once_and_no_trial_is_trained_with_both(study: StudyFolder) -> None:
     """An unfinished trial starts again."""
-    checkpoint = study.checkpoint_path(0)
+    installed, checkpoint = study.releases()[0], study.checkpoint_path(0)
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"of torch 2.0.1")
     assert continue_under_releases(study) == ""
     assert checkpoint.exists()
     begun_with(study, torch="2.0.1")
 
-    continue_under_releases(study)
+    told = continue_under_releases(study)
 
+    assert f"started with torch 2.0.1 and torchvision {installed['torchvision']}, and continues with torch" in told
+    assert study.releases() == (installed | {"torch": "2.0.1"}, installed)
     assert not checkpoint.exists()
+    assert continue_under_releases(study) == ""
 
 
 def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolder) -> None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
 from tests.study.studies import CPU, DirectSearch, direct, ended, epoch, two_images
 from xraytune.base.files import write_json
 from xraytune.search.messages import Job, StartTrial, TrialEnded, TrialFailed, Usage
-from xraytune.search.order import GeneratorNeeds
 from xraytune.search.ray.metrics import COUNTERS, GAUGES, Metrics
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
-from xraytune.study.suggestion import TrialSuggestion
 
-DOCKER = Path(__file__).parents[3] / "docker"
 QUALITY_SPACE = """\
 version: 1
 name: quality
@@ -34,80 +32,56 @@ scheduler: {name: none}
 """
 
 
-def dashboard() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((DOCKER / "grafana-dashboard.json").read_text(encoding="utf-8"))
-    return content
-
-
-def queries() -> dict[str, str]:
-    """The query of each panel."""
-    return {panel["title"]: target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]}
-
-
-def needs(lineage: str) -> GeneratorNeeds:
-    return lambda generator: lineage if generator else None
-
-
 def test_statistics_follow_the_trials_and_survive_a_restart(study: StudyFolder) -> None:
-    search = direct(study, "scheduler.name=none")
-    first, second, third = (search.next_trial(4) for _ in range(3))
-    assert isinstance(first, TrialSuggestion)
-    assert isinstance(second, TrialSuggestion)
-    assert isinstance(third, TrialSuggestion)
-    before = search.statistics(4)
-    for trial, value in ((first, 0.7), (second, 0.6)):
-        search.on_result(trial.number, epoch(1, value))
-        search.on_result(trial.number, ended(value))
-    search.on_result(third.number, TrialFailed(reason="why", cause="settings"))
-    after = search.statistics(4)
-    search.close()
+    with closing(direct(study, "scheduler.name=none")) as search:
+        for _ in range(3):
+            search.next_trial(4)
+        before = search.statistics(4)
+        for number, value in ((0, 0.7), (1, 0.6)):
+            search.on_result(number, epoch(1, value))
+            search.on_result(number, ended(value))
+        search.on_result(2, TrialFailed(reason="why", cause="settings"))
+        after = search.statistics(4)
 
     assert before["best_value"] is None
     assert before["trials"]["running"] == 3
     assert before["slots"] == {"running": 3, "idle": 1}
     assert after["best_value"] == 0.7
     assert after["trials"] == {"running": 0, "waiting": 0, "complete": 2, "failed": 1}
-    again = direct(study, "scheduler.name=none")
-    assert again.statistics(4) == after
-    again.close()
+    with closing(direct(study, "scheduler.name=none")) as again:
+        assert again.statistics(4) == after
 
 
 def test_the_best_value_is_the_lowest_if_the_objective_is_minimised(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(QUALITY_SPACE, encoding="utf-8")
     space, folder = load_space(tmp_path / "space.yaml"), StudyFolder(tmp_path / "quality")
     create_study(folder, space, two_images(), CPU)
-    search = DirectSearch(folder, space)
-    for value in (3.0, -0.5, 2.0):
-        trial = search.next_trial()
-        assert isinstance(trial, TrialSuggestion)
-        search.on_result(trial.number, epoch(1, value))
-        search.on_result(trial.number, TrialEnded(result=replace(ended(value).result, val_b_score=None)))
-
-    assert search.statistics(1)["best_value"] == -0.5
-    search.close()
+    with closing(DirectSearch(folder, space)) as search:
+        for number, value in enumerate((3.0, -0.5, 2.0)):
+            search.next_trial()
+            search.on_result(number, epoch(1, value))
+            search.on_result(number, TrialEnded(result=replace(ended(value).result, val_b_score=None)))
+        assert search.statistics(1)["best_value"] == -0.5
 
 
 def test_trials_that_wait_for_a_generator_and_its_speed_are_counted(study: StudyFolder) -> None:
     """One trial trains the generator that the others need."""
-    search = direct(study, "source=gan", "gan.steps=100", generator_need=needs("the only one"))
-    trains = search.next_trial(2)
-    assert isinstance(trains, TrialSuggestion)
-    search.next_trial(2)
     progress = {"what": "training the GAN (steps)", "done": 40, "total": 100, "seconds_left": 30.0}
-    write_json(study.trial_path(trains.number) / "progress.json", progress)
+    with closing(
+        direct(study, "source=gan", "gan.steps=100", generator_need=lambda one: "it" if one else None)
+    ) as search:
+        for _ in range(2):
+            search.next_trial(2)
+        write_json(study.trial_path(0) / "progress.json", progress)
+        training = search.statistics(2)
+        write_json(study.trial_path(0) / "progress.json", progress | {"what": "waiting for the GAN (steps)"})
+        waiting = search.statistics(2)
 
-    statistics = search.statistics(2)
-
-    assert statistics["trials_waiting_for_generator"] == statistics["trials"]["waiting"] > 0
-    assert statistics["generator_steps_per_second"] == 2.0
-    write_json(study.trial_path(trains.number) / "progress.json", progress | {"what": "waiting for the GAN (steps)"})
-    assert search.statistics(2)["generator_steps_per_second"] == 0.0
-    search.close()
+    assert training["trials_waiting_for_generator"] == training["trials"]["waiting"] > 0
+    assert (training["generator_steps_per_second"], waiting["generator_steps_per_second"]) == (2.0, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("mixing", "images"), [("additive", 12), ("replace", 8), ("pretrain", 8)], ids=["additive", "replace", "pretrain"]
-)
+@pytest.mark.parametrize(("mixing", "images"), [("additive", 12), ("replace", 8), ("pretrain", 8)])
 def test_images_of_a_step_are_real_and_extra_ones(mixing: str, images: int) -> None:
     mix = {"source": "gan", "synthetic_ratio": 0.5, "mixing": mixing, "batch_size": 8}
 
@@ -180,6 +154,8 @@ def test_metrics_that_fail_leave_one_traceback_and_no_error(
 
 
 def test_the_dashboard_shows_every_metric_and_no_other() -> None:
-    used = set(re.findall(r"ray_xraytune_(\w+)", " ".join(queries().values())))
+    file = Path(__file__).parents[3] / "docker" / "grafana-dashboard.json"
+    panels = json.loads(file.read_text(encoding="utf-8"))["panels"]
+    queries = " ".join(target["expr"] for panel in panels for target in panel["targets"])
 
-    assert used == {*GAUGES, *(f"{name}_total" for name in COUNTERS)}
+    assert {*re.findall(r"ray_xraytune_(\w+)", queries)} == {*GAUGES, *(f"{name}_total" for name in COUNTERS)}

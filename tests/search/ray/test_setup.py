@@ -52,18 +52,10 @@ def test_the_folder_and_the_longest_path_are_those_of_ray(monkeypatch: pytest.Mo
 
 
 def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", "/tmp/short")
-    assert ray_parent() == Path("/tmp/short")
-
-    monkeypatch.setenv("TMPDIR", f"/tmp/{'s' * 80}")
-    assert (ray_parent(), told()) == (Path("/tmp"), "")
-
-
-def test_unwritable_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also as root."""
-    monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
-
-    assert told().startswith("/proc/none: Ray cannot write to its temporary folder")
+    for folder, expected in (("short", "/tmp/short"), ("s" * 80, "/tmp")):
+        monkeypatch.setenv("TMPDIR", f"/tmp/{folder}")
+        assert ray_parent() == Path(expected)
+    assert told() == ""
 
 
 @pytest.mark.slow
@@ -80,13 +72,23 @@ def test_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             link.unlink()
 
 
-def test_unwritable_home_is_reported_where_ray_needs_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/proc/nohome")
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RAY_TMPDIR": "/proc/none"}, "/proc/none: Ray cannot write to its temporary folder"),
+        ({"HOME": "/proc/nohome"}, "/proc/nohome/.ray/auth_token: Ray cannot write its token (No such file"),
+        ({"HOME": "/proc/nohome", "RAY_AUTH_TOKEN": "one that is there"}, ""),
+    ],
+)
+def test_unwritable_folder_or_home_is_reported(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str
+) -> None:
+    """Also as root; a home only where Ray needs to write a token."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
-    assert told().startswith("/proc/nohome/.ray/auth_token: Ray cannot write its token (No such file or directory)")
-
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "one that is there")
-    assert told() == ""
+    assert told().startswith(words)
+    assert bool(told()) == bool(words)
 
 
 def test_existing_token_is_sufficient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

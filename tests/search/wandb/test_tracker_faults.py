@@ -10,11 +10,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -58,77 +56,56 @@ print("the trial has ended")
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong with a tracker.
-
-    Attributes:
-        warning: A part of the warning.
-        environment: Environment variables; `{server}` and `{folder}` stand for the server and a folder of the test.
-        server: Answers a connection; None: no server.
-        is_disk_full: Whether the trial's folder is on a full disk.
-        options: Of the trial.
-    """
-
-    warning: str
-    environment: dict[str, str] = field(default_factory=dict)
-    server: Callable[[], Any] | None = None
-    is_disk_full: bool = False
-    options: Mapping[str, object] = field(default_factory=dict)
-
-
 @contextmanager
-def silent() -> Iterator[str]:
-    """Accept connections and never answer."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+def server(kind: str) -> Iterator[str]:
+    """The address of one that accepts connections and never answers, or of one that is "gone"."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
+        port = listening.getsockname()[1]
+        if kind == "gone":
+            stack.close()
+        yield f"http://127.0.0.1:{port}"
 
 
-@contextmanager
-def gone() -> Iterator[str]:
-    """Listen no more."""
-    with silent() as url:
-        pass
-    yield url
-
-
-ONLINE = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "{server}"}
-THREE = {"seconds": 3.0}
-FAULTS = {
-    "no network": Fault("W&B failed", ONLINE, gone, options=THREE),
-    "a server that never answers": Fault("did not answer within 3 s", ONLINE, silent, options=THREE),
-    "a key of the wrong form": Fault("wandb sync", ONLINE | {"WANDB_API_KEY": "too-short"}, silent),
-    "no key": Fault("wandb sync", ONLINE | {"WANDB_API_KEY": ""}, silent),
-    "a full disk": Fault("W&B failed", is_disk_full=True, options={"mode": "offline"}),
-    "a service that is killed": Fault("W&B failed", options={"mode": "offline", "signal": 9}),
-    "a service that stops": Fault(
-        "did not answer within 3 s", options={"mode": "offline", "signal": 19, "seconds": 3.0}
-    ),
-    "a broken installation": Fault("no module of that name", {"PYTHONPATH": "{folder}/broken"}),
+FAULTS: dict[str, tuple[str, dict[str, str], dict[str, object]]] = {
+    "no network": ("W&B failed", {"WANDB_API_KEY": KEY}, {"seconds": 3.0}),
+    "a server that never answers": ("did not answer within 3 s", {"WANDB_API_KEY": KEY}, {"seconds": 3.0}),
+    "a key of the wrong form": ("wandb sync", {"WANDB_API_KEY": "too-short"}, {}),
+    "no key": ("wandb sync", {"WANDB_API_KEY": ""}, {}),
+    "a full disk": ("W&B failed", {}, {"mode": "offline"}),
+    "a service that is killed": ("W&B failed", {}, {"mode": "offline", "signal": 9}),
+    "a service that stops": ("did not answer within 3 s", {}, {"mode": "offline", "signal": 19, "seconds": 3.0}),
+    "a broken installation": ("no module of that name", {}, {}),
 }
+"""What is wrong -> a part of the warning, environment variables, options of the trial."""
+DAILY = {"a server that never answers", "a full disk"}
+"""The others differ in what the real W&B does; test_wandb_failures.py has an exception and a hang at each of its calls."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(one, marks=[] if one in DAILY else pytest.mark.nightly) for one in FAULTS]
+)
 def test_a_fault_of_a_tracker_costs_the_trial_one_warning(fault: str, tmp_path: Path) -> None:
     """`run` returns when no process has the output open any more, so W&B's service has ended too."""
-    case = FAULTS[fault]
-    (tmp_path / "broken" / "wandb").mkdir(parents=True)
-    (tmp_path / "broken" / "wandb" / "__init__.py").write_text("raise ImportError('no module of that name')\n", "utf-8")
+    warning, environment, more = FAULTS[fault]
+    folder, paths = tmp_path / "trial", sys.path
     with ExitStack() as stack:
-        server = stack.enter_context(case.server()) if case.server else ""
-        folder = tmp_path / "trial"
-        if case.is_disk_full:
+        url = stack.enter_context(server("gone" if fault == "no network" else "silent"))
+        if fault == "a full disk":
             stack.enter_context(small_disk(folder, 2**20)).fill()
         else:
             folder.mkdir()
+        if fault == "a broken installation":
+            (tmp_path / "broken").mkdir()
+            (tmp_path / "broken" / "wandb.py").write_text("raise ImportError('no module of that name')\n", "utf-8")
+            paths = [str(tmp_path / "broken"), *paths]
         options = {"mode": "online", "seconds": 30.0, "signal": 0}
-        options |= {"folder": str(folder), "epochs": str(tmp_path / "epochs.jsonl"), **case.options}
+        options |= {"folder": str(folder), "epochs": str(tmp_path / "epochs.jsonl"), **more}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-        own = {name: text.format(server=server, folder=tmp_path) for name, text in case.environment.items()}
-        paths = [own["PYTHONPATH"], *sys.path] if "PYTHONPATH" in own else sys.path
+        own = {"HOME": str(tmp_path), "WANDB_BASE_URL": url, "PYTHONPATH": os.pathsep.join(paths)}
         done = subprocess.run(
             [sys.executable, "-c", TRIAL, json.dumps(options)],
-            env=kept | {"HOME": str(tmp_path)} | own | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=kept | own | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -140,6 +117,6 @@ def test_a_fault_of_a_tracker_costs_the_trial_one_warning(fault: str, tmp_path: 
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "epochs.jsonl").read_text("utf-8").splitlines()]
     assert epochs == [record.epoch for record in EPOCHS]
     assert done.stdout.count("failed, the trial continues") == 1, done.stdout
-    assert case.warning in done.stdout
+    assert warning in done.stdout
     assert "Otel" not in done.stdout, "no thread reports W&B's failure to a server"
     assert not {KEY, "too-short"} & set(done.stdout.replace('"', " ").split())

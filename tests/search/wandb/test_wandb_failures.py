@@ -80,13 +80,15 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
         fake.release.set()
 
 
-def track(trial: TrackedRun, *, finish_seconds: float = SOON) -> WandbRun:
-    """Track a complete trial."""
+def track(trial: TrackedRun, *, finish_seconds: float = SOON, before_end: threading.Event | None = None) -> None:
+    """Track a complete trial, which ends after an event."""
     run = WandbRun(WandbSettings(mode="offline"), trial, finish_seconds=finish_seconds)
     for record in EPOCHS:
         run.log(record)
+    if before_end:
+        assert before_end.wait(SOON)
+        run.log(EPOCHS[-1])
     run.finish("complete")
-    return run
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -113,13 +115,7 @@ def test_unresponsive_wandb_is_abandoned(
 ) -> None:
     fake = install(FakeWandb(call))
 
-    run = WandbRun(WandbSettings(mode="offline"), trial, finish_seconds=AT_ONCE)
-    for record in EPOCHS:
-        run.log(record)
-    if call in {"setup", "init", "log"}:
-        assert fake.reached.wait(SOON)
-        run.log(EPOCHS[-1])
-    run.finish("complete")
+    track(trial, finish_seconds=AT_ONCE, before_end=fake.reached if call in {"setup", "init", "log"} else None)
 
     assert not fake.release.is_set(), "it still hangs, and every call has returned"
     (message,) = warnings_of(caplog)
@@ -128,8 +124,7 @@ def test_unresponsive_wandb_is_abandoned(
 
 def test_an_abandoned_wandb_gets_no_further_calls(trial: TrackedRun, install: Install) -> None:
     fake, earlier = install(FakeWandb("init")), threading.enumerate()
-    track(trial, finish_seconds=AT_ONCE)
-    assert fake.reached.wait(SOON)
+    track(trial, finish_seconds=AT_ONCE, before_end=fake.reached)
 
     fake.release.set()
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "W&B" and thread not in earlier)
