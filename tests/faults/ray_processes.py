@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,9 @@ import torch
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.backbones import build_backbone
+from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import Journal
+from xraytune.study.row import write_trials
 
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 Kind = Literal["driver", "ray driver", "raylet", "gcs", "worker", "all at once"]
@@ -60,6 +64,7 @@ parameters:
 budget: {trials: 1, max_epochs: 12, steps_per_epoch: 400}
 resources: {concurrent: 1}
 """
+"""One process runs several of these trials."""
 
 
 @dataclass(slots=True)
@@ -89,14 +94,13 @@ class Killable:
 
     def keep_running(self) -> None:
         """Start it, if it does not run: again after a kill, with a larger budget after its end."""
-        if self._process is not None and self._process.poll() is None:
-            return
         if self._process is not None:
+            if self._process.poll() is None:
+                return
             assert self._process.returncode in {0, -signal.SIGKILL}, self.log()
             self.trials += 0 if self._process.returncode else _TRIALS
-        budget = ("--set", f"budget.trials={self.trials}")
+        command = [PROGRAM, "search", "--space", "space.yaml", "--set", f"budget.trials={self.trials}", *self.arguments]
         with (self.root / "log.txt").open("a", encoding="utf-8") as log:
-            command = [PROGRAM, "search", "--space", "space.yaml", *budget, *self.arguments]
             self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
 
     def log(self) -> str:
@@ -125,9 +129,23 @@ class Killable:
             self.keep_running()
 
     def finish(self) -> None:
-        """Let it get to its end."""
+        """Let it get to its end: every trial ended once, with epochs 1 to k and the values that it reported."""
         self.keep_running()
         assert self.process.wait() == 0, self.log()
+        folder = StudyFolder(self.study)
+        journal = Journal(folder.journal_path, folder.space(), writable=False)
+        rows = journal.rows()
+        assert [row.number for row in rows] == list(range(self.trials))
+        written = folder.rows_path.read_bytes()
+        write_trials(folder, rows)
+        assert folder.rows_path.read_bytes() == written
+        reported = [(number, epoch) for number, epoch, _ in journal.reports()]
+        assert len(set(reported)) == len(reported), "a value was recorded twice"
+        for row in rows:
+            log = read_jsonl(folder.trial_path(row.number) / "epochs.jsonl")
+            assert [epoch["epoch"] for epoch in log] == list(range(1, len(log) + 1))
+            assert journal.reported(row.number) == {e["epoch"]: e["best_val_score"] for e in log[: row.epochs]}
+            assert row.status in {"complete", "pruned"}, row.reason
 
 
 def killable(root: Path, *arguments: str, space: str = SPACE) -> Killable:
@@ -149,10 +167,8 @@ def kill(kind: Kind, search: subprocess.Popen[bytes], dice: random.Random) -> bo
         found = sorted(pid for pid, line in own.items() if _WORDS[kind] in line)
         chosen = [dice.choice(found)] if found else []
     for pid in chosen:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
     if search.pid in chosen:
         search.wait()
     return bool(chosen)
@@ -162,16 +178,12 @@ def descendants(pid: int) -> Iterator[tuple[int, str]]:
     """The processes below a process, with their command lines."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):
             parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(parent, []).append(int(folder.name))
+            children.setdefault(parent, []).append(int(folder.name))
     waiting = list(children.get(pid, ()))
     while waiting:
         one = waiting.pop()
         waiting += children.get(one, ())
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):
             yield one, Path(f"/proc/{one}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
-        except (FileNotFoundError, ProcessLookupError):
-            continue

@@ -1,0 +1,126 @@
+"""A search with Ray keeps others out, goes on after kills, ends every trial once, and leaves nothing behind.
+
+`XRAYTUNE_FAULTS=all` kills 40 times, any kind of process; else three times.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.faults.ray_processes import HEADS, IS_LONG, SPACE, Killable, Kind, descendants, kill, killable
+from xraytune.base.files import read_json, read_jsonl
+
+ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all at once")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder for temporary files, of a short path; the home folder is empty too, and has no token."""
+    for name in ("RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def listeners(pid: int) -> dict[int, tuple[str, str]]:
+    """The TCP ports on which the processes below a process listen: address and command line."""
+    owners: dict[str, str] = {}
+    for one, line in descendants(pid):
+        for descriptor in Path(f"/proc/{one}/fd").glob("*"):
+            with suppress(FileNotFoundError):
+                owners[str(descriptor.readlink())] = line.strip()
+    found = {}
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for row in Path(f"/proc/net/{table}").read_text(encoding="utf-8").splitlines()[1:]:
+            fields = row.split()
+            owner = owners.get(f"socket:[{fields[9]}]")
+            if fields[3] == "0A" and owner is not None:  # listens
+                address, port = fields[1].split(":")
+                words = [bytes.fromhex(address[start : start + 8])[::-1] for start in range(0, len(address), 8)]
+                found[int(port, 16)] = (socket.inet_ntop(family, b"".join(words)).removeprefix("::ffff:"), owner)
+    return found
+
+
+def asked(port: int, path: str, token: str = "") -> tuple[int, str]:
+    """The status and the text with which an HTTP server of this machine answers."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def require_private(search: Killable, temporary: Path) -> None:
+    """Ray listens only on this machine, its folder and token are private, and the dashboard asks for the token."""
+    found = listeners(search.process.pid)
+    assert {line for address, line in found.values() if address != "127.0.0.1"} == set()
+    for name in ("gcs_server", "raylet/raylet", "dashboard/dashboard.py", "ray::DashboardAgent", "ray::TrialActor"):
+        assert any(name in line for _, line in found.values()), f"{name} was not looked at"
+    (folder,) = temporary.glob("xray-*")
+    token = search.root / "home" / ".ray" / "auth_token"
+    assert [*folder.glob("ray/session_*")]
+    assert (folder.stat().st_mode & 0o077, token.stat().st_mode & 0o077) == (0, 0)
+    (port,) = (int(text) for text in re.findall(r"http://127\.0\.0\.1:(\d+)", search.log()))
+    text = token.read_text(encoding="utf-8")
+    assert [asked(port, *request)[0] for request in (("/",), ("/api/jobs/",), ("/api/jobs/", text))] == [200, 401, 200]
+    actors = json.loads(asked(port, "/logical/actors", text)[1])["data"]["actors"].values()
+    assert any(actor["state"] == "ALIVE" for actor in actors)
+
+
+def require_empty(temporary: Path) -> None:
+    """Wait until the folder is empty: the Ray of a killed search ends after it."""
+    until = time.monotonic() + 60
+    while [*temporary.iterdir()] and time.monotonic() < until:
+        time.sleep(0.1)
+    assert [*temporary.iterdir()] == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
+    tmp_path: Path, temporary: Path
+) -> None:
+    dice = random.Random(7)
+    search = killable(tmp_path, space=SPACE if IS_LONG else HEADS)
+    search.train_on(more_epochs=1)
+    require_private(search, temporary)
+    kinds: list[Kind] = [*(dice.choice(ALL) for _ in range(40))] if IS_LONG else ["worker", "raylet"]
+    kinds.append("driver")
+    for kind in kinds:
+        search.train_on(more_epochs=1)
+        time.sleep(dice.random())
+        search.wait_for(lambda kind=kind: kill(kind, search.process, dice))  # type: ignore[misc]
+    require_empty(temporary)
+    search.finish()
+    require_empty(temporary)
+
+    used = read_json(search.study / "wall.json")["seconds"]
+    assert used >= sum(row["seconds"] for row in read_jsonl(search.study / "trials.jsonl")) / 2
+    told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ALL)
+    print(f"\nkilled: {told}; {search.trials} trials, 0 lost, 0 twice, 0 counted twice, 0 by hand")  # noqa: T201
+
+
+@pytest.mark.nightly
+@pytest.mark.ray
+@pytest.mark.slow
+def test_concurrent_studies_do_not_interfere(tmp_path: Path) -> None:
+    searches = [killable(tmp_path / name) for name in ("one", "other")]
+    for search in searches:
+        search.keep_running()
+    searches[0].train_on(more_epochs=1)
+    kill("driver", searches[0].process, random.Random(1))
+    for search in searches:
+        search.finish()
