@@ -9,7 +9,7 @@ from unicodedata import normalize
 import pytest
 
 from tests.data.conftest import WriteImages
-from xraytune.base.errors import DataError, XraytuneError
+from xraytune.base.errors import XraytuneError
 from xraytune.data.index import ImageIndex, read_index
 from xraytune.data.table import match_names, table_columns
 from xraytune.space.settings import DataSettings
@@ -61,9 +61,6 @@ def test_row_names_image_by_path_end_of_path_or_name(name: str, is_a: bool) -> N
     found = match_names([name], ["train/p1/a.png", "train/p1/b.png"]).by_file
 
     assert found == ({"train/p1/a.png": name} if is_a else {})
-
-
-def test_of_two_formats_the_name_means_its_own() -> None:
     assert match_names(["a.png", "a.jpg"], ["x/a.jpg", "x/a.png"]).by_file == {"x/a.png": "a.png", "x/a.jpg": "a.jpg"}
 
 
@@ -73,25 +70,50 @@ def test_ambiguous_row_is_refused(xrays: Path, write: WriteImages) -> None:
     assert "names that belong to several files: a1.png (images/a1.png, others/a1.png)" in refusal(data_of(xrays))
 
 
-def test_cells_are_classes_without_a_mapping(xrays: Path) -> None:
-    index = read_index(data_of(xrays))
+@pytest.mark.parametrize(
+    ("cells", "labels", "expected", "warning"),
+    [
+        (["ill"] * 4 + ["well"] * 4, {}, "ill ill ill ill well well well well", ""),
+        (
+            ["Mass|Pneumonia", "Pneumonia|Mass", "Mass", "Pneumonia", "Edema|Pneumonia", "Edema", "None", "None"],
+            {"Mass": "mass", "Pneumonia": "lungs", "Edema": "lungs"},
+            "mass mass mass lungs lungs lungs - -",
+            "leaves out images with none of the labels Mass, Pneumonia, Edema: 2 (None 2)",
+        ),
+        (
+            [
+                "['pneumonia']",
+                "['mass', 'pneumonia']",
+                "[' pneumonia']",
+                "['mass', 'edema']",
+                *["['normal']"] * 3,
+                "[]",
+            ],
+            {"pneumonia": "ill", "normal": "well"},
+            "ill ill ill - well well well -",
+            "none of the labels pneumonia, normal: 2 (",
+        ),
+        (
+            ["1,", "1.0,0", "true,", "-1.0,", ",1", "0,1.0", "0.0,True", ",0"],
+            {"Ill": "ill", "Well": "well"},
+            "ill ill ill - well well well -",
+            "",
+        ),
+    ],
+    ids=["cells", "the first entry decides", "lists, as in PadChest", "columns"],
+)
+def test_cells_or_columns_give_the_classes(
+    xrays: Path, cells: list[str], labels: dict[str, str], expected: str, warning: str
+) -> None:
+    columns = "Ill" in labels
+    rows = ((Path(file).stem, file, cell if columns else f'"{cell}"') for file, cell in zip(FILES, cells, strict=True))
+    write_rows(xrays, rows, f"image,patient,{'Ill,Well' if columns else 'finding'}")
 
-    assert index.class_names == ("ill", "well")
-    assert classes_in(index) == {f"a{i}": "ill" for i in range(4)} | {f"b{i}": "well" for i in range(4)}
-    assert {image.patient for image in index.images} == {f"p{kind}{i}" for kind in "ab" for i in range(4)}
+    index = read_index(data_of(xrays, label=None if columns else "finding", labels=labels))
 
-
-def test_first_entry_of_mapping_that_applies_decides(xrays: Path) -> None:
-    labels = ["Mass|Pneumonia", "Pneumonia", "Pneumonia|Mass", "Edema|Pneumonia", "None", "None", "None", "Edema"]
-    write_rows(xrays, ((Path(file).stem, file, label) for file, label in zip(FILES, labels, strict=True)))
-    mapping = {"Mass": "mass", "Pneumonia": "lungs", "Edema": "lungs", "None": "none"}
-
-    with pytest.raises(DataError, match="class mass has 2 patients"):
-        read_index(data_of(xrays, labels=mapping))
-    index = read_index(data_of(xrays, labels={"Pneumonia": "ill", "None": "well"}))
-
-    assert classes_in(index) == {f"a{i}": "ill" for i in range(4)} | {f"b{i}": "well" for i in range(3)}
-    assert index.warnings == ("labels.csv leaves out images with none of the labels Pneumonia, None: 1 (Edema 1)",)
+    assert [classes_in(index).get(Path(file).stem, "-") for file in FILES] == expected.split()
+    assert {image.patient for image in index.images} <= {*FILES}
+    assert warning in " ".join(index.warnings)
 
 
 def test_rows_of_several_tables_are_united(xrays: Path) -> None:
@@ -106,19 +128,6 @@ def test_rows_of_several_tables_are_united(xrays: Path) -> None:
     assert refusal(data).count("class other has 2 patients") == 1
     assert "class edema has 2 patients" in refusal(data)
     assert table_columns(data, FILES) == {"age": {file: str(60 + int(file[8])) for file in FILES}}
-
-
-def test_columns_of_labels(xrays: Path) -> None:
-    cells = ["1,", "1.0,0", "true,", "-1.0,", ",1", "0,1.0", "0.0,True", ",0"]
-    write_rows(
-        xrays,
-        ((f"a{i}" if i < 4 else f"b{i - 4}", f"p{i}", cell) for i, cell in enumerate(cells)),
-        "image,patient,Ill,Well",
-    )
-
-    index = read_index(data_of(xrays, label=None, labels={"Ill": "ill", "Well": "well"}))
-
-    assert classes_in(index) == {"a0": "ill", "a1": "ill", "a2": "ill", "b0": "well", "b1": "well", "b2": "well"}
 
 
 def test_side_column_and_part_folders_have_synonyms(xrays: Path, write: WriteImages) -> None:
@@ -247,18 +256,6 @@ def test_side_by_a_folder(tmp_path: Path, write: WriteImages, folder: str) -> No
 
     assert [image.file for image in index.test] == ["images/held/a9.png", "images/held/b9.png"]
     assert "no image of the table is in it" in refusal(data_of(root, side={"test": "../elsewhere"}))
-
-
-def test_cells_may_be_lists_and_labels_left_out_are_counted(xrays: Path) -> None:
-    """As in PadChest."""
-    cells = ["['pneumonia']", "['mass', 'pneumonia']", "[' pneumonia']", "['mass', 'edema']"] + ["['normal']"] * 3
-    rows = ((Path(file).stem, file, f'"{cell}"') for file, cell in zip(FILES, [*cells, "['mass']"], strict=True))
-    write_rows(xrays, rows)
-
-    index = read_index(data_of(xrays, labels={"pneumonia": "ill", "normal": "well"}))
-
-    assert classes_in(index) == {f"a{i}": "ill" for i in range(3)} | {f"b{i}": "well" for i in range(3)}
-    assert "none of the labels pneumonia, normal: 2 (mass 2, edema 1)" in index.warnings[0]
 
 
 def test_umlauts_of_one_or_two_code_points_are_the_same(tmp_path: Path, write: WriteImages) -> None:
