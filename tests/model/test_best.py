@@ -101,8 +101,9 @@ def test_a_simpler_mix_within_one_standard_error_is_exported(
     assert ("within one standard error" in best.reason, "--trial 0" in best.advice) == (is_simpler, is_simpler)
 
 
-def test_exported_file_contains_trial_and_origin(lab: Lab, tmp_path: Path) -> None:
-    out = tmp_path / "elsewhere" / "trial.yaml"
+def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Path) -> None:
+    """Here of a study that moved with its images."""
+    lab, out = copy_lab(), tmp_path / "elsewhere" / "trial.yaml"
 
     exported = export(lab.study, out=out, trial=0)
 
@@ -241,11 +242,3 @@ def test_a_damaged_verdict_is_an_error_with_a_fix(made: Made, tmp_path: Path, ve
 
     with pytest.raises(StudyError, match=r"(?s)verdict\.json: .*missing or damaged.*xraytune confirm"):
         export(study, out=tmp_path / "best.yaml")
-
-
-def test_a_study_that_moved_with_its_images_is_exported_from_its_place(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-
-    export(lab.study, out=lab.path / "moved.yaml")
-
-    assert load_space(lab.path / "moved.yaml").experiment().settings.data.path == lab.xrays

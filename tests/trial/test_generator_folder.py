@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.trial.conftest import Bench, make_bench
 from xraytune.base.artifacts import artifacts_of
-from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError
+from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, sha256_of
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
@@ -63,13 +63,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     return Kept(space=space, cache=folder / "cache", gan=gan)
 
 
-def test_an_open_setting_of_the_gan_is_named_with_the_option_that_fixes_it(kept: Kept, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"gan\.steps is 2 or 3(.|\n)*--set gan\.steps=2"):
-        generator_train(kept.space, out=tmp_path / "gan", cache=kept.cache)
-
-    assert not (tmp_path / "gan").exists()
-
-
 def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
     record = read_json(kept.gan / "generator.json")
 
@@ -77,6 +70,25 @@ def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
     assert list(record["class_counts"]) == ["NORMAL", "PNEUMONIA"]
     assert (kept.gan / "generator.safetensors").is_file()
     assert {grid.name for grid in (kept.gan / "grids").iterdir()} == {"real.png", "step_000002.png", "progress.gif"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "what"),
+    [
+        ([], ConfigError, r"gan\.steps is 2 or 3(.|\n)*--set gan\.steps=2"),
+        (["gan.steps=2", "quality.backbone=mobilenet_v2"], MachineError, "elsewhere: there is no such weights folder"),
+    ],
+    ids=["an open setting", "no weights for the quality of its images"],
+)
+def test_what_a_gan_lacks_is_named_before_its_training(
+    kept: Kept, tmp_path: Path, overrides: list[str], error: type[XraytuneError], what: str
+) -> None:
+    out, weights = tmp_path / "gan", tmp_path / "elsewhere" if overrides else None
+
+    with pytest.raises(error, match=what):
+        generator_train(kept.space, out=out, overrides=overrides, weights_dir=weights, cache=kept.cache)
+
+    assert not out.exists()
 
 
 def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Path) -> None:
@@ -116,26 +128,13 @@ def test_drawn_images_are_extra_images_for_studies_of_the_gans_split_alone(kept:
 
 
 def test_one_network_for_each_class_is_kept_and_drawn_from_by_name(kept: Kept, tmp_path: Path) -> None:
-    generator_train(
-        kept.space, out=tmp_path / "gan", overrides=["gan.steps=2", "gan.conditional=false"], cache=kept.cache
-    )
+    overrides = ["gan.steps=2", "gan.conditional=false"]
+    generator_train(kept.space, out=tmp_path / "gan", overrides=overrides, cache=kept.cache)
     generator_sample(tmp_path / "gan", count=4, out=tmp_path / "images")
 
     assert (tmp_path / "gan" / "generator_NORMAL.safetensors").is_file()
     assert (tmp_path / "gan" / "grids" / "PNEUMONIA" / "real.png").is_file()
     assert len(list((tmp_path / "images").glob("*/*.png"))) == 4
-
-
-def test_weights_for_the_quality_of_its_images_come_from_the_given_folder(kept: Kept, tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match=r"elsewhere: there is no such weights folder"):
-        generator_train(
-            kept.space,
-            out=tmp_path / "gan",
-            overrides=["gan.steps=2", "quality.backbone=mobilenet_v2"],
-            weights_dir=tmp_path / "elsewhere",
-            cache=kept.cache,
-        )
-    assert not (tmp_path / "gan").exists()
 
 
 def test_a_damaged_generator_is_named(kept: Kept, tmp_path: Path) -> None:

@@ -94,22 +94,6 @@ def test_another_objective_changes_the_scores_alone(bench: Bench, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_result_is_of_the_best_epoch(bench: Bench, tmp_path: Path) -> None:
-    seen: list[EpochRecord] = []
-    experiment = bench.experiment(source="none")
-    result = run_trial(experiment, bench.context, trial_dir=tmp_path, on_epoch=seen.append)
-
-    assert result.value == max(record.val_score for record in seen)
-    assert seen[result.best_epoch - 1].val_score == result.value
-    assert 0 < (result.threshold or -1) < 1
-    inputs = TrialInputs(experiment, bench.context)
-    load_best(tmp_path / "checkpoint", inputs.trained)
-    of_val_b = inputs.results(inputs.val_b)
-    assert np.array_equal(np.load(tmp_path / "val_b.npy"), of_val_b)
-    assert result.val_b_score == auroc(inputs.val_b.labels, of_val_b, positive=bench.context.prepared.positive)
-
-
-@pytest.mark.slow
 def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path) -> None:
     settings = gan(seed=11)
     assert generator_need(settings, bench.prepared, CPU, bench.cache) is not None
@@ -183,7 +167,7 @@ def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_sam
 
 @pytest.mark.slow
 def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path) -> None:
-    """Another GPU rounds differently: the log and the best epoch are of the last training."""
+    """Another GPU rounds differently: the log, the best epoch and the result are of the last training."""
     experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"
     run(bench, experiment, tmp_path, stop_after=2)
     elsewhere = [row | {"val_score": 0.123, "best_val_score": 0.123} for row in read_jsonl(log)]
@@ -195,3 +179,9 @@ def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path)
 
     assert [(row["epoch"], row["val_score"]) for row in read_jsonl(log)] == [(r.epoch, r.val_score) for r in seen]
     assert seen[result.best_epoch - 1].val_score == result.value == max(record.val_score for record in seen)
+    assert 0 < (result.threshold or -1) < 1
+    inputs = TrialInputs(experiment, bench.context)
+    load_best(tmp_path / "checkpoint", inputs.trained)
+    of_val_b = inputs.results(inputs.val_b)
+    assert np.array_equal(np.load(tmp_path / "val_b.npy"), of_val_b)
+    assert result.val_b_score == auroc(inputs.val_b.labels, of_val_b, positive=bench.context.prepared.positive)
