@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other patients, whose images are harder to tell apart: `train/` and `test/`."""
     folder = tmp_path_factory.mktemp("hospital")
-    draw_phantoms(folder, patients=120, seed=77, image_size_px=64, difficulty=0.3)
+    draw_phantoms(folder, patients=70, seed=77, image_size_px=64, difficulty=0.3)
     return folder
 
 
