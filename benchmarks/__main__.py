@@ -20,6 +20,7 @@ NAMES = (
     "generators",
     "audit",
     "statistics",
+    "draws",
     "known_answers",
     "pruning",
     "search_cpu",

@@ -1,9 +1,9 @@
 """Studies whose truth is known: scores of several arms' replicates on the images of a test folder, from a binormal model.
 
 A replicate's score of an image is its separation, for an image of pneumonia, plus an error of variance 1. Of the error, .8
-is common to all replicates of all arms (the image is hard), .05 to all of an arm, .05 to all of a GAN seed and .1 is the
-replicate's own; each of these is to 60 % the patient's and to 40 % the image's. The separation varies with the GAN seed
-and with the classifier seed. So the true AUROC of an arm over patients and seeds has a closed form.
+is common to all replicates of all arms (the image is hard), .05 to all of an arm and .15 is the replicate's own; each of
+these is to 60 % the patient's and to 40 % the image's. The separation varies with the replicate. So the true AUROC of an
+arm over patients and replicates has a closed form.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ IMAGES_OF_PNEUMONIA_PATIENTS = {
 """Images of a patient -> patients: counted over the file names in the train folder of Kermany et al. 2018."""
 
 _NORMAL_SHARE = 0.45
-_ERRORS = 0.8, 0.05, 0.05, 0.1
-"""Of a score's error variance 1: common to all, of the arm, of the GAN seed, the replicate's own."""
+_ERRORS = 0.8, 0.05, 0.15
+"""Of a score's error variance 1: common to all, of the arm, the replicate's own."""
 _PATIENTS_SHARE = 0.6
 _AT_ONCE = 20
 
@@ -40,19 +40,17 @@ class Arm:
     """What is true of an arm.
 
     Attributes:
-        auroc: Mean over patients and seeds.
-        seeds_sd: Standard deviation of the AUROC over replicates, with patients without number, at AUROC .955.
-        gan_share: Of the variance `seeds_sd`^2, the GAN seeds' part; the classifier seeds have the rest.
+        auroc: Mean over patients and replicates.
+        replicates_sd: Standard deviation of the AUROC over replicates, with patients without number, at AUROC .955.
     """
 
     auroc: float
-    seeds_sd: float
-    gan_share: float = 0.0
+    replicates_sd: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study(StructuralComponents):
-    """One simulated study: scores [arms, G, K] and components [arms, G, K, P]."""
+    """One simulated study: scores [arms, K] and components [arms, K, P]."""
 
     def pair(self, first: int, second: int) -> Study:
         """Two arms, as `compare` takes them."""
@@ -64,16 +62,15 @@ def simulate(
     arms: Sequence[Arm],
     *,
     patients: int,
-    gan_seeds: int,
-    classifier_seeds: int,
+    replicates: int,
     studies: int,
     seed: int,
 ) -> Iterator[Study]:
-    """Draw studies, each with new seeds and new patients; twenty share the numbers of images of their patients."""
+    """Draw studies, each with new replicates and new patients; twenty share the numbers of images of their patients."""
     for start in range(0, studies, _AT_ONCE):
         generator = numpy_generator(seed, "studies", start)
         labels, patient_of_image = _test_folder(generator, patients)
-        shape = (min(_AT_ONCE, studies - start), len(arms), gan_seeds, classifier_seeds)
+        shape = (min(_AT_ONCE, studies - start), len(arms), replicates)
         scores = _scores(generator, arms, shape, labels, patient_of_image).reshape(-1, len(labels))
         names = [f"{number:06d}" for number in patient_of_image]
         found = structural_components(labels, np.stack([-scores, scores], axis=2), names, positive=1)
@@ -107,12 +104,12 @@ def _test_folder(generator: np.random.Generator, patients: int) -> tuple[NDArray
 def _scores(
     generator: np.random.Generator,
     arms: Sequence[Arm],
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, int, int],
     labels: NDArray[np.int64],
     patient_of_image: NDArray[np.int64],
 ) -> Floats:
-    """[studies, arms, G, K, N]."""
-    studies, arm_count, gan_seeds, _ = shape
+    """[studies, arms, K, N]."""
+    studies, arm_count, _ = shape
 
     def error(variance: float, *levels: int) -> _Singles:
         of_patient = generator.standard_normal((*levels, patient_of_image[-1] + 1), dtype=np.float32)
@@ -122,29 +119,22 @@ def _scores(
         of_image += of_patient[..., patient_of_image]
         return of_image
 
-    common, of_arm, of_gan_seed, own = _ERRORS
+    common, of_arm, own = _ERRORS
     scores = error(own, *shape)
-    scores += error(of_gan_seed, studies, arm_count, gan_seeds, 1)
-    scores += error(of_arm, studies, arm_count, 1, 1)
-    scores += error(common, studies, 1, 1, 1)
+    scores += error(of_arm, studies, arm_count, 1)
+    scores += error(common, studies, 1, 1)
     scores += (_separations(generator, arms, shape)[..., None] * labels).astype(np.float32)
     return scores.astype(np.float64)
 
 
-def _separations(generator: np.random.Generator, arms: Sequence[Arm], shape: tuple[int, int, int, int]) -> Floats:
-    """Of the two classes' scores, [studies, arms, G, K].
+def _separations(generator: np.random.Generator, arms: Sequence[Arm], shape: tuple[int, int, int]) -> Floats:
+    """Of the two classes' scores, [studies, arms, K].
 
-    Two images' difference in score is normal with the mean m and the variance 2 + s^2, s^2 the seeds': AUROC = Phi(m /
+    Two images' difference in score is normal with the mean m and the variance 2 + s^2, s^2 the replicates': AUROC = Phi(m /
     sqrt(2 + s^2)).
     """
     auroc_for_separation = norm.pdf(norm.ppf(0.955)) / np.sqrt(2)
-    deviation = np.array([arm.seeds_sd for arm in arms]) / auroc_for_separation
-    gan_share = np.array([arm.gan_share for arm in arms])
+    deviation = np.array([arm.replicates_sd for arm in arms]) / auroc_for_separation
     mean = norm.ppf([arm.auroc for arm in arms]) * np.sqrt(2 + deviation**2)
-    of_gan, of_classifier = ((deviation * np.sqrt(share))[:, None, None] for share in (gan_share, 1 - gan_share))
-    drawn: Floats = (
-        mean[:, None, None]
-        + generator.standard_normal((*shape[:3], 1)) * of_gan
-        + generator.standard_normal(shape) * of_classifier
-    )
+    drawn: Floats = mean[:, None] + generator.standard_normal(shape) * deviation[:, None]
     return drawn

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -26,10 +27,14 @@ from xraytune.stats.verdict import (
 _STUDIES = 2000
 _ROPE = 0.01
 _AUROC = 0.955
-_SEEDS_SD = 0.006
-"""Of a replicate's AUROC: with 5 x 2 seeds and 624 patients, seeds cause about two fifths of the variance."""
-_PATIENTS = 428
+_SD = 0.006
+"""Of a replicate's AUROC."""
+_PATIENTS = 1500
+"""Unused ones, as README's study scores."""
+_TEST_FOLDER_PATIENTS = 428
 """In the official test folder."""
+_CELLS = 1000
+"""Studies in each cell of the coverage."""
 _CONTROLS: tuple[ControlKind, ...] = ("none", "duplicate", "tuned", "tuned", "tuned")
 _WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")
 
@@ -37,6 +42,7 @@ _WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")
 def measure() -> Iterator[Figure]:
     """Yield the figures of all cases."""
     yield from _coverage()
+    yield from _power()
     yield from _near_the_ceiling()
     yield from _helps()
     yield from _no_better()
@@ -45,16 +51,26 @@ def measure() -> Iterator[Figure]:
 
 
 def _coverage() -> Iterator[Figure]:
-    """Of a true difference of .01; also where the seeds cause almost none, or most, of the variance."""
-    for gan_seeds, bar in ((5, "0.92 to 0.98"), (10, "0.935 to 0.965")):
+    """Of a true difference of half a ROPE, by AUROC, test patients and spread of the replicates."""
+    for replicates in (3, 5, 10):
         shares = []
-        for seeds_sd in (0.002, _SEEDS_SD, 0.015):
-            arms = [_finalist(_AUROC, seeds_sd), Arm(auroc=_AUROC - _ROPE, seeds_sd=seeds_sd)]
-            for patients in (200, 624):
-                studies = _studies(arms, patients, seed=2, gan_seeds=gan_seeds)
-                shares.append(_covered(against_controls(studies), _ROPE))
-        for what, share in (("lowest", min(shares)), ("highest", max(shares))):
-            yield figure(f"statistics: {what} coverage of six cells, {gan_seeds} x 2 seeds", share, "share", bar)
+        for auroc, patients, sd in product((0.985, 0.955, 0.9), (600, 2500), (0.002, 0.006, 0.01)):
+            arms = [Arm(auroc=auroc, replicates_sd=sd), Arm(auroc=auroc - _ROPE / 2, replicates_sd=sd)]
+            studies = _studies(arms, patients, seed=2, replicates=replicates, count=_CELLS)
+            shares.append(_covered(against_controls(studies), _ROPE / 2))
+        for what, share in (("lowest", min(shares)), ("highest", max(shares)), ("mean", float(np.mean(shares)))):
+            name = f"statistics: {what} coverage of {len(shares)} cells, {replicates} replicates"
+            yield figure(name, share, "share", "0.93 to 0.97")
+
+
+def _power() -> Iterator[Figure]:
+    """Of `helps` over five controls that are worse by one or two ROPE."""
+    for gain, replicates in product((_ROPE, 2 * _ROPE), (5, 10)):
+        for patients in (_TEST_FOLDER_PATIENTS, _PATIENTS):
+            studies = _studies(_finalist_and_controls(_AUROC, gain), patients, seed=17, replicates=replicates)
+            name = f"statistics: helps at a true gain of {gain:g}, {replicates} replicates, {patients} patients"
+            bar = ">= 0.8" if (gain, patients) == (2 * _ROPE, _PATIENTS) else ""
+            yield figure(name, _verdicts(studies)["helps"], "share", bar)
 
 
 def _near_the_ceiling() -> Iterator[Figure]:
@@ -63,7 +79,7 @@ def _near_the_ceiling() -> Iterator[Figure]:
     for better in (0.99, 0.995, _AUROC):
         worse = better - 1.5 * _ROPE
         for patients in (20, 40, 60, 144):
-            arms = [_finalist(better), Arm(auroc=worse, seeds_sd=_SEEDS_SD)]
+            arms = [Arm(auroc=better, replicates_sd=_SD), Arm(auroc=worse, replicates_sd=_SD)]
             evidence = against_controls(_studies(arms, patients, seed=11))
             coverage.append(_covered(evidence, better - worse))
             equivalent.append(_equivalents(evidence))
@@ -73,19 +89,18 @@ def _near_the_ceiling() -> Iterator[Figure]:
 
 def _helps() -> Iterator[Figure]:
     """One control equals the finalist, four are worse by .03."""
-    for gan_share in (0.0, 0.3, 0.6):
-        finalist = _finalist(_AUROC, gan_share=gan_share)
-        equal, worse = (Arm(auroc=auroc, seeds_sd=_SEEDS_SD) for auroc in (_AUROC, _AUROC - 0.03))
-        studies = _studies([finalist, equal, *[worse] * 4], _PATIENTS, seed=1)
-        share = _verdicts(studies)["helps"]
-        name = f"statistics: helps although a control is equal, GAN seeds {gan_share:.0%} of the seeds' variance"
-        yield figure(name, share, "share", "0.015 to 0.05")
+    for sd in (0.002, _SD, 0.01):
+        equal, worse = (Arm(auroc=auroc, replicates_sd=sd) for auroc in (_AUROC, _AUROC - 0.03))
+        for patients in (_TEST_FOLDER_PATIENTS, _PATIENTS):
+            share = _verdicts(_studies([equal, equal, *[worse] * 4], patients, seed=1))["helps"]
+            name = f"statistics: helps although a control is equal, {patients} patients, sd {sd:g}"
+            yield figure(name, share, "share", "<= 0.05")
 
 
 def _no_better() -> Iterator[Figure]:
     """Five equal controls, and a finalist that is better than all of them by one ROPE or not at all."""
-    for difference, bar in ((_ROPE, "<= 0.06"), (0.0, "")):
-        for patients in (144, _PATIENTS):
+    for difference, bar in ((_ROPE, "<= 0.05"), (0.0, "")):
+        for patients in (144, _TEST_FOLDER_PATIENTS, _PATIENTS):
             share = _verdicts(_studies(_finalist_and_controls(_AUROC, difference), patients, seed=13))["no_better"]
             case = f"better than all five by {difference / _ROPE:g} ROPE, {patients} patients"
             yield figure(f"statistics: no_better when {case}", share, "share", bar)
@@ -93,10 +108,10 @@ def _no_better() -> Iterator[Figure]:
 
 def _hurts() -> Iterator[Figure]:
     """`none` beats the finalist; `duplicate` equals the finalist (more images per step hurt) or `none` (the images do)."""
-    for none, duplicate, bar in ((0.01, 0.0, "<= 0.06"), (0.03, 0.03, "")):
-        for patients in (144, _PATIENTS):
-            controls = [Arm(auroc=_AUROC - 0.01 + more, seeds_sd=_SEEDS_SD) for more in (none, duplicate)]
-            share = _verdicts(_studies([_finalist(_AUROC - 0.01), *controls], patients, seed=14))["hurts"]
+    for none, duplicate, bar in ((0.01, 0.0, "<= 0.05"), (0.03, 0.03, "")):
+        for patients in (144, _TEST_FOLDER_PATIENTS, _PATIENTS):
+            arms = [Arm(auroc=_AUROC - 0.01 + more, replicates_sd=_SD) for more in (0.0, none, duplicate)]
+            share = _verdicts(_studies(arms, patients, seed=14))["hurts"]
             case = f"{none} below none and duplicate" if duplicate else f"{none} below none, equal to duplicate"
             yield figure(f"statistics: hurts when {case}, {patients} patients", share, "share", bar)
 
@@ -104,23 +119,21 @@ def _hurts() -> Iterator[Figure]:
 def _equivalent() -> Iterator[Figure]:
     """Many patients and similar seeds, so that equivalence can be shown."""
     for difference, bar in ((0.0, ""), (_ROPE, ""), (1.5 * _ROPE, "<= 0.05")):
-        arms = [_finalist(_AUROC + difference / 2, 0.003), Arm(auroc=_AUROC - difference / 2, seeds_sd=0.003)]
+        arms = [Arm(auroc=_AUROC + sign * difference / 2, replicates_sd=0.003) for sign in (1, -1)]
         evidence = against_controls(_studies(arms, 1500, seed=5))
         case = f"a true difference of {difference / _ROPE:g} ROPE, 1500 patients"
         yield figure(f"statistics: equivalent at {case}", _equivalents(evidence), "share", bar)
 
 
-def _finalist(auroc: float, seeds_sd: float = _SEEDS_SD, gan_share: float = 0.3) -> Arm:
-    return Arm(auroc=auroc, seeds_sd=seeds_sd, gan_share=gan_share)
-
-
 def _finalist_and_controls(auroc: float, difference: float) -> list[Arm]:
     """Return a finalist that is better by `difference` than five equal controls of this AUROC."""
-    return [_finalist(auroc + difference), *[Arm(auroc=auroc, seeds_sd=_SEEDS_SD)] * len(_CONTROLS)]
+    return [Arm(auroc=auroc + more, replicates_sd=_SD) for more in (difference, *[0.0] * len(_CONTROLS))]
 
 
-def _studies(arms: Sequence[Arm], patients: int, *, seed: int, gan_seeds: int = 5) -> list[Study]:
-    return list(simulate(arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=2, studies=_STUDIES, seed=seed))
+def _studies(
+    arms: Sequence[Arm], patients: int, *, seed: int, replicates: int = 5, count: int = _STUDIES
+) -> list[Study]:
+    return list(simulate(arms, patients=patients, replicates=replicates, studies=count, seed=seed))
 
 
 def _verdicts(studies: Sequence[Study]) -> dict[Overall, float]:

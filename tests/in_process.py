@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from typer.testing import CliRunner, Result
 
 from tests.study.studies import DirectSearch
 from xraytune.base.records import Compute
 from xraytune.cli.main import build_app
+from xraytune.confirm import study as confirm_study
 from xraytune.data.prepare import Prepared, prepare
 from xraytune.nets.compute import pin
 from xraytune.search.loop import TrialLoop
@@ -94,6 +96,14 @@ class InProcess:
         with closing(TrialWorker(job_of(suggestion, work.folder, self._cache, self._owner, self._token))) as worker:
             while work.on_result(suggestion.number, worker.step()):
                 pass
+
+
+@contextmanager
+def confirm_in_process() -> Iterator[None]:
+    """Train the replicates of confirmations in this process."""
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(confirm_study, "Runner", InProcess)
+        yield
 
 
 def search_in_process(space: Space, root: Path) -> StudyFolder:

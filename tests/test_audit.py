@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 SMALL = (
     *("data.image_size=32", "data.split.val_a=0.42", "data.split.val_b=0.42"),
     *("backbone=small_cnn", "weights=none", "trainable=all", "batch_size=8", "lr=1e-2"),
-    *("budget.max_epochs=2", "budget.steps_per_epoch=2", "confirm.gan_seeds=2", "confirm.classifier_seeds=1"),
+    *("budget.max_epochs=2", "budget.steps_per_epoch=2", "confirm.replicates=2"),
 )
 
 

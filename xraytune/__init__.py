@@ -13,7 +13,7 @@ Every command has a function here, with the same arguments:
     xraytune search             run_search
     xraytune status             status, trials_dataframe
     xraytune report             write_report, write_tables, watch_report
-    xraytune confirm            confirm_study, rehearse_study
+    xraytune confirm            confirm_study
     xraytune audit              run_audit
     xraytune export             export_best
     xraytune clean              clean
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from xraytune.cli.search import SearchScreen as show_search
     from xraytune.confirm.headroom import headroom as measure_headroom
     from xraytune.confirm.run import confirm as confirm_study
-    from xraytune.confirm.run import rehearse as rehearse_study
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms
     from xraytune.model.best import export as export_best
@@ -89,7 +88,6 @@ __all__ = [
     "measure_headroom",
     "model_summary",
     "predict",
-    "rehearse_study",
     "run_audit",
     "run_search",
     "sample_trial_generator",

@@ -80,5 +80,5 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
         show_search(StudyView(path=path, metric="AUROC", objective=Objective(), trials=(best,), **counts))
 
     said = capsys.readouterr().out
-    assert "next: xraytune confirm 'studies/a #b' --quick" in said
-    assert "next: xraytune export 'studies/a #b' -o best.yaml" in said
+    assert "next: xraytune confirm 'studies/a #b'\n" in said
+    assert "next: xraytune train 'studies/a #b' -o model" in said

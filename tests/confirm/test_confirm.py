@@ -15,11 +15,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from examples.transform_folder import transform_folder
-from tests.in_process import InProcess, command, one_thread, said, search_in_process
+from tests.in_process import confirm_in_process, search_in_process
 from xraytune.base.errors import DataError, MachineError, StudyError
 from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.cli.confirm import show_verdict
-from xraytune.confirm import study as confirm_study
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import TEST_ACCESS_FILE
@@ -45,7 +44,7 @@ parameters:
 budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
 quality: {allow_memorised: true}
-confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: []}}
+confirm: {finalists: 1, replicates: 2, controls: {matched: [none], tuned: []}}
 points_to_evaluate:
   - {source: folder}
   - {source: none}
@@ -85,8 +84,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def copied(source: Lab, folder: Path) -> Iterator[Lab]:
     """Yield a private copy of a lab, whose confirmations run in this process."""
     shutil.copytree(source.path, folder / "lab")
-    with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(confirm_study, "Runner", InProcess)
+    with confirm_in_process():
         yield Lab(folder / "lab")
 
 
@@ -120,51 +118,54 @@ def test_ratios_for_which_the_folder_of_extra_images_is_too_small_are_omitted_wi
     """The folder has two copies of each image."""
     assert [point.ratio for point in first.ratio_response] == [0, 0.25, 0.5, 1, 2]
     (note,) = first.notes
-    assert re.fullmatch(r"the ratio response omits r=4: the folder has \d+ images of \w+, but the mix needs \d+", note)
+    assert re.fullmatch(r"the arm r=4, as #0 is left out: there are \d+ images of \w+, but the mix needs \d+", note)
     assert all(point.duplicate for point in first.ratio_response[1:]), "also at the finalist's own ratio"
 
 
-def test_a_confirm_resumes_with_its_own_test_folder_and_refuses_another(done: Lab, first: Confirmation) -> None:
-    log = done.study / TEST_ACCESS_FILE
+def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(done: Lab, first: Confirmation) -> None:
+    """After it was killed while it scored; a copy of the folder has the same images, in the same order."""
     other = shutil.copytree(done.test, done.path / "other")
-    next((other / "NORMAL").iterdir()).unlink()
-
-    with pytest.raises(StudyError, match=r"scored on another test folder\n.*use that folder, or move confirm/ away"):
-        confirm(done.study, test=other)
     copy = shutil.copytree(done.test, done.path / "harmless")
+    next((other / "NORMAL").iterdir()).unlink()
+    one, *_, last = sorted((done.test / "NORMAL").iterdir())
+    one.rename(done.path / "one")
+    last.rename(one)
+    (done.path / "one").rename(last)
+
+    with pytest.raises(StudyError, match=r"scored on other test images\n.*use those, or move confirm/ away"):
+        confirm(done.study, test=other)
+    with pytest.raises(StudyError, match=r"renamed since this confirmation scored them(.|\n)*fix: restore their names"):
+        done.confirm()
+    next((done.study / "confirm").rglob("test.npy")).unlink()
 
     assert confirm(done.study, test=copy).to_json() == first.to_json()
-    assert [row["fingerprint"] for row in read_jsonl(log)] == [first.test.fingerprint]
+    assert [row["fingerprint"] for row in read_jsonl(done.study / TEST_ACCESS_FILE)] == [first.test.fingerprint]
 
 
 class Stopped(Exception):
-    """Raised after all training to leave the test folder sealed."""
+    """Raised after all training to leave the test images sealed."""
 
 
-def test_seeds_can_be_added_after_the_training_without_unsealing(lab: Lab) -> None:
+def test_the_test_images_stay_sealed_if_asked_and_the_number_of_replicates_stays_as_planned(lab: Lab) -> None:
+    """Four: with fewer, it would be exploratory."""
+
     def leave_sealed() -> None:
         raise Stopped
 
-    for seeds in (None, 4):
-        with pytest.raises(Stopped):
-            lab.confirm(before_test=leave_sealed, gan_seeds=seeds)
+    with pytest.raises(Stopped):
+        lab.confirm(before_test=leave_sealed, replicates=4)
 
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not list(lab.study.rglob("test.npy"))
+    with pytest.raises(StudyError, match=r"4 replicates, and 5 were asked for\n.*omit --replicates, or move confirm/"):
+        lab.confirm(replicates=5)
     found = lab.confirm()
-    assert (found.gan_seeds, found.exploratory) == (4, ())
-    assert lab.confirm(before_test=leave_sealed) == found, "called only while the folder is sealed"
+    assert (found.replicates, found.exploratory) == (4, ())
+    assert lab.confirm(before_test=leave_sealed) == found, "called only while they are sealed"
 
 
-ONCE_BEFORE = "the test folder had been accessed once before, by `confirm` of study small"
-FEW_SEEDS = "it has only 2 GAN seeds, and the 95 % intervals need at least 4"
-
-
-def test_a_confirm_interrupted_while_scoring_the_test_images_logs_one_access(done: Lab, first: Confirmation) -> None:
-    next((done.study / "confirm").rglob("test.npy")).unlink()
-
-    assert done.confirm().to_json() == first.to_json()
-    assert len(read_jsonl(done.study / TEST_ACCESS_FILE)) == 1
+ONCE_BEFORE = "test images had been accessed once before, by `confirm` of study small"
+FEW = "it has only 2 replicates, and the 95 % intervals need at least 4"
 
 
 def test_results_that_were_changed_are_refused_until_they_are_computed_again(done: Lab, first: Confirmation) -> None:
@@ -219,13 +220,13 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     shutil.rmtree(done.study / "confirm")
     third = done.confirm()
 
-    assert first.exploratory == (FEW_SEEDS,)
+    assert first.exploratory == (FEW,)
     assert resumed.to_json() == first.to_json()
-    assert second.exploratory == (ONCE_BEFORE, FEW_SEEDS)
+    assert second.exploratory == (ONCE_BEFORE, FEW)
     assert second.to_json()["answer"].startswith("Exploratory, not a confirmation: ")
     assert third.exploratory == (
-        "the test folder had been accessed 2 times before, by `confirm` of study small and `confirm` of study other",
-        FEW_SEEDS,
+        "test images had been accessed 2 times before, by `confirm` of study small and `confirm` of study other",
+        FEW,
     )
 
 
@@ -237,26 +238,7 @@ def test_an_access_by_another_study_during_the_training_makes_the_verdict_explor
         scores.unlink()
 
     for _ in range(2):
-        assert confirm(other, test=done.test).exploratory == (ONCE_BEFORE, FEW_SEEDS)
-
-
-def test_accesses_of_a_moved_study_count_for_other_studies(done: Lab) -> None:
-    other = another_study(done)
-    (done.study.parent / TEST_ACCESS_FILE).unlink()
-
-    assert done.confirm().exploratory == (FEW_SEEDS,)
-    assert confirm(other, test=done.test).exploratory == (ONCE_BEFORE, FEW_SEEDS)
-
-
-def test_renamed_test_images_in_another_order_are_refused(done: Lab) -> None:
-    first, *_, last = sorted((done.test / "NORMAL").iterdir())
-    swap(first, last)
-
-    with pytest.raises(StudyError, match=r"renamed since this confirmation scored them(.|\n)*fix: restore their names"):
-        done.confirm()
-    swap(first, last)
-
-    done.confirm()
+        assert confirm(other, test=done.test).exploratory == (ONCE_BEFORE, FEW)
 
 
 def test_test_images_among_the_extra_images_are_refused_before_anything_is_trained(lab: Lab) -> None:
@@ -284,9 +266,7 @@ def test_moved_images_are_decoded_again_and_runs_use_the_given_locations(lab: La
 
 def test_a_study_searched_on_a_gpu_needs_a_gpu(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    content = read_json(lab.study / "environment.json")
-    content["compute"]["device"] = "cuda"
-    write_json(lab.study / "environment.json", content)
+    edit(lab.study / "environment.json", "compute", device="cuda")
 
     with pytest.raises(MachineError, match="searched on a GPU, but torch sees no GPU here"):
         lab.confirm()
@@ -301,90 +281,37 @@ def edit(file: Path, where: str, **values: str) -> None:
     write_json(file, content)
 
 
-def on_gpus(lab: Lab) -> None:
-    """Pretend that the study and its confirmation were trained on GPUs."""
-    for folder in (lab.study, lab.study / "confirm"):
-        edit(folder / "environment.json", "compute", device="cuda")
-
-
-def remove_scores(lab: Lab) -> None:
-    """As if the confirmation had been killed before it scored anything."""
-    for file in (lab.study / "confirm").rglob("*.npy"):
-        file.unlink()
-    (lab.study / "confirm" / "scoring.json").unlink()
-
-
-def test_a_head_node_without_a_gpu_scores_what_a_cluster_trained(done: Lab) -> None:
-    remove_scores(done)
-    on_gpus(done)
-
-    found = done.confirm(address="head:6379")
-
-    assert "all replicates were trained on GPUs and scored on a CPU" in found.notes
-    assert read_json(done.study / "confirm" / "scoring.json")["compute"]["device"] == "cpu"
-
-
 def test_scores_of_a_gpu_and_of_a_cpu_are_never_compared(done: Lab) -> None:
-    """If some are missing and there is no GPU any more, all are computed again."""
-    on_gpus(done)
+    """If some are missing and there is no GPU any more, as on the head node of a cluster, all are computed again."""
+    for folder in (done.study, done.study / "confirm"):
+        edit(folder / "environment.json", "compute", device="cuda")
     edit(done.study / "confirm" / "scoring.json", "compute", device="cuda")
     scored = sorted((done.study / "confirm").rglob("*.npy"))
     for file in scored[1:]:
         file.write_bytes(b"of a GPU")
     scored[0].unlink()
 
-    done.confirm(address="head:6379")
+    found = done.confirm(address="head:6379")
 
     assert sorted((done.study / "confirm").rglob("*.npy")) == scored
     assert all(np.load(file).dtype == np.float64 for file in scored)
+    assert "all replicates were trained on GPUs and scored on a CPU" in found.notes
+    assert read_json(done.study / "confirm" / "scoring.json")["compute"]["device"] == "cpu"
 
 
 def test_replicates_of_two_versions_of_torch_are_never_compared(done: Lab, first: Confirmation) -> None:
+    """Nor are those of another version than in the search, without a note."""
+    edit(done.study / "environment.json", "packages", torch="2.0.0")
+    found = done.confirm()
+    assert found.verdict == first.verdict
+    assert any(note.startswith("trials of the search were trained with torch 2.0.0") for note in found.notes)
+
     edit(done.study / "confirm" / "environment.json", "packages", torch="2.0.1")
-
     assert done.confirm().verdict == first.verdict, "nothing is left to train"
+    runs = done.study / "confirm" / "runs.jsonl"
+    runs.write_text("".join(runs.read_text("utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
     with pytest.raises(StudyError, match=r"trained with torch 2\.0\.1 .* is installed(.|\n)*move confirm/ away"):
-        done.confirm(gan_seeds=3)
-
-
-def test_the_notes_name_another_version_used_in_the_search(done: Lab) -> None:
-    edit(done.study / "environment.json", "packages", torch="2.0.1")
-
-    assert any(note.startswith("trials of the search were trained with torch 2.0.1") for note in done.confirm().notes)
-
-
-def swap(one: Path, other: Path) -> None:
-    contents = one.read_bytes(), other.read_bytes()
-    one.write_bytes(contents[1])
-    other.write_bytes(contents[0])
-
-
-def test_a_rehearsal_leaves_the_test_folder_sealed_and_its_replicates_are_used_again(lab: Lab) -> None:
-    shown = command("confirm", lab.study, "--quick")
-    content = said("confirm", lab.study, "--quick")
-
-    assert shown.exit_code == 0, shown.stderr
-    words = " ".join(shown.stdout.split())
-    assert "rehearsal on val-B: no verdict, and no test image is scored" in words
-    assert "next: xraytune confirm" in words
-    (difference,) = content["differences"]
-    assert difference["low"] <= difference["difference"] <= difference["high"]
-    assert (content["cost"]["replicates"], content["cost"]["trained"]) == (18, 4)
-    assert content["cost"]["hours"] > 0
-    assert not (lab.study / TEST_ACCESS_FILE).exists()
-    assert not (lab.study / "confirm").exists()
-    refused = command("confirm", lab.study, "--quick", "--test", lab.test)
-    assert (refused.exit_code, "takes no --test" in refused.stderr) == (2, True)
-
-    found = lab.confirm()
-    rows = read_jsonl(lab.study / "confirm" / "runs.jsonl")
-    shutil.rmtree(lab.study / "confirm")
-    shutil.rmtree(lab.study / "rehearsal")
-    (lab.study / TEST_ACCESS_FILE).unlink()
-    (lab.study.parent / TEST_ACCESS_FILE).unlink()
-
-    assert sum(row.get("adopted", False) for row in rows) == 4
-    assert lab.confirm().finalists == found.finalists, "as if they had been trained again"
+        done.confirm()
 
 
 def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
@@ -401,7 +328,7 @@ def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
     later = done.confirm()
 
     (result,) = with_external.external
-    assert (result.folder, result.gan_seeds, result.earlier_accesses) == ("train", 2, 0)
+    assert (result.folder, result.earlier_accesses) == ("train", 0)
     assert {one.outcome for one in result.secondary} >= {"sensitivity", "brier"}
     assert replace(with_external, external=()).to_json() == first.to_json()
     assert later == with_external, "a later call keeps it"

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.in_process import InProcess, one_thread, search_in_process
+from tests.in_process import confirm_in_process, search_in_process
 from xraytune.base.errors import DataError, StudyError
 from xraytune.base.files import read_json
-from xraytune.cli.confirm import show_rehearsal, show_verdict
-from xraytune.confirm import study as confirm_study
-from xraytune.confirm.run import confirm, rehearse
+from xraytune.cli.confirm import show_verdict
+from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.space.load import load_space
 
@@ -36,26 +35,18 @@ parameters:
   batch_size: {value: 8}
 budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
-confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [duplicate], tuned: []}}
+confirm: {finalists: 1, replicates: 2, controls: {matched: [duplicate], tuned: []}}
 points_to_evaluate:
   - {source: folder}
   - {source: none}
 """
 
 
-@contextmanager
-def here() -> Iterator[None]:
-    """Train replicates in this process."""
-    with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(confirm_study, "Runner", InProcess)
-        yield
-
-
 @pytest.fixture(scope="module")
 def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs without `test/`, others to train on, and a study that was rehearsed and confirmed."""
+    """Pairs without `test/`, others to train on, and a study that was confirmed."""
     lab = tmp_path_factory.mktemp("segmentation")
-    draw_phantoms(lab / "pairs", patients=40, seed=4, image_size_px=32, pairs=True)
+    draw_phantoms(lab / "pairs", patients=90, seed=4, image_size_px=32, pairs=True)
     shutil.move(lab / "pairs" / "test", lab / "test")
     draw_phantoms(lab / "others", patients=60, seed=5, image_size_px=32, pairs=True)
     for inner in ("images", "masks"):
@@ -64,8 +55,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(file, lab / "more" / inner / f"other{file.name}")
     (lab / "space.yaml").write_text(SPACE, encoding="utf-8")
     search_in_process(load_space(lab / "space.yaml"), lab)
-    with here(), (lab / "shown.txt").open("w", encoding="utf-8") as shown, redirect_stdout(shown):
-        show_rehearsal(rehearse(lab / "studies" / "small"))
+    with confirm_in_process(), (lab / "shown.txt").open("w", encoding="utf-8") as shown, redirect_stdout(shown):
         show_verdict(confirm(lab / "studies" / "small", test=lab / "test"))
     return lab
 
@@ -74,21 +64,34 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lab(confirmed: Path, tmp_path: Path) -> Iterator[Path]:
     """A private copy of the lab."""
     shutil.copytree(confirmed, tmp_path / "lab")
-    with here():
+    with confirm_in_process():
         yield tmp_path / "lab"
 
 
-def test_a_segmentation_study_is_rehearsed_and_confirmed_in_dice(confirmed: Path) -> None:
+def test_a_segmentation_study_is_confirmed_in_dice(confirmed: Path) -> None:
     folder, shown = confirmed / "studies" / "small" / "confirm", (confirmed / "shown.txt").read_text(encoding="utf-8")
 
     record, dices = read_json(folder / "verdict.json"), np.load(folder / "trials" / "0000" / "test.npy")
     about = (record["metric"], record["network"], record["secondary"], record["test"]["positive"])
     assert about == ("Dice", "segmenter", [], "")
     assert dices.shape == (record["test"]["images"], 1)
-    assert record["finalists"][0]["gan_scores"][0] == pytest.approx(dices.mean())
-    for part in shown.split("next: "):  # the rehearsal, the verdict
-        assert "Dice" in part
+    assert record["finalists"][0]["replicate_scores"][0] == pytest.approx(dices.mean())
+    assert "Dice" in shown
     assert not re.search("AUROC|sensitivity", shown)
+
+
+def test_replicates_can_train_on_draws_of_unused_patients(lab: Path) -> None:
+    """One arm has real pairs of other patients in the place of synthetic ones."""
+    drawn = ("name=drawn", "data.train_patients=8", "confirm.min_patients=10", "confirm.test=unused")
+    controls = ("confirm.controls.matched=[none]", "confirm.ratios=[]")
+    study = search_in_process(load_space(lab / "space.yaml", (*drawn, *controls)), lab).path
+
+    found = confirm(study)
+
+    assert (found.metric, found.test.kind, found.train_patients, found.external) == ("Dice", "unused", 8, ())
+    assert found.test.patients >= 10
+    assert found.finalists[0].headroom is not None
+    assert confirm(study) == found
 
 
 def test_a_second_hospital_is_scored_by_its_pairs_and_a_changed_mask_is_another_test_folder(lab: Path) -> None:
@@ -104,7 +107,7 @@ def test_a_second_hospital_is_scored_by_its_pairs_and_a_changed_mask_is_another_
     mask = next((lab / "test" / "masks").iterdir())
     other = next(file for file in (abroad / "masks").iterdir() if file.read_bytes() != mask.read_bytes())
     mask.write_bytes(other.read_bytes())
-    with pytest.raises(StudyError, match="scored on another test folder"):
+    with pytest.raises(StudyError, match="scored on other test images"):
         confirm(study, test=lab / "test")
 
 
@@ -115,7 +118,7 @@ def test_too_few_patients_and_class_folders_are_refused(lab: Path) -> None:
         for file in sorted((lab / "test" / inner).iterdir())[1:]:
             file.unlink()
 
-    with pytest.raises(DataError, match="patients in the test folder: 1; an interval needs 5 or more"):
+    with pytest.raises(DataError, match="test patients: 1; an interval needs 5 or more"):
         confirm(study, test=lab / "test")
     with pytest.raises(DataError, match="there is no images/ and no masks/ here, and segmentation needs both"):
         confirm(study, test=classes.parent)

@@ -15,7 +15,7 @@ import pytest
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan, matched_control
-from xraytune.confirm.judge import control_kind, judge_finalists, ratio_response
+from xraytune.confirm.judge import control_kind, headroom_reached, judge_finalists, ratio_response
 from xraytune.confirm.record import (
     Confirmation,
     HeldOutSet,
@@ -29,7 +29,7 @@ from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
 from xraytune.trial.task import TASKS
 
-GAN_SEEDS, SEEDS, IMAGES = 5, 2, 300
+REPLICATES, IMAGES = 5, 300
 LABELS = np.arange(IMAGES) % 2
 VAL_B = EvaluationSet(
     labels=LABELS, patients=tuple(f"p{number}" for number in range(IMAGES)), positive=1, task=TASKS["classification"]
@@ -53,20 +53,21 @@ KINDS = {"none, matched to #1": "none", "duplicate, matched to #1": "duplicate",
 
 
 def plan(*exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Plan:
-    return Plan(notes=("a note",), exploratory=exploratory).grown(arms, GAN_SEEDS, SEEDS)
+    return Plan(test="folder", replicates=REPLICATES, arms=arms, notes=("a note",), exploratory=exploratory)
 
 
 def scores(own_noise: float = 0.1, *, collapsed: float = 0.0, **separation: float) -> Any:
     """Scores of arms with this separation of the classes (default 1.5), on the same patients, with noise per run.
 
-    `collapsed` reduces the separation of GAN arms with the last GAN seed.
+    `collapsed` reduces the separation of GAN arms in the last replicate.
     """
     patients = numpy_generator(1, "patients").normal(size=IMAGES)
 
-    def of_arm(name: str) -> Floats:
+    def of_arm(arm: Arm) -> Floats:
+        name = arm.name
         apart = separation.get(name.partition(" ")[0].partition(",")[0], 1.5)
-        noise = numpy_generator(2, name).normal(size=(GAN_SEEDS, SEEDS, IMAGES))
-        of_gan = np.full((GAN_SEEDS, 1, 1), float(apart))
+        noise = numpy_generator(2, name).normal(size=(REPLICATES, IMAGES))
+        of_gan = np.full((REPLICATES, 1), float(apart))
         of_gan[-1] -= collapsed if name.startswith("gan") else 0
         logits = of_gan * LABELS + patients + own_noise * noise
         positive = 1 / (1 + np.exp(-logits))
@@ -90,9 +91,9 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
         ratio_response=ratio_response(arm_scores(scores_of, arms=arms)),
         exploratory=decided.exploratory,
         notes=decided.notes,
-        gan_seeds=GAN_SEEDS,
-        classifier_seeds=SEEDS,
-        test=HeldOutSet(images=IMAGES, patients=IMAGES, fingerprint="f"),
+        replicates=REPLICATES,
+        train_patients=30,
+        test=HeldOutSet(kind="folder", images=IMAGES, patients=IMAGES, fingerprint="f"),
         train_images=40,
         rope=0.01,
     )
@@ -122,23 +123,17 @@ def test_the_verdict_follows_from_every_control(separation: dict[str, float], wo
     assert [one["control"] for one in finalist["comparisons"]] == [*KINDS]
 
 
-def test_the_ratio_response_is_in_order_and_starts_at_the_control_without_images() -> None:
-    points = ratio_response(arm_scores(scores(gan=2.5, **{"r=0.25": 2.0, "r=4": 1.0})))
-
-    assert [point.ratio for point in points] == [0, 0.25, 1, 4]
-    assert [point.gain > 0 for point in points] == [False, True, True, False]
-    assert points[0].gain == points[0].low == points[0].high == 0
-    assert all(point.score == pytest.approx(points[0].score + point.gain) for point in points)
-    assert all(point.low < point.gain < point.high for point in points[1:])
-
-
-def test_the_ratio_response_includes_the_duplicates_that_were_trained() -> None:
-    """At the finalist's own ratio, 1, this is its matched control; at 4 there are none, as with `mixing: replace`."""
+def test_the_ratio_response_is_in_order_from_the_control_without_images_with_the_duplicates_that_were_trained() -> None:
+    """At the finalist's own ratio, 1, these are its matched control; at 4 there are none, as with `mixing: replace`."""
     points = ratio_response(arm_scores(scores(gan=2.5, duplicate=2.0, **{"r=0.25": 1.0, "r=4": 1.0})))
 
-    assert [point.ratio for point in points if point.duplicate and point.over_duplicate] == [0.25, 1]
-    assert [point.ratio for point in points if not point.duplicate and not point.over_duplicate] == [0, 4]
-    for point in (point for point in points if point.duplicate):
+    assert [point.ratio for point in points] == [0, 0.25, 1, 4]
+    assert [point.gain > 0 for point in points] == [False, False, True, False]
+    assert points[0].gain == points[0].low == points[0].high == 0
+    assert all(point.low < point.gain < point.high for point in points[1:])
+    assert all(point.score == pytest.approx(points[0].score + point.gain) for point in points)
+    assert [bool(point.duplicate and point.over_duplicate) for point in points] == [False, True, True, False]
+    for point in points[1:3]:
         assert point.duplicate is not None
         assert point.over_duplicate is not None
         assert point.duplicate.low < point.duplicate.gain < point.duplicate.high
@@ -158,8 +153,8 @@ def test_the_answer_names_controls_figures_and_limits() -> None:
     )
     assert "The difference from duplicate, matched to #1" in words
     assert "more images per step" not in words
-    assert "300 test images of 300 patients" in words
-    assert "trained on these 40 images" in words
+    assert "On 300 images of 300 patients of the test folder, its mean AUROC over 5 replicates was" in words
+    assert "trained on these 40 images in this split" in words
     assert refuted.to_json()["answer"].startswith(
         "Exploratory, not a confirmation: Synthetic images reduced AUROC: gan #1 was worse than its matched controls (none, "
     )
@@ -197,7 +192,9 @@ def test_an_undecided_answer_says_that_it_is_inconclusive() -> None:
     found = confirmation(scores(own_noise=1.0, gan=1.6)).to_json()
 
     assert found["verdict"] == "undecided"
-    assert found["answer"].startswith("Inconclusive: with these seeds and test patients, gan #1 was not shown to be")
+    assert found["answer"].startswith(
+        "Inconclusive: with these replicates and test patients, gan #1 was not shown to be"
+    )
 
 
 @pytest.mark.slow
@@ -221,19 +218,19 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(mixi
 
 
 @pytest.mark.slow
-def test_a_collapsed_gan_seed_is_shown_with_a_warning() -> None:
+def test_a_collapsed_replicate_is_shown_with_a_warning() -> None:
     record = confirmation(scores(gan=2.5, collapsed=2.0)).to_json()
     (finalist,), (usual,) = record["finalists"], helped().to_json()["finalists"]
 
-    assert finalist["gan_scores"][-1] == finalist["worst_gan_score"] == min(finalist["gan_scores"])
-    assert finalist["worst_gan_score"] < min(finalist["gan_scores"][:-1]) - 0.1
-    assert np.mean(finalist["gan_scores"]) == pytest.approx(finalist["score"])
-    assert f"worst {finalist['worst_gan_score']:.3f}; clearly not normally distributed" in record["answer"]
-    assert f"worst {usual['worst_gan_score']:.3f})" in helped().to_json()["answer"]
+    *others, last = finalist["replicate_scores"]
+    assert last < min(others) - 0.1
+    assert np.mean([*others, last]) == pytest.approx(finalist["score"])
+    assert f"{last:.3f}; clearly not normally distributed" in record["answer"]
+    assert f"{usual['replicate_scores'][-1]:.3f})" in helped().to_json()["answer"]
 
 
 @pytest.mark.parametrize(
-    ("gan_scores", "is_outlying"),
+    ("scores", "is_outlying"),
     [
         ((0.95, 0.951, 0.949, 0.952, 0.7), True),
         ((0.95, 0.955, 0.949, 0.952, 0.947), False),
@@ -241,10 +238,54 @@ def test_a_collapsed_gan_seed_is_shown_with_a_warning() -> None:
         ((0.95, 0.7), False),
     ],
 )
-def test_gan_seeds_are_outlying_if_clearly_not_normal(gan_scores: tuple[float, ...], is_outlying: bool) -> None:
-    finalist = replace(helped().finalists[0], gan_scores=gan_scores)
+def test_replicates_have_an_outlier_if_clearly_not_normal(scores: tuple[float, ...], is_outlying: bool) -> None:
+    finalist = replace(helped().finalists[0], replicate_scores=scores)
 
-    assert finalist.has_outlying_gan == is_outlying
+    assert finalist.has_outlier == is_outlying
+
+
+PERFECT = arm("real images of other patients, as #1", "perfect", source="duplicate", synthetic_ratio=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gan", "real", "is_clear"), [(2.0, 3.0, True), (1.0, 3.0, True), (2.0, 1.5, False)])
+def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(gan: float, real: float, is_clear: bool) -> None:
+    """Over the control without extra images: (finalist - none) / (real images - none); negative if the finalist loses."""
+    arms = (*ARMS, PERFECT)
+    test = arm_scores(scores(gan=gan, real=real), arms=arms)
+    of_gan, of_none, of_real = (float(test.measure(one).scores.mean()) for one in (ARMS[0], ARMS[1], PERFECT))
+
+    found = headroom_reached(test, ARMS[0])
+
+    assert found is not None
+    assert found.gain == pytest.approx(of_real - of_none)
+    assert found.low < found.gain < found.high
+    assert (found.low > 0) == is_clear
+    assert found.share == (pytest.approx((of_gan - of_none) / (of_real - of_none)) if is_clear else None)
+    whole = confirmation(scores(gan=gan, real=real), arms=arms)
+    assert whole.finalists[0].headroom == found
+    assert PERFECT.name not in {one.control for one in whole.finalists[0].comparisons}
+    assert f"{found.gain:+.4f} AUROC" in whole.to_json()["answer"]
+    assert ("the synthetic images reached" in whole.to_json()["answer"]) == is_clear
+
+
+def test_without_real_images_of_others_or_without_the_control_there_is_no_headroom() -> None:
+    without_none = (ARMS[0], ARMS[2], PERFECT)
+
+    assert headroom_reached(arm_scores(scores()), ARMS[0]) is None
+    assert headroom_reached(arm_scores(scores(), arms=without_none), ARMS[0]) is None
+
+
+@pytest.mark.slow
+def test_a_verdict_on_unused_patients_claims_more_than_one_on_a_test_folder() -> None:
+    of_folder = helped()
+    of_unused = replace(of_folder, test=replace(of_folder.test, kind="unused")).to_json()
+
+    assert "300 patients that the search had not used" in of_unused["answer"]
+    assert "trained on 30 patients of this data set, and for other patients of it" in of_unused["answer"]
+    assert "divided into 5 disjoint training sets of 30 patients and a test set of the rest" in of_unused["methods"]
+    assert "divided into" not in of_folder.to_json()["methods"]
+    assert "seeds that the search had not used" in of_folder.to_json()["methods"]
 
 
 def test_the_kind_of_a_control_follows_from_its_role_and_source() -> None:
@@ -267,7 +308,6 @@ def test_none_alone_shows_harm_only_with_as_many_images_per_step_as_the_finalist
 
 @pytest.mark.slow
 def test_the_verdict_is_written_before_the_paragraphs(tmp_path: Path) -> None:
-    """GAN seeds added after a verdict was seen make the next one exploratory, which is detected by this file."""
     (tmp_path / "methods.md").mkdir()
 
     with pytest.raises(OSError, match=r"methods\.md"):
@@ -301,7 +341,9 @@ def test_the_documentation_lists_every_key_of_the_record() -> None:
     page = (Path(__file__).parents[2] / "docs" / "confirm.md").read_text(encoding="utf-8")
     section = page.partition("## verdict.json")[2].partition("\n## ")[0]
 
-    assert sorted({*keys(helped().to_json())} - {*re.findall(r"`(\w+)(?:\[\])?`", section)}) == []
+    with_headroom = confirmation(scores(gan=2.0, real=3.0), arms=(*ARMS, PERFECT)).to_json()
+
+    assert sorted({*keys(with_headroom)} - {*re.findall(r"`(\w+)(?:\[\])?`", section)}) == []
 
 
 DICE_SET = EvaluationSet(
@@ -313,12 +355,12 @@ DICE_SET = EvaluationSet(
 
 
 def dices(gain: float) -> Any:
-    """Dice of each image [G, K, 60, 1]; errors of the GAN arms are smaller by `gain`."""
+    """Dice of each image [K, 60, 1]; errors of the GAN arms are smaller by `gain`."""
     hard = np.exp(numpy_generator(1, "hard").normal(-3, 0.4, 60))
 
-    def of_arm(name: str) -> Floats:
-        own = np.exp(numpy_generator(2, name).normal(0, 0.1, size=(GAN_SEEDS, SEEDS, 60)))
-        return np.asarray(1 - hard * own * (1 - gain * name.startswith("gan")))[..., None]
+    def of_arm(arm: Arm) -> Floats:
+        own = np.exp(numpy_generator(2, arm.name).normal(0, 0.1, size=(REPLICATES, 60)))
+        return np.asarray(1 - hard * own * (1 - gain * arm.name.startswith("gan")))[..., None]
 
     return of_arm
 
@@ -333,7 +375,7 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
 
     (finalist,) = whole["finalists"]
     assert (finalist["verdict"], whole["metric"]) == (word, "Dice")
-    assert finalist["score"] == pytest.approx(dices(gain)("gan #1").mean())
+    assert finalist["score"] == pytest.approx(dices(gain)(ARMS[0]).mean())
     assert secondary_outcomes(scores, dices(gain)) == ()
     assert "Dice" in whole["answer"]
     assert "segmenters trained on these" in whole["answer"]
@@ -345,8 +387,8 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
 def test_segmenters_that_all_find_nothing_are_not_called_equivalent() -> None:
     """No patient varies, as after two steps of training; the interval still has a width."""
 
-    def nothing(_: str) -> Floats:
-        return np.zeros((GAN_SEEDS, SEEDS, 60, 1))
+    def nothing(_: Arm) -> Floats:
+        return np.zeros((REPLICATES, 60, 1))
 
     (found,) = judge_finalists(arm_scores(nothing, DICE_SET), rope=0.01)
 

@@ -1,4 +1,4 @@
-"""The choice of finalists and controls; a plan only grows, and survives its file."""
+"""The choice of finalists, controls and runs; a plan survives its file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from xraytune.confirm.arms import (
     Arm,
     FinishedTrial,
     Plan,
+    compared_arms,
     finalist_arm,
     matched_control,
     ratio_arms,
     read_plan,
+    replicate,
     write_plan,
 )
 from xraytune.confirm.controls import belongs_to_control, draw_control, missing_trials, pruned_to_finish, tuned_control
@@ -120,19 +122,30 @@ def test_a_study_without_a_finalist_is_refused_with_a_fix(trials: tuple[Finished
         choose_finalists(trials, 3, Path("s"))
 
 
-def test_a_matched_control_keeps_every_setting_but_the_source_and_inherits_the_resolution() -> None:
-    settings = {"lr": 2e-3, "classical": 1, "synthetic_ratio": 0.5, "backbone": "resnet18", "batch_size": 16}
-    finalist = finalist_arm(trial(7, 0.9, "gan", **settings), 64)
+def test_controls_and_other_ratios_keep_every_setting_but_the_source_and_the_ratio() -> None:
+    """And inherit the resolution. None is a value: the last weights of the generator are used, not their moving average."""
+    changes: dict[str, Any] = {
+        "lr": 2e-3,
+        "classical": 1,
+        "backbone": "resnet18",
+        "batch_size": 16,
+        "synthetic_ratio": 0.75,
+    }
+    finalist = finalist_arm(trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, **changes), 64)
+    own, others = finalist.parameters, ratio_arms(finalist, RATIOS)
 
-    none, duplicate = (matched_control(finalist, source) for source in ("none", "duplicate"))
+    matched = [arm for source in ("none", "duplicate") if (arm := matched_control(finalist, source))]
 
-    assert none is not None
-    assert duplicate is not None
-    for control, source, ratio in ((none, "none", 0.0), (duplicate, "duplicate", 0.5)):
-        expected = finalist.parameters.model_copy(update={"source": source, "gan": None, "synthetic_ratio": ratio})
-        assert control.parameters == expected
-        assert control.resolution_px == 64
-        assert control.trial == "#7"
+    without: dict[str, Any] = {"source": "none", "gan": None, "synthetic_ratio": 0.0}
+    duplicate: dict[str, Any] = {"source": "duplicate", "gan": None}
+    gan: dict[str, Any] = {}
+    assert [arm.parameters for arm in matched] == [own.model_copy(update=one) for one in (without, duplicate)]
+    for source, update, ratios in (("gan", gan, [*RATIOS]), ("duplicate", duplicate, sorted([0.75, *RATIOS]))):
+        expected = [own.model_copy(update={**update, "synthetic_ratio": ratio}) for ratio in ratios]
+        assert [arm.parameters for arm in others if arm.parameters.source == source] == expected
+    assert {(arm.role, arm.trial, arm.resolution_px) for arm in others} == {("ratio", "#7", 64)}
+    assert {(arm.role, arm.trial, arm.resolution_px) for arm in matched} == {("matched", "#7", 64)}
+    assert len({arm.name for arm in others}) == 5 + 6
 
 
 def test_with_mixing_replace_there_are_no_duplicates() -> None:
@@ -155,33 +168,6 @@ def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all(
     assert duplicate.parameters.pretraining_steps(100) == finalist.parameters.pretraining_steps(100) == 33
     steps = {(arm.parameters.source, arm.parameters.pretraining_steps(100)) for arm in ratio_arms(finalist, RATIOS)}
     assert steps == {("duplicate", 33), *((source, p) for source in ("gan", "duplicate") for p in (20, 50, 67, 80))}
-
-
-def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> None:
-    """None is a value: the last weights of the generator are used, not their moving average."""
-    finalist = finalist_arm(trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, synthetic_ratio=1.0), 64)
-
-    at_ratios = [arm for arm in ratio_arms(finalist, RATIOS) if arm.parameters.source == "gan"]
-    for arm in at_ratios:
-        assert arm.parameters.gan is not None
-        assert arm.parameters.gan.ema_half_life_images is None
-        assert arm.parameters == finalist.parameters.model_copy(
-            update={"synthetic_ratio": arm.parameters.synthetic_ratio}
-        )
-    assert [arm.parameters.synthetic_ratio for arm in at_ratios] == [0.25, 0.5, 2.0, 4.0]
-
-
-def test_each_ratio_has_duplicates_with_the_settings_and_resolution_of_the_finalist() -> None:
-    finalist = finalist_arm(trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.75, batch_size=16), 64)
-
-    duplicates = [arm for arm in ratio_arms(finalist, RATIOS) if arm.parameters.source == "duplicate"]
-
-    assert [arm.parameters.synthetic_ratio for arm in duplicates] == [0.25, 0.5, 0.75, 1.0, 2.0, 4.0]
-    assert {(arm.role, arm.trial, arm.resolution_px) for arm in duplicates} == {("ratio", "#7", 64)}
-    for arm in duplicates:
-        changes = {"source": "duplicate", "gan": None, "synthetic_ratio": arm.parameters.synthetic_ratio}
-        assert arm.parameters == finalist.parameters.model_copy(update=changes)
-    assert len({arm.name for arm in ratio_arms(finalist, RATIOS)}) == 5 + 6
 
 
 def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:
@@ -246,18 +232,34 @@ def test_an_exhausted_arm_gives_fewer_settings(tmp_path: Path, monkeypatch: pyte
     assert finalist_arm(TRIALS[1], None).name == "gan #1"
 
 
-def test_every_arm_has_a_run_for_each_pair_of_seeds_and_added_seeds_keep_their_numbers() -> None:
-    """Nothing is trained again under another number."""
-    plan = Plan().grown([GAN, NONE], 2, 2)
+def test_equal_arms_share_their_runs_in_every_replicate() -> None:
+    """Equal in what trains them: not their names, nor that one would stop early."""
+    early = NONE.parameters.model_copy(update={"early_stop_epochs": 2})
+    same = NONE.model_copy(update={"name": "none, matched to #2", "trial": "#2", "parameters": early})
+    perfect = NONE.model_copy(update={"name": "real images", "role": "perfect"})
+    plan = Plan(test="unused", replicates=3, arms=(GAN, NONE, same, perfect))
 
-    more = plan.grown((), 4, 2)
+    runs = [plan.numbers(arm) for arm in plan.arms]
 
-    assert len(plan.runs) == 2 * 2 * 2
-    assert sorted(plan.numbers("gan #1")) == [(g, c) for g in range(2) for c in range(2)]
-    assert not set(plan.numbers("gan #1").values()) & set(plan.numbers("none, matched to #1").values())
-    assert more.runs[: len(plan.runs)] == plan.runs
-    assert len(more.runs) == 2 * len(plan.runs)
-    assert more.grown((), 3, 1) == more, "fewer seeds take nothing away"
+    assert runs == [[0, 3, 6], [1, 4, 7], [1, 4, 7], [2, 5, 8]]
+    assert plan.runs_of([NONE, same, perfect]) == [1, 2, 4, 5, 7, 8]
+    assert [arm.name for arm in plan.trainings.values()] == ["gan #1", "none, matched to #1", "real images"]
+
+
+def test_with_draws_each_finalist_has_an_arm_of_real_images_in_the_place_of_its_synthetic_ones(space: Space) -> None:
+    """Trained like its duplicates, but never shared with them, and no control of the verdict."""
+    arms = compared_arms(TRIALS[1:3], space.settings, "unused")
+    plan = Plan(test="unused", replicates=2, arms=tuple(arms))
+
+    perfect = [arm for arm in arms if arm.role == "perfect"]
+    duplicates = [arm for arm in arms if arm.name.startswith("duplicate, matched")]
+    assert [arm.name for arm in perfect] == [f"real images of other patients, as #{number}" for number in (1, 2)]
+    assert [arm.parameters for arm in perfect] == [arm.parameters for arm in duplicates]
+    assert not {*plan.runs_of(perfect)} & {*plan.runs_of(duplicates)}
+    assert not {arm.name for arm in perfect} & {control.name for _, control in plan.pairs()}
+    experiments = [replicate(arm, space.settings, 1, "unused") for arm in (perfect[0], duplicates[0])]
+    assert [(one.draw, one.has_real_extra) for one in experiments] == [(1, True), (1, False)]
+    assert not [arm for arm in compared_arms(TRIALS[1:3], space.settings, "folder") if arm.role == "perfect"]
 
 
 def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) -> None:
@@ -265,7 +267,7 @@ def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) ->
     (here / "confirm").mkdir(parents=True)
     settings = {"source": "folder", "folder": {"path": here / "copies"}, "weights": str(here / "net.pth")}
     arm = Arm(name="folder #1", role="finalist", trial="#1", parameters=Parameters.model_validate(settings))
-    write_plan(Plan().grown([arm], 1, 1), here / "confirm")
+    write_plan(Plan(test="folder", replicates=2, arms=(arm,)), here / "confirm")
 
     here.rename(there)
     plan = read_plan(there / "confirm")
@@ -279,16 +281,17 @@ def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        ("runs", [["nobody", 0, 0]]),
-        ("runs", [["gan #1", "0", 0]]),
-        ("gan_seeds", None),
+        ("runs", [["gan #1", 0, 0]]),
+        ("replicates", None),
+        ("replicates", 0),
+        ("test", "train"),
         ("arms", [{"name": "gan #1"}]),
         ("version", 3),
         ("", None),
     ],
 )
 def test_a_damaged_plan_is_refused_with_its_path(tmp_path: Path, place: str, value: Any) -> None:
-    plan, file = Plan().grown([GAN, NONE], 1, 1), tmp_path / "plan.json"
+    plan, file = Plan(test="folder", replicates=2, arms=(GAN, NONE)), tmp_path / "plan.json"
     assert read_plan(tmp_path) is None
     write_plan(plan, tmp_path)
     assert read_plan(tmp_path) == plan

@@ -16,9 +16,9 @@ from xraytune.confirm.controls import TopUpRungs
 from xraytune.confirm.run_list import Run, RunList
 from xraytune.search.asha import Rungs
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import GeneratorTrained, TrialFailed, TrialMessage
+from xraytune.search.messages import TrialFailed, TrialMessage
 from xraytune.search.order import GeneratorNeeds
-from xraytune.space.settings import DataSettings, Experiment, GeneratorSettings, Parameters, Settings
+from xraytune.space.settings import DataSettings, Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import completed_runs, ended_runs
 from xraytune.study.suggestion import TrialSuggestion
@@ -61,6 +61,7 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     progress: list[tuple[str, int, int]] = []
     first = work(folder, "none", "none", "none", on_progress=lambda *said: progress.append(said))
     assert [started(first), started(first)] == [0, 1]
+    assert all(first.on_result(1, epoch(place, 0.5)) for place in range(1, 30)), "it trains all of its epochs"
     first.on_result(1, ended(0.9))
 
     second = work(folder, "none", "none", "none")
@@ -93,13 +94,6 @@ def test_only_unfinished_and_failed_runs_keep_their_checkpoints(folder: StudyFol
     work(folder, "none", "none", "none")
 
     assert [checkpoint.exists() for checkpoint in checkpoints] == [True, False, True]
-
-
-def test_every_run_trains_all_of_its_epochs(folder: StudyFolder) -> None:
-    one = work(folder, "none")
-    number = started(one)
-
-    assert all(one.on_result(number, epoch(place, 0.5)) for place in range(1, 30))
 
 
 def test_top_up_is_pruned_by_search_rungs(folder: StudyFolder) -> None:
@@ -179,30 +173,6 @@ def test_settings_without_effect_on_results_can_change(folder: StudyFolder) -> N
     assert work(folder, "none").is_done
 
 
-def test_run_lost_too_often_fails(folder: StudyFolder) -> None:
-    one = work(folder, "none")
-    for _ in range(2):
-        one.on_trial_lost(started(one), out_of_memory=False)
-
-    assert one.is_done
-    assert completed_runs(folder) == {}
-
-
-def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
-    there: set[str] = set()
-
-    def need(generator: GeneratorSettings | None) -> str | None:
-        return "one" if generator and "one" not in there else None
-
-    one = work(folder, "gan", "gan", "none", generator_need=need)
-
-    assert [started(one), started(one)] == [0, 2]
-    assert one.next_trial() == "wait"
-    there.add("one")
-    assert not one.on_result(0, GeneratorTrained())
-    assert [started(one), started(one)] == [0, 1]
-
-
 def test_the_progress_of_generators_in_training_is_reported(folder: StudyFolder) -> None:
     reported = list[tuple[str, int, int]]()
     one = work(folder, "gan", generator_need=lambda _: "one", on_progress=lambda *progress: reported.append(progress))
@@ -221,19 +191,20 @@ def arm(**changes: Any) -> Arm:
 @pytest.mark.parametrize("source", ["gan", "diffusion"])
 def test_replicate_has_new_seeds_and_all_steps(source: str) -> None:
     own = arm(source=source, **{source: {"seed": 3}}, early_stop_epochs=2)
-    seeds = {(g, c): replicate(own, SETTINGS, g, c) for g in range(3) for c in range(2)}
-    generators = [one.parameters.generator for one in seeds.values() if one.parameters.generator]
+    made = [replicate(own, SETTINGS, number, "folder") for number in range(3)]
+    generators = [one.parameters.generator for one in made if one.parameters.generator]
 
-    assert len({one.settings.seed for one in seeds.values()} | {SETTINGS.seed}) == 7
-    assert len(generators) == 6
+    assert len({one.settings.seed for one in made} | {SETTINGS.seed}) == 4
     assert len({one.seed for one in generators} | {3}) == 4
-    assert {one.block for one in generators} == {source}
-    assert all(one.parameters.early_stop_epochs is None for one in seeds.values())
+    assert [one.block for one in generators] == [source] * 3
+    assert all(one.parameters.early_stop_epochs is None for one in made)
+    assert [one.draw for one in made] == [None] * 3
+    assert [replicate(own, SETTINGS, number, "unused").draw for number in range(3)] == [0, 1, 2]
 
 
 def test_arms_of_a_replicate_share_the_real_image_stream() -> None:
     """The stream follows from the seed alone."""
-    gan, none = (replicate(arm(source=source), SETTINGS, 1, 0) for source in ("gan", "none"))
+    gan, none = (replicate(arm(source=source), SETTINGS, 1, "folder") for source in ("gan", "none"))
 
     assert gan.settings.seed == none.settings.seed
     assert gan.resolution_px == none.resolution_px == 64

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.errors import DataError, StudyError, XraytuneError
-from xraytune.confirm.sealed import find_test, load_test_images
+from xraytune.confirm.sealed import SealedTest, choose_test, load_test_images
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, prepare
-from xraytune.space.settings import DataSettings, Settings, SplitSettings
+from xraytune.space.settings import DataSettings, Parameters, Settings, SplitSettings
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,15 @@ class Lab:
     def prepared(self) -> Prepared:
         return prepare(self.settings, self.cache)[0]
 
+    def sealed(
+        self, test: Path | None = None, *, prepared: Prepared | None = None, extra: Path | None = None
+    ) -> SealedTest:
+        """The images that a confirmation of a finalist with these extra images scores."""
+        prepared, compared = prepared or self.prepared(), list[Parameters]()
+        if extra:
+            compared.append(Parameters.model_validate({"source": "folder", "folder": {"path": extra}}))
+        return choose_test(self.settings, prepared, self.cache, replicates=2, compared=compared, test=test).sealed
+
 
 @pytest.fixture
 def lab(tmp_path: Path, phantoms: Path) -> Lab:
@@ -43,8 +52,8 @@ def lab(tmp_path: Path, phantoms: Path) -> Lab:
 def test_the_studys_own_test_folder_is_found_and_opened(lab: Lab) -> None:
     prepared = lab.prepared()
 
-    sealed = find_test(lab.settings, prepared, None)
-    group = load_test_images(sealed, lab.settings.data, lab.cache)
+    sealed = lab.sealed(prepared=prepared)
+    group = load_test_images(sealed, prepared, lab.settings.data, lab.cache)
 
     assert sealed.fingerprint == prepared.test_fingerprint
     assert group.labels.tolist() == [image.label for image in sealed.images]
@@ -56,14 +65,14 @@ def test_a_second_test_folder_and_images_that_changed_are_refused(lab: Lab) -> N
     prepared = lab.prepared()
 
     with pytest.raises(StudyError, match="the study has its own test folder"):
-        find_test(lab.settings, prepared, lab.xrays / "test")
+        lab.sealed(lab.xrays / "test", prepared=prepared)
     next((lab.xrays / "test" / "NORMAL").iterdir()).unlink()
     with pytest.raises(StudyError, match="the test folder changed since the search"):
-        find_test(lab.settings, prepared, None)
+        lab.sealed(prepared=prepared)
     shutil.copy(lab.xrays / prepared.images[-1].file, lab.xrays / prepared.images[0].file)
 
     with pytest.raises(XraytuneError, match="1 images were changed or removed since the search"):
-        find_test(lab.settings, prepared, None)
+        lab.sealed(prepared=prepared)
 
 
 def test_without_a_test_folder_the_given_one_is_used(lab: Lab, tmp_path: Path) -> None:
@@ -71,8 +80,8 @@ def test_without_a_test_folder_the_given_one_is_used(lab: Lab, tmp_path: Path) -
     prepared = lab.prepared()
 
     with pytest.raises(DataError, match=r"the study has no test/ folder\n.*--test DIR"):
-        find_test(lab.settings, prepared, None)
-    sealed = find_test(lab.settings, prepared, tmp_path / "elsewhere")
+        lab.sealed(prepared=prepared)
+    sealed = lab.sealed(tmp_path / "elsewhere", prepared=prepared)
 
     assert len(sealed.images) > 10
 
@@ -86,7 +95,7 @@ def test_training_patients_in_test_folder_are_named(lab: Lab, tmp_path: Path) ->
     shutil.copy(lab.xrays / known, tmp_path / "other" / Path(*Path(known).parts[-2:]))
 
     with pytest.raises(DataError, match=f"used for training or validation: .*{Path(known).name}"):
-        find_test(lab.settings, prepared, tmp_path / "other")
+        lab.sealed(tmp_path / "other", prepared=prepared)
 
 
 def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> None:
@@ -104,13 +113,13 @@ def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> Non
     keys = "file: labels.csv, image: name, patient: who, label: finding, side: fold"
     (flat / "data.yaml").write_text(f"data: {{table: {{{keys}}}}}", encoding="utf-8")
 
-    sealed = find_test(lab.settings, lab.prepared(), flat / "data.yaml")
+    sealed = lab.sealed(flat / "data.yaml")
 
     assert (sealed.data.path, len(sealed.images)) == (flat, len(rows) - 1)
     rows[1] = rows[1].replace(f",{rows[1].split(',')[0]},", f",{first.patient},")
     (flat / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
     with pytest.raises(DataError, match="1 test images belong to patients used for training or validation"):
-        find_test(lab.settings, lab.prepared(), flat / "data.yaml")
+        lab.sealed(flat / "data.yaml")
 
 
 def pneumonia(root: Path) -> list[Path]:
@@ -135,7 +144,7 @@ def test_every_name_of_patients_who_share_an_image_is_known(lab: Lab, tmp_path: 
     pneumonia(other)[1].rename(other / "PNEUMONIA" / "person7000_virus_2.jpeg")
 
     with pytest.raises(DataError, match=r"used for training or validation: .*person7000_virus_2.*person7001_virus_2"):
-        find_test(lab.settings, prepared, other)
+        lab.sealed(other, prepared=prepared)
 
 
 def test_names_in_the_studys_table_are_known(lab: Lab, tmp_path: Path) -> None:
@@ -146,7 +155,7 @@ def test_names_in_the_studys_table_are_known(lab: Lab, tmp_path: Path) -> None:
     write_table(other, **{pneumonia(other)[0].stem: "bert"})
 
     with pytest.raises(DataError, match=f"used for training or validation: .*{pneumonia(other)[0].stem}"):
-        find_test(lab.settings, lab.prepared(), other)
+        lab.sealed(other)
 
 
 @pytest.mark.parametrize("is_own", [True, False])
@@ -169,7 +178,7 @@ def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path
         else "remove them, or list them in patients.csv there as other patients"
     )
     with pytest.raises(DataError, match=f"used for training or validation: .*{known.name}.*\n.*fix: {fix}: "):
-        find_test(lab.settings, prepared, given, extra=[extra])
+        lab.sealed(given, prepared=prepared, extra=extra)
 
 
 def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_table(lab: Lab, tmp_path: Path) -> None:
@@ -179,7 +188,7 @@ def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_
     (other / "PNEUMONIA" / "img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
 
     with pytest.raises(DataError, match=r"1 test images belong to patients used for training .*: PNEUMONIA/img1\.jpeg"):
-        find_test(lab.settings, lab.prepared(), other)
+        lab.sealed(other)
 
 
 def test_a_patient_table_in_the_test_folder_overrides_the_studys_regular_expression(lab: Lab, tmp_path: Path) -> None:
@@ -189,7 +198,7 @@ def test_a_patient_table_in_the_test_folder_overrides_the_studys_regular_express
     lab.settings = lab.settings.model_copy(update={"data": data})
     write_table(other, **{pneumonia(other)[0].stem: "anna"})
 
-    sealed = find_test(lab.settings, lab.prepared(), other)
+    sealed = lab.sealed(other)
 
     assert "anna" in {image.patient for image in sealed.images}
 
@@ -200,5 +209,5 @@ def test_too_few_patients_in_a_class_are_refused(lab: Lab) -> None:
         file.unlink()
     prepared = lab.prepared()
 
-    with pytest.raises(DataError, match="patients of class NORMAL in the test folder: 1; an interval needs 5 or more"):
-        find_test(lab.settings, prepared, None)
+    with pytest.raises(DataError, match="patients of class NORMAL: 1; an interval needs 5 or more"):
+        lab.sealed(prepared=prepared)

@@ -21,13 +21,13 @@ SET = EvaluationSet(
     positive=1,
     task=TASKS["classification"],
 )
-THRESHOLDS = np.full((5, 2), 0.5)
+THRESHOLDS = np.full(5, 0.5)
 
 
 def arm(separation: float, seed: int, *, steepness: float = 1.0, own_noise: float = 0.3) -> Floats:
-    """Probabilities [5, 2, N, 2] of replicates that share most of their error."""
+    """Probabilities [5, N, 2] of replicates that share most of their error."""
     common = numpy_generator(0, "common").normal(size=IMAGES)
-    noise = numpy_generator(seed, "own").normal(size=(5, 2, IMAGES))
+    noise = numpy_generator(seed, "own").normal(size=(5, IMAGES))
     positive = expit(steepness * (separation * (LABELS - 0.5) + common + own_noise * noise))
     return np.stack([1 - positive, positive], axis=-1)
 
@@ -46,7 +46,7 @@ def test_sensitivity_is_read_where_both_replicates_have_the_same_false_positives
         return float((scores[LABELS == 1] >= min(allowed)).mean())
 
     expected = []
-    for finalist, control in zip(FINALIST.reshape(-1, IMAGES, 2), CONTROL.reshape(-1, IMAGES, 2), strict=True):
+    for finalist, control in zip(FINALIST, CONTROL, strict=True):
         false_positives = int((control[LABELS == 0, 1] >= 0.5).sum())
         expected.append([most_found(one[:, 1], false_positives) for one in (finalist, control)])
 
@@ -60,7 +60,7 @@ def test_accuracy_and_brier_score_are_those_of_scikit_learn() -> None:
     found = compare_outcomes(SET, FINALIST, CONTROL, THRESHOLDS)
 
     for arm_name, probabilities in (("value", FINALIST), ("control_value", CONTROL)):
-        replicates = probabilities[..., 1].reshape(-1, IMAGES)
+        replicates = probabilities[..., 1]
         accuracies = [accuracy_score(LABELS, one >= 0.5) for one in replicates]
         briers = [brier_score_loss(LABELS, one) for one in replicates]
         assert getattr(found["accuracy"], arm_name) == pytest.approx(np.mean(accuracies))
@@ -72,24 +72,24 @@ def test_equal_arms_have_no_difference_in_any_outcome() -> None:
         assert (found.difference, found.low, found.high) == (0, 0, 0)
 
 
-def test_the_interval_has_the_variance_over_patients_and_seeds() -> None:
+def test_the_interval_has_the_variance_over_patients_and_replicates() -> None:
     """Of the Brier score, whose variance over patients (clusters of four images) is known: that of a mean over clusters."""
-    finalist, control = (np.repeat(one[:1, :1], 5, axis=0).repeat(2, axis=1) for one in (FINALIST, CONTROL))
-    errors = [(one[0, 0, :, 1] - LABELS) ** 2 for one in (finalist, control)]
+    finalist, control = (np.repeat(one[:1], 5, axis=0) for one in (FINALIST, CONTROL))
+    errors = [(one[0, :, 1] - LABELS) ** 2 for one in (finalist, control)]
     of_patients = float((errors[0] - errors[1]).reshape(-1, 4).mean(axis=1).var() / 100)
 
-    same_seeds = compare_outcomes(SET, finalist, control, THRESHOLDS)["brier"]
-    with_seeds = compare_outcomes(SET, FINALIST, CONTROL, THRESHOLDS)["brier"]
+    same_scores = compare_outcomes(SET, finalist, control, THRESHOLDS)["brier"]
+    varying = compare_outcomes(SET, FINALIST, CONTROL, THRESHOLDS)["brier"]
 
     # 100 patients, eight per degree of freedom: t = 2.18 with 12.5.
-    assert (same_seeds.high - same_seeds.low) / 2 == pytest.approx(2.17 * of_patients**0.5, rel=0.1)
-    assert with_seeds.low < with_seeds.difference < with_seeds.high
+    assert (same_scores.high - same_scores.low) / 2 == pytest.approx(2.17 * of_patients**0.5, rel=0.1)
+    assert varying.low < varying.difference < varying.high
 
 
 def test_three_classes_have_an_accuracy_and_a_brier_score_alone() -> None:
     labels = np.arange(IMAGES) % 3
     images = EvaluationSet(labels=labels, patients=SET.patients, positive=2, task=TASKS["classification"])
-    drawn = numpy_generator(3, "three").dirichlet((1, 1, 1), size=(2, 5, 2, IMAGES))
+    drawn = numpy_generator(3, "three").dirichlet((1, 1, 1), size=(2, 5, IMAGES))
     squared = ((drawn[0] - np.eye(3)[labels]) ** 2).sum(axis=-1)
 
     found = compare_outcomes(images, drawn[0], drawn[1], THRESHOLDS)

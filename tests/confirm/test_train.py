@@ -13,8 +13,9 @@ from tests.confirm.test_plan import parameters
 from tests.study.studies import CPU, ended, epoch, two_images, write_space
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import read_jsonl
-from xraytune.confirm.arms import CONFIRM_FOLDER, FinishedTrial, Plan
+from xraytune.confirm.arms import FinishedTrial, Plan
 from xraytune.confirm.plan import make_plan
+from xraytune.confirm.sealed import SealedTest, TestChoice
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.train import train_replicates
 from xraytune.search.asha import rungs_of
@@ -22,6 +23,7 @@ from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import TrialFailed, TrialMessage
 from xraytune.search.ray.runner import Runner
+from xraytune.space.settings import DataSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import environment
 from xraytune.study.suggestion import TrialSuggestion
@@ -32,7 +34,10 @@ STOPPED = tuple(
     FinishedTrial(status="pruned", name=f"#{number}", parameters=parameters("gan", lr=lr), epochs=9 - number, value=0.9)
     for number, lr in enumerate((1e-3, 2e-3, 3e-3), start=1)
 )
-SMALL = "confirm={gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: [real_only]}}"
+SMALL = "confirm={replicates: 2, controls: {matched: [none], tuned: [real_only]}}"
+
+SEALED = SealedTest(name="test", data=DataSettings(path=Path("xrays")), table=None, images=())
+TEST_FOLDER = TestChoice(prepared=two_images(), sealed=SEALED, others=(), note="")
 
 Says = Callable[[StudyFolder, int], Iterable[TrialMessage]]
 Report = tuple[int, int, float]
@@ -71,7 +76,6 @@ def open_study(root: Path, *overrides: str, says: Says = well) -> OpenStudy:
     space = write_space(root, SMALL, *overrides)
     return OpenStudy(
         folder=StudyFolder(root / "studies" / "small"),
-        place=CONFIRM_FOLDER,
         space=space,
         prepared=two_images(),
         compute=CPU,
@@ -92,7 +96,7 @@ def train(
     reports: Iterable[Report] = (),
 ) -> Plan:
     study = replace(study, searched=(*complete, *stopped), rungs=rungs_of(study.settings, reports))
-    plan = make_plan(study, finalists=finalists, gan_seeds=2, earlier_accesses=())
+    plan = make_plan(study, finalists=finalists, replicates=2, choice=TEST_FOLDER)
     train_replicates(study, plan)
     return plan
 
@@ -136,7 +140,7 @@ def test_a_failed_top_up_is_retried(tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="1 of 3 top-up trials failed"):
         train(open_study(tmp_path, says=one_top_up_fails), stopped=STOPPED)
 
-    assert train(open_study(tmp_path), stopped=STOPPED).runs
+    assert train(open_study(tmp_path), stopped=STOPPED).finalists
 
 
 @pytest.mark.slow
@@ -146,21 +150,19 @@ def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) ->
 
     def says(folder: StudyFolder, number: int) -> list[TrialMessage]:
         trained.append(number)
-        (folder.trial_path(number) / "wandb").symlink_to("a log that W&B has removed")
         return well(folder, number)
 
     other = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, synthetic_ratio=0.5), val_b_score=0.89)
-    both_matched = "confirm={gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none, duplicate], tuned: []}}"
+    both_matched = "confirm={replicates: 2, controls: {matched: [none, duplicate], tuned: []}}"
     one = open_study(tmp_path, both_matched, says=says)
     plan = train(one, GAN, other, finalists=2)
 
     rows = read_jsonl(one.runs_folder.runs_path)
-    assert sorted(row["number"] for row in rows) == [*range(len(plan.runs))]
-    names = [plan.runs[number].arm for number in trained]
-    copied = {arm.name for arm in plan.arms} - {*names}
-    assert copied == {"gan #2", "none, matched to #2", "duplicate, matched to #2"}
-    assert len(names) == 2 * len({*names}), "one run for each GAN seed"
-    assert {plan.runs[row["number"]].arm for row in rows if row.get("adopted")} == copied
+    assert sorted(trained) == [*range(2 * len(plan.trainings))]
+    names = [arm.name for arm in plan.trainings.values()]
+    assert {arm.name for arm in plan.arms} - {*names} == {"gan #2", "none, matched to #2", "duplicate, matched to #2"}
+    labels = [f"{name}, replicate {number}" for number in range(2) for name in names]
+    assert {row["number"]: row["label"] for row in rows} == dict(enumerate(labels))
 
 
 def no_run(folder: StudyFolder, number: int) -> list[TrialMessage]:
@@ -257,4 +259,3 @@ def test_other_ratios_are_trained_only_with_a_matched_control_without_images(
     plan = train(open_study(tmp_path, f"confirm.controls.matched={matched}"), REAL, GAN)
 
     assert [arm.role for arm in plan.arms] == roles
-    assert len(plan.runs) == 2 * len(roles)

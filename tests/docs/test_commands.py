@@ -43,7 +43,7 @@ def test_commands_run(commands: list[tuple[str, ...]], main_job: Path, world: Pa
     for words in commands:
         for study in (world / word for word in words if word.startswith("studies/")):
             if not study.exists():
-                finished = shutil.ignore_patterns(*("confirm", "rehearsal") if words[0] == "confirm" else ())
+                finished = shutil.ignore_patterns(*("confirm",) if words[0] == "confirm" else ())
                 shutil.copytree(main_job / "studies" / "gan-ratio-cpu", study, ignore=finished)
         run_all([[word.replace("/shared/", f"{world}/shared/") for word in words]], world)
 

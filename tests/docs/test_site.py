@@ -88,6 +88,7 @@ def test_pages_and_search_work_in_a_browser(address: str) -> None:
         page.on("request", lambda asked: requests.add(asked.url))
         for path in ("", "tutorial/", "results/", "reference/space/", "reference/python/"):
             page.goto(address + path)
+        page.wait_for_load_state("networkidle")  # its scripts listen to the search field by then
         page.locator(".md-search__input").fill("equivalence margin")
         page.locator(".md-search-result__link").first.wait_for()
         browser.close()

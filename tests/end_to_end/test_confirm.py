@@ -13,11 +13,12 @@ from tests.end_to_end.test_main_job import SPACE, xraytune
 from tests.faults.ray_processes import PROGRAM
 from tests.in_process import said, search_in_process
 from xraytune.base.files import read_jsonl
+from xraytune.confirm.arms import read_plan
 from xraytune.data.phantom import draw_phantoms
 from xraytune.space.load import load_space
 
 CONFIRM = """\
-confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none, duplicate], tuned: [real_only]}}
+confirm: {finalists: 1, replicates: 2, controls: {matched: [none, duplicate], tuned: [real_only]}}
 """
 QUICK = (
     *("budget.trials=2", "budget.max_epochs=1", "scheduler.name=none"),
@@ -51,17 +52,18 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
 
-    # The finalist, its two matched controls, the tuned one, and the other ratios; each with two seeds, each once.
+    # The finalist, its two matched controls, the tuned one, and the other ratios; each with two replicates, each once.
     numbers = Counter(row["number"] for row in read_jsonl(study / "confirm" / "runs.jsonl"))
-    plan = json.loads((study / "confirm" / "plan.json").read_text(encoding="utf-8"))
+    plan = read_plan(study / "confirm")
+    assert plan is not None
     assert 0 < ended_before < len(numbers)
-    assert numbers == Counter(range(len(plan["arms"]) * 2))
-    assert [arm["role"] for arm in plan["arms"]] == ["finalist", "matched", "matched", *["ratio"] * 8, "tuned"]
+    assert numbers == Counter(range(len(plan.trainings) * 2))
+    assert [arm.role for arm in plan.arms] == ["finalist", "matched", "matched", *["ratio"] * 8, "tuned"]
     (access,) = read_jsonl(study / "test_access.jsonl")
     assert (access["command"], access["images"]) == ("confirm", found["test"]["images"])
     assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
-    assert found["exploratory"] == ["it has only 2 GAN seeds, and the 95 % intervals need at least 4"]
+    assert found["exploratory"] == ["it has only 2 replicates, and the 95 % intervals need at least 4"]
     assert [point["ratio"] for point in found["ratio_response"]] == [0, 0.25, 0.5, 1, 2, 4]
     assert all(point["duplicate"] and point["over_duplicate"] for point in found["ratio_response"][1:])
     (finalist,) = found["finalists"]

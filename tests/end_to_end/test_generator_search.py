@@ -49,5 +49,5 @@ def test_from_images_to_the_best_generator(tmp_path: Path, monkeypatch: pytest.M
 
     refused = command("train", "--config", "best.yaml", "-o", "model")
     assert "xraytune generator train --space best.yaml" in refused.output
-    refused = command("confirm", "studies/gan-quality", "--quick")
+    refused = command("confirm", "studies/gan-quality")
     assert "it has no mix to compare with controls" in refused.output

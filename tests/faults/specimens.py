@@ -64,7 +64,7 @@ def make_study(root: Path) -> StudyFolder:
     write_json(folder.path / "wall.json", {"version": 1, "seconds": 60.0})
     progress = {"what": "training the GAN (steps)", "done": 1, "total": 2, "seconds_left": 3.5}
     write_json(folder.trial_path(STILL_RUNNING) / "progress.json", progress)
-    write_plan(Plan().grown([GAN, NONE], 2, 1), folder.path / "confirm")
+    write_plan(Plan(test="folder", replicates=2, arms=(GAN, NONE)), folder.path / "confirm")
     run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_score": 0.8, "seconds": 1.0}
     for number in range(3):
         append_jsonl(StudyFolder(folder.path / "confirm").runs_path, {**run, "number": number})

@@ -174,7 +174,7 @@ def test_after_a_confirm_an_arm_is_its_tuned_control(made: Made, tmp_path: Path)
     study = made([(0.9, 0.7)]).path
     parameters = Parameters(backbone="small_cnn", weights="none", lr=0.004)
     control = Arm(name="tuned real_only top-up 2", role="tuned", trial="top-up 2", parameters=parameters)
-    write_plan(Plan().grown([control], 1, 1), study / "confirm")
+    write_plan(Plan(test="folder", replicates=2, arms=(control,)), study / "confirm")
 
     exported = export(study, out=tmp_path / "best.yaml", arm="real_only")
 
@@ -195,7 +195,7 @@ def test_a_stopped_trial_that_a_confirmation_finished_is_exported(made: Made, tm
     append_jsonl(folder.path / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
     if role == "control":
         control = Arm(name=f"tuned {arm} {name}", role="tuned", trial=name, parameters=suggestion.parameters)
-        write_plan(Plan().grown([control], 1, 1), folder.path / "confirm")
+        write_plan(Plan(test="folder", replicates=2, arms=(control,)), folder.path / "confirm")
     else:
         write_verdict(folder.path, {suggestion.number: "helps"})
 

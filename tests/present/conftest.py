@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import InProcess, one_thread, search_in_process
-from xraytune.confirm import study as confirm_study
+from tests.in_process import confirm_in_process, search_in_process
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.space.load import load_space
@@ -28,7 +27,7 @@ parameters:
   batch_size: {value: 8}
 budget: {trials: 5, max_epochs: 3, steps_per_epoch: 2}
 scheduler: {name: asha, grace: 1, reduction: 2}
-confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none, duplicate], tuned: [real_only]}}
+confirm: {finalists: 1, replicates: 2, controls: {matched: [none, duplicate], tuned: [real_only]}}
 quality: {allow_memorised: true}
 points_to_evaluate:
   - {source: gan, synthetic_ratio: 0.5, lr: 1e-2}
@@ -46,8 +45,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_phantoms(root / "xrays", patients=60, seed=4, image_size_px=32)
     (root / "space.yaml").write_text(SPACE, encoding="utf-8")
     folder = search_in_process(load_space(root / "space.yaml"), root)
-    with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(confirm_study, "Runner", InProcess)
+    with confirm_in_process():
         confirm(folder.path)
     return folder.path
 

@@ -27,14 +27,14 @@ from xraytune.stats.verdict import (
 )
 
 Floats = NDArray[np.float64]
-SHAPES = st.tuples(st.integers(2, 6), st.integers(1, 3), st.integers(4, 30), st.integers(0, 10_000))
-"""GAN seeds, classifier seeds, patients, and the seed of the numbers."""
+SHAPES = st.tuples(st.integers(2, 6), st.integers(4, 30), st.integers(0, 10_000))
+"""Replicates, patients, and the seed of the numbers."""
 MANY_PATIENTS = Evidence(
     difference=0.004,
     mean_score=0.9,
-    seed_variance=4e-6,
+    replicate_variance=4e-6,
     patient_variance=3e-6,
-    gan_seeds=5,
+    replicates=5,
     effective_patients=1e6,
     variance=placement_variance,
 )
@@ -49,23 +49,21 @@ def evidence(draw: st.DrawFn) -> Evidence:
     return Evidence(
         difference=difference,
         mean_score=mean,
-        seed_variance=draw(st.floats(1e-8, 1e-3)),
+        replicate_variance=draw(st.floats(1e-8, 1e-3)),
         patient_variance=usual * draw(st.floats(-0.5, 3)),
-        gan_seeds=draw(st.integers(2, 20)),
+        replicates=draw(st.integers(2, 20)),
         effective_patients=patients,
         variance=placement_variance,
     )
 
 
-def replicates(shape: tuple[int, int, int, int]) -> tuple[Floats, Floats]:
-    """AUROCs [2, G, K] and components [2, G, K, P] with similar variances of seeds and patients."""
-    gan_seeds, classifier_seeds, patients, seed = shape
+def replicates(shape: tuple[int, int, int]) -> tuple[Floats, Floats]:
+    """AUROCs [2, K] and components [2, K, P] with similar variances of replicates and patients."""
+    count, patients, seed = shape
     generator = numpy_generator(seed, "replicates")
-    aurocs = (
-        0.9 + generator.normal(0, 0.01, (2, gan_seeds, 1)) + generator.normal(0, 0.01, (2, gan_seeds, classifier_seeds))
-    )
-    common = generator.normal(0, 1, (2, 1, 1, patients))
-    own = generator.normal(0, 0.5, (2, gan_seeds, classifier_seeds, patients))
+    aurocs = 0.9 + generator.normal(0, 0.014, (2, count))
+    common = generator.normal(0, 1, (2, 1, patients))
+    own = generator.normal(0, 0.5, (2, count, patients))
     return aurocs, (common + own) * 0.02 / patients**0.5
 
 
@@ -76,10 +74,10 @@ def measured(scores: Floats, components: Floats, effective_patients: float) -> S
 
 
 def of_scores(scores: Floats, labels: NDArray[np.int64], patients: list[str]) -> Comparison:
-    """A comparison from scores [2, G, K, N]."""
+    """A comparison from scores [2, K, N]."""
     flat = scores.reshape(-1, scores.shape[-1])
     found = structural_components(labels, np.stack([-flat, flat], axis=2), patients, positive=1)
-    shape = scores.shape[:3]
+    shape = scores.shape[:2]
     return compare(replace(found, scores=found.scores.reshape(shape), components=found.components.reshape(*shape, -1)))
 
 
@@ -119,9 +117,9 @@ def at_the_estimate(found: Evidence) -> Interval:
     """The published interval, with the patient variance at the estimate."""
     return hillis_interval(
         difference=found.difference,
-        mean_square=found.seed_variance / 2,
+        mean_square=found.replicate_variance / 2,
         excess_covariance=found.patient_variance / 2,
-        readers=found.gan_seeds,
+        readers=found.replicates,
     )
 
 
@@ -156,37 +154,36 @@ def test_van_dykes_study_has_the_published_digits() -> None:
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(SHAPES)
-def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int, int, int]) -> None:
+def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int, int]) -> None:
     """Mean squares over the treatment x reader table, covariances over all pairs of readers one by one."""
     aurocs, components = replicates(shape)
     readers = shape[0]
-    figures, by_reader = aurocs.mean(axis=2), components.mean(axis=2)
     pairs = [(g, h) for g in range(readers) for h in range(readers) if g != h]
 
     def covariance(first: int, second: int) -> float:
-        return float(np.mean([by_reader[first, g] @ by_reader[second, h] for g, h in pairs]))
+        return float(np.mean([components[first, g] @ components[second, h] for g, h in pairs]))
 
-    residual = figures - figures.mean(axis=0) - figures.mean(axis=1, keepdims=True) + figures.mean()
+    residual = aurocs - aurocs.mean(axis=0) - aurocs.mean(axis=1, keepdims=True) + aurocs.mean()
     excess_covariance = (covariance(0, 0) + covariance(1, 1)) / 2 - (covariance(0, 1) + covariance(1, 0)) / 2
 
-    found = compare(measured(aurocs, components, shape[2]))
+    found = compare(measured(aurocs, components, shape[1]))
 
-    assert found.evidence.seed_variance == pytest.approx(2 * (residual**2).sum() / (readers - 1))
+    assert found.evidence.replicate_variance == pytest.approx(2 * (residual**2).sum() / (readers - 1))
     assert found.evidence.patient_variance == pytest.approx(2 * excess_covariance, rel=1e-6, abs=1e-12)
-    assert found.interval.difference == pytest.approx(figures[0].mean() - figures[1].mean())
-    assert found.scores == pytest.approx(tuple(aurocs.mean(axis=(1, 2))))
+    assert found.interval.difference == pytest.approx(aurocs[0].mean() - aurocs[1].mean())
+    assert found.scores == pytest.approx(tuple(aurocs.mean(axis=1)))
     assert found.evidence.mean_score == pytest.approx(np.mean(found.scores))
-    assert found.evidence.gan_seeds == readers
+    assert found.evidence.replicates == readers
 
 
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(SHAPES)
-def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, int, int, int]) -> None:
+def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, int, int]) -> None:
     aurocs, components = replicates(shape)
 
-    one = compare(measured(aurocs, components, shape[2])).interval
-    other = compare(measured(aurocs[::-1], components[::-1], shape[2])).interval
+    one = compare(measured(aurocs, components, shape[1])).interval
+    other = compare(measured(aurocs[::-1], components[::-1], shape[1])).interval
 
     assert other.difference == -one.difference
     assert (other.low, other.high, other.low_90, other.high_90) == pytest.approx(
@@ -201,11 +198,11 @@ def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, in
 @settings(max_examples=60)
 @given(SHAPES)
 def test_an_arm_compared_with_itself_has_a_narrow_interval_only_with_many_patients(
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, int, int],
 ) -> None:
     aurocs, components = (values[[0, 0]] for values in replicates(shape))
 
-    few, many = (compare(measured(aurocs, components, count)).interval for count in (shape[2], 1e6))
+    few, many = (compare(measured(aurocs, components, count)).interval for count in (shape[1], 1e6))
 
     assert (few.difference, few.p_value) == (0, 1)
     assert few.low == pytest.approx(-few.high, abs=1e-9)
@@ -242,10 +239,10 @@ def test_the_two_one_sided_p_values_add_up_to_one(found: Evidence, difference: f
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [1e-7, 4e-6, 3e-5])
-@pytest.mark.parametrize("gan_seeds", [4, 5, 20])
-def test_interval_equals_published_one_with_many_patients(seeds: float, gan_seeds: int) -> None:
-    found = replace(MANY_PATIENTS, seed_variance=seeds, gan_seeds=gan_seeds)
+@pytest.mark.parametrize("variance", [1e-7, 4e-6, 3e-5])
+@pytest.mark.parametrize("count", [4, 5, 20])
+def test_interval_equals_published_one_with_many_patients(variance: float, count: int) -> None:
+    found = replace(MANY_PATIENTS, replicate_variance=variance, replicates=count)
 
     score, published = score_interval(found), at_the_estimate(found)
 
@@ -288,8 +285,8 @@ def test_no_hypothesis_lowers_the_estimated_variance_of_the_patients(found: Evid
 @pytest.mark.slow
 def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_equivalent() -> None:
     """Differing by 1.5 ROPE on sixty patients: with the variance at the estimate both claims would fail."""
-    arms = [Arm(auroc=0.99, seeds_sd=0.006, gan_share=0.3), Arm(auroc=0.975, seeds_sd=0.006)]
-    studies = simulate(arms, patients=60, gan_seeds=5, classifier_seeds=2, studies=300, seed=1)
+    arms = [Arm(auroc=0.99, replicates_sd=0.005), Arm(auroc=0.975, replicates_sd=0.005)]
+    studies = simulate(arms, patients=60, replicates=5, studies=300, seed=1)
 
     found = [compare(study.pair(0, 1)) for study in studies]
 
@@ -308,15 +305,13 @@ def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_e
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(SHAPES)
-def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tuple[int, int, int, int]) -> None:
+def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tuple[int, int, int]) -> None:
     aurocs, components = replicates(shape)
-    generator = numpy_generator(shape[3], "order")
-    gans, classifiers, patients = (generator.permutation(count) for count in shape[:3])
+    generator = numpy_generator(shape[2], "order")
+    runs, patients = (generator.permutation(count) for count in shape[:2])
 
-    found = compare(measured(aurocs, components, shape[2]))
-    shuffled = compare(
-        measured(aurocs[:, gans][:, :, classifiers], components[:, gans][:, :, classifiers][..., patients], shape[2])
-    )
+    found = compare(measured(aurocs, components, shape[1]))
+    shuffled = compare(measured(aurocs[:, runs], components[:, runs][..., patients], shape[1]))
 
     assert numbers(shuffled) == pytest.approx(numbers(found), rel=1e-6, abs=1e-13)
 
@@ -327,8 +322,8 @@ def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tu
 def test_copies_of_the_images_do_not_narrow_the_interval_as_new_patients_do(seed: int) -> None:
     generator = numpy_generator(seed, "scores")
     labels = np.arange(60) % 2
-    hard = generator.normal(0, 0.7, 60) + generator.normal(0, 0.5, (2, 1, 1, 60))
-    scores = hard + generator.normal(0, 0.2, (2, 4, 2, 60)) + labels
+    hard = generator.normal(0, 0.7, 60) + generator.normal(0, 0.5, (2, 1, 60))
+    scores = hard + generator.normal(0, 0.2, (2, 5, 60)) + labels
     patients = [f"p{number}" for number in range(60)]
     doubled, twice = np.tile(scores, 2), np.tile(labels, 2)
 
@@ -342,21 +337,17 @@ def test_copies_of_the_images_do_not_narrow_the_interval_as_new_patients_do(seed
 
 @pytest.mark.slow
 def test_variance_components_are_recovered_from_simulated_studies() -> None:
-    """A linear model with known components: seeds' and patients' effects on the difference, and their interactions."""
+    """A linear model with known components: replicates' and patients' effects on the difference, and their interaction."""
     generator = numpy_generator(1, "components")
-    gan, classifier, patient, by_gan, by_classifier = 4.0, 2.0, 90.0, 60.0, 30.0
-    studies, gans, classifiers, patients = 1500, 4, 3, 30
+    replicate, patient, interaction = 6.0, 90.0, 60.0
+    studies, count, patients = 1500, 5, 30
 
     def effect(variance: float, *shape: int) -> Floats:
         return generator.normal(0, np.sqrt(variance), (studies, *shape))
 
-    seeds = effect(gan, gans, 1) + effect(classifier, gans, classifiers)
-    of_patients = (
-        effect(patient, 1, 1, patients) + effect(by_gan, gans, 1, patients)
-        + effect(by_classifier, gans, classifiers, patients)
-    )  # fmt: skip
-    gaps = seeds + of_patients.mean(axis=3)
-    centred = of_patients - of_patients.mean(axis=3, keepdims=True)
+    of_patients = effect(patient, 1, patients) + effect(interaction, count, patients)
+    gaps = effect(replicate, count) + of_patients.mean(axis=2)
+    centred = of_patients - of_patients.mean(axis=2, keepdims=True)
     components = centred / np.sqrt(patients * (patients - 1))
     zero = np.zeros_like(gaps[0]), np.zeros_like(components[0])
 
@@ -367,29 +358,14 @@ def test_variance_components_are_recovered_from_simulated_studies() -> None:
         for s in range(studies)
     ]
 
-    assert np.mean(found, axis=0) == pytest.approx([gan, classifier, patient, by_gan, by_classifier], rel=0.1)
-
-
-def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
-    found = compare(measured(*replicates((5, 1, 20, 3)), 20)).components
-
-    assert (found.classifier_seed, found.patient_by_classifier_seed) == (0, 0)
-
-
-def test_two_classifier_seeds_are_enough_to_separate_their_variance() -> None:
-    aurocs = np.array([[[0.90, 0.92], [0.80, 0.84]], [[0.5, 0.5], [0.5, 0.5]]])
-
-    found = compare(measured(aurocs, np.zeros((2, 2, 2, 3)), 3)).components
-
-    assert found.classifier_seed == pytest.approx((0.02**2 / 2 + 0.04**2 / 2) / 2)
-    assert found.gan_seed == pytest.approx(0.09**2 / 2 - found.classifier_seed / 2)
+    assert np.mean(found, axis=0) == pytest.approx([replicate, patient, interaction], rel=0.1)
 
 
 @pytest.mark.slow
 def test_perfect_arms_have_wider_intervals_with_fewer_patients() -> None:
     def interval(count: int) -> Interval:
         labels = np.arange(count) % 2
-        scores = np.broadcast_to(labels * 1.0, (2, 2, 2, count))
+        scores = np.broadcast_to(labels * 1.0, (2, 4, count))
         found = of_scores(scores, labels, [f"p{number}" for number in range(count)])
         assert found.scores == (1, 1)
         return found.interval
@@ -404,7 +380,7 @@ def test_perfect_arms_have_wider_intervals_with_fewer_patients() -> None:
 def test_identical_rankings_of_few_patients_do_not_show_equivalence() -> None:
     generator = numpy_generator(1, "ranks")
     labels = np.arange(40) % 2
-    scores = np.broadcast_to(labels + generator.normal(0, 0.7, 40), (2, 3, 2, 40))
+    scores = np.broadcast_to(labels + generator.normal(0, 0.7, 40), (2, 5, 40))
 
     found = of_scores(scores, labels, [f"p{number}" for number in range(40)])
 
@@ -413,23 +389,23 @@ def test_identical_rankings_of_few_patients_do_not_show_equivalence() -> None:
     assert judge(found.evidence, rope=0.01).words == ("undecided",)
 
 
-def test_a_single_gan_seed_is_refused() -> None:
-    aurocs, components = replicates((2, 2, 10, 1))
+def test_a_single_replicate_is_refused() -> None:
+    aurocs, components = replicates((2, 10, 1))
 
-    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: a single seed(.|\n)*fix: use at least 4, preferably 5"):
+    with pytest.raises(ConfigError, match=r"confirm\.replicates: a single one(.|\n)*fix: use at least 4, preferably 5"):
         gather(measured(aurocs[:, :1], components[:, :1], 10))
 
 
 def test_an_interval_that_excludes_no_difference_ends_at_the_largest_ones() -> None:
-    """Two seeds far apart: Student's t has one degree of freedom."""
-    found = score_interval(replace(MANY_PATIENTS, difference=0.1, seed_variance=4.0, gan_seeds=2))
+    """Two replicates far apart: Student's t has one degree of freedom."""
+    found = score_interval(replace(MANY_PATIENTS, difference=0.1, replicate_variance=4.0, replicates=2))
 
     assert (found.low, found.high) == pytest.approx((-1.0, 1.0))
 
 
 def test_variance_components_are_those_of_the_differences() -> None:
     """An arm whose scores never vary adds nothing to them."""
-    aurocs, components = replicates((4, 3, 20, 7))
+    aurocs, components = replicates((4, 20, 7))
     gaps, patients = aurocs[0] - aurocs[1], components[0] - components[1]
 
     both = compare(measured(aurocs, components, 20))

@@ -32,9 +32,9 @@ def evidence(difference: float, width: float) -> Evidence:
     return Evidence(
         difference=difference,
         mean_score=0.8,
-        seed_variance=1e-12,
+        replicate_variance=1e-12,
         patient_variance=(width / 1.959964) ** 2,
-        gan_seeds=5,
+        replicates=5,
         effective_patients=1e9,
         variance=placement_variance,
     )

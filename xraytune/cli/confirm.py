@@ -5,19 +5,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Exit, Option
 
-from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.cli import console, options
 from xraytune.cli.search import log_dashboard, shown_path
 
 if TYPE_CHECKING:
     from xraytune.confirm.record import Confirmation
-    from xraytune.confirm.run import Rehearsal
     from xraytune.search.callbacks import Callbacks
 
 
@@ -27,8 +24,8 @@ def confirm(
         Path | None,
         Option(
             metavar="SOURCE",
-            help="Test images, if the study's data has none: class folders (segmentation: images/ and masks/) or a data "
-            "file (YAML).",
+            help="Test images for the verdict, if the study's data has none: class folders (segmentation: images/ and "
+            "masks/) or a data file (YAML).",
         ),
     ] = None,
     external: Annotated[
@@ -38,26 +35,14 @@ def confirm(
             help="Images (or a data file) of a second hospital, reported separately; also possible after a verdict.",
         ),
     ] = None,
-    quick: Annotated[
-        bool,
-        Option(
-            "--quick",
-            help="Rehearse on val-B with few replicates, and estimate what the confirmation would cost; the test folder "
-            "stays sealed.",
-        ),
-    ] = False,
     data: options.MovedData = None,
     weights_dir: options.WeightsDir = None,
     finalists: Annotated[
         int | None, Option(min=1, metavar="N", help="Number of best mixes to test; overrides the study's setting.")
     ] = None,
-    gan_seeds: Annotated[
+    replicates: Annotated[
         int | None,
-        Option(
-            min=2,
-            metavar="N",
-            help="Use more GAN seeds than the study's setting; adding seeds after a verdict makes the next one exploratory.",
-        ),
+        Option(min=2, metavar="N", help="Number of trainings of each mix and control; overrides the study's setting."),
     ] = None,
     yes: options.Yes = False,
     cache: options.Cache = None,
@@ -65,27 +50,19 @@ def confirm(
     reason: options.Reason = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """Test the best mixes against matched and tuned controls, with new seeds, on the sealed test folder."""
-    from xraytune.confirm.run import confirm, rehearse
+    """Test the best mixes against matched and tuned controls, with new seeds, on patients that no trial has seen."""
+    from xraytune.confirm.run import confirm
 
-    paths = {"data": data, "weights_dir": weights_dir, "cache": cache}
-    if quick:
-        only_whole = {"test": test, "external": external, "finalists": finalists, "gan-seeds": gan_seeds}
-        if given := [f"--{name}" for name, value in only_whole.items() if value]:
-            what = f"--quick is a rehearsal on val-B and takes no {' or '.join(given)}"
-            raise ConfigError(Problem(what, fix=f"omit --quick, or {' and '.join(given)}"))
-        with ConfirmScreen() as screen:
-            rehearsal = rehearse(study, **paths, address=address, callbacks=screen.callbacks)
-        console.show_result(rehearsal, show_rehearsal, as_json=as_json)
-        return
     with ConfirmScreen(ask=not (yes or as_json)) as screen:
         confirmation = confirm(
             study,
             test=test,
             external=external,
             finalists=finalists,
-            gan_seeds=gan_seeds,
-            **paths,
+            replicates=replicates,
+            data=data,
+            weights_dir=weights_dir,
+            cache=cache,
             address=address,
             reason=reason,
             callbacks=screen.callbacks,
@@ -96,7 +73,7 @@ def confirm(
 
 @dataclass(slots=True)
 class ConfirmScreen:
-    """Show the progress of a confirmation; `ask` before accessing the test folder, if there is a terminal."""
+    """Show the progress of a confirmation; `ask` before accessing test images, if there is a terminal."""
 
     ask: bool = False
     _drawing: ExitStack = field(default_factory=ExitStack)
@@ -121,23 +98,14 @@ class ConfirmScreen:
         )
 
     def before_test(self) -> None:
-        """Ask whether to access the test folder, and exit if it is to stay sealed."""
+        """Ask whether to access the test images, and exit if they are to stay sealed."""
         if not self.ask:
             return
         self._drawing.close()
-        if not console.agreed("All replicates are trained. Access the test folder now?"):
-            console.write("the test folder stays sealed; use --gan-seeds N to add seeds, or --yes to access it")
+        if not console.agreed("All replicates are trained. Access the test images now?"):
+            console.write("the test images stay sealed; run the same command again to access them")
             raise Exit
         self._bars = self._drawing.enter_context(console.progress())
-
-
-def show_rehearsal(rehearsal: Rehearsal) -> None:
-    """Print a rehearsal, and the command of the whole confirmation."""
-    from xraytune.present.verdict import rehearsal_frame
-
-    console.show(*rehearsal_frame(rehearsal))
-    test = "" if rehearsal.has_test else " --test DIR"
-    console.write_command(f"xraytune confirm {quote(str(shown_path(rehearsal.study)))}{test}", "next: ")
 
 
 def show_verdict(confirmation: Confirmation) -> None:

@@ -48,8 +48,8 @@ def demo(
     why = "Search: is it better to add nothing, repeated real images or GAN images, and how many?"
     announce(why, "search", "--space", space, "--data", xrays, "--studies", studies, *settings)
     search.search(space, data=xrays, overrides=[*overrides], studies=studies)
-    announce("Rehearse the comparison that `confirm` makes on the test folder.", "confirm", study, "--quick")
-    confirm.confirm(study, quick=True)
+    announce("Confirm: compare the best mix with its controls on the test folder.", "confirm", study, "--yes")
+    confirm.confirm(study, yes=True)
     announce("Train the final model: the simplest mix that is as good as the best.", "train", study, "-o", trained)
     if trained.exists():
         console.write(f"{trained} already exists and is kept")

@@ -82,7 +82,7 @@ Address: TypeAlias = Annotated[
     str | None, Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine.")
 ]
 DryRun: TypeAlias = Annotated[bool, Option("--dry-run", help="Only print what would be removed.")]
-Yes: TypeAlias = Annotated[bool, Option("--yes", help="Access the test folder without asking.")]
+Yes: TypeAlias = Annotated[bool, Option("--yes", help="Access the test images without asking.")]
 Reason: TypeAlias = Annotated[str, Option(help="Reason to record in the test-set access log.")]
 OutFolder: TypeAlias = Annotated[Path, Option("--out", "-o", metavar="OUT", help="Folder to create.")]
 NewFolder: TypeAlias = Annotated[Path, Argument(metavar="OUT", help="Folder to create.")]

@@ -112,7 +112,7 @@ def show_search(view: StudyView) -> None:
     console.show(*heading(view))
     trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
     is_confirmable = view.has_val_b and any(parameters.has_synthetic_images for parameters in trained)
-    command = "confirm {} --quick" if is_confirmable else "export {} -o best.yaml"
+    command = "confirm {}" if is_confirmable else "train {} -o model" if view.has_val_b else "export {} -o best.yaml"
     console.write_command(f"xraytune {command.format(quote(str(shown_path(view.path))))}", "next: ")
 
 

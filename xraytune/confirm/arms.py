@@ -1,17 +1,16 @@
 """The arms of a confirmation and their replicates, as recorded in `plan.json`.
 
-An arm is a finalist, one of its controls, or the first finalist at another ratio. `plan.json` only ever grows: a later call
-with more seeds appends runs, so that a run keeps its number and nothing is trained twice.
+An arm is a finalist, one of its controls, the same with real images of other patients in the place of synthetic ones, or
+the first finalist at another ratio. Arms with equal settings share their runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, TypeAlias
 
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_bytes, write_json
@@ -22,11 +21,13 @@ from xraytune.space.strict_model import StrictModel
 from xraytune.study.row import RunOutcome, RunRow, Status, TrialRecord, TrialRow
 
 CONFIRM_FOLDER = "confirm"
-REHEARSAL_FOLDER = "rehearsal"
 TOP_UP_FOLDER = "top_up"
 _PLAN_FILE = "plan.json"
 
-Role = Literal["finalist", "matched", "tuned", "ratio"]
+Content: TypeAlias = tuple[Parameters, int | None, bool]
+Role = Literal["finalist", "matched", "tuned", "perfect", "ratio"]
+TestKind = Literal["unused", "folder"]
+"""What a verdict is about: patients of the training folder that the search never used, or a test folder."""
 
 
 class FinishedTrial(TrialRecord):
@@ -61,32 +62,33 @@ class Arm(StrictModel):
     parameters: Parameters
 
     @property
-    def content(self) -> tuple[Parameters, int | None]:
-        """What its replicates, all trained in full, depend on besides their seeds; equal ones are trained only once."""
+    def content(self) -> Content:
+        """What its replicates, all trained in full, depend on besides their seeds; equal ones are trained only once.
+
+        Its parameters, its resolution, and whether its extra images are real ones.
+        """
         parameters = self.parameters.model_copy(update={"early_stop_epochs": None})
-        return parameters, self.resolution_px
-
-
-class PlannedRun(NamedTuple):
-    """One replicate of an arm."""
-
-    arm: str
-    gan_seed: NonNegativeInt
-    classifier_seed: NonNegativeInt
+        return parameters, self.resolution_px, self.role == "perfect"
 
 
 class Plan(StrictModel):
-    """The arms and their runs, in the order of their numbers; every arm has the same seed pairs."""
+    """The arms of a confirmation, each with as many replicates, and what they are scored on."""
 
-    gan_seeds: NonNegativeInt = 0
-    classifier_seeds: NonNegativeInt = 0
-    """Number per GAN seed."""
+    test: TestKind
+    replicates: PositiveInt
     notes: tuple[str, ...] = ()
     exploratory: tuple[str, ...] = ()
     """Why the verdict is not confirmatory; empty if it is."""
-    arms: tuple[Arm, ...] = ()
+    arms: tuple[Arm, ...]
     """Finalists by val-B, each followed by its matched controls; the ratio response of the first; the tuned controls."""
-    runs: tuple[PlannedRun, ...] = ()
+
+    @property
+    def trainings(self) -> dict[Content, Arm]:
+        """The first arm with each content, in order."""
+        first: dict[Content, Arm] = {}
+        for arm in self.arms:
+            first.setdefault(arm.content, arm)
+        return first
 
     @property
     def finalists(self) -> tuple[Arm, ...]:
@@ -105,32 +107,17 @@ class Plan(StrictModel):
 
     @property
     def compared(self) -> tuple[Arm, ...]:
-        """The finalists and their controls, which are scored on the test folder."""
+        """The arms that are scored on the test images."""
         return tuple(arm for arm in self.arms if arm.role != "ratio")
+
+    def numbers(self, arm: Arm) -> list[int]:
+        """Return the run of each replicate of an arm."""
+        place = [*self.trainings].index(arm.content)
+        return [replicate * len(self.trainings) + place for replicate in range(self.replicates)]
 
     def runs_of(self, arms: Iterable[Arm]) -> list[int]:
         """Return the runs of these arms, in order."""
-        names = {arm.name for arm in arms}
-        return [number for number, run in enumerate(self.runs) if run.arm in names]
-
-    def numbers(self, arm: str) -> dict[tuple[int, int], int]:
-        """Return the run of each (GAN seed, classifier seed) of an arm."""
-        return {(run.gan_seed, run.classifier_seed): number for number, run in enumerate(self.runs) if run.arm == arm}
-
-    def grown(self, arms: Sequence[Arm], gan_seeds: int, classifier_seeds: int) -> Plan:
-        """Return the plan with further arms and seeds. Existing runs keep their numbers; no seeds are removed."""
-        known = {arm.name for arm in self.arms}
-        every = (*self.arms, *(arm for arm in arms if arm.name not in known))
-        # One replicate of every arm at a time, so that an early look compares like with like.
-        order = product(range(gan_seeds), range(classifier_seeds), every)
-        wanted = (PlannedRun(arm.name, gan_seed, classifier_seed) for gan_seed, classifier_seed, arm in order)
-        changes = {
-            "gan_seeds": max(gan_seeds, self.gan_seeds),
-            "classifier_seeds": max(classifier_seeds, self.classifier_seeds),
-            "arms": every,
-            "runs": tuple(dict.fromkeys((*self.runs, *wanted))),
-        }
-        return self.model_copy(update=changes)
+        return sorted({number for arm in arms for number in self.numbers(arm)})
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
@@ -144,35 +131,36 @@ def read_plan(folder: Path) -> Plan | None:
     if not file.exists():
         return None
     try:
-        plan = Plan.model_validate_json(read_bytes(file, "JSON file"), context=folder)
-        if {run.arm for run in plan.runs} - {arm.name for arm in plan.arms}:
-            raise ValueError("a run of an unknown arm")
+        return Plan.model_validate_json(read_bytes(file, "JSON file"), context=folder)
     except ValueError as error:
         fix = f"restore it from a backup, or move {folder.name}/ away to start the confirmation from scratch"
         raise StudyError(Problem("the plan of this confirmation is damaged", file, fix)) from error
-    return plan
 
 
-def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int) -> Experiment:
-    """Return what trains an arm with fresh seeds, each counted from 0, to its last step.
+def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Experiment:
+    """Return what trains a replicate of an arm, counted from 0, with fresh seeds to its last step.
 
-    A pair of seeds gives the same stream of real images in every arm, with or without a generator.
+    Equal numbers give the same stream of real images in every arm, with or without a generator.
     """
-    seed = derive_seed(settings.seed, "confirm", gan_seed, classifier_seed) % 2**31
-    parameters, resolution_px = arm.content
+    seed = derive_seed(settings.seed, "confirm", number) % 2**31
+    parameters, resolution_px, has_real_extra = arm.content
     if parameters.generator is not None:
-        generator_seed = derive_seed(parameters.generator.seed, "confirm", gan_seed) % 2**31
-        parameters = parameters.with_generator(seed=generator_seed)
+        parameters = parameters.with_generator(seed=derive_seed(parameters.generator.seed, "confirm", number) % 2**31)
     return Experiment(
         # Without gates: excluding replicates would select among them.
         settings=without_gate(settings.model_copy(update={"seed": seed})),
         parameters=parameters,
         inherited_resolution_px=resolution_px,
+        draw=number if test == "unused" else None,
+        has_real_extra=has_real_extra,
     )
 
 
-def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings) -> list[Arm]:
-    """Return the finalists with their matched controls, the first one's followed by its ratio response."""
+def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings, test: TestKind) -> list[Arm]:
+    """Return the finalists with their matched controls, the first one's followed by its ratio response.
+
+    With draws of unused patients, each finalist is followed by an arm with real images of other patients.
+    """
     confirm, arms = settings.confirm, list[Arm]()
     # The ratio response is measured against the matched control without extra images.
     ratios = confirm.ratios if "none" in confirm.controls.matched else ()
@@ -180,6 +168,9 @@ def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings) -> lis
         resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
         arm = finalist_arm(finalist, resolution_px)
         arms += [arm, *filter(None, (matched_control(arm, source) for source in confirm.controls.matched))]
+        if test == "unused" and (perfect := matched_control(arm, "duplicate")):
+            name = f"real images of other patients, as {finalist.name}"
+            arms.append(perfect.model_copy(update={"name": name, "role": "perfect"}))
         if place == 0:
             planned = [arm.content for arm in arms]
             arms += [other for other in ratio_arms(arm, ratios) if other.content not in planned]

@@ -167,7 +167,7 @@ def headroom(
     experiment = Experiment(settings=settings, parameters=parameters)
     if not Network(experiment, context).has_cached_features:
         chosen = [min(chosen, key=lambda design: abs(design[0] - wanted))]
-    arms = [parameters, *(_with_ratio(parameters, ratio) for ratio in ratios)]
+    arms = [parameters, *(with_extra(parameters, ratio) for ratio in ratios)]
     total, trained = sum(draws for _, draws in chosen) * len(arms), 0
     everyone = side_images("train", prepared, cache)
     gains: list[Gain] = []
@@ -179,7 +179,7 @@ def headroom(
                 pool = patients[draw : draws * size : draws]
                 real, others = (np.array([*chain(*part)]) for part in (pool[:count], pool[count:]))
                 extra = others[: extra_images(arm.synthetic_ratio, len(real))]
-                results.append(_results(experiment, arm, context, everyone, real, extra))
+                results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
                 trained += 1
                 on_progress("training on draws of patients (networks)", trained, total)
         test = np.array([*chain(*patients[draws * size :])])
@@ -219,7 +219,7 @@ def _ratios(space: Space) -> list[float]:
     return sorted(map(float, ratios))
 
 
-def _with_ratio(parameters: Parameters, ratio: float) -> Parameters:
+def with_extra(parameters: Parameters, ratio: float) -> Parameters:
     """Return the baseline with a stream of extra images, as many per step as in a trial with this ratio."""
     return parameters_from({**flat_values(parameters), "source": "duplicate", "synthetic_ratio": ratio})
 
@@ -238,7 +238,7 @@ def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int
         yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))
 
 
-def _results(
+def train_on_draw(
     experiment: Experiment,
     arm: Parameters,
     context: RunContext,
@@ -276,7 +276,7 @@ def _gains(
     of_test = [patients[number] for number in test]
     scored = task.components(everyone.labels[test], np.stack([each[test] for each in results]), of_test, positive)
     arms = 1 + len(ratios)
-    scores = scored.scores.reshape(arms, -1, 1)
+    scores = scored.scores.reshape(arms, -1)
     components = scored.components.reshape(*scores.shape, -1)
     for number, ratio in enumerate(ratios, start=1):
         pair = replace(scored, scores=scores[[number, 0]], components=components[[number, 0]])

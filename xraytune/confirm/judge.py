@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 from pydantic import TypeAdapter
@@ -17,6 +17,7 @@ from xraytune.confirm.record import (
     ExternalResult,
     FinalistVerdict,
     Gain,
+    HeadroomReached,
     HeldOutSet,
     RatioPoint,
 )
@@ -29,8 +30,8 @@ from xraytune.stats.verdict import judge as judge_pair
 from xraytune.study.folder import damage_explained, format_versions
 from xraytune.trial.task import task_of
 
-FEWEST_GAN_SEEDS = 4
-"""With fewer seeds the 95 % interval covers only 90 to 96 %."""
+FEWEST_REPLICATES = 4
+"""With fewer, the 95 % interval covers only 90 to 96 %."""
 _EXTERNAL_FILE = "external.json"
 
 
@@ -40,28 +41,29 @@ def judge(
     val_b: ArmScores,
     test: ArmScores,
     *,
-    fingerprint: str,
+    sealed: SealedTest,
     external: tuple[ExternalResult, ...],
     compute: Compute,
 ) -> Confirmation:
-    """Judge the finalists by their scores on the test folder, which has this `fingerprint` and was scored on `compute`."""
+    """Judge the finalists by their scores on the `sealed` images, which were computed on `compute`."""
     folder, prepared, settings = study.runs_folder, study.prepared, study.settings
     rope, task, is_binary = settings.confirm.rope, task_of(settings), len(prepared.class_names) == 2
-    few_seeds = f"it has only {plan.gan_seeds} GAN seeds, and the 95 % intervals need at least {FEWEST_GAN_SEEDS}"
+    few = f"it has only {plan.replicates} replicates, and the 95 % intervals need at least {FEWEST_REPLICATES}"
     return Confirmation(
         study=study.folder.path,
         metric=task.metric,
         objective=settings.metric,
         network=task.network,
-        exploratory=plan.exploratory if plan.gan_seeds >= FEWEST_GAN_SEEDS else (*plan.exploratory, few_seeds),
+        exploratory=plan.exploratory if plan.replicates >= FEWEST_REPLICATES else (*plan.exploratory, few),
         rope=rope,
-        gan_seeds=plan.gan_seeds,
-        classifier_seeds=plan.classifier_seeds,
+        replicates=plan.replicates,
         train_images=len(prepared.side("train").rows),
+        train_patients=prepared.train_patients,
         test=HeldOutSet(
+            kind=plan.test,
             images=len(test.images.patients),
             patients=len(set(test.images.patients)),
-            fingerprint=fingerprint,
+            fingerprint=sealed.fingerprint,
             positive=prepared.class_names[prepared.positive] if is_binary else "",
         ),
         finalists=judge_finalists(test, rope=rope),
@@ -74,32 +76,31 @@ def judge(
 
 
 def external_results(
-    study: OpenStudy, plan: Plan, images: SealedTest | None, compute: Compute, *, reason: str
+    study: OpenStudy, plan: Plan, others: Iterable[SealedTest], compute: Compute, *, reason: str
 ) -> tuple[ExternalResult, ...]:
-    """Score a second hospital's folder, if one is given; return the results on it and on those of earlier calls."""
+    """Score images that are reported beside the verdict; return the results on them and on those of earlier calls."""
     folder = study.runs_folder
     file = folder.path / _EXTERNAL_FILE
-    earlier: tuple[ExternalResult, ...] = ()
+    results: dict[str, ExternalResult] = {}
     if file.exists():
         with damage_explained(file, "remove it, and give each external folder again"):
             require_recorded(file, "JSON file")
-            earlier = TypeAdapter(tuple[ExternalResult, ...]).validate_python(read_json(file)["results"])
-    if images is None:
-        return earlier
-    scores = score_sealed(study, plan, images, compute, reason=reason)
-    result = ExternalResult(
-        folder=images.data.path.resolve().name,
-        fingerprint=images.fingerprint,
-        images=len(images.patients),
-        patients=len(set(images.patients)),
-        gan_seeds=plan.gan_seeds,
-        earlier_accesses=len(accesses_before(study.folder.path, images.fingerprint, images.command)),
-        differences=secondary.score_differences(scores),
-        secondary=secondary.secondary_outcomes(scores, arm_thresholds(folder, plan)),
-    )
-    results = (*(other for other in earlier if other.fingerprint != result.fingerprint), result)
-    write_json(file, {"version": 1, "results": [to_json(result) for result in results]}, is_recorded=True)
-    return results
+            known = TypeAdapter(tuple[ExternalResult, ...]).validate_python(read_json(file)["results"])
+            results = {result.fingerprint: result for result in known}
+    for images in others:
+        scores = score_sealed(study, plan, images, compute, reason=reason)
+        results[images.fingerprint] = ExternalResult(
+            folder=images.name,
+            fingerprint=images.fingerprint,
+            images=len(images.patients),
+            patients=len(set(images.patients)),
+            earlier_accesses=len(accesses_before(study.folder.path, images.command, images.fingerprint)),
+            differences=secondary.score_differences(scores),
+            secondary=secondary.secondary_outcomes(scores, arm_thresholds(folder, plan)),
+        )
+        content = {"version": 1, "results": [to_json(result) for result in results.values()]}
+        write_json(file, content, is_recorded=True)
+    return tuple(results.values())
 
 
 def _notes_on_machines(study: OpenStudy, scored_on: Compute) -> Iterator[str]:
@@ -123,7 +124,6 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, .
     results = []
     for arm, pairs, verdict in zip(finalists, compared, verdicts, strict=True):
         scores, generator = test.measure(arm).scores[0], arm.parameters.generator
-        gan_scores = tuple(scores.mean(axis=1).tolist())
         results.append(
             FinalistVerdict(
                 arm=arm.name,
@@ -131,8 +131,8 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, .
                 generator=generator.noun if generator else "",
                 mixing=arm.parameters.mixing,
                 score=float(scores.mean()),
-                gan_scores=gan_scores,
-                worst_gan_score=min(gan_scores),
+                replicate_scores=tuple(scores.tolist()),
+                headroom=headroom_reached(test, arm),
                 verdict=verdict.word if verdict else "not_tested",
                 because_of=verdict.controls if verdict else (),
                 comparisons=tuple(result for _, result in pairs),
@@ -155,6 +155,18 @@ def _against(test: ArmScores, finalist: Arm, control: Arm, *, rope: float) -> tu
         p_better_by_rope=verdict.p_better_by_rope,
     )
     return AgainstControl(control=control.name, kind=kind, verdict=verdict), result
+
+
+def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
+    """Compare a finalist's gain over no extra images with that of real images of other patients in their place."""
+    same = [arm for arm in test.plan.compared if arm.trial == finalist.trial]
+    perfect = next((arm for arm in same if arm.role == "perfect"), None)
+    none = next((arm for arm in same if arm.role == "matched" and arm.parameters.source == "none"), None)
+    if perfect is None or none is None:
+        return None
+    best, own = (compare(test.measure(arm, none)).interval for arm in (perfect, finalist))
+    share = own.difference / best.difference if best.low > 0 else None
+    return HeadroomReached(gain=best.difference, low=best.low, high=best.high, share=share)
 
 
 def ratio_response(val_b: ArmScores) -> tuple[RatioPoint, ...]:

@@ -1,17 +1,16 @@
 """The plan of a confirmation: which arms are compared, and the runs of each replicate.
 
-The finalists are chosen among the trials of the search, and the tuned controls after their top-up trials were trained. If
-seeds are added after a verdict was seen, the plan records it.
+The finalists are chosen among the trials of the search, and the tuned controls after their top-up trials were trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
-from xraytune.confirm.arms import Arm, FinishedTrial, Plan, compared_arms, read_plan, write_plan
+from xraytune.confirm.arms import Arm, FinishedTrial, Plan, compared_arms, write_plan
 from xraytune.confirm.controls import (
     TopUpRungs,
     choose_tuned,
@@ -20,7 +19,7 @@ from xraytune.confirm.controls import (
     pruned_to_finish,
     train_trials,
 )
-from xraytune.confirm.record import VERDICT_FILE
+from xraytune.confirm.sealed import TestChoice
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TestAccess
 from xraytune.study.row import ranked_on_val_b
@@ -28,52 +27,44 @@ from xraytune.synth.extra_folder import store_folder
 from xraytune.trial.mix import require_enough
 
 
-def make_plan(study: OpenStudy, *, finalists: int, gan_seeds: int, earlier_accesses: Sequence[TestAccess]) -> Plan:
-    """Return the plan of an earlier call or a new one, with at least `gan_seeds` GAN seeds, and write it.
+def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: TestChoice) -> Plan:
+    """Train the top-up trials, and return a new plan with at most so many `finalists`, and write it.
 
-    A new plan trains the top-up trials, has at most so many `finalists`, and is exploratory after `earlier_accesses` to the
-    test folder. Raises StudyError if there is no trial with synthetic images, or a finalist has no control; TrialError if
-    runs failed.
+    Raises StudyError if there is no trial with synthetic images, or a finalist has no control; TrialError if runs failed.
     """
-    folder = study.runs_folder.path
-    old = read_plan(folder) or mark_earlier_access(study, _new_plan(study, finalists), earlier_accesses)
-    plan = old.grown((), gan_seeds, study.settings.confirm.classifier_seeds)
-    if old.runs and len(plan.runs) > len(old.runs) and (folder / VERDICT_FILE).exists():
-        why = "GAN seeds were added after a verdict had been seen"
-        plan = plan.model_copy(update={"exploratory": tuple(dict.fromkeys((*plan.exploratory, why)))})
-    write_plan(plan, folder)
-    return plan
-
-
-def mark_earlier_access(study: OpenStudy, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
-    """Make a plan exploratory if the test folder was accessed before this confirmation scored it, and write it."""
-    if not earlier or plan.exploratory:
-        return plan
-    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
-    by = " and ".join(dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier))
-    plan = plan.model_copy(update={"exploratory": (f"the test folder had been accessed {times} before, by {by}",)})
-    write_plan(plan, study.runs_folder.path)
-    return plan
-
-
-def _new_plan(study: OpenStudy, count: int) -> Plan:
-    notes: list[str] = []
-    finished = train_trials(study, _unfinished(study, count), first=0)
+    notes = [choice.note] if choice.note else []
+    finished = train_trials(study, _unfinished(study, finalists), first=0)
     if finished:
         furthest = f"the {len(finished)} that got furthest were trained to the end"
         notes.append(f"ASHA pruned all trials with synthetic images; {furthest}")
-    finalists = choose_finalists((*study.searched, *finished), count, study.folder.path)
+    chosen = choose_finalists((*study.searched, *finished), finalists, study.folder.path)
     top_ups = [
         FinishedTrial(name=f"top-up {number}", parameters=parameters)
-        for number, parameters in enumerate(draw_top_ups(study, finalists, notes), len(finished))
+        for number, parameters in enumerate(draw_top_ups(study, chosen, notes), len(finished))
     ]
     asha = TopUpRungs(study.top_up_folder, study.rungs)
     topped_up = train_trials(study, top_ups, first=len(finished), asha=asha)
     finish = partial(train_trials, study, first=len(finished) + len(topped_up))
     tuned = choose_tuned(study.settings.confirm.controls.tuned, (*study.searched, *topped_up), finish, notes)
-    arms = all_arms(study, finalists, tuned, notes)
-    require_controls(finalists, arms, study.folder.path)
-    return Plan(notes=tuple(notes), arms=tuple(arms))
+    if "duplicate" in study.settings.confirm.controls.matched:
+        replacing = (trial.name for trial in chosen if trial.parameters.mixing == "replace")
+        notes += [f"{name} has mixing: replace, so that duplicate would be the same as none" for name in replacing]
+    arms = (*_possible(study, compared_arms(chosen, study.settings, choice.kind), replicates, notes), *tuned)
+    require_controls(chosen, arms, study.folder.path)
+    plan = Plan(test=choice.kind, replicates=replicates, notes=tuple(notes), arms=arms)
+    write_plan(plan, study.runs_folder.path)
+    return plan
+
+
+def mark_earlier_access(study: OpenStudy, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
+    """Make a plan exploratory if the test images were accessed before this confirmation scored them, and write it."""
+    if not earlier or plan.exploratory:
+        return plan
+    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
+    by = " and ".join(dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier))
+    plan = plan.model_copy(update={"exploratory": (f"test images had been accessed {times} before, by {by}",)})
+    write_plan(plan, study.runs_folder.path)
+    return plan
 
 
 def candidates(study: OpenStudy, count: int) -> tuple[FinishedTrial, ...]:
@@ -105,30 +96,21 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
     return different_trials(ranked_on_val_b(synthetic))[:count]
 
 
-def all_arms(study: OpenStudy, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], notes: list[str]) -> list[Arm]:
-    """Return the finalists with their matched controls, the first one's ratio response, and the tuned controls."""
-    if "duplicate" in study.settings.confirm.controls.matched:
-        replacing = (trial.name for trial in finalists if trial.parameters.mixing == "replace")
-        notes += [f"{name} has mixing: replace, so that duplicate would be the same as none" for name in replacing]
-    return [*_feasible(study, compared_arms(finalists, study.settings), notes), *tuned]
-
-
-def _feasible(study: OpenStudy, arms: Sequence[Arm], notes: list[str]) -> list[Arm]:
-    """Drop the ratios for which the first finalist's folder of extra images, if it has one, is too small."""
-    of_folder = [arm.parameters for arm in arms if arm.role == "ratio" and arm.parameters.folder]
-    folder = next((parameters.folder for parameters in of_folder), None)
-    if folder is None:
-        return list(arms)
-    images, _ = store_folder(folder.path, study.prepared, study.settings.data, cache=study.cache)
-    infeasible = set()
-    for parameters in of_folder:
+def _possible(study: OpenStudy, arms: Sequence[Arm], replicates: int, notes: list[str]) -> Iterator[Arm]:
+    """Drop the arms that a folder of extra images, or the other draws, are too small for."""
+    for arm in arms:
+        folder = arm.parameters.folder
         try:
-            require_enough([image.label for image in images], parameters, study.prepared)
+            if arm.role == "perfect":
+                for prepared in map(study.prepared.drawn, range(replicates)):
+                    require_enough(prepared.side("others").labels.tolist(), arm.parameters, prepared)
+            elif arm.role == "ratio" and folder:
+                images, _ = store_folder(folder.path, study.prepared, study.settings.data, cache=study.cache)
+                require_enough([image.label for image in images], arm.parameters, study.prepared)
         except DataError as error:
-            ratio, why = parameters.synthetic_ratio, error.problems[0].what
-            notes.append(f"the ratio response omits r={ratio:g}: the folder has {why}")
-            infeasible.add(ratio)
-    return [arm for arm in arms if arm.role != "ratio" or arm.parameters.synthetic_ratio not in infeasible]
+            notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
+        else:
+            yield arm
 
 
 def require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], study: Path) -> None:

@@ -15,6 +15,7 @@ from scipy.stats import shapiro  # type: ignore[import-untyped]
 
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import to_json
+from xraytune.confirm.arms import TestKind
 from xraytune.stats.verdict import ControlKind, Interval, Overall, PairWord, VarianceComponents, can_show_harm
 from xraytune.study.folder import damage_explained
 
@@ -28,6 +29,10 @@ RATIO_CAVEAT = (
     "val-B selected this finalist, so its score there is optimistic; "
     "read the ratio response as a description, not a test"
 )
+_TESTED: dict[TestKind, str] = {
+    "unused": "patients that the search had not used",
+    "folder": "patients of the test folder",
+}
 _COVARIANCES = {"AUROC": "DeLong covariances", "Dice": "covariances of means over images,"}
 
 Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
@@ -57,7 +62,7 @@ class RatioPoint(Gain):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A finalist minus a control, with a 95 % interval over patients and seeds."""
+    """A finalist minus a control, with a 95 % interval over patients and replicates."""
 
     value: float
     control_value: float
@@ -81,7 +86,7 @@ class ArmDifference(Difference):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalResult:
-    """The comparisons on a folder of another hospital, named and identified by the fingerprint of its content.
+    """The comparisons on a folder beside the verdict, named and identified by the fingerprint of its content.
 
     `earlier_accesses` is how often it was scored before this confirmation scored it.
     """
@@ -90,7 +95,6 @@ class ExternalResult:
     fingerprint: str
     images: int
     patients: int
-    gan_seeds: int
     earlier_accesses: int
     differences: tuple[ArmDifference, ...]
     secondary: tuple[ArmDifference, ...]
@@ -107,7 +111,7 @@ class FigureSpread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorQuality:
-    """The quality of a finalist's synthetic images: one pool per GAN seed, of which `measured` have figures.
+    """The quality of a finalist's synthetic images: one pool per replicate, of which `measured` have figures.
 
     The figures are `Quality.columns`. Pools that copy training images are not excluded.
     """
@@ -121,15 +125,30 @@ class GeneratorQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutSet:
-    """The number of images and patients of the test folder, and the fingerprint of its content.
+    """The number of images and patients that are scored, and the fingerprint of their content.
 
-    `positive` is the class that sensitivity refers to; empty with more than two classes.
+    `kind` tells whether they are unused patients of the training folder, or a test folder. `positive` is the class that
+    sensitivity refers to; empty with more than two classes.
     """
 
+    kind: TestKind
     images: int
     patients: int
     fingerprint: str
     positive: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadroomReached:
+    """The gain from real images of other patients in the place of a finalist's synthetic images, with a 95 % interval.
+
+    `share` is the share of it that the synthetic images gained; None if the interval contains 0.
+    """
+
+    gain: float
+    low: float
+    high: float
+    share: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +177,8 @@ class FinalistVerdict:
     Attributes:
         generator: What its synthetic images come from, such as `GAN`; empty if from no generator.
         score: Mean over its replicates.
-        gan_scores: By GAN seed, averaged over its classifier seeds, [G].
+        replicate_scores: By replicate, [K].
+        headroom: What perfect images would gain; None without draws of unused patients.
         because_of: The controls that its verdict rests on.
     """
 
@@ -167,20 +187,20 @@ class FinalistVerdict:
     generator: str
     mixing: str
     score: float
-    gan_scores: tuple[float, ...]
-    worst_gan_score: float
+    replicate_scores: tuple[float, ...]
+    headroom: HeadroomReached | None
     verdict: Overall | Literal["not_tested"]
     because_of: tuple[str, ...]
     comparisons: tuple[ControlVerdict, ...]
 
     @property
-    def has_outlying_gan(self) -> bool:
-        """Whether the GAN seeds' scores are clearly not normal, as when a GAN collapses occasionally.
+    def has_outlier(self) -> bool:
+        """Whether the replicates' scores are clearly not normal, as when a GAN collapses occasionally.
 
         Source: Shapiro & Wilk 1965, "An analysis of variance test for normality", at 1 %.
         """
-        few_or_equal = len(self.gan_scores) < 3 or len(set(self.gan_scores)) < 2
-        return not few_or_equal and float(shapiro(self.gan_scores).pvalue) < 0.01
+        few_or_equal = len(self.replicate_scores) < 3 or len(set(self.replicate_scores)) < 2
+        return not few_or_equal and float(shapiro(self.replicate_scores).pvalue) < 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +217,9 @@ class Confirmation:
     network: str
     exploratory: tuple[str, ...]
     rope: float
-    gan_seeds: int
-    classifier_seeds: int
+    replicates: int
     train_images: int
+    train_patients: int
     test: HeldOutSet
     finalists: tuple[FinalistVerdict, ...]
     ratio_response: tuple[RatioPoint, ...]
@@ -234,7 +254,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
         return to_json(self) | {
-            "version": 4,
+            "version": 5,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": answer_paragraph(self),
@@ -244,7 +264,7 @@ class Confirmation:
 
 
 def write_verdict(folder: Path, confirmation: Confirmation) -> None:
-    """Write `verdict.json`, then `methods.md`: GAN seeds added after `verdict.json` exists make a verdict exploratory."""
+    """Write `verdict.json` and `methods.md`."""
     content = confirmation.to_json()
     write_json(folder / VERDICT_FILE, content, is_recorded=True)
     write_text(folder / METHODS_FILE, f"{markdown(content['answer'])}\n\n{markdown(content['methods'])}\n")
@@ -268,7 +288,7 @@ def answer_paragraph(confirmation: Confirmation) -> str:
         "hurts": f"Synthetic images reduced {metric}: {name} was worse than its matched controls ({controls}).",
         "no_better": f"Synthetic images did not improve {metric}: for {name}, an improvement of {rope:g} or more was "
         f"ruled out over {controls}.",
-        "undecided": f"Inconclusive: with these seeds and test patients, {name} was not shown to be better than every "
+        "undecided": f"Inconclusive: with these replicates and test patients, {name} was not shown to be better than every "
         f"control, nor was an improvement of {rope:g} or more ruled out ({controls}).",
     }[confirmation.verdict]
     prefix, why = "", ""
@@ -278,18 +298,35 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
     quality = "".join(f" {quality.sentence}" for quality in confirmation.generators[:1])
     return (
-        f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
-        f"{confirmation.gan_seeds} GAN seeds with {_network_seeds(confirmation)} each was "
-        f"{first.score:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first, metric)}"
-        f"{quality}{why} These results hold for "
-        f"{confirmation.network}s trained on these {confirmation.train_images} images in this split, and for patients like "
-        "those of the test folder."
+        f"{prefix}{verdict} On {test.images} images of {test.patients} {_TESTED[test.kind]}, its mean {metric} over "
+        f"{confirmation.replicates} replicates was {first.score:.3f}{_replicates_text(first)}. "
+        f"{comparisons}{_images_per_step_text(first, metric)}{_headroom_text(first, metric)}{quality}{why} "
+        f"{_claim_text(confirmation)}"
     )
 
 
-def _network_seeds(confirmation: Confirmation) -> str:
-    count = confirmation.classifier_seeds
-    return f"{count} {confirmation.network} seed{'s' * (count > 1)}"
+def _claim_text(confirmation: Confirmation) -> str:
+    """Return what the results hold for."""
+    if confirmation.test.kind == "unused":
+        return (
+            f"These results hold for {confirmation.network}s trained on {confirmation.train_patients} patients of this "
+            "data set, and for other patients of it."
+        )
+    return (
+        f"These results hold for {confirmation.network}s trained on these {confirmation.train_images} images in this split, "
+        "and for patients like those of the test folder."
+    )
+
+
+def _headroom_text(finalist: FinalistVerdict, metric: str) -> str:
+    reached = finalist.headroom
+    if reached is None:
+        return ""
+    gain = (
+        f" Real images of other patients in their place gained {reached.gain:+.4f} {metric} "
+        f"({reached.low:+.4f} to {reached.high:+.4f})"
+    )
+    return f"{gain}." if reached.share is None else f"{gain}; the synthetic images reached {reached.share:.0%} of that."
 
 
 def _comparison_text(result: ControlVerdict, metric: str) -> str:
@@ -300,18 +337,18 @@ def _comparison_text(result: ControlVerdict, metric: str) -> str:
     )
 
 
-def _gan_text(finalist: FinalistVerdict) -> str:
-    """Return each GAN seed's score as text, with a warning if they are clearly not normal."""
+def _replicates_text(finalist: FinalistVerdict) -> str:
+    """Return each replicate's score as text, with a warning if they are clearly not normal."""
     if not finalist.generator:
         return ""
-    scores = ", ".join(f"{score:.3f}" for score in finalist.gan_scores)
-    scores_text = f"by generator seed: {scores}; worst {min(finalist.gan_scores):.3f}"
-    if finalist.has_outlying_gan:
-        scores_text += (
+    scores = ", ".join(f"{score:.3f}" for score in finalist.replicate_scores)
+    warning = ""
+    if finalist.has_outlier:
+        warning = (
             "; clearly not normally distributed, so the intervals may be too narrow and an occasional collapse "
+            "may be missed"
         )
-        scores_text += "may be missed"
-    return f", an estimate for {finalist.generator}s trained this way ({scores_text})"
+    return f", an estimate for {finalist.generator}s trained this way ({scores}{warning})"
 
 
 def _images_per_step_text(finalist: FinalistVerdict, metric: str) -> str:
@@ -337,21 +374,26 @@ def _images_per_step_text(finalist: FinalistVerdict, metric: str) -> str:
 
 def methods_paragraph(confirmation: Confirmation) -> str:
     """Return the methods paragraph."""
-    replicates = confirmation.gan_seeds * confirmation.classifier_seeds
-    metric, objective = confirmation.metric, confirmation.objective
+    metric, objective, count = confirmation.metric, confirmation.objective, confirmation.replicates
     access = "The test images were scored once, after all training."
     if confirmation.exploratory:
         access = f"The analysis is exploratory: {' and '.join(confirmation.exploratory)}."
     notes = f" Notes: {'; '.join(confirmation.notes)}." if confirmation.notes else ""
+    sampled, seeds = "", "seeds that the search had not used"
+    if confirmation.test.kind == "unused":
+        sampled = (
+            f"Patients that the search had not used were divided into {count} disjoint training sets of "
+            f"{confirmation.train_patients} patients and a test set of the rest. "
+        )
+        seeds = "each on its own training set and with its own seeds"
     return (
         "Methods. Configurations were searched on one validation set (val-A) and finalists selected on another (val-B)"
         f"{f' by {objective}' * (objective != metric)}, "
-        "both split from the training images by patient. Each finalist was compared with "
-        f"{_controls_text(confirmation)}. Every arm was trained {replicates} times ({confirmation.gan_seeds} GAN seeds with "
-        f"{_network_seeds(confirmation)} each, none of them used in the search) for the same "
+        f"both split from the training images by patient. {sampled}Each finalist was compared with "
+        f"{_controls_text(confirmation)}. Every arm was trained {count} times, {seeds}, for the same "
         "number of optimiser steps, on the same sequence of real images in each replicate; the epoch with the best "
         f"val-A {objective} was kept.{_pretraining_text(confirmation)} {access} Differences in {metric} are "
-        "reported with 95 % confidence intervals over patients and seeds (Obuchowski-Rockette model with GAN seeds as "
+        "reported with 95 % confidence intervals over patients and replicates (Obuchowski-Rockette model with replicates as "
         f"readers; {_COVARIANCES[metric]} clustered by patient; score intervals with the patient variance at the tested "
         "difference and Satterthwaite's degrees of freedom). A finalist helps if it is better than every control, and hurts "
         "if it is worse than its matched controls (intersection-union tests); it is no better if a one-sided test rules out "

@@ -30,7 +30,7 @@ from xraytune.synth.synthesize import generator_need
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One training: its number in its folder, its label, such as `gan #12, GAN seed 1, seed 0`, and its settings."""
+    """One training: its number in its folder, its label, such as `gan #12, replicate 1`, and its settings."""
 
     number: int
     label: str
@@ -114,8 +114,7 @@ class RunList(TrialSource):
             progress = read_progress(self.folder.trial_path(number)) if suggestion.only_generator else None
             if progress and progress.done and progress.done != self._shown.get(number):
                 self._shown[number] = progress.done
-                generator = self._runs[number].label.partition(", seed ")[0]  # which several classifier seeds share
-                self._on_progress(f"{generator} (steps)", progress.done, progress.total)
+                self._on_progress(f"{self._runs[number].label} (steps)", progress.done, progress.total)
 
     def statistics(self) -> dict[str, Any]:
         """Return how many runs have ended, by status."""
@@ -159,7 +158,7 @@ def train_runs(
     loop = TrialLoop(run_list, generator_need=need)
     if not loop.is_done:
         if other := other_releases(folder):
-            fix = f"install those versions, or move {study.place}/ away to train all runs with the current ones"
+            fix = f"install those versions, or move {folder.path.name}/ away to train all runs with the current ones"
             problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
             raise StudyError(Problem(problem, folder.path, fix))
         study.runner.run(loop, reuse_processes=True)

@@ -38,8 +38,8 @@ VAL_B: Literal["val_b"] = "val_b"
 _SCORING_FILE = "scoring.json"
 
 
-ArmResults = Callable[[str], Floats]
-"""From an arm's name to its results per image, float64 [G, K, N, C]: class probabilities, or Dice with C = 1."""
+ArmResults = Callable[[Arm], Floats]
+"""From an arm to its results per image, float64 [K, N, C]: class probabilities, or Dice with C = 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +61,11 @@ class ArmScores:
     results: ArmResults
 
     def measure(self, *arms: Arm) -> StructuralComponents:
-        """Return the scores [A, G, K] and structural components [A, G, K, P] of A arms."""
-        images, results = self.images, np.stack([self.results(arm.name) for arm in arms])
-        shape, flat = results.shape[:3], results.reshape(-1, *results.shape[3:])
-        measured = images.task.components(images.labels, flat, images.patients, images.positive)
-        components = measured.components.reshape(*shape, -1)
-        return replace(measured, scores=measured.scores.reshape(shape), components=components)
+        """Return the scores [A, K] and structural components [A, K, P] of A arms."""
+        images, results = self.images, np.concatenate([self.results(arm) for arm in arms])
+        measured = images.task.components(images.labels, results, images.patients, images.positive)
+        scores = measured.scores.reshape(len(arms), -1)
+        return replace(measured, scores=scores, components=measured.components.reshape(*scores.shape, -1))
 
 
 def scoring_compute(study: OpenStudy, plan: Plan, *sealed: SealedTest) -> Compute:
@@ -114,7 +113,7 @@ def evaluation_set(images: SealedTest | Side, prepared: Prepared, task: Task) ->
 
 
 def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
-    """Return a function from an arm's name to the thresholds of its replicates, set on val-A and val-B, [G, K]."""
+    """Return a function from an arm to the thresholds of its replicates, set on val-A and val-B, [K]."""
     rows = completed_runs(folder)
 
     def of_run(number: int) -> float:
@@ -133,10 +132,8 @@ def arm_scores(folder: StudyFolder, plan: Plan, side: str, images: EvaluationSet
     return ArmScores(plan=plan, images=images, results=of_arm)
 
 
-def _of_replicates(plan: Plan, of_run: Callable[[int], ArrayLike], arm: str) -> Floats:
-    numbers = plan.numbers(arm)
-    seeds = range(plan.classifier_seeds)
-    return np.array([[of_run(numbers[gan_seed, seed]) for seed in seeds] for gan_seed in range(plan.gan_seeds)])
+def _of_replicates(plan: Plan, of_run: Callable[[int], ArrayLike], arm: Arm) -> Floats:
+    return np.array([of_run(number) for number in plan.numbers(arm)])
 
 
 def score_val_b(study: OpenStudy, plan: Plan, compute: Compute) -> ArmScores:
@@ -153,7 +150,7 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Comp
     if not is_scored(folder, numbers, sealed.side):
         _log_access(study, sealed, len(numbers), reason)
         data, progress = study.settings.data, study.callbacks.on_progress
-        images = load_test_images(sealed, data, study.cache, on_progress=progress)
+        images = load_test_images(sealed, study.prepared, data, study.cache, on_progress=progress)
         _score_runs(study, numbers, sealed.side, images, compute)
     return arm_scores(folder, plan, sealed.side, evaluation_set(sealed, study.prepared, task_of(study.settings)))
 
@@ -162,6 +159,7 @@ def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) ->
     """Log the access to sealed images, unless a scoring that was killed has already logged it."""
     path = study.folder.path
     access: dict[str, Any] = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": runs}
+    access |= {"contents": [*sealed.contents]} if sealed.contents else {}
     last = last_access(path / TEST_ACCESS_FILE, sealed.command) or {}
     if has_any_results(study.runs_folder, sealed.side) and access == {name: last.get(name) for name in access}:
         return
@@ -186,7 +184,7 @@ def _score_runs(study: OpenStudy, numbers: Sequence[int], side: str, images: Ima
 def score(folder: StudyFolder, number: int, side: str, images: ImageSource, *, compute: Compute, cache: Path) -> None:
     """Predict one side with the network of a run's best val-A epoch and store the results."""
     where, experiment = folder.trial_path(number), folder.experiment(number)
-    context = RunContext(prepared=folder.prepared(), cache=cache, compute=compute)
+    context = RunContext(prepared=folder.prepared(experiment.draw), cache=cache, compute=compute)
     network, batches = untrained(experiment, context, images)
     load_best(where / "checkpoint", network)
     results_of = task_of(experiment.settings).results

@@ -1,19 +1,26 @@
-"""The images that a confirmation is judged on, the test folder or a second hospital's, checked before they are scored."""
+"""The images that a confirmation is judged on, checked before they are scored.
+
+They are of unused patients, of the test folder, or of a second hospital.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.base.records import Progress, ignore_progress
+from xraytune.confirm.arms import TestKind
+from xraytune.confirm.draws import TEST, divide
 from xraytune.confirm.test_access import last_access
 from xraytune.data.index import (
     ImageFile,
+    ImageIndex,
     LabelledImages,
     content_fingerprint,
     read_index,
@@ -27,16 +34,16 @@ from xraytune.data.prepare import (
     PreparedImage,
     missing_images,
     require_unbroken,
+    side_images,
     store_images,
     stored_images,
 )
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table
-from xraytune.space.settings import DataSettings, Settings
+from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.stats.classification import Labels
 from xraytune.trial.task import task_of
 
-TEST = "test"
 _FEWEST_PATIENTS = 5
 """The fewest patients for an interval: of each class, or in total for segmentation."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
@@ -44,9 +51,18 @@ _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedTest(LabelledImages):
-    """Images that no network was trained or selected on: the test folder or (`is_external`) a second hospital's."""
+    """Images that no network was trained or selected on.
 
+    Attributes:
+        name: Of their folder.
+        is_external: Whether they are reported beside the verdict: a second hospital's, or the test folder if unused patients
+            are scored.
+        is_unused: Whether they are of unused patients.
+    """
+
+    name: str
     is_external: bool = False
+    is_unused: bool = False
 
     @property
     def command(self) -> str:
@@ -62,6 +78,11 @@ class SealedTest(LabelledImages):
     def fingerprint(self) -> str:
         """The fingerprint of their content; a copied or renamed folder has the same one."""
         return content_fingerprint(self.images)
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """What identifies each image of unused patients, of whom other studies may score some."""
+        return tuple(image.sha256[:16] for image in self.images) if self.is_unused else ()
 
     @property
     def labels(self) -> Labels:
@@ -80,62 +101,149 @@ class SealedTest(LabelledImages):
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def find_test(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestChoice:
+    """The images that a confirmation scores.
+
+    Attributes:
+        prepared: The study's images; if unused patients are scored, divided into draws.
+        sealed: For the verdict.
+        others: Reported beside it.
+        note: Why the test folder is scored for lack of unused patients, or cannot be scored beside them.
+    """
+
+    __test__ = False
+    prepared: Prepared
+    sealed: SealedTest
+    others: tuple[SealedTest, ...]
+    note: str
+
+    @property
+    def kind(self) -> TestKind:
+        """What the verdict is about."""
+        return "unused" if self.sealed.is_unused else "folder"
+
+
+def choose_test(
     settings: Settings,
     prepared: Prepared,
-    source: Path | None,
+    cache: Path,
     *,
-    sealed: SealedTest | None = None,
-    extra: Collection[Path] = (),
+    replicates: int,
+    compared: Iterable[Parameters] = (),
+    planned: TestKind | None = None,
+    test: Path | None = None,
+    external: Path | None = None,
     on_progress: Progress = ignore_progress,
-) -> SealedTest:
-    """Return the study's test folder or, if it has none, `source`: class folders or a data file (`read_labelled`).
+) -> TestChoice:
+    """Choose and check the images that a confirmation of the `compared` finalists scores.
 
-    With `sealed`, the study's test folder, `source` is a second hospital, none of whose images is in it. No patient may be
-    in `extra`, the folders of extra images that finalists are trained on.
+    `planned` is what an earlier call chose; `test` and `external` are as for `confirm`.
 
     Raises:
-        DataError: There is no test folder, it shares patients or files with the training images, or a class is missing or
-            has too few patients.
-        StudyError: The images changed since the search, or `source` was given for a study with a test folder.
+        DataError: There are none, they share patients or files with the training images, or too few are of a class.
+        StudyError: The images changed since the search, or `test` was given for a study with a test folder.
     """
-    if sealed is None and prepared.test_fingerprint is not None and source is not None:
-        raise StudyError(Problem("the study has its own test folder", source, "omit --test to use the study's own"))
-    if prepared.test_fingerprint is None and source is None:
-        fix = "give images of other patients: xraytune confirm STUDY --test DIR"
-        raise DataError(Problem("the study has no test/ folder", settings.data.path, fix))
-    task, group_regex = task_of(settings), settings.data.split.group_regex
-    index = read_index(settings.data, pairs=task.has_pairs, on_progress=on_progress)
+    has_test, where, note = prepared.test_fingerprint is not None, settings.data.path, ""
+    if test and has_test:
+        raise StudyError(Problem("the study has its own test folder", test, "omit --test to use the study's own"))
+    index = read_index(settings.data, pairs=task_of(settings).has_pairs, on_progress=on_progress)
     if missing := missing_images(prepared, index.images):
         what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
-        raise StudyError(Problem(what, settings.data.path, "restore them, or start a new study"))
-    if source is None:
-        images = SealedTest(data=settings.data, table=index.table, images=index.test)
-        if images.fingerprint != prepared.test_fingerprint:
-            fix = "restore the test images, or start a new study"
-            raise StudyError(Problem("the test folder changed since the search", settings.data.path, fix))
-    else:
-        aliases = patient_aliases(prepared.images, index.table, group_regex)
-        labelled = read_labelled(
-            source, prepared.class_names, pairs=task.has_pairs, group_regex=group_regex, on_progress=on_progress
-        )
-        images = SealedTest(
-            data=labelled.data, table=labelled.table, images=labelled.images, is_external=sealed is not None
-        )
-        _refuse_patients_of(prepared.images, aliases, images, _REMOVE, owners=patients_by_file_name(index.images))
-        shared = {image.sha256 for image in sealed.images} if sealed else set()
-        if known := [image.file for image in images.images if image.sha256 in shared]:
-            what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"
-            raise DataError(Problem(what, source, "give images of another hospital"))
+        raise StudyError(Problem(what, where, "restore them, or start a new study"))
+    own = SealedTest(name=TEST, data=settings.data, table=index.table, images=index.test)
+    if has_test and own.fingerprint != prepared.test_fingerprint:
+        what, fix = "the test folder changed since the search", "restore the test images, or start a new study"
+        raise StudyError(Problem(what, where, fix))
+    kind = planned or ("folder" if test else settings.confirm.test)
+    sealed, others, divided = None, list[SealedTest](), prepared
+    if kind != "folder" and (kind == "unused" or settings.data.train_patients):
+        try:
+            divided = divide(prepared, settings, index, replicates, cache=cache)
+            tested = {image.file for image in divided.images if image.side == TEST}
+            images = tuple(image for image in index.images if image.file in tested)
+            sealed = replace(own, images=images, is_unused=True)
+        except DataError as error:
+            if kind == "unused" or not (has_test or test):
+                raise
+            note = f"the test folder is scored: {error.problems[0].what}"
+    find = partial(given_test, settings, prepared, index, on_progress=on_progress)
+    if sealed is None and not (has_test or test):
+        fix = "give images of other patients: xraytune confirm STUDY --test DIR"
+        raise DataError(Problem("the study has no test/ folder", where, fix))
+    sealed = sealed or (find(test) if test else own)
+    others += [find(external, sealed=sealed)] if external else []
+    extra = sorted({parameters.folder.path for parameters in compared if parameters.folder})
+    for scored in (sealed, *others):
+        require_testable(scored, settings, prepared, index, extra)
+    if sealed.is_unused and has_test:
+        beside = replace(own, is_external=True)
+        try:
+            require_testable(beside, settings, prepared, index, extra)
+            others.append(beside)
+        except DataError as error:
+            note = f"the test folder is not scored: {error.problems[0].what}"
+    return TestChoice(prepared=divided, sealed=sealed, others=tuple(others), note=note)
+
+
+def given_test(
+    settings: Settings,
+    prepared: Prepared,
+    index: ImageIndex,
+    source: Path,
+    *,
+    sealed: SealedTest | None = None,
+    on_progress: Progress = ignore_progress,
+) -> SealedTest:
+    """Return the images of `source`, class folders or a data file (`read_labelled`), whose patients are not in the study.
+
+    With `sealed`, the images that the verdict is about, `source` is a second hospital, none of whose images is among them.
+
+    Raises:
+        DataError: The images share patients or files with the study.
+    """
+    task, group_regex = task_of(settings), settings.data.split.group_regex
+    aliases = patient_aliases(prepared.images, index.table, group_regex)
+    labelled = read_labelled(
+        source, prepared.class_names, pairs=task.has_pairs, group_regex=group_regex, on_progress=on_progress
+    )
+    images = SealedTest(
+        name=source.resolve().name,
+        data=labelled.data,
+        table=labelled.table,
+        images=labelled.images,
+        is_external=sealed is not None,
+    )
+    _refuse_patients_of(prepared.images, aliases, images, _REMOVE, owners=patients_by_file_name(index.images))
+    shared = {image.sha256 for image in (*sealed.images, *index.test)} if sealed else set()
+    if known := [image.file for image in images.images if image.sha256 in shared]:
+        what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"
+        raise DataError(Problem(what, source, "give images of another hospital"))
+    return images
+
+
+def require_testable(
+    images: SealedTest, settings: Settings, prepared: Prepared, index: ImageIndex, extra: Collection[Path]
+) -> None:
+    """Refuse (DataError) too few patients of a class, or patients in `extra`, the folders that finalists are trained on."""
+    task, group_regex = task_of(settings), settings.data.split.group_regex
     owners = patients_by_file_name([*index.images, *images.images])
     for folder in extra:
         extra_images = read_labelled_folder(folder, prepared.class_names, pairs=task.has_pairs)
         aliases = patient_aliases(extra_images, find_table(folder), group_regex, owners)
-        # The study's own test folder must not change.
-        fix = f"start a new search without them in {folder}" if source is None else _REMOVE
+        # The study's own images must not change.
+        is_own = images.data.path == settings.data.path
+        fix = f"start a new search without them in {folder}" if is_own else _REMOVE
         _refuse_patients_of(extra_images, aliases, images, fix)
-    _require_patients(prepared, images)
-    return images
+    problems = []
+    for label, name in enumerate(prepared.class_names):
+        count = len({image.patient for image in images.images if image.label == label})
+        if count < _FEWEST_PATIENTS:
+            of_class = f" of class {name}" if len(prepared.class_names) > 1 else ""
+            what = f"test patients{of_class}: {count}; an interval needs {_FEWEST_PATIENTS} or more"
+            problems.append(Problem(what, images.data.path, "add test images of other patients"))
+    if problems:
+        raise DataError(*problems)
 
 
 def _refuse_patients_of(
@@ -156,26 +264,14 @@ def _refuse_patients_of(
         raise DataError(Problem(what, images.data.path, f"{fix}: results on patients seen in training are biased"))
 
 
-def _require_patients(prepared: Prepared, images: SealedTest) -> None:
-    problems = []
-    for label, name in enumerate(prepared.class_names):
-        count = len({image.patient for image in images.images if image.label == label})
-        if count < _FEWEST_PATIENTS:
-            of_class = f" of class {name}" if len(prepared.class_names) > 1 else ""
-            what = f"patients{of_class} in the test folder: {count}; an interval needs {_FEWEST_PATIENTS} or more"
-            problems.append(Problem(what, images.data.path, "add test images of other patients"))
-    if problems:
-        raise DataError(*problems)
-
-
 def require_scored_test(sealed: SealedTest, log: Path) -> None:
-    """Refuse (StudyError) another folder than that of the log's last confirmation, or images in another order."""
+    """Refuse (StudyError) other images than those of the log's last confirmation, or the same ones in another order."""
     access = last_access(log, "confirm")
     if access is None:
         return
     if access["fingerprint"] != sealed.fingerprint:
-        fix = "use that folder, or move confirm/ away to start from scratch"
-        raise StudyError(Problem("this confirmation was scored on another test folder", sealed.data.path, fix))
+        fix = "use those, or move confirm/ away to start from scratch"
+        raise StudyError(Problem("this confirmation was scored on other test images", sealed.data.path, fix))
     if access["order"] != sealed.order:
         what = "test images were renamed since this confirmation scored them, which changed their order"
         fix = "restore their names, or move confirm/ away to start from scratch"
@@ -184,12 +280,15 @@ def require_scored_test(sealed: SealedTest, log: Path) -> None:
 
 def load_test_images(
     sealed: SealedTest,
+    prepared: Prepared,
     data: DataSettings,
     cache: Path,
     *,
     on_progress: Progress = ignore_progress,
 ) -> ImageSource:
     """Decode sealed images, none of them broken, with the study's `data` settings. Callers must log the access first."""
+    if sealed.is_unused:  # decoded by the search, with all others of the folder
+        return side_images(TEST, prepared, cache)
     root = sealed.data.path
     store = store_images(root, sealed.images, data, cache=cache, on_progress=on_progress)
     require_unbroken(store, root, "repair them: a test folder is used as a whole")

@@ -1,8 +1,8 @@
 """What is reported beside the verdict, which uses none of it: other outcomes, a second hospital, generators.
 
-The secondary outcomes are differences in accuracy, sensitivity and Brier score. As for the AUROC, GAN seeds are the readers
-of a multi-reader multi-case study, but the covariances over patients come from a bootstrap: the same resampled patients for
-both arms and all seeds. A bootstrap over seeds as well would be too narrow, since there are only about five of them.
+The secondary outcomes are differences in accuracy, sensitivity and Brier score. As for the AUROC, replicates are the
+readers of a multi-reader multi-case study, but the covariances over patients come from a bootstrap: the same resampled
+patients for both arms and all replicates. A bootstrap over the few replicates as well would be too narrow.
 Differences on a second hospital's folder are exploratory. The quality of a finalist's generators shows whether `no_better`
 carries over to others.
 """
@@ -53,16 +53,16 @@ def score_differences(scores: ArmScores) -> tuple[ArmDifference, ...]:
 def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[ArmDifference, ...]:
     """Compare every finalist with each of its controls, in the order of the plan; segmenters have no such outcomes.
 
-    `thresholds` gives those of an arm's replicates, [G, K].
+    `thresholds` gives those of an arm's replicates, [K].
     """
     plan, images, results = scores.plan, scores.images, scores.results
-    if results(plan.finalists[0].name).shape[-1] == 1:  # Dice, no class probabilities
+    if results(plan.finalists[0]).shape[-1] == 1:  # Dice, no class probabilities
         return ()
     return tuple(
         ArmDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(difference))
         for finalist, control in plan.pairs()
         for outcome, difference in compare_outcomes(
-            images, results(finalist.name), results(control.name), thresholds(control.name)
+            images, results(finalist), results(control), thresholds(control)
         ).items()
     )
 
@@ -70,20 +70,19 @@ def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[ArmDi
 def compare_outcomes(
     images: EvaluationSet, finalist: Floats, control: Floats, thresholds: Floats
 ) -> dict[Outcome, Difference]:
-    """Compare two arms' probabilities, float64 [G, K, N, C] with G >= 2, in all outcomes.
+    """Compare two arms' probabilities, float64 [K, N, C] with K >= 2, in all outcomes.
 
-    `thresholds` are those of the control's replicates, [G, K]. With more than two classes, there is no sensitivity.
+    `thresholds` are those of the control's replicates, [K]. With more than two classes, there is no sensitivity.
     """
-    labels, positive, seeds = images.labels, images.positive, finalist.shape[:2]
-    both = [arm.reshape(-1, *arm.shape[2:]) for arm in (finalist, control)]
+    labels, positive, both = images.labels, images.positive, (finalist, control)
     # How often each image counts, [1 + B, N]: once, then in each resample of the patients.
     drawn = patient_resamples(labels, images.patients, RESAMPLES, _SEED)
     weights = np.concatenate([np.ones((1, len(labels))), *drawn])
     patients = effective_patients(labels, images.patients, positive=positive)
 
     def of_arm(replicates: Iterable[Floats]) -> Floats:
-        """Return an arm's values, [1 + B, G], averaged over classifier seeds, from those of its replicates, [1 + B]."""
-        return np.asarray(np.stack([*replicates]).reshape(*seeds, -1).mean(axis=1).T)
+        """Return an arm's values, [1 + B, K], from those of its replicates, [1 + B]."""
+        return np.stack([*replicates], axis=1)
 
     values: dict[Outcome, list[Floats]] = {
         "accuracy": [of_arm(weighted_accuracy(labels, run.argmax(axis=-1), weights) for run in arm) for arm in both],
@@ -103,17 +102,17 @@ def compare_outcomes(
 def interval(finalist: Floats, control: Floats, *, effective_patients: float) -> Difference:
     """Return the difference of a statistic with its 95 % interval: Student's t with Satterthwaite's degrees of freedom.
 
-    Both arms have it by GAN seed, on all patients and on the same B resamples of them, [1 + B, G].
+    Both arms have it by replicate, on all patients and on the same B resamples of them, [1 + B, K].
 
     Source: Obuchowski & Rockette 1995, "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests",
     whose covariances may be estimated by resampling patients.
     """
-    by_seed, resampled = finalist[0] - control[0], finalist[1:] - control[1:]
-    of_seeds = float(by_seed.var(ddof=1)) / len(by_seed)
+    by_replicate, resampled = finalist[0] - control[0], finalist[1:] - control[1:]
+    of_replicates = float(by_replicate.var(ddof=1)) / len(by_replicate)
     of_patients = max(mean_off_diagonal(np.cov(resampled.T)), 0.0)
-    degrees = satterthwaite_degrees(of_seeds, of_patients, len(by_seed), effective_patients)
-    difference = float(by_seed.mean())
-    half = float(stdtrit(degrees, 0.975) * np.sqrt(of_seeds + of_patients))
+    degrees = satterthwaite_degrees(of_replicates, of_patients, len(by_replicate), effective_patients)
+    difference = float(by_replicate.mean())
+    half = float(stdtrit(degrees, 0.975) * np.sqrt(of_replicates + of_patients))
     return Difference(
         value=float(finalist[0].mean()),
         control_value=float(control[0].mean()),
@@ -134,8 +133,7 @@ def _roc_at(false_share: Floats, is_positive: Flags, scores: Floats, weights: Fl
 
 def generator_quality(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQuality:
     """Return the quality of the generators of a finalist's arm."""
-    numbers = plan.numbers(arm.name)
-    pools = (read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds))
+    pools = (read_pool_report(folder.trial_path(number)) for number in plan.numbers(arm))
     reports = [report for report in pools if report is not None]
     measured = [report.quality for report in reports if report.quality is not None]
     columns = [quality.columns() for quality in measured]

@@ -1,4 +1,4 @@
-"""A study that is confirmed or rehearsed: locked and read, with what trains and scores its replicates."""
+"""A study that is confirmed: locked and read, with what trains and scores its replicates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xraytune.base.artifacts import in_use
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Json
-from xraytune.confirm.arms import TOP_UP_FOLDER, FinishedTrial
+from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, FinishedTrial
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.nets.compute import allocation_of, require_device
 from xraytune.search.asha import Rungs, rungs_of
@@ -32,7 +32,6 @@ class OpenStudy:
     """A locked study whose search has ended.
 
     Attributes:
-        place: Name of the folder in it that holds the replicates.
         space: Its space, with the locations given for this confirmation.
         compute: That of its trials.
         machine: Returns the `environment` of a machine that trains.
@@ -41,7 +40,6 @@ class OpenStudy:
     """
 
     folder: StudyFolder
-    place: str
     space: Space
     prepared: Prepared
     compute: Compute
@@ -60,7 +58,7 @@ class OpenStudy:
     @property
     def runs_folder(self) -> StudyFolder:
         """The folder of the replicates."""
-        return StudyFolder(self.folder.path / self.place)
+        return StudyFolder(self.folder.path / CONFIRM_FOLDER)
 
     @property
     def top_up_folder(self) -> StudyFolder:
@@ -77,7 +75,6 @@ class OpenStudy:
 @contextmanager
 def open_study(
     study: Path,
-    place: str,
     *,
     data: Path | None,
     weights_dir: Path | None,
@@ -85,7 +82,7 @@ def open_study(
     address: str | None,
     callbacks: Callbacks,
 ) -> Iterator[OpenStudy]:
-    """Lock a study and read its search, to train replicates in the folder `place`; other arguments as for `confirm`.
+    """Lock a study and read its search, to train replicates; arguments as for `confirm`.
 
     Raises StudyError if there is no study, it is in use, or a file of it is damaged; MachineError if the GPU, disk space or
     the Ray cluster is missing.
@@ -118,7 +115,6 @@ def open_study(
         journal = Journal(folder.journal_path, space, writable=False)
         yield OpenStudy(
             folder=folder,
-            place=place,
             space=space,
             prepared=folder.prepared(),
             compute=compute,

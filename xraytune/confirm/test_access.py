@@ -1,6 +1,7 @@
 """The test-set access log: each further evaluation on a sealed test folder weakens its scores as evidence.
 
-A test folder is identified by its content, so a copy under another name is the same folder. Each access is logged in the
+A test folder is identified by its content, so a copy under another name is the same folder; of unused patients, the log has
+each image, because studies with other draws score some of the same. Each access is logged in the
 study's own `test_access.jsonl` and in the one next to the studies, which survives them: a second study on the same test
 images is no independent confirmation.
 """
@@ -8,6 +9,7 @@ images is no independent confirmation.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
@@ -62,8 +64,8 @@ def last_access(log: Path, command: str) -> TestAccess | None:
     return next((row for row in reversed(read_jsonl(log)) if row["command"] == command), None)
 
 
-def accesses(study: Path, fingerprint: str) -> list[TestAccess]:
-    """Return the accesses to one test folder by a study and those next to it, each once and in order.
+def accesses(study: Path, fingerprint: str, contents: Collection[str] = ()) -> list[TestAccess]:
+    """Return the accesses to some of these test images by a study and those next to it, each once and in order.
 
     The log next to the studies has all of them, except those of a study that was moved here, which come first.
     """
@@ -76,10 +78,14 @@ def accesses(study: Path, fingerprint: str) -> list[TestAccess]:
     known = {row.get("id") for row in shared}
     moved_here = sorted((row for row in logged if row.get("id") not in known), key=lambda row: str(row.get("time")))
     each = {str(row.get("id")): row for row in (*moved_here, *shared)}
-    return [row for row in each.values() if row.get("fingerprint") == fingerprint]
+    return [
+        row
+        for row in each.values()
+        if row.get("fingerprint") == fingerprint or {*contents}.intersection(row.get("contents", ()))
+    ]
 
 
-def accesses_before(study: Path, fingerprint: str, command: str) -> list[TestAccess]:
-    """Return the accesses to a test folder before the first one by a command on this study."""
+def accesses_before(study: Path, command: str, fingerprint: str, contents: Collection[str] = ()) -> list[TestAccess]:
+    """Return the accesses to some of these test images before the first one by a command on this study."""
     by_command = {row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == command}
-    return list(takewhile(lambda row: row.get("id") not in by_command, accesses(study, fingerprint)))
+    return list(takewhile(lambda row: row.get("id") not in by_command, accesses(study, fingerprint, contents)))

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,11 @@ from xraytune.data.split import part_notes, split_by_patient
 from xraytune.space.settings import DataSettings, Experiment, Settings
 
 PIXELS_STAGE = "pixels-2"
-SideName = Literal["train", "val_a", "val_b"]
+SideName: TypeAlias = Annotated[str, Field(pattern=r"^(train|val_a|val_b|test|others|draw_\d+)$")]
+"""A side of a study's split: train, val_a or val_b. In a confirmation on unused patients, these are on test, draw_0, draw_1
+...; and for a replicate, whose own draw is train, those of the other draws and of the search are on others."""
+HELD_OUT = ("val_a", "val_b", "test")
+"""The sides that nothing is trained on."""
 _TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -98,6 +102,17 @@ class Prepared:
             labels=np.array([image.label for image in chosen], dtype=np.int64),
             patients=tuple(image.patient for image in chosen),
         )
+
+    def drawn(self, draw: int) -> Prepared:
+        """Return what a replicate is trained on: its draw of unused patients takes the place of the search's train side."""
+        own = f"draw_{draw}"
+
+        def side_of(image: PreparedImage) -> SideName:
+            if image.side == "train" or image.side.startswith("draw_"):
+                return "train" if image.side == own else "others"
+            return image.side
+
+        return replace(self, images=tuple(replace(image, side=side_of(image)) for image in self.images))
 
     @property
     def train_counts(self) -> tuple[int, ...]:
@@ -279,11 +294,11 @@ def restore_pixels(
     if is_intact(store) and _content(store) == prepared.pixels_sha256:
         return
     again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
-    if replace(again, pixels_sha256=prepared.pixels_sha256) != prepared:
+    if again.pixels != prepared.pixels:
         what = "the cache has lost the study's pixels, and the images changed since"
         fix = "restore the images, or give the cache of the search (--cache)"
         raise StudyError(Problem(what, settings.data.path, fix))
-    if again != prepared:
+    if again.pixels_sha256 != prepared.pixels_sha256:
         what = f"Pillow {releases('pillow')['pillow']} decodes the images differently from the study"
         fix = "install the Pillow of its environment.json and remove this folder, or give the cache of the search (--cache)"
         raise StudyError(Problem(what, store, fix))
@@ -339,7 +354,7 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
         rows=side.rows,
         labels=side.labels,
         inputs={"pixels": prepared.pixels, "content": prepared.pixels_sha256, "rows": side.rows.tolist()},
-        title=_TITLES[side_name],
+        title=_TITLES.get(side_name, "images"),
         masks=open_masks(cache / prepared.pixels),
     )
 

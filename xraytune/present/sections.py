@@ -59,9 +59,9 @@ def _verdict(data: StudyData) -> Section:
             lead="No verdict yet.",
             notes=[
                 known,
-                "`confirm` compares the best mixes with controls, using new seeds and the sealed test folder.",
+                "`confirm` compares the best mixes with controls, with new seeds, on patients that no trial has seen.",
             ],
-            commands=[f"xraytune confirm {study} --quick", f"xraytune confirm {study}"],
+            commands=[f"xraytune confirm {study}"],
         )
     section = verdict_section(verdict)
     chart = charts.differences(verdict.finalists[0], verdict.metric, verdict.rope)
@@ -254,7 +254,7 @@ def _data(data: StudyData) -> Section:
     split = f"Split by patient with seed {settings.split.seed}; no patient is on two sides."
     sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
     if data.verdict:
-        sealed = "The test folder was scored by `confirm`."
+        sealed = "`confirm` scored the test folder." if prepared.test_fingerprint else "No test folder."
     copies = used - len({image.sha256 for image in prepared.images})
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
     return Section(

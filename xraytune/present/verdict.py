@@ -1,11 +1,11 @@
-"""The results of `confirm`: the verdict as a section, and a rehearsal."""
+"""The verdict of `confirm` as a section."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from xraytune.present.tables import Cell, Column, Frame, Row, Section, Table, Tone, facts, numbers, sentence
+from xraytune.present.tables import Cell, Column, Row, Section, Table, Tone, numbers, sentence
 from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         ExternalResult,
         FinalistVerdict,
     )
-    from xraytune.confirm.run import Rehearsal
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _OUTCOMES = {"accuracy": "accuracy", "sensitivity": "sensitivity", "brier": "Brier score"}
@@ -27,7 +26,8 @@ def verdict_section(record: Confirmation) -> Section:
     """Show the verdict on the first finalist, and the comparisons behind it."""
     first, test = record.finalists[0].arm, record.test
     prefix = "exploratory: " if record.exploratory else ""
-    size = f"{test.images:,} test images of {test.patients:,} patients, {record.gan_seeds} generator seeds"
+    unused = " that the search had not used" if test.kind == "unused" else ""
+    size = f"{test.images:,} images of {test.patients:,} patients{unused}, {record.replicates} replicates"
     tables = [_comparisons(finalist, record.metric) for finalist in record.finalists]
     if secondary := [outcome for outcome in record.secondary if outcome.finalist == first]:
         tables.append(_outcomes(secondary, f"{first}: secondary outcomes, not part of the verdict"))
@@ -36,6 +36,7 @@ def verdict_section(record: Confirmation) -> Section:
     notes = [
         f"{first} against its controls: {size}.",
         *(f"Exploratory: {reason}." for reason in record.exploratory),
+        *_headroom(record),
         *(generator.sentence for generator in record.generators if generator.arm == first),
         *map(sentence, record.notes),
     ]
@@ -51,6 +52,14 @@ def verdict_section(record: Confirmation) -> Section:
         notes=notes,
         tables=tables,
     )
+
+
+def _headroom(record: Confirmation) -> Iterator[str]:
+    first = record.finalists[0]
+    if reached := first.headroom:
+        gain = f"{reached.gain:+.4f} ({reached.low:+.4f} to {reached.high:+.4f})"
+        share = "" if reached.share is None else f"; the synthetic images reached {reached.share:.0%} of that"
+        yield f"Headroom: real images of other patients in their place gained {gain} {record.metric}{share}."
 
 
 def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
@@ -103,22 +112,3 @@ def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Ta
 def _differences(differences: Sequence[ArmDifference], metric: str, title: str) -> Table:
     rows = [(difference.control, f"{difference.control_value:.3f}", *_signed(difference)) for difference in differences]
     return Table((Column("control", flexible=True), Column(metric, "right"), *_DIFFERENCE_COLUMNS), rows, title)
-
-
-def rehearsal_frame(rehearsal: Rehearsal) -> Frame:
-    """Show the differences on val-B, and what the whole confirmation would cost."""
-    first, cost, metric = rehearsal.differences[0], rehearsal.cost, rehearsal.metric
-    time_left = f"{cost.hours:.1f} h" if cost.hours >= 1 else f"{max(1, round(cost.hours * 60))} min"
-    return (
-        Cell("rehearsal on val-B: no verdict, and no test image is scored", "strong"),
-        *(Cell(f"note: {text}", "dim") for text in rehearsal.notes),
-        _differences(rehearsal.differences, metric, f"{first.finalist}, val-B {metric} {first.value:.3f} (rehearsal)"),
-        f"With {rehearsal.gan_seeds} GAN seeds, these intervals are wide, and val-B selected the arms. A rehearsal finds "
-        "problems and estimates costs; it does not answer the question.",
-        facts(
-            ("replicates", f"{cost.replicates}, of which {cost.trained} have already been trained"),
-            ("top-up trials", f"{cost.top_ups}, pruned like the search's"),
-            ("time left", f"about {time_left} on this machine"),
-            title="the whole confirmation",
-        ),
-    )

@@ -70,7 +70,7 @@ class TrialWorker:
             raise MachineError(Problem(f"the trials of this study are {other} here", self._study.path, fix))
         pin(compute, gpu_share=self._job.gpu_share)
         experiment = self._study.experiment(self._job.number)
-        prepared = self._study.prepared()
+        prepared = self._study.prepared(experiment.draw)
         cache = Path(self._job.cache)
         self._claim = take_ownership(self._folder / _OWNER_FILE)
         self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))

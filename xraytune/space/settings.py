@@ -593,8 +593,13 @@ class Confirm(StrictModel):
 
     controls: Controls = Controls()
     finalists: Count = 3
-    gan_seeds: Annotated[int, Field(ge=2)] = 5
-    classifier_seeds: Count = 2
+    replicates: Annotated[int, Field(ge=2)] = 5
+    """Trainings of each arm, with new seeds each."""
+    test: Literal["auto", "unused", "folder"] = "auto"
+    """`unused`: with `data.train_patients`, each replicate trains on other patients that the search never used, and the rest
+    of them are scored. `folder`: all replicates train on the search's patients, and `test/` is scored. `auto`: `unused` if
+    at least `min_patients` are left to score."""
+    min_patients: Count = 300
     ratios: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Ratios of the ratio response, besides the first finalist's own; []: no ratio response."""
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
@@ -764,6 +769,10 @@ class Experiment(StrictModel):
     parameters: Parameters
     inherited_resolution_px: Count | None = None
     """For an arm of a confirmation, the resolution of its finalist."""
+    draw: Annotated[int, Field(ge=0)] | None = None
+    """For a replicate of a confirmation, the draw of unused patients that it is trained on; None: the search's patients."""
+    has_real_extra: bool = False
+    """Whether its extra images are real ones of other patients, in the place of perfect synthetic images."""
 
     def identity(self) -> dict[str, Json]:
         """Return what determines its results, as plain JSON; see `Settings.identity`."""

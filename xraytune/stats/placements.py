@@ -28,7 +28,7 @@ class StructuralComponents:
     """Scores of R networks on the same images, with the contribution of each patient to their variance.
 
     Attributes:
-        scores: float64 [R], in [0, 1]; in `confirm`, [A, G, K]: arm, GAN seed, classifier seed.
+        scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate.
         components: float64 [R, P], of the sorted patients; `components @ components.T` is the covariance of the scores.
         effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and m of the others,
             averaged over the classes if there are more than two; this many patients, split evenly between the classes,

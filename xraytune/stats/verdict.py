@@ -1,10 +1,10 @@
 """From the scores of two arms to a verdict: the difference with its confidence interval, then the decision rules.
 
-The difference in score (AUROC, Dice) has an interval over both patients and seeds. The GAN seeds are the readers of a
-multi-reader multi-case study: sampled at random, each scoring the same patients in both arms; an arm without a GAN has
-replicates with the same seed pairs. With five seeds and a few hundred patients both sources of variance are of similar size,
-so an interval over one of them alone would be too narrow. It is a score interval: it contains the differences that a test
-does not reject, and the test of a difference uses the patient variance that this difference implies.
+The difference in score (AUROC, Dice) has an interval over both patients and replicates. The replicates are the readers of
+a multi-reader multi-case study: sampled at random, each scoring the same patients in both arms. A replicate has its own
+seeds and, if the study has enough patients, its own training patients. Both sources of variance are of similar size, so an
+interval over one of them alone would be too narrow. It is a score interval: it contains the differences that a test does
+not reject, and the test of a difference uses the patient variance that this difference implies.
 docs/decisions/0010 (AUROC) and 0025 (Dice) give the reasons and the simulations.
 
 There are four words for a pair of arms and four verdicts for a finalist; each rule controls its error rate. A finalist helps
@@ -61,22 +61,22 @@ class Evidence:
     Attributes:
         difference: Estimated score of the first arm minus that of the second.
         mean_score: Mean of the two arms' scores.
-        seed_variance: Sample variance of the difference over GAN seeds, of which there are at least 2.
-        patient_variance: Variance of the difference over patients, given these seeds; a negative estimate counts as 0.
+        replicate_variance: Sample variance of the difference over replicates, of which there are at least 2.
+        patient_variance: Variance of the difference over patients, given these replicates; a negative estimate counts as 0.
     """
 
     difference: float
     mean_score: float
-    seed_variance: float
+    replicate_variance: float
     patient_variance: float
-    gan_seeds: int
+    replicates: int
     effective_patients: float
     variance: DifferenceVariance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A difference with its 95 % and 90 % intervals over patients and seeds, and the two-sided p-value of no difference."""
+    """A difference with its 95 % and 90 % intervals over patients and replicates, and the two-sided p-value of none."""
 
     difference: float
     standard_error: float
@@ -93,18 +93,14 @@ class VarianceComponents:
     """Variance components of a difference between two arms, in squared score; unbiased estimates, possibly negative.
 
     Attributes:
-        gan_seed: Per GAN seed, with infinitely many patients.
-        classifier_seed: Per classifier seed with the same GAN.
-        patient: Per patient, common to all seeds.
-        patient_by_gan_seed: Per patient, the interaction with the GAN seed.
-        patient_by_classifier_seed: Per patient, the interaction with the classifier seed.
+        replicate: Per replicate, with infinitely many patients.
+        patient: Per patient, common to all replicates.
+        patient_by_replicate: Per patient, the interaction with the replicate.
     """
 
-    gan_seed: float
-    classifier_seed: float
+    replicate: float
     patient: float
-    patient_by_gan_seed: float
-    patient_by_classifier_seed: float
+    patient_by_replicate: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +114,12 @@ class Comparison:
 
 
 def compare(pair: StructuralComponents) -> Comparison:
-    """Compare two arms: scores [2, G, K] by arm, GAN seed and classifier seed, over which they are averaged.
+    """Compare two arms: scores [2, K] by arm and replicate.
 
-    Raises ConfigError with fewer than two GAN seeds.
+    Raises ConfigError with fewer than two replicates.
     """
     evidence = gather(pair)
-    first, second = pair.scores.mean(axis=(1, 2))
+    first, second = pair.scores.mean(axis=1)
     return Comparison(
         interval=score_interval(evidence),
         evidence=evidence,
@@ -134,18 +130,18 @@ def compare(pair: StructuralComponents) -> Comparison:
 
 def gather(pair: StructuralComponents) -> Evidence:
     """Compute the evidence that `compare` tests; same arguments and exceptions."""
-    gan_seeds = pair.scores.shape[1]
-    if gan_seeds < 2:
-        what = "confirm.gan_seeds: a single seed gives no estimate of the variance between seeds"
+    replicates = pair.scores.shape[1]
+    if replicates < 2:
+        what = "confirm.replicates: a single one gives no estimate of the variance between them"
         raise ConfigError(Problem(what, fix="use at least 4, preferably 5"))
     # Differences first, so that swapping the arms exactly flips their signs.
-    differences, by_patient = ((arms[0] - arms[1]).mean(axis=1) for arms in (pair.scores, pair.components))
+    differences, by_patient = (arms[0] - arms[1] for arms in (pair.scores, pair.components))
     return Evidence(
         difference=float(differences.mean()),
         mean_score=float(pair.scores.mean()),
-        seed_variance=float(differences.var(ddof=1)),
+        replicate_variance=float(differences.var(ddof=1)),
         patient_variance=mean_off_diagonal(by_patient @ by_patient.T),
-        gan_seeds=gan_seeds,
+        replicates=replicates,
         effective_patients=pair.effective_patients,
         variance=pair.variance,
     )
@@ -192,21 +188,23 @@ def score_interval(evidence: Evidence) -> Interval:
 def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
     """Return the standard error and degrees of freedom of the estimate if this is the true difference."""
     patients = patient_variance_at(evidence, difference)
-    seeds = evidence.seed_variance / evidence.gan_seeds
-    degrees = satterthwaite_degrees(seeds, patients, evidence.gan_seeds, evidence.effective_patients)
-    return np.sqrt(seeds + patients), degrees
+    replicates = evidence.replicate_variance / evidence.replicates
+    degrees = satterthwaite_degrees(replicates, patients, evidence.replicates, evidence.effective_patients)
+    return np.sqrt(replicates + patients), degrees
 
 
-def satterthwaite_degrees(seeds: ArrayLike, patients: ArrayLike, gan_seeds: int, effective_patients: float) -> Floats:
-    """Return the degrees of freedom of the sum of two variances of a difference: that over seeds and that over patients.
+def satterthwaite_degrees(
+    of_replicates: ArrayLike, of_patients: ArrayLike, replicates: int, effective_patients: float
+) -> Floats:
+    """Return the degrees of freedom of the sum of two variances of a difference, over replicates and over patients.
 
     Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components"; Hillis' formula in the
     limit of infinitely many patients.
     """
-    seeds, patients = np.asarray(seeds), np.asarray(patients)
+    first, second = np.asarray(of_replicates), np.asarray(of_patients)
     with np.errstate(divide="ignore", invalid="ignore"):
-        parts = seeds**2 / (gan_seeds - 1) + patients**2 / (effective_patients / PATIENTS_PER_DEGREE)
-        return np.asarray(np.fmin((seeds + patients) ** 2 / parts, MOST_DEGREES))
+        parts = first**2 / (replicates - 1) + second**2 / (effective_patients / PATIENTS_PER_DEGREE)
+        return np.asarray(np.fmin((first + second) ** 2 / parts, MOST_DEGREES))
 
 
 def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
@@ -228,31 +226,19 @@ def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
 
 
 def _variance_components(differences: Floats, by_patient: Floats) -> VarianceComponents:
-    """Estimate the components of differences [G, K] and their structural components [G, K, P] by the method of moments.
-
-    With K = 1 the GAN seeds' components include those of the classifier seeds.
-    """
-    gan_seeds, classifier_seeds, patients = by_patient.shape
-    gan_means = by_patient.mean(axis=1)
-    across_gans = mean_off_diagonal(gan_means @ gan_means.T)
-    within_replicate = float((by_patient**2).sum(axis=2).mean())
-    within, within_gan = 0.0, within_replicate
-    if classifier_seeds > 1:
-        within = float(differences.var(axis=1, ddof=1).mean())
-        blocks = by_patient @ by_patient.transpose(0, 2, 1)
-        within_gan = sum(mean_off_diagonal(block) for block in blocks) / gan_seeds
-    among = float(differences.mean(axis=1).var(ddof=1))
+    """Estimate the components of differences [K] and their structural components [K, P] by the method of moments."""
+    patients = by_patient.shape[1]
+    across = mean_off_diagonal(by_patient @ by_patient.T)
+    within = float((by_patient**2).sum(axis=1).mean())
     return VarianceComponents(
-        gan_seed=among - within / classifier_seeds - (within_gan - across_gans),
-        classifier_seed=within - (within_replicate - within_gan),
-        patient=across_gans * patients,
-        patient_by_gan_seed=(within_gan - across_gans) * patients,
-        patient_by_classifier_seed=(within_replicate - within_gan) * patients,
+        replicate=float(differences.var(ddof=1)) - (within - across),
+        patient=across * patients,
+        patient_by_replicate=(within - across) * patients,
     )
 
 
 def mean_off_diagonal(matrix: Floats) -> float:
-    """Return the mean covariance of two different seeds."""
+    """Return the mean covariance of two different replicates."""
     count = len(matrix)
     return float((matrix.sum() - np.trace(matrix)) / (count * (count - 1)))
 

@@ -116,10 +116,11 @@ class StudyFolder:
             what = "study.yaml was changed since the search began, or written by another version of xraytune"
             raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
 
-    def prepared(self) -> Prepared:
-        """Return the images and their split."""
+    def prepared(self, draw: int | None = None) -> Prepared:
+        """Return the images and their split; for a replicate of a confirmation, with its `draw` as the train side."""
         with damage_explained(self.path / "split.json") as file:
-            return read_prepared(file)
+            prepared = read_prepared(file)
+        return prepared if draw is None else prepared.drawn(draw)
 
     def compute(self) -> Compute:
         """Return the device, threads and precision of its trials."""

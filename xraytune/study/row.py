@@ -106,12 +106,10 @@ class RunRow(EndedRow):
 
     version: Literal[1] = 1
     label: str = ""
-    """Such as `gan #12, GAN seed 1, seed 0`."""
+    """Such as `gan #12, replicate 1`."""
     best_epoch: PositiveInt | None = None
     at_once: PositiveInt = 1
     """How many runs trained when it ended, itself included."""
-    adopted: bool = False
-    """Whether it was copied from an equal run."""
 
 
 def validated_row(kind: type[_Row], content: Mapping[str, Any]) -> _Row:

@@ -15,7 +15,7 @@ from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_json
 from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.data.prepare import Prepared, require_unbroken, store_images
+from xraytune.data.prepare import HELD_OUT, Prepared, require_unbroken, store_images
 from xraytune.data.shared_patients import ambiguous_files, patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings
@@ -69,7 +69,7 @@ def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = (
     if not isinstance(train_images, list):
         return
     learnt = set(map(str, train_images))
-    held_out = [image.sha256 for image in prepared.images if image.side != "train"] + [image.sha256 for image in test]
+    held_out = [image.sha256 for image in prepared.images if image.side in HELD_OUT] + [image.sha256 for image in test]
     if seen := sum(sha256 in learnt for sha256 in held_out):
         what = f"the generator of these images was trained on {seen} of the {len(held_out)} images that the study holds out"
         fix = "train a generator on this study's data and data.split (`xraytune generator train`), and draw images with it"
@@ -93,7 +93,7 @@ def _require_no_test_patients(
 def _without_validation(
     listed: tuple[ImageFile, ...], root: Path, prepared: Prepared, group_regex: str | None
 ) -> tuple[ImageFile, ...]:
-    validation = [image for image in prepared.images if image.side != "train"]
+    validation = [image for image in prepared.images if image.side in HELD_OUT]
     owners, table = patients_by_file_name(prepared.images), find_table(root)
     if ambiguous := ambiguous_files(listed, table, prepared.images, group_regex, owners):
         _logger.warning(

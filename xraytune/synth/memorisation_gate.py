@@ -71,7 +71,9 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
     blocks = {name: block for name, block in blocks.items() if len(block.rows)}
     size_px = next(iter(blocks.values())).pixels.shape[1]
     compared = [
-        [image.sha256, image.label, image.patient, image.side] for image in prepared.images if image.side != "val_b"
+        [image.sha256, image.label, image.patient, image.side]
+        for image in prepared.images
+        if image.side in ("train", "val_a")
     ]
     inputs = {
         "pools": [block.inputs for block in blocks.values()],

@@ -47,15 +47,15 @@ def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
 
 
 def require_enough(labels: Sequence[int], parameters: Parameters, prepared: Prepared) -> None:
-    """Refuse a `source: folder` mix (DataError) that needs more images of a class than the folder has."""
-    assert parameters.folder is not None, "source: folder has a path"
+    """Refuse a mix (DataError) that needs more extra images of a class than there are, such as in a folder of them."""
+    folder = parameters.folder.path if parameters.folder else None
     needed = plan_mix(prepared.train_counts, parameters)
     for label, name in enumerate(prepared.class_names):
         there, used = labels.count(label), int(np.count_nonzero(needed == label))
         if there < used:
             images = f"images of {name}" if len(prepared.class_names) > 1 else "pairs"
             what = f"{there} {images}, but the mix needs {used}"
-            raise DataError(Problem(what, parameters.folder.path, "add images or lower synthetic_ratio"))
+            raise DataError(Problem(what, folder, "add images or lower synthetic_ratio"))
 
 
 def mix_label(parameters: Parameters) -> str:

@@ -57,7 +57,9 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     real = side_images("train", prepared, context.cache)
     extra_labels = plan_mix(prepared.train_counts, experiment.parameters)
     sources: tuple[ImageSource, ...] = (real,)
-    if experiment.parameters.has_synthetic_images:
+    if experiment.has_real_extra:
+        sources += (side_images("others", prepared, context.cache),)
+    elif experiment.parameters.has_synthetic_images:
         folder = folder_images(experiment, context) if experiment.parameters.source == "folder" else None
         read = folder_reader(folder) if folder else pool_reader(experiment, context)
         refuse_memorised(experiment, context, read)
@@ -73,8 +75,8 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         chosen = np.flatnonzero(extra_labels == label)
         members = np.flatnonzero(labels == label)
         if len(sources) > 1:
-            extra[chosen] = members[members >= len(real.rows)][: len(chosen)]
-        else:
-            shuffled = numpy_generator(experiment.settings.seed, "duplicates", label).permutation(members)
-            extra[chosen] = np.resize(shuffled, len(chosen))
+            members = members[members >= len(real.rows)]
+        if len(sources) == 1 or experiment.has_real_extra:  # other real images in each replicate
+            members = numpy_generator(experiment.settings.seed, "duplicates", label).permutation(members)
+        extra[chosen] = np.resize(members, len(chosen)) if len(sources) == 1 else members[: len(chosen)]
     return TrainingSet(sources=sources, labels=labels, real=np.arange(len(real.rows)), extra=extra)

@@ -1,0 +1,92 @@
+"""Whether intervals over disjoint draws of real patients cover what other draws gain, on real X-rays.
+
+At `_PATIENTS` patients, real images of other patients at ratio 1 are a perfect generator of unknown gain. Twenty disjoint
+draws are divided into four groups of five, as many as `confirm` has replicates; each group's 95 % interval should cover the
+mean gain of the other fifteen draws, on the same scored patients. Five orders of the patients make twenty intervals.
+
+    make bench ONLY=draws DATA=chest_xray WEIGHTS=weights
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.figures import Figure, figure
+from xraytune.base.records import Compute, ignore_progress
+from xraytune.confirm.headroom import train_on_draw, with_extra
+from xraytune.data.prepare import RunContext, side_images
+from xraytune.data.split import nested_order
+from xraytune.nets.compute import pin
+from xraytune.space.fields import parameters_from
+from xraytune.space.settings import Experiment, extra_images
+from xraytune.stats.placements import StructuralComponents
+from xraytune.stats.verdict import compare
+from xraytune.trial.prepare import open_space, prepare_space
+from xraytune.trial.task import task_of
+
+NEEDS = ("DATA", "WEIGHTS")
+_SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
+_PATIENTS, _RATIO, _SPARE = 50, 1.0, 10
+_GROUPS, _REPLICATES, _ORDERS = 4, 5, 5
+_BASELINE = parameters_from({"backbone": "mobilenet_v2", "trainable": "head", "lr": 3e-3})
+
+
+def measure() -> Iterator[Figure]:
+    """Count the intervals that cover, and those that show the gain."""
+    data, weights = (Path(os.environ[name]) for name in NEEDS)
+    compute = Compute(device="cpu", threads=1, precision="float32")
+    pin(compute)
+    covered, shown, gains, widths = 0, 0, list[float](), list[float]()
+    with tempfile.TemporaryDirectory() as folder:
+        space = open_space(_SPACE, ["data.train_patients=all"], data=data, weights_dir=weights)
+        prepared, _ = prepare_space(space, Path(folder), skip_broken=False, note=print, on_progress=ignore_progress)
+        context = RunContext(prepared=prepared, cache=Path(folder), compute=compute)
+        for order in range(_ORDERS):
+            pairs = _draws(Experiment(settings=space.settings, parameters=_BASELINE), context, order)
+            by_draw = pairs.scores[0] - pairs.scores[1]
+            for group in range(_GROUPS):
+                inside = [*range(group * _REPLICATES, (group + 1) * _REPLICATES)]
+                outside = np.delete(by_draw, inside).mean()
+                chosen = replace(pairs, scores=pairs.scores[:, inside], components=pairs.components[:, inside])
+                interval = compare(chosen).interval
+                covered += bool(interval.low <= outside <= interval.high)
+                shown += bool(interval.low > 0)
+                widths.append((interval.high - interval.low) / 2)
+            gains.append(float(by_draw.mean()))
+    count = _GROUPS * _ORDERS
+    yield figure(
+        f"draws: intervals of five draws that cover the other fifteen, of {count}", covered, "intervals", ">= 18"
+    )
+    yield figure(f"draws: intervals above 0, of {count}", shown, "intervals")
+    yield figure("draws: mean gain", float(np.mean(gains)), "AUROC")
+    yield figure("draws: mean half-width of the intervals", float(np.mean(widths)), "AUROC")
+
+
+def _draws(experiment: Experiment, context: RunContext, seed: int) -> StructuralComponents:
+    """Return the scores [2, K] and components of networks with and without other patients, on the patients left over."""
+    side, everyone = context.prepared.side("train"), side_images("train", context.prepared, context.cache)
+    patients = nested_order(side.patients, side.labels.tolist(), seed)
+    size, count = 2 * _PATIENTS + _SPARE, _GROUPS * _REPLICATES
+    results = []
+    for arm in (with_extra(_BASELINE, _RATIO), _BASELINE):
+        for draw in range(count):
+            pool = patients[draw * size : (draw + 1) * size]
+            real, others = (np.array([*chain(*part)]) for part in (pool[:_PATIENTS], pool[_PATIENTS:]))
+            extra = others[: extra_images(arm.synthetic_ratio, len(real))]
+            results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
+    test = np.array([*chain(*patients[count * size :])])
+    scored = task_of(experiment.settings).components(
+        everyone.labels[test],
+        np.stack([result[test] for result in results]),
+        [side.patients[place] for place in test],
+        context.prepared.positive,
+    )
+    shape = (2, count)
+    return replace(scored, scores=scored.scores.reshape(shape), components=scored.components.reshape(*shape, -1))

@@ -1,0 +1,353 @@
+"""Confirmations on patients that the search left unused: who trains and is scored, and what the verdict claims."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.in_process import CPU, confirm_in_process, search_in_process
+from xraytune.base.errors import DataError, StudyError
+from xraytune.base.files import read_json, read_jsonl
+from xraytune.confirm.arms import read_plan
+from xraytune.confirm.record import Confirmation
+from xraytune.confirm.run import confirm
+from xraytune.confirm.sealed import TestChoice, choose_test
+from xraytune.confirm.test_access import TEST_ACCESS_FILE
+from xraytune.data.index import read_index
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import Prepared, RunContext, prepare
+from xraytune.search.callbacks import Callbacks
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.study.folder import StudyFolder
+from xraytune.trial.training_set import build_training_set
+
+pytestmark = pytest.mark.slow
+
+REPLICATES, TRAINED_ON, FEWEST = 4, 16, 30
+SPACE = f"""\
+version: 1
+name: small
+data: {{path: xrays, image_size: 32, train_patients: {TRAINED_ON}, split: {{val_a: 0.15, val_b: 0.15}}}}
+parameters:
+  source: {{values: [none, gan]}}
+  gan: {{when: {{source: gan}}, parameters: {{image_size: {{value: 32}}, width: {{value: 4}}, steps: {{value: 2}}}}}}
+  synthetic_ratio: {{value: 0.5, when: {{source: gan}}}}
+  backbone: {{value: small_cnn}}
+  weights: {{value: none}}
+  batch_size: {{value: 8}}
+budget: {{trials: 2, max_epochs: 1, steps_per_epoch: 2}}
+scheduler: {{name: none}}
+quality: {{allow_memorised: true}}
+confirm:
+  finalists: 1
+  replicates: {REPLICATES}
+  min_patients: {FEWEST}
+  ratios: []
+  controls: {{matched: [none], tuned: []}}
+points_to_evaluate:
+  - {{source: gan}}
+  - {{source: none}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """X-rays with a folder `test/`, and a study of them that has ended."""
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        return self.path / "studies" / "small"
+
+    @property
+    def settings(self) -> Settings:
+        return load_space(self.path / "space.yaml").settings
+
+    def search(self, *overrides: str) -> Path:
+        return search_in_process(load_space(self.path / "space.yaml", overrides), self.path).path
+
+    def choose(
+        self, settings: Settings, prepared: Prepared, *, replicates: int = REPLICATES, **about: Any
+    ) -> TestChoice:
+        return choose_test(settings, prepared, self.path / "cache", replicates=replicates, **about)
+
+
+def changed(settings: Settings, *, confirm: dict[str, Any] | None = None, **data: Any) -> Settings:
+    """Settings with other values in `confirm` and `data`."""
+    return settings.model_copy(
+        update={
+            "confirm": settings.confirm.model_copy(update=confirm or {}),
+            "data": settings.data.model_copy(update=data),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    lab = Lab(tmp_path_factory.mktemp("draws"))
+    draw_phantoms(lab.path / "xrays", patients=220, seed=4, image_size_px=32)
+    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
+    lab.search()
+    return lab
+
+
+@pytest.fixture(scope="module")
+def confirmed(ended: Lab, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Confirmation]:
+    """A copy of the lab after a confirmation, and its result."""
+    lab = copy_of(ended, tmp_path_factory.mktemp("confirmed"))
+    with confirm_in_process():
+        return lab, confirm(lab.study)
+
+
+def copy_of(lab: Lab, folder: Path) -> Lab:
+    return Lab(shutil.copytree(lab.path, folder / "lab"))
+
+
+@pytest.fixture
+def done(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Iterator[Lab]:
+    """A private copy of the lab after the confirmation, in this process."""
+    with confirm_in_process():
+        yield copy_of(confirmed[0], tmp_path)
+
+
+def sides_of(prepared: Prepared) -> dict[str, set[str]]:
+    """The patients of each side."""
+    patients = defaultdict[str, set[str]](set)
+    for image in prepared.images:
+        patients[image.side].add(image.patient)
+    return dict(patients)
+
+
+@pytest.mark.parametrize(("replicates", "seed"), [(REPLICATES, 0), (2, 0), (3, 1), (2, 2)])
+def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int, seed: int) -> None:
+    split = ended.settings.data.split.model_copy(update={"seed": seed})
+    settings = changed(ended.settings, split=split)
+    searched, _ = prepare(settings, ended.path / "cache")
+
+    choice = ended.choose(settings, searched, replicates=replicates)
+
+    sides, own = sides_of(choice.prepared), sides_of(searched)
+    draws = [f"draw_{number}" for number in range(replicates)]
+    assert {*sides} == {"train", "val_a", "val_b", "test", *draws}
+    assert {name: sides[name] for name in own} == own, "the search's sides stay as they were"
+    everyone = [patient for patients in sides.values() for patient in patients]
+    assert max(Counter(everyone).values()) == 1
+    assert max(Counter(image.patient for image in choice.prepared.images).values()) > 1, "several images of a patient"
+    assert {image.patient for image in read_index(settings.data).images} == {*everyone}, "nobody is left out"
+    assert [len(sides[draw]) for draw in draws] == [TRAINED_ON] * replicates
+    assert len(sides["test"]) >= FEWEST
+    ill = {image.patient for image in choice.prepared.images if image.label == 1}
+    assert np.ptp([len(sides[draw] & ill) for draw in draws]) <= 2, "about the same classes"
+    assert {image.file for image in choice.sealed.images} == {
+        image.file for image in choice.prepared.images if image.side == "test"
+    }
+    (folder,) = choice.others
+    assert (choice.kind, folder.is_external, choice.note) == ("unused", True, "")
+    assert not {*folder.patients} & {*everyone}
+    again = choose_test(settings, searched, tmp_path, replicates=replicates)
+    assert (again.prepared, again.sealed) == (choice.prepared, choice.sealed), "also if the cache was lost"
+
+
+def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
+    """And the real images in the place of synthetic ones are of other patients, who are neither validated nor tested on."""
+    searched, _ = prepare(ended.settings, ended.path / "cache")
+    divided = ended.choose(ended.settings, searched).prepared
+    sides, owner = sides_of(divided), {image.row: image.side for image in divided.images}
+
+    for draw in range(REPLICATES):
+        prepared = divided.drawn(draw)
+        parameters = Parameters.model_validate({"source": "duplicate", "synthetic_ratio": 2.0})
+        real, extra = (
+            build_training_set(
+                Experiment(settings=ended.settings, parameters=parameters, draw=draw, has_real_extra=has_real_extra),
+                RunContext(prepared=prepared, cache=ended.path / "cache", compute=CPU),
+            )
+            for has_real_extra in (False, True)
+        )
+
+        seen = sides_of(prepared)
+        assert seen["train"] == sides[f"draw_{draw}"]
+        assert all(seen[side] == sides[side] for side in ("val_a", "val_b", "test"))
+        assert not seen["train"] & seen["others"]
+        for used in (real, extra):
+            assert {owner[row] for row in used.sources[0].rows.tolist()} == {f"draw_{draw}"}
+        assert len(real.sources) == 1
+        ((source, _, places),) = extra.by_source(extra.extra)
+        others = extra.sources[source].rows[places].tolist()
+        assert len({*others}) == len(others) == len(extra.extra) > len(extra.real), "no image twice"
+        allowed = {"train", *(f"draw_{other}" for other in range(REPLICATES) if other != draw)}
+        assert {owner[row] for row in others} == allowed, "of any other patients, not of the first ones"
+
+
+def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(confirmed: tuple[Lab, Confirmation]) -> None:
+    lab, found = confirmed
+    folder, plan = StudyFolder(lab.study / "confirm"), read_plan(lab.study / "confirm")
+    assert plan is not None
+    drawn = [folder.prepared(draw).train_fingerprint for draw in range(REPLICATES)]
+
+    generators = [read_json(file)["inputs"]["train"] for file in (lab.path / "cache").glob("gan-*/*/manifest.json")]
+
+    assert len({*drawn}) == REPLICATES
+    assert Counter(generators) == Counter([*drawn, StudyFolder(lab.study).prepared().train_fingerprint])
+    for arm in plan.arms:
+        assert [folder.experiment(number).draw for number in plan.numbers(arm)] == [*range(REPLICATES)]
+    assert [arm.role for arm in plan.arms] == ["finalist", "matched", "perfect"]
+    assert (found.test.kind, found.train_patients) == ("unused", TRAINED_ON)
+    assert found.exploratory == found.notes == ()
+    (finalist,) = found.finalists
+    assert finalist.headroom is not None
+    assert finalist.headroom.low < finalist.headroom.gain < finalist.headroom.high
+    assert [result.control for result in finalist.comparisons] == ["none, matched to #0"]
+
+
+def test_too_few_unused_patients_are_refused_with_a_number_that_fits(ended: Lab) -> None:
+    cache = ended.path / "cache"
+
+    def choose(train_patients: int, test: str = "unused", at_least: int = 60) -> TestChoice:
+        asked = {"test": test, "min_patients": at_least}
+        settings = changed(ended.settings, confirm=asked, train_patients=train_patients)
+        return ended.choose(settings, prepare(settings, cache)[0])
+
+    with pytest.raises(
+        DataError, match=r"patients unused, \d+ fewer than needed for 4 draws of 16 patients"
+    ) as refused:
+        choose(TRAINED_ON)
+    (problem,) = refused.value.problems
+    fitting = int(str(problem.fix).split(" patients or fewer")[0].split()[-1])
+    missing = int(str(problem.what).split(" fewer than")[0].split()[-1])
+    assert missing == 60 - len(sides_of(choose(TRAINED_ON, at_least=1).prepared)["test"])
+    assert len(sides_of(choose(fitting).prepared)["test"]) >= 60
+    with pytest.raises(DataError, match="fewer than needed"):
+        choose(fitting + 1)
+
+    instead = choose(TRAINED_ON, "auto")
+    assert (instead.kind, instead.others) == ("folder", ())
+    assert instead.note.startswith("the test folder is scored: the search left ")
+    assert instead.prepared == prepare(ended.settings, cache)[0], "every replicate trains on the search's patients"
+
+
+def test_extra_images_of_a_patient_on_the_test_side_are_refused(ended: Lab, tmp_path: Path) -> None:
+    """Those of patients who are trained on are not: a generator outside may have seen the folder."""
+    searched, _ = prepare(ended.settings, ended.path / "cache")
+    divided = ended.choose(ended.settings, searched).prepared
+    (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
+    compared = [Parameters.model_validate({"source": "folder", "folder": {"path": tmp_path / "extra"}})]
+
+    for side in ("train", "draw_1", "test"):
+        tested = next(image.file for image in divided.images if image.side == side)
+        shutil.copy(ended.path / "xrays" / tested, tmp_path / "extra" / "NORMAL" / f"{side}.jpeg")
+        if side != "test":
+            ended.choose(ended.settings, searched, compared=compared)
+
+    with pytest.raises(DataError, match=r"used for training or validation: .*\n.*start a new search without them in"):
+        ended.choose(ended.settings, searched, compared=compared)
+
+
+def test_without_a_test_folder_too_few_unused_patients_are_refused(ended: Lab, tmp_path: Path) -> None:
+    """Unless --test gives one; and with all patients in the search, none are unused."""
+    lab = copy_of(ended, tmp_path)
+    elsewhere = Path(shutil.move(lab.path / "xrays" / "test", tmp_path / "elsewhere"))
+    few = changed(lab.settings, confirm={"min_patients": 1000})
+    prepared, _ = prepare(few, lab.path / "cache")
+
+    with pytest.raises(DataError, match=r"fewer than needed(.|\n)*use confirm.test: folder"):
+        lab.choose(few, prepared)
+    assert lab.choose(few, prepared, test=elsewhere).kind == "folder"
+    everybody = changed(lab.settings, confirm={"test": "unused"}, train_patients=None)
+    with pytest.raises(DataError, match="the search left 0 patients unused"):
+        lab.choose(everybody, prepare(everybody, lab.path / "cache")[0])
+
+
+def test_the_same_call_again_gives_the_same_verdict_without_training(
+    done: Lab, confirmed: tuple[Lab, Confirmation]
+) -> None:
+    first, runs = confirmed[1].to_json(), read_jsonl(done.study / "confirm" / "runs.jsonl")
+    next((done.study / "confirm").rglob("test.npy")).unlink()  # as if it had been interrupted while scoring
+
+    assert confirm(done.study).to_json() == first
+    with pytest.raises(StudyError, match=r"4 replicates, and 3 were asked for\n.*omit --replicates"):
+        confirm(done.study, replicates=3)
+
+    assert read_jsonl(done.study / "confirm" / "runs.jsonl") == runs
+    rows = read_jsonl(done.study / TEST_ACCESS_FILE)
+    assert [row["command"] for row in rows] == ["confirm", "confirm --external"]
+    assert len(rows[0]["contents"]) == confirmed[1].test.images
+    assert "contents" not in rows[1]
+
+
+def test_an_interrupted_confirmation_without_a_test_folder_gives_the_same_verdict(
+    ended: Lab, confirmed: tuple[Lab, Confirmation], tmp_path: Path
+) -> None:
+    """The test folder is reported beside the verdict, and changes nothing else."""
+    lab = copy_of(ended, tmp_path)
+    shutil.rmtree(lab.path / "xrays" / "test")
+    shutil.rmtree(lab.study)
+    lab.search()
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if what == "training replicates" and done == total // 2:
+            raise KeyboardInterrupt
+
+    with confirm_in_process():
+        with pytest.raises(KeyboardInterrupt):
+            confirm(lab.study, callbacks=Callbacks(on_progress=interrupt))
+        ended_before = len(read_jsonl(lab.study / "confirm" / "runs.jsonl"))
+        found = confirm(lab.study)
+
+    assert ended_before == 3 * REPLICATES // 2
+    (beside,) = confirmed[1].external
+    assert (beside.folder, len(beside.differences)) == ("test", 1)
+    assert found.external == ()
+    assert found.to_json() == replace(confirmed[1], external=()).to_json()
+
+
+def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
+    done: Lab, confirmed: tuple[Lab, Confirmation]
+) -> None:
+    """It has other draws; a ratio of 8 leaves too few images for an arm of real ones."""
+    other = done.search("name=other", "data.split.seed=1", "synthetic_ratio=8.0")
+
+    second, first = confirm(other), confirm(done.study)
+
+    scored = [{*read_jsonl(study / TEST_ACCESS_FILE)[0]["contents"]} for study in (done.study, other)]
+    assert 0 < len(scored[0] & scored[1]) < len(scored[1])
+    assert second.exploratory == ("test images had been accessed once before, by `confirm` of study small",)
+    assert confirm(other) == second
+    assert first.to_json() == confirmed[1].to_json()
+    assert first.exploratory == ()
+    (note,) = second.notes
+    assert note.startswith("the arm real images of other patients, as #0 is left out: there are ")
+    assert second.finalists[0].headroom is None
+    assert second.external[0].earlier_accesses == 1, "the test folder, beside the first study's verdict"
+
+
+@pytest.mark.parametrize("is_confirmed", [False, True])
+@pytest.mark.parametrize("change", ["changed", "removed", "added"])
+def test_other_unused_images_than_at_the_search_are_refused(
+    confirmed: tuple[Lab, Confirmation], ended: Lab, tmp_path: Path, change: str, is_confirmed: bool
+) -> None:
+    lab = copy_of(confirmed[0] if is_confirmed else ended, tmp_path)
+    searched, _ = prepare(lab.settings, lab.path / "cache")
+    known = {image.file for image in searched.images}
+    xrays = lab.path / "xrays"
+    first, second, *_ = sorted(
+        file for file in (xrays / "train" / "NORMAL").iterdir() if file.relative_to(xrays).as_posix() not in known
+    )
+    if change == "removed":
+        first.unlink()
+    else:
+        shutil.copy(second, first if change == "changed" else first.with_name("IM-9999-0001.jpeg"))
+
+    with confirm_in_process(), pytest.raises(StudyError, match="unused images were added, changed or removed"):
+        confirm(lab.study)
+
+    assert (lab.study / "confirm").exists() == is_confirmed

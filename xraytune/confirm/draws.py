@@ -1,0 +1,60 @@
+"""The unused patients of a study: K draws to train replicates on, and a test side.
+
+Unused patients are those of the training folder that `data.train_patients` left out. A draw has as many patients as the
+search trained on. Draws and test side have about the class shares of the folder, and share no patient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from xraytune.base.errors import DataError, Problem, StudyError, join_names
+from xraytune.data.index import ImageIndex
+from xraytune.data.prepare import Prepared, prepare_index
+from xraytune.data.split import nested_order
+from xraytune.space.settings import Settings
+
+TEST = "test"
+
+
+def divide(prepared: Prepared, settings: Settings, index: ImageIndex, replicates: int, *, cache: Path) -> Prepared:
+    """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ... and `test`.
+
+    Raises:
+        DataError: Fewer than `confirm.min_patients` are left to test on, or a draw lacks a class.
+        StudyError: The images changed since the search.
+    """
+    data = settings.data.model_copy(update={"train_patients": None})
+    everyone, _ = prepare_index(index, data, cache, skip_broken=True)
+    if everyone.pixels != prepared.pixels:
+        what, fix = (
+            "unused images were added, changed or removed since the search",
+            "restore them, or start a new study",
+        )
+        raise StudyError(Problem(what, data.path, fix))
+    searched = {image.file for image in prepared.images}
+    unused = [image for image in everyone.images if image.file not in searched]
+    patients, labels = [image.patient for image in unused], [image.label for image in unused]
+    order = nested_order(patients, labels, settings.data.split.seed)
+    size, fewest, where = prepared.train_patients, settings.confirm.min_patients, "data.train_patients"
+    left = len(order) - replicates * size
+    if left < fewest:
+        fitting = (len(order) + size - fewest) // (replicates + 1)
+        needed = f"{replicates} draws of {size} patients, and {fewest} (confirm.min_patients) to test on"
+        what = f"the search left {len(order):,} patients unused, {fewest - left:,} fewer than needed for {needed}"
+        fix = f"start a search with {fitting} patients or fewer" if fitting >= 2 else "use confirm.test: folder"
+        raise DataError(Problem(what, where, fix))
+    sides = dict.fromkeys(chain(*order), TEST)
+    for draw in range(replicates):
+        places = [*chain(*order[draw * size : (draw + 1) * size])]
+        sides |= dict.fromkeys(places, f"draw_{draw}")
+        if missing := {*prepared.class_names} - {prepared.class_names[labels[place]] for place in places}:
+            what = f"a draw of {size} patients has no image of {join_names(sorted(missing))}"
+            raise DataError(Problem(what, where, "use confirm.test: folder, or search with more patients"))
+    side_of = {unused[place].file: side for place, side in sides.items()} | {
+        image.file: image.side for image in prepared.images
+    }
+    images = tuple(replace(image, side=side_of[image.file]) for image in everyone.images)
+    return replace(prepared, images=images)
