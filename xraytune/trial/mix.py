@@ -48,7 +48,7 @@ def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
 
 def require_enough(labels: Sequence[int], parameters: Parameters, prepared: Prepared) -> None:
     """Refuse a mix (DataError) that needs more extra images of a class than there are, such as in a folder of them."""
-    folder = parameters.folder.path if parameters.folder else None
+    folder = parameters.folder.path if parameters.folder else ""
     needed = plan_mix(prepared.train_counts, parameters)
     for label, name in enumerate(prepared.class_names):
         there, used = labels.count(label), int(np.count_nonzero(needed == label))
