@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute, ignore_progress
-from xraytune.confirm.headroom import train_on_draw, with_extra
+from xraytune.confirm.headroom import draw_and_others, train_on_draw, with_extra
 from xraytune.data.prepare import RunContext, side_images
 from xraytune.data.split import nested_order
 from xraytune.nets.compute import pin
@@ -77,8 +77,7 @@ def _draws(experiment: Experiment, context: RunContext, seed: int) -> Structural
     results = []
     for arm in (with_extra(_BASELINE, _RATIO), _BASELINE):
         for draw in range(count):
-            pool = patients[draw * size : (draw + 1) * size]
-            real, others = (np.array([*chain(*part)]) for part in (pool[:_PATIENTS], pool[_PATIENTS:]))
+            real, others = (np.array([*chain(*part)]) for part in draw_and_others(patients, draw, _PATIENTS, size))
             extra = others[: extra_images(arm.synthetic_ratio, len(real))]
             results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
     test = np.array([*chain(*patients[count * size :])])

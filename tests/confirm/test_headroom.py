@@ -9,8 +9,9 @@ import pytest
 
 from tests.in_process import command, one_core
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.confirm.headroom import Gain, Headroom, designs, headroom
+from xraytune.confirm.headroom import Gain, Headroom, designs, draw_and_others, headroom
 from xraytune.data.phantom import draw_phantoms
+from xraytune.data.split import nested_order
 from xraytune.stats.verdict import Interval
 
 SPACE = """\
@@ -65,6 +66,17 @@ def test_the_command_prints_the_answer_first_and_writes_a_picture_once(root: Pat
     assert "room.svg" in refused.output
     gains = json.loads(command(*arguments[:-2], "--json").stdout)["gains"]
     assert [gain["ratio"] for gain in gains] == [0.5, 1.0]
+
+
+def test_each_draw_and_its_others_have_the_class_shares_of_all() -> None:
+    """Two thirds of the patients are of class 1, so that the classes recur in their order."""
+    labels = [int(number % 3 > 0) for number in range(300)]
+    patients = nested_order([f"p{number}" for number in range(300)], labels, seed=7)
+
+    for draw in range(3):
+        for part in draw_and_others(patients, draw, count=30, size=100):
+            positive = sum(labels[place] for places in part for place in places)
+            assert abs(positive - len(part) * 2 / 3) <= 1
 
 
 @pytest.mark.parametrize(("patients", "wanted", "ratio"), [(2947, 200, 2.0), (2947, 50, 4.0), (500, 500, 1.0)])

@@ -176,8 +176,7 @@ def headroom(
         results: list[Results] = []
         for arm in arms:
             for draw in range(draws):
-                pool = patients[draw : draws * size : draws]
-                real, others = (np.array([*chain(*part)]) for part in (pool[:count], pool[count:]))
+                real, others = (np.array([*chain(*part)]) for part in draw_and_others(patients, draw, count, size))
                 extra = others[: extra_images(arm.synthetic_ratio, len(real))]
                 results.append(train_on_draw(experiment, arm, context, everyone, real, extra))
                 trained += 1
@@ -236,6 +235,17 @@ def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int
     counts = {*(round(factor * wanted) for factor in _LADDER), min(largest, wanted)}
     for count in sorted(count for count in counts if _FEWEST_PATIENTS <= count <= largest):
         yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))
+
+
+def draw_and_others(
+    patients: Sequence[tuple[int, ...]], draw: int, count: int, size: int
+) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
+    """Return a draw of `count` patients and the others of its `size`, both with about the class shares of all.
+
+    `patients` are in nested order, so that successive ones have these shares; every third one, say, may be of one class.
+    """
+    first = draw * size
+    return patients[first : first + count], patients[first + count : first + size]
 
 
 def train_on_draw(

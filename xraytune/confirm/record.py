@@ -375,6 +375,7 @@ def _images_per_step_text(finalist: FinalistVerdict, metric: str) -> str:
 def methods_paragraph(confirmation: Confirmation) -> str:
     """Return the methods paragraph."""
     metric, objective, count = confirmation.metric, confirmation.objective, confirmation.replicates
+    by = f" by {objective}" if objective != metric else ""
     access = "The test images were scored once, after all training."
     if confirmation.exploratory:
         access = f"The analysis is exploratory: {' and '.join(confirmation.exploratory)}."
@@ -388,7 +389,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         seeds = "each on its own training set and with its own seeds"
     return (
         "Methods. Configurations were searched on one validation set (val-A) and finalists selected on another (val-B)"
-        f"{f' by {objective}' * (objective != metric)}, "
+        f"{by}, "
         f"both split from the training images by patient. {sampled}Each finalist was compared with "
         f"{_controls_text(confirmation)}. Every arm was trained {count} times, {seeds}, for the same "
         "number of optimiser steps, on the same sequence of real images in each replicate; the epoch with the best "
