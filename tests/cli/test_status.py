@@ -1,14 +1,15 @@
 """The commands `status` and `clean`."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from tests.in_process import command as run
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.cli.main import build_app
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 
@@ -35,7 +36,10 @@ def study(tmp_path: Path) -> Path:
 
 
 def printed(study: Path, width: int) -> str:
-    done = CliRunner().invoke(build_app(), ["status", str(study)], env={"COLUMNS": f"{width}"})
+    # In a process of its own: the width of the terminal is read once.
+    command = [sys.executable, "-c", "from xraytune.cli.main import main; main()", "status", str(study)]
+    env = {**os.environ, "COLUMNS": f"{width}"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert max(map(len, done.stdout.splitlines())) <= width
     return done.stdout
 

@@ -90,7 +90,7 @@ def test_pages_and_search_work_in_a_browser(address: str) -> None:
             page.goto(address + path)
         page.wait_for_load_state("networkidle")  # its scripts listen to the search field by then
         page.locator(".md-search__input").fill("equivalence margin")
-        page.locator(".md-search-result__link").first.wait_for()
+        page.locator(".md-search-result__link").first.wait_for(timeout=120_000)  # it indexes the site
         browser.close()
 
     assert errors == []
