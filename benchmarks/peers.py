@@ -214,8 +214,8 @@ def _write_images(space: Path, folder: Path) -> Path:
     settings, cache = load_space(space).settings, space.parent / "0" / "cache"
     prepared, _ = prepare(settings, cache)
     for name, side in (("train", "train"), ("val", "val_a")):
-        images = side_images(side, prepared, cache)  # type: ignore[arg-type]
-        for place, label in enumerate(prepared.side(side).labels):  # type: ignore[arg-type]
+        images = side_images(side, prepared, cache)
+        for place, label in enumerate(prepared.side(side).labels):
             target = folder / name / prepared.class_names[label]
             target.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.asarray(images.read(slice(place, place + 1)))[0]).save(target / f"{place}.png")
