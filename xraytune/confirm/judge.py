@@ -16,9 +16,9 @@ from xraytune.confirm.record import (
     ControlVerdict,
     ExternalResult,
     FinalistVerdict,
-    Gain,
     HeadroomReached,
     HeldOutSet,
+    RatioGain,
     RatioPoint,
 )
 from xraytune.confirm.score import ArmScores, arm_thresholds, score_sealed
@@ -177,10 +177,10 @@ def ratio_response(val_b: ArmScores) -> tuple[RatioPoint, ...]:
     if zero is None:
         return ()
 
-    def gain(arm: Arm, other: Arm) -> Gain:
+    def gain(arm: Arm, other: Arm) -> RatioGain:
         interval = compare(val_b.measure(arm, other)).interval
         score = float(val_b.measure(arm).scores.mean())
-        return Gain(score=score, gain=interval.difference, low=interval.low, high=interval.high)
+        return RatioGain(score=score, gain=interval.difference, low=interval.low, high=interval.high)
 
     duplicates = {arm.parameters.synthetic_ratio: arm for arm in others if arm.parameters.source == "duplicate"}
     points = [RatioPoint(ratio=0.0, score=float(val_b.measure(zero).scores.mean()), gain=0.0, low=0.0, high=0.0)]

@@ -49,7 +49,7 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
     if "duplicate" in study.settings.confirm.controls.matched:
         replacing = (trial.name for trial in chosen if trial.parameters.mixing == "replace")
         notes += [f"{name} has mixing: replace, so that duplicate would be the same as none" for name in replacing]
-    arms = (*_possible(study, compared_arms(chosen, study.settings, choice.kind), replicates, notes), *tuned)
+    arms = (*_possible(study, compared_arms(chosen, study.settings, choice.kind), choice, replicates, notes), *tuned)
     require_controls(chosen, arms, study.folder.path)
     plan = Plan(test=choice.kind, replicates=replicates, notes=tuple(notes), arms=arms)
     write_plan(plan, study.runs_folder.path)
@@ -96,18 +96,27 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
     return different_trials(ranked_on_val_b(synthetic))[:count]
 
 
-def _possible(study: OpenStudy, arms: Sequence[Arm], replicates: int, notes: list[str]) -> Iterator[Arm]:
-    """Drop the arms that a folder of extra images, or the other draws, are too small for."""
+def _possible(study: OpenStudy, arms: Sequence[Arm], choice: TestChoice, count: int, notes: list[str]) -> Iterator[Arm]:
+    """Drop arms that a folder of extra images or the other draws are too small for, and duplicates at such a ratio."""
+    trained_on = [study.prepared]
+    if choice.kind == "unused":
+        trained_on = [study.prepared.drawn(number) for number in range(count)]
+    too_large = set[float]()
     for arm in arms:
-        folder = arm.parameters.folder
+        folder, ratio = arm.parameters.folder, arm.parameters.synthetic_ratio
+        if arm.role == "ratio" and ratio in too_large:
+            continue
         try:
-            if arm.role == "perfect":
-                for prepared in map(study.prepared.drawn, range(replicates)):
+            for prepared in trained_on:
+                if arm.role == "perfect":
                     require_enough(prepared.side("others").labels.tolist(), arm.parameters, prepared)
-            elif arm.role == "ratio" and folder:
-                images, _ = store_folder(folder.path, study.prepared, study.settings.data, cache=study.cache)
-                require_enough([image.label for image in images], arm.parameters, study.prepared)
+                elif folder:
+                    images, _ = store_folder(folder.path, prepared, study.settings.data, cache=study.cache)
+                    require_enough([image.label for image in images], arm.parameters, prepared)
         except DataError as error:
+            if arm.role == "finalist":
+                raise
+            too_large |= {ratio} if arm.role == "ratio" else set()
             notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         else:
             yield arm

@@ -39,7 +39,7 @@ Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
+class RatioGain:
     """The score of an arm on val-B and its gain over another arm, with a 95 % interval."""
 
     score: float
@@ -49,15 +49,15 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RatioPoint(Gain):
+class RatioPoint(RatioGain):
     """The first finalist at one ratio; the gain is over ratio 0, as is that of `duplicate`, as many repeated real images.
 
     `over_duplicate` is the finalist's gain over them. There are none at 0 and with `mixing: replace`.
     """
 
     ratio: float
-    duplicate: Gain | None = None
-    over_duplicate: Gain | None = None
+    duplicate: RatioGain | None = None
+    over_duplicate: RatioGain | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

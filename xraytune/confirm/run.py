@@ -20,7 +20,7 @@ from xraytune.confirm.judge import external_results, judge
 from xraytune.confirm.plan import candidates, make_plan, mark_earlier_access
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.score import has_any_results, is_scored, score_sealed, score_val_b, scoring_compute
-from xraytune.confirm.sealed import choose_test, require_scored_test
+from xraytune.confirm.sealed import TestChoice, choose_test, require_scored_test
 from xraytune.confirm.study import OpenStudy, open_study
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
 from xraytune.confirm.train import train_replicates
@@ -90,26 +90,33 @@ def confirm(
         opened.require_same_inputs(compared)
         if has_any_results(folder, TEST):
             require_scored_test(sealed, opened.folder.path / TEST_ACCESS_FILE)
-        images = sealed.fingerprint, sealed.contents
         with opened.runner:
             plan = planned or mark_earlier_access(
                 opened,
                 make_plan(opened, finalists=finalists or wanted.finalists, replicates=count, choice=choice),
-                accesses(opened.folder.path, *images),
+                accesses(opened.folder.path, sealed.fingerprint, sealed.contents),
             )
             train_replicates(opened, plan)
-        compute = scoring_compute(opened, plan, sealed, *choice.others)
-        val_b = score_val_b(opened, plan, compute)
-        if not has_any_results(folder, TEST):
-            before_test()
-        if not is_scored(folder, plan.runs_of(plan.compared), TEST):
-            known = accesses_before(opened.folder.path, sealed.command, *images)
-            plan = mark_earlier_access(opened, plan, known)
-        test_scores = score_sealed(opened, plan, sealed, compute, reason=reason)
-        elsewhere = external_results(opened, plan, choice.others, compute, reason=reason)
-        confirmation = judge(opened, plan, val_b, test_scores, sealed=sealed, external=elsewhere, compute=compute)
+        confirmation = _score_and_judge(opened, plan, choice, reason, before_test)
         write_verdict(folder.path, confirmation)
     return confirmation
+
+
+def _score_and_judge(
+    study: OpenStudy, plan: Plan, choice: TestChoice, reason: str, before_test: Callable[[], None]
+) -> Confirmation:
+    """Score val-B, then the test images and those beside the verdict, and judge."""
+    folder, sealed = study.runs_folder, choice.sealed
+    compute = scoring_compute(study, plan, sealed, *choice.others)
+    val_b = score_val_b(study, plan, compute)
+    if not has_any_results(folder, TEST):
+        before_test()
+    if not is_scored(folder, plan.runs_of(plan.compared), TEST):
+        known = accesses_before(study.folder.path, sealed.command, sealed.fingerprint, sealed.contents)
+        plan = mark_earlier_access(study, plan, known)
+    test_scores = score_sealed(study, plan, sealed, compute, reason=reason)
+    elsewhere = external_results(study, plan, choice.others, compute, reason=reason)
+    return judge(study, plan, val_b, test_scores, sealed=sealed, external=elsewhere, compute=compute)
 
 
 def _planned(study: OpenStudy, replicates: int | None) -> Plan | None:

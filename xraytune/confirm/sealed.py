@@ -15,7 +15,7 @@ import numpy as np
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.confirm.arms import TestKind
+from xraytune.confirm.arms import CONFIRM_FOLDER, TestKind
 from xraytune.confirm.draws import TEST, divide
 from xraytune.confirm.test_access import last_access
 from xraytune.data.index import (
@@ -145,6 +145,12 @@ def choose_test(
         StudyError: The images changed since the search, or `test` was given for a study with a test folder.
     """
     has_test, where, note = prepared.test_fingerprint is not None, settings.data.path, ""
+    if test and planned == "unused":
+        what, fix = (
+            "this confirmation scores unused patients",
+            f"omit --test, or move {CONFIRM_FOLDER}/ away to start over",
+        )
+        raise StudyError(Problem(what, test, fix))
     if test and has_test:
         raise StudyError(Problem("the study has its own test folder", test, "omit --test to use the study's own"))
     index = read_index(settings.data, pairs=task_of(settings).has_pairs, on_progress=on_progress)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.confirm.record import ControlVerdict, FinalistVerdict, Gain, RatioPoint
+from xraytune.confirm.record import ControlVerdict, FinalistVerdict, RatioGain, RatioPoint
 from xraytune.stats.curves import ClassCurves, Curve
 from xraytune.study.figures import Figure
 from xraytune.study.status import StudyView, TrialView
@@ -393,7 +393,7 @@ def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: 
     return {"type": "scatter", "mode": mode, "x": x, "y": y, "hovertemplate": f"{hover}<extra></extra>", **more}
 
 
-def _intervals(rows: Sequence[Gain | ControlVerdict], name: str, *, width: int) -> Trace:
+def _intervals(rows: Sequence[RatioGain | ControlVerdict], name: str, *, width: int) -> Trace:
     centres = [getattr(row, name) for row in rows]
     return _error(centres, [row.low for row in rows], [row.high for row in rows], width=width)
 
