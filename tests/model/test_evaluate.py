@@ -240,9 +240,13 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     expected = {
         "auroc": sk.roc_auc_score(truth, scores),
         "auprc (PNEUMONIA)": sk.average_precision_score(truth, scores),
+        "brier": sk.brier_score_loss(truth, scores),
         "accuracy": sk.accuracy_score(truth, called),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, called),
         "sensitivity (PNEUMONIA)": sk.recall_score(truth, called),
         "specificity (PNEUMONIA)": sk.recall_score(~truth, ~called),
+        "ppv (PNEUMONIA)": sk.precision_score(truth, called),
+        "f1 (PNEUMONIA)": sk.f1_score(truth, called),
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert metrics["at_half"]["accuracy"] == pytest.approx(sk.accuracy_score(truth, scores >= 0.5))
@@ -264,8 +268,13 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     assert area == pytest.approx(metrics["auprc (PNEUMONIA)"])
     assert {row["class"] for row in (*roc, *pr, *bins)} == {"PNEUMONIA"}
     assert sum(int(row["images"]) for row in bins) == len(predictions)
-    patients = {row["patient"] for row in predictions}
-    assert sum(metrics["patient_level"]["class_counts"].values()) == len(patients) < len(predictions)
+    by_patient = {row["patient"]: row["label"] for row in predictions}
+    of_patients = [
+        np.mean([s for s, row in zip(scores, predictions, strict=True) if row["patient"] == one]) for one in by_patient
+    ]
+    by_mean = sk.roc_auc_score([label == "PNEUMONIA" for label in by_patient.values()], of_patients)
+    assert metrics["patient_level"]["metrics"]["auroc"] == pytest.approx(by_mean)
+    assert sum(metrics["patient_level"]["class_counts"].values()) == len(by_patient) < len(predictions)
     assert [group["value"] for group in metrics["subgroups"]["odd"]] == ["0", "1"]
     assert sum(group["images"] for group in metrics["subgroups"]["odd"]) == len(predictions)
     with Image.open(out / "evaluation.png") as opened:
