@@ -1,4 +1,4 @@
-"""A search with Ray keeps others out, goes on after kills, ends every trial once, and leaves nothing behind.
+"""A search with Ray refuses a second one, survives kills, ends each trial exactly once, and cleans up.
 
 `XRAYTUNE_FAULTS=all` kills 40 times, any kind of process; else three times.
 """

@@ -31,7 +31,7 @@ from xraytune.study.folder import damage_explained, format_versions
 from xraytune.trial.task import task_of
 
 FEWEST_REPLICATES = 4
-"""With fewer, the 95 % interval covers only 90 to 96 %."""
+"""With three, 95 % intervals cover only 91 to 95 % (docs/results.md)."""
 _EXTERNAL_FILE = "external.json"
 
 

@@ -142,7 +142,7 @@ class HeldOutSet:
 class HeadroomReached:
     """The gain from real images of other patients in the place of a finalist's synthetic images, with a 95 % interval.
 
-    `share` is the share of it that the synthetic images gained; None if the interval contains 0.
+    `share` is the share of it that the synthetic images gained; None unless the interval lies above 0.
     """
 
     gain: float
@@ -380,7 +380,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
     if confirmation.exploratory:
         access = f"The analysis is exploratory: {' and '.join(confirmation.exploratory)}."
     notes = f" Notes: {'; '.join(confirmation.notes)}." if confirmation.notes else ""
-    sampled, seeds = "", "seeds that the search had not used"
+    sampled, seeds = "", "with seeds that the search had not used"
     if confirmation.test.kind == "unused":
         sampled = (
             f"Patients that the search had not used were divided into {count} disjoint training sets of "

@@ -52,7 +52,7 @@ def confirm(
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
         finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
-        replicates: Overrides `confirm.replicates`; an existing plan keeps its own number.
+        replicates: Overrides `confirm.replicates`; refused if an existing plan has another number.
         cache: The artifact cache; by default the one next to the studies.
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why test images are scored, for the test-set access log.

@@ -81,7 +81,7 @@ class SealedTest(LabelledImages):
 
     @property
     def contents(self) -> tuple[str, ...]:
-        """What identifies each image of unused patients, of whom other studies may score some."""
+        """A short hash of each image of unused patients, since another study may score some of the same images."""
         return tuple(image.sha256[:16] for image in self.images) if self.is_unused else ()
 
     @property
