@@ -21,7 +21,7 @@ from xraytune.stats.verdict import (
     PairWord,
     can_show_harm,
     fixed_sequence,
-    judge,
+    judge_pair,
     overall_verdict,
     verdict_text,
 )
@@ -84,28 +84,28 @@ def of_p_values(*p_values: float) -> OverallVerdict:
     ],
 )
 def test_a_pair_gets_all_words_that_hold(difference: float, width: float, words: tuple[str, ...]) -> None:
-    assert judge(evidence(difference, width), rope=0.01).words == words
+    assert judge_pair(evidence(difference, width), rope=0.01).words == words
 
 
 def test_equivalence_depends_on_the_90_percent_interval_and_the_rope() -> None:
     found = evidence(0.0, 0.0115)  # its 90 % interval is +- .00965
 
-    assert judge(found, rope=0.01).is_equivalent
-    assert not judge(found, rope=0.0096).is_equivalent
-    assert not judge(evidence(0.0015, 0.0115), rope=0.01).is_equivalent
-    assert not judge(evidence(-0.0015, 0.0115), rope=0.01).is_equivalent
+    assert judge_pair(found, rope=0.01).is_equivalent
+    assert not judge_pair(found, rope=0.0096).is_equivalent
+    assert not judge_pair(evidence(0.0015, 0.0115), rope=0.01).is_equivalent
+    assert not judge_pair(evidence(-0.0015, 0.0115), rope=0.01).is_equivalent
 
 
 def test_p_better_by_rope_is_one_sided() -> None:
-    assert judge(evidence(0.01, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.5)
-    assert judge(evidence(0.0, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.025, abs=1e-3)
-    assert judge(evidence(-0.03, 0.01), rope=0.01).p_better_by_rope < 1e-6
+    assert judge_pair(evidence(0.01, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.5)
+    assert judge_pair(evidence(0.0, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.025, abs=1e-3)
+    assert judge_pair(evidence(-0.03, 0.01), rope=0.01).p_better_by_rope < 1e-6
 
 
 @pytest.mark.slow
 @given(st.floats(-0.05, 0.05), st.floats(1e-4, 0.05))
 def test_swapping_the_arms_swaps_better_and_worse(difference: float, width: float) -> None:
-    one, other = (judge(evidence(sign * difference, width), rope=0.01) for sign in (1, -1))
+    one, other = (judge_pair(evidence(sign * difference, width), rope=0.01) for sign in (1, -1))
 
     assert (one.is_better, one.is_worse, one.is_equivalent) == (other.is_worse, other.is_better, other.is_equivalent)
 

@@ -25,8 +25,7 @@ from xraytune.confirm.score import ArmScores, arm_thresholds, score_sealed
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import accesses_before
-from xraytune.stats.verdict import AgainstControl, ControlKind, compare, fixed_sequence, overall_verdict
-from xraytune.stats.verdict import judge as judge_pair
+from xraytune.stats.verdict import AgainstControl, ControlKind, compare, fixed_sequence, judge_pair, overall_verdict
 from xraytune.study.folder import damage_explained, format_versions
 from xraytune.trial.task import task_of
 

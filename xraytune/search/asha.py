@@ -1,4 +1,4 @@
-"""The decision rule of ASHA: which trials continue past a rung, and which are pruned there.
+"""The decision rule of ASHA (`Rungs.should_continue`): which trials continue past a rung, and which are pruned there.
 
 A rung is an epoch at which a trial's value so far is compared with those of the trials that reached it before; the trial
 continues if it is among the best 1/reduction of them. The state depends only on the values and their order of arrival,

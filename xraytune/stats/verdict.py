@@ -7,7 +7,8 @@ interval over one of them alone would be too narrow. It is a score interval: it 
 not reject, and the test of a difference uses the patient variance that this difference implies.
 docs/decisions/0010 (AUROC) and 0025 (Dice) give the reasons and the simulations.
 
-There are four words for a pair of arms and four verdicts for a finalist; each rule controls its error rate. A finalist helps
+There are four words for a pair of arms (`judge_pair`) and four verdicts for a finalist (`overall_verdict`); each rule
+controls its error rate. A finalist helps
 if it is better than every control, and hurts if it is worse than every matched control (intersection-union tests). It is no
 better if an improvement over some control is ruled out (Holm's correction over the controls). The next finalist is tested
 only if the previous one helps.
@@ -298,8 +299,8 @@ def verdict_text(word: Overall, metric: str) -> str:
     return _TEXTS[word].format(metric=metric)
 
 
-def judge(evidence: Evidence, *, rope: float) -> PairVerdict:
-    """Test a difference, finalist minus control, for all four words; `rope` is the equivalence margin in AUROC, > 0.
+def judge_pair(evidence: Evidence, *, rope: float) -> PairVerdict:
+    """Test a difference, finalist minus control, for all four words; `rope` is the equivalence margin, > 0.
 
     Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two one-sided tests procedure
     and the power approach".
