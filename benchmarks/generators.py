@@ -38,6 +38,7 @@ from xraytune.synth.synthesize import generator_inputs, generator_stage, trained
 
 NEEDS = ("DATA", "WEIGHTS")
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
+_FIXED = ("source=gan", "gan.width=32", "data.train_patients=200", "quality.backbone=mobilenet_v2")
 _STEPS = 5000
 _LONGER_STEPS = 8000
 _SEEDS = int(os.environ.get("SEEDS", "3"))
@@ -76,7 +77,7 @@ def measure() -> Iterator[Figure]:
 
 def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path) -> dict[str, float]:
     """Return the seconds of the training, the pooled KID, and the quality columns of a study."""
-    overrides = ("source=gan", f"gan.seed={seed}", *changes, "quality.backbone=mobilenet_v2")
+    overrides = (*_FIXED, f"gan.seed={seed}", *changes)
     space = load_space(_SPACE, overrides, data=Path(os.environ["DATA"]), weights_dir=Path(os.environ["WEIGHTS"]))
     experiment = fixed_generator(space)
     settings = experiment.parameters.generator

@@ -185,7 +185,6 @@ def _write_space(folder: Path, search: _Search) -> Path:
         "parameters": {
             "source": {"value": "gan"},
             "synthetic_ratio": {"values": grid["ratio"]},
-            "match_resolution": {"value": "off"},
             "gan": {
                 "parameters": {**{k: {"value": v} for k, v in gan.items()}, "steps": {"values": grid["gan_steps"]}}
             },

@@ -19,7 +19,7 @@ from xraytune.stats.verdict import (
     ControlKind,
     Evidence,
     Overall,
-    judge,
+    judge_pair,
     overall_verdict,
     p_values,
 )
@@ -141,7 +141,7 @@ def _verdicts(studies: Sequence[Study]) -> dict[Overall, float]:
     counts = Counter[Overall]()
     for row in against_controls(studies):
         controls = [
-            AgainstControl(control=f"{place}", kind=_CONTROLS[place], verdict=judge(evidence, rope=_ROPE))
+            AgainstControl(control=f"{place}", kind=_CONTROLS[place], verdict=judge_pair(evidence, rope=_ROPE))
             for place, evidence in enumerate(row)
         ]
         counts[overall_verdict(controls).word] += 1
@@ -150,7 +150,7 @@ def _verdicts(studies: Sequence[Study]) -> dict[Overall, float]:
 
 def _equivalents(evidence: Sequence[Sequence[Evidence]]) -> float:
     """Return the share of studies whose first pair is called equivalent."""
-    return float(np.mean([judge(row[0], rope=_ROPE).is_equivalent for row in evidence]))
+    return float(np.mean([judge_pair(row[0], rope=_ROPE).is_equivalent for row in evidence]))
 
 
 def _covered(evidence: Sequence[Sequence[Evidence]], truth: float) -> float:

@@ -118,12 +118,12 @@ def test_normalised_images_have_the_formats_channels() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "resolution_px"),
-    [({"source": "none"}, None), ({"source": "gan"}, 64), ({"source": "gan", "match_resolution": "off"}, None)],
+    [({"source": "none"}, None), ({"source": "gan", "balance": "equal"}, 64), ({"source": "gan"}, None)],
 )
 def test_a_format_has_the_size_and_resize_of_its_experiment_and_the_resolution_of_its_gan(
     parameters: dict[str, Any], resolution_px: int | None
 ) -> None:
-    """Otherwise synthetic images lack detail that real ones, validation images included, have."""
+    """With `balance: equal`, the missing detail of synthetic images would reveal their class."""
     form = format_for({"image_size": 128, "resize": "crop"}, **parameters)
 
     assert (form.image_size_px, form.resize, form.resolution_px) == (128, "crop", resolution_px)

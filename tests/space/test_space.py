@@ -32,7 +32,6 @@ _CHOICES: dict[str, list[Json]] = {
     "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
     "balance": ["natural", "equal"],
     "mixing": ["additive", "replace", "pretrain"],
-    "match_resolution": ["auto", "off"],
     "classical": [0, 1, 2, 3],
     "backbone": ["small_cnn", "resnet18", "resnet50"],
     "weights": ["imagenet", "none", "own/net.pth"],

@@ -20,7 +20,7 @@ from xraytune.stats.verdict import (
     Interval,
     compare,
     gather,
-    judge,
+    judge_pair,
     p_values,
     patient_variance_at,
     score_interval,
@@ -291,7 +291,7 @@ def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_e
     found = [compare(study.pair(0, 1)) for study in studies]
 
     published = [at_the_estimate(one.evidence) for one in found]
-    verdicts = [judge(one.evidence, rope=0.01) for one in found]
+    verdicts = [judge_pair(one.evidence, rope=0.01) for one in found]
     assert np.mean([one.interval.low <= 0.015 <= one.interval.high for one in found]) >= 0.92
     assert np.mean([verdict.is_equivalent for verdict in verdicts]) <= 0.05
     assert np.mean([one.low <= 0.015 <= one.high for one in published]) < 0.9
@@ -386,7 +386,7 @@ def test_identical_rankings_of_few_patients_do_not_show_equivalence() -> None:
 
     assert 0.5 < found.scores[0] < 1
     assert found.interval.low < -0.01 < 0 < 0.01 < found.interval.high
-    assert judge(found.evidence, rope=0.01).words == ("undecided",)
+    assert judge_pair(found.evidence, rope=0.01).words == ("undecided",)
 
 
 def test_a_single_replicate_is_refused() -> None:

@@ -110,7 +110,6 @@ def test_no_source_has_no_extra_images() -> None:
         ({"source": "gan", "synthetic_ratio": 0.01, "batch_size": 8}, "rounds to zero extra images"),
         ({"source": "gan", "synthetic_ratio": 40.0, "batch_size": 8, "mixing": "replace"}, "no real image"),
         ({"source": "folder"}, "folder.path"),
-        ({"source": "gan", "balance": "equal", "match_resolution": "off"}, "match_resolution"),
     ],
 )
 def test_inconsistent_mix_is_refused(values: dict[str, object], words: str) -> None:

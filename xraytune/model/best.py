@@ -344,19 +344,13 @@ def _experiment(search: _Search, chosen: _Chosen, benefit: str, prepared: Prepar
 
 
 def _final(trial: Experiment) -> Experiment:
-    """Return the final training of a trial's mix.
-
-    Real images keep their resolution, unless extra images balance the classes: it would then reveal the class.
-    """
+    """Return the final training of a trial's mix."""
     changes = trial.settings.final or FinalSettings()
     settings, parameters = changes.settings_of(trial.settings), trial.parameters.model_copy(update=changes.parameters)
     generator = parameters.generator
     if generator and changes.image_size in get_args(type(generator).model_fields["image_size"].annotation):
         parameters = parameters.with_generator(image_size=changes.image_size)
-    final = Experiment(settings=settings, parameters=parameters)
-    if final.resolution_px is None or parameters.balance == "equal":
-        return final
-    return final.model_copy(update={"parameters": parameters.model_copy(update={"match_resolution": "off"})})
+    return Experiment(settings=settings, parameters=parameters)
 
 
 def _changes(trial: Experiment, final: Experiment) -> Iterator[str]:

@@ -328,8 +328,6 @@ class Parameters(StrictModel):
     mixing: Annotated[Literal["additive", "replace", "pretrain"], NoEffect(source="none")] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
     first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""
-    match_resolution: Literal["auto", "off"] = "auto"
-    """Resolution matching: scale all images down to a generator's smaller size and up again."""
     gan: GanSettings | None = None
     diffusion: DiffusionSettings | None = None
     folder: FolderSettings | None = None
@@ -389,12 +387,6 @@ class Parameters(StrictModel):
             lambda source, mixing: source != "duplicate" or mixing != "replace",
             "source: duplicate with mixing: replace is the same as source: none",
             "use mixing: additive",
-        ),
-        Rule(
-            ("balance", "match_resolution"),
-            lambda balance, match_resolution: balance != "equal" or match_resolution != "off",
-            "balance: equal with match_resolution: off lets the resolution of extra images reveal their class",
-            "use match_resolution: auto",
         ),
         Rule(
             ("weights",),
@@ -791,10 +783,13 @@ class Experiment(StrictModel):
 
     @property
     def resolution_px(self) -> int | None:
-        """The size that all images are scaled through for resolution matching; None: no matching."""
+        """The size that all images are scaled through for resolution matching; None: no matching.
+
+        Only with `balance: equal` do extra images have other class proportions, so that their resolution reveals the class.
+        """
         generator, size_px = self.parameters.generator, self.settings.data.image_size
         if self.inherited_resolution_px is not None:
             return self.inherited_resolution_px
-        if generator is None or self.parameters.match_resolution == "off" or generator.image_size >= size_px:
+        if generator is None or self.parameters.balance != "equal" or generator.image_size >= size_px:
             return None
         return generator.image_size
