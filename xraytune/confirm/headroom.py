@@ -39,7 +39,7 @@ from xraytune.trial.task import Results, Task, task_of
 from xraytune.trial.training_set import TrainingSet
 
 _MOST_DRAWS, _FEWEST_DRAWS = 5, 3
-_LADDER = (0.25, 0.5, 1.0, 2.0)
+_LADDER = (0.5, 1.0, 2.0)
 """Numbers of patients, as multiples of the space's own."""
 _FEWEST_PATIENTS = 16
 _TEST_SHARE = 0.25
