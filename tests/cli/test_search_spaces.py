@@ -7,6 +7,7 @@ import pytest
 
 from tests.docs.commands import TINY, TINY_PAIRS
 from tests.in_process import CPU, one_thread
+from xraytune.base.errors import ConfigError
 from xraytune.base.records import EpochRecord
 from xraytune.cli.getting_started import QUICK_OVERRIDES
 from xraytune.data.phantom import draw_phantoms
@@ -34,6 +35,18 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_space_file_is_valid_and_named_like_its_study(file: Path) -> None:
     assert load_space(file).settings.name == file.stem.replace("_", "-")
+
+
+def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = load_space(Path("demo"))
+    (tmp_path / "demo").write_text((SPACES / "demo.yaml").read_text("utf-8").replace("name: demo", "name: mine"))
+
+    assert (shipped.settings.name, load_space(Path("demo")).settings.name) == ("demo", "mine")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_space(Path("nothing"))
 
 
 @pytest.mark.parametrize("file", MIXES, ids=lambda file: file.stem)

@@ -9,9 +9,8 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
-from xraytune.base.errors import MachineError, Problem
+from xraytune.base.errors import MachineError
 from xraytune.cli import confirm, console, data, model, options, search
-from xraytune.cli.search import shown_path
 from xraytune.present.tables import Cell, Column, Table, Tone, facts
 
 QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
@@ -27,7 +26,7 @@ def demo(
     here = folder / "quick" if quick else folder
     names = ("xrays", "other_xrays", "studies", "model")
     xrays, others, studies, trained = (here / name for name in names)
-    space, study, overrides = _space_file(), studies / "demo", QUICK_OVERRIDES if quick else ()
+    space, study, overrides = Path("demo"), studies / "demo", QUICK_OVERRIDES if quick else ()
     numbers = count(1)
 
     def announce(why: str, *command: object) -> None:
@@ -68,16 +67,7 @@ def demo(
     layout = "train/NORMAL and train/PNEUMONIA, and a held-out test/ with the same subfolders"
     console.write(f"  Use a folder with {layout}:")
     console.write_command("xraytune data inspect YOUR_FOLDER", "  $ ")
-    console.write_command("xraytune search --space search_spaces/gan_ratio_cpu.yaml --data YOUR_FOLDER", "  $ ")
-
-
-def _space_file() -> Path:
-    """Find `search_spaces/demo.yaml`: next to the package in a clone, inside it in an installation."""
-    package = Path(__file__).parents[1]
-    for folder in (package.parent, package):
-        if (file := folder / "search_spaces" / "demo.yaml").is_file():
-            return shown_path(file)
-    raise MachineError(Problem("search_spaces/demo.yaml is missing", package, "reinstall xraytune"))
+    console.write_command("xraytune search --space gan_ratio_cpu --data YOUR_FOLDER", "  $ ")
 
 
 def doctor(

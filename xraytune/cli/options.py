@@ -29,7 +29,10 @@ Overrides: TypeAlias = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="Override a setting of the file, e.g. budget.trials=6; repeatable."),
 ]
-SpaceFile: TypeAlias = Annotated[Path, Option("--space", metavar="FILE", help="Search space file (YAML).")]
+SpaceFile: TypeAlias = Annotated[
+    Path,
+    Option("--space", metavar="FILE", help="Search space file (YAML), or the name of a shipped one: gan_ratio_cpu."),
+]
 ConfigFile: TypeAlias = Annotated[
     Path,
     Option(

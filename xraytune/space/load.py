@@ -31,7 +31,7 @@ from xraytune.space.document import (
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.grammar import ROOT, SPEC_KEYS, path_of, read_initial_points, read_parameters
 from xraytune.space.messages import explain, format_value, nearest
-from xraytune.space.paths import absolute_path, is_path
+from xraytune.space.paths import absolute_path, is_path, shipped
 from xraytune.space.rules import check_space, complete_specs
 from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
 from xraytune.space.space import Space, settings_content
@@ -53,7 +53,7 @@ def load_space(
     """Read and check a space file.
 
     Args:
-        path: The YAML file; paths in it are relative to its folder.
+        path: The YAML file, or the name of one that xraytune ships; paths in it are relative to its folder.
         overrides: The `key=value` of each `--set`: a parameter or a setting by its dotted name, and a value in YAML.
         data: Folder that replaces `data.path`, or YAML file that replaces keys of `data` (see `data_settings`); relative to
             the current folder, like paths in `overrides`.
@@ -62,7 +62,7 @@ def load_space(
     Raises:
         ConfigError: With all problems, in file order.
     """
-    return space_of_document(read_document(path), overrides, data=data, weights_dir=weights_dir)
+    return space_of_document(read_document(shipped(path)), overrides, data=data, weights_dir=weights_dir)
 
 
 def space_of_document(

@@ -30,6 +30,16 @@ def absolute_path(path: Path | str, folder: Path) -> str:
     return str((folder / os.path.expanduser(path)).resolve())  # noqa: PTH111
 
 
+def shipped(file: Path) -> Path:
+    """Return the space file that xraytune ships under a bare name, such as `gan_ratio_cpu`; any other path as it is."""
+    package = Path(__file__).parents[1]
+    for folder in (package.parent, package):  # of a clone, or of an installation
+        found = folder / "search_spaces" / f"{file}.yaml"
+        if file.parent == Path() and not file.exists() and found.is_file():
+            return found
+    return file
+
+
 def relative_path(path: Path | str, folder: Path) -> str:
     """Return the path relative to a folder, with forward slashes."""
     return Path(os.path.relpath(path, folder.resolve())).as_posix()
