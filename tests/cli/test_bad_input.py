@@ -134,7 +134,7 @@ def change_a_byte(here: Path) -> None:
     (here / "model" / "model.safetensors").write_bytes(content)
 
 
-BROKEN = "truncated|empty|neither a JPEG, PNG, TIFF nor DICOM|30000 x 10|4 images are broken|--skip-broken"
+BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|30000 x 10|4 images are broken|--skip-broken"
 NEEDS_FOLDER, EXISTS = "notes.txt: this is a file, but a folder", "this path already exists"
 REFUSED: list[tuple[Callable[[Path], object], str, int, str]] = [
     (remove_a_class, SEARCH, 3, "NORMAL"),

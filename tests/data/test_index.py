@@ -11,6 +11,7 @@ import pytest
 from tests.data.conftest import WriteImages
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.index import ImageIndex, content_fingerprint, read_index, read_labelled, read_labelled_folder
+from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -19,7 +20,7 @@ THREE = ("normal", "bacterial", "viral")
 
 def refusal_of(path: Path, **settings: Any) -> str:
     with pytest.raises(DataError) as refusal:
-        read_index(DataSettings(path=path, **settings))
+        split_by_patient(read_index(DataSettings(path=path, **settings)).images, SplitSettings())
     return str(refusal.value)
 
 
@@ -52,58 +53,51 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("files", "table", "settings", "words"),
     [
-        case("", "no images of NORMAL, PNEUMONIA", "put JPEG, PNG, TIFF or DICOM files"),
-        case("PNEUMONIA/{a,b}.png", "no images of NORMAL"),
-        case("A/{a,b}.png", "there is only one class, A, in it", classes="auto"),
-        case("a.png", "only one class, sick, in it and in pat", table="a.png,p,sick", classes="auto"),
+        case("", "no images in it\n  fix: put images there (.bmp, .dcm"),
+        case("PNEUMONIA/{a,b}.png", "no training images of NORMAL"),
+        case("set/{A,B}/{a,b}.png", "there is only one class, set\n  fix: give ", classes="auto"),
+        case("a.png", "there is only one class, sick", table="a.png,p,sick", classes="auto"),
         case(
             f"train/{KERMANY.replace(' ', ' train/')} train/PNEUMONIA/person9_bacteria_{{1,2,3}}.png "
             "test/NORMAL/IM-0090-0001.png test/PNEUMONIA/person90_bacteria_90.png",
-            "test: no images of viral",
+            "test: no test images of viral",
             classes="three",
         ),
-        case(f"train/{PAIR}.png test/NORMAL/d.png", "test: no images of PNEUM"),
+        case(f"train/{PAIR}.png test/NORMAL/d.png", "test: no test images of PNEUM"),
         case(f"train/{PAIR}.png test/{{COVID,PNEUMONIA}}/d.png", f"test/COVID: {UNKNOWN}COVID", "data.classes: auto"),
         case(
             "{train,val,test}/{covid,healthy,tb}/{a,b}.png",
-            f"{UNKNOWN}covid, healthy, tb\n  fix: use data.classes: auto to make each folder a class; or rename them",
+            f"{UNKNOWN}covid, healthy, tb\n  fix: use data.classes: auto (--classes), if each folder is a class, or rename",
         ),
         case("{NORMAL,BACTERIA,VIRUS}/{a,b}.png", f"{UNKNOWN}BACTERIA, VIRUS", "fix: use data.classes: three"),
         case("{train,test}/{NORMAL,PNEUMONIA}/{1,2,3}.png", "bacterial or viral: 6 (", classes="three"),
         case("{a,b,c}.png", "none of the 3 images has a class, by a class folder or by its file", "or give"),
         case(f"{{val,test}}/{PAIR}.png", "it contains val/ and test/ but no train/"),
         case(f"train/{PAIR}.png {{test,Testing}}/{PAIR}.png", "Testing/ and test/ are both test"),
-        case(
-            "chest_xray/{train,test}/{NORMAL,PNEUMONIA}/a.png __MACOSX/x.png",
-            "train/ is one folder deeper, in chest_xray/",
-            "/chest_xray",
-        ),
-        case("{a,b}/{Training,Testing}/{NORMAL,PNEUMONIA}/a.png", "one folder deeper, in a/ and in b/"),
+        case("a/b/c/{train,test}/{NORMAL,PNEUMONIA}/a.png", "it contains a/b/c/test/, a/b/c/train/, and", "/a/b/c"),
+        case("{NORMAL,PNEUMONIA}/{train,test}/a.png", "and it is unclear which", "move train/ and test/ above them"),
         case(
             "{a,b,c}.png",
-            "c.png: patients.csv gives it the class odd, which is not one of NORMAL, PNEUMONIA",
+            "patients.csv gives classes that are none of NORMAL, PNEUMONIA, or not those of the folders: c.png (odd)",
             table="a.png,p1,NORMAL b.png,p2,PNEUMONIA c.png,p3,odd",
         ),
         case(
             "NORMAL/a.png PNEUMONIA/b.png",
-            "a.png: patients.csv gives it the class PNEUMONIA, its folder the class NORMAL",
+            "or not those of the folders: NORMAL/a.png (PNEUMONIA)",
             table="a.png,p1,PNEUMONIA b.png,p2,",
         ),
         case(
-            "images/{1,2,3,4}.png",
-            "images: 2 images have no class, neither in patients.csv nor by their folder: 3.png, 4.png",
+            "A/{1,2,3,4}.png",
+            "A: 2 images have no class, neither in patients.csv nor by their folder: 3.png, 4.png",
             table="1.png,p1,NORMAL 2.png,p2,PNEUMONIA 3.png,p3, 4.png,p4,",
         ),
         case(
-            f"{KERMANY} PNEUMONIA/im-0001-0001.jpeg",
-            "two files have the same name: NORMAL/IM-0001-0001.png and PNEUMONIA/im-0001-0001.jpeg",
+            f"{KERMANY} PNEUMONIA/IM-0001-0001.jpeg",
+            "files with the same name: NORMAL/IM-0001-0001.png and PNEUMONIA/IM-0001-0001.jpeg",
         ),
         case(f"{PAIR}.png NORMAL/a.jpeg", "NORMAL/a.jpeg and NORMAL/a.png"),
-        case("NORMAL/{a,b}.png PNEUMONIA/c.png", "all 3 images belong to one", table="a.png,x b.png,x c.png,x"),
-        case(
-            "NORMAL/{a,b}.png PNEUMONIA/{c,d,e}.png",
-            "class NORMAL has 2 patients; train, val-A and val-B need one each",
-        ),
+        case("NORMAL/{a,b}.png PNEUMONIA/c.png", "has 1 patient: none", table="a.png,x b.png,x c.png,x"),
+        case("NORMAL/{a,b}.png PNEUMONIA/{c,d,e}.png", "the class of NORMAL/a.png has 2 patients: none for val-A and"),
     ],
 )
 def test_a_folder_is_refused_with_one_problem(
@@ -196,14 +190,14 @@ def test_classes_come_from_folders_or_file_names(
 def test_masks_and_drawings_in_class_folders_are_left_out(tmp_path: Path, write: WriteImages) -> None:
     """The layout of the COVID-19 Radiography set."""
     names = ("COVID", "Lung_Opacity", "Normal")
-    kinds = ("images", "masks", "Heat Maps")
+    kinds = ("images", "infection masks", "Heat Maps")
     write(tmp_path, (f"{name}/{kind}/{name}-{i}.png" for name in names for kind in kinds for i in range(3)))
-    write(tmp_path, ["overlays/a.png"])
+    write(tmp_path, ["overlays/a.png", "COVID/images/COVID-0_mask.png"])
 
     index = read_index(DataSettings(path=tmp_path, classes="auto"))
 
     assert (index.class_names, labels_of(index)) == (names, {0: 3, 1: 3, 2: 3})
-    assert "masks or drawings are left out: COVID/Heat Maps, COVID/masks, Lung_Opacity/Heat M" in index.warnings[0]
+    assert "masks or drawings are left out: COVID/Heat Maps, COVID/images/COVID-0_mask.png, COVID" in index.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -228,8 +222,8 @@ def test_other_files_are_ignored_and_counted(kermany: Path, write: WriteImages) 
 
     assert len(index.images) == 12
     assert [warning.partition(": ")[2] for warning in index.warnings] == [
-        "images outside of class folders are ignored: 1 (odd.jpeg)",
         "files without an image suffix are ignored: 1 .txt",
+        "images outside of class folders are ignored: 1 (odd.jpeg)",
     ]
 
 

@@ -14,6 +14,7 @@ from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.decoding import BrokenImage, decode_file
 from xraytune.data.index import ImageFile, ImageIndex, read_folder, read_index, read_labelled, read_labelled_folder
 from xraytune.data.masks import connected_parts, map_masks, outlined, read_mask, square_mask
+from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings
 
 STEMS = ("p1", "p2", "p3", "p4")
@@ -31,7 +32,7 @@ def read(root: Path, group_regex: str | None = None) -> ImageIndex:
 
 def refusal(root: Path) -> str:
     with pytest.raises(DataError) as caught:
-        read(root)
+        split_by_patient(read(root).images, SplitSettings())
     return str(caught.value)
 
 
@@ -47,7 +48,14 @@ def test_images_are_paired_with_the_mask_of_their_name(pairs: Path) -> None:
 
 def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: Path) -> None:
     save(pairs / "images" / "p1_2.JPG", np.zeros((32, 48), dtype=np.uint8))
-    for mask in ("P1_2_left.PNG", "right/p1-2.png", "p1_2-right.tif", "p2_mask.png", "left/p3.png", "right/p3.tiff"):
+    for mask in (
+        "P1_2_left.PNG",
+        "right/p1-2.png",
+        "p1_2-right.tif",
+        "p2_mask.png",
+        "leftMask/p3.gif",
+        "right/p3.tiff",
+    ):
         save(pairs / "masks" / mask, block(1))
 
     index = read(pairs)
@@ -56,7 +64,7 @@ def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: 
     assert masks["p1"] == ["masks/p1.png", "masks/right/p1-2.png"]
     assert masks["p1_2"] == ["masks/P1_2_left.PNG", "masks/p1_2-right.tif"]
     assert masks["p2"] == ["masks/p2.png", "masks/p2_mask.png"]
-    assert masks["p3"] == ["masks/left/p3.png", "masks/p3.png", "masks/right/p3.tiff"]
+    assert masks["p3"] == ["masks/leftMask/p3.gif", "masks/p3.png", "masks/right/p3.tiff"]
     (note,) = [warning for warning in index.warnings if "several masks" in warning]
     assert (
         "4 of 5 images have several masks, which are merged (masks/p1.png and masks/right/p1-2.png for p1.png)" in note
@@ -143,11 +151,10 @@ def test_copies_of_an_image_are_one_patient_even_with_different_masks(pairs: Pat
     assert first.masks_sha256 != second.masks_sha256
 
 
-def test_few_patients_are_refused_without_speaking_of_classes(tmp_path: Path) -> None:
+def test_few_patients_are_refused(tmp_path: Path) -> None:
     text = refusal(write_pairs(tmp_path, ("p1", "p2")))
 
-    assert "there are 2 patients; train, val-A and val-B need one each" in text
-    assert "add images of other patients" in text
+    assert "the class of images/p1.png has 2 patients: none for val-A and val-B" in text
 
 
 def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Path) -> None:
@@ -174,7 +181,7 @@ def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path, kermany: Pa
     index = read(pairs)
     assert read_labelled(pairs, CLASSES, pairs=True).images == index.images
     assert read_labelled_folder(pairs, CLASSES, pairs=True) == index.images
-    with pytest.raises(DataError, match=r"it contains test/ and train/"):
+    with pytest.raises(DataError, match=r"it contains test/, train/, and it is unclear"):
         read_labelled(parts, CLASSES, pairs=True)
     assert read_folder(DataSettings(path=pairs)) == index
     assert read_folder(DataSettings(path=parts)) == read(parts)
@@ -209,6 +216,8 @@ FORMATS = {
     "16-bit of 0 and 1.png": Image.fromarray(EIGHT_BIT.astype(np.uint16)),
     "16-bit of 0 and 65535.tif": Image.fromarray(EIGHT_BIT.astype(np.uint16) * np.uint16(65535)),
     "palette.png": PALETTE,
+    "1-bit.bmp": Image.fromarray(MASK),
+    "palette.gif": PALETTE,
     "rgb.png": Image.fromarray(np.repeat(EIGHT_BIT[:, :, None] * np.uint8(200), 3, axis=2)),
 }
 

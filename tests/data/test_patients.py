@@ -28,6 +28,7 @@ REAL_IMAGES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "
         ("train/PNEUMONIA/person12_bacteria_46.jpeg", "bacteria:12"),
         ("train/PNEUMONIA/person447_virus_921_1.jpeg", "virus:447"),
         ("IM-0115-0001-0002.jpeg", "IM:0115"),
+        ("IM-0115-0001_jpeg.rf.0a1b2c3d.jpg", "IM:0115"),
         ("NORMAL2-IM-0115-0001.png", "NORMAL2-IM:0115"),
         ("a.png", None),
         ("person12.jpeg", None),
@@ -110,16 +111,16 @@ def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
 def test_a_header_comes_before_the_file_name_and_an_unidentified_file_is_its_own_patient() -> None:
     named, warnings = patients_by_name(["x.png", "IM-0001-0001.jpeg", "IM-0002-0001.jpeg"], {"IM-0001-0001.jpeg": "a"})
 
-    assert [*named.values()] == ["x.png", "a", "IM:0002"]
+    assert [*named.values()] == ["x.png", "dicom:ca978112ca1b", "IM:0002"]
     (warning,) = warnings
     assert "1 of 3 file names do not identify the patient (x.png)" in warning
     assert "too optimistic" in warning
 
 
 def test_an_expression_names_patients_by_its_first_group() -> None:
-    named = patients_by_regex(r"(p\d+)", ["A/p1-left.png", "A/p1-right.png", "B/p2.png"])
+    named = patients_by_regex(r"(é\d+)", ["A/é1-left.png", "A/e\u03011-right.png", "B/é2.png"])
 
-    assert [*named.values()] == ["p1", "p1", "p2"]
+    assert [*named.values()] == ["é1", "é1", "é2"]
     with pytest.raises(DataError, match=r"1 of 2 paths have no match: A/x\.png"):
         patients_by_regex(r"(p\d+)", ["A/p1.png", "A/x.png"])
 

@@ -136,10 +136,10 @@ def _patientwise_auroc(features: NDArray[np.float64], images: list[Path]) -> flo
     return float(roc_auc_score(labels, scores))
 
 
-def test_non_empty_folder_is_refused_and_unchanged_and_every_wrong_argument_is_named_at_once(tmp_path: Path) -> None:
+def test_an_existing_folder_is_refused_and_unchanged_and_every_wrong_argument_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match="new or empty"):
+    with pytest.raises(ConfigError, match="this path already exists"):
         draw_phantoms(tmp_path, patients=10, seed=0)
     with pytest.raises(ConfigError, match=r"(?s)bounds: 9.*bounds: 8.*bounds: 1\.5"):
         draw_phantoms(tmp_path / "set", patients=9, seed=0, image_size_px=8, difficulty=1.5)

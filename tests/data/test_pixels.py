@@ -137,7 +137,7 @@ def test_several_threads_give_the_same_as_one_after_the_other(images: Path, monk
             np.testing.assert_array_equal(image.pixels, alone.pixels)
             assert image.kind == alone.kind
         else:
-            assert image == BrokenImage(file=name, reason="this is neither a JPEG, PNG, TIFF nor DICOM image")
+            assert image == BrokenImage(file=name, reason="this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image")
     broken = [number for number, image in enumerate(together) if isinstance(image, BrokenImage)]
     assert broken == list(range(5, FILES, 50))
 

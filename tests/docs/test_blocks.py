@@ -27,7 +27,11 @@ from xraytune.space.settings import Settings
 
 INLINE = re.compile(r"(?<!`)`(xraytune [a-z-][^`]*)`(?!`)")
 
-PYTHON = {"docs/python.md": "tests/test_python_api.py", "docs/serving.md": "tests/model/test_predict.py"}
+PYTHON = {
+    "docs/data.md": "tests/data/test_public_sets.py",
+    "docs/python.md": "tests/test_python_api.py",
+    "docs/serving.md": "tests/model/test_predict.py",
+}
 """Pages with Python, and the tests that run it."""
 OTHER_SPACES = {"examples/README.md": "tests/examples, with the examples installed"}
 """Pages with overrides that are only valid with other packages, and the tests that check them."""

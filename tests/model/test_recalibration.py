@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other patients, whose images are harder to tell apart: `train/` and `test/`."""
-    folder = tmp_path_factory.mktemp("hospital")
+    folder = tmp_path_factory.mktemp("hospital") / "xrays"
     draw_phantoms(folder, patients=70, seed=77, image_size_px=64, difficulty=0.3)
     return folder
 

@@ -125,12 +125,13 @@ def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> Non
     images = shutil.copytree(discs / "pairs" / "test" / "images", tmp_path / "images" / "ward")
     opened(images / "p24.png").resize((300, 200)).save(tmp_path / "images" / "large.tif")
     opened(images / "p24.png").save(images / "p24.jpeg")
+    opened(images / "p24.png").resize((60, 50)).save(images / "p24.jpeg.png")
 
     predicted = predict(discs / "model", tmp_path / "images", out=tmp_path / "out")
 
     assert isinstance(predicted, PredictedMasks)
     rows = {row["file"]: row for row in read_rows(tmp_path / "out" / "predictions.csv")}
-    assert len(rows) == predicted.images == 8
+    assert len(rows) == len({row["mask"] for row in rows.values()}) == predicted.images == 9
     assert rows["ward/p24.jpeg"]["mask"] == "masks/ward/p24.jpeg.png"
     assert rows["ward/p25.png"]["mask"] == "masks/ward/p25.png"
     for file, row in rows.items():

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.data.folders import ADD_IMAGES, Listed, Listing, holds_pairs, missing_classes, subfolders, walk_folder
-from xraytune.data.guesses import OTHER_WORDS, PartName, patient_of, pneumonia_type, shows_drawings
+from xraytune.data.folders import (
+    ADD_IMAGES,
+    Listed,
+    Listing,
+    holds_pairs,
+    missing_classes,
+    no_images,
+    refuse_inner_parts,
+    subfolders,
+    walk_folder,
+)
+from xraytune.data.guesses import OTHER_WORDS, PartName, composed, folded, inner_folders, patient_of, pneumonia_type
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.table import LabelTable
 
@@ -24,7 +34,6 @@ THREE_CLASSES = ("normal", "bacterial", "viral")
 STANDARD_CLASSES: Mapping[ClassChoice, tuple[str, ...]] = {"binary": BINARY_CLASSES, "three": THREE_CLASSES}
 """In the order of the labels; the classes of `auto` are found."""
 _CLASS_FOLDERS = f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
-_NAMES_SHOWN = 10
 
 
 def list_class_folders(
@@ -43,9 +52,14 @@ def list_class_folders(
         DataError: It is a folder of pairs, of which `auto` would make images/ and masks/ the classes; or `auto` finds fewer
             than two classes.
     """
-    root = base if len(folders) > 1 else folders["train"]
+    train = folders["train"]
+    root = base if len(folders) > 1 else train
     walked = {part: walk_folder(folder, base) for part, folder in folders.items()}
     files = {image: image.relative_to(base).as_posix() for images, _ in walked.values() for image in images}
+    if not files:
+        raise no_images(root, [note for _, notes in walked.values() for note in notes])
+    if len(folders) == 1:
+        refuse_inner_parts(train, files)
     rows = patients_csv.rows_of(sorted(files.values())) if patients_csv else {}
     in_table = {
         file: written for file, row in rows.items() if patients_csv and (written := patients_csv.rows[row].class_name)
@@ -57,65 +71,51 @@ def list_class_folders(
         names = classes
     else:
         without = [image for image in walked["train"][0] if files[image] not in in_table]
-        names = STANDARD_CLASSES.get(classes) or _auto_classes(folders["train"], without, in_table)
-    listed = dict[Path, Listed]()
-    unknown, loose = defaultdict[Path, list[str]](list), defaultdict[PartName, list[str]](list)
-    contradictions, warnings = list[Problem](), list[str]()
-    for part, folder in folders.items():
-        images, notes = walked[part]
+        names = STANDARD_CLASSES.get(classes) or _auto_classes(root, train, without, in_table)
+    listed, unknown, wrong = dict[Path, Listed](), defaultdict[Path, list[str]](list), list[str]()
+    for part, (images, _) in walked.items():
         for image in images:
-            inner = image.relative_to(folder).parts[:-1]
-            name = _class_of(image, inner, in_table.get(files[image]), names)
-            if isinstance(name, Problem):
-                contradictions.append(name)
+            inner, written = inner_folders(image.relative_to(folders[part])), in_table.get(files[image])
+            by_folder = folder_class(inner, image, names) if inner else _file_name_class(image, names)
+            name = spelled_class(written, names) if written else by_folder
+            if written and (name is None or (inner and by_folder not in (None, name))):
+                wrong.append(f"{files[image]} ({written})")
             elif name is not None:
                 listed[image] = Listed(names.index(name), part)
             elif inner:
-                unknown[folder / inner[0]].append(image.name)
-            else:
-                loose[part].append(image.name)
-        if outside := loose[part]:
-            what = f"images outside of class folders are ignored: {len(outside)} ({join_names(outside, 3)})"
-            warnings.append(f"{folder}: {what}")
-        warnings += notes
-    if (more := len(contradictions) - _NAMES_SHOWN) > 0:
-        contradictions[_NAMES_SHOWN:] = [Problem(f"... and {more} more")]
-    problems = [*_unknown_classes(root, unknown, names, classes, has_table=bool(in_table)), *contradictions]
-    may_lack_classes = isinstance(classes, tuple) and any(image.part == "train" for image in listed.values())
-    if not problems and not may_lack_classes:
-        problems = _classes_without_images(folders, names, listed.values(), loose)
-    return Listing(names, folders["train"], listed, tuple(problems), tuple(warnings))
+                unknown[folders[part] / inner[0]].append(image.name)
+    problems = _unknown_classes(root, unknown, names, classes, has_table=bool(in_table))
+    if wrong:
+        what = f"{PATIENTS_CSV} gives classes that are none of {', '.join(names)}, or not those of the folders"
+        problems.append(Problem(f"{what}: {join_names(wrong)}", base, "correct them, or use data.classes: auto"))
+    if not problems and not listed:
+        what = f"none of the {len(files)} images has a class, by a class folder or by its file name"
+        fix = f"{_class_fix(root, train)}; or give the parent folder, if it contains the class folders"
+        problems = [Problem(what, root, fix)]
+    elif not problems and not isinstance(classes, tuple):
+        problems = missing_classes(listed.values(), folders, names, ADD_IMAGES)
+    notes = [f"{folders[part]}: {note}" for part in folders for note in _notes(folders[part], *walked[part], listed)]
+    return Listing(names, listed, tuple(problems), tuple(notes))
 
 
-def _class_of(
-    image: Path, inner: Sequence[str], written: str | None, class_names: tuple[str, ...]
-) -> str | Problem | None:
-    """Return the class of an image by its folders below its part, or as `patients.csv` has it; None if it is unknown."""
-    by_folder = folder_class(inner, image, class_names)
-    if written is None:
-        return by_folder if inner else _file_name_class(image, class_names)
-    by_table = spelled_class(written, class_names)
-    if by_table is None:
-        what = f"{PATIENTS_CSV} gives it the class {written}, which is not one of {', '.join(class_names)}"
-        return Problem(what, image, "correct the table, or use data.classes: auto")
-    if by_folder not in (None, by_table):
-        what = f"{PATIENTS_CSV} gives it the class {written}, its folder the class {by_folder}"
-        return Problem(what, image, "correct the one that is wrong")
-    return by_table
+def _notes(folder: Path, images: Sequence[Path], notes: Sequence[str], listed: Collection[Path]) -> list[str]:
+    """Return notes about a part: `notes` about other files, images in no class folder, and folders without images."""
+    outside = [image.name for image in images if image not in listed and not inner_folders(image.relative_to(folder))]
+    with_images = {image.relative_to(folder).parts[0] for image in images}
+    empty = [each.name for each in subfolders(folder) if each.name not in with_images]
+    left_out = {"images outside of class folders are ignored": outside, "folders without images are no classes": empty}
+    shown = [f"{what}: {len(names)} ({join_names(names, 3)})" for what, names in left_out.items() if names]
+    return [*notes, *shown]
 
 
-def _auto_classes(train: Path, without: Sequence[Path], in_table: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the subfolders of `train` or, if `patients.csv` gives classes, these and the folders of images `without`."""
-    names = {name.casefold(): name for name in in_table.values()}
-    inner = [image.relative_to(train).parts[0] for image in without if image.parent != train]
-    names |= {
-        name.casefold(): name
-        for name in (inner if in_table else [each.name for each in subfolders(train) if not shows_drawings(each.name)])
-    }
+def _auto_classes(root: Path, train: Path, without: Sequence[Path], in_table: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the classes that `patients.csv` gives, and the outermost folders of the images `without` such a class."""
+    inner = [folders[0] for image in without if (folders := inner_folders(image.relative_to(train)))]
+    names = {folded(name): composed(name) for name in (*in_table.values(), *inner)}
     if len(names) < 2:
-        places = f"in it and in {PATIENTS_CSV}" if in_table else "in it"
-        have = f"there is only one class, {', '.join(names.values())}," if names else "there are no class folders"
-        raise DataError(Problem(f"{have} {places}", train, _CLASS_FOLDERS))
+        what = f"there is only one class, {', '.join(names.values())}" if names else "there are no class folders"
+        deeper = f"give {train / inner[0]}, if its folders are classes; or " if inner else ""
+        raise DataError(Problem(what, train, f"{deeper}{_class_fix(root, train)}"))
     return tuple(sorted(names.values()))
 
 
@@ -133,41 +133,30 @@ def _unknown_classes(
     where = next(iter(unknown)) if len(unknown) == 1 else root
     names = sorted({folder.name for folder in unknown})
     files = [file for names_there in unknown.values() for file in names_there]
+    what = f"folders that are none of the classes {join_names(class_names)}: {join_names(names)}"
+    fix = "rename them to one of these classes, or move them away"
     if has_table:
         what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
-        return [Problem(what, where, "fill in the column class")]
-    if class_names == THREE_CLASSES and {name.casefold() for name in names} == {"pneumonia"}:
+        fix = "fill in the column class"
+    elif class_names == THREE_CLASSES and {name.casefold() for name in names} == {"pneumonia"}:
         what = f"file names that do not indicate bacterial or viral: {len(files)} ({join_names(files, 3)})"
-        return [Problem(what, where, "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/")]
-    fix = "rename them to one of these classes, or move them away"
-    if classes in ("binary", "three"):
-        fix = f"use data.classes: auto to make each folder a class; or {fix}"
-        if tables := sorted(root.glob("*.csv")):
-            first = f"if {tables[0].name} has the labels, describe it in a data file (docs/data.md, Label tables)"
-            fix = f"{first}; or {fix}"
-        elif all(spelled_class(name, THREE_CLASSES) for name in names):
-            fix = f"use data.classes: three; or {fix}"
-    what = f"folders that are none of the classes {join_names(class_names)}: {join_names(names)}"
+        fix = "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/"
+    elif classes in ("binary", "three"):
+        choice = "three" if all(spelled_class(name, THREE_CLASSES) for name in names) else "auto"
+        fix = (
+            f"use data.classes: {choice} (--classes), if each folder is a class, or rename them; or {_class_fix(root)}"
+        )
     return [Problem(what, where, fix)]
 
 
-def _classes_without_images(
-    folders: Mapping[PartName, Path],
-    class_names: Sequence[str],
-    listed: Iterable[Listed],
-    loose: Mapping[PartName, Sequence[str]],
-) -> list[Problem]:
-    problems = []
-    for part, missing in missing_classes(listed, folders, class_names).items():
-        what = f"no images of {join_names(missing)}"
-        fix = ADD_IMAGES.format(f"into {'/, '.join(missing)}/ there")
-        if len(missing) == len(class_names):
-            if outside := loose.get(part):
-                what = f"none of the {len(outside)} images has a class, by a class folder or by its file name"
-                fix = _CLASS_FOLDERS
-            fix += "; or give the parent folder, if it contains the class folders"
-        problems.append(Problem(what, folders[part], fix))
-    return problems
+def _class_fix(*folders: Path) -> str:
+    """Return how to give images their classes, perhaps by a table that is in one of these folders."""
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.name != PATIENTS_CSV]
+    tables = [file.name for file in files if not {".csv", ".tsv", ".xlsx"}.isdisjoint(file.suffixes)]
+    table = (
+        f"describe {tables[0]} in a data file (docs/data.md, Label tables), if it has the labels; or " if tables else ""
+    )
+    return f"{table}{_CLASS_FOLDERS}"
 
 
 def folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:
@@ -187,7 +176,7 @@ def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
         name = OTHER_WORDS.get(name.casefold(), name)
     if name in class_names:
         return name
-    return next((known for known in class_names if known.casefold() == name.casefold()), None)
+    return next((known for known in class_names if folded(known) == folded(name)), None)
 
 
 def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:

@@ -6,13 +6,11 @@ that the bits can hold becomes 0 to 255. MONOCHROME1, where large values are dar
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +28,12 @@ _BAD_HEADER, _BAD_PIXELS = "the DICOM header is truncated or damaged", "the DICO
 _NO_PIXELS = "this DICOM file contains no pixels, or is truncated"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageHeader:
-    """The size that a file states, upright, and the patient that a DICOM header names: `dicom:` and 12 digits of a hash."""
+class ImageHeader(NamedTuple):
+    """The size that a file states, upright, and the PatientID of a DICOM header, empty if it has none."""
 
     width_px: int
     height_px: int
-    patient: str | None = None
+    patient_id: str = ""
 
 
 def _damage() -> tuple[type[Exception], ...]:
@@ -48,13 +45,18 @@ def _damage() -> tuple[type[Exception], ...]:
     return (*pydicom, *python, Image.DecompressionBombError)
 
 
-def require_pydicom(path: Path | str) -> None:
-    """Raise MachineError if pydicom, which the file at `path` needs, is not installed."""
-    try:
-        import pydicom  # noqa: F401
-    except ImportError as error:
-        fix = "pip install 'xraytune[dicom]'"
-        raise MachineError(Problem("this is a DICOM file, and pydicom is not installed", path, fix)) from error
+def is_dicom(content: bytes) -> bool:
+    """Return whether this is the start of a DICOM file: any 128 bytes, then DICM (PS3.10, section 7.1).
+
+    Some programs leave these 132 bytes out. The file then begins with two short elements of group 2 or 8, in order.
+    """
+    if content[128:132] == b"DICM" or len(content) < 132:
+        return content[128:132] == b"DICM"
+    order = "<" if content[1] == 0 else ">"
+    is_explicit = content[4:6].isalpha() and content[4:6].isupper()
+    length = struct.unpack_from(f"{order}H", content, 6)[0] if is_explicit else struct.unpack_from("<I", content, 4)[0]
+    first, second = (struct.unpack_from(f"{order}HH", content, place) for place in (0, 8 + min(length, 120)))
+    return first < second and {first[0], second[0]} <= {2, 8}
 
 
 def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, ImageHeader]:
@@ -64,8 +66,11 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[
         DataError: It is damaged, or does not hold exactly one image.
         MachineError: pydicom is not installed.
     """
-    require_pydicom(path)
-    from pydicom import dcmread
+    try:
+        from pydicom import dcmread
+    except ImportError as error:
+        fix = "pip install 'xraytune[dicom]'"
+        raise MachineError(Problem("this is a DICOM file, and pydicom is not installed", path, fix)) from error
 
     def refusal(what: str, fix: str = REPAIR) -> DataError:
         return DataError(Problem(what, path, fix))
@@ -74,10 +79,10 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[
         fix = "inflate it (dcmconv +te), or leave broken images out with --skip-broken"
         raise refusal("this DICOM file is deflated as a whole, which is not supported", fix)
     try:
-        dataset = dcmread(BytesIO(content), stop_before_pixels=not with_pixels)
+        dataset = dcmread(BytesIO(content), stop_before_pixels=not with_pixels, force=True)
         rows, columns = dataset.get("Rows"), dataset.get("Columns")
         frames = int(dataset.get("NumberOfFrames") or 1)
-        patient = str(dataset.get("PatientID") or "").strip()
+        patient_id = str(dataset.get("PatientID") or "").strip()
     except _damage() as error:
         raise refusal(_BAD_HEADER) from error
     if not isinstance(rows, int) or not isinstance(columns, int):
@@ -85,8 +90,7 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[
     if frames > 1:
         fix = "export the frame that you need, or leave broken images out with --skip-broken"
         raise refusal(f"this DICOM file contains {frames} frames, and it is unclear which one to use", fix)
-    pseudonym = f"dicom:{hashlib.sha256(patient.encode()).hexdigest()[:12]}" if patient else None
-    return dataset, ImageHeader(width_px=columns, height_px=rows, patient=pseudonym)
+    return dataset, ImageHeader(width_px=columns, height_px=rows, patient_id=patient_id)
 
 
 def dicom_grey(dataset: Any, path: Path | str) -> tuple[NDArray[np.uint8], int]:
@@ -112,6 +116,9 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
         return "this DICOM file contains floating-point numbers, which do not define black and white", REPAIR
     if "PixelData" not in dataset:
         return _NO_PIXELS, REPAIR
+    if dataset.preamble is None and not dataset["PixelData"].is_undefined_length:  # plain numbers (PS3.5, section 10)
+        end = {(True, True): "", (False, True): ".1", (False, False): ".2"}[dataset.original_encoding]
+        dataset.file_meta.setdefault("TransferSyntaxUID", f"1.2.840.10008.1.2{end}")
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         return "the DICOM header does not say how the pixels are stored", REPAIR

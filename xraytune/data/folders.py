@@ -13,19 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
-from unicodedata import normalize
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.data.dicom import require_pydicom
-from xraytune.data.formats import DICOM_SUFFIXES, NAMING_SUFFIXES, is_dicom
-from xraytune.data.guesses import PARTS, PartName, part_named, shows_drawings
+from xraytune.data.dicom import is_dicom
+from xraytune.data.formats import IMAGE_SUFFIXES, without_suffix
+from xraytune.data.guesses import PARTS, PartName, composed, folded, part_named, shows_drawings
 from xraytune.data.patients import PATIENTS_CSV
 
 _NO_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
 """Files that xraytune itself writes next to images."""
 ADD_IMAGES = (
-    "put JPEG, PNG, TIFF or DICOM files (.jpeg, .jpg, .png, .tif, .tiff, .dcm, .dicom) {}; "
-    "links that lead out of the data folder are not followed"
+    f"put images {{}} ({', '.join(sorted(IMAGE_SUFFIXES))}); unpack archives, "
+    "and convert other formats to PNG (docs/data.md, Other formats)"
 )
 
 
@@ -42,47 +41,43 @@ class Listing:
     """What a reader finds in a data folder; `problems` are of unknown classes, unpaired masks or classes without images."""
 
     class_names: tuple[str, ...]
-    train_folder: Path
     images: Mapping[Path, Listed]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 def missing_classes(
-    images: Iterable[Listed], parts: Iterable[PartName], class_names: Sequence[str]
-) -> dict[PartName, list[str]]:
-    """Return the classes without images: under `train` for train and val together, and under `test`."""
-    sides: dict[PartName, set[int]] = {part: set() for part in parts if part != "val"}
-    for image in images:
-        sides["test" if image.part == "test" else "train"].add(image.label)
-    missing = {
-        part: [name for label, name in enumerate(class_names) if label not in there] for part, there in sides.items()
-    }
-    return {part: names for part, names in missing.items() if names}
+    images: Iterable[Listed], parts: Mapping[PartName, Path], class_names: Sequence[str], fix: str
+) -> list[Problem]:
+    """Return a problem for train and val together, and one for test, if they have no images of some classes."""
+    there = {(image.part == "test", image.label) for image in images}
+    problems = []
+    for part, where in parts.items():
+        missing = [name for label, name in enumerate(class_names) if (part == "test", label) not in there]
+        if part != "val" and missing:
+            what = f"no {'training' if part == 'train' else part} images of {join_names(missing)}"
+            problems.append(Problem(what, where, fix.format(f"into {'/, '.join(missing)}/ there")))
+    return problems
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
     """List all images below a folder, sorted. Raises DataError if there is no such folder, or no image in it."""
     require_folder(folder)
-    images, _ = walk_folder(folder, folder)
+    images, notes = walk_folder(folder, folder)
     if not images:
-        raise DataError(Problem("no images in it", folder, ADD_IMAGES.format("there")))
-    others = (image for image in images if image.suffix.lower() not in NAMING_SUFFIXES)
-    if dicom := next(filter(_starts_as_dicom, others), None):
-        require_pydicom(dicom)
+        raise no_images(folder, notes)
     return images
+
+
+def no_images(folder: Path, notes: Sequence[str]) -> DataError:
+    """Return the error for a folder without images; the notes of `walk_folder` say what is there instead."""
+    return DataError(Problem("; ".join(["no images in it", *notes]), folder, ADD_IMAGES.format("there")))
 
 
 def pair_folders(folder: Path) -> dict[str, Path]:
     """Return the subfolders `images` and `masks` of a folder, in any case, as far as they exist."""
     folders = {inner.name.casefold(): inner for inner in subfolders(folder)} if folder.is_dir() else {}
     return {name: folders[name] for name in ("images", "masks") if name in folders}
-
-
-def images_of(part: Path) -> Path:
-    """Return the folder of the images of a part: `images` in a folder of pairs."""
-    pairs = pair_folders(part)
-    return pairs["images"] if len(pairs) == 2 else part
 
 
 def holds_pairs(root: Path) -> bool:
@@ -92,18 +87,15 @@ def holds_pairs(root: Path) -> bool:
 
 
 def bare_name(file: str) -> str:
-    """Return a file's name in lower case, without an image suffix; other suffixes stay, since DICOM UIDs contain dots."""
-    path = PurePosixPath(file)
-    is_image_suffix = path.suffix.lower() in NAMING_SUFFIXES | DICOM_SUFFIXES
-    return normalize("NFC", path.stem if is_image_suffix else path.name).casefold()
+    """Return a file's name to compare with others, without an image suffix."""
+    return folded(without_suffix(PurePosixPath(file).name))
 
 
 def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     """Return the existing folders of train, val and test, and warnings; without any of them, `train` is the root itself.
 
     Raises:
-        DataError: There is no such folder, val/ or test/ has no train/ next to it, two folders are the same part, or the
-            parts are one folder deeper.
+        DataError: There is no such folder, val/ or test/ has no train/ next to it, or two folders are the same part.
     """
     require_folder(root)
     folders, parts = subfolders(root), dict[PartName, Path]()
@@ -119,10 +111,6 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
         fix = "add train/, or give a folder that contains only class folders"
         raise DataError(Problem(f"it contains {have} but no train/", root, fix))
     if not parts:
-        inner = [folder for folder in folders if any(part_named(each.name) == "train" for each in subfolders(folder))]
-        if inner:  # otherwise the test images in them would be trained on
-            where = " and in ".join(f"{folder.name}/" for folder in inner)
-            raise DataError(Problem(f"train/ is one folder deeper, in {where}", root, f"give {inner[0]}"))
         return {"train": root}, ()
     warnings = []
     if "val" in parts and "test" not in parts:
@@ -132,11 +120,22 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     return parts, tuple(warnings)
 
 
+def refuse_inner_parts(folder: Path, images: Iterable[Path]) -> None:
+    """Raise DataError if images are in train/ or test/ at any depth of a folder, all of whose images would be used alike."""
+    parents = {parent for image in images for parent in image.relative_to(folder).parents}
+    if inner := sorted(parent for parent in parents if part_named(parent.name) in ("train", "test")):
+        names = join_names([f"{part}/" for part in inner], 4)
+        places = sorted({folder / part.parent for part in inner})
+        fix = f"give {inner[0] if places == [folder] else places[0]}"
+        fix += "; or, if these are classes, move train/ and test/ above them" if len(places) > 1 else ""
+        raise DataError(Problem(f"it contains {names}, and it is unclear which of its images to use", folder, fix))
+
+
 def require_folder(folder: Path) -> None:
     """Raise DataError if the folder is missing, or a file."""
     if not folder.is_dir():
         what = "this is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise DataError(Problem(what, folder, "give the folder that contains the images"))
+        raise DataError(Problem(what, folder, "give the folder that contains the images; unpack archives first"))
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -149,15 +148,16 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Return the images of a folder tree, the data folder `root` or in it, sorted; and warnings about what was ignored."""
+    """Return the images of a folder tree, the data folder `root` or in it, sorted; and notes about what was ignored."""
     inside = root.resolve()
     images: list[Path] = []
     others: Counter[str] = Counter()
     links, drawings = 0, list[str]()
     for parent, folder_names, file_names in os.walk(folder, onerror=_refuse_unreadable):
         visible = [name for name in folder_names if not name.startswith(".")]
-        folder_names[:] = [name for name in visible if not shows_drawings(name)]
-        drawings += [Path(parent, name).relative_to(folder).as_posix() for name in visible if shows_drawings(name)]
+        aside = [] if folder.name.casefold() == "masks" else [name for name in visible if shows_drawings(name)]
+        folder_names[:] = [name for name in visible if name not in aside]
+        drawings += [Path(parent, name).relative_to(folder).as_posix() for name in aside]
         links += sum((Path(parent) / name).is_symlink() for name in folder_names)
         for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
             # Unlike Path's methods, these do not raise if access is refused, which decoding reports.
@@ -165,22 +165,28 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
                 links += 1
             elif os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113  reading it may never end
                 others["pipe or device"] += 1
+            elif folder.name.casefold() != "masks" and shows_drawings(without_suffix(file.name)):
+                drawings.append(file.relative_to(folder).as_posix())
             elif _is_image_name(file):
                 images.append(file)
             elif file.name not in _NO_IMAGES:
-                others[file.suffix.lower() or "no suffix"] += 1
+                suffix = "".join(file.suffixes[-2:]) if file.suffix == ".gz" else file.suffix
+                others[suffix.lower() or "no suffix"] += 1
     names = [image.relative_to(folder).as_posix() for image in images]
     if bad := [text for name in names if (text := os.fsencode(name).decode(errors="replace")) != name]:
         raise DataError(Problem(f"file names that are not UTF-8: {join_names(bad)}", folder, "rename the files"))
-    warnings = []
+    if same := [name for name, count in Counter(composed(name) for name in names).items() if count > 1]:
+        what = f"names that two files have, with composed and with decomposed umlauts or accents: {join_names(same)}"
+        raise DataError(Problem(what, folder, "remove or rename one file of each pair"))
+    notes = []
     if others and report_others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        warnings.append(f"{folder}: files without an image suffix are ignored: {counts}")
+        notes.append(f"files without an image suffix are ignored: {counts}")
     if drawings:
-        warnings.append(f"{folder}: folders of masks or drawings are left out: {join_names(sorted(drawings), 3)}")
+        notes.append(f"masks or drawings are left out: {join_names(sorted(drawings), 3)}")
     if links:
-        warnings.append(f"{folder}: links to folders, or out of the data folder, are not followed: {links}")
-    return tuple(sorted(images, key=lambda image: image.parts)), tuple(warnings)
+        notes.append(f"links to folders, or out of the data folder, are not followed: {links}")
+    return tuple(sorted(images, key=lambda image: image.parts)), tuple(notes)
 
 
 def _is_image_name(file: Path) -> bool:
@@ -189,7 +195,7 @@ def _is_image_name(file: Path) -> bool:
     DICOM files are often named IM000001, or with a UID of numbers and dots. DICOMDIR is a medium's table of contents.
     """
     suffix = file.suffix.lower()
-    if suffix in NAMING_SUFFIXES or suffix in DICOM_SUFFIXES:
+    if suffix in IMAGE_SUFFIXES:
         return True
     says_nothing = not suffix or suffix[1:].isdigit()
     return says_nothing and file.name.upper() != "DICOMDIR" and _starts_as_dicom(file)

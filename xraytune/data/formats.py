@@ -1,7 +1,7 @@
-"""Decode a JPEG, PNG, TIFF or DICOM file to upright 8-bit grey, whatever its name says.
+"""Decode a JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM file to upright 8-bit grey, whatever its name says.
 
-Transparent parts are composited over black, like an X-ray's background. A file that is not one picture of known grey levels
-(several pages, floating point, an unknown compression) is refused rather than guessed at.
+Transparent parts are composited over black, like an X-ray's background. Of an animation, the first frame counts. A file that
+is not one picture of known grey levels (several pages, floating point, an unknown compression) is refused.
 
 DICOM files raise MachineError if pydicom is not installed.
 """
@@ -19,26 +19,39 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import read_bytes, require_own_file
-from xraytune.data.dicom import REPAIR, ImageHeader, dicom_grey, open_dicom
+from xraytune.data.dicom import REPAIR, ImageHeader, dicom_grey, is_dicom, open_dicom
 
 UNUSED_BITS = " with "
 """In the `kind` of images that have more bits than their content."""
-NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
+NAMING_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = NAMING_SUFFIXES | {".dcm", ".dicom"}
 LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
 _BAD_HEADER = "the image's header is truncated or damaged"
-_DAMAGE = (OSError, SyntaxError, TypeError, ValueError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
+_DAMAGE = (
+    *(OSError, SyntaxError, TypeError, ValueError, EOFError, LookupError, OverflowError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 """What Pillow raises for files that are truncated or overwritten, depending on where."""
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PNG = b"\x89PNG\r\n\x1a\n"
+_READERS: dict[bytes, type[ImageFile.ImageFile]] = {
+    b"\xff\xd8\xff": JpegImageFile,
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImageFile),
+    b"BM": BmpImageFile,
+    **dict.fromkeys((b"GIF87a", b"GIF89a"), GifImageFile),
+    b"RIFF": WebPImageFile,
+}
+"""Pillow's reader by the first bytes of a file."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO, _ORIENTATION = 258, 262, 0, 274
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 """Where Pillow looks for an orientation tag."""
@@ -72,9 +85,10 @@ def ignore_decoder_warnings() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.|pydicom\.|xraytune\.data\.(dicom|formats)$")
 
 
-def is_dicom(content: bytes) -> bool:
-    """Return whether this is the start of a DICOM file: any 128 bytes, then DICM (PS3.10, section 7.1)."""
-    return content[128:132] == b"DICM"
+def without_suffix(path: str) -> str:
+    """Return a path without an image suffix; other suffixes stay, since DICOM UIDs contain dots."""
+    stem, dot, suffix = path.rpartition(".")
+    return stem if f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES else path
 
 
 def read_header(content: bytes, path: Path | str) -> ImageHeader:
@@ -104,7 +118,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         whole_px = _upright_size(image)
         image.draft("L", (2 * needed_px, 2 * needed_px))  # the decoder itself scales by 1/2, 1/4 or 1/8
         turned = _turned(_eight_bit_grey(image), _orientation(image))
-        return GreyImage(image=turned, kind="JPEG 8-bit", reduced_from=whole_px)
+        return GreyImage(image=turned, kind=f"{image.format} 8-bit", reduced_from=whole_px)
     except _DAMAGE as error:
         raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
 
@@ -125,19 +139,14 @@ def _open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple
     return dataset, header
 
 
-def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | TiffImageFile:
+def _open(content: bytes, path: Path | str) -> ImageFile.ImageFile:
     """Parse the header; Pillow decodes the pixels on first use."""
-    image: JpegImageFile | PngImageFile | TiffImageFile
+    reader = next((reader for start, reader in _READERS.items() if content.startswith(start)), None)
+    if reader is None:
+        reason = "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image" if content else "the file is empty"
+        raise DataError(Problem(reason, path, REPAIR))
     try:
-        if content.startswith(b"\xff\xd8\xff"):
-            image = JpegImageFile(BytesIO(content))
-        elif content.startswith(_PNG):
-            image = PngImageFile(BytesIO(content))
-        elif content.startswith(_TIFF):
-            image = TiffImageFile(BytesIO(content))
-        else:
-            reason = "this is neither a JPEG, PNG, TIFF nor DICOM image" if content else "the file is empty"
-            raise DataError(Problem(reason, path, REPAIR))
+        image = reader(BytesIO(content))
     except _DAMAGE as error:
         what, fix = _BAD_HEADER, REPAIR
         if str(error).startswith("cannot handle ") and str(error).endswith("-bit layers"):

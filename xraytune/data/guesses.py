@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Literal, NamedTuple, get_args
+from unicodedata import normalize
 
 from xraytune.base.errors import Problem, join_names
 from xraytune.space.messages import nearest
@@ -17,17 +18,19 @@ from xraytune.space.messages import nearest
 PartName = Literal["train", "val", "test"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 _PART_WORDS: Mapping[str, PartName] = {
-    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("train", "training", "imagestr"), "train"),  # imagesTr and imagesTs: nnU-Net
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "held-out", "holdout"), "test"),
+    **dict.fromkeys(("test", "testing", "held-out", "holdout", "imagests"), "test"),
 }
 _DRAWINGS = re.compile(
-    r"((lung|lesion)[ _-]?)?masks?|(heat|saliency)[ _-]?maps?|overlays?|segmentations?|annotations?", re.IGNORECASE
+    r".*masks?|masks?[ _-].*|(heat|saliency)[ _-]?maps?|overlays?|segmentations?|annotations?|labels(tr|ts)?",
+    re.IGNORECASE,
 )
 OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}
 """Of `classes: three`."""
 _KERMANY_NAME = re.compile(
-    r"person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?|(?P<series>IM|NORMAL2-IM)-(?P<number>\d+)-\d{4}(-\d{4})?"
+    r"(person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?|(?P<series>IM|NORMAL2-IM)-(?P<number>\d+)-\d{4}(-\d{4})?)"
+    r"(_jpe?g\.rf\.\w+)?"  # added by Roboflow
 )
 POSITIVE = "data.positive"
 _NO_DISEASE = frozenset(
@@ -45,9 +48,24 @@ _WORD = re.compile(r"[^\W_]+")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
+def composed(name: str) -> str:
+    """Return a name with composed umlauts and accents, as in tables; macOS decomposes those of files."""
+    return normalize("NFC", name)
+
+
+def folded(name: str) -> str:
+    """Return a name to compare with others: composed, and in lower case."""
+    return composed(name).casefold()
+
+
 def part_named(name: str) -> PartName | None:
     """Return the part that a folder or a cell means, in any case: `Testing`, `test_set`."""
     return _PART_WORDS.get(re.sub(r"[ _-]?(set|data|dataset|images|split)$", "", name.casefold()))
+
+
+def inner_folders(file: PurePath) -> tuple[str, ...]:
+    """Return the folders in the path of a file that may name its class: all but images/ and parts such as train/."""
+    return tuple(name for name in file.parts[:-1] if name.casefold() != "images" and part_named(name) is None)
 
 
 def shows_drawings(folder_name: str) -> bool:
@@ -80,6 +98,7 @@ class PositiveClass(NamedTuple):
 
 def positive_class(given: str | None, class_names: Sequence[str]) -> PositiveClass | Problem:
     """Return the positive class, as `given` or by what the names of two classes mean, or the problem of finding it."""
+    given = given and composed(given)
     if given is not None and given not in class_names:
         fix = nearest(given, class_names, f"name one of {join_names(class_names)}")
         return Problem(f"no class is called {given!r}", POSITIVE, fix)

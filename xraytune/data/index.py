@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xraytune.base.cores import map_on_cores
-from xraytune.base.errors import ConfigError, DataError, Problem, counted, join_names
+from xraytune.base.errors import ConfigError, DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
@@ -27,7 +27,6 @@ from xraytune.data.dicom import ImageHeader
 from xraytune.data.folders import (
     Listing,
     holds_pairs,
-    images_of,
     list_images,
     part_folders,
     require_folder,
@@ -39,6 +38,7 @@ from xraytune.data.guesses import PartName, PositiveClass, part_named, patient_o
 from xraytune.data.label_table import list_table
 from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
+    OTHER_PATIENTS,
     PATIENTS_CSV,
     join_identical,
     match_patients,
@@ -46,11 +46,10 @@ from xraytune.data.patients import (
     patients_by_regex,
     require_group,
 )
-from xraytune.data.table import LabelTable, find_table, match_names, require_one_rule
+from xraytune.data.table import LabelTable, find_table, match_names
 from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
 
-_SIDES_OF_A_SPLIT = 3
 _logger = logging.getLogger(__name__)
 
 
@@ -64,6 +63,7 @@ class ImageFile:
         sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one patient.
         width_px: From the file's header, upright, like `height_px`; 0 if the header is broken, which decoding reports.
         masks_sha256: Hash of the masks' bytes; empty without masks.
+        patient_id: From the DICOM header that names the patient, or empty; for messages only, never stored.
         part: As the data folder gives it, before the split.
     """
 
@@ -75,6 +75,7 @@ class ImageFile:
     height_px: int
     masks: tuple[str, ...] = ()
     masks_sha256: str = ""
+    patient_id: str = field(default="", compare=False, repr=False)
     part: PartName = field(default="train", compare=False)
 
 
@@ -122,10 +123,8 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
     images, notes = _read_images(settings, table, listing, on_progress)
     training = tuple(image for image in images if image.part != "test")
     test = tuple(image for image in images if image.part == "test")
-    problems = few_patients_problems(listing.train_folder, listing.class_names, training)
     fix = "move all images of a patient to one side: scores on training patients are biased"
-    problems += shared_patients_problems(training, test, "training and in test", settings.path, fix)
-    if problems:
+    if problems := shared_patients_problems(training, test, "training and in test", settings.path, fix):
         raise DataError(*problems)
     in_two_classes = [
         " = ".join(image.file for image in same)
@@ -165,7 +164,10 @@ def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
         raise ConfigError(Problem(what, "data.table", "remove it; patients.csv names the patients of pairs"))
     require_group(settings.split.group_regex)
     table = find_table(settings.path, settings.table)
-    require_one_rule(table, settings.split.group_regex)
+    if table is not None and table.settings.patient is not None and settings.split.group_regex is not None:
+        named = PATIENTS_CSV if settings.table is None else "data.table.patient"
+        fix = f"remove one of them; without data.split.group_regex, {named} is used"
+        raise ConfigError(Problem(f"both {named} and data.split.group_regex name the patients", table.path, fix))
     return table
 
 
@@ -244,10 +246,6 @@ def _read_one_part(
     """Read a folder without parts; with `whole`, the data folder that contains it gives paths and patients."""
     root = data.path
     require_folder(root)
-    inner = [folder for folder in subfolders(root) if part_named(folder.name) in ("train", "test")]
-    if inner:
-        what = f"it contains {' and '.join(f'{part.name}/' for part in inner)}, and it is unclear which of its images to use"
-        raise DataError(Problem(what, root, f"give one of them, such as {inner[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
     folders: dict[PartName, Path] = {"train": folder}
@@ -278,14 +276,14 @@ def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     table = find_table(whole)
     if find_table(part) is not None or (table is None and (group_regex is None or part_named(part.name) is None)):
         return None
-    files = [image.relative_to(whole).as_posix() for image in list_images(images_of(part))]
+    files = [image.relative_to(whole).as_posix() for image in list_images(part)]
     if table is None:
         return whole if group_regex and len(match_patients(group_regex, files)) == len(files) else None
     if not match_names(table.rows, files).by_file.keys() >= set(files):
         return None
     # A bare name must belong to one file only, in all parts.
     parts = {part, *(folder for folder in subfolders(whole) if part_named(folder.name))}
-    everywhere = (image for each in parts for image in walk_folder(images_of(each), whole)[0])
+    everywhere = (image for each in parts for image in walk_folder(each, whole)[0])
     table.rows_of(sorted(image.relative_to(whole).as_posix() for image in everywhere))
     return whole
 
@@ -306,50 +304,46 @@ def _read_images(
     patients = table.patients_of(files) if table else None
     if patients is None and data.split.group_regex is not None:  # its errors come before thousands of files are read
         patients = patients_by_regex(data.split.group_regex, files)
-    contents: dict[str, tuple[str, ImageHeader | None, str]] = {}
     ignore_decoder_warnings()
 
-    def read(file: str) -> tuple[str, ImageHeader | None, str]:
+    def read(file: str) -> ImageFile:
         path, listed = by_file[file]
+        sha256, header = _read_content(path)
         masks = "\n".join(_read_content(mask)[0] for mask in listed.masks)
-        return *_read_content(path), hashlib.sha256(masks.encode()).hexdigest() if masks else ""
-
-    for file, content in zip(files, map_on_cores(read, files), strict=True):
-        contents[file] = content
-        on_progress("reading images", len(contents), len(files))
-    headers = {file: header for file, (_, header, _) in contents.items() if header}
-    if patients is None:
-        in_headers = {file: header.patient for file, header in headers.items() if header.patient}
-        patients, warnings = patients_by_name(files, in_headers)
-    # Broken files are not compared: empty ones are all alike.
-    patients = join_identical(patients, [(file, contents[file][0]) for file in headers])
-    images = tuple(
-        ImageFile(
+        return ImageFile(
             file=file,
-            label=by_file[file][1].label,
-            patient=patients[file],
+            label=listed.label,
+            patient="",
             sha256=sha256,
-            width_px=header.width_px if header else 0,
-            height_px=header.height_px if header else 0,
-            masks=tuple(mask.relative_to(root).as_posix() for mask in by_file[file][1].masks),
-            masks_sha256=masks_sha256,
-            part=by_file[file][1].part,
+            width_px=header.width_px,
+            height_px=header.height_px,
+            masks=tuple(mask.relative_to(root).as_posix() for mask in listed.masks),
+            masks_sha256=hashlib.sha256(masks.encode()).hexdigest() if masks else "",
+            patient_id=header.patient_id if patients is None else "",
+            part=listed.part,
         )
-        for file, (sha256, header, masks_sha256) in contents.items()
-    )
-    return images, warnings
+
+    images = list[ImageFile]()
+    for image in map_on_cores(read, files):
+        images.append(image)
+        on_progress("reading images", len(images), len(files))
+    if patients is None:
+        patients, warnings = patients_by_name(
+            files, {image.file: image.patient_id for image in images if image.patient_id}
+        )
+    # Broken files are not compared: empty ones are all alike.
+    patients = join_identical(patients, [(image.file, image.sha256) for image in images if image.width_px])
+    return tuple(replace(image, patient=patients[image.file]) for image in images), warnings
 
 
-def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
+def _read_content(path: Path) -> tuple[str, ImageHeader]:
     """Return the hash of a file's bytes, and its header; decoding reports what cannot be read."""
-    try:
+    sha256, header = "", ImageHeader(width_px=0, height_px=0)
+    with suppress(OSError, DataError):
         content = read_bytes(path, "image", DataError)
-    except (OSError, DataError):
-        return "", None
-    header = None
-    with suppress(DataError):
+        sha256 = hashlib.sha256(content).hexdigest()
         header = read_header(content, path)
-    return hashlib.sha256(content).hexdigest(), header
+    return sha256, header
 
 
 def _same_name_problems(root: Path, listing: Listing) -> list[Problem]:
@@ -357,39 +351,14 @@ def _same_name_problems(root: Path, listing: Listing) -> list[Problem]:
 
     Other images are identified by their path: each folder may count from 1.
     """
-    images = [  # scanners repeat names of DICOM files
-        (listed.part == "test", image)
-        for image, listed in listing.images.items()
-        if image.suffix.lower() in NAMING_SUFFIXES
-    ]
-    telling = {(is_test, image.stem.casefold()) for is_test, image in images if patient_of(image.name)}
     by_name: dict[tuple[bool, str], list[str]] = defaultdict(list)
-    for is_test, image in images:
-        name = image.stem if (is_test, image.stem.casefold()) in telling else str(image.with_suffix(""))
-        by_name[is_test, name.casefold()].append(image.relative_to(root).as_posix())
+    for image, listed in listing.images.items():
+        if image.suffix.lower() in NAMING_SUFFIXES:  # scanners repeat names of DICOM files
+            name = image.stem if patient_of(image.name) else str(image.with_suffix(""))
+            by_name[listed.part == "test", name.casefold()].append(image.relative_to(root).as_posix())
     same = [" and ".join(sorted(files)) for _, files in sorted(by_name.items()) if len(files) > 1]
-    if not same:
-        return []
-    count = "two files have the same name" if len(same) == 1 else f"{len(same)} names belong to several files"
     fix = f"remove or rename one of them, or list the patients in {PATIENTS_CSV}"
-    return [Problem(f"{count}: {join_names(same)}", root, fix)]
-
-
-def few_patients_problems(train: Path, class_names: Sequence[str], images: Sequence[ImageFile]) -> list[Problem]:
-    """Return a problem if classes have fewer patients than the split has sides."""
-    everyone = {image.patient for image in images}
-    if len(everyone) == 1:
-        fix = "a split by patient needs several patients; are group_regex and patients.csv correct?"
-        return [Problem(f"all {len(images)} images belong to one patient, {everyone.pop()}", train, fix)]
-    counts = {"there are": len(everyone)}
-    if len(class_names) > 1:
-        counts = {
-            f"class {name} has": len({image.patient for image in images if image.label == label})
-            for label, name in enumerate(class_names)
-        }
-    few = [f"{have} {counted(count, 'patient')}" for have, count in counts.items() if count < _SIDES_OF_A_SPLIT]
-    what = f"{join_names(few)}; train, val-A and val-B need one each"
-    return [Problem(what, train, "add images of other patients")] if few else []
+    return [Problem(f"files with the same name: {join_names(same)}", root, fix)] if same else []
 
 
 def shared_patients_problems(
@@ -401,8 +370,18 @@ def shared_patients_problems(
     shared = [
         f"{patient} ({in_first[patient]}, {in_second[patient]})" for patient in sorted(in_first.keys() & in_second)
     ]
-    are = "patient is" if len(shared) == 1 else "patients are"
-    return [Problem(f"{len(shared)} {are} both in {parts}: {join_names(shared)}", where, fix)] if shared else []
+    if not shared:
+        return []
+    what = f"{len(shared)} {'patient is' if len(shared) == 1 else 'patients are'} both in {parts}: {join_names(shared)}"
+    return [with_headers(what, where, fix, [image for image in first if image.patient in in_second])]
+
+
+def with_headers(what: str, where: Path | str, fix: str, images: Iterable[ImageFile]) -> Problem:
+    """Return a problem with the patients of some images; if they come from DICOM headers, it says so."""
+    if patient_ids := sorted({image.patient_id for image in images} - {""}):
+        what += f"; PatientID in their DICOM headers: {join_names(patient_ids, 3)}"
+        fix += f"; {OTHER_PATIENTS}"
+    return Problem(what, where, fix)
 
 
 def identical_images(images: Iterable[ImageFile]) -> list[list[ImageFile]]:

@@ -129,10 +129,7 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         height_px=(min(heights), max(heights)),
         duplicates=tuple(sorted(tuple(image.file for image in same) for same in identical_images(images))),
         near_duplicates=find_near_duplicates(
-            [image for image in images if image.file in hashes],
-            [*hashes.values()],
-            index.test,
-            on_progress=on_progress,
+            [image for image in images if image.file in hashes], [*hashes.values()], on_progress=on_progress
         ),
         formats=dict(sorted(Counter(kinds.values()).items())),
         broken=(*broken, *bad_masks),

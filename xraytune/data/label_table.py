@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.data.class_folders import STANDARD_CLASSES, folder_class, spelled_class
-from xraytune.data.folders import Listed, Listing, missing_classes, require_folder, walk_folder
-from xraytune.data.guesses import PartName, part_named
-from xraytune.data.table import LabelTable, TableRow, match_names
+from xraytune.data.folders import Listed, Listing, missing_classes, no_images, require_folder, walk_folder
+from xraytune.data.guesses import PartName, composed, folded, inner_folders, part_named
+from xraytune.data.table import JOIN, LabelTable, TableRow, match_names
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
 
@@ -28,16 +28,17 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
     root = data.path
     require_folder(root)
     images, ignored = walk_folder(root, root, report_others=False)
+    if not images:
+        raise no_images(root, walk_folder(root, root)[1])
     files = {image.relative_to(root).as_posix(): image for image in images}
     row_names = table.rows_of(files)
     if not row_names:
-        have = f"images there are called {join_names(sorted(files), 2)}" if files else "there are no images in it"
-        named = (
-            f"none of its {len(table.rows):,} rows matches an image in {root}: "
-            f"the rows name {join_names([*table.rows], 2)}"
+        row_examples, examples = join_names([*table.rows], 2), join_names(sorted(files), 2)
+        what = (
+            f"none of its {len(table.rows):,} rows matches an image in {root}: they name {row_examples}, not {examples}"
         )
-        fix = f"check data.path, and the column data.table.image: {table.settings.image}"
-        raise DataError(Problem(f"{named}; {have}", table.path, fix))
+        fix = f"check data.path, and the column data.table.image: {table.settings.image}; {JOIN}"
+        raise DataError(Problem(what, table.path, fix))
     rows = {file: table.rows[name] for file, name in row_names.items()}
     parts = _parts_of(root, table, rows)
     names = tuple(class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, rows, files))
@@ -46,7 +47,7 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
     for file, part in sorted(parts.items()):
         written = rows[file].class_name
         if not table.settings.gives_classes:
-            name = folder_class(_inner_folders(file), files[file], names)
+            name = folder_class(inner_folders(files[file].relative_to(root)), files[file], names)
         elif (name := written and spelled_class(written, names)) is None and written:
             unknown.add(written)
         if name:
@@ -55,22 +56,14 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
     without_class = [file for file in parts if files[file] not in listed]
-    sides: dict[PartName, str] = {"train": "training", "test": "test"}
-    missing = missing_classes(listed.values(), sides if "test" in parts.values() else ["train"], names)
+    sides: dict[PartName, Path] = {"train": table.path}
+    sides |= {"test": table.path} if "test" in parts.values() else {}
     fix = "correct data.table.labels and data.table.side, or add images"
     return Listing(
         class_names=names,
-        train_folder=root,
         images=listed,
-        problems=tuple(
-            Problem(f"class {name} has no {sides[part]} images", table.path, fix)
-            for part, missing_names in missing.items()
-            for name in missing_names
-        ),
-        warnings=(
-            *_left_out(table, files, row_names, parts, without_class),
-            *ignored,
-        ),
+        problems=tuple(missing_classes(listed.values(), sides, names, fix)),
+        warnings=(*_left_out(table, files, row_names, parts, without_class), *ignored),
     )
 
 
@@ -78,44 +71,36 @@ def _found_classes(table: LabelTable, rows: Mapping[str, TableRow], files: Colle
     """Return the classes of `classes: auto`: those of the mapping, of the cells, or the folders of the images."""
     classes = [*table.settings.labels.values()] or [row.class_name for row in rows.values() if row.class_name]
     if not table.settings.gives_classes:
-        classes = [inner[0] for file in files if (inner := _inner_folders(file))]
-    names = tuple(sorted({name.casefold(): name for name in classes}.values()))
+        classes = [inner[0] for file in files if (inner := inner_folders(PurePosixPath(file)))]
+    names = tuple(sorted({folded(name): composed(name) for name in classes}.values()))
     if len(names) < 2:
         have = f"there is only one class, {names[0]}" if names else "there are no classes"
         raise DataError(Problem(have, table.path, "give each class a label in data.table.labels"))
     return names
 
 
-def _inner_folders(file: str) -> tuple[str, ...]:
-    """Return the folders of a file, without the one of its part."""
-    folders = PurePosixPath(file).parts[:-1]
-    return folders[1:] if folders and part_named(folders[0]) else folders
-
-
 def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> dict[str, PartName]:
     """Return the part of each file; those in none are missing."""
     side = table.settings.side
     if side is None:
-        return {file: part_named(file.partition("/")[0]) or "train" for file in rows}
+        words = {file: map(part_named, PurePosixPath(file).parts[:-1]) for file in rows}
+        return {file: next(filter(None, parts), "train") for file, parts in words.items()}
     if side.column is not None:
         return {file: row.part for file, row in rows.items() if row.part}
     parts: dict[str, PartName] = {} if side.train is not None else dict.fromkeys(rows, "train")
     lists: dict[str, str] = {}
-    problems = []
     given: dict[PartName, str | None] = {"train": side.train, "val": side.val, "test": side.test}
     for part, name in given.items():
-        members = _members(root, name, table, rows) if name is not None else ()
+        members = _members(root, name, rows) if name is not None else ()
         if twice := sorted(lists.keys() & set(members)):
             what = f"{len(twice)} images are also in {lists[twice[0]]}: {join_names(twice, 3)}"
-            problems.append(Problem(what, root / str(name), "keep each image in one list"))
+            raise DataError(Problem(what, root / str(name), "keep each image in one list"))
         lists |= dict.fromkeys(members, str(name))
         parts |= dict.fromkeys(members, part)
-    if problems:
-        raise DataError(*problems)
     return parts
 
 
-def _members(root: Path, name: str, table: LabelTable, files: Collection[str]) -> Collection[str]:
+def _members(root: Path, name: str, files: Collection[str]) -> Collection[str]:
     """Return the files of a list of `data.table.side`, or in a folder that is given instead."""
     path = root / name
     if path.is_dir():
@@ -125,7 +110,7 @@ def _members(root: Path, name: str, table: LabelTable, files: Collection[str]) -
             raise DataError(Problem("no image of the table is in it", path, "correct data.table.side"))
         return members
     try:
-        lines = read_bytes(path, "table", DataError).decode("utf-8-sig").splitlines()
+        lines = composed(read_bytes(path, "table", DataError).decode("utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
         raise DataError(Problem("not a list in UTF-8", path, "write one image per line")) from error
     except OSError as error:
@@ -133,15 +118,13 @@ def _members(root: Path, name: str, table: LabelTable, files: Collection[str]) -
         what = f"the list of data.table.side cannot be read ({error.strerror})"
         raise DataError(Problem(what, path, near)) from error
     names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    by_row = {row: file for file, row in table.rows_of(files).items()}
-    matched = match_names([line for line in names if line not in by_row], files)
+    matched = match_names(names, files)
     if matched.several_files:
         raise DataError(*matched.problems(path))
-    members = {by_row[line] for line in names if line in by_row} | matched.by_file.keys()
-    if not members:
+    if not matched.by_file:
         what = f"none of its {len(names):,} lines names an image of the table; lines are like {join_names(names, 2)}"
         raise DataError(Problem(what, path, "write the name or path of one image per line"))
-    return members
+    return matched.by_file.keys()
 
 
 def _left_out(

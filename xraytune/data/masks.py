@@ -1,8 +1,8 @@
 """Read masks, which mark the pixels of an image that belong to a structure, such as the lungs.
 
-A mask is a PNG or TIFF of the same size as its image, with two values: 0 for the background and one other. Several masks of
-one image, such as left and right lung, are merged. Masks that are probably wrong (more than two values, empty, full or
-inverted) are refused, since a segmenter would silently learn them.
+A mask is a PNG, TIFF, BMP or GIF of the same size as its image, with two values: 0 for the background and one other. Several
+masks of one image, such as left and right lung, are merged. Masks that are probably wrong (more than two values, empty, full
+or inverted) are refused, since a segmenter would silently learn them.
 """
 
 from __future__ import annotations

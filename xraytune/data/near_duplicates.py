@@ -12,7 +12,7 @@ frequencies instead of 8 x 8, which do not separate copies from X-rays of differ
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -57,15 +57,13 @@ class NearDuplicates:
 def find_near_duplicates(
     images: Sequence[ImageFile],
     hashes: Sequence[Hashes],
-    test: Collection[ImageFile] = (),
     *,
     on_progress: Progress = ignore_progress,
 ) -> NearDuplicates:
-    """Compare all images with each other; `hashes` has a [4] uint64 for each, and `test` are those of the test part."""
+    """Compare all images with each other; `hashes` has a [4] uint64 for each."""
     _, patients = np.unique([image.patient for image in images], return_inverse=True)
     labels = np.array([image.label for image in images])
-    test_files = {image.file for image in test}
-    is_test = np.array([image.file in test_files for image in images])
+    is_test = np.array([image.part == "test" for image in images])
     counts = np.zeros(3, dtype=np.int64)
     examples: list[Lookalikes] = []
     for first, second in close_pairs(np.array(hashes, dtype=np.uint64).reshape(-1, _WORDS), on_progress=on_progress):

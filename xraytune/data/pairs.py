@@ -14,24 +14,37 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.data.folders import Listed, Listing, bare_name, pair_folders, subfolders, walk_folder
+from xraytune.data.folders import (
+    Listed,
+    Listing,
+    bare_name,
+    no_images,
+    pair_folders,
+    refuse_inner_parts,
+    subfolders,
+    walk_folder,
+)
 from xraytune.data.guesses import PartName
 
-_MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+_MASK_SUFFIXES = frozenset({".bmp", ".gif", ".png", ".tif", ".tiff"})
 
 
 def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
     """Pair the images and masks of parts, which are the data folder `root` or lie in it.
 
     Raises:
-        DataError: A part has no images/ or no masks/.
+        DataError: A part has no images/, no masks/, or no images.
     """
     listed = dict[Path, Listed]()
     problems, warnings = list[Problem](), list[str]()
     for part, folder in folders.items():
+        if len(folders) == 1:
+            refuse_inner_parts(folder, walk_folder(folder, root)[0])
         there = _require_pair_folders(folder)
         images, image_notes = walk_folder(there["images"], root)
         masks, mask_notes = walk_folder(there["masks"], root)
+        if not images:
+            raise no_images(there["images"], image_notes)
         by_stem: dict[str, list[Path]] = defaultdict(list)
         for image in images:
             by_stem[bare_name(image.name)].append(image)
@@ -42,11 +55,14 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
             for image in by_stem[stem] if stem else ():
                 masks_of[image].append(mask)
             alone += [] if stem else [mask]
-        notes = (*image_notes, *mask_notes)
+        notes = [*image_notes, *mask_notes]
         problems += _problems(folder, by_stem, masks, masks_of, alone, notes=notes)
-        warnings += [*notes, *_several_masks(folder, masks_of)]
+        if several := [image for image, merged in masks_of.items() if len(merged) > 1]:
+            example = f"{' and '.join(_names(folder, masks_of[several[0]]))} for {several[0].name}"
+            notes.append(f"{len(several)} of {len(images)} images have several masks, which are merged ({example})")
+        warnings += [f"{folder}: {note}" for note in notes]
         listed |= {image: Listed(0, part, tuple(merged)) for image, merged in masks_of.items()}
-    return Listing(("image",), folders["train"], listed, tuple(problems), tuple(warnings))
+    return Listing(("image",), listed, tuple(problems), tuple(warnings))
 
 
 def _require_pair_folders(folder: Path) -> dict[str, Path]:
@@ -76,12 +92,9 @@ def _problems(
     notes: Sequence[str],
 ) -> tuple[Problem, ...]:
     """Return masks in lossy formats, images with the same name, and unpaired images and masks."""
-    if not masks_of:
-        fix = "put JPEG, PNG, TIFF or DICOM files there, and their masks into masks/"
-        return (Problem("no images in images/", folder, fix),)
     problems = []
     if lossy := _names(folder, [mask for mask in masks if mask.suffix.lower() not in _MASK_SUFFIXES]):
-        what = f"masks must be PNG or TIFF, but {len(lossy)} of {len(masks)} have another format: {join_names(lossy)}"
+        what = f"masks must be PNG, TIFF, BMP or GIF; {len(lossy)} of {len(masks)} have another format: {join_names(lossy)}"
         problems.append(Problem(what, folder, "save them as PNG with two values; JPEG blurs the outline"))
     if same := [" and ".join(_names(folder, images)) for images in by_stem.values() if len(images) > 1]:
         what = f"images with the same name, which makes their masks ambiguous: {join_names(same)}"
@@ -95,14 +108,6 @@ def _problems(
         fix = "add the missing files or remove the others; masks of X.png are named X.png, X_left.png or X-mask.tif"
         problems.append(Problem("; ".join(counts), folder, fix + "".join(f" ({note})" for note in notes)))
     return tuple(problems)
-
-
-def _several_masks(folder: Path, masks_of: Mapping[Path, Sequence[Path]]) -> list[str]:
-    several = [image for image, merged in masks_of.items() if len(merged) > 1]
-    if not several:
-        return []
-    example = f"{' and '.join(_names(folder, masks_of[several[0]]))} for {several[0].name}"
-    return [f"{folder}: {len(several)} of {len(masks_of)} images have several masks, which are merged ({example})"]
 
 
 def _names(folder: Path, files: Sequence[Path]) -> list[str]:

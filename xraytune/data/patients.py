@@ -7,19 +7,24 @@ joined into one.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 import regex
 
 from xraytune.base.errors import ConfigError, DataError, Problem, join_names
-from xraytune.data.guesses import patient_of
+from xraytune.data.guesses import composed, patient_of
 from xraytune.space.messages import group_regex_problem
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
+OTHER_PATIENTS = (
+    f"if the ID is a placeholder, list the patients in {PATIENTS_CSV} (file,patient) or give {_GROUP_REGEX} "
+    "(--group-regex); '(.+)' makes each file a patient of its own"
+)
 
 
 def require_group(group_regex: str | None) -> None:
@@ -29,16 +34,23 @@ def require_group(group_regex: str | None) -> None:
         raise ConfigError(Problem(what, _GROUP_REGEX, fix))
 
 
-def patients_by_name(files: Sequence[str], headers: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the patient of every file by its DICOM header (`headers`), by its name or, with a warning, by its path."""
-    patients = {file: headers.get(file) or patient_of(file) for file in files}
+def patients_by_name(files: Sequence[str], patient_ids: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the patient of every file: the hash of an ID in its header, what its name says or, with a warning, its path."""
+    hashes = {file: f"dicom:{hashlib.sha256(text.encode()).hexdigest()[:12]}" for file, text in patient_ids.items()}
+    patients = {file: hashes.get(file) or patient_of(file) for file in files}
     unknown = [file for file, patient in patients.items() if patient is None]
-    warning = (
-        f"{len(unknown)} of {len(files)} file names do not identify the patient ({join_names(unknown, 3)}): each of them "
-        "counts as a separate patient. If a patient has several images, these may end up in both training and validation, "
-        f"which makes scores too optimistic; give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
-    )
-    return {file: patient or file for file, patient in patients.items()}, (warning,) if unknown else ()
+    warnings = []
+    if unknown:
+        warnings.append(
+            f"{len(unknown)} of {len(files)} file names do not identify the patient ({join_names(unknown, 3)}): each of "
+            "them counts as a separate patient. If a patient has several images, these may end up in both training and "
+            "validation, which makes scores too optimistic; "
+            f"give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
+        )
+    most = max(Counter(hashes.values()).values(), default=0)
+    if most >= 10 and most > len(hashes) / 3:
+        warnings.append(f"{most} of {len(hashes)} DICOM headers have the same PatientID; {OTHER_PATIENTS}")
+    return {file: patient or file for file, patient in patients.items()}, tuple(warnings)
 
 
 def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
@@ -71,11 +83,11 @@ def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
 def _matches(group_regex: str, files: Collection[str]) -> dict[str, regex.Match[str]]:
     """Search paths, with a limit of CPU time (backtracking can be exponential) far above what usual expressions need."""
     require_group(group_regex)
-    expression, matches = regex.compile(group_regex), {}
+    expression, matches = regex.compile(composed(group_regex)), {}
     end = time.process_time() + 1 + len(files) / 1000
     for file in files:
         try:
-            match = expression.search(file, timeout=max(0.0, end - time.process_time()))
+            match = expression.search(composed(file), timeout=max(0.0, end - time.process_time()))
         except TimeoutError:
             what = f"the expression {group_regex} takes too long, for example on the path {file}"
             fix = f"write one without nested repetition such as (a+)+, or list the patients in {PATIENTS_CSV}"
@@ -88,9 +100,9 @@ def _matches(group_regex: str, files: Collection[str]) -> dict[str, regex.Match[
 def _ambiguous_groups(matches: Mapping[str, regex.Match[str]]) -> list[str]:
     """Return patients taken from the bare name of files that have the same name in several folders, with these files."""
     same: dict[tuple[str, str], list[PurePosixPath]] = defaultdict(list)
-    for file, match in matches.items():
-        path = PurePosixPath(file)
-        if match.start(1) >= len(file) - len(path.name):
+    for match in matches.values():
+        path = PurePosixPath(match.string)
+        if match.start(1) >= len(match.string) - len(path.name):
             same[match[1], path.stem.casefold()].append(path)
     return [
         f"{patient} ({join_names([str(path) for path in paths], 3)})"

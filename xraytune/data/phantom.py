@@ -32,7 +32,7 @@ from scipy.ndimage import affine_transform, gaussian_filter  # type: ignore[impo
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.files import new_folder, require_writable, write_json
+from xraytune.base.files import new_folder, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 
@@ -91,7 +91,7 @@ def draw_phantoms(
     pairs: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> PhantomSet:
-    """Draw a phantom set into a new or empty folder; the same arguments give the same bytes.
+    """Draw a phantom set into a new folder; the same arguments give the same bytes.
 
     Args:
         out: The folder; it appears only when it is complete.
@@ -103,7 +103,7 @@ def draw_phantoms(
         on_progress: Called after each patient.
 
     Raises:
-        ConfigError: An argument is out of bounds, or `out` is not empty.
+        ConfigError: An argument is out of bounds, or `out` exists.
     """
     _check_arguments(out, patients, image_size_px, difficulty)
     counts: Counter[str] = Counter()
@@ -138,19 +138,17 @@ def draw_phantoms(
 
 
 def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: float) -> None:
-    require_writable(out.parent)
-    problems = []
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "this path already exists and is not an empty folder"
-        problems.append(Problem(what, out, "give a folder that is new or empty"))
+    require_new(out)
     bounds = {
         "patients": (patients, _PATIENTS),
         "image size": (image_size_px, _IMAGE_SIZES_PX),
         "difficulty": (difficulty, (0, 1)),
     }
-    for name, (value, (least, most)) in bounds.items():
-        if not least <= value <= most:
-            problems.append(Problem(f"{name} out of bounds: {value:g}", fix=f"give {least} to {most}"))
+    problems = [
+        Problem(f"{name} out of bounds: {value:g}", fix=f"give {least} to {most}")
+        for name, (value, (least, most)) in bounds.items()
+        if not least <= value <= most
+    ]
     if problems:
         raise ConfigError(*problems)
 

@@ -24,7 +24,7 @@ from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.base.files import read_bytes, write_json
 from xraytune.base.records import Compute, Progress, ignore_progress
 from xraytune.data.decoding import Resize
-from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems, read_index
+from xraytune.data.index import ImageFile, ImageIndex, read_index
 from xraytune.data.masks import map_masks, square_mask
 from xraytune.data.pixels import (
     MASKS_FILE,
@@ -199,10 +199,13 @@ def prepare_index(
     stored = stored_files(store)
     row_of = {file: row for row, file in enumerate(stored.files)}
     images = [image for image in index.images if image.file in row_of]
-    if stored.broken and (problems := few_patients_problems(index.root, index.class_names, images)):
+    try:
+        if gone := {image.label for image in index.images} - {image.label for image in images}:
+            raise DataError(*(f"class {index.class_names[label]} has 0 patients" for label in sorted(gone)))
+        split = split_by_patient(images, data.split, data.train_patients)
+    except DataError as error:
         what = f"{len(stored.broken)} broken images were left out"
-        raise DataError(*problems, Problem(what, index.root, "repair some of them"))
-    split = split_by_patient(images, data.split, data.train_patients)
+        raise DataError(*error.problems, Problem(what, index.root, "repair some of them")) from error
     side_of = {images[position].file: side for side in _TITLES for position in getattr(split, side)}
     prepared = Prepared(
         class_names=index.class_names,

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from xraytune.base.errors import DataError, Problem
+from xraytune.base.errors import DataError, Problem, counted, join_names
 from xraytune.base.seeding import derive_seed
 from xraytune.data.guesses import PARTS, PartName, part_named
-from xraytune.data.index import ImageFile, ImageIndex, shared_patients_problems
+from xraytune.data.index import ImageFile, ImageIndex, shared_patients_problems, with_headers
 from xraytune.space.settings import SplitSettings, ValUse
 
 _VAL = "data.split.val"
@@ -88,14 +88,7 @@ def nested_order(patients: Sequence[str], labels: Sequence[int], seed: int) -> l
 
     `train_patients` keeps patients in this order.
     """
-    positions: dict[str, list[int]] = defaultdict(list)
-    for position, patient in enumerate(patients):
-        positions[patient].append(position)
-    found = [
-        _Patient(name=name, labels=frozenset(labels[place] for place in places), positions=tuple(places))
-        for name, places in positions.items()
-    ]
-    return [patient.positions for patient in _nested_order(_strata(found), seed)]
+    return [patient.positions for patient in _nested_order(_strata(_grouped(patients, labels)), seed)]
 
 
 def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
@@ -124,14 +117,20 @@ def _patients(images: Sequence[ImageFile], *, keep_val: bool) -> tuple[list[_Pat
     if problems := shared_patients_problems(training, validation, "train and in val", _VAL, fix):
         raise DataError(*problems)
     in_val = {image.patient for image in validation}
+    everyone = _grouped([image.patient for image in images], [image.label for image in images])
+    to_split = [patient for patient in everyone if patient.name not in in_val]
+    return to_split, [patient for patient in everyone if patient.name in in_val]
+
+
+def _grouped(patients: Sequence[str], labels: Sequence[int]) -> list[_Patient]:
+    """Return each patient once, by the patient and the label of each image."""
     positions: dict[str, list[int]] = defaultdict(list)
-    for position, image in enumerate(images):
-        positions[image.patient].append(position)
-    to_split, given = list[_Patient](), list[_Patient]()
-    for name, places in positions.items():
-        patient = _Patient(name=name, labels=frozenset(images[i].label for i in places), positions=tuple(places))
-        (given if name in in_val else to_split).append(patient)
-    return to_split, given
+    for position, patient in enumerate(patients):
+        positions[patient].append(position)
+    return [
+        _Patient(name=name, labels=frozenset(labels[place] for place in places), positions=tuple(places))
+        for name, places in positions.items()
+    ]
 
 
 def _divide(
@@ -217,16 +216,17 @@ def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
 
 
 def _refuse_missing_classes(images: Sequence[ImageFile], sides: Mapping[str, Sequence[_Patient]], val: ValUse) -> None:
-    problems = []
+    few, problems = list[ImageFile](), list[str]()
     for label in sorted({image.label for image in images}):
         counts = {side: sum(label in member.labels for member in members) for side, members in sides.items()}
         if missing := [side for side, count in counts.items() if not count]:
-            count = sum(counts.values())
-            example = next(image.file for image in images if image.label == label)
-            patients = f"{count} patient{'s' * (count != 1)}"
-            problems.append(f"the class of {example} has {patients}: none for {' and '.join(missing)}")
+            same = [image for image in images if image.label == label]
+            patients = counted(sum(counts.values()), "patient")
+            problems.append(f"the class of {same[0].file} has {patients}: none for {' and '.join(missing)}")
+            few += same
     if problems:
-        raise DataError(Problem("; ".join(problems), "data.split", f"add patients: every class needs {_NEEDS[val]}"))
+        fix = f"add patients: every class needs {_NEEDS[val]}"
+        raise DataError(with_headers(join_names(problems, 3), "data.split", fix, few))
 
 
 def _positions(patients: Iterable[_Patient]) -> tuple[int, ...]:

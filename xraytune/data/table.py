@@ -15,22 +15,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import cell_path, cell_text, require_file
-from xraytune.data.formats import DICOM_SUFFIXES, NAMING_SUFFIXES
-from xraytune.data.guesses import PartName, part_named, pneumonia_type
+from xraytune.data.formats import without_suffix
+from xraytune.data.guesses import PartName, composed, part_named, pneumonia_type
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings, TableSettings
 
 _MOST_SUBGROUPS = 20
+JOIN = "a table of patients or studies needs a row for each image (docs/data.md, Joining tables)"
 PATIENTS_TABLE = TableSettings(file=(PATIENTS_CSV,), image="file", patient="patient", label="class")
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
 """Allowed names of classes: images are written into folders of that name."""
-_IMAGE_SUFFIXES = frozenset(suffix[1:] for suffix in NAMING_SUFFIXES | DICOM_SUFFIXES)
 _YES = frozenset(("1", "1.0", "true", "yes"))
+_ANY = "*"
+"""Among the keys of `data.table.labels`: every label."""
 _DELIMITERS = ",;\t"
 _PROBLEMS_SHOWN = 10
 _MOST_ROWS, _MOST_CELLS = 1_000_000, 20_000_000
@@ -107,7 +108,7 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
     names = [name for name in names if len(name) <= _LONGEST_PATH and name.count("/") <= _MOST_FOLDERS]
     by_path: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        by_path[_without_suffix(file)].append(file)
+        by_path[composed(without_suffix(file))].append(file)
     by_end: dict[str, list[str]] = defaultdict(list)
     depths = {name.count("/") + 1 for name in names}
     for path, same_path in by_path.items():
@@ -119,13 +120,14 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
     several_files: dict[str, list[str]] = {}
     several_names: dict[str, list[str]] = {}
     for name in names:
-        end = _without_suffix(name)
+        end = composed(without_suffix(name))
         matching = by_path.get(end) or by_end.get(end) or []
         while not matching and "/" in end:
             end = end.partition("/")[2]
             matching = by_path.get(end, [])
         if len(matching) > 1:
-            matching = [file for file in matching if file.endswith(name.rpartition("/")[2])] or matching
+            bare = composed(name.rpartition("/")[2])
+            matching = [file for file in matching if composed(file).endswith(bare)] or matching
         if len(matching) > 1:
             several_files[name] = matching
         for file in matching:
@@ -133,12 +135,6 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
                 several_names.setdefault(file, [by_file[file]]).append(name)
             by_file[file] = name
     return Matches(by_file, several_files, several_names)
-
-
-def _without_suffix(path: str) -> str:
-    path = normalize("NFC", path)  # macOS writes file names with decomposed umlauts
-    stem, _, suffix = path.rpartition(".")
-    return stem if suffix.lower() in _IMAGE_SUFFIXES else path
 
 
 def find_table(root: Path, settings: TableSettings | None = None) -> LabelTable | None:
@@ -153,14 +149,6 @@ def find_table(root: Path, settings: TableSettings | None = None) -> LabelTable 
         fix = f"move it away; or describe it by data.table: {{file: {PATIENTS_CSV}, image: file, patient: patient}}"
         raise ConfigError(Problem(f"data.table is given, so {PATIENTS_CSV} would be ignored", root / PATIENTS_CSV, fix))
     return _read_table(root, settings)
-
-
-def require_one_rule(table: LabelTable | None, group_regex: str | None) -> None:
-    """Refuse (ConfigError) a table of patients together with an expression for them."""
-    if table is not None and table.settings.patient is not None and group_regex is not None:
-        named = PATIENTS_CSV if table.settings is PATIENTS_TABLE else "data.table.patient"
-        fix = f"remove one of them; without data.split.group_regex, {named} is used"
-        raise ConfigError(Problem(f"both {named} and data.split.group_regex name the patients", table.path, fix))
 
 
 def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[str, str]]:
@@ -226,7 +214,7 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
         with path.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
             stream.seek(0)
-            reader = csv.DictReader(stream, restval="", delimiter=max(_DELIMITERS, key=first.count))
+            reader = csv.DictReader(map(composed, stream), restval="", delimiter=max(_DELIMITERS, key=first.count))
             columns = [column.strip() for column in reader.fieldnames or ()]
             reader.fieldnames = columns
             _require_plausible_size(path, len(columns))
@@ -236,7 +224,8 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
             )
             yield [column for column in columns if column], rows
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(Problem(f"not a table in UTF-8: {error}", path, "save it as CSV in UTF-8")) from error
+        fix = "unpack it (gunzip), and correct data.table.file" if path.suffix == ".gz" else "save it as CSV in UTF-8"
+        raise DataError(Problem(f"not a table in UTF-8: {error}", path, fix)) from error
     except FileNotFoundError as error:
         raise DataError(Problem("there is no such table", path, "data.table.file is relative to data.path")) from error
     except OSError as error:
@@ -274,7 +263,7 @@ def _read_table(root: Path, settings: TableSettings) -> LabelTable:
         problems += _classify(settings, name, row)
     known = {label for row in rows.values() for label in row.labels}
     for label in settings.labels:
-        if settings.label is not None and label not in known and not problems:
+        if settings.label is not None and label not in {*known, _ANY} and not problems:
             what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
             problems.append(Problem(what, paths[0], nearest(label, sorted(known), "check its spelling")))
     if len(problems) > _PROBLEMS_SHOWN:
@@ -294,7 +283,9 @@ def _missing_columns(
             if settings is PATIENTS_TABLE:
                 yield Problem(what, path, "make the first line: file,patient")
             else:
-                yield Problem(f"data.table.{key}: {what}", path, nearest(column, header))
+                yield Problem(
+                    f"data.table.{key}: {what}", path, nearest(column, header, JOIN if key == "image" else "")
+                )
 
 
 def _unite(
@@ -342,7 +333,8 @@ def _labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
 def _classify(settings: TableSettings, name: str, row: TableRow) -> Iterator[Problem]:
     """Set the class of an image by the labels of its rows, or report what is wrong with them."""
     if settings.labels:
-        row.class_name = next((known for label, known in settings.labels.items() if label in row.labels), None)
+        applies = (known for label, known in settings.labels.items() if label in row.labels or label == _ANY)
+        row.class_name = next(applies, None) if row.labels else None
         return
     row.class_name = min(row.labels, default=None)
     if len(row.labels) > 1:

@@ -26,7 +26,8 @@ from xraytune.base.files import csv_table, new_folder, require_new, write_text
 from xraytune.base.records import Json, Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
 from xraytune.data.folders import list_images, pair_folders
-from xraytune.data.formats import DICOM_SUFFIXES, LARGEST_SIDE_PX, NAMING_SUFFIXES
+from xraytune.data.formats import LARGEST_SIDE_PX, without_suffix
+from xraytune.data.guesses import folded
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.data.pixels import broken_images_error, decode_images
 from xraytune.model.bundle_record import threshold_of
@@ -256,11 +257,7 @@ def whole_mask(
 
 
 def picture_names(files: Sequence[str]) -> dict[str, str]:
-    """Return the name of each file's picture: without the file's suffix, unless two files would then share a name."""
-    suffixes = NAMING_SUFFIXES | DICOM_SUFFIXES
-    paths = {file: PurePosixPath(file) for file in files}
-    stems = {
-        file: str(path.with_suffix("") if path.suffix.lower() in suffixes else path) for file, path in paths.items()
-    }
-    times = Counter(stem.casefold() for stem in stems.values())
-    return {file: f"{stem if times[stem.casefold()] == 1 else file}.png" for file, stem in stems.items()}
+    """Return the name of each file's picture: without the file's suffix, unless another file has or gets that name."""
+    stems = {file: without_suffix(file) for file in files}
+    claims = Counter(claim for file, stem in stems.items() for claim in {folded(stem), folded(file)})
+    return {file: f"{stem if claims[folded(stem)] == 1 else file}.png" for file, stem in stems.items()}
