@@ -88,7 +88,7 @@ def reason_of(content: bytes) -> str:
     ],
 )
 def test_any_mode_gives_the_same_grey(mode: str, kind: str) -> None:
-    options = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}}.get(kind, {})
+    options = {"quality": 100, "lossless": True} if kind in ("JPEG", "WEBP") else {}
 
     grey = grey_of(encoded(Image.fromarray(gradient()).convert(mode), kind, **options))
 
