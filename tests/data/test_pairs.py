@@ -151,12 +151,6 @@ def test_copies_of_an_image_are_one_patient_even_with_different_masks(pairs: Pat
     assert first.masks_sha256 != second.masks_sha256
 
 
-def test_few_patients_are_refused(tmp_path: Path) -> None:
-    text = refusal(write_pairs(tmp_path, ("p1", "p2")))
-
-    assert "the class of images/p1.png has 2 patients: none for val-A and val-B" in text
-
-
 def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Path) -> None:
     rows = [f"{stem}.png,P{stem[-1]}{stem[0]}" for stem in (*STEMS, "t1", "t2")]
     (parts / "patients.csv").write_text("file,patient\n" + "\n".join(rows), encoding="utf-8")

@@ -30,8 +30,8 @@ ROBOFLOW = "{train,test}/NORMAL/IM-000{1,2,3}-0001_jpeg.rf.0a.png {train,test}/P
 COVID_QU = "{Train,Val,Test}/{NORMAL,PNEUMONIA}/{images,lung_masks,infection_masks}/"
 
 
-def table(files: list[str], image: str, label: str | None = None, **more: str) -> dict[str, Any]:
-    return {"table": {"file": files, "image": image, "label": label, "labels": CLASSES | more}}
+def table(files: list[str], image: str, label: str | None = None) -> dict[str, Any]:
+    return {"table": {"file": files, "image": image, "label": label, "labels": CLASSES}}
 
 
 def rows(header: str, *lines: str) -> str:
@@ -40,31 +40,21 @@ def rows(header: str, *lines: str) -> str:
 
 
 MIMIC = {"split.csv": rows("dicom_id,study_id", "{n},{n}"), "labels.csv": rows("study_id,ILL,NORMAL", "{n},1,0")}
+LABELS = "annotations/image_labels"
 VINDR = {
-    "a/train.csv": rows("id,rad_id,ILL,NORMAL", "a{n},R1,1,0", "a{n},R2,0,1", "b{n},R1,0,1"),
-    "a/test.csv": rows("id,ILL,NORMAL", "c{n},1,0", "d{n},0,1"),
+    f"{LABELS}_train.csv": rows("image_id,rad_id,Pneumonia,No finding", "a{n},1,1,0", "a{n},2,0,1", "b{n},1,0,1"),
+    f"{LABELS}_test.csv": rows("image_id,Pneumonia,No finding", "c{n},1,0", "d{n},0,1"),
 }
-SIIM = {"rle.csv": rows("ImageId, Pixels", "1.{n}, -1", "2.{n},{n} 20 30", "2.{n},{n} 50 60")}
+SIIM = {"train-rle.csv": rows("ImageId, EncodedPixels", "1.{n}, -1", "2.{n},{n} 20 30", "2.{n},{n} 50 60")}
+LISTS = ("a{n}.png,a{n},['normal']", "\"b{n}.png\",b{n},\"['rib fracture', 'pneumonia']\"")
+PADCHEST = {"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": rows("ImageID,PatientID,Labels", *LISTS)}
 BIMCV = {"x/posi.tsv": rows("PatientID\tReportID\tLabels", "S{n}\tE{n}\t['NORMAL']", "T{n}\tF{n}\t['ILL', 'b']")}
-LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any], str | dict[str, int]]] = {
-    "Kaggle": ("archive/chest_xray/{train,test}/NORMAL/1.png", {}, {}, "fix: give .*/archive/chest_xray$"),
+LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[str, int]]] = {
     "MIMIC-CXR": ("files/1.png", MIMIC, table([*MIMIC], "dicom_id"), f"no column 'dicom_id'.*{JOIN}"),
-    "VinDr-CXR": (f"train/{{a,b}}{N}.png test/{{c,d}}{N}.png", VINDR, table([*VINDR], "id"), ALL_SIDES),
-    "SIIM": (
-        f"images-train/x/{{1,2}}.{N}.png",
-        SIIM,
-        {
-            "table": {
-                "file": [*SIIM],
-                "image": "ImageId",
-                "label": "Pixels",
-                "labels": {"-1": "NORMAL", "*": "PNEUMONIA"},
-            }
-        },
-        {"train NORMAL": 4, "train PNEUMONIA": 4},
-    ),
+    "VinDr-CXR": (f"train/{{a,b}}{N}.png test/{{c,d}}{N}.png", VINDR, "vindr_cxr.yaml", ALL_SIDES),
+    "SIIM": (f"images-train/x/{{1,2}}.{N}.png", SIIM, "siim.yaml", {"train NORMAL": 4, "train PNEUMOTHORAX": 4}),
+    "PadChest": (f"0/a{N}.png 54/b{N}.png", PADCHEST, "padchest.yaml", {"train NORMAL": 4, "train PNEUMONIA": 4}),
     "COVID-QU-Ex": (COVID_QU + f"{N}.png", {}, {}, ALL_SIDES | {"val NORMAL": 4, "val PNEUMONIA": 4}),
-    "COVID-QU-Ex, unpacked": (f"Lung/Lung/{COVID_QU}1.png", {}, {}, "fix: give .*/Lung/Lung$"),
     "BIMCV": (
         "sub-S1/ses-E1/S1_E1.png",
         BIMCV,
@@ -92,6 +82,11 @@ def counts(data: DataSettings) -> dict[str, int]:
     return Counter(f"{image.part} {index.class_names[image.label]}" for image in (*index.images, *index.test))
 
 
+def shipped(name: str, folder: Path) -> DataSettings:
+    """What a shipped data file says about the folder that it is copied to."""
+    return data_settings(Path(shutil.copy(ROOT / "search_spaces/data" / name, folder)), DataSettings(path=folder))
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_public_layout_is_read_or_refused(tmp_path: Path, write: WriteImages, name: str) -> None:
     files, tables, settings, outcome = LAYOUTS[name]
@@ -99,7 +94,10 @@ def test_a_public_layout_is_read_or_refused(tmp_path: Path, write: WriteImages, 
     for file, text in tables.items():
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text, encoding="utf-8", errors="surrogateescape")
-    data = DataSettings.model_validate({"path": tmp_path, **settings})
+    if isinstance(settings, str):
+        data = shipped(settings, tmp_path)
+    else:
+        data = DataSettings.model_validate({"path": tmp_path, **settings})
 
     if isinstance(outcome, dict):
         assert counts(data) == outcome
@@ -140,8 +138,7 @@ def test_what_the_page_joins_and_converts_is_read(
         exec(compile(block, "docs/data.md", "exec"), {})
 
     for name in ("mimic_cxr", "bimcv"):
-        file = Path(shutil.copy(ROOT / f"search_spaces/data/{name}.yaml", tmp_path / name))
-        found = counts(data_settings(file, DataSettings(path=file)))
+        found = counts(shipped(f"{name}.yaml", tmp_path / name))
         assert (found["train PNEUMONIA"], sum(found.values())) == (4, 8)
     assert {*counts(DataSettings(path=tmp_path / "mnist/pneumoniamnist")).values()} == {4}
     assert counts(DataSettings(path=tmp_path / "jsrt")) == {"train image": 3}

@@ -157,25 +157,18 @@ def test_the_first_train_patients_have_the_classes_shares() -> None:
     assert Counter(images[position].label for position in split.train) == {0: 25, 1: 75}
 
 
-def test_too_many_train_patients_are_refused() -> None:
-    images = images_of([[1] * 10, [1] * 10])
-
-    with pytest.raises(DataError, match="the train side has only 16 patients, fewer than 17"):
-        split_by_patient(images, SplitSettings(), 17)
-
-
-def test_train_patients_missing_a_class_are_refused() -> None:
-    images = images_of([[1] * 10, [1] * 100])
-
-    with pytest.raises(DataError, match=r"do not cover every class\n  fix: set at least [56]"):
-        split_by_patient(images, SplitSettings(), 1)
-
-
-def test_a_class_of_two_patients_is_refused_with_its_numbers() -> None:
-    images = images_of([[5, 5], [1] * 10])
-
-    with pytest.raises(DataError, match=r"the class of 0/0-0\.png has 2 patients: none for val-A and val-B"):
-        split_by_patient(images, SplitSettings())
+@pytest.mark.parametrize(
+    ("sizes", "use", "train_patients", "message"),
+    [
+        ([[1] * 10, [1] * 10], "merge", 17, "the train side has only 16 patients, fewer than 17"),
+        ([[1] * 10, [1] * 100], "merge", 1, r"do not cover every class\n  fix: set at least [56]"),
+        ([[5, 5], [1] * 10], "merge", None, r"the class of 0/0-0\.png has 2 patients: none for val-A and val-B"),
+        ([[1] * 9], "folder", None, r"data\.split\.val: folder needs images in val/, but there are none"),
+    ],
+)
+def test_too_few_patients_are_refused(sizes: GroupSizes, use: ValUse, train_patients: int | None, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        split_by_patient(images_of(sizes), SplitSettings(val=use), train_patients)
 
 
 def test_patients_with_both_classes_are_not_split() -> None:
@@ -275,11 +268,6 @@ def test_a_class_that_an_own_val_folder_leaves_out_is_refused(
 
     assert missing in str(refusal.value)
     assert needs in str(refusal.value)
-
-
-def test_an_own_val_folder_that_is_not_there_is_refused() -> None:
-    with pytest.raises(DataError, match=r"data\.split\.val: folder needs images in val/, but there are none"):
-        split_by_patient(images_of([[1] * 9]), SplitSettings(val="folder"))
 
 
 @pytest.mark.parametrize(

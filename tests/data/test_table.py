@@ -149,10 +149,10 @@ def test_side_column_and_part_folders_have_synonyms(xrays: Path, write: WriteIma
 
 
 def test_sides_by_lists(xrays: Path) -> None:
-    (xrays / "test.txt").write_text("a3.png\n\nb3.png\nmissing.png\n", encoding="utf-8")
+    (xrays / normalize("NFD", "prüf.txt")).write_text("a3.png\n\nb3.png\nmissing.png\n", encoding="utf-8")
     (xrays / "train.txt").write_text("\n".join(f"{kind}{i}" for kind in "ab" for i in range(3)), encoding="utf-8")
 
-    rest = read_index(data_of(xrays, side={"test": "test.txt"}))
+    rest = read_index(data_of(xrays, side={"test": "prüf.txt"}))
     listed = read_index(data_of(xrays, side={"train": "train.txt"}))
     (xrays / "test.txt").write_text("a2\na3", encoding="utf-8")
 

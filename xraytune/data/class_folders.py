@@ -49,8 +49,7 @@ def list_class_folders(
     images.
 
     Raises:
-        DataError: It is a folder of pairs, of which `auto` would make images/ and masks/ the classes; or `auto` finds fewer
-            than two classes.
+        DataError: There are no images, it is a folder of pairs, or `auto` finds fewer than two classes.
     """
     train = folders["train"]
     root = base if len(folders) > 1 else train

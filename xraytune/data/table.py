@@ -19,7 +19,7 @@ from typing import NamedTuple
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import cell_path, cell_text, require_file
 from xraytune.data.formats import without_suffix
-from xraytune.data.guesses import PartName, composed, part_named, pneumonia_type
+from xraytune.data.guesses import PartName, composed, on_disk, part_named, pneumonia_type
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings, TableSettings
@@ -30,8 +30,6 @@ PATIENTS_TABLE = TableSettings(file=(PATIENTS_CSV,), image="file", patient="pati
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
 """Allowed names of classes: images are written into folders of that name."""
 _YES = frozenset(("1", "1.0", "true", "yes"))
-_ANY = "*"
-"""Among the keys of `data.table.labels`: every label."""
 _DELIMITERS = ",;\t"
 _PROBLEMS_SHOWN = 10
 _MOST_ROWS, _MOST_CELLS = 1_000_000, 20_000_000
@@ -209,6 +207,7 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLine, dict[str, str]]]]]:
     """Open a table; gives its columns, and an iterator over its rows, each with its line and cells by column."""
+    path = on_disk(path)
     try:
         require_file(path, "table", DataError)
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -263,7 +262,7 @@ def _read_table(root: Path, settings: TableSettings) -> LabelTable:
         problems += _classify(settings, name, row)
     known = {label for row in rows.values() for label in row.labels}
     for label in settings.labels:
-        if settings.label is not None and label not in {*known, _ANY} and not problems:
+        if settings.label is not None and label not in {*known, "*"} and not problems:
             what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
             problems.append(Problem(what, paths[0], nearest(label, sorted(known), "check its spelling")))
     if len(problems) > _PROBLEMS_SHOWN:
@@ -333,7 +332,7 @@ def _labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
 def _classify(settings: TableSettings, name: str, row: TableRow) -> Iterator[Problem]:
     """Set the class of an image by the labels of its rows, or report what is wrong with them."""
     if settings.labels:
-        applies = (known for label, known in settings.labels.items() if label in row.labels or label == _ANY)
+        applies = (known for label, known in settings.labels.items() if label in row.labels or label == "*")
         row.class_name = next(applies, None) if row.labels else None
         return
     row.class_name = min(row.labels, default=None)
