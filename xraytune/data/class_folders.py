@@ -103,8 +103,7 @@ def _notes(folder: Path, images: Sequence[Path], notes: Sequence[str], listed: C
     with_images = {image.relative_to(folder).parts[0] for image in images}
     empty = [each.name for each in subfolders(folder) if each.name not in with_images]
     left_out = {"images outside of class folders are ignored": outside, "folders without images are no classes": empty}
-    shown = [f"{what}: {len(names)} ({join_names(names, 3)})" for what, names in left_out.items() if names]
-    return [*notes, *shown]
+    return [*notes, *(f"{what}: {len(names)} ({join_names(names, 3)})" for what, names in left_out.items() if names)]
 
 
 def _auto_classes(root: Path, train: Path, without: Sequence[Path], in_table: Mapping[str, str]) -> tuple[str, ...]:

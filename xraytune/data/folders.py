@@ -126,7 +126,7 @@ def refuse_inner_parts(folder: Path, images: Iterable[Path]) -> None:
     if inner := sorted(parent for parent in parents if part_named(parent.name) in ("train", "test")):
         names = join_names([f"{part}/" for part in inner], 4)
         places = sorted({folder / part.parent for part in inner})
-        fix = f"give {inner[0] if places == [folder] else places[0]}"
+        fix = f"give {folder / inner[0] if places == [folder] else places[0]}"
         fix += "; or, if these are classes, move train/ and test/ above them" if len(places) > 1 else ""
         raise DataError(Problem(f"it contains {names}, and it is unclear which of its images to use", folder, fix))
 

@@ -33,10 +33,8 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
     files = {image.relative_to(root).as_posix(): image for image in images}
     row_names = table.rows_of(files)
     if not row_names:
-        row_examples, examples = join_names([*table.rows], 2), join_names(sorted(files), 2)
-        what = (
-            f"none of its {len(table.rows):,} rows matches an image in {root}: they name {row_examples}, not {examples}"
-        )
+        named, there = join_names([*table.rows], 2), join_names(sorted(files), 2)
+        what = f"none of its {len(table.rows):,} rows matches an image in {root}: they name {named}, not {there}"
         fix = f"check data.path, and the column data.table.image: {table.settings.image}; {JOIN}"
         raise DataError(Problem(what, table.path, fix))
     rows = {file: table.rows[name] for file, name in row_names.items()}
