@@ -239,7 +239,9 @@ JPEG, PNG, TIFF = (encoded(Image.fromarray(RAMP), kind) for kind in ("JPEG", "PN
 DARK_ROW = b"\0" + struct.pack(">3H", 4095, 4095, 4095) * 8
 BROKEN = {
     "empty": (b"", "the file is empty"),
-    "text": (b"dear reader", "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image"),
+    "text": (b"dear reader" * 20, "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image"),
+    "zeros": (bytes(200), "this is no JPEG, PNG,"),
+    "nearly a DICOM file without preamble": (b"\x08\x00" * 100, "this is no JPEG, PNG,"),
     "gif_cut_in_its_pixels": (encoded(Image.fromarray(RAMP), "GIF")[:-1000], "the image is truncated or damaged"),
     "bmp_cut_in_its_pixels": (encoded(Image.fromarray(RAMP), "BMP")[:-1000], "the image is truncated or damaged"),
     "webp_cut": (encoded(Image.fromarray(RAMP), "WEBP")[:-100], "the image's header is truncated or damaged"),

@@ -5,18 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
+from tests.data.test_formats import gradient
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import BrokenImage, SquareImage, decode_file, decode_files
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels, stored_files
-
-
-def gradient(height: int, width: int) -> NDArray[np.uint8]:
-    """Dark at the top left, bright at the bottom right; smooth, so that JPEG and resizing change it little."""
-    ramp = np.linspace(0, 120, height)[:, None] + np.linspace(0, 120, width)[None, :]
-    return ramp.astype(np.uint8)
 
 
 def test_an_image_of_the_right_size_keeps_its_grey_levels_and_a_large_jpeg_is_decoded_small(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from xraytune.space.messages import group_regex_problem
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
 OTHER_PATIENTS = (
-    f"if the ID is a placeholder, list the patients in {PATIENTS_CSV} (file,patient) or give {_GROUP_REGEX} "
-    "(--group-regex); '(.+)' makes each file a patient of its own"
+    f"if the ID is a placeholder, name the patients in {PATIENTS_CSV} (file,patient) or data.table.patient, or give "
+    f"{_GROUP_REGEX} (--group-regex); '(.+)' makes each file a patient of its own"
 )
 
 
