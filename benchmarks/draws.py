@@ -45,7 +45,7 @@ def measure() -> Iterator[Figure]:
     pin(compute)
     covered, shown, gains, widths = 0, 0, list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
-        space = open_space(_SPACE, ["data.train_patients=all"], data=data, weights_dir=weights)
+        space = open_space(_SPACE, ["data.train_patients=null"], data=data, weights_dir=weights)
         prepared, _ = prepare_space(space, Path(folder), skip_broken=False, note=print, on_progress=ignore_progress)
         context = RunContext(prepared=prepared, cache=Path(folder), compute=compute)
         for order in range(_ORDERS):

@@ -171,17 +171,25 @@ def test_a_large_folder_is_measured_by_its_first_images(clinic: Path, here: Path
     assert max(one["images"] for one in found["memorisation"].values()) == 256
 
 
-def test_a_folder_of_one_class_or_real_images_without_a_test_folder_give_no_verdict(clinic: Path, here: Path) -> None:
+def test_a_folder_of_one_class_or_real_images_without_enough_test_patients_give_no_verdict(
+    clinic: Path, here: Path
+) -> None:
     """Phantoms have more images with pneumonia. Normal images alone can be mixed only to balance the classes."""
     shutil.copytree(clinic / "new" / "NORMAL", here / "only" / "NORMAL")
     shutil.copytree(clinic / "xrays" / "train", here / "xrays")
 
+    shutil.copytree(clinic / "xrays", here / "few")
+    for file in images_of(here / "few" / "test" / "NORMAL")[1:]:
+        file.unlink()
+
     one_class = said("audit", clinic / "xrays", "only", *settings())
     no_test = said("audit", "xrays", clinic / "new", *settings())
+    few = said("audit", "few", clinic / "new", *settings("name=few"))
 
     assert "there are only 0 images of PNEUMONIA" in one_class["lines"][-1]["sentence"]
     assert statuses(one_class)["memorisation"] == "good"
     assert no_test["lines"][-1]["sentence"] == "Not measured: the real images have no test/ folder."
+    assert "too few test patients: NORMAL 1; an interval needs 5 or more" in few["lines"][-1]["sentence"]
 
 
 def test_images_of_held_out_patients(clinic: Path, here: Path) -> None:

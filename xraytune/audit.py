@@ -21,6 +21,7 @@ from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.data.index import ImageFile, read_index, read_labelled_folder
 from xraytune.data.prepare import Prepared, RunContext, prepare_index, stored_images
+from xraytune.data.sides import too_few_tested
 from xraytune.nets.compute import pin
 from xraytune.present.page import render
 from xraytune.present.sections import sections
@@ -34,7 +35,7 @@ from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.stats.verdict import verdict_text
 from xraytune.study.folder import StudyFolder
-from xraytune.study.start import create_study, require_same_images, require_same_space
+from xraytune.study.start import create_study, require_free, require_same_images, require_same_space
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.generator_quality import SCALE_PX, Quality, shortcomings
 from xraytune.synth.grids import encoded_again
@@ -43,6 +44,7 @@ from xraytune.synth.memorisation_gate import copies_found, measure_memorisation
 from xraytune.synth.quality import measure_quality
 from xraytune.synth.sources import folder_reader
 from xraytune.trial.mix import require_enough
+from xraytune.trial.prepare import require_weights
 
 _RATIOS = (0.25, 0.5, 1.0, 2.0)
 _HEADLINES = {
@@ -116,6 +118,7 @@ def audit(
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
     require_writable(cache)
+    require_free(folder)
     index = read_index(settings.data, on_progress=progress)
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=progress)
     for warning in warnings:
@@ -123,6 +126,10 @@ def audit(
     images, store = store_folder(synthetic, prepared, settings.data, index=index, cache=cache)
     ratios, too_few = _possible_ratios(draft, images, prepared)
     space = _space(real, synthetic, ratios or _RATIOS, overrides, weights_dir)
+    no_test = too_few_tested(index.test, index.class_names) if index.test else "the real images have no test/ folder"
+    why_not = "it needs training; run the command without --quick" if quick else no_test if ratios else too_few
+    if not why_not:
+        require_weights(space)
     _, compute = resources_here(settings)
     if folder.space_path.exists():
         require_same_space(folder, space)
@@ -132,10 +139,8 @@ def audit(
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=progress)
     excluded = len(read_labelled_folder(synthetic, prepared.class_names)) - len(images)
     measured = _measure(folder.path, space.experiment(), context, images, store, excluded)
-    if quick:
-        return _write(*measured, cache, "it needs training; run the command without --quick")
-    if not ratios or not index.test:
-        return _write(*measured, cache, "the real images have no test/ folder" if ratios else too_few)
+    if why_not:
+        return _write(*measured, cache, why_not)
     _write(*measured, cache, "the audit was interrupted")
     reported = replace(callbacks, on_trial_end=lambda row: callbacks.note(f"trial {row.number}: {row.status}"))
     folders: dict[str, Any] = {"weights_dir": weights_dir, "cache": cache}

@@ -34,9 +34,11 @@ def test_space_check_notes_missing_images_and_an_asha_without_a_rung(space: Path
     (space.parent / "xrays").mkdir()
     there = " ".join(run("space", "check", space, "--set", "budget.max_epochs=2").stdout.split())
     no_asha = run("space", "check", space, "--set", "budget.max_epochs=1", "--set", "scheduler.name=none").stdout
+    lr = run("space", "check", space, "--set", "lr=100").stdout
 
     assert ("does not exist: give --data DIR" in missing, "does not exist" in there) == (True, False)
     assert ["stops no trial" in text for text in (missing, there, no_asha)] == [True, False, False]
+    assert ["is unusual" in text for text in (missing, lr)] == [False, True]
 
 
 @pytest.mark.slow
@@ -68,9 +70,11 @@ def test_space_check_json_is_one_object_with_its_problems(space: Path) -> None:
     valid = json.loads(run("space", "check", space, "--json").stdout)
     result = run("space", "check", space, "--set", "lr=-1", "--json")
     wrong = json.loads(result.stdout)
+    (unusual,) = json.loads(run("space", "check", space, "--set", "lr=100", "--json").stdout)["warnings"]
 
     assert (valid["ok"], valid["searched"], valid["problems"]) == (True, ["source", "gan.steps", "lr"], [])
-    assert (result.exit_code, wrong["ok"]) == (2, False)
+    assert (result.exit_code, wrong["ok"], valid["warnings"]) == (2, False, [])
+    assert unusual.startswith("lr: 100.0 is unusual")
     assert [problem["where"] for problem in wrong["problems"]] == ["--set lr=-1"]
 
 

@@ -13,6 +13,7 @@ from xraytune.cli.getting_started import QUICK_OVERRIDES
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.space.load import load_space
+from xraytune.space.rules import unusual_values
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.trial.run import run_trial
@@ -34,7 +35,10 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_space_file_is_valid_and_named_like_its_study(file: Path) -> None:
-    assert load_space(file).settings.name == file.stem.replace("_", "-")
+    space = load_space(file)
+
+    assert space.settings.name == file.stem.replace("_", "-")
+    assert [*unusual_values(space)] == []
 
 
 def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(

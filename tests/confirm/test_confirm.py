@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from examples.transform_folder import transform_folder
 from tests.in_process import confirm_in_process, search_in_process
+from tests.study.studies import keep_one_ill_patient_on_val_b
 from xraytune.base.errors import DataError, MachineError, StudyError
 from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.cli.confirm import show_verdict
@@ -25,6 +26,7 @@ from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.best import export
 from xraytune.present.page import write_report
+from xraytune.search.callbacks import Callbacks
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 
@@ -120,6 +122,20 @@ def test_ratios_for_which_the_folder_of_extra_images_is_too_small_are_omitted_wi
     (note,) = first.notes
     assert re.fullmatch(r"the arm r=4, as #0 is left out: there are \d+ images of \w+, but the mix needs \d+", note)
     assert all(point.duplicate for point in first.ratio_response[1:]), "also at the finalist's own ratio"
+
+
+def test_a_single_patient_of_a_class_on_val_b_costs_the_ratio_response_and_not_the_verdict(lab: Lab) -> None:
+    """The note comes before the training."""
+    keep_one_ill_patient_on_val_b(lab.study)
+    notes = list[str]()
+
+    found = lab.confirm(callbacks=Callbacks(note=notes.append))
+
+    assert notes[0].startswith("no ratio response: val-B has too few patients (PNEUMONIA 1)")
+    assert notes[1] == f"the verdict will be exploratory: {FEW}"
+    assert (found.notes, found.ratio_response) == (tuple(notes[:1]), ())
+    assert found.finalists[0].comparisons
+    assert found.secondary
 
 
 def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(done: Lab, first: Confirmation) -> None:

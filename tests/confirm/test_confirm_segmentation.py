@@ -118,7 +118,7 @@ def test_too_few_patients_and_class_folders_are_refused(lab: Path) -> None:
         for file in sorted((lab / "test" / inner).iterdir())[1:]:
             file.unlink()
 
-    with pytest.raises(DataError, match="test patients: 1; an interval needs 5 or more"):
+    with pytest.raises(DataError, match="too few test patients: 1; an interval needs 5 or more"):
         confirm(study, test=lab / "test")
     with pytest.raises(DataError, match="there is no images/ and no masks/ here, and segmentation needs both"):
         confirm(study, test=classes.parent)

@@ -151,7 +151,7 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
         image.file for image in choice.prepared.images if image.side == "test"
     }
     (folder,) = choice.others
-    assert (choice.kind, folder.is_external, choice.note) == ("unused", True, "")
+    assert (choice.kind, folder.is_external, choice.notes) == ("unused", True, ())
     assert not {*folder.patients} & {*everyone}
     again = choose_test(settings, searched, tmp_path, replicates=replicates)
     assert (again.prepared, again.sealed) == (choice.prepared, choice.sealed), "also if the cache was lost"
@@ -231,7 +231,7 @@ def test_too_few_unused_patients_are_refused_with_a_number_that_fits(ended: Lab)
 
     instead = choose(TRAINED_ON, "auto")
     assert (instead.kind, instead.others) == ("folder", ())
-    assert instead.note.startswith("the test folder is scored: the search left ")
+    assert instead.notes[0].startswith("the test folder is scored: the search left ")
     assert instead.prepared == prepare(ended.settings, cache)[0], "every replicate trains on the search's patients"
 
 

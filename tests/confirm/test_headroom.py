@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,11 +90,19 @@ def test_draws_leave_patients_to_score_on(patients: int, wanted: int, ratio: flo
         assert draws * count * (1 + ratio) <= 0.75 * patients
 
 
-def test_a_space_without_a_ratio_or_with_too_few_patients_is_refused(root: Path) -> None:
+def test_a_space_without_a_ratio_or_with_too_few_patients_is_refused_before_the_training(
+    root: Path, tmp_path: Path
+) -> None:
+    xrays = shutil.copytree(root / "xrays" / "train", tmp_path / "xrays")
+    for file in sorted((xrays / "NORMAL").iterdir())[12:]:
+        file.unlink()
+
     with pytest.raises(ConfigError, match="no ratio"):
         headroom(root / "space.yaml", overrides=["source=none", "points_to_evaluate=[]"], cache=root / "cache")
     with pytest.raises(DataError, match="too few"):
         headroom(root / "space.yaml", overrides=["synthetic_ratio=20"], cache=root / "cache")
+    with pytest.raises(DataError, match=r"patients has too few of a class: NORMAL \d, and \d are needed"):
+        headroom(root / "space.yaml", overrides=["synthetic_ratio=0.5"], data=xrays, cache=tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

@@ -209,5 +209,5 @@ def test_too_few_patients_in_a_class_are_refused(lab: Lab) -> None:
         file.unlink()
     prepared = lab.prepared()
 
-    with pytest.raises(DataError, match="patients of class NORMAL: 1; an interval needs 5 or more"):
+    with pytest.raises(DataError, match="too few test patients: NORMAL 1; an interval needs 5 or more"):
         lab.sealed(prepared=prepared)

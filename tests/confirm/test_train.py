@@ -15,9 +15,9 @@ from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.arms import FinishedTrial, Plan
 from xraytune.confirm.plan import make_plan
+from xraytune.confirm.run_list import train_replicates
 from xraytune.confirm.sealed import SealedTest, TestChoice
 from xraytune.confirm.study import OpenStudy
-from xraytune.confirm.train import train_replicates
 from xraytune.search.asha import rungs_of
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.loop import TrialLoop
@@ -37,7 +37,7 @@ STOPPED = tuple(
 SMALL = "confirm={replicates: 2, controls: {matched: [none], tuned: [real_only]}}"
 
 SEALED = SealedTest(name="test", data=DataSettings(path=Path("xrays")), table=None, images=())
-TEST_FOLDER = TestChoice(prepared=two_images(), sealed=SEALED, others=(), note="")
+TEST_FOLDER = TestChoice(prepared=two_images(), sealed=SEALED, others=())
 
 Says = Callable[[StudyFolder, int], Iterable[TrialMessage]]
 Report = tuple[int, int, float]

@@ -12,7 +12,7 @@ from xraytune.nets.backbones import build_backbone
 
 SPACE = str(Path(__file__).resolve().parents[2] / "search_spaces" / "gan_quality.yaml")
 TINY = (
-    *("data.train_patients=all", "data.image_size=32", "data.split.val_a=0.42", "data.split.val_b=0.42"),
+    *("data.train_patients=null", "data.image_size=32", "data.split.val_a=0.42", "data.split.val_b=0.42"),
     *("gan.image_size=32", "gan.width=4", "gan.steps=4"),
     *("budget.trials=3", "budget.max_epochs=2", "scheduler.name=none", "resources.concurrent=2"),
     *("quality.backbone=small_cnn", "quality.weights=own.safetensors", "quality.allow_memorised=true"),

@@ -10,7 +10,7 @@ import pytest
 from tests.confirm.verdicts import write_verdict
 from tests.in_process import CPU, command
 from tests.model.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
-from tests.study.studies import DirectSearch
+from tests.study.studies import DirectSearch, keep_one_ill_patient_on_val_b
 from xraytune.base.errors import ConfigError, StudyError, TrialError
 from xraytune.base.files import append_jsonl, write_array, write_bytes
 from xraytune.base.records import TrialResult
@@ -82,12 +82,17 @@ def test_the_best_on_val_b_is_exported_unless_a_confirmation_knows_better(
     assert reason in (tmp_path / "best.yaml").read_text(encoding="utf-8").partition("\n")[0]
 
 
-@pytest.mark.parametrize(("wrong", "exported"), [(1, "classical"), (6, "classical+gan")])
+@pytest.mark.parametrize(("wrong", "exported"), [(1, "classical"), (6, "classical+gan"), (0, "classical+gan")])
 def test_a_simpler_mix_within_one_standard_error_is_exported(
     made: Made, tmp_path: Path, wrong: int, exported: str
 ) -> None:
-    """The GAN trial ranks val-B perfectly; the trial without synthetic images ranks some positive images too low."""
+    """The GAN trial ranks val-B perfectly; the trial without synthetic images ranks some positive images too low.
+
+    With a single patient of a class there (0), there is no standard error.
+    """
     folder = made([(0.9, 1.0), (0.9, 0.9)])
+    if not wrong:
+        keep_one_ill_patient_on_val_b(folder.path)
     labels = folder.prepared().side("val_b").labels
     for number, low_count in enumerate((0, wrong)):
         positive = np.where(labels == 1, 0.9, 0.1)

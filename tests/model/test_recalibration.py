@@ -1,11 +1,12 @@
 """A model adapted to another hospital: its probabilities, its threshold, and what is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.model.conftest import CopyLab, evaluate_classes, predict_classes, read_rows
-from xraytune.base.errors import ArtifactError, ConfigError
+from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.phantom import draw_phantoms
 
@@ -38,7 +39,7 @@ def test_a_recalibrated_model_has_the_new_prevalence(copy_lab: CopyLab, hospital
     assert predicted.threshold == after.threshold != before.threshold
 
 
-@pytest.mark.parametrize("fault", ["shared", "few", "twice", "sensitivity", "of another model"])
+@pytest.mark.parametrize("fault", ["shared", "few", "twice", "sensitivity", "of another model", "one class"])
 def test_a_refused_recalibration_changes_nothing(copy_lab: CopyLab, hospital: Path, tmp_path: Path, fault: str) -> None:
     lab = copy_lab()
     data, recalibrate, sensitivity = hospital / "test", hospital / "train", 0.9 if fault == "sensitivity" else None
@@ -52,9 +53,11 @@ def test_a_refused_recalibration_changes_nothing(copy_lab: CopyLab, hospital: Pa
     if fault == "of another model":
         recorded = lab.model / "recalibration.json"
         write_json(recorded, read_json(recorded) | {"model_sha256": "0" * 64})
+    if fault == "one class":  # among the images to evaluate on
+        data = shutil.copytree(data, tmp_path / "one", ignore=shutil.ignore_patterns("NORMAL"))
     files = {file: file.read_bytes() for file in lab.model.iterdir()}
 
-    with pytest.raises(ArtifactError if fault == "of another model" else ConfigError):
+    with pytest.raises({"of another model": ArtifactError, "one class": DataError}.get(fault, ConfigError)):
         evaluate_classes(lab.model, data=data, recalibrate=recalibrate, sensitivity=sensitivity, replicates=10)
 
     assert {file: file.read_bytes() for file in lab.model.iterdir()} == files

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.in_process import InProcess, one_thread, search_in_process
-from xraytune.base.errors import ConfigError, StudyError
+from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.train import train
@@ -79,7 +80,26 @@ def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_l
     assert (view.trial_budget, view.seconds_budget) == (2, 1800.0)
 
 
-def test_ratio_without_extra_images_is_refused_before_writing(space: Path) -> None:
+def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Path) -> None:
+    """A learning rate that no network survives, and a test folder that is too small for a verdict."""
+    notes = list[str]()
+    for file in sorted((space.parent / "xrays" / "test" / "NORMAL").iterdir())[1:]:
+        file.unlink()
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if text.startswith("`confirm` cannot score test/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(space, "lr=100", note=note)
+
+    assert notes[0].startswith("lr: 100.0 is unusual")
+    assert "too few test patients: NORMAL 1" in notes[-1]
+    assert not (space.parent / "studies").exists()
+
+
+def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
     refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to zero extra images\n +fix: use 0\.\d+ or more"
 
@@ -88,6 +108,11 @@ def test_ratio_without_extra_images_is_refused_before_writing(space: Path) -> No
     fixed = ["batch_size=512", "lr=1e-3", "source=duplicate", "synthetic_ratio=0.002"]
     with pytest.raises(ConfigError, match=refused):
         train(space, out=root / "model", overrides=fixed, cache=root / "cache")
+
+    (root / "extra" / "NORMAL").mkdir(parents=True)
+    Image.new("L", (32, 32), 7).save(root / "extra" / "NORMAL" / "one.png")
+    with pytest.raises(DataError, match="1 images of NORMAL, but the mix needs"):
+        run(space, "source={values: [none, folder]}", f"folder.path={root / 'extra'}", "synthetic_ratio=1.0")
 
     assert not (root / "studies").exists()
     assert not (root / "model").exists()

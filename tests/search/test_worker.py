@@ -141,6 +141,18 @@ def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
     assert run.summary["value"] == end.result.value
 
 
+@pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])
+def test_an_environment_that_turns_wandb_off_gives_no_run_and_no_file(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(*variable.split("="))
+    number = 83 if "MODE" in variable else 84
+
+    steps(job(study, number, tracking={"wandb": {"mode": "offline"}}), 1)
+
+    assert not (study.trial_path(number) / "wandb").exists()
+
+
 def test_trials_of_one_gan_name_the_same_picture_of_its_images(study: StudyFolder) -> None:
     """The picture is written before a GAN can be rejected, too."""
     earlier = {*(study.path / "samples").glob("*")}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.errors import ConfigError
-from xraytune.space.domains import Choices
-from xraytune.space.rules import check_images
+from xraytune.space.domains import Choices, Domain, Range
+from xraytune.space.rules import check_images, unusual_values
 from xraytune.space.settings import DataSettings, Settings
 from xraytune.space.space import ParameterSpec, Space
 
@@ -56,6 +56,24 @@ def test_a_single_point_is_checked_at_its_own_ratio_alone() -> None:
     check_images(space.at({"source": "gan", "synthetic_ratio": 2.0}), training_images=50)
     with pytest.raises(ConfigError, match="rounds to zero extra images"):
         check_images(space.at({"source": "gan", "synthetic_ratio": 0.0099}), training_images=50)
+
+
+@pytest.mark.parametrize(
+    ("name", "domain", "words"),
+    [
+        ("lr", Range(low=1.00001, high=1.001), "1e-06 to 0.3. These are powers of e, as the log_uniform of W&B"),
+        ("lr", Range(low=1e-5, high=100.0, is_log=True), "1e-06 to 0.3. If 0.01 is meant, an exponent lacks its minus"),
+        ("weight_decay", Choices((0.0, 1.0)), "0 to 0.3. Check the decimal point and the exponent"),
+        ("lr", Range(low=1e-5, high=0.1), "drawn uniformly: nine of ten values are above 0.01; if small values matter"),
+        ("lr", Range(low=1e-5, high=0.1, is_log=True), ""),
+        ("weight_decay", Range(low=1e-6, high=0.1), ""),
+    ],
+)
+def test_an_unusual_range_gives_one_warning_with_the_likely_cause(name: str, domain: Domain, words: str) -> None:
+    warnings = [*unusual_values(Space(settings=SETTINGS, specs=(ParameterSpec(name=name, domain=domain),)))]
+
+    assert len(warnings) == bool(words)
+    assert all(warning.startswith(f"{name}: {domain} is") and words in warning for warning in warnings)
 
 
 def test_a_single_neuron_is_refused_for_three_classes() -> None:

@@ -50,10 +50,10 @@ _CHOICES: dict[str, list[Json]] = {
 }
 _RANGES: dict[str, Specs] = {
     "lr": {"log": {"min": 1e-5, "max": 1e-2, "distribution": "log_uniform_values"}, "plain": {"min": 1e-4, "max": 1}},
-    "dropout": {"stepped": {"min": 0, "max": 0.6, "step": 0.2}, "offset": {"min": 0.1, "max": 0.4, "step": 0.1}},
+    "dropout": {"plain": {"min": 0, "max": 0.6}},
     "batch_size": {
         "log": {"min": 8, "max": 64, "distribution": "log_uniform_values"},
-        "stepped": {"min": 8, "max": 32, "step": 8, "distribution": "int_uniform"},
+        "plain": {"min": 8, "max": 32, "distribution": "int_uniform"},
     },
     "views": {"plain": {"min": 1, "max": 8}},
 }
@@ -68,7 +68,7 @@ def _choice(name: str) -> st.SearchStrategy[dict[str, Json]]:
 
 
 def _condition(parent: str) -> st.SearchStrategy[dict[str, Json]]:
-    in_ranges: dict[str, list[Json]] = {"batch_size": [8, 16, 64], "views": [1, 3, 8], "dropout": [0, 0.2]}
+    in_ranges: dict[str, list[Json]] = {"batch_size": [8, 16, 64], "views": [1, 3, 8]}
     accepted = st.lists(
         st.sampled_from(in_ranges.get(parent) or _CHOICES[parent]), min_size=1, max_size=4, unique_by=json.dumps
     )
@@ -83,7 +83,7 @@ def space_contents(draw: st.DrawFn) -> dict[str, Any]:
     for name in names:
         ranges = _RANGES.get(name)
         spec = dict(draw(_choice(name)) if ranges is None else draw(st.sampled_from(list(ranges.values()))))
-        parents = specs.keys() - {"folder.path", "lr"}
+        parents = specs.keys() - {"folder.path", "lr", "dropout"}
         is_conditional: bool = draw(st.booleans())
         if parents and is_conditional:
             spec["when"] = draw(st.sampled_from(sorted(parents)).flatmap(_condition))
@@ -190,8 +190,8 @@ def test_a_grid_lists_each_distinct_trial_once(write_space: WriteSpace) -> None:
     path = write_space(
         "source: {values: [none, duplicate, gan]}",
         "synthetic_ratio: {values: [0.5, 1]}",
-        "gan.steps: {min: 100, max: 300, step: 100}",
-        "dropout: {min: 0, max: 0.3, step: 0.3}",
+        "gan.steps: {min: 1, max: 3}",
+        "dropout: {values: [0, 0.3]}",
         after="sampler: {name: grid}\n",
     )
     space = load_space(path)
@@ -248,8 +248,7 @@ def test_the_origin_of_an_exported_file_is_kept_outside_its_identity(tmp_path: P
 
 def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
     path = write_space(
-        "batch_size: {min: 8, max: 32, step: 8}",
-        "dropout: {min: 0.1, max: 0.5, step: 0.2}",
+        "batch_size: {min: 8, max: 32}",
         "gan.steps: {min: 100, max: 900, distribution: log_uniform_values}",
         "lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}",
         "source: {value: gan}",
@@ -259,8 +258,7 @@ def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
     ((trial, _),) = ask(load_space(path), 0, 1)
 
     assert trial.distributions == {
-        "batch_size": IntDistribution(8, 32, step=8),
-        "dropout": FloatDistribution(0.1, 0.5, step=0.2),
+        "batch_size": IntDistribution(8, 32),
         "gan.steps": IntDistribution(100, 900, log=True),
         "lr": FloatDistribution(1e-5, 1e-2, log=True),
         "weight_decay": FloatDistribution(0.0, 1.0),

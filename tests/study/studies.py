@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.prepare import Prepared, PreparedImage, SideName
 from xraytune.search.callbacks import Callbacks
@@ -68,6 +69,15 @@ def two_images() -> Prepared:
         test_fingerprint=None,
         images=images,
     )
+
+
+def keep_one_ill_patient_on_val_b(study: Path) -> None:
+    """Move the others to val-A."""
+    split = read_json(study / "split.json")
+    ill = sorted({row["patient"] for row in split["images"] if (row["side"], row["label"]) == ("val_b", 1)})
+    for row in split["images"]:
+        row["side"] = "val_a" if row["patient"] in ill[1:] else row["side"]
+    write_json(study / "split.json", split)
 
 
 CPU = Compute(device="cpu", threads=1, precision="float32")

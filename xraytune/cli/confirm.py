@@ -1,4 +1,4 @@
-"""`xraytune confirm`: run the confirmation of a study and print its verdict."""
+"""`xraytune confirm` runs the confirmation of a study; `xraytune audit` evaluates a folder of synthetic images."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Exit, Option
+from typer import Argument, Exit, Option
 
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.cli import console, options
 from xraytune.cli.search import log_dashboard, shown_path
 
 if TYPE_CHECKING:
+    from xraytune.audit import Audit
     from xraytune.confirm.record import Confirmation
     from xraytune.search.callbacks import Callbacks
 
@@ -115,3 +116,46 @@ def show_verdict(confirmation: Confirmation) -> None:
     console.show_section(verdict_section(confirmation))
     folder = shown_path(confirmation.study) / "confirm"
     console.write(f"all results, also at other ratios: {folder}/verdict.json; text for a paper: {folder}/methods.md")
+
+
+def audit(
+    real: options.DataSource,
+    synthetic: Annotated[
+        Path, Argument(metavar="SYNTHETIC", help="Synthetic images, in class folders named like the real ones.")
+    ],
+    quick: Annotated[
+        bool, Option("--quick", help="Only measure the images; no training, and the test folder stays sealed.")
+    ] = False,
+    weights_dir: options.WeightsDir = None,
+    overrides: options.Overrides = None,
+    studies: options.Studies = Path("studies"),
+    cache: options.Cache = None,
+    skip_broken: options.SkipBroken = False,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Evaluate synthetic images against real ones: copies, realism, labels, variety, and benefit to a classifier."""
+    from xraytune.audit import audit
+
+    with ConfirmScreen(ask=not (yes or as_json)) as screen:
+        result = audit(
+            real,
+            synthetic,
+            quick=quick,
+            weights_dir=weights_dir,
+            overrides=overrides or (),
+            studies=studies,
+            cache=cache,
+            skip_broken=skip_broken,
+            callbacks=screen.callbacks,
+            before_test=screen.before_test,
+        )
+    console.show_result(result, _show_audit, as_json=as_json)
+
+
+def _show_audit(result: Audit) -> None:
+    from xraytune.audit import audit_section
+
+    console.show_section(audit_section(result))
+    folder = shown_path(result.study)
+    console.write(f"report: {folder}/audit.html; all figures: {folder}/audit.json")

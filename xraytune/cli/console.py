@@ -115,11 +115,6 @@ def event(text: str) -> None:
     log(text if is_live() else f"{datetime.now().astimezone():%H:%M:%S}  {text}")
 
 
-def mebibytes(size: int) -> str:
-    """Format a number of bytes in MiB."""
-    return f"{size / 2**20:,.1f}"
-
-
 def is_live() -> bool:
     """Return whether stderr is a terminal that can be redrawn."""
     return _ERR.is_terminal and not _ERR.is_dumb_terminal

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Option
+from typer import Argument, Option
 
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
@@ -16,9 +16,21 @@ if TYPE_CHECKING:
 
 def inspect(
     source: options.DataSource,
-    classes: options.Classes = "binary",
-    positive: options.Positive = None,
-    group_regex: options.GroupRegex = None,
+    classes: Annotated[
+        Literal["binary", "three", "auto"],
+        Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),
+    ] = "binary",
+    positive: Annotated[
+        str | None,
+        Option(
+            metavar="CLASS",
+            help="With two classes, the positive one, which sensitivity refers to; default: recognised by name.",
+        ),
+    ] = None,
+    group_regex: Annotated[
+        str | None,
+        Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient."),
+    ] = None,
     figures: Annotated[
         Path | None,
         Option(
@@ -63,9 +75,9 @@ def inspect(
 
 
 def phantom(
-    out: options.NewFolder,
+    out: Annotated[Path, Argument(metavar="OUT", help="Folder to create.")],
     patients: Annotated[int, Option(help="Number of patients, with one to four images each.")] = 200,
-    seed: options.Seed = 0,
+    seed: Annotated[int, Option(help="Random seed; the same seed writes the same bytes.")] = 0,
     size: Annotated[int, Option(metavar="PX", help="Side length of the images.")] = 256,
     masks: Annotated[
         bool, Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes.")

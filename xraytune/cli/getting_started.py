@@ -24,8 +24,7 @@ def demo(
 ) -> None:
     """Run the whole pipeline on phantom X-rays in minutes, from the search to the evaluation. Run again to resume."""
     here = folder / "quick" if quick else folder
-    names = ("xrays", "other_xrays", "studies", "model")
-    xrays, others, studies, trained = (here / name for name in names)
+    xrays, others, studies, trained = (here / name for name in ("xrays", "other_xrays", "studies", "model"))
     space, study, overrides = Path("demo"), studies / "demo", QUICK_OVERRIDES if quick else ()
     numbers = count(1)
 

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from xraytune.base.errors import INTERRUPTED_EXIT_CODE, MachineError, Problem, XraytuneError, is_out_of_memory
 from xraytune.base.files import explain_disk_errors
-from xraytune.cli import audit, confirm, console, data, generator, getting_started, model, search, space, study
+from xraytune.cli import confirm, console, data, generator, getting_started, model, search, space, study
 
 _START, _SEARCH, _MODEL = "Getting started", "Search", "Final model"
 _BUG = "this is a bug in xraytune: please report it with the lines above"
@@ -90,7 +90,7 @@ def build_app() -> typer.Typer:
     _add(app, study.status, "xraytune status studies/gan-ratio", _SEARCH)
     _add(app, study.report, "xraytune report studies/gan-ratio", _SEARCH)
     _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
-    _add(app, audit.audit, "xraytune audit chest_xray generated", _SEARCH)
+    _add(app, confirm.audit, "xraytune audit chest_xray generated", _SEARCH)
     _add(app, study.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
     _add(app, study.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)
 

@@ -54,8 +54,6 @@ def train(
         raise ConfigError(
             Problem("give a study or --config FILE", fix="write e.g. xraytune train studies/NAME -o model")
         )
-    if labelled is not None and not labelled.exists():
-        raise ConfigError(Problem("the images to evaluate on do not exist", labelled, "correct --evaluate"))
     with console.progress() as on_progress:
         trained = train(
             source,
@@ -65,6 +63,7 @@ def train(
             overrides=overrides or (),
             cache=cache,
             skip_broken=skip_broken,
+            labelled=labelled,
             on_epoch=lambda epoch: console.event(
                 f"epoch {epoch.epoch:3d}  train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}  "
                 f"val-A score {epoch.val_score:.4f}"

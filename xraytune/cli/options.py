@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from typer import Argument, Option
 
@@ -53,21 +53,6 @@ Cache: TypeAlias = Annotated[
         "a study, in the current folder.",
     ),
 ]
-Classes: TypeAlias = Annotated[
-    Literal["binary", "three", "auto"],
-    Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),
-]
-Positive: TypeAlias = Annotated[
-    str | None,
-    Option(
-        metavar="CLASS",
-        help="With two classes, the positive one, which sensitivity refers to; default: recognised by name.",
-    ),
-]
-GroupRegex: TypeAlias = Annotated[
-    str | None, Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient.")
-]
-Seed: TypeAlias = Annotated[int, Option(help="Random seed; the same seed writes the same bytes.")]
 SkipBroken: TypeAlias = Annotated[
     bool, Option("--skip-broken", help="Leave out broken images and list them, instead of stopping.")
 ]
@@ -88,6 +73,5 @@ DryRun: TypeAlias = Annotated[bool, Option("--dry-run", help="Only print what wo
 Yes: TypeAlias = Annotated[bool, Option("--yes", help="Access the test images without asking.")]
 Reason: TypeAlias = Annotated[str, Option(help="Reason to record in the test-set access log.")]
 OutFolder: TypeAlias = Annotated[Path, Option("--out", "-o", metavar="OUT", help="Folder to create.")]
-NewFolder: TypeAlias = Annotated[Path, Argument(metavar="OUT", help="Folder to create.")]
 StudyArgument: TypeAlias = Annotated[Path, Argument(metavar="STUDY", help="Folder of a study.")]
 ModelArgument: TypeAlias = Annotated[Path, Argument(metavar="MODEL", help="Folder of a trained model.")]

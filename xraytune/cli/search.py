@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from xraytune.base.errors import ConfigError, Problem, counted
-from xraytune.base.files import require_new, require_writable
+from xraytune.base.files import require_new
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.present.tables import duration
@@ -78,7 +78,6 @@ def headroom(
 
     if out is not None:
         require_new(out)
-        require_writable(out.parent)
         if out.suffix not in (".svg", ".png"):
             raise ConfigError(Problem("a figure must end in .svg or .png", out, "give e.g. -o headroom.svg"))
     with console.progress() as on_progress:

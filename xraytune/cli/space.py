@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ def check(
 ) -> None:
     """Validate a search space file and print it with all defaults. Reports all problems at once."""
     from xraytune.space.load import load_space
+    from xraytune.space.rules import unusual_values
     from xraytune.space.schema import space_schema
     from xraytune.space.space import require_extensions
 
@@ -33,7 +35,7 @@ def check(
         return
     if file is None:
         raise BadParameter("give a space file, or --schema", param_hint="FILE")
-    answer: dict[str, Json] = {"file": str(file), "ok": False, "searched": [], "space": None}
+    answer: dict[str, Json] = {"file": str(file), "ok": False, "searched": [], "space": None, "warnings": []}
     try:
         space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
         require_extensions(space)
@@ -42,11 +44,12 @@ def check(
             raise
         console.show_json(answer | {"problems": [_problem(problem) for problem in error.problems]})
         raise Exit(error.exit_code) from None
+    warnings = [*unusual_values(space)]
     if as_json:
         content = {"ok": True, "searched": list(space.searched), "space": space.identity(), "problems": []}
-        console.show_json(answer | content)
+        console.show_json(answer | content | {"warnings": warnings})
     else:
-        _show(file, space)
+        _show(file, space, warnings)
 
 
 def _problem(problem: Problem) -> dict[str, Json]:
@@ -54,7 +57,7 @@ def _problem(problem: Problem) -> dict[str, Json]:
     return {"what": problem.what, "where": str(problem.where), "line": line, "fix": problem.fix}
 
 
-def _show(file: Path, space: Space) -> None:
+def _show(file: Path, space: Space, warnings: Sequence[str]) -> None:
     from xraytune.space.settings import has_effect_in
 
     settings, searched = space.settings, len(space.searched)
@@ -62,8 +65,9 @@ def _show(file: Path, space: Space) -> None:
     are = "parameter is" if searched == 1 else "parameters are"
     what = f"{searched} {are} searched, {fixed} are fixed" if searched else "It is one experiment, for `xraytune train`"
     console.write(f"{file}: valid. {what}.", "strong")
+    notes = [*warnings, settings.idle_asha]
     if not settings.data.path.exists():
-        console.write(f"note: {settings.data.path} does not exist: give --data DIR", "busy")
-    if settings.has_idle_asha:
-        console.write(f"note: ASHA stops no trial, because there are only {settings.budget.max_epochs} epochs", "busy")
+        notes.append(f"{settings.data.path} does not exist: give --data DIR")
+    for note in filter(None, notes):
+        console.write(f"note: {note}", "busy")
     console.write(f"\n{space.to_yaml(file.parent)}")

@@ -143,8 +143,8 @@ def clean_cache(
 
 def _show_cleaned(cleaned: Cleaned) -> None:
     verb = "would free" if cleaned.is_dry_run else "freed"
-    head = f"{verb} {console.mebibytes(cleaned.total_bytes)} MiB" if cleaned.removed else "nothing to remove"
-    rows = [(str(path), console.mebibytes(size)) for path, size in cleaned.removed.items()]
+    head = f"{verb} {cleaned.total_bytes / 2**20:,.1f} MiB" if cleaned.removed else "nothing to remove"
+    rows = [(str(path), f"{size / 2**20:,.1f}") for path, size in cleaned.removed.items()]
     console.show(
         Cell(head, "good"),
         *([Cell(f"note: {cleaned.note}", "dim")] if cleaned.note else []),

@@ -23,6 +23,8 @@ from xraytune.study.row import RunOutcome, RunRow, Status, TrialRecord, TrialRow
 CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
 _PLAN_FILE = "plan.json"
+_FEWEST_REPLICATES = 4
+"""With three, 95 % intervals cover only 91 to 95 % (docs/results.md)."""
 
 Content: TypeAlias = tuple[Parameters, int | None, bool]
 Role = Literal["finalist", "matched", "tuned", "perfect", "ratio"]
@@ -78,9 +80,15 @@ class Plan(StrictModel):
     replicates: PositiveInt
     notes: tuple[str, ...] = ()
     exploratory: tuple[str, ...] = ()
-    """Why the verdict is not confirmatory; empty if it is."""
+    """Earlier accesses to the test images."""
     arms: tuple[Arm, ...]
     """Finalists by val-B, each followed by its matched controls; the ratio response of the first; the tuned controls."""
+
+    @property
+    def why_exploratory(self) -> tuple[str, ...]:
+        """Why the verdict is not confirmatory; empty if it is."""
+        few = f"it has only {self.replicates} replicates, and the 95 % intervals need at least {_FEWEST_REPLICATES}"
+        return self.exploratory if self.replicates >= _FEWEST_REPLICATES else (*self.exploratory, few)
 
     @property
     def trainings(self) -> dict[Content, Arm]:

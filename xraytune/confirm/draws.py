@@ -29,11 +29,8 @@ def divide(prepared: Prepared, settings: Settings, index: ImageIndex, replicates
     data = settings.data.model_copy(update={"train_patients": None})
     everyone, _ = prepare_index(index, data, cache, skip_broken=True)
     if everyone.pixels != prepared.pixels:
-        what, fix = (
-            "unused images were added, changed or removed since the search",
-            "restore them, or start a new study",
-        )
-        raise StudyError(Problem(what, data.path, fix))
+        what = "unused images were added, changed or removed since the search"
+        raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
     searched = {image.file for image in prepared.images}
     unused = [image for image in everyone.images if image.file not in searched]
     patients, labels = [image.patient for image in unused], [image.label for image in unused]

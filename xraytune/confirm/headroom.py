@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.base.records import Progress, ignore_progress
-from xraytune.data.prepare import ImageSource, RunContext, side_images
+from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
+from xraytune.data.sides import FEWEST_OF_CLASS, side_size
 from xraytune.data.split import nested_order
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import allocation_of, gpu_count, pin
@@ -147,7 +148,7 @@ def headroom(
     """
     own, whole = (
         open_space(space, [*overrides, *more], data=data, weights_dir=weights_dir)
-        for more in ([], ["data.train_patients=all"])
+        for more in ([], ["data.train_patients=null"])
     )
     settings, task = whole.settings, task_of(whole.settings)
     parameters, ratios = _baseline(whole), _ratios(whole)
@@ -159,10 +160,13 @@ def headroom(
     side = prepared.side("train")
     patients = nested_order(side.patients, side.labels.tolist(), settings.data.split.seed)
     wanted = own.settings.data.train_patients or len(patients)
-    chosen = list(designs(len(patients), wanted, max(ratios)))
+    possible = designs(len(patients), wanted, max(ratios))
+    missing = {design: _missing(prepared, patients, *design, max(ratios)) for design in possible}
+    chosen = [design for design, what in missing.items() if not what]
     if not chosen:
         needed = math.ceil(_FEWEST_DRAWS * _pool_size(_FEWEST_PATIENTS, max(ratios)) / (1 - _TEST_SHARE))
-        what = f"{len(patients):,} training patients are too few for a ratio of {max(ratios):g}, which needs {needed:,}"
+        few = f"{len(patients):,} training patients are too few for a ratio of {max(ratios):g}, which needs {needed:,}"
+        what = next(iter(missing.values()), few)
         raise DataError(Problem(what, settings.data.path, "lower the ratios, or add patients"))
     experiment = Experiment(settings=settings, parameters=parameters)
     if not Network(experiment, context).has_cached_features:
@@ -246,6 +250,17 @@ def draw_and_others(
     """
     first = draw * size
     return patients[first : first + count], patients[first + count : first + size]
+
+
+def _missing(prepared: Prepared, patients: Sequence[tuple[int, ...]], count: int, draws: int, ratio: float) -> str:
+    """Return why so many draws are impossible: one lacks a class, or too few patients are left to score on; else ""."""
+    images, size = [image for image in prepared.images if image.side == "train"], _pool_size(count, ratio)
+    parts = [("draw", 1, draw_and_others(patients, draw, count, size)[0]) for draw in range(draws)]
+    for name, fewest, part in (*parts, ("test side", FEWEST_OF_CLASS, patients[draws * size :])):
+        chosen = [images[place] for place in chain(*part)]
+        if few := side_size(name, chosen, prepared.class_names, prepared.positive).lacking(fewest):
+            return f"a {name} of {len(part)} patients has too few of a class: {few}, and {fewest} are needed"
+    return ""
 
 
 def train_on_draw(

@@ -29,31 +29,31 @@ from xraytune.stats.verdict import AgainstControl, ControlKind, compare, fixed_s
 from xraytune.study.folder import damage_explained, format_versions
 from xraytune.trial.task import task_of
 
-FEWEST_REPLICATES = 4
-"""With three, 95 % intervals cover only 91 to 95 % (docs/results.md)."""
 _EXTERNAL_FILE = "external.json"
 
 
 def judge(
     study: OpenStudy,
     plan: Plan,
-    val_b: ArmScores,
     test: ArmScores,
     *,
+    ratios: tuple[RatioPoint, ...],
     sealed: SealedTest,
     external: tuple[ExternalResult, ...],
     compute: Compute,
 ) -> Confirmation:
-    """Judge the finalists by their scores on the `sealed` images, which were computed on `compute`."""
+    """Judge the finalists by their scores on the `sealed` images, which were computed on `compute`.
+
+    `ratios` is the ratio response, if there is one.
+    """
     folder, prepared, settings = study.runs_folder, study.prepared, study.settings
     rope, task, is_binary = settings.confirm.rope, task_of(settings), len(prepared.class_names) == 2
-    few = f"it has only {plan.replicates} replicates, and the 95 % intervals need at least {FEWEST_REPLICATES}"
     return Confirmation(
         study=study.folder.path,
         metric=task.metric,
         objective=settings.metric,
         network=task.network,
-        exploratory=plan.exploratory if plan.replicates >= FEWEST_REPLICATES else (*plan.exploratory, few),
+        exploratory=plan.why_exploratory,
         rope=rope,
         replicates=plan.replicates,
         train_images=len(prepared.side("train").rows),
@@ -67,7 +67,7 @@ def judge(
         ),
         finalists=judge_finalists(test, rope=rope),
         generators=tuple(secondary.generator_quality(folder, plan, arm) for arm in plan.finalists),
-        ratio_response=ratio_response(val_b),
+        ratio_response=ratios,
         secondary=secondary.secondary_outcomes(test, arm_thresholds(folder, plan)),
         external=external,
         notes=(*plan.notes, *_notes_on_machines(study, compute)),

@@ -32,7 +32,7 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
 
     Raises StudyError if there is no trial with synthetic images, or a finalist has no control; TrialError if runs failed.
     """
-    notes = [choice.note] if choice.note else []
+    notes = [*choice.notes]
     finished = train_trials(study, _unfinished(study, finalists), first=0)
     if finished:
         furthest = f"the {len(finished)} that got furthest were trained to the end"
@@ -104,7 +104,7 @@ def _possible(study: OpenStudy, arms: Sequence[Arm], choice: TestChoice, count: 
     too_large = set[float]()
     for arm in arms:
         folder, ratio = arm.parameters.folder, arm.parameters.synthetic_ratio
-        if arm.role == "ratio" and ratio in too_large:
+        if arm.role == "ratio" and (ratio in too_large or not choice.has_ratios):
             continue
         try:
             for prepared in trained_on:
@@ -129,7 +129,5 @@ def require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], st
     compared = {arm.trial for arm in arms if arm.role == "matched"}
     if alone := [finalist.name for finalist in finalists if finalist.name not in compared]:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
-        fix = (
-            "start a search with `none` in confirm.controls.matched, or with trials of an arm in confirm.controls.tuned"
-        )
+        fix = "start a search with `none` in confirm.controls.matched, or trials of an arm in confirm.controls.tuned"
         raise StudyError(Problem(what, study, fix))

@@ -16,14 +16,14 @@ from pathlib import Path
 from xraytune.base.errors import Problem, StudyError
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, read_plan
 from xraytune.confirm.draws import TEST
-from xraytune.confirm.judge import external_results, judge
+from xraytune.confirm.judge import external_results, judge, ratio_response
 from xraytune.confirm.plan import candidates, make_plan, mark_earlier_access
 from xraytune.confirm.record import Confirmation, write_verdict
+from xraytune.confirm.run_list import train_replicates
 from xraytune.confirm.score import has_any_results, is_scored, score_sealed, score_val_b, scoring_compute
 from xraytune.confirm.sealed import TestChoice, choose_test, require_scored_test
 from xraytune.confirm.study import OpenStudy, open_study
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
-from xraytune.confirm.train import train_replicates
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 
 
@@ -87,6 +87,8 @@ def confirm(
             on_progress=callbacks.on_progress,
         )
         opened, sealed = replace(opened, prepared=choice.prepared), choice.sealed
+        for note in choice.notes:
+            callbacks.note(note)
         opened.require_same_inputs(compared)
         if has_any_results(folder, TEST):
             require_scored_test(sealed, opened.folder.path / TEST_ACCESS_FILE)
@@ -96,6 +98,8 @@ def confirm(
                 make_plan(opened, finalists=finalists or wanted.finalists, replicates=count, choice=choice),
                 accesses(opened.folder.path, sealed.fingerprint, sealed.contents),
             )
+            for why in plan.why_exploratory:
+                callbacks.note(f"the verdict will be exploratory: {why}")
             train_replicates(opened, plan)
         confirmation = _score_and_judge(opened, plan, choice, reason, before_test)
         write_verdict(folder.path, confirmation)
@@ -116,7 +120,8 @@ def _score_and_judge(
         plan = mark_earlier_access(study, plan, known)
     test_scores = score_sealed(study, plan, sealed, compute, reason=reason)
     elsewhere = external_results(study, plan, choice.others, compute, reason=reason)
-    return judge(study, plan, val_b, test_scores, sealed=sealed, external=elsewhere, compute=compute)
+    ratios = ratio_response(val_b) if choice.has_ratios else ()
+    return judge(study, plan, test_scores, ratios=ratios, sealed=sealed, external=elsewhere, compute=compute)
 
 
 def _planned(study: OpenStudy, replicates: int | None) -> Plan | None:

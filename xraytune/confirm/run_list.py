@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from xraytune.base.errors import Problem, StudyError, TrialError
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, Json, Progress, ignore_progress
+from xraytune.confirm.arms import Plan, replicate
 from xraytune.confirm.study import OpenStudy
 from xraytune.data.prepare import Prepared, write_prepared
 from xraytune.search.loop import TrialLoop, TrialSource
@@ -168,3 +169,21 @@ def train_runs(
         fix = "run the same command again to retry them; see trials/*/error.txt there"
         raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}", folder.path, fix))
     return rows
+
+
+def train_replicates(study: OpenStudy, plan: Plan) -> None:
+    """Train the runs of a plan that have not ended, each to its last step; raise TrialError if some failed."""
+    trainings = plan.trainings.values()
+    pairs = ((number, arm) for number in range(plan.replicates) for arm in trainings)
+    runs = [
+        Run(
+            number=place,
+            label=f"{arm.name}, replicate {number}",
+            experiment=replicate(arm, study.settings, number, plan.test),
+        )
+        for place, (number, arm) in enumerate(pairs)
+    ]
+    # Generators of several replicates are trained faster side by side, on one core each, than one by one on more cores.
+    compute = replace(study.compute, generator_threads=study.compute.threads)
+    complete_folder(study.runs_folder, study.prepared, lambda: {**study.machine(), "compute": {**asdict(compute)}})
+    train_runs(study, study.runs_folder, runs, "replicates")

@@ -39,13 +39,12 @@ from xraytune.data.prepare import (
     stored_images,
 )
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
+from xraytune.data.sides import FEWEST_OF_CLASS, side_sizes, too_few_tested
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.stats.classification import Labels
 from xraytune.trial.task import task_of
 
-_FEWEST_PATIENTS = 5
-"""The fewest patients for an interval: of each class, or in total for segmentation."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 
@@ -109,14 +108,16 @@ class TestChoice:
         prepared: The study's images; if unused patients are scored, divided into draws.
         sealed: For the verdict.
         others: Reported beside it.
-        note: Why the test folder is scored for lack of unused patients, or cannot be scored beside them.
+        notes: What cannot be done, and why.
+        has_ratios: Whether val-B is large enough for a ratio response.
     """
 
     __test__ = False
     prepared: Prepared
     sealed: SealedTest
     others: tuple[SealedTest, ...]
-    note: str
+    notes: tuple[str, ...] = ()
+    has_ratios: bool = True
 
     @property
     def kind(self) -> TestKind:
@@ -144,13 +145,10 @@ def choose_test(
         DataError: There are none, they share patients or files with the training images, or too few are of a class.
         StudyError: The images changed since the search, or `test` was given for a study with a test folder.
     """
-    has_test, where, note = prepared.test_fingerprint is not None, settings.data.path, ""
+    has_test, where, notes = prepared.test_fingerprint is not None, settings.data.path, list[str]()
     if test and planned == "unused":
-        what, fix = (
-            "this confirmation scores unused patients",
-            f"omit --test, or move {CONFIRM_FOLDER}/ away to start over",
-        )
-        raise StudyError(Problem(what, test, fix))
+        fix = f"omit --test, or move {CONFIRM_FOLDER}/ away to start over"
+        raise StudyError(Problem("this confirmation scores unused patients", test, fix))
     if test and has_test:
         raise StudyError(Problem("the study has its own test folder", test, "omit --test to use the study's own"))
     index = read_index(settings.data, pairs=task_of(settings).has_pairs, on_progress=on_progress)
@@ -163,33 +161,39 @@ def choose_test(
         raise StudyError(Problem(what, where, fix))
     kind = planned or ("folder" if test else settings.confirm.test)
     sealed, others, divided = None, list[SealedTest](), prepared
+    extra = sorted({parameters.folder.path for parameters in compared if parameters.folder})
+    require = partial(require_testable, settings=settings, prepared=prepared, index=index, extra=extra)
     if kind != "folder" and (kind == "unused" or settings.data.train_patients):
         try:
             divided = divide(prepared, settings, index, replicates, cache=cache)
             tested = {image.file for image in divided.images if image.side == TEST}
             images = tuple(image for image in index.images if image.file in tested)
             sealed = replace(own, images=images, is_unused=True)
+            _require_enough(sealed, prepared)
         except DataError as error:
             if kind == "unused" or not (has_test or test):
                 raise
-            note = f"the test folder is scored: {error.problems[0].what}"
+            sealed, divided = None, prepared
+            notes.append(f"the test folder is scored: {error.problems[0].what}")
     find = partial(given_test, settings, prepared, index, on_progress=on_progress)
     if sealed is None and not (has_test or test):
         fix = "give images of other patients: xraytune confirm STUDY --test DIR"
         raise DataError(Problem("the study has no test/ folder", where, fix))
     sealed = sealed or (find(test) if test else own)
     others += [find(external, sealed=sealed)] if external else []
-    extra = sorted({parameters.folder.path for parameters in compared if parameters.folder})
     for scored in (sealed, *others):
-        require_testable(scored, settings, prepared, index, extra)
+        require(scored)
     if sealed.is_unused and has_test:
         beside = replace(own, is_external=True)
         try:
-            require_testable(beside, settings, prepared, index, extra)
+            require(beside)
             others.append(beside)
         except DataError as error:
-            note = f"the test folder is not scored: {error.problems[0].what}"
-    return TestChoice(prepared=divided, sealed=sealed, others=tuple(others), note=note)
+            notes.append(f"the test folder is not scored: {error.problems[0].what}")
+    if few := side_sizes(prepared)[-1].lacking(FEWEST_OF_CLASS):
+        what = f"val-B has too few patients ({few}), and an interval needs {FEWEST_OF_CLASS} of each class"
+        notes.append(f"no ratio response: {what}; for one, start a search with a larger data.split.val_b")
+    return TestChoice(prepared=divided, sealed=sealed, others=tuple(others), notes=tuple(notes), has_ratios=not few)
 
 
 def given_test(
@@ -229,7 +233,7 @@ def given_test(
 
 
 def require_testable(
-    images: SealedTest, settings: Settings, prepared: Prepared, index: ImageIndex, extra: Collection[Path]
+    images: SealedTest, *, settings: Settings, prepared: Prepared, index: ImageIndex, extra: Collection[Path]
 ) -> None:
     """Refuse (DataError) too few patients of a class, or patients in `extra`, the folders that finalists are trained on."""
     task, group_regex = task_of(settings), settings.data.split.group_regex
@@ -241,15 +245,12 @@ def require_testable(
         is_own = images.data.path == settings.data.path
         fix = f"start a new search without them in {folder}" if is_own else _REMOVE
         _refuse_patients_of(extra_images, aliases, images, fix)
-    problems = []
-    for label, name in enumerate(prepared.class_names):
-        count = len({image.patient for image in images.images if image.label == label})
-        if count < _FEWEST_PATIENTS:
-            of_class = f" of class {name}" if len(prepared.class_names) > 1 else ""
-            what = f"test patients{of_class}: {count}; an interval needs {_FEWEST_PATIENTS} or more"
-            problems.append(Problem(what, images.data.path, "add test images of other patients"))
-    if problems:
-        raise DataError(*problems)
+    _require_enough(images, prepared)
+
+
+def _require_enough(images: SealedTest, prepared: Prepared) -> None:
+    if few := too_few_tested(images.images, prepared.class_names):
+        raise DataError(Problem(few, images.data.path, "add test images of other patients"))
 
 
 def _refuse_patients_of(

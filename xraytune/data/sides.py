@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xraytune.base.errors import join_names
 from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.prepare import Prepared, PreparedImage, SideName
 from xraytune.data.split import split_by_patient
@@ -20,6 +21,8 @@ USUAL_AUROC = 0.9
 """The AUROC at which sides are compared, before any trial has one."""
 MOST_CHANCE = 0.05
 """The largest difference by chance between two trials at which their order still says something: five default ROPEs."""
+FEWEST_OF_CLASS, _FEWEST_TESTED = 2, 5
+"""The fewest patients of each class for an interval of a score, and for one that a verdict can rest on."""
 _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
 
 
@@ -52,6 +55,11 @@ class SideSize:
         """Return the 95 % interval of an AUROC measured there."""
         return auroc_interval(auroc, self.effective_patients) if self.effective_patients else None
 
+    def lacking(self, fewest: int) -> str:
+        """Return the classes with fewer patients, such as `PNEUMONIA 1`; "" if there are none."""
+        few = [(name, count) for name, count in self.patients.items() if count < fewest]
+        return join_names([f"{name} {count}" if self.has_classes else f"{count}" for name, count in few])
+
     @property
     def has_classes(self) -> bool:
         """Whether there is an AUROC; pairs of images and masks are of a single class."""
@@ -70,7 +78,9 @@ class SideSize:
 def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
     """Return the sizes of train, val-A and val-B of a study."""
     return tuple(
-        _size(name, [image for image in prepared.images if image.side == side], prepared.class_names, prepared.positive)
+        side_size(
+            name, [image for image in prepared.images if image.side == side], prepared.class_names, prepared.positive
+        )
         for side, name in _NAMES.items()
     )
 
@@ -81,7 +91,13 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
     positions = {"train": split.train, "val-A": split.val_a, "val-B": split.val_b}
     sides = {name: [index.images[position] for position in chosen] for name, chosen in positions.items()}
     sides |= {"test": [*index.test]} if index.test else {}
-    return tuple(_size(name, images, index.class_names, index.positive) for name, images in sides.items())
+    return tuple(side_size(name, images, index.class_names, index.positive) for name, images in sides.items())
+
+
+def too_few_tested(images: Sequence[ImageFile], class_names: Sequence[str]) -> str:
+    """Return why a verdict cannot rest on these test images; "" if it can."""
+    few = side_size("test", images, class_names, 0).lacking(_FEWEST_TESTED)
+    return few and f"too few test patients: {few}; an interval needs {_FEWEST_TESTED} or more"
 
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:
@@ -103,9 +119,10 @@ def chance_warning(sizes: Iterable[SideSize]) -> str:
     )
 
 
-def _size(
+def side_size(
     name: str, images: Sequence[ImageFile | PreparedImage], class_names: Sequence[str], positive: int
 ) -> SideSize:
+    """Return the size of a side with these images."""
     labels = np.array([image.label for image in images], dtype=np.int64)
     patients = [image.patient for image in images]
     by_class = {

@@ -205,7 +205,7 @@ def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
     where = "data.train_patients"
     if count > len(patients):
         what = f"the train side has only {len(patients)} patients, fewer than {count}"
-        fix = f"use at most {len(patients)}, or all of them: --set data.train_patients=all"
+        fix = f"use at most {len(patients)}, or all of them: --set data.train_patients=null"
         raise DataError(Problem(what, where, fix))
     from_last = reversed([*enumerate(patients, start=1)])
     first_of_class = {label: number for number, patient in from_last for label in patient.labels}

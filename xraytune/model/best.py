@@ -21,7 +21,7 @@ from xraytune.base.files import read_jsonl, require_writable, write_text
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, Arm, finished_label, read_plan
 from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
 from xraytune.data.prepare import Prepared
-from xraytune.data.sides import SideSize, side_sizes
+from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
 from xraytune.space.fields import flat_values
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters, Settings
@@ -229,7 +229,7 @@ def _simplest_good(search: _Search) -> _Chosen:
     """Choose the best trial of the simplest mix within one standard error of the best on val-B.
 
     The standard error is that of the paired difference over the patients of val-B. Sources that `confirm` found not to
-    help, or to hurt, are excluded.
+    help, or to hurt, are excluded. Without several patients of each class on val-B, there is no standard error.
 
     Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
     """
@@ -240,7 +240,8 @@ def _simplest_good(search: _Search) -> _Chosen:
             mixes.setdefault(row.parameters.mix_simplicity, row)
     best = next(iter(mixes.values()), search.complete[0])
     simpler = [row for row in mixes.values() if row.parameters.mix_simplicity < best.parameters.mix_simplicity]
-    if search.task.trains_network and simpler:
+    has_error = not side_sizes(search.folder.prepared())[-1].lacking(FEWEST_OF_CLASS)
+    if search.task.trains_network and has_error and simpler:
         if good := _within_one_error(search, best, simpler):
             simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
             reason = f"the simplest mix within one standard error of the best on val-B, trial {best.number}"

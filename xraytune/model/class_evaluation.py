@@ -134,10 +134,7 @@ def evaluate_classes(
     patients = [by_file[file].patient for file in files]
     scored = ScoredImages(labels, probabilities, positive=bundle.positive, threshold=threshold)
     counts, is_binary = _counts(names, scored), len(names) == 2
-    if empty := [name for name, count in counts.items() if count == 0]:
-        what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
-        fix = f"put images of each class into folders named {', '.join(names)}; `xraytune predict` needs no classes"
-        raise DataError(Problem(what, images.root, fix))
+    require_every_class(names, labels.tolist(), images.root)  # again, without broken images
     shared = about(files, broken)
     sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
     total = measure(scored, patients, **sampling)
@@ -162,6 +159,14 @@ def evaluate_classes(
         recalibrated_on=bundle.recalibration.images if bundle.recalibration else 0,
     )
     return evaluation, partial(_write, evaluation, scored, files, patients, sampling)
+
+
+def require_every_class(names: Sequence[str], labels: Sequence[int], where: Path) -> None:
+    """Refuse (DataError) labelled images without one of the classes; pairs of images and masks have a single one."""
+    if empty := [name for label, name in enumerate(names) if label not in labels]:
+        what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
+        fix = f"put images of each class into folders named {', '.join(names)}; `xraytune predict` needs no classes"
+        raise DataError(Problem(what, where, fix))
 
 
 def _counts(names: Sequence[str], scored: ScoredImages) -> dict[str, int]:

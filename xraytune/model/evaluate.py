@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.files import new_folder, require_new, write_json, write_text
+from xraytune.base.files import new_folder, require_new, require_writable, write_json, write_text
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import LabelledImages, read_labelled
+from xraytune.data.index import LabelledImages, content_fingerprint, read_labelled
 from xraytune.data.table import subgroup_columns
 from xraytune.model.bundle_record import FEWEST_IMAGES, Recalibration, threshold_of
-from xraytune.model.class_evaluation import Evaluation, evaluate_classes
+from xraytune.model.class_evaluation import Evaluation, evaluate_classes, require_every_class
 from xraytune.model.load import RECALIBRATION_FILE, Bundle, open_bundle
 from xraytune.model.mask_evaluation import MaskEvaluation, evaluate_masks
 from xraytune.model.overlap import overlap_of
 from xraytune.model.predict import ImageFiles, predict_images
 from xraytune.stats.threshold import platt_scaling
-from xraytune.trial.task import TASKS
+from xraytune.trial.task import TASKS, Task
 
 
 def evaluate(
@@ -78,18 +78,14 @@ def evaluate(
         what = "a recalibration sets the threshold"
         raise ConfigError(Problem(what, f"--at-sensitivity {sensitivity:g}", "leave it out, or --recalibrate"))
     threshold = threshold_of(record, sensitivity, bundle.recalibration)
-    labelled = read_labelled(
-        data,
-        record.class_names,
-        pairs=TASKS[record.task].has_pairs,
-        group_regex=record.group_regex,
-        on_progress=on_progress,
-    )
+    labelled = read_evaluated(data, record.class_names, TASKS[record.task], record.group_regex, on_progress)
+    if recalibrate is not None or content_fingerprint(labelled.images) == record.test_fingerprint:
+        require_writable(bundle.path)
+    files = [image.file for image in labelled.images]
+    columns = subgroup_columns(labelled.data, files, by)
     if recalibrate is not None:
         bundle = _recalibrated(bundle, recalibrate, labelled, on_progress)
         threshold = threshold_of(record, None, bundle.recalibration)
-    files = [image.file for image in labelled.images]
-    columns = subgroup_columns(labelled.data, files, by)
     images = ImageFiles(root=labelled.data.path, files=files, skip_broken=skip_broken, on_progress=on_progress)
 
     def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
@@ -108,6 +104,18 @@ def evaluate(
     return evaluation
 
 
+def read_evaluated(
+    source: Path, class_names: Sequence[str], task: Task, group_regex: str | None, on_progress: Progress
+) -> LabelledImages:
+    """Read images to evaluate on, see `read_labelled`; DataError also without an image of some class."""
+    labelled = read_labelled(
+        source, class_names, pairs=task.has_pairs, group_regex=group_regex, on_progress=on_progress
+    )
+    if not task.has_pairs:
+        require_every_class(class_names, [image.label for image in labelled.images], labelled.data.path)
+    return labelled
+
+
 def _recalibrated(bundle: Bundle, folder: Path, evaluated: LabelledImages, on_progress: Progress) -> Bundle:
     """Fit a recalibration to the labelled images of a folder, write it into the bundle, and return the bundle with it."""
     record, file = bundle.record, bundle.path / RECALIBRATION_FILE
@@ -117,9 +125,7 @@ def _recalibrated(bundle: Bundle, folder: Path, evaluated: LabelledImages, on_pr
         raise ConfigError(
             Problem("the model is already recalibrated", file, "leave --recalibrate out, or remove the file")
         )
-    labelled = read_labelled(
-        folder, record.class_names, pairs=False, group_regex=record.group_regex, on_progress=on_progress
-    )
+    labelled = read_evaluated(folder, record.class_names, TASKS[record.task], record.group_regex, on_progress)
     if shared := {image.sha256 for image in labelled.images} & {image.sha256 for image in evaluated.images}:
         what = f"{len(shared)} images are also among those to evaluate on"
         raise ConfigError(Problem(what, folder, "recalibrate on images of other patients"))

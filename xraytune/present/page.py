@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from xraytune.base.errors import ConfigError, Problem, printable
-from xraytune.base.files import csv_table, new_folder, require_new, write_text
+from xraytune.base.files import csv_table, new_folder, require_new, require_writable, write_text
 from xraytune.present.sections import all_charts, sections
 from xraytune.present.study import StudyData, read_study
 from xraytune.present.tables import Cell, Picture, Section, Table, text_of
@@ -38,7 +38,7 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
         StudyError: There is no study, or it is damaged.
         ConfigError: `out` is a folder.
     """
-    return _write(read_study(study, cache), out, is_live=False)
+    return _write(_page_path(study, out), read_study(study, cache), is_live=False)
 
 
 def watch_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Iterator[Path]:
@@ -49,21 +49,26 @@ def watch_report(study: Path, *, out: Path | None = None, cache: Path | None = N
         out: See `write_report`.
         cache: See `write_report`.
     """
+    path = _page_path(study, out)
     while (data := read_study(study, cache)).view.is_running:
-        yield _write(data, out, is_live=True)
+        yield _write(path, data, is_live=True)
         time.sleep(_WATCH_SECONDS)
-    yield _write(data, out, is_live=False)
+    yield _write(path, data, is_live=False)
 
 
-def _write(data: StudyData, out: Path | None, *, is_live: bool) -> Path:
-    """Write the page so that only those can read it who can read the study's folder."""
-    folder = data.folder.path
-    path = out or folder / "report.html"
+def _page_path(study: Path, out: Path | None) -> Path:
+    """Return the path of the page, which can be written."""
+    path = out or study.resolve() / "report.html"
     if path.is_dir():
         raise ConfigError(Problem("this is a folder", path, "give a file, such as report.html"))
-    write_text(
-        path, render(data, sections(data), is_live=is_live), durable=False, mode=0o600 | folder.stat().st_mode & 0o066
-    )
+    require_writable(path.parent)
+    return path
+
+
+def _write(path: Path, data: StudyData, *, is_live: bool) -> Path:
+    """Write the page so that only those can read it who can read the study's folder."""
+    mode = 0o600 | data.folder.path.stat().st_mode & 0o066
+    write_text(path, render(data, sections(data), is_live=is_live), durable=False, mode=mode)
     return path
 
 

@@ -34,9 +34,8 @@ class Rungs:
         self, *, grace: int, reduction: int, max_epochs: int, objective: Objective = _HIGHER_IS_BETTER
     ) -> None:
         self._reduction, self._rank = reduction, objective.rank
-        self._rungs: dict[
-            int, tuple[dict[Hashable, bool], list[float]]
-        ] = {}  # decisions by trial, and the sorted values
+        # The decisions by trial, and the sorted values.
+        self._rungs: dict[int, tuple[dict[Hashable, bool], list[float]]] = {}
         epoch = grace
         while epoch < max_epochs:
             self._rungs[epoch] = {}, []

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from xraytune.base.records import EpochRecord, Progress, ignore_progress
 from xraytune.study.row import TrialRow
 from xraytune.study.suggestion import TrialSuggestion
-
-
-def _ignore(*_: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +24,11 @@ class Callbacks:
         on_progress: Called with the progress of everything else, such as decoding, and of a confirmation's runs.
     """
 
-    note: Callable[[str], None] = _ignore
-    on_start: Callable[[Path, str], None] = _ignore
-    on_trial_start: Callable[[TrialSuggestion], None] = _ignore
-    on_epoch: Callable[[int, EpochRecord], None] = _ignore
-    on_trial_end: Callable[[TrialRow], None] = _ignore
+    note: Callable[[str], None] = lambda *_: None
+    on_start: Callable[[Path, str], None] = lambda *_: None
+    on_trial_start: Callable[[TrialSuggestion], None] = lambda *_: None
+    on_epoch: Callable[[int, EpochRecord], None] = lambda *_: None
+    on_trial_end: Callable[[TrialRow], None] = lambda *_: None
     on_progress: Progress = ignore_progress
 
 

@@ -62,9 +62,8 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
     checks += [_extra(name, is_needed=name in needed) for name in PACKAGES]
     checks += [probe("Ray", _RAY_PROBE), *_ray()]
     if (shared := Path("/dev/shm")).is_dir():
-        size_bytes = shutil.disk_usage(shared).total
         fix = "start a container with --shm-size=2g; otherwise Ray uses the disk"
-        checks.append(_size("shared memory", size_bytes, _MIN_SHARED_MEMORY_GIB, fix))
+        checks.append(_size("shared memory", shutil.disk_usage(shared).total, _MIN_SHARED_MEMORY_GIB, fix))
     fix = "free some space, or use another disk for studies and cache (--studies, --cache)"
     free_bytes = shutil.disk_usage(nearest_folder(folder)).free
     return (*checks, _size(f"free disk at {folder}", free_bytes, _MIN_DISK_GIB, fix))

@@ -12,8 +12,9 @@ from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, TrialError, counted
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute
+from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
-from xraytune.data.sides import chance_warning, side_sizes
+from xraytune.data.sides import chance_warning, side_sizes, too_few_tested
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
@@ -21,7 +22,7 @@ from xraytune.search.messages import Node
 from xraytune.search.order import GeneratorNeeds
 from xraytune.search.ray.runner import Runner, slots, survey
 from xraytune.search.trials import SearchTrials
-from xraytune.space.settings import Settings
+from xraytune.space.settings import FolderSettings, Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
@@ -36,8 +37,10 @@ from xraytune.study.start import (
     require_same_space,
 )
 from xraytune.study.status import StudyView, StudyWatcher
+from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import generator_need
-from xraytune.trial.prepare import open_space, prepare_space, pretrained_ratios
+from xraytune.trial.mix import require_enough
+from xraytune.trial.prepare import open_space, prepare_space
 
 
 def search(
@@ -78,14 +81,20 @@ def search(
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
-    is_resumed = _resumes(folder, loaded)
+    require_free(folder)
+    is_resumed = folder.space_path.exists()
+    if is_resumed:
+        require_same_space(folder, loaded)
+        with locked(folder):  # refuse a second search before reading the images
+            pass
     allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
     prepared, index = prepare_space(
         loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
     )
-    for note in _notes(loaded, prepared):
+    for note in _notes(loaded, prepared, index):
         callbacks.note(note)
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
+    _require_extra_images(loaded, prepared, cache)
     if not is_resumed:
         create_study(folder, loaded, prepared, machine)
     with locked(folder) as token, in_use(cache):
@@ -104,14 +113,14 @@ def search(
     return view
 
 
-def _resumes(folder: StudyFolder, space: Space) -> bool:
-    """Return whether the search resumes a study; StudyError if that has another space, is in use, or is no study."""
-    if not folder.space_path.exists():
-        require_free(folder)
-        return False
-    require_same_space(folder, space)
-    with locked(folder):  # refuse a second search before reading the images
-        return True
+def _require_extra_images(space: Space, prepared: Prepared, cache: Path) -> None:
+    """Refuse (DataError) mixes that need more images than the folder of extra images has."""
+    for source, path, ratio, balance in space.combinations("source", "folder.path", "synthetic_ratio", "balance"):
+        if source == "folder":
+            mix = Parameters(source="folder", folder=FolderSettings(path=Path(str(path))))
+            images, _ = store_folder(Path(str(path)), prepared, space.settings.data, cache=cache)
+            mix = mix.model_copy(update={"synthetic_ratio": ratio, "balance": balance})
+            require_enough([image.label for image in images], mix, prepared)
 
 
 def _where_trials_run(
@@ -158,19 +167,21 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
         trials.clock.save()
 
 
-def _notes(space: Space, prepared: Prepared) -> Iterator[str]:
-    """Yield the size of each side, and what speaks against the design of a search."""
-    sizes = side_sizes(prepared)
+def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]:
+    """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
+    sizes, settings = side_sizes(prepared), space.settings
     yield from map(str, sizes)
-    yield from filter(None, (chance_warning(sizes), _note_on_asha(space.settings, pretrained_ratios(space))))
+    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
+    few = too_few_tested(index.test, index.class_names)
+    if few and index.test and settings.data.train_patients is None:
+        yield f"`confirm` cannot score test/: {few}"
 
 
-def _note_on_asha(settings: Settings, pretrained: Sequence[float]) -> str:
-    """Return a note if ASHA stops no trial, or compares trials before those that pretrain have seen real images."""
-    grace, last, ratio = settings.scheduler.grace, settings.budget.max_epochs, max(pretrained, default=0.0)
-    first = int(last * ratio / (1 + ratio)) + 1
-    if settings.has_idle_asha:
-        return f"ASHA will not prune any trial: scheduler.grace is {grace}, and budget.max_epochs is {last}"
+def _note_on_asha(space: Space) -> str:
+    """Return a note if ASHA compares trials before those that pretrain have seen real images."""
+    settings, mixes = space.settings, space.combinations("synthetic_ratio", "mixing")
+    ratio = max((ratio for ratio, mixing in mixes if mixing == "pretrain" and isinstance(ratio, float)), default=0.0)
+    grace, first = settings.scheduler.grace, int(settings.budget.max_epochs * ratio / (1 + ratio)) + 1
     if settings.scheduler.name != "asha" or grace >= first:
         return ""
     return (

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from xraytune.base.records import EpochRecord, Json
@@ -47,6 +47,12 @@ def without_secrets(text: str) -> str:
         if len(value) >= _SECRET_CHARACTERS and _SECRET_NAMES.search(name):
             text = text.replace(value, "***")
     return _CREDENTIALS_IN_URL.sub("//***@", text)
+
+
+def enabled(settings: WandbSettings | None) -> WandbSettings | None:
+    """Return the settings of the runs; None without any, or if WANDB_MODE or WANDB_DISABLED turns W&B off."""
+    is_off = os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on")
+    return None if is_off or os.environ.get("WANDB_MODE") == "disabled" else settings
 
 
 def is_online(settings: WandbSettings) -> bool:
@@ -121,7 +127,8 @@ def publish(
 class WandbRun:
     """A run in W&B, which may fail or hang. Only `finish` waits, for at most `finish_seconds`."""
 
-    _run: wandb.Run  # set by `_start`; used only in the thread
+    _wandb: Any  # the library, like its run set by `_start`; used only in the thread
+    _run: wandb.Run
 
     def __init__(self, settings: WandbSettings, run: TrackedRun, *, finish_seconds: float = 15.0) -> None:
         self._settings, self._tracked, self._finish_seconds = settings, run, finish_seconds
@@ -166,13 +173,9 @@ class WandbRun:
             self._ended.set()
 
     def _warn(self, text: str) -> None:
-        if not self._warned.acquire(blocking=False):
-            return
-        reason = without_secrets("; ".join(text.splitlines()))
-        if self._tracked.kind == "trial":
-            _logger.warning("W&B failed, the trial continues: %s (metrics are in epochs.jsonl; %s)", reason, _FIX)
-        else:
-            _logger.warning("W&B failed, all results are in their files: %s (%s)", reason, _FIX)
+        if self._warned.acquire(blocking=False):
+            reason = without_secrets("; ".join(text.splitlines()))
+            _logger.warning("W&B failed, and no result is lost: %s (metrics are in epochs.jsonl; %s)", reason, _FIX)
 
     def _start(self) -> None:
         # No reports about W&B's own failures: they need a network, and delay the exit.
@@ -180,6 +183,7 @@ class WandbRun:
         os.environ.pop("WANDB_SERVICE", None)  # of another process, whose end would end this run
         import wandb
 
+        self._wandb = wandb
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -214,24 +218,18 @@ class WandbRun:
             self._run.log(values, step=epoch, commit=True)
 
     def _send_samples(self, grid: Path) -> None:
-        import wandb
-
         if self._run.starting_step == 0:
             caption = "by class: training images on the left, generated ones on the right"
-            self._run.log({"epoch": 0, "samples": wandb.Image(str(grid), caption=caption)}, step=0, commit=True)
+            self._run.log({"epoch": 0, "samples": self._wandb.Image(str(grid), caption=caption)}, step=0, commit=True)
 
     def _send_model(self, model: Path) -> None:
-        import wandb
-
         card = (model / "README.md").read_text("utf-8")
-        artifact = wandb.Artifact(self._tracked.study, type="model", description=card)
+        artifact = self._wandb.Artifact(self._tracked.study, type="model", description=card)
         # With these options, files are not copied to the home directory.
         artifact.add_dir(str(model), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)
 
     def _end(self, summary: dict[str, Json], *, is_failed: bool) -> None:
-        import wandb
-
         self._run.summary.update(summary)
         self._run.finish(exit_code=int(is_failed))
-        wandb.teardown()
+        self._wandb.teardown()

@@ -25,7 +25,7 @@ from xraytune.base.records import EpochRecord, Json, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
 from xraytune.search import messages
-from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun
+from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun, enabled
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder, other_releases
@@ -153,7 +153,7 @@ class TrialWorker:
 
     def _tracked(self, experiment: Experiment) -> WandbRun | None:
         settings, parameters = experiment.settings, experiment.parameters
-        if settings.tracking.wandb is None:
+        if (tracking := enabled(settings.tracking.wandb)) is None:
             return None
         run = TrackedRun(
             study=self._study.path.name,
@@ -164,7 +164,7 @@ class TrialWorker:
             metric=settings.objective.metric,
             folder=self._folder,
         )
-        return WandbRun(settings.tracking.wandb, run, finish_seconds=_FINISH_SECONDS)
+        return WandbRun(tracking, run, finish_seconds=_FINISH_SECONDS)
 
 
 def next_message(epochs: Epochs, trial_dir: Path) -> messages.TrialMessage:

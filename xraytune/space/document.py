@@ -16,7 +16,7 @@ from typing import NoReturn, TypeAlias
 import yaml
 
 from xraytune.base.errors import ConfigError, Problem, SourceLine
-from xraytune.base.files import read_bytes
+from xraytune.base.files import explain_disk_errors, read_bytes
 from xraytune.base.records import Json
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -156,14 +156,13 @@ for _name, (_form, _) in _SCALARS.items():
 def read_document(path: Path, *, start: str = "name: my-study") -> Document:
     """Read a YAML file whose root is a mapping, else raise ConfigError; `start` is its first line, for messages."""
     try:
-        text = read_bytes(path, "space file", ConfigError).decode("utf-8-sig")
+        with explain_disk_errors(path):
+            text = read_bytes(path, "space file", ConfigError).decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(Problem("there is no such file", path, "check the path")) from None
     except UnicodeDecodeError:
         fix = "save it as UTF-8, or give a YAML file"
         raise ConfigError(Problem("the file is not UTF-8 text", path, fix)) from None
-    except OSError as error:
-        raise ConfigError(Problem(f"cannot read the file: {error.strerror}", path, "check its permissions")) from error
     lines = _LINE_BREAK.split(text)
 
     def where(line: int) -> SourceLine:
@@ -212,9 +211,8 @@ class _Reader:
             raise ConfigError(_too_deep(self._place(node)))
         if node in self._nodes:
             place = self.places[path if path in self.places else path[:-1]]
-            self.problems.append(
-                Problem(f"{name}is an alias", place, "write the values out: aliases are not supported")
-            )
+            fix = "write the values out: aliases are not supported"
+            self.problems.append(Problem(f"{name}is an alias", place, fix))
             return None
         self.places.setdefault(path, self._place(node))
         self._nodes.add(node)

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from xraytune.base.records import Json
 from xraytune.space.domains import Value
 from xraytune.space.messages import explain
-from xraytune.space.settings import BLOCKS, Parameters
+from xraytune.space.settings import BLOCKS, Parameters, Usual
 from xraytune.space.strict_model import StrictModel
 
 ValueKind: TypeAlias = Literal["integer", "number", "path", "other"]
@@ -30,6 +30,7 @@ class ParameterField:
         name: Dotted, `gan.steps`.
         kind: Only integers and numbers can be a range; a `path` cannot be searched.
         description: "" if the name says it all.
+        usual: The range of its usual values; None if any value may be usual.
     """
 
     name: str
@@ -37,12 +38,8 @@ class ParameterField:
     is_required: bool
     default: Value
     description: str
+    usual: Usual | None
     adapter: TypeAdapter[Any]
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether it can be a range."""
-        return self.kind in ("integer", "number")
 
     def read(self, value: Json) -> Value:
         """Convert a value to the parameter's type, such as 1 to 1.0; ValueError(what is wrong, the fix) if it is invalid."""
@@ -74,6 +71,7 @@ def _fields_of(model: type[StrictModel], prefix: str) -> Iterator[ParameterField
             is_required=info.is_required(),
             default=None if info.is_required() else info.default,
             description=info.description or "",
+            usual=next((marker for marker in info.metadata if isinstance(marker, Usual)), None),
             adapter=TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False)),
         )
 

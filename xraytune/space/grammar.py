@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import NoReturn
 
 from xraytune.base.records import Json
@@ -23,10 +22,9 @@ from xraytune.space.space import Condition, ParameterSpec, Point, corner_points,
 
 ROOT: KeyPath = ("parameters",)
 POINTS: KeyPath = ("points_to_evaluate",)
-SPEC_KEYS = ("value", "values", "min", "max", "distribution", "step", "when")
+SPEC_KEYS = ("value", "values", "min", "max", "distribution", "when")
 DISTRIBUTIONS = ("uniform", "int_uniform", "log_uniform_values")
-_MAX_POINTS = 10**15
-"""Floats cannot distinguish neighbours among more points."""
+_MOST_INTEGERS = 10**15  # a sampler computes with floats
 
 
 def path_of(document: Document, name: str) -> KeyPath:
@@ -59,7 +57,7 @@ def read_values(
             what, fix = error.args
             problems.add(path, prefix + what, fix)
             continue
-        is_file = isinstance(value, str) and is_path(field.name, value)
+        is_file = is_path(field.name, value)
         values.append(absolute_path(str(value), problems.document.folder(path)) if is_file else value)
     if len(values) < len(paths):
         raise RejectedError
@@ -175,8 +173,8 @@ class _SpecReader:
             self._reject((), what, "give one of: value, values, min and max")
         if ways == ["min"]:
             return self._range(content)
-        for key in (key for key in ("step", "distribution") if key in content):
-            self._reject(key, f"{key} needs min and max", f"remove {key}")
+        if "distribution" in content:
+            self._reject("distribution", "distribution needs min and max", "remove distribution")
         return Choices(self._values(("value",)) if ways == ["value"] else self._choices(content))
 
     def _values(self, *paths: KeyPath) -> tuple[Value, ...]:
@@ -195,7 +193,7 @@ class _SpecReader:
         return values
 
     def _range(self, content: dict[str, Json]) -> Domain:
-        if not self.field.is_ordered:
+        if self.field.kind not in ("integer", "number"):
             self._reject("min", "its values have no order, so min and max do not apply", "write values: [a, b]")
         for bound in ("min", "max"):
             if bound not in content:
@@ -210,42 +208,18 @@ class _SpecReader:
         is_log = name == "log_uniform_values"
         if low > high:
             self._reject("min", f"min {low:g} is above max {high:g}", f"write min: {high:g}, max: {low:g}")
-        if self.field.kind == "integer" and name == "uniform":
-            what = "uniform draws fractions, but the values are whole numbers"
-            self._reject("distribution", what, "write int_uniform")
+        is_integer = self.field.kind == "integer"
+        if name == ("uniform" if is_integer else "int_uniform"):
+            what = f"{name} does not draw {'whole numbers' if is_integer else 'fractions'}"
+            self._reject("distribution", what, f"write {'int_uniform' if is_integer else 'uniform, or values: [1, 2]'}")
         if is_log and low <= 0:
             fix = "write a small number above 0, or distribution: uniform"
             self._reject("min", f"min {low:g} has no logarithm", fix)
-        step = self._step(content, low, high)
+        if is_integer and high - low > _MOST_INTEGERS:
+            self._reject("max", f"from {low} to {high} there are too many values", "narrow the range")
         if low == high:
             return Choices((low,))
-        return Range(low=low, high=high, step=step, is_log=is_log, is_integer=self.field.kind == "integer")
-
-    def _step(self, content: dict[str, Json], low: float, high: float) -> float | None:
-        name, is_integer = content.get("distribution"), self.field.kind == "integer"
-        key = "step" if "step" in content else "max"
-        step = content.get("step", 1)
-        if key == "max":
-            if name != "int_uniform" and not is_integer:
-                return None
-            for bound, value in (("min", low), ("max", high)):
-                if value % 1:
-                    what = f"int_uniform draws whole numbers, but {bound} is {value:g}"
-                    self._reject(bound, what, "write a whole number, or distribution: uniform")
-        elif name == "log_uniform_values":
-            self._reject(key, "a logarithmic range cannot have steps", f"remove {key}")
-        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < float("inf"):
-            self._reject(key, f"{key} {format_value(step)} is not a number above 0", "write a number above 0")
-        if is_integer and step != int(step):
-            self._reject(key, f"{key} {step:g} is not a whole number", "write a whole number")
-        if (high - low) / step > _MAX_POINTS:
-            what = f"from {low:g} to {high:g} there are too many values"
-            self._reject(key, what, "narrow the range, or widen the step")
-        exact_low, exact_high, exact_step = (Decimal(str(number)) for number in (low, high, step))
-        if rest := (exact_high - exact_low) % exact_step:
-            fix = f"write max: {exact_high - rest} or max: {exact_high - rest + exact_step}"
-            self._reject(key, f"steps of {step:g} from {low:g} never reach max {high:g}", fix)
-        return step if is_integer else float(step)
+        return Range(low=low, high=high, is_log=is_log, is_integer=is_integer)
 
 
 def read_initial_points(specs: Sequence[ParameterSpec], problems: Problems) -> tuple[Point, ...]:

@@ -48,6 +48,8 @@ _SYNONYMS = {
     "n_trials": "trials",
     "method": "sampler",
     "early_terminate": "scheduler",
+    "log_uniform": "log_uniform_values",
+    "loguniform": "log_uniform_values",
 }
 """Our names of what other tools call differently."""
 

@@ -54,17 +54,15 @@ def _read_path(path: Path, info: ValidationInfo) -> Path:
     return path if info.context is None else Path(absolute_path(path, info.context))
 
 
-def _write_path(path: Path, info: SerializationInfo) -> str:
-    return str(path) if info.context is None else relative_path(path, info.context)
-
-
 def _read_weights(weights: str, info: ValidationInfo) -> str:
     return weights if info.context is None or not is_path("weights", weights) else absolute_path(weights, info.context)
 
 
-def _write_weights(weights: str, info: SerializationInfo) -> Value:
-    return relative_value("weights", weights, info.context)
+def _write(path: Path | str, info: SerializationInfo) -> str:
+    """Write a path, or the name of weights."""
+    is_name = isinstance(path, str) and not is_path("weights", path)
+    return str(path) if info.context is None or is_name else relative_path(path, info.context)
 
 
-FilePath = Annotated[Path, Strict(False), AfterValidator(_read_path), PlainSerializer(_write_path, when_used="json")]
-WeightsName = Annotated[str, AfterValidator(_read_weights), PlainSerializer(_write_weights, when_used="json")]
+FilePath = Annotated[Path, Strict(False), AfterValidator(_read_path), PlainSerializer(_write, when_used="json")]
+WeightsName = Annotated[str, AfterValidator(_read_weights), PlainSerializer(_write, when_used="json")]

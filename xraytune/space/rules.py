@@ -8,14 +8,14 @@ those that can never be active are dropped. So different points are different tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.space.backbones import ENCODER_STRIDE_PX, ENCODERS, backbone_of
-from xraytune.space.document import Document, KeyPath, Problems, RejectedError
-from xraytune.space.domains import Choices
+from xraytune.space.document import KeyPath, Problems, RejectedError
+from xraytune.space.domains import Choices, Range
 from xraytune.space.fields import parameter_fields
 from xraytune.space.grammar import is_overridden, join_conditions, path_of, when_paths
 from xraytune.space.messages import group_regex_problem, nearest
@@ -24,6 +24,7 @@ from xraytune.space.settings import (
     SOURCES,
     Parameters,
     Settings,
+    Usual,
     extra_images,
     has_effect_in,
     has_effect_with,
@@ -116,6 +117,34 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+def unusual_values(space: Space) -> Iterator[str]:
+    """Yield a warning about each parameter with values beyond the usual ones, with the usual range and the likely cause."""
+    final = space.settings.final.parameters if space.settings.final else {}
+    domains = {spec.name: spec.domain for spec in space.specs if has_effect_in(space.settings, spec.name)}
+    for name, domain in (domains | {f"final.{name}": Choices((value,)) for name, value in final.items()}).items():
+        usual = parameter_fields()[name.removeprefix("final.")].usual
+        numbers = [value for value in domain.corners(()) if isinstance(value, int | float)]
+        is_uniform = isinstance(domain, Range) and not (domain.is_log or domain.is_integer)
+        if usual and not all(map(usual.contains, numbers)):
+            cause = _likely_cause(numbers, usual)
+            yield f"{name}: {domain} is unusual: most often it is {usual.low:g} to {usual.high:g}. {cause}"
+        elif usual and usual.low and is_uniform and numbers[1] >= 1000 * numbers[0]:
+            fix = "if small values matter, too, write distribution: log_uniform_values"
+            yield f"{name}: {domain} is drawn uniformly: nine of ten values are above {numbers[1] / 10:g}; {fix}"
+
+
+def _likely_cause(numbers: Sequence[float], usual: Usual) -> str:
+    low, high = min(numbers), max(numbers)
+    if usual.high < 1 < low < high and usual.contains(math.log(low)) and usual.contains(math.log(high)):
+        meant = f"{{min: {math.log(low):.3g}, max: {math.log(high):.3g}, distribution: log_uniform_values}}"
+        return (
+            f"These are powers of e, as the log_uniform of W&B draws them; if their exponents are meant, write {meant}"
+        )
+    if high > usual.high and math.log10(high).is_integer() and usual.contains(1 / high):
+        return f"If {1 / high:g} is meant, an exponent lacks its minus sign"
+    return "Check the decimal point and the exponent"
+
+
 def complete_specs(declared: Mapping[str, ParameterSpec | None], problems: Problems) -> tuple[ParameterSpec, ...]:
     """Return all parameters of the space, parents first; none if one is invalid, or conditions form a cycle."""
     written = {name: spec for name, spec in declared.items() if spec}
@@ -178,14 +207,18 @@ def check_space(specs: Sequence[ParameterSpec], settings: Settings | None, probl
         for spec in specs:
             if spec.domain.points() is None:
                 what = f"{spec.name}: sampler: grid cannot list all numbers from {spec.domain}"
-                fix = "give step: or values:, or choose another sampler"
+                fix = "give values:, or choose another sampler"
                 problems.add(path_of(problems.document, spec.name), what, fix)
+    document = problems.document
     for rule in RULES:
+        paths: list[KeyPath] = [
+            path_of(document, name) if name in parameter_fields() else (*name.split("."),) for name in rule.reads
+        ]
         refusals = _refusals(rule, specs, settings, {})
         can_be_kept_apart = None in refusals and len([name for name in rule.reads if name in parameter_fields()]) > 1
         for what, fix in {fix: (what, fix) for what, fix in filter(None, reversed(refusals))}.values():
             advice = f"{fix}, or keep the values apart with when:" if can_be_kept_apart else fix
-            problems.add(_first_written(rule, problems.document), what, advice)
+            problems.add(next((path for path in paths if path in document.places), paths[0]), what, advice)
     if settings:
         _check_effects(specs, settings, problems)
         _check_final(specs, settings, problems)
@@ -223,19 +256,11 @@ def _refusals(
     searched = [name for name in rule.reads if name in parameter_fields()]
     others = [name for name in rule.reads if name not in searched]
     known = {name: facts.get(name, settings and settings.at(name)) for name in others}
+    # Those of parameters that are not active; None in blocks that are not used.
+    defaults = {name: None if "." in name else field.default for name, field in parameter_fields().items()}
     if (settings is None and others) or any(name in FACTS and known[name] is None for name in others):
         return []
-    return [rule.refusal({**_default_values(), **point, **known}) for point in corner_points(specs, searched)]
-
-
-def _default_values() -> dict[str, Any]:
-    """Return the values of parameters that are not active; None in blocks that are not used."""
-    return {name: None if "." in name else field.default for name, field in parameter_fields().items()}
-
-
-def _first_written(rule: Rule, document: Document) -> KeyPath:
-    paths = [path_of(document, name) if name in parameter_fields() else (*name.split("."),) for name in rule.reads]
-    return next((path for path in paths if path in document.places), paths[0])
+    return [rule.refusal({**defaults, **point, **known}) for point in corner_points(specs, searched)]
 
 
 def _check_effects(specs: Sequence[ParameterSpec], settings: Settings, problems: Problems) -> None:

@@ -30,13 +30,20 @@ def space_schema() -> dict[str, Json]:
         "type": "object",
         "minProperties": 1,
         "additionalProperties": False,
-        "properties": {name: _condition(value) for name, value in values.items()},
+        "properties": {
+            name: {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]} for name, value in values.items()
+        },
     }
     schema["$defs"]["specs"] = {name: _spec(field, values[name]) for name, field in fields.items()}
     specs: dict[str, Schema] = {name: {"$ref": f"#/$defs/specs/{name}"} for name in fields}
+    when = {"$ref": "#/$defs/when"}
+    blocks = {
+        block: {**_object({"when": when, "parameters": _object(_inside(block, specs))}), "required": ["parameters"]}
+        for block in BLOCKS
+    }
     schema["properties"]["parameters"] = {
         "description": "The search space: the values or the range of each parameter.",
-        **_object({**specs, **{block: _block(block, specs) for block in BLOCKS}}),
+        **_object({**specs, **blocks}),
     }
     schema["properties"]["points_to_evaluate"] = {
         "description": "Points to evaluate first.",
@@ -54,11 +61,6 @@ def _inside(block: str, named: Mapping[str, Schema]) -> dict[str, Schema]:
     return {name.removeprefix(f"{block}."): schema for name, schema in named.items() if name.startswith(f"{block}.")}
 
 
-def _block(block: str, specs: Mapping[str, Schema]) -> Schema:
-    when = {"$ref": "#/$defs/when"}
-    return {**_object({"when": when, "parameters": _object(_inside(block, specs))}), "required": ["parameters"]}
-
-
 def _spec(field: ParameterField, value: Schema) -> Schema:
     keys: dict[str, Schema] = {
         "value": value,
@@ -66,14 +68,9 @@ def _spec(field: ParameterField, value: Schema) -> Schema:
         "when": {"$ref": "#/$defs/when"},
     }
     ways = [{"required": ["value"]}, {"required": ["values"]}]
-    if field.is_ordered:
-        step = {"type": "number", "exclusiveMinimum": 0}
-        keys |= {"min": value, "max": value, "step": step, "distribution": {"enum": list(DISTRIBUTIONS)}}
+    if field.kind in ("integer", "number"):
+        keys |= {"min": value, "max": value, "distribution": {"enum": list(DISTRIBUTIONS)}}
         ways.append({"required": ["min", "max"]})
     about = {"description": field.description} if field.description else {}
     default: Schema = {} if field.is_required else {"default": {"value": field.default}}
     return {**about, **_object(keys), "oneOf": ways, **default}
-
-
-def _condition(value: Schema) -> Schema:
-    return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}

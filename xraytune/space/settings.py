@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES, WEIGHT_SETS, is_of_torchvision
@@ -58,14 +58,6 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 """The packages that a task or source needs beyond the base installation; the extra has its name."""
 
-_COUNT_OR_ALL = {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["all", None]}]}
-
-
-def _all_is_none(value: object) -> object:
-    if isinstance(value, str) and value != "all":
-        raise ValueError(f"data.train_patients: '{value}' is neither a number nor 'all'; write a number or 'all'")
-    return None if value == "all" else value
-
 
 class SplitSettings(StrictModel):
     """The split of the training images into train, val-A and val-B, by patient."""
@@ -89,12 +81,10 @@ class SplitSettings(StrictModel):
     )
 
 
-def _listed(files: object) -> object:
-    return (files,) if isinstance(files, str) else tuple(files) if isinstance(files, list) else files
-
-
-def _by_column(side: object) -> object:
-    return {"column": side} if isinstance(side, str) else side
+_LISTED = BeforeValidator(
+    lambda files: (files,) if isinstance(files, str) else tuple(files) if isinstance(files, list) else files,
+    json_schema_input_type=str | tuple[str, ...],
+)
 
 
 class TableSides(StrictModel):
@@ -119,12 +109,15 @@ class TableSides(StrictModel):
     )
 
 
+_BY_COLUMN = BeforeValidator(
+    lambda side: {"column": side} if isinstance(side, str) else side, json_schema_input_type=str | TableSides | None
+)
+
+
 class TableSettings(StrictModel):
     """A table of images: its columns for the image, the patient, the label and the side."""
 
-    file: Annotated[
-        tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...]), Field(min_length=1)
-    ]
+    file: Annotated[tuple[str, ...], _LISTED, Field(min_length=1)]
     """A CSV file relative to `data.path`, or several that are read as one."""
     image: str
     """The column of the image: its path, the end of its path, or its name, with or without suffix."""
@@ -136,9 +129,7 @@ class TableSettings(StrictModel):
     """The class of each label; the first entry that applies decides. Without `label`, the labels are columns: 1 is yes."""
     separator: Annotated[str, Field(min_length=1)] = "|"
     """Separator of several labels in a cell."""
-    side: Annotated[TableSides | None, BeforeValidator(_by_column, json_schema_input_type=str | TableSides | None)] = (
-        None
-    )
+    side: Annotated[TableSides | None, _BY_COLUMN] = None
     """Which images are train, val and test; without it, the folders of these names decide."""
 
     @property
@@ -160,8 +151,8 @@ class DataSettings(StrictModel):
     table: TableSettings | None = None
     """A table of labels and patients; without it, folders and `patients.csv` give them."""
     split: SplitSettings = SplitSettings()
-    train_patients: Annotated[Count | None, BeforeValidator(_all_is_none), WithJsonSchema(_COUNT_OR_ALL)] = None
-    """Number of patients of the train side to use; `all`: every one."""
+    train_patients: Count | None = None
+    """Number of patients of the train side to use; null: all of them."""
 
 
 class Objective(StrictModel):
@@ -199,6 +190,22 @@ class Objective(StrictModel):
         return -value if self.goal == "maximize" else value
 
 
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """Annotates a parameter with the range of its usual values. Others are legal, but most often a slip."""
+
+    low: float
+    high: float
+
+    def contains(self, number: float) -> bool:
+        """Return whether a value is usual."""
+        return self.low <= number <= self.high
+
+
+GeneratorRate = Annotated[AboveZero, Usual(1e-6, 1e-2)]
+GeneratorSteps = Annotated[Count, Usual(1, 1_000_000)]
+
+
 class GanSettings(StrictModel):
     """A GAN. The defaults suit a few hundred images."""
 
@@ -209,16 +216,16 @@ class GanSettings(StrictModel):
     """`dcgan`: latent codes are noise. `pca`: a DCGAN whose latent codes are principal components of training images, which
     it also learns to reconstruct; see docs/generators.md."""
     image_size: Literal[32, 64, 128, 256] = 64
-    steps: Count = 10_000
-    batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
-    z_dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    steps: GeneratorSteps = 10_000
+    batch_size: Annotated[int, Field(ge=2, le=4096), Usual(2, 1024)] = 16
+    z_dim: Annotated[int, Field(ge=1, le=4096), Usual(2, 1024)] = 64
     """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
     """Feature maps of the generator's last and of the discriminator's first layer."""
-    lr_g: AboveZero = 3e-4
-    lr_d: AboveZero = 1e-3
+    lr_g: GeneratorRate = 3e-4
+    lr_d: GeneratorRate = 1e-3
     """Suits spectral norm; without it, use 2e-4 for both networks."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    beta1: Annotated[float, Field(ge=0, lt=1), Usual(0, 0.95)] = 0.5
     loss: Literal["bce", "non_saturating", "hinge"] = "hinge"
     spectral_norm: bool = True
     diffaugment: bool = True
@@ -236,13 +243,13 @@ class DiffusionSettings(StrictModel):
     block: ClassVar[str] = "diffusion"
     noun: ClassVar[str] = "diffusion model"
     image_size: Literal[32, 64, 128] = 64
-    steps: Count = 10_000
-    batch_size: Annotated[int, Field(ge=2, le=4096)] = 32
+    steps: GeneratorSteps = 10_000
+    batch_size: Annotated[int, Field(ge=2, le=4096), Usual(2, 1024)] = 32
     width: Annotated[int, Field(ge=4, le=512)] = 32
     """Feature maps at the highest resolution; lower ones have twice as many."""
     patch_size: Literal[1, 2] = 1
     """2: patches of 2 x 2 pixels become channels: about three times faster, but coarser."""
-    lr: AboveZero = 1e-3
+    lr: GeneratorRate = 1e-3
     sampling_steps: Annotated[int, Field(ge=2, le=1000)] = 10
     """Network evaluations per image."""
     ema_half_life_images: Count | None = 10_000
@@ -322,7 +329,7 @@ class Parameters(StrictModel):
     """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, SOURCES] = "none"
-    synthetic_ratio: Annotated[float, Field(ge=0, le=100), NoEffect(source="none")] = 1.0
+    synthetic_ratio: Annotated[float, Field(ge=0, le=100), NoEffect(source="none"), Usual(0.01, 20)] = 1.0
     """Extra images per real image; 0 for `source: none`."""
     balance: Annotated[Literal["natural", "equal"], NoEffect(source="none", task="segmentation")] = "natural"
     mixing: Annotated[Literal["additive", "replace", "pretrain"], NoEffect(source="none")] = "additive"
@@ -347,11 +354,11 @@ class Parameters(StrictModel):
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: Annotated[LossName, NoEffect(task="segmentation")] = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
-    dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(task="segmentation")] = 0.0
-    lr: AboveZero = 1e-4
+    dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(task="segmentation"), Usual(0, 0.8)] = 0.0
+    lr: Annotated[AboveZero, Usual(1e-6, 0.3)] = 1e-4
     optimizer: OptimizerName = "adam"
-    weight_decay: NonNegative = 0.0
-    batch_size: BatchSize = 32
+    weight_decay: Annotated[NonNegative, Usual(0, 0.3)] = 0.0
+    batch_size: Annotated[BatchSize, Usual(2, 1024)] = 32
     schedule: ScheduleName = "constant"
     early_stop_epochs: Count | None = None
 
@@ -744,9 +751,12 @@ class Settings(StrictModel):
         return OBJECTIVE_NAMES[self.objective.metric]
 
     @property
-    def has_idle_asha(self) -> bool:
-        """Whether ASHA cannot stop any trial, because trials end at or before the first rung."""
-        return self.scheduler.name == "asha" and self.scheduler.grace >= self.budget.max_epochs
+    def idle_asha(self) -> str:
+        """Why ASHA cannot stop any trial: trials end at or before the first rung; "" if it can, or is not used."""
+        grace, last = self.scheduler.grace, self.budget.max_epochs
+        if self.scheduler.name != "asha" or grace < last:
+            return ""
+        return f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs is {last}"
 
 
 def without_gate(settings: Settings) -> Settings:

@@ -149,7 +149,7 @@ class Space:
     def points(self) -> tuple[Point, ...]:
         """Return the points of the first trials: `points_to_evaluate`, followed by the other points of a grid."""
         starts = self.points_to_evaluate
-        if not self._is_grid:
+        if self.settings.sampler.name != "grid":
             return starts
         grid = list(self.grid())
         first = [next((point for point in grid if start.items() <= point.items()), start) for start in starts]
@@ -158,17 +158,12 @@ class Space:
     def trial_budget(self) -> int:
         """Return the number of trials of a search; a grid has no more trials than points."""
         trials = self.settings.budget.trials
-        return min(trials, len(self.points())) if self._is_grid else trials
-
-    @property
-    def _is_grid(self) -> bool:
-        return self.settings.sampler.name == "grid"
+        return min(trials, len(self.points())) if self.settings.sampler.name == "grid" else trials
 
     def combinations(self, *names: str) -> tuple[tuple[Value, ...], ...]:
         """Return the possible combinations of values of some parameters; ranges contribute their bounds."""
-        return tuple(
-            dict.fromkeys(tuple(point.get(name) for name in names) for point in corner_points(self.specs, names))
-        )
+        points = corner_points(self.specs, names)
+        return tuple(dict.fromkeys(tuple(point.get(name) for name in names) for point in points))
 
     def networks(self) -> tuple[tuple[str, str], ...]:
         """Return the possible pairs of backbone and weights, with defaults where one is inactive, and `quality`'s pair.
@@ -176,10 +171,8 @@ class Space:
         In a search for a generator, return only `quality`'s.
         """
         quality, default = self.settings.quality, Parameters()
-        networks: list[tuple[str, str]] = []
-        if not self.settings.objective.is_of_generator:
-            for backbone, weights in self.combinations("backbone", "weights"):
-                networks.append((str(backbone or default.backbone), str(weights or default.weights)))
+        pairs = () if self.settings.objective.is_of_generator else self.combinations("backbone", "weights")
+        networks = [(str(backbone or default.backbone), str(weights or default.weights)) for backbone, weights in pairs]
         if quality.backbone:
             networks.append((quality.backbone, quality.weights))
         return tuple(dict.fromkeys(networks))
@@ -230,12 +223,11 @@ def needed_extras(space: Space) -> tuple[str, ...]:
 
 def package_problems(*names: str) -> list[Problem]:
     """Return the packages that these tasks and sources need and this installation lacks, each with the fix."""
-    problems = []
-    for name in names:
-        if missing := missing_packages(name):
-            what = f"{needed_by(name)} needs {' and '.join(missing)}, which this installation lacks"
-            problems.append(Problem(what, fix=f"pip install 'xraytune[{name}]'"))
-    return problems
+    missing = {name: " and ".join(packages) for name in names if (packages := missing_packages(name))}
+    return [
+        Problem(f"{needed_by(name)} needs {lack}, which this installation lacks", fix=f"pip install 'xraytune[{name}]'")
+        for name, lack in missing.items()
+    ]
 
 
 def needed_by(name: str) -> str:

@@ -18,7 +18,6 @@ from pydantic import (
     NonNegativeInt,
     PlainSerializer,
     PositiveInt,
-    SerializationInfo,
     ValidationError,
 )
 
@@ -43,10 +42,6 @@ def _set_values(parameters: Parameters, folder: Path | None = None) -> dict[str,
     return {name: value for name, value in flat_values(parameters, folder).items() if value is not None}
 
 
-def _write_parameters(parameters: Parameters, info: SerializationInfo) -> dict[str, Value]:
-    return _set_values(parameters, info.context)
-
-
 class RunOutcome(StrictModel):
     """How far a trial of a search or a run of a confirmation got."""
 
@@ -68,7 +63,9 @@ class RunOutcome(StrictModel):
 class TrialRecord(RunOutcome):
     """A trial and its parameters, which are written by dotted name."""
 
-    parameters: Annotated[Parameters, PlainSerializer(_write_parameters, when_used="json")]
+    parameters: Annotated[
+        Parameters, PlainSerializer(lambda given, info: _set_values(given, info.context), when_used="json")
+    ]
     arm: str = Field(default_factory=lambda given: given["parameters"].arm)
     """Such as `classical+gan`."""
     gpu_seconds: _Seconds = 0.0

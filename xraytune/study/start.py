@@ -51,12 +51,8 @@ def environment(compute: Compute) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "machine": platform.machine(),
-        "started": _now(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _packages() -> dict[str, Json]:
@@ -64,8 +60,8 @@ def _packages() -> dict[str, Json]:
 
 
 def require_free(folder: StudyFolder) -> None:
-    """Refuse (StudyError) to create a study in a folder with other files."""
-    if folder.path.exists() and any(folder.path.iterdir()):
+    """Refuse (StudyError) to create a study in a folder with other files; one that exists is fine."""
+    if folder.path.exists() and any(folder.path.iterdir()) and not folder.space_path.exists():
         what = "this folder is not empty, and is not a study (study.yaml is missing)"
         fix = "give the study another name (--set name=...), or move the folder away"
         raise StudyError(Problem(what, folder.path, fix))
@@ -130,7 +126,11 @@ def continue_under_releases(folder: StudyFolder) -> str:
             checkpoint.unlink()
     file = folder.path / "environment.json"
     content = read_json(file)
-    entry = {"packages": _packages(), "started": _now(), "ended_trials": len(read_jsonl(folder.rows_path))}
+    entry = {
+        "packages": _packages(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ended_trials": len(read_jsonl(folder.rows_path)),
+    }
     write_json(file, content | {"continued": [*content.get("continued", ()), entry]})
     return (
         f"this study was started with {', then '.join(map(format_versions, earlier))}, "

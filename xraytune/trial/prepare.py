@@ -19,7 +19,7 @@ from xraytune.nets.backbones import build_backbone
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
-from xraytune.space.rules import check_images
+from xraytune.space.rules import check_images, unusual_values
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space, require_extensions
 from xraytune.synth.quality import require_measurable
@@ -58,6 +58,8 @@ def prepare_space(
     """
     settings = space.settings
     require_writable(cache)
+    for warning in unusual_values(space):
+        note(warning)
     check_images(space, class_count=len(find_class_names(settings.data)))
     require_weights(space)
     task = task_of(settings)
@@ -84,9 +86,3 @@ def require_weights(space: Space) -> None:
             else:
                 parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
                 task_of(settings).build_network(parameters, 2, weights=file, seed=0)
-
-
-def pretrained_ratios(space: Space) -> list[float]:
-    """Return the possible ratios of trials with `mixing: pretrain`; a range contributes its bounds."""
-    mixes = space.combinations("synthetic_ratio", "mixing")
-    return [ratio for ratio, mixing in mixes if mixing == "pretrain" and isinstance(ratio, int | float)]

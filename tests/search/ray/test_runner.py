@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -168,6 +169,17 @@ def test_ray_log_is_where_the_error_points(study: StudyFolder, runs_instead: Cal
     log = study.path / ".ray.log"
     assert str(log) in str(refusal.value)
     assert log.read_text(encoding="utf-8") == "this is why\n"
+
+
+@pytest.mark.slow
+def test_a_search_in_a_thread_that_is_not_the_main_one_handles_no_signals(
+    study: StudyFolder, runs_instead: Callable[[str], None]
+) -> None:
+    """As in a web app or a notebook's executor."""
+    runs_instead("exit 1")
+
+    with ThreadPoolExecutor(1) as threads, pytest.raises(MachineError, match="Ray ended 3 times"):
+        threads.submit(run, study).result()
 
 
 @pytest.mark.slow

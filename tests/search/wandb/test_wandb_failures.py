@@ -105,7 +105,7 @@ def test_wandb_exception_gives_one_warning(
 
     assert fake.calls.count(call) == 1, "a failed call is not repeated"
     (message,) = warnings_of(caplog)
-    assert message.startswith("W&B failed, the trial continues")
+    assert message.startswith("W&B failed, and no result is lost")
     assert "epochs.jsonl" in message
 
 
@@ -142,7 +142,7 @@ def test_finished_work_that_cannot_be_sent_costs_one_warning(
     publish(WandbSettings(), replace(trial, kind="train"), {"threshold": 0.4}, epochs=EPOCHS, model=tmp_path)
 
     (message,) = warnings_of(caplog)
-    assert message.startswith("W&B failed, all results are in their files: OSError: no network (without a network")
+    assert message.startswith("W&B failed, and no result is lost: OSError: no network (metrics are in")
 
 
 def test_logged_epochs_are_not_sent_again(trial: TrackedRun, install: Install) -> None:

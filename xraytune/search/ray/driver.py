@@ -55,8 +55,7 @@ class LoopClient:
 
     def continues(self, question: messages.TrialReported | messages.TrialLost) -> bool:
         """Return whether a trial continues."""
-        decision: messages.Decision = self.ask(question)
-        return decision.continues
+        return bool(self.ask(question).continues)
 
 
 class LoopSearcher(Searcher):
@@ -69,7 +68,6 @@ class LoopSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """Return the config of a trial for a free slot; None: ask again later; FINISHED: all trials have ended."""
-        del trial_id
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
             self._listed, self._nodes = now, _nodes()  # they may join and leave
             self._loop.update_metrics()
@@ -80,7 +78,6 @@ class LoopSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler reports it."""
-        del trial_id, result, error
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the study's journal has everything."""
@@ -95,7 +92,6 @@ class LoopScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the loop decides."""
-        del tune_controller
         started, message = started_trial(trial.config), result["message"]
         number = started.job.number
         self._loop.metrics.on_result(started, messages.decode(message), messages.decode(result["usage"]))
@@ -106,7 +102,6 @@ class LoopScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Report a lost process; if Ray itself died, this process ends before it can."""
-        del tune_controller
         number = started_trial(trial.config).job.number
         self._loop.metrics.on_stop(number)
         time.sleep(_RAY_DIES_SECONDS)

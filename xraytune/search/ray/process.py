@@ -93,20 +93,17 @@ class RayProcess:
             if caught:
                 self._note(f"{signal.Signals(caught[0]).name}: stopping before Ray has started")
                 raise KeyboardInterrupt
-        match self._receive():
-            case messages.RayNotStarted(why="failed", text=text):
-                raise RayDiedError(text)
-            case messages.RayNotStarted(why="unavailable", text=text):
-                self._is_busy = False
-                fix = "start it (`ray start --head`), or omit --address to use this machine alone"
-                raise MachineError(Problem(text, str(self._address), fix))
-            case messages.RayNotStarted(text=text):
-                self._is_busy = False
-                return str(text)
-            case messages.RayStarted(dashboard=dashboard, nodes=nodes):
-                self._is_busy = False
-                self.dashboard, self.nodes = dashboard, nodes
-        return ""
+        reply: messages.RayStarted | messages.RayNotStarted = self._receive()
+        if isinstance(reply, messages.RayStarted):
+            self._is_busy, self.dashboard, self.nodes = False, reply.dashboard, reply.nodes
+            return ""
+        if reply.why == "failed":
+            raise RayDiedError(reply.text)
+        self._is_busy = False
+        if reply.why == "unavailable":
+            fix = "start it (`ray start --head`), or omit --address to use this machine alone"
+            raise MachineError(Problem(reply.text, str(self._address), fix))
+        return reply.text
 
     def questions(self, order: messages.RunTrials, caught: Sequence[int]) -> Iterator[messages.Question | None]:
         """Run trials with Tune: yield its questions, and None every second, until all trials have ended."""

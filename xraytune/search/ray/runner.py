@@ -8,6 +8,7 @@ that ran resume from their checkpoints.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -252,17 +253,16 @@ def _slots_on(share: Share, node: messages.Node) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM, as queues send it; a second one ends the process at once."""
+    """Collect Ctrl-C and SIGTERM, as queues send it, if in the main thread; a second one ends the process at once."""
     caught: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
 
-    def end(number: int, frame: FrameType | None) -> None:
-        del frame
+    def end(number: int, _: FrameType | None) -> None:
         if caught:
             raise KeyboardInterrupt
         caught.append(number)
 
     with ExitStack() as restored:
-        for number in numbers:
+        for number in (signal.SIGINT, signal.SIGTERM) if is_main else ():
             restored.callback(signal.signal, number, signal.signal(number, end))
         yield caught
