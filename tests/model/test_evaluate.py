@@ -298,7 +298,7 @@ def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Pa
 @pytest.mark.parametrize(
     ("folder", "options", "error", "what"),
     [
-        ("", {}, DataError, "it contains test/ and train/"),
+        ("", {}, DataError, "it contains test/, train/, and it is unclear"),
         ("one class", {}, DataError, "no images of PNEUMONIA, so AUROC is undefined"),
         ("train", {"sensitivity": 0.9999}, ConfigError, "needs 9999 validation scores of PNEUMONIA, but the model has"),
         ("train", {"sensitivity": 1.0}, ConfigError, "below 1"),
