@@ -115,7 +115,7 @@ def show_verdict(confirmation: Confirmation) -> None:
 
     console.show_section(verdict_section(confirmation))
     folder = shown_path(confirmation.study) / "confirm"
-    console.write(f"all results, also at other ratios: {folder}/verdict.json; text for a paper: {folder}/methods.md")
+    console.write(f"all results: {folder}/verdict.json; text for a paper: {folder}/methods.md")
 
 
 def audit(

@@ -23,7 +23,7 @@ from xraytune.base.errors import ArtifactError, ConfigError, Problem, counted
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
 from xraytune.base.lease import LeaseHeldError, hold
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
-from xraytune.data.index import ImageIndex, content_fingerprint, find_class_names
+from xraytune.data.index import ImageIndex, find_class_names
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
 from xraytune.model.bundle import NETWORK_PACKAGES, write_bundle, write_card
@@ -36,10 +36,9 @@ from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment, ExportedFrom, Settings, extensions_of
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
+from xraytune.study.inputs import read_inputs
 from xraytune.study.row import ended_trials
-from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import copy_file
-from xraytune.trial.mix import require_enough
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.samples import save_generator_grid
 from xraytune.trial.task import task_of
@@ -330,12 +329,9 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
 
 def _extra_images(experiment: Experiment, prepared: Prepared, cache: Path) -> list[str]:
     """Return the content of the folder of extra images, if any; DataError if it has too few."""
-    folder = experiment.parameters.folder
-    if folder is None:
-        return []
-    images, _ = store_folder(folder.path, prepared, experiment.settings.data, cache=cache)
-    require_enough([image.label for image in images], experiment.parameters, prepared)
-    return [content_fingerprint(images)]
+    parameters = experiment.parameters
+    inputs = {("folder.path", str(parameters.folder.path))} if parameters.folder else set[tuple[str, str]]()
+    return [*read_inputs(inputs, experiment.settings, prepared, cache, mixes=[parameters]).values()]
 
 
 def _is_trial(origin: ExportedFrom, study: StudyFolder, prepared: Prepared, note: Callable[[str], None]) -> bool:

@@ -22,7 +22,8 @@ from xraytune.search.messages import Node
 from xraytune.search.order import GeneratorNeeds
 from xraytune.search.ray.runner import Runner, slots, survey
 from xraytune.search.trials import SearchTrials
-from xraytune.space.settings import FolderSettings, Parameters, Settings
+from xraytune.space.fields import parameters_from
+from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
@@ -37,9 +38,7 @@ from xraytune.study.start import (
     require_same_space,
 )
 from xraytune.study.status import StudyView, StudyWatcher
-from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.synthesize import generator_need
-from xraytune.trial.mix import require_enough
 from xraytune.trial.prepare import open_space, prepare_space
 
 
@@ -93,8 +92,7 @@ def search(
     )
     for note in _notes(loaded, prepared, index):
         callbacks.note(note)
-    contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
-    _require_extra_images(loaded, prepared, cache)
+    contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=_folder_mixes(loaded))
     if not is_resumed:
         create_study(folder, loaded, prepared, machine)
     with locked(folder) as token, in_use(cache):
@@ -113,14 +111,12 @@ def search(
     return view
 
 
-def _require_extra_images(space: Space, prepared: Prepared, cache: Path) -> None:
-    """Refuse (DataError) mixes that need more images than the folder of extra images has."""
-    for source, path, ratio, balance in space.combinations("source", "folder.path", "synthetic_ratio", "balance"):
-        if source == "folder":
-            mix = Parameters(source="folder", folder=FolderSettings(path=Path(str(path))))
-            images, _ = store_folder(Path(str(path)), prepared, space.settings.data, cache=cache)
-            mix = mix.model_copy(update={"synthetic_ratio": ratio, "balance": balance})
-            require_enough([image.label for image in images], mix, prepared)
+def _folder_mixes(space: Space) -> Iterator[Parameters]:
+    """Yield the mixes of a space whose extra images come from a folder."""
+    names = ("source", "folder.path", "synthetic_ratio", "balance", "mixing", "batch_size")
+    for values in space.combinations(*names):
+        if values[0] == "folder":
+            yield parameters_from({name: value for name, value in zip(names, values, strict=True) if value is not None})
 
 
 def _where_trials_run(

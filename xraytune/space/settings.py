@@ -467,8 +467,7 @@ class Parameters(StrictModel):
     def simplicity(self) -> tuple[int, int, float]:
         """A sort key that puts the simpler and cheaper arm first: the choice among trials with equal AUROCs.
 
-        real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio
-        first.
+        real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio first.
         """
         rank, ratio = self.mix_simplicity
         return rank, self.classical, ratio

@@ -21,6 +21,7 @@ from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.synth.extra_folder import store_folder
+from xraytune.trial.mix import require_enough
 
 INPUTS_FILE = "inputs.json"
 
@@ -41,15 +42,21 @@ def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
 
 
 def read_inputs(
-    inputs: Inputs, settings: Settings, prepared: Prepared, cache: Path, *, index: ImageIndex | None = None
+    inputs: Inputs,
+    settings: Settings,
+    prepared: Prepared,
+    cache: Path,
+    *,
+    index: ImageIndex | None = None,
+    mixes: Iterable[Parameters] = (),
 ) -> dict[Path, str]:
     """Return the content of each input: the SHA-256 of a file, a fingerprint of the usable images of a folder.
 
     The images are decoded, so that broken ones are found before any trial starts. If the study's data folder is given as
-    `index`, patients of its sealed test folder are refused among them.
+    `index`, patients of its sealed test folder are refused among them. `mixes` are of the folder of extra images.
 
     Raises:
-        DataError: See `store_folder`.
+        DataError: See `store_folder`; or a mix needs more images than the folder has.
         MachineError: A weights file is missing.
     """
     contents = {}
@@ -58,6 +65,8 @@ def read_inputs(
         if name == "folder.path":
             images, _ = store_folder(file, prepared, settings.data, index=index, cache=cache)
             contents[file] = content_fingerprint(images)
+            for mix in mixes:
+                require_enough([image.label for image in images], mix, prepared)
         elif file.is_file():
             contents[file] = sha256_of(file, "file of tensors")
         else:
