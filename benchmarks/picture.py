@@ -41,7 +41,7 @@ def draw_report(study: Path, folder: Path) -> None:
             page.goto(page_file.as_uri())
             page.wait_for_selector("#chart-differences .main-svg")
             page.add_style_tag(
-                content="header, .state, #verdict .table, #verdict .commands, #verdict ~ * { display: none }"
+                content="header, .state, #verdict .table, #verdict details, #verdict .commands, #verdict ~ * { display: none }"
             )
             page.locator("main").screenshot(path=folder / f"report-{theme}.png")
         browser.close()

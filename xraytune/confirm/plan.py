@@ -35,8 +35,8 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
     notes = [*choice.notes]
     finished = train_trials(study, _unfinished(study, finalists), first=0)
     if finished:
-        furthest = f"the {len(finished)} that got furthest were trained to the end"
-        notes.append(f"ASHA pruned all trials with synthetic images; {furthest}")
+        furthest = join_names([trial.name for trial in finished])
+        notes.append(f"ASHA pruned all trials with synthetic images; confirm trained {furthest} to the end")
     chosen = choose_finalists((*study.searched, *finished), finalists, study.folder.path)
     top_ups = [
         FinishedTrial(name=f"top-up {number}", parameters=parameters)

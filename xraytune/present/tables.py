@@ -41,12 +41,16 @@ Row: TypeAlias = Sequence[Entry]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows below a title; a plain string is a left-aligned column. On a page, `sortable` ones can also be filtered."""
+    """Rows below a title; a plain string is a left-aligned column. On a page, `sortable` ones can also be filtered.
+
+    `details` are folded on a page, and left out in the terminal.
+    """
 
     columns: Sequence[Column | str]
     rows: Sequence[Row]
     title: str = ""
     sortable: bool = False
+    details: bool = False
 
     @property
     def headings(self) -> tuple[Column, ...]:

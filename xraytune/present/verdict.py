@@ -30,7 +30,9 @@ def verdict_section(record: Confirmation) -> Section:
     size = f"{test.images:,} images of {test.patients:,} patients{unused}, {record.replicates} replicates"
     tables = [_comparisons(finalist, record.metric) for finalist in record.finalists]
     if secondary := [outcome for outcome in record.secondary if outcome.finalist == first]:
-        tables.append(_outcomes(secondary, f"{first}: secondary outcomes, not part of the verdict"))
+        title = f"{first}: secondary outcomes, not part of the verdict"
+        at_specificity = f"sensitivity for {test.positive} at the control's specificity at its threshold"
+        tables.append(_outcomes(secondary, f"{title}; {at_specificity}" if test.positive else title))
     for result in record.external:
         tables += _external(result, first, record.metric)
     notes = [
@@ -40,8 +42,6 @@ def verdict_section(record: Confirmation) -> Section:
         *(generator.sentence for generator in record.generators if generator.arm == first),
         *map(sentence, record.notes),
     ]
-    if secondary and test.positive:
-        notes.append(f"Sensitivity for {test.positive}, at the specificity of the control at its threshold.")
     for result in record.external:
         if result.earlier_accesses:
             times = "once" if result.earlier_accesses == 1 else f"{result.earlier_accesses} times"
@@ -98,7 +98,8 @@ def _outcomes(differences: Sequence[ArmDifference], title: str) -> Table:
         if row.outcome == outcome
     ]
     control = Column("control", flexible=True)
-    return Table(("outcome", control, *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS), rows, title)
+    columns = ("outcome", control, *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS)
+    return Table(columns, rows, title, details=True)
 
 
 def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Table]:
