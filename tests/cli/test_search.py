@@ -13,7 +13,6 @@ from xraytune.study.row import TrialRow
 from xraytune.study.start import create_study, record_budget
 from xraytune.study.status import StudyView, TrialView
 from xraytune.study.suggestion import TrialSuggestion
-from xraytune.trial.mix import mix_label
 
 
 def lines_of(error_output: str) -> list[str]:
@@ -53,16 +52,6 @@ def test_a_search_is_watched_with_the_budget_of_this_start(tmp_path: Path, capsy
         callbacks.on_start(folder.path, "")
 
     assert "0 of 9 trials ended" in capsys.readouterr().err
-
-
-def test_mix_and_arm_have_the_same_name() -> None:
-    def label(**values: object) -> str:
-        return mix_label(Parameters.model_validate(values))
-
-    assert label() == Parameters().arm == "real_only"
-    assert label(classical=2) == "classical 2"
-    assert label(source="duplicate", synthetic_ratio=0.5, classical=1) == "duplicate r=0.5 +classical 1"
-    assert label(source="diffusion", synthetic_ratio=0.5, diffusion={"steps": 2000}) == "diffusion r=0.5 (2000 steps)"
 
 
 def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trial.conftest import Bench
+from xraytune.base.errors import DataError
 from xraytune.space.settings import FolderSettings, Parameters
-from xraytune.trial.mix import apportion, plan_mix
+from xraytune.trial.mix import apportion, mix_label, plan_mix, require_enough
 
 counts = st.lists(st.integers(1, 60), min_size=2, max_size=5)
 ratios = st.floats(0.05, 4.0)
@@ -126,3 +128,27 @@ def test_settings_that_a_source_does_not_use_are_dropped() -> None:
     )
 
     assert with_leftovers == plain
+
+
+def test_a_mix_that_needs_more_images_of_a_class_than_there_are_is_refused(bench: Bench) -> None:
+    prepared = bench.prepared
+    mix = Parameters.model_validate({"source": "folder", "folder": {"path": "extra"}, "synthetic_ratio": 0.5})
+    labels = plan_mix(prepared.train_counts, mix).tolist()
+    of_normal = labels.count(0)
+
+    require_enough(labels, mix, prepared)
+    labels.remove(0)
+    message = rf"extra: {of_normal - 1} images of NORMAL, but the mix needs {of_normal}\n.*lower synthetic_ratio"
+    with pytest.raises(DataError, match=message):
+        require_enough(labels, mix, prepared)
+
+
+def test_a_mix_is_named_by_its_source_ratio_steps_and_augmentation() -> None:
+    def label(**values: object) -> str:
+        return mix_label(Parameters.model_validate(values))
+
+    assert label() == Parameters().arm == "real_only"
+    assert label(classical=2) == "classical 2"
+    assert label(source="duplicate", synthetic_ratio=0.5, classical=1) == "duplicate r=0.5 +classical 1"
+    assert label(source="diffusion", synthetic_ratio=0.5, diffusion={"steps": 2000}) == "diffusion r=0.5 (2000 steps)"
+    assert label(source="duplicate", mixing="pretrain") == "duplicate r=1 pretrain"
