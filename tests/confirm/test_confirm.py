@@ -357,7 +357,7 @@ def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
         done.confirm()
     show_verdict(later)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "secondary outcomes" not in shown, "they are details, which the page folds"
+    assert "secondary outcomes, not part" not in shown, "they are details, which the page folds"
     assert f"on train/ ({result.patients} patients), not part of the verdict: AUROC" in shown
 
     with pytest.raises(DataError, match="are in the study's test folder too"):
