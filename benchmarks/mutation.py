@@ -32,7 +32,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "xraytune/trial/mix.py": ("tests/trial/test_mix.py",),
     "xraytune/trial/sampler.py": ("tests/trial/test_sampler.py",),
     "xraytune/stats/classification.py": ("tests/stats/test_classification.py",),
-    "xraytune/stats/intervals.py": ("tests/stats/test_intervals.py",),
+    "xraytune/stats/intervals.py": ("tests/stats/test_intervals.py", "tests/stats/test_breakdown.py"),
     "xraytune/stats/placements.py": ("tests/stats/test_placements.py", "tests/stats/test_binormal.py"),
     "xraytune/synth/memorisation.py": ("tests/synth/test_memorisation.py",),
     "xraytune/stats/verdict.py": ("tests/stats/test_verdict.py", "tests/stats/test_interval.py"),

@@ -14,10 +14,13 @@ from xraytune.stats.classification import (
     METRICS,
     ScoredClass,
     ScoredImages,
+    Summary,
     auprc,
     auroc,
     classification_metrics,
+    reported_metrics,
     require_finite_outputs,
+    require_results,
     sensitivity_at,
     weighted_class_metrics,
     weighted_metrics,
@@ -235,6 +238,54 @@ def test_outputs_that_are_not_finite_are_counted_by_image() -> None:
     require_finite_outputs(outputs[[1, 3]], TrialError, "trial 3")
     with pytest.raises(TrialError, match=r"^trial 3: .* NaN or infinite for 2 of 4 images\n.*use a smaller lr"):
         require_finite_outputs(outputs, TrialError, "trial 3")
+
+
+@pytest.mark.parametrize(
+    ("results", "shape", "words"),
+    [
+        ([[0.0, 1.0], [0.4, 0.6 + 5e-7]], (2, 2), ""),
+        ([[0.2, 0.3, 0.5]], (1, 3), ""),
+        ([[0.0], [1.0], [0.3]], (3, 1), ""),  # Dice coefficients
+        ([[0.0, 1.0]], (2, 2), r"float64 \(1, 2\) instead of"),
+        (np.array([[0.0, 1.0]], dtype=np.float32), (1, 2), "float32"),
+        ([[1.0, np.nan]], (1, 2), "not between 0 and 1"),
+        ([[-0.1], [0.5]], (2, 1), "not between 0 and 1"),
+        ([[1.1], [0.5]], (2, 1), "not between 0 and 1"),
+        ([[0.5, 0.5], [0.4, 0.6 + 5e-6]], (2, 2), "do not sum to 1"),
+    ],
+)
+def test_stored_results_are_probabilities_or_dice_coefficients(
+    results: object, shape: tuple[int, int], words: str
+) -> None:
+    stored = results if isinstance(results, np.ndarray) else np.array(results)
+    if not words:
+        require_results(stored, shape)
+        return
+    with pytest.raises(ValueError, match=words):
+        require_results(stored, shape)
+
+
+def test_each_table_shows_its_metrics_of_two_and_of_more_classes() -> None:
+    def shown(class_count: int, summary: Summary | None = None) -> list[str]:
+        positive = "sick" if class_count == 2 else None
+        return [metric.of(metric.label, positive) for metric in reported_metrics(class_count, summary)]
+
+    rates = ["sensitivity (sick)", "specificity (sick)"]
+    values = ["PPV (sick)", "NPV (sick)", "F1 (sick)"]
+    errors = ["Brier score", "calibration error"]
+    assert shown(2) == ["AUROC", "AUPRC (sick)", "accuracy", "balanced accuracy", *rates, *values, *errors]
+    assert shown(3) == ["AUROC", "AUPRC", "accuracy", "balanced accuracy", "F1", *errors]
+    assert shown(2, "card") == ["AUROC", "AUPRC (sick)", "balanced accuracy", *rates]
+    assert (shown(2, "patients"), shown(2, "subgroups")) == (["AUROC", "accuracy", *rates], ["AUROC", *rates])
+    assert [metric.name for metric in METRICS if not metric.has_interval] == ["ece"]
+
+
+def test_some_images_keep_their_labels_and_probabilities() -> None:
+    images = of_two_classes(np.array([0, 1, 1]), np.array([0.1, 0.7, 0.9]))
+
+    some = images.select(np.array([True, False, True]))
+
+    assert (some.labels.tolist(), some.probabilities[:, 1].tolist()) == ([0, 1], [0.1, 0.9])
 
 
 def test_the_metrics_of_one_class_against_the_others_equal_scikit_learn() -> None:

@@ -160,14 +160,7 @@ def headroom(
     side = prepared.side("train")
     patients = nested_order(side.patients, side.labels.tolist(), settings.data.split.seed)
     wanted = own.settings.data.train_patients or len(patients)
-    possible = designs(len(patients), wanted, max(ratios))
-    missing = {design: _missing(prepared, patients, *design, max(ratios)) for design in possible}
-    chosen = [design for design, what in missing.items() if not what]
-    if not chosen:
-        needed = math.ceil(_FEWEST_DRAWS * _pool_size(_FEWEST_PATIENTS, max(ratios)) / (1 - _TEST_SHARE))
-        few = f"{len(patients):,} training patients are too few for a ratio of {max(ratios):g}, which needs {needed:,}"
-        what = next(iter(missing.values()), few)
-        raise DataError(Problem(what, settings.data.path, "lower the ratios, or add patients"))
+    chosen = _possible_designs(prepared, patients, wanted, max(ratios), settings.data.path)
     experiment = Experiment(settings=settings, parameters=parameters)
     if not Network(experiment, context).has_cached_features:
         chosen = [min(chosen, key=lambda design: abs(design[0] - wanted))]
@@ -239,6 +232,18 @@ def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int
     counts = {*(round(factor * wanted) for factor in _LADDER), min(largest, wanted)}
     for count in sorted(count for count in counts if _FEWEST_PATIENTS <= count <= largest):
         yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))
+
+
+def _possible_designs(
+    prepared: Prepared, patients: Sequence[tuple[int, ...]], wanted: int, ratio: float, where: Path
+) -> list[tuple[int, int]]:
+    """Return the designs whose draws and scored patients have images of every class; DataError if there are none."""
+    missing = {design: _missing(prepared, patients, *design, ratio) for design in designs(len(patients), wanted, ratio)}
+    if possible := [design for design, what in missing.items() if not what]:
+        return possible
+    needed = math.ceil(_FEWEST_DRAWS * _pool_size(_FEWEST_PATIENTS, ratio) / (1 - _TEST_SHARE))
+    few = f"{len(patients):,} training patients are too few for a ratio of {ratio:g}, which needs {needed:,}"
+    raise DataError(Problem(next(iter(missing.values()), few), where, "lower the ratios, or add patients"))
 
 
 def draw_and_others(
