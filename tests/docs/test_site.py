@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import TimeoutError as NotYetError
 from playwright.sync_api import sync_playwright
 
 from tests.docs.commands import ROOT
@@ -88,9 +90,14 @@ def test_pages_and_search_work_in_a_browser(address: str) -> None:
         page.on("request", lambda asked: requests.add(asked.url))
         for path in ("", "tutorial/", "results/", "reference/space/", "reference/python/"):
             page.goto(address + path)
-        page.wait_for_load_state("networkidle")  # its scripts listen to the search field by then
-        page.locator(".md-search__input").fill("equivalence margin")
-        page.locator(".md-search-result__link").first.wait_for(timeout=120_000)  # it indexes the site
+        field, result = page.locator(".md-search__input"), page.locator(".md-search-result__link").first
+        for _ in range(30):  # until its scripts listen to the field, and it has indexed the site
+            field.fill("")
+            field.fill("equivalence margin")
+            with suppress(NotYetError):
+                result.wait_for(timeout=4_000)
+                break
+        assert result.is_visible()
         browser.close()
 
     assert errors == []

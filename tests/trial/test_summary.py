@@ -63,6 +63,7 @@ def test_every_parameter_is_counted_once(backbone: str) -> None:
 def test_the_table_is_of_the_files_network_at_its_batch_and_image_size(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / "images" / f"class{number}").mkdir(parents=True)
+        (tmp_path / "images" / f"class{number}" / "xray.png").touch()
     space = tmp_path / "small.yaml"
     parameters = "{backbone: {value: small_cnn}, weights: {value: none}, batch_size: {value: 4}}"
     data = "{path: images, image_size: 32, classes: auto}"
