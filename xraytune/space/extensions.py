@@ -85,4 +85,4 @@ def _installed(kind: str) -> dict[str, EntryPoint]:
     """Return the entry points by name. If two packages register one name, the first on the path wins, as with modules."""
     from importlib.metadata import entry_points  # rarely needed
 
-    return {point.name: point for point in reversed(entry_points(group=f"xraytune.{kind}s"))}
+    return {point.name: point for point in reversed([*entry_points(group=f"xraytune.{kind}s")])}
