@@ -162,11 +162,15 @@ class Stopped(Exception):
     """Raised after all training to leave the test images sealed."""
 
 
-def test_the_test_images_stay_sealed_if_asked_and_the_number_of_replicates_stays_as_planned(lab: Lab) -> None:
+def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_they_are_scored(lab: Lab) -> None:
     """Four: with fewer, it would be exploratory."""
 
     def leave_sealed() -> None:
         raise Stopped
+
+    def stop_while_scoring(what: str, *_: int) -> None:
+        if what.startswith("scoring test"):
+            raise Stopped
 
     with pytest.raises(Stopped):
         lab.confirm(before_test=leave_sealed, replicates=4)
@@ -175,8 +179,13 @@ def test_the_test_images_stay_sealed_if_asked_and_the_number_of_replicates_stays
     assert not list(lab.study.rglob("test.npy"))
     with pytest.raises(StudyError, match=r"4 replicates, and 5 were asked for\n.*omit --replicates, or move confirm/"):
         lab.confirm(replicates=5)
+    with pytest.raises(Stopped):
+        lab.confirm(callbacks=Callbacks(on_progress=stop_while_scoring))
+    logged = read_jsonl(lab.study / TEST_ACCESS_FILE)
+    assert len(logged) == 1, "before the first score"
     found = lab.confirm()
     assert (found.replicates, found.exploratory) == (4, ())
+    assert read_jsonl(lab.study / TEST_ACCESS_FILE) == logged
     assert lab.confirm(before_test=leave_sealed) == found, "called only while they are sealed"
 
 
