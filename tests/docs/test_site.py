@@ -10,11 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import TimeoutError as NotYetError
 from playwright.sync_api import sync_playwright
 
 from tests.docs.commands import ROOT
@@ -54,6 +52,7 @@ def test_links_to_files_and_folders_of_the_repository_work(site: Path) -> None:
     spaces = (site / "spaces" / "index.html").read_text(encoding="utf-8")
     assert 'href="../files/search_spaces/gan_ratio.yaml/"' in spaces
     assert 'href="data/#label-tables"' in (site / "index.html").read_text(encoding="utf-8")
+    assert "region of practical equivalence" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
 
 
 def test_no_page_refers_to_another_host_or_to_this_machine(site: Path) -> None:
@@ -79,7 +78,7 @@ def address(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the browser `chromium` (apt-get install chromium)")
-def test_pages_and_search_work_in_a_browser(address: str) -> None:
+def test_pages_load_in_a_browser_without_errors(address: str) -> None:
     errors: list[str] = []
     requests: set[str] = set()
     with sync_playwright() as playwright:
@@ -90,14 +89,6 @@ def test_pages_and_search_work_in_a_browser(address: str) -> None:
         page.on("request", lambda asked: requests.add(asked.url))
         for path in ("", "tutorial/", "results/", "reference/space/", "reference/python/"):
             page.goto(address + path)
-        field, result = page.locator(".md-search__input"), page.locator(".md-search-result__link").first
-        for _ in range(30):  # until its scripts listen to the field, and it has indexed the site
-            field.fill("")
-            field.fill("equivalence margin")
-            with suppress(NotYetError):
-                result.wait_for(timeout=4_000)
-                break
-        assert result.is_visible()
         browser.close()
 
     assert errors == []

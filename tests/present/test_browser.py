@@ -140,7 +140,7 @@ def test_printing_draws_what_was_not_seen_yet(browser: Browser, hostile: Path) -
     assert page.evaluate("document.documentElement.scrollWidth") <= 720
     assert page.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
     drawn = page.locator(".chart:visible .main-svg").evaluate_all("all => all.map(one => one.closest('.chart').id)")
-    assert "chart-confusion" in drawn
+    assert "chart-parallel" in drawn
     assert page.get_attribute("html", "data-theme") == "light"
 
 

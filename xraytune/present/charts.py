@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict, RatioGain, RatioPoint
-from xraytune.stats.curves import ClassCurves, Curve
 from xraytune.study.figures import Figure
 from xraytune.study.status import StudyView, TrialView
 
@@ -37,7 +34,6 @@ _COLOUR = _SOURCE_COLOURS["gan"]
 _GREY = "#8c8c8c"
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 _LINE = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "below"}
-_DIAGONAL = {**_LINE, "line": {"color": _GREY, "width": 1, "dash": "dot"}}
 _HORIZONTAL = {**_LINE, "y1": 0, "xref": "paper", "line": {"color": _GREY, "width": 1}}
 _ROPE = {**_LINE, "type": "rect", "yref": "paper", "fillcolor": "rgba(140,140,140,0.18)", "line": {"width": 0}}
 _SMALL = 270
@@ -267,78 +263,6 @@ def parameter_slice(figure: Figure, view: StudyView) -> Chart:
     )
 
 
-def curve_charts(curves: ClassCurves, positive: str, captions: Mapping[str, str]) -> tuple[Chart, ...]:
-    """Show ROC, precision-recall and calibration of one class, with pointwise 95 % bands; `captions` are by id."""
-    bins = curves.calibration
-    calibration = _scatter(
-        "lines+markers",
-        _rounded(bins.mean_probability),
-        _rounded(bins.share),
-        "predicted %{x:.3f}<br>observed %{y:.3f}<br>%{text}",
-        error_y=_error(bins.share.tolist(), bins.low, bins.high, width=3),
-        line={"color": _COLOUR, "width": 1},
-        marker={"color": _COLOUR, "size": 7},
-        text=[f"{count} images" for count in bins.images],
-    )
-    roc = _banded(curves.roc, "1 - specificity %{x:.3f}<br>sensitivity %{y:.3f}")
-    pr = _banded(curves.pr, "recall %{x:.3f}<br>precision %{y:.3f}", shape="hv")
-
-    def chart(name: str, title: str, traces: Sequence[Trace], x: str, y: str, **layout: Any) -> Chart:
-        axes = {"xaxis": _axis(x, range=[-0.01, 1.01]), "yaxis": _axis(y, range=[-0.01, 1.01])}
-        layout |= {**axes, "showlegend": False, "title": _title(title)}
-        alt = f"{title} of {positive}, {captions[name]}"
-        return Chart(id=name, traces=traces, layout=layout, alt=alt, caption=captions[name])
-
-    on_diagonal = {"shapes": [_DIAGONAL]}
-    return (
-        chart("roc", "ROC", roc, "1 - specificity", "sensitivity", **on_diagonal),
-        chart("pr", "Precision and recall", pr, "recall", "precision"),
-        chart("calibration", "Calibration", [calibration], "predicted probability", "observed share", **on_diagonal),
-    )
-
-
-def confusion(counts: NDArray[np.int64], names: Sequence[str], caption: str) -> Chart:
-    """Show a confusion matrix, images by true (rows) and predicted class, [C, C]."""
-    labels = [_escaped(name, 16) for name in names]
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    texts = [[f"{n:,}<br>{s:.0%}" for n, s in zip(*rows, strict=True)] for rows in zip(counts, share, strict=True)]
-    trace = {
-        "type": "heatmap",
-        "z": share.tolist(),
-        "x": labels,
-        "y": labels,
-        "text": texts,
-        "texttemplate": "%{text}",
-        "colorscale": [[0, "rgba(34,136,204,0.06)"], [1, "rgba(34,136,204,0.85)"]],
-        "zmin": 0,
-        "zmax": 1,
-        "showscale": False,
-        "hovertemplate": "true %{y}, predicted %{x}<br>%{text}<extra></extra>",
-        "xgap": 3,
-        "ygap": 3,
-    }
-    layout = {
-        "xaxis": _axis("predicted class", type="category", showgrid=False),
-        "yaxis": _axis("true class", type="category", autorange="reversed", showgrid=False),
-        "title": _title("Confusion matrix"),
-    }
-    alt = "; ".join(f"true {name}: {', '.join(map(str, row))}" for name, row in zip(names, counts, strict=True))
-    return Chart(id="confusion", traces=[trace], layout=layout, alt=alt, caption=caption)
-
-
-def dice_by_patient(patients: Sequence[str], dices: Sequence[float]) -> Chart:
-    """Show the mean Dice of each patient, sorted."""
-    of_patient = defaultdict[str, list[float]](list)
-    for name, dice in zip(patients, dices, strict=True):
-        of_patient[name].append(dice)
-    means, names = zip(*sorted((float(np.mean(scores)), name) for name, scores in of_patient.items()), strict=True)
-    places, marker = list(range(1, len(names) + 1)), {"color": _COLOUR, "size": 7}
-    trace = _scatter("markers", places, _rounded(means), "%{text}<br>Dice %{y:.3f}", text=names, marker=marker)
-    layout = {"xaxis": _axis("patients, worst first"), "yaxis": _axis("Dice")}
-    alt = f"Dice of {len(names)} patients, from {means[0]:.3f}"
-    return Chart(id="dice", traces=[trace], layout=layout, alt=alt)
-
-
 def _by_source(points: Trace, numbers: Sequence[int], view: StudyView) -> list[Trace]:
     """Split points, one for each of these trials, by source; open ones are trials that are not complete."""
     places = {number: place for place, number in enumerate(numbers)}
@@ -404,23 +328,8 @@ def _error(centres: Sequence[float], lows: Iterable[float], highs: Iterable[floa
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "width": width, "thickness": 1.4}
 
 
-def _banded(curve: Curve, hover: str, shape: str = "linear") -> list[Trace]:
-    style = {"color": _COLOUR, "width": 2, "shape": shape}
-    line = _scatter("lines", _rounded(curve.x), _rounded(curve.y), hover, line=style)
-    if not np.isfinite(curve.low).all():
-        return [line]
-    edge = {"type": "scatter", "mode": "lines", "x": _rounded(curve.grid), "line": {"width": 0}, "hoverinfo": "skip"}
-    low = edge | {"y": _rounded(curve.low)}
-    high = edge | {"y": _rounded(curve.high), "fill": "tonexty", "fillcolor": "rgba(34,136,204,0.18)"}
-    return [low, high, line]
-
-
 def _axis(title: str, **more: Any) -> Trace:
     return {"title": {"text": title}, **more}
-
-
-def _title(text: str) -> Trace:
-    return {"text": text, "x": 0, "xref": "paper", "font": {"size": 14}}
 
 
 def _escaped(name: str, width: int = 100) -> str:

@@ -11,32 +11,26 @@ from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix
 
 from xraytune.base.errors import XraytuneError, join_names
 from xraytune.confirm.record import RATIO_CAVEAT
 from xraytune.data.sides import chance_warning
 from xraytune.present import charts
 from xraytune.present.charts import Chart
-from xraytune.present.study import StudyData, ValidationResults
+from xraytune.present.study import StudyData
 from xraytune.present.tables import Picture, Section, Table, duration, numbers, sentence, text_of
 from xraytune.present.trials import all_trials, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
-from xraytune.stats.classification import auprc
-from xraytune.stats.curves import class_curves
 from xraytune.study.pruning import pruning_of
 from xraytune.study.status import TrialView
 from xraytune.synth.grids import encoded_again
 
-_BANDS, _SEED = 500, 0
-"""Bootstrap samples of the bands, and their seed."""
 _MOST_SAMPLES, _MOST_MISTAKES = 6, 9
 _GRAD_CAM_NOTE = (
     "Those with the highest predicted probability. Orange: image regions that support the predicted class (Grad-CAM). "
     "The maps are coarse, and show where the network looks, not why."
 )
-_OPTIMISTIC = "val-B selected this trial, so these figures are optimistic."
 _OUTLINES_NOTE = "Left: the outline of the mask; right: of the prediction."
 _QUALITY_COLUMNS = (
     "source",
@@ -126,41 +120,6 @@ def _parameters(data: StudyData) -> Section | None:
         small_charts=small,
         tables=[all_trials(view)],
         commands=[f"xraytune report {data.argument} --csv tables"],
-    )
-
-
-def _performance(data: StudyData) -> Section | None:
-    """Show curves and confusion matrix of the best trial on val-B."""
-    if (scored := data.scored) is None:
-        return None
-    if data.prepared.has_masks:
-        return _dice(scored)
-    trial, names, positive = scored.trial, data.prepared.class_names, data.prepared.positive
-    is_binary, threshold = len(names) == 2, trial.threshold
-    label = positive if is_binary else len(names) - 1
-    is_class = scored.labels == label
-    curves = class_curves(is_class, scored.results[:, label], scored.patients, replicates=_BANDS, seed=_SEED)
-    captions = {"roc": "", "pr": "", "calibration": "Bars: 95 % intervals (Wilson, patients)."}
-    if is_binary:
-        precision = auprc(scored.labels, scored.results, positive=positive)
-        captions["roc"] = f"AUROC {trial.val_b_score:.3f}"
-        captions["pr"] = f"AUPRC {precision:.3f}, prevalence {is_class.mean():.2f}"
-    rule = "Most probable class." if threshold is None else f"At the threshold {threshold:.3f}, set on val-A and val-B."
-    counts = confusion_matrix(scored.labels, scored.predicted, labels=range(len(names)))
-    of = names[label] if is_binary else f"{names[label]} against the others"
-    return Section(
-        lead=f"#{trial.number} {trial.mix} on {len(scored.labels):,} images of {len(set(scored.patients))} patients; {of}.",
-        notes=[f"{_OPTIMISTIC} Bands: pointwise 95 % intervals over patients."],
-        small_charts=[*charts.curve_charts(curves, of, captions), charts.confusion(counts, names, rule)],
-    )
-
-
-def _dice(scored: ValidationResults) -> Section:
-    trial, dices = scored.trial, scored.results[:, 0].tolist()
-    return Section(
-        lead=f"#{trial.number} {trial.mix}: mean Dice {np.mean(dices):.3f} on {len(dices):,} images.",
-        notes=[_OPTIMISTIC],
-        charts=[charts.dice_by_patient(scored.patients, dices)],
     )
 
 
@@ -313,7 +272,6 @@ _PARTS: Sequence[tuple[str, str, str, Callable[[StudyData], Section | None]]] = 
     ("ratio", "Ratio of synthetic to real images", "Ratio", _ratios),
     ("search", "Search", "Search", _search),
     ("parameters", "Parameters and trials", "Trials", _parameters),
-    ("performance", "Performance on val-B", "Performance", _performance),
     ("mistakes", "Misclassified images", "Mistakes", _mistakes),
     ("generators", "Synthetic images", "Generators", _generators),
     ("data", "Data", "Data", _data),

@@ -37,7 +37,6 @@ class ValidationResults:
 
     trial: TrialView
     files: tuple[str, ...]
-    patients: tuple[str, ...]
     labels: NDArray[np.int64]
     results: Floats
     predicted: Labels
@@ -85,7 +84,6 @@ class StudyData:
         return ValidationResults(
             trial=trial,
             files=tuple(image.file for image in self.prepared.images if image.side == "val_b"),
-            patients=side.patients,
             labels=side.labels,
             results=results,
             predicted=predicted_classes(results, positive=positive, threshold=threshold),

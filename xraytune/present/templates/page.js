@@ -31,7 +31,6 @@
   }
 
   function prepared(trace) {
-    if (trace.type === "heatmap") return { ...trace, textfont: { color: colour("--text") } };
     let line = 0;
     return Array.isArray(trace.meta) ? { ...trace, text: trace.y.map((y) => trace.meta[y === null ? line++ : line]) } : trace;
   }
