@@ -33,6 +33,9 @@ def search(
     studies: options.Studies = Path("studies"),
     cache: options.Cache = None,
     address: options.Address = None,
+    earlier: Annotated[
+        Path | None, Option("--from", metavar="STUDY", help="Earlier study whose best trials are evaluated first.")
+    ] = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -48,6 +51,7 @@ def search(
             studies=studies,
             cache=cache,
             address=address,
+            earlier=earlier,
             skip_broken=skip_broken,
             callbacks=callbacks,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes, too_few_tested
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
+from xraytune.search.earlier import with_trials_of
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Node
 from xraytune.search.order import GeneratorNeeds
@@ -51,6 +53,7 @@ def search(
     studies: Path = Path("studies"),
     cache: Path | None = None,
     address: str | None = None,
+    earlier: Path | None = None,
     skip_broken: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> StudyView:
@@ -64,6 +67,8 @@ def search(
         studies: The folder of studies; this one is `studies/NAME`.
         cache: The artifact cache; by default next to the resolved path of `studies`.
         address: A Ray cluster; by default Ray starts on this machine.
+        earlier: A study whose best trials are evaluated first, where the space contains them. When the search resumes, they
+            are those of its first start.
         skip_broken: Skip broken images, with a note.
         callbacks: Called as the search proceeds.
 
@@ -71,7 +76,7 @@ def search(
         ConfigError: The file is invalid.
         DataError: The images cannot be used.
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
-        StudyError: The study is in use, or has another space, other images or other weights.
+        StudyError: The study is in use, or has another space, other images or other weights; or the earlier one is damaged.
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
@@ -82,6 +87,11 @@ def search(
     require_writable(folder.path)
     require_free(folder)
     is_resumed = folder.space_path.exists()
+    earlier_notes: list[str] = []
+    if earlier and is_resumed:
+        loaded = replace(loaded, points_to_evaluate=folder.space().points_to_evaluate)
+    elif earlier:
+        loaded, earlier_notes = with_trials_of(earlier, loaded)
     if is_resumed:
         require_same_space(folder, loaded)
         with locked(folder):  # refuse a second search before reading the images
@@ -90,7 +100,7 @@ def search(
     prepared, index = prepare_space(
         loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
     )
-    for note in _notes(loaded, prepared, index):
+    for note in (*earlier_notes, *_notes(loaded, prepared, index)):
         callbacks.note(note)
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=_folder_mixes(loaded))
     if not is_resumed:

@@ -19,7 +19,7 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import Choices, Domain, Suggester, Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.paths import relative_value
-from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings, TaskName
+from xraytune.space.settings import GENERATORS, PACKAGES, SOURCES, Experiment, Parameters, Settings, TaskName
 
 Point: TypeAlias = dict[str, Value]
 """Values of the active parameters by dotted name."""
@@ -140,6 +140,17 @@ class Space:
         specs = tuple(replace(spec, domain=Choices((point[spec.name],)), when=()) for spec in active)
         return replace(self, specs=specs, points_to_evaluate=())
 
+    def point_of(self, values: Mapping[str, Value]) -> Point:
+        """Return the point with a trial's values, by dotted name; ValueError names the first one outside of the space."""
+        point: Point = {}
+        for spec in self.specs:
+            if spec.is_active_at(point):
+                value = values.get(spec.name)
+                if not spec.domain.contains(value):
+                    raise ValueError(f"{spec.name} is {value}, not {spec.domain}")
+                point[spec.name] = value
+        return {name: value for name, value in point.items() if name in self.searched}
+
     def grid(self) -> Iterator[Point]:
         """Yield every point, as `enqueue_trial` expects it; the first parameter changes slowest."""
         searched = set(self.searched)
@@ -216,9 +227,10 @@ def require_extensions(space: Space) -> None:
 
 
 def needed_extras(space: Space) -> tuple[str, ...]:
-    """Return the names of the task and of each source: those of extras, if they have one."""
+    """Return the names of the task, each source, and the library of each backbone: those of extras, if they have one."""
     sources = (str(source) for (source,) in space.combinations("source"))
-    return (space.settings.task, *sources)
+    libraries = (backbone.partition("/")[0] for backbone, _ in space.networks())
+    return (space.settings.task, *sources, *libraries)
 
 
 def package_problems(*names: str) -> list[Problem]:
@@ -231,8 +243,9 @@ def package_problems(*names: str) -> list[Problem]:
 
 
 def needed_by(name: str) -> str:
-    """Return the setting that needs an extra: `task: segmentation` or `source: diffusion`."""
-    return f"{'task' if name in get_args(TaskName) else 'source'}: {name}"
+    """Return the setting that needs an extra: `task: segmentation`, `source: diffusion` or `backbone: timm`."""
+    kind = "task" if name in get_args(TaskName) else "source" if name in GENERATORS else "backbone"
+    return f"{kind}: {name}"
 
 
 def missing_packages(name: str) -> list[str]:
