@@ -8,6 +8,8 @@ Every command has a function here, with the same arguments:
     xraytune data phantom       draw_phantoms
     xraytune generator train          generator_train
     xraytune generator sample         generator_sample, sample_trial_generator
+    xraytune space list         list_spaces
+    xraytune space copy         copy_space
     xraytune space check        load_space
     xraytune headroom           measure_headroom, draw_headroom
     xraytune search             run_search
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from xraytune.search.run import search as run_search
     from xraytune.space.load import load_space
     from xraytune.space.settings import DataSettings
+    from xraytune.space.shipped import copy_space, list_spaces
     from xraytune.study.clean import clean, clean_cache
     from xraytune.study.status import status, trials_dataframe
     from xraytune.trial.summary import model_summary
@@ -75,6 +78,7 @@ __all__ = [
     "clean",
     "clean_cache",
     "confirm_study",
+    "copy_space",
     "demo",
     "doctor",
     "draw_headroom",
@@ -84,6 +88,7 @@ __all__ = [
     "generator_sample",
     "generator_train",
     "inspect_folder",
+    "list_spaces",
     "load_space",
     "measure_headroom",
     "model_summary",

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from tests.docs.commands import TINY, TINY_PAIRS
-from tests.in_process import CPU, one_thread
+from tests.in_process import CPU, command, one_thread, said
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import EpochRecord
 from xraytune.cli.getting_started import QUICK_OVERRIDES
@@ -51,6 +51,21 @@ def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
     assert (shipped.settings.name, load_space(Path("demo")).settings.name) == ("demo", "mine")
     with pytest.raises(ConfigError, match="no such file"):
         load_space(Path("nothing"))
+
+
+def test_shipped_spaces_are_listed_with_their_question_and_copied_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    questions = said("space", "list")
+    copied, again = (command("space", "copy", "imbalance") for _ in range(2))
+
+    assert questions.keys() == {file.stem for file in SPACES.glob("*.yaml")}
+    assert questions["imbalance"] == "Can GAN images balance the classes?"
+    assert copied.stdout == "imbalance.yaml\n"
+    assert load_space(tmp_path / "imbalance.yaml").searched == load_space(SPACES / "imbalance.yaml").searched
+    assert (again.exit_code, "this path already exists" in again.stderr) == (ConfigError.exit_code, True)
+    assert "did you mean 'imbalance'?" in command("space", "copy", "imbalanced").stderr
 
 
 @pytest.mark.parametrize("file", MIXES, ids=lambda file: file.stem)

@@ -6,6 +6,7 @@ Commands import what they run in their body, so that `--help` loads neither torc
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,8 +82,10 @@ def build_app() -> typer.Typer:
     sample = "xraytune generator sample --study studies/gan-ratio --trial 7 -n 500 -o generated"
     _add(generators, generator.sample, sample)
 
-    space_app = _group("Validate search space files.")
+    space_app = _group("List, copy and validate search space files.")
     app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
+    _add(space_app, space.list_, "xraytune space list", name="list")
+    _add(space_app, space.copy, "xraytune space copy gan_ratio_cpu")
     _add(space_app, space.check, "xraytune space check search_spaces/gan_ratio.yaml")
 
     _add(app, search.headroom, "xraytune headroom --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
@@ -135,7 +138,8 @@ def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         from importlib.metadata import version
 
-        console.write(f"xraytune {version('xraytune')}")
+        others = f"torch {version('torch')}, Ray {version('ray')}, Python {platform.python_version()}"
+        console.write(f"xraytune {version('xraytune')} ({others})")
         raise typer.Exit
 
 

@@ -1,4 +1,4 @@
-"""`xraytune space check` validates a search space file and prints it with all defaults."""
+"""`xraytune space` lists and copies the space files that come with xraytune, and validates any."""
 
 from __future__ import annotations
 
@@ -11,9 +11,30 @@ from typer import Argument, BadParameter, Exit, Option
 from xraytune.base.errors import ConfigError, MachineError, Problem, SourceLine
 from xraytune.base.records import Json
 from xraytune.cli import console, options
+from xraytune.present.tables import Column, Table
 
 if TYPE_CHECKING:
     from xraytune.space.space import Space
+
+
+def list_(as_json: options.AsJson = False) -> None:
+    """List the space files that come with xraytune, each with its question. Use one with `--space NAME`."""
+    from xraytune.space.shipped import list_spaces
+
+    columns = ("name", Column("question", flexible=True))
+    console.show_result(list_spaces(), lambda spaces: console.show(Table(columns, [*spaces.items()])), as_json=as_json)
+
+
+def copy(
+    name: Annotated[str, Argument(metavar="NAME", help="Name of a space, as `xraytune space list` prints it.")],
+    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="New file; default: NAME.yaml.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Copy a space file that comes with xraytune, to change it. Never overwrites a file."""
+    from xraytune.space.shipped import copy_space
+
+    file = copy_space(name, out)
+    console.show_result({"file": file}, lambda _: console.write(str(file)), as_json=as_json)
 
 
 def check(

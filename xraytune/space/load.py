@@ -31,9 +31,10 @@ from xraytune.space.document import (
 from xraytune.space.fields import flat_values, parameter_fields
 from xraytune.space.grammar import ROOT, SPEC_KEYS, path_of, read_initial_points, read_parameters
 from xraytune.space.messages import explain, format_value, nearest
-from xraytune.space.paths import absolute_path, is_path, shipped
+from xraytune.space.paths import absolute_path, is_path
 from xraytune.space.rules import check_space, complete_specs
 from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
+from xraytune.space.shipped import shipped
 from xraytune.space.space import Space, settings_content
 from xraytune.space.strict_model import StrictModel
 

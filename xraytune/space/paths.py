@@ -14,7 +14,7 @@ from pydantic import AfterValidator, PlainSerializer, SerializationInfo, Strict,
 
 from xraytune.space.domains import Value
 
-_WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|none|IMAGENET1K_\w+")
+_WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|hub|none|IMAGENET1K_\w+")
 
 
 def is_path(name: str, value: object) -> bool:
@@ -28,16 +28,6 @@ def absolute_path(path: Path | str, folder: Path) -> str:
     """Resolve a path that is relative to a folder, or starts with `~`; ValueError if it contains a NUL character."""
     # Unlike Path.expanduser, this keeps the ~ of an unknown user.
     return str((folder / os.path.expanduser(path)).resolve())  # noqa: PTH111
-
-
-def shipped(file: Path) -> Path:
-    """Return the space file that xraytune ships under a bare name, such as `gan_ratio_cpu`; any other path as it is."""
-    package = Path(__file__).parents[1]
-    for folder in (package.parent, package):  # of a clone, or of an installation
-        found = folder / "search_spaces" / f"{file}.yaml"
-        if file.parent == Path() and not file.exists() and found.is_file():
-            return found
-    return file
 
 
 def relative_path(path: Path | str, folder: Path) -> str:
