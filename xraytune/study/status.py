@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,15 @@ class StudyView:
         `export` writes it before a verdict. In a search for a generator, which has no val-B scores, the best trial.
         """
         return next(iter(ranked_for_export(self.trials, self.objective)), None)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: its trials by status, and a table of them without columns that are empty."""
+        import pandas as pd  # takes most of a second
+
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        table = pd.DataFrame(trial_table(self)).set_index("number").dropna(axis="columns", how="all")
+        rows = table.to_html(max_rows=30, na_rep="", float_format="{:.4g}".format)
+        return f"<p><b>{escape(self.name)}</b>: {counts}</p>{rows}"
 
 
 def status(study: Path) -> StudyView:
