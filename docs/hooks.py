@@ -35,7 +35,7 @@ PAGES_OUTSIDE = {
 """Pages of the site, and the files outside docs/ that they come from."""
 PROGRAMS = frozenset(
     "apt-get base64 cat cd cp curl docker envsubst export git kubectl make mkdir openssl optuna-dashboard pip prometheus "
-    "python ray sbatch scp source ssh time umask uv uvicorn wandb xraytune".split()
+    "python ray sbatch scp source ssh time umask uv uvicorn uvx wandb xraytune".split()
 )
 """The commands that code blocks may run."""
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -150,3 +151,17 @@ def test_each_row_of_a_fault_names_an_existing_test(page: str, fewest: int) -> N
         assert name, row
         test = (ROOT / "tests" / name[1]).read_text(encoding="utf-8")
         assert name[2] is None or f"def {name[2]}(" in test, row
+
+
+def test_the_troubleshooting_page_starts_from_messages_that_are_printed() -> None:
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "xraytune").rglob("*.py")]
+    texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    printed = "\n".join(text for text in texts if isinstance(text, str))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("\n## ")[0]
+
+    seen = [
+        message for row in re.findall(r"^\| ([^|]*) \|", page, re.MULTILINE) for message in re.findall("`(.*?)`", row)
+    ]
+
+    assert len(seen) > 10
+    assert [part for message in seen for part in message.split("...") if part.strip() not in printed] == []
