@@ -75,7 +75,7 @@ mutation: install ## Make small changes to the pure files and count those that t
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)
 
-LOCK := pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate pyproject.toml --extra dicom --extra segmentation --extra diffusion
+LOCK := pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate pyproject.toml --extra dicom --extra segmentation --extra diffusion --extra timm
 
 lock: ## Write both lock files anew from pyproject.toml
 	$(UV) $(LOCK) -o requirements.lock

@@ -44,7 +44,7 @@ from xraytune.synth.memorisation_gate import copies_found, measure_memorisation
 from xraytune.synth.quality import measure_quality
 from xraytune.synth.sources import folder_reader
 from xraytune.trial.mix import require_enough
-from xraytune.trial.prepare import require_weights
+from xraytune.trial.prepare import require_networks
 
 _RATIOS = (0.25, 0.5, 1.0, 2.0)
 _HEADLINES = {
@@ -129,7 +129,7 @@ def audit(
     no_test = too_few_tested(index.test, index.class_names) if index.test else "the real images have no test/ folder"
     why_not = "it needs training; run the command without --quick" if quick else no_test if ratios else too_few
     if not why_not:
-        require_weights(space)
+        require_networks(space)
     _, compute = resources_here(settings)
     if folder.space_path.exists():
         require_same_space(folder, space)

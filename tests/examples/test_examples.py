@@ -50,7 +50,7 @@ from xraytune.space.load import experiment_to_json, load_space
 from xraytune.base.files import write_json
 from xraytune.data.prepare import prepare
 from xraytune.base.records import Compute
-from xraytune.trial.prepare import require_weights
+from xraytune.trial.prepare import require_networks
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.search.messages import Job
@@ -59,7 +59,7 @@ from xraytune.search.worker import TrialWorker
 root = Path({root!r})
 torch.save(tiny_net.TinyNet().state_dict(), root / "tiny_net.pth")
 space = load_space(root / "frozen.yaml")
-require_weights(space)
+require_networks(space)
 prepared, _ = prepare(space.settings, root / "cache")
 folder = StudyFolder(root / "studies" / "own")
 create_study(folder, space, prepared, Compute(device="cpu", threads=1, precision="float32"))
@@ -143,7 +143,7 @@ def test_schema_lists_installed_extensions_and_an_unknown_name_suggests_the_near
     values = json.loads(command("space", "check", "--schema").stdout)["$defs"]["values"]
     done = command("space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet")
 
-    assert values["backbone"]["enum"][-1] == "tiny_net"
+    assert values["backbone"]["anyOf"][0]["enum"][-1] == "tiny_net"
     assert values["source"]["enum"] == [*SOURCES.built_in, "mixup"]
     assert done.exit_code == 2
     assert "backbone: unknown value 'tinynet'\n  fix: did you mean 'tiny_net'?" in done.stderr

@@ -16,9 +16,10 @@ from xraytune.confirm.arms import FinishedTrial, finalist_arm, matched_control
 from xraytune.confirm.plan import choose_finalists
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
-from xraytune.nets.backbones import build_backbone, last_stage_names
+from xraytune.nets.backbones import build_backbone, takes
+from xraytune.nets.last_stage import last_stage, trained_from
 from xraytune.space import extensions
-from xraytune.space.backbones import BACKBONES, backbone_of
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
 from xraytune.space.settings import SOURCES, Parameters, Settings
 from xraytune.space.space import require_extensions
@@ -81,7 +82,7 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(tmp
     with pytest.raises(MachineError) as caught:
         require_extensions(load_space(space, ["source={values: [none, few, lost]}"]))
     with pytest.raises(MachineError) as of_backbone:
-        load_space(space, ["backbone=gone"])
+        require_extensions(load_space(space, ["backbone=gone"]))
 
     (lost,), (gone,) = caught.value.problems, of_backbone.value.problems
     assert "source lost cannot be loaded: module 'of_somebody' has no attribute 'lost'" in lost.what
@@ -103,7 +104,7 @@ def test_a_source_without_masks_is_refused_in_segmentation(tmp_path: Path) -> No
 def test_backbone_without_its_last_stage_is_reported() -> None:
     network, _ = build_backbone("whole")
     with pytest.raises(ConfigError, match="backbone whole does not define where its last stage starts"):
-        last_stage_names("whole", network)
+        last_stage("whole", network)
 
 
 @pytest.mark.slow
@@ -117,9 +118,8 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
     assert feature_count == 64
     torch.testing.assert_close(grey(images), network(images.repeat(1, 3, 1, 1)))
     assert network.training
-    assert last_stage_names("tiny_net", network) == {"layers.4.weight", "layers.4.bias"}
-    assert backbone_of("tiny_net").takes(32)
-    assert not backbone_of("tiny_net").takes(31)
+    assert trained_from(last_stage("tiny_net", network), network) == {"layers.4.weight", "layers.4.bias"}
+    assert takes("tiny_net", 32)
 
 
 @pytest.mark.usefixtures("package")

@@ -13,10 +13,10 @@ import torch
 from tests.faults.fuzzing import NAMES, damaged_bytes, damaged_json, fuzz, only_our_errors, read_damaged
 from tests.faults.specimens import TINY_GAN, make_bundle, make_checkpoints, make_gan, network, optimizer_of, seal
 from tests.in_process import CPU, one_thread
+from xraytune.base.tensors import read_weights
 from xraytune.model.load import open_bundle
 from xraytune.nets.checkpoint import load_best, resume
 from xraytune.nets.inputs import normalise, to_unit
-from xraytune.nets.weights import read_weights
 from xraytune.synth.checkpoint import checkpoint_generator, load_generator, new_training
 from xraytune.synth.checkpoint import resume as resume_gan
 

@@ -26,7 +26,7 @@ from tests.in_process import CPU, one_thread, search_in_process
 from tests.study.studies import two_images, write_space
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, XraytuneError
 from xraytune.base.files import read_json, sha256_of, write_array, write_bytes, write_json
-from xraytune.base.tensors import load_content
+from xraytune.base.tensors import load_content, read_weights
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.run import confirm
 from xraytune.confirm.test_access import log_test_access
@@ -39,7 +39,6 @@ from xraytune.model.best import export
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
 from xraytune.nets.checkpoint import load_best, resume
-from xraytune.nets.weights import read_weights
 from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.settings import DataSettings, GanSettings

@@ -62,14 +62,15 @@ parameters:
 def test_missing_extras_are_refused_before_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = tmp_path / "space.yaml"
     parameters = "source: {value: diffusion}, backbone: {value: resnet18}, weights: {value: none}"
-    space.write_text(f"name: small\ntask: segmentation\nparameters: {{{parameters}}}\n", encoding="utf-8")
-    for extra in ("segmentation", "diffusion"):
+    quality = "quality: {backbone: timm/resnet18, weights: hub}"
+    space.write_text(f"name: small\ntask: segmentation\n{quality}\nparameters: {{{parameters}}}\n", encoding="utf-8")
+    for extra in ("segmentation", "diffusion", "timm"):
         monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
 
     with pytest.raises(MachineError) as refused:
         require_extensions(load_space(space, data=tmp_path))
 
-    for words in ("task: segmentation", "source: diffusion"):
+    for words in ("task: segmentation", "source: diffusion", "backbone: timm"):
         extra = words.partition(": ")[2]
         assert f"{words} needs no-such-package, which this installation lacks" in str(refused.value)
         assert f"fix: pip install 'xraytune[{extra}]'" in str(refused.value)

@@ -119,8 +119,6 @@ weights: {values: [none, imagenet]} | trainable: {values: [head, all]} -> 5 head
 source: {values: [none, folder]} -> 4 folder.path
 source: {values: [none, gan]} | synthetic_ratio: {value: .01} | batch_size: {min: 8, max: 64} -> 5 0.01, 8, zero
 source: {values: [duplicate, gan]} | mixing: {values: [additive, replace]} -> 4 duplicate, replace
-backbone: {values: [resnet18, vit_b_16]} -> 4 vit_b_16, 224 px
-backbone: {value: alexnet} ++ data.image_size=32 -> 4 alexnet, 63 px
 source: {value: gan} | gan.image_size: {values: [64, 256]} -> 5 gan.image_size, 256
 source: {value: diffusion} | diffusion.image_size: {value: 256} -> 5 unknown value 256
 source: {value: diffusion} | diffusion: {parameters: {diffaugment: {value: true}}} -> 5 diffaugment

@@ -176,7 +176,8 @@ def test_a_network_is_scored_without_its_gan(bench: Bench, tmp_path: Path, is_fr
 
 
 @pytest.mark.parametrize(
-    "backbone", ["small_cnn", "mobilenet_v3_small", pytest.param("resnet18", marks=pytest.mark.nightly)]
+    "backbone",
+    ["small_cnn", "mobilenet_v3_small", "timm/test_resnet", pytest.param("resnet18", marks=pytest.mark.nightly)],
 )
 def test_last_stage_trains_on_cached_inputs(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str

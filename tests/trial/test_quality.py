@@ -19,7 +19,7 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, FolderSettings, QualitySettings
 from xraytune.synth.generator_quality import Quality
 from xraytune.synth.quality import QUALITY_STAGE, REAL_STAGE, measure_quality
-from xraytune.trial.prepare import require_weights
+from xraytune.trial.prepare import require_networks
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
 def test_features_need_weights(clinic: Bench) -> None:
     with pytest.raises(ValueError, match="gives random features"):
         QualitySettings(backbone="resnet18", weights="none")
-    with pytest.raises(ValueError, match="has no ImageNet weights"):
+    with pytest.raises(ValueError, match="has no weights called imagenet"):
         QualitySettings(backbone="small_cnn")
     missing = with_folder(clinic, "sharp", backbone="resnet18", weights=str(np.e))
     with pytest.raises(MachineError, match="no such weights file"):
@@ -128,9 +128,9 @@ def test_weights_of_the_figures_are_checked_in_their_own_network(clinic: Bench, 
         "parameters: {backbone: {value: resnet18}, weights: {value: none}}\n",
         encoding="utf-8",
     )
-    require_weights(load_space(file))
+    require_networks(load_space(file))
     save_file(build_backbone("squeezenet1_1")[0].state_dict(), quality.weights.replace("net.", "other."))
     file.write_text(file.read_text(encoding="utf-8").replace("net.safe", "other.safe"), encoding="utf-8")
 
     with pytest.raises(MachineError, match="these weights are not for small_cnn"):
-        require_weights(load_space(file))
+        require_networks(load_space(file))

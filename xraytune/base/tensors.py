@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
-from xraytune.base.errors import ArtifactError, Problem
+from xraytune.base.errors import ArtifactError, MachineError, Problem
 from xraytune.base.files import is_whole_zip, require_file, write_bytes
 
 UNREADABLE = (
@@ -59,3 +61,42 @@ def save_state(network: nn.Module, path: Path, metadata: dict[str, str] | None =
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     # Not save_file, whose files only their owner may read.
     write_bytes(path, safetensors.torch.save(state, metadata))
+
+
+def load_tensors(
+    network: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True
+) -> tuple[list[str], list[str]]:
+    """Load named tensors into a network; return missing and unexpected names.
+
+    A state dict saved by torch carries the version of each module in its metadata, by which torchvision translates old
+    names. Tensors without it, as from safetensors, are assumed to be from the installed version. Raises RuntimeError if a
+    shape differs, or with `strict` the names do.
+    """
+    state = OrderedDict(tensors)
+    state._metadata = getattr(tensors, "_metadata", network.state_dict()._metadata)  # type: ignore[attr-defined]
+    # Encoders of segmentation-models-pytorch have a method of their own, which returns nothing.
+    keys = nn.Module.load_state_dict(network, state, strict=strict)
+    return keys.missing_keys, keys.unexpected_keys
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a .pth or .safetensors file to the CPU, without executing anything in it.
+
+    Raises MachineError if it cannot be read or holds something else.
+    """
+    content: Any
+    try:
+        require_file(path, "file of tensors", MachineError)
+        if path.suffix == ".safetensors":
+            content = safetensors.torch.load_file(path)
+        elif zipfile.is_zipfile(path) and not is_whole_zip(path):
+            raise ValueError("damaged or compressed")
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        fix = "use another copy: a state dict saved by torch.save, or a .safetensors file"
+        raise MachineError(Problem("this weights file cannot be read", path, fix)) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        fix = "save model.state_dict() alone, not a checkpoint that contains it"
+        raise MachineError(Problem("this file is not a state dict of named tensors", path, fix))
+    return content

@@ -29,13 +29,12 @@ from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, Problem
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
-from xraytune.base.tensors import explain_unreadable
+from xraytune.base.tensors import explain_unreadable, load_tensors
 from xraytune.data.prepare import Prepared, read_prepared
 from xraytune.model.bundle_record import BundleRecord, Recalibration, not_valid, read_recalibration, read_record
 from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.nets.train import predict_probabilities
-from xraytune.nets.weights import load_tensors
 from xraytune.space.load import load_space
 from xraytune.space.paths import absolute_path
 from xraytune.space.settings import Experiment, Parameters

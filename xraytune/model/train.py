@@ -36,7 +36,7 @@ from xraytune.space.fields import flat_values
 from xraytune.space.settings import Experiment, ExportedFrom, Settings, extensions_of
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.inputs import read_inputs
+from xraytune.study.inputs import read_inputs, require_same_inputs
 from xraytune.study.row import ended_trials
 from xraytune.synth.synthesize import copy_file
 from xraytune.trial.prepare import open_space, prepare_space
@@ -201,6 +201,8 @@ def _plan(
     settings, parameters = experiment.settings, experiment.parameters
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     contents = [sha256_of(weights, "file of tensors") if weights else None, *_extra_images(experiment, prepared, cache)]
+    if study and weights:
+        require_same_inputs(study, {weights: str(contents[0])})
     origin = settings.exported_from
     repeated = study if study and origin and _is_trial(origin, study, prepared, note) else None
     # A trial that ASHA stopped and `confirm` completed has no scores of its own.

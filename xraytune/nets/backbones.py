@@ -1,24 +1,31 @@
-"""Backbones: networks that map images to features, made from torchvision's classifiers.
+"""Backbones: networks that map images to features, made from the classifiers of torchvision and timm.
 
-The last layer, which gives the 1,000 classes of ImageNet, is removed. For one input channel, the filters of the first
-convolution are summed over its three, so that a grey image has the same features as its copy on three channels.
+The last layer, which gives the classes, is removed. For one input channel, the filters of the first convolution are summed
+over its three, so that a grey image has the same features as its copy on three channels.
 """
 
 from __future__ import annotations
 
 import re
-from itertools import takewhile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
-from xraytune.nets.weights import load_tensors, read_weights
-from xraytune.space.backbones import BACKBONES, backbone_of, is_of_torchvision
+from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
+from xraytune.space.backbones import BACKBONES, is_of_torchvision
+from xraytune.space.messages import nearest
+from xraytune.space.space import package_problems
 
+R = TypeVar("R")
 _IMAGENET_CLASSES = 1000
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
+_INCEPTIONS = ("googlenet", "inception_v3")
+"""They have auxiliary heads, and `transform_input` undoes ImageNet's constants: pixels end up in [-1, 1]."""
 
 # Older files of DenseNet have `norm.1` for `norm1`.
 _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
@@ -29,66 +36,67 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
 
     Args:
         name: A name of `Parameters.backbone`.
-        weights: A file with torchvision's names (those of its package for a custom backbone) and three input channels;
-            None for random weights.
+        weights: A file with the names of torchvision, timm or the backbone's own package; None for random weights. If its
+            first convolution has one channel, as of an encoder of X-rays, grey images get the features that it gave them.
         input_channels: C, 1 or 3.
 
     Raises:
-        MachineError: The weights cannot be read or are for another network.
+        ConfigError: timm has no such backbone.
+        MachineError: The weights cannot be read or are for another network, or timm is not installed.
     """
-    removed = ""
     if name == "small_cnn":
         network, feature_count = _small_cnn(), _SMALL_CNN_WIDTHS[-1]
-    elif BACKBONES.has(name):
-        network, feature_count = _custom(name)
-    else:
+    elif is_of_torchvision(name):
         from torchvision.models import get_model  # takes seconds to import
 
         # Without `init_weights` these two print a warning.
-        options = {"aux_logits": False, "init_weights": True} if backbone_of(name).has_auxiliary_heads else {}
+        options = {"aux_logits": False, "init_weights": True} if name in _INCEPTIONS else {}
         network = get_model(name, weights=None, **options)
-        removed, feature_count = _remove_head(network)
+        feature_count = _remove_head(network)
+    elif BACKBONES.has(name):
+        network = BACKBONES.load(name)()
+        feature_count = _count_features(network, getattr(network, "least_image_px", 64))
+    else:
+        network = _of_timm(name)
+        feature_count = _count_features(network, network.pretrained_cfg["input_size"][-1])
     if weights is not None:
-        load_weights(network, name, weights, removed)
+        load_weights(network, name, weights)
     if input_channels == 1:
         to_one_channel(network, name)
     return network, feature_count
 
 
-def last_stage_names(backbone: str, network: nn.Module) -> frozenset[str]:
-    """Return the names of the parameters that `trainable: last_stage` trains, to the end of the backbone.
-
-    Raises ConfigError if a custom backbone does not define `last_stage`.
-    """
-    start = backbone_of(backbone).last_stage
-    names = [name for name, _ in network.named_parameters()]
-    first = next((index for index, name in enumerate(names) if start and name.startswith(start)), None)
-    if first is None:
-        what = f"backbone {backbone} does not define where its last stage starts"
-        raise ConfigError(Problem(what, "trainable", "set its last_stage, or use trainable: all"))
-    return frozenset(names[first:])
+def takes(name: str, side_px: int) -> bool:
+    """Return whether a backbone takes images of this side. All but those of other packages are tried without computing."""
+    device = "cpu" if BACKBONES.has(name) else "meta"
+    network, _ = build_backbone(name) if device == "cpu" else _without_values(build_backbone, name)
+    try:
+        with torch.inference_mode():
+            network.eval().to(device)(torch.zeros(1, 3, side_px, side_px, device=device))
+    except UNREADABLE:
+        return False
+    return True
 
 
-def last_stage_of(backbone: str, network: nn.Module) -> nn.Module | None:
-    """Return the first module that `trainable: last_stage` trains; None if `skip_to_last_stage` cannot be used."""
-    entry = backbone_of(backbone)
-    return network.get_submodule(entry.last_stage.rstrip(".")) if entry.is_sequential else None
+def usual_side_px(name: str) -> int:
+    """Return the side of the images that the backbone's own weights were trained on, or usually."""
+    side_px: int = timm_config(name)["input_size"][-1] if BACKBONES.is_of_library(name) else 224
+    return side_px
 
 
-def skip_to_last_stage(backbone: str, network: nn.Module) -> None:
-    """Make all modules before the last stage return their input, so that the network takes the input of that stage.
+def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation, of each channel, of the pixels in [0, 1] that pretrained weights expect."""
+    if BACKBONES.is_of_library(name):
+        given = timm_config(name)
+        mean, std = given["mean"], given["std"]
+    elif is_of_torchvision(name) and name not in _INCEPTIONS:
+        from torchvision.models import get_model_weights  # takes seconds to import
 
-    Names and weights do not change.
-    """
-    module = network
-    for name in backbone_of(backbone).last_stage.rstrip(".").split("."):
-        for earlier in takewhile(lambda other, name=name: other[0] != name, module.named_children()):  # type: ignore[misc]
-            earlier[1].forward = _unchanged
-        module = module.get_submodule(name)
-
-
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
+        given = get_model_weights(name).DEFAULT.transforms()
+        mean, std = given.mean, given.std
+    else:
+        mean, std = ((0.5,), (0.5,)) if name in _INCEPTIONS else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return (*mean,) * (3 // len(mean)), (*std,) * (3 // len(std))
 
 
 def to_one_channel(network: nn.Module, name: str) -> None:
@@ -101,21 +109,60 @@ def to_one_channel(network: nn.Module, name: str) -> None:
     first.in_channels = 1
 
 
-def _remove_head(network: nn.Module) -> tuple[str, int]:
-    """Replace the last layer with 1,000 outputs by the identity; return its name and its inputs."""
+def _remove_head(network: nn.Module) -> int:
+    """Replace the last layer with 1,000 outputs by the identity, as timm does; return its inputs."""
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     name, head = [(name, layer) for name, layer in layers if len(layer.weight) == _IMAGENET_CLASSES][-1]
     network.set_submodule(name, nn.Identity())
-    return name, head.weight.shape[1]
+    return head.weight.shape[1]
 
 
-def _custom(name: str) -> tuple[nn.Module, int]:
-    build = BACKBONES.load(name)
-    network, side_px = build(), getattr(build, "least_image_px", 64)
+def timm_config(name: str) -> dict[str, Any]:
+    """Return timm's own data about a backbone and its weights; errors as in `build_backbone`."""
+    config: dict[str, Any] = _without_values(_of_timm, name).pretrained_cfg
+    return config
+
+
+def _without_values(build: Callable[[str], R], name: str) -> R:
+    """Build a network quickly, if possible with tensors that have shapes, but no values."""
+    try:
+        with torch.device("meta"):
+            return build(name)
+    except NotImplementedError:  # a few compute with tensors, as torchvision's RegNets do
+        return build(name)
+
+
+def _of_timm(name: str) -> Any:
+    if problems := package_problems("timm"):
+        raise MachineError(*problems)
+    import timm
+
+    model, names = name.partition("/")[2], [*timm.list_models(), *timm.list_pretrained()]
+    if model not in names and not model.startswith("hf-hub:"):
+        fix = nearest(model, names, "`timm.list_models()` returns its names")
+        raise ConfigError(Problem(f"timm has no model {model}", "backbone", fix))
+    with hub_errors_explained(name):
+        return timm.create_model(model, pretrained=False, num_classes=0, in_chans=3)
+
+
+@contextmanager
+def hub_errors_explained(name: str) -> Iterator[None]:
+    """Raise MachineError if the block cannot download a timm backbone from the Hugging Face Hub."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # those of the network and of the hub are among them
+        what = f"the weights of {name} cannot be downloaded ({str(error).splitlines()[0]})"
+        fix = "choose a name with a tag, such as timm/resnet18.a1_in1k, or give the path of a file as weights"
+        raise MachineError(Problem(what, "huggingface.co", fix)) from error
+
+
+def _count_features(network: nn.Module, side_px: int) -> int:
+    """Return D of the features that a network gives for an image of this side."""
     with torch.no_grad():
         (features,) = network.eval()(torch.zeros(1, 3, side_px, side_px))
-    (feature_count,) = features.shape
-    return network.train(), feature_count
+    network.train()
+    (count,) = features.shape
+    return count
 
 
 def _small_cnn() -> nn.Module:
@@ -131,18 +178,22 @@ def _small_cnn() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def load_weights(network: nn.Module, name: str, path: Path, removed: str = "") -> None:
-    """Load a file's tensors, except those of auxiliary heads and of the head, the layer `removed` if it is below others.
+def load_weights(network: nn.Module, name: str, path: Path) -> None:
+    """Load a file's tensors, except those of auxiliary heads and of the head, which is the identity here.
 
     Raises MachineError if the file cannot be read, or is for another network than the backbone `name`.
     """
     weights = read_weights(path)
     expected = network.state_dict()
     top_level = {key.partition(".")[0] for key in expected}
+    removed = tuple(f"{layer}." for layer, module in network.named_modules() if isinstance(module, nn.Identity))
     for key in list(weights):  # in place, to keep the metadata of torch
         tensor, new_key = weights.pop(key), _OLD_DENSENET_NAME.sub(r"\1\2", key)
-        is_head = key.partition(".")[0] not in top_level or (removed and key.startswith(f"{removed}."))
-        if not is_head and (new_key not in expected or expected[new_key].shape == tensor.shape):
+        is_head = key.partition(".")[0] not in top_level or key.startswith(removed)
+        shape = expected[new_key].shape if new_key in expected else tensor.shape
+        if shape[1:2] == (3,) and tensor.shape == (shape[0], 1, *shape[2:]):
+            tensor = tensor.expand(shape) / 3  # of an encoder of grey images
+        if not is_head and tensor.shape == shape:
             weights[new_key] = tensor
     missing, unexpected = load_tensors(network, weights, strict=False)
     # Files from before PyTorch 0.4.1 lack these counters, which are not used.

@@ -20,9 +20,8 @@ from torch import nn
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import require_file
 from xraytune.base.records import EpochRecord
-from xraytune.base.tensors import explain_unreadable, load_content, save_content, save_state
+from xraytune.base.tensors import explain_unreadable, load_content, load_tensors, save_content, save_state
 from xraytune.nets.optimizer import Optimizer
-from xraytune.nets.weights import load_tensors
 
 _CHECKPOINT_NAME = "checkpoint.pt"
 _BEST_NAME = "best.safetensors"

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from xraytune.base.seeding import derive_seed
-from xraytune.nets.backbones import build_backbone, last_stage_names
+from xraytune.nets.backbones import build_backbone
+from xraytune.nets.last_stage import last_stage, trained_from
 from xraytune.space.settings import Parameters
 
 _VGG16_HIDDEN = 256
@@ -48,7 +49,8 @@ class Classifier(nn.Module):
 def freeze(backbone: nn.Module, parameters: Parameters) -> None:
     """Leave only those parameters of a backbone to train that `trainable` names."""
     if parameters.trainable != "all":
-        trained = last_stage_names(parameters.backbone, backbone) if parameters.trainable == "last_stage" else ()
+        is_partly = parameters.trainable == "last_stage"
+        trained = trained_from(last_stage(parameters.backbone, backbone), backbone) if is_partly else ()
         for name, parameter in backbone.named_parameters():
             parameter.requires_grad_(name in trained)
 

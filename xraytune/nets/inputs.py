@@ -11,12 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xraytune.data.decoding import InputFormat
+from xraytune.nets.backbones import pixel_constants
 from xraytune.space.settings import Experiment
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-_HALF_RANGE = ("efficientnet_v2_l", "googlenet", "inception_v3")
-"""Backbones whose weights were trained on pixels in [-1, 1]; two of torchvision's have a `transform_input` layer for it."""
 
 
 def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:
@@ -25,14 +21,12 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
     `train_mean` and `train_std` are those of the real training pixels, in [0, 1].
     """
     parameters, data = experiment.parameters, experiment.settings.data
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    if parameters.backbone in _HALF_RANGE:
-        mean, std = (0.5,) * 3, (0.5,) * 3
-    if parameters.input_channels == 1:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-    if parameters.weights == "none":
-        mean, std = (train_mean,) * len(mean), (train_std,) * len(std)
+    channels = parameters.input_channels
+    mean, std = (train_mean,) * channels, (train_std,) * channels
+    if parameters.weights != "none":
+        mean, std = pixel_constants(parameters.backbone)
+        if channels == 1:
+            mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return InputFormat(
         image_size_px=data.image_size, resize=data.resize, resolution_px=experiment.resolution_px, mean=mean, std=std
     )

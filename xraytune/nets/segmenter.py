@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.base.errors import MachineError, Problem
+from xraytune.base.errors import MachineError
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.backbones import load_weights, to_one_channel
 from xraytune.nets.classifier import freeze, train_unless_frozen
 from xraytune.nets.train import outputs_of
 from xraytune.space.settings import Parameters
+from xraytune.space.space import package_problems
 from xraytune.stats.classification import Floats
 
 MASK_THRESHOLD = 0.5
@@ -57,11 +58,10 @@ def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) 
     With `trainable: head`, the encoder is frozen; with `last_stage`, all but its last stage. The decoder is always trained.
     Raises MachineError also if segmentation-models-pytorch is not installed.
     """
-    try:
-        from segmentation_models_pytorch import Unet
-    except ImportError as error:
-        what = "task: segmentation needs segmentation-models-pytorch, which is not installed"
-        raise MachineError(Problem(what, fix="pip install 'xraytune[segmentation]'")) from error
+    if problems := package_problems("segmentation"):
+        raise MachineError(*problems)
+    from segmentation_models_pytorch import Unet
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "segmenter"))
         unet = Unet(parameters.backbone, encoder_weights=None, in_channels=3, classes=1)

@@ -157,8 +157,6 @@ def _gallery(
     """Return pictures of images of val-B with these captions, and a note on them."""
     if not len(places):
         return [], ""
-    if trial.parameters.backbone.startswith("vit"):
-        return [], "Grad-CAM needs feature maps, which a ViT does not have."
     from xraytune.present.pictures import explained  # loads torch
 
     folder, number = data.folder, trial.number

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,6 @@ from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import sha256_of
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 
@@ -30,18 +29,24 @@ class Extensions:
     Attributes:
         kind: `backbone` has the entry points of the group `xraytune.backbones`.
         built_in: The names that come with xraytune; no package can replace them.
+        library: An optional package. Names such as `timm/resnet18` are its own; only the package knows whether it has them.
     """
 
     kind: str
     built_in: tuple[str, ...]
+    library: str = ""
 
     def names(self) -> tuple[str, ...]:
         """Return the names that other packages register."""
         return tuple(sorted(_installed(self.kind).keys() - self.built_in))
 
     def has(self, name: str) -> bool:
-        """Return whether a validated name belongs to another package."""
-        return name not in self.built_in
+        """Return whether a validated name is that of an extension."""
+        return name not in self.built_in and not self.is_of_library(name)
+
+    def is_of_library(self, name: str) -> bool:
+        """Return whether a name is that of a model of the library."""
+        return bool(self.library) and name.startswith(f"{self.library}/")
 
     def load(self, name: str) -> Any:
         """Import the object behind a name. Raises MachineError if it cannot be imported."""
@@ -55,10 +60,12 @@ class Extensions:
             raise MachineError(Problem(what, where, fix)) from error
 
     def identity(self, name: str) -> str:
-        """Return the name as fingerprints contain it: with the version of its package and the SHA-256 of its file.
+        """Return the name as fingerprints contain it: with the version of its package, if it is not xraytune or torchvision.
 
-        The file may change more often than the version.
+        An extension also has the SHA-256 of its file, which may change more often than the version.
         """
+        if self.is_of_library(name):
+            return f"{name} of {self.library} {version(self.library)}"
         if not self.has(name):
             return name
         point = _installed(self.kind)[name]
@@ -71,10 +78,11 @@ class Extensions:
         return core_schema.no_info_plain_validator_function(self._read)
 
     def __get_pydantic_json_schema__(self, _schema: core_schema.CoreSchema, _handler: GetJsonSchemaHandler) -> Any:
-        return {"enum": [*self.built_in, *self.names()], "type": "string"}
+        names = {"enum": [*self.built_in, *self.names()], "type": "string"}
+        return {"anyOf": [names, {"pattern": f"^{self.library}/", "type": "string"}]} if self.library else names
 
     def _read(self, name: Any) -> str:
-        if isinstance(name, str) and (name in self.built_in or name in self.names()):
+        if isinstance(name, str) and (not self.has(name) or name in self.names()):
             return name
         expected = ", ".join(map(repr, (*self.built_in, *self.names())))
         raise PydanticKnownError("literal_error", {"expected": expected})
@@ -83,6 +91,4 @@ class Extensions:
 @cache
 def _installed(kind: str) -> dict[str, EntryPoint]:
     """Return the entry points by name. If two packages register one name, the first on the path wins, as with modules."""
-    from importlib.metadata import entry_points  # rarely needed
-
     return {point.name: point for point in reversed([*entry_points(group=f"xraytune.{kind}s")])}

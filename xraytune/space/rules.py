@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from xraytune.base.errors import ConfigError, Problem, join_names
-from xraytune.space.backbones import ENCODER_STRIDE_PX, ENCODERS, backbone_of
+from xraytune.space.backbones import ENCODER_STRIDE_PX, ENCODERS
 from xraytune.space.document import KeyPath, Problems, RejectedError
 from xraytune.space.domains import Choices, Range
 from xraytune.space.fields import parameter_fields
@@ -55,14 +55,6 @@ RULES: tuple[Rule, ...] = (
         lambda backbone, task: task != "segmentation" or backbone in ENCODERS,
         "backbone: {backbone} cannot be the encoder of a U-Net",
         lambda backbone, _: nearest(backbone, ENCODERS, f"use one of: {', '.join(ENCODERS)}"),
-    ),
-    Rule(
-        ("backbone", "data.image_size", "task"),
-        lambda backbone, size_px, task: task == "segmentation" or backbone_of(backbone).takes(size_px),
-        lambda backbone, size_px, _: (
-            f"backbone: {backbone} takes images of {backbone_of(backbone).sizes}, but data.image_size is {size_px}"
-        ),
-        "choose another backbone, or another data.image_size",
     ),
     Rule(
         ("data.image_size", "task"),
@@ -118,7 +110,16 @@ RULES: tuple[Rule, ...] = (
 
 
 def unusual_values(space: Space) -> Iterator[str]:
-    """Yield a warning about each parameter with values beyond the usual ones, with the usual range and the likely cause."""
+    """Yield a warning about each parameter with values beyond the usual ones, with the usual range and the likely cause.
+
+    Also about each data set that weights were trained on, if its name is that of the images.
+    """
+    data = space.settings.data
+    places = [_plain(part) for part in (*data.path.parts, *(data.table.file if data.table else ()))]
+    for name in (space.settings.pretrained_on or "").split(","):
+        if len(_plain(name)) > 2 and any(_plain(name) in place for place in places):
+            seen = "an encoder that has seen the test images makes a verdict void"
+            yield f"the weights were trained on {name.strip()}, and so, it seems, are the images: {seen}"
     final = space.settings.final.parameters if space.settings.final else {}
     domains = {spec.name: spec.domain for spec in space.specs if has_effect_in(space.settings, spec.name)}
     for name, domain in (domains | {f"final.{name}": Choices((value,)) for name, value in final.items()}).items():
@@ -131,6 +132,11 @@ def unusual_values(space: Space) -> Iterator[str]:
         elif usual and usual.low and is_uniform and numbers[1] >= 1000 * numbers[0]:
             fix = "if small values matter, too, write distribution: log_uniform_values"
             yield f"{name}: {domain} is drawn uniformly: nine of ten values are above {numbers[1] / 10:g}; {fix}"
+
+
+def _plain(name: str) -> str:
+    """Return the letters and digits of a name in lower case."""
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def _likely_cause(numbers: Sequence[float], usual: Usual) -> str:

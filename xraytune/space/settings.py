@@ -13,9 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import BeforeValidator, Field, model_validator
 
 from xraytune.base.records import Json
-from xraytune.space.backbones import BACKBONES, WEIGHT_SETS, is_of_torchvision
+from xraytune.space.backbones import BACKBONES, has_weights
 from xraytune.space.extensions import Extensions
-from xraytune.space.messages import nearest
 from xraytune.space.paths import FilePath, WeightsName, is_path
 from xraytune.space.strict_model import Rule, StrictModel
 
@@ -55,8 +54,9 @@ OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch", "monai"),
     "diffusion": ("diffusers",),
+    "timm": ("timm",),
 }
-"""The packages that a task or source needs beyond the base installation; the extra has its name."""
+"""The packages that a task, source or backbone needs beyond the base installation; the extra has its name."""
 
 
 class SplitSettings(StrictModel):
@@ -325,6 +325,11 @@ def _extra_share(synthetic_ratio: float) -> float:
     return synthetic_ratio / (1 + synthetic_ratio)
 
 
+def _weights_fix(_weights: str, backbone: str) -> str:
+    names = [name for name in ("imagenet", "hub") if has_weights(name, backbone)]
+    return f"use weights: {' or '.join([*names, 'none'])}, or the path of a file"
+
+
 class Parameters(StrictModel):
     """The parameters of one trial: everything that a space can search."""
 
@@ -344,7 +349,8 @@ class Parameters(StrictModel):
     """Augmented versions per image, drawn in advance; 0: a new one at each step, which prevents caching features."""
     backbone: Annotated[str, BACKBONES] = "resnet50"
     weights: WeightsName = "imagenet"
-    """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
+    """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `hub` for those of timm on the Hugging Face Hub,
+    `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Trainable = "all"
     batch_norm: Literal["mix", "real", "moving"] = "mix"
@@ -396,16 +402,10 @@ class Parameters(StrictModel):
             "use mixing: additive",
         ),
         Rule(
-            ("weights",),
-            lambda weights: not weights.startswith("IMAGENET1K_") or weights in WEIGHT_SETS,
-            "weights: torchvision has no set '{weights}'",
-            lambda weights: nearest(weights, WEIGHT_SETS),
-        ),
-        Rule(
-            ("backbone", "weights"),
-            lambda backbone, weights: weights != "imagenet" or is_of_torchvision(backbone),
-            "backbone: {backbone} has no ImageNet weights",
-            "set weights: none",
+            ("weights", "backbone"),
+            has_weights,
+            "weights: {backbone} has no weights called {weights}",
+            _weights_fix,
         ),
         Rule(
             ("trainable", "weights"),
@@ -487,9 +487,9 @@ class Parameters(StrictModel):
 
 
 def extensions_of(backbone: str, source: str) -> dict[str, str]:
-    """Return the identity of each backbone or source of another package, by names like `backbone tiny_net`."""
+    """Return the identity of a backbone or source that has a version of its own, by names like `backbone tiny_net`."""
     chosen = ((BACKBONES, backbone), (SOURCES, source))
-    return {f"{kind.kind} {name}": kind.identity(name) for kind, name in chosen if kind.has(name)}
+    return {f"{kind.kind} {name}": kind.identity(name) for kind, name in chosen if kind.identity(name) != name}
 
 
 class Budget(StrictModel):
@@ -560,10 +560,10 @@ class QualitySettings(StrictModel):
             "write imagenet, or the path of a file",
         ),
         Rule(
-            ("backbone", "weights"),
-            lambda backbone, weights: backbone is None or weights != "imagenet" or is_of_torchvision(backbone),
-            "quality.backbone: {backbone} has no ImageNet weights",
-            "give a file as quality.weights",
+            ("weights", "backbone"),
+            lambda weights, backbone: backbone is None or has_weights(weights, backbone),
+            "quality.weights: {backbone} has no weights called {weights}",
+            _weights_fix,
         ),
     )
 
@@ -680,6 +680,9 @@ class Settings(StrictModel):
     task: TaskName = "classification"
     """`segmentation` trains a U-Net on images with masks; see docs/segmentation.md."""
     weights_dir: FilePath | None = None
+    pretrained_on: str | None = None
+    """The data sets that `weights` given as a file or from the hub were trained on, separated by commas. An encoder that has
+    seen the test images makes a verdict void."""
     data: DataSettings
     objective: Objective = Field(
         default_factory=lambda given: Objective(metric=OBJECTIVES[given.get("task", "classification")][0])
@@ -731,7 +734,9 @@ class Settings(StrictModel):
         return self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from", "final"), True),
+                **dict.fromkeys(
+                    ("resources", "tracking", "weights_dir", "pretrained_on", "exported_from", "final"), True
+                ),
                 "budget": {"trials", "hours", "gpu_hours"},
                 "data": {"path"},
                 # The content of a file of weights is in inputs.json.

@@ -24,13 +24,13 @@ from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import build_once, fingerprint, releases
 from xraytune.base.errors import DataError, MachineError, Problem, join_names
-from xraytune.base.files import read_json, write_bytes, write_json
+from xraytune.base.files import read_json, sha256_of, write_bytes, write_json
 from xraytune.data.prepare import Prepared, RunContext, SideName, side_images
 from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import autocast
 from xraytune.nets.inputs import input_format, normalise, to_unit
-from xraytune.nets.weights import pretrained_weights
+from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.stats.classification import Floats
@@ -172,16 +172,16 @@ class Features:
     """Computes the features of images at one resolution."""
 
     def __init__(self, experiment: Experiment, network: Parameters, resolution_px: int, context: RunContext) -> None:
-        weights = pretrained_weights(network, experiment.settings.weights_dir)
+        weights = find_weights(network.backbone, network.weights, experiment.settings.weights_dir)
         assert weights is not None, "features come from pretrained weights"
         self._network, self._weights, self._context, compute = network, weights, context, context.compute
         with_network = Experiment(settings=experiment.settings, parameters=network)
         self._form = input_format(with_network, train_mean=0.5, train_std=0.5)
         self.resolution_px = resolution_px
-        self.name = f"{network.backbone} ({weights.path.name})"
+        self.name = f"{network.backbone} ({weights.name})"
         self.inputs = {
             "backbone": BACKBONES.identity(network.backbone),
-            "weights": weights.sha256,
+            "weights": sha256_of(weights, "file of tensors"),
             "format": asdict(self._form),
             "resolution_px": resolution_px,
             "compute": [compute.device, compute.threads, compute.precision],
@@ -192,7 +192,7 @@ class Features:
     def of(self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64], float]]) -> list[Floats]:
         """Return the features, float64 [n, D], of each set: images uint8 [N, h, w], rows [n], and a blur in px at 64 px."""
         compute = self._context.compute
-        backbone, _ = build_backbone(self._network.backbone, weights=self._weights.path)
+        backbone, _ = build_backbone(self._network.backbone, weights=self._weights)
         backbone.to(compute.device).to(memory_format=torch.channels_last).eval()
         total, done, features = sum(len(rows) for _, rows, _ in sets), 0, list[Floats]()
         for pixels, rows, blur in sets:

@@ -24,17 +24,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.base.artifacts import build_once, releases
+from xraytune.base.files import sha256_of
 from xraytune.base.records import Compute
+from xraytune.base.tensors import UNREADABLE
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.augment import augment, view_table
-from xraytune.nets.backbones import last_stage_of, skip_to_last_stage
 from xraytune.nets.classifier import Classifier, build_head
 from xraytune.nets.inputs import input_format, normalise, to_unit
+from xraytune.nets.last_stage import last_stage, skip_to
 from xraytune.nets.segmenter import MASK_THRESHOLD
 from xraytune.nets.train import predict_logits
-from xraytune.nets.weights import pretrained_weights
-from xraytune.space.backbones import BACKBONES, backbone_of
+from xraytune.nets.weights import find_weights
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.settings import Experiment
 from xraytune.trial.task import task_of
 
@@ -52,25 +54,26 @@ class Network:
 
     Attributes:
         form: Converts stored pixels to the network's input.
-        stage: The last stage, if its inputs are cached instead of features; else None.
+        stage: The name of the last stage in the backbone, if its inputs are cached instead of features; else "".
     """
 
     def __init__(self, experiment: Experiment, context: RunContext) -> None:
         self.experiment, self.compute, self._context = experiment, context.compute, context
         self.task = task_of(experiment.settings)
         self._class_count = len(context.prepared.class_names)
-        self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir)
+        parameters = experiment.parameters
+        self._weights = find_weights(parameters.backbone, parameters.weights, experiment.settings.weights_dir)
         mean, std = 0.0, 1.0  # pretrained weights have their own
-        if experiment.parameters.weights == "none":
+        if parameters.weights == "none":
             mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
         self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
-        self.stage: nn.Module | None = None
+        self.stage = ""
 
     @cached_property
     def whole(self) -> nn.Module:
         """The whole network, on the device."""
-        path, seed = self._weights.path if self._weights else None, self.experiment.settings.seed
-        network = self.task.build_network(self.experiment.parameters, self._class_count, weights=path, seed=seed)
+        parameters, seed = self.experiment.parameters, self.experiment.settings.seed
+        network = self.task.build_network(parameters, self._class_count, weights=self._weights, seed=seed)
         return network.to(self.compute.device)
 
     def head(self, feature_count: int) -> nn.Module:
@@ -92,24 +95,39 @@ class Network:
         """
         parameters, views = self.experiment.parameters, view_count(self.experiment)
         can_cache = not self.task.has_pairs and self.compute.device == "cpu" and views > 0
-        if parameters.trainable != "last_stage" or not can_cache:
+        if parameters.trainable != "last_stage" or not can_cache or BACKBONES.has(parameters.backbone):
             return False
         network = self.whole
         assert isinstance(network, Classifier), "only a classifier has features"
-        stage, side_px = last_stage_of(parameters.backbone, network.backbone), self.form.image_size_px
-        if stage is None:
-            return False
-        probe = torch.zeros(1, parameters.input_channels, side_px, side_px, device=self.compute.device)
-        size = _stage_inputs(network.backbone, stage, probe, self.compute).nbytes
-        if size * views * sum(len(source.rows) for source in sources) <= MAX_STAGE_BYTES:
-            self.stage = stage
-        return self.stage is not None
+        self.stage = last_stage(parameters.backbone, network.backbone)
+        stage_bytes = self._stage_bytes(network) * views * sum(len(source.rows) for source in sources)
+        if not 0 < stage_bytes <= MAX_STAGE_BYTES:
+            self.stage = ""
+        return bool(self.stage)
+
+    def _stage_bytes(self, network: Classifier) -> int:
+        """Return the size of the inputs of the last stage of an image; 0 if they do not determine the features.
+
+        They do if the layers before it only run one after the other.
+        """
+        channels, side_px = self.experiment.parameters.input_channels, self.form.image_size_px
+        image = torch.linspace(-1, 1, channels * side_px**2).reshape(1, channels, side_px, side_px)
+        image = image.to(self.compute.device)
+        try:
+            inputs = _stage_inputs(network.backbone, self.stage, image, self.compute)
+            short = self.from_last_stage().get_submodule("backbone")
+            given = predict_logits(short, [self.on_device(inputs)], compute=self.compute)
+        except UNREADABLE:
+            return 0
+        expected = predict_logits(network.backbone, [image], compute=self.compute)
+        is_same = np.allclose(given, expected, rtol=0, atol=0.01 * np.abs(expected).max())
+        return inputs.nbytes if is_same else 0
 
     def from_last_stage(self) -> nn.Module:
         """Return a network that maps inputs of the last stage to logits, with the parameters of the whole network."""
         shared = {id(tensor): tensor for tensor in chain(self.whole.parameters(), self.whole.buffers())}
         network = copy.deepcopy(self.whole, shared)
-        skip_to_last_stage(self.experiment.parameters.backbone, network.get_submodule("backbone"))
+        skip_to(self.stage, network.get_submodule("backbone"))
         return network
 
     def features(
@@ -129,13 +147,13 @@ class Network:
             "network": {
                 "backbone": BACKBONES.identity(parameters.backbone),
                 "input_channels": parameters.input_channels,
-                "weights": self._weights.sha256 if self._weights else None,
+                "weights": sha256_of(self._weights, "file of tensors") if self._weights else None,
             },
             "format": asdict(self.form),
             "views": [seed, views, classical] if classical else None,
             "compute": [compute.device, compute.threads, compute.precision],
             "releases": releases("torch", "torchvision"),
-            **({"until": backbone_of(parameters.backbone).last_stage} if self.stage else {}),
+            **({"until": f"{self.stage}."} if self.stage else {}),
         }
 
         def build(folder: Path) -> None:
@@ -170,7 +188,7 @@ class Network:
     def _outputs(self, network: Classifier, images: Tensor, views: NDArray[np.float32]) -> NDArray[Any]:
         """Return what to cache for images, float32 [n, 1, S, S], in these views, [n, 7]."""
         shown = normalise(augment(images, torch.from_numpy(views).to(self.compute.device)), self.form)
-        if self.stage is None:
+        if not self.stage:
             return predict_logits(network.backbone, [shown], compute=self.compute)
         return _stage_inputs(network.backbone, self.stage, shown, self.compute)
 
@@ -207,10 +225,10 @@ class Network:
                 yield self.on_device(np.array(inputs[places]))
 
 
-def _stage_inputs(backbone: nn.Module, stage: nn.Module, images: Tensor, compute: Compute) -> NDArray[Any]:
+def _stage_inputs(backbone: nn.Module, stage: str, images: Tensor, compute: Compute) -> NDArray[Any]:
     """Return the inputs of a backbone's stage for these images, [n, H, W, C], with bfloat16 stored as int16."""
     seen: list[Tensor] = []
-    hook = stage.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    hook = backbone.get_submodule(stage).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     try:
         predict_logits(backbone, [images], compute=compute)
     finally:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
 from xraytune.data.index import ImageIndex, find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
-from xraytune.nets.backbones import build_backbone
+from xraytune.nets.backbones import build_backbone, takes, usual_side_px
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
@@ -61,7 +62,7 @@ def prepare_space(
     for warning in unusual_values(space):
         note(warning)
     check_images(space, class_count=len(find_class_names(settings.data)))
-    require_weights(space)
+    require_networks(space)
     task = task_of(settings)
     index = read_index(settings.data, pairs=task.has_pairs, on_progress=on_progress)
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
@@ -74,15 +75,26 @@ def prepare_space(
     return prepared, index
 
 
-def require_weights(space: Space) -> None:
-    """Find the weights of every backbone in the space (MachineError); build each extension's backbone once."""
-    settings = space.settings
+def require_networks(space: Space) -> None:
+    """Find the weights of every backbone in the space (MachineError), and check that it takes the images (ConfigError).
+
+    The network of an extension, or with a custom weights file, whose hash is unknown, is built once to see that it fits.
+    """
+    settings, size_px = space.settings, space.settings.data.image_size
+    sizes = {(backbone, size_px) for backbone, _ in space.networks()}
+    if final := settings.final:
+        names = [final.backbone] if final.backbone else [str(name) for (name,) in space.combinations("backbone")]
+        sizes |= {(name, final.image_size or size_px) for name in names}
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, settings.weights_dir)
-        # A custom weights file, whose hash is unknown, or a network of an extension: check that they fit.
         if file == Path(weights) or BACKBONES.has(backbone):
             if (backbone, weights) == (settings.quality.backbone, settings.quality.weights):
                 build_backbone(backbone, weights=file)
             else:
                 parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
                 task_of(settings).build_network(parameters, 2, weights=file, seed=0)
+    for backbone, side_px in sorted(sizes):
+        if not takes(backbone, side_px):
+            what = f"backbone: {backbone} does not take images of {side_px} px"
+            fix = f"write {usual_side_px(backbone)}, or choose another backbone"
+            raise ConfigError(Problem(what, "data.image_size", fix))
