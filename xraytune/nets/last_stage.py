@@ -74,9 +74,11 @@ def _coarsest(network: nn.Module) -> str:
     several = {name: positions[name] for name in layers if positions.get(name, 1) > 1}
     first = min(several, key=several.__getitem__)
     if first == next(iter(several)):
-        containers = (module for module in probe.modules() if isinstance(module, nn.Sequential | nn.ModuleList))
-        last_block = [*max(containers, key=len)][-1]
-        return next(name for name, module in probe.named_modules() if module is last_block)
+        kinds = nn.Sequential | nn.ModuleList
+        containers = {name: module for name, module in probe.named_modules() if isinstance(module, kinds)}
+        longest = max(containers, key=lambda name: len(containers[name]))
+        *_, (last, _) = containers[longest].named_children()
+        return f"{longest}.{last}"
     parts = first.split(".")
     stages = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
     return next(stage for stage in stages if _most(several, stage) < _TWO_HALVINGS * several[first])
