@@ -162,7 +162,7 @@ def _count_features(network: nn.Module, side_px: int) -> int:
         (features,) = network.eval()(torch.zeros(1, 3, side_px, side_px))
     network.train()
     (count,) = features.shape
-    return count
+    return int(count)
 
 
 def _small_cnn() -> nn.Module:
