@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -223,7 +223,7 @@ class _Chest:
             + u(0.8, 1.7) * self._bones(rng, shoulder, elbow)
             - 0.06 * _step(0.04 - self.spine, 0.012) * _step(hilum_y - 0.2 - self.y, 0.02)  # windpipe
             - gas * np.clip(0.7 + 0.5 * self._noise(rng, 22), 0, 1.5)  # in the stomach
-            + 0.8 * self._strokes([marker], 0.016)
+            + 0.8 * self._strokes(marker[None], 0.016)
         )
         self.thickness = np.maximum(thickness, 0)
 
@@ -334,13 +334,13 @@ class _Chest:
         along = np.clip((x * dx + y * dy) / max(dx**2 + dy**2, 1e-6), 0, 1)
         return _tube(np.hypot(x - along * dx, y - along * dy), radius, marrow)
 
-    def _strokes(self, paths: Iterable[NDArray[np.float64]], width: float) -> Field:
-        """Return lines with soft edges through the points of each path, [N, 2]."""
+    def _strokes(self, paths: NDArray[np.float64], width: float) -> Field:
+        """Return lines with soft edges through the points of each path, [paths, N, 2]."""
         side = self.x.size
         image = Image.new("L", (2 * side, 2 * side))
-        for path in paths:
-            corners = (2 * path / self.pixel + side).ravel().tolist()
-            ImageDraw.Draw(image).line(corners, 255, max(1, round(2 * width / self.pixel)))
+        draw, width_px = ImageDraw.Draw(image), max(1, round(2 * width / self.pixel))
+        for corners in (2 * paths / self.pixel + side).reshape(len(paths), -1).tolist():
+            draw.line(corners, 255, width_px)
         drawn = np.asarray(image.reduce(2), dtype=np.float32) / 255
         return np.asarray(gaussian_filter(drawn, 0.2 * width / self.pixel + 0.3))
 
