@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import label, maximum_filter  # type: ignore[import-untyped]
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import DataError, Problem, join_names
@@ -94,11 +93,15 @@ def square_mask(mask: NDArray[np.bool_], image_size_px: int, resize: Resize) -> 
 
 def connected_parts(mask: NDArray[np.bool_]) -> int:
     """Count the connected components of a mask, [H, W]; pixels that touch only at a corner are not connected."""
+    from scipy.ndimage import label  # type: ignore[import-untyped]  # trials need none
+
     return int(label(mask)[1])
 
 
 def outlined(images: NDArray[np.uint8], masks: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return grey images [..., H, W] in colour, [..., H, W, 3], with a line around each mask [..., H, W], 0 or above."""
+    from scipy.ndimage import maximum_filter  # type: ignore[import-untyped]
+
     width_px, inside = 2 * round(max(images.shape[-2:]) / 500) + 3, masks > 0
     widened = maximum_filter(inside.astype(np.uint8), size=width_px, axes=(-2, -1)) > 0
     coloured = np.repeat(images[..., None], 3, axis=-1)

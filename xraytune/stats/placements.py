@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
 
 from xraytune.base.errors import DataError, Problem
@@ -207,6 +206,8 @@ def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, floa
 
 
 def _lower_end(auroc: float, effective_patients: float) -> float:
+    from scipy.optimize import brentq  # type: ignore[import-untyped]  # trials need none
+
     def excess(true: float) -> float:
         return auroc - true - _QUANTILE * _standard_error(true, effective_patients)
 

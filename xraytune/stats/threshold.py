@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logit  # type: ignore[import-untyped]
 
 from xraytune.stats.classification import Flags, Floats, require_finite, require_scorable
@@ -55,6 +54,8 @@ def platt_scaling(is_positive: Flags, scores: Floats) -> PlattScaling | None:
 
     Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised targets.
     """
+    from scipy.optimize import minimize  # type: ignore[import-untyped]  # loaded when a trial ends
+
     require_scorable(is_positive.astype(np.int64), scores, 2)
     logits = _logits(scores)
     centre, spread = float(logits.mean()), float(logits.std())

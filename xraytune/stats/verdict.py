@@ -22,7 +22,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: cdf and quantile function
 
 from xraytune.base.errors import ConfigError, Problem
@@ -157,6 +156,8 @@ def p_values(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]
 
 def score_interval(evidence: Evidence) -> Interval:
     """Return the range of differences that neither one-sided test rejects."""
+    from scipy.optimize import brentq  # type: ignore[import-untyped]
+
     centre = evidence.difference
 
     def end(quantile: float, sign: int) -> float:

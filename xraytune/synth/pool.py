@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 
 from xraytune.base.errors import Problem, TrialError, counted
@@ -72,8 +71,10 @@ def _areas(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def mask_parts(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Count the components of each mask [n, S, S], int64 [n]; pixels that touch only at a corner are not connected."""
+    from scipy.ndimage import label  # type: ignore[import-untyped]  # trials without masks need none
+
     smallest = MIN_PART * masks[0].size
-    sizes = (np.bincount(ndimage.label(mask)[0].ravel())[1:] for mask in masks)
+    sizes = (np.bincount(label(mask)[0].ravel())[1:] for mask in masks)
     return np.array([int((parts >= smallest).sum()) for parts in sizes], dtype=np.int64)
 
 
