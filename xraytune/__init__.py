@@ -23,7 +23,6 @@ Every command has a function here, with the same arguments:
     xraytune train              train
     xraytune evaluate           evaluate
     xraytune predict            predict
-    xraytune model summary      model_summary
 
 Functions raise a subclass of `XraytuneError` where a command prints an error, and print nothing, except `demo`.
 `show_progress()` and `show_search()` show what a command shows while it runs. Paths may be text or `Path` objects.
@@ -69,7 +68,6 @@ if TYPE_CHECKING:
     from xraytune.space.shipped import copy_space, list_spaces
     from xraytune.study.clean import clean, clean_cache
     from xraytune.study.status import status, trials_dataframe
-    from xraytune.trial.summary import model_summary
 
 __all__ = [
     "Callbacks",
@@ -91,7 +89,6 @@ __all__ = [
     "list_spaces",
     "load_space",
     "measure_headroom",
-    "model_summary",
     "predict",
     "run_audit",
     "run_search",

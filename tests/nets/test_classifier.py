@@ -40,6 +40,16 @@ def test_features_and_logits_have_the_promised_shapes(backbone: str, changes: di
     assert torch.equal(classifier.head(classifier.backbone(images)), classifier(images))
 
 
+def test_the_published_vgg16_has_its_published_number_of_parameters() -> None:
+    """Of the project in docs/origins/004.md, without the memory for them."""
+    with torch.device("meta"):
+        network = new_classifier("vgg16", trainable="head", head="vgg16_two_class")
+
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    assert sum(size for size, _ in sizes) == 135_309_890
+    assert sum(size for size, is_trained in sizes if is_trained) == 1_049_346
+
+
 FEATURES, LABELS = torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1] * 4)
 
 

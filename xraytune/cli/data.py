@@ -31,21 +31,12 @@ def inspect(
         str | None,
         Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient."),
     ] = None,
-    figures: Annotated[
-        Path | None,
-        Option(
-            metavar="OUT",
-            help="Folder for figures (PNG, SVG): sample images and class frequencies, or sample pairs with the outline of "
-            "their mask. Images of test/ are only counted.",
-        ),
-    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Summarise a folder of X-rays: classes, patients, duplicates, broken files, and shortcuts to the label.
 
     A folder with images/ and masks/ is summarised as pairs for segmentation.
     """
-    from xraytune.data.figures import draw_data_figures, require_no_figures
     from xraytune.data.index import read_folder
     from xraytune.data.inspect import inspect_index
     from xraytune.data.sides import sizes_of_index
@@ -56,22 +47,16 @@ def inspect(
 
     split = SplitSettings(group_regex=group_regex)
     settings = data_settings(source, DataSettings(path=source, classes=classes, positive=positive, split=split))
-    if figures:
-        require_no_figures(figures, settings.path)
     with console.progress() as on_progress:
         index = read_folder(settings, on_progress=on_progress)
         sizes = sizes_of_index(index, settings)
         inspection = inspect_index(index, on_progress=on_progress)
     uses = part_notes(index, settings.split.val)
-    drawn = [str(file) for file in draw_data_figures(index, figures)] if figures else []
     if as_json:
         sides = {size.name: to_json(size) for size in sizes}
-        further = {"parts": uses, "sides": sides} | ({"figures": drawn} if drawn else {})
-        console.show_json(to_json(inspection) | further)
+        console.show_json(to_json(inspection) | {"parts": uses, "sides": sides})
     else:
         console.show(*inspection_frame(source, inspection, uses, sizes))
-        for file in drawn:
-            console.write(file)
 
 
 def phantom(

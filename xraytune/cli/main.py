@@ -104,10 +104,6 @@ def build_app() -> typer.Typer:
     _add(app, model.train, "xraytune train --config best.yaml -o model", _MODEL)
     _add(app, model.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
     _add(app, model.predict, "xraytune predict model new_xrays -o predictions.csv", _MODEL)
-
-    model_app = _group("Inspect network architectures.")
-    app.add_typer(model_app, name="model", rich_help_panel=_MODEL)
-    _add(model_app, model.summary, "xraytune model summary --config search_spaces/vgg16_two_class.yaml")
     return app
 
 

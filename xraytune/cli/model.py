@@ -1,4 +1,4 @@
-"""Commands on single models: `train`, `evaluate`, `predict` and `model summary`."""
+"""Commands on single models: `train`, `evaluate` and `predict`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer import Argument, Option
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
-from xraytune.present.tables import Cell, Row, Table, counts_text, facts, numbers
+from xraytune.present.tables import counts_text
 
 if TYPE_CHECKING:
     from xraytune.model.class_evaluation import Evaluation
@@ -194,37 +194,3 @@ def _show_predicted(predicted: Predicted | PredictedMasks) -> None:
         text = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
         text += "; masks/, overlays/ and predictions.csv"
     console.write(f"{predicted.path}: {text}")
-
-
-def summary(
-    config: options.ConfigFile,
-    data: options.Data = None,
-    overrides: options.Overrides = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Print the layers of an experiment's network, with output shapes, parameter counts and memory."""
-    from xraytune.trial.summary import model_summary
-
-    network = model_summary(config, data=data, overrides=overrides or ())
-    if as_json:
-        console.show_json(network)
-        return
-    rows: list[Row] = []
-    for number, layer in enumerate(network.layers, 1):
-        is_trained = Cell("yes", "good") if layer.is_trained else Cell("no", "dim")
-        shape = f"{[*layer.output_shape]}"
-        rows.append((f"{layer.kind}-{number}", shape, f"{layer.params:,}", is_trained if layer.params else ""))
-    total, trained = network.total_params, network.trainable_params
-    console.show(
-        Cell(f"{config}: {len(network.layers)} layers", "strong"),
-        Cell(f"input batch: {list(network.input_shape)} float32", "dim"),
-        Table(("layer", "output shape", *numbers("parameters"), "trained"), rows),
-        facts(
-            ("parameters", f"{total:,}"),
-            ("trainable", f"{trained:,}"),
-            ("frozen", f"{total - trained:,}"),
-            ("memory: input batch", f"{network.input_mebibytes:,.2f} MiB"),
-            ("memory: outputs, gradients", f"{network.activations_mebibytes:,.2f} MiB, if none were freed"),
-            ("memory: parameters", f"{network.params_mebibytes:,.2f} MiB"),
-        ),
-    )

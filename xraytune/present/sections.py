@@ -218,7 +218,7 @@ def _data(data: StudyData) -> Section:
         lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
         notes=[split, sealed, duplicates, *([sentence(warning)] if warning else [])],
         tables=[sides_table(data.view.sides)],
-        commands=[f"xraytune data inspect {quote(str(settings.path))} --figures figures"],
+        commands=[f"xraytune data inspect {quote(str(settings.path))}"],
     )
 
 
