@@ -100,7 +100,7 @@ def connected_parts(mask: NDArray[np.bool_]) -> int:
 
 def outlined(images: NDArray[np.uint8], masks: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return grey images [..., H, W] in colour, [..., H, W, 3], with a line around each mask [..., H, W], 0 or above."""
-    from scipy.ndimage import maximum_filter  # type: ignore[import-untyped]
+    from scipy.ndimage import maximum_filter
 
     width_px, inside = 2 * round(max(images.shape[-2:]) / 500) + 3, masks > 0
     widened = maximum_filter(inside.astype(np.uint8), size=width_px, axes=(-2, -1)) > 0
