@@ -268,7 +268,7 @@ def space_reference() -> str:
         ),
         distributions=_codes(specs["lr"]["properties"]["distribution"]["enum"]),
         parameters="\n".join(_parameter_row(name, spec, values[name]) for name, spec in specs.items()),
-        backbones=_codes(values["backbone"]["enum"]),
+        backbones=_codes([*values["backbone"]["anyOf"][0]["enum"], "timm/NAME"]),
     )
 
 
