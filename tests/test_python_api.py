@@ -21,7 +21,7 @@ from xraytune.study.start import create_study
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-SHOWN = {"as_json", "schema", "figures", "yes", "quick", "watch"}
+SHOWN = {"as_json", "schema", "yes", "quick"}
 """Options that change what a command prints, which a Python caller decides with the result."""
 OTHER_NAMES = {
     "xraytune data inspect": dict.fromkeys(

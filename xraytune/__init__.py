@@ -14,7 +14,7 @@ Every command has a function here, with the same arguments:
     xraytune headroom           measure_headroom, draw_headroom
     xraytune search             run_search
     xraytune status             status, trials_dataframe
-    xraytune report             write_report, write_tables, watch_report
+    xraytune report             write_report, write_tables
     xraytune confirm            confirm_study
     xraytune audit              run_audit
     xraytune export             export_best
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from xraytune.model.train import train
     from xraytune.model.trial_generator import sample_trial_generator
     from xraytune.present.headroom import draw_headroom
-    from xraytune.present.page import watch_report, write_report, write_tables
+    from xraytune.present.page import write_report, write_tables
     from xraytune.search.callbacks import Callbacks
     from xraytune.search.doctor import doctor
     from xraytune.search.run import search as run_search
@@ -98,7 +98,6 @@ __all__ = [
     "status",
     "train",
     "trials_dataframe",
-    "watch_report",
     "write_report",
     "write_tables",
 ]

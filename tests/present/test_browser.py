@@ -9,10 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.present.conftest import CopyStudy
 from xraytune.base.files import read_json, write_json
-from xraytune.present.page import watch_report, write_report
-from xraytune.study.folder import StudyFolder, locked
+from xraytune.present.page import write_report
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -142,22 +140,3 @@ def test_printing_draws_what_was_not_seen_yet(browser: Browser, hostile: Path) -
     drawn = page.locator(".chart:visible .main-svg").evaluate_all("all => all.map(one => one.closest('.chart').id)")
     assert "chart-parallel" in drawn
     assert page.get_attribute("html", "data-theme") == "light"
-
-
-def test_an_open_page_follows_a_running_search(browser: Browser, copy_study: CopyStudy) -> None:
-    study = copy_study()
-    (study / "confirm" / "verdict.json").rename(study / "later.json")
-    with locked(StudyFolder(study)):
-        opened = _open(browser, next(watch_report(study)).as_uri())
-        opened.page.clock.install()
-        opened.page.reload()
-        assert "No verdict yet." in opened.page.inner_text("#verdict")
-    (study / "later.json").rename(study / "confirm" / "verdict.json")
-    write_report(study)
-
-    with opened.page.expect_navigation():
-        opened.page.clock.run_for(20_000)
-
-    assert "No verdict yet." not in opened.page.inner_text("#verdict")
-    assert opened.page.get_attribute("html", "data-live") is None
-    assert opened.errors == []

@@ -18,12 +18,10 @@ from tests.present.conftest import SPACE, CopyStudy
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.phantom import draw_phantoms
-from xraytune.present import page
-from xraytune.present.page import watch_report, write_report, write_tables
+from xraytune.present.page import write_report, write_tables
 from xraytune.present.sections import all_charts, sections
 from xraytune.present.study import read_study
 from xraytune.space.load import load_space
-from xraytune.study.folder import StudyFolder, locked
 
 pytestmark = pytest.mark.slow
 
@@ -210,21 +208,7 @@ def test_every_table_is_a_csv_file(confirmed: Path, tmp_path: Path) -> None:
         trials = list(csv.DictReader(stream))
     assert [trial["source"] for trial in trials][:2] == ["gan", "none"]
     assert float(trials[0]["lr"]) == 0.01
-    for options in (["--out", "page.html"], ["--watch"]):
-        assert command("report", confirmed, "--csv", tmp_path / "alone", *options).exit_code == 2
-
-
-def test_the_page_is_written_until_the_search_ends(copy_study: CopyStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = copy_study()
-    monkeypatch.setattr(page, "_WATCH_SECONDS", 0)
-
-    with locked(StudyFolder(study)):
-        pages = watch_report(study)
-        states = ['<b class="running">' in next(pages).read_text("utf-8") for _ in range(2)]
-    states += ['<b class="running">' in written.read_text("utf-8") for written in pages]
-
-    assert states == [True, True, False]
-    assert command("report", study, "--watch").stdout.strip().endswith("report.html")
+    assert command("report", confirmed, "--csv", tmp_path / "alone", "--out", "page.html").exit_code == 2
 
 
 def test_those_who_cannot_read_a_study_cannot_read_its_page(copy_study: CopyStudy, tmp_path: Path) -> None:

@@ -38,13 +38,12 @@ def report(
         Path | None,
         Option(metavar="FOLDER", help="Write the tables of the page to this new folder instead, as CSV files."),
     ] = None,
-    watch: Annotated[bool, Option("--watch", help="Write the page again until no search is running.")] = False,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write an HTML report of a study that opens offline: verdict, trials, images, cost. Also works during a search."""
-    if csv and (out or watch):
-        raise BadParameter("give either --csv, or --out and --watch", param_hint="--csv")
+    if csv and out:
+        raise BadParameter("give either --csv or --out", param_hint="--csv")
     from xraytune.present import page
 
     if csv:
@@ -52,11 +51,8 @@ def report(
         text = "\n".join(f"{shown_path(file)}" for file in files)
         console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(text)
     else:
-        pages = page.watch_report(study, out=out, cache=cache) if watch else iter(())
-        written = next(pages, None) or page.write_report(study, out=out, cache=cache)
+        written = page.write_report(study, out=out, cache=cache)
         console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
-        for _ in pages:
-            pass
 
 
 def export(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache
@@ -23,11 +22,11 @@ from xraytune.present.sections import all_charts, sections
 from xraytune.present.study import StudyData, read_study
 from xraytune.present.tables import Cell, Picture, Section, Table, text_of
 
-_WATCH_SECONDS = 20.0
-
 
 def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:
     """Write the report of a study, and return its path; a search may be running on the study.
+
+    Only those who can read the study's folder can read the page.
 
     Args:
         study: Folder of the study.
@@ -38,37 +37,13 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
         StudyError: There is no study, or it is damaged.
         ConfigError: `out` is a folder.
     """
-    return _write(_page_path(study, out), read_study(study, cache), is_live=False)
-
-
-def watch_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Iterator[Path]:
-    """Like `write_report`, and again every 20 seconds while a search runs; yields the path each time. It reloads itself.
-
-    Args:
-        study: Folder of the study.
-        out: See `write_report`.
-        cache: See `write_report`.
-    """
-    path = _page_path(study, out)
-    while (data := read_study(study, cache)).view.is_running:
-        yield _write(path, data, is_live=True)
-        time.sleep(_WATCH_SECONDS)
-    yield _write(path, data, is_live=False)
-
-
-def _page_path(study: Path, out: Path | None) -> Path:
-    """Return the path of the page, which can be written."""
     path = out or study.resolve() / "report.html"
     if path.is_dir():
         raise ConfigError(Problem("this is a folder", path, "give a file, such as report.html"))
     require_writable(path.parent)
-    return path
-
-
-def _write(path: Path, data: StudyData, *, is_live: bool) -> Path:
-    """Write the page so that only those can read it who can read the study's folder."""
+    data = read_study(study, cache)
     mode = 0o600 | data.folder.path.stat().st_mode & 0o066
-    write_text(path, render(data, sections(data), is_live=is_live), durable=False, mode=mode)
+    write_text(path, render(data, sections(data)), durable=False, mode=mode)
     return path
 
 
@@ -99,8 +74,8 @@ def write_tables(study: Path, *, out: Path, cache: Path | None = None) -> tuple[
     return tuple(sorted(out.iterdir()))
 
 
-def render(data: StudyData, parts: Sequence[Section], *, is_live: bool = False) -> str:
-    """Return a page of these sections; a live one reloads itself every 20 seconds."""
+def render(data: StudyData, parts: Sequence[Section]) -> str:
+    """Return a page of these sections."""
     templates = files("xraytune.present") / "templates"
     environment = Environment(
         loader=PackageLoader("xraytune.present"), autoescape=True, undefined=StrictUndefined, finalize=_shown
@@ -110,7 +85,6 @@ def render(data: StudyData, parts: Sequence[Section], *, is_live: bool = False) 
     return environment.get_template("page.html").render(
         name=data.view.name,
         view=data.view,
-        live_ms=1000 * _WATCH_SECONDS if is_live else None,
         sections=parts,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         charts=_shown([asdict(chart) for chart in all_charts(parts)]),

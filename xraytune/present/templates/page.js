@@ -61,8 +61,6 @@
     addEventListener("beforeprint", () => { setTheme("light"); elements.forEach(draw); });
   });
 
-  if (root.dataset.live) setTimeout(() => location.reload(), root.dataset.live);
-
   const value = (row, column) => {
     const text = row.cells[column].textContent;
     const number = Number(text.replaceAll(",", ""));
