@@ -36,13 +36,20 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
     if weights == "none":
         return None
     if weights == "hub":
-        return _from_hub(backbone)
+        repository = timm_config(backbone).get("hf_hub_id") or ""
+        from huggingface_hub import hf_hub_download  # comes with timm
+
+        with hub_errors_explained(backbone):
+            return Path(hf_hub_download(repository, "model.safetensors"))
     if is_path("weights", weights):
         if not Path(weights).is_file():
             fix = "give the path of a file, or weights: none"
             raise MachineError(Problem("no such weights file", Path(weights), fix))
         return Path(weights)
-    official = _official_urls(backbone) if is_of_torchvision(backbone) else {}
+    from torchvision.models import get_model_weights  # takes seconds to import
+
+    sets = get_model_weights(backbone) if is_of_torchvision(backbone) else ()
+    official = {each.name: each.url for each in sets}
     urls = [official[name] for name in (_IMAGENET if weights == "imagenet" else (weights,)) if name in official]
     if not urls:
         fix = f"use one of: {', '.join(['imagenet', *official])}" if official else "use weights: none"
@@ -55,13 +62,6 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
             return _verified(file, f"download it again from {url}")
     what = f"no official weights of {backbone}" if weights_dir.is_dir() else "there is no such weights folder"
     raise MachineError(Problem(what, weights_dir, f"put {names} there {source}, or set weights: none"))
-
-
-def _official_urls(backbone: str) -> dict[str, str]:
-    """Return the URL of each of torchvision's weight sets by name."""
-    from torchvision.models import get_model_weights  # takes seconds to import
-
-    return {member.name: member.url for member in get_model_weights(backbone)}
 
 
 def _download(url: str, accepted: str) -> Path:
@@ -88,11 +88,3 @@ def _verified(file: Path, fix: str) -> Path:
 def _hash_prefix(file: Path) -> str:
     """Return the start of the SHA-256 in an official name: `b0353104` of `mobilenet_v2-b0353104.pth`."""
     return file.stem.rpartition("-")[2]
-
-
-def _from_hub(backbone: str) -> Path:
-    """Return the file of a timm backbone from the local cache of the Hugging Face Hub, or download it there."""
-    from huggingface_hub import hf_hub_download
-
-    with hub_errors_explained(backbone):
-        return Path(hf_hub_download(timm_config(backbone).get("hf_hub_id") or "", "model.safetensors"))

@@ -112,7 +112,6 @@ class Network:
         """
         channels, side_px = self.experiment.parameters.input_channels, self.form.image_size_px
         image = torch.linspace(-1, 1, channels * side_px**2).reshape(1, channels, side_px, side_px)
-        image = image.to(self.compute.device)
         try:
             inputs = _stage_inputs(network.backbone, self.stage, image, self.compute)
             short = self.from_last_stage().get_submodule("backbone")
