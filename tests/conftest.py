@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -16,21 +17,34 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would have its tes
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 _TESTS = Path(__file__).parent
-_RAY_FILES = {file for file in _TESTS.rglob("test_*.py") if "@pytest.mark.ray" in file.read_text(encoding="utf-8")}
+_FILES = {file: file.read_text(encoding="utf-8") for file in _TESTS.rglob("test_*.py")}
+_ONE_STUDY = {"tests/model", "tests/present"}
+_RAY_FILES = {file for file, text in _FILES.items() if "@pytest.mark.ray" in text}
 
 
 class RayTogether(LoadFileScheduling):  # type: ignore[misc]
-    """Let one process run all tests that start Ray, and the others whole files."""
+    """Let one process run all tests that start Ray, and the others whole files, or folders that share a study."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return "ray" if _TESTS.parent / file in _RAY_FILES else file
+        folder = file.rpartition("/")[0]
+        if _TESTS.parent / file in _RAY_FILES:
+            return "ray"
+        return folder if folder in _ONE_STUDY else file
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """`make quick` is over before garbage matters."""
     if "not slow" in config.option.markexpr:
         gc.disable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make quick` does not import files all of whose tests are slow, and with them torch and Ray."""
+    text = _FILES.get(collection_path, "")
+    slow = len(re.findall(r"^@pytest\.mark\.slow$", text, re.MULTILINE))
+    is_slow = "\npytestmark = " in text or slow == text.count("\ndef test_")
+    return True if text and is_slow and "not slow" in config.option.markexpr else None
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest also runs with `-p no:xdist`

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 SMALL = (
     *("data.image_size=32", "data.split.val_a=0.42", "data.split.val_b=0.42"),
     *("backbone=small_cnn", "weights=none", "trainable=all", "batch_size=8", "lr=1e-2"),
-    *("budget.max_epochs=2", "budget.steps_per_epoch=2", "confirm.replicates=2"),
+    *("budget.max_epochs=2", "budget.steps_per_epoch=2", "confirm.replicates=2", "confirm.ratios=[1]"),
 )
 
 
@@ -156,19 +156,6 @@ def test_other_class_names_another_audit_or_a_folder_of_the_same_name_are_refuse
         assert all(word in " ".join(done.stderr.split()) for word in words), done.stderr
     assert [*note.parent.iterdir()] == [note]
     assert not (here / "studies" / "audit-given").exists()
-
-
-def test_a_large_folder_is_measured_by_its_first_images(clinic: Path, here: Path) -> None:
-    """Pixels are read from a store on disk, 256 images of a class at a time."""
-    for number, file in enumerate(images_of(clinic / "others") * 2):
-        write(
-            np.roll(np.asarray(Image.open(file).convert("L")), number % 5),
-            here / "large" / file.parent.name / f"{number}.png",
-        )
-
-    found = quick(clinic, here / "large")
-
-    assert max(one["images"] for one in found["memorisation"].values()) == 256
 
 
 def test_a_folder_of_one_class_or_real_images_without_enough_test_patients_give_no_verdict(

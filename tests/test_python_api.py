@@ -90,6 +90,7 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
     assert xraytune.DataSettings(path="xrays").path == Path("xrays")  # type: ignore[arg-type]
 
 
+@pytest.mark.nightly
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its trials in this process instead of Ray's."""
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

@@ -3,7 +3,6 @@
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import matplotlib
 import pytest
 from PIL import Image
 
@@ -20,18 +19,6 @@ def draw(folder: Path, names: list[str], height: float = 3) -> tuple[Path, Path]
         axes.barh(range(len(names)), 1)
         axes.set_yticks(range(len(names)), labels=[drawable(name) for name in names], parse_math=False)
     return png, svg
-
-
-def test_figures_are_reproducible_to_the_byte_under_any_user_settings(tmp_path: Path) -> None:
-    plain = [file.read_bytes() for file in draw(tmp_path / "plain", ["a"])]
-    with matplotlib.rc_context(
-        {"font.size": 30, "svg.fonttype": "path", "savefig.bbox": "tight", "text.antialiased": False}
-    ):
-        changed = [file.read_bytes() for file in draw(tmp_path / "changed", ["a"])]
-        assert matplotlib.rcParams["svg.fonttype"] == "path"
-
-    assert plain == changed
-    assert not any(b"<dc:date>" in content for content in plain)
 
 
 def test_any_folder_name_is_text_and_a_hundred_fit(tmp_path: Path) -> None:

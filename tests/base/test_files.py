@@ -132,15 +132,6 @@ def test_a_folder_that_another_process_created_first_stays(tmp_path: Path, is_sh
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
-def test_new_folder_can_be_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    with new_folder(Path("../here")) as folder:
-        (folder / "a.txt").write_text("1", encoding="utf-8")
-
-    assert (tmp_path / "here" / "a.txt").exists()
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_explained() -> None:
     """Writing to /dev/full fails as on a full disk."""

@@ -199,7 +199,6 @@ def test_bad_input_is_refused_and_changes_no_file(
     "arguments",
     [
         ("search", "--space", "space.yaml", "--set", f"data.split.group_regex={ENDLESS}"),
-        ("data", "inspect", "xrays", "--group-regex", ENDLESS),
         ("evaluate", "model", "--data", "xrays/test"),
     ],
     ids=lambda arguments: arguments[0],

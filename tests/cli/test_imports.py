@@ -11,11 +11,23 @@ import xraytune
 pytestmark = pytest.mark.slow
 
 HEAVY = ("torch", "torchvision", "ray", "wandb", "optuna", "pandas", "sklearn")
-OF_A_TRIAL = ("ray", "pandas", "scipy.stats", "sklearn", "torchvision")
+OF_A_TRIAL = ("ray", "pandas", "scipy.stats", "sklearn", "torchvision", "torch._dynamo")
 COMMANDS = """
 from xraytune.cli.main import build_app
 for line in sys.argv[1:]:
     build_app()(line.split(), standalone_mode=False)
+"""
+A_STEP = """
+import torch, xraytune.search.run, xraytune.search.worker
+from xraytune.nets.optimizer import Optimizer
+from xraytune.space.settings import Parameters
+for name in ("adam", "adamw", "sgd"):
+    network = torch.nn.Linear(2, 1)
+    optimizer = Optimizer(Parameters(optimizer=name), network)
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
 """
 
 
@@ -33,15 +45,15 @@ def test_quick_commands_load_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modules", "names"),
+    ("code", "names"),
     [
-        ("xraytune.study.status, xraytune.model.best", ("torch", "ray")),
-        ("xraytune.search.run, xraytune.search.worker", OF_A_TRIAL),
-        ("xraytune", HEAVY),
+        ("import xraytune.study.status, xraytune.model.best", ("torch", "ray")),
+        (A_STEP, OF_A_TRIAL),
     ],
+    ids=["status and export", "a step of a trial"],
 )
-def test_a_module_loads_slow_packages_only_when_needed(modules: str, names: tuple[str, ...]) -> None:
-    assert loaded_by(f"import {modules}", names=names) == []
+def test_slow_packages_are_loaded_only_when_needed(code: str, names: tuple[str, ...]) -> None:
+    assert loaded_by(code, names=names) == []
 
 
 def test_the_package_exports_all_names() -> None:

@@ -1,17 +1,15 @@
 """The log of a search, and what it prints at its end."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.study.studies import CPU, two_images, write_space
-from xraytune.cli.search import SearchScreen, show_search
-from xraytune.space.settings import Objective, Parameters
+from xraytune.cli.search import SearchScreen
+from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
 from xraytune.study.start import create_study, record_budget
-from xraytune.study.status import StudyView, TrialView
 from xraytune.study.suggestion import TrialSuggestion
 
 
@@ -52,22 +50,3 @@ def test_a_search_is_watched_with_the_budget_of_this_start(tmp_path: Path, capsy
         callbacks.on_start(folder.path, "")
 
     assert "0 of 9 trials ended" in capsys.readouterr().err
-
-
-def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
-    for source in ("gan", "none"):
-        parameters = Parameters(source=source)
-        best = TrialView(number=0, status="complete", value=0.9, val_b_score=0.8, parameters=parameters, mix=source)
-        counts: dict[str, Any] = {
-            "trial_budget": 1,
-            "max_epochs": 1,
-            "seconds": 1.0,
-            "seconds_left": None,
-            "is_running": False,
-        }
-        path = Path("studies/a #b")
-        show_search(StudyView(path=path, metric="AUROC", objective=Objective(), trials=(best,), **counts))
-
-    said = capsys.readouterr().out
-    assert "next: xraytune confirm 'studies/a #b'\n" in said
-    assert "next: xraytune train 'studies/a #b' -o model" in said

@@ -9,7 +9,6 @@ from tests.docs.commands import TINY, TINY_PAIRS
 from tests.in_process import CPU, command, one_thread, said
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import EpochRecord
-from xraytune.cli.getting_started import QUICK_OVERRIDES
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.space.load import load_space
@@ -20,9 +19,7 @@ from xraytune.trial.run import run_trial
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 FILES = sorted([*SPACES.glob("*.yaml"), *SPACES.glob("studies/*.yaml")])
-MIXES = [file for file in FILES if file.stem != "gan_quality"]  # tests/end_to_end/test_generator_search.py runs that
-DAILY = {"diffusion_ratio_cpu", "gan_segmentation_cpu"}
-"""Run by day; README's main job runs gan_ratio_cpu, and the others differ in values that other tests train with."""
+MIXES = [file for file in FILES if file.stem != "gan_quality"]  # tests/end_to_end/test_main_job.py runs that
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +84,9 @@ def first_trials(space: Space) -> list[Experiment]:
     ]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "file",
-    [pytest.param(file, marks=[] if file.stem in DAILY else pytest.mark.nightly, id=file.stem) for file in MIXES],
-)
+@pytest.mark.parametrize("file", MIXES, ids=lambda file: file.stem)
 def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_path: Path) -> None:
     is_segmentation = load_space(file).settings.task == "segmentation"
     data, tiny = ("pairs", TINY_PAIRS) if is_segmentation else ("xrays", TINY)
@@ -111,35 +106,3 @@ def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_pat
         assert result is not None
         assert [record.steps for record in epochs] == [2, 4]
         assert 0 <= (result.val_b_score or -1) <= 1
-
-
-@pytest.mark.parametrize(
-    ("file", "backbone", "trainable"),
-    [
-        ("resnext50_three_class", "resnext50_32x4d", "all"),
-        ("resnet50_frozen", "resnet50", "head"),
-        ("vgg16_two_class", "vgg16", "head"),
-    ],
-)
-def test_a_file_of_an_origin_project_trains_the_published_setting(file: str, backbone: str, trainable: str) -> None:
-    space = load_space(SPACES / f"{file}.yaml")
-    parameters = space.experiment().parameters
-
-    assert space.searched
-    assert (parameters.backbone, parameters.trainable, parameters.source) == (backbone, trainable, "none")
-
-
-def test_the_quick_demo_is_a_smaller_search_of_the_same_space() -> None:
-    whole, quick = load_space(SPACES / "demo.yaml"), load_space(SPACES / "demo.yaml", QUICK_OVERRIDES)
-
-    assert quick.searched == whole.searched
-    assert quick.settings.budget.trials < whole.settings.budget.trials
-
-
-def test_the_space_for_a_model_without_a_search_trains_on_all_patients() -> None:
-    space = load_space(SPACES / "final_cpu.yaml")
-    parameters = space.experiment().parameters
-
-    assert not space.searched
-    assert (space.settings.data.train_patients, space.settings.data.image_size) == (None, 160)
-    assert (parameters.backbone, parameters.trainable, parameters.arm) == ("mobilenet_v2", "all", "classical")

@@ -46,7 +46,7 @@ parameters:
 budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
 quality: {allow_memorised: true}
-confirm: {finalists: 1, replicates: 2, controls: {matched: [none], tuned: []}}
+confirm: {finalists: 1, replicates: 2, ratios: [1, 4], controls: {matched: [none], tuned: []}}
 points_to_evaluate:
   - {source: folder}
   - {source: none}
@@ -118,7 +118,7 @@ def first(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Confirmation:
 
 def test_ratios_for_which_the_folder_of_extra_images_is_too_small_are_omitted_with_a_note(first: Confirmation) -> None:
     """The folder has two copies of each image."""
-    assert [point.ratio for point in first.ratio_response] == [0, 0.25, 0.5, 1, 2]
+    assert [point.ratio for point in first.ratio_response] == [0, 0.5, 1]
     (note,) = first.notes
     assert re.fullmatch(r"the arm r=4, as #0 is left out: there are \d+ images of \w+, but the mix needs \d+", note)
     assert all(point.duplicate for point in first.ratio_response[1:]), "also at the finalist's own ratio"
@@ -241,18 +241,11 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
 
     second = confirm(other, test=copy)
     resumed = done.confirm()
-    shutil.rmtree(other)
-    shutil.rmtree(done.study / "confirm")
-    third = done.confirm()
 
     assert first.exploratory == (FEW,)
     assert resumed.to_json() == first.to_json()
     assert second.exploratory == (ONCE_BEFORE, FEW)
     assert second.to_json()["answer"].startswith("Exploratory, not a confirmation: ")
-    assert third.exploratory == (
-        "test images had been accessed 2 times before, by `confirm` of study small and `confirm` of study other",
-        FEW,
-    )
 
 
 def test_an_access_by_another_study_during_the_training_makes_the_verdict_exploratory(done: Lab) -> None:

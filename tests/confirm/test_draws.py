@@ -314,13 +314,15 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     done: Lab, confirmed: tuple[Lab, Confirmation]
 ) -> None:
     """It has other draws; a ratio of 8 leaves too few images for an arm of real ones."""
-    other = done.search("name=other", "data.split.seed=1", "synthetic_ratio=8.0")
+    other = done.search("name=other", "data.split.seed=1", "synthetic_ratio=8.0", "confirm.replicates=2")
 
     second, first = confirm(other), confirm(done.study)
 
     scored = [{*read_jsonl(study / TEST_ACCESS_FILE)[0]["contents"]} for study in (done.study, other)]
     assert 0 < len(scored[0] & scored[1]) < len(scored[1])
-    assert second.exploratory == ("test images had been accessed once before, by `confirm` of study small",)
+    once, few = second.exploratory
+    assert once == "test images had been accessed once before, by `confirm` of study small"
+    assert few.startswith("it has only 2 replicates")
     assert confirm(other) == second
     assert first.to_json() == confirmed[1].to_json()
     assert first.exploratory == ()

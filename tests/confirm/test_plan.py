@@ -81,37 +81,28 @@ def test_finalists_are_the_best_different_trials_with_synthetic_images_by_val_b(
     assert [finalist.name for finalist in choose_finalists(TRIALS, 1, Path("s"))] == ["#2"]
 
 
-def test_if_asha_pruned_every_gan_trial_those_that_got_furthest_are_finished() -> None:
-    stopped = [
+def test_if_asha_pruned_a_whole_arm_the_trials_that_got_furthest_are_finished() -> None:
+    """Those with synthetic images, or those of a control; of equal settings, one."""
+    stopped = (
         pruned(name="#8", parameters=parameters("gan", lr=1e-3), epochs=3, value=0.99),
         pruned(name="#9", parameters=parameters("gan", lr=2e-3), epochs=9, value=0.95),
         pruned(name="#10", parameters=parameters("gan", lr=3e-3), epochs=9, value=0.97),
         pruned(name="#11", parameters=parameters("gan", lr=3e-3), epochs=9, value=0.97),
-        pruned(name="#12", parameters=parameters("duplicate"), epochs=9, value=1.0),
-    ]
-    without_gan = tuple(trial for trial in TRIALS if trial.parameters.source != "gan")
-
-    def unfinished(complete: tuple[FinishedTrial, ...], count: int) -> list[str]:
-        trials = (*complete, *stopped)
-        return [one.name for one in pruned_to_finish(trials, lambda found: found.has_synthetic_images, count)]
-
-    assert unfinished(without_gan, 2) == ["#10", "#9"]
-    assert unfinished(TRIALS, 2) == []
-
-
-def test_if_asha_pruned_a_whole_control_arm_the_trial_that_got_furthest_is_finished() -> None:
-    stopped = (
-        pruned(name="#7", parameters=parameters("gan"), epochs=9, value=0.99),
-        pruned(name="#8", parameters=parameters("none", lr=1e-3), epochs=3, value=0.9),
+        pruned(name="#12", parameters=parameters("none", lr=1e-3), epochs=3, value=0.9),
         pruned(name="top-up 0", parameters=parameters("none", lr=2e-3), epochs=9, value=0.8),
     )
+    without_gan = tuple(trial for trial in TRIALS if trial.parameters.source != "gan")
 
-    def unfinished(control: str) -> list[str]:
-        trials = (*TRIALS[1:], *stopped)
-        return [one.name for one in pruned_to_finish(trials, lambda found: belongs_to_control(found, control), 1)]
+    def unfinished(complete: tuple[FinishedTrial, ...], control: str | None, count: int) -> list[str]:
+        def belongs(found: Parameters) -> bool:
+            return found.has_synthetic_images if control is None else belongs_to_control(found, control)
 
-    assert unfinished("real_only") == ["top-up 0"]
-    assert unfinished("classical") == []
+        return [one.name for one in pruned_to_finish((*complete, *stopped), belongs, count)]
+
+    assert unfinished(without_gan, None, 2) == ["#10", "#9"]
+    assert unfinished(TRIALS, None, 2) == []
+    assert unfinished(TRIALS[1:], "real_only", 1) == ["top-up 0"]
+    assert unfinished(TRIALS[1:], "classical", 1) == []
 
 
 @pytest.mark.parametrize(
@@ -220,16 +211,6 @@ def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
     assert len({drawn.lr for drawn in first}) == 5
     assert draw_control(space, control, 5, ()) == first
     assert draw_control(space, control, 3, first[:1])[0] == first[1], "settings of the search are not sampled again"
-
-
-@pytest.mark.slow
-def test_an_exhausted_arm_gives_fewer_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xraytune.confirm.controls._DRAWS", 500)
-    path = tmp_path / "small.yaml"
-    path.write_text(SPACE.replace("{min: 1e-5, max: 1e-2, distribution: log_uniform_values}", "{values: [1, 2]}"))
-
-    assert len(draw_control(load_space(path), "real_only", 9, ())) == 2
-    assert finalist_arm(TRIALS[1], None).name == "gan #1"
 
 
 def test_equal_arms_share_their_runs_in_every_replicate() -> None:

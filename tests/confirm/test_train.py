@@ -224,8 +224,11 @@ def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_as
 
 
 @pytest.mark.slow
-def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(tmp_path: Path) -> None:
+def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The space has two settings of `real_only`, of which one was pruned."""
+    monkeypatch.setattr("xraytune.confirm.controls._DRAWS", 500)
     pruned = FinishedTrial(status="pruned", name="#0", parameters=parameters("none", lr=1.0), epochs=1, value=0.5)
     asked = open_study(tmp_path, "lr={values: [1.0, 2.0]}")
 

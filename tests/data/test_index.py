@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.data.conftest import WriteImages
-from xraytune.base.errors import ConfigError, DataError
-from xraytune.data.index import ImageIndex, content_fingerprint, read_index, read_labelled, read_labelled_folder
+from xraytune.base.errors import DataError
+from xraytune.data.index import ImageIndex, content_fingerprint, read_index, read_labelled_folder
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -290,13 +290,6 @@ def test_the_table_gives_the_classes_of_images_in_no_class_folder(
     classes = ("NEW", "odd", "sick", "well")[not has_class_folder :]
     assert (index.class_names, labels_of(index)) == (classes, dict.fromkeys(range(len(classes)), 3))
     assert {image.file.rpartition("/")[2]: image.patient for image in index.images}["sick1.png"] == "p1"
-
-
-def test_regex_without_group_is_refused_before_reading_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no group in it"):
-        read_index(DataSettings(path=tmp_path / "none", split=SplitSettings(group_regex="p1")))
-    with pytest.raises(ConfigError, match="there is no group in it"):
-        read_labelled(tmp_path / "none", ("a", "b"), group_regex="p1")
 
 
 def test_class_folders_can_both_number_images_from_one(tmp_path: Path, write: WriteImages) -> None:

@@ -36,16 +36,6 @@ def refusal(root: Path) -> str:
     return str(caught.value)
 
 
-def test_images_are_paired_with_the_mask_of_their_name(pairs: Path) -> None:
-    index = read(pairs)
-
-    assert index.class_names == CLASSES
-    assert {image.file: image.masks for image in index.images} == {
-        f"images/{stem}.png": (f"masks/{stem}.png",) for stem in STEMS
-    }
-    assert {image.label for image in index.images} == {0}
-
-
 def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: Path) -> None:
     save(pairs / "images" / "p1_2.JPG", np.zeros((32, 48), dtype=np.uint8))
     for mask in (

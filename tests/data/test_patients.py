@@ -19,9 +19,6 @@ def patients_in(root: Path, files: list[str]) -> dict[str, str] | None:
     return table.patients_of(files)
 
 
-REAL_IMAGES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "chest_xray"
-
-
 @pytest.mark.parametrize(
     ("file", "patient"),
     [
@@ -39,20 +36,6 @@ REAL_IMAGES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "
 )
 def test_kermany_name_gives_series_and_number(file: str, patient: str | None) -> None:
     assert patient_of(file) == patient
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not REAL_IMAGES.is_dir(), reason="the real X-rays are not here")
-def test_the_official_folders_share_no_patient() -> None:
-    """Dropping the series would invent overlaps; counted by name, there are none."""
-    patients = {
-        part: {patient_of(file.name) for file in (REAL_IMAGES / part).rglob("*.jpeg")}
-        for part in ("train", "val", "test")
-    }
-
-    assert len(patients["train"] | patients["val"]) == 3669
-    assert not patients["test"] & (patients["train"] | patients["val"])
-    assert not any(None in part for part in patients.values())
 
 
 def test_identical_files_merge_their_patients() -> None:

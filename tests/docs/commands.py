@@ -30,9 +30,9 @@ ONLY_PARSED = {
     r"xraytune search .*gan_segmentation.yaml": "like gan_segmentation_cpu.yaml: tests/cli/test_search_spaces.py",
     r"xraytune confirm .*(gan-segmentation|jsrt)": "long GAN trainings: tests/confirm/test_confirm_segmentation.py",
     r"xraytune headroom": "needs hundreds of patients: tests/confirm/test_headroom.py",
-    r"xraytune search .*gan_quality": "needs hundreds of images: tests/end_to_end/test_generator_search.py",
-    r"xraytune export studies/gan-quality": "tests/end_to_end/test_generator_search.py",
-    r"xraytune generator train --space best.yaml": "tests/end_to_end/test_generator_search.py",
+    r"xraytune search .*gan_quality": "needs hundreds of images: tests/end_to_end/test_main_job.py",
+    r"xraytune export studies/gan-quality": "tests/end_to_end/test_main_job.py",
+    r"xraytune generator train --space best.yaml": "tests/end_to_end/test_main_job.py",
     r"xraytune (search .*--set name=own|(export|train) .*own)": "needs the examples: tests/examples/test_examples.py",
     r"xraytune evaluate model --data chest_xray/test$": "needs the model of the examples: tests/examples/test_examples.py",
 }

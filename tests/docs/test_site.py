@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from tests.docs.commands import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 CHROMIUM = shutil.which("chromium")
 

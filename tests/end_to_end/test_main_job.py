@@ -1,16 +1,24 @@
 """The whole workflow on phantom X-rays: searches with Ray in separate processes, the other commands in this one."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from tests.faults.ray_processes import PROGRAM
-from tests.in_process import command, said
+from tests.in_process import command, said, search_in_process
 from xraytune.base.files import read_jsonl
+from xraytune.confirm.arms import read_plan
+from xraytune.data.phantom import draw_phantoms
+from xraytune.nets.backbones import build_backbone
+from xraytune.space.load import load_space
 
 SPACE = """\
 version: 1
@@ -29,7 +37,7 @@ parameters:
   weights: {value: none}
   batch_size: {value: 16}
   lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
-budget: {trials: 4, max_epochs: 4, steps_per_epoch: 8}
+budget: {trials: 3, max_epochs: 4, steps_per_epoch: 8}
 scheduler: {name: asha, grace: 1, reduction: 2}
 sampler: {startup_trials: 3, seed: 1}
 points_to_evaluate:
@@ -59,7 +67,7 @@ def search_until_a_trial_ends(folder: Path, *arguments: str, then: signal.Signal
 @pytest.mark.ray
 @pytest.mark.slow
 def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search, interrupt, resume, status, export, train, evaluate, predict, and each complete trial again."""
+    """Search, interrupt, resume, status, export, train, evaluate, predict, and a complete trial again."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
     said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
@@ -75,11 +83,11 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     assert done.returncode == 0, done.stderr
     rows = sorted(read_jsonl(tmp_path / "studies/small/trials.jsonl"), key=lambda row: int(row["number"]))
-    assert [row["number"] for row in rows] == list(range(4)), "each trial exactly once"
+    assert [row["number"] for row in rows] == [0, 1, 2], "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
     assert [row["arm"] for row in rows][:2] == ["classical+gan", "gan"]
     status = said("status", "studies/small")
-    assert (len(status["trials"]), status["is_running"]) == (4, False)
+    assert (len(status["trials"]), status["is_running"]) == (3, False)
 
     trained = said("train", "studies/small", "-o", "model")
     assert trained["val_b_score"] > 0.5
@@ -90,12 +98,114 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == evaluated["images"]
 
-    for number in (row["number"] for row in rows if row["status"] == "complete"):
-        said("export", "studies/small", "--trial", number, "--exact", "-o", f"trial{number}.yaml")
-        again = said("train", "--config", f"trial{number}.yaml", "-o", f"trial{number}")
-        assert again["equals_trial"], f"trial {number} differs without Ray"
+    complete = next(row["number"] for row in rows if row["status"] == "complete")
+    said("export", "studies/small", "--trial", complete, "--exact", "-o", "exact.yaml")
+    assert said("train", "--config", "exact.yaml", "-o", "exact")["equals_trial"], "it differs without Ray"
 
-    assert sum(said(*search)["counts"].values()) == 4, "a finished search runs no more trials"
+    assert sum(said(*search)["counts"].values()) == 3, "a finished search runs no more trials"
     other = command(*search, "--set", "seed=9")
     assert other.exit_code == 5
     assert "another space" in other.stderr
+
+
+CONFIRM = """\
+confirm: {finalists: 1, replicates: 2, ratios: [1], controls: {matched: [none, duplicate], tuned: [real_only]}}
+"""
+QUICK = (
+    *("budget.trials=2", "budget.max_epochs=1", "scheduler.name=none"),
+    *("quality.allow_memorised=true", "gan.steps={values: [5, 10]}"),
+    "points_to_evaluate=[{source: gan, gan.steps: 5, synthetic_ratio: 0.5}, {source: none, classical: 0}]",
+)
+
+
+def interrupt_after_a_run(folder: Path, study: Path) -> int:
+    """Start a confirmation, interrupt it after its first replicate, and return its exit code."""
+    ended = study / "confirm" / "runs.jsonl"
+    with (folder / "interrupted.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen([PROGRAM, "confirm", str(study)], cwd=folder, stdout=log, stderr=log)
+        while process.poll() is None and not (ended.exists() and ended.stat().st_size):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        return process.wait()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_once(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=60, seed=0, image_size_px=32)
+    (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, encoding="utf-8")
+    study = search_in_process(load_space(tmp_path / "small.yaml", QUICK), tmp_path).path
+
+    assert interrupt_after_a_run(tmp_path, study) == 130
+    assert not (study / "test_access.jsonl").exists()
+    ended_before = len(read_jsonl(study / "confirm" / "runs.jsonl"))
+    done = xraytune(tmp_path, "confirm", str(study), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+
+    # The finalist, its two matched controls, the tuned one, and the other ratios; each with two replicates, each once.
+    numbers = Counter(row["number"] for row in read_jsonl(study / "confirm" / "runs.jsonl"))
+    plan = read_plan(study / "confirm")
+    assert plan is not None
+    assert 0 < ended_before < len(numbers)
+    assert numbers == Counter(range(len(plan.trainings) * 2))
+    assert [arm.role for arm in plan.arms] == ["finalist", "matched", "matched", "ratio", "ratio", "tuned"]
+    (access,) = read_jsonl(study / "test_access.jsonl")
+    assert (access["command"], access["images"]) == ("confirm", found["test"]["images"])
+    assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
+    assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
+    assert found["exploratory"] == ["it has only 2 replicates, and the 95 % intervals need at least 4"]
+    assert [point["ratio"] for point in found["ratio_response"]] == [0, 0.5, 1]
+    assert all(point["duplicate"] and point["over_duplicate"] for point in found["ratio_response"][1:])
+    (finalist,) = found["finalists"]
+    for comparison in finalist["comparisons"]:
+        assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+        assert comparison["difference"] == pytest.approx(finalist["score"] - comparison["control_score"])
+
+    again = said("confirm", study)
+
+    assert again == found, "nothing is trained or accessed again"
+    assert len(read_jsonl(study / "test_access.jsonl")) == 1
+
+
+GAN_QUALITY = str(Path(__file__).resolve().parents[2] / "search_spaces" / "gan_quality.yaml")
+TINY = (
+    *("data.train_patients=null", "data.image_size=32", "data.split.val_a=0.42", "data.split.val_b=0.42"),
+    *("gan.image_size=32", "gan.width=4", "gan.steps=4"),
+    *("budget.trials=3", "budget.max_epochs=2", "scheduler.name=none", "resources.concurrent=2"),
+    *("quality.backbone=small_cnn", "quality.weights=own.safetensors", "quality.allow_memorised=true"),
+)
+
+
+@pytest.mark.nightly
+@pytest.mark.ray
+@pytest.mark.slow
+def test_from_images_to_the_best_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search, status, export and `generator train`; `train` and `confirm` say what to do instead."""
+    monkeypatch.chdir(tmp_path)
+    said("data", "phantom", "xrays", "--patients", 230, "--seed", 3, "--size", 32)
+    backbone, _ = build_backbone("small_cnn", weights=None)
+    save_file(backbone.state_dict(), tmp_path / "own.safetensors")
+    overrides = [part for override in TINY for part in ("--set", override)]
+
+    done = xraytune(tmp_path, "search", "--space", GAN_QUALITY, "--data", "xrays", *overrides)
+
+    assert done.returncode == 0, done.stderr
+    rows = read_jsonl(tmp_path / "studies/gan-quality/trials.jsonl")
+    assert [row["status"] for row in rows] == ["complete"] * 3, done.stderr
+    best = min(rows, key=lambda row: row["value"])
+    assert f"best on val-A: #{best['number']} gan (4 steps), KID {best['value']:.3f}" in done.stdout
+    assert "next: xraytune export studies/gan-quality" in done.stdout
+
+    assert f"best on val-A: #{best['number']}" in command("status", "studies/gan-quality").stdout
+    exported = said("export", "studies/gan-quality", "-o", "best.yaml")
+    assert (exported["trial"], exported["val_score"]) == (best["number"], best["value"])
+    assert exported["command"] == "xraytune generator train --space best.yaml -o gan"
+    trained = said("generator", "train", "--space", "best.yaml", "-o", "gan")
+    assert trained["settings"]["steps"] == exported["generator_steps"]
+    assert trained["settings"]["lr_g"] == best["parameters"]["gan.lr_g"]
+
+    refused = command("train", "--config", "best.yaml", "-o", "model")
+    assert "xraytune generator train --space best.yaml" in refused.output
+    refused = command("confirm", "studies/gan-quality")
+    assert "it has no mix to compare with controls" in refused.output

@@ -1,12 +1,10 @@
 """The examples, installed: a folder with their metadata, as pip writes it from their pyproject.toml, on the path."""
 
-import os
-import subprocess
-import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
@@ -14,9 +12,6 @@ from xraytune.space import extensions
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-
-Run: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
-OnPath: TypeAlias = Callable[[Path], None]
 
 
 def write_metadata(folder: Path, project: Mapping[str, Any]) -> None:
@@ -41,38 +36,19 @@ def examples_path(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(site), str(EXAMPLES), str(ROOT)]
 
 
-@pytest.fixture(scope="session")
-def run(examples_path: list[str]) -> Run:
-    """`run("evaluate", model, "--json")`: the command in a process of its own; `run("-c", code)`: Python there."""
-
-    def run_process(*arguments: object) -> subprocess.CompletedProcess[str]:
-        program = Path(sys.executable) if arguments[0] == "-c" else Path(sys.executable).with_name("xraytune")
-        return subprocess.run(
-            [str(program), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(examples_path), "COLUMNS": "120"},
-        )
-
-    return run_process
-
-
-@pytest.fixture
-def on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnPath]:
-    """`on_path(folder)`: what is installed in a folder is, for this process and until the test ends."""
-
-    def prepend(folder: Path) -> None:
-        monkeypatch.syspath_prepend(str(folder))
+@contextmanager
+def on_path(*folders: Path) -> Iterator[None]:
+    """What is installed in these folders is, for this process and in this block."""
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in folders:
+            patch.syspath_prepend(str(folder))
         extensions._installed.cache_clear()
-
-    yield prepend
-    monkeypatch.undo()
+        yield
     extensions._installed.cache_clear()
 
 
 @pytest.fixture
-def installed(examples_path: list[str], on_path: OnPath) -> None:
+def installed(examples_path: list[str]) -> Iterator[None]:
     """The examples are installed in this process."""
-    for folder in examples_path[:2]:
-        on_path(Path(folder))
+    with on_path(*map(Path, examples_path[:2])):
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.examples.conftest import EXAMPLES, ROOT, Run
+from examples.transform_folder import transform_folder
+from tests.examples.conftest import EXAMPLES, ROOT, on_path
 from tests.in_process import command, said
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
@@ -76,15 +78,16 @@ print(json.dumps(said))
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> Path:
     """A folder with `xrays`, space files of the examples, and the `model` that `xraytune train` made of one."""
     lab = tmp_path_factory.mktemp("lab")
     draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
     (lab / "own.yaml").write_text(SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8")
     frozen = SPACE.replace("WEIGHTS", "tiny_net.pth").replace("TRAINABLE", "head")
     (lab / "frozen.yaml").write_text(frozen, encoding="utf-8")
-    done = run("train", "--config", lab / "own.yaml", "-o", lab / "model", "--cache", lab / "cache")
-    assert done.returncode == 0, done.stderr
+    with on_path(*map(Path, examples_path[:2])):
+        done = command("train", "--config", lab / "own.yaml", "-o", lab / "model", "--cache", lab / "cache")
+    assert done.exit_code == 0, done.stderr
     return lab
 
 
@@ -106,8 +109,12 @@ def test_model_is_evaluated_where_its_extensions_are_installed(lab: Path) -> Non
     assert 0 <= said("evaluate", lab / "model", "--data", lab / "xrays" / "test")["auroc"] <= 1
 
 
-def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: Path, run: Run) -> None:
-    done = run("-c", WORKER.format(root=str(lab)))
+def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: Path, examples_path: list[str]) -> None:
+    """In a process of its own."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(examples_path)}
+
+    worker = [sys.executable, "-c", WORKER.format(root=str(lab))]
+    done = subprocess.run(worker, capture_output=True, text=True, check=False, env=env)
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["EpochEnded", "EpochEnded", "TrialEnded"]
@@ -153,7 +160,7 @@ def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_origina
     xrays, copies = tmp_path / "xrays", tmp_path / "copies"
     draw_phantoms(xrays, patients=12, seed=1, image_size_px=32)
 
-    subprocess.run([sys.executable, EXAMPLES / "transform_folder.py", xrays, copies, "--copies", "2"], check=True)
+    transform_folder(xrays, copies, copies=2)
 
     originals, copied = (read_index(DataSettings(path=folder)) for folder in (xrays, copies))
     assert len(copied.images) == 2 * len(originals.images)

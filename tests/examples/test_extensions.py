@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.examples.conftest import EXAMPLES, OnPath, write_metadata
+from tests.examples.conftest import on_path, write_metadata
 from tests.in_process import CPU
 from xraytune.base.errors import ConfigError, MachineError
-from xraytune.confirm.arms import FinishedTrial, finalist_arm, matched_control
-from xraytune.confirm.plan import choose_finalists
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import build_backbone, takes
 from xraytune.nets.last_stage import last_stage, trained_from
-from xraytune.space import extensions
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
-from xraytune.space.settings import SOURCES, Parameters, Settings
+from xraytune.space.settings import SOURCES, Settings
 from xraytune.space.space import require_extensions
 from xraytune.synth.sources import extension_block
 
@@ -34,7 +31,7 @@ def few(pixels, **_): return pixels[:1]
 
 
 @pytest.fixture
-def package(tmp_path: Path, on_path: OnPath) -> Path:
+def package(tmp_path: Path) -> Iterator[Path]:
     """A package of one's own, whose file this is."""
     (tmp_path / "of_somebody.py").write_text(CODE, encoding="utf-8")
     points = {"whole": "of_somebody:Whole", "gone": "nowhere:Net", "resnet18": "of_somebody:Whole"}
@@ -42,22 +39,8 @@ def package(tmp_path: Path, on_path: OnPath) -> Path:
     groups = {"xraytune.backbones": points, "xraytune.sources": sources}
     project = {"name": "somebody", "version": "2.1", "entry-points": groups}
     write_metadata(tmp_path, project)
-    on_path(tmp_path)
-    return tmp_path / "of_somebody.py"
-
-
-def parameters(**values: Any) -> Parameters:
-    return Parameters.model_validate({"backbone": "tiny_net", "weights": "none", "source": "mixup", **values})
-
-
-@pytest.mark.slow
-def test_builtin_names_are_never_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(kind: str) -> None:
-        raise AssertionError(kind)
-
-    monkeypatch.setattr(extensions, "_installed", refuse)
-    for file in sorted((EXAMPLES.parent / "search_spaces").glob("*.yaml")):
-        load_space(file)
+    with on_path(tmp_path):
+        yield tmp_path / "of_somebody.py"
 
 
 @pytest.mark.usefixtures("package")
@@ -132,19 +115,6 @@ def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, giv
 
     with pytest.raises(MachineError, match=f"source {source} returned {given}"):
         extension_block(source, RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU), 0, 0, seed=0)
-
-
-@pytest.mark.usefixtures("installed")
-def test_source_gets_the_same_checks_as_a_gan(tmp_path: Path) -> None:
-    """It can be a finalist, and then has matched controls."""
-    mixed = FinishedTrial(name="#1", parameters=parameters(), val_b_score=0.9)
-    real = FinishedTrial(name="#2", parameters=parameters(source="none"), val_b_score=0.95)
-    (finalist,) = choose_finalists([real, mixed], 3, tmp_path)
-    arm = finalist_arm(finalist, None)
-    controls = [matched_control(arm, source) for source in ("none", "duplicate")]
-
-    assert arm.name == "mixup #1"
-    assert [control.parameters.source for control in controls if control] == ["none", "duplicate"]
 
 
 @pytest.mark.usefixtures("installed")

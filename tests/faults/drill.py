@@ -128,17 +128,18 @@ def drills(base: Path, *, is_all: bool) -> Iterator[tuple[str, Drill]]:
     lab = Lab(base, "search", search)
     operations = lab.undisturbed()
     points = points_of(operations)
-    some = points if is_all else one_of_each_kind(operations, points, 4)
+    some = points if is_all else one_of_each_kind(operations, points, 2)
     yield "kill at each write", partial(all_at, lab.check, some)
 
     def random_kills() -> Point:
         further = [(draw.randrange(len(operations) // 5), draw.choice(CUTS)) for _ in range(draw.randint(1, 3))]
         return (*draw.choice(points), *further)
 
-    yield "kill again and again", partial(all_at, lab.check, [random_kills() for _ in range(60 if is_all else 1)])
+    if is_all:
+        yield "kill again and again", partial(all_at, lab.check, [random_kills() for _ in range(60)])
 
     flushes = [number for number, operation in enumerate(operations) if operation.kind == "flush"]
-    at = flushes if is_all else draw.sample(flushes, 2)
+    at = flushes if is_all else draw.sample(flushes, 1)
     size = 6 if is_all else 1
     batches = [at[first : first + size] for first in range(0, len(at), size)]
     yield "power loss at each write", partial(all_at, partial(power_loss, lab), batches)
@@ -148,7 +149,7 @@ def drills(base: Path, *, is_all: bool) -> Iterator[tuple[str, Drill]]:
     runs = Lab(base, "runs", run_list)
     operations = runs.undisturbed()
     points = points_of(operations)
-    some = points if is_all else one_of_each_kind(operations, points, 2)
+    some = points if is_all else one_of_each_kind(operations, points, 1)
     yield "kill a list of runs at each write", partial(all_at, runs.check, some)
 
 

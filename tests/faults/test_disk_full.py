@@ -7,11 +7,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from tests.faults.small_disk import PAGE_BYTES, SmallDisk, small_disk
 from tests.in_process import one_thread
@@ -29,7 +26,6 @@ from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.status import status
 from xraytune.study.suggestion import TrialSuggestion
-from xraytune.synth.train import train_generator
 from xraytune.trial.run import run_trial
 
 pytestmark = pytest.mark.slow
@@ -85,40 +81,7 @@ def test_decoding_on_a_full_disk(bench: Bench, disk: SmallDisk, pages_left: int)
     assert len({file.read_bytes() for file in pixels}) == 1
 
 
-def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
-    """And goes on to the bits that it would have had."""
-    pixels = np.random.default_rng(0).integers(0, 255, (24, 32, 32), dtype=np.uint8)
-    labels = np.arange(24) % 2
-
-    def train(folder: Path) -> Iterator[object]:
-        settings = GanSettings.model_validate(GAN)
-        every: dict[str, Any] = {"report_every_steps": 1, "checkpoint_every_steps": 1, "grid_every_steps": 1}
-        yield from train_generator(
-            settings, pixels, labels, 2, compute=CPU, checkpoint_dir=folder, grid_dir=folder / "grids", **every
-        )
-
-    straight, work = disk.path / "straight", disk.path / "work"
-    list(train(straight))
-    steps = train(work)
-    next(steps)
-    before = (work / "checkpoint.pt").read_bytes()
-
-    disk.fill()
-    with told_full(work):
-        list(steps)
-    kept = (work / "checkpoint.pt").read_bytes()
-    disk.free()
-    rest = list(train(work))
-
-    assert kept == before
-    assert hidden(work) == []
-    assert len(rest) == 3
-    resumed, unbroken = (
-        torch.load(folder / "checkpoint.pt", weights_only=True)["generator"] for folder in (work, straight)
-    )
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
-
-
+@pytest.mark.nightly
 def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tmp_path: Path) -> None:
     """GAN, pool, comparison, features, checkpoints: wherever it stops, it is said, and in the end the value is the same."""
     experiment = frozen(bench, tmp_path, source="gan", gan=GanSettings.model_validate(GAN), classical=1)

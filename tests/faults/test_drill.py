@@ -60,6 +60,7 @@ def test_search_killed_at_any_write_resumes_identically(verdict_of: Callable[[st
     require_no_faults(verdict_of("kill at each write"))
 
 
+@pytest.mark.skipif(not _IS_ALL, reason="only in the long drill")
 def test_search_killed_again_during_resume_resumes(verdict_of: Callable[[str], Verdict]) -> None:
     require_no_faults(verdict_of("kill again and again"))
 

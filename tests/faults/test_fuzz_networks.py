@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
 
-from tests.faults.fuzzing import NAMES, damaged_bytes, damaged_json, fuzz, only_our_errors, read_damaged
+from tests.faults.fuzzing import NAMES, damaged_bytes, damaged_json, only_our_errors, read_damaged
 from tests.faults.specimens import TINY_GAN, make_bundle, make_checkpoints, make_gan, network, optimizer_of, seal
 from tests.in_process import CPU, one_thread
 from xraytune.base.tensors import read_weights
@@ -59,35 +58,6 @@ def test_damaged_tensors_are_reported(tmp_path: Path, reader: str) -> None:
     file = tmp_path / name
 
     read_damaged(file, damaged_bytes(file.read_bytes()), lambda: read(file), tmp_path, kinds=len(READERS))
-
-
-def test_checkpoint_with_other_content_is_reported(tmp_path: Path) -> None:
-    """Tensors and plain values that load, and are not what a checkpoint holds."""
-    make_checkpoints(tmp_path)
-    file = tmp_path / "checkpoint.pt"
-    whole = torch.load(file, weights_only=True)
-    others: tuple[object, ...] = (
-        None,
-        1,
-        "x",
-        [],
-        {},
-        [1],
-        {"a": 1},
-        [{}],
-        [{"epoch": 1}],
-        torch.zeros(2),
-        {"state": {}},
-    )
-
-    def read_it(draw: Random) -> None:
-        content = whole | {draw.choice(("version", *whole)): draw.choice(others) for _ in range(draw.randint(0, 2))}
-        content.pop(draw.choice((*whole, "")), None)
-        torch.save(content, file)
-        with only_our_errors(tmp_path):
-            resume_classifier(file)
-
-    fuzz(read_it, kinds=5)
 
 
 def use_bundle(path: Path) -> None:

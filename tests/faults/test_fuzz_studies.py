@@ -6,14 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from tests.faults import fuzzing
-from tests.faults.fuzzing import SCALARS, TRAPS, Damage, damaged_rows, fuzz, only_our_errors, read_damaged
+from tests.faults.fuzzing import SCALARS, TRAPS, Damage, damaged_rows, read_damaged
 from tests.faults.specimens import make_study
-from xraytune.base.files import append_jsonl, read_jsonl
 from xraytune.confirm.arms import read_plan
 from xraytune.data.prepare import Prepared, SideName
 from xraytune.model.best import export
@@ -28,11 +26,6 @@ pytestmark = pytest.mark.slow
 
 SIDES: tuple[SideName, ...] = ("train", "val_a", "val_b")
 SPACES = sorted([*Path("search_spaces").glob("*.yaml"), *Path("search_spaces/studies").glob("*.yaml")])
-KEYS = (
-    *("lr", "gan", "gan.steps", "gan.seed", "batch_size", "folder.path", "source", "data", "data.path", "parameters"),
-    *("parameters.lr", "points_to_evaluate", "name", "budget.trials", "data.split.seed.x", "weights_dir"),
-    *("exported_from.study", "", "=", "..", "\0"),
-)
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> None:
@@ -54,20 +47,6 @@ def test_damaged_space_file_is_reported(tmp_path: Path, space: Path) -> None:
     whole = file.read_text(encoding="utf-8")
 
     read_damaged(file, damaged_space(whole), lambda: load(file), tmp_path, kinds=len(SPACES))
-
-
-def test_damaged_override_is_reported(tmp_path: Path) -> None:
-    file = Path(shutil.copy("search_spaces/gan_ratio.yaml", tmp_path / "space.yaml"))
-
-    def override(draw: Random) -> str:
-        value = draw.choice((draw.choice(SCALARS), draw.choice(TRAPS), fuzzing.text(draw, 12)))
-        return f"{draw.choice(KEYS)}{draw.choice(('=', '=', '=', ''))}{value}"
-
-    def load_it(draw: Random) -> None:
-        with only_our_errors(tmp_path):
-            load(file, tuple(override(draw) for _ in range(draw.randint(1, 3))))
-
-    fuzz(load_it)
 
 
 @pytest.fixture(scope="module")
@@ -113,20 +92,6 @@ def test_damaged_journal_is_reported(study: StudyFolder, reader: str) -> None:
     damage = damaged_log(study.journal_path)
 
     read_damaged(study.journal_path, damage, lambda: JOURNAL_READERS[reader](study), *unchanged, kinds=4)
-
-
-def test_damaged_log_is_reported_and_still_appendable(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    log.touch()
-
-    def read_and_append() -> None:
-        there = read_jsonl(log)
-        assert all(isinstance(row, dict) for row in there)
-        append_jsonl(log, {"epoch": 9})
-        assert read_jsonl(log) == [*there, {"epoch": 9}]
-
-    rows = [{"version": 1, "epoch": number, "val_score": 0.5} for number in range(3)]
-    read_damaged(log, damaged_rows(rows), read_and_append)
 
 
 def use(prepared: Prepared) -> None:

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pickle
-import re
 import socket
 import uuid
 import zipfile
@@ -18,14 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-import xraytune
 from tests.data.test_formats import png
 from tests.faults.fuzzing import little_memory, only_our_errors
 from tests.faults.specimens import make_bundle, make_study, network, optimizer_of, seal
 from tests.in_process import CPU, one_thread, search_in_process
 from tests.study.studies import two_images, write_space
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, XraytuneError
-from xraytune.base.files import read_json, sha256_of, write_array, write_bytes, write_json
+from xraytune.base.files import read_json, write_array, write_bytes, write_json
 from xraytune.base.tensors import load_content, read_weights
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.run import confirm
@@ -36,7 +34,6 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.data.table import find_table, match_names
 from xraytune.model.best import export
-from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
 from xraytune.nets.checkpoint import load_best, resume
 from xraytune.search.run import search
@@ -58,22 +55,6 @@ NAMES_THAT_LEAD_OUT = ("../outside", "/outside", "a/../../outside", "nul\0", "..
 def pinned() -> Iterator[None]:
     with one_thread():
         yield
-
-
-UNSAFE = re.compile(
-    r"\b(cloudpickle|dill|jsonpickle|joblib|marshal|shelve)\b|(?<![\w.])(eval|exec|compile)\(|allow_pickle=True"
-    r"|torch\.load\((?!.*weights_only=True)|\.recv\(\)"
-)
-"""What runs the files that it reads, beyond the calls that ruff refuses."""
-
-
-def test_package_never_unpickles_or_evaluates_files() -> None:
-    sources = [*Path(xraytune.__file__).parent.rglob("*.py")]
-    lines = [line for file in sources for line in file.read_text(encoding="utf-8").splitlines()]
-
-    assert [line for line in lines if UNSAFE.search(line)] == []
-    for line in ("import joblib", "torch.load(path)", "np.load(path, allow_pickle=True)", "pipe.recv()", "eval(text)"):
-        assert UNSAFE.search(line)
 
 
 class Trap:
@@ -180,7 +161,7 @@ def test_an_image_bomb_among_the_images_is_named_and_refused(tmp_path: Path) -> 
     write_space(tmp_path)
     settings = load_space(tmp_path / "small.yaml").settings
 
-    with pytest.raises(XraytuneError, match=r"bomb\.png.*too many for an X-ray"):
+    with pytest.raises(XraytuneError, match=r"bomb\.png.*too many for an X-ray"), little_memory():
         prepare(settings, tmp_path / "cache")
 
 
@@ -242,38 +223,6 @@ def study(tmp_path: Path) -> StudyFolder:
     folder = StudyFolder(tmp_path / "studies" / "small")
     create_study(folder, write_space(tmp_path), two_images(), CPU)
     return folder
-
-
-@pytest.fixture(scope="module")
-def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("gan")
-    draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
-    write_space(root)
-    fixed = ("source=gan", "gan.steps=1", "data.image_size=64")
-    generator_train(
-        root / "small.yaml", out=root / "gan", overrides=(*fixed, "resources.gpus_per_trial=0"), cache=root / "c"
-    )
-    return root / "gan"
-
-
-@pytest.mark.parametrize("name", NAMES_THAT_LEAD_OUT)
-@pytest.mark.parametrize("key", ["class_counts", "generators"])
-@pytest.mark.slow
-def test_gan_record_cannot_name_outside_files(gan: Path, tmp_path: Path, key: str, name: str) -> None:
-    copy = tmp_path / "gan"
-    copy.mkdir()
-    for file in gan.glob("*.*"):
-        (copy / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "outside").write_bytes(b"x")
-    content = read_json(copy / "generator.json")
-    more = {name: 7 if key == "class_counts" else sha256_of(tmp_path / "outside")}
-    write_json(copy / "generator.json", {**content, key: {**content[key], **more}})
-    before = sorted(tmp_path.rglob("*"))
-
-    with pytest.raises(ArtifactError, match=r"generator\.json"):
-        generator_sample(copy, count=9, out=tmp_path / "images")
-
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 COMMANDS: tuple[Callable[[Path], object], ...] = (

@@ -111,16 +111,3 @@ def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
     assert used >= sum(row["seconds"] for row in read_jsonl(search.study / "trials.jsonl")) / 2
     told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ALL)
     print(f"\nkilled: {told}; {search.trials} trials, 0 lost, 0 twice, 0 counted twice, 0 by hand")  # noqa: T201
-
-
-@pytest.mark.nightly
-@pytest.mark.ray
-@pytest.mark.slow
-def test_concurrent_studies_do_not_interfere(tmp_path: Path) -> None:
-    searches = [killable(tmp_path / name) for name in ("one", "other")]
-    for search in searches:
-        search.keep_running()
-    searches[0].train_on(more_epochs=1)
-    kill("driver", searches[0].process, random.Random(1))
-    for search in searches:
-        search.finish()

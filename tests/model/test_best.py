@@ -12,7 +12,7 @@ from tests.in_process import CPU, command
 from tests.model.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
 from tests.study.studies import DirectSearch, keep_one_ill_patient_on_val_b
 from xraytune.base.errors import ConfigError, StudyError, TrialError
-from xraytune.base.files import append_jsonl, write_array, write_bytes
+from xraytune.base.files import append_jsonl, write_array
 from xraytune.base.records import TrialResult
 from xraytune.confirm.arms import Arm, Plan, write_plan
 from xraytune.model.best import export
@@ -234,16 +234,3 @@ def test_export_overwrites_only_identical_file(made: Made, tmp_path: Path) -> No
 def test_a_study_without_a_complete_trial_has_no_best(made: Made, tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="no trial has completed"):
         export(made([]).path, out=tmp_path / "best.yaml")
-
-
-@pytest.mark.parametrize(
-    "verdict",
-    [b"\xff", b"[]", b'{"finalists": [{"trial": 1}]}', b'{"finalists": [{"trial": "#99", "verdict": "helps"}]}'],
-    ids=["bytes", "a list", "no verdict", "no such trial"],
-)
-def test_a_damaged_verdict_is_an_error_with_a_fix(made: Made, tmp_path: Path, verdict: bytes) -> None:
-    study = made([(0.9, 0.7)]).path
-    write_bytes(study / "confirm" / "verdict.json", verdict, is_recorded=True)
-
-    with pytest.raises(StudyError, match=r"(?s)verdict\.json: .*missing or damaged.*xraytune confirm"):
-        export(study, out=tmp_path / "best.yaml")

@@ -85,19 +85,6 @@ def test_an_invalid_bundle_or_one_of_another_version_is_refused(copy_model: Copy
         open_bundle(model)
 
 
-def test_an_error_names_the_file_with_another_network_or_split(copy_model: CopyModel) -> None:
-    model = copy_model()
-    for name in ("model.safetensors", "split.json"):
-        (model / name).write_bytes(b"[]")
-        seal(model / name)
-    bundle = open_bundle(model)
-
-    with pytest.raises(ArtifactError, match=r"model\.safetensors: the file does not match the network"):
-        bundle.network(CPU)
-    with pytest.raises(ArtifactError, match=r"split\.json: this file is not valid in this version"):
-        bundle.prepared()
-
-
 @pytest.mark.parametrize("damage", ["nan", "inf", "std 0"])
 def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(copy_lab: CopyLab, damage: str) -> None:
     """NaN sorts last, so its AUROC could be 1."""

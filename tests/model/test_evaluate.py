@@ -1,4 +1,4 @@
-"""`evaluate`: its metrics, its errors, its figure, and the log of access to the test folder."""
+"""`evaluate`: its metrics, errors and figure, the log of access to the test folder, and models adapted to a hospital."""
 
 import re
 import shutil
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from sklearn import metrics as sk
 
@@ -16,15 +15,14 @@ from tests.model.conftest import CopyLab, Lab, change_record, read_rows
 from tests.model.conftest import evaluate_classes as evaluate
 from tests.model.conftest import predict_classes as predict
 from xraytune.base.drawing import figure_files
-from xraytune.base.errors import ConfigError, DataError, XraytuneError
-from xraytune.base.files import read_json, read_jsonl
+from xraytune.base.errors import ArtifactError, ConfigError, DataError, XraytuneError
+from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.cli.model import show_evaluation
+from xraytune.data.phantom import draw_phantoms
 from xraytune.model.evaluation_figure import DrawnClass, draw_evaluation
 from xraytune.model.load import open_bundle
 from xraytune.model.train import train
-from xraytune.nets.classifier import build_classifier
-from xraytune.space.settings import Parameters
 from xraytune.stats.breakdown import ClassMetrics
 from xraytune.stats.curves import class_curves
 
@@ -39,21 +37,6 @@ def side_folder(model: Path, xrays: Path, out: Path, *sides: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(xrays / image.file, target)
     return out
-
-
-def test_a_head_on_cached_features_has_the_val_b_auroc_of_its_training(copy_lab: CopyLab, tmp_path: Path) -> None:
-    lab, weights = copy_lab(), tmp_path / "weights.pth"
-    backbone = build_classifier(Parameters(backbone="small_cnn", weights="none"), 2, weights=None, seed=5).backbone
-    torch.save(backbone.state_dict(), weights)
-    overrides = ("trainable=head", "input_channels=1", f"weights={weights}")
-    trained = train(lab.best, out=lab.path / "other", overrides=overrides)
-    folder = side_folder(lab.path / "other", lab.xrays, tmp_path / "val_b", "val_b")
-    weights.unlink()
-
-    evaluation = evaluate(lab.path / "other", data=folder, replicates=10)
-
-    assert evaluation.metrics["auroc"] == trained.val_b_score
-    assert evaluation.threshold == trained.threshold
 
 
 def other_bytes(image: Path) -> None:
@@ -335,18 +318,6 @@ def test_a_column_without_subgroups_is_refused(lab: Lab, tmp_path: Path, table: 
         evaluate(lab.model, data=data, by=[column], replicates=10)
 
 
-def test_patients_with_images_of_both_classes_are_left_out_by_name(lab: Lab, tmp_path: Path) -> None:
-    data = shutil.copytree(lab.xrays / "train", tmp_path / "images")
-    files = sorted(data.rglob("*.jpeg"))
-    rows = [f"{file.name},{'both' if file in (files[0], files[-1]) else file.stem}\n" for file in files]
-    (data / "patients.csv").write_text("file,patient\n" + "".join(rows), encoding="utf-8")
-
-    found = evaluate(lab.model, data=data, replicates=10).patient_level
-
-    assert found.left_out == ("both",)
-    assert sum(found.class_counts.values()) == len(files) - 2
-
-
 def test_three_classes_are_called_by_probability(
     copy_lab: CopyLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -411,20 +382,51 @@ def test_with_two_classes_every_axis_names_the_positive_class(tmp_path: Path) ->
     assert {"100", "101", "102", "103", "50%"} <= texts
 
 
-def test_with_three_classes_every_curve_has_its_class(tmp_path: Path) -> None:
-    names = ["normal", "bacterial", "viral"]
-
-    texts = draw(tmp_path, names, shown=names)
-
-    assert {"normal  0.011", "bacterial  0.111", "viral  0.211", "viral  0.222", "viral  0.233"} <= texts
-    assert "predicted class (most probable)" in texts
-    assert not any("threshold" in text for text in texts)
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other patients, whose images are harder to tell apart: `train/` and `test/`."""
+    folder = tmp_path_factory.mktemp("hospital") / "xrays"
+    draw_phantoms(folder, patients=70, seed=77, image_size_px=64, difficulty=0.3)
+    return folder
 
 
-def test_ten_classes_are_drawn_and_the_uncoloured_ones_counted(tmp_path: Path) -> None:
-    names = [f"class {number}" for number in range(10)]
+def test_a_recalibrated_model_has_the_new_prevalence(copy_lab: CopyLab, hospital: Path, tmp_path: Path) -> None:
+    lab = copy_lab()
+    before = evaluate(lab.model, data=hospital / "test", replicates=10)
 
-    texts = draw(tmp_path, names, shown=names)
+    after = evaluate(lab.model, data=hospital / "test", recalibrate=hospital / "train", replicates=10)
+    again = evaluate(lab.model, data=hospital / "train", out=tmp_path / "out", replicates=10)
 
-    assert "AUROC (grey: 3 other classes)" in texts
-    assert "class 9" in texts
+    assert after.metrics["auroc"] == pytest.approx(before.metrics["auroc"]), "the order of the images is the same"
+    assert before.recalibrated_on == 0
+    assert after.recalibrated_on == again.images
+    rows = read_rows(tmp_path / "out" / "predictions.csv")
+    mean = sum(float(row["probability_PNEUMONIA"]) for row in rows) / len(rows)
+    prevalence = again.class_counts["PNEUMONIA"] / again.images
+    assert mean == pytest.approx(prevalence, abs=0.02)
+    predicted = predict(lab.model, hospital / "test", out=tmp_path / "predictions.csv")
+    assert predicted.threshold == after.threshold != before.threshold
+
+
+@pytest.mark.parametrize("fault", ["shared", "few", "twice", "sensitivity", "of another model", "one class"])
+def test_a_refused_recalibration_changes_nothing(copy_lab: CopyLab, hospital: Path, tmp_path: Path, fault: str) -> None:
+    lab = copy_lab()
+    data, recalibrate, sensitivity = hospital / "test", hospital / "train", 0.9 if fault == "sensitivity" else None
+    if fault == "shared":
+        recalibrate = data
+    elif fault == "few":
+        draw_phantoms(tmp_path / "few", patients=12, seed=5, image_size_px=64)
+        recalibrate = tmp_path / "few" / "train"
+    elif fault in ("twice", "of another model"):
+        evaluate(lab.model, data=data, recalibrate=recalibrate, replicates=10)
+    if fault == "of another model":
+        recorded = lab.model / "recalibration.json"
+        write_json(recorded, read_json(recorded) | {"model_sha256": "0" * 64})
+    if fault == "one class":  # among the images to evaluate on
+        data = shutil.copytree(data, tmp_path / "one", ignore=shutil.ignore_patterns("NORMAL"))
+    files = {file: file.read_bytes() for file in lab.model.iterdir()}
+
+    with pytest.raises({"of another model": ArtifactError, "one class": DataError}.get(fault, ConfigError)):
+        evaluate(lab.model, data=data, recalibrate=recalibrate, sensitivity=sensitivity, replicates=10)
+
+    assert {file: file.read_bytes() for file in lab.model.iterdir()} == files

@@ -118,18 +118,6 @@ def test_an_exported_file_has_all_patients_and_says_what_the_trial_had(study: St
     assert (exported.is_exact, exported.sides[0].patient_count, exported.train_patients) == (False, 8, 8)
 
 
-def test_an_exact_export_is_the_trial_to_the_bit(study: StudyFolder, tmp_path: Path) -> None:
-    export(study.path, out=tmp_path / "exact.yaml", exact=True)
-    notes: list[str] = []
-
-    trained = train(tmp_path / "exact.yaml", out=tmp_path / "model", note=notes.append)
-
-    assert trained.equals_trial is True
-    assert (trained.trained_on.patients, trained.trained_on.changes) == (8, ())
-    assert any("of 8 patients" in note or "(8 of " in note for note in notes)
-    assert any("left out by data.train_patients: 8" in note for note in notes)
-
-
 def test_the_final_model_trains_on_all_others(study: StudyFolder, everything: Prepared, final: Final) -> None:
     used = everything.side("train")
     searched = sides(study.prepared())
@@ -139,15 +127,6 @@ def test_the_final_model_trains_on_all_others(study: StudyFolder, everything: Pr
     }
     assert (final.data.images, final.data.patients) == (len(used.rows), len({*used.patients}))
     assert final.data.of_images == len(everything.images)
-
-
-def test_the_commands_say_what_is_trained_on(final: Final) -> None:
-    subset = "of 8 patients (data.train_patients: 8); `train` uses all patients except those of val-A and val-B"
-    assert subset in final.exported
-    assert f"trained on {final.data.images} of {final.data.of_images} images" in final.printed
-    assert "xraytune evaluate" in final.printed
-    assert "kept for validation" in final.told
-    assert "trial:" in final.told
 
 
 def test_the_mix_keeps_its_ratio_an_epoch_its_passes(study: StudyFolder, everything: Prepared, final: Final) -> None:

@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.in_process import command
 from tests.model.conftest import Lab, change_record, read_rows
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.base.files import read_json, read_jsonl
@@ -194,18 +193,6 @@ def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: 
         assert found.images == count
         assert [image.file for image in found.broken] == [f"masks/p4{number}.png" for number in range(count, 3)]
         assert (tmp_path / f"{count}" / "evaluation.png").is_file()
-
-
-def test_subgroups_and_warnings_are_printed(discs: Path, tmp_path: Path) -> None:
-    pairs = draw_pairs(tmp_path / "pairs", range(40, 44))
-    rows = [f"images/p{number}.png,{number},{'FM'[number % 2]}" for number in range(40, 44)]
-    (pairs / "patients.csv").write_text("\n".join(["file,patient,sex", *rows]), encoding="utf-8")
-
-    shown = command("evaluate", discs / "model", "--data", pairs, "--by", "sex").stdout
-
-    assert "By sex (exploratory)" in shown
-    assert "The images with the lowest Dice" in shown
-    assert "AUROC" not in shown
 
 
 Use = Callable[[Path, Path], object]

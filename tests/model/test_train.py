@@ -1,40 +1,23 @@
 """The final training: the trial's metrics, equal files, and resuming after an interruption."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from tests.in_process import one_core
-from tests.model.conftest import PRUNED, CopyLab, Lab
+from tests.model.conftest import CopyLab, Lab
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.model.best import export
 from xraytune.model.train import train
-from xraytune.space.load import experiment_to_yaml
-from xraytune.space.settings import Experiment, ExportedFrom
 from xraytune.study.folder import StudyFolder, locked
 
 pytestmark = pytest.mark.slow
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from xraytune.model.train import train
-from xraytune.base.files import read_jsonl
-
-def kill(record):
-    if record.epoch == 2:
-        print(*sorted({"ray", "wandb", "optuna"} & set(sys.modules)), sep=",", flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-train(Path(sys.argv[1]), out=Path(sys.argv[2]), on_epoch=kill)
-"""
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -115,46 +98,30 @@ def test_an_interrupted_training_resumes_to_the_same_files(copy_lab: CopyLab) ->
     assert not list(lab.path.glob("cache/train-1.work/*"))
 
 
-def test_a_killed_training_resumes_to_the_same_files_without_ray_or_optuna(copy_lab: CopyLab, tmp_path: Path) -> None:
-    lab = copy_lab()
-    arguments = [sys.executable, "-c", KILLED, str(lab.best), str(lab.path / "killed")]
-
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stdout.strip()) == (-9, ""), done.stderr
-    assert not (lab.path / "killed").exists()
-    train(lab.best, out=lab.path / "killed")
-
-    assert files_of(lab.path / "killed") == files_of(lab.model)
-
-
 @pytest.mark.parametrize(
-    ("exact", "said"),
-    [(True, "differ from those of study mix"), (False, "images of study mix are missing here or have changed")],
+    ("exact", "change", "said"),
+    [
+        (True, "an image", "differ from those of study mix"),
+        (False, "an image", "images of study mix are missing here or have changed"),
+        (False, "the study", "does not exist here"),
+    ],
 )
-def test_images_that_differ_from_the_studys_are_noted(copy_lab: CopyLab, exact: bool, said: str) -> None:
+def test_a_change_since_the_study_is_noted(copy_lab: CopyLab, exact: bool, change: str, said: str) -> None:
+    """An image was removed, or the study moved away."""
     lab = copy_lab()
     export(lab.study, out=lab.path / "chosen.yaml", exact=exact)
-    next(iter(sorted(lab.xrays.glob("train/NORMAL/*")))).unlink()
+    if change == "an image":
+        sorted(lab.xrays.glob("train/NORMAL/*"))[0].unlink()
+    else:
+        lab.study.rename(lab.path / "away")
+    options: dict[str, Any] = {"overrides": ["budget.max_epochs=1"], "cache": lab.path / "cache"}
     notes: list[str] = []
 
     with one_core():
-        trained = train(
-            lab.path / "chosen.yaml", out=lab.path / "again", overrides=["budget.max_epochs=1"], note=notes.append
-        )
+        trained = train(lab.path / "chosen.yaml", out=lab.path / "again", note=notes.append, **options)
 
     assert trained.equals_trial is None
     assert any(said in note for note in notes)
-
-
-def test_without_its_study_a_configuration_still_trains(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-    lab.study.rename(lab.path / "away")
-    notes: list[str] = []
-
-    trained = train(lab.best, out=lab.path / "again", cache=lab.path / "cache", note=notes.append)
-
-    assert trained.equals_trial is None
-    assert any("does not exist here" in note for note in notes)
 
 
 def test_a_damaged_table_of_the_study_is_an_error_before_the_training(copy_lab: CopyLab) -> None:
@@ -175,25 +142,6 @@ def test_images_to_evaluate_on_are_checked_before_the_training(lab: Lab, tmp_pat
 
     with pytest.raises(DataError, match="there are no images of NORMAL"):
         train(lab.best, out=tmp_path / "model", labelled=only, on_epoch=lambda _: pytest.fail("it trains"))
-
-
-def test_a_trial_that_asha_stopped_has_no_figures_to_compare_with(copy_lab: CopyLab) -> None:
-    """For example one that a confirmation completed, and found to help."""
-    lab = copy_lab()
-    folder = StudyFolder(lab.study)
-    experiment = Experiment(
-        settings=folder.space().settings.model_copy(
-            update={"exported_from": ExportedFrom(study=lab.study, trial=PRUNED)}
-        ),
-        parameters=folder.experiment(PRUNED).parameters,
-    )
-    config = lab.path / "stopped.yaml"
-    config.write_text(experiment_to_yaml(experiment, lab.path), encoding="utf-8")
-
-    trained = train(config, out=lab.path / "again")
-
-    assert trained.epochs == experiment.settings.budget.max_epochs
-    assert trained.equals_trial is None
 
 
 def test_a_training_that_runs_already_is_not_started_again_and_overrides_are_kept(copy_lab: CopyLab) -> None:

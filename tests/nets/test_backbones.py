@@ -107,12 +107,13 @@ def test_torchvisions_weights_give_the_features_that_its_own_head_receives(backb
     torch.testing.assert_close(features / scale, expected / scale, rtol=0, atol=1e-5)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("unset_weights")
 @pytest.mark.parametrize(
     ("backbone", "pattern", "old_name"),
     [
         ("densenet121", r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2."),
-        pytest.param("vit_b_32", r"mlp\.0\.", "mlp.linear_1.", marks=pytest.mark.nightly),
+        ("vit_b_32", r"mlp\.0\.", "mlp.linear_1."),
     ],
 )
 @pytest.mark.slow

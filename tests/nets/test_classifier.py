@@ -105,18 +105,6 @@ def test_fully_trained_backbone_uses_its_own_dropout() -> None:
     assert not any(module.training for module in classifier.eval().modules())
 
 
-def test_logits_are_float32_under_autocast() -> None:
-    classifier = new_classifier().eval()
-    images = torch.rand(2, 3, 32, 32)
-
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = classifier(images)
-        features = classifier.backbone(images).float()
-
-    assert logits.dtype == torch.float32
-    assert torch.equal(logits, classifier.head(features))
-
-
 @pytest.mark.parametrize("corner", [0, 5])
 def test_the_grad_cam_is_where_the_evidence_is(corner: int) -> None:
     """A network whose first class is the brightness of the image: the map is the bright square."""

@@ -81,18 +81,6 @@ def test_frozen_encoder_keeps_weights_and_statistics(weights: Path, tmp_path: Pa
     assert trained == {"layer4"}
 
 
-@pytest.mark.slow
-def test_one_channel_equals_three_equal_ones(weights: Path) -> None:
-    grey, colour = (
-        build_segmenter(small(input_channels=channels, weights="given"), weights=weights, seed=0).eval()
-        for channels in (1, 3)
-    )
-    images = torch.randn(2, 1, SIDE, SIDE)
-
-    with torch.no_grad():
-        torch.testing.assert_close(grey(images), colour(images.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
-
-
 def test_loss_is_cross_entropy_plus_one_minus_soft_dice() -> None:
     random = np.random.default_rng(0)
     logits, masks = random.normal(size=(3, 1, 8, 8)), (random.random((3, 1, 8, 8)) < 0.4).astype(float)

@@ -24,7 +24,6 @@ from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.nets.train import (
     TRAINING_STEPS,
     NetworkTraining,
-    estimate_batch_norms,
     predict_logits,
     predict_probabilities,
     train_network,
@@ -264,18 +263,6 @@ def test_estimating_batch_norms_leaves_the_training_as_it_was(tmp_path: Path) ->
     assert [record.val_loss for record in on] != [record.val_loss for record in off]
     for one, other in zip(*(network.parameters() for network in networks), strict=True):
         assert torch.equal(one, other)
-
-
-def test_no_images_are_read_without_trained_batch_norm() -> None:
-    network = built(small(**FROZEN))
-    before = state_of(network)
-
-    def nothing() -> Iterable[Tensor]:
-        raise AssertionError
-
-    estimate_batch_norms(network, nothing, compute=CPU)
-
-    assert_same_bits(state_of(network), before)
 
 
 @pytest.mark.parametrize("trainable", ["head", "last_stage"])

@@ -94,21 +94,3 @@ def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
     save(tensors | {"7.3.weight": torch.zeros(1)}, path)
     with pytest.raises(MachineError, match=r"first difference: 7\.3\.weight"):
         build_classifier(parameters, 2, weights=path, seed=1)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        *[(name, "cannot be read") for name in ("empty.pth", "text.pth", "cut.pth", "text.safetensors")],
-        ("checkpoint.pth", "not a state dict of named tensors"),
-    ],
-)
-def test_a_file_that_cannot_be_read_or_holds_something_else_is_refused(tmp_path: Path, name: str, words: str) -> None:
-    path = tmp_path / name
-    torch.save({"state_dict": {"weight": torch.zeros(1000)}, "epoch": 3}, path)
-    whole = path.read_bytes()
-    damaged = {"empty": b"", "text": b"not weights", "cut": whole[: len(whole) // 2], "checkpoint": whole}
-    path.write_bytes(damaged[path.stem])
-
-    with pytest.raises(MachineError, match=words):
-        read_weights(path)

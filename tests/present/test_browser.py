@@ -114,29 +114,3 @@ def test_trials_are_sorted_and_filtered_by_mouse_and_keyboard(browser: Browser, 
     page.locator("#parameters input[type=search]").press_sequentially("gan complete")
     assert set(column(1)) == {"complete"}
     assert set(column(2)) == {"gan"}
-
-
-def test_the_theme_and_the_focus_by_keyboard(browser: Browser, hostile: Path) -> None:
-    page = _open(browser, hostile.as_uri()).page
-
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    before = page.get_attribute("html", "data-theme")
-    page.focus("#theme")
-    page.keyboard.press("Space")
-    assert {before, page.get_attribute("html", "data-theme")} == {"light", "dark"}
-
-
-def test_printing_draws_what_was_not_seen_yet(browser: Browser, hostile: Path) -> None:
-    page = _open(browser, hostile.as_uri()).page
-
-    page.emulate_media(media="print")
-    page.set_viewport_size({"width": 720, "height": 1000})  # of A4
-    assert page.pdf().startswith(b"%PDF")
-
-    assert page.evaluate("document.documentElement.scrollWidth") <= 720
-    assert page.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
-    drawn = page.locator(".chart:visible .main-svg").evaluate_all("all => all.map(one => one.closest('.chart').id)")
-    assert "chart-parallel" in drawn
-    assert page.get_attribute("html", "data-theme") == "light"

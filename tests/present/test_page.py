@@ -4,8 +4,6 @@ import base64
 import csv
 import json
 import re
-import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +84,6 @@ def test_without_a_verdict_or_images_the_page_says_what_is_known(copy_study: Cop
     assert "No pictures: the decoded images are missing" in page
 
 
-def test_the_page_says_what_asha_saved_and_which_source_it_never_let_train_to_the_end(copy_study: CopyStudy) -> None:
-    data = read_study(copy_study())
-    ends = {"duplicate": "pruned"}
-    stopped = tuple(
-        trial.model_copy(update={"status": ends.get(trial.parameters.source, "complete"), "epochs": 2})
-        for trial in data.view.trials
-    )
-    parts = {section.id: section for section in sections(replace(data, view=replace(data.view, trials=stopped)))}
-
-    assert any(re.match(r"ASHA stopped 1 of 5 trials and saved 1 of 11 epochs", note) for note in parts["cost"].notes)
-    assert any(note.startswith("No trial with source duplicate was trained to the end") for note in parts["best"].notes)
-
-
 def test_a_report_shows_no_picture_that_xraytune_did_not_write(copy_study: CopyStudy, tmp_path: Path) -> None:
     study = copy_study()
     secret, own = tmp_path / "secret.png", tmp_path / "own.png"
@@ -118,25 +103,6 @@ def test_a_report_shows_no_picture_that_xraytune_did_not_write(copy_study: CopyS
     assert base64.b64encode(secret.read_bytes()).decode() not in shown
     assert shown.count("A picture is left out (damaged, or no file of this artifact): ") == 3
     assert shown.count("A picture is left out (the image&#39;s header is truncated or damaged): Real and gener") == 1
-
-
-def test_samples_are_encoded_again_and_not_shown_from_elsewhere(copy_study: CopyStudy) -> None:
-    study = copy_study()
-    (samples,) = (study / "samples").glob("gan-*.png")
-    content = samples.read_bytes()
-    samples.write_bytes(content + b"what another program has appended")
-
-    shown = _without_plotly(write_report(study).read_text("utf-8"))
-
-    embedded = [base64.b64decode(one) for one in re.findall(r"data:image/png;base64,([^\"]+)", shown)]
-    assert content in embedded
-    assert not any(b"appended" in one for one in embedded)
-    Image.new("L", (8, 8), 77).save(study / "own.png")
-    shutil.copy(study / "own.png", study.parent / "own.png")
-    for name in ("../own.png", f"{study}/own.png", "samples/../../own.png"):
-        for file in study.glob("trials/*/samples.json"):
-            write_json(file, {"generator": name})
-        assert "Real and generated images" not in write_report(study).read_text("utf-8")
 
 
 def searched(root: Path, space: str, **phantoms: Any) -> Path:
@@ -189,14 +155,6 @@ def test_a_study_with_few_trials(copy_study: CopyStudy, kept: int) -> None:
     page = _without_plotly(write_report(study).read_text("utf-8"))
 
     assert f"{kept} of" in page
-
-
-def test_only_failed_trials(tmp_path: Path) -> None:
-    text = SPACE.replace("min: 1e-4, max: 1e-1", "min: 1e-4, max: 1e+30").replace("trials: 5", "trials: 1")
-    text = text.split("points_to_evaluate")[0] + "points_to_evaluate:\n  - {source: none, lr: 1e+30}\n"
-    study = searched(tmp_path, text, patients=30, seed=1)
-
-    assert "1 of 1 trials" in _without_plotly(write_report(study).read_text("utf-8"))
 
 
 def test_every_table_is_a_csv_file(confirmed: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from tests.study.studies import two_images
 from xraytune.data.sides import side_sizes
-from xraytune.present.tables import Column, Entry, Frame, Table, text_of
-from xraytune.present.trials import curve, live_frame, sides_frame, status_frame, summary_line
+from xraytune.present.tables import Entry, Frame, Table, text_of
+from xraytune.present.trials import curve, live_frame, sides_frame, status_frame
 from xraytune.space.settings import Objective, Parameters
 from xraytune.study.status import StudyView, TrialView
 
@@ -66,38 +66,6 @@ def test_frame_orders_running_best_and_ended_trials() -> None:
     assert texts(table.rows[1]) == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "▁█", "complete 0:07"]
 
 
-def test_the_curves_show_differences_near_the_top() -> None:
-    low = [trial(number, "pruned", 0.5) for number in range(2)]
-    view = study(*low, *(trial(2 + number, "complete", 0.9 + number / 100) for number in range(6)))
-
-    rows = tables(status_frame(view))[0].rows
-
-    assert {text for row in rows for text in texts(row) if set(text) <= set("▁▂▃▄▅▆▇█") and text} > {"▁", "█", "▅"}
-
-
-def test_status_warns_of_a_source_that_was_never_trained_to_the_end() -> None:
-    real = trial(0, "complete", *[0.8] * 4, parameters=Parameters())
-    stopped = trial(1, "pruned", 0.6, parameters=Parameters(source="gan"))
-    view = replace(study(real, stopped), searched=("source",), is_running=False)
-
-    assert texts(status_frame(view))[-3:] == [
-        "ASHA stopped 1 of 2 trials and saved 3 of 8 epochs",
-        "warning: no trial with source gan was trained to the end: ASHA stopped all of them (1 after epoch 1)",
-        "warning: trials that trail early may still catch up; to compare them, start a new study (--set name=small-2) "
-        "with a later first rung (scheduler.grace) or without pruning (scheduler.name=none)",
-    ]
-    assert not any(text.startswith("warning") for text in texts(live_frame(replace(view, is_running=True))))
-
-
-def test_hidden_trials_are_counted_and_the_curve_column_names_its_range() -> None:
-    for count, hidden in ((8, "3 more trials have"), (6, "1 more trial has")):
-        frame = live_frame(study(*(trial(number, "pruned", 0.5 + number / 20, 0.8) for number in range(count))))
-
-        assert len(tables(frame)[0].rows) == 5
-        assert Column("curve\n.65-.80") in tables(frame)[0].columns or count == 8
-        assert f"{hidden} ended; `xraytune status` shows them all" in texts(frame)
-
-
 def test_the_heading_shows_the_progress_of_the_search() -> None:
     view = study(trial(0, "complete", 0.8, val_b_score=0.7), trial(1, "running", 0.6))
 
@@ -117,18 +85,6 @@ def test_the_sides_of_a_segmentation_study_have_no_classes_and_no_auroc() -> Non
 
     assert [getattr(column, "name", column) for column in table.columns] == ["side", "images", "patients"]
     assert [texts(row) for row in table.rows] == [[name, "1", "1"] for name in ("train", "val-A", "val-B")]
-
-
-def test_log_line_shows_search_progress() -> None:
-    view = study(
-        trial(0, "complete", 0.8),
-        trial(1, "running", busy_with="features of GAN images: 1 of 2"),
-        seconds=3700.0,
-        seconds_left=None,
-    )
-
-    best, busy = "best on val-A: #0 gan r=0, AUROC 0.800", "#1 features of GAN images: 1 of 2"
-    assert summary_line(view) == f"1 of 10 trials ended; {best}; {busy}; 1:01:40 used"
 
 
 def test_a_failed_trial_is_shown_with_its_reason_and_without_trials_there_is_no_table() -> None:

@@ -126,6 +126,7 @@ def test_without_asha_there_are_no_rungs() -> None:
     assert rungs.should_continue(1, 3, 0.5)
 
 
+@pytest.mark.slow
 @given(rows=arrivals(), reduction=st.integers(2, 4))
 def test_minimising_decides_like_maximising_the_negative(rows: list[tuple[int, int, float]], reduction: int) -> None:
     highest = Rungs(grace=1, reduction=reduction, max_epochs=10)

@@ -136,22 +136,3 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
 
     assert not (root / "studies").exists()
     assert not (root / "model").exists()
-
-
-def test_pretraining_that_asha_would_compare_is_noted_and_a_phase_without_steps_is_refused(space: Path) -> None:
-    pretrain = ["source={values: [none, duplicate]}", "mixing=pretrain", "budget={trials: 1, max_epochs: 4}"]
-    notes = list[str]()
-
-    def note(text: str) -> None:
-        notes.append(text)
-        if text.startswith("ASHA"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(ConfigError, match=r"divides \d+ steps into \d+ with extra images and 0 with real ones"):
-        run(space, *pretrain, "synthetic_ratio={values: [1.0, 100.0]}")
-    asha = "scheduler={name: asha, grace: 2}"
-    with pytest.raises(KeyboardInterrupt):
-        run(space, *pretrain, "synthetic_ratio={values: [1.0, 2.0]}", asha, note=note)
-
-    assert "from epoch 2 on, but trials with mixing: pretrain may not see a real image before epoch 3" in notes[-1]
-    assert not (space.parent / "studies").exists()

@@ -141,31 +141,6 @@ def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
     assert run.summary["value"] == end.result.value
 
 
-@pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])
-def test_an_environment_that_turns_wandb_off_gives_no_run_and_no_file(
-    study: StudyFolder, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    monkeypatch.setenv(*variable.split("="))
-    number = 83 if "MODE" in variable else 84
-
-    steps(job(study, number, tracking={"wandb": {"mode": "offline"}}), 1)
-
-    assert not (study.trial_path(number) / "wandb").exists()
-
-
-def test_trials_of_one_gan_name_the_same_picture_of_its_images(study: StudyFolder) -> None:
-    """The picture is written before a GAN can be rejected, too."""
-    earlier = {*(study.path / "samples").glob("*")}
-    for number, change in ((70, {}), (71, {}), (72, {"seed": 1})):
-        steps(job(study, number, source="gan", synthetic_ratio=0.5, gan=GAN | change), 1)
-
-    first, second, other = (read_samples(study.trial_path(number)) for number in (70, 71, 72))
-
-    assert first == second != other
-    new = {*(study.path / "samples").iterdir()} - earlier
-    assert {f"samples/{file.name}" for file in new} == {first, other}
-
-
 def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyFolder) -> None:
     trial = job(study, 75, source="gan", synthetic_ratio=0.5, gan=GAN | {"steps": 3})
     gans = study.path.parent.parent / "cache" / "gan-3"

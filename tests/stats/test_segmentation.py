@@ -1,12 +1,10 @@
 """Dice, IoU and HD95 against definitions written here; empty masks; means with intervals over patients."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage  # type: ignore[import-untyped]
 
 from xraytune.base.errors import MachineError
@@ -58,18 +56,6 @@ def require_definitions(predicted: Masks, true: Masks) -> None:
 @slow
 def test_the_metrics_are_their_definitions_on_random_shapes() -> None:
     require_definitions(blobs(1), blobs(2))
-
-
-@slow
-def test_the_metrics_are_their_definitions_on_lungs() -> None:
-    folder = Path(__file__).parents[2].parent / "shared" / "data" / "jsrt" / "masks"
-    files = sorted(folder.glob("*"))[:5]
-    if not files:
-        pytest.skip("needs the masks of JSRT in ../shared/data/jsrt/masks")
-    lungs = np.stack([np.asarray(Image.open(file).convert("L")) > 0 for file in files])
-
-    require_definitions(np.roll(lungs, (3, -5), axis=(1, 2)), lungs)
-    require_definitions(np.roll(lungs, 1, axis=0), lungs)
 
 
 @slow
@@ -131,6 +117,7 @@ def test_without_any_distance_hd95_is_undefined() -> None:
     assert "hd95_px" not in found.intervals
 
 
+@slow
 def test_without_monai_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "monai.metrics", None)
 

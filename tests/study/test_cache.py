@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import command, said
 from xraytune.base.artifacts import build_once, in_use, is_intact
 from xraytune.base.errors import ConfigError
 from xraytune.study.clean import clean_cache
@@ -75,32 +74,6 @@ def test_what_a_running_command_has_used_stays_until_it_ends(tmp_path: Path) -> 
     assert after.note == ""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-def test_files_whose_use_another_user_cannot_record_stay_while_that_user_works(tmp_path: Path) -> None:
-    private, shared = (artifact(tmp_path, seed) for seed in (1, 2))
-    (private / "manifest.json").chmod(0o644)
-    (shared / "manifest.json").chmod(0o664)
-    with in_use(tmp_path):
-        for lock in (tmp_path / ".users").iterdir():
-            os.chown(lock, 12345, -1)
-        clean_cache(tmp_path, max_size="0")
-
-    assert (private.exists(), shared.exists()) == (True, False)
-
-
-def test_an_artifact_whose_use_cannot_be_recorded_is_still_intact(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = artifact(tmp_path, 1)
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "utime", refuse)
-
-    assert is_intact(path)
-
-
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o060), (0o022, 0o040)])
 def test_the_umask_decides_what_a_group_may_do_with_an_artifact(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
@@ -131,7 +104,10 @@ def test_generators_in_training_stay_while_a_command_runs(tmp_path: Path) -> Non
     assert (stayed, work.exists()) == (True, False)
 
 
+@pytest.mark.slow
 def test_only_what_the_naming_scheme_owns_is_removed_and_the_command_prints_each_path(tmp_path: Path) -> None:
+    from tests.in_process import command, said  # seconds, which only this test should pay
+
     path = artifact(tmp_path, 1)
     others = [tmp_path / "photos" / ("0" * 32), path.parent / "notes", tmp_path / "pool-1.bak" / ("0" * 32)]
     for other in others:

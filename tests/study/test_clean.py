@@ -15,21 +15,19 @@ from typing import Any
 import pytest
 
 from tests.in_process import CPU, InProcess, loop_of, one_thread
-from xraytune.base.artifacts import artifact_path
 from xraytune.base.errors import StudyError
 from xraytune.base.files import read_jsonl, sha256_of
 from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.model.best import export
-from xraytune.model.train import train
 from xraytune.search.callbacks import Callbacks
 from xraytune.space.load import load_space
 from xraytune.study.clean import clean, clean_cache
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 from xraytune.study.status import status
-from xraytune.synth.synthesize import GAN_STAGE, generator_inputs, generator_need
+from xraytune.synth.synthesize import generator_need
 
 pytestmark = pytest.mark.slow
 
@@ -167,26 +165,6 @@ def test_the_generator_of_one_study_serves_the_next(root: Path) -> None:
 
     assert generator_need(gan, same.prepared(), CPU, cache) is None
     assert generator_need(gan, other.prepared(), CPU, cache) is not None
-
-
-def test_cache_clean_keeps_what_a_final_training_uses(root: Path) -> None:
-    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
-    gan = folder.experiment(0).parameters.gan
-    assert gan is not None
-    generator = artifact_path(cache, GAN_STAGE, generator_inputs(gan, None, folder.prepared(), CPU))
-    calls = list[str]()
-
-    def on_progress(what: str, done: int, total: int) -> None:
-        del done, total
-        calls.append(what)
-        clean_cache(cache, max_size="0")
-
-    export(folder.path, out=root / "trial.yaml", trial=0, exact=True)
-    trained = train(root / "trial.yaml", out=root / "model", on_progress=on_progress)
-
-    assert trained.equals_trial
-    assert calls
-    assert generator.is_dir()
 
 
 def dead_process() -> int:

@@ -10,12 +10,10 @@ import pytest
 
 from tests.in_process import InProcess, one_thread
 from xraytune.base.errors import DataError, StudyError
-from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import PIXELS_STAGE, prepare
-from xraytune.model.train import train
 from xraytune.nets.classifier import build_classifier
 from xraytune.search import run as search_run
 from xraytune.search.run import search
@@ -125,20 +123,3 @@ def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_
 
     search_lab(lab, trials=2)
     assert len(ended_trials(study)) == 2
-
-
-def test_interrupted_training_refuses_other_extra_images(lab: Path) -> None:
-    draw_extra(lab, 2)
-    heard: list[EpochRecord] = []
-
-    def interrupt(record: EpochRecord) -> None:
-        heard.append(record)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(lab / "small.yaml", out=lab / "model", cache=lab / "cache", on_epoch=interrupt)
-    draw_extra(lab, 3)
-    train(lab / "small.yaml", out=lab / "model", cache=lab / "cache", on_epoch=heard.append)
-
-    before, after = heard
-    assert after.train_loss != before.train_loss

@@ -226,15 +226,3 @@ def test_a_journal_with_another_study_is_refused(study: StudyFolder) -> None:
 
     with pytest.raises(StudyError, match=r"the journal cannot be read: .*exactly 1 study"):
         open_journal(study)
-
-
-def test_notes_from_the_dashboard_are_kept(study: StudyFolder) -> None:
-    """It writes them as attributes of the study and its trials."""
-    journal = open_journal(study)
-    journal.ask([{"source": "none", "lr": 1e-3}])
-    journal.tell(0, "complete", 0.9, {"val_b_score": 0.88})
-    rows = journal.rows()
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
-    storage.set_study_system_attr(0, "dashboard:note_ver", 1)
-
-    assert open_journal(study).rows() == rows

@@ -7,15 +7,16 @@ from typing import Literal
 import pytest
 
 from tests.study.studies import CPU, two_images, write_space
-from xraytune.base.errors import ConfigError, MachineError, StudyError, TrialError
+from xraytune.base.errors import MachineError, StudyError, TrialError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.phantom import draw_phantoms
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder, is_searched, locked
 from xraytune.study.start import continue_under_releases, create_study, require_same_images, require_same_space
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize(
     "override", ["budget.trials=50", "budget.hours=2.0", "resources.concurrent=1", "tracking={wandb: {project: mine}}"]
 )
@@ -47,13 +48,11 @@ def test_second_search_is_refused_with_the_owner(study: StudyFolder, work: Liter
         pass
 
 
-@pytest.mark.slow
 def test_a_second_search_is_refused_before_it_looks_at_the_images(study: StudyFolder, tmp_path: Path) -> None:
     with locked(study), pytest.raises(StudyError, match=r"searched by process"):
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
 
 
-@pytest.mark.slow
 def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it reads the images; on a CPU its trials would have other numbers."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -64,7 +63,6 @@ def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.Monke
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
 
 
-@pytest.mark.slow
 def test_cache_is_shared_where_studies_is_a_symlink(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=64)
     (tmp_path / "disk" / "studies").mkdir(parents=True)
@@ -108,12 +106,3 @@ def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolde
     begun_with(study, torch=study.releases()[0]["torch"] + "+cpu")
 
     assert continue_under_releases(study) == ""
-
-
-@pytest.mark.slow
-def test_invalid_data_file_is_not_blamed_on_the_study(study: StudyFolder, tmp_path: Path) -> None:
-    file = tmp_path / "data.yaml"
-    file.write_text("data: {classes: none}\n", encoding="utf-8")
-
-    with pytest.raises(ConfigError, match=r"data\.yaml:1: data\.classes: unknown value 'none'"):
-        study.space(data=file)

@@ -10,7 +10,6 @@ import pytest
 from xraytune.synth.generator_quality import (
     kernel_inception_distance,
     neighbourhoods,
-    quality_text,
     shortcomings,
     transfer_auroc,
 )
@@ -83,14 +82,3 @@ def test_a_generator_is_good_at_the_thresholds_and_not_below() -> None:
     assert shortcomings({**GOOD, "gan_coverage": 0.19}, 0.98) == ("gan_coverage",)
     assert shortcomings(GOOD, 0.99) == ("gan_train_auroc",)
     assert shortcomings({**GOOD, "gan_train_auroc": None}, None) == (), "one class has no AUROC"
-
-
-@pytest.mark.parametrize(
-    ("blur_px", "text"),
-    [(0.5, "closer to real images than a blur of 0.5 px"), (1.53, "as a blur of 1.5 px"), (4, "than a blur of 4 px")],
-)
-def test_distance_is_described_as_a_blur(blur_px: float, text: str) -> None:
-    found = quality_text({**GOOD, "gan_blur_px": blur_px}, 0.98)
-
-    assert text in found
-    assert found.endswith("coverage .20 (.80 after a blur), GAN-train AUROC .95 (real images: .98)")

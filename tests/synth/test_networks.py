@@ -138,11 +138,3 @@ def test_shifts_depend_on_the_seed_and_reach_the_papers_eighth_of_the_side_on_bo
     assert not torch.equal(draw_shifts(6, 32, seeded(0)), draw_shifts(6, 32, seeded(1)))
     for shifts in draw_shifts(2000, 64, seeded(0)):
         assert sorted(set(shifts.flatten().tolist())) == list(range(-8, 9))
-
-
-@pytest.mark.slow
-def test_gradients_of_shifts_are_those_of_a_small_change() -> None:
-    images = torch.rand(2, 1, 8, 8, generator=seeded(1), dtype=torch.float64, requires_grad=True)
-    shifts = draw_shifts(2, 8, seeded(3))
-
-    assert torch.autograd.gradcheck(lambda x: translate(x, shifts), (images,))

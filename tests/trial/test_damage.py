@@ -15,7 +15,6 @@ from tests.trial.conftest import Bench
 from tests.trial.test_inputs import frozen
 from tests.trial.test_trial import gan
 from xraytune.base import lease
-from xraytune.base.artifacts import work_path
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.base.records import EpochRecord, Progress, ignore_progress
@@ -26,8 +25,6 @@ from xraytune.synth.sources import POOL_STAGE
 from xraytune.synth.synthesize import (
     GAN_STAGE,
     generator_inputs,
-    network_labels,
-    trained_generator,
 )
 from xraytune.trial.network import FEATURES_STAGE
 from xraytune.trial.run import run_trial
@@ -200,49 +197,6 @@ def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
 
     with pytest.raises(ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"):
         training_pixels(done.bench.prepared, cache)
-
-
-def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path, tmp_path: Path) -> None:
-    shutil.rmtree(cache / PIXELS_STAGE)
-    settings = done.bench.settings
-    root = Path(shutil.copytree(settings.data.path, tmp_path / "xrays"))
-    sorted((root / "train").rglob("*.jpeg"))[0].unlink()
-    moved = settings.model_copy(update={"data": settings.data.model_copy(update={"path": root})})
-
-    with pytest.raises(StudyError, match="the images changed since"):
-        restore_pixels(moved, done.bench.prepared, cache)
-
-
-def test_gan_with_stale_checkpoint_is_trained_to_the_end(done: Done, cache: Path, tmp_path: Path) -> None:
-    """The other process slept while this one took over."""
-    settings, prepared = gan(seed=21, steps=6), done.bench.prepared
-    (label,) = network_labels(settings, prepared)
-    (earlier,) = cache.glob(f"{GAN_STAGE}/*/checkpoint.pt")
-    context = replace(done.bench.context, cache=cache)
-    other_cache = Path(shutil.copytree(cache, tmp_path / "alone"))
-    alone = trained_generator(settings, label, replace(context, cache=other_cache))
-    checkpoint = work_path(cache, GAN_STAGE, generator_inputs(settings, label, prepared, CPU)) / "checkpoint.pt"
-    written_over = [earlier.read_bytes()]
-
-    def write_over(_: str, step: int, steps: int) -> None:
-        if step == steps and written_over:
-            checkpoint.write_bytes(written_over.pop())
-
-    together = trained_generator(settings, label, replace(context, on_progress=write_over))
-
-    assert not written_over
-    assert said_by(together / "generator.safetensors") == said_by(alone / "generator.safetensors")
-
-
-def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done, cache: Path, tmp_path: Path) -> None:
-    """A longer run looks for a shorter finished one to start from."""
-    (manifest,) = cache.glob(f"{GAN_STAGE}/*/manifest.json")
-    manifest.write_text("{", encoding="utf-8")
-    longer = frozen(done.bench, tmp_path, source="gan", gan=gan(seed=21, steps=6), classical=1)
-
-    assert run(done.bench, longer, cache, tmp_path / "damaged") == run(
-        done.bench, longer, Path(shutil.copytree(done.cache, tmp_path / "whole")), tmp_path / "undamaged"
-    )
 
 
 def install(package: str, release: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

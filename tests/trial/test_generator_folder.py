@@ -1,5 +1,6 @@
 """A GAN kept as a folder, the images drawn from it, and trials of a search for the generator."""
 
+import shutil
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,7 +13,7 @@ from PIL import Image
 from tests.trial.conftest import Bench, make_bench
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, XraytuneError
-from xraytune.base.files import read_json, read_jsonl, sha256_of
+from xraytune.base.files import read_json, read_jsonl, sha256_of, write_json
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
@@ -76,9 +77,14 @@ def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
     ("overrides", "error", "what"),
     [
         ([], ConfigError, r"gan\.steps is 2 or 3(.|\n)*--set gan\.steps=2"),
+        (
+            ["gan.steps=2", "source={values: [none, gan, diffusion]}", "diffusion.image_size=32", "diffusion.steps=2"],
+            ConfigError,
+            r"two generators, gan and diffusion\n.*source=gan or --set source=diffusion",
+        ),
         (["gan.steps=2", "quality.backbone=mobilenet_v2"], MachineError, "elsewhere: there is no such weights folder"),
     ],
-    ids=["an open setting", "no weights for the quality of its images"],
+    ids=["an open setting", "a choice of two generators", "no weights for the quality of its images"],
 )
 def test_what_a_gan_lacks_is_named_before_its_training(
     kept: Kept, tmp_path: Path, overrides: list[str], error: type[XraytuneError], what: str
@@ -127,42 +133,20 @@ def test_drawn_images_are_extra_images_for_studies_of_the_gans_split_alone(kept:
         store_folder(tmp_path / "images", other, settings[1].data, cache=kept.cache)
 
 
-def test_one_network_for_each_class_is_kept_and_drawn_from_by_name(kept: Kept, tmp_path: Path) -> None:
-    overrides = ["gan.steps=2", "gan.conditional=false"]
-    generator_train(kept.space, out=tmp_path / "gan", overrides=overrides, cache=kept.cache)
-    generator_sample(tmp_path / "gan", count=4, out=tmp_path / "images")
+@pytest.mark.parametrize("name", ["../outside", "/outside", "nul\0", "..", ""])
+@pytest.mark.parametrize("key", ["class_counts", "generators"])
+def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path, key: str, name: str) -> None:
+    gan = Path(shutil.copytree(kept.gan, tmp_path / "gan"))
+    (tmp_path / "outside").write_bytes(b"x")
+    record = read_json(gan / "generator.json")
+    record[key][name] = 7 if key == "class_counts" else sha256_of(tmp_path / "outside")
+    write_json(gan / "generator.json", record)
+    before = sorted(tmp_path.rglob("*"))
 
-    assert (tmp_path / "gan" / "generator_NORMAL.safetensors").is_file()
-    assert (tmp_path / "gan" / "grids" / "PNEUMONIA" / "real.png").is_file()
-    assert len(list((tmp_path / "images").glob("*/*.png"))) == 4
+    with pytest.raises(ArtifactError, match=r"generator\.json"):
+        generator_sample(gan, count=9, out=tmp_path / "images")
 
-
-def test_a_damaged_generator_is_named(kept: Kept, tmp_path: Path) -> None:
-    gan = tmp_path / "gan"
-    gan.mkdir()
-    (gan / "generator.json").write_bytes((kept.gan / "generator.json").read_bytes())
-    (gan / "generator.safetensors").write_bytes((kept.gan / "generator.safetensors").read_bytes()[:-1])
-
-    with pytest.raises(ArtifactError, match=r"generator\.safetensors: the file is missing or damaged"):
-        generator_sample(gan, count=1, out=tmp_path / "images")
-
-
-def test_a_diffusion_model_is_trained_and_sampled_as_a_gan_is(kept: Kept, tmp_path: Path) -> None:
-    """In the artifact of a search with it; and one generator has to be chosen if a space has both."""
-    settings = {"steps": 2, "width": 4, "batch_size": 4, "patch_size": 2, "sampling_steps": 2}
-    overrides = [f"diffusion.{name}={value}" for name, value in {"image_size": 32, **settings}.items()]
-    both = ["source={values: [none, gan, diffusion]}", *overrides]
-    with pytest.raises(ConfigError, match=r"two generators, gan and diffusion\n.*source=gan or --set source=diffusion"):
-        generator_train(kept.space, out=tmp_path / "any", overrides=both, cache=kept.cache)
-
-    overrides.append("source=diffusion")
-    trained = generator_train(kept.space, out=tmp_path / "model", overrides=overrides, cache=kept.cache)
-    drawn = generator_sample(trained.path, count=6, out=tmp_path / "images")
-
-    assert (trained.settings.block, sum(drawn.counts.values())) == ("diffusion", 6)
-    assert {path.name[:10] for path in drawn.path.glob("*/*.png")} == {"diffusion_"}
-    (artifact,) = (path for path in (kept.cache / "diffusion-1").iterdir() if path.is_dir())
-    assert sha256_of(artifact / "generator.safetensors") == sha256_of(trained.path / "generator.safetensors")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 GAN = {"image_size": 32, "steps": 6, "width": 4, "z_dim": 8, "batch_size": 8, "lr_g": 1e-2}

@@ -14,24 +14,21 @@ from tests.in_process import CPU
 from xraytune.base.artifacts import build_once, content_sha256
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
-from xraytune.data.masks import OUTLINE_RGB
 from xraytune.data.prepare import PIXELS_STAGE, ImageSource, Prepared, PreparedImage, RunContext, SideName
 from xraytune.model.generator_folder import fill_generator_folder, generator_sample
 from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
 from xraytune.synth.memorisation import closeness, compare_with_unseen, unseen_closeness
 from xraytune.synth.memorisation_gate import measure_memorisation
-from xraytune.synth.pool import MaskRange, mask_range
+from xraytune.synth.pool import mask_range
 from xraytune.synth.sources import POOL_STAGE, generator_of, pool_block, pool_reader, typical_masks
 from xraytune.synth.synthesize import trained_generator
 from xraytune.synth.train import resize_pixels
-from xraytune.trial.samples import save_generator_grid
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
 
 SIZE_PX = 48
 COUNT = 40
-ANYTHING = MaskRange(area=(0.0, 1.0), parts=(0, 1000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,15 +157,3 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pai
         assert np.array_equal(read, expected)
     assert len(read_json(tmp_path / "drawn" / "provenance.json")["train_images"]) == 28
     assert (tmp_path / "gan" / "grids" / "progress.gif").is_file()
-
-
-def test_a_grid_shows_the_outlines_of_real_and_generated_masks(pairs: Pairs, tmp_path: Path) -> None:
-    experiment = pairs.experiment()
-
-    grid = save_generator_grid(experiment, pairs.context, tmp_path)
-
-    with Image.open(grid) as picture:
-        outlines = (np.asarray(picture) == OUTLINE_RGB).all(axis=-1)
-    left, right = np.array_split(outlines, 2, axis=1)
-    assert left.any()
-    assert right.any()

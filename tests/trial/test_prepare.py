@@ -7,16 +7,10 @@ import pytest
 
 from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError
-from xraytune.data.prepare import PIXELS_STAGE, prepare, read_prepared, training_pixels, write_prepared
+from xraytune.data.prepare import PIXELS_STAGE, prepare, training_pixels
 from xraytune.space.settings import Settings
 
 pytestmark = pytest.mark.slow
-
-
-def test_prepared_data_round_trips(bench: Bench, tmp_path: Path) -> None:
-    write_prepared(bench.prepared, tmp_path / "split.json")
-
-    assert read_prepared(tmp_path / "split.json") == bench.prepared
 
 
 def test_no_patient_is_on_two_sides_and_the_test_folder_is_on_none(bench: Bench) -> None:

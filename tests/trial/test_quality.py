@@ -1,25 +1,18 @@
 """Quality of a trial's synthetic images: better ones have better figures."""
 
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from safetensors.torch import save_file
 
 from tests.trial.conftest import Bench
 from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
-from xraytune.nets.backbones import build_backbone
-from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, FolderSettings, QualitySettings
 from xraytune.synth.generator_quality import Quality
-from xraytune.synth.quality import QUALITY_STAGE, REAL_STAGE, measure_quality
-from xraytune.trial.prepare import require_networks
+from xraytune.synth.quality import REAL_STAGE, measure_quality
 
 pytestmark = pytest.mark.slow
 
@@ -62,34 +55,6 @@ def test_new_xrays_are_better_than_blurred_ones_and_figures_of_a_pool_are_comput
     assert len(list((clinic.cache / REAL_STAGE).glob("[!.]*"))) == 1
 
 
-@pytest.mark.parametrize("pool", ["blurred", "sharp"])
-def test_while_one_process_computes_the_real_features_another_waits(clinic: Bench, pool: str) -> None:
-    computes_real, may_continue = threading.Event(), threading.Event()
-
-    def first(what: str, *_: int) -> None:
-        if "real" in what:
-            computes_real.set()
-            assert may_continue.wait(60)
-
-    reported = []
-
-    def second(what: str, *_: int) -> None:
-        reported.append(what)
-        if what.startswith("waiting"):
-            may_continue.set()
-
-    for stage in (REAL_STAGE, QUALITY_STAGE):
-        shutil.rmtree(clinic.cache / stage, ignore_errors=True)
-    with ThreadPoolExecutor() as threads:
-        one = threads.submit(measure_quality, with_folder(clinic, "sharp"), replace(clinic.context, on_progress=first))
-        assert computes_real.wait(60)
-        measure_quality(with_folder(clinic, pool), replace(clinic.context, on_progress=second))
-        one.result()
-
-    assert reported[0] == "waiting for the quality of images, which another process is computing"
-    assert ("quality: features of synthetic images" in reported) == (pool == "blurred"), "once for each pool"
-
-
 def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
     notes: list[Quality | str] = []
     few = clinic.cache.parent / "few"
@@ -117,20 +82,3 @@ def test_features_need_weights(clinic: Bench) -> None:
     missing = with_folder(clinic, "sharp", backbone="resnet18", weights=str(np.e))
     with pytest.raises(MachineError, match="no such weights file"):
         measure_quality(missing, clinic.context)
-
-
-def test_weights_of_the_figures_are_checked_in_their_own_network(clinic: Bench, tmp_path: Path) -> None:
-    """Not in a U-Net, for which there are fewer backbones."""
-    quality, file = clinic.settings.quality, tmp_path / "space.yaml"
-    file.write_text(
-        f"name: pairs\ntask: segmentation\ndata: {{path: pairs}}\n"
-        f"quality: {{backbone: small_cnn, weights: {quality.weights}}}\n"
-        "parameters: {backbone: {value: resnet18}, weights: {value: none}}\n",
-        encoding="utf-8",
-    )
-    require_networks(load_space(file))
-    save_file(build_backbone("squeezenet1_1")[0].state_dict(), quality.weights.replace("net.", "other."))
-    file.write_text(file.read_text(encoding="utf-8").replace("net.safe", "other.safe"), encoding="utf-8")
-
-    with pytest.raises(MachineError, match="these weights are not for small_cnn"):
-        require_networks(load_space(file))

@@ -7,16 +7,12 @@ import re
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
-
-import pytest
 
 from tests.study.studies import CPU, DirectSearch, direct, ended, epoch, two_images
 from xraytune.base.files import write_json
-from xraytune.search.messages import Job, StartTrial, TrialEnded, TrialFailed, Usage
-from xraytune.search.ray.metrics import COUNTERS, GAUGES, Metrics
+from xraytune.search.messages import TrialEnded, TrialFailed
+from xraytune.search.ray.metrics import COUNTERS, GAUGES
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 
@@ -79,78 +75,6 @@ def test_trials_that_wait_for_a_generator_and_its_speed_are_counted(study: Study
 
     assert training["trials_waiting_for_generator"] == training["trials"]["waiting"] > 0
     assert (training["generator_steps_per_second"], waiting["generator_steps_per_second"]) == (2.0, 0.0)
-
-
-@pytest.mark.parametrize(("mixing", "images"), [("additive", 12), ("replace", 8), ("pretrain", 8)])
-def test_images_of_a_step_are_real_and_extra_ones(mixing: str, images: int) -> None:
-    mix = {"source": "gan", "synthetic_ratio": 0.5, "mixing": mixing, "batch_size": 8}
-
-    assert Parameters.model_validate(mix).images_per_step == images
-
-
-class Recorded:
-    """Stands for a gauge or counter of Ray: keeps the last value, or the sum, by name and tags."""
-
-    values: ClassVar[dict[tuple[str, ...], float]] = {}
-
-    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
-        del description
-        self._name, self._tag_keys = name.removeprefix("xraytune_"), tag_keys
-
-    def _key(self, tags: dict[str, str]) -> tuple[str, ...]:
-        assert set(tags) == set(self._tag_keys)
-        return (self._name, *(tags[key] for key in self._tag_keys if key != "study"))
-
-    def set(self, value: float | None, tags: dict[str, str]) -> None:
-        if value is not None:
-            self.values[self._key(tags)] = value
-
-    def inc(self, value: float, tags: dict[str, str]) -> None:
-        self.values[self._key(tags)] = self.values.get(self._key(tags), 0.0) + value
-
-
-def started(number: int) -> StartTrial:
-    job = Job(study="", cache="", number=number, label="", gpu_share=0.0, lock="", token="")
-    return StartTrial(job=job, process="", resources={}, images_per_step=12)
-
-
-def test_values_of_running_trials_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in ("Gauge", "Counter"):
-        monkeypatch.setattr(f"xraytune.search.ray.metrics.{kind}", Recorded)
-    monkeypatch.setattr(Recorded, "values", {})
-    metrics, values = Metrics("small"), Recorded.values
-    usage = Usage(gpu_memory_bytes=1000, cache_requests=(("gan", "hit", 2),))
-    now = {"best_value": None, "trials": {"running": 2, "complete": 1}, "slots": {"running": 2, "idle": 1}}
-
-    for number in (4, 5):
-        metrics.on_result(started(number), epoch(2, 0.5), usage)
-    metrics.show(now)
-    running = dict(values)
-    metrics.on_stop(5)
-    metrics.show(now)
-    one_less = dict(values)
-
-    assert ("best_value",) not in running, "None is no value"
-    assert running["epochs",] == 2
-    assert running["cache_requests", "gan", "hit"] == 4
-    assert running["images_per_second",] == 2 * 12 * 8, "8 steps a second"
-    assert running["gpu_memory_bytes",] == 2000
-    assert (one_less["images_per_second",], one_less["gpu_memory_bytes",]) == (12 * 8, 1000)
-
-
-def test_metrics_that_fail_leave_one_traceback_and_no_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("no metrics here")
-
-    monkeypatch.setattr("xraytune.search.ray.metrics.Gauge", refuse)
-
-    metrics = Metrics("small")
-    metrics.show({"best_value": 0.5, "trials": {"running": 1}})
-    metrics.on_result(started(0), epoch(1, 0.5), Usage(gpu_memory_bytes=0, cache_requests=()))
-
-    assert capsys.readouterr().err.count("Traceback") == 1
 
 
 def test_the_dashboard_shows_every_metric_and_no_other() -> None:

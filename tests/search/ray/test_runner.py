@@ -277,20 +277,6 @@ def test_search_interrupted_during_ray_startup_ends(study: StudyFolder, runs_ins
 
 
 @pytest.mark.slow
-def test_search_interrupted_as_ray_dies_ends(study: StudyFolder, program: Callable[..., None], tmp_path: Path) -> None:
-    """Its process group is gone before the signal is sent."""
-    program(STARTS, before=f"echo $$ > {tmp_path}/pid;")
-
-    def note(text: str) -> None:
-        if text.startswith("SIGTERM"):
-            pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-    with pytest.raises(KeyboardInterrupt):
-        run(study, note=note, opened=terminate)
-
-
-@pytest.mark.slow
 def test_interrupted_search_does_not_wait_forever(
     study: StudyFolder, program: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

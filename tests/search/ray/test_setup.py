@@ -12,7 +12,7 @@ import pytest
 from tests.faults.small_disk import small_disk
 from tests.search.ray.test_runner import run
 from xraytune.base.errors import MachineError
-from xraytune.search.ray.setup import private_folder, protect_token, ray_parent, security_problems, why_ray_cannot_start
+from xraytune.search.ray.setup import protect_token, ray_parent, security_problems, why_ray_cannot_start
 from xraytune.study.folder import StudyFolder
 
 
@@ -26,29 +26,6 @@ def usual(monkeypatch: pytest.MonkeyPatch) -> None:
 def told() -> str:
     """What keeps Ray from starting, where, and what to do."""
     return str(why_ray_cannot_start() or "")
-
-
-@pytest.mark.slow
-def test_the_folder_and_the_longest_path_are_those_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._common.utils import get_default_ray_temp_dir
-    from ray.dashboard.subprocesses.utils import get_socket_path
-
-    session = f"session_2026-01-31_23-59-59_123456_{os.getpid()}"
-    for length in range(10, 40):
-        parent = Path("/tmp/" + "p" * (length - 5))
-        monkeypatch.setenv("RAY_TMPDIR", str(parent))
-        is_told = told() != ""
-        with private_folder() as folder:
-            monkeypatch.setenv("RAY_TMPDIR", folder)  # as its process has it
-            ray_folder = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
-        parent.rmdir()
-        assert Path(ray_folder).is_relative_to(folder)
-        try:
-            get_socket_path(f"{ray_folder}/{session}/sockets", "MetricsHead")
-            is_short = True
-        except OSError:
-            is_short = False
-        assert is_told != is_short, length
 
 
 def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ FAULTS: dict[str, tuple[str, dict[str, str], dict[str, object]]] = {
 }
 """What is wrong -> a part of the warning, environment variables, options of the trial."""
 DAILY = {"a server that never answers", "a full disk"}
-"""The others differ in what the real W&B does; test_wandb_failures.py has an exception and a hang at each of its calls."""
+"""The others are other ways to fail and to hang."""
 
 
 @pytest.mark.parametrize(

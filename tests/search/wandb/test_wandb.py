@@ -1,4 +1,4 @@
-"""The W&B run of a trial, offline."""
+"""The W&B run of a trial, offline; when there is one, where its key is found, and which secrets are masked."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.records import EpochRecord
-from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun
+from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun, enabled, has_key, is_online, without_secrets
 from xraytune.space.settings import ObjectiveName, WandbSettings
 
 
@@ -26,6 +26,31 @@ def epoch(number: int, val_score: float, best: float) -> EpochRecord:
 
 
 EPOCHS = (epoch(1, 0.7, 0.7), epoch(2, 0.9, 0.9), epoch(3, 0.8, 0.9))
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A home without a login."""
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> TrackedRun:
+    """Trial 7 of a study."""
+    folder = tmp_path / "studies" / "small" / "trials" / "0007"
+    folder.mkdir(parents=True)
+    return TrackedRun(
+        study="small",
+        study_identity="3f9a1c77",
+        key=7,
+        label="small #7 gan r=1 (20 steps)",
+        parameters={"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan"},
+        metric="val_auroc",
+        folder=folder,
+    )
 
 
 def run_of(
@@ -108,3 +133,63 @@ def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedRun) -> None:
     assert same.run_id == trial.run_id
     assert len({trial.run_id, *(other.run_id for other in others)}) == 4
     assert replace(trial, study_identity="b2").group != trial.group
+
+
+@pytest.mark.parametrize(
+    ("content", "variables", "is_found"),
+    [
+        ("", {}, False),
+        ("", {"WANDB_API_KEY": ""}, False),
+        ("", {"WANDB_API_KEY": "x"}, True),
+        ("machine api.wandb.ai\n  login user\n  password x\n", {}, True),
+        ("machine api.forge.coreweave.com\n  login user\n  password x\n", {}, True),
+        ("machine wandb.hospital.org login user password x\n", {}, False),
+        (
+            "machine wandb.hospital.org login user password x\n",
+            {"WANDB_BASE_URL": "https://wandb.hospital.org/"},
+            True,
+        ),
+        ("\udcff\udcfe\0", {}, False),
+        ("machine api.wandb.ai login", {}, False),
+        ("nonsense here\n", {}, False),
+    ],
+)
+@pytest.mark.parametrize("name", [".netrc", "logins"])
+def test_a_key_is_found_in_the_environment_or_in_a_netrc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, variables: dict[str, str], is_found: bool
+) -> None:
+    (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
+    if name != ".netrc":
+        monkeypatch.setenv("NETRC", str(tmp_path / name))
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+
+    assert has_key() == is_found
+
+
+def test_auto_is_online_with_a_key_unless_wandb_mode_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    auto, online, offline = (WandbSettings(mode=mode) for mode in ("auto", "online", "offline"))
+    assert [is_online(settings) for settings in (auto, online, offline)] == [False, True, False]
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert [is_online(settings) for settings in (auto, online, offline)] == [True, True, False]
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert [is_online(settings) for settings in (auto, online, offline)] == [False, True, False]
+
+
+def test_secrets_are_masked_in_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSPITAL_TOKEN", "hidden1")
+    monkeypatch.setenv("A_SHORT_KEY", "no")
+
+    masked = without_secrets("hidden1: no way to https://me:pass@proxy.org:3128/x or https://wandb.org/me@home")
+
+    assert masked == "***: no way to https://***@proxy.org:3128/x or https://wandb.org/me@home"
+
+
+@pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])
+def test_the_environment_can_turn_wandb_off(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    settings = WandbSettings(mode="offline")
+    assert enabled(settings) == settings
+
+    monkeypatch.setenv(*variable.split("="))
+
+    assert enabled(settings) is None

@@ -16,7 +16,6 @@ from xraytune.base.artifacts import (
     build_once,
     fingerprint,
     is_intact,
-    releases,
     running_commands,
     take_requests,
     work_path,
@@ -241,15 +240,6 @@ def test_one_process_rebuilds_a_damaged_artifact_and_the_next_takes_over_when_it
     assert is_intact(path)
     assert (path / "pixels.bin").read_bytes() == b"1"
     assert [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")] == [path.name]
-
-
-def test_release_omits_the_build_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = tmp_path / "torch-9.9.1+cu999.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9.1+cu999\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-
-    assert releases("torch") == {"torch": "9.9.1"}
 
 
 def test_nothing_is_written_through_a_link_in_place_of_a_stage(tmp_path: Path) -> None:
