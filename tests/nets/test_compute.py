@@ -15,13 +15,13 @@ def settings(**resources: object) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("resources", "has_gpu", "trial", "generator", "slots"),
+    ("resources", "has_gpu", "trial", "generator"),
     [
-        ({}, False, (1, 0.0), (2, 0.0), 2),
-        ({}, True, (1, 1.0), (1, 1.0), 1),
-        ({"cpus_per_trial": 4}, False, (4, 0.0), (4, 0.0), 1),
-        ({"generator": {"cpus": 1}}, False, (1, 0.0), (1, 0.0), 1),
-        ({"gpus_per_trial": 0.25, "generator": {"gpus": 0.6}}, True, (1, 0.25), (1, 0.6), 3),
+        ({}, False, (1, 0.0), (2, 0.0)),
+        ({}, True, (1, 1.0), (1, 1.0)),
+        ({"cpus_per_trial": 4}, False, (4, 0.0), (4, 0.0)),
+        ({"generator": {"cpus": 1}}, False, (1, 0.0), (1, 0.0)),
+        ({"gpus_per_trial": 0.3, "generator": {"gpus": 1.2}}, True, (1, 0.3333), (1, 2.0)),
     ],
 )
 def test_a_generator_has_resources_of_its_own(
@@ -29,12 +29,11 @@ def test_a_generator_has_resources_of_its_own(
     has_gpu: bool,
     trial: tuple[int, float],
     generator: tuple[int, float],
-    slots: int,
 ) -> None:
-    """CPU cores and GPUs."""
+    """CPU cores and GPUs, of which a process gets a part that leaves nothing over, or whole ones."""
     found = allocation_of(settings(**resources), has_gpu=has_gpu)
 
-    assert ((found.trial.cpus, found.trial.gpus), found.generator_slots) == (trial, slots)
+    assert (found.trial.cpus, found.trial.gpus) == trial
     assert (found.generator.cpus, found.generator.gpus) == generator
 
 

@@ -114,7 +114,8 @@ class DirectSearch(TrialLoop):
     def next_trial(
         self, slots: int = sys.maxsize, generator_slots: int | None = None
     ) -> TrialSuggestion | Literal["wait", "done"]:
-        return super().next_trial(slots, generator_slots or self.default_generator_slots)
+        of_generator = generator_slots or self.default_generator_slots
+        return super().next_trial(slots, lambda trial: (of_generator if trial.only_generator else 1) * trial.share)
 
     def close(self) -> None:
         self.trials.clock.save()

@@ -1,11 +1,12 @@
 """Device, threads and precision: chosen once and pinned, so that equal settings give equal bits on similar machines.
 
-Also how many cores and GPUs a trial and the training of its generator get.
+Also how many cores and GPUs a trial and the training of its generator get (`search/slots.py`: how many of them fit).
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,11 +21,16 @@ from xraytune.space.settings import Settings
 
 _GENERATOR_CPUS = 2
 """Trials wait for a generator, so it gets more than one core; on two it takes .6 to .7 of the time."""
+_RAY_UNITS = 10_000
+"""Ray counts ten thousandths of a GPU."""
 
 
 def gpu_count() -> int:
-    """Return the number of GPUs that torch can use."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """Return the number of GPUs that trials can use here; of MIG slices, each is one, but a process sees only its first."""
+    if not torch.cuda.is_available():
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return len(visible.split(",")) if visible.startswith("MIG-") else torch.cuda.device_count()
 
 
 def choose_compute(*, gpus: float, threads: int, generator_threads: int = 0) -> Compute:
@@ -52,7 +58,7 @@ def choose_compute(*, gpus: float, threads: int, generator_threads: int = 0) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """The CPU cores and GPUs of a process, which may be parts of one GPU."""
+    """The CPU cores and GPUs of a process, which may be a part of one GPU."""
 
     cpus: int
     gpus: float
@@ -66,12 +72,6 @@ class Allocation:
     generator: Share
     """For the training of a trial's generator, before the rest of the trial."""
     concurrent: int | None = None
-
-    @property
-    def generator_slots(self) -> int:
-        """The slots that the training of a generator occupies."""
-        by_gpu = ceil(self.generator.gpus / self.trial.gpus - 1e-9) if self.trial.gpus else 1
-        return max(1, ceil(self.generator.cpus / self.trial.cpus), by_gpu)
 
     def with_threads_of(self, compute: Compute) -> Allocation:
         """Return the resources with as many cores for generators as the threads that a study has fixed for them."""
@@ -88,16 +88,27 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     `has_gpu` is about the machines that run trials, which may be others than this one.
     """
     chosen, wanted = settings.resources, settings.resources.generator
-    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)
+    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else whole_part(chosen.gpus_per_trial)
     trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
     cpus = max(trial.cpus, 1 if gpus else _GENERATOR_CPUS) if wanted.cpus == "auto" else wanted.cpus
-    generator = Share(cpus=cpus, gpus=gpus if wanted.gpus == "auto" else float(wanted.gpus))
+    generator = Share(cpus=cpus, gpus=gpus if wanted.gpus == "auto" else whole_part(wanted.gpus))
     if bool(gpus) != bool(generator.gpus):
         what = f"trials use {gpus:g} GPUs, but training their generators uses {generator.gpus:g}"
         raise ConfigError(Problem(what, "resources.generator.gpus", "use GPUs for both or for neither"))
     if settings.objective.is_of_generator:  # a trial is the training of its generator
         trial = generator
     return Allocation(trial=trial, generator=generator, concurrent=chosen.concurrent)
+
+
+def whole_part(gpus: float) -> float:
+    """Return the smallest share of GPUs, at least `gpus`, that leaves nothing over: 1/n of a GPU, or whole ones.
+
+    A process gets its share from one GPU. So three shares of .3 fit on a GPU, as of .3333, and one of 1.2 does not exist.
+    """
+    if gpus == 0 or gpus > 1:
+        return float(ceil(gpus))
+    per_gpu = min(int(1 / gpus + 1e-6), _RAY_UNITS)
+    return _RAY_UNITS // per_gpu / _RAY_UNITS
 
 
 def compute_like(trained_on: Compute, *, threads: int) -> Compute:
@@ -133,8 +144,7 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     if compute.device == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-        if gpu_share < 1:
-            torch.cuda.set_per_process_memory_fraction(gpu_share)
+        torch.cuda.set_per_process_memory_fraction(min(gpu_share, 1.0))
 
 
 @contextmanager

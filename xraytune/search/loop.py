@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol, TypeAlias
@@ -94,11 +94,12 @@ class Workers(Protocol):
     """Processes that run trials. `slots` is the number of trials at once, free or not."""
 
     slots: int
-    generator_slots: int
-    """The slots that the training of a generator occupies; a trial occupies one."""
 
     def questions(self) -> Iterator[messages.Question | None]:
         """Yield what the workers ask, and None at least once a second, until all have ended or are lost."""
+
+    def slots_of(self, suggestion: TrialSuggestion) -> int:
+        """Return the slots that a trial occupies: one, or more if it trains a generator or ran out of memory."""
 
     def start(self, suggestion: TrialSuggestion, label: str) -> float:
         """Answer a free slot with a trial, and return the GPUs that it holds."""
@@ -129,7 +130,7 @@ class TrialLoop:
             for question in workers.questions():
                 match question:
                     case messages.SlotFree():
-                        trial = self.next_trial(workers.slots, workers.generator_slots)
+                        trial = self.next_trial(workers.slots, workers.slots_of)
                         if isinstance(trial, TrialSuggestion):
                             self.clock.start(trial.number, workers.start(trial, self.source.label(trial)))
                         else:
@@ -153,11 +154,11 @@ class TrialLoop:
         return not self._running and not self._startable() and self.source.upcoming() in {"none", "out of time"}
 
     def next_trial(
-        self, slots: int = sys.maxsize, generator_slots: int = 1
+        self, slots: int = sys.maxsize, slots_of: Callable[[TrialSuggestion], int] = lambda _: 1
     ) -> TrialSuggestion | Literal["wait", "done"]:
         """Ask for a trial and start it: first one that trains a generator, then a waiting one, else a new one.
 
-        `slots` is the number of all slots, free or not, `generator_slots` how many the training of a generator occupies.
+        `slots` is the number of all slots, free or not, `slots_of` how many of them a trial occupies.
         """
         if self.is_done:
             return "done"
@@ -176,10 +177,10 @@ class TrialLoop:
         trial.lineage = self.generator_need(trial.suggestion.parameters.generator)
         needs_generator = trial.lineage is not None and not trial.has_trained_generator
         only_generator = needs_generator and self.source.trains_generators_first
-        trial.slots = (generator_slots if only_generator else 1) * trial.suggestion.share
+        trial.suggestion = replace(trial.suggestion, only_generator=only_generator)
+        trial.slots = slots_of(trial.suggestion)
         if self._running and trial.slots > free:
             return "wait"
-        trial.suggestion = replace(trial.suggestion, only_generator=only_generator)
         self._start(trial)
         return trial.suggestion
 

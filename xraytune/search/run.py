@@ -16,13 +16,14 @@ from xraytune.base.records import Compute
 from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes, too_few_tested
-from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
+from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device, whole_part
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.earlier import with_trials_of
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Node
 from xraytune.search.order import GeneratorNeeds
-from xraytune.search.ray.runner import Runner, slots, survey
+from xraytune.search.ray.runner import Runner, survey
+from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
 from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Parameters, Settings
@@ -150,7 +151,7 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     """Return the resources of trials on this machine, and what they compute on; MachineError if a trial does not fit."""
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = allocation.compute()
-    slots(allocation, [Node(cpus=cpu_count(), gpus=gpu_count())])
+    count_slots(allocation, [Node(cpus=cpu_count(), gpus=gpu_count())])
     return allocation, compute
 
 
@@ -177,10 +178,19 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
     sizes, settings = side_sizes(prepared), space.settings
     yield from map(str, sizes)
-    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
+    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), _note_on_gpus(settings)))
     few = too_few_tested(index.test, index.class_names)
     if few and index.test and settings.data.train_patients is None:
         yield f"`confirm` cannot score test/: {few}"
+
+
+def _note_on_gpus(settings: Settings) -> str:
+    """Return a note if a trial gets more of a GPU than `gpus_per_trial`."""
+    wanted = settings.resources.gpus_per_trial
+    if wanted == "auto" or (share := whole_part(wanted)) == wanted:
+        return ""
+    each = f", for {1 / share:.0f} trials on each GPU" if share <= 1 else ""
+    return f"resources.gpus_per_trial: {wanted:g} is rounded up to {share:g}{each}"
 
 
 def _note_on_asha(space: Space) -> str:

@@ -17,12 +17,13 @@ from types import FrameType
 from typing import Any
 
 from xraytune.base.errors import MachineError, Problem
-from xraytune.nets.compute import Allocation, Share, allocation_of
+from xraytune.nets.compute import Allocation, allocation_of
 from xraytune.search import messages
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.ray.process import RayDiedError, RayProcess, started
 from xraytune.search.ray.setup import protect_token, why_ray_cannot_start
+from xraytune.search.slots import Held, count_slots, held
 from xraytune.space.settings import Settings
 from xraytune.study.folder import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases
 from xraytune.study.suggestion import TrialSuggestion
@@ -93,7 +94,7 @@ class Runner:
                 raise RayDiedError(error.problems[0].what) from error
             raise
         self._has_run = True
-        slots(self.allocation, self._process.nodes)
+        count_slots(self.allocation, self._process.nodes)
         self.callbacks.on_start(self.study.path, self._process.dashboard)
         return self._process
 
@@ -115,7 +116,7 @@ class RayWorkers:
     def __init__(self, runner: Runner, folder: StudyFolder, caught: list[int], *, reuse_processes: bool) -> None:
         self._runner, self._folder, self._caught = runner, folder, caught
         self._allocation = runner.allocation.with_threads_of(folder.compute())
-        self.slots, self.generator_slots = 0, self._allocation.generator_slots
+        self.slots = 0
         self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
         self._order = messages.RunTrials(
             study=runner.study.path.name, scratch=str(folder.path / SCRATCH_NAME), reuse_actors=reuse_processes
@@ -157,7 +158,7 @@ class RayWorkers:
     def _has_room(self, nodes: Sequence[messages.Node]) -> bool:
         """Update the slots; False if all nodes that can run a trial have left, in which case others may join."""
         try:
-            self.slots = slots(self._allocation, nodes)
+            self.slots = count_slots(self._allocation, nodes)
         except MachineError as error:
             if not self._waits_for_nodes:
                 self._runner.callbacks.note(f"waiting for a machine to join: {error.problems[0].what}")
@@ -166,11 +167,17 @@ class RayWorkers:
         self._nodes, self._waits_for_nodes = nodes, False
         return True
 
+    def slots_of(self, suggestion: TrialSuggestion) -> int:
+        """Return the slots that a trial occupies."""
+        return self._held(suggestion).slots
+
+    def _held(self, suggestion: TrialSuggestion) -> Held:
+        only_generator, times = suggestion.only_generator, suggestion.share
+        return held(self._allocation, self._nodes, only_generator=only_generator, times=times)
+
     def start(self, suggestion: TrialSuggestion, label: str) -> float:
-        """Start a trial in a free slot; return the GPUs that it holds."""
-        runner = self._runner
-        share = self._allocation.generator if suggestion.only_generator else self._allocation.trial
-        resources = _occupied(self._allocation, share, suggestion.share, self._nodes)
+        """Start a trial in free slots; return the GPUs that it holds."""
+        runner, room = self._runner, self._held(suggestion)
         name = f"{runner.study.path.name} {label}"
         job = messages.Job(
             study=str(self._folder.path),
@@ -178,7 +185,7 @@ class RayWorkers:
             number=suggestion.number,
             only_generator=suggestion.only_generator,
             label=name,
-            gpu_share=share.gpus,
+            gpu_share=room.gpus,
             lock=str(runner.study.lock_path),
             token=runner.token,
         )
@@ -186,11 +193,11 @@ class RayWorkers:
             messages.StartTrial(
                 job=job,
                 process=self._process_name or name,
-                resources=resources,
+                resources=room.resources,
                 images_per_step=suggestion.parameters.images_per_step,
             )
         )
-        return resources.get("GPU", 0.0)
+        return room.gpus
 
     def answer(self, answer: messages.Answer) -> None:
         """Answer the last question."""
@@ -211,8 +218,8 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
         try:
             with closing(started(address, log, [], note)) as child:
                 allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
-                slots(allocation, child.nodes)
-                reply = child.look(_occupied(allocation, allocation.trial, 1, child.nodes))
+                count_slots(allocation, child.nodes)
+                reply = child.look(held(allocation, child.nodes).resources)
         except RayDiedError as error:
             last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
             what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
@@ -225,30 +232,6 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
         what = f"the cluster has {format_versions(theirs)}, but this machine has {format_versions(ours)}"
         raise MachineError(Problem(what, address, "install the same versions on all machines"))
     return allocation, environment
-
-
-def slots(allocation: Allocation, nodes: Sequence[messages.Node]) -> int:
-    """Return how many trials run at once, each on one node; raise MachineError if no node has room for one."""
-    trial = allocation.trial
-    count = sum(_slots_on(trial, node) for node in nodes)
-    if count == 0:
-        each = ", ".join(sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})) or "none"
-        what = f"no machine has the {trial.cpus} CPU cores and {trial.gpus:g} GPUs that a trial needs, but only {each}"
-        raise MachineError(Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial"))
-    return min(count, allocation.concurrent or count)
-
-
-def _occupied(allocation: Allocation, share: Share, times: int, nodes: Sequence[messages.Node]) -> dict[str, float]:
-    """Return `times` a share as Ray takes it: at most all of the largest node that can run a trial."""
-    cpus, gpus = float(share.cpus * times), share.gpus * times
-    fitting = (node for node in nodes if _slots_on(allocation.trial, node))
-    most_gpus, most_cpus = max((min(gpus, node.gpus), min(cpus, node.cpus)) for node in fitting)
-    return {name: value for name, value in (("CPU", most_cpus), ("GPU", most_gpus)) if value}
-
-
-def _slots_on(share: Share, node: messages.Node) -> int:
-    by_cpu = int(node.cpus / share.cpus)
-    return min(by_cpu, int(node.gpus / share.gpus + 1e-9)) if share.gpus else by_cpu
 
 
 @contextmanager

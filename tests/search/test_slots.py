@@ -1,0 +1,108 @@
+"""How many trials fit on a node's GPUs, and what a trial holds: what the search counts is what Ray can place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from xraytune.base.errors import MachineError
+from xraytune.nets.compute import Allocation, Share, allocation_of
+from xraytune.search.messages import Node
+from xraytune.search.slots import count_slots, held
+from xraytune.space.settings import Resources, Settings
+
+
+def allocation(gpus: float, generator_gpus: float | None = None, cpus: int = 1) -> Allocation:
+    """The resources of trials as in a space."""
+    generator = {} if generator_gpus is None else {"gpus": generator_gpus}
+    resources = Resources.model_validate({"gpus_per_trial": gpus, "cpus_per_trial": cpus, "generator": generator})
+    settings = Settings.model_validate({"name": "any", "data": {"path": "any"}})
+    return allocation_of(settings.model_copy(update={"resources": resources}), has_gpu=True)
+
+
+def placed(shares: Sequence[float], gpu_count: int) -> int:
+    """The number of shares that Ray places: a part of a GPU on the fullest one that has room, whole ones on free ones."""
+    free = [10_000] * gpu_count
+    for count, share in enumerate(shares):
+        parts = [1.0] * int(share) if share > 1 else [share]
+        assert sum(parts) == pytest.approx(share), "Ray refuses more than one GPU and a fraction"
+        for part in parts:
+            units = int(part * 10_000)
+            fitting = [number for number, left in enumerate(free) if left >= units]
+            if not fitting:
+                return count
+            free[min(fitting, key=free.__getitem__)] -= units
+    return len(shares)
+
+
+@pytest.mark.parametrize("gpu_count", [1, 4, 8])
+@pytest.mark.parametrize(
+    ("share", "per_gpu"),
+    [(0.125, 8.0), (0.25, 4.0), (0.3, 3.0), (0.5, 2.0), (0.7, 1.0), (1, 1.0), (1.5, 0.5), (2, 0.5)],
+)
+def test_as_many_trials_are_counted_as_ray_places(gpu_count: int, share: float, per_gpu: float) -> None:
+    resources, nodes = allocation(share), [Node(cpus=64, gpus=gpu_count), Node(cpus=64, gpus=0)]
+    if gpu_count * per_gpu < 1:
+        with pytest.raises(MachineError, match="no machine has"):
+            count_slots(resources, nodes)
+        return
+
+    slots = count_slots(resources, nodes)
+
+    each = held(resources, nodes)
+    assert slots == gpu_count * per_gpu == placed([each.gpus] * (slots + 1), gpu_count)
+    assert (each.slots, each.resources) == (1, {"CPU": 1.0, "GPU": each.gpus})
+    assert share <= each.gpus
+
+
+@pytest.mark.parametrize("share", [0.125, 0.25, 0.3, 0.5, 0.7, 1, 2])
+@pytest.mark.parametrize("times", [2, 4, 8])
+def test_a_retry_holds_the_slots_whose_share_it_gets(share: float, times: int) -> None:
+    """Beside it, trials fill the rest of the GPUs."""
+    resources, nodes = allocation(share), [Node(cpus=64, gpus=8)]
+
+    retried = held(resources, nodes, times=times)
+
+    slots, trial = count_slots(resources, nodes), held(resources, nodes).gpus
+    assert min(times * share, 8) <= retried.gpus + 1e-9
+    assert retried.slots >= min(times, slots)
+    others = [trial] * (slots - retried.slots)
+    assert placed([retried.gpus, *others], 8) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "generator", "expected"),
+    [
+        (0.125, 0.25, (0.25, 2)),
+        (0.125, 1, (1, 8)),
+        (0.25, 0.6, (1, 4)),
+        (0.25, 0.33, (0.5, 2)),
+        (0.3, 0.5, (0.6666, 2)),
+        (1, 0.5, (0.5, 1)),
+        (2, 1, (1, 1)),
+        (1, 3, (3, 3)),
+    ],
+)
+def test_a_generator_holds_whole_slots(gpus: float, generator: float, expected: tuple[float, int]) -> None:
+    found = held(allocation(gpus, generator), [Node(cpus=64, gpus=8)], only_generator=True)
+
+    assert (found.gpus, found.slots) == expected
+
+
+def test_of_the_cores_a_trial_gets_those_of_one_machine() -> None:
+    """It cannot use the cores of two, or the GPU of one and the cores of another."""
+    on_cpu = Allocation(trial=Share(cpus=2, gpus=0.0), generator=Share(cpus=3, gpus=0.0))
+    small, large = Node(cpus=1, gpus=0), Node(cpus=5, gpus=0)
+
+    assert count_slots(on_cpu, [small, large, Node(cpus=3, gpus=0)]) == 3
+    with pytest.raises(MachineError, match="has the 2 CPU cores and 0 GPUs that a trial needs, but only 1 and 0"):
+        count_slots(on_cpu, [small, small])
+    generator = held(on_cpu, [small, large], only_generator=True)
+    assert (generator.resources, generator.slots) == ({"CPU": 3.0}, 2)
+    assert held(on_cpu, [small, large], times=4).resources == {"CPU": 5.0}
+
+    gpu, cores = Node(cpus=8, gpus=1), Node(cpus=8, gpus=0)
+    assert count_slots(allocation(1, cpus=2), [gpu, cores]) == 1
+    with pytest.raises(MachineError, match="2 CPU cores and 1 GPUs that a trial needs, but only 1 and 4, 8 and 0"):
+        count_slots(allocation(1, cpus=2), [Node(cpus=1, gpus=4), cores])

@@ -1,0 +1,76 @@
+"""How many trials run at once, and what each of them holds: all that follows from the shares of an `Allocation`.
+
+A slot is the room for one trial. Ray places a process on one node, and its share of a GPU on one GPU. So a GPU has floor(1 /
+share) slots, whatever is left over. The training of a generator, and a trial that ran out of memory, may need several slots;
+their share of a GPU is then that of so many trials, or whole GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from xraytune.base.errors import MachineError, Problem
+from xraytune.nets.compute import Allocation, Share
+from xraytune.search.messages import Node
+
+_ROUNDING = 1e-3
+"""Larger than the errors of multiples of .3333, smaller than any part of a slot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a process holds while it runs: cores, GPUs, and the slots that no other trial can use meanwhile."""
+
+    cpus: float
+    gpus: float
+    slots: int
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """The cores and GPUs as Ray takes them."""
+        return {name: value for name, value in (("CPU", self.cpus), ("GPU", self.gpus)) if value}
+
+
+def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
+    """Return how many trials run at once, each on one node; raise MachineError if no node has room for one."""
+    trial = allocation.trial
+    count = sum(_slots_on(node, trial) for node in nodes)
+    if count == 0:
+        each = ", ".join(sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})) or "none"
+        what = f"no machine has the {trial.cpus} CPU cores and {trial.gpus:g} GPUs that a trial needs, but only {each}"
+        raise MachineError(Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial"))
+    return min(count, allocation.concurrent or count)
+
+
+def held(allocation: Allocation, nodes: Sequence[Node], *, only_generator: bool = False, times: int = 1) -> Held:
+    """Return what a trial holds, or the training of its generator, with `times` the usual share.
+
+    That is at most all of the largest node that can run a trial.
+    """
+    trial = allocation.trial
+    share = allocation.generator if only_generator else trial
+    cpus, gpus = float(share.cpus * times), _in_slots(share.gpus * times, trial)
+    fitting = (node for node in nodes if _slots_on(node, trial))
+    gpus, cpus = max((min(gpus, node.gpus), min(cpus, node.cpus)) for node in fitting)
+    by_gpu = ceil(gpus * _per_gpu(trial) - _ROUNDING) if trial.gpus else 1
+    return Held(cpus=cpus, gpus=gpus, slots=max(1, ceil(cpus / trial.cpus), by_gpu))
+
+
+def _slots_on(node: Node, trial: Share) -> int:
+    by_cpu = int(node.cpus / trial.cpus)
+    return min(by_cpu, int(node.gpus * _per_gpu(trial) + _ROUNDING)) if trial.gpus else by_cpu
+
+
+def _per_gpu(trial: Share) -> float:
+    """Return the slots of a GPU: a whole number, or less than 1 if a trial has several GPUs."""
+    return int(1 / trial.gpus + _ROUNDING) if trial.gpus <= 1 else 1 / trial.gpus
+
+
+def _in_slots(gpus: float, trial: Share) -> float:
+    """Return GPUs, rounded up to those of whole slots, or to whole GPUs; less than a slot stays as it is."""
+    if gpus <= trial.gpus:
+        return gpus
+    slots, per_gpu = ceil(gpus / trial.gpus - _ROUNDING), _per_gpu(trial)
+    return slots * trial.gpus if slots < per_gpu else float(ceil(gpus - _ROUNDING))
