@@ -14,7 +14,7 @@ ONLY ?=
 # If it were set, each of many short processes would compile the package and its tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test quick nightly gpu check docs release-check format faults mutation bench lock clean
+.PHONY: help install demo test quick nightly gpu gpu-bench check docs release-check format faults mutation bench lock clean
 
 help: ## List what this file can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ nightly: install ## The long tests: every command of the docs, all searches with
 
 gpu: install ## The tests that need a GPU
 	$(PYTEST) tests/gpu
+
+gpu-bench: install ## Measure what a GPU, or several, do for a search (ten minutes); writes gpu.json
+	$(BIN)/python -m benchmarks.gpu
 
 check: install ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

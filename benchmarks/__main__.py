@@ -13,6 +13,7 @@ NAMES = (
     "startup",
     "gan",
     "classifier",
+    "steps",
     "memory",
     "resume",
     "driver",

@@ -109,7 +109,8 @@ def _ours(experiment: Experiment, context: RunContext, steps: int, folder: Path)
     training = NetworkTraining(
         parameters=experiment.parameters,
         network=inputs.trained,
-        batch=inputs.batch,
+        draws=inputs.draws,
+        load=inputs.load,
         loss=task_of(experiment.settings).loss,
         norm_batches=inputs.norm_batches,
         max_epochs=_ROUNDS + 1,

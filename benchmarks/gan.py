@@ -18,12 +18,12 @@ from torch import nn
 from benchmarks.figures import Figure, figure
 from benchmarks.peer_trial import GAN
 from xraytune.base.cores import cpu_count
+from xraytune.nets.captured import replayed
 from xraytune.nets.compute import choose_compute, gpu_count, pin
 from xraytune.space.settings import GanSettings
-from xraytune.synth.contract import Step, real_images
+from xraytune.synth.contract import real_images
 from xraytune.synth.gan import new_gan
 from xraytune.synth.networks import Discriminator, Generator
-from xraytune.synth.train import CapturedStep
 
 _IMAGES, _WARM_UP, _STEPS, _RUNS = 256, 5, 20, 3
 _TUTORIAL = GAN.model_copy(update={"image_size": 64, "width": 64, "batch_size": 64})
@@ -76,9 +76,7 @@ def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Calla
     labels = np.arange(_IMAGES, dtype=np.int64) % classes
     training, real = new_gan(settings, classes, compute, 1), real_images(_PLANES, labels, compute)
     training.fit(real)
-    update: Step = partial(training.update, real, compute)
-    if compute.device == "cuda":
-        update = CapturedStep(update)
+    update = replayed(partial(training.update, real, compute), compute)
 
     def step() -> None:
         update(training.draw(real, compute))

@@ -181,8 +181,7 @@ def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
         for used in (real, extra):
             assert {owner[row] for row in used.sources[0].rows.tolist()} == {f"draw_{draw}"}
         assert len(real.sources) == 1
-        ((source, _, places),) = extra.by_source(extra.extra)
-        others = extra.sources[source].rows[places].tolist()
+        others = extra.sources[1].rows[extra.extra - len(extra.real)].tolist()
         assert len({*others}) == len(others) == len(extra.extra) > len(extra.real), "no image twice"
         allowed = {"train", *(f"draw_{other}" for other in range(REPLICATES) if other != draw)}
         assert {owner[row] for row in others} == allowed, "of any other patients, not of the first ones"

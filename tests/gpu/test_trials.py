@@ -20,17 +20,20 @@ from tests.synth.conftest import train
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import ARMS
 from xraytune.base.records import Compute, EpochRecord
+from xraytune.nets.captured import Step, replayed
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
-from xraytune.nets.train import predict_logits
+from xraytune.nets.optimizer import Optimizer
+from xraytune.nets.train import predict_logits, train_step
 from xraytune.search.messages import TrialFailed
 from xraytune.search.worker import next_message
 from xraytune.space.settings import DiffusionSettings, Experiment, GanSettings, GeneratorSettings, Parameters
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
 from xraytune.synth.contract import real_images
 from xraytune.synth.pool import draw_noise, generate
-from xraytune.synth.train import CapturedStep, TrainingProgress
-from xraytune.trial.run import trial_epochs
+from xraytune.synth.train import TrainingProgress
+from xraytune.trial.inputs import TrialInputs
+from xraytune.trial.run import training_of, trial_epochs
 
 pytestmark = pytest.mark.gpu
 
@@ -110,7 +113,7 @@ def test_cuda_graph_equals_the_plain_step(gpu: Compute, settings: GeneratorSetti
     images = random.integers(0, 255, (40, 1, 32, 32), dtype=np.uint8)
     real = real_images(images, np.arange(40) % 2, gpu)
     one_by_one, recorded = new_training(settings, 2, gpu), new_training(settings, 2, gpu)
-    replay = CapturedStep(partial(recorded.update, real, gpu))
+    replay = replayed(partial(recorded.update, real, gpu), gpu)
 
     for _ in range(10):
         expected = one_by_one.update(real, gpu, one_by_one.draw(real, gpu))
@@ -122,6 +125,43 @@ def test_cuda_graph_equals_the_plain_step(gpu: Compute, settings: GeneratorSetti
     for name in {*one_by_one.saved} - {"optimizer", "optimizer_g", "optimizer_d"}:
         one, other = weights_of(getattr(training, name) for training in (one_by_one, recorded))
         assert float((one - other).norm() / one.norm()) < 0.02, name
+
+
+class Waits(nn.Linear):
+    """A layer that reads a value from the device, as that of a custom backbone may."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) * (1 if images.mean().item() < 1e9 else 2)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_step_of_a_classifier_is_replayed_or_else_called(
+    bench: Bench, tmp_path: Path, gpu: Compute, caplog: pytest.LogCaptureFixture, waits: bool
+) -> None:
+    """Either way, at each step with its own draws, learning rate and dropout."""
+    experiment = bench.experiment(source="none", classical=2, trainable="all", dropout=0.3)
+    context = replace(bench.context, compute=gpu)
+    losses, networks = [], []
+    for how in ("called", "replayed"):
+        torch.manual_seed(1)
+        inputs = TrialInputs(experiment, context)
+        if waits:
+            inputs.trained = nn.Sequential(inputs.trained, nn.Dropout(0.3), Waits(2, 2)).to("cuda")
+        training = training_of(experiment, context, inputs, tmp_path)
+        optimizer = Optimizer(experiment.parameters, inputs.trained)
+        step: Step = partial(train_step, training, optimizer)
+        step = replayed(step, gpu) if how == "replayed" else step
+        for number, draws in enumerate(inputs.draws(range(8))):
+            optimizer.set_lr(1e-4 * number)
+            losses.append(float(step(draws)))
+        networks.append(inputs.trained)
+
+    assert losses[8:] == pytest.approx(losses[:8], abs=0.1)
+    assert len({*losses[8:]}) == 8
+    if not waits:
+        one, other = weights_of(networks)
+        assert float((one - other).norm() / one.norm()) < 0.02
+    assert ("cannot be replayed" in caplog.text) == waits
 
 
 def test_a_pool_is_the_same_on_gpu_and_cpu_up_to_rounding(tmp_path: Path, gpu: Compute) -> None:

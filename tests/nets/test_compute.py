@@ -6,7 +6,7 @@ import torch
 from tests.in_process import one_thread
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import Compute
-from xraytune.nets.compute import Share, allocation_of, generator_threads
+from xraytune.nets.compute import Share, allocation_of, generator_threads, gpu_count
 from xraytune.space.settings import Objective, Settings
 
 
@@ -48,6 +48,14 @@ def test_in_a_search_for_a_generator_a_trial_has_the_resources_of_its_training()
 def test_a_generator_without_a_gpu_beside_trials_with_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="trials use 1 GPUs, but training their generators uses 0"):
         allocation_of(settings(gpus_per_trial=1, generator={"gpus": 0}), has_gpu=True)
+
+
+def test_each_mig_slice_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process sees only its first one, but Ray gives each its own."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1,MIG-2")
+
+    assert gpu_count() == 2
 
 
 def test_generators_have_threads_of_their_own() -> None:

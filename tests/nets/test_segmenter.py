@@ -1,5 +1,6 @@
 """Segmenters: encoder weights, frozen layers, loss, Dice, and a training that learns."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -139,9 +140,8 @@ def test_masks_move_with_their_images(classical: int) -> None:
 def run(network: nn.Module, parameters: Parameters, folder: Path, *, epochs: int) -> list[EpochRecord]:
     images, masks = bright_squares(48)
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        rows = torch.arange(step * 8, (step + 1) * 8) % 40
-        return images[rows], masks[rows]
+    def draws(steps: range) -> Iterable[tuple[Tensor]]:
+        return ((torch.arange(step * 8, (step + 1) * 8) % 40,) for step in steps)
 
     def validate(network: nn.Module) -> tuple[float, float]:
         shown = (masks[40:, 0] * 255).byte().numpy()
@@ -151,7 +151,8 @@ def run(network: nn.Module, parameters: Parameters, folder: Path, *, epochs: int
     training = NetworkTraining(
         parameters=parameters,
         network=network,
-        batch=batch,
+        draws=draws,
+        load=lambda rows: (images[rows], masks[rows]),
         loss=mask_loss,
         norm_batches=lambda: torch.split(images[:40], 20),
         max_epochs=epochs,

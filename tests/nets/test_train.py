@@ -51,9 +51,12 @@ class TinyTask:
     val_labels: NDArray[np.int64]
     norm_images: Tensor | None = None
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Eight training images, drawn from the step."""
-        drawn = torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8))
+    def draws(self, steps: range) -> Iterable[tuple[Tensor]]:
+        """Eight training images, drawn from each step."""
+        for step in steps:
+            yield (torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8)),)
+
+    def load(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
         return self.train_images[drawn], self.train_labels[drawn]
 
     def norm_batches(self) -> Iterable[Tensor]:
@@ -104,7 +107,8 @@ def train(
         NetworkTraining(
             parameters=parameters,
             network=network,
-            batch=task.batch,
+            draws=task.draws,
+            load=task.load,
             loss=F.cross_entropy,
             norm_batches=task.norm_batches,
             max_epochs=epochs,

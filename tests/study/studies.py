@@ -1,6 +1,7 @@
 """A study on disk whose trials are not trained: tests send the messages that trials would."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,7 +105,7 @@ class DirectSearch(TrialLoop):
         self.journal = Journal(folder.journal_path, space, writable=True)
         callbacks = watching.callbacks if watching else Callbacks()
         self.trials = SearchTrials(folder, space, self.journal, callbacks=callbacks)
-        self.default_generator_slots = generator_slots
+        self._generator_slots = generator_slots
         super().__init__(self.trials, generator_need=generator_need)
 
     @property
@@ -112,10 +113,12 @@ class DirectSearch(TrialLoop):
         return self.trials.used_up
 
     def next_trial(
-        self, slots: int = sys.maxsize, generator_slots: int | None = None
+        self, slots: int = sys.maxsize, slots_of: Callable[[TrialSuggestion], int] | None = None
     ) -> TrialSuggestion | Literal["wait", "done"]:
-        of_generator = generator_slots or self.default_generator_slots
-        return super().next_trial(slots, lambda trial: (of_generator if trial.only_generator else 1) * trial.share)
+        return super().next_trial(slots, slots_of or self._slots_of)
+
+    def _slots_of(self, suggestion: TrialSuggestion) -> int:
+        return suggestion.share * (self._generator_slots if suggestion.only_generator else 1)
 
     def close(self) -> None:
         self.trials.clock.save()

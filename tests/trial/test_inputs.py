@@ -42,6 +42,26 @@ def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, views
         assert len(duplicated[step][0]) == 2 * len(real)
 
 
+@pytest.mark.parametrize("trainable", ["all", "head"])
+@pytest.mark.parametrize("source", ["gan", "duplicate"])
+def test_images_too_large_for_the_device_are_brought_in_parts(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainable: str, source: str
+) -> None:
+    """A few steps at a time, and for the batch norms. In a pretraining, the first steps have no real images."""
+    own: dict[str, Any] = {"gan": gan()} if source == "gan" else {}
+    mix = {"source": source, "mixing": "pretrain" if trainable == "all" else "additive", "classical": 2, **own}
+    experiment = with_parameters(frozen(bench, tmp_path, batch_norm="real", **mix), trainable=trainable)
+    at_once = TrialInputs(experiment, bench.context)
+    monkeypatch.setattr("xraytune.trial.device_rows.DRAWN_BYTES", 0)
+    in_parts = TrialInputs(experiment, bench.context)
+
+    steps = range(12)
+    for whole, part in zip(at_once.draws(steps), in_parts.draws(steps), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(at_once.load(*whole), in_parts.load(*part), strict=True))
+    norms = zip(at_once.norm_batches(), in_parts.norm_batches(), strict=True)
+    assert all(torch.equal(*inputs) for inputs in norms)
+
+
 def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_every_arm(bench: Bench) -> None:
     """Of 12 steps, those with real images show the first ones of an arm without extra images, and no others."""
     for views, source in ((3, "gan"), (0, "duplicate")):

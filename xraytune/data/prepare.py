@@ -347,6 +347,12 @@ class ImageSource:
         masks: NDArray[np.uint8] = self.masks[self.rows[places]]
         return masks
 
+    def planes(self, places: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return some images, with their masks if they have any, [n, C, S, S]."""
+        return np.stack(
+            [self.read(places)] if self.masks is None else [self.read(places), self.read_masks(places)], axis=1
+        )
+
 
 def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSource:
     """Return one side of the split as a data source."""

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xraytune.base.seeding import numpy_generator
+from xraytune.nets.compute import constants
 
 VIEW_COLUMNS = ("flip", "angle_radians", "shift_x", "shift_y", "scale", "contrast", "brightness")
 IDENTITY_VIEW = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
@@ -87,8 +88,7 @@ def _move(images: Tensor, views: Tensor) -> Tensor:
 
 
 def _is_identity(views: Tensor) -> Tensor:
-    identity = torch.tensor(IDENTITY_VIEW, dtype=views.dtype, device=views.device)
-    return (views == identity).all(dim=1)[:, None, None, None]
+    return (views == constants(IDENTITY_VIEW, views.device)).all(dim=1)[:, None, None, None]
 
 
 def _draw(generator: np.random.Generator, shape: tuple[int, ...], classical: int) -> NDArray[np.float32]:

@@ -6,15 +6,16 @@ Also how many cores and GPUs a trial and the training of its generator get (`sea
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from xraytune.base.cores import mig_slices
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Compute
 from xraytune.space.settings import Settings
@@ -26,11 +27,8 @@ _RAY_UNITS = 10_000
 
 
 def gpu_count() -> int:
-    """Return the number of GPUs that trials can use here; of MIG slices, each is one, but a process sees only its first."""
-    if not torch.cuda.is_available():
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return len(visible.split(",")) if visible.startswith("MIG-") else torch.cuda.device_count()
+    """Return the number of GPUs that trials can use here; a MIG slice counts as one."""
+    return mig_slices() or torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def choose_compute(*, gpus: float, threads: int, generator_threads: int = 0) -> Compute:
@@ -164,6 +162,11 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_MMAP_THRESHOLD, 2**30)
+
+
+def constants(values: Sequence[float], device: torch.device) -> Tensor:
+    """Return float32 [n], filled on the device: a CUDA graph cannot contain a copy from the host."""
+    return torch.stack([torch.full((), value, device=device) for value in values])
 
 
 def autocast(compute: Compute) -> torch.autocast:

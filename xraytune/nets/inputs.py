@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.backbones import pixel_constants
+from xraytune.nets.compute import constants
 from xraytune.space.settings import Experiment
 
 
@@ -52,6 +53,5 @@ def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
 
 def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
     """Standardise images, float32 [B, 1, S, S] in [0, 1], to each channel: [B, C, S, S] in channels_last."""
-    mean = torch.tensor(input_format.mean, dtype=images.dtype, device=images.device)[:, None, None]
-    std = torch.tensor(input_format.std, dtype=images.dtype, device=images.device)[:, None, None]
+    mean, std = (constants(values, images.device)[:, None, None] for values in (input_format.mean, input_format.std))
     return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)

@@ -42,17 +42,22 @@ _ALGORITHMS: dict[str, Callable[..., None]] = {
 class Optimizer:
     """Update the trainable parameters of a network, bit-identical to `torch.optim` with its defaults and `fused=True`.
 
-    Set `lr` to the learning rate of the next step.
+    Its learning rate is that of the parameters until `set_lr` sets another.
     """
 
     def __init__(self, parameters: Parameters, network: nn.Module) -> None:
-        self.lr = parameters.lr
         self._name, self._weight_decay = parameters.optimizer, parameters.weight_decay
         self._params = [param for param in network.parameters() if param.requires_grad]
         names = ("momentum_buffer_list",) if self._name == "sgd" else ("exp_avgs", "exp_avg_sqs")
         self._state = {name: [torch.zeros_like(param) for param in self._params] for name in names}
         if self._name != "sgd":
             self._state["state_steps"] = [torch.zeros((), device=param.device) for param in self._params]
+        is_on_gpu = any(param.is_cuda for param in self._params)
+        self._lr = torch.tensor(parameters.lr, device="cuda") if is_on_gpu else parameters.lr  # for a CUDA graph
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next steps."""
+        self._lr = self._lr.fill_(lr) if isinstance(self._lr, Tensor) else lr
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -66,7 +71,7 @@ class Optimizer:
         params = list(compress(self._params, has_grad))
         state = {name: list(compress(tensors, has_grad)) for name, tensors in self._state.items()}
         grads = [param.grad for param in params]
-        _ALGORITHMS[self._name](params, grads, **state, lr=self.lr, weight_decay=self._weight_decay)
+        _ALGORITHMS[self._name](params, grads, **state, lr=self._lr, weight_decay=self._weight_decay)
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         """Return the state under the argument names of torch's function, one tensor for each trainable parameter."""

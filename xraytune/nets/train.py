@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from xraytune.base.errors import ArtifactError, Problem, TrialError
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.base.seeding import derive_seed
+from xraytune.nets.captured import Draws, Step, replayed
 from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
 from xraytune.nets.compute import autocast
 from xraytune.nets.optimizer import Optimizer, learning_rate
@@ -41,8 +43,9 @@ class NetworkTraining:
 
     Attributes:
         network: The whole network, or only its head for cached features; on the device. Trained in place.
-        batch: Step, from 0 -> inputs on the device (normalised images [B, C, S, S] or features [B, D]) and the targets of
-            `loss`; a function of the step only.
+        draws: A range of steps, counted from 0 -> what `load` needs for each of them; functions of the step only.
+        load: Draws of a step -> inputs (normalised images [B, C, S, S] or features [B, D]) and the targets of `loss`, all
+            on the device.
         loss: Differentiable, of outputs in float32 and the targets.
         norm_batches: For `estimate_batch_norms`, unless `batch_norm` is `moving`.
         max_epochs: Epochs of a full run.
@@ -53,7 +56,8 @@ class NetworkTraining:
 
     parameters: Parameters
     network: nn.Module
-    batch: Callable[[int], tuple[Tensor, Tensor]]
+    draws: Callable[[range], Iterable[Draws]]
+    load: Callable[..., tuple[Tensor, Tensor]]
     loss: Callable[[Tensor, Tensor], Tensor]
     norm_batches: Batches
     max_epochs: int
@@ -82,11 +86,12 @@ def train_network(
     steps_per_epoch, max_epochs = training.steps_per_epoch, training.max_epochs
     pretrained = parameters.pretraining_steps(max_epochs * steps_per_epoch) // steps_per_epoch
     records = resume(folder, network, optimizer)
+    update = replayed(partial(train_step, training, optimizer), training.compute)
     while len(records) < max_epochs and not _stops_early(records[pretrained:], parameters.early_stop_epochs):
         started = time.perf_counter()
         epoch = len(records) + 1
         val_losses = [record.val_loss for record in records[pretrained:] if record.val_loss is not None]
-        train_loss, lr = _train_epoch(training, optimizer, epoch, val_losses=val_losses)
+        train_loss, lr = _train_epoch(training, optimizer, update, epoch, val_losses=val_losses)
         val_loss, val_score = validate(network)
         if not math.isfinite(train_loss + val_loss):
             what = f"the loss is not finite in epoch {epoch}"
@@ -111,7 +116,7 @@ def train_network(
 
 
 def _train_epoch(
-    training: NetworkTraining, optimizer: Optimizer, epoch: int, *, val_losses: Sequence[float]
+    training: NetworkTraining, optimizer: Optimizer, update: Step, epoch: int, *, val_losses: Sequence[float]
 ) -> tuple[float, float]:
     """Train an epoch, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
     parameters, network, compute = training.parameters, training.network, training.compute
@@ -123,21 +128,27 @@ def _train_epoch(
     with torch.random.fork_rng(devices=[] if compute.device == "cpu" else [torch.cuda.current_device()]):
         torch.manual_seed(derive_seed(training.seed, "epoch", epoch))
         training.on_progress(TRAINING_STEPS, steps.start, total_steps)
-        for step in steps:
-            inputs, targets = training.batch(step)
-            optimizer.lr = learning_rate(parameters, step, total_steps=total_steps, val_losses=val_losses)
-            optimizer.zero_grad()
-            with _autocast(inputs, compute):
-                outputs = network(inputs)
-            step_loss = training.loss(outputs.float(), targets)
-            step_loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total_loss += step_loss.detach()
+        for step, draws in zip(steps, training.draws(steps), strict=True):
+            lr = learning_rate(parameters, step, total_steps=total_steps, val_losses=val_losses)
+            optimizer.set_lr(lr)
+            total_loss += update(draws)
             training.on_progress(TRAINING_STEPS, step + 1, total_steps)
     mean_loss = float(total_loss) / len(steps)
     if parameters.batch_norm != "moving":
         estimate_batch_norms(network, training.norm_batches, compute=compute)
-    return mean_loss, optimizer.lr
+    return mean_loss, lr
+
+
+def train_step(training: NetworkTraining, optimizer: Optimizer, draws: Draws) -> Tensor:
+    """Train one step and return its loss."""
+    inputs, targets = training.load(*draws)
+    optimizer.zero_grad()
+    with _autocast(inputs, training.compute):
+        outputs = training.network(inputs)
+    loss = training.loss(outputs.float(), targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.detach()
 
 
 @torch.no_grad()

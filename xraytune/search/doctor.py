@@ -85,7 +85,7 @@ def _devices() -> Iterator[Check]:
 
     precision = choose_compute(gpus=0, threads=1).precision
     yield Check("CPU", "ok", f"{cpu_count()} cores, matrix products in {precision}")
-    for number in range(gpu_count()):
+    for number in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(number)
         yield Check(f"GPU {number}", "ok", f"{device.name}, {device.total_memory / _GIB:.0f} GiB")
     if gpu_count() == 0 and Path("/proc/driver/nvidia").exists():

@@ -8,8 +8,8 @@ their share of a GPU is then that of so many trials, or whole GPUs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.nets.compute import Allocation, Share
@@ -19,18 +19,16 @@ _ROUNDING = 1e-3
 """Larger than the errors of multiples of .3333, smaller than any part of a slot."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """What a process holds while it runs: cores, GPUs, and the slots that no other trial can use meanwhile."""
+class Held(NamedTuple):
+    """What a process holds: resources as Ray takes them, and the slots that no other trial can use meanwhile."""
 
-    cpus: float
-    gpus: float
+    resources: dict[str, float]
     slots: int
 
     @property
-    def resources(self) -> dict[str, float]:
-        """The cores and GPUs as Ray takes them."""
-        return {name: value for name, value in (("CPU", self.cpus), ("GPU", self.gpus)) if value}
+    def gpus(self) -> float:
+        """The GPUs, perhaps a part of one."""
+        return self.resources.get("GPU", 0.0)
 
 
 def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
@@ -55,7 +53,8 @@ def held(allocation: Allocation, nodes: Sequence[Node], *, only_generator: bool 
     fitting = (node for node in nodes if _slots_on(node, trial))
     gpus, cpus = max((min(gpus, node.gpus), min(cpus, node.cpus)) for node in fitting)
     by_gpu = ceil(gpus * _per_gpu(trial) - _ROUNDING) if trial.gpus else 1
-    return Held(cpus=cpus, gpus=gpus, slots=max(1, ceil(cpus / trial.cpus), by_gpu))
+    resources = {name: value for name, value in (("CPU", cpus), ("GPU", gpus)) if value}
+    return Held(resources, slots=max(ceil(cpus / trial.cpus), by_gpu))
 
 
 def _slots_on(node: Node, trial: Share) -> int:

@@ -6,10 +6,10 @@ GANs (gan.py) and diffusion models (diffusion.py) implement it, and share the tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
+from xraytune.nets.captured import Draws
 from xraytune.space.settings import GeneratorSettings
 
 _EMA_WARM_UP = 0.05
-Step: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
 
 
 class ImageGenerator(nn.Module):
@@ -74,15 +74,12 @@ class Training:
     def fit(self, real: RealImages) -> None:
         """Compute what is not trained from all training images; called before the first step and when resuming."""
 
-    def draw(self, real: RealImages, compute: Compute) -> Sequence[Tensor]:
+    def draw(self, real: RealImages, compute: Compute) -> Draws:
         """Draw all random numbers of the next step from the seed and the step's number, as tensors on the device."""
         raise NotImplementedError
 
-    def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
-        """Train one step and return its losses, float32 [len(losses)] on the device.
-
-        Runs the same operations on tensors of the same shapes in each step, as a CUDA graph requires.
-        """
+    def update(self, real: RealImages, compute: Compute, draws: Draws) -> Tensor:
+        """Train one step and return its losses, float32 [len(losses)] on the device; see `CapturedStep`."""
         raise NotImplementedError
 
     def stream(self, purpose: str, compute: Compute) -> torch.Generator:
@@ -99,7 +96,7 @@ class Training:
         """Return the decay of the moving average in the next step, float64 []."""
         batch_size = self.settings.batch_size
         decay = ema_decay(self.settings.ema_half_life_images, (self.step + 1) * batch_size, batch_size)
-        return torch.tensor(decay, dtype=torch.float64, device=compute.device)
+        return torch.full((), decay, dtype=torch.float64, device=compute.device)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -23,6 +22,7 @@ from torch.optim import AdamW
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.records import Compute
+from xraytune.nets.captured import Draws
 from xraytune.nets.compute import autocast
 from xraytune.space.settings import DiffusionSettings
 from xraytune.synth.contract import ImageGenerator, RealImages, Training, initial_weights, update_ema
@@ -106,13 +106,14 @@ class DiffusionDraws(NamedTuple):
     Attributes:
         rows: Indices of the real images, int64 [B].
         noise: float32 [B, C, S, S].
-        times: Steps of the noise schedule, int64 [B].
+        places: Of the times, each in its own one of B equal parts of the noise schedule, so that losses vary less; float32
+            [B] in [0, 1).
         ema_decay: float64 [].
     """
 
     rows: Tensor
     noise: Tensor
-    times: Tensor
+    places: Tensor
     ema_decay: Tensor
 
 
@@ -130,26 +131,26 @@ class DiffusionTraining(Training):
     schedule: DDPMScheduler
 
     def draw(self, real: RealImages, compute: Compute) -> DiffusionDraws:
-        """Draw for the next step. Times are stratified, one in each of B equal parts of the schedule: losses vary less."""
+        """Draw for the next step."""
         batch, size_px, device = self.settings.batch_size, self.settings.image_size, compute.device
-        places = torch.rand(batch, generator=self.stream("times", compute), device=device)
-        shares = torch.arange(batch, device=device) + places
         noise_shape = (batch, self.generator.channels, size_px, size_px)
         return DiffusionDraws(
             rows=self.draw_rows(real, compute),
             noise=torch.randn(noise_shape, generator=self.stream("noise", compute), device=device),
-            times=(shares * (_TIMES / batch)).long().clamp(max=_TIMES - 1),
+            places=torch.rand(batch, generator=self.stream("times", compute), device=device),
             ema_decay=self.decay(compute),
         )
 
-    def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
+    def update(self, real: RealImages, compute: Compute, draws: Draws) -> Tensor:
         """Update the network and its average once."""
         drawn = DiffusionDraws(*draws)
         images, labels = real.batch(drawn.rows)
-        noisy = self.schedule.add_noise(images, drawn.noise, drawn.times)
-        target = self.schedule.get_velocity(images, drawn.noise, drawn.times)
+        shares = torch.arange(len(labels), device=labels.device) + drawn.places
+        times = (shares * (_TIMES / len(labels))).long().clamp(max=_TIMES - 1)
+        noisy = self.schedule.add_noise(images, drawn.noise, times)
+        target = self.schedule.get_velocity(images, drawn.noise, times)
         with autocast(compute):
-            velocity = self.generator.velocity(noisy, drawn.times, labels)
+            velocity = self.generator.velocity(noisy, times, labels)
         loss = F.mse_loss(velocity, target)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -167,7 +168,7 @@ def new_diffusion(settings: DiffusionSettings, class_count: int, compute: Comput
         settings=settings,
         generator=generator,
         ema_generator=copy.deepcopy(generator).eval().requires_grad_(False),
-        # A CUDA graph (synth/train.py) needs the optimizer's step count on the GPU.
+        # A CUDA graph needs the optimizer's step count on the GPU.
         optimizer=AdamW(generator.parameters(), lr=settings.lr, fused=True, capturable=compute.device == "cuda"),
         schedule=noise_schedule(),
     )

@@ -1,13 +1,11 @@
 """The training of a GAN: losses, random draws, and one step.
 
-All random numbers of step t are drawn beforehand, from the seed and t. The rest of the step runs the same operations on
-tensors of the same shapes each time, as a CUDA graph requires.
+All random numbers of step t are drawn beforehand, from the seed and t, so that a GPU can replay the rest of the step.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
@@ -18,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from xraytune.base.records import Compute
+from xraytune.nets.captured import Draws
 from xraytune.nets.compute import autocast
 from xraytune.space.settings import GanSettings
 from xraytune.synth.codes import image_codes
@@ -48,10 +47,10 @@ class GanDraws(NamedTuple):
     ema_decay: Tensor
 
 
-def draw_shifts(count: int, size_px: int, generator: torch.Generator) -> Tensor:
-    """Draw the shifts of `count` images of side `size_px`: down and right in pixels, int64 [2, count, 1, 1]."""
+def draw_shifts(count: int, size_px: int, generator: torch.Generator, times: tuple[int, ...] = ()) -> Tensor:
+    """Draw the shifts of `count` images of side `size_px`: down and right in pixels, int64 [*times, 2, count, 1, 1]."""
     shift = int(size_px * _MAX_SHIFT + 0.5)
-    return torch.randint(-shift, shift + 1, (2, count, 1, 1), generator=generator, device=generator.device)
+    return torch.randint(-shift, shift + 1, (*times, 2, count, 1, 1), generator=generator, device=generator.device)
 
 
 def translate(images: Tensor, shifts: Tensor) -> Tensor:
@@ -112,15 +111,14 @@ class GanTraining(Training):
     def draw(self, real: RealImages, compute: Compute) -> GanDraws:
         """Draw for the next step."""
         settings, batch, augmentation = self.settings, self.settings.batch_size, self.stream("augmentation", compute)
-        shifts = [draw_shifts(batch, settings.image_size, augmentation) for _ in range(3)]
         return GanDraws(
             rows=self.draw_rows(real, compute),
             z=torch.randn(batch, settings.z_dim, generator=self.stream("noise", compute), device=compute.device),
-            shifts=torch.stack(shifts),
+            shifts=draw_shifts(batch, settings.image_size, augmentation, times=(3,)),
             ema_decay=self.decay(compute),
         )
 
-    def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
+    def update(self, real: RealImages, compute: Compute, draws: Draws) -> Tensor:
         """Update discriminator, generator and EMA generator once."""
         settings, drawn = self.settings, GanDraws(*draws)
         images, labels = real.batch(drawn.rows)
@@ -172,7 +170,7 @@ def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels:
         discriminator = Discriminator(settings, class_count, channels)
     for network in (generator, discriminator):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # A CUDA graph (synth/train.py) needs the optimizer's step count on the GPU.
+    # A CUDA graph needs the optimizer's step count on the GPU.
     adam = partial(Adam, betas=(settings.beta1, 0.999), fused=True, capturable=compute.device == "cuda")
     return GanTraining(
         settings=settings,

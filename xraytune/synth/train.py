@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
 
@@ -24,9 +23,10 @@ from xraytune.base.errors import Problem, TrialError
 from xraytune.base.files import write_bytes
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed, numpy_generator
+from xraytune.nets.captured import replayed
 from xraytune.space.settings import GeneratorSettings
 from xraytune.synth.checkpoint import new_training, resume, save_checkpoint
-from xraytune.synth.contract import Step, Training, real_images
+from xraytune.synth.contract import Training, real_images
 from xraytune.synth.grids import PROGRESS_FILE, image_grid, png_bytes, progress_gif, with_outlines
 from xraytune.synth.pool import Images, binarise, draw_noise, generate
 
@@ -77,9 +77,7 @@ def train_generator(
     training.fit(real)
     if grid_dir is not None:
         _save_real_grid(planes, labels, class_count, settings.seed, grid_dir)
-    step: Step = partial(training.update, real, compute)
-    if compute.device == "cuda":
-        step = CapturedStep(step)
+    step = replayed(partial(training.update, real, compute), compute)
 
     while training.step < settings.steps:
         first = training.step
@@ -156,39 +154,3 @@ def _grid_labels(class_count: int) -> NDArray[np.int64]:
     """Return the class of each cell: an equal number of whole rows per class."""
     rows_per_class = max(1, _GRID_ROWS // class_count)
     return np.repeat(np.arange(class_count, dtype=np.int64), rows_per_class * _GRID_COLUMNS)
-
-
-_WARM_UP_STEPS = 3
-"""Before the capture, cuDNN chooses its algorithms and Adam allocates its state."""
-
-
-class CapturedStep:
-    """A step that is captured as a CUDA graph at its fourth call, then replayed. A result lasts until the next call.
-
-    Whatever the draws, `step` must run the same operations on tensors of the same shapes.
-    """
-
-    def __init__(self, step: Step) -> None:
-        self._step, self._calls = step, 0
-        self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._draws: Sequence[Tensor] = ()
-        self._losses = torch.empty(0)
-
-    def __call__(self, draws: Sequence[Tensor]) -> Tensor:
-        """Run the step on these draws and return its losses."""
-        self._calls += 1
-        if self._calls <= _WARM_UP_STEPS:
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                losses = self._step(draws)
-            torch.cuda.current_stream().wait_stream(self._stream)
-            return losses
-        if self._calls == _WARM_UP_STEPS + 1:
-            self._draws = [draw.clone() for draw in draws]
-            # Other threads, such as a progress display's, may use the GPU meanwhile.
-            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._losses = self._step(self._draws)
-        for static, draw in zip(self._draws, draws, strict=True):
-            static.copy_(draw)
-        self._graph.replay()
-        return self._losses

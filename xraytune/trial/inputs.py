@@ -1,17 +1,19 @@
 """The inputs of a trial's training loop: its network, the batch of each step, and the two validation sides.
 
-One image on its way into a step: a stream draws its number in the training set and one of its views (`StepImages`). Then
-`PixelLoader` reads its pixels, and scales, augments and normalises them on the device. If the backbone is frozen,
-`FeatureLoader` looks up the features that were computed once for that view, and the loop trains the head alone. If only
-the last stage is trained, it looks up the inputs of that stage in the same way.
+One image on its way into a step: a stream draws its number in the training set and one of its views (`StepImages`). This
+is done for many steps at once. Then, on the device, `PixelLoader` looks up its pixels, and scales, augments and normalises
+them. If the backbone is frozen, `FeatureLoader` looks up the features that were computed once for that view, and the loop
+trains the head alone. If only the last stage is trained, it looks up the inputs of that stage in the same way.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby, islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +22,10 @@ from torch import Tensor, nn
 
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.augment import augment, augment_masks, fresh_views, view_table
-from xraytune.nets.inputs import normalise
+from xraytune.nets.captured import Draws
+from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.settings import Experiment
+from xraytune.trial.device_rows import DRAWN_BYTES, Array, DeviceRows, pinned
 from xraytune.trial.network import VAL_BATCH, Network, view_count
 from xraytune.trial.sampler import NOTHING, image_stream
 from xraytune.trial.task import Results
@@ -29,6 +33,7 @@ from xraytune.trial.training_set import TrainingSet, build_training_set
 
 _MAX_NORM_IMAGES = 256
 """Running statistics of batch norms are estimated on at most this many real images."""
+_STEPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,7 @@ class TrialInputs:
     """
 
     trained: nn.Module
+    _loader: FeatureLoader | PixelLoader
 
     def __init__(self, experiment: Experiment, context: RunContext, training_set: TrainingSet | None = None) -> None:
         training_set = training_set or build_training_set(experiment, context)
@@ -66,23 +72,27 @@ class TrialInputs:
         real_count, extra_count = len(training_set.real), len(training_set.extra)
         self._real = stream("real", image_count=real_count, per_step=self._parameters.real_per_step)
         self._extra = stream("extra", image_count=extra_count, per_step=self._parameters.extra_per_step)
-        self._targets = self._labels
         if network.has_cached_features:
-            features = FeatureLoader(training_set, network)
-            self._load, self.trained = features.load, network.head(features.feature_count)
+            self._loader = FeatureLoader(training_set, network)
+            self.trained = network.head(self._loader.feature_count)
         elif network.cache_last_stage(training_set.sources):
-            self._load, self.trained = FeatureLoader(training_set, network).load, network.from_last_stage()
+            self._loader, self.trained = FeatureLoader(training_set, network), network.from_last_stage()
         else:
-            pixels = PixelLoader(training_set, network)
-            self._load, self.trained = pixels.load, network.whole
-            if network.task.has_pairs:
-                self._targets = pixels.masks
+            self._loader, self.trained = PixelLoader(training_set, network), network.whole
+        self.load = self._loader.load
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a training step, on the device: labels, int64 [B], or masks, float32 [B, 1, S, S].
+    def draws(self, steps: range) -> Iterator[Draws]:
+        """Yield what `load` needs for each step: where on the device its images are, their labels and their views.
 
         Real images come first. The k-th step with real images shows the same ones in every trial.
         """
+        return self._on_device(map(self._drawn, steps))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a training step, on the device: labels, int64 [B], or masks, float32 [B, 1, S, S]."""
+        return self.load(*next(self.draws(range(step, step + 1))))
+
+    def _drawn(self, step: int) -> StepImages:
         if step < self._pretraining_steps:
             real, extra = NOTHING, self._extra(step)
         else:
@@ -91,17 +101,29 @@ class TrialInputs:
         chosen = self._training_set
         numbers = np.concatenate([chosen.real[real.positions], chosen.extra[extra.positions]])
         views = np.concatenate([real.views, extra.views])
-        drawn = StepImages(step=step, numbers=numbers, views=views, real_count=len(real.positions))
-        return self._load(drawn), self._targets(drawn)
+        return StepImages(step=step, numbers=numbers, views=views, real_count=len(real.positions))
+
+    def _on_device(self, steps: Iterable[StepImages]) -> Iterator[Draws]:
+        device = self.network.compute.device
+        for (image_count, _), alike in groupby(steps, lambda images: (len(images.numbers), images.real_count)):
+            at_once = min(_STEPS_AT_ONCE, 1 + DRAWN_BYTES // (image_count * self._loader.drawn_bytes))
+            while chunk := [*islice(alike, at_once)]:
+                columns = (pinned(column, device) for column in self._loader.draw(chunk))
+                yield from zip(*(column.to(device, non_blocking=True) for column in columns), strict=True)
 
     def norm_batches(self) -> Iterator[Tensor]:
         """Return inputs to estimate batch norm statistics on: real images, or the mix of the first steps with real ones."""
         real = self._training_set.real
         if self._parameters.batch_norm == "real":
             drawn = real_images_for_norms(self.network.experiment, len(real))
-            return (self._load(replace(images, numbers=real[images.numbers])) for images in drawn)
-        steps = -(-min(len(real), _MAX_NORM_IMAGES) // self._parameters.real_per_step)  # each real image is shown once
-        return (self.batch(self._pretraining_steps + step)[0] for step in range(steps))
+            draws = self._on_device(replace(images, numbers=real[images.numbers]) for images in drawn)
+        else:
+            first = self._pretraining_steps
+            steps = -(
+                -min(len(real), _MAX_NORM_IMAGES) // self._parameters.real_per_step
+            )  # each real image is shown once
+            draws = self.draws(range(first, first + steps))
+        return (self.load(*drawn)[0] for drawn in draws)
 
     def whole(self) -> nn.Module:
         """Return the whole network, with the trained part in it."""
@@ -119,9 +141,6 @@ class TrialInputs:
         """Return the results of the trained network on val-A or val-B, [N, C]."""
         batches = self.network.batches(images)
         return self.network.task.results(self.trained, batches, images, compute=self.network.compute)
-
-    def _labels(self, drawn: StepImages) -> Tensor:
-        return torch.from_numpy(self._training_set.labels[drawn.numbers]).to(self.network.compute.device)
 
 
 def untrained(experiment: Experiment, context: RunContext, source: ImageSource) -> tuple[nn.Module, Iterator[Tensor]]:
@@ -152,69 +171,96 @@ def real_images_for_norms(experiment: Experiment, real_count: int) -> Iterator[S
         )
 
 
-class FeatureLoader:
+class Loader:
+    """The data sources of a training set as steps draw them: the real images, and all others, perhaps of another size."""
+
+    def __init__(self, training_set: TrainingSet, network: Network, arrays: Sequence[Array]) -> None:
+        self.network, self._labels, self._first_other = network, training_set.labels, arrays[0][0]
+        groups = [group for group in (arrays[:1], arrays[1:]) if group]
+        self._rows = [DeviceRows(group, network.compute.device) for group in groups]
+        self.drawn_bytes = max(rows.drawn_bytes for rows in self._rows)
+
+    def draw_rows(self, numbers: NDArray[np.int64], real_count: int) -> list[NDArray[Any]]:
+        """Draw rows of the arrays for some steps, [steps, B], in each step `real_count` real ones first."""
+        if len(self._rows) == 1:
+            return [self._rows[0].draw(numbers)]
+        real, others = np.split(numbers, [real_count], axis=1)
+        return [self._rows[0].draw(real), self._rows[1].draw(others - self._first_other)]
+
+    def look_up(self, drawn: Sequence[Tensor], convert: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the rows of a step, [B, ...], converted to one size."""
+        parts = [
+            convert(rows.look_up(of_rows)) for rows, of_rows in zip(self._rows, drawn, strict=True) if len(of_rows)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class FeatureLoader(Loader):
     """Looks up cached features, float32 [B, D], or cached inputs of the last stage, [B, C, H, W]."""
 
     def __init__(self, training_set: TrainingSet, network: Network) -> None:
-        self._training_set, self._network = training_set, network
         classical = network.experiment.parameters.classical
         totals = Counter[str]()
         for source in training_set.sources:
             totals[source.title] += len(source.rows)
-        done, self._features = Counter[str](), []
+        done, features = Counter[str](), list[NDArray[Any]]()
         for source in training_set.sources:
             earlier, total = done[source.title], totals[source.title]
-            self._features.append(network.features(source, classical=classical, earlier=earlier, total=total))
+            features.append(network.features(source, classical=classical, earlier=earlier, total=total))
             done[source.title] += len(source.rows)
-        self.feature_count = int(self._features[0].shape[-1])
+        self.feature_count, self._views = int(features[0].shape[-1]), int(features[0].shape[1])
+        each_view = [array.reshape(-1, *array.shape[2:]) for array in features]
+        super().__init__(training_set, network, [(len(array), array.__getitem__) for array in each_view])
 
-    def load(self, drawn: StepImages) -> Tensor:
-        """Return the features of each image in its view."""
-        like = self._features[0]
-        features = np.empty((len(drawn.numbers), *like.shape[2:]), dtype=like.dtype)
-        for source, mask, places in self._training_set.by_source(drawn.numbers):
-            features[mask] = self._features[source][places, drawn.views[mask]]
-        return self._network.on_device(features)
+    def draw(self, steps: Sequence[StepImages]) -> list[NDArray[Any]]:
+        """Return what `load` needs for steps of one shape, each array with a row for each step."""
+        numbers, views = _stacked(steps)
+        return [*self.draw_rows(numbers * self._views + views, steps[0].real_count), self._labels[numbers]]
+
+    def load(self, *drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of each image in its view, and the labels."""
+        *features, labels = drawn
+        return self.look_up(features, self.network.restored), labels
 
 
-class PixelLoader:
-    """Scales, augments and normalises images on the device: float32 [B, C, S, S], channels last."""
+class PixelLoader(Loader):
+    """Scales, augments and normalises images, and masks if there are any, on the device."""
 
     def __init__(self, training_set: TrainingSet, network: Network) -> None:
-        self._training_set, self._network = training_set, network
         self._seed, self._classical = network.experiment.settings.seed, network.experiment.parameters.classical
         views = view_count(network.experiment)
         table = partial(view_table, self._seed, "views", views=views, classical=self._classical)
         tables = [table(source.name, image_count=len(source.rows)) for source in training_set.sources]
         self._table = np.concatenate(tables) if views else None
+        super().__init__(training_set, network, [(len(source.rows), source.planes) for source in training_set.sources])
 
-    def load(self, drawn: StepImages) -> Tensor:
-        """Return each image in its view."""
-        images = self._collect(drawn, self._network.scaled)
+    def draw(self, steps: Sequence[StepImages]) -> list[NDArray[Any]]:
+        """Return what `load` needs for steps of one shape, each array with a row for each step."""
+        numbers, views = _stacked(steps)
+        if self._table is None:
+            shown = np.stack([self._fresh_views(images) for images in steps])
+        else:
+            shown = self._table[numbers, views]
+        return [*self.draw_rows(numbers, steps[0].real_count), self._labels[numbers], shown]
+
+    def load(self, *drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each image in its view, float32 [B, C, S, S], and the labels or, in its view, each mask, [B, 1, S, S]."""
+        *planes, targets, views = drawn
+        network = self.network
+        images = self.look_up(planes, lambda planes: to_unit(planes[:, 0], network.form))
+        if network.task.has_pairs:
+            targets = self.look_up(planes, lambda planes: network.scaled_masks(planes[:, 1]))
         if self._classical:  # without it, every view is the image itself
-            images = augment(images, self._views(drawn))
-        return normalise(images, self._network.form)
+            images = augment(images, views)
+            targets = augment_masks(targets, views) if network.task.has_pairs else targets
+        return normalise(images, network.form), targets
 
-    def masks(self, drawn: StepImages) -> Tensor:
-        """Return the mask of each image in its view, float32 [B, 1, S, S]."""
-        return augment_masks(self._collect(drawn, self._network.scaled_masks), self._views(drawn))
+    def _fresh_views(self, images: StepImages) -> NDArray[np.float32]:
+        """Draw views from two streams, so that those of real images are the same in every arm."""
+        draw = partial(fresh_views, self._seed, classical=self._classical)
+        real, extra = images.real_count, len(images.numbers) - images.real_count
+        return np.concatenate([draw("real", images.step, count=real), draw("extra", images.step, count=extra)])
 
-    def _collect(self, drawn: StepImages, read: Callable[[ImageSource, NDArray[np.int64]], Tensor]) -> Tensor:
-        size_px, device = self._network.form.image_size_px, self._network.compute.device
-        collected = torch.empty(len(drawn.numbers), 1, size_px, size_px, device=device)
-        for source, mask, places in self._training_set.by_source(drawn.numbers):
-            images = read(self._training_set.sources[source], places)
-            if mask.all():
-                return images
-            collected[torch.from_numpy(mask)] = images
-        return collected
 
-    def _views(self, drawn: StepImages) -> Tensor:
-        if self._table is not None:
-            views = self._table[drawn.numbers, drawn.views]
-        else:  # two streams, so that the views of real images are the same in every arm
-            draw = partial(fresh_views, self._seed, classical=self._classical)
-            extra_count = len(drawn.numbers) - drawn.real_count
-            real, extra = draw("real", drawn.step, count=drawn.real_count), draw("extra", drawn.step, count=extra_count)
-            views = np.concatenate([real, extra])
-        return torch.from_numpy(views).to(self._network.compute.device)
+def _stacked(steps: Sequence[StepImages]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.stack([images.numbers for images in steps]), np.stack([images.views for images in steps])

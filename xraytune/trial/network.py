@@ -115,7 +115,7 @@ class Network:
         try:
             inputs = _stage_inputs(network.backbone, self.stage, image, self.compute)
             short = self.from_last_stage().get_submodule("backbone")
-            given = predict_logits(short, [self.on_device(inputs)], compute=self.compute)
+            given = predict_logits(short, [self.restored(torch.from_numpy(inputs))], compute=self.compute)
         except UNREADABLE:
             return 0
         expected = predict_logits(network.backbone, [image], compute=self.compute)
@@ -191,20 +191,19 @@ class Network:
             return predict_logits(network.backbone, [shown], compute=self.compute)
         return _stage_inputs(network.backbone, self.stage, shown, self.compute)
 
-    def on_device(self, features: NDArray[Any]) -> Tensor:
-        """Return cached features, [n, D], or inputs of the last stage, stored as [n, H, W, C], restored to [n, C, H, W]."""
-        tensor = torch.from_numpy(features).to(self.compute.device)
-        tensor = tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
-        return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+    def restored(self, features: Tensor) -> Tensor:
+        """Return cached features, [n, D], or inputs of the last stage, stored as [n, H, W, C], as [n, C, H, W]."""
+        features = features.view(torch.bfloat16) if features.dtype == torch.int16 else features
+        return features.permute(0, 3, 1, 2) if features.ndim == 4 else features
 
     def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
         """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
         return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
 
-    def scaled_masks(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
-        """Return masks of a source on the device, float32 [n, 1, S, S] of 0 and 1; smaller ones are scaled up."""
+    def scaled_masks(self, masks: Tensor) -> Tensor:
+        """Return masks, uint8 [n, h, w], as float32 [n, 1, S, S] of 0 and 1; smaller ones are scaled up."""
         size_px = self.form.image_size_px
-        masks = (torch.from_numpy(source.read_masks(places)).to(self.compute.device)[:, None] > 0).float()
+        masks = (masks[:, None] > 0).float()
         if masks.shape[2] != size_px:
             masks = (F.interpolate(masks, size=(size_px, size_px), mode="bilinear") >= MASK_THRESHOLD).float()
         return masks
@@ -221,7 +220,7 @@ class Network:
             if inputs is None:
                 yield normalise(self.scaled(source, places), self.form)
             else:
-                yield self.on_device(np.array(inputs[places]))
+                yield self.restored(torch.from_numpy(np.array(inputs[places])).to(self.compute.device))
 
 
 def _stage_inputs(backbone: nn.Module, stage: str, images: Tensor, compute: Compute) -> NDArray[Any]:

@@ -125,7 +125,8 @@ def training_of(
     return NetworkTraining(
         parameters=experiment.parameters,
         network=inputs.trained,
-        batch=inputs.batch,
+        draws=inputs.draws,
+        load=inputs.load,
         loss=task_of(settings).loss,
         norm_batches=inputs.norm_batches,
         max_epochs=settings.budget.max_epochs,

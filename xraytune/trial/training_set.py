@@ -6,7 +6,6 @@ i of a training set has a label and a place in one of its sources.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +24,7 @@ class TrainingSet:
     """The data sources of a trial, and which of their images are the real and the extra ones.
 
     Attributes:
-        sources: The first one has the real images.
+        sources: The first one has the real images; the images of all others have one size.
         labels: int64 [total], over all sources.
         real: int64 [R], the numbers of the real images.
         extra: int64 [E], the numbers of the extra images; `duplicate` may repeat a number.
@@ -35,14 +34,6 @@ class TrainingSet:
     labels: NDArray[np.int64]
     real: NDArray[np.int64]
     extra: NDArray[np.int64]
-
-    def by_source(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
-        """Yield, for each source with some of the images, its position, a mask of these images, and their rows in it."""
-        ends = np.cumsum([len(source.rows) for source in self.sources])
-        sources = np.searchsorted(ends, numbers, side="right")
-        for source in np.unique(sources).tolist():
-            mask = sources == source
-            yield source, mask, numbers[mask] - (ends[source] - len(self.sources[source].rows))
 
 
 def build_training_set(experiment: Experiment, context: RunContext) -> TrainingSet:

@@ -74,7 +74,7 @@ while True:
             continue
         case NoTrial(is_done=True):
             break
-    number = min(gpu_of, key=lambda number: (number * 7) % 24)  # in another order than they started
+    number = min(gpu_of, key=lambda number: (number * 7) % 27)  # in another order than they started
     print(number, len(gpu_of), file=open(sys.argv[2], "a"))
     free[gpu_of.pop(number)] += share
     ended = TrialEnded(result=TrialResult(value=0.5, best_epoch=1, epochs=1, val_b_score=0.5, threshold=0.5, seconds=1.0))
@@ -352,15 +352,16 @@ def test_resources_after_out_of_memory_are_on_one_machine(
 
 
 @pytest.mark.slow
-def test_two_trials_on_each_of_eight_gpus_and_no_share_is_free_while_trials_wait(
-    study: StudyFolder, program: Callable[..., None], tmp_path: Path
+@pytest.mark.parametrize(("share", "at_once"), [(0.5, 16), (0.3, 24)])
+def test_no_trial_waits_while_a_share_of_eight_gpus_is_free_and_none_waits_for_ray(
+    study: StudyFolder, program: Callable[..., None], tmp_path: Path, share: float, at_once: int
 ) -> None:
-    """24 trials, each on half a GPU; the program in Ray's place fails if a trial fits on no GPU."""
+    """Of 27 trials; the program in Ray's place fails if it is given a trial that fits on no GPU."""
     program(STARTS + EIGHT_GPUS, f"{tmp_path}/running")
 
-    run(study, "budget.trials=24", needs=allocation(1, 0.5))
+    run(study, "budget.trials=27", needs=allocation(1, share))
 
     *ends, most = (line.split() for line in (tmp_path / "running").read_text(encoding="utf-8").splitlines())
-    assert most == ["most", "16"]
-    assert [int(running) for _, running in ends] == [16] * 9 + [*range(15, 0, -1)], "while others ended"
-    assert sorted(int(number) for number, _ in ends) == [*range(24)]
+    assert most == ["most", f"{at_once}"]
+    assert [int(running) for _, running in ends] == [at_once] * (28 - at_once) + [*range(at_once - 1, 0, -1)]
+    assert sorted(int(number) for number, _ in ends) == [*range(27)]

@@ -1,0 +1,77 @@
+"""Steps of a training that a GPU replays: one CUDA graph is launched instead of hundreds of operations.
+
+Networks and generators are trained by the same kind of step. On a CPU, it is simply called.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from xraytune.base.errors import is_out_of_memory
+from xraytune.base.records import Compute
+
+Draws: TypeAlias = Sequence[Tensor]
+"""All that differs between two steps, such as their random draws; on the device."""
+Step: TypeAlias = Callable[[Draws], Tensor]
+"""Trains one step and returns its losses, on the device, without waiting for it."""
+_WARM_UP_STEPS = 3
+"""Before the capture, cuDNN chooses its algorithms and optimizers allocate their state."""
+_logger = logging.getLogger(__name__)
+
+
+def replayed(step: Step, compute: Compute) -> Step:
+    """Return a step that computes the same, on a GPU by replaying a CUDA graph."""
+    return CapturedStep(step) if compute.device == "cuda" else step
+
+
+class CapturedStep:
+    """A step that is captured as a CUDA graph at its fourth call, then replayed. A result lasts until the next call.
+
+    For draws of the same shapes, `step` must run the same operations; with other shapes, it is captured anew. A step that
+    cannot be captured, such as that of a custom backbone which waits for the device, is called each time.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step, self._calls, self._can_capture = step, 0, True
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._draws: Draws = ()
+        self._shapes: list[torch.Size] = []
+        self._losses = torch.empty(0)
+
+    def __call__(self, draws: Draws) -> Tensor:
+        """Run the step on these draws and return its losses."""
+        if (shapes := [draw.shape for draw in draws]) != self._shapes:
+            self._shapes, self._calls = shapes, 0
+        self._calls += 1
+        if self._calls <= _WARM_UP_STEPS:
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                losses = self._step(draws)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return losses
+        if self._calls == _WARM_UP_STEPS + 1:
+            self._capture(draws)
+        if not self._can_capture:
+            return self._step(draws)
+        for static, draw in zip(self._draws, draws, strict=True):
+            static.copy_(draw)
+        self._graph.replay()
+        return self._losses
+
+    def _capture(self, draws: Draws) -> None:
+        self._draws = [draw.clone() for draw in draws]
+        self._graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads, such as a progress display's, may use the GPU meanwhile.
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._losses = self._step(self._draws)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self._can_capture = False
+            _logger.warning("training is slower, since its steps cannot be replayed as a CUDA graph: %s", error)
