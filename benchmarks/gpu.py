@@ -139,9 +139,10 @@ def main() -> int:
     if not GPUS:
         print("NO GPU WAS FOUND: this run measures nothing, it only shows that the benchmark works", file=sys.stderr)
     where = f"{names or 'no GPU was found'}, {machine()}"
-    figures = [replace(one, command="make gpu-bench", machine=where) for one in measure()]
+    prefix = "" if GPUS else "no GPU was found: "
+    figures = [replace(one, name=prefix + one.name, command="make gpu-bench", machine=where) for one in measure()]
     _OUT.write_text(json.dumps([asdict(one) for one in figures], indent=1) + "\n", encoding="utf-8")
-    print(table(figures), f"\nwritten to {_OUT}; no GPU was found" if not GPUS else f"\nwritten to {_OUT}")
+    print(table(figures), f"\n{prefix}written to {_OUT}")
     return int(any(one.holds is False for one in figures))
 
 
