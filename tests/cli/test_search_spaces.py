@@ -41,8 +41,11 @@ def test_every_space_file_is_valid_and_named_like_its_study(file: Path) -> None:
 def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A folder of that name, such as that of `xraytune demo`, does not matter."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
     shipped = load_space(Path("demo"))
+    (tmp_path / "demo").rmdir()
     (tmp_path / "demo").write_text((SPACES / "demo.yaml").read_text("utf-8").replace("name: demo", "name: mine"))
 
     assert (shipped.settings.name, load_space(Path("demo")).settings.name) == ("demo", "mine")

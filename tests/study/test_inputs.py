@@ -108,7 +108,7 @@ def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused
 
 @pytest.mark.parametrize("changed", CHANGES)
 def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_name(lab: Path, changed: str) -> None:
-    """By `confirm` too."""
+    """By `confirm` too, and other weights by `train`."""
     draw_extra(lab, 2)
     study = search_lab(lab)
     CHANGES[changed](lab, 3)
@@ -118,6 +118,9 @@ def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_
         search_lab(lab, trials=2)
     with pytest.raises(StudyError, match=refusal):
         confirm(study.path)
+    if changed == "own.safetensors":
+        with pytest.raises(StudyError, match=refusal):
+            train(study.path, out=lab / "model", cache=lab / "cache")
     assert len(ended_trials(study)) == 1
     CHANGES[changed](lab, 2 if changed == "extra" else 1)
 

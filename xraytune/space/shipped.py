@@ -45,9 +45,9 @@ def copy_space(name: str, out: Path | None = None) -> Path:
 
 
 def shipped(file: Path) -> Path:
-    """Return the space file that xraytune ships under a bare name, such as `gan_ratio_cpu`; any other path as it is."""
+    """Return the space file that xraytune ships under a bare name, if no file here has that name; any other path as it is."""
     found = _folder() / f"{file}.yaml"
-    return found if file.parent == Path() and not file.exists() and found.is_file() else file
+    return found if file.parent == Path() and not file.is_file() and found.is_file() else file
 
 
 def _folder() -> Path:
