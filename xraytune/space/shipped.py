@@ -45,7 +45,7 @@ def copy_space(name: str, out: Path | None = None) -> Path:
 
 
 def shipped(file: Path) -> Path:
-    """Return the space file that xraytune ships under a bare name, if no file here has that name; any other path as it is."""
+    """Return the space file that xraytune ships under a bare name, unless a file here has it; any other path as it is."""
     found = _folder() / f"{file}.yaml"
     return found if file.parent == Path() and not file.is_file() and found.is_file() else file
 
