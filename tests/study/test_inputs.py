@@ -14,6 +14,7 @@ from xraytune.base.tensors import save_state
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import PIXELS_STAGE, prepare
+from xraytune.model.train import train
 from xraytune.nets.classifier import build_classifier
 from xraytune.search import run as search_run
 from xraytune.search.run import search
