@@ -211,20 +211,16 @@ def test_results_that_were_changed_are_refused_until_they_are_computed_again(don
 
 
 def test_scores_that_are_not_finite_are_never_compared(done: Lab) -> None:
-    """Neither stored scores nor those of a network with NaN weights."""
+    """Those of a network with NaN weights."""
     scores = next((done.study / "confirm").rglob("test.npy"))
-    np.save(scores, np.load(scores) * np.nan)
-
-    with pytest.raises(StudyError, match=r"test\.npy: .*damaged"):
-        done.confirm()
-
     scores.unlink()
     best = scores.parent / "checkpoint" / "best.safetensors"
-    save_file(
-        {name: one * float("nan") if one.is_floating_point() else one for name, one in load_file(best).items()}, best
-    )
+    tensors = {name: one * float("nan") if one.is_floating_point() else one for name, one in load_file(best).items()}
+    save_file(tensors, best)
+
     with pytest.raises(StudyError, match="output is NaN or infinite for"):
         done.confirm()
+
     assert not scores.exists()
 
 

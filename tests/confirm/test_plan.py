@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -257,27 +256,3 @@ def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) ->
     moved = plan.arms[0].parameters
     assert moved.folder is not None
     assert (moved.folder.path, moved.weights) == (there / "copies", str(there / "net.pth"))
-
-
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        ("runs", [["gan #1", 0, 0]]),
-        ("replicates", None),
-        ("replicates", 0),
-        ("test", "train"),
-        ("arms", [{"name": "gan #1"}]),
-        ("version", 3),
-        ("", None),
-    ],
-)
-def test_a_damaged_plan_is_refused_with_its_path(tmp_path: Path, place: str, value: Any) -> None:
-    plan, file = Plan(test="folder", replicates=2, arms=(GAN, NONE)), tmp_path / "plan.json"
-    assert read_plan(tmp_path) is None
-    write_plan(plan, tmp_path)
-    assert read_plan(tmp_path) == plan
-    damaged = json.dumps({**json.loads(file.read_bytes()), place: value}).encode() if place else b"\xff"
-    file.write_bytes(damaged)
-
-    with pytest.raises(StudyError, match=r"plan\.json: the plan of this confirmation is damaged"):
-        read_plan(tmp_path)

@@ -22,7 +22,6 @@ from xraytune.space.settings import DataSettings, Experiment, Parameters, Settin
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import completed_runs, ended_runs
 from xraytune.study.suggestion import TrialSuggestion
-from xraytune.study.trial_files import ProgressFile
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
@@ -171,17 +170,6 @@ def test_settings_without_effect_on_results_can_change(folder: StudyFolder) -> N
     write_json(config, content)
 
     assert work(folder, "none").is_done
-
-
-def test_the_progress_of_generators_in_training_is_reported(folder: StudyFolder) -> None:
-    reported = list[tuple[str, int, int]]()
-    one = work(folder, "gan", generator_need=lambda _: "one", on_progress=lambda *progress: reported.append(progress))
-    started(one)
-    ProgressFile(folder.trial_path(0))("training the GAN (steps)", 25, 600)
-    one.heartbeat()
-    one.heartbeat()
-
-    assert [progress for progress in reported if progress[0] == "run 0 (steps)"] == [("run 0 (steps)", 25, 600)]
 
 
 def arm(**changes: Any) -> Arm:

@@ -1,6 +1,5 @@
 """Every image becomes square and a row of the store, or is broken; several threads decode many, in order."""
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -134,18 +133,6 @@ def test_several_threads_give_the_same_as_one_after_the_other(images: Path, monk
             assert image == BrokenImage(file=name, reason="this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image")
     broken = [number for number, image in enumerate(together) if isinstance(image, BrokenImage)]
     assert broken == list(range(5, FILES, 50))
-
-
-@pytest.mark.slow
-def test_no_thread_is_left_when_the_caller_stops_early(images: Path) -> None:
-    before = threading.active_count()
-    decoded = decode_files(images, NAMES, 96)
-    next(decoded)
-    assert threading.active_count() > before
-
-    del decoded
-
-    assert threading.active_count() == before
 
 
 def test_odd_metadata_do_not_warn(images: Path, tmp_path: Path) -> None:

@@ -207,17 +207,6 @@ def test_patient_table_cannot_add_outside_files(tmp_path: Path, with_classes: bo
     assert sorted(image.file for image in index.images) == sorted(files)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES_THAT_LEAD_OUT)
-@pytest.mark.parametrize("key", ["pixels", "class_names"])
-def test_split_cannot_name_outside_files(study: StudyFolder, key: str, name: str) -> None:
-    content = read_json(study.path / "split.json")
-    write_json(study.path / "split.json", {**content, key: f"pixels-2/{name}" if key == "pixels" else ["NORMAL", name]})
-
-    with pytest.raises(StudyError, match=r"split\.json"):
-        study.prepared()
-
-
 @pytest.fixture
 def study(tmp_path: Path) -> StudyFolder:
     folder = StudyFolder(tmp_path / "studies" / "small")

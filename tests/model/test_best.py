@@ -1,6 +1,5 @@
 """`export`: its choice, its file and its errors."""
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,17 +123,6 @@ def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Pa
     assert f"# From {exported.sentence}." in text
     assert "xraytune train --config trial.yaml -o model" in text
     assert str(tmp_path) not in text
-
-
-def test_printed_commands_are_quoted(lab: Lab, tmp_path: Path) -> None:
-    study, out = tmp_path / "a #1", tmp_path / "my best.yaml"
-    study.symlink_to(lab.study)
-
-    exported = export(study, out=out, trial=0)
-
-    assert shlex.split(exported.command, comments=True)[2:] == ["--config", str(out), "-o", "model"]
-    assert shlex.split(exported.advice, comments=True)[2] == str(study)
-    assert "--config 'my best.yaml' -o model" in out.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

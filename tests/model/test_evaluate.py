@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,12 @@ from tests.in_process import command
 from tests.model.conftest import CopyLab, Lab, change_record, read_rows
 from tests.model.conftest import evaluate_classes as evaluate
 from tests.model.conftest import predict_classes as predict
-from xraytune.base.drawing import figure_files
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, write_json
-from xraytune.base.seeding import numpy_generator
 from xraytune.cli.model import show_evaluation
 from xraytune.data.phantom import draw_phantoms
-from xraytune.model.evaluation_figure import DrawnClass, draw_evaluation
 from xraytune.model.load import open_bundle
 from xraytune.model.train import train
-from xraytune.stats.breakdown import ClassMetrics
-from xraytune.stats.curves import class_curves
 
 pytestmark = pytest.mark.slow
 
@@ -346,40 +340,6 @@ def test_three_classes_are_called_by_probability(
         shares = {name: float(row[f"probability_{name}"]) for name in evaluation.class_counts}
         assert sum(shares.values()) == pytest.approx(1)
         assert row["predicted"] == max(shares, key=lambda name: shares[name])
-
-
-def drawn(seed: int) -> DrawnClass:
-    generator = numpy_generator(seed, "figure")
-    is_class = np.arange(60) % 3 == 0
-    scores = np.clip(generator.normal(0.4 + 0.2 * is_class, 0.2), 0, 1)
-    curves = class_curves(is_class, scores, [str(number) for number in range(60)], replicates=5, seed=0)
-    metrics = ClassMetrics(
-        images=20,
-        metrics={"auroc": seed / 10 + 0.011, "auprc": seed / 10 + 0.022, "sensitivity": 0.91, "specificity": 0.82},
-        intervals={},
-    )
-    return DrawnClass(curves=curves, metrics=metrics, brier=f"0.{seed}33", prevalence=1 / 3)
-
-
-def draw(folder: Path, classes: list[str], *, shown: list[str], threshold: float | None = None) -> set[str]:
-    """Draw, and return the texts of the SVG."""
-    confusion = np.arange(len(classes) ** 2).reshape(len(classes), -1) + 100
-    curves = {name: drawn(seed) for seed, name in enumerate(shown)}
-    files = figure_files(folder, "evaluation")
-    draw_evaluation(curves, confusion, classes, files, threshold=threshold, note="60 images")
-    _, svg = files
-    found = ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
-    return {"".join(one.itertext()) for one in found}
-
-
-def test_with_two_classes_every_axis_names_the_positive_class(tmp_path: Path) -> None:
-    texts = draw(tmp_path, ["NORMAL", "PNEUMONIA"], shown=["PNEUMONIA"], threshold=0.4)
-
-    for what in ("sensitivity", "1 - specificity", "recall", "precision", "predicted probability", "observed share"):
-        assert f"{what} (PNEUMONIA)" in texts
-    assert {"AUROC  0.011", "AUPRC  0.022", "Brier score  0.033", "prevalence 33%", "60 images"} <= texts
-    assert {"threshold 0.400", "sensitivity 0.910", "specificity 0.820"} <= texts
-    assert {"100", "101", "102", "103", "50%"} <= texts
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.model.conftest import Lab, change_record, read_rows
-from xraytune.base.errors import ArtifactError, ConfigError, DataError
+from tests.model.conftest import Lab, read_rows
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import decode_file
@@ -212,12 +212,3 @@ def test_data_of_the_other_task_are_refused(discs: Path, lab: Lab, of_segmenter:
 
     with pytest.raises((DataError, ConfigError), match=message):
         use(model, data)
-
-
-def test_a_record_that_mixes_tasks_is_refused(discs: Path, tmp_path: Path) -> None:
-
-    for number, changes in enumerate(({"task": "classification"}, {"positive": "image"}, {"backbone": "inception_v3"})):
-        model = shutil.copytree(discs / "model", tmp_path / f"{number}")
-        change_record(model, **changes)
-        with pytest.raises(ArtifactError, match="not valid"):
-            open_bundle(model)

@@ -27,7 +27,6 @@ from xraytune.study.clean import clean, clean_cache
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 from xraytune.study.status import status
-from xraytune.synth.synthesize import generator_need
 
 pytestmark = pytest.mark.slow
 
@@ -156,15 +155,6 @@ def test_clean_keeps_results_and_the_checkpoint_of_an_interrupted_trial(root: Pa
     assert {name: sha for name, sha in before.items() if name not in gone} == contents(study)
     assert [trial.status for trial in status(study).trials] == ["complete", "complete", "unfinished"]
     assert clean(study).removed == {}, "nothing is left to remove"
-
-
-def test_the_generator_of_one_study_serves_the_next(root: Path) -> None:
-    """Unless its training images differ."""
-    gan, cache = StudyFolder(root / "studies" / "small").experiment(0).parameters.gan, root / "cache"
-    same, other = begin_study(root, "same"), begin_study(root, "other", "data.split.seed=9")
-
-    assert generator_need(gan, same.prepared(), CPU, cache) is None
-    assert generator_need(gan, other.prepared(), CPU, cache) is not None
 
 
 def dead_process() -> int:

@@ -1,13 +1,12 @@
 """Blocks of a pool, and masks of generated images: the plausible ones, blocks that hold only these, training on pairs."""
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from tests.in_process import CPU
 from tests.synth.conftest import BLOBS, DISCS, full_range_generator, tiny, train
@@ -15,7 +14,6 @@ from xraytune.base.seeding import derive_seed
 from xraytune.data.masks import OUTLINE_RGB
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator
 from xraytune.synth.gan import draw_shifts, translate
-from xraytune.synth.grids import image_grid, png_bytes, progress_gif
 from xraytune.synth.pool import (
     BLOCK,
     MaskRange,
@@ -109,18 +107,6 @@ def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order() -> None:
     assert np.array_equal(block.pixels[: len(expected)], expected)
 
 
-def test_progress_shows_at_most_forty_grids_in_order(tmp_path: Path) -> None:
-    for number in range(1, 101):
-        Image.new("L", (20, 20), number).save(tmp_path / f"step_{number * 500:06d}.png")
-    Image.new("L", (20, 20)).save(tmp_path / "real.png")
-
-    with Image.open(BytesIO(progress_gif(sorted(tmp_path.glob("step_*.png"))))) as progress:
-        greys = [np.asarray(frame.convert("L"))[45, 10] for frame in ImageSequence.Iterator(progress)]
-    assert len(greys) == 40
-    assert (greys[0], greys[-1]) == (1, 100)
-    assert greys == sorted(greys)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("class_count", [1, 2])
 def test_a_block_is_a_function_of_seed_class_and_number_alone(class_count: int) -> None:
@@ -144,15 +130,3 @@ def test_an_image_does_not_depend_on_the_others_in_its_block() -> None:
 
     in_block = sample_block(generator, 0, 0, seed=1, compute=CPU).pixels[:3]
     assert np.abs(alone.astype(int) - in_block.astype(int)).max() <= 1  # rounding depends on the batch size
-
-
-def test_image_grid_is_in_reading_order_with_white_gaps() -> None:
-    images = np.stack([np.full((4, 4), grey, dtype=np.uint8) for grey in (10, 20, 30, 40, 50)])
-
-    sheet = np.asarray(Image.open(BytesIO(png_bytes(image_grid(images, columns=3)))))
-
-    assert sheet.shape == (2 * 6 + 2, 3 * 6 + 2)
-    assert (sheet[2:6, 14:18] == 30).all()
-    assert (sheet[8:12, 8:12] == 50).all()
-    assert (sheet[8:12, 14:18] == 255).all()  # the last row is short
-    assert (sheet[:2] == 255).all()

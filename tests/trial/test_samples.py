@@ -17,13 +17,9 @@ from xraytune.trial.samples import (
     COLUMNS,
     GAP_PX,
     LINES,
-    ClassSamples,
-    Shown,
-    sample_grid,
     save_generator_grid,
 )
 
-SIDE = 8
 WHITE = 255
 SHOWN = COLUMNS * LINES
 
@@ -41,23 +37,6 @@ def cells(sheet: Image.Image, class_count: int) -> NDArray[np.uint8]:
                 y, x = top + place // COLUMNS * pitch, left + place % COLUMNS * pitch
                 found[label, block, place] = pixels[y : y + CELL_PX, x : x + CELL_PX]
     return found
-
-
-def shown_images(*greys: int) -> list[Shown]:
-    return [(np.full((SIDE, SIDE), grey, dtype=np.uint8), None) for grey in greys]
-
-
-def test_each_class_has_a_band_with_real_images_left_and_generated_ones_right() -> None:
-    classes = [
-        ClassSamples(name="NORMAL", real_count=3, real=shown_images(10, 11, 12), generated=shown_images(110)),
-        ClassSamples(name="PNEUMONIA", real_count=40, real=shown_images(*range(20, 40)), generated=[]),
-    ]
-
-    found = cells(sample_grid(classes, "a GAN"), 2)
-
-    assert (found.max(axis=(3, 4)) == found.min(axis=(3, 4))).all(), "a cell is one image of one grey"
-    greys = [[[grey for grey in block if grey != WHITE] for block in band] for band in found[..., 0, 0].tolist()]
-    assert greys == [[[10, 11, 12], [110]], [[*range(20, 30)], []]]
 
 
 def with_gan(bench: Bench, settings: GanSettings) -> Experiment:
