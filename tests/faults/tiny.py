@@ -124,7 +124,7 @@ class Marks:
         epoch, step = train._train_epoch, gan.GanTraining.update
 
         def marked_epoch(*arguments: Any, **options: Any) -> tuple[float, float]:
-            number: int = arguments[2]
+            number: int = arguments[3]
             self.add("epoch", self.current, number)
             return epoch(*arguments, **options)
 
