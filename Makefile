@@ -43,7 +43,7 @@ test: install ## All tests, on the CPU, where results are bit-identical
 # What needs neither torch nor Ray, each of which takes seconds to import.
 QUICK := tests/base tests/space tests/data tests/stats tests/study tests/search --ignore tests/search/ray tests/cli/test_console.py
 
-quick: install ## The quick tests, before a commit: all but training and Ray (20 seconds)
+quick: install ## The quick tests, before a commit: all but training and Ray (under a minute)
 	CUDA_VISIBLE_DEVICES= $(PYTEST) -q $(SIDE_BY_SIDE) -m "not slow and not ray" $(QUICK)
 
 nightly: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
