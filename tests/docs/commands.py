@@ -58,8 +58,8 @@ TINY_PAIRS = (
     *("gan.loss=hinge", "gan.ema_half_life_images=300"),  # enough for plausible masks
 )
 SHRUNK = {
-    r"(search|train|generator train) (?!.*(gan_segmentation|lung_segmenter|jsrt_|best.yaml|exact.yaml))": TINY,
-    r"(search|train|generator train) .*(gan_segmentation|lung_segmenter|jsrt_)": TINY_PAIRS,
+    r"(search|train|generator train) (?!.*(gan.segmentation|lung_segmenter|jsrt_|best.yaml|exact.yaml))": TINY,
+    r"(search|train|generator train) .*(gan.segmentation|lung_segmenter|jsrt_)": TINY_PAIRS,
     r"train .*lung_segmenter": ("budget.steps_per_epoch=20", "data.train_patients=null"),  # enough for plausible masks
     r"search .*manaf": ("budget.trials=6",),  # its grid
     r"search .*CXR8": ("data.train_patients=null",),

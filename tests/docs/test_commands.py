@@ -70,7 +70,7 @@ def run_page(name: str, folder: Path, *options: str) -> dict[str, str]:
 
 @pytest.mark.nightly
 def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
-    """But for numbers, which can differ between machines, and the verdict that follows from them."""
+    """But for numbers, which can differ between machines, and the best trials and verdict that follow from them."""
 
     def shape(line: str) -> str:
         return re.sub(r"[\d.,]+", "#", " ".join(line.split()))
@@ -88,7 +88,7 @@ def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
         now = {shape(one) for one in printed[line].splitlines()}
         lines = [one for one in map(shape, output.splitlines()) if one]
         assert lines[0] in now, line
-        assert len([one for one in lines if one in now]) > len(lines) / 2, line
+        assert len([one for one in lines if one in now]) >= len(lines) / 2, line
 
 
 @pytest.mark.nightly
