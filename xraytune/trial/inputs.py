@@ -8,6 +8,7 @@ trains the head alone. If only the last stage is trained, it looks up the inputs
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -118,11 +119,8 @@ class TrialInputs:
             drawn = real_images_for_norms(self.network.experiment, len(real))
             draws = self._on_device(replace(images, numbers=real[images.numbers]) for images in drawn)
         else:
-            first = self._pretraining_steps
-            steps = -(
-                -min(len(real), _MAX_NORM_IMAGES) // self._parameters.real_per_step
-            )  # each real image is shown once
-            draws = self.draws(range(first, first + steps))
+            first, shown = self._pretraining_steps, min(len(real), _MAX_NORM_IMAGES)  # each real image once
+            draws = self.draws(range(first, first + math.ceil(shown / self._parameters.real_per_step)))
         return (self.load(*drawn)[0] for drawn in draws)
 
     def whole(self) -> nn.Module:
