@@ -1,4 +1,4 @@
-"""The inputs of a trial's training loop: its network, the batch of each step, and the two validation sides.
+"""The inputs of a trial's training loop: its network, the batches that join real and extra images, and val-A and val-B.
 
 One image on its way into a step: a stream draws its number in the training set and one of its views (`StepImages`). This
 is done for many steps at once. Then, on the device, `PixelLoader` looks up its pixels, and scales, augments and normalises
