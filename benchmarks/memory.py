@@ -23,7 +23,7 @@ from xraytune.base.files import write_json
 from xraytune.base.lease import hold
 from xraytune.base.records import Compute
 from xraytune.data.pixels import PIXELS_FILE
-from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName
+from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName, image_columns
 from xraytune.nets.backbones import build_backbone
 from xraytune.search.messages import Job
 from xraytune.space.load import experiment_to_json, load_space
@@ -109,7 +109,7 @@ def _prepared(cache: Path, count: int, image_px: int) -> Prepared:
     """Write images with a band of noise, black elsewhere, to a sparse file."""
     counts: dict[SideName, int] = {"val_a": _VAL, "val_b": _VAL, "train": count - 2 * _VAL}
     sides = [side for side, images in counts.items() for _ in range(images)]
-    images = tuple(
+    images = image_columns(
         PreparedImage(
             file=f"train/{'NORMAL' if number % 2 else 'PNEUMONIA'}/person{number}_bacteria_{number}.jpeg",
             patient=f"person{number}",

@@ -69,7 +69,7 @@ def test_a_second_test_folder_and_images_that_changed_are_refused(lab: Lab) -> N
     next((lab.xrays / "test" / "NORMAL").iterdir()).unlink()
     with pytest.raises(StudyError, match="the test folder changed since the search"):
         lab.sealed(prepared=prepared)
-    shutil.copy(lab.xrays / prepared.images[-1].file, lab.xrays / prepared.images[0].file)
+    shutil.copy(lab.xrays / prepared.images.file[-1], lab.xrays / prepared.images.file[0])
 
     with pytest.raises(XraytuneError, match="1 images were changed or removed since the search"):
         lab.sealed(prepared=prepared)
@@ -89,7 +89,7 @@ def test_without_a_test_folder_the_given_one_is_used(lab: Lab, tmp_path: Path) -
 def test_training_patients_in_test_folder_are_named(lab: Lab, tmp_path: Path) -> None:
     shutil.rmtree(lab.xrays / "test")
     prepared = lab.prepared()
-    known = prepared.images[0].file
+    known = prepared.images.file[0]
     for name in ("NORMAL", "PNEUMONIA"):
         (tmp_path / "other" / name).mkdir(parents=True)
     shutil.copy(lab.xrays / known, tmp_path / "other" / Path(*Path(known).parts[-2:]))
@@ -107,7 +107,7 @@ def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> Non
     for path in sorted(test.glob("[NP]*/*.jpeg")):
         shutil.copy(path, flat)
         rows.append(f"{path.stem},{path.stem},{path.parent.name},test")
-    first = lab.prepared().images[0]
+    first = next(iter(lab.prepared().images))
     shutil.copy(lab.xrays / first.file, flat / "own.jpeg")
     (flat / "labels.csv").write_text("\n".join([*rows, "own,other,NORMAL,train"]), encoding="utf-8")
     keys = "file: labels.csv, image: name, patient: who, label: finding, side: fold"

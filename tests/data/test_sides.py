@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tests.study.studies import two_images
-from xraytune.data.prepare import PreparedImage, SideName
+from xraytune.data.prepare import PreparedImage, SideName, image_columns
 from xraytune.data.sides import SideSize, chance_warning, side_sizes
 
 
@@ -16,7 +16,7 @@ def sizes(train: int, val_a: int, val_b: int) -> tuple[SideSize, ...]:
         for label in (0, 1)
         for number in range(2 * count)
     ]
-    return side_sizes(replace(two_images(), images=tuple(images)))
+    return side_sizes(replace(two_images(), images=image_columns(images)))
 
 
 def test_sides_are_counted_in_images_and_patients_of_each_class() -> None:

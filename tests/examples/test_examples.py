@@ -129,7 +129,8 @@ def test_the_source_sees_the_training_images_of_a_class_and_nothing_else(lab: Pa
     pixels = np.load(lab / "cache" / split["pixels"] / "pixels.npy")
     for block in (lab / "cache" / POOL_STAGE).glob("*/pixels.npy"):
         inputs, drawn = read_json(block.with_name("manifest.json"))["inputs"], np.load(block)
-        seen = [one["row"] for one in split["images"] if (one["side"], one["label"]) == ("train", inputs["label"])]
+        rows = zip(*(split["images"][column] for column in ("row", "side", "label")), strict=True)
+        seen = [row for row, *group in rows if group == ["train", inputs["label"]]]
         assert inputs["rows"] == seen
         assert drawn.shape == (256, 32, 32)
         assert drawn.max() <= pixels[seen].max()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Compute, EpochRecord, TrialResult
-from xraytune.data.prepare import Prepared, PreparedImage, SideName
+from xraytune.data.prepare import Prepared, PreparedImage, SideName, image_columns
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import EpochEnded, TrialEnded
@@ -56,7 +56,7 @@ def write_space(folder: Path, *overrides: str) -> Space:
 
 def two_images() -> Prepared:
     sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
-    images = tuple(
+    images = image_columns(
         PreparedImage(file=f"{side}.jpeg", patient=side, label=0, side=side, row=row, sha256=side)
         for row, side in enumerate(sides)
     )
@@ -75,9 +75,10 @@ def two_images() -> Prepared:
 def keep_one_ill_patient_on_val_b(study: Path) -> None:
     """Move the others to val-A."""
     split = read_json(study / "split.json")
-    ill = sorted({row["patient"] for row in split["images"] if (row["side"], row["label"]) == ("val_b", 1)})
-    for row in split["images"]:
-        row["side"] = "val_a" if row["patient"] in ill[1:] else row["side"]
+    images = split["images"]
+    rows = [*zip(images["patient"], images["side"], images["label"], strict=True)]
+    ill = sorted({patient for patient, side, label in rows if (side, label) == ("val_b", 1)})
+    images["side"] = ["val_a" if patient in ill[1:] else side for patient, side, _ in rows]
     write_json(study / "split.json", split)
 
 

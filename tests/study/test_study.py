@@ -10,6 +10,7 @@ from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.errors import MachineError, StudyError, TrialError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import image_columns
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder, is_searched, locked
 from xraytune.study.start import continue_under_releases, create_study, require_same_images, require_same_space
@@ -31,7 +32,7 @@ def test_images_that_changed_are_refused(study: StudyFolder) -> None:
 
     require_same_images(study, two_images())
     with pytest.raises(StudyError, match="the images changed") as refusal:
-        require_same_images(study, replace(prepared, images=(changed, new, *others)))
+        require_same_images(study, replace(prepared, images=image_columns([changed, new, *others])))
 
     assert f"2 changed or gone: {first.file}, {second.file}; 1 new: {new.file}" in str(refusal.value)
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 from tests.trial.conftest import Bench
 from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import image_columns
 from xraytune.space.settings import Experiment, FolderSettings, QualitySettings
 from xraytune.synth.generator_quality import Quality
 from xraytune.synth.quality import REAL_STAGE, measure_quality
@@ -63,7 +64,7 @@ def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
         for file in sorted((clinic.cache.parent / "sharp" / name).iterdir())[:30]:
             shutil.copy(file, few / name)
     images = [one for one in clinic.prepared.images if one.side != "val_b" or one.label]
-    sides = replace(clinic.prepared, images=tuple(images))
+    sides = replace(clinic.prepared, images=image_columns(images))
 
     for experiment, prepared in ((with_folder(clinic, "few"), clinic.prepared), (with_folder(clinic, "sharp"), sides)):
         notes.append(measure_quality(experiment, replace(clinic.context, prepared=prepared)))

@@ -18,7 +18,7 @@ from xraytune.base.errors import DataError, TrialError
 from xraytune.base.files import write_json
 from xraytune.data.index import ImageFile
 from xraytune.data.pixels import stored_files
-from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, prepare
+from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, image_columns, prepare
 from xraytune.space.settings import DataSettings, FolderSettings, Settings, SplitSettings, without_gate
 from xraytune.synth.extra_folder import PROVENANCE_FILE, require_unseen, store_folder
 from xraytune.trial.training_set import build_training_set
@@ -110,7 +110,7 @@ def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path:
     """Patients who share an image are merged under one name; their files still carry the other."""
     seen, trained = one_of_each(bench)
     joined = replace(seen, patient="another name")
-    prepared = replace(bench.prepared, images=(joined, trained))
+    prepared = replace(bench.prepared, images=image_columns([joined, trained]))
     root = write_negatives(bench, tmp_path / "extra", [seen, trained])
 
     used = used_of(bench, root, prepared)
@@ -121,7 +121,7 @@ def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path:
 def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path) -> None:
     """A regular expression may keep them; a table of patients is read without them."""
     seen, trained = one_of_each(bench)
-    prepared = replace(bench.prepared, images=(replace(seen, patient=" anna"), trained))
+    prepared = replace(bench.prepared, images=image_columns([replace(seen, patient=" anna"), trained]))
     root = copy_renamed(bench, tmp_path / "extra", [trained])
     write_negatives(bench, root, [trained])
     other = root / bench.prepared.class_names[trained.label] / f"{Path(trained.file).stem}.png"
@@ -135,7 +135,9 @@ def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path)
 
 def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path) -> None:
     seen, trained = one_of_each(bench)
-    prepared = replace(bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2")))
+    prepared = replace(
+        bench.prepared, images=image_columns([replace(seen, patient="p1"), replace(trained, patient="p2")])
+    )
     root = copy_renamed(bench, tmp_path / "extra", [trained, trained, trained])
     class_folder = root / bench.prepared.class_names[trained.label]
     for number, name in enumerate(["p1_blurred", "p2_blurred", "somebody"]):
@@ -151,7 +153,7 @@ def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path
 
 def test_copies_named_like_validation_images_are_excluded_with_table(bench: Bench, tmp_path: Path) -> None:
     renamed = [replace(image, file=f"img{n}.jpeg", patient=f"p{n}") for n, image in enumerate(bench.prepared.images)]
-    prepared = replace(bench.prepared, images=tuple(renamed))
+    prepared = replace(bench.prepared, images=image_columns(renamed))
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     for before, after in zip(bench.prepared.images, renamed, strict=True):
         class_folder = root / bench.prepared.class_names[after.label]
@@ -241,7 +243,7 @@ def test_images_of_gan_trained_on_test_images_are_refused(bench: Bench, tmp_path
     root = folder_of(other, tmp_path / "drawn")
     sha256 = next(image.sha256 for image in other.images if image.side == "train")
     test = ImageFile(file="test/NORMAL/a.png", label=0, patient="a", sha256=sha256, width_px=1, height_px=1)
-    study = replace(bench.prepared, images=tuple(i for i in bench.prepared.images if i.side == "train")[1:])
+    study = replace(bench.prepared, images=image_columns([i for i in bench.prepared.images if i.side == "train"][1:]))
 
     require_unseen(root, study)
     with pytest.raises(DataError, match="was trained on 1 of the 1 images that the study holds out"):
@@ -253,8 +255,12 @@ def test_gan_trained_on_other_images_is_accepted(bench: Bench, tmp_path: Path) -
     others = tuple(replace(image, sha256=f"other {image.sha256}") for image in train)
 
     require_unseen(folder_of(bench.prepared, tmp_path / "same"), bench.prepared)
-    require_unseen(folder_of(replace(bench.prepared, images=train[:3]), tmp_path / "some"), bench.prepared)
-    require_unseen(folder_of(replace(bench.prepared, images=others), tmp_path / "others"), bench.prepared)
+    require_unseen(
+        folder_of(replace(bench.prepared, images=image_columns(train[:3])), tmp_path / "some"), bench.prepared
+    )
+    require_unseen(
+        folder_of(replace(bench.prepared, images=image_columns(others)), tmp_path / "others"), bench.prepared
+    )
 
 
 @pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff", "[]", "{}", '{"version": 1}'])

@@ -31,7 +31,7 @@ def divide(prepared: Prepared, settings: Settings, index: ImageIndex, replicates
     if everyone.pixels != prepared.pixels:
         what = "unused images were added, changed or removed since the search"
         raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
-    searched = {image.file for image in prepared.images}
+    searched = set(prepared.images.file)
     unused = [image for image in everyone.images if image.file not in searched]
     patients, labels = [image.patient for image in unused], [image.label for image in unused]
     order = nested_order(patients, labels, settings.data.split.seed)
@@ -50,8 +50,7 @@ def divide(prepared: Prepared, settings: Settings, index: ImageIndex, replicates
         if missing := {*prepared.class_names} - {prepared.class_names[labels[place]] for place in places}:
             what = f"a draw of {size} patients has no image of {join_names(sorted(missing))}"
             raise DataError(Problem(what, where, "use confirm.test: folder, or search with more patients"))
-    side_of = {unused[place].file: side for place, side in sides.items()} | {
-        image.file: image.side for image in prepared.images
-    }
-    images = tuple(replace(image, side=side_of[image.file]) for image in everyone.images)
-    return replace(prepared, images=images)
+    side_of = {unused[place].file: side for place, side in sides.items()}
+    side_of |= dict(zip(prepared.images.file, prepared.images.side, strict=True))
+    side = tuple(side_of[file] for file in everyone.images.file)
+    return replace(prepared, images=replace(everyone.images, side=side))

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -48,17 +49,55 @@ _TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A imag
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PreparedImage:
     """One image of a study: its file below the data folder, and its row in the pixel store."""
 
     file: str
     patient: str
-    label: _Index
+    label: int
     side: SideName
-    row: _Index
+    row: int
     sha256: str
     masks_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedImages(Collection[PreparedImage]):
+    """The images of a study as columns, which are read and compared a hundred thousand images at a time."""
+
+    file: tuple[str, ...]
+    patient: tuple[str, ...]
+    label: tuple[_Index, ...]
+    side: tuple[SideName, ...]
+    row: tuple[_Index, ...]
+    sha256: tuple[str, ...]
+    masks_sha256: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len({len(column) for column in self._columns}) != 1:
+            raise ValueError("columns of different lengths")
+
+    @property
+    def _columns(self) -> tuple[tuple[Any, ...], ...]:
+        return self.file, self.patient, self.label, self.side, self.row, self.sha256, self.masks_sha256
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def __contains__(self, image: object) -> bool:
+        return any(image == other for other in self)
+
+    def __iter__(self) -> Iterator[PreparedImage]:
+        """Yield each image."""
+        return map(PreparedImage, *self._columns)
+
+
+def image_columns(images: Iterable[PreparedImage]) -> PreparedImages:
+    """Return the columns of images."""
+    rows = [astuple(image) for image in images]
+    columns = zip(*rows, strict=True) if rows else [()] * len(fields(PreparedImage))
+    return PreparedImages(**dict(zip((field.name for field in fields(PreparedImage)), columns, strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +109,7 @@ class Side:
     patients: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What all trials of a study share.
 
@@ -91,28 +130,29 @@ class Prepared:
     pixels: str
     pixels_sha256: str
     test_fingerprint: str | None
-    images: tuple[PreparedImage, ...]
+    images: PreparedImages
     has_masks: bool = False
 
     def side(self, name: SideName) -> Side:
         """Return one side of the split, in the order of the index."""
-        chosen = [image for image in self.images if image.side == name]
+        images = self.images
+        chosen = [place for place, side in enumerate(images.side) if side == name]
         return Side(
-            rows=np.array([image.row for image in chosen], dtype=np.int64),
-            labels=np.array([image.label for image in chosen], dtype=np.int64),
-            patients=tuple(image.patient for image in chosen),
+            rows=np.array([images.row[place] for place in chosen], dtype=np.int64),
+            labels=np.array([images.label[place] for place in chosen], dtype=np.int64),
+            patients=tuple(images.patient[place] for place in chosen),
         )
 
     def drawn(self, draw: int) -> Prepared:
         """Return what a replicate is trained on: its draw of unused patients takes the place of the search's train side."""
         own = f"draw_{draw}"
 
-        def side_of(image: PreparedImage) -> SideName:
-            if image.side == "train" or image.side.startswith("draw_"):
-                return "train" if image.side == own else "others"
-            return image.side
+        def side_of(side: SideName) -> SideName:
+            if side == "train" or side.startswith("draw_"):
+                return "train" if side == own else "others"
+            return side
 
-        return replace(self, images=tuple(replace(image, side=side_of(image)) for image in self.images))
+        return replace(self, images=replace(self.images, side=tuple(map(side_of, self.images.side))))
 
     @property
     def train_counts(self) -> tuple[int, ...]:
@@ -124,7 +164,7 @@ class Prepared:
         """Patients of the train side."""
         return len(set(self.side("train").patients))
 
-    @property
+    @cached_property
     def train_fingerprint(self) -> str:
         """Content of the train side, in order: what a GAN and the frozen features of real images depend on."""
         train = [image for image in self.images if image.side == "train"]
@@ -216,7 +256,7 @@ def prepare_index(
         pixels_sha256=_content(store),
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
-        images=tuple(
+        images=image_columns(
             PreparedImage(
                 file=image.file,
                 patient=image.patient,
@@ -398,7 +438,7 @@ def read_prepared(path: Path) -> Prepared:
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
         raise ValueError("a name that is a path")
-    if max([prepared.positive, *(image.label for image in prepared.images)]) >= len(prepared.class_names):
+    if max(prepared.positive, *prepared.images.label) >= len(prepared.class_names):
         raise ValueError("a label without a class")
     return prepared
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from xraytune.data.folders import bare_name
 from xraytune.data.guesses import patient_of
@@ -55,7 +55,7 @@ def shared_patients(
 
 
 def patient_aliases(
-    images: Sequence[ImageFile | PreparedImage],
+    images: Collection[ImageFile | PreparedImage],
     table: LabelTable | None,
     group_regex: str | None,
     owners: Mapping[str, str] | None = None,
@@ -65,7 +65,7 @@ def patient_aliases(
 
 
 def names_by_file(
-    images: Sequence[ImageFile | PreparedImage],
+    images: Collection[ImageFile | PreparedImage],
     table: LabelTable | None,
     group_regex: str | None,
     owners: Mapping[str, str] | None = None,

@@ -207,12 +207,12 @@ def _generators(data: StudyData) -> Section | None:
 
 def _data(data: StudyData) -> Section:
     settings, prepared, warning = data.space.settings.data, data.prepared, chance_warning(data.view.sides)
-    used, patients = len(prepared.images), len({image.patient for image in prepared.images})
+    used, patients = len(prepared.images), len(set(prepared.images.patient))
     split = f"Split by patient with seed {settings.split.seed}; no patient is on two sides."
     sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
     if data.verdict:
         sealed = "`confirm` scored the test folder." if prepared.test_fingerprint else "No test folder."
-    copies = used - len({image.sha256 for image in prepared.images})
+    copies = used - len(set(prepared.images.sha256))
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
     return Section(
         lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
