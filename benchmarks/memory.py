@@ -1,5 +1,7 @@
 """Private memory of a worker process beyond that of `import torch`: by number of images, and over 200 consecutive trials.
 
+Also the seconds in which a trial reads which images are on which side.
+
 Private memory consists of the pages that only this process has written to. It excludes mapped files, such as the pixels:
 the workers of a machine share these pages, and the kernel drops them when memory is short.
 """
@@ -10,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +26,7 @@ from xraytune.base.files import write_json
 from xraytune.base.lease import hold
 from xraytune.base.records import Compute
 from xraytune.data.pixels import PIXELS_FILE
-from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName, image_columns
+from xraytune.data.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName, image_columns, read_prepared
 from xraytune.nets.backbones import build_backbone
 from xraytune.search.messages import Job
 from xraytune.space.load import experiment_to_json, load_space
@@ -64,6 +67,10 @@ def measure() -> Iterator[Figure]:
         for count, megabytes in private.items():
             yield figure(f"memory: a worker, {count:,} images", megabytes, "MB", "<= 500")
         yield figure("memory: 100,000 images / 1,000 images", private[100_000] / private[1_000], "x", "<= 1.1")
+        (split,) = Path(name, "100000").rglob("split.json")
+        started = time.process_time()
+        read_prepared(split)
+        yield figure("memory: reading the split of 100,000 images", time.process_time() - started, "s", "<= 0.2")
         in_turn = _private(Path(name, "in turn"), 1_000, 32, "head", trials=_TRIALS)
         for trials in (10, _TRIALS):
             yield figure(f"memory: a worker after {trials} trials", in_turn[trials - 1], "MB")
