@@ -68,7 +68,7 @@ gan: {parameters: {steps: 5}} -> 4 gan.steps, mapping
 gan: {parameters: {}, wen: {source: gan}} -> 4 wen, 'when'?
 gan: {steps: {value: 1}} -> 4 gan, parameters:
 lr: 1e-3 -> 4 lr, mapping, {value: 0.001}
-lr: [1e-3, 1e-4] -> 4 lr, a list
+lr: [1e-3, 1e-4] -> 4 lr, a list, values: [...]
 lr: -> 4 lr, empty
 lr: {value: } -> 4 lr, empty
 lr: {when: {source: gan}} -> 4 lr, no value
@@ -79,18 +79,19 @@ lr: {value: 1e-4x} -> 4 lr, number
 lr: {value: 010} -> 4 lr, number
 lr: {value: .nan} -> 4 lr, finite
 lr: {value: -1} -> 4 lr, bounds
-lr: {value: 1, values: [2, 3]} -> 4 lr, both
+lr: {value: 1, values: [2, 3]} -> 4 lr, both value and values
 lr: {value: 1, distribution: uniform} -> 4 distribution, min and max
 lr: {min: 1e-4} -> 4 lr, no max
 lr: {max: 1} -> 4 lr, no min
 lr: {min: 2, max: 1} -> 4 lr, min 2, max 1
 lr: {min: 1e-4, max: 1, distributon: uniform} -> 4 distributon, 'distribution'?
-lr: {min: 1, max: 2, distribution: unifrm} -> 4 unifrm, 'uniform'?
+lr: {min: 1, max: 2, distribution: unifrm} -> 4 distribution 'unifrm', 'uniform'?
 lr: {min: 1e-5, max: 1e-3, distribution: log_uniform} -> 4 log_uniform, 'log_uniform_values'?
 dropout: {min: 0, max: .5, distribution: log_uniform_values} -> 4 dropout, logarithm
-dropout: {min: 0, max: .5, distribution: int_uniform} | lr: {values: [1, 2], when: {dropout: .3}} -> 4 dropout, fractions
+dropout: {min: 0, max: .5, distribution: int_uniform} | lr: {values: [1, 2], when: {dropout: .3}} -> \
+4 dropout, fractions, write uniform
 classical: {min: 0, max: 7} -> 4 classical, bounds
-classical: {min: 0, max: 3, distribution: uniform} -> 4 classical, int_uniform
+classical: {min: 0, max: 3, distribution: uniform} -> 4 classical, whole numbers, int_uniform
 batch_size: {min: 8, max: 64, step: 8} -> 4 batch_size, unknown key 'step'
 gan.seed: {min: 0, max: 1000000000000001} -> 4 gan.seed, too many
 views: {value: 8.0} -> 4 views, whole
@@ -103,7 +104,8 @@ lr: {value: 1, when: {steps: 500}} -> 4 steps, 'gan.steps'?
 lr: {value: 1, when: {views: {gt: 1}}} -> 4 views, a mapping
 lr: {value: 1, when: gan} -> 4 when, condition
 lr: {value: 1, when: {}} -> 4 when, condition
-lr: {value: 1, when: {source: []}} -> 4 when, source
+lr: {value: 1, when: {source: []}} -> 4 when, no value
+lr: {value: 1, when: {views: x}} -> 4 when: , whole
 lr: {values: [1, 2], when: {sourc: gan, views: 3}} -> 4 sourc
 source: {value: none} | lr: {values: [1, 2], when: {source: gan}} -> 5 source is gan is never true
 classical: {min: 0, max: 2} | lr: {values: [1, 2], when: {classical: 3}} -> 5 classical is 3 is never true
@@ -141,6 +143,14 @@ loss: {values: [bce, cross_entropy]} ++ data.classes=three -> 4 bce, two classes
 || seed: true -> 4 seed, whole
 || points_to_evaluate: {source: none} -> 4 points_to_evaluate, list
 || points_to_evaluate: [{gan: 3}] -> 4 points_to_evaluate, gan
+|| points_to_evaluate: [3] -> 4 points_to_evaluate, 3 is not a mapping
+|| points_to_evaluate: [{lrr: 1}] -> 4 points_to_evaluate, lrr, 'lr'?
+|| points_to_evaluate: [{lr: x}] -> 4 points_to_evaluate, number
+|| points_to_evaluate: [{gan: {steps: x}}] -> 4 points_to_evaluate, gan.steps, whole
+lr: {values: [1e-3, 1e-2]} || points_to_evaluate: [{lr: .1}, {lr: 1e-3}] -> 5 lr, 0.1, widen
+source: {values: [none, duplicate]} || points_to_evaluate: [{gan.steps: 5}] -> 5 gan.steps is never active, remove
+source: {values: [none, gan]} | gan: {when: {source: gan}, parameters: {steps: {values: [1, 2]}}} || \
+points_to_evaluate: [{source: none, gan.steps: 1}] -> 6 gan.steps is only active where source is gan, remove gan.steps
 lr: {min: 1e-5, max: 1e-3} || sampler: {name: grid} -> 4 lr, grid
 || task: segmentation | objective: {metric: val_auroc} -> 5 val_auroc, val_dice
 backbone: {value: swin_t} || task: segmentation -> 4 swin_t, U-Net
@@ -187,6 +197,14 @@ def test_a_wrong_space_or_override_is_refused_once_at_its_place(write_space: Wri
     assert str(problem.where) == place
     assert problem.fix
     assert all(word in str(problem) for word in words), problem
+
+
+def test_each_row_of_points_to_evaluate_is_checked(write_space: WriteSpace, complaints: Complaints) -> None:
+    rows = "points_to_evaluate: [3, {lrr: 1}, {lr: 5}, {lr: 1e-3}]\n"
+
+    message = complaints(write_space("lr: {values: [1e-3, 1e-2]}", after=rows))
+
+    assert [word in message for word in ("3 is not a mapping", "parameter 'lrr'", "lr: 5")] == [True] * 3
 
 
 def test_a_parameter_in_its_block_and_by_its_dotted_name_is_declared_twice(
@@ -247,6 +265,28 @@ parameters:
   weight_decay:
     min: 0
     max: many
+  synthetic_ratio:
+    max: 0.5
+    min: 0
+    distribution: log_uniform_values
+  batch_size:
+    max: 64
+    min: 128
+  views:
+    min: 1
+    max: 8
+    distribution: uniform
+  early_stop_epochs:
+    value: 3
+    distribution: uniform
+  trainable:
+    max: 3
+    min: 1
+  classical:
+    values:
+    - 1
+    - 2
+    - 1
 """
     path.write_text(lines, encoding="utf-8")
 
@@ -254,7 +294,7 @@ parameters:
         load_space(path)
 
     lines_of = [problem.where.line for problem in caught.value.problems if isinstance(problem.where, SourceLine)]
-    assert lines_of == [7, 8, 10, 12, 16]
+    assert lines_of == [7, 8, 10, 12, 16, 19, 23, 27, 30, 33, 38]
 
 
 def test_missing_settings_are_named_with_what_to_write(tmp_path: Path, complaints: Complaints) -> None:
