@@ -437,7 +437,7 @@ def read_prepared(path: Path) -> Prepared:
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
         raise ValueError("a name that is a path")
-    if max(prepared.positive, *prepared.images.label) >= len(prepared.class_names):
+    if max((prepared.positive, *prepared.images.label)) >= len(prepared.class_names):
         raise ValueError("a label without a class")
     return prepared
 
