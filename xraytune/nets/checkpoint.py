@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def save_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer, epoc
     content = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "epochs": [asdict(record) for record in epochs],
+        "epochs": _EPOCHS.dump_json([*epochs]).decode(),
     }
     save_content(content, folder / _CHECKPOINT_NAME)
 
@@ -70,7 +69,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
         return {}, []
     with explain_unreadable("this checkpoint is damaged", file, _FIX):
         content = load_content(file)
-        return content, _EPOCHS.validate_python(content["epochs"])
+        return content, _EPOCHS.validate_json(content["epochs"])
 
 
 def save_best(folder: Path, network: nn.Module) -> None:

@@ -82,6 +82,10 @@ class Network:
         head = build_head(self.experiment.parameters, feature_count, self._class_count, seed=seed)
         return head.to(self.compute.device)
 
+    @cached_property
+    def _weights_sha256(self) -> str | None:
+        return sha256_of(self._weights, "file of tensors") if self._weights else None
+
     @property
     def has_cached_features(self) -> bool:
         """Whether the backbone is frozen and sees the same views in every epoch, so that its features are computed once."""
@@ -146,7 +150,7 @@ class Network:
             "network": {
                 "backbone": BACKBONES.identity(parameters.backbone),
                 "input_channels": parameters.input_channels,
-                "weights": sha256_of(self._weights, "file of tensors") if self._weights else None,
+                "weights": self._weights_sha256,
             },
             "format": asdict(self.form),
             "views": [seed, views, classical] if classical else None,
