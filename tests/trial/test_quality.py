@@ -53,7 +53,21 @@ def test_new_xrays_are_better_than_blurred_ones_and_figures_of_a_pool_are_comput
     assert all(one.images >= 50 for one in sharp.classes.values())
     assert measured(clinic, "sharp") == sharp
     assert {path: path.stat().st_mtime_ns for path in clinic.cache.glob("quality*/*/[!m]*")} == made
-    assert len(list((clinic.cache / REAL_STAGE).glob("[!.]*"))) == 1
+
+
+def test_draws_of_a_confirmation_share_the_features_of_the_validation_sides(clinic: Bench) -> None:
+    whole, stage = measured(clinic, "sharp"), clinic.cache / REAL_STAGE
+    before = {*stage.glob("[!.]*")}
+    sides = {side: [one for one in clinic.prepared.images if one.side == side] for side in ("train", "val_a", "val_b")}
+    draw = image_columns([*sides["train"][::2], *sides["val_a"], *sides["val_b"]])
+
+    context = replace(clinic.context, prepared=replace(clinic.prepared, images=draw))
+    quality = measure_quality(with_folder(clinic, "sharp"), context)
+
+    assert len({*stage.glob("[!.]*")} - before) == 1
+    assert isinstance(quality, Quality)
+    assert quality.classes == whole.classes
+    assert quality.gan_test != whole.gan_test
 
 
 def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:

@@ -4,16 +4,14 @@ The first images of each class's pool are compared with val-A, which no generato
 of the synthetic ones, as in a trial. Figures are computed on sharp images and after a common blur, which removes texture
 and leaves content. Blurred images of val-B give the KID a scale: "as far from real images as a blur of 1.5 px".
 
-The figures of a pool are an artifact, computed once. So are those of the real images: features of val-A and the train side,
-the floor of the KID (val-A against val-B), and the scale.
+The figures of a pool are an artifact, computed once. So are the features of each side of the real images.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from torch import nn
 
-from xraytune.base.artifacts import build_once, fingerprint, releases
+from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import DataError, MachineError, Problem, join_names
-from xraytune.base.files import read_json, sha256_of, write_bytes, write_json
+from xraytune.base.files import read_json, sha256_of, write_array, write_json
 from xraytune.data.prepare import Prepared, RunContext, SideName, side_images
 from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import build_backbone
@@ -50,13 +49,12 @@ from xraytune.synth.pool import BLOCK
 from xraytune.synth.sources import ReadBlock, first_images, pool_reader
 from xraytune.synth.train import resize_pixels
 
-QUALITY_STAGE, REAL_STAGE = "quality-2", "quality-real-2"
+QUALITY_STAGE, REAL_STAGE = "quality-3", "quality-real-3"
 MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
 """The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
 _SCALE_IMAGES = 64
 """The most images of a class at each blur of the scale; the KID is unbiased, so fewer images suffice."""
 _REFERENCE_PX, _BATCH = 64, 32
-_WAITING = "waiting for the quality of images, which another process is computing"
 _QUALITY = TypeAdapter(Quality)
 
 
@@ -88,47 +86,51 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
             raise
         return f"not measured: {error.problems[0].what}"
 
-    waiting = partial(context.on_progress, _WAITING, 0, 1)
-
     def build(folder: Path) -> None:
-        real = _real_side(features, context, waiting)
         sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
-        flat = features.of("synthetic", sets)
+        flat = features.of("synthetic images", sets)
         sharp, hazy = flat[: len(names)], flat[len(names) :]
-        record = read_json(real / "real.json")
-        with np.load(real / "features.npz") as stored:
-            val_a, val_a_hazy, train = (
-                [stored[f"{name} {label}"] for label in range(len(names))]
-                for name in ("val_a", "val_a blurred", "train")
-            )
-        sharp_pairs = [equal(*pair) for pair in zip(val_a, sharp, strict=True)]
+        train, val_a, val_b = (features.of_side(side) for side in ("train", "val_a", "val_b"))
+        val_a_hazy = features.of_side("val_a", COMMON_BLUR_PX)
+        floor = _distances(val_a, val_b)
+        scale = [
+            np.mean(np.subtract(_distances(val_a, features.of_side("val_b", blur, _SCALE_IMAGES)), floor))
+            for blur in SCALE_PX
+        ]
         hazy_pairs = [equal(*pair) for pair in zip(val_a_hazy, hazy, strict=True)]
         classes = {
             name: ClassQuality(
-                images=len(sharp_pairs[label][0]),
-                kid=kernel_inception_distance(*sharp_pairs[label]),
-                floor=record["floor"][label],
-                full=neighbourhoods(*sharp_pairs[label]),
+                images=len(pair[0]),
+                kid=kernel_inception_distance(*pair),
+                floor=floor[label],
+                full=neighbourhoods(*pair),
                 blurred=neighbourhoods(*hazy_pairs[label]),
             )
-            for label, name in enumerate(names)
+            for label, (name, pair) in enumerate(zip(names, map(equal, val_a, sharp), strict=True))
         }
-        is_classified, positive = len(names) > 1, prepared.positive
+        is_classified, auroc = len(names) > 1, partial(transfer_auroc, positive=prepared.positive)
         quality = Quality(
             features=features.name,
             resolution_px=resolution_px,
             classes=classes,
-            gan_train=transfer_auroc(sharp, val_a, positive=positive) if is_classified else None,
-            gan_test=transfer_auroc(train, sharp, positive=positive) if is_classified else None,
-            real_train=record["real_train"],
+            gan_train=auroc(sharp, val_a) if is_classified else None,
+            gan_test=auroc(train, sharp) if is_classified else None,
+            real_train=auroc(train, val_a) if is_classified else None,
             blur_px=0.0,
         )
-        blur_px = float(np.interp(quality.kid, np.maximum.accumulate(record["scale"]), SCALE_PX))
+        blur_px = float(np.interp(quality.kid, np.maximum.accumulate(scale), SCALE_PX))
         write_json(folder / "quality.json", _QUALITY.dump_python(replace(quality, blur_px=blur_px), mode="json"))
 
-    real_name = fingerprint(REAL_STAGE, _real_inputs(features, prepared))
-    inputs = {"real": real_name, "pixels": [prepared.pixels], "pools": [blocks for _, blocks in pools]}
-    path = build_once(context.cache, QUALITY_STAGE, inputs, build, waiting=waiting)
+    inputs = {
+        "features": features.inputs,
+        "images": prepared.fingerprint,
+        "content": [prepared.pixels, prepared.pixels_sha256],
+        "class_names": list(names),
+        "positive": prepared.positive,
+        "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
+        "pools": [blocks for _, blocks in pools],
+    }
+    path = build_once(context.cache, QUALITY_STAGE, inputs, build, waiting=features.waiting)
     return _QUALITY.validate_python(read_json(path / "quality.json"))
 
 
@@ -177,7 +179,7 @@ class Features:
         self._network, self._weights, self._context, compute = network, weights, context, context.compute
         with_network = Experiment(settings=experiment.settings, parameters=network)
         self._form = input_format(with_network, train_mean=0.5, train_std=0.5)
-        self.resolution_px = resolution_px
+        self.resolution_px, self._class_count = resolution_px, len(context.prepared.class_names)
         self.name = f"{network.backbone} ({weights.name})"
         self.inputs = {
             "backbone": BACKBONES.identity(network.backbone),
@@ -188,12 +190,36 @@ class Features:
             "releases": releases("torch", "torchvision", "torchmetrics", "scikit-learn"),
         }
 
+    @cached_property
+    def _backbone(self) -> nn.Module:
+        backbone, _ = build_backbone(self._network.backbone, weights=self._weights)
+        return backbone.to(self._context.compute.device).to(memory_format=torch.channels_last).eval()
+
+    def waiting(self) -> None:
+        """Tell that another process computes what is needed next."""
+        self._context.on_progress("waiting for the quality of images, which another process is computing", 0, 1)
+
+    def of_side(self, name: SideName, blur: float = 0.0, most: int = MOST_IMAGES) -> list[Floats]:
+        """Return the features of at most `most` images of each class, float64 [n, D], after a blur in px at 64 px.
+
+        They are an artifact, shared by the draws of a confirmation, whose validation sides are the same.
+        """
+        side, class_count = side_images(name, self._context.prepared, self._context.cache), self._class_count
+        rows = [spread(side.rows[side.labels == label], most) for label in range(class_count)]
+
+        def build(folder: Path) -> None:
+            features = self.of(side.title, [(side.pixels, of_class, blur) for of_class in rows])
+            write_array(folder / "features.npy", np.concatenate(features))
+
+        images = {**side.inputs, "rows": [of_class.tolist() for of_class in rows]}
+        inputs = {"features": self.inputs, "images": images, "blur": blur}
+        path = build_once(self._context.cache, REAL_STAGE, inputs, build, waiting=self.waiting)
+        return np.split(np.load(path / "features.npy"), np.cumsum([len(of_class) for of_class in rows])[:-1])
+
     @torch.inference_mode()
     def of(self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64], float]]) -> list[Floats]:
         """Return the features, float64 [n, D], of each set: images uint8 [N, h, w], rows [n], and a blur in px at 64 px."""
         compute = self._context.compute
-        backbone, _ = build_backbone(self._network.backbone, weights=self._weights)
-        backbone.to(compute.device).to(memory_format=torch.channels_last).eval()
         total, done, features = sum(len(rows) for _, rows, _ in sets), 0, list[Floats]()
         for pixels, rows, blur in sets:
             batches, sigma_px = [], blur * self.resolution_px / _REFERENCE_PX
@@ -203,64 +229,16 @@ class Features:
                     images = blurred(images.float(), sigma_px).round().to(torch.uint8)
                 shown = normalise(to_unit(images.to(compute.device), self._form), self._form)
                 with autocast(compute):
-                    batches.append(backbone(shown).double().cpu())
+                    batches.append(self._backbone(shown).double().cpu())
                 done += len(images)
-                self._context.on_progress(f"quality: features of {what} images", done, total)
+                self._context.on_progress(f"quality: features of {what}", done, total)
             features.append(torch.cat(batches).numpy())
         return features
 
 
-def _real_side(features: Features, context: RunContext, waiting: Callable[[], None]) -> Path:
-    """Return the artifact of the real images: `features.npz`, and `real.json` with floor, scale and GAN-train reference.
-
-    `waiting` is called repeatedly while another process is building it.
-    """
-    prepared, cache = context.prepared, context.cache
-    labels = range(len(prepared.class_names))
-
-    def build(folder: Path) -> None:
-        shown: list[tuple[SideName, float, int]] = [
-            ("train", 0.0, MOST_IMAGES),
-            ("val_a", 0.0, MOST_IMAGES),
-            ("val_a", COMMON_BLUR_PX, MOST_IMAGES),
-            ("val_b", 0.0, MOST_IMAGES),
-            *(("val_b", blur, _SCALE_IMAGES) for blur in SCALE_PX),
-        ]
-        sets = []
-        for name, blur, most in shown:
-            side = side_images(name, prepared, cache)
-            sets += [(side.pixels, spread(side.rows[side.labels == label], most), blur) for label in labels]
-        flat = features.of("real", sets)
-        train, val_a, val_a_blurred, *val_b = (flat[at : at + len(labels)] for at in range(0, len(flat), len(labels)))
-        floor, *scale = (
-            [kernel_inception_distance(*equal(*pair)) for pair in zip(val_a, hazy, strict=True)] for hazy in val_b
-        )
-        record = {
-            "floor": floor,
-            "scale": [float(np.mean(np.subtract(kids, floor))) for kids in scale],
-            "real_train": transfer_auroc(train, val_a, positive=prepared.positive) if len(labels) > 1 else None,
-        }
-        write_json(folder / "real.json", record)
-        kept = {"val_a": val_a, "val_a blurred": val_a_blurred, "train": train}
-        arrays: dict[str, Any] = {
-            f"{name} {label}": by_label[label] for name, by_label in kept.items() for label in labels
-        }
-        content = io.BytesIO()
-        np.savez(content, **arrays)
-        write_bytes(folder / "features.npz", content.getvalue())
-
-    return build_once(cache, REAL_STAGE, _real_inputs(features, prepared), build, waiting=waiting)
-
-
-def _real_inputs(features: Features, prepared: Prepared) -> dict[str, Any]:
-    return {
-        "features": features.inputs,
-        "images": prepared.fingerprint,
-        "pixels": [prepared.pixels, prepared.pixels_sha256],
-        "class_names": list(prepared.class_names),
-        "positive": prepared.positive,
-        "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
-    }
+def _distances(real: Sequence[Floats], others: Sequence[Floats]) -> list[float]:
+    """Return the KID of each class."""
+    return [kernel_inception_distance(*equal(*pair)) for pair in zip(real, others, strict=True)]
 
 
 def equal(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
