@@ -30,7 +30,7 @@ from xraytune.confirm.arms import FinishedTrial, Plan, finalist_arm, matched_con
 from xraytune.confirm.draws import TEST
 from xraytune.confirm.judge import judge_finalists
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict
-from xraytune.confirm.score import arm_scores, evaluation_set, score
+from xraytune.confirm.score import arm_scores, score
 from xraytune.confirm.sealed import choose_test, load_test_images
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.data.prepare import Prepared, RunContext, prepare, write_prepared
@@ -152,8 +152,8 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     for number in plan.runs_of(plan.arms):
         score(runs, number, TEST, group, compute=COMPUTE, cache=cache)
 
-    images = evaluation_set(sealed, prepared, TASKS["classification"])
-    (found,) = judge_finalists(arm_scores(runs, plan, TEST, images), rope=settings.confirm.rope)
+    scores = arm_scores(runs, plan, TEST, sealed, TASKS["classification"])
+    (found,) = judge_finalists(scores, rope=settings.confirm.rope)
     return found
 
 

@@ -50,8 +50,11 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
         replacing = (trial.name for trial in chosen if trial.parameters.mixing == "replace")
         notes += [f"{name} has mixing: replace, so that duplicate would be the same as none" for name in replacing]
     arms = (*_possible(study, compared_arms(chosen, study.settings, choice.kind), choice, replicates, notes), *tuned)
-    require_controls(chosen, arms, study.folder.path)
     plan = Plan(test=choice.kind, replicates=replicates, notes=tuple(notes), arms=arms)
+    if alone := [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]:
+        what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
+        fix = "start a search with `none` in confirm.controls.matched, or trials of an arm in confirm.controls.tuned"
+        raise StudyError(Problem(what, study.folder.path, fix))
     write_plan(plan, study.runs_folder.path)
     return plan
 
@@ -120,14 +123,3 @@ def _possible(study: OpenStudy, arms: Sequence[Arm], choice: TestChoice, count: 
             notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         else:
             yield arm
-
-
-def require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], study: Path) -> None:
-    """Raise StudyError if there are no tuned controls, and a finalist has no matched one."""
-    if any(arm.role == "tuned" for arm in arms):
-        return
-    compared = {arm.trial for arm in arms if arm.role == "matched"}
-    if alone := [finalist.name for finalist in finalists if finalist.name not in compared]:
-        what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
-        fix = "start a search with `none` in confirm.controls.matched, or trials of an arm in confirm.controls.tuned"
-        raise StudyError(Problem(what, study, fix))

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import discard
@@ -24,7 +22,7 @@ from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.sealed import SealedTest, load_test_images
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
-from xraytune.data.prepare import ImageSource, Prepared, RunContext, Side, side_images
+from xraytune.data.prepare import ImageSource, RunContext, Side, side_images
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
 from xraytune.stats.classification import Floats, Labels
@@ -107,41 +105,35 @@ def has_any_results(folder: StudyFolder, side: str) -> bool:
     return any(folder.path.glob(f"trials/*/{side}.npy"))
 
 
-def evaluation_set(images: SealedTest | Side, prepared: Prepared, task: Task) -> EvaluationSet:
-    """Return the labels and patients of a test folder, or of val-B."""
-    return EvaluationSet(labels=images.labels, patients=images.patients, positive=prepared.positive, task=task)
-
-
 def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
     """Return a function from an arm to the thresholds of its replicates, set on val-A and val-B, [K]."""
     rows = completed_runs(folder)
 
-    def of_run(number: int) -> float:
-        with damage_explained(folder.runs_path):
-            if (threshold := rows[number].threshold) is None:
-                raise ValueError(f"run {number} has no threshold")
-            return threshold
+    def of_arm(arm: Arm) -> Floats:
+        thresholds = [rows[number].threshold for number in plan.numbers(arm)]
+        assert None not in thresholds, "every complete run has one"
+        return np.array(thresholds)
 
-    return partial(_of_replicates, plan, of_run)
+    return of_arm
 
 
-def arm_scores(folder: StudyFolder, plan: Plan, side: str, images: EvaluationSet) -> ArmScores:
+def arm_scores(folder: StudyFolder, plan: Plan, side: str, images: SealedTest | Side, task: Task) -> ArmScores:
     """Return the results on a side, of these images; they are read when they are needed."""
-    shape = len(images.labels), len(folder.prepared().class_names)
-    of_arm = partial(_of_replicates, plan, lambda number: folder.results(number, side, shape))
-    return ArmScores(plan=plan, images=images, results=of_arm)
+    prepared = folder.prepared()
+    shape = len(images.labels), len(prepared.class_names)
+    scored = EvaluationSet(labels=images.labels, patients=images.patients, positive=prepared.positive, task=task)
 
+    def of_arm(arm: Arm) -> Floats:
+        return np.array([folder.results(number, side, shape) for number in plan.numbers(arm)])
 
-def _of_replicates(plan: Plan, of_run: Callable[[int], ArrayLike], arm: Arm) -> Floats:
-    return np.array([of_run(number) for number in plan.numbers(arm)])
+    return ArmScores(plan=plan, images=scored, results=of_arm)
 
 
 def score_val_b(study: OpenStudy, plan: Plan, compute: Compute) -> ArmScores:
     """Score all runs of the plan's arms on val-B."""
     prepared, numbers = study.prepared, plan.runs_of(plan.arms)
     _score_runs(study, numbers, VAL_B, side_images(VAL_B, prepared, study.cache), compute)
-    images = evaluation_set(prepared.side(VAL_B), prepared, task_of(study.settings))
-    return arm_scores(study.runs_folder, plan, VAL_B, images)
+    return arm_scores(study.runs_folder, plan, VAL_B, prepared.side(VAL_B), task_of(study.settings))
 
 
 def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Compute, *, reason: str) -> ArmScores:
@@ -152,7 +144,7 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Comp
         data, progress = study.settings.data, study.callbacks.on_progress
         images = load_test_images(sealed, study.prepared, data, study.cache, on_progress=progress)
         _score_runs(study, numbers, sealed.side, images, compute)
-    return arm_scores(folder, plan, sealed.side, evaluation_set(sealed, study.prepared, task_of(study.settings)))
+    return arm_scores(folder, plan, sealed.side, sealed, task_of(study.settings))
 
 
 def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) -> None:

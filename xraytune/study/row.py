@@ -12,14 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PlainSerializer,
-    PositiveInt,
-    ValidationError,
-)
+from pydantic import ConfigDict, Field, NonNegativeInt, PlainSerializer, PositiveInt, ValidationError
 
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import append_jsonl, read_jsonl, write_text
