@@ -103,7 +103,6 @@ def external_results(
 
 
 def _notes_on_machines(study: OpenStudy, scored_on: Compute) -> Iterator[str]:
-    """Report differences between search, training and scoring."""
     trained = study.runs_folder.releases()[-1]
     if searched := [releases for releases in study.folder.releases() if releases != trained]:
         versions = ", ".join(map(format_versions, searched))

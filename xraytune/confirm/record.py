@@ -306,7 +306,6 @@ def answer_paragraph(confirmation: Confirmation) -> str:
 
 
 def _claim_text(confirmation: Confirmation) -> str:
-    """Return what the results hold for."""
     if confirmation.test.kind == "unused":
         return (
             f"These results hold for {confirmation.network}s trained on {confirmation.train_patients} patients of this "
@@ -338,7 +337,6 @@ def _comparison_text(result: ControlVerdict, metric: str) -> str:
 
 
 def _replicates_text(finalist: FinalistVerdict) -> str:
-    """Return each replicate's score as text, with a warning if they are clearly not normal."""
     if not finalist.generator:
         return ""
     scores = ", ".join(f"{score:.3f}" for score in finalist.replicate_scores)

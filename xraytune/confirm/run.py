@@ -109,7 +109,6 @@ def confirm(
 def _score_and_judge(
     study: OpenStudy, plan: Plan, choice: TestChoice, reason: str, before_test: Callable[[], None]
 ) -> Confirmation:
-    """Score val-B, then the test images and those beside the verdict, and judge."""
     folder, sealed = study.runs_folder, choice.sealed
     compute = scoring_compute(study, plan, sealed, *choice.others)
     val_b = score_val_b(study, plan, compute)

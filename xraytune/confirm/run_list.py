@@ -122,7 +122,6 @@ class RunList(TrialSource):
         return {"trials": Counter(self._ended.values())}
 
     def _require_same(self, number: int) -> None:
-        """Refuse a run that was started earlier with other settings."""
         config = self.folder.trial_path(number) / "config.json"
         if config.exists() and self.folder.experiment(number).identity() != self._runs[number].experiment.identity():
             what = "this run was started with other settings: the study or the options have changed since"

@@ -166,7 +166,6 @@ def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) ->
 
 
 def _score_runs(study: OpenStudy, numbers: Sequence[int], side: str, images: ImageSource, compute: Compute) -> None:
-    """Score the runs that lack scores on a side."""
     for done, number in enumerate(numbers, 1):
         if not is_scored(study.runs_folder, [number], side):
             score(study.runs_folder, number, side, images, compute=compute, cache=study.cache)

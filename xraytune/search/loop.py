@@ -76,7 +76,7 @@ class TrialSource(Protocol):
         """Record an epoch, which may be a repeated one, and return whether the trial continues."""
 
     def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
-        """Record the end of a trial; `at_once` in its outcome is how many ran, itself included."""
+        """Record the end of a trial."""
 
     def on_retry(self, number: int, failure: Failure, reason: str) -> None:
         """Record a failed attempt at a trial that is to be retried."""
@@ -290,7 +290,7 @@ class TrialLoop:
         After the first three, only failures of the machine count: settings may fail in one corner of the space.
         """
         self._remove(number)
-        self.source.record(number, status, {**outcome, "at_once": len(self._running) + 1})
+        self.source.record(number, status, outcome)
         reason = outcome["reason"] if status == "failed" else ""
         self._reasons.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
         last, are_first = self._reasons[-_SAME_FAILURES:], len(self._reasons) == _SAME_FAILURES

@@ -289,12 +289,10 @@ def _average_precision(scored: ScoredClass, weights: Floats) -> Floats:
 
 
 def _sensitivity(scored: ScoredClass, weights: Floats) -> Floats:
-    """Return the recall of the class, [R]."""
     return _share(scored.is_predicted, scored.is_class, weights)
 
 
 def _specificity(scored: ScoredClass, weights: Floats) -> Floats:
-    """Return the recall of the rest, [R]."""
     return _share(~scored.is_predicted, ~scored.is_class, weights)
 
 

@@ -167,5 +167,4 @@ def _changed(path: Path) -> float:
 
 
 def _size_bytes(path: Path) -> int:
-    """Return the size of a file, or of all files in a folder."""
     return sum(status.st_size for status in _stats(path) if stat.S_ISREG(status.st_mode))

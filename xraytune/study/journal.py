@@ -43,8 +43,8 @@ _STATES: dict[Status, TrialState] = {
     "failed": TrialState.FAIL,
 }
 _STATUSES = {state: status for status, state in _STATES.items()}
-_ROW_ATTRIBUTES = ("val_b_score", "threshold", "seconds", "gpu_seconds", "reason")
-_OUTCOME = (*_ROW_ATTRIBUTES, "best_epoch", "quality")
+ROW_ATTRIBUTES = ("val_b_score", "threshold", "seconds", "gpu_seconds", "reason")
+_OUTCOME = (*ROW_ATTRIBUTES, "best_epoch", "quality")
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
 VALUE_NAME = "val_a_score"
@@ -187,7 +187,7 @@ class Journal:
                 "parameters": parameters,
                 "value": None if status == "failed" else trial.value,
                 "epochs": len(trial.intermediate_values),
-                **{name: attributes[name] for name in _ROW_ATTRIBUTES if name in attributes},
+                **{name: attributes[name] for name in ROW_ATTRIBUTES if name in attributes},
                 **attributes.get("quality", {}),
             }
             row = validated_row(TrialRow, content)

@@ -98,8 +98,6 @@ class RunRow(EndedRow):
     label: str = ""
     """Such as `gan #12, replicate 1`."""
     best_epoch: PositiveInt | None = None
-    at_once: PositiveInt = 1
-    """How many runs trained when it ended, itself included."""
 
 
 def validated_row(kind: type[_Row], content: Mapping[str, Any]) -> _Row:

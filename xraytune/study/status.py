@@ -15,7 +15,7 @@ from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Objective
 from xraytune.study.clock import Times, read_times
 from xraytune.study.folder import StudyFolder, is_searched
-from xraytune.study.journal import VALUE_NAME, Journal
+from xraytune.study.journal import ROW_ATTRIBUTES, VALUE_NAME, Journal
 from xraytune.study.row import TrialRecord, TrialStatus, ranked_for_export, ranked_on_val_a
 from xraytune.study.trial_files import read_pool_report, read_progress, read_samples
 from xraytune.synth.generator_quality import PoolReport
@@ -23,9 +23,6 @@ from xraytune.trial.task import task_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-_ONCE_ENDED = {"val_b_score", "threshold", "seconds", "gpu_seconds", "reason"}
 
 
 class TrialView(TrialRecord):
@@ -237,7 +234,7 @@ class StudyWatcher:
             busy_seconds=busy and busy.seconds_left,
             samples=read_samples(folder) if parameters.generator else "",
             report=read_pool_report(folder) if parameters.has_synthetic_images else None,
-            **(row.model_dump(include=_ONCE_ENDED) if row else {}),
+            **(row.model_dump(include={*ROW_ATTRIBUTES}) if row else {}),
         )
         if row:
             self._ended[number] = view
