@@ -106,16 +106,8 @@ def test_a_space_without_a_ratio_or_with_too_few_patients_is_refused_before_the_
     ],
 )
 def test_the_sentence_compares_the_gain_with_the_margin(gain: float, low: float, high: float, says: str) -> None:
-    interval = Interval(
-        difference=gain,
-        standard_error=0.001,
-        degrees_of_freedom=4.0,
-        low=low,
-        high=high,
-        low_90=low,
-        high_90=high,
-        p_value=0.01,
-    )
+    figures = dict.fromkeys(Interval.__dataclass_fields__, 0.01) | {"difference": gain, "low": low, "high": high}
+    interval = Interval(**figures)
     measured = Gain(patients=50, ratio=2.0, draws=5, test_patients=900, baseline=0.9, interval=interval)
     room = Headroom(name="x", metric="AUROC", margin=0.01, patients=50, baseline="none", gains=(measured,))
 

@@ -15,14 +15,8 @@ import pytest
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan, matched_control
-from xraytune.confirm.judge import control_kind, headroom_reached, judge_finalists, ratio_response
-from xraytune.confirm.record import (
-    Confirmation,
-    HeldOutSet,
-    methods_paragraph,
-    read_verdict,
-    write_verdict,
-)
+from xraytune.confirm.judge import headroom_reached, judge_finalists, ratio_response
+from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, read_verdict, write_verdict
 from xraytune.confirm.score import ArmScores, EvaluationSet
 from xraytune.confirm.secondary import secondary_outcomes
 from xraytune.space.settings import Parameters
@@ -120,7 +114,7 @@ def test_the_verdict_follows_from_every_control(separation: dict[str, float], wo
 
     (finalist,) = found["finalists"]
     assert (found["verdict"], finalist["verdict"], finalist["because_of"]) == (word, word, because_of)
-    assert [one["control"] for one in finalist["comparisons"]] == [*KINDS]
+    assert [(one["control"], one["kind"]) for one in finalist["comparisons"]] == [*KINDS.items()]
 
 
 def test_the_ratio_response_is_in_order_from_the_control_without_images_with_the_duplicates_that_were_trained() -> None:
@@ -269,10 +263,6 @@ def test_without_real_images_of_others_or_without_the_control_there_is_no_headro
 
     assert headroom_reached(arm_scores(scores()), ARMS[0]) is None
     assert headroom_reached(arm_scores(scores(), arms=without_none), ARMS[0]) is None
-
-
-def test_the_kind_of_a_control_follows_from_its_role_and_source() -> None:
-    assert {one.name: control_kind(one, ARMS[0]) for one in ARMS if one.role in ("matched", "tuned")} == KINDS
 
 
 @pytest.mark.slow

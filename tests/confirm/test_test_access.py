@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.study.studies import CPU, two_images, write_space
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder
-from xraytune.study.start import create_study
 
 WRITE = """
 import sys
@@ -24,13 +22,6 @@ for number in range(15):
     about = {"fingerprint": "a", "reason": str(number), "study": study.name}
     log_test_access(*study_logs(study), command="confirm", image_count=1, **about)
 """
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> StudyFolder:
-    folder = StudyFolder(tmp_path / "studies" / "small")
-    create_study(folder, write_space(tmp_path), two_images(), CPU)
-    return folder
 
 
 def opened(study: Path, fingerprint: str) -> None:

@@ -67,7 +67,9 @@ def searched(pinned: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     del pinned
     root = tmp_path_factory.mktemp("searched")
     draw_phantoms(root / "xrays", patients=30, seed=3, image_size_px=48)
-    begin_study(root, "small")
+    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    space = load_space(root / "space.yaml")
+    create_study(StudyFolder(root / "studies" / "small"), space, prepare(space.settings, root / "cache")[0], CPU)
     search(root, stop_in_trial=INTERRUPTED)
     return root
 
@@ -76,14 +78,6 @@ def searched(pinned: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(searched: Path, tmp_path: Path) -> Path:
     """A copy of it."""
     return Path(shutil.copytree(searched, tmp_path / "copy", symlinks=True))
-
-
-def begin_study(root: Path, name: str, *overrides: str) -> StudyFolder:
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
-    space = load_space(root / "space.yaml", [f"name={name}", *overrides])
-    folder = StudyFolder(root / "studies" / name)
-    create_study(folder, space, prepare(space.settings, root / "cache")[0], CPU)
-    return folder
 
 
 def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> None:
