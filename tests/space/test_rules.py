@@ -61,15 +61,14 @@ def test_a_single_point_is_checked_at_its_own_ratio_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "domain", "words"),
     [
-        ("lr", Range(low=1.00001, high=1.001), "1e-06 to 0.3. These are powers of e, as the log_uniform of W&B"),
-        ("lr", Range(low=1e-5, high=100.0, is_log=True), "1e-06 to 0.3. If 0.01 is meant, an exponent lacks its minus"),
-        ("weight_decay", Choices((0.0, 1.0)), "0 to 0.3. Check the decimal point and the exponent"),
+        ("lr", Range(low=1e-5, high=100.0, is_log=True), "1e-06 to 0.3; check the decimal point, and the sign of the"),
+        ("weight_decay", Choices((0.0, 1.0)), "0 to 0.3; check the decimal point"),
         ("lr", Range(low=1e-5, high=0.1), "drawn uniformly: nine of ten values are above 0.01; if small values matter"),
         ("lr", Range(low=1e-5, high=0.1, is_log=True), ""),
         ("weight_decay", Range(low=1e-6, high=0.1), ""),
     ],
 )
-def test_an_unusual_range_gives_one_warning_with_the_likely_cause(name: str, domain: Domain, words: str) -> None:
+def test_an_unusual_range_gives_one_warning(name: str, domain: Domain, words: str) -> None:
     warnings = [*unusual_values(Space(settings=SETTINGS, specs=(ParameterSpec(name=name, domain=domain),)))]
 
     assert len(warnings) == bool(words)

@@ -16,16 +16,15 @@ from xraytune.base.records import Compute
 from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes, too_few_tested
-from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device, whole_part
+from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.earlier import with_trials_of
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Node
 from xraytune.search.order import GeneratorNeeds
 from xraytune.search.ray.runner import Runner, survey
 from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
-from xraytune.space.fields import parameters_from
+from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
@@ -40,9 +39,11 @@ from xraytune.study.start import (
     require_same_images,
     require_same_space,
 )
-from xraytune.study.status import StudyView, StudyWatcher
+from xraytune.study.status import StudyView, StudyWatcher, status
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space
+
+_MOST_EARLIER_TRIALS = 10
 
 
 def search(
@@ -92,7 +93,7 @@ def search(
     if earlier and is_resumed:
         loaded = replace(loaded, points_to_evaluate=folder.space().points_to_evaluate)
     elif earlier:
-        loaded, earlier_notes = with_trials_of(earlier, loaded)
+        loaded, earlier_notes = _with_trials_of(earlier, loaded)
     if is_resumed:
         require_same_space(folder, loaded)
         with locked(folder):  # refuse a second search before reading the images
@@ -120,6 +121,23 @@ def search(
         what = f"no trial completed{reasons_of(view.trials)}"
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
     return view
+
+
+def _with_trials_of(study: Path, space: Space) -> tuple[Space, list[str]]:
+    """Return the space with the best trials of a study after its own `points_to_evaluate`, and notes on what was taken."""
+    points, taken, left_out = [*space.points_to_evaluate], list[str](), list[str]()
+    view = status(study)
+    for trial in view.ranked[:_MOST_EARLIER_TRIALS]:
+        try:
+            point = space.point_of(flat_values(parameters_from(trial.by_name, view.path)))
+        except ValueError as error:
+            left_out.append(f"left out #{trial.number}, which the space does not contain: {error}")
+            continue
+        if point not in points:
+            points.append(point)
+            taken.append(f"#{trial.number}")
+    note = f"from {study}: {counted(len(taken), 'trial')} to evaluate first ({', '.join(taken) or 'none'})"
+    return replace(space, points_to_evaluate=tuple(points)), [note, *left_out]
 
 
 def _folder_mixes(space: Space) -> Iterator[Parameters]:
@@ -156,7 +174,6 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
 
 
 def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: GeneratorNeeds, callbacks: Callbacks) -> None:
-    """Run the trials that the budget allows."""
     trials = SearchTrials(folder, space, Journal(folder.journal_path, space, writable=True), callbacks=callbacks)
     loop = TrialLoop(trials, generator_need=need)
     if loop.is_done:
@@ -178,19 +195,10 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
     sizes, settings = side_sizes(prepared), space.settings
     yield from map(str, sizes)
-    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), _note_on_gpus(settings)))
+    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
     few = too_few_tested(index.test, index.class_names)
     if few and index.test and settings.data.train_patients is None:
         yield f"`confirm` cannot score test/: {few}"
-
-
-def _note_on_gpus(settings: Settings) -> str:
-    """Return a note if a trial gets more of a GPU than `gpus_per_trial`."""
-    wanted = settings.resources.gpus_per_trial
-    if wanted == "auto" or (share := whole_part(wanted)) == wanted:
-        return ""
-    each = f", for {1 / share:.0f} trials on each GPU" if share <= 1 else ""
-    return f"resources.gpus_per_trial: {wanted:g} is rounded up to {share:g}{each}"
 
 
 def _note_on_asha(space: Space) -> str:

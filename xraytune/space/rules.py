@@ -8,7 +8,6 @@ those that can never be active are dropped. So different points are different tr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -24,7 +23,6 @@ from xraytune.space.settings import (
     SOURCES,
     Parameters,
     Settings,
-    Usual,
     extra_images,
     has_effect_in,
     has_effect_with,
@@ -110,7 +108,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def unusual_values(space: Space) -> Iterator[str]:
-    """Yield a warning about each parameter with values beyond the usual ones, with the usual range and the likely cause.
+    """Yield a warning about each parameter with values beyond the usual ones, with the usual range.
 
     Also about each data set that weights were trained on, if its name is that of the images.
     """
@@ -127,8 +125,8 @@ def unusual_values(space: Space) -> Iterator[str]:
         numbers = [value for value in domain.corners(()) if isinstance(value, int | float)]
         is_uniform = isinstance(domain, Range) and not (domain.is_log or domain.is_integer)
         if usual and not all(map(usual.contains, numbers)):
-            cause = _likely_cause(numbers, usual)
-            yield f"{name}: {domain} is unusual: most often it is {usual.low:g} to {usual.high:g}. {cause}"
+            fix = "check the decimal point, and the sign of the exponent"
+            yield f"{name}: {domain} is unusual: most often it is {usual.low:g} to {usual.high:g}; {fix}"
         elif usual and usual.low and is_uniform and numbers[1] >= 1000 * numbers[0]:
             fix = "if small values matter, too, write distribution: log_uniform_values"
             yield f"{name}: {domain} is drawn uniformly: nine of ten values are above {numbers[1] / 10:g}; {fix}"
@@ -137,18 +135,6 @@ def unusual_values(space: Space) -> Iterator[str]:
 def _plain(name: str) -> str:
     """Return the letters and digits of a name in lower case."""
     return "".join(filter(str.isalnum, name.lower()))
-
-
-def _likely_cause(numbers: Sequence[float], usual: Usual) -> str:
-    low, high = min(numbers), max(numbers)
-    if usual.high < 1 < low < high and usual.contains(math.log(low)) and usual.contains(math.log(high)):
-        meant = f"{{min: {math.log(low):.3g}, max: {math.log(high):.3g}, distribution: log_uniform_values}}"
-        return (
-            f"These are powers of e, as the log_uniform of W&B draws them; if their exponents are meant, write {meant}"
-        )
-    if high > usual.high and math.log10(high).is_integer() and usual.contains(1 / high):
-        return f"If {1 / high:g} is meant, an exponent lacks its minus sign"
-    return "Check the decimal point and the exponent"
 
 
 def complete_specs(declared: Mapping[str, ParameterSpec | None], problems: Problems) -> tuple[ParameterSpec, ...]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
-from tests.faults.small_disk import small_disk
 from tests.search.ray.test_runner import run
 from xraytune.base.errors import MachineError
 from xraytune.search.ray.setup import protect_token, ray_parent, security_problems, why_ray_cannot_start
@@ -33,20 +31,6 @@ def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(monk
         monkeypatch.setenv("TMPDIR", f"/tmp/{folder}")
         assert ray_parent() == Path(expected)
     assert told() == ""
-
-
-@pytest.mark.slow
-def test_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    link = Path(f"/tmp/xt{os.getpid()}")  # a short path
-    with small_disk(tmp_path / "disk") as disk:
-        link.symlink_to(disk.path)
-        try:
-            monkeypatch.setenv("RAY_TMPDIR", str(link))
-            assert told() == ""
-            disk.fill(pages_left=256)
-            assert "has 1 MiB of free space" in told()
-        finally:
-            link.unlink()
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from ray.util.metrics import Counter, Gauge
@@ -18,48 +16,36 @@ _TAGS = {"trials": ("study", "state"), "slots": ("study", "state"), "cache_reque
 
 
 class Metrics:
-    """The metrics of a study. An error never affects the search; the first one leaves a traceback in the driver's log."""
+    """The metrics of a study."""
 
     def __init__(self, study: str) -> None:
-        self._study, self._has_failed = {"study": study}, False
+        self._study = {"study": study}
         self._speeds, self._memory = dict[int, float](), dict[int, float]()
-        with self._harmless():
-            self._gauges = {name: Gauge(f"xraytune_{name}", "", _TAGS.get(name, ("study",))) for name in GAUGES}
-            self._counters = {name: Counter(f"xraytune_{name}", "", _TAGS.get(name, ("study",))) for name in COUNTERS}
+        self._gauges = {name: Gauge(f"xraytune_{name}", "", _TAGS.get(name, ("study",))) for name in GAUGES}
+        self._counters = {name: Counter(f"xraytune_{name}", "", _TAGS.get(name, ("study",))) for name in COUNTERS}
 
     def show(self, statistics: Mapping[str, Any]) -> None:
         """Set the gauges: those of `TrialLoop.statistics`, except None values, and the sums over trials."""
         sums = {"images_per_second": sum(self._speeds.values()), "gpu_memory_bytes": sum(self._memory.values())}
-        with self._harmless():
-            for name, value in {**statistics, **sums}.items():
-                by_state = value if isinstance(value, Mapping) else {None: value}
-                for state, number in by_state.items():
-                    self._gauges[name].set(number, self._study | ({"state": state} if state else {}))
+        for name, value in {**statistics, **sums}.items():
+            by_state = value if isinstance(value, Mapping) else {None: value}
+            for state, number in by_state.items():
+                self._gauges[name].set(number, self._study | ({"state": state} if state else {}))
 
     def on_result(self, trial: StartTrial, message: TrialMessage, usage: Usage) -> None:
         """Count an epoch of a trial, and record its speed and usage."""
         number = trial.job.number
-        with self._harmless():
-            if isinstance(message, EpochEnded):
-                record = message.record
-                self._counters["epochs"].inc(1, self._study)
-                if record.lr is not None:  # otherwise the trial trains a generator, and no classifier
-                    images = trial.images_per_step * record.steps / record.epoch
-                    self._speeds[number] = images / max(record.seconds, 1e-3)
-            self._memory[number] = usage.gpu_memory_bytes
-            for kind, result, count in usage.cache_requests:
-                self._counters["cache_requests"].inc(count, self._study | {"kind": kind, "result": result})
+        if isinstance(message, EpochEnded):
+            record = message.record
+            self._counters["epochs"].inc(1, self._study)
+            if record.lr is not None:  # otherwise the trial trains a generator, and no classifier
+                images = trial.images_per_step * record.steps / record.epoch
+                self._speeds[number] = images / max(record.seconds, 1e-3)
+        self._memory[number] = usage.gpu_memory_bytes
+        for kind, result, count in usage.cache_requests:
+            self._counters["cache_requests"].inc(count, self._study | {"kind": kind, "result": result})
 
     def on_stop(self, number: int) -> None:
         """Forget a trial that no longer runs."""
         self._speeds.pop(number, None)
         self._memory.pop(number, None)
-
-    @contextmanager
-    def _harmless(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception:  # noqa: BLE001  the search continues
-            if not self._has_failed:
-                traceback.print_exc()
-            self._has_failed = True

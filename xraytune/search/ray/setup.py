@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,8 +16,6 @@ from pathlib import Path
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import nearest_folder
 
-_MIB = 2**20
-_LEAST_MIB = 16  # Ray starts with 4, but not with 1
 _LONGEST_SOCKET_BYTES = 107
 _PREFIX = "xray-"
 _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
@@ -33,10 +30,6 @@ def why_ray_cannot_start() -> Problem | None:
         return Problem(f"the path of Ray's temporary folder is {excess} bytes too long", parent, other)
     if why := _unwritable(parent):
         return Problem(f"Ray cannot write to its temporary folder ({why})", parent, other)
-    disk = shutil.disk_usage(nearest_folder(parent))
-    if disk.total and disk.free < _LEAST_MIB * _MIB:  # some file systems report 0
-        what = f"Ray's temporary folder has {disk.free // _MIB} MiB of free space, but needs {_LEAST_MIB}"
-        return Problem(what, parent, f"make room there, or {other}")
     return _why_no_token()
 
 
@@ -78,9 +71,8 @@ def protect_token() -> None:
 
 def security_problems() -> Iterator[Problem]:
     """Yield the ways for other users of this machine into this user's Ray, or into the cluster of `--address auto`."""
-    with suppress(RuntimeError):  # there is no home folder
-        if _is_open(token := _default_token()):
-            yield Problem("other users can read Ray's token", token, f"chmod 600 {token} (a local search does it)")
+    if _is_open(token := _default_token()):
+        yield Problem("other users can read Ray's token", token, f"chmod 600 {token} (a local search does it)")
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         yield Problem(
             "Ray does not require a token, so every user can run code in it", "RAY_AUTH_MODE", "unset RAY_AUTH_MODE"
@@ -101,15 +93,12 @@ def _why_no_token() -> Problem | None:
     if given := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         fix = f"chmod 600 {given}, or set RAY_AUTH_TOKEN_PATH to a copy that only you can read"
         return Problem("other users can read Ray's token", given, fix) if _is_open(Path(given)) else None
-    try:
-        token = _default_token()
-    except RuntimeError:  # neither HOME nor a user of this machine
-        return _no_token("HOME", "there is no home folder")
+    token = _default_token()
     why = _unwritable(token.parent)
     return None if os.access(token, os.R_OK) or not why else _no_token(token, why)
 
 
-def _no_token(where: Path | str, why: str) -> Problem:
+def _no_token(where: Path, why: str) -> Problem:
     return Problem(f"Ray cannot write its token ({why})", where, "export HOME=DIR, a folder that you can write to")
 
 
