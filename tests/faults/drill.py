@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import sys
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -26,10 +25,12 @@ from typing import Any, TypeAlias
 from tests.faults.crash import CUTS, LOSSES, Disk, Loss, Operation
 from tests.faults.lab import Lab, Point, Verdict, told_of
 from tests.faults.picture import told_and_missing
-from tests.faults.tiny import CPU, TRIALS, Tree, make_start, run_list, search
+from tests.faults.tiny import TRIALS, Tree, make_start, run_list, search
+from tests.in_process import CPU
 from xraytune.nets.compute import pin
 
 Drill: TypeAlias = Callable[[], Verdict]
+_FORKS = multiprocessing.get_context("fork")
 _LANES = len(os.sched_getaffinity(0))
 
 
@@ -58,7 +59,7 @@ def _role(path: str) -> str:
 
 def all_at(check: Callable[[Any], Verdict], points: Sequence[Any]) -> Verdict:
     """Check points side by side; one verdict of all."""
-    with multiprocessing.get_context("fork").Pool(_LANES) as pool:
+    with _FORKS.Pool(_LANES) as pool:
         return _together(pool.imap_unordered(check, points))
 
 
@@ -123,7 +124,10 @@ class _Power:
 def drills(base: Path, *, is_all: bool) -> Iterator[tuple[str, Drill]]:
     """All drills by their names, the short or the long version."""
     if not (base / "start").exists():
-        _apart(partial(make_start, base))
+        process = _FORKS.Process(target=make_start, args=(base,))  # its threads end with it
+        process.start()
+        process.join()
+        assert process.exitcode == 0, "its error is above"
     draw = random.Random(7)
     lab = Lab(base, "search", search)
     operations = lab.undisturbed()
@@ -163,20 +167,6 @@ def _raised(lab: Lab) -> Verdict:
             raise RuntimeError(outcome)
         lab.go_on(tree, marks, verdict, losses=0)
     return verdict
-
-
-def _apart(work: Callable[[], Any]) -> None:
-    """In a process of its own, whose threads end with it."""
-    process = os.fork()
-    if process == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001  told by the code
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    if os.waitpid(process, 0)[1]:
-        raise RuntimeError("see above")
 
 
 def main() -> None:

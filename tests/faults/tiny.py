@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xraytune.base.records import Compute
+from tests.in_process import CPU, job_of
 from xraytune.confirm.run_list import Run, RunList, complete_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.nets import train
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import EpochEnded, Job
+from xraytune.search.messages import EpochEnded
 from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
@@ -54,7 +54,6 @@ resources: {retries: 1}
 points_to_evaluate:
   - {source: gan, lr: 5e-3}
 """
-CPU = Compute(device="cpu", threads=1, precision="float32")
 TRIALS = 5
 GAN_CHECKPOINT_STEPS = 2
 _LOST_ONCE, _LOST_FOR_GOOD = 2, 3
@@ -193,20 +192,12 @@ def _run(
     work: TrialLoop, lock: StudyFolder, token: str, cache: Path, marks: Marks, is_lost: Callable[[int, int], bool]
 ) -> None:
     while isinstance(suggestion := work.next_trial(), TrialSuggestion):
-        job = Job(
-            study=str(work.folder.path),
-            cache=str(cache),
-            number=suggestion.number,
-            label="",
-            gpu_share=0.0,
-            lock=str(lock.lock_path),
-            token=token,
-        )
         if is_lost(suggestion.number, 0):
             work.on_trial_lost(suggestion.number, out_of_memory=False)
             continue
         marks.current = suggestion.number
-        worker, should_continue = TrialWorker(job), True
+        job = job_of(suggestion, work.folder, cache, lock, token)
+        worker, should_continue = TrialWorker(replace(job, only_generator=False)), True
         while should_continue:
             message = worker.step()
             should_continue = work.on_result(suggestion.number, message)

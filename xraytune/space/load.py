@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -70,7 +69,8 @@ def space_of_document(
     document: Document, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
 ) -> Space:
     """Like `load_space`, for a file that has been read, or a document that comes from none."""
-    document = _with_overrides(document, overrides)
+    for override in overrides:  # the last one for a key wins
+        document = _with_override(document, override)
     if data is not None and is_data_file(data):
         document = _with_data_file(document, data)
     elif data is not None:
@@ -139,27 +139,13 @@ def _with_data_file(document: Document, file: Path) -> Document:
     return document
 
 
-def _with_overrides(document: Document, overrides: Sequence[str]) -> Document:
-    """Apply each `--set`; the last one for a key wins."""
-    problems: list[Problem] = []
-    for override in overrides:
-        try:
-            document = _with_override(document, override)
-        except ConfigError as error:
-            problems += [replace(problem, where=f"--set {override}") for problem in error.problems]
-    if problems:
-        raise ConfigError(*problems)
-    return document
-
-
 def _with_override(document: Document, override: str) -> Document:
     key, equals, text = override.partition("=")
-    key = key.strip()
+    key, place = key.strip(), f"--set {override}"
     if not equals:
-        raise ConfigError(Problem("not key=value", fix=f"write --set {key or 'lr'}=VALUE"))
-    place = f"--set {override}"
+        raise ConfigError(Problem("not key=value", place, f"write --set {key or 'lr'}=VALUE"))
     value = parse_yaml(text, lambda _: place)
-    path = _path(document, key)
+    path = _path(document, key, place)
     if path[:1] != ROOT:
         return document.grafted(path, value)
     if not isinstance(value.content, dict) or value.content.keys().isdisjoint(SPEC_KEYS):
@@ -169,14 +155,14 @@ def _with_override(document: Document, override: str) -> Document:
     return document.grafted(path, value)
 
 
-def _path(document: Document, key: str) -> KeyPath:
+def _path(document: Document, key: str, place: str) -> KeyPath:
     if key in parameter_fields():
         return path_of(document, key)
     if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
         return tuple(key.split("."))
     bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
     fix = nearest(bare, [*parameter_fields(), *_dotted_settings()], "give a parameter or a setting")
-    raise ConfigError(Problem(f"unknown key '{key}'", fix=fix))
+    raise ConfigError(Problem(f"unknown key '{key}'", place, fix))
 
 
 def read_settings(problems: Problems) -> Settings | None:

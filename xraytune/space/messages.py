@@ -79,11 +79,6 @@ def format_value(value: object) -> str:
     return "nothing" if value is None else str(value)
 
 
-def choices_of(error: ErrorDetails) -> list[str]:
-    """Return the choices that a `literal_error` expects."""
-    return [word for word in re.findall(r"[\w.+-]+", error["ctx"]["expected"]) if word != "or"]
-
-
 def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
     """Return what is wrong with the value of `name` (dotted), and the fix."""
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
@@ -98,7 +93,8 @@ def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
         what, _, fix = str(context["error"]).partition("; ")
         return what, fix
     if kind == "literal_error":
-        return f"{name}: unknown value {format_value(value)}", nearest(value, choices_of(error))
+        choices = [word for word in re.findall(r"[\w.+-]+", context["expected"]) if word != "or"]
+        return f"{name}: unknown value {format_value(value)}", nearest(value, choices)
     what, fix = _WRONG_TYPES.get(kind, (error["msg"], ""))
     return f"{name}: {format_value(value)} {what}", fix
 

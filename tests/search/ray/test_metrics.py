@@ -8,24 +8,14 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from tests.study.studies import CPU, DirectSearch, direct, ended, epoch, two_images
+from tests.study.studies import direct, ended, epoch
 from xraytune.base.files import write_json
 from xraytune.search.messages import TrialEnded, TrialFailed
 from xraytune.search.ray.metrics import COUNTERS, GAUGES
-from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.start import create_study
 
-QUALITY_SPACE = """\
-version: 1
-name: quality
-data: {path: xrays}
-objective: {metric: gan_kid}
-quality: {backbone: mobilenet_v2}
-parameters: {source: {value: gan}, gan: {parameters: {steps: {values: [100, 200]}}}}
-budget: {trials: 3}
-scheduler: {name: none}
-"""
+QUALITY = ("objective.metric=gan_kid", "quality.backbone=mobilenet_v2", "scheduler.name=none")
+ONLY_GANS = ("source=gan", "synthetic_ratio=1.0", "lr=1e-4")
 
 
 def test_statistics_follow_the_trials_and_survive_a_restart(study: StudyFolder) -> None:
@@ -48,11 +38,8 @@ def test_statistics_follow_the_trials_and_survive_a_restart(study: StudyFolder) 
         assert again.statistics(4) == after
 
 
-def test_the_best_value_is_the_lowest_if_the_objective_is_minimised(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text(QUALITY_SPACE, encoding="utf-8")
-    space, folder = load_space(tmp_path / "space.yaml"), StudyFolder(tmp_path / "quality")
-    create_study(folder, space, two_images(), CPU)
-    with closing(DirectSearch(folder, space)) as search:
+def test_the_best_value_is_the_lowest_if_the_objective_is_minimised(study: StudyFolder) -> None:
+    with closing(direct(study, *QUALITY, *ONLY_GANS)) as search:
         for number, value in enumerate((3.0, -0.5, 2.0)):
             search.next_trial()
             search.on_result(number, epoch(1, value))

@@ -48,12 +48,6 @@ class TrialActor(tune.Trainable):
         self._process, self._label = started.process, started.job.label
         _logger.info("%s: start", self._label)
         self._worker = TrialWorker(started.job)
-        if self._process != self._label:
-            # Ray fixes an actor's name, but not the names of its tasks.
-            ray.get_runtime_context().current_actor.begins.options(name=self._label).remote()
-
-    def begins(self) -> None:
-        """Do nothing; in the dashboard, the name of this task shows which trial the process now runs."""
 
     def __repr__(self) -> str:
         """Return the name in the dashboard."""
