@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.in_process import CPU, job_of
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.errors import DataError, MachineError, TrialError
 from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.base.lease import LeaseHeldError, hold, take_ownership
-from xraytune.base.records import Compute, EpochRecord, TrialResult
+from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.search.messages import (
@@ -38,6 +39,7 @@ from xraytune.space.load import experiment_to_json, load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
+from xraytune.study.suggestion import TrialSuggestion
 from xraytune.study.trial_files import read_samples
 
 pytestmark = pytest.mark.slow
@@ -79,7 +81,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     space = load_space(root / "one.yaml")
     prepared, _ = prepare(space.settings, root / "cache")
     folder = StudyFolder(root / "studies" / "one")
-    create_study(folder, space, prepared, Compute(device="cpu", threads=1, precision="float32"))
+    create_study(folder, space, prepared, CPU)
     return folder
 
 
@@ -92,15 +94,8 @@ def job(study: StudyFolder, number: int, tracking: Any = None, hang_minutes: flo
     content["settings"] |= {"tracking": tracking} if tracking else {}
     content["settings"]["resources"]["hang_minutes"] = hang_minutes
     write_json(trial / "config.json", content)
-    return Job(
-        study=str(study.path),
-        cache=str(study.path.parent.parent / "cache"),
-        number=number,
-        label=f"one #{number}",
-        gpu_share=0.0,
-        lock=str(study.lock_path),
-        token="",
-    )
+    suggestion = TrialSuggestion(number=number, parameters=experiment.parameters)
+    return replace(job_of(suggestion, study, study.path.parent.parent / "cache", study), label=f"one #{number}")
 
 
 def steps(task: Job, count: int) -> list[TrialMessage]:

@@ -196,7 +196,6 @@ class TrialLoop:
         return [trial for trial in waiting if (self.folder.trial_path(trial.number) / "config.json").exists()]
 
     def _runnable(self) -> list[Trial]:
-        """Return the waiting trials that can start now, the best one first."""
         in_training = {trial.lineage for trial in self._running.values()}
         return in_order(self._startable(), in_training, self.generator_need)
 

@@ -141,7 +141,6 @@ def _with_trials_of(study: Path, space: Space) -> tuple[Space, list[str]]:
 
 
 def _folder_mixes(space: Space) -> Iterator[Parameters]:
-    """Yield the mixes of a space whose extra images come from a folder."""
     names = ("source", "folder.path", "synthetic_ratio", "balance", "mixing", "batch_size")
     for values in space.combinations(*names):
         if values[0] == "folder":

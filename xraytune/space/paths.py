@@ -49,7 +49,6 @@ def _read_weights(weights: str, info: ValidationInfo) -> str:
 
 
 def _write(path: Path | str, info: SerializationInfo) -> str:
-    """Write a path, or the name of weights."""
     is_name = isinstance(path, str) and not is_path("weights", path)
     return str(path) if info.context is None or is_name else relative_path(path, info.context)
 

@@ -133,7 +133,6 @@ def unusual_values(space: Space) -> Iterator[str]:
 
 
 def _plain(name: str) -> str:
-    """Return the letters and digits of a name in lower case."""
     return "".join(filter(str.isalnum, name.lower()))
 
 

@@ -133,7 +133,6 @@ def main(descriptor: int, folder: str, address: str, cpus: int) -> None:
 
 
 def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNotStarted:
-    """Start Ray on this machine or connect to a cluster."""
     local = {
         "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
         "num_cpus": cpus,
