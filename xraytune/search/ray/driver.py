@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -168,26 +167,24 @@ def _nodes() -> tuple[messages.Node, ...]:
 def _run(connection: Connection, order: messages.RunTrials) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
     loop = LoopClient(connection, Metrics(order.study))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Tune's own, about features that are not used
-        try:
-            tune.run(
-                TrialActor,
-                name="tune",
-                storage_path=order.scratch,
-                num_samples=-1,
-                search_alg=LoopSearcher(loop),
-                scheduler=LoopScheduler(loop),
-                max_failures=0,  # the loop decides on retries
-                raise_on_failed_trial=False,
-                reuse_actors=order.reuse_actors,
-                trial_name_creator=lambda trial: started_trial(trial.config).job.label,
-                trial_dirname_creator=lambda trial: f"{started_trial(trial.config).job.number:04d}-{trial.trial_id}",
-                verbose=0,
-            )
-            loop.update_metrics()
-        finally:
-            shutil.rmtree(order.scratch, ignore_errors=True)
+    try:
+        tune.run(
+            TrialActor,
+            name="tune",
+            storage_path=order.scratch,
+            num_samples=-1,
+            search_alg=LoopSearcher(loop),
+            scheduler=LoopScheduler(loop),
+            max_failures=0,  # the loop decides on retries
+            raise_on_failed_trial=False,
+            reuse_actors=order.reuse_actors,
+            trial_name_creator=lambda trial: started_trial(trial.config).job.label,
+            trial_dirname_creator=lambda trial: f"{started_trial(trial.config).job.number:04d}-{trial.trial_id}",
+            verbose=0,
+        )
+        loop.update_metrics()
+    finally:
+        shutil.rmtree(order.scratch, ignore_errors=True)
 
 
 def _end_with(parent: int, folder: str) -> None:
