@@ -18,7 +18,6 @@ import logging
 import os
 import shutil
 import stat
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,15 +49,9 @@ _logger = logging.getLogger(__name__)
 _requests = Counter[tuple[str, str]]()
 
 
-@lru_cache
-def _version(package: str, _path: tuple[str, ...]) -> str:
-    """Return an installed version; `importlib.metadata` parses the package's metadata in each call."""
-    return version(package)
-
-
 def releases(*packages: str) -> dict[str, str]:
     """Return the installed release of each package, without its local build (decision 19): 2.15.0 of 2.15.0+cu132."""
-    return {name: _version(name, (*sys.path,)).partition("+")[0] for name in packages}
+    return {name: version(name).partition("+")[0] for name in packages}
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
@@ -95,26 +88,28 @@ def build_once(
     path = artifact_path(cache, stage, inputs)
     require_no_link(path.parent)
     kind = stage.rpartition("-")[0]
-    if is_intact(path):
-        _requests[kind, "hit"] += 1
-        return path
-    with build_lock(path.with_name(f".{path.name}.lock"), waiting):
-        if is_intact(path):
-            _requests[kind, "hit"] += 1
-            return path
-        _requests[kind, "miss"] += 1
-        if os.path.lexists(path):
-            _logger.warning("%s is damaged and will be built again", path)
-            discard(path)
-        with new_folder(path, is_shared=True) as folder:
-            build(folder)
-            files = {
-                str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-                for file in sorted(folder.rglob("*"))
-                if file.is_file()
-            }
-            write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
+    if not is_intact(path):
+        with build_lock(path.with_name(f".{path.name}.lock"), waiting):
+            if not is_intact(path):
+                _requests[kind, "miss"] += 1
+                _build(path, stage, inputs, build)
+                return path
+    _requests[kind, "hit"] += 1
     return path
+
+
+def _build(path: Path, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> None:
+    if os.path.lexists(path):
+        _logger.warning("%s is damaged and will be built again", path)
+        discard(path)
+    with new_folder(path, is_shared=True) as folder:
+        build(folder)
+        files = {
+            str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+        write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
 
 
 def take_requests() -> list[tuple[str, str, int]]:
