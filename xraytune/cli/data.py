@@ -80,8 +80,4 @@ def phantom(
 
 
 def _show_phantoms(drawn: PhantomSet) -> None:
-    console.write(
-        f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients "
-        f"({drawn.train_image_count} in train/, {drawn.test_image_count} in test/; "
-        f"{drawn.normal_image_count} normal), with masks"
-    )
+    console.write(f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients, with masks")

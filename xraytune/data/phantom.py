@@ -19,7 +19,6 @@ of a child's chest). The patient's right is on the left of the image.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +58,11 @@ _LETTER_R = np.array([(0, 1), (0, -1), (0.9, -0.8), (0.9, -0.2), (0, 0), (0.9, 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhantomSet:
-    """A folder of phantoms, and the number of images by side of the split and without pneumonia."""
+    """A folder of phantoms."""
 
     path: Path
     patient_count: int
     image_count: int
-    train_image_count: int
-    test_image_count: int
-    normal_image_count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +101,19 @@ def draw_phantoms(
     Raises:
         ConfigError: An argument is out of bounds, or `out` exists.
     """
-    _check_arguments(out, patients, image_size_px, difficulty)
-    counts: Counter[str] = Counter()
+    require_new(out)
+    bounds = (
+        ("patients", patients, _PATIENTS),
+        ("image size", image_size_px, _IMAGE_SIZES_PX),
+        ("difficulty", difficulty, (0, 1)),
+    )
+    for name, value, (least, most) in bounds:
+        if not least <= value <= most:
+            raise ConfigError(Problem(f"{name} out of bounds: {value:g}", fix=f"give {least} to {most}"))
+    image_count = 0
     with new_folder(out.resolve()) as folder:
 
-        def draw(patient: int) -> list[tuple[Part, Diagnosis]]:
+        def draw(patient: int) -> int:
             images = list(draw_patient(seed, patient, image_size_px, difficulty))
             for image in images:
                 png = f"{image.stem}.png"
@@ -120,37 +124,14 @@ def draw_phantoms(
                 for name, pixels in {f"{image.part}/{inner}/{image.stem}.jpeg": image.pixels, **masks}.items():
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(folder / name, quality=92)
-            return [(image.part, image.diagnosis) for image in images]
+            return len(images)
 
-        for done, drawn in enumerate(map_on_cores(draw, range(patients)), start=1):
-            counts.update(word for image in drawn for word in image)
+        for done, drawn_count in enumerate(map_on_cores(draw, range(patients)), start=1):
+            image_count += drawn_count
             on_progress("drawing phantoms (patients)", done, patients)
         settings = {"seed": seed, "patients": patients, "image_size_px": image_size_px, "difficulty": difficulty}
         write_json(folder / "phantom.json", {"version": 1, **settings})
-    return PhantomSet(
-        path=out,
-        patient_count=patients,
-        image_count=counts["train"] + counts["test"],
-        train_image_count=counts["train"],
-        test_image_count=counts["test"],
-        normal_image_count=counts["normal"],
-    )
-
-
-def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: float) -> None:
-    require_new(out)
-    bounds = {
-        "patients": (patients, _PATIENTS),
-        "image size": (image_size_px, _IMAGE_SIZES_PX),
-        "difficulty": (difficulty, (0, 1)),
-    }
-    problems = [
-        Problem(f"{name} out of bounds: {value:g}", fix=f"give {least} to {most}")
-        for name, (value, (least, most)) in bounds.items()
-        if not least <= value <= most
-    ]
-    if problems:
-        raise ConfigError(*problems)
+    return PhantomSet(path=out, patient_count=patients, image_count=image_count)
 
 
 def draw_patient(seed: int, patient: int, image_size_px: int, difficulty: float) -> Iterator[PhantomImage]:
