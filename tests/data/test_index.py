@@ -305,17 +305,6 @@ def test_class_folders_can_both_number_images_from_one(tmp_path: Path, write: Wr
     assert all(file == patient for file, patient in patients.items())
 
 
-def test_regex_merging_numbers_of_two_folders_is_refused(tmp_path: Path, write: WriteImages) -> None:
-    write(tmp_path, (f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)))
-
-    message = refusal_of(tmp_path, split=SplitSettings(group_regex=r"(\d+)\.png"))
-
-    assert "1 (NORMAL/1.png, PNEUMONIA/1.png)" in message
-    assert "include the folders in its group, such as (.+/[0-9]+)" in message
-    by_folder = read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"(.+/\d+)\.png")))
-    assert {image.patient for image in by_folder.images} == {f"{name}/{i}" for name in CLASSES for i in range(1, 4)}
-
-
 @pytest.mark.parametrize("last", ["", ",NORMAL"])
 def test_table_needs_paths_for_equal_file_names(tmp_path: Path, write: WriteImages, last: str) -> None:
     files = [f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)]

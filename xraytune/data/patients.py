@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
 
 import regex
 
@@ -58,32 +57,23 @@ def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
 
     Raises:
         ConfigError: It is not a regular expression with a group, or takes too long.
-        DataError: It has no match in a path, or merges files of the same name in several folders.
+        DataError: It has no match in a path.
     """
-    matches = _matches(group_regex, files)
-    if missing := [file for file in files if file not in matches]:
+    patients = match_patients(group_regex, files)
+    if missing := [file for file in files if file not in patients]:
         what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
         fix = f"correct the expression, or list the patients in {PATIENTS_CSV}"
         raise DataError(Problem(what, _GROUP_REGEX, fix))
-    if ambiguous := _ambiguous_groups(matches):
-        fix = (
-            "if these are different patients, include the folders in its group, such as (.+/[0-9]+); "
-            f"if not, list the patients in {PATIENTS_CSV} instead"
-        )
-        what = f"it assigns one patient to files of the same name in several folders: {join_names(ambiguous)}"
-        raise DataError(Problem(what, _GROUP_REGEX, fix))
-    return {file: match[1] for file, match in matches.items()}
+    return patients
 
 
 def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
-    """Return the patients that an expression finds in the paths of files that it matches; ConfigError if it is invalid."""
-    return {file: match[1] for file, match in _matches(group_regex, files).items()}
+    """Return the patients that an expression finds in the paths of files that it matches.
 
-
-def _matches(group_regex: str, files: Collection[str]) -> dict[str, regex.Match[str]]:
-    """Search paths, with a limit of CPU time (backtracking can be exponential) far above what usual expressions need."""
+    Raises ConfigError if it is invalid, or takes much longer than usual expressions: backtracking can be exponential.
+    """
     require_group(group_regex)
-    expression, matches = regex.compile(composed(group_regex)), {}
+    expression, patients = regex.compile(composed(group_regex)), dict[str, str]()
     end = time.process_time() + 1 + len(files) / 1000
     for file in files:
         try:
@@ -93,22 +83,8 @@ def _matches(group_regex: str, files: Collection[str]) -> dict[str, regex.Match[
             fix = f"write one without nested repetition such as (a+)+, or list the patients in {PATIENTS_CSV}"
             raise ConfigError(Problem(what, _GROUP_REGEX, fix)) from None
         if match and match[1]:
-            matches[file] = match
-    return matches
-
-
-def _ambiguous_groups(matches: Mapping[str, regex.Match[str]]) -> list[str]:
-    """Return patients taken from the bare name of files that have the same name in several folders, with these files."""
-    same: dict[tuple[str, str], list[PurePosixPath]] = defaultdict(list)
-    for match in matches.values():
-        path = PurePosixPath(match.string)
-        if match.start(1) >= len(match.string) - len(path.name):
-            same[match[1], path.stem.casefold()].append(path)
-    return [
-        f"{patient} ({join_names([str(path) for path in paths], 3)})"
-        for (patient, _), paths in same.items()
-        if len({path.parent for path in paths}) > 1
-    ]
+            patients[file] = match[1]
+    return patients
 
 
 def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, str]]) -> dict[str, str]:
