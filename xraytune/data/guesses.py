@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Literal, NamedTuple, get_args
 from unicodedata import normalize
 
@@ -51,11 +51,6 @@ _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 def composed(name: str) -> str:
     """Return a name with composed umlauts and accents, as in tables; macOS decomposes those of files."""
     return normalize("NFC", name)
-
-
-def on_disk(path: Path) -> Path:
-    """Return a path; if it does not exist, with the umlauts of its name decomposed."""
-    return path if path.exists() else path.with_name(normalize("NFD", path.name))
 
 
 def folded(name: str) -> str:

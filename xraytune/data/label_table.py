@@ -13,7 +13,7 @@ from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.data.class_folders import STANDARD_CLASSES, folder_class, spelled_class
 from xraytune.data.folders import Listed, Listing, missing_classes, no_images, require_folder, walk_folder
-from xraytune.data.guesses import PartName, composed, folded, inner_folders, on_disk, part_named
+from xraytune.data.guesses import PartName, composed, folded, inner_folders, part_named
 from xraytune.data.table import JOIN, LabelTable, TableRow, match_names
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
@@ -100,7 +100,7 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> di
 
 def _members(root: Path, name: str, files: Collection[str]) -> Collection[str]:
     """Return the files of a list of `data.table.side`, or in a folder that is given instead."""
-    path = on_disk(root / name)
+    path = root / name
     if path.is_dir():
         folder, base = path.resolve(), root.resolve()
         members: Collection[str] = [file for file in files if (base / file).is_relative_to(folder)]

@@ -27,12 +27,6 @@ _USES: Mapping[ValUse, Mapping[PartName, str]] = {
     "val_a": {"train": "split by patient into train and val-B", "val": "all of val-A"},
     "val_b": {"train": "split by patient into train and val-A", "val": "all of val-B"},
 }
-_NEEDS: Mapping[ValUse, str] = {
-    "merge": "at least 3, one each for train, val-A and val-B",
-    "folder": "at least 1 in train/ and 2 in val/, one each for val-A and val-B; or use data.split.val: merge",
-    "val_a": "at least 2 in train/, one each for train and val-B, and 1 in val/; or use data.split.val: merge",
-    "val_b": "at least 2 in train/, one each for train and val-A, and 1 in val/; or use data.split.val: merge",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +71,7 @@ def split_by_patient(images: Sequence[ImageFile], settings: SplitSettings, train
         case "val_b":
             val_b, (val_a, _, train) = given, _divide(patients, share_a, 0.0, settings.seed)
     in_train = _nested_order(train, settings.seed)
-    _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b}, settings.val)
+    _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b})
     if train_patients is not None:
         in_train = _first_patients(in_train, train_patients)
     return Split(train=_positions(in_train), val_a=_positions(val_a), val_b=_positions(val_b))
@@ -215,7 +209,7 @@ def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
     return patients[:count]
 
 
-def _refuse_missing_classes(images: Sequence[ImageFile], sides: Mapping[str, Sequence[_Patient]], val: ValUse) -> None:
+def _refuse_missing_classes(images: Sequence[ImageFile], sides: Mapping[str, Sequence[_Patient]]) -> None:
     few, problems = list[ImageFile](), list[str]()
     for label in sorted({image.label for image in images}):
         counts = {side: sum(label in member.labels for member in members) for side, members in sides.items()}
@@ -225,7 +219,7 @@ def _refuse_missing_classes(images: Sequence[ImageFile], sides: Mapping[str, Seq
             problems.append(f"the class of {same[0].file} has {patients}: none for {' and '.join(missing)}")
             few += same
     if problems:
-        fix = f"add patients: every class needs {_NEEDS[val]}"
+        fix = "add patients: every class needs one for each side; data.split.val says which sides train/ and val/ make"
         raise DataError(with_headers(join_names(problems, 3), "data.split", fix, few))
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import cell_path, cell_text, require_file
 from xraytune.data.formats import without_suffix
-from xraytune.data.guesses import PartName, composed, on_disk, part_named, pneumonia_type
+from xraytune.data.guesses import PartName, composed, part_named, pneumonia_type
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings, TableSettings
@@ -32,8 +32,6 @@ _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
 _YES = frozenset(("1", "1.0", "true", "yes"))
 _DELIMITERS = ",;\t"
 _PROBLEMS_SHOWN = 10
-_MOST_ROWS, _MOST_CELLS = 1_000_000, 20_000_000
-_LONGEST_PATH, _MOST_FOLDERS = 4096, 64
 
 
 @dataclass(slots=True)
@@ -97,13 +95,12 @@ class Matches(NamedTuple):
         return problems
 
 
-def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
+def match_names(names: Collection[str], files: Iterable[str]) -> Matches:
     """Find the file that each name means; see the head of this file.
 
     A name that is the path of a file means only that one. Of files that differ only in their suffix, it means the one with
-    its own suffix. Names that are too long for a path are left out. An umlaut of one or of two code points is the same.
+    its own suffix. An umlaut of one or of two code points is the same.
     """
-    names = [name for name in names if len(name) <= _LONGEST_PATH and name.count("/") <= _MOST_FOLDERS]
     by_path: dict[str, list[str]] = defaultdict(list)
     for file in files:
         by_path[composed(without_suffix(file))].append(file)
@@ -207,7 +204,6 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLine, dict[str, str]]]]]:
     """Open a table; gives its columns, and an iterator over its rows, each with its line and cells by column."""
-    path = on_disk(path)
     try:
         require_file(path, "table", DataError)
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -216,7 +212,6 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
             reader = csv.DictReader(map(composed, stream), restval="", delimiter=max(_DELIMITERS, key=first.count))
             columns = [column.strip() for column in reader.fieldnames or ()]
             reader.fieldnames = columns
-            _require_plausible_size(path, len(columns))
             rows = (
                 (SourceLine(path, reader.line_num), {name: cell_text(row[name].strip()) for name in columns if name})
                 for row in reader
@@ -229,15 +224,6 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
         raise DataError(Problem("there is no such table", path, "data.table.file is relative to data.path")) from error
     except OSError as error:
         raise DataError(Problem(f"cannot be read ({error.strerror})", path, "check its permissions")) from error
-
-
-def _require_plausible_size(path: Path, column_count: int) -> None:
-    with path.open("rb") as stream:
-        row_count = sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(2**20), b""))
-    if row_count > _MOST_ROWS or row_count * column_count > _MOST_CELLS:
-        what = f"too large a table: {row_count:,} rows and {column_count:,} columns"
-        fix = f"keep the columns that you need; at most {_MOST_ROWS:,} rows and {_MOST_CELLS:,} cells are read"
-        raise DataError(Problem(what, path, fix))
 
 
 def _read_table(root: Path, settings: TableSettings) -> LabelTable:
@@ -290,21 +276,15 @@ def _missing_columns(
 def _unite(
     rows: dict[str, TableRow], settings: TableSettings, where: SourceLine, cells: Mapping[str, str]
 ) -> Iterator[Problem]:
-    """Add a row to those of its image, or report what contradicts them; `patients.csv` has one row for each."""
-    is_patients_csv = settings is PATIENTS_TABLE
+    """Add a row to those of its image, or report what contradicts them."""
     name, patient = cell_path(cells[settings.image]), cells.get(settings.patient or "", "")
-    if not name or (is_patients_csv and not patient):
-        fix = "give both the file and the patient" if is_patients_csv else "name the image"
-        yield Problem("a cell is empty", where, fix)
+    if not name:
+        yield Problem("a cell is empty", where, "name the image")
         return
     row = rows.setdefault(name, TableRow(where))
-    first = f"line {row.where.line}" if row.where.path == where.path else str(row.where)
     if row.patient and patient and row.patient != patient:
-        what = f"{name} belongs to patient {patient} here, but to {row.patient} in {first}"
+        what = f"{name} belongs to patient {patient} here, but to {row.patient} in {row.where}"
         yield Problem(what, where, "keep one of the two rows")
-        return
-    if is_patients_csv and row.where != where:
-        yield Problem(f"{name} has a second row; the first is {first}", where, "keep one of the two rows")
         return
     row.patient = row.patient or patient
     row.labels.update(_labels(settings, cells))
