@@ -112,13 +112,6 @@ def test_too_few_patients_for_baseline_is_not_an_error(kermany: Path) -> None:
     assert "Too few patients" in found.shortcut
 
 
-def images_of(patients: list[str], labels: list[int]) -> list[ImageFile]:
-    return [
-        ImageFile(file=f"{number}.png", label=label, patient=patient, sha256=str(number), width_px=1, height_px=1)
-        for number, (patient, label) in enumerate(zip(patients, labels, strict=True))
-    ]
-
-
 def test_every_pair_within_the_threshold_is_found_once() -> None:
     """Against a comparison of each two, over several blocks."""
     random = numpy_generator(1, "hashes")
@@ -139,8 +132,9 @@ def test_every_pair_within_the_threshold_is_found_once() -> None:
 
 def test_pairs_are_counted_and_worst_shown_first() -> None:
     """Blank images all look alike."""
-    images = images_of([f"p{number}" for number in range(300)], [0] * 299 + [1])
-    images[150:] = [replace(image, part="test") for image in images[150:]]
+    image = ImageFile(file="0.png", label=0, patient="0", sha256="", width_px=1, height_px=1)
+    images = [replace(image, patient=f"{number}", part="test" if number >= 150 else "train") for number in range(300)]
+    images[-1] = replace(images[-1], label=1)
 
     found = find_near_duplicates(images, [np.zeros(4, dtype=np.uint64)] * 300)
 

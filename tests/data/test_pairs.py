@@ -38,14 +38,8 @@ def refusal(root: Path) -> str:
 
 def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: Path) -> None:
     save(pairs / "images" / "p1_2.JPG", np.zeros((32, 48), dtype=np.uint8))
-    for mask in (
-        "P1_2_left.PNG",
-        "right/p1-2.png",
-        "p1_2-right.tif",
-        "p2_mask.png",
-        "leftMask/p3.gif",
-        "right/p3.tiff",
-    ):
+    masks_added = "P1_2_left.PNG right/p1-2.png p1_2-right.tif p2_mask.png leftMask/p3.gif right/p3.tiff"
+    for mask in masks_added.split():
         save(pairs / "masks" / mask, block(1))
 
     index = read(pairs)

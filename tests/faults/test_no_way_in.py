@@ -326,13 +326,13 @@ def test_special_or_huge_file_is_refused_at_once(
 
 @pytest.mark.slow
 def test_a_small_file_with_huge_content_is_refused_at_once(tmp_path: Path) -> None:
-    file = tmp_path / "bundle.json"
-    make_bundle(tmp_path)
+    file = tmp_path / "model" / "bundle.json"
+    make_bundle(file.parent)
     write_json(file, read_json(file) | {"class_names": [f"{number}" for number in range(300_000)]})
-    seal(tmp_path)
+    seal(file.parent)
 
     with only_our_errors(), pytest.raises(XraytuneError) as refusal, little_memory():
-        open_bundle(tmp_path)
+        open_bundle(file.parent)
 
     assert str(file) in str(refusal.value)
 
