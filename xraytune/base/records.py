@@ -78,7 +78,6 @@ class Compute:
     generator_threads: int = 0
 
     def __post_init__(self) -> None:
-        """Set the threads for generators to `threads` by default."""
         object.__setattr__(self, "generator_threads", self.generator_threads or self.threads)
 
 

@@ -172,7 +172,6 @@ def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
 
 
 def _list(settings: DataSettings, table: LabelTable | None, *, pairs: bool = False) -> Listing:
-    """Find the images of all parts."""
     if table is not None and settings.table is not None:
         return list_table(settings, table)
     root = settings.path

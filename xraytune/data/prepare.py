@@ -89,7 +89,6 @@ class PreparedImages(Collection[PreparedImage]):
         return any(image == other for other in self)
 
     def __iter__(self) -> Iterator[PreparedImage]:
-        """Yield each image."""
         return map(PreparedImage, *self._columns)
 
 
