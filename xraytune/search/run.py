@@ -16,7 +16,7 @@ from xraytune.base.records import Compute
 from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes, too_few_tested
-from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
+from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device, whole_part
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Node
@@ -194,10 +194,18 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
     sizes, settings = side_sizes(prepared), space.settings
     yield from map(str, sizes)
-    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
+    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), _note_on_gpus(settings)))
     few = too_few_tested(index.test, index.class_names)
     if few and index.test and settings.data.train_patients is None:
         yield f"`confirm` cannot score test/: {few}"
+
+
+def _note_on_gpus(settings: Settings) -> str:
+    """Return a note if a trial gets more of a GPU than `gpus_per_trial`."""
+    wanted = settings.resources.gpus_per_trial
+    if wanted == "auto" or (share := whole_part(wanted)) == wanted:
+        return ""
+    return f"resources.gpus_per_trial: {wanted:g} is rounded up to {share:g}"
 
 
 def _note_on_asha(space: Space) -> str:

@@ -61,6 +61,28 @@ for _ in range(3):
     send(connection, TrialLost(number=0, out_of_memory=True))
     receive(connection)
 """
+EIGHT_GPUS = """
+from xraytune.base.records import TrialResult
+free, gpu_of, most = [1.0] * 8, {}, 0
+while True:
+    send(connection, SlotFree(nodes=(Node(cpus=64, gpus=8),)))
+    match receive(connection):
+        case StartTrial(job=job, resources={"GPU": share}):
+            gpu_of[job.number] = min((left, gpu) for gpu, left in enumerate(free) if left >= share)[1]
+            free[gpu_of[job.number]] -= share
+            most = max(most, len(gpu_of))
+            continue
+        case NoTrial(is_done=True):
+            break
+    number = min(gpu_of, key=lambda number: (number * 7) % 27)  # in another order than they started
+    print(number, len(gpu_of), file=open(sys.argv[2], "a"))
+    free[gpu_of.pop(number)] += share
+    ended = TrialEnded(result=TrialResult(value=0.5, best_epoch=1, epochs=1, val_b_score=0.5, threshold=0.5, seconds=1.0))
+    send(connection, TrialReported(number=number, message=encode(ended)))
+    receive(connection)
+print("most", most, file=open(sys.argv[2], "a"))
+send(connection, RunEnded())
+"""
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
@@ -327,3 +349,19 @@ def test_resources_after_out_of_memory_are_on_one_machine(
     (row,) = Journal(study.journal_path, study.space(), writable=False).rows()
     assert row.gpu_seconds is not None
     assert 0 < row.gpu_seconds < row.seconds, "a part of a GPU each time"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "at_once"), [(0.5, 16), (0.3, 24)])
+def test_no_trial_waits_while_a_share_of_eight_gpus_is_free_and_none_waits_for_ray(
+    study: StudyFolder, program: Callable[..., None], tmp_path: Path, share: float, at_once: int
+) -> None:
+    """Of 27 trials; the program in Ray's place fails if it is given a trial that fits on no GPU."""
+    program(STARTS + EIGHT_GPUS, f"{tmp_path}/running")
+
+    run(study, "budget.trials=27", needs=allocation(1, share))
+
+    *ends, most = (line.split() for line in (tmp_path / "running").read_text(encoding="utf-8").splitlines())
+    assert most == ["most", f"{at_once}"]
+    assert [int(running) for _, running in ends] == [at_once] * (28 - at_once) + [*range(at_once - 1, 0, -1)]
+    assert sorted(int(number) for number, _ in ends) == [*range(27)]
