@@ -48,7 +48,7 @@ def test_masks_outside_the_ranges_of_the_training_masks_are_not_plausible() -> N
 
     asked = np.stack([squares(11, 11), squares(9, 9), squares(13, 13), squares(15), squares(8, 8, 8)])
 
-    assert np.logical_and(*typical.checks(asked)).tolist() == [True, False, False, False, False]
+    assert typical.includes(asked).tolist() == [True, False, False, False, False]
     assert str(typical) == "4.88 to 7.03 % of the image in 2 components"
 
 
@@ -100,7 +100,7 @@ def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order() -> None:
 
     assert block.masks is not None
     assert block.pixels.shape == block.masks.shape == (BLOCK, 32, 32)
-    assert np.logical_and(*typical.checks(block.masks)).all()
+    assert typical.includes(block.masks).all()
     expected = np.concatenate([one.pixels for one in rounds])[areas <= typical.area[1]][:BLOCK]
     assert len(expected) > BLOCK / 2
     assert not np.array_equal(rounds[0].pixels, rounds[1].pixels), "each round has random numbers of its own"

@@ -77,15 +77,10 @@ def test_images_of_validation_patients_are_excluded_and_counted(
     assert "val-A or val-B" in warning
 
 
-def test_validation_files_are_excluded_under_any_name(
-    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_validation_files_are_excluded_under_any_name(bench: Bench, tmp_path: Path) -> None:
     root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
 
-    with caplog.at_level(logging.WARNING, logger="xraytune.synth.extra_folder"):
-        used = used_of(bench, root)
-
-    assert f"({len(held_back(bench.prepared))} are identical to images there)" in caplog.text
+    used = used_of(bench, root)
 
     contents = {image.sha256 for image in bench.prepared.images if image.side == "train"}
     assert {image.sha256 for image in used} == contents
@@ -263,12 +258,9 @@ def test_gan_trained_on_other_images_is_accepted(bench: Bench, tmp_path: Path) -
     )
 
 
-@pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff", "[]", "{}", '{"version": 1}'])
-def test_a_damaged_record_is_refused_and_an_unrelated_one_ignored(bench: Bench, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff", "[]", "{}", '{"train_images": 1}'])
+def test_a_damaged_or_unrelated_record_is_refused(bench: Bench, tmp_path: Path, content: str) -> None:
     (tmp_path / PROVENANCE_FILE).write_bytes(content.encode("latin-1"))
 
-    if content.endswith(("]", "}")):
+    with pytest.raises(DataError, match=r"provenance\.json: .* cannot be read"):
         require_unseen(tmp_path, bench.prepared)
-    else:
-        with pytest.raises(DataError, match=r"provenance\.json: .* cannot be read"):
-            require_unseen(tmp_path, bench.prepared)

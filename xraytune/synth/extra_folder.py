@@ -61,14 +61,10 @@ def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = (
     if not path.is_file():
         return
     try:
-        content = read_json(path)
-    except (ValueError, OSError) as error:
+        learnt = set(map(str, read_json(path)["train_images"]))
+    except (ValueError, OSError, LookupError, TypeError) as error:
         fix = "draw the images again; or remove the file, if `xraytune generator sample` did not write it"
         raise DataError(Problem("the record of the generator's training images cannot be read", path, fix)) from error
-    train_images = content.get("train_images") if isinstance(content, dict) else None
-    if not isinstance(train_images, list):
-        return
-    learnt = set(map(str, train_images))
     held_out = [image.sha256 for image in prepared.images if image.side in HELD_OUT] + [image.sha256 for image in test]
     if seen := sum(sha256 in learnt for sha256 in held_out):
         what = f"the generator of these images was trained on {seen} of the {len(held_out)} images that the study holds out"
@@ -108,13 +104,9 @@ def _without_validation(
     usable = tuple(image for image in listed if image.patient not in held_out)
     if len(usable) == len(listed):
         return usable
-    contents = {image.sha256 for image in validation}
-    identical = sum(image.sha256 in contents for image in listed)
     what = (
         f"{len(listed) - len(usable)} of {len(listed)} extra images are left out: their patients are in val-A or val-B"
     )
-    if identical:
-        what += f" ({identical} are identical to images there)"
     if not usable:
         fix = "use images of other patients, such as those of the train side, with distinct names"
         raise DataError(Problem(what, root, fix))

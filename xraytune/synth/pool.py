@@ -42,10 +42,11 @@ class MaskRange:
     area: tuple[float, float]
     parts: tuple[int, int]
 
-    def checks(self, masks: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return whether the area, and the number of components, of each mask [n, S, S] is in range, bool [n] each."""
+    def includes(self, masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return whether area and number of components of each mask [n, S, S] are in range, bool [n]."""
         areas, parts = _areas(masks), mask_parts(masks)
-        return (self.area[0] <= areas) & (areas <= self.area[1]), (self.parts[0] <= parts) & (parts <= self.parts[1])
+        has_area = (self.area[0] <= areas) & (areas <= self.area[1])
+        return has_area & (self.parts[0] <= parts) & (parts <= self.parts[1])
 
     def __str__(self) -> str:
         """Describe the ranges: "18.5 to 45.8 % of the image in 2 components"."""
@@ -117,13 +118,11 @@ def draw_block(
 
 def _plausible(images: Images, typical: MaskRange, settings: GeneratorSettings, *, is_first: bool) -> Images:
     assert images.masks is not None, "the generator was trained on pairs"
-    has_area, has_parts = typical.checks(images.masks)
-    good = has_area & has_parts
+    good = typical.includes(images.masks)
     if is_first and good.mean() < MIN_KEPT:
         what = (
             f"only {good.sum()} of the {settings.noun}'s first {BLOCK} masks are plausible, fewer than "
-            f"{100 * MIN_KEPT:.0f} %: {(~has_area).sum()} have an area, and {(~has_parts).sum()} a number of components, "
-            f"outside the range of the training masks ({typical})"
+            f"{100 * MIN_KEPT:.0f} %: area and number of components must be as in the training masks ({typical})"
         )
         raise TrialError(Problem(what, fix=f"train more steps ({settings.block}.steps)"))
     return Images(images.pixels[good], images.masks[good])
