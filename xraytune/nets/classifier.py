@@ -11,8 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from xraytune.base.seeding import derive_seed
 from xraytune.nets.backbones import build_backbone
+from xraytune.nets.compute import seeded
 from xraytune.nets.last_stage import last_stage, trained_from
 from xraytune.space.settings import Parameters
 
@@ -68,8 +68,7 @@ def build_head(parameters: Parameters, feature_count: int, class_count: int, *, 
     """Build the head, float32 [B, feature_count] -> logits [B, class_count]; the initial weights depend only on `seed`."""
     outputs = 1 if parameters.loss == "bce" else class_count
     layers: list[nn.Module]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "head"))
+    with seeded(seed, "classifier", "head"):
         if parameters.head == "linear":
             layers = [nn.Dropout(parameters.dropout), nn.Linear(feature_count, outputs)]
         else:
@@ -85,8 +84,7 @@ def build_head(parameters: Parameters, feature_count: int, class_count: int, *, 
 
 def build_classifier(parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> Classifier:
     """Build a trial's network, on the CPU, in train mode and channels_last; weights and errors as in `build_backbone`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "backbone"))
+    with seeded(seed, "classifier", "backbone"):
         backbone, feature_count = build_backbone(
             parameters.backbone, weights=weights, input_channels=parameters.input_channels
         )

@@ -18,6 +18,7 @@ from torch import Tensor
 from xraytune.base.cores import mig_slices
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Compute
+from xraytune.base.seeding import derive_seed
 from xraytune.space.settings import Settings
 
 _GENERATOR_CPUS = 2
@@ -154,6 +155,14 @@ def generator_threads(compute: Compute) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+    """Seed torch's CPU generator for a purpose, such as the initial weights of a network; afterwards, it is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, *purpose))
+        yield
 
 
 def _keep_freed_memory() -> None:

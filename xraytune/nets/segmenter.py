@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from xraytune.base.errors import MachineError
 from xraytune.base.records import Compute
-from xraytune.base.seeding import derive_seed
 from xraytune.nets.backbones import load_weights, to_one_channel
 from xraytune.nets.classifier import freeze, train_unless_frozen
+from xraytune.nets.compute import seeded
 from xraytune.nets.train import outputs_of
 from xraytune.space.settings import Parameters
 from xraytune.space.space import package_problems
@@ -62,8 +62,7 @@ def build_segmenter(parameters: Parameters, *, weights: Path | None, seed: int) 
         raise MachineError(*problems)
     from segmentation_models_pytorch import Unet
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "segmenter"))
+    with seeded(seed, "segmenter"):
         unet = Unet(parameters.backbone, encoder_weights=None, in_channels=3, classes=1)
     if weights is not None:
         load_weights(unet.encoder, parameters.backbone, weights)

@@ -6,8 +6,6 @@ GANs (gan.py) and diffusion models (diffusion.py) implement it, and share the tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,10 +31,9 @@ class ImageGenerator(nn.Module):
         channels: 1: the image; 2: the image and its mask, with -1 outside and 1 inside.
     """
 
-    settings: GeneratorSettings
-    class_count: int
-    channels: int
-    z_dim: int
+    def __init__(self, settings: GeneratorSettings, class_count: int, channels: int, z_dim: int) -> None:
+        super().__init__()
+        self.settings, self.class_count, self.channels, self.z_dim = settings, class_count, channels, z_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +94,6 @@ class Training:
         batch_size = self.settings.batch_size
         decay = ema_decay(self.settings.ema_half_life_images, (self.step + 1) * batch_size, batch_size)
         return torch.full((), decay, dtype=torch.float64, device=compute.device)
-
-
-@contextmanager
-def initial_weights(settings: GeneratorSettings) -> Iterator[None]:
-    """Seed the initialisation of networks, without an effect on other random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, settings.block, "initial weights"))
-        yield
 
 
 def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:

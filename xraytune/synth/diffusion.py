@@ -23,9 +23,9 @@ from torch.optim import AdamW
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.records import Compute
 from xraytune.nets.captured import Draws
-from xraytune.nets.compute import autocast
+from xraytune.nets.compute import autocast, seeded
 from xraytune.space.settings import DiffusionSettings
-from xraytune.synth.contract import ImageGenerator, RealImages, Training, initial_weights, update_ema
+from xraytune.synth.contract import ImageGenerator, RealImages, Training, update_ema
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -44,16 +44,12 @@ class DiffusionGenerator(ImageGenerator):
     settings: DiffusionSettings
 
     def __init__(self, settings: DiffusionSettings, class_count: int, channels: int = 1) -> None:
-        super().__init__()
+        super().__init__(settings, class_count, channels, channels * settings.image_size**2)
         try:
             from diffusers import UNet2DModel
         except ImportError as error:
             what = "source: diffusion needs diffusers, which is not installed"
             raise MachineError(Problem(what, fix="pip install 'xraytune[diffusion]'")) from error
-        self.settings = settings
-        self.class_count = class_count
-        self.channels = channels
-        self.z_dim = channels * settings.image_size**2
         patch_px, width = settings.patch_size, settings.width
         size_px, planes = settings.image_size // patch_px, channels * patch_px**2
         levels = (size_px // _LOWEST_PX).bit_length()
@@ -161,7 +157,7 @@ class DiffusionTraining(Training):
 
 def new_diffusion(settings: DiffusionSettings, class_count: int, compute: Compute, channels: int) -> DiffusionTraining:
     """Initialise the network from `settings.seed`, on the device."""
-    with initial_weights(settings):
+    with seeded(settings.seed, settings.block, "initial weights"):
         generator = DiffusionGenerator(settings, class_count, channels)
     generator.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return DiffusionTraining(

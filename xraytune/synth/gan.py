@@ -17,10 +17,10 @@ from torch.optim import Adam, Optimizer
 
 from xraytune.base.records import Compute
 from xraytune.nets.captured import Draws
-from xraytune.nets.compute import autocast
+from xraytune.nets.compute import autocast, seeded
 from xraytune.space.settings import GanSettings
 from xraytune.synth.codes import image_codes
-from xraytune.synth.contract import RealImages, Training, initial_weights, update_ema
+from xraytune.synth.contract import RealImages, Training, update_ema
 from xraytune.synth.networks import Discriminator, Generator
 
 _RECONSTRUCTION_WEIGHT = 10.0
@@ -165,7 +165,7 @@ class GanTraining(Training):
 
 def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels: int) -> GanTraining:
     """Initialise both networks from `settings.seed`, on the device."""
-    with initial_weights(settings):
+    with seeded(settings.seed, settings.block, "initial weights"):
         generator = Generator(settings, class_count, channels)
         discriminator = Discriminator(settings, class_count, channels)
     for network in (generator, discriminator):

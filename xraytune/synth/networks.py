@@ -34,11 +34,7 @@ class Generator(ImageGenerator):
     """
 
     def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
-        super().__init__()
-        self.settings = settings
-        self.class_count = class_count
-        self.channels = channels
-        self.z_dim = settings.z_dim
+        super().__init__(settings, class_count, channels, settings.z_dim)
         widths = _widths(settings)[::-1]
         self.stem = nn.ConvTranspose2d(settings.z_dim, widths[0], _STEM_PX, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
