@@ -85,19 +85,6 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone(
     assert not torch.equal(first["backbone.0.0.weight"], other["backbone.0.0.weight"])
 
 
-FIRST_TRAINED = {"small_cnn": "6.0", "resnet18": "layer4.0.conv1", "mobilenet_v2": "features.14.conv.0.0"}
-
-
-@pytest.mark.parametrize("backbone", FIRST_TRAINED)
-def test_training_the_last_stage_trains_all_from_its_first_layer_on(backbone: str) -> None:
-    parameters = dict(new_classifier(backbone, trainable="last_stage").backbone.named_parameters())
-    split_at = [*parameters].index(f"{FIRST_TRAINED[backbone]}.weight")
-
-    flags = [parameter.requires_grad for parameter in parameters.values()]
-
-    assert flags == [False] * split_at + [True] * (len(flags) - split_at)
-
-
 def test_fully_trained_backbone_uses_its_own_dropout() -> None:
     classifier = new_classifier("mobilenet_v2", trainable="all")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.in_process import CPU
+from tests.in_process import CPU, one_thread
 from xraytune.base.seeding import numpy_generator
-from xraytune.space.settings import GanSettings, GeneratorSettings
+from xraytune.space.settings import DiffusionSettings, GanSettings, GeneratorSettings
 from xraytune.synth.checkpoint import CHECKPOINT_NAME
 from xraytune.synth.networks import Generator
 from xraytune.synth.train import TrainingProgress, train_generator
@@ -22,18 +22,21 @@ Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 @pytest.fixture(autouse=True)
 def _one_thread_and_fixed_seed() -> Iterator[None]:
     """Networks that a test builds have the same weights in any order of tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-    torch.set_num_threads(before)
 
 
 def tiny(**changes: object) -> GanSettings:
     """The settings of a tiny GAN, with changes."""
     small = {"image_size": 32, "width": 4, "batch_size": 8, "z_dim": 8, "steps": 6}
     return GanSettings.model_validate(small | changes)
+
+
+def tiny_diffusion(**changes: object) -> DiffusionSettings:
+    """The settings of a tiny diffusion model, with changes."""
+    small = {"image_size": 32, "width": 8, "batch_size": 8, "steps": 6, "patch_size": 2, "sampling_steps": 3}
+    return DiffusionSettings.model_validate(small | changes)
 
 
 def draw_blobs() -> Images:

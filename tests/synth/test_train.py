@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import torch
 from PIL import Image
 
 from tests.in_process import CPU, one_thread
-from tests.synth.conftest import BLOBS, assert_learned_blobs, assert_same_bits, tiny, train
+from tests.synth.conftest import BLOBS, assert_learned_blobs, assert_same_bits, tiny, tiny_diffusion, train
 from xraytune.base.errors import ConfigError, TrialError
+from xraytune.space.settings import GeneratorSettings
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
 from xraytune.synth.pool import sample_block
 from xraytune.synth.train import resize_pixels
@@ -21,7 +24,12 @@ from xraytune.synth.train import resize_pixels
 pytestmark = pytest.mark.slow
 
 NIGHTLY = pytest.mark.nightly  # both losses are compared with PyTorch's in test_gan.py
-TUTORIAL = {"loss": "bce", "spectral_norm": False, "diffaugment": False, "ema_half_life_images": None}
+TUTORIAL: dict[str, object] = {
+    "loss": "bce",
+    "spectral_norm": False,
+    "diffaugment": False,
+    "ema_half_life_images": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +46,19 @@ def copied(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "copied"))
 
 
-@pytest.mark.parametrize("changes", [{}, TUTORIAL], ids=["default", "tutorial"])
-def test_a_resumed_and_a_longer_run_equal_an_uninterrupted_one(tmp_path: Path, changes: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "changed", [tiny, partial(tiny, **TUTORIAL), tiny_diffusion], ids=["gan", "dcgan", "diffusion"]
+)
+def test_a_resumed_and_a_longer_run_equal_an_uninterrupted_one(
+    tmp_path: Path, changed: Callable[..., GeneratorSettings]
+) -> None:
     random_state = torch.random.get_rng_state()
 
-    unbroken = train(tiny(**changes), tmp_path / "unbroken")
-    first = train(tiny(**changes), tmp_path / "stopped", stop_after=4)
-    rest = train(tiny(**changes), tmp_path / "stopped")
-    train(tiny(steps=3, **changes), tmp_path / "short")
-    prolonged = train(tiny(**changes), tmp_path / "short")
+    unbroken = train(changed(), tmp_path / "unbroken")
+    first = train(changed(), tmp_path / "stopped", stop_after=4)
+    rest = train(changed(), tmp_path / "stopped")
+    train(changed(steps=3), tmp_path / "short")
+    prolonged = train(changed(), tmp_path / "short")
 
     assert first + rest == unbroken
     assert [record.step for record in prolonged] == [4, 6]

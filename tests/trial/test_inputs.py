@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tests.data.conftest import write_images
 from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import gan, numbers, run
+from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.space.settings import Experiment, FolderSettings
@@ -145,8 +146,7 @@ def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
     """A trial on a frozen backbone whose weights come from a file."""
     backbone = {"backbone": parameters.get("backbone", "small_cnn")}
     whole = build_classifier(bench.experiment(**backbone).parameters, 2, weights=None, seed=9)
-    tensors = {name: tensor.contiguous() for name, tensor in whole.backbone.state_dict().items()}
-    save_file(tensors, tmp_path / "backbone.safetensors")
+    save_state(whole.backbone, tmp_path / "backbone.safetensors")
     return bench.experiment(weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,6 +18,7 @@ from tests.pair_files import write_pairs
 from tests.synth.conftest import BLOBS
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import SMALL_DIFFUSION, gan
+from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.captured import Draws
@@ -105,8 +105,7 @@ def assert_trial_is_replayable(
 def test_a_step_of_a_classifier_waits_for_nothing(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainable: str, views: int
 ) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in build_backbone("small_cnn")[0].state_dict().items()}
-    save_file(tensors, tmp_path / "backbone.safetensors")
+    save_state(build_backbone("small_cnn")[0], tmp_path / "backbone.safetensors")
     mix = {"source": "gan", "gan": gan(), "classical": 2, "views": views, "synthetic_ratio": 2.0}
     weights = {"weights": str(tmp_path / "backbone.safetensors"), "trainable": trainable}
 
