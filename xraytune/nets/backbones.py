@@ -157,7 +157,6 @@ def hub_errors_explained(name: str) -> Iterator[None]:
 
 
 def _count_features(network: nn.Module, side_px: int) -> int:
-    """Return D of the features that a network gives for an image of this side."""
     with torch.no_grad():
         (features,) = network.eval()(torch.zeros(1, 3, side_px, side_px))
     network.train()

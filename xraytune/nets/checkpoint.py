@@ -63,7 +63,6 @@ def finished_epochs(folder: Path) -> list[EpochRecord]:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
-    """Return the content and the epochs; both are empty without a checkpoint."""
     file = folder / _CHECKPOINT_NAME
     if not file.exists():
         return {}, []

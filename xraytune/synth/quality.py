@@ -158,7 +158,6 @@ def small_side(prepared: Prepared) -> str:
 
 
 def _few(counts: Mapping[str, int]) -> str:
-    """Return the classes with too few images, with their counts; "" if there are none."""
     few = [f"{name} {count}" for name, count in counts.items() if count < FEWEST_IMAGES]
     return f"{join_names(few)}; at least {FEWEST_IMAGES} needed" if few else ""
 
