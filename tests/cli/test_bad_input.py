@@ -170,6 +170,7 @@ REFUSED: list[tuple[Callable[[Path], object], str, int, str]] = [
     (nothing, "predict model xrays/test -o notes.txt/table.csv", 2, NEEDS_FOLDER),
     (nothing, "data phantom notes.txt/xrays --patients 20", 2, NEEDS_FOLDER),
     (nothing, f"{TRAIN} model", 2, EXISTS),
+    (nothing, "export studies/small -o space.yaml", 2, EXISTS),
     (nothing, f"{GENERATOR} model", 2, EXISTS),
     (nothing, "generator sample gan -o model -n 3", 2, EXISTS),
     (nothing, "predict model xrays/test -o notes.txt", 2, EXISTS),

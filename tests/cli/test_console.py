@@ -168,5 +168,4 @@ def test_line_breaks_of_a_message_are_kept_and_json_escapes_control_characters(
     written = capsys.readouterr()
     assert written.err == "d: a\n    b\\x85c\n  fix: e\n"
     assert json.loads(written.out) == {HOSTILE: "Müller"}
-    assert "Müller" in written.out
     assert all(character.isprintable() or character == "\n" for character in written.out)

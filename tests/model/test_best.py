@@ -208,17 +208,6 @@ def test_only_a_complete_trial_can_be_chosen(lab: Lab, tmp_path: Path, trial: in
     assert not (tmp_path / "best.yaml").exists()
 
 
-def test_export_overwrites_only_identical_file(made: Made, tmp_path: Path) -> None:
-    study, out = made([(0.9, 0.7)]).path, tmp_path / "best.yaml"
-    first = export(study, out=out)
-
-    assert export(study, out=out) == first
-    out.write_text("mine\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="the file already exists with different content"):
-        export(study, out=out)
-    assert out.read_text(encoding="utf-8") == "mine\n"
-
-
 def test_a_study_without_a_complete_trial_has_no_best(made: Made, tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="no trial has completed"):
         export(made([]).path, out=tmp_path / "best.yaml")

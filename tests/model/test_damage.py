@@ -128,8 +128,8 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path:
     assert provenance["train_fingerprint"] == study.prepared().train_fingerprint
 
 
-def test_a_trial_without_a_gan_is_refused_with_those_that_have_one(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"trial 2 has no generator\n.*give one that has: 0"):
+def test_a_trial_without_a_gan_is_refused(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trial 2 has no generator"):
         sample_trial_generator(lab.study, PRUNED, count=1, out=tmp_path / "images")
     with pytest.raises(StudyError, match="no trial 9"):
         sample_trial_generator(lab.study, 9, count=1, out=tmp_path / "images")

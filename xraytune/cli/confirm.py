@@ -11,7 +11,8 @@ from typer import Argument, Exit, Option
 
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.cli import console, options
-from xraytune.cli.search import log_dashboard, shown_path
+from xraytune.cli.search import log_dashboard
+from xraytune.present.tables import shown_path
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit

@@ -30,7 +30,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from xraytune.base.cores import repeated
-from xraytune.base.errors import CONTROL_CHARACTERS, XraytuneError, printable
+from xraytune.base.errors import XraytuneError, printable
 from xraytune.base.records import Pace, Progress, progress_text, split_unit, to_json
 from xraytune.present.tables import Cell, Entry, Frame, Section, Table, Tone, duration, text_of
 
@@ -96,9 +96,7 @@ def show_result(result: R, show_text: Callable[[R], None], *, as_json: bool) -> 
 
 def show_json(content: object) -> None:
     """Print the result, a record or a dict, as one JSON object; nothing else goes to stdout."""
-    ensure_ascii = (getattr(sys.stdout, "encoding", None) or "utf-8").lower() != "utf-8"
-    text = json.dumps(to_json(content), indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
-    print(CONTROL_CHARACTERS.sub(lambda character: f"\\u{ord(character[0]):04x}", text))
+    print(json.dumps(to_json(content), indent=2, allow_nan=False))
 
 
 def log(text: str, tone: Tone = "plain") -> None:

@@ -47,7 +47,7 @@ def _show_trained(trained: TrainedGenerator) -> None:
     size, steps = trained.settings.image_size, trained.settings.steps
     counts = _counts(trained.class_counts, trained.has_masks)
     console.write(f"{trained.path}: {size} px {trained.settings.noun}, trained for {steps:,} steps on {counts}")
-    console.write(f"its images next to real ones: {trained.samples}; during training: {trained.grids}")
+    console.write("its images next to real ones: samples.png; during training: grids/")
     quality, copies = trained.report.quality, trained.report.copies
     features = f"; features of {quality.features}" if quality else ""
     console.write(f"quality: {quality or trained.report.note}{features}")

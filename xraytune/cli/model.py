@@ -84,9 +84,6 @@ def show_training(trained: Trained) -> None:
     """Print the metrics of a trained model and the next command."""
     scores = f"val-A {trained.metric} {trained.val_score:.3f}, val-B {trained.metric} {trained.val_b_score:.3f}"
     console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}")
-    data = trained.trained_on
-    patients = f"{data.patients:,} of {data.of_patients:,} patients"
-    console.write(f"trained on {data.images:,} of {data.of_images:,} images, {patients}")
     if trained.positive:
         threshold = f"threshold for {trained.positive}: {trained.threshold:.3f}"
         images = f"{trained.validation_images:,} images of {trained.validation_patients:,} patients"

@@ -33,14 +33,6 @@ SpaceFile: TypeAlias = Annotated[
     Path,
     Option("--space", metavar="FILE", help="Search space file (YAML), or the name of a shipped one: gan_ratio_cpu."),
 ]
-ConfigFile: TypeAlias = Annotated[
-    Path,
-    Option(
-        "--config",
-        metavar="FILE",
-        help="Experiment file, e.g. from `xraytune export`; for a search space, the first of points_to_evaluate is used.",
-    ),
-]
 Studies: TypeAlias = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
 DataSource: TypeAlias = Annotated[
     Path, Argument(metavar="SOURCE", help="Image folder, or data file (YAML) whose settings override these options.")

@@ -15,7 +15,7 @@ from xraytune.base.errors import ConfigError, Problem, counted
 from xraytune.base.files import require_new
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
-from xraytune.present.tables import duration
+from xraytune.present.tables import duration, shown_path
 
 if TYPE_CHECKING:
     from xraytune.search.callbacks import Callbacks
@@ -117,12 +117,6 @@ def show_search(view: StudyView) -> None:
     is_confirmable = view.has_val_b and any(parameters.has_synthetic_images for parameters in trained)
     command = "confirm {}" if is_confirmable else "train {} -o model" if view.has_val_b else "export {} -o best.yaml"
     console.write_command(f"xraytune {command.format(quote(str(shown_path(view.path))))}", "next: ")
-
-
-def shown_path(path: Path) -> Path:
-    """Return the path relative to the current folder if it is inside, else unchanged."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def log_dashboard(address: str) -> None:

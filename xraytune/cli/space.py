@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, BadParameter, Exit, Option
+from typer import Argument, BadParameter, Option
 
-from xraytune.base.errors import ConfigError, MachineError, Problem, SourceLine
-from xraytune.base.records import Json
 from xraytune.cli import console, options
 from xraytune.present.tables import Column, Table
 
@@ -56,26 +54,14 @@ def check(
         return
     if file is None:
         raise BadParameter("give a space file, or --schema", param_hint="FILE")
-    answer: dict[str, Json] = {"file": str(file), "ok": False, "searched": [], "space": None, "warnings": []}
-    try:
-        space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
-        require_extensions(space)
-    except (ConfigError, MachineError) as error:
-        if not as_json:
-            raise
-        console.show_json(answer | {"problems": [_problem(problem) for problem in error.problems]})
-        raise Exit(error.exit_code) from None
+    space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
+    require_extensions(space)
     warnings = [*unusual_values(space)]
     if as_json:
-        content = {"ok": True, "searched": list(space.searched), "space": space.identity(), "problems": []}
-        console.show_json(answer | content | {"warnings": warnings})
+        content = {"searched": space.searched, "space": space.identity(), "warnings": warnings}
+        console.show_json({"file": file, **content})
     else:
         _show(file, space, warnings)
-
-
-def _problem(problem: Problem) -> dict[str, Json]:
-    line = problem.where.line if isinstance(problem.where, SourceLine) else None
-    return {"what": problem.what, "where": str(problem.where), "line": line, "fix": problem.fix}
 
 
 def _show(file: Path, space: Space, warnings: Sequence[str]) -> None:

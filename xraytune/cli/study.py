@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from typer import BadParameter, Option
 
 from xraytune.cli import console, options
-from xraytune.cli.search import shown_path, study_json
-from xraytune.present.tables import Cell, Column, Table, numbers
+from xraytune.cli.search import study_json
+from xraytune.present.tables import Cell, Column, Table, numbers, shown_path
 
 if TYPE_CHECKING:
     from xraytune.model.best import Exported
@@ -107,8 +107,7 @@ def _show_images(exported: Exported) -> None:
     if exported.is_exact:
         console.write(f"`train` repeats the trial: {trial}")
     else:
-        why = f" (data.train_patients: {exported.train_patients})" if exported.train_patients else ""
-        console.write(f"the trial trained on {trial}{why}; {exported.final_training}")
+        console.write(f"the trial trained on {trial}; {exported.final_training}")
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     if exported.advice:

@@ -17,7 +17,7 @@ from typing import get_args
 import numpy as np
 
 from xraytune.base.errors import ConfigError, Problem, StudyError, TrialError, join_names
-from xraytune.base.files import read_jsonl, require_writable, write_text
+from xraytune.base.files import read_jsonl, require_new, write_text
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, Arm, finished_label, read_plan
 from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
 from xraytune.data.prepare import Prepared
@@ -48,7 +48,6 @@ class Exported:
 
     Attributes:
         trial: Number of the trial; like its scores, None for a tuned control that `confirm` added.
-        train_patients: `data.train_patients` of the study; None if the trial trained on the whole train side.
         is_exact: Whether `train` will reproduce the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such images.
         reason: Why this trial was chosen.
@@ -61,7 +60,6 @@ class Exported:
     trial: int | None
     arm: str
     metric: str
-    train_patients: int | None
     is_exact: bool
     val_score: float | None
     val_b_score: float | None
@@ -105,19 +103,19 @@ def export(
 
     Args:
         study: Folder of the study; a search may be running on it.
-        out: File to write; it may exist with the same content.
+        out: File to write.
         trial: Number of a completed trial to export instead.
         arm: Export the best trial of this arm instead, e.g. `real_only`; after `confirm`, its tuned control.
         exact: Write the trial's own settings, so that `train` reproduces it bit for bit, not those of a final training.
 
     Raises:
-        ConfigError: `out` has other content, its folder is a file, or two options contradict each other.
+        ConfigError: `out` exists, its folder is a file, or two options contradict each other.
         StudyError: There is no study, or no completed trial with this number or of this arm.
         TrialError: No trial has completed.
     """
     if trial is not None and arm is not None:
         raise ConfigError(Problem("both a trial and an arm are given", f"--trial {trial} --arm {arm}", "leave one out"))
-    require_writable(out.parent)
+    require_new(out)
     folder = StudyFolder(study.resolve())
     search = _read_search(folder)
     chosen = _choose(search, trial, arm)
@@ -132,7 +130,6 @@ def export(
         trial=row.number if row else None,
         arm=chosen.parameters.arm,
         metric=search.settings.metric,
-        train_patients=search.settings.data.train_patients,
         is_exact=origin is None or origin.is_exact,
         val_score=row.value if row else None,
         val_b_score=row.val_b_score if row else None,
@@ -146,11 +143,7 @@ def export(
     )
     header = _header(exported, search.task.train_command(out.name))
     text = experiment_to_yaml(experiment, out.resolve().parent, header)
-    if not out.is_file() or out.read_bytes() != text.encode():
-        if out.exists():
-            fix = "give another path, or remove it"
-            raise ConfigError(Problem("the file already exists with different content", out, fix))
-        write_text(out, text)
+    write_text(out, text)
     return exported
 
 

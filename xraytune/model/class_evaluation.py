@@ -3,10 +3,8 @@
 The main metrics use the threshold from validation, because one chosen on the evaluated images is optimistically biased;
 those at the threshold 0.5 are reported next to them. The folder holds:
 
-    metrics.json                 all metrics, with 95 % intervals over patients
+    metrics.json                 all metrics, with 95 % intervals over patients, and the confusion matrix
     predictions.csv              file, patient, label, probability of each class, predicted class
-    per_class.csv                one-vs-rest metrics of each class
-    confusion_matrix.csv         images by true class (rows) and predicted class (columns)
     roc.csv, pr.csv              the curves, one row per threshold
     calibration.csv              predicted probability and observed share in each bin
     evaluation.png, .svg         the four panels: ROC, precision-recall, calibration, confusion matrix
@@ -35,7 +33,7 @@ from xraytune.model.load import Bundle
 from xraytune.model.overlap import BOOTSTRAP_SEED, About, Evaluated, Write
 from xraytune.model.predict import ImageFiles, predict_images, predictions_csv
 from xraytune.stats.breakdown import ClassMetrics, Subgroup, class_breakdown, patient_means, subgroup_metrics
-from xraytune.stats.classification import CLASS_METRICS, METRICS, ScoredImages, classification_metrics, reported_metrics
+from xraytune.stats.classification import METRICS, ScoredImages, classification_metrics, reported_metrics
 from xraytune.stats.curves import class_curves
 from xraytune.stats.intervals import Measured, measure
 from xraytune.stats.shift import Shift, class_samples, shift_from_validation
@@ -216,11 +214,6 @@ def _write(
         "predictions": predictions_csv(
             names, files, scored.probabilities, scored.predicted, patient=patients, label=labels
         ),
-        "per_class": _per_class_csv(evaluation),
-        "confusion_matrix": csv_table(
-            ["true class", *(f"predicted {name}" for name in names)],
-            ([name, *row] for name, row in zip(names, evaluation.confusion, strict=True)),
-        ),
         **{kind: _curves_csv(kind, drawn) for kind in _CURVE_COLUMNS},
     }
     for name, table in tables.items():
@@ -231,16 +224,6 @@ def _write(
     )
     figures = figure_files(folder, "evaluation")
     draw_evaluation(drawn, np.array(evaluation.confusion), names, figures, threshold=evaluation.threshold, note=note)
-
-
-def _per_class_csv(evaluation: Evaluation) -> str:
-    metrics = [metric.name for metric in CLASS_METRICS]
-    rows: list[list[str | float | None]] = []
-    for name, measured in evaluation.classes.items():
-        rows.append([name, measured.images])
-        for metric in metrics:
-            rows[-1] += [measured.metrics[metric], *measured.intervals.get(metric, (None, None))]
-    return csv_table(["class", "images", *(f"{name}{end}" for name in metrics for end in ("", "_low", "_high"))], rows)
 
 
 def _curves_csv(kind: str, drawn: Mapping[str, DrawnClass]) -> str:

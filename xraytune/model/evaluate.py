@@ -91,7 +91,7 @@ def evaluate(
     def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
         """Log access to the test folder, before any metric can be seen; return the fields of `Evaluated`."""
         overlap = overlap_of(bundle, labelled, files, reason=reason)
-        return {**vars(overlap), "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
+        return {**overlap, "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
 
     evaluate_task = evaluate_masks if record.task == "segmentation" else evaluate_classes
     evaluation, write = evaluate_task(

@@ -68,14 +68,12 @@ _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedGenerator:
-    """The folder that `generator_train` wrote, its `samples.png` and sample grids, and the training images per class."""
+    """The folder that `generator_train` wrote, and the training images per class."""
 
     path: Path
     settings: GeneratorSettings
     class_counts: dict[str, int]
-    samples: Path
-    grids: Path
-    has_masks: bool = False
+    has_masks: bool
     report: PoolReport
 
 
@@ -86,7 +84,7 @@ class GeneratorSample:
     path: Path
     counts: dict[str, int]
     image_size_px: int
-    has_masks: bool = False
+    has_masks: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,13 +165,7 @@ def generator_train(
             counts = fill_generator_folder(folder, networks, experiment, context, report=report)
             save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
     return TrainedGenerator(
-        path=out,
-        settings=generator,
-        class_counts=counts,
-        samples=out / _SAMPLES,
-        grids=out / "grids",
-        has_masks=prepared.has_masks,
-        report=report,
+        path=out, settings=generator, class_counts=counts, has_masks=prepared.has_masks, report=report
     )
 
 

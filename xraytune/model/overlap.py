@@ -31,9 +31,9 @@ Write: TypeAlias = Callable[[Path], None]
 """Writes tables and a figure to a folder."""
 
 
-@dataclass(frozen=True, kw_only=True)  # without slots, to be a second base class
-class Overlap:
-    """What a model has to do with the images that it is evaluated on.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated(Measured):
+    """The metrics of a model on images of a folder, without those that are `broken`, which were left out.
 
     Attributes:
         known_images: Copies of the model's training or validation images, or of its extra images if their folder exists.
@@ -48,12 +48,6 @@ class Overlap:
     images_of_known_patients: int
     opened_test: bool
     test_access: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated(Measured, Overlap):
-    """The metrics of a model on images of a folder, without those that are `broken`, which were left out."""
-
     model: Path
     data: Path
     out: Path | None
@@ -78,23 +72,23 @@ class Evaluated(Measured, Overlap):
         return {**content.pop("metrics"), **content}
 
 
-def overlap_of(bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str) -> Overlap:
+def overlap_of(bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str) -> dict[str, Any]:
     """Log the access if these are the test images of the model's study; count used files and patients known to the model.
 
-    Call this before any metric can be seen.
+    Call this before any metric can be seen. Returns the fields of `Evaluated` with these counts.
     """
     fingerprint, files = content_fingerprint(labelled.images), {*used}
     images = [image for image in labelled.images if image.file in files]
     is_test = fingerprint == bundle.record.test_fingerprint
     access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(used)) if is_test else 0
     contents, patients = _known(bundle, labelled, images, is_test=is_test)
-    return Overlap(
-        known_images=sum(image.sha256 in contents for image in images),
-        known_patients=len(patients),
-        images_of_known_patients=sum(image.patient in patients for image in images),
-        opened_test=is_test,
-        test_access=access_count,
-    )
+    return {
+        "known_images": sum(image.sha256 in contents for image in images),
+        "known_patients": len(patients),
+        "images_of_known_patients": sum(image.patient in patients for image in images),
+        "opened_test": is_test,
+        "test_access": access_count,
+    }
 
 
 def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:

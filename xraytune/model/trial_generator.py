@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from xraytune.base.artifacts import is_intact
-from xraytune.base.errors import ArtifactError, ConfigError, Problem, join_names
+from xraytune.base.errors import ArtifactError, ConfigError, Problem
 from xraytune.base.files import require_new
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.prepare import RunContext
@@ -47,9 +47,7 @@ def sample_trial_generator(
     experiment = best_stage(folder, folder.experiment(trial), trial)
     settings = experiment.parameters.generator
     if settings is None:
-        numbers = sorted(int(config.parent.name) for config in folder.path.glob("trials/*/config.json"))
-        with_one = [f"{number}" for number in numbers if folder.experiment(number).parameters.generator]
-        fix = f"give one that has: {join_names(with_one)}" if with_one else "no trial of this study has one"
+        fix = "give one that has; `xraytune status` shows the mix of each trial"
         raise ConfigError(Problem(f"trial {trial} has no generator", study, fix))
     cache = (cache or folder.default_cache).resolve()
     prepared, compute = folder.prepared(), folder.compute()

@@ -38,8 +38,6 @@ _HORIZONTAL = {**_LINE, "y1": 0, "xref": "paper", "line": {"color": _GREY, "widt
 _ROPE = {**_LINE, "type": "rect", "yref": "paper", "fillcolor": "rgba(140,140,140,0.18)", "line": {"width": 0}}
 _SMALL = 270
 """Height of a chart of one parameter, in px."""
-_FEW = 8
-"""Integers up to which they stand side by side, as choices do."""
 _MANY = 40
 """Trials from which on points are small and only the best curves strong."""
 
@@ -244,8 +242,6 @@ def parameter_slice(figure: Figure, view: StudyView) -> Chart:
     numbers, name = points["marker"]["color"], axis["title"]["text"]
     values = [f"{value}".strip("'") for value in points["x"]]  # Optuna shows Python's text of a choice: 'gan'
     choices = [value.strip("'") for value in axis.get("categoryarray", [])]
-    if not choices and len({*points["x"]}) <= _FEW and all(isinstance(value, int) for value in points["x"]):
-        choices = [f"{value}" for value in sorted({*points["x"]})]
     if choices:
         axis = axis | {"type": "category", "categoryorder": "array", "categoryarray": choices}
         style = {"type": "box", "boxpoints": "all", "pointpos": 0, "fillcolor": "rgba(0,0,0,0)", "hoveron": "points"}
@@ -309,7 +305,6 @@ def _score_axis(view: StudyView) -> Trace:
 
 
 def _colour_of(source: object) -> str:
-    """Return the colour of a source of extra images."""
     return _SOURCE_COLOURS.get(f"{source}", _OTHER_COLOUR)
 
 
@@ -318,13 +313,8 @@ def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: 
 
 
 def _intervals(rows: Sequence[RatioGain | ControlVerdict], name: str, *, width: int) -> Trace:
-    centres = [getattr(row, name) for row in rows]
-    return _error(centres, [row.low for row in rows], [row.high for row in rows], width=width)
-
-
-def _error(centres: Sequence[float], lows: Iterable[float], highs: Iterable[float], *, width: int) -> Trace:
-    above = _rounded(high - centre for centre, high in zip(centres, highs, strict=True))
-    below = _rounded(centre - low for centre, low in zip(centres, lows, strict=True))
+    above = _rounded(row.high - getattr(row, name) for row in rows)
+    below = _rounded(getattr(row, name) - row.low for row in rows)
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "width": width, "thickness": 1.4}
 
 

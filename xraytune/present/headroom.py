@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from xraytune.base.drawing import COLOURS, new_figure
@@ -29,14 +28,10 @@ def _table(headroom: Headroom) -> Table:
     ratios = sorted({gain.ratio for gain in headroom.gains})
     rows: list[Row] = []
     for count in headroom.ladder:
-        gains = sorted(_of(headroom, count), key=lambda gain: gain.ratio)
+        gains = sorted((gain for gain in headroom.gains if gain.patients == count), key=lambda gain: gain.ratio)
         rows.append((f"{count:,}", f"{gains[0].baseline:.3f}", *(_cell(gain, headroom.margin) for gain in gains)))
     columns = numbers("patients", headroom.metric, *(f"ratio {r:g}" for r in ratios))
     return Table(columns, rows)
-
-
-def _of(headroom: Headroom, count: int) -> Iterator[Gain]:
-    return (gain for gain in headroom.gains if gain.patients == count)
 
 
 def _cell(gain: Gain, margin: float) -> Cell:

@@ -86,11 +86,7 @@ def _near_duplicates(near: NearDuplicates) -> str:
 
 
 def _examples(near: NearDuplicates) -> str:
-    examples = []
-    for pair in near.examples[:_EXAMPLES]:
-        across = {"training and test": pair.in_training_and_test, "two classes": pair.in_two_classes}
-        where = ", ".join(name for name, is_across in across.items() if is_across)
-        examples.append(" = ".join(pair.files) + (f" ({where})" if where else ""))
+    examples = [" = ".join(pair.files) for pair in near.examples[:_EXAMPLES]]
     more = f" and {near.pairs - len(examples)} more" if near.pairs > len(examples) else ""
     return (
         f"images of different patients look like copies of each other: {'; '.join(examples)}{more}. A copy in validation or "

@@ -17,6 +17,7 @@ from xraytune.base.files import read_json
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.data.prepare import Prepared
+from xraytune.present.tables import shown_path
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats, Labels, predicted_classes
 from xraytune.study.figures import Figure, search_figures
@@ -58,8 +59,7 @@ class StudyData:
     @property
     def argument(self) -> str:
         """The study's path as an argument of a command."""
-        path, here = self.folder.path, Path.cwd()
-        return quote(f"{path.relative_to(here) if path.is_relative_to(here) else path}")
+        return quote(str(shown_path(self.folder.path)))
 
     @property
     def chosen(self) -> TrialView | None:

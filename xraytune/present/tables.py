@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -99,10 +100,10 @@ Frame: TypeAlias = Sequence[Cell | str | Table]
 """Lines and tables, from top to bottom."""
 
 
-def facts(*rows: tuple[str, str], title: str = "") -> Table:
+def facts(*rows: tuple[str, str]) -> Table:
     """Return a table of names and values, without those whose value is empty."""
     shown = [(Cell(name, "dim"), value) for name, value in rows if value]
-    return Table(("", Column("", flexible=True)), shown, title)
+    return Table(("", Column("", flexible=True)), shown)
 
 
 def numbers(*names: str) -> list[Column | str]:
@@ -129,6 +130,12 @@ def counts_text(counts: Mapping[str, int]) -> str:
 def sentence(text: str) -> str:
     """Return text as a sentence: a capital letter first, a full stop last."""
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def shown_path(path: Path) -> Path:
+    """Return the path relative to the current folder if it is inside, else unchanged."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from xraytune.base.errors import counted
 from xraytune.data.sides import USUAL_AUROC, chance_warning
 from xraytune.present.tables import Cell, Column, Entry, Frame, Row, Table, Tone, duration, numbers
 from xraytune.study.pruning import pruning_of
@@ -52,8 +53,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     group = _TrialColumn(Column(""), lambda trial: Cell(names.get(trial.number, ""), "strong"))
     lines = [*heading(view), *([Cell(dashboard, "dim")] if dashboard and view.is_running else [])]
     if hidden := len(view.trials) - len(shown):
-        have = "trial has" if hidden == 1 else "trials have"
-        lines.append(Cell(f"{hidden} more {have} ended; `xraytune status` shows them all", "dim"))
+        lines.append(Cell(f"{counted(hidden, 'more trial')} ended; `xraytune status` shows them all", "dim"))
     columns = [group, *_result_columns(view), _curve_column(view), _state_column(view)]
     return *lines, _table(columns, shown.values())
 

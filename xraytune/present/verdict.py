@@ -105,11 +105,8 @@ def _outcomes(differences: Sequence[ArmDifference], title: str) -> Table:
 def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Table]:
     differences = [difference for difference in result.differences if difference.finalist == finalist]
     where = f"{finalist} on {result.folder}/ ({result.patients} patients), not part of the verdict"
-    yield _differences(differences, metric, f"{where}: {metric} {differences[0].value:.3f}")
+    rows = [(difference.control, f"{difference.control_value:.3f}", *_signed(difference)) for difference in differences]
+    columns = (Column("control", flexible=True), Column(metric, "right"), *_DIFFERENCE_COLUMNS)
+    yield Table(columns, rows, f"{where}: {metric} {differences[0].value:.3f}")
     if outcomes := [outcome for outcome in result.secondary if outcome.finalist == finalist]:
         yield _outcomes(outcomes, f"{finalist} on {result.folder}/: secondary outcomes")
-
-
-def _differences(differences: Sequence[ArmDifference], metric: str, title: str) -> Table:
-    rows = [(difference.control, f"{difference.control_value:.3f}", *_signed(difference)) for difference in differences]
-    return Table((Column("control", flexible=True), Column(metric, "right"), *_DIFFERENCE_COLUMNS), rows, title)
