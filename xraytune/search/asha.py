@@ -2,7 +2,7 @@
 
 A rung is an epoch at which a trial's value so far is compared with those of the trials that reached it before; the trial
 continues if it is among the best 1/reduction of them. The state depends only on the values and their order of arrival,
-so after a restart the rungs are rebuilt by replaying them.
+so after a restart the rungs are rebuilt by replaying them. `TrialLoop` (loop.py) ends a trial that may not continue.
 
 Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping form of Ray Tune's
 `AsyncHyperBandScheduler`, which makes the same decisions (tested).

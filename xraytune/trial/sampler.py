@@ -3,7 +3,7 @@
 A stream is an endless sequence of shuffled passes over its images, and step t takes the next part of it. A batch
 depends on the seed and the step alone, so a resumed trial needs no sampler state. The real stream does not depend on the
 extra images: two arms with one seed see the same real images, in the same views and the same order. `mix.py` decides how
-many images of each class the streams hold; `TrialInputs.batch` joins them.
+many images of each class the streams hold; `TrialInputs.draws` (inputs.py) joins them.
 """
 
 from __future__ import annotations
