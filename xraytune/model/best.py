@@ -147,6 +147,16 @@ def export(
     return exported
 
 
+def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
+    """Return the number of the trial that `export` writes, and why it is chosen; None before a trial has completed."""
+    try:
+        chosen = _choose(_read_search(folder), None, None)
+    except TrialError:
+        return None
+    assert chosen.row, "only an arm may have a control that is no trial"
+    return chosen.row.number, chosen.reason
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Search:
     """The ended trials of a study, the completed ones also by rank, and the verdicts of `confirm` on the finalists."""

@@ -17,6 +17,7 @@ from xraytune.base.files import read_json
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.data.prepare import Prepared
+from xraytune.model.best import trial_to_export
 from xraytune.present.tables import shown_path
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats, Labels, predicted_classes
@@ -45,7 +46,10 @@ class ValidationResults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyData:
-    """A study at one moment: `figures` are Optuna's, `environment` is the content of this file."""
+    """A study at one moment: `figures` are Optuna's, `environment` is the content of this file.
+
+    `chosen` is the trial that `export` writes, for this `reason`.
+    """
 
     folder: StudyFolder
     space: Space
@@ -55,6 +59,8 @@ class StudyData:
     verdict: Confirmation | None
     environment: Mapping[str, Any]
     cache: Path
+    chosen: TrialView | None
+    reason: str
 
     @property
     def argument(self) -> str:
@@ -62,16 +68,8 @@ class StudyData:
         return quote(str(shown_path(self.folder.path)))
 
     @property
-    def chosen(self) -> TrialView | None:
-        """The trial to show in detail: the first finalist of a verdict, else the one that `export` writes."""
-        if self.verdict:
-            name = self.verdict.finalists[0].trial
-            return next((trial for trial in self.view.trials if f"#{trial.number}" == name), None)
-        return self.view.for_export
-
-    @property
     def scored(self) -> ValidationResults | None:
-        """The results of the chosen trial; if it has none, as after a top-up, those of the best trial of the search."""
+        """The results of the chosen trial; if it has none, as when ASHA stopped it, those of the best on val-B."""
         trials = [trial for trial in (self.chosen, self.view.for_export) if trial is not None]
         return next(filter(None, map(self._val_b, trials)), None)
 
@@ -129,6 +127,7 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
     view = watcher.look()
     with damage_explained(folder.path / "environment.json") as file:
         environment = read_json(file)
+    number, reason = trial_to_export(folder) or (None, "")
     return StudyData(
         folder=folder,
         space=watcher.space,
@@ -138,4 +137,6 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
         verdict=read_verdict(folder.path / CONFIRM_FOLDER),
         environment=environment,
         cache=(cache or folder.default_cache).resolve(),
+        chosen=next((trial for trial in view.trials if trial.number == number), None),
+        reason=reason,
     )
