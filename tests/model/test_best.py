@@ -14,7 +14,7 @@ from xraytune.base.errors import ConfigError, StudyError, TrialError
 from xraytune.base.files import append_jsonl, write_array
 from xraytune.base.records import TrialResult
 from xraytune.confirm.arms import Arm, Plan, write_plan
-from xraytune.model.best import export
+from xraytune.model.best import export, trial_to_export
 from xraytune.search.messages import TrialEnded
 from xraytune.space.load import load_space
 from xraytune.space.settings import ExportedFrom, Parameters
@@ -77,6 +77,7 @@ def test_the_best_on_val_b_is_exported_unless_a_confirmation_knows_better(
     exported = export(study, out=tmp_path / "best.yaml")
 
     assert (exported.trial, exported.val_b_score, exported.advice) == (trial, scores[trial][1], "")
+    assert trial_to_export(StudyFolder(study)) == (trial, exported.reason)
     assert exported.synthetic == ("confirmed: the mix beats all controls" if verdict == "helps" else "")
     assert reason in (tmp_path / "best.yaml").read_text(encoding="utf-8").partition("\n")[0]
 
