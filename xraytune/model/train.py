@@ -151,19 +151,7 @@ def train(
     )
     with _locked(plan.work_folder), in_use(cache):
         training = train_final(plan.experiment, context, plan.work_folder, on_epoch)
-        with new_folder(out) as folder:
-            record = write_bundle(
-                folder,
-                out,
-                experiment=plan.experiment,
-                overrides=overrides,
-                training=training,
-                trained_on=plan.trained_on,
-                compute=plan.compute,
-            )
-            write_card(folder, record, plan.experiment, training)
-            for grid in samples[-1:]:
-                copy_file(grid, folder / SAMPLES)
+        _write(plan, training, out, overrides, samples[-1:])
         shutil.rmtree(plan.work_folder)
     _publish(plan, training, out)
     repeats_trial = plan.trial_scores is not None and not overrides
@@ -270,6 +258,23 @@ def _trained_on(experiment: Experiment, prepared: Prepared, index: ImageIndex, c
         of_patients=len({*patients}),
         changes=tuple(changes_of(experiment, prepared)),
     )
+
+
+def _write(plan: _Plan, training: FinalTraining, out: Path, overrides: Sequence[str], samples: Sequence[Path]) -> None:
+    """Write the bundle with its card, and the samples of the generator, if any."""
+    with new_folder(out) as folder:
+        record = write_bundle(
+            folder,
+            out,
+            experiment=plan.experiment,
+            overrides=overrides,
+            training=training,
+            trained_on=plan.trained_on,
+            compute=plan.compute,
+        )
+        write_card(folder, record, plan.experiment, training)
+        for grid in samples:
+            copy_file(grid, folder / SAMPLES)
 
 
 def _trained(

@@ -19,7 +19,7 @@ def headroom_frame(headroom: Headroom) -> Frame:
 
 def _design(headroom: Headroom) -> Cell:
     draws, scored = ({getattr(gain, name) for gain in headroom.gains} for name in ("draws", "test_patients"))
-    ranges = (f"{min(values):,}" + f" to {max(values):,}" * (len(values) > 1) for values in (draws, scored))
+    ranges = (" to ".join(f"{value:,}" for value in sorted({min(values), max(values)})) for values in (draws, scored))
     text = "{} draws of patients, scored on {} held-out patients; gains, with 95 % intervals, over".format(*ranges)
     return Cell(f"{text} {headroom.baseline}", "dim")
 
