@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,9 +50,15 @@ _logger = logging.getLogger(__name__)
 _requests = Counter[tuple[str, str]]()
 
 
+@lru_cache
+def _version(package: str, _path: tuple[str, ...]) -> str:
+    """Return an installed version; `importlib.metadata` parses the package's metadata in each call."""
+    return version(package)
+
+
 def releases(*packages: str) -> dict[str, str]:
     """Return the installed release of each package, without its local build (decision 19): 2.15.0 of 2.15.0+cu132."""
-    return {name: version(name).partition("+")[0] for name in packages}
+    return {name: _version(name, (*sys.path,)).partition("+")[0] for name in packages}
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:

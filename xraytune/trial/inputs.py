@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby, islice
 from typing import Any
 
@@ -132,8 +132,13 @@ class TrialInputs:
 
     def validate(self, network: nn.Module) -> tuple[float, float]:
         """Return loss and score of a network on val-A."""
-        task, batches, compute = self.network.task, self.network.batches(self.val_a), self.network.compute
+        task, compute = self.network.task, self.network.compute
+        batches = self._val_a_features if self.network.has_cached_features else self.network.batches(self.val_a)
         return task.validate(network, batches, self.val_a, positive=self._positive, compute=compute)
+
+    @cached_property
+    def _val_a_features(self) -> list[Tensor]:
+        return [*self.network.batches(self.val_a)]
 
     def results(self, images: ImageSource) -> Results:
         """Return the results of the trained network on val-A or val-B, [N, C]."""
