@@ -179,8 +179,8 @@ def test_compressed_dicom_is_read() -> None:
 
 GOOD = dicom(ramp(0, 4095), 12, PatientID="77", WindowCenter=2000, WindowWidth=4000)
 BROKEN: dict[str, tuple[bytes, str]] = {
-    "a_report": (dicom(None), "this DICOM file contains no pixels"),
-    "no_pixels": (dicom(None, Rows=8, Columns=8), "this DICOM file contains no pixels"),
+    "a_report": (dicom(None), "this DICOM file contains no pixels, or is truncated"),
+    "no_pixels": (dicom(None, Rows=8, Columns=8), "this DICOM file contains no pixels, or is truncated"),
     "several_frames": (dicom(ramp(0, 9), 12, NumberOfFrames=3), "this DICOM file contains 3 frames, and it is"),
     "no_decoder": (dicom(ramp(0, 9), 12, JPEGLSLossless, PixelData=encapsulate([b"pixels"])), "its pixels are"),
     "unknown_syntax": (
@@ -189,14 +189,14 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     ),
     "floats": (
         dicom(None, Rows=24, Columns=32, BitsAllocated=32, FloatPixelData=ramp(0, 1, np.float32).tobytes()),
-        "this DICOM file contains no pixels of 8 or 16 bits",
+        "this DICOM file contains floating-point numbers, which do not define black and white",
     ),
     "palette": (dicom(ramp(0, 9), 12, PhotometricInterpretation="PALETTE COLOR"), "the colour model PALETTE COLOR of"),
-    "cut_in_its_header": (GOOD[:400], "this DICOM file contains no pixels"),
+    "cut_in_its_header": (GOOD[:400], "this DICOM file contains no pixels, or is truncated"),
     "cut_in_its_pixels": (GOOD[:-1000], "the DICOM pixels are truncated or damaged"),
     "cut_at_its_start": (GOOD[:141], "the DICOM header is truncated or damaged"),
     "unknown_kind_of_value": (GOOD.replace(b"\x28\x00\x04\x00CS", b"\x28\x00\x04\x00ES"), "the DICOM pixels are"),
-    "flat_rescale": (dicom(ramp(0, 9), 12, RescaleSlope=0, RescaleIntercept=0), "the DICOM pixels are"),
+    "flat_rescale": (dicom(ramp(0, 9), 12, RescaleSlope=0, RescaleIntercept=0), "its RescaleSlope is 0, which makes"),
     "deflated": (dicom(ramp(0, 9), 12, DeflatedExplicitVRLittleEndian), "this DICOM file is deflated as a whole,"),
     "bomb": (dicom(ramp(0, 9), 12, Rows=30_000, Columns=30_000), "30000 x 30000 pixels are too many for an X-ray"),
 }

@@ -170,22 +170,27 @@ def run(bench: Bench, folder: Path) -> tuple[list[EpochRecord], TrialResult]:
 
 
 def test_a_resumed_trial_reports_the_same_kids_and_keeps_two_generators(many: Bench, tmp_path: Path) -> None:
-    """Also if it is run again, with generators that were removed."""
-    with closing(trial_epochs(experiment_of(many), many.context, tmp_path / "trial")) as epochs:
+    """Epochs of another release are trained again, with generators that were removed, to the bit."""
+    straight, log = replace(many, cache=tmp_path / "cache"), tmp_path / "trial" / "epochs.jsonl"
+    (tmp_path / "cache").symlink_to(many.cache, target_is_directory=True)
+    with closing(trial_epochs(experiment_of(many), straight.context, tmp_path / "trial")) as epochs:
         first = [replace(record, seconds=0) for record in islice(epochs, 2)]
-    resumed, result = run(many, tmp_path)
+    resumed, result = run(straight, tmp_path)
 
     assert resumed[:2] == first
     assert [record.steps for record in resumed] == [2, 3, 4, 6], "a quarter of the steps each, rounded half to even"
     assert result.value == min(record.val_score for record in resumed) == resumed[-1].best_val_score
     assert resumed[result.best_epoch - 1].val_score == result.value
-    assert len(read_jsonl(tmp_path / "trial" / "epochs.jsonl")) == 4
+    assert len(read_jsonl(log)) == 4
     kept = {inputs["settings"]["steps"] for _, inputs in artifacts_of(many.cache, GAN_STAGE)}
     assert kept >= {6, resumed[result.best_epoch - 1].steps}
 
-    again, _ = run(many, tmp_path / "again")
+    log.write_text(log.read_text(encoding="utf-8").replace('"networks": ["', '"networks": ["0'), encoding="utf-8")
+    again, _ = run(straight, tmp_path)
 
     assert again == resumed
+    assert [row["epoch"] for row in read_jsonl(log)] == [1, 2, 3, 4]
+    assert not any(row["networks"][0].startswith("0" * 33) for row in read_jsonl(log))
     gans = {path.name: inputs["settings"]["steps"] for path, inputs in artifacts_of(many.cache, GAN_STAGE)}
     pools = {inputs["generator"] for _, inputs in artifacts_of(many.cache, POOL_STAGE)}
     assert pools <= gans.keys(), "no pool outlives its GAN"

@@ -43,7 +43,7 @@ def check(
     as_json: options.AsJson = False,
     schema: Annotated[bool, Option("--schema", help="Print the JSON Schema of search space files.")] = False,
 ) -> None:
-    """Validate a search space file and print it with all defaults. Reports all problems at once."""
+    """Validate a search space file and print it with all defaults. Reports all problems of the file at once."""
     from xraytune.space.load import load_space
     from xraytune.space.rules import unusual_values
     from xraytune.space.schema import space_schema

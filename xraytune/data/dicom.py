@@ -25,7 +25,7 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 """The transfer syntax that compresses header and pixels together: pydicom would inflate a bomb without limit."""
 _BAD_HEADER, _BAD_PIXELS = "the DICOM header is truncated or damaged", "the DICOM pixels are truncated or damaged"
-_NO_PIXELS = "this DICOM file contains no pixels of 8 or 16 bits, or is truncated"
+_NO_PIXELS = "this DICOM file contains no pixels, or is truncated"
 
 
 class ImageHeader(NamedTuple):
@@ -112,6 +112,8 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
     """Return what keeps the pixels from being decoded, and what to do."""
     from pydicom.pixels.decoders.base import get_decoder
 
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        return "this DICOM file contains floating-point numbers, which do not define black and white", REPAIR
     if "PixelData" not in dataset:
         return _NO_PIXELS, REPAIR
     if dataset.preamble is None and not dataset["PixelData"].is_undefined_length:  # plain numbers (PS3.5, section 10)
@@ -130,6 +132,9 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
     colours = str(dataset.get("PhotometricInterpretation", ""))
     if colours not in (*_GREY, *_COLOUR):
         return f"the colour model {colours or '(none)'} of this DICOM file is not supported", REPAIR
+    slope = dataset.get("RescaleSlope")
+    if slope is not None and (slope == 0 or not np.isfinite(float(slope))):
+        return f"its RescaleSlope is {float(slope):g}, which makes all pixels equal", REPAIR
     return None
 
 
@@ -157,8 +162,7 @@ def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
             values = apply_windowing(values, dataset)  # black becomes `first`, white `last`
     else:
         first, last = sorted((first, last))
-    with np.errstate(invalid="raise", divide="raise"):  # a RescaleSlope of 0 or infinity
-        return np.clip((values - first) / (last - first), 0.0, 1.0)
+    return np.clip((values - first) / (last - first), 0.0, 1.0)
 
 
 def _has_window(dataset: Any) -> bool:

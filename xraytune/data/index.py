@@ -46,7 +46,7 @@ from xraytune.data.patients import (
     patients_by_regex,
     require_group,
 )
-from xraytune.data.table import LabelTable, find_table
+from xraytune.data.table import LabelTable, find_table, match_names
 from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -278,10 +278,13 @@ def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     files = [image.relative_to(whole).as_posix() for image in list_images(part)]
     if table is None:
         return whole if group_regex and len(match_patients(group_regex, files)) == len(files) else None
+    if not match_names(table.rows, files).by_file.keys() >= set(files):
+        return None
     # A bare name must belong to one file only, in all parts.
     parts = {part, *(folder for folder in subfolders(whole) if part_named(folder.name))}
     everywhere = [image.relative_to(whole).as_posix() for each in parts for image in walk_folder(each, whole)[0]]
-    return whole if table.rows_of(everywhere).keys() >= set(files) else None
+    table.rows_of(everywhere)
+    return whole
 
 
 def content_fingerprint(images: Iterable[ImageFile]) -> str:

@@ -16,7 +16,7 @@ from typing import get_args
 
 import numpy as np
 
-from xraytune.base.errors import ConfigError, Problem, StudyError, TrialError, join_names
+from xraytune.base.errors import ArtifactError, ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.base.files import read_jsonl, require_new, write_text
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, Arm, finished_label, read_plan
 from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
@@ -148,10 +148,13 @@ def export(
 
 
 def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
-    """Return the number of the trial that `export` writes, and why it is chosen; None before a trial has completed."""
+    """Return the number of the trial that `export` writes, and why it is chosen.
+
+    None if `export` would fail: no trial has completed, or results are missing or damaged.
+    """
     try:
         chosen = _choose(_read_search(folder), None, None)
-    except TrialError:
+    except (TrialError, StudyError, ArtifactError):
         return None
     assert chosen.row, "only an arm may have a control that is no trial"
     return chosen.row.number, chosen.reason
@@ -249,7 +252,8 @@ def _simplest_good(search: _Search) -> _Chosen:
             simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
             reason = f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
             return _Chosen(parameters=simplest.parameters, reason=reason, row=simplest, best=best)
-    return _Chosen(parameters=best.parameters, reason="the best on val-B", row=best)
+    side = "val-B" if search.task.trains_network else "val-A"
+    return _Chosen(parameters=best.parameters, reason=f"the best on {side}", row=best)
 
 
 def _within_one_error(search: _Search, best: TrialRow, others: Sequence[TrialRow]) -> list[TrialRow]:

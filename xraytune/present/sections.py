@@ -76,7 +76,7 @@ def _best(data: StudyData) -> Section | None:
     return Section(
         lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
         notes=[
-            sentence(data.reason),
+            *([sentence(data.reason)] if data.reason else []),
             "It was selected among all trials by these scores, so they are optimistic.",
             *map(sentence, pruning.warnings if pruning else ()),
         ],

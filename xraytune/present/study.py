@@ -48,7 +48,7 @@ class ValidationResults:
 class StudyData:
     """A study at one moment: `figures` are Optuna's, `environment` is the content of this file.
 
-    `chosen` is the trial that `export` writes, for this `reason`.
+    `chosen` is the trial that `export` writes, for this `reason`; if it would fail, the best on val-B.
     """
 
     folder: StudyFolder
@@ -137,6 +137,6 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
         verdict=read_verdict(folder.path / CONFIRM_FOLDER),
         environment=environment,
         cache=(cache or folder.default_cache).resolve(),
-        chosen=next((trial for trial in view.trials if trial.number == number), None),
+        chosen=next((trial for trial in view.trials if trial.number == number), view.for_export),
         reason=reason,
     )

@@ -109,7 +109,7 @@ class StudyView:
     def for_export(self) -> TrialView | None:
         """The complete trial with the best val-B score, the simplest of equals.
 
-        `export` writes it before a verdict. In a search for a generator, which has no val-B scores, the best trial.
+        In a search for a generator, which has no val-B scores, the best trial.
         """
         return next(iter(ranked_for_export(self.trials, self.objective)), None)
 

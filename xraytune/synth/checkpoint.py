@@ -27,6 +27,8 @@ from xraytune.synth.gan import new_gan
 from xraytune.synth.networks import Generator
 
 CHECKPOINT_NAME = "checkpoint.pt"
+_MAX_CLASSES = 1000
+"""Limits the memory that a damaged file can ask for."""
 _OTHER_NETWORK = "this checkpoint belongs to a different network"
 _logger = logging.getLogger(__name__)
 
@@ -116,22 +118,31 @@ def load_generator(path: Path) -> ImageGenerator:
 
 
 def _about(generator: ImageGenerator) -> dict[str, str | int]:
+    """Return all that `_load` needs to rebuild a generator, apart from its weights."""
     settings = generator.settings
     counts = {"class_count": generator.class_count, "channels": generator.channels}
     return {"kind": settings.block, "settings": settings.model_dump_json(), **counts}
 
 
 def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerator:
+    class_count, channels = int(about["class_count"]), int(about["channels"])
+    if not 1 <= class_count <= _MAX_CLASSES or channels not in (1, 2):
+        raise ValueError(f"{class_count} classes, {channels} channels")
     settings = GENERATORS[about["kind"]].model_validate_json(about["settings"])
     with torch.random.fork_rng(devices=[]):
-        generator = KINDS[settings.block].network(settings, about["class_count"], about["channels"])
+        generator = KINDS[settings.block].network(settings, class_count, channels)
     generator.load_state_dict(weights)
     return generator.eval().requires_grad_(False)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     with explain_unreadable("cannot read this checkpoint", path):
-        return load_content(path)
+        content = load_content(path)
+        kinds = {"identity": str, "kind": str, "step": int}
+        are_valid = all(isinstance(content[name], kind) for name, kind in kinds.items())
+        if not are_valid or content["kind"] not in GENERATORS:
+            raise TypeError("not a checkpoint of a generator")
+        return content
 
 
 def _identity(training: Training, images_digest: str) -> str:

@@ -8,13 +8,13 @@ in the cache. `quality.json` describes the best.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from xraytune.base.artifacts import artifacts_of, discard
 from xraytune.base.errors import Problem, TrialError
-from xraytune.base.files import append_jsonl, read_jsonl, write_json
+from xraytune.base.files import append_jsonl, read_jsonl, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext
 from xraytune.space.settings import Experiment
@@ -31,7 +31,8 @@ def generator_epochs(
     """Yield the epochs of a trial, each after it was written to `epochs.jsonl`, the finished ones first."""
     started, rank = time.monotonic(), experiment.settings.objective.rank
     stages, log = experiment.generator_stages, trial_dir / "epochs.jsonl"
-    records = [EpochRecord(**{field.name: row[field.name] for field in fields(EpochRecord)}) for row in read_jsonl(log)]
+    networks = [[path.name for path in _networks(stage, context)] for stage in stages]
+    records = _finished(log, networks)
     yield from records
     trained = dict[int, Experiment]()  # by this process, and not yet removed
     for epoch, stage in enumerate(stages[len(records) :], len(records) + 1):
@@ -51,7 +52,7 @@ def generator_epochs(
         best_epoch = scores.index(record.best_val_score) + 1  # the first of equals
         if best_epoch == epoch:
             write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(report)})
-        append_jsonl(log, {"version": 1, **asdict(record)})
+        append_jsonl(log, {"version": 1, **asdict(record), "networks": networks[epoch - 1]})
         for number in trained.keys() - {epoch, best_epoch}:
             _discard_generator(trained.pop(number), context)
         yield record
@@ -63,6 +64,15 @@ def generator_epochs(
         epochs=len(records),
         seconds=time.monotonic() - started,
     )
+
+
+def _finished(log: Path, networks: Sequence[list[str]]) -> list[EpochRecord]:
+    """Return the finished epochs; if they are of other networks, as after an upgrade of torch, none, and empty the log."""
+    rows = read_jsonl(log)
+    if [row["networks"] for row in rows] != networks[: len(rows)]:
+        write_text(log, "")
+        return []
+    return [EpochRecord(**{field.name: row[field.name] for field in fields(EpochRecord)}) for row in rows]
 
 
 def _train_and_measure(stage: Experiment, context: RunContext) -> tuple[PoolReport, float]:
@@ -85,4 +95,5 @@ def _discard_generator(stage: Experiment, context: RunContext) -> None:
 
 
 def _networks(stage: Experiment, context: RunContext) -> list[Path]:
+    """Return the artifacts of a generator's networks."""
     return [*generator_paths(generator_of(stage), context.prepared, context.compute, context.cache).values()]

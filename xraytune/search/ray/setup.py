@@ -71,8 +71,9 @@ def protect_token() -> None:
 
 def security_problems() -> Iterator[Problem]:
     """Yield the ways for other users of this machine into this user's Ray, or into the cluster of `--address auto`."""
-    if _is_open(token := _default_token()):
-        yield Problem("other users can read Ray's token", token, f"chmod 600 {token} (a local search does it)")
+    with suppress(RuntimeError):  # there is no home folder
+        if _is_open(token := _default_token()):
+            yield Problem("other users can read Ray's token", token, f"chmod 600 {token} (a local search does it)")
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         yield Problem(
             "Ray does not require a token, so every user can run code in it", "RAY_AUTH_MODE", "unset RAY_AUTH_MODE"
@@ -93,12 +94,15 @@ def _why_no_token() -> Problem | None:
     if given := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         fix = f"chmod 600 {given}, or set RAY_AUTH_TOKEN_PATH to a copy that only you can read"
         return Problem("other users can read Ray's token", given, fix) if _is_open(Path(given)) else None
-    token = _default_token()
+    try:
+        token = _default_token()
+    except RuntimeError:  # neither HOME nor a user of this machine
+        return _no_token("HOME", "there is no home folder")
     why = _unwritable(token.parent)
     return None if os.access(token, os.R_OK) or not why else _no_token(token, why)
 
 
-def _no_token(where: Path, why: str) -> Problem:
+def _no_token(where: Path | str, why: str) -> Problem:
     return Problem(f"Ray cannot write its token ({why})", where, "export HOME=DIR, a folder that you can write to")
 
 
