@@ -42,8 +42,8 @@ _TEXTS: dict[Overall, str] = {
 }
 
 LEVEL = 0.05
-"""Significance level of each claim: two-sided for `better` and `worse`, of each of two one-sided tests for `equivalent`,
-one-sided for `no_better`."""
+"""Significance level of each claim: two-sided for `better`, `worse` and `no_better`, of each of two one-sided tests for
+`equivalent`."""
 MOST_DEGREES = 1e6
 """Here Student's t equals the normal distribution to six digits; JSON has no infinity."""
 PRIOR_PATIENTS = 20
@@ -341,7 +341,7 @@ def can_show_harm(kinds: Collection[ControlKind]) -> bool:
 def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
     """Return the controls over which an improvement of one ROPE is ruled out, in the given order."""
     ranked = sorted(comparisons, key=lambda control: control.verdict.p_better_by_rope)
-    passed = [control.verdict.p_better_by_rope < LEVEL / (len(ranked) - place) for place, control in enumerate(ranked)]
+    passed = [control.verdict.p_better_by_rope < LEVEL / 2 / (len(ranked) - place) for place, control in enumerate(ranked)]
     ruled_out = ranked[: passed.index(False) if False in passed else len(ranked)]
     return [control for control in comparisons if control in ruled_out]
 
