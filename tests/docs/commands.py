@@ -61,7 +61,6 @@ SHRUNK = {
     r"(search|train|generator train) (?!.*(gan.segmentation|lung_segmenter|jsrt_|best.yaml|exact.yaml))": TINY,
     r"(search|train|generator train) .*(gan.segmentation|lung_segmenter|jsrt_)": TINY_PAIRS,
     r"train .*lung_segmenter": ("budget.steps_per_epoch=20", "data.train_patients=null"),  # enough for plausible masks
-    r"search .*manaf": ("budget.trials=6",),  # its grid
     r"search .*CXR8": ("data.train_patients=null",),
     r"audit": tuple(one for one in TINY if not one.startswith("budget.trials")),
     r"generator sample": ("-n 20",),
