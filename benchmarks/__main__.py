@@ -22,6 +22,7 @@ NAMES = (
     "audit",
     "statistics",
     "draws",
+    "claims",
     "known_answers",
     "pruning",
     "search_cpu",

@@ -102,8 +102,22 @@ def train(
     compute: Compute = CPU,
     **options: Any,
 ) -> list[EpochRecord]:
+    run = epochs_of(parameters, network, folder, task=task, epochs=epochs, compute=compute, **options)
+    return list(islice(run, stop_after))
+
+
+def epochs_of(
+    parameters: Parameters,
+    network: nn.Module,
+    folder: Path,
+    *,
+    task: TinyTask | None = None,
+    epochs: int = 3,
+    compute: Compute = CPU,
+    **options: Any,
+) -> Iterator[EpochRecord]:
     task = task or tiny_task()
-    run = train_network(
+    return train_network(
         NetworkTraining(
             parameters=parameters,
             network=network,
@@ -120,7 +134,6 @@ def train(
         ),
         validate=task.validate,
     )
-    return list(islice(run, stop_after))
 
 
 def without_seconds(records: list[EpochRecord]) -> list[dict[str, Any]]:
@@ -148,7 +161,21 @@ def assert_same_values(network: nn.Module, score: float) -> None:
 
 
 @pytest.mark.slow
-def test_an_epoch_is_in_the_checkpoint_before_it_is_reported_and_progress_begins_at_0(
+def test_a_killed_training_repeats_the_epochs_since_its_checkpoint(tmp_path: Path) -> None:
+    parameters = small()
+    uninterrupted = train(parameters, built(parameters), tmp_path / "uninterrupted")
+    killed = epochs_of(parameters, built(parameters), tmp_path / "killed")
+    before = [next(killed), next(killed)]  # and it is never closed
+
+    after = train(parameters, built(parameters), tmp_path / "killed")
+
+    assert without_seconds(after) == without_seconds(uninterrupted)
+    assert without_seconds(before) == without_seconds(uninterrupted[:2])
+    assert_same_bits(best_of(tmp_path / "killed"), best_of(tmp_path / "uninterrupted"))
+
+
+@pytest.mark.slow
+def test_a_closed_training_has_its_last_epoch_in_the_checkpoint_and_progress_begins_at_0(
     tmp_path: Path,
 ) -> None:
     parameters, seen = small(schedule="cosine"), list[tuple[str, int, int]]()

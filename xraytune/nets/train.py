@@ -34,6 +34,8 @@ TRAINING_STEPS = "training the network (steps)"
 """The name of what `on_progress` counts during training."""
 
 Batches: TypeAlias = Callable[[], Iterable[Tensor]]
+_CHECKPOINT_SECONDS = 5.0
+"""Between two checkpoints; a killed training repeats at most so much, and its last epoch."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -71,10 +73,11 @@ class NetworkTraining:
 def train_network(
     training: NetworkTraining, validate: Callable[[nn.Module], tuple[float, float]]
 ) -> Iterator[EpochRecord]:
-    """Train; after each epoch get its loss and score on val-A from `validate`, write the checkpoint, then yield the record.
+    """Train; after each epoch get its loss and score on val-A from `validate`, then yield its record.
 
-    Yields only the epochs after the checkpoint, if there is one. On the CPU, a resumed run is bit-identical to an
-    uninterrupted one. `best.safetensors` holds the weights of the epoch with the best val-A score, the earliest of equals.
+    Writes a checkpoint every few seconds, between two epochs, and when it ends or is closed. Yields only the epochs after
+    the checkpoint, if there is one. On the CPU, a resumed run is bit-identical to an uninterrupted one. `best.safetensors`
+    holds the weights of the epoch with the best val-A score, the earliest of equals.
     With `mixing: pretrain`, early stopping and plateaus count only epochs with real images.
 
     Raises:
@@ -87,6 +90,7 @@ def train_network(
     pretrained = parameters.pretraining_steps(max_epochs * steps_per_epoch) // steps_per_epoch
     records = resume(folder, network, optimizer)
     update = replayed(partial(train_step, training, optimizer), training.compute)
+    saved, saved_at = len(records), time.monotonic()
     while len(records) < max_epochs and not _stops_early(records[pretrained:], parameters.early_stop_epochs):
         started = time.perf_counter()
         epoch = len(records) + 1
@@ -111,8 +115,17 @@ def train_network(
         # The best network first: if the run is killed in between, the epoch is repeated.
         if val_score > best_before:
             save_best(folder, network)
+        if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+            save_checkpoint(folder, network, optimizer, records)
+            saved, saved_at = len(records), time.monotonic()
+        try:
+            yield record
+        except GeneratorExit:
+            if saved < len(records):
+                save_checkpoint(folder, network, optimizer, records)
+            raise
+    if saved < len(records):
         save_checkpoint(folder, network, optimizer, records)
-        yield record
 
 
 def _train_epoch(
@@ -126,7 +139,10 @@ def _train_epoch(
     network.train()
     # Dropout uses torch's global generator; seeded for each epoch, it needs no place in the checkpoint.
     with torch.random.fork_rng(devices=[] if compute.device == "cpu" else [torch.cuda.current_device()]):
-        torch.manual_seed(derive_seed(training.seed, "epoch", epoch))
+        seed = derive_seed(training.seed, "epoch", epoch)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes longer than a step where there is no GPU
+        if compute.device == "cuda":
+            torch.cuda.manual_seed(seed)
         training.on_progress(TRAINING_STEPS, steps.start, total_steps)
         for step, draws in zip(steps, training.draws(steps), strict=True):
             lr = learning_rate(parameters, step, total_steps=total_steps, val_losses=val_losses)
