@@ -119,7 +119,7 @@ class Marks:
         os.write(self._file, json.dumps([what, *about]).encode() + b"\n")
 
     def count_training(self) -> None:
-        """From here on in this process, note each epoch and each step of a GAN when it begins; checkpoint GANs often."""
+        """From here on in this process, note each epoch and each step of a GAN when it begins; write checkpoints often."""
         epoch, step = train._train_epoch, gan.GanTraining.update
 
         def marked_epoch(*arguments: Any, **options: Any) -> tuple[float, float]:
@@ -133,6 +133,7 @@ class Marks:
 
         often = {"checkpoint_every_steps": GAN_CHECKPOINT_STEPS, "grid_every_steps": 3, "report_every_steps": 1}
         for module, name, function in (
+            (train, "_CHECKPOINT_SECONDS", -1.0),  # one after each epoch
             (train, "_train_epoch", marked_epoch),
             (gan.GanTraining, "update", marked_step),
             (synthesize, "train_generator", partial(generator_train.train_generator, **often)),  # type: ignore[arg-type]

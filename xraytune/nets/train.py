@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -72,7 +72,7 @@ class NetworkTraining:
 
 def train_network(
     training: NetworkTraining, validate: Callable[[nn.Module], tuple[float, float]]
-) -> Iterator[EpochRecord]:
+) -> Generator[EpochRecord, None, None]:
     """Train; after each epoch get its loss and score on val-A from `validate`, then yield its record.
 
     Writes a checkpoint every few seconds, between two epochs, and when it ends or is closed. Yields only the epochs after
