@@ -19,7 +19,7 @@ from xraytune.cli import console
 from xraytune.present.tables import Column, Table, duration
 
 OF_A_GAN = {4000: 0.0, 4010: 4.0, 4100: 20.0, 4300: 25.0, 4500: 40.0, 5000: 70.0}
-SHOWN_OF_A_GAN = ["4,100 of 5,000 steps, 3:00 left", "4,500 of 5,000 steps, 0:40 left", "5,000 of 5,000 steps"]
+SHOWN_OF_A_GAN = ["4,100 of 5,000 steps, 2:40 left", "4,500 of 5,000 steps, 0:37 left", "5,000 of 5,000 steps"]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_log_shows_progress_and_the_time_left(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The time left follows from the pace so far, of which there is none while another process does the work."""
+    """The time left follows from the pace after the first progress; there is none while another process does the work."""
     with console.progress() as on_progress:
         for done, seconds in pace:
             monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)

@@ -65,7 +65,7 @@ def test_activity_of_a_trial_can_have_any_name_and_its_time_left_follows_from_it
         monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
         show(f"{name} (steps)", done, 1500)
 
-    assert read_progress(tmp_path) == (f"{name} (steps)", 1200, 1500, 30.0)
+    assert read_progress(tmp_path) == (f"{name} (steps)", 1200, 1500, 48.0)
     assert str(read_progress(tmp_path)).startswith(f"{name}: 1,200 of 1,500 steps")
 
 

@@ -30,18 +30,20 @@ def progress_text(what: str, done: int, total: int) -> str:
 
 @dataclass(slots=True)
 class Pace:
-    """The time left of some work, from the progress since it was first reported."""
+    """The time left of some work, from its progress after the first: that took longer, if it waited for a generator."""
 
-    _starts: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _starts: dict[str, tuple[int, int, float]] = field(default_factory=dict)
 
     def seconds_left(self, what: str, done: int, total: int, now: float) -> float | None:
-        """Return an estimate; None before there is progress, and at the end."""
-        first, since = self._starts.setdefault(what, (done, now))
-        if done < first:  # the same work again
-            self._starts[what] = done, now
-        if not first < done < total:
-            return None
-        return (now - since) / (done - first) * (total - done)
+        """Return an estimate; None until there is progress for a second time, and at the end."""
+        first, start, since = self._starts.setdefault(what, (done, done, now))
+        if done < start:  # the same work again
+            self._starts[what] = done, done, now
+        elif start == first < done:
+            self._starts[what] = first, done, now
+        elif start < done < total:
+            return (now - since) / (done - start) * (total - done)
+        return None
 
 
 def split_unit(what: str) -> tuple[str, str]:
