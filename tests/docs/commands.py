@@ -62,7 +62,9 @@ SHRUNK = {
     r"(search|train|generator train) .*(gan.segmentation|lung_segmenter|jsrt_)": TINY_PAIRS,
     r"train .*lung_segmenter": ("budget.steps_per_epoch=20", "data.train_patients=null"),  # enough for plausible masks
     r"search .*CXR8": ("data.train_patients=null",),
-    r"(search|headroom) .*live_claims": ("budget.steps_per_epoch=8",),  # pretraining at a ratio of 10 needs as many steps
+    r"(search|headroom) .*live_claims": (
+        "budget.steps_per_epoch=8",
+    ),  # pretraining at a ratio of 10 needs as many steps
     r"audit": tuple(one for one in TINY if not one.startswith("budget.trials")),
     r"generator sample": ("-n 20",),
     r"data phantom": ("--patients 40", "--size 32"),

@@ -89,7 +89,7 @@ def make_checkpoints(folder: Path) -> None:
     """`checkpoint.pt` and `best.safetensors` of a classifier."""
     classifier = network()
     save_checkpoint(folder, classifier, optimizer_of(classifier), [EPOCH])
-    save_best(folder, classifier)
+    save_best(folder, classifier.state_dict())
 
 
 def make_gan(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The training loop: it resumes bit-identically, trains only unfrozen parts, keeps the best network, and stops early."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -114,6 +114,7 @@ def epochs_of(
     task: TinyTask | None = None,
     epochs: int = 3,
     compute: Compute = CPU,
+    validate: Callable[[nn.Module], tuple[float, float]] | None = None,
     **options: Any,
 ) -> Iterator[EpochRecord]:
     task = task or tiny_task()
@@ -132,7 +133,7 @@ def epochs_of(
             checkpoint_dir=folder,
             **options,
         ),
-        validate=task.validate,
+        validate=validate or task.validate,
     )
 
 
@@ -161,21 +162,41 @@ def assert_same_values(network: nn.Module, score: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_training_repeats_the_epochs_since_its_checkpoint(tmp_path: Path) -> None:
-    parameters = small()
-    uninterrupted = train(parameters, built(parameters), tmp_path / "uninterrupted")
-    killed = epochs_of(parameters, built(parameters), tmp_path / "killed")
-    before = [next(killed), next(killed)]  # and it is never closed
+def test_a_stopped_training_repeats_the_epochs_since_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best network is one of the repeated epochs, or of those before, even on a machine that rounds differently."""
+    parameters, networks = small(), list[dict[str, Tensor]]()
 
-    after = train(parameters, built(parameters), tmp_path / "killed")
+    def scored(network: nn.Module) -> tuple[float, float]:
+        networks.append(state_of(network))
+        return 1.0, scores.pop(0)
 
-    assert without_seconds(after) == without_seconds(uninterrupted)
-    assert without_seconds(before) == without_seconds(uninterrupted[:2])
-    assert_same_bits(best_of(tmp_path / "killed"), best_of(tmp_path / "uninterrupted"))
+    def run() -> Iterator[EpochRecord]:
+        return epochs_of(parameters, built(parameters), tmp_path, epochs=4, validate=scored)
+
+    scores = [0.5, 0.6, 0.9]
+    [*islice(run(), 2)]
+    monkeypatch.setattr("xraytune.nets.train._CHECKPOINT_SECONDS", 3600.0)
+    assert next(run()).val_score == 0.9  # and the process is killed
+    scores = [0.58, 0.57]
+
+    after = [*run()]
+
+    assert [(record.epoch, record.val_score, record.best_val_score) for record in after] == [
+        (3, 0.58, 0.6),
+        (4, 0.57, 0.6),
+    ]
+    assert_same_bits(best_of(tmp_path), networks[1])
+
+
+@pytest.fixture(autouse=True)
+def checkpoint_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xraytune.nets.train._CHECKPOINT_SECONDS", -1.0)
 
 
 @pytest.mark.slow
-def test_a_closed_training_has_its_last_epoch_in_the_checkpoint_and_progress_begins_at_0(
+def test_an_epoch_is_in_the_checkpoint_before_it_is_reported_and_progress_begins_at_0(
     tmp_path: Path,
 ) -> None:
     parameters, seen = small(schedule="cosine"), list[tuple[str, int, int]]()

@@ -42,7 +42,7 @@ scheduler: {name: none}
 
 def write_weights(root: Path, seed: int) -> None:
     parameters = Parameters(backbone="small_cnn", weights="none")
-    save_state(build_classifier(parameters, 2, weights=None, seed=seed).backbone, root / "own.safetensors")
+    save_state(build_classifier(parameters, 2, weights=None, seed=seed).backbone.state_dict(), root / "own.safetensors")
 
 
 def draw_extra(root: Path, seed: int) -> None:

@@ -146,7 +146,7 @@ def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
     """A trial on a frozen backbone whose weights come from a file."""
     backbone = {"backbone": parameters.get("backbone", "small_cnn")}
     whole = build_classifier(bench.experiment(**backbone).parameters, 2, weights=None, seed=9)
-    save_state(whole.backbone, tmp_path / "backbone.safetensors")
+    save_state(whole.backbone.state_dict(), tmp_path / "backbone.safetensors")
     return bench.experiment(weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters)
 
 

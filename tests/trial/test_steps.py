@@ -105,7 +105,7 @@ def assert_trial_is_replayable(
 def test_a_step_of_a_classifier_waits_for_nothing(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainable: str, views: int
 ) -> None:
-    save_state(build_backbone("small_cnn")[0], tmp_path / "backbone.safetensors")
+    save_state(build_backbone("small_cnn")[0].state_dict(), tmp_path / "backbone.safetensors")
     mix = {"source": "gan", "gan": gan(), "classical": 2, "views": views, "synthetic_ratio": 2.0}
     weights = {"weights": str(tmp_path / "backbone.safetensors"), "trainable": trainable}
 

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from xraytune.base.errors import ArtifactError, MachineError, Problem
-from xraytune.base.files import is_whole_zip, require_file, write_bytes
+from xraytune.base.errors import ArtifactError, MachineError, Problem, is_out_of_memory
+from xraytune.base.files import explain_disk_errors, is_whole_zip, require_file, write_bytes
 
 UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
@@ -28,10 +28,16 @@ UNREADABLE = (
 
 @contextmanager
 def explain_unreadable(what: str, where: Path, fix: str = "") -> Iterator[None]:
-    """Raise ArtifactError, with this problem, if the block raises one of UNREADABLE."""
+    """Raise ArtifactError, with this problem, if the block raises one of UNREADABLE.
+
+    A file that cannot be reached now, or that does not fit into memory, is not damaged: such errors stay what they are.
+    """
     try:
-        yield
+        with explain_disk_errors(where):
+            yield
     except UNREADABLE as error:
+        if is_out_of_memory(error):
+            raise
         raise ArtifactError(Problem(what, where, fix)) from error
 
 
@@ -56,11 +62,11 @@ def load_content(path: Path) -> dict[str, Any]:
     return content
 
 
-def save_state(network: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_state(state: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a network's state dict as safetensors."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     # Not save_file, whose files only their owner may read.
-    write_bytes(path, safetensors.torch.save(state, metadata))
+    write_bytes(path, safetensors.torch.save(tensors, metadata))
 
 
 def load_tensors(

@@ -396,8 +396,8 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         f"readers; {_COVARIANCES[metric]} clustered by patient; score intervals with the patient variance at the tested "
         "difference and Satterthwaite's degrees of freedom). A finalist helps if it is better than every control, and hurts "
         "if it is worse than its matched controls (intersection-union tests); it is no better if a one-sided test rules out "
-        f"an improvement of {confirmation.rope:g} {metric} over a control (5 % overall, Holm's correction). Finalists were "
-        f"tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}{notes}"
+        f"an improvement of {confirmation.rope:g} {metric} over a control (2.5 % overall, Holm's correction). Finalists "
+        f"were tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}{notes}"
     )
 
 

@@ -88,7 +88,7 @@ def write_bundle(
     for row in rows:
         del row["seconds"]
     write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows))
-    save_state(training.network, folder / MODEL_FILE)
+    save_state(training.network.state_dict(), folder / MODEL_FILE)
     checksums = {name: sha256_of(folder / name) for name in BUNDLE_FILES}
     write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
     return record

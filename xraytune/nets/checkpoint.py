@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import require_file
@@ -71,9 +71,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[EpochRecord]]:
         return content, _EPOCHS.validate_json(content["epochs"])
 
 
-def save_best(folder: Path, network: nn.Module) -> None:
-    """Write the network's state dict."""
-    save_state(network, folder / _BEST_NAME)
+def save_best(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write the state dict of the best network."""
+    save_state(state, folder / _BEST_NAME)
 
 
 def load_best(folder: Path, network: nn.Module) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ TRAINING_STEPS = "training the network (steps)"
 
 Batches: TypeAlias = Callable[[], Iterable[Tensor]]
 _CHECKPOINT_SECONDS = 5.0
-"""Between two checkpoints; a killed training repeats at most so much, and its last epoch."""
+"""Between two checkpoints; a training that was stopped repeats at most so much, and its last epoch."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -69,16 +69,21 @@ class NetworkTraining:
     checkpoint_dir: Path
     on_progress: Progress = ignore_progress
 
+    @property
+    def pretraining_epochs(self) -> int:
+        """The number of whole epochs without real images."""
+        return self.parameters.pretraining_steps(self.max_epochs * self.steps_per_epoch) // self.steps_per_epoch
+
 
 def train_network(
     training: NetworkTraining, validate: Callable[[nn.Module], tuple[float, float]]
-) -> Generator[EpochRecord, None, None]:
+) -> Iterator[EpochRecord]:
     """Train; after each epoch get its loss and score on val-A from `validate`, then yield its record.
 
-    Writes a checkpoint every few seconds, between two epochs, and when it ends or is closed. Yields only the epochs after
-    the checkpoint, if there is one. On the CPU, a resumed run is bit-identical to an uninterrupted one. `best.safetensors`
-    holds the weights of the epoch with the best val-A score, the earliest of equals.
-    With `mixing: pretrain`, early stopping and plateaus count only epochs with real images.
+    The checkpoint is written between two epochs, every few seconds and after the last. Yields only the epochs after it, if
+    there is one. On the CPU, a resumed run is bit-identical to an uninterrupted one. `best.safetensors` holds the weights
+    of the epoch with the best val-A score, the earliest of equals. With `mixing: pretrain`, early stopping and plateaus
+    count only epochs with real images.
 
     Raises:
         TrialError: The loss is not finite.
@@ -86,15 +91,16 @@ def train_network(
     """
     parameters, network, folder = training.parameters, training.network, training.checkpoint_dir
     optimizer = Optimizer(parameters, network)
-    steps_per_epoch, max_epochs = training.steps_per_epoch, training.max_epochs
-    pretrained = parameters.pretraining_steps(max_epochs * steps_per_epoch) // steps_per_epoch
     records = resume(folder, network, optimizer)
     update = replayed(partial(train_step, training, optimizer), training.compute)
-    saved, saved_at = len(records), time.monotonic()
-    while len(records) < max_epochs and not _stops_early(records[pretrained:], parameters.early_stop_epochs):
+    best, saved_at = dict[str, Tensor](), time.monotonic()
+    is_over = _is_over(training, records)
+    while not is_over:
         started = time.perf_counter()
         epoch = len(records) + 1
-        val_losses = [record.val_loss for record in records[pretrained:] if record.val_loss is not None]
+        val_losses = [
+            record.val_loss for record in records[training.pretraining_epochs :] if record.val_loss is not None
+        ]
         train_loss, lr = _train_epoch(training, optimizer, update, epoch, val_losses=val_losses)
         val_loss, val_score = validate(network)
         if not math.isfinite(train_loss + val_loss):
@@ -103,7 +109,7 @@ def train_network(
         best_before = records[-1].best_val_score if records else -math.inf
         record = EpochRecord(
             epoch=epoch,
-            steps=epoch * steps_per_epoch,
+            steps=epoch * training.steps_per_epoch,
             train_loss=train_loss,
             val_loss=val_loss,
             val_score=val_score,
@@ -112,20 +118,15 @@ def train_network(
             seconds=time.perf_counter() - started,
         )
         records.append(record)
-        # The best network first: if the run is killed in between, the epoch is repeated.
         if val_score > best_before:
-            save_best(folder, network)
-        if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+            best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        is_over = _is_over(training, records)
+        if is_over or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+            if best:  # first: if the run is killed in between, the epochs since the last checkpoint are repeated
+                save_best(folder, best)
             save_checkpoint(folder, network, optimizer, records)
-            saved, saved_at = len(records), time.monotonic()
-        try:
-            yield record
-        except GeneratorExit:
-            if saved < len(records):
-                save_checkpoint(folder, network, optimizer, records)
-            raise
-    if saved < len(records):
-        save_checkpoint(folder, network, optimizer, records)
+            best, saved_at = {}, time.monotonic()
+        yield record
 
 
 def _train_epoch(
@@ -238,12 +239,13 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return softmax
 
 
-def _stops_early(records: Sequence[EpochRecord], patience: int | None) -> bool:
-    """Return whether the best val-A score is `patience` epochs old."""
-    if patience is None or len(records) <= patience:
-        return False
-    scores = [record.val_score for record in records]
-    return max(scores[-patience:]) <= max(scores[:-patience])
+def _is_over(training: NetworkTraining, records: Sequence[EpochRecord]) -> bool:
+    """Return whether the last epoch was trained, or the best val-A score is `early_stop_epochs` old."""
+    patience, first = training.parameters.early_stop_epochs, training.pretraining_epochs
+    scores = [record.val_score for record in records[first:]]
+    if patience is not None and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience]):
+        return True
+    return len(records) == training.max_epochs
 
 
 def _autocast(inputs: Tensor, compute: Compute) -> AbstractContextManager[None]:

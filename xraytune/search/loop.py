@@ -249,7 +249,7 @@ class TrialLoop:
             return
         hang = self.folder.trial_path(number) / HANG_FILE
         if hang.exists() and hang.stat().st_size:
-            reason = f"it hung (traceback: {hang.parent.name}/{HANG_FILE})"
+            reason = f"it hung (traceback: {hang.parent.name}/{hang.name})"
         elif out_of_memory:
             reason = "its process was killed: out of memory"
         else:

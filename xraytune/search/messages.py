@@ -27,7 +27,7 @@ class _Message(BaseModel):
 
 
 class EpochEnded(_Message):
-    """An epoch of a trial has ended and is saved."""
+    """An epoch of a trial has ended."""
 
     record: EpochRecord
 

@@ -341,7 +341,9 @@ def can_show_harm(kinds: Collection[ControlKind]) -> bool:
 def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
     """Return the controls over which an improvement of one ROPE is ruled out, in the given order."""
     ranked = sorted(comparisons, key=lambda control: control.verdict.p_better_by_rope)
-    passed = [control.verdict.p_better_by_rope < LEVEL / 2 / (len(ranked) - place) for place, control in enumerate(ranked)]
+    passed = [
+        control.verdict.p_better_by_rope < LEVEL / 2 / (len(ranked) - place) for place, control in enumerate(ranked)
+    ]
     ruled_out = ranked[: passed.index(False) if False in passed else len(ranked)]
     return [control for control in comparisons if control in ruled_out]
 

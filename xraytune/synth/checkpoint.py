@@ -105,7 +105,8 @@ def checkpoint_step(path: Path) -> int:
 
 def save_generator(generator: ImageGenerator, path: Path) -> None:
     """Write a generator as safetensors; the metadata holds what `load_generator` needs to rebuild it."""
-    save_state(generator, path, {"generator": json.dumps(_about(generator))})  # one entry: their order is random
+    about = {"generator": json.dumps(_about(generator))}  # one entry: their order is random
+    save_state(generator.state_dict(), path, about)
 
 
 def load_generator(path: Path) -> ImageGenerator:

@@ -98,7 +98,10 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
             write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train[0], to_train))
         write_json(folder / _RECORD, record)
 
-    path = build_once(cache, MEMORISATION_STAGE, inputs, build)
+    waits_for = "waiting for the search for copies, which another process does"
+    path = build_once(
+        cache, MEMORISATION_STAGE, inputs, build, waiting=lambda: context.on_progress(waits_for, 0, len(blocks))
+    )
     return {name: Memorisation(**values) for name, values in read_json(path / _RECORD).items()}, path
 
 

@@ -72,7 +72,7 @@ def pool_block(settings: GeneratorSettings, context: RunContext, label: int, blo
         typical = typical_masks(settings, prepared, cache)
         return draw_block(network, class_input, block, seed=settings.seed, compute=compute, typical=typical)
 
-    return _stored_block(cache, settings.block, settings.noun, inputs, draw)
+    return _stored_block(context, settings.block, settings.noun, inputs, draw)
 
 
 def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
@@ -99,18 +99,22 @@ def extension_block(source: str, context: RunContext, label: int, block: int, *,
             raise MachineError(Problem(what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"))
         return Images(images, None)
 
-    return _stored_block(context.cache, source, source, inputs, draw)
+    return _stored_block(context, source, source, inputs, draw)
 
 
 def _stored_block(
-    cache: Path, source: str, noun: str, inputs: dict[str, Any], draw: Callable[[], Images]
+    context: RunContext, source: str, noun: str, inputs: dict[str, Any], draw: Callable[[], Images]
 ) -> ImageSource:
+    waits_for = f"waiting for {noun} images, which another process draws"
+
     def build(folder: Path) -> None:
         for name, planes in draw()._asdict().items():
             if planes is not None:
                 write_array(folder / f"{name}.npy", planes)
 
-    path = build_once(cache, POOL_STAGE, inputs, build)
+    path = build_once(
+        context.cache, POOL_STAGE, inputs, build, waiting=lambda: context.on_progress(waits_for, 0, BLOCK)
+    )
     label, block = inputs["label"], inputs["block"]
     return ImageSource(
         name=f"{source} {label} {block}",

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -83,10 +82,9 @@ def network_epochs(
     inputs = TrialInputs(experiment, context)  # may refuse the pool
     training = training_of(experiment, context, inputs, trial_dir / "checkpoint")
     records = []
-    with closing(_logged(training, inputs, trial_dir / "epochs.jsonl")) as epochs:
-        for record in epochs:
-            records.append(record)
-            yield record
+    for record in _logged(training, inputs, trial_dir / "epochs.jsonl"):
+        records.append(record)
+        yield record
     try:
         load_best(training.checkpoint_dir, inputs.trained)
     except ArtifactError:  # a retry trains the same epochs again
@@ -106,18 +104,17 @@ def network_epochs(
     )
 
 
-def _logged(training: NetworkTraining, inputs: TrialInputs, log: Path) -> Generator[EpochRecord, None, None]:
+def _logged(training: NetworkTraining, inputs: TrialInputs, log: Path) -> Iterator[EpochRecord]:
     """Yield the finished epochs, then train the others; each is in the log before it is yielded."""
     finished = finished_epochs(training.checkpoint_dir)
     logged = len(read_jsonl(log))
     if logged > len(finished):  # the checkpoint was lost: these epochs are trained again, and may round differently
         write_text(log, "")
         logged = 0
-    with closing(train_network(training, inputs.validate)) as trained:
-        for record in chain(finished, trained):
-            if record.epoch > logged:
-                append_jsonl(log, {"version": 1, **asdict(record)})
-            yield record
+    for record in chain(finished, train_network(training, inputs.validate)):
+        if record.epoch > logged:
+            append_jsonl(log, {"version": 1, **asdict(record)})
+        yield record
 
 
 def training_of(
