@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from xraytune.base.artifacts import in_use
 from xraytune.base.errors import DataError
 from xraytune.base.files import require_writable, write_json, write_text
 from xraytune.base.records import to_json
@@ -174,10 +173,9 @@ def _measure(
 ) -> tuple[Audit, list[Picture]]:
     """Audit the images without training; `excluded` ones show validation patients. The pictures are the closest pairs."""
     pin(context.compute)
-    with in_use(context.cache):
-        read = folder_reader(stored_images(store, images, name="folder"))
-        quality = measure_quality(experiment, context, read)
-        memorisation, nearest = measure_memorisation(context, read)
+    read = folder_reader(stored_images(store, images, name="folder"))
+    quality = measure_quality(experiment, context, read)
+    memorisation, nearest = measure_memorisation(context, read)
     copies = copies_found(memorisation)
     trained_on = {image.sha256 for image in context.prepared.images if image.side == "train"}
     identical = sum(image.sha256 in trained_on for image in images)

@@ -16,7 +16,6 @@ from xraytune.base.artifacts import (
     build_once,
     fingerprint,
     is_intact,
-    running_commands,
     take_requests,
     work_path,
 )
@@ -255,11 +254,3 @@ def test_nothing_is_written_through_a_link_in_place_of_a_stage(tmp_path: Path) -
         work_path(cache, "gan-1", INPUTS)
 
     assert not list(elsewhere.iterdir())
-
-
-@pytest.mark.parametrize("make", [os.mkfifo, lambda place: place.symlink_to("/dev/zero")])
-def test_a_lock_of_a_running_command_that_is_no_file_is_ignored(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    (tmp_path / ".users").mkdir()
-    make(tmp_path / ".users" / "1700000000.lock")
-
-    assert running_commands(tmp_path) == []

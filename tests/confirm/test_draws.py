@@ -157,6 +157,19 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
     assert (again.prepared, again.sealed) == (choice.prepared, choice.sealed), "also if the cache was lost"
 
 
+def test_a_second_hospital_has_no_patient_whom_replicates_are_trained_on(ended: Lab, tmp_path: Path) -> None:
+    prepared, _ = prepare(ended.settings, ended.path / "cache")
+    drawn = [image for image in ended.choose(ended.settings, prepared).prepared.images if image.side == "draw_1"]
+    for image in drawn:
+        file = ended.path / "xrays" / image.file
+        copy = tmp_path / "abroad" / file.parent.name / file.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+
+    with pytest.raises(DataError, match=f"{len(drawn)} test images belong to patients used for training"):
+        ended.choose(ended.settings, prepared, external=tmp_path / "abroad")
+
+
 def test_a_replicate_sees_only_its_own_draw(ended: Lab) -> None:
     """And the real images in the place of synthetic ones are of other patients, who are neither validated nor tested on."""
     searched, _ = prepare(ended.settings, ended.path / "cache")
@@ -258,7 +271,7 @@ def test_without_a_test_folder_too_few_unused_patients_are_refused(ended: Lab, t
     few = changed(lab.settings, confirm={"min_patients": 1000})
     prepared, _ = prepare(few, lab.path / "cache")
 
-    with pytest.raises(DataError, match=r"fewer than needed(.|\n)*use confirm.test: folder"):
+    with pytest.raises(DataError, match=r"fewer than needed(.|\n)*xraytune confirm STUDY --test DIR"):
         lab.choose(few, prepared)
     assert lab.choose(few, prepared, test=elsewhere).kind == "folder"
     everybody = changed(lab.settings, confirm={"test": "unused"}, train_patients=None)

@@ -8,7 +8,7 @@ from xraytune.base.records import to_json
 from xraytune.confirm.record import Confirmation, FinalistVerdict, HeldOutSet
 
 
-def write_verdict(study: Path, words: dict[int, Any]) -> None:
+def write_verdict(study: Path, words: dict[int, Any], exploratory: tuple[str, ...] = ()) -> None:
     """Write the verdicts on some trials, by number."""
     finalists = tuple(
         FinalistVerdict(
@@ -29,7 +29,7 @@ def write_verdict(study: Path, words: dict[int, Any]) -> None:
         metric="AUROC",
         objective="val_auroc",
         network="classifier",
-        exploratory=(),
+        exploratory=exploratory,
         rope=0.01,
         replicates=2,
         train_images=1,

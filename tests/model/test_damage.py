@@ -19,8 +19,8 @@ from xraytune.model.load import open_bundle
 from xraytune.model.trial_generator import sample_trial_generator
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.checkpoint import KINDS
 from xraytune.synth.sources import pool_block
+from xraytune.synth.synthesize import GAN_STAGE
 
 pytestmark = pytest.mark.slow
 
@@ -139,7 +139,7 @@ def test_a_trial_without_a_gan_is_refused(lab: Lab, tmp_path: Path) -> None:
 
 def test_a_gan_that_the_cache_has_lost_is_named_with_what_trains_it_again(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
-    shutil.rmtree(lab.path / "cache" / KINDS["gan"].stage)
+    shutil.rmtree(lab.path / "cache" / GAN_STAGE)
 
     with pytest.raises(
         ArtifactError, match=r"the GAN of trial 0 is not in the cache(.|\n)*export the trial \(--trial 0\)"

@@ -132,7 +132,6 @@ def test_the_mix_keeps_its_ratio_an_epoch_its_passes(study: StudyFolder, everyth
     changes = "\n".join(final.data.changes)
     assert f"training images: {now} of {final.data.patients} patients (trial: {before} of 8 patients)" in changes
     assert f"extra images: {int(now / 2 + 0.5)} (trial: {int(before / 2 + 0.5)})" in changes
-    assert f"steps per epoch: {steps[0]} (trial: 2)" in changes
     assert "GAN: trained anew" in changes
     assert changes in "\n".join(final.card.split("\n- "))
 

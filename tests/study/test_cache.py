@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from xraytune.base.artifacts import build_once, in_use, is_intact
+from xraytune.base.artifacts import build_once, is_intact
 from xraytune.base.errors import ConfigError
 from xraytune.study.clean import clean_cache
 
@@ -45,32 +43,23 @@ def test_the_least_recently_used_artifacts_are_removed_until_the_cache_is_small_
     assert clean_cache(tmp_path, max_size=limit).removed == {}
 
 
-RUNNING = """
-import sys
-from pathlib import Path
-from xraytune.base.artifacts import in_use, is_intact
-with in_use(Path(sys.argv[1])):
-    assert is_intact(Path(sys.argv[2]))
-    print("used", flush=True)
-    sys.stdin.readline()
-"""
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_what_was_used_or_written_in_the_last_hour_stays(tmp_path: Path, is_finished: bool) -> None:
+    work = tmp_path / "gan-3.work" / ("0" * 32)
+    if is_finished:
+        path, old = artifact(tmp_path, 1, hours_old=0.5), artifact(tmp_path, 2)
+    else:
+        path, old = work, artifact(tmp_path, 2)
+        work.mkdir(parents=True)
+        (work / "checkpoint.pt").write_bytes(b"x")
 
-
-@pytest.mark.slow
-def test_what_a_running_command_has_used_stays_until_it_ends(tmp_path: Path) -> None:
-    used, unused = (artifact(tmp_path, seed) for seed in (1, 2))
-    code = [sys.executable, "-c", RUNNING, str(tmp_path), str(used)]
-    with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        running.stdout.readline()
-        during = clean_cache(tmp_path, max_size="0")
-        stayed = used.exists(), unused.exists()
-        running.communicate("\n")
-    after = clean_cache(tmp_path, max_size="0")
+    during = clean_cache(tmp_path, max_size="0")
+    stayed = path.exists(), old.exists()
+    after = clean_cache(tmp_path, max_size="0", clock=lambda: time.time() + 3601)
 
     assert stayed == (True, False)
-    assert "in use" in during.note
-    assert not used.exists()
+    assert "used in the last hour" in during.note
+    assert not path.exists()
     assert after.note == ""
 
 
@@ -89,19 +78,6 @@ def test_the_umask_decides_what_a_group_may_do_with_an_artifact(tmp_path: Path, 
 def test_an_invalid_size_is_refused(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(ConfigError, match="is not a size"):
         clean_cache(tmp_path, max_size=wrong)
-
-
-def test_generators_in_training_stay_while_a_command_runs(tmp_path: Path) -> None:
-    work = tmp_path / "gan-3.work" / ("0" * 32)
-    work.mkdir(parents=True)
-    (work / "checkpoint.pt").write_bytes(b"x")
-
-    with in_use(tmp_path):
-        clean_cache(tmp_path, max_size="0")
-        stayed = work.is_dir()
-    clean_cache(tmp_path, max_size="0")
-
-    assert (stayed, work.exists()) == (True, False)
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def test_cleaned_study_resumes_identically(root: Path, tmp_path: Path) -> None:
     untouched = Path(shutil.copytree(root, tmp_path / "untouched"))
 
     clean(root / "studies" / "small")
-    cleaned = clean_cache(root / "cache", max_size="0")
+    cleaned = clean_cache(root / "cache", max_size="0", clock=in_an_hour)
     for each in (root, untouched):
         search(each, "budget.trials=5")
         export(each / "studies" / "small", out=each / "best.yaml")

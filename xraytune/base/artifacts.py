@@ -5,8 +5,7 @@ manifest lists its inputs and the size and SHA-256 of every file. A lock saves a
 but correctness does not depend on it: each builder fills a folder of its own, and the first to rename it wins. A killed
 builder leaves a hidden folder, which nothing reads and `clean` removes.
 
-Each use of an artifact updates the modification time of its manifest. A running command holds a lock in `.users` that is
-named after its start time; `cache clean` removes nothing that was used since then.
+Each use of an artifact updates the modification time of its manifest, by which `cache clean` removes the oldest first.
 """
 
 from __future__ import annotations
@@ -19,17 +18,15 @@ import os
 import shutil
 import stat
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
-from uuid import uuid4
 
-from xraytune.base.errors import ArtifactError, MachineError, Problem
+from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
@@ -40,10 +37,9 @@ from xraytune.base.files import (
     temporary_name,
     write_json,
 )
-from xraytune.base.lease import build_lock, is_build_locked
+from xraytune.base.lease import build_lock
 
-_MANIFEST, _USERS = "manifest.json", ".users"
-_CLOCK_SKEW_SECONDS = 60
+_MANIFEST = "manifest.json"
 # Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
 _logger = logging.getLogger(__name__)
@@ -158,47 +154,11 @@ def require_intact(path: Path, *files: Path) -> None:
         raise ArtifactError(Problem("damaged, or no file of this artifact", path, "remove it: it is built again"))
 
 
-@contextmanager
-def in_use(cache: Path) -> Iterator[None]:
-    """Protect the artifacts that the block uses from `cache clean` on any machine."""
-    name = f"{int(time.time()) - _CLOCK_SKEW_SECONDS}.{uuid4().hex}.lock"
-    with ExitStack() as stack:
-        with suppress(MachineError):  # without write permission, a command can still read
-            stack.enter_context(build_lock(cache / _USERS / name))
-        yield
-
-
-def running_commands(cache: Path) -> list[tuple[int, int]]:
-    """Return the user id and the start of the commands that hold `in_use`, in seconds since 1970."""
-    commands = []
-    for lock in (cache / _USERS).glob("*.lock"):
-        with suppress(FileNotFoundError, ValueError, ArtifactError):  # it has just ended, or is no file of `in_use`
-            require_own_file(lock, "JSON file")
-            user, started = lock.stat().st_uid, int(lock.name.partition(".")[0])
-            if is_build_locked(lock):
-                commands.append((user, started))
-    return commands
-
-
-def is_in_use(path: Path, running: Iterable[tuple[int, int]]) -> bool:
-    """Return whether a running command has used an artifact, or may have: it cannot set times of another user's files."""
-    manifest = _manifest_status(path)
-    return manifest is not None and any(
-        manifest.st_mtime >= started or (user != manifest.st_uid and not manifest.st_mode & 0o022)
-        for user, started in running
-    )
-
-
 def last_used(path: Path) -> float:
     """Return when an artifact was last used, in seconds since 1970; 0 if it has no manifest."""
-    manifest = _manifest_status(path)
-    return 0.0 if manifest is None else manifest.st_mtime
-
-
-def _manifest_status(path: Path) -> os.stat_result | None:
     with suppress(FileNotFoundError, NotADirectoryError):
-        return (path / _MANIFEST).lstat()
-    return None
+        return (path / _MANIFEST).lstat().st_mtime
+    return 0.0
 
 
 def _read_manifest(path: Path) -> bytes:

@@ -158,14 +158,6 @@ def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
                 path.unlink(missing_ok=True)
 
 
-def is_build_locked(path: Path) -> bool:
-    """Return whether a process on any machine holds a `build_lock`, or was killed less than `PATIENCE_SECONDS` ago."""
-    with suppress(FileNotFoundError), path.open("rb", buffering=0) as stream:
-        was_touched = time.time() - os.fstat(stream.fileno()).st_mtime < PATIENCE_SECONDS
-        return was_touched or _try_lock(stream, fcntl.LOCK_SH) == "taken"
-    return False
-
-
 def _wait_for_lock(path: Path, waiting: Callable[[], None]) -> FileIO:
     """Lock the file that is now at `path`: a previous owner may have removed the one that was waited for."""
     last_mtime, seen = -1, time.monotonic()

@@ -71,7 +71,9 @@ def train(
             on_progress=on_progress,
             note=console.event,
         )
-        evaluation = evaluate_model(out, data=labelled, on_progress=on_progress) if labelled else None
+        evaluation = (
+            evaluate_model(out, data=labelled, skip_broken=skip_broken, on_progress=on_progress) if labelled else None
+        )
     if as_json:
         console.show_json({**to_json(trained), **({"evaluation": evaluation.to_json()} if evaluation else {})})
         return

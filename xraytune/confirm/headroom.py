@@ -106,6 +106,8 @@ class Headroom:
         low, high = best.interval.low, best.interval.high
         if high < self.margin:
             means = f"less than the margin of {self.margin:g}: no generator can help here"
+        elif low < 0 and high >= 2 * self.margin:
+            means = f"too uncertain to compare with the margin of {self.margin:g}: more patients are needed to tell"
         elif best.gain < 2 * self.margin:
             means = f"less than twice the margin of {self.margin:g}: only a nearly perfect generator could help"
         else:
@@ -151,7 +153,7 @@ def headroom(
         for more in ([], ["data.train_patients=null"])
     )
     settings, task = whole.settings, task_of(whole.settings)
-    parameters, ratios = _baseline(whole), _ratios(whole)
+    parameters, ratios = _baseline(whole).model_copy(update={"early_stop_epochs": None}), _ratios(whole)
     cache = cache.resolve()
     prepared, _ = prepare_space(whole, cache, skip_broken=skip_broken, note=note, on_progress=on_progress)
     compute = replace(allocation_of(settings, has_gpu=gpu_count() > 0).compute(), threads=cpu_count())
@@ -229,6 +231,8 @@ def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int
     """Yield each number of patients, and how many disjoint draws of it leave enough patients to score on."""
     available = int((1 - _TEST_SHARE) * patient_count)
     largest = int(available / _FEWEST_DRAWS / (1 + _SPARE * ratio))
+    while largest and available // _pool_size(largest, ratio) < _FEWEST_DRAWS:
+        largest -= 1
     counts = {*(round(factor * wanted) for factor in _LADDER), min(largest, wanted)}
     for count in sorted(count for count in counts if _FEWEST_PATIENTS <= count <= largest):
         yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))

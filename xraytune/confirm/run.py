@@ -73,6 +73,8 @@ def confirm(
         folder, wanted = opened.runs_folder, opened.settings.confirm
         planned = _planned(opened, replicates)
         count = planned.replicates if planned else replicates or wanted.replicates
+        if planned and finalists and finalists != (known := len(planned.finalists)):
+            callbacks.note(f"--finalists {finalists} is ignored: this confirmation was planned with {known}")
         chosen = planned.finalists if planned else candidates(opened, finalists or wanted.finalists)
         compared = [finalist.parameters for finalist in chosen]
         choice = choose_test(

@@ -45,6 +45,7 @@ from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.stats.classification import Labels
 from xraytune.trial.task import task_of
 
+_GIVE_TEST = "give images of other patients: xraytune confirm STUDY --test DIR"
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 
@@ -171,14 +172,15 @@ def choose_test(
             sealed = replace(own, images=images, is_unused=True)
             _require_enough(sealed, prepared)
         except DataError as error:
-            if kind == "unused" or not (has_test or test):
+            if kind == "unused":
                 raise
+            if not (has_test or test):
+                raise DataError(Problem(error.problems[0].what, where, _GIVE_TEST)) from error
             sealed, divided = None, prepared
             notes.append(f"the test folder is scored: {error.problems[0].what}")
     find = partial(given_test, settings, prepared, index, on_progress=on_progress)
     if sealed is None and not (has_test or test):
-        fix = "give images of other patients: xraytune confirm STUDY --test DIR"
-        raise DataError(Problem("the study has no test/ folder", where, fix))
+        raise DataError(Problem("the study has no test/ folder", where, _GIVE_TEST))
     sealed = sealed or (find(test) if test else own)
     others += [find(external, sealed=sealed)] if external else []
     for scored in (sealed, *others):
@@ -213,7 +215,9 @@ def given_test(
         DataError: The images share patients or files with the study.
     """
     task, group_regex = task_of(settings), settings.data.split.group_regex
-    aliases = patient_aliases(prepared.images, index.table, group_regex)
+    # Replicates are trained on draws of all patients, if the verdict is about the unused ones.
+    known_images = index.images if sealed and sealed.is_unused else prepared.images
+    aliases = patient_aliases(known_images, index.table, group_regex)
     labelled = read_labelled(
         source, prepared.class_names, pairs=task.has_pairs, group_regex=group_regex, on_progress=on_progress
     )
@@ -224,7 +228,7 @@ def given_test(
         images=labelled.images,
         is_external=sealed is not None,
     )
-    _refuse_patients_of(prepared.images, aliases, images, _REMOVE, owners=patients_by_file_name(index.images))
+    _refuse_patients_of(known_images, aliases, images, _REMOVE, owners=patients_by_file_name(index.images))
     shared = {image.sha256 for image in (*sealed.images, *index.test)} if sealed else set()
     if known := [image.file for image in images.images if image.sha256 in shared]:
         what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"

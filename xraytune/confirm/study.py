@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from xraytune.base.artifacts import in_use
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Json
@@ -111,7 +110,7 @@ def open_study(
         where = environment(compute) if address is None else survey(address, space.settings, note=callbacks.note)[1]
         return {**where, "compute": {**asdict(compute)}}
 
-    with locked(folder, "confirmed") as token, in_use(cache):
+    with locked(folder, "confirmed") as token:
         journal = Journal(folder.journal_path, space, writable=False)
         yield OpenStudy(
             folder=folder,

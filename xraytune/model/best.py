@@ -170,6 +170,7 @@ class _Search:
     rows: Mapping[int, TrialRow]
     complete: Sequence[TrialRow]
     verdicts: Mapping[int, str]
+    is_exploratory: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +190,7 @@ def _read_search(folder: StudyFolder) -> _Search:
     space = folder.space()
     rows = {row.number: row for row in Journal(folder.journal_path, space, writable=False).rows()}
     complete = ranked_for_export([*rows.values()], space.settings.objective)
-    verdicts = _verdicts(folder, rows)
+    verdicts, is_exploratory = _verdicts(folder, rows)
     return _Search(
         folder=folder,
         settings=space.settings,
@@ -197,18 +198,19 @@ def _read_search(folder: StudyFolder) -> _Search:
         rows=rows,
         complete=complete,
         verdicts=verdicts,
+        is_exploratory=is_exploratory,
     )
 
 
-def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> dict[int, str]:
-    """Return the verdict of `confirm` on each finalist, by trial number; empty before `confirm` has run."""
+def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> tuple[dict[int, str], bool]:
+    """Return the verdict on each finalist, by trial number, none before `confirm` has run, and whether it is exploratory."""
     with damage_explained(folder.path / CONFIRM_FOLDER / VERDICT_FILE, VERDICT_FIX) as file:
         record = read_verdict(file.parent)
         finalists = record.finalists if record else ()
         verdicts = {int(finalist.trial.removeprefix("#")): str(finalist.verdict) for finalist in finalists}
         if not verdicts.keys() <= trials.keys():
             raise ValueError("it is that of another study")
-    return verdicts
+    return verdicts, bool(record and record.exploratory)
 
 
 def _choose(search: _Search, trial: int | None, arm: str | None) -> _Chosen:
@@ -247,7 +249,7 @@ def _simplest_good(search: _Search) -> _Chosen:
     best = next(iter(mixes.values()), search.complete[0])
     simpler = [row for row in mixes.values() if row.parameters.mix_simplicity < best.parameters.mix_simplicity]
     has_error = not side_sizes(search.folder.prepared())[-1].lacking(FEWEST_OF_CLASS)
-    if search.task.trains_network and has_error and simpler:
+    if search.settings.metric == search.task.metric and has_error and simpler:
         if good := _within_one_error(search, best, simpler):
             simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
             reason = f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
@@ -312,7 +314,10 @@ def _benefit(search: _Search, chosen: _Chosen) -> str:
     if not (search.task.trains_network and chosen.parameters.has_synthetic_images):
         return ""
     verdict = search.verdicts.get(chosen.row.number) if chosen.row else None
-    return _VERDICTS[verdict].format(metric=search.settings.metric) if verdict else _UNTESTED
+    if verdict is None:
+        return _UNTESTED
+    benefit = _VERDICTS[verdict].format(metric=search.settings.metric)
+    return f"exploratory, not {benefit.removeprefix('not ')}" if search.is_exploratory else benefit
 
 
 def _advice(search: _Search, chosen: _Chosen, benefit: str, study: Path) -> tuple[str, str]:

@@ -59,8 +59,6 @@ def changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
     if parameters.source != "none":
         extra, before = len(plan_mix(counts, parameters)), len(plan_mix([images], parameters))
         yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
-    of_trial = settings.budget.steps_per_epoch or max(8, -(-images // 32))
-    yield f"steps per epoch: {prepared.steps_per_epoch(settings):,} (trial: {of_trial:,})"
     if generator:
         yield f"{generator.noun}: trained anew on these images, for the same {generator.steps:,} steps"
 

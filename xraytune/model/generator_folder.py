@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
-from xraytune.base.artifacts import in_use, work_path
+from xraytune.base.artifacts import work_path
 from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
 from xraytune.base.files import (
     explain_disk_errors,
@@ -149,21 +149,20 @@ def generator_train(
     if (settings.quality.backbone or settings.weights_dir) and (network := feature_parameters(experiment)):
         find_weights(network.backbone, network.weights, settings.weights_dir)
     require_writable(cache)
-    with in_use(cache):
-        prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
-        for warning in warnings:
-            note(warning)
-        context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-        networks: dict[int | None, Path] = {}
-        for label in network_labels(generator, prepared):
-            inputs = generator_inputs(generator, label, prepared, compute)
-            work = work_path(cache, generator_stage(generator), inputs)
-            note(f"sample grids appear in {work / 'grids'} during training")
-            networks[label] = trained_generator(generator, label, context)
-        report = report_pool(experiment, context)
-        with new_folder(out) as folder:
-            counts = fill_generator_folder(folder, networks, experiment, context, report=report)
-            save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
+    prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
+    for warning in warnings:
+        note(warning)
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+    networks: dict[int | None, Path] = {}
+    for label in network_labels(generator, prepared):
+        inputs = generator_inputs(generator, label, prepared, compute)
+        work = work_path(cache, generator_stage(generator), inputs)
+        note(f"sample grids appear in {work / 'grids'} during training")
+        networks[label] = trained_generator(generator, label, context)
+    report = report_pool(experiment, context)
+    with new_folder(out) as folder:
+        counts = fill_generator_folder(folder, networks, experiment, context, report=report)
+        save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
     return TrainedGenerator(
         path=out, settings=generator, class_counts=counts, has_masks=prepared.has_masks, report=report
     )

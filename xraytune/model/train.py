@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from xraytune.base.artifacts import in_use, releases, work_path
+from xraytune.base.artifacts import releases, work_path
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, Problem, counted
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
@@ -124,6 +124,7 @@ def train(
     if not task.trains_network:
         what = "this file describes a generator (objective.metric: gan_kid); `train` trains a classifier or segmenter"
         raise ConfigError(Problem(what, config, task.train_command(str(config))))
+    point = space.first_point()
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")
@@ -134,9 +135,7 @@ def train(
         read_evaluated(labelled, names, task, split.group_regex, on_progress)
     study = _study_of_trial(space.settings, note)
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
-    prepared, index = prepare_space(
-        space.at(space.first_point()), cache, skip_broken=skip_broken, note=note, on_progress=on_progress
-    )
+    prepared, index = prepare_space(space.at(point), cache, skip_broken=skip_broken, note=note, on_progress=on_progress)
     plan = _plan(space, study, prepared, index, cache, note)
     samples: list[Path] = []
 
@@ -149,7 +148,7 @@ def train(
     context = RunContext(
         prepared=prepared, cache=cache, compute=plan.compute, on_progress=on_progress, on_generator=show_samples
     )
-    with _locked(plan.work_folder), in_use(cache):
+    with _locked(plan.work_folder):
         training = train_final(plan.experiment, context, plan.work_folder, on_epoch)
         _write(plan, training, out, overrides, samples[-1:])
         shutil.rmtree(plan.work_folder)
@@ -358,7 +357,7 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
             return recorded
         note("the study ran on a GPU, but torch finds none here: metrics will differ slightly from the trial")
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
-    if settings.exported_from is None or settings.exported_from.is_exact:
+    if settings.exported_from is not None and settings.exported_from.is_exact:
         return compute
     return replace(compute, threads=cpu_count(), generator_threads=cpu_count())
 

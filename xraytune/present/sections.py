@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from xraytune.base.errors import XraytuneError, join_names
 from xraytune.confirm.record import RATIO_CAVEAT
+from xraytune.confirm.test_access import accesses
 from xraytune.data.sides import chance_warning
 from xraytune.present import charts
 from xraytune.present.charts import Chart
@@ -211,8 +212,8 @@ def _data(data: StudyData) -> Section:
     used, patients = len(prepared.images), len(set(prepared.images.patient))
     split = f"Split by patient with seed {settings.split.seed}; no patient is on two sides."
     sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
-    if data.verdict:
-        sealed = "`confirm` scored the test folder." if prepared.test_fingerprint else "No test folder."
+    if prepared.test_fingerprint and (scored := accesses(data.folder.path, prepared.test_fingerprint)):
+        sealed = f"The test folder was scored by {join_names(sorted({row['command'] for row in scored}))}."
     copies = used - len(set(prepared.images.sha256))
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
     return Section(

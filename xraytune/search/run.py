@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xraytune.base.artifacts import in_use
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, TrialError, counted
 from xraytune.base.files import require_writable
@@ -107,7 +106,7 @@ def search(
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=_folder_mixes(loaded))
     if not is_resumed:
         create_study(folder, loaded, prepared, machine)
-    with locked(folder) as token, in_use(cache):
+    with locked(folder) as token:
         require_same_space(folder, loaded)  # again: another search may have run in the meantime
         prepared = require_same_images(folder, prepared)
         record_budget(folder, loaded)

@@ -74,7 +74,7 @@ def clean_cache(
 ) -> Cleaned:
     """Remove leftovers, and then the least recently used artifacts until a cache is no larger than `max_size`.
 
-    Keep what a running command has used since it started. Unfinished generators (`STAGE.work/`) stay while any command runs.
+    What was used or written in the last hour stays. A running search computes again what it misses.
 
     Args:
         cache: The artifact cache.
@@ -95,20 +95,18 @@ def clean_cache(
         raise ConfigError(Problem("no cache here", cache, "give its folder: --cache DIR"))
     cache = cache.resolve()
     with explain_disk_errors(cache):
-        running = artifacts.running_commands(cache)
         stages = [path for path in sorted(cache.iterdir()) if _STAGE.fullmatch(path.name) and _is_folder(path)]
         leftovers = list(_leftovers((path for stage in stages for path in sorted(stage.iterdir())), clock()))
         removed = _remove(leftovers, dry_run=dry_run)
         left = _size_bytes(cache) - (sum(removed.values()) if dry_run else 0)
-        idle = [stage for stage in stages if not (running and stage.suffix == ".work")]
-        folders = (path for stage in idle for path in sorted(stage.iterdir()) if _FINGERPRINT.fullmatch(path.name))
-        for path in sorted(filter(_is_folder, folders), key=lambda path: artifacts.last_used(path) or _changed(path)):
-            if left <= limit:
+        folders = (path for stage in stages for path in sorted(stage.iterdir()) if _FINGERPRINT.fullmatch(path.name))
+        used = {path: artifacts.last_used(path) or _changed(path) for path in folders if _is_folder(path)}
+        for path in sorted(used, key=used.__getitem__):
+            if left <= limit or clock() - used[path] < _OLD_SECONDS:
                 break
-            if not artifacts.is_in_use(path, running):
-                removed |= _remove([path], dry_run=dry_run)
-                left -= removed[path]
-    note = f"{left / 2**20:,.1f} MiB kept: in use, or not artifacts" if left > limit else ""
+            removed |= _remove([path], dry_run=dry_run)
+            left -= removed[path]
+    note = f"{left / 2**20:,.1f} MiB kept: used in the last hour, or not artifacts" if left > limit else ""
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
 
 
