@@ -76,7 +76,8 @@ class TrialWorker:
         self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
         self._open.enter_context(fenced(self._require_wanted))
         self._guard = HangGuard(self._folder, experiment.settings.resources.hang_minutes * 60)
-        restore_pixels(experiment.settings, prepared, cache, on_progress=self._on_progress)
+        with self._guard:
+            restore_pixels(experiment.settings, prepared, cache, on_progress=self._on_progress)
         context = RunContext(
             prepared=prepared,
             cache=cache,
