@@ -362,12 +362,16 @@ def test_a_recalibrated_model_has_the_new_prevalence(copy_lab: CopyLab, hospital
     assert predicted.threshold == after.threshold != before.threshold
 
 
-@pytest.mark.parametrize("fault", ["shared", "few", "twice", "sensitivity", "of another model", "one class"])
+@pytest.mark.parametrize(
+    "fault", ["shared", "few", "twice", "sensitivity", "of another model", "one class", "trained on"]
+)
 def test_a_refused_recalibration_changes_nothing(copy_lab: CopyLab, hospital: Path, tmp_path: Path, fault: str) -> None:
     lab = copy_lab()
     data, recalibrate, sensitivity = hospital / "test", hospital / "train", 0.9 if fault == "sensitivity" else None
     if fault == "shared":
         recalibrate = data
+    elif fault == "trained on":
+        recalibrate = lab.xrays / "train"
     elif fault == "few":
         draw_phantoms(tmp_path / "few", patients=12, seed=5, image_size_px=64)
         recalibrate = tmp_path / "few" / "train"

@@ -133,6 +133,9 @@ def _recalibrated(bundle: Bundle, folder: Path, evaluated: LabelledImages, on_pr
         what = f"{len(labelled.images)} images are too few to recalibrate on"
         raise ConfigError(Problem(what, folder, f"give at least {FEWEST_IMAGES}"))
     files = [image.file for image in labelled.images]
+    if known := overlap_of(bundle, labelled, files, reason="recalibration")["known_images"]:
+        what = f"{known} images were used for training or validation"
+        raise ConfigError(Problem(what, folder, "recalibrate on images of other patients"))
     images = ImageFiles(root=labelled.data.path, files=files, skip_broken=False, on_progress=on_progress)
     _, probabilities, _ = predict_images(bundle.predictor(), images)
     is_positive = np.array([image.label for image in labelled.images]) == bundle.positive

@@ -44,7 +44,7 @@ def draw_headroom(headroom: Headroom, file: Path) -> None:
     """Draw the gain against the number of patients, with a line for each ratio, and shade gains below the margin.
 
     Args:
-        headroom: What `measure_headroom` returned.
+        headroom: What `headroom` returned.
         file: Figure to write, `.svg` or `.png`.
     """
     with new_figure((file,), _HEIGHT_INCHES) as figure:

@@ -251,18 +251,19 @@ def _cost(data: StudyData) -> Section | None:
 
 
 def _environment(data: StudyData) -> Section:
-    about, study, trial = data.environment, data.argument, data.chosen.number if data.chosen else 0
+    about, study = data.environment, data.argument
+    repeated = []
+    if data.chosen:
+        repeated = [
+            f"xraytune export {study} --trial {data.chosen.number} --exact -o trial.yaml",
+            "xraytune train --config trial.yaml -o model",
+        ]
     facts = {**about.get("compute", {}), **about.get("packages", {}), "Python": about.get("python")}
     facts |= {name: about.get(name) for name in ("system", "started")}
     return Section(
         notes=["`export --exact` and `train` repeat a trial with the same metrics, bit for bit."],
         facts=[(name, text_of(value)) for name, value in facts.items() if value is not None],
-        commands=[
-            f"xraytune search --space {study}/study.yaml",
-            f"xraytune export {study} --trial {trial} --exact -o trial.yaml",
-            "xraytune train --config trial.yaml -o model",
-            f"xraytune report {study}",
-        ],
+        commands=[f"xraytune search --space {study}/study.yaml", *repeated, f"xraytune report {study}"],
     )
 
 
