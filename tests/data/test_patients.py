@@ -27,6 +27,7 @@ def patients_in(root: Path, files: list[str]) -> dict[str, str] | None:
         ("IM-0115-0001-0002.jpeg", "IM:0115"),
         ("IM-0115-0001_jpeg.rf.0a1b2c3d.jpg", "IM:0115"),
         ("NORMAL2-IM-0115-0001.png", "NORMAL2-IM:0115"),
+        ("BACTERIA-1008087-0002.jpeg", "BACTERIA:1008087"),
         ("a.png", None),
         ("person12.jpeg", None),
         ("xIM-0115-0001.jpeg", None),

@@ -149,18 +149,22 @@ def test_side_column_and_part_folders_have_synonyms(xrays: Path, write: WriteIma
 
 
 def test_sides_by_lists(xrays: Path) -> None:
-    (xrays / "held.txt").write_text("a3.png\n\nb3.png\nmissing.png\n", encoding="utf-8")
+    (xrays / "held.txt").write_text("a3.png\n\nb3.png\nnot_downloaded.png\n", encoding="utf-8")
     (xrays / "train.txt").write_text("\n".join(f"{kind}{i}" for kind in "ab" for i in range(3)), encoding="utf-8")
 
+    with (xrays / "labels.csv").open("a", encoding="utf-8") as table:
+        table.write("not_downloaded.png,p9,ill\n")
     rest = read_index(data_of(xrays, side={"test": "held.txt"}))
     listed = read_index(data_of(xrays, side={"train": "train.txt"}))
     (xrays / "test.txt").write_text("a2\na3", encoding="utf-8")
 
     assert (len(rest.images), len(rest.test)) == (6, 2)
     assert (len(listed.images), listed.test) == (6, ())
-    assert listed.warnings == ("labels.csv leaves out images in no list of data.table.side: 2",)
+    assert "images in no list of data.table.side: 2" in listed.warnings[0]
     message = refusal(data_of(xrays, side={"train": "train.txt", "test": "test.txt"}))
     assert "test.txt: 1 images are also in train.txt: images/a2.png" in message
+    (xrays / "test.txt").write_text("a3.png 1", encoding="utf-8")
+    assert "1 of its 1 lines name no image of the table: a3.png 1" in refusal(data_of(xrays, side={"test": "test.txt"}))
 
 
 def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteImages) -> None:

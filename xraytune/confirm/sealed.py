@@ -163,6 +163,12 @@ def choose_test(
     kind = planned or ("folder" if test else settings.confirm.test)
     sealed, others, divided = None, list[SealedTest](), prepared
     extra = sorted({parameters.folder.path for parameters in compared if parameters.folder})
+    if extra and kind != "folder" and not planned:
+        what = "finalists have images of a folder, whose generator may have seen unused patients"
+        if kind == "unused":
+            raise DataError(Problem(what, "confirm.test", "use confirm.test: folder"))
+        kind = "folder"
+        notes.append(f"the test folder is scored: {what}")
     require = partial(require_testable, settings=settings, prepared=prepared, index=index, extra=extra)
     if kind != "folder" and (kind == "unused" or settings.data.train_patients):
         try:

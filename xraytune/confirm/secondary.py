@@ -144,7 +144,8 @@ def generator_quality(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQua
             figures[name] = FigureSpread(median=median(values), low=min(values), high=max(values))
     medians = {name: figures[name].median if name in figures else None for name in names}
     if measured:
-        real_train = measured[0].real_train
+        of_real = [quality.real_train for quality in measured if quality.real_train is not None]
+        real_train = median(of_real) if of_real else None
         end = "good enough that a poor generator does not explain the verdict"
         if shortcomings(medians, real_train):
             end = "too poor for the verdict to say much about better generators"

@@ -29,7 +29,8 @@ _DRAWINGS = re.compile(
 OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}
 """Of `classes: three`."""
 _KERMANY_NAME = re.compile(
-    r"(person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?|(?P<series>IM|NORMAL2-IM)-(?P<number>\d+)-\d{4}(-\d{4})?)"
+    r"(person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?"
+    r"|(?P<series>IM|NORMAL2-IM|NORMAL|BACTERIA|VIRUS)-(?P<number>\d+)-\d{4}(-\d{4})?)"
     r"(_jpe?g\.rf\.\w+)?"  # added by Roboflow
 )
 POSITIVE = "data.positive"
@@ -76,8 +77,8 @@ def shows_drawings(folder_name: str) -> bool:
 def patient_of(file: str) -> str | None:
     """Return the patient in a Kermany file name, as `series:number`; None for other names.
 
-    Each of the four series (bacteria, virus, IM, NORMAL2-IM) is numbered separately: `person12_bacteria` and
-    `person12_virus` are two people.
+    Each of the series is numbered separately: `person12_bacteria` and `person12_virus` are two people. The original release
+    has NORMAL, BACTERIA and VIRUS.
     """
     match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
     return f"{match['germ'] or match['series']}:{match['person'] or match['number']}" if match else None
@@ -86,7 +87,7 @@ def patient_of(file: str) -> str | None:
 def pneumonia_type(file: str) -> str | None:
     """Return `bacterial` or `viral` if a Kermany file name states it."""
     match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
-    return OTHER_WORDS[match["germ"]] if match and match["germ"] else None
+    return OTHER_WORDS.get((match["germ"] or match["series"]).lower()) if match else None
 
 
 class PositiveClass(NamedTuple):

@@ -89,7 +89,7 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> di
     lists: dict[str, str] = {}
     given: dict[PartName, str | None] = {"train": side.train, "val": side.val, "test": side.test}
     for part, name in given.items():
-        members = _members(root, name, rows) if name is not None else ()
+        members = _members(root, name, rows, table) if name is not None else ()
         if twice := sorted(lists.keys() & set(members)):
             what = f"{len(twice)} images are also in {lists[twice[0]]}: {join_names(twice, 3)}"
             raise DataError(Problem(what, root / str(name), "keep each image in one list"))
@@ -98,7 +98,7 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, TableRow]) -> di
     return parts
 
 
-def _members(root: Path, name: str, files: Collection[str]) -> Collection[str]:
+def _members(root: Path, name: str, files: Collection[str], table: LabelTable) -> Collection[str]:
     """Return the files of a list of `data.table.side`, or in a folder that is given instead."""
     path = root / name
     if path.is_dir():
@@ -119,8 +119,11 @@ def _members(root: Path, name: str, files: Collection[str]) -> Collection[str]:
     matched = match_names(names, files)
     if matched.several_files:
         raise DataError(*matched.problems(path))
-    if not matched.by_file:
-        what = f"none of its {len(names):,} lines names an image of the table; lines are like {join_names(names, 2)}"
+    found = {*matched.by_file.values()}
+    missing = [name for name in names if name not in found]
+    known = {*match_names(missing, table.rows).by_file.values()}  # rows whose images are not here
+    if unknown := [name for name in missing if not found or name not in known]:
+        what = f"{len(unknown):,} of its {len(names):,} lines name no image of the table: {join_names(unknown, 2)}"
         raise DataError(Problem(what, path, "write the name or path of one image per line"))
     return matched.by_file.keys()
 

@@ -219,6 +219,7 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
             yield [column for column in columns if column], rows
     except (UnicodeDecodeError, csv.Error) as error:
         fix = "unpack it (gunzip), and correct data.table.file" if path.suffix == ".gz" else "save it as CSV in UTF-8"
+        fix += ", or close a quotation mark" if "field limit" in str(error) else ""
         raise DataError(Problem(f"not a table in UTF-8: {error}", path, fix)) from error
     except FileNotFoundError as error:
         raise DataError(Problem("there is no such table", path, "data.table.file is relative to data.path")) from error
@@ -281,6 +282,7 @@ def _unite(
     if not name:
         yield Problem("a cell is empty", where, "name the image")
         return
+    patient = re.sub(r"^(\d+)\.0$", r"\1", patient)  # pandas writes floats if some cells of the column are empty
     row = rows.setdefault(name, TableRow(where))
     if row.patient and patient and row.patient != patient:
         what = f"{name} belongs to patient {patient} here, but to {row.patient} in {row.where}"

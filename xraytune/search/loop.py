@@ -118,7 +118,9 @@ class TrialLoop:
         self.source, self.folder, self.clock, self.generator_need = source, source.folder, source.clock, generator_need
         self._waiting = {trial.number: trial for trial in source.unfinished()}
         self._running: dict[int, Trial] = {}
-        self._reasons: list[str] = []  # why each ended trial failed, "" if it did not
+        ended = source.statistics()["trials"]
+        # Why each ended trial failed, "" if it did not; those of an earlier start did not fail, or do not count.
+        self._reasons = [""] * sum(count for status, count in ended.items() if status != "failed")
 
     def run(self, workers: Workers) -> None:
         """Run all trials. If the workers are lost, start others, and resume the trials that ran.

@@ -155,10 +155,10 @@ def _where_trials_run(
     """
     if resumed:
         compute = resumed.compute()
-        if address:  # the cluster is checked when Ray connects to it
-            return allocation_of(settings, has_gpu=compute.device == "cuda"), compute
-        require_device(compute, resumed.path)
-    elif address:
+        if address is None:  # a cluster is checked when Ray connects to it
+            require_device(compute, resumed.path)
+        return allocation_of(settings, has_gpu=compute.device == "cuda"), compute
+    if address:
         return survey(address, settings, note=callbacks.note)
     return resources_here(settings)
 
@@ -198,6 +198,9 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     sizes, settings = side_sizes(prepared), space.settings
     yield from map(str, sizes)
     yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), _note_on_gpus(settings)))
+    points, trials = len(space.points()), settings.budget.trials
+    if settings.sampler.name == "grid" and points > trials:
+        yield f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are evaluated, in order"
     few = too_few_tested(index.test, index.class_names)
     if few and index.test and settings.data.train_patients is None:
         yield f"`confirm` cannot score test/: {few}"

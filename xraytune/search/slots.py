@@ -49,7 +49,8 @@ def held(allocation: Allocation, nodes: Sequence[Node], *, only_generator: bool 
     """
     trial = allocation.trial
     share = allocation.generator if only_generator else trial
-    cpus, gpus = float(share.cpus * times), _in_slots(share.gpus * times, trial)
+    # A process computes on one GPU, however many it holds.
+    cpus, gpus = float(share.cpus * times), _in_slots(min(share.gpus * times, max(share.gpus, 1.0)), trial)
     fitting = (node for node in nodes if _slots_on(node, trial))
     gpus, cpus = max((min(gpus, node.gpus), min(cpus, node.cpus)) for node in fitting)
     by_gpu = ceil(gpus * _per_gpu(trial) - _ROUNDING) if trial.gpus else 1

@@ -269,6 +269,8 @@ def _syntax_problems(error: yaml.MarkedYAMLError, text: str, where: Callable[[in
     for context, opened in (("while parsing a flow", "bracket"), ("while scanning a quoted", "quote")):
         if error.context_mark and str(error.context).startswith(context):
             fix = f"close the {opened} that opens on line {error.context_mark.line + 1}"
+    if "escape character" in str(error.problem):
+        fix = "use single quotes: in double quotes, a backslash begins an escape"
     return (Problem(f"not valid YAML: {error.problem}", where(mark.line + 1 if mark else 1), fix),)
 
 

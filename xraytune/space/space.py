@@ -163,7 +163,10 @@ class Space:
         if self.settings.sampler.name != "grid":
             return starts
         grid = list(self.grid())
-        first = [next((point for point in grid if start.items() <= point.items()), start) for start in starts]
+        first: list[Point] = []
+        for start in starts:
+            rest = (point for point in grid if start.items() <= point.items() and point not in first)
+            first.append(next(rest, start))
         return (*first, *(point for point in grid if point not in first))
 
     def trial_budget(self) -> int:

@@ -22,6 +22,8 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -107,6 +109,19 @@ class LoopScheduler(FIFOScheduler):
         time.sleep(_RAY_DIES_SECONDS)
         out_of_memory = "OutOfMemory" in str(trial.get_error() or "")
         self._loop.continues(messages.TrialLost(number=number, out_of_memory=out_of_memory))
+
+
+_task_failed = RayActorManager._actor_task_failed
+
+
+def _lost_to_memory(manager: RayActorManager, task: Any, exception: Exception) -> None:
+    """Treat a process that Ray's memory monitor has killed as any lost one: Tune would crash."""
+    if isinstance(exception, OutOfMemoryError):
+        exception = RayActorError(error_msg=f"{OutOfMemoryError.__name__}: {exception}")
+    _task_failed(manager, task, exception)
+
+
+RayActorManager._actor_task_failed = _lost_to_memory  # type: ignore[assignment, method-assign]
 
 
 def main(descriptor: int, folder: str, address: str, cpus: int) -> None:
