@@ -202,18 +202,16 @@ def test_each_trial_with_a_score_is_a_point_unless_it_failed(study: StudyFolder)
     assert points["y"] == [0.5, 0.5033, 0.51, 0.5133]
     assert best["y"][-1] == 0.5133
     assert sorted(figures["slice lr"]["data"][0]["marker"]["color"]) == [0, 1, 3, 4]
-    assert len(figures["parallel"]["data"]) == 4 + 1  # and the scale of colours
     assert "importances" not in figures
 
 
 @pytest.mark.slow
-def test_importances_need_twenty_trials_and_lines_end_at_a_hundred(study: StudyFolder) -> None:
+def test_importances_need_twenty_trials(study: StudyFolder) -> None:
     figures = figures_after(study, "cp" * 55)
 
     (bars,) = figures["importances"]["data"]
     assert sum(bars["x"]) == pytest.approx(1)
     assert {name.removeprefix("slice ") for name in figures if name.startswith("slice ")} == {*bars["y"]}
-    assert len(figures["parallel"]["data"]) == 100 + 1
 
 
 @pytest.mark.slow

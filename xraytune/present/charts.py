@@ -46,14 +46,13 @@ _MANY = 40
 class Chart:
     """One chart: Plotly's traces and layout, without colours of text, grid and background; sizes are in px.
 
-    `alt` says what it shows, for a screen reader. Pages narrower than `min_width` scroll it.
+    `alt` says what it shows, for a screen reader.
     """
 
     id: str
     traces: Sequence[Trace]
     layout: Mapping[str, Any] = field(default_factory=dict)
     height: int = 360
-    min_width: int = 0
     alt: str
     caption: str = ""
 
@@ -185,38 +184,6 @@ def history(figure: Figure, view: StudyView) -> Chart:
         height=320,
         alt="score of each trial, in their order, and the best so far",
         caption="Filled: complete trials; open: the last score of others. Line: the best so far.",
-    )
-
-
-def parallel_coordinates(figure: Figure, view: StudyView) -> Chart:
-    """Show Optuna's parallel coordinates: a line for each trial through its score and parameters; good ones stand out."""
-    lines, layout = figure["data"][:-1], figure["layout"]  # without the scale of Optuna's colours
-    traces, sources = [], set()
-    for line in lines:
-        source = dict(line["customdata"]).get("source", view.trials[0].parameters.source)
-        rank = line["y"][0] if view.objective.goal == "maximize" else 1 - line["y"][0]
-        style = {"line": {"color": _colour_of(source), "width": 1 + 1.5 * rank**3}, "opacity": 0.35 + 0.65 * rank**3}
-        traces.append(line | style)
-        sources.add(source)
-    legend = [
-        _scatter("lines", [None], [None], "", name=source, line={"color": _colour_of(source)})
-        for source in sorted(sources)
-    ]
-    return Chart(
-        id="parallel",
-        traces=traces + legend,
-        layout={
-            "xaxis": layout["xaxis"] | {"side": "top", "showline": False},
-            "yaxis": layout["yaxis"],
-            "shapes": layout["shapes"],
-            "annotations": [note | {"font": {"size": 11}} for note in layout["annotations"]],
-            "legend": {**_LEGEND, "y": 1.12},
-            "margin": {"l": 70, "r": 50, "t": 70, "b": 12},
-        },
-        height=400,
-        min_width=110 * len(layout["shapes"]),
-        alt="searched parameters and score of each trial as parallel coordinates",
-        caption="Strong lines have the best scores. Of many trials, only the best 100 are shown.",
     )
 
 

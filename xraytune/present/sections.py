@@ -118,7 +118,6 @@ def _parameters(data: StudyData) -> Section | None:
     small = [charts.importances(figures["importances"])] if "importances" in figures else []
     small += [charts.parameter_slice(figure, view) for name, figure in figures.items() if name.startswith("slice ")]
     return Section(
-        charts=[charts.parallel_coordinates(figures["parallel"], view)] if "parallel" in figures else [],
         small_charts=small,
         tables=[all_trials(view)],
         commands=[f"xraytune report {data.argument} --csv tables"],

@@ -17,14 +17,12 @@ from xraytune.study.journal import Journal, quiet_optuna
 from xraytune.study.status import StudyView
 
 Figure: TypeAlias = dict[str, Any]
-_MOST_LINES = 100
-"""Of parallel coordinates."""
 _IMPORTANCE_TRIALS = 20
 """PED-ANOVA compares the top tenth with all trials; with fewer trials, that is a single one."""
 
 
 def search_figures(journal: Journal, view: StudyView) -> dict[str, Figure]:
-    """Return `history`, `parallel` (of the best 100 trials), `importances`, and for each parameter `slice NAME`.
+    """Return `history`, `importances`, and for each parameter `slice NAME`.
 
     Without enough trials, a figure is missing, as are parameters without two values.
     """
@@ -40,12 +38,8 @@ def _figures(journal: Journal, view: StudyView, scores: Mapping[int, float]) -> 
     yield "history", _plain(visualization.plot_optimization_history(study))
     for name in searched:
         yield f"slice {name}", _plain(visualization.plot_slice(study, [name]))
-    if len(searched) > 1:
-        best = sorted(scores, key=lambda number: view.objective.rank(scores[number]))[:_MOST_LINES]
-        shown = _study(journal, view, {number: scores[number] for number in best})
-        yield "parallel", _plain(visualization.plot_parallel_coordinate(shown, searched, target_name=view.metric))
-        if len(scores) >= _IMPORTANCE_TRIALS:
-            yield "importances", _plain(visualization.plot_param_importances(study, params=searched))
+    if len(searched) > 1 and len(scores) >= _IMPORTANCE_TRIALS:
+        yield "importances", _plain(visualization.plot_param_importances(study, params=searched))
 
 
 def _study(journal: Journal, view: StudyView, scores: Mapping[int, float]) -> optuna.Study:
