@@ -125,6 +125,26 @@ def test_time_left_is_extrapolated_from_pace(study: StudyFolder) -> None:
 
 
 @pytest.mark.slow
+def test_time_left_ends_with_the_gpu_hours(tmp_path: Path) -> None:
+    """Half a GPU was used on average, so 200 GPU seconds are reached after 400 s, of which 100 have passed."""
+    folder = StudyFolder(tmp_path / "studies" / "gpu")
+    create_study(
+        folder, write_space(tmp_path, "budget.trials=1000", f"budget.gpu_hours={200 / 3600}"), two_images(), CPU
+    )
+    loop = direct(folder, "budget.trials=1000", f"budget.gpu_hours={200 / 3600}")
+    loop.next_trial()
+    loop.on_result(0, ended(0.9))
+    loop.next_trial()
+    content = '{"version": 1, "seconds": 100.0, "gpu_seconds": {"1": 50.0}}'
+    (folder.path / "wall.json").write_text(content, encoding="utf-8")
+
+    with locked(folder):
+        view = StudyWatcher(folder).look()
+
+    assert view.seconds_left == pytest.approx(300, rel=0.1)
+
+
+@pytest.mark.slow
 def test_a_grid_is_shown_with_as_many_trials_as_it_has_points(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "grid")
     space = write_space(tmp_path, "sampler.name=grid", "lr=1e-3", "budget.trials=50")

@@ -188,11 +188,14 @@ class StudyWatcher:
         views = (self._trial(frozen.number, is_running) for frozen in self.journal.trials)
         trials = tuple(filter(None, views))
         trial_budget = max(self.space.trial_budget(), len(trials))
-        times, hours = read_times(self._folder.path / "wall.json"), self.space.settings.budget.hours
-        seconds_budget = None if hours is None else hours * 3600
+        times, budget = read_times(self._folder.path / "wall.json"), self.space.settings.budget
+        seconds_budget = None if budget.hours is None else budget.hours * 3600
         left = seconds_left(trials, trial_budget, times) if is_running else None
         if left is not None and seconds_budget is not None:
             left = max(0.0, min(left, seconds_budget - times.seconds))
+        gpu_seconds = sum(trial.gpu_seconds for trial in trials) + sum(times.gpu_seconds.values())
+        if left is not None and budget.gpu_hours is not None and gpu_seconds:
+            left = max(0.0, min(left, (budget.gpu_hours * 3600 / gpu_seconds - 1) * times.seconds))
         return StudyView(
             path=self._folder.path,
             metric=self.space.settings.metric,
