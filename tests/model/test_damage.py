@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from tests.in_process import CPU, command
+from tests.in_process import CPU, GAN_STAGE, command
 from tests.model.conftest import PRUNED, CopyLab, Lab, change_record, seal
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError
 from xraytune.base.files import read_json
@@ -20,7 +20,6 @@ from xraytune.model.trial_generator import sample_trial_generator
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources import pool_block
-from xraytune.synth.synthesize import GAN_STAGE
 
 pytestmark = pytest.mark.slow
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.in_process import GAN_STAGE
 from tests.trial.conftest import Bench, make_bench
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, XraytuneError
@@ -24,7 +25,6 @@ from xraytune.space.settings import Budget, Experiment, Objective, Parameters
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.quality import require_measurable
 from xraytune.synth.sources import POOL_STAGE, pool_block
-from xraytune.synth.synthesize import GAN_STAGE
 from xraytune.trial.run import run_trial, trial_epochs
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.in_process import CPU
+from tests.in_process import CPU, GAN_STAGE
 from tests.trial.conftest import Bench
 from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.files import read_jsonl, write_text
@@ -22,7 +22,7 @@ from xraytune.base.records import EpochRecord
 from xraytune.nets.checkpoint import load_best
 from xraytune.space.settings import Experiment, GanSettings, Objective
 from xraytune.stats.classification import auroc
-from xraytune.synth.synthesize import GAN_STAGE, generator_need, network_labels, trained_generator
+from xraytune.synth.synthesize import generator_need, network_labels, trained_generator
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.run import run_trial, trial_epochs
 

@@ -230,9 +230,7 @@ def _pool_size(count: int, ratio: float) -> int:
 def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int, int]]:
     """Yield each number of patients, and how many disjoint draws of it leave enough patients to score on."""
     available = int((1 - _TEST_SHARE) * patient_count)
-    largest = int(available / _FEWEST_DRAWS / (1 + _SPARE * ratio))
-    while largest and available // _pool_size(largest, ratio) < _FEWEST_DRAWS:
-        largest -= 1
+    largest = int(available // _FEWEST_DRAWS / (1 + _SPARE * ratio))
     counts = {*(round(factor * wanted) for factor in _LADDER), min(largest, wanted)}
     for count in sorted(count for count in counts if _FEWEST_PATIENTS <= count <= largest):
         yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))

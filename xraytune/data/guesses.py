@@ -77,8 +77,7 @@ def shows_drawings(folder_name: str) -> bool:
 def patient_of(file: str) -> str | None:
     """Return the patient in a Kermany file name, as `series:number`; None for other names.
 
-    Each of the series is numbered separately: `person12_bacteria` and `person12_virus` are two people. The original release
-    has NORMAL, BACTERIA and VIRUS.
+    Each of the series is numbered separately: `person12_bacteria` and `person12_virus` are two people.
     """
     match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
     return f"{match['germ'] or match['series']}:{match['person'] or match['number']}" if match else None

@@ -176,11 +176,9 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
     loop = TrialLoop(trials, generator_need=need)
     if loop.is_done:
         used, after = trials.used_up, counted(trials.journal.count, "trial")
-        to_continue = f"to continue, raise it with --set budget.{used}=N"
-        if used == "trials" and trials.journal.count < space.settings.budget.trials:
-            callbacks.note(f"all {after} of the grid have ended")
-        else:
-            callbacks.note(f"budget.{used} is used up after {after}; {to_continue}")
+        is_whole_grid = used == "trials" and trials.journal.count < space.settings.budget.trials
+        how = "add values to the grid" if is_whole_grid else f"raise it with --set budget.{used}=N"
+        callbacks.note(f"budget.{used} is used up after {after}; to continue, {how}")
         return
     if change := continue_under_releases(folder):
         callbacks.note(change)

@@ -31,8 +31,6 @@ from xraytune.synth.checkpoint import CHECKPOINT_NAME, KINDS, checkpoint_generat
 from xraytune.synth.grids import PROGRESS_FILE
 from xraytune.synth.train import train_generator
 
-GAN_STAGE = KINDS["gan"].stage
-
 
 def network_labels(settings: GeneratorSettings, prepared: Prepared) -> tuple[int | None, ...]:
     """Return the networks to train: one for all classes (None), or one for each label."""
