@@ -39,6 +39,7 @@ _VERDICTS = {
     "not_tested": "not confirmed: the mix was not tested, because a better-ranked mix does not help",
 }
 _REFUSED = ("hurts", "no_better")
+_EXPLORATORY = "not confirmed: the verdict of xraytune confirm is exploratory"
 _UNTESTED = "not confirmed: xraytune confirm has not compared the mix with its controls"
 
 
@@ -316,8 +317,7 @@ def _benefit(search: _Search, chosen: _Chosen) -> str:
     verdict = search.verdicts.get(chosen.row.number) if chosen.row else None
     if verdict is None:
         return _UNTESTED
-    benefit = _VERDICTS[verdict].format(metric=search.settings.metric)
-    return f"exploratory, not {benefit.removeprefix('not ')}" if search.is_exploratory else benefit
+    return _EXPLORATORY if search.is_exploratory else _VERDICTS[verdict].format(metric=search.settings.metric)
 
 
 def _advice(search: _Search, chosen: _Chosen, benefit: str, study: Path) -> tuple[str, str]:
