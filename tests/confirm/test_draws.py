@@ -157,7 +157,7 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
     assert (again.prepared, again.sealed) == (choice.prepared, choice.sealed), "also if the cache was lost"
 
 
-def test_a_second_hospital_has_no_patient_whom_replicates_are_trained_on(ended: Lab, tmp_path: Path) -> None:
+def test_an_external_folder_must_not_contain_patients_from_any_draw(ended: Lab, tmp_path: Path) -> None:
     prepared, _ = prepare(ended.settings, ended.path / "cache")
     drawn = [image for image in ended.choose(ended.settings, prepared).prepared.images if image.side == "draw_1"]
     for image in drawn:
