@@ -113,6 +113,8 @@ def test_cuda_graph_equals_the_plain_step(gpu: Compute, settings: GeneratorSetti
     images = random.integers(0, 255, (40, 1, 32, 32), dtype=np.uint8)
     real = real_images(images, np.arange(40) % 2, gpu)
     one_by_one, recorded = new_training(settings, 2, gpu), new_training(settings, 2, gpu)
+    one_by_one.fit(real)
+    recorded.fit(real)
     replay = replayed(partial(recorded.update, real, gpu), gpu)
 
     for _ in range(10):

@@ -12,7 +12,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from xraytune.base.errors import is_out_of_memory
 from xraytune.base.records import Compute
 
 Draws: TypeAlias = Sequence[Tensor]
@@ -33,7 +32,7 @@ class CapturedStep:
     """A step that is captured as a CUDA graph at its fourth call, then replayed. A result lasts until the next call.
 
     For draws of the same shapes, `step` must run the same operations; with other shapes, it is captured anew. A step that
-    cannot be captured, such as that of a custom backbone which waits for the device, is called each time.
+    waits for the device, such as that of a custom backbone, is called each time: its third call is begun twice.
     """
 
     def __init__(self, step: Step) -> None:
@@ -51,10 +50,11 @@ class CapturedStep:
         if self._calls <= _WARM_UP_STEPS:
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                losses = self._step(draws)
+                is_last = self._calls == _WARM_UP_STEPS
+                losses = self._checked(draws) if is_last and self._can_capture else self._step(draws)
             torch.cuda.current_stream().wait_stream(self._stream)
             return losses
-        if self._calls == _WARM_UP_STEPS + 1:
+        if self._can_capture and self._calls == _WARM_UP_STEPS + 1:
             self._capture(draws)
         if not self._can_capture:
             return self._step(draws)
@@ -63,15 +63,23 @@ class CapturedStep:
         self._graph.replay()
         return self._losses
 
-    def _capture(self, draws: Draws) -> None:
-        self._draws = [draw.clone() for draw in draws]
-        self._graph = torch.cuda.CUDAGraph()
+    def _checked(self, draws: Draws) -> Tensor:
+        """Run the step, and find out whether it waits for the device: a capture that fails leaves torch unusable."""
+        torch.cuda.set_sync_debug_mode("error")
         try:
-            # Other threads, such as a progress display's, may use the GPU meanwhile.
-            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._losses = self._step(self._draws)
+            return self._step(draws)
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if "synchronizing" not in str(error):
                 raise
             self._can_capture = False
             _logger.warning("training is slower, since its steps cannot be replayed as a CUDA graph: %s", error)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return self._step(draws)
+
+    def _capture(self, draws: Draws) -> None:
+        self._draws = [draw.clone() for draw in draws]
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads, such as a progress display's, may use the GPU meanwhile.
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+            self._losses = self._step(self._draws)
