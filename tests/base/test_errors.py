@@ -68,6 +68,7 @@ def test_a_table_has_no_control_characters_and_can_be_read_again() -> None:
     assert rows[0][1] == r"gnp.\u202eexe\x1b[2J\r"
     assert [cell_path(file) for file, _ in rows[1:]] == [*ordinary]
     assert [cell_text(text) for _, text in rows[1:]] == [*ordinary]
+    assert "+0.01,-0.02 to +0.03,-7" in csv_table(["a", "b", "c"], [["+0.01", "-0.02 to +0.03", "-7"]]), "numbers stay"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -350,6 +350,9 @@ def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
     rows = read_jsonl(done.study / TEST_ACCESS_FILE)
     assert [row["command"] for row in rows] == ["confirm", "confirm --external"]
     assert rows[1]["fingerprint"] == result.fingerprint
+    (external / "train" / "NORMAL").rename(external / "train" / "normal")
+    (renamed,) = done.confirm(external=external / "train").external
+    assert renamed.differences == result.differences, "scores belong to images, not to places in a list"
     write_json(done.study / "confirm" / "external.json", {"version": 1, "results": []})
     with pytest.raises(StudyError, match=r"(?s)external\.json: .*not what was written.*give each external folder"):
         done.confirm()

@@ -74,7 +74,7 @@ def test_each_draw_and_its_others_have_the_class_shares_of_all() -> None:
 
 @pytest.mark.parametrize(
     ("patients", "wanted", "ratio"),
-    [(2947, 200, 2.0), (2947, 50, 4.0), (500, 500, 1.0), (206, 206, 0.5), (1000, 50, 10.0)],
+    [(2947, 200, 2.0), (2947, 50, 4.0), (500, 500, 1.0), (206, 206, 0.5), (1000, 50, 10.0), (4000, 7, 2.0)],
 )
 def test_draws_leave_patients_to_score_on(patients: int, wanted: int, ratio: float) -> None:
     found = [*designs(patients, wanted, ratio)]

@@ -216,13 +216,14 @@ def test_part_folders_may_have_other_names(tmp_path: Path, write: WriteImages, w
 def test_other_files_are_ignored_and_counted(kermany: Path, write: WriteImages) -> None:
     (kermany / "NORMAL" / "notes.txt").write_text("x", encoding="utf-8")
     (kermany / "NORMAL" / ".DS_Store").write_text("x", encoding="utf-8")
+    (kermany / "NORMAL" / "patients.csv").write_text("x", encoding="utf-8")  # read only beside the class folders
     write(kermany, ["odd.jpeg", ".hidden/IM-0098-0001.jpeg"])
 
     index = read_index(DataSettings(path=kermany))
 
     assert len(index.images) == 12
     assert [warning.partition(": ")[2] for warning in index.warnings] == [
-        "files without an image suffix are ignored: 1 .txt",
+        "files without an image suffix are ignored: 1 .csv, 1 .txt",
         "images outside of class folders are ignored: 1 (odd.jpeg)",
     ]
 

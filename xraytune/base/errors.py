@@ -127,5 +127,5 @@ class TrialError(XraytuneError):
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error means out of memory, perhaps only by its text: torch raises generic errors."""
-    words = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory")
+    words = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(part in str(error) for part in words)

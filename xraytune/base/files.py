@@ -69,8 +69,8 @@ _CAUSES = {
     **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
     **dict.fromkeys(_AWAY, ("the storage does not answer ({reason})", AWAY_FIX)),
 }
-_FORMULA = re.compile(r"'*[=+\-@]")
-"""The start of a cell that a spreadsheet would run. Source: OWASP, "CSV Injection"."""
+_FORMULA = re.compile(r"'*([=@]|[+-](?![\d.]+( to [+-][\d.]+)?$))")
+"""The start of a cell that a spreadsheet would run, other than a number or an interval. Source: OWASP, "CSV Injection"."""
 CHECKSUMS_FILE = "sha256.jsonl"
 _fences: list[Callable[[], None]] = []
 

@@ -231,7 +231,7 @@ def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int
     """Yield each number of patients, and how many disjoint draws of it leave enough patients to score on."""
     available = int((1 - _TEST_SHARE) * patient_count)
     largest = int(available // _FEWEST_DRAWS / (1 + _SPARE * ratio))
-    counts = {*(round(factor * wanted) for factor in _LADDER), min(largest, wanted)}
+    counts = {*(round(factor * wanted) for factor in _LADDER), min(largest, max(wanted, _FEWEST_PATIENTS))}
     for count in sorted(count for count in counts if _FEWEST_PATIENTS <= count <= largest):
         yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))
 

@@ -121,7 +121,7 @@ def _score_and_judge(
         plan = mark_earlier_access(study, plan, known)
     test_scores = score_sealed(study, plan, sealed, compute, reason=reason)
     elsewhere = external_results(study, plan, choice.others, compute, reason=reason)
-    ratios = ratio_response(val_b) if choice.has_ratios else ()
+    ratios = ratio_response(val_b) if any(arm.role == "ratio" for arm in plan.arms) else ()
     return judge(study, plan, test_scores, ratios=ratios, sealed=sealed, external=elsewhere, compute=compute)
 
 

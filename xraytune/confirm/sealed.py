@@ -71,8 +71,8 @@ class SealedTest(LabelledImages):
 
     @property
     def side(self) -> str:
-        """The name of the scores on them."""
-        return f"external_{self.fingerprint}" if self.is_external else TEST
+        """The name of the scores on them, which are in their order."""
+        return f"external_{self.order}" if self.is_external else TEST
 
     @property
     def fingerprint(self) -> str:

@@ -169,7 +169,7 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
                 drawings.append(file.relative_to(folder).as_posix())
             elif _is_image_name(file):
                 images.append(file)
-            elif file.name not in _NO_IMAGES:
+            elif file.name not in _NO_IMAGES or parent != str(root):
                 suffix = "".join(file.suffixes[-2:]) if file.suffix == ".gz" else file.suffix
                 others[suffix.lower() or "no suffix"] += 1
     names = [image.relative_to(folder).as_posix() for image in images]

@@ -63,6 +63,7 @@ def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
     if missing := [file for file in files if file not in patients]:
         what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
         fix = f"correct the expression, or list the patients in {PATIENTS_CSV}"
+        fix += "; for images of another hospital, give a data file with an expression of its own"
         raise DataError(Problem(what, _GROUP_REGEX, fix))
     return patients
 

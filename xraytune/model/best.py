@@ -229,6 +229,7 @@ def _choose(search: _Search, trial: int | None, arm: str | None) -> _Chosen:
         row, reason = _best_of_arm(search, arm, tuned), "the best of its arm on val-B"
     elif helping := [number for number, word in search.verdicts.items() if word == "helps"]:
         row, reason = _finished(search, search.rows[helping[0]]), "the mix that `confirm` found to help"
+        reason += " in an exploratory verdict" if search.is_exploratory else ""
     else:
         return _simplest_good(search)
     return _Chosen(parameters=row.parameters, reason=reason, row=row)

@@ -6,12 +6,14 @@ Networks and generators are trained by the same kind of step. On a CPU, it is si
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from xraytune.base.errors import is_out_of_memory
 from xraytune.base.records import Compute
 
 Draws: TypeAlias = Sequence[Tensor]
@@ -32,7 +34,7 @@ class CapturedStep:
     """A step that is captured as a CUDA graph at its fourth call, then replayed. A result lasts until the next call.
 
     For draws of the same shapes, `step` must run the same operations; with other shapes, it is captured anew. A step that
-    waits for the device, such as that of a custom backbone, is called each time: its third call is begun twice.
+    cannot be captured, such as that of a custom backbone which waits for the device, is called each time.
     """
 
     def __init__(self, step: Step) -> None:
@@ -49,12 +51,11 @@ class CapturedStep:
         self._calls += 1
         if self._calls <= _WARM_UP_STEPS:
             self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                is_last = self._calls == _WARM_UP_STEPS
-                losses = self._checked(draws) if is_last and self._can_capture else self._step(draws)
+            with torch.cuda.stream(self._stream), _chosen_algorithms():
+                losses = self._step(draws)
             torch.cuda.current_stream().wait_stream(self._stream)
             return losses
-        if self._can_capture and self._calls == _WARM_UP_STEPS + 1:
+        if self._calls == _WARM_UP_STEPS + 1:
             self._capture(draws)
         if not self._can_capture:
             return self._step(draws)
@@ -63,23 +64,29 @@ class CapturedStep:
         self._graph.replay()
         return self._losses
 
-    def _checked(self, draws: Draws) -> Tensor:
-        """Run the step, and find out whether it waits for the device: a capture that fails leaves torch unusable."""
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return self._step(draws)
-        except RuntimeError as error:
-            if "synchronizing" not in str(error):
-                raise
-            self._can_capture = False
-            _logger.warning("training is slower, since its steps cannot be replayed as a CUDA graph: %s", error)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        return self._step(draws)
-
     def _capture(self, draws: Draws) -> None:
         self._draws = [draw.clone() for draw in draws]
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads, such as a progress display's, may use the GPU meanwhile.
-        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-            self._losses = self._step(self._draws)
+        random = torch.cuda.default_generators[torch.cuda.current_device()]
+        before = random.clone_state()
+        try:
+            # Other threads, such as a progress display's, may use the GPU meanwhile.
+            thread_local = torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local")
+            with _chosen_algorithms(), thread_local:
+                self._losses = self._step(self._draws)
+        except RuntimeError as error:
+            random.graphsafe_set_state(before)  # otherwise, it believes that a capture is under way, and dropout fails
+            if is_out_of_memory(error):
+                raise
+            self._can_capture = False
+            _logger.warning("training is slower, since its steps cannot be replayed as a CUDA graph: %s", error)
+
+
+@contextmanager
+def _chosen_algorithms() -> Iterator[None]:
+    """Let cuDNN try its algorithms. That takes seconds, so not for validation, with its many shapes of batches."""
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = False

@@ -131,7 +131,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     """Set this process's thread count, determinism and share of GPU memory.
 
-    CPU operations are deterministic. On a GPU cuDNN benchmarks its algorithms, so numbers agree to rounding only.
+    CPU operations are deterministic. On a GPU, cuDNN's algorithms are not, so numbers agree to rounding only.
     """
     torch.set_num_threads(compute.threads)
     if compute.device == "cpu":
@@ -141,7 +141,6 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     # Otherwise each new tensor is filled with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if compute.device == "cuda":
-        torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
         torch.cuda.set_per_process_memory_fraction(min(gpu_share, 1.0))
 

@@ -192,8 +192,9 @@ def estimate_batch_norms(network: nn.Module, batches: Batches, *, compute: Compu
         for norm in norms:
             norm.train()
             norm.reset_running_stats()
-            norm.momentum = None  # the cumulative mean
-        for images in batches():
+        for number, images in enumerate(batches(), start=1):
+            for norm in norms:
+                norm.momentum = 1 / number  # the cumulative mean; with None, each norm would wait for the device
             with autocast(compute):
                 network(images)
     finally:

@@ -26,6 +26,7 @@ from xraytune.search.asha import rungs_of
 from xraytune.study.pruning import pruning_of
 from xraytune.study.status import TrialView
 from xraytune.synth.grids import encoded_again
+from xraytune.trial.task import task_of
 
 _MOST_SAMPLES, _MOST_MISTAKES = 6, 9
 _GRAD_CAM_NOTE = (
@@ -41,8 +42,10 @@ _QUALITY_COLUMNS = (
 )
 
 
-def _verdict(data: StudyData) -> Section:
+def _verdict(data: StudyData) -> Section | None:
     study, verdict = data.argument, data.verdict
+    if not data.view.has_val_b:
+        return None
     if verdict is None:
         best = data.view.for_export or data.view.best
         known = (
@@ -82,7 +85,7 @@ def _best(data: StudyData) -> Section | None:
             *map(sentence, pruning.warnings if pruning else ()),
         ],
         facts=[(name, text_of(value)) for name, value in trial.by_name.items()],
-        commands=[f"xraytune train {study} -o model"],
+        commands=[f"xraytune train {study} -o model"] if view.has_val_b else [f"xraytune export {study} -o best.yaml"],
     )
 
 
@@ -91,8 +94,9 @@ def _ratios(data: StudyData) -> Section | None:
     if not verdict or not verdict.ratio_response:
         return None
     arm = verdict.finalists[0].arm
+    repeated = any(point.duplicate for point in verdict.ratio_response)
     return Section(
-        lead=f"{arm} at other ratios, and duplicated real images at the same ratios.",
+        lead=f"{arm} at other ratios{', and duplicated real images at the same ratios' if repeated else ''}.",
         notes=[sentence(RATIO_CAVEAT)],
         charts=[charts.ratio_chart(verdict.ratio_response, arm.split()[0], verdict.metric)],
     )
@@ -252,10 +256,10 @@ def _cost(data: StudyData) -> Section | None:
 def _environment(data: StudyData) -> Section:
     about, study = data.environment, data.argument
     repeated = []
-    if data.chosen:
+    if data.chosen and data.chosen.status == "complete":
         repeated = [
             f"xraytune export {study} --trial {data.chosen.number} --exact -o trial.yaml",
-            "xraytune train --config trial.yaml -o model",
+            task_of(data.space.settings).train_command("trial.yaml"),
         ]
     facts = {**about.get("compute", {}), **about.get("packages", {}), "Python": about.get("python")}
     facts |= {name: about.get(name) for name in ("system", "started")}
