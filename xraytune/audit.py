@@ -210,9 +210,8 @@ def _space(
     points = [{"source": source, "synthetic_ratio": ratio} for source in ("folder", "duplicate") for ratio in ratios]
     content = {
         "name": f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', synthetic.resolve().name)}"[:64],
-        "data": {
-            "split": {"val_a": 0.2, "val_b": 0.2}
-        },  # the quality figures need 50 images of each class on each side
+        # The quality figures need 50 images of each class on each side.
+        "data": {"split": {"val_a": 0.2, "val_b": 0.2}},
         "parameters": {
             "source": {"values": ["none", "duplicate", "folder"]},
             "folder": {"parameters": {"path": {"value": str(synthetic.absolute())}}},

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
-
-if TYPE_CHECKING:
-    from xraytune.data.phantom import PhantomSet
 
 
 def inspect(
@@ -76,8 +73,5 @@ def phantom(
         drawn = draw_phantoms(
             out, patients=patients, seed=seed, image_size_px=size, pairs=masks, on_progress=on_progress
         )
-    console.show_result(drawn, _show_phantoms, as_json=as_json)
-
-
-def _show_phantoms(drawn: PhantomSet) -> None:
-    console.write(f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients, with masks")
+    text = f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients, with masks"
+    console.show_result(drawn, lambda _: console.write(text), as_json=as_json)

@@ -12,7 +12,7 @@ from xraytune.cli import console, options
 from xraytune.present.tables import counts_text
 
 if TYPE_CHECKING:
-    from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
+    from xraytune.model.generator_folder import TrainedGenerator
 
 
 def train(
@@ -87,12 +87,9 @@ def sample(
             )
         else:
             raise BadParameter("give either FOLDER, or --study STUDY and --trial NUMBER", param_hint="FOLDER")
-    console.show_result(drawn, _show_sample, as_json=as_json)
-
-
-def _show_sample(drawn: GeneratorSample) -> None:
     counts = _counts(drawn.counts, drawn.has_masks)
-    console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
+    text = f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json"
+    console.show_result(drawn, lambda _: console.write(text), as_json=as_json)
 
 
 def _counts(counts: dict[str, int], has_masks: bool) -> str:

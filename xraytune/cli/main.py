@@ -19,7 +19,6 @@ from xraytune.base.files import explain_disk_errors
 from xraytune.cli import confirm, console, data, generator, getting_started, model, search, space, study
 
 _START, _SEARCH, _MODEL = "Getting started", "Search", "Final model"
-_BUG = "this is a bug in xraytune: please report it with the lines above"
 
 
 def _without_flag_types(params: list[Any]) -> list[Any]:
@@ -59,7 +58,7 @@ class Command(TyperCommand):
                 fix = "run fewer trials at the same time, or set a smaller batch_size or image_size"
                 console.show_error(MachineError(Problem("out of memory", fix=fix)))
                 raise typer.Exit(MachineError.exit_code) from None
-            console.show_traceback(_BUG)
+            console.show_traceback("this is a bug in xraytune: please report it with the lines above")
             raise typer.Exit(1) from None
 
 

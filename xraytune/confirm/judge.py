@@ -29,8 +29,6 @@ from xraytune.stats.verdict import AgainstControl, ControlKind, compare, fixed_s
 from xraytune.study.folder import damage_explained, format_versions
 from xraytune.trial.task import task_of
 
-_EXTERNAL_FILE = "external.json"
-
 
 def judge(
     study: OpenStudy,
@@ -79,7 +77,7 @@ def external_results(
 ) -> tuple[ExternalResult, ...]:
     """Score images that are reported beside the verdict; return the results on them and on those of earlier calls."""
     folder = study.runs_folder
-    file = folder.path / _EXTERNAL_FILE
+    file = folder.path / "external.json"
     results: dict[str, ExternalResult] = {}
     if file.exists():
         with damage_explained(file, "remove it, and give each external folder again"):

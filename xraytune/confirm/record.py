@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 VERDICT_FILE = "verdict.json"
 VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
-METHODS_FILE = "methods.md"
 RATIO_CAVEAT = (
     "val-B selected this finalist, so its score there is optimistic; "
     "read the ratio response as a description, not a test"
@@ -267,7 +266,7 @@ def write_verdict(folder: Path, confirmation: Confirmation) -> None:
     """Write `verdict.json` and `methods.md`."""
     content = confirmation.to_json()
     write_json(folder / VERDICT_FILE, content, is_recorded=True)
-    write_text(folder / METHODS_FILE, f"{markdown(content['answer'])}\n\n{markdown(content['methods'])}\n")
+    write_text(folder / "methods.md", f"{markdown(content['answer'])}\n\n{markdown(content['methods'])}\n")
 
 
 def read_verdict(folder: Path) -> Confirmation | None:

@@ -33,8 +33,6 @@ from xraytune.trial.inputs import untrained
 from xraytune.trial.task import Task, task_of
 
 VAL_B: Literal["val_b"] = "val_b"
-_SCORING_FILE = "scoring.json"
-
 
 ArmResults = Callable[[Arm], Floats]
 """From an arm to its results per image, float64 [K, N, C]: class probabilities, or Dice with C = 1."""
@@ -77,7 +75,7 @@ def scoring_compute(study: OpenStudy, plan: Plan, *sealed: SealedTest) -> Comput
     needed: dict[str, list[int]] = {VAL_B: plan.runs_of(plan.arms)} | {
         images.side: plan.runs_of(plan.compared) for images in sealed
     }
-    file = folder.path / _SCORING_FILE
+    file = folder.path / "scoring.json"
     recorded, scored_with = study.compute, folder.releases()[-1]
     if file.exists():
         with damage_explained(file):

@@ -28,7 +28,6 @@ from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.generator_quality import quality_text, shortcomings
 
 RESAMPLES = 500
-_SEED = 0
 
 
 def score_differences(scores: ArmScores) -> tuple[ArmDifference, ...]:
@@ -76,7 +75,7 @@ def compare_outcomes(
     """
     labels, positive, both = images.labels, images.positive, (finalist, control)
     # How often each image counts, [1 + B, N]: once, then in each resample of the patients.
-    drawn = patient_resamples(labels, images.patients, RESAMPLES, _SEED)
+    drawn = patient_resamples(labels, images.patients, RESAMPLES, seed=0)
     weights = np.concatenate([np.ones((1, len(labels))), *drawn])
     patients = effective_patients(labels, images.patients, positive=positive)
 
@@ -156,9 +155,5 @@ def generator_quality(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQua
     if copying := sum(bool(report.copies) for report in reports):
         sentence += f" {copying} of {len(reports)} generators {'copies' if copying == 1 else 'copy'} training images."
     return GeneratorQuality(
-        arm=arm.name,
-        generators=len(reports),
-        measured=len(measured),
-        figures=figures,
-        sentence=sentence,
+        arm=arm.name, generators=len(reports), measured=len(measured), figures=figures, sentence=sentence
     )

@@ -55,10 +55,7 @@ class NearDuplicates:
 
 
 def find_near_duplicates(
-    images: Sequence[ImageFile],
-    hashes: Sequence[Hashes],
-    *,
-    on_progress: Progress = ignore_progress,
+    images: Sequence[ImageFile], hashes: Sequence[Hashes], *, on_progress: Progress = ignore_progress
 ) -> NearDuplicates:
     """Compare all images with each other; `hashes` has a [4] uint64 for each."""
     _, patients = np.unique([image.patient for image in images], return_inverse=True)

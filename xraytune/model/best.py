@@ -91,12 +91,7 @@ class Exported:
 
 
 def export(
-    study: Path,
-    *,
-    out: Path,
-    trial: int | None = None,
-    arm: str | None = None,
-    exact: bool = False,
+    study: Path, *, out: Path, trial: int | None = None, arm: str | None = None, exact: bool = False
 ) -> Exported:
     """Write the mix that `confirm` found to help, or else the simplest within one standard error of the best on val-B.
 

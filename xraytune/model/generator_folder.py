@@ -62,7 +62,6 @@ from xraytune.trial.mix import apportion
 from xraytune.trial.samples import save_generator_grid
 
 _RECORD, _SAMPLES = "generator.json", "samples.png"
-_PAIR_FOLDERS = ("images", "masks")
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
 
 
@@ -273,7 +272,7 @@ def generator_sample(
     weights = record.class_counts if class_name is None else {name: int(name == class_name) for name in names}
     images = {name: _images(generator, record, names.index(name), name, compute) for name in names if weights[name]}
     counts, has_masks = dict.fromkeys(images, 0), record.masks is not None
-    folders = {name: (name,) if record.masks is None else _PAIR_FOLDERS for name in images}
+    folders = {name: (name,) if record.masks is None else ("images", "masks") for name in images}
     with explain_disk_errors(out), new_folder(out) as folder:
         for subfolder in chain(*folders.values()):
             (folder / subfolder).mkdir()

@@ -36,7 +36,6 @@ from xraytune.stats.classification import Floats, Labels, predicted_classes
 from xraytune.stats.segmentation import Masks
 
 _BATCH_SIZE = 64
-_PNG_LEVEL = 3
 Result = TypeVar("Result")
 
 
@@ -217,7 +216,7 @@ def predict_masks(model: Predictor, images: ImageFiles, out: Path, *, threshold:
             for kind, pixels in (("masks", mask.astype(np.uint8) * 255), ("overlays", outlined(image, mask))):
                 target = folder / kind / names[file]
                 target.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(target, compress_level=_PNG_LEVEL)
+                Image.fromarray(pixels).save(target, compress_level=3)
             where = PurePosixPath("masks", names[file])
             return PurePosixPath(file), where, float(mask.mean()), connected_parts(mask)
 

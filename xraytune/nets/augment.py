@@ -47,12 +47,18 @@ def view_table(seed: int, *purpose: str | int, image_count: int, views: int, cla
 
     Columns are `VIEW_COLUMNS`. A table of more images starts with that of fewer; each `purpose` has independent draws.
     """
-    return _draw(numpy_generator(seed, *purpose), (image_count, views if classical else 1), classical)
+    identity = np.array(IDENTITY_VIEW, dtype=np.float32)
+    if classical == 0:
+        return np.tile(identity, (image_count, 1, 1))
+    uniform = numpy_generator(seed, *purpose).random((image_count, views, len(identity)), dtype=np.float32)
+    table = identity + (2 * uniform - 1) * np.array(_MAX_CHANGE[classical], dtype=np.float32)
+    table[..., 0] = np.where(uniform[..., 0] < _FLIP_PROBABILITY, -1, 1)
+    return table
 
 
 def fresh_views(seed: int, *purpose: str | int, count: int, classical: int) -> NDArray[np.float32]:
     """Draw one view for each image of a batch, float32 [count, 7]; make the step part of `purpose`."""
-    return _draw(numpy_generator(seed, *purpose), (count,), classical)
+    return view_table(seed, *purpose, image_count=count, views=1, classical=classical)[:, 0]
 
 
 def augment(images: Tensor, views: Tensor) -> Tensor:
@@ -89,16 +95,6 @@ def _move(images: Tensor, views: Tensor) -> Tensor:
 
 def _is_identity(views: Tensor) -> Tensor:
     return (views == constants(IDENTITY_VIEW, views.device)).all(dim=1)[:, None, None, None]
-
-
-def _draw(generator: np.random.Generator, shape: tuple[int, ...], classical: int) -> NDArray[np.float32]:
-    identity = np.array(IDENTITY_VIEW, dtype=np.float32)
-    if classical == 0:
-        return np.broadcast_to(identity, (*shape, len(identity))).copy()
-    uniform = generator.random((*shape, len(identity)), dtype=np.float32)
-    views = identity + (2 * uniform - 1) * np.array(_MAX_CHANGE[classical], dtype=np.float32)
-    views[..., 0] = np.where(uniform[..., 0] < _FLIP_PROBABILITY, -1, 1)
-    return views
 
 
 def _inverse_affine(views: Tensor) -> Tensor:

@@ -67,10 +67,7 @@ def write_tables(study: Path, *, out: Path, cache: Path | None = None) -> tuple[
                 file = section.id if number == 1 else f"{section.id}-{number}"
                 names = [column.name.replace("\n", " ") for column in table.headings]
                 rows = ([cell.text if isinstance(cell, Cell) else cell for cell in row] for row in table.rows)
-                write_text(
-                    folder / f"{file}.csv",
-                    csv_table(names, rows),
-                )
+                write_text(folder / f"{file}.csv", csv_table(names, rows))
     return tuple(sorted(out.iterdir()))
 
 

@@ -9,13 +9,7 @@ from xraytune.present.tables import Cell, Column, Row, Section, Table, Tone, num
 from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
-    from xraytune.confirm.record import (
-        ArmDifference,
-        Confirmation,
-        ControlVerdict,
-        ExternalResult,
-        FinalistVerdict,
-    )
+    from xraytune.confirm.record import ArmDifference, Confirmation, ControlVerdict, ExternalResult, FinalistVerdict
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _OUTCOMES = {"accuracy": "accuracy", "sensitivity": "sensitivity", "brier": "Brier score"}

@@ -12,15 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xraytune.base.artifacts import (
-    artifact_path,
-    artifacts_of,
-    build_once,
-    fingerprint,
-    is_intact,
-    releases,
-    work_path,
-)
+from xraytune.base.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases, work_path
 from xraytune.base.files import require_own_file, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images

@@ -28,11 +28,7 @@ from xraytune.trial.task import task_of
 
 
 def open_space(
-    file: Path,
-    overrides: Sequence[str] = (),
-    *,
-    data: Path | None = None,
-    weights_dir: Path | None = None,
+    file: Path, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
 ) -> Space:
     """Return the space of a file whose extensions and packages are installed.
 
