@@ -1,4 +1,4 @@
-"""Confirmations on patients that the search left unused: who trains and is scored, and what the verdict claims."""
+"""Confirmations on patients that the search leaves unused: who trains and is scored, and what the verdict claims."""
 
 from __future__ import annotations
 
@@ -225,10 +225,10 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(confirme
 def test_too_few_unused_patients_are_refused_with_a_number_that_fits(ended: Lab) -> None:
     cache = ended.path / "cache"
 
-    def choose(train_patients: int, test: str = "unused", at_least: int = 60) -> TestChoice:
+    def choose(train_patients: int, test: str = "unused", at_least: int = 60, **about: int) -> TestChoice:
         asked = {"test": test, "min_patients": at_least}
         settings = changed(ended.settings, confirm=asked, train_patients=train_patients)
-        return ended.choose(settings, prepare(settings, cache)[0])
+        return ended.choose(settings, prepare(settings, cache)[0], **about)
 
     with pytest.raises(
         DataError, match=r"patients unused, \d+ fewer than needed for 4 draws of 16 patients"
@@ -241,10 +241,12 @@ def test_too_few_unused_patients_are_refused_with_a_number_that_fits(ended: Lab)
     assert len(sides_of(choose(fitting).prepared)["test"]) >= 60
     with pytest.raises(DataError, match="fewer than needed"):
         choose(fitting + 1)
+    fewer = int(str(problem.fix).split("--replicates ")[1].split()[0])
+    assert len(sides_of(choose(TRAINED_ON, replicates=fewer).prepared)["test"]) >= 60
 
     instead = choose(TRAINED_ON, "auto")
     assert (instead.kind, instead.others) == ("folder", ())
-    assert instead.notes[0].startswith("the test folder is scored: the search left ")
+    assert instead.notes[0].startswith("the test folder is scored: the search leaves ")
     assert instead.prepared == prepare(ended.settings, cache)[0], "every replicate trains on the search's patients"
 
 
@@ -275,7 +277,7 @@ def test_without_a_test_folder_too_few_unused_patients_are_refused(ended: Lab, t
         lab.choose(few, prepared)
     assert lab.choose(few, prepared, test=elsewhere).kind == "folder"
     everybody = changed(lab.settings, confirm={"test": "unused"}, train_patients=None)
-    with pytest.raises(DataError, match="the search left 0 patients unused"):
+    with pytest.raises(DataError, match="the search leaves 0 patients unused"):
         lab.choose(everybody, prepare(everybody, lab.path / "cache")[0])
 
 

@@ -119,6 +119,21 @@ def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Pa
     assert not (space.parent / "studies").exists()
 
 
+def test_a_search_that_leaves_too_few_patients_for_a_verdict_says_so_before_it_starts(space: Path) -> None:
+    notes = list[str]()
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if "patients unused" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(space, "data.train_patients=6", note=note)
+
+    assert "fewer than needed for 5 draws of 6 patients" in notes[-1]
+    assert not (space.parent / "studies").exists()
+
+
 def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
     refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to zero extra images\n +fix: use 0\.\d+ or more"

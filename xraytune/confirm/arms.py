@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveInt, ValidationError
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_bytes, write_json
 from xraytune.base.seeding import derive_seed
+from xraytune.data.sides import FEWEST_REPLICATES
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings, without_gate
 from xraytune.space.strict_model import StrictModel
@@ -23,8 +24,6 @@ from xraytune.study.row import RunOutcome, RunRow, Status, TrialRecord, TrialRow
 CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
 _PLAN_FILE = "plan.json"
-_FEWEST_REPLICATES = 4
-"""With three, 95 % intervals cover only 91 to 95 % (docs/results.md)."""
 
 Content: TypeAlias = tuple[Parameters, int | None, bool]
 Role = Literal["finalist", "matched", "tuned", "perfect", "ratio"]
@@ -87,8 +86,8 @@ class Plan(StrictModel):
     @property
     def why_exploratory(self) -> tuple[str, ...]:
         """Why the verdict is not confirmatory; empty if it is."""
-        few = f"it has only {self.replicates} replicates, and the 95 % intervals need at least {_FEWEST_REPLICATES}"
-        return self.exploratory if self.replicates >= _FEWEST_REPLICATES else (*self.exploratory, few)
+        few = f"it has only {self.replicates} replicates, and the 95 % intervals need at least {FEWEST_REPLICATES}"
+        return self.exploratory if self.replicates >= FEWEST_REPLICATES else (*self.exploratory, few)
 
     @property
     def trainings(self) -> dict[Content, Arm]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared, prepare_index
+from xraytune.data.sides import too_few_unused
 from xraytune.data.split import nested_order
 from xraytune.space.settings import Settings
 
@@ -35,21 +36,17 @@ def divide(prepared: Prepared, settings: Settings, index: ImageIndex, replicates
     unused = [image for image in everyone.images if image.file not in searched]
     patients, labels = [image.patient for image in unused], [image.label for image in unused]
     order = nested_order(patients, labels, settings.data.split.seed)
-    size, fewest, where = prepared.train_patients, settings.confirm.min_patients, "data.train_patients"
-    left = len(order) - replicates * size
-    if left < fewest:
-        fitting = (len(order) + size - fewest) // (replicates + 1)
-        needed = f"{replicates} draws of {size} patients, and {fewest} (confirm.min_patients) to test on"
-        what = f"the search left {len(order):,} patients unused, {fewest - left:,} fewer than needed for {needed}"
-        fix = f"start a search with {fitting} patients or fewer" if fitting >= 2 else "use confirm.test: folder"
-        raise DataError(Problem(what, where, fix))
+    size = prepared.train_patients
+    if problem := too_few_unused(len(order), size, replicates=replicates, fewest=settings.confirm.min_patients):
+        raise DataError(problem)
     sides = dict.fromkeys(chain(*order), TEST)
     for draw in range(replicates):
         places = [*chain(*order[draw * size : (draw + 1) * size])]
         sides |= dict.fromkeys(places, f"draw_{draw}")
         if missing := {*prepared.class_names} - {prepared.class_names[labels[place]] for place in places}:
             what = f"a draw of {size} patients has no image of {join_names(sorted(missing))}"
-            raise DataError(Problem(what, where, "use confirm.test: folder, or search with more patients"))
+            fix = "use confirm.test: folder, or search with more patients"
+            raise DataError(Problem(what, "data.train_patients", fix))
     side_of = {unused[place].file: side for place, side in sides.items()}
     side_of |= dict(zip(prepared.images.file, prepared.images.side, strict=True))
     side = tuple(side_of[file] for file in everyone.images.file)

@@ -181,7 +181,8 @@ def choose_test(
             if kind == "unused":
                 raise
             if not (has_test or test):
-                raise DataError(Problem(error.problems[0].what, where, _GIVE_TEST)) from error
+                fix = f"{error.problems[0].fix}, or {_GIVE_TEST}"
+                raise DataError(Problem(error.problems[0].what, where, fix)) from error
             sealed, divided = None, prepared
             notes.append(f"the test folder is scored: {error.problems[0].what}")
     find = partial(given_test, settings, prepared, index, on_progress=on_progress)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xraytune.base.errors import join_names
+from xraytune.base.errors import Problem, join_names
 from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.prepare import Prepared, PreparedImage, SideName
 from xraytune.data.split import split_by_patient
@@ -23,6 +23,8 @@ MOST_CHANCE = 0.05
 """The largest difference by chance between two trials at which their order still says something: five default ROPEs."""
 FEWEST_OF_CLASS, _FEWEST_TESTED = 2, 5
 """The fewest patients of each class for an interval of a score, and for one that a verdict can rest on."""
+FEWEST_REPLICATES = 4
+"""With three, 95 % intervals cover only 91 to 95 % (docs/results.md), and a verdict is exploratory."""
 _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
 
 
@@ -98,6 +100,21 @@ def too_few_tested(images: Sequence[ImageFile], class_names: Sequence[str]) -> s
     """Return why a verdict cannot rest on these test images; "" if it can."""
     few = side_size("test", images, class_names, 0).lacking(_FEWEST_TESTED)
     return few and f"too few test patients: {few}; an interval needs {_FEWEST_TESTED} or more"
+
+
+def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> Problem | None:
+    """Return why `unused` patients do not suffice for draws of `drawn` patients and `fewest` to test on; None if they do."""
+    missing = replicates * drawn + fewest - unused
+    if missing <= 0:
+        return None
+    needed = f"{replicates} draws of {drawn} patients, and {fewest} (confirm.min_patients) to test on"
+    what = f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for {needed}"
+    fitting, draws = (unused + drawn - fewest) // (replicates + 1), (unused - fewest) // drawn
+    search = f"start a search with {fitting} patients or fewer (--set data.train_patients={fitting})"
+    fix = search if fitting >= 2 else "use confirm.test: folder"
+    if draws > 1:
+        fix += f", or use --replicates {draws}{' (exploratory)' if draws < FEWEST_REPLICATES else ''}"
+    return Problem(what, "data.train_patients", fix)
 
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:

@@ -14,7 +14,7 @@ from xraytune.base.files import require_writable
 from xraytune.base.records import Compute
 from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
-from xraytune.data.sides import chance_warning, side_sizes, too_few_tested
+from xraytune.data.sides import chance_warning, side_sizes, too_few_tested, too_few_unused
 from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device, whole_part
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
@@ -41,6 +41,7 @@ from xraytune.study.start import (
 from xraytune.study.status import StudyView, StudyWatcher, status
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space
+from xraytune.trial.task import task_of
 
 _MOST_EARLIER_TRIALS = 10
 
@@ -202,6 +203,10 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     few = too_few_tested(index.test, index.class_names)
     if few and index.test and settings.data.train_patients is None:
         yield f"`confirm` cannot score test/: {few}"
+    asked, unused = settings.confirm, len({image.patient for image in index.images}) - len({*prepared.images.patient})
+    lacking = too_few_unused(unused, prepared.train_patients, replicates=asked.replicates, fewest=asked.min_patients)
+    if lacking and settings.data.train_patients and asked.test != "folder" and task_of(settings).trains_network:
+        yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
 
 
 def _note_on_gpus(settings: Settings) -> str:
