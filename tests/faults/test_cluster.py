@@ -55,8 +55,13 @@ def cluster_of(workers: int, **head: Any) -> Iterator[Cluster]:
     finally:
         with waited_for(*cluster.list_all_nodes()):  # type: ignore[no-untyped-call]
             cluster.shutdown()  # type: ignore[no-untyped-call]
-        del cluster
-        gc.collect()  # now, where warnings about them are ignored, not in the next test
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Here, where warnings about them are ignored, and not in the next test; a test itself still refers to its cluster."""
+    yield
+    gc.collect()
 
 
 @contextmanager

@@ -141,6 +141,6 @@ def test_a_gan_that_the_cache_has_lost_is_named_with_what_trains_it_again(copy_l
     shutil.rmtree(lab.path / "cache" / GAN_STAGE)
 
     with pytest.raises(
-        ArtifactError, match=r"the GAN of trial 0 is not in the cache(.|\n)*export the trial \(--trial 0\)"
+        ArtifactError, match=r"the GAN of trial 0 is not in the cache(.|\n)*export the trial \(--trial 0 --exact\)"
     ):
         sample_trial_generator(lab.study, 0, count=1, out=tmp_path / "images")

@@ -60,5 +60,6 @@ def sample_trial_generator(
                 return generator_sample(
                     Path(kept), count=count, out=out, class_name=class_name, on_progress=on_progress
                 )
-    fix = "wait until the search has trained it, or give the cache of the search (--cache)"
+    again = f"export the trial (--trial {trial} --exact) and train it again with `train`"
+    fix = f"wait until the search has trained it, give the cache of the search (--cache), or {again}"
     raise ArtifactError(Problem(f"the {settings.noun} of trial {trial} is not in the cache", cache, fix))
