@@ -19,6 +19,8 @@ from xraytune.confirm.judge import headroom_reached, judge_finalists, ratio_resp
 from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, read_verdict, write_verdict
 from xraytune.confirm.score import ArmScores, EvaluationSet
 from xraytune.confirm.secondary import secondary_outcomes
+from xraytune.present.tables import text_of
+from xraytune.present.verdict import verdict_section
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
 from xraytune.trial.task import TASKS
@@ -115,6 +117,17 @@ def test_the_verdict_follows_from_every_control(separation: dict[str, float], wo
     (finalist,) = found["finalists"]
     assert (found["verdict"], finalist["verdict"], finalist["because_of"]) == (word, word, because_of)
     assert [(one["control"], one["kind"]) for one in finalist["comparisons"]] == [*KINDS.items()]
+
+
+def test_a_control_over_which_a_gain_is_ruled_out_does_not_look_undecided() -> None:
+    first = helped().finalists[0]
+    controls = tuple(replace(one, verdict=("undecided",)) for one in first.comparisons)
+    finalist = replace(first, verdict="no_better", because_of=(controls[0].control,), comparisons=controls)
+
+    (table, *_) = verdict_section(replace(helped(), finalists=(finalist,))).tables
+
+    words = {row[0]: text_of(row[-1]) for row in table.rows}
+    assert words == {one.control: "undecided" for one in controls} | {controls[0].control: "no better"}
 
 
 def test_the_ratio_response_is_in_order_from_the_control_without_images_with_the_duplicates_that_were_trained() -> None:

@@ -136,6 +136,13 @@ def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
     assert run.summary["value"] == end.result.value
 
 
+def test_a_worker_whose_trial_is_never_stopped_reports_only_the_last_epoch_of_a_second(study: StudyFolder) -> None:
+    (end,) = steps(replace(job(study, 81), every_epoch=False), 1)
+
+    assert isinstance(end, TrialEnded)
+    assert epochs(study, 81) == [1, 2, 3]
+
+
 def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyFolder) -> None:
     trial = job(study, 75, source="gan", synthetic_ratio=0.5, gan=GAN | {"steps": 3})
     gans = study.path.parent.parent / "cache" / "gan-3"

@@ -184,12 +184,7 @@ def _is_intact(file: Path, expected: Mapping[str, Any]) -> bool:
     status = file.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_size != expected["bytes"]:
         return False
-    return bool(_sha256(file, status.st_size, status.st_mtime_ns) == expected["sha256"])
-
-
-@lru_cache(maxsize=4096)
-def _sha256(file: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001  a changed file is hashed again
-    return sha256_of(file)
+    return bool(sha256_of(file) == expected["sha256"])
 
 
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -292,8 +292,11 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\`\[\]|])", r"\\\1", html.escape(printable(text).replace("\n", r"\n"), quote=False))
 
 
-def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one row durably, after removing a torn last line; ArtifactError if `path` is a symbolic link or a pipe."""
+def append_jsonl(path: Path, row: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Append one row, after removing a torn last line; ArtifactError if `path` is a symbolic link or a pipe.
+
+    Without `durable`, a power loss may remove it.
+    """
     check_fences()
     require_no_link(path)
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -303,8 +306,10 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         with path.open("ab") as stream:
             stream.write(line)
             stream.flush()
-            os.fsync(stream.fileno())
-        sync(path.parent)  # the process that created the file may have been killed before this
+            if durable:
+                os.fsync(stream.fileno())
+        if durable:
+            sync(path.parent)  # the process that created the file may have been killed before this
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -383,8 +388,14 @@ def is_whole_zip(path: Path) -> bool:
 
 
 def sha256_of(path: Path, kind: FileKind | None = None) -> str:
-    """Return the hex SHA-256 of a file; with `kind`, call `require_file` first."""
+    """Return the hex SHA-256 of a file, read again only if it has changed; with `kind`, call `require_file` first."""
     if kind:
         require_file(path, kind)
+    status = path.stat()
+    return _sha256(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, *_: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -98,6 +98,10 @@ def headroom(
     if out is not None:
         draw_headroom(measured, out)
     console.show_result(measured, lambda result: console.show(*headroom_frame(result)), as_json=as_json)
+    if not as_json:
+        given = [("--data", data), ("--weights-dir", weights_dir), *(("--set", each) for each in overrides or ())]
+        options_text = "".join(f" {name} {quote(str(value))}" for name, value in given if value is not None)
+        console.write_command(f"xraytune search --space {quote(str(space))}{options_text}", "next: ")
 
 
 def study_json(view: StudyView) -> dict[str, Any]:

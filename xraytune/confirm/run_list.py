@@ -66,7 +66,7 @@ class RunList(TrialSource):
     ) -> None:
         self.folder, self.clock, self.retries = folder, StudyClock(), retries
         self._runs = {run.number: run for run in runs}
-        self._what, self._on_progress, self._asha = what, on_progress, asha
+        self._what, self._on_progress, self._asha, self.stops_trials = what, on_progress, asha, asha is not None
         self._shown = dict[int, int]()  # steps of generators that were reported last
         self._ended: dict[int, Status] = {
             number: row.status

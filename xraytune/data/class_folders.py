@@ -151,10 +151,8 @@ def _class_fix(*folders: Path) -> str:
     """Return how to give images their classes, perhaps by a table that is in one of these folders."""
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.name != PATIENTS_CSV]
     tables = [file.name for file in files if not {".csv", ".tsv", ".xlsx"}.isdisjoint(file.suffixes)]
-    table = (
-        f"describe {tables[0]} in a data file (docs/data.md, Label tables), if it has the labels; or " if tables else ""
-    )
-    return f"{table}{_CLASS_FOLDERS}"
+    table = tables[0] if tables else "a label table"
+    return f"{_CLASS_FOLDERS}, or describe {table} in a data file (docs/data.md, Label tables)"
 
 
 def folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:

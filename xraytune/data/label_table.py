@@ -112,7 +112,9 @@ def _members(root: Path, name: str, files: Collection[str], table: LabelTable) -
     except UnicodeDecodeError as error:
         raise DataError(Problem("not a list in UTF-8", path, "write one image per line")) from error
     except OSError as error:
-        near = nearest(name, [entry.name for entry in root.iterdir()], "it is relative to data.path")
+        near = nearest(
+            name, [entry.name for entry in root.iterdir()], "give a path relative to data.path, or delete side"
+        )
         what = f"the list of data.table.side cannot be read ({error.strerror})"
         raise DataError(Problem(what, path, near)) from error
     names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))

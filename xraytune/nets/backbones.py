@@ -67,8 +67,8 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
 
 
 def takes(name: str, side_px: int) -> bool:
-    """Return whether a backbone takes images of this side. All but those of other packages are tried without computing."""
-    device = "cpu" if BACKBONES.has(name) else "meta"
+    """Return whether a backbone takes images of this side. Those of torchvision and timm are tried without computing."""
+    device = "cpu" if BACKBONES.has(name) or name == "small_cnn" else "meta"
     network, _ = build_backbone(name) if device == "cpu" else _without_values(build_backbone, name)
     try:
         with torch.inference_mode():

@@ -12,7 +12,7 @@ from shlex import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.errors import XraytuneError, join_names
+from xraytune.base.errors import XraytuneError, counted, join_names
 from xraytune.confirm.record import RATIO_CAVEAT
 from xraytune.confirm.test_access import accesses
 from xraytune.data.sides import chance_warning
@@ -223,7 +223,7 @@ def _data(data: StudyData) -> Section:
         lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
         notes=[split, sealed, duplicates, *([sentence(warning)] if warning else [])],
         tables=[sides_table(data.view.sides)],
-        commands=[f"xraytune data inspect {quote(str(settings.path))}"],
+        commands=[] if settings.table else [f"xraytune data inspect {quote(str(settings.path))}"],
     )
 
 
@@ -243,7 +243,7 @@ def _cost(data: StudyData) -> Section | None:
     pruning = pruning_of(view)
     notes = [f"{pruning.summary}."] if pruning else []
     if generators:
-        notes.append(f"{users} trials shared {len(generators)} generators, each trained once.")
+        notes.append(f"{users} trials shared {counted(len(generators), 'generator')}, each trained once.")
     if gpu := sum(trial.gpu_seconds for trial in ended):
         notes.append(f"{gpu / 3600:.2f} GPU-hours.")
     return Section(

@@ -59,7 +59,8 @@ def _headroom(record: Confirmation) -> Iterator[str]:
 def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
     rows: list[Row] = []
     for comparison in finalist.comparisons:
-        words = comparison.verdict
+        is_ruled_out = finalist.verdict == "no_better" and comparison.control in finalist.because_of
+        words = ("no better",) if is_ruled_out and comparison.verdict == ("undecided",) else comparison.verdict
         chance = comparison.p_better_by_rope
         rows.append(
             (

@@ -48,12 +48,14 @@ class TrialSource(Protocol):
         clock: Measures the time of the trials.
         retries: How often a trial is retried without a new epoch in between.
         trains_generators_first: False if the trials themselves train generators.
+        stops_trials: Whether `should_continue` may return False, so that it must hear of every epoch.
     """
 
     folder: StudyFolder
     clock: StudyClock
     retries: int
     trains_generators_first: bool
+    stops_trials: bool
 
     def unfinished(self) -> Iterable[Trial]:
         """Return the trials to run first."""

@@ -126,13 +126,15 @@ class SlotFree(_Message):
 class Job:
     """The arguments of a worker: the folders, the trial, and the study's lock with its token.
 
-    `label` is the trial's name in the dashboard and in trackers, `gpu_share` the GPUs that it holds.
+    `label` is the trial's name in the dashboard and in trackers, `gpu_share` the GPUs that it holds. Without `every_epoch`,
+    only the last epoch of each second is reported.
     """
 
     study: str
     cache: str
     number: int
     only_generator: bool = False
+    every_epoch: bool = True
     label: str
     gpu_share: float
     lock: str

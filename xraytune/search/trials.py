@@ -32,7 +32,7 @@ class SearchTrials(TrialSource):
         self.clock = StudyClock(folder.path / "wall.json", journal.unfinished())
         self.retries = space.settings.resources.retries
         self._task = task_of(space.settings)
-        self.trains_generators_first = self._task.trains_network
+        self.trains_generators_first, self.stops_trials = self._task.trains_network, True
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._rows = journal.rows()

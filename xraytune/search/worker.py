@@ -15,7 +15,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import TypeAlias
 
 from xraytune.base.cores import repeated
 from xraytune.base.errors import ConfigError, MachineError, Problem, TrialError, XraytuneError, is_out_of_memory
@@ -75,7 +75,8 @@ class TrialWorker:
         self._claim = take_ownership(self._folder / _OWNER_FILE)
         self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
         self._open.enter_context(fenced(self._require_wanted))
-        self._guard = HangGuard(self._folder, experiment.settings.resources.hang_minutes * 60)
+        hang_seconds = experiment.settings.resources.hang_minutes * 60
+        self._guard = self._open.enter_context(closing(HangGuard(self._folder, hang_seconds)))
         with self._guard:
             restore_pixels(experiment.settings, prepared, cache, on_progress=self._on_progress)
         context = RunContext(
@@ -112,16 +113,22 @@ class TrialWorker:
             self._tracker.log_samples(grid)
 
     def step(self) -> messages.TrialMessage:
-        """Train one epoch, the first one after all preparation, and return the trial's message."""
-        message = next_message(self._epochs, self._folder)
+        """Train one epoch, the first one after all preparation, or those of a second; return the trial's last message."""
+        started, message = time.monotonic(), self._next()
+        while isinstance(message, messages.EpochEnded) and not self._job.every_epoch and time.monotonic() < started + 1:
+            message = self._next()
         match message:
-            case messages.EpochEnded(record=record) if self._tracker:
-                self._tracker.log(record)
             case messages.TrialEnded(result=result):
                 summary = asdict(result)
                 self._outcome = "complete", {name: summary[name] for name in _SUMMARY}
             case messages.TrialFailed():
                 self._outcome = "failed", {}
+        return message
+
+    def _next(self) -> messages.TrialMessage:
+        message = next_message(self._epochs, self._folder)
+        if isinstance(message, messages.EpochEnded) and self._tracker:
+            self._tracker.log(message.record)
         return message
 
     def close(self) -> None:
@@ -200,26 +207,27 @@ class HangGuard:
 
     def __init__(self, trial_dir: Path, seconds: float) -> None:
         self._path, self._seconds = trial_dir / HANG_FILE, seconds
-        self._file: TextIO | None = None
-        self._restarted = 0.0
+        with explain_disk_errors(self._path):
+            self._file = self._path.open("w", encoding="utf-8")
+        self._is_on, self._restarted = False, 0.0
 
     def alive(self) -> None:
         """Restart the timer, at most once a second; outside the block, do nothing."""
         now = time.monotonic()
-        if self._file and now - self._restarted > min(1.0, self._seconds / 10):
+        if self._is_on and now - self._restarted > min(1.0, self._seconds / 10):
             self._restarted = now
             faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
 
     def __enter__(self) -> HangGuard:
-        with explain_disk_errors(self._path):
-            self._file = self._path.open("w", encoding="utf-8")
-        self._restarted = 0.0
+        self._is_on, self._restarted = True, 0.0
         self.alive()
         return self
 
     def __exit__(self, *error: object) -> None:
         faulthandler.cancel_dump_traceback_later()
-        if self._file:
-            self._file.close()
-            self._file = None
+        self._is_on = False
+
+    def close(self) -> None:
+        """Remove the file of the traceback."""
+        self._file.close()
         self._path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from xraytune.base.errors import ArtifactError
-from xraytune.base.files import append_jsonl, read_jsonl, write_array, write_json, write_text
+from xraytune.base.files import append_jsonl, read_jsonl, sync, write_array, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import Prepared, RunContext
 from xraytune.nets.checkpoint import finished_epochs, load_best
@@ -111,10 +111,14 @@ def _logged(training: NetworkTraining, inputs: TrialInputs, log: Path) -> Iterat
     if logged > len(finished):  # the checkpoint was lost: these epochs are trained again, and may round differently
         write_text(log, "")
         logged = 0
-    for record in chain(finished, train_network(training, inputs.validate)):
-        if record.epoch > logged:
-            append_jsonl(log, {"version": 1, **asdict(record)})
-        yield record
+    try:
+        for record in chain(finished, train_network(training, inputs.validate)):
+            if record.epoch > logged:
+                append_jsonl(log, {"version": 1, **asdict(record)}, durable=False)  # the checkpoint has it, too
+            yield record
+    finally:
+        if log.exists():
+            sync(log)
 
 
 def training_of(

@@ -75,7 +75,7 @@ class Runner:
             KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished.
         """
         with _signals() as caught:
-            trials.run(RayWorkers(self, trials.folder, caught, reuse_processes=reuse_processes))
+            trials.run(RayWorkers(self, trials, caught, reuse_processes=reuse_processes))
 
     def ray(self, caught: list[int]) -> RayProcess:
         """Return Ray's process, which is started if there is none."""
@@ -106,15 +106,16 @@ class Runner:
 
 
 class RayWorkers:
-    """The `Workers` of one folder of trials.
+    """The `Workers` of a loop.
 
     `caught` has the signals that ask the search to end.
     """
 
     _ray: RayProcess
 
-    def __init__(self, runner: Runner, folder: StudyFolder, caught: list[int], *, reuse_processes: bool) -> None:
-        self._runner, self._folder, self._caught = runner, folder, caught
+    def __init__(self, runner: Runner, trials: TrialLoop, caught: list[int], *, reuse_processes: bool) -> None:
+        self._runner, self._folder, self._caught = runner, trials.folder, caught
+        folder, self._every_epoch = trials.folder, trials.source.stops_trials
         self._allocation = runner.allocation.with_threads_of(folder.compute())
         self.slots = 0
         self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
@@ -186,6 +187,7 @@ class RayWorkers:
             only_generator=suggestion.only_generator,
             label=name,
             gpu_share=room.gpus,
+            every_epoch=self._every_epoch,
             lock=str(runner.study.lock_path),
             token=runner.token,
         )
