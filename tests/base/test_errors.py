@@ -88,7 +88,7 @@ def test_record_converts_to_json(tmp_path: Path) -> None:
     assert read_json(tmp_path / "report.json") == content
     assert content == {
         "path": "a/b",
-        "compute": {"device": "cpu", "threads": 2, "precision": "float32", "generator_threads": 2},
+        "compute": {"device": "cpu", "threads": 2, "precision": "float32"},
         "intervals": {"auroc": [0.30000000000000004, 1.0]},
         "best": None,
     }

@@ -44,7 +44,7 @@ RUNNERS = {"docker", "ray", "time"}
 TINY = (
     *("backbone=small_cnn", "weights=none", "trainable=all", "batch_size=8", "data.image_size=32"),
     *("data.train_patients=12", "data.split.val_a=0.2", "data.split.val_b=0.2"),
-    *("resources.gpus_per_trial=0", "resources.cpus_per_trial=1", "resources.generator.cpus=1"),
+    *("resources.gpus_per_trial=0", "resources.cpus_per_trial=1"),
     *("budget.trials=4", "budget.max_epochs=2", "budget.steps_per_epoch=2", "scheduler.grace=1"),
     *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
     *("quality.backbone=null", "quality.allow_memorised=true"),

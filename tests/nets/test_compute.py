@@ -1,13 +1,10 @@
 """What trials compute on, and the resources of a space."""
 
 import pytest
-import torch
 
-from tests.in_process import one_thread
 from xraytune.base.errors import ConfigError
-from xraytune.base.records import Compute
-from xraytune.nets.compute import Share, allocation_of, generator_threads, gpu_count
-from xraytune.space.settings import Objective, Settings
+from xraytune.nets.compute import Share, allocation_of, gpu_count
+from xraytune.space.settings import GeneratorResources, Objective, Resources, Settings
 
 
 def settings(**resources: object) -> Settings:
@@ -17,14 +14,13 @@ def settings(**resources: object) -> Settings:
 @pytest.mark.parametrize(
     ("resources", "has_gpu", "trial", "generator"),
     [
-        ({}, False, (1, 0.0), (2, 0.0)),
+        ({}, False, (1, 0.0), (1, 0.0)),
         ({}, True, (1, 1.0), (1, 1.0)),
         ({"cpus_per_trial": 4}, False, (4, 0.0), (4, 0.0)),
-        ({"generator": {"cpus": 1}}, False, (1, 0.0), (1, 0.0)),
         ({"gpus_per_trial": 0.3, "generator": {"gpus": 1.2}}, True, (1, 0.3333), (1, 2.0)),
     ],
 )
-def test_a_generator_has_resources_of_its_own(
+def test_a_generator_has_the_cores_of_a_trial_and_gpus_of_its_own(
     resources: dict[str, object],
     has_gpu: bool,
     trial: tuple[int, float],
@@ -40,9 +36,10 @@ def test_a_generator_has_resources_of_its_own(
 def test_in_a_search_for_a_generator_a_trial_has_the_resources_of_its_training() -> None:
     """So the cache has the generator for the mixes that use it."""
     of_generator = settings().model_copy(update={"objective": Objective(metric="gan_kid")})
-    allocation = allocation_of(of_generator, has_gpu=False)
+    resources = Resources(gpus_per_trial=0.25, generator=GeneratorResources(gpus=1))
+    allocation = allocation_of(of_generator.model_copy(update={"resources": resources}), has_gpu=True)
 
-    assert allocation.generator == allocation.trial == Share(cpus=2, gpus=0.0)
+    assert allocation.generator == allocation.trial == Share(cpus=1, gpus=1.0)
 
 
 def test_a_generator_without_a_gpu_beside_trials_with_one_is_refused() -> None:
@@ -56,10 +53,3 @@ def test_each_mig_slice_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1,MIG-2")
 
     assert gpu_count() == 2
-
-
-def test_generators_have_threads_of_their_own() -> None:
-    with one_thread():
-        with generator_threads(Compute(device="cpu", threads=1, precision="float32", generator_threads=2)):
-            assert torch.get_num_threads() == 2
-        assert torch.get_num_threads() == 1

@@ -70,17 +70,12 @@ class Compute:
     Attributes:
         device: "cpu" or "cuda" (the first visible GPU).
         threads: CPU threads of the process.
-        generator_threads: CPU threads while it trains a generator or draws its images; default: `threads`.
         precision: Precision of matrix products under autocast; losses, metrics and averages are at least float32.
     """
 
     device: str
     threads: int
     precision: Literal["float32", "bfloat16"]
-    generator_threads: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "generator_threads", self.generator_threads or self.threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -182,7 +182,4 @@ def train_replicates(study: OpenStudy, plan: Plan) -> None:
         )
         for place, (number, arm) in enumerate(pairs)
     ]
-    # Generators of several replicates are trained faster side by side, on one core each, than one by one on more cores.
-    compute = replace(study.compute, generator_threads=study.compute.threads)
-    complete_folder(study.runs_folder, study.prepared, lambda: {**study.machine(), "compute": {**asdict(compute)}})
     train_runs(study, study.runs_folder, runs, "replicates")

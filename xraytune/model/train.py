@@ -359,7 +359,7 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     if settings.exported_from is not None and settings.exported_from.is_exact:
         return compute
-    return replace(compute, threads=cpu_count(), generator_threads=cpu_count())
+    return replace(compute, threads=cpu_count())
 
 
 @contextmanager

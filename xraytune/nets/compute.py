@@ -21,8 +21,6 @@ from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.space.settings import Settings
 
-_GENERATOR_CPUS = 2
-"""Trials wait for a generator, so it gets more than one core; on two it takes .6 to .7 of the time."""
 _RAY_UNITS = 10_000
 """Ray counts ten thousandths of a GPU."""
 
@@ -32,7 +30,7 @@ def gpu_count() -> int:
     return mig_slices() or torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def choose_compute(*, gpus: float, threads: int, generator_threads: int = 0) -> Compute:
+def choose_compute(*, gpus: float, threads: int) -> Compute:
     """Choose the device and precision of a process with this many GPUs and threads.
 
     Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and later), else float32. `gpus`
@@ -51,7 +49,6 @@ def choose_compute(*, gpus: float, threads: int, generator_threads: int = 0) -> 
         device="cuda" if gpus else "cpu",
         threads=threads,
         precision="bfloat16" if has_bfloat16 else "float32",
-        generator_threads=generator_threads,
     )
 
 
@@ -72,13 +69,9 @@ class Allocation:
     """For the training of a trial's generator, before the rest of the trial."""
     concurrent: int | None = None
 
-    def with_threads_of(self, compute: Compute) -> Allocation:
-        """Return the resources with as many cores for generators as the threads that a study has fixed for them."""
-        return replace(self, generator=replace(self.generator, cpus=compute.generator_threads))
-
     def compute(self) -> Compute:
         """Return what trials compute on, on this machine; MachineError if torch sees fewer GPUs."""
-        return choose_compute(gpus=self.trial.gpus, threads=self.trial.cpus, generator_threads=self.generator.cpus)
+        return choose_compute(gpus=self.trial.gpus, threads=self.trial.cpus)
 
 
 def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
@@ -89,8 +82,7 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     chosen, wanted = settings.resources, settings.resources.generator
     gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else whole_part(chosen.gpus_per_trial)
     trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
-    cpus = max(trial.cpus, 1 if gpus else _GENERATOR_CPUS) if wanted.cpus == "auto" else wanted.cpus
-    generator = Share(cpus=cpus, gpus=gpus if wanted.gpus == "auto" else whole_part(wanted.gpus))
+    generator = replace(trial, gpus=gpus if wanted.gpus == "auto" else whole_part(wanted.gpus))
     if bool(gpus) != bool(generator.gpus):
         what = f"trials use {gpus:g} GPUs, but training their generators uses {generator.gpus:g}"
         raise ConfigError(Problem(what, "resources.generator.gpus", "use GPUs for both or for neither"))
@@ -143,17 +135,6 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     if compute.device == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.cuda.set_per_process_memory_fraction(min(gpu_share, 1.0))
-
-
-@contextmanager
-def generator_threads(compute: Compute) -> Iterator[None]:
-    """Use the CPU threads for generators; afterwards, those that were set before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(compute.generator_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

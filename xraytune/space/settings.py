@@ -521,12 +521,10 @@ class SamplerSettings(StrictModel):
 
 
 class GeneratorResources(StrictModel):
-    """Resources of a trial while its generator is trained, before the rest of the trial."""
+    """GPUs of a trial while its generator is trained, before the rest of the trial."""
 
     gpus: Literal["auto"] | NonNegative = "auto"
     """auto: `gpus_per_trial`."""
-    cpus: Literal["auto"] | Count = "auto"
-    """auto: `cpus_per_trial`, and at least 2 without a GPU."""
 
 
 class Resources(StrictModel):

@@ -18,7 +18,7 @@ from torch import Tensor
 from xraytune.base.errors import Problem, TrialError, counted
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
-from xraytune.nets.compute import autocast, generator_threads
+from xraytune.nets.compute import autocast
 from xraytune.space.settings import GeneratorSettings
 from xraytune.synth.contract import ImageGenerator
 
@@ -105,12 +105,11 @@ def draw_block(
         TrialError: In the first round, too few masks are plausible.
     """
     kept: list[Images] = []
-    with generator_threads(compute):
-        while sum(len(images.pixels) for images in kept) < BLOCK:
-            images = sample_block(generator, label, block, seed=seed, compute=compute, round_number=len(kept))
-            if typical is not None:
-                images = _plausible(images, typical, generator.settings, is_first=not kept)
-            kept.append(images)
+    while sum(len(images.pixels) for images in kept) < BLOCK:
+        images = sample_block(generator, label, block, seed=seed, compute=compute, round_number=len(kept))
+        if typical is not None:
+            images = _plausible(images, typical, generator.settings, is_first=not kept)
+        kept.append(images)
     pixels = np.concatenate([images.pixels for images in kept])[:BLOCK]
     masks = [images.masks for images in kept if images.masks is not None]
     return Images(pixels, np.concatenate(masks)[:BLOCK] if masks else None)

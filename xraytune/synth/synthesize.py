@@ -16,7 +16,6 @@ from xraytune.base.artifacts import artifact_path, artifacts_of, build_once, fin
 from xraytune.base.files import require_own_file, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
-from xraytune.nets.compute import generator_threads
 from xraytune.space.settings import PACKAGES, GeneratorSettings
 from xraytune.space.space import missing_packages
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, KINDS, checkpoint_generator, checkpoint_step, save_generator
@@ -47,7 +46,7 @@ def generator_inputs(
         "pixels_sha256": prepared.pixels_sha256,
         "image_size_px": prepared.image_size_px,
         "class_names": list(prepared.class_names),
-        "compute": [compute.device, compute.generator_threads, compute.precision],
+        "compute": [compute.device, compute.threads, compute.precision],
         "releases": (releases("torch") if torch is None else {"torch": torch}) | releases(*extra),
     }
 
@@ -100,18 +99,17 @@ def trained_generator(settings: GeneratorSettings, label: int | None, context: R
             on_progress(what, 0, settings.steps)  # the pace is known sooner
         checkpoint, step = folder / CHECKPOINT_NAME, 0
         while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
-            with generator_threads(compute):
-                for progress in train_generator(
-                    settings,
-                    train.read(chosen),
-                    labels,
-                    class_count,
-                    masks=masks,
-                    compute=compute,
-                    checkpoint_dir=work,
-                    grid_dir=work / "grids",
-                ):
-                    on_progress(what, progress.step, settings.steps)
+            for progress in train_generator(
+                settings,
+                train.read(chosen),
+                labels,
+                class_count,
+                masks=masks,
+                compute=compute,
+                checkpoint_dir=work,
+                grid_dir=work / "grids",
+            ):
+                on_progress(what, progress.step, settings.steps)
             copy_file(work / CHECKPOINT_NAME, checkpoint)
             step = checkpoint_step(checkpoint)
         save_generator(checkpoint_generator(checkpoint), folder / "generator.safetensors")

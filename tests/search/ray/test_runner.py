@@ -326,7 +326,7 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
 
     study = StudyFolder(tmp_path / "studies" / "small")
     assert (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0] == "{'CPU': 2.0, 'GPU': 1.0}"
-    assert study.compute() == Compute(device="cuda", threads=2, precision="bfloat16", generator_threads=2)
+    assert study.compute() == Compute(device="cuda", threads=2, precision="bfloat16")
     assert read_json(study.path / "environment.json")["system"] == "of the node"
 
 

@@ -116,7 +116,7 @@ class RayWorkers:
     def __init__(self, runner: Runner, trials: TrialLoop, caught: list[int], *, reuse_processes: bool) -> None:
         self._runner, self._folder, self._caught = runner, trials.folder, caught
         folder, self._every_epoch = trials.folder, trials.source.stops_trials
-        self._allocation = runner.allocation.with_threads_of(folder.compute())
+        self._allocation = runner.allocation
         self.slots = 0
         self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
         self._order = messages.RunTrials(
@@ -229,7 +229,6 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
     if isinstance(reply, messages.NodeProblem):
         raise MachineError(Problem(reply.what, reply.where, reply.fix))
     environment = reply.environment
-    environment["compute"]["generator_threads"] = allocation.generator.cpus
     if (theirs := numeric_releases(environment["packages"])) != (ours := numeric_releases()):
         what = f"the cluster has {format_versions(theirs)}, but this machine has {format_versions(ours)}"
         raise MachineError(Problem(what, address, "install the same versions on all machines"))
