@@ -44,6 +44,7 @@ _LONGER_STEPS = 8000
 _SEEDS = int(os.environ.get("SEEDS", "3"))
 _TUTORIAL = (
     *("gan.architecture=dcgan", "gan.z_dim=100", "gan.loss=bce", "gan.lr_g=2e-4", "gan.lr_d=2e-4"),
+    *("gan.beta1=0.5", "gan.beta2=0.999"),
     *("gan.spectral_norm=false", "gan.diffaugment=false", "gan.ema_half_life_images=null"),
 )
 _GANS = {

@@ -27,6 +27,8 @@ GAN = GanSettings(
     z_dim=100,
     lr_g=2e-4,
     lr_d=2e-4,
+    beta1=0.5,
+    beta2=0.999,
     loss="bce",
     spectral_norm=False,
     diffaugment=False,
@@ -92,8 +94,8 @@ def train_gan(config: dict[str, Any]) -> Generator:
     images = ImageFolder(str(Path(config["data"]) / "train"), transforms.Compose(shown))
     batches = forever(DataLoader(images, batch_size=GAN.batch_size, shuffle=True, drop_last=True))
     generator, discriminator = Generator(settings, len(images.classes)), Discriminator(settings, len(images.classes))
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=GAN.lr_g, betas=(GAN.beta1, 0.999))
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=GAN.lr_d, betas=(GAN.beta1, 0.999))
+    optimizer_g = torch.optim.Adam(generator.parameters(), lr=GAN.lr_g, betas=(GAN.beta1, GAN.beta2))
+    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=GAN.lr_d, betas=(GAN.beta1, GAN.beta2))
     criterion = nn.BCEWithLogitsLoss()
     ones, zeros = torch.ones(GAN.batch_size), torch.zeros(GAN.batch_size)
     for _ in range(int(config["gan_steps"])):

@@ -168,7 +168,18 @@ def _run(command: list[str]) -> float:
 
 def _write_space(folder: Path, search: _Search) -> Path:
     """Write a space with all trials in `points_to_evaluate`."""
-    names = {"architecture", "batch_size", "z_dim", "lr_g", "lr_d", "loss", "spectral_norm", "diffaugment"}
+    names = {
+        "architecture",
+        "batch_size",
+        "z_dim",
+        "lr_g",
+        "lr_d",
+        "beta1",
+        "beta2",
+        "loss",
+        "spectral_norm",
+        "diffaugment",
+    }
     gan = GAN.model_dump(include={*names, "ema_half_life_images"}) | search.gan
     grid = search.grid
     space = {

@@ -222,10 +222,11 @@ class GanSettings(StrictModel):
     """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
     """Feature maps of the generator's last and of the discriminator's first layer."""
-    lr_g: GeneratorRate = 3e-4
+    lr_g: GeneratorRate = 6e-4
     lr_d: GeneratorRate = 1e-3
     """Suits spectral norm; without it, use 2e-4 for both networks."""
-    beta1: Annotated[float, Field(ge=0, lt=1), Usual(0, 0.95)] = 0.5
+    beta1: Annotated[float, Field(ge=0, lt=1), Usual(0, 0.95)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1), Usual(0.9, 0.999)] = 0.99
     loss: Literal["bce", "non_saturating", "hinge"] = "hinge"
     spectral_norm: bool = True
     diffaugment: bool = True

@@ -171,7 +171,7 @@ def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels:
     for network in (generator, discriminator):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # A CUDA graph needs the optimizer's step count on the GPU.
-    adam = partial(Adam, betas=(settings.beta1, 0.999), fused=True, capturable=compute.device == "cuda")
+    adam = partial(Adam, betas=(settings.beta1, settings.beta2), fused=True, capturable=compute.device == "cuda")
     return GanTraining(
         settings=settings,
         generator=generator,
