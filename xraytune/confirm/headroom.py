@@ -42,8 +42,6 @@ from xraytune.trial.training_set import TrainingSet
 _MOST_DRAWS, _FEWEST_DRAWS = 5, 3
 _LADDER = (0.5, 1.0, 2.0)
 """Numbers of patients, as multiples of the space's own."""
-_SIMILAR = 0.8
-"""Of two numbers of patients with at least this ratio, the smaller one is enough."""
 _FEWEST_PATIENTS = 16
 _TEST_SHARE = 0.25
 """At least this share of the training patients is held out for scoring."""
@@ -233,11 +231,8 @@ def designs(patient_count: int, wanted: int, ratio: float) -> Iterator[tuple[int
     """Yield each number of patients, and how many disjoint draws of it leave enough patients to score on."""
     available = int((1 - _TEST_SHARE) * patient_count)
     largest = int(available // _FEWEST_DRAWS / (1 + _SPARE * ratio))
-    closest = min(largest, max(wanted, _FEWEST_PATIENTS))
-    rungs = [round(factor * wanted) for factor in _LADDER]
-    if not any(_SIMILAR * closest < rung <= closest for rung in rungs if rung >= _FEWEST_PATIENTS):
-        rungs.append(closest)
-    for count in sorted(rung for rung in rungs if _FEWEST_PATIENTS <= rung <= largest):
+    rungs = [count for factor in _LADDER if _FEWEST_PATIENTS <= (count := round(factor * wanted)) <= largest]
+    for count in rungs or ([largest] if largest >= _FEWEST_PATIENTS else []):
         yield count, min(_MOST_DRAWS, available // _pool_size(count, ratio))
 
 

@@ -116,7 +116,6 @@ class RayWorkers:
     def __init__(self, runner: Runner, trials: TrialLoop, caught: list[int], *, reuse_processes: bool) -> None:
         self._runner, self._folder, self._caught = runner, trials.folder, caught
         folder, self._every_epoch = trials.folder, trials.source.stops_trials
-        self._allocation = runner.allocation
         self.slots = 0
         self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
         self._order = messages.RunTrials(
@@ -159,7 +158,7 @@ class RayWorkers:
     def _has_room(self, nodes: Sequence[messages.Node]) -> bool:
         """Update the slots; False if all nodes that can run a trial have left, in which case others may join."""
         try:
-            self.slots = count_slots(self._allocation, nodes)
+            self.slots = count_slots(self._runner.allocation, nodes)
         except MachineError as error:
             if not self._waits_for_nodes:
                 self._runner.callbacks.note(f"waiting for a machine to join: {error.problems[0].what}")
@@ -174,7 +173,7 @@ class RayWorkers:
 
     def _held(self, suggestion: TrialSuggestion) -> Held:
         only_generator, times = suggestion.only_generator, suggestion.share
-        return held(self._allocation, self._nodes, only_generator=only_generator, times=times)
+        return held(self._runner.allocation, self._nodes, only_generator=only_generator, times=times)
 
     def start(self, suggestion: TrialSuggestion, label: str) -> float:
         """Start a trial in free slots; return the GPUs that it holds."""
