@@ -5,7 +5,7 @@ The records load neither torch nor Ray, so that `report` and `export` can read t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -192,6 +192,11 @@ class FinalistVerdict:
     because_of: tuple[str, ...]
     comparisons: tuple[ControlVerdict, ...]
 
+    def words(self, comparison: ControlVerdict) -> tuple[str, ...]:
+        """Return what to show: all words that hold, or `no better` if at least an improvement is ruled out."""
+        is_ruled_out = self.verdict == "no_better" and comparison.control in self.because_of
+        return ("no better",) if is_ruled_out and comparison.verdict == ("undecided",) else comparison.verdict
+
     @property
     def has_outlier(self) -> bool:
         """Whether the replicates' scores are clearly not normal, as when a GAN collapses occasionally.
@@ -294,7 +299,7 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     if confirmation.exploratory:
         prefix = "Exploratory, not a confirmation: "
         why = f" It is exploratory because {' and '.join(confirmation.exploratory)}."
-    comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
+    comparisons = " ".join(_comparison_text(result, metric, first.words(result)) for result in first.comparisons)
     quality = "".join(f" {quality.sentence}" for quality in confirmation.generators[:1])
     return (
         f"{prefix}{verdict} On {test.images} images of {test.patients} {_TESTED[test.kind]}, its mean {metric} over "
@@ -327,11 +332,10 @@ def _headroom_text(finalist: FinalistVerdict, metric: str) -> str:
     return f"{gain}." if reached.share is None else f"{gain}; the synthetic images reached {reached.share:.0%} of that."
 
 
-def _comparison_text(result: ControlVerdict, metric: str) -> str:
-    words = " and ".join(result.verdict)
+def _comparison_text(result: ControlVerdict, metric: str, words: Sequence[str]) -> str:
     return (
         f"The difference from {result.control} ({metric} {result.control_score:.3f}) was "
-        f"{result.difference:+.4f} (95 % CI {result.low:+.4f} to {result.high:+.4f}): {words}."
+        f"{result.difference:+.4f} (95 % CI {result.low:+.4f} to {result.high:+.4f}): {' and '.join(words)}."
     )
 
 

@@ -18,7 +18,6 @@ from xraytune.study.figures import Figure
 from xraytune.study.status import StudyView, TrialView
 
 Trace = dict[str, Any]
-_SYMBOLS = {"better": "triangle-right", "equivalent": "circle", "worse": "triangle-left", "undecided": "diamond"}
 _SOURCE_COLOURS = {
     "none": "#8c8c8c",
     "duplicate": "#e69f00",
@@ -28,7 +27,13 @@ _SOURCE_COLOURS = {
 }
 """The colour of each source of extra images."""
 _OTHER_COLOUR = "#56b4e9"
-_VERDICT_COLOURS = {"better": "#009e73", "equivalent": "#2288cc", "worse": "#d55e00", "undecided": "#8c8c8c"}
+_MARKERS = {
+    "better": {"symbol": "triangle-right", "color": "#009e73"},
+    "equivalent": {"symbol": "circle", "color": "#2288cc"},
+    "worse": {"symbol": "triangle-left", "color": "#d55e00"},
+    "no better": {"symbol": "square", "color": "#7a5fb5"},
+    "undecided": {"symbol": "diamond", "color": "#8c8c8c"},
+}
 _COLOUR = _SOURCE_COLOURS["gan"]
 """Of what does not depend on the source of extra images."""
 _GREY = "#8c8c8c"
@@ -69,11 +74,11 @@ def differences(finalist: FinalistVerdict, metric: str, rope: float) -> Chart:
             "%{y}<br>%{x:+.4f} (%{text})",
             name=word,
             error_x=_intervals(rows, "difference", width=5),
-            marker={"color": _VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
+            marker={"size": 11, **marker},
             text=[f"{row.low:+.4f} to {row.high:+.4f}" for row in rows],
         )
-        for word, symbol in _SYMBOLS.items()
-        if (rows := [comparison for comparison in comparisons if comparison.verdict[0] == word])
+        for word, marker in _MARKERS.items()
+        if (rows := [comparison for comparison in comparisons if finalist.words(comparison)[0] == word])
     ]
     above = {"xref": "paper", "x": 0, "xanchor": "left", "yshift": 19, "showarrow": False, "font": {"size": 13}}
     rope_name = {"yref": "paper", "x": 0, "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}

@@ -59,8 +59,7 @@ def _headroom(record: Confirmation) -> Iterator[str]:
 def _comparisons(finalist: FinalistVerdict, metric: str) -> Table:
     rows: list[Row] = []
     for comparison in finalist.comparisons:
-        is_ruled_out = finalist.verdict == "no_better" and comparison.control in finalist.because_of
-        words = ("no better",) if is_ruled_out and comparison.verdict == ("undecided",) else comparison.verdict
+        words = finalist.words(comparison)
         chance = comparison.p_better_by_rope
         rows.append(
             (

@@ -15,7 +15,7 @@ from xraytune.base.records import Compute
 from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.data.sides import chance_warning, side_sizes, too_few_tested, too_few_unused
-from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device, whole_part
+from xraytune.nets.compute import Allocation, allocation_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Node
@@ -196,7 +196,7 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
     sizes, settings = side_sizes(prepared), space.settings
     yield from map(str, sizes)
-    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space), _note_on_gpus(settings)))
+    yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
     points, trials = len(space.points()), settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:
         yield f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are evaluated, in order"
@@ -207,14 +207,6 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     lacking = too_few_unused(unused, prepared.train_patients, replicates=asked.replicates, fewest=asked.min_patients)
     if lacking and settings.data.train_patients and asked.test != "folder" and task_of(settings).trains_network:
         yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
-
-
-def _note_on_gpus(settings: Settings) -> str:
-    """Return a note if a trial gets more of a GPU than `gpus_per_trial`."""
-    wanted = settings.resources.gpus_per_trial
-    if wanted == "auto" or (share := whole_part(wanted)) == wanted:
-        return ""
-    return f"resources.gpus_per_trial: {wanted:g} is rounded up to {share:g}"
 
 
 def _note_on_asha(space: Space) -> str:
