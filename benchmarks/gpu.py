@@ -29,7 +29,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.captured import replayed
 from xraytune.nets.compute import choose_compute, gpu_count, pin
-from xraytune.nets.optimizer import Optimizer
+from xraytune.nets.optimizer import optimizer_of
 from xraytune.nets.train import train_step
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.trial.inputs import TrialInputs
@@ -93,7 +93,7 @@ def _steps(root: Path) -> Iterator[Figure]:
     for how in ("eager", "replayed"):
         inputs = TrialInputs(experiment, context)
         training = training_of(experiment, context, inputs, root / how)
-        step = partial(train_step, training, Optimizer(experiment.parameters, inputs.trained.train()))
+        step = partial(train_step, training, optimizer_of(experiment.parameters, inputs.trained.train()))
         update = step if how == "eager" else replayed(step, compute)
         loss = torch.zeros((), device=compute.device)
         started = time.perf_counter()

@@ -23,7 +23,7 @@ from xraytune.model.bundle_record import TrainedOn
 from xraytune.model.final import FinalTraining
 from xraytune.nets.checkpoint import save_best, save_checkpoint
 from xraytune.nets.classifier import Classifier, build_classifier
-from xraytune.nets.optimizer import Optimizer
+from xraytune.nets.optimizer import Optimizer, optimizer_of
 from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder
@@ -77,9 +77,9 @@ def network() -> Classifier:
     return build_classifier(SMALL, 2, weights=None, seed=0)
 
 
-def optimizer_of(classifier: Classifier) -> Optimizer:
+def used_optimizer(classifier: Classifier) -> Optimizer:
     """With state, as after a step."""
-    optimizer = Optimizer(SMALL, classifier)
+    optimizer = optimizer_of(SMALL, classifier)
     sum(parameter.sum() for parameter in classifier.parameters()).backward()  # type: ignore[union-attr]
     optimizer.step()
     return optimizer
@@ -88,7 +88,7 @@ def optimizer_of(classifier: Classifier) -> Optimizer:
 def make_checkpoints(folder: Path) -> None:
     """`checkpoint.pt` and `best.safetensors` of a classifier."""
     classifier = network()
-    save_checkpoint(folder, classifier, optimizer_of(classifier), [EPOCH])
+    save_checkpoint(folder, classifier, used_optimizer(classifier), [EPOCH])
     save_best(folder, classifier.state_dict())
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.faults.fuzzing import NAMES, damaged_bytes, damaged_json, only_our_errors, read_damaged
-from tests.faults.specimens import TINY_GAN, make_bundle, make_checkpoints, make_gan, network, optimizer_of, seal
+from tests.faults.specimens import TINY_GAN, make_bundle, make_checkpoints, make_gan, network, seal, used_optimizer
 from tests.in_process import CPU, one_thread
 from xraytune.base.tensors import read_weights
 from xraytune.model.load import open_bundle
@@ -33,7 +33,7 @@ def _one_thread() -> Iterator[None]:
 
 def resume_classifier(file: Path) -> None:
     classifier = network()
-    resume(file.parent, classifier, optimizer_of(classifier))
+    resume(file.parent, classifier, used_optimizer(classifier))
 
 
 def resume_generator(file: Path) -> None:

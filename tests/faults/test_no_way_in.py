@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.data.test_formats import png
 from tests.faults.fuzzing import little_memory, only_our_errors
-from tests.faults.specimens import make_bundle, make_study, network, optimizer_of, seal
+from tests.faults.specimens import make_bundle, make_study, network, seal, used_optimizer
 from tests.in_process import CPU, one_thread, search_in_process
 from tests.study.studies import two_images, write_space
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, XraytuneError
@@ -117,7 +117,7 @@ FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
     "model/model.safetensors": open_in_a_bundle,
     "generator.safetensors": load_generator,
     "best.safetensors": lambda file: load_best(file.parent, torch.nn.Linear(2, 2)),
-    "checkpoint.pt": lambda file: resume(file.parent, network(), optimizer_of(network())),
+    "checkpoint.pt": lambda file: resume(file.parent, network(), used_optimizer(network())),
     "gan/checkpoint.pt": checkpoint_generator,
     "plan.json": lambda file: read_plan(file.parent),
     "trials/0000/val_b.npy": lambda file: StudyFolder(file.parents[2]).results(0, "val_b", (3, 2)),

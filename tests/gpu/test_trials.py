@@ -23,7 +23,7 @@ from xraytune.base.records import Compute, EpochRecord
 from xraytune.nets.captured import Step, replayed
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
-from xraytune.nets.optimizer import Optimizer
+from xraytune.nets.optimizer import optimizer_of
 from xraytune.nets.train import predict_logits, train_step
 from xraytune.search.messages import TrialFailed
 from xraytune.search.worker import next_message
@@ -150,7 +150,7 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
         if waits:
             inputs.trained = nn.Sequential(inputs.trained, nn.Dropout(0.3), Waits(2, 2)).to("cuda")
         training = training_of(experiment, context, inputs, tmp_path)
-        optimizer = Optimizer(experiment.parameters, inputs.trained)
+        optimizer = optimizer_of(experiment.parameters, inputs.trained)
         step: Step = partial(train_step, training, optimizer)
         step = replayed(step, gpu) if how == "replayed" else step
         for number, draws in enumerate(inputs.draws(range(8))):

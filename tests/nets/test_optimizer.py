@@ -24,7 +24,7 @@ def small_network() -> nn.Module:
 
 
 def ours(name: Name, network: nn.Module) -> Optimizer:
-    return Optimizer(Parameters(optimizer=name, lr=0.05, weight_decay=0.01), network)
+    return Optimizer(name, network, lr=0.05, weight_decay=0.01)
 
 
 def torchs(name: Name, network: nn.Module) -> Any:

@@ -45,7 +45,7 @@ def test_the_least_recently_used_artifacts_are_removed_until_the_cache_is_small_
 
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_what_was_used_or_written_in_the_last_hour_stays(tmp_path: Path, is_finished: bool) -> None:
-    work = tmp_path / "gan-3.work" / ("0" * 32)
+    work = tmp_path / "gan-4.work" / ("0" * 32)
     if is_finished:
         path, old = artifact(tmp_path, 1, hours_old=0.5), artifact(tmp_path, 2)
     else:

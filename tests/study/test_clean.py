@@ -160,7 +160,7 @@ def dead_process() -> int:
 STUDY_PLACES = ("studies", "studies/small/trials/0000/checkpoint", "studies/small/confirm/trials")
 
 
-@pytest.mark.parametrize("place", [*STUDY_PLACES, "cache/gan-3"])
+@pytest.mark.parametrize("place", [*STUDY_PLACES, "cache/gan-4"])
 def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: str) -> None:
     (root / place).mkdir(parents=True, exist_ok=True)
     left = root / place / f".small.{dead_process()}-0123abcd.tmp"
@@ -185,7 +185,7 @@ def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: str) -
     assert mine.is_file(), "not a name that xraytune gives"
 
 
-@pytest.mark.parametrize("place", ["linked", "gan-3", "gan-3.work", f"pool-1/{'0' * 32}", f"gan-3.work/{'0' * 32}"])
+@pytest.mark.parametrize("place", ["linked", "gan-4", "gan-4.work", f"pool-1/{'0' * 32}", f"gan-4.work/{'0' * 32}"])
 def test_links_in_a_cache_are_neither_followed_nor_removed(root: Path, tmp_path: Path, place: str) -> None:
     elsewhere = tmp_path / "elsewhere"
     kept = elsewhere / ("f" * 32)

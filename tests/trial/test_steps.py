@@ -22,7 +22,7 @@ from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.captured import Draws
-from xraytune.nets.optimizer import Optimizer
+from xraytune.nets.optimizer import optimizer_of
 from xraytune.nets.train import train_step
 from xraytune.space.settings import DiffusionSettings, Experiment, GeneratorSettings, Parameters, Settings
 from xraytune.synth.checkpoint import new_training
@@ -95,7 +95,7 @@ def assert_trial_is_replayable(
 ) -> None:
     inputs = TrialInputs(experiment, context)
     training = training_of(experiment, context, inputs, folder)
-    optimizer = Optimizer(experiment.parameters, inputs.trained)
+    optimizer = optimizer_of(experiment.parameters, inputs.trained)
     draws = inputs.draws(range(training.steps_per_epoch))
     assert_replayable(lambda: next(draws), lambda drawn: train_step(training, optimizer, drawn), monkeypatch)
 

@@ -58,7 +58,7 @@ def releases(*packages: str) -> dict[str, str]:
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
-    """Return 32 hex digits of SHA-256 over the stage's name and version ("gan-3") and its inputs, as sorted JSON."""
+    """Return 32 hex digits of SHA-256 over the stage's name and version ("gan-4") and its inputs, as sorted JSON."""
     text = json.dumps({"stage": stage, "inputs": inputs}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -7,9 +7,12 @@ over its three, so that a grey image has the same features as its copy on three 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -47,11 +50,9 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
     if name == "small_cnn":
         network, feature_count = _small_cnn(), _SMALL_CNN_WIDTHS[-1]
     elif is_of_torchvision(name):
-        from torchvision.models import get_model  # takes seconds to import
-
         # Without `init_weights` these two print a warning.
         options = {"aux_logits": False, "init_weights": True} if name in _INCEPTIONS else {}
-        network = get_model(name, weights=None, **options)
+        network = torchvision_models().get_model(name, weights=None, **options)
         feature_count = _remove_head(network)
     elif BACKBONES.has(name):
         network = BACKBONES.load(name)()
@@ -64,6 +65,23 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
     if input_channels == 1:
         to_one_channel(network, name)
     return network, feature_count
+
+
+def torchvision_models() -> Any:
+    """Return `torchvision.models`, imported without torch's compiler, which would take longer than all the rest.
+
+    torchvision imports it only to ask, in a layer of detectors, whether it supports a device.
+    """
+    compiler = "torch._dynamo.utils"
+    if compiler in sys.modules:
+        return import_module("torchvision.models")
+    stand_in: Any = ModuleType(compiler)
+    stand_in.is_compile_supported = lambda device: import_module(compiler).is_compile_supported(device)
+    sys.modules[compiler] = stand_in
+    try:
+        return import_module("torchvision.models")
+    finally:
+        del sys.modules[compiler]
 
 
 def takes(name: str, side_px: int) -> bool:
@@ -90,9 +108,7 @@ def pixel_constants(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         given = timm_config(name)
         mean, std = given["mean"], given["std"]
     elif is_of_torchvision(name) and name not in _INCEPTIONS:
-        from torchvision.models import get_model_weights  # takes seconds to import
-
-        given = get_model_weights(name).DEFAULT.transforms()
+        given = torchvision_models().get_model_weights(name).DEFAULT.transforms()
         mean, std = given.mean, given.std
     else:
         mean, std = ((0.5,), (0.5,)) if name in _INCEPTIONS else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

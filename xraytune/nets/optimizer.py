@@ -1,6 +1,6 @@
 """Adam, AdamW and SGD by torch's fused functions, and learning rate schedules as functions of the step.
 
-The classes of `torch.optim` import torch's compiler, which nearly doubles the start-up time of a trial's process
+The classes of `torch.optim` import torch's compiler, which nearly doubles the start-up time of a process
 (`docs/decisions/0002-one-process-for-each-trial.md`).
 """
 
@@ -23,15 +23,7 @@ from xraytune.space.settings import Parameters
 PLATEAU_PATIENCE_EPOCHS = 2
 PLATEAU_FACTOR = 0.3
 _PLATEAU_THRESHOLD = 1e-4
-_ADAM: dict[str, Any] = {
-    "beta1": 0.9,
-    "beta2": 0.999,
-    "eps": 1e-8,
-    "amsgrad": False,
-    "maximize": False,
-    "max_exp_avg_sqs": [],
-    "fused": True,
-}
+_ADAM: dict[str, Any] = {"eps": 1e-8, "amsgrad": False, "maximize": False, "max_exp_avg_sqs": [], "fused": True}
 _ALGORITHMS: dict[str, Callable[..., None]] = {
     "adam": partial(adam, **_ADAM),
     "adamw": partial(adamw, **_ADAM),
@@ -42,18 +34,29 @@ _ALGORITHMS: dict[str, Callable[..., None]] = {
 class Optimizer:
     """Update the trainable parameters of a network, bit-identical to `torch.optim` with its defaults and `fused=True`.
 
-    Its learning rate is that of the parameters until `set_lr` sets another.
+    `name` is `adam`, `adamw` or `sgd`, which ignores `betas`. The learning rate is `lr` until `set_lr` sets another.
     """
 
-    def __init__(self, parameters: Parameters, network: nn.Module) -> None:
-        self._name, self._weight_decay = parameters.optimizer, parameters.weight_decay
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        self._name = name
         self._params = [param for param in network.parameters() if param.requires_grad]
-        names = ("momentum_buffer_list",) if self._name == "sgd" else ("exp_avgs", "exp_avg_sqs")
+        names = ("momentum_buffer_list",) if name == "sgd" else ("exp_avgs", "exp_avg_sqs")
+        self._options = {"weight_decay": weight_decay}
+        if name != "sgd":
+            self._options |= {"beta1": betas[0], "beta2": betas[1]}
         self._state = {name: [torch.zeros_like(param) for param in self._params] for name in names}
         if self._name != "sgd":
             self._state["state_steps"] = [torch.zeros((), device=param.device) for param in self._params]
         is_on_gpu = any(param.is_cuda for param in self._params)
-        self._lr = torch.tensor(parameters.lr, device="cuda") if is_on_gpu else parameters.lr  # for a CUDA graph
+        self._lr = torch.tensor(lr, device="cuda") if is_on_gpu else lr  # for a CUDA graph
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next steps."""
@@ -71,7 +74,7 @@ class Optimizer:
         params = list(compress(self._params, has_grad))
         state = {name: list(compress(tensors, has_grad)) for name, tensors in self._state.items()}
         grads = [param.grad for param in params]
-        _ALGORITHMS[self._name](params, grads, **state, lr=self._lr, weight_decay=self._weight_decay)
+        _ALGORITHMS[self._name](params, grads, **state, **self._options, lr=self._lr)
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         """Return the state under the argument names of torch's function, one tensor for each trainable parameter."""
@@ -85,6 +88,11 @@ class Optimizer:
         for name, tensors in self._state.items():
             for tensor, stored in zip(tensors, state[name], strict=True):
                 tensor.copy_(stored)
+
+
+def optimizer_of(parameters: Parameters, network: nn.Module) -> Optimizer:
+    """Return the optimizer of a trial."""
+    return Optimizer(parameters.optimizer, network, lr=parameters.lr, weight_decay=parameters.weight_decay)
 
 
 def _shapes(state: Mapping[str, Sequence[Tensor]]) -> dict[str, list[torch.Size]]:

@@ -26,7 +26,7 @@ from xraytune.base.seeding import derive_seed
 from xraytune.nets.captured import Draws, Step, replayed
 from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
 from xraytune.nets.compute import autocast
-from xraytune.nets.optimizer import Optimizer, learning_rate
+from xraytune.nets.optimizer import Optimizer, learning_rate, optimizer_of
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import require_finite_outputs
 
@@ -90,7 +90,7 @@ def train_network(
         ArtifactError: The checkpoint is damaged or from another network.
     """
     parameters, network, folder = training.parameters, training.network, training.checkpoint_dir
-    optimizer = Optimizer(parameters, network)
+    optimizer = optimizer_of(parameters, network)
     records = resume(folder, network, optimizer)
     update = replayed(partial(train_step, training, optimizer), training.compute)
     best, saved_at = dict[str, Tensor](), time.monotonic()

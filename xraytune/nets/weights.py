@@ -10,7 +10,7 @@ import torch
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.files import explain_disk_errors, sha256_of
-from xraytune.nets.backbones import hub_errors_explained, timm_config
+from xraytune.nets.backbones import hub_errors_explained, timm_config, torchvision_models
 from xraytune.space.backbones import is_of_torchvision
 from xraytune.space.paths import is_path
 
@@ -46,9 +46,7 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
             fix = "give the path of a file, or weights: none"
             raise MachineError(Problem("no such weights file", Path(weights), fix))
         return Path(weights)
-    from torchvision.models import get_model_weights  # takes seconds to import
-
-    sets = get_model_weights(backbone) if is_of_torchvision(backbone) else ()
+    sets = torchvision_models().get_model_weights(backbone) if is_of_torchvision(backbone) else ()
     official = {each.name: each.url for each in sets}
     urls = [official[name] for name in (_IMAGENET if weights == "imagenet" else (weights,)) if name in official]
     if not urls:

@@ -42,8 +42,8 @@ class GeneratorKind(NamedTuple):
 
 
 KINDS = {
-    "gan": GeneratorKind("gan-3", new_gan, Generator),
-    "diffusion": GeneratorKind("diffusion-1", new_diffusion, DiffusionGenerator),
+    "gan": GeneratorKind("gan-4", new_gan, Generator),
+    "diffusion": GeneratorKind("diffusion-2", new_diffusion, DiffusionGenerator),
 }
 """The kinds by their blocks of settings."""
 

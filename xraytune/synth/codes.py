@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -107,13 +106,9 @@ def image_codes(images: Tensor, code_dim: int) -> Tensor:
     Few or similar images have fewer components; the missing ones are 0.
     """
     small = F.interpolate(images.cpu().float(), size=(_CODE_PX, _CODE_PX), mode="bilinear", antialias=True)
-    pixels = small.flatten(1).double().numpy()
-    codes = np.zeros((len(pixels), code_dim), dtype=np.float32)
-    if np.ptp(pixels, axis=0).any():
-        from sklearn.decomposition import PCA  # takes a second to import
-
-        components = PCA(min(code_dim, *pixels.shape), svd_solver="full").fit_transform(pixels)
-        deviations = components.std(axis=0, ddof=1)
-        real = deviations > _LEAST_DEVIATION * deviations[0]
-        codes[:, : components.shape[1]][:, real] = components[:, real] / deviations[real]
-    return torch.from_numpy(codes).to(images.device)
+    pixels = small.flatten(1).double()
+    components, deviations, _ = torch.linalg.svd(pixels - pixels.mean(dim=0), full_matrices=False)
+    count = min(code_dim, int((deviations > _LEAST_DEVIATION * deviations[0]).sum()))
+    codes = torch.zeros(len(pixels), code_dim)
+    codes[:, :count] = components[:, :count] * math.sqrt(len(pixels) - 1)
+    return codes.to(images.device)

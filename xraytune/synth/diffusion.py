@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import AdamW
 
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.records import Compute
 from xraytune.nets.captured import Draws
 from xraytune.nets.compute import autocast, seeded
+from xraytune.nets.optimizer import Optimizer
 from xraytune.space.settings import DiffusionSettings
 from xraytune.synth.contract import ImageGenerator, RealImages, Training, update_ema
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _TIMES = 1000
 _LOWEST_PX = 8
 _AT_ONCE = 64
+_WEIGHT_DECAY = 0.01
 
 
 class DiffusionGenerator(ImageGenerator):
@@ -123,7 +124,7 @@ class DiffusionTraining(Training):
     settings: DiffusionSettings
     generator: DiffusionGenerator
     ema_generator: DiffusionGenerator
-    optimizer: AdamW
+    optimizer: Optimizer
     schedule: DDPMScheduler
 
     def draw(self, real: RealImages, compute: Compute) -> DiffusionDraws:
@@ -164,7 +165,6 @@ def new_diffusion(settings: DiffusionSettings, class_count: int, compute: Comput
         settings=settings,
         generator=generator,
         ema_generator=copy.deepcopy(generator).eval().requires_grad_(False),
-        # A CUDA graph needs the optimizer's step count on the GPU.
-        optimizer=AdamW(generator.parameters(), lr=settings.lr, fused=True, capturable=compute.device == "cuda"),
+        optimizer=Optimizer("adamw", generator, lr=settings.lr, weight_decay=_WEIGHT_DECAY),
         schedule=noise_schedule(),
     )

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
 
 from xraytune.base.records import Compute
 from xraytune.nets.captured import Draws
 from xraytune.nets.compute import autocast, seeded
+from xraytune.nets.optimizer import Optimizer
 from xraytune.space.settings import GanSettings
 from xraytune.synth.codes import image_codes
 from xraytune.synth.contract import RealImages, Training, update_ema
@@ -98,8 +97,8 @@ class GanTraining(Training):
     generator: Generator
     discriminator: Discriminator
     ema_generator: Generator
-    optimizer_g: Adam
-    optimizer_d: Adam
+    optimizer_g: Optimizer
+    optimizer_d: Optimizer
 
     def fit(self, real: RealImages) -> None:
         """With `architecture: pca`, compute the codes of the training images."""
@@ -170,15 +169,14 @@ def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels:
         discriminator = Discriminator(settings, class_count, channels)
     for network in (generator, discriminator):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # A CUDA graph needs the optimizer's step count on the GPU.
-    adam = partial(Adam, betas=(settings.beta1, settings.beta2), fused=True, capturable=compute.device == "cuda")
+    betas = settings.beta1, settings.beta2
     return GanTraining(
         settings=settings,
         generator=generator,
         discriminator=discriminator,
         ema_generator=copy.deepcopy(generator).eval().requires_grad_(False),
-        optimizer_g=adam(generator.parameters(), lr=settings.lr_g),
-        optimizer_d=adam(discriminator.parameters(), lr=settings.lr_d),
+        optimizer_g=Optimizer("adam", generator, lr=settings.lr_g, betas=betas),
+        optimizer_d=Optimizer("adam", discriminator, lr=settings.lr_d, betas=betas),
     )
 
 
