@@ -186,7 +186,7 @@ def test_grids_show_real_images_and_the_same_noise_at_each_snapshot(
     train(tiny(steps=steps), tmp_path, grid_dir=tmp_path / "grids", **every_steps)
 
     grids = sorted((tmp_path / "grids").iterdir())
-    assert [grid.name for grid in grids] == ["progress.gif", "real.png", *(f"step_{step:06d}.png" for step in drawn)]
+    assert [grid.name for grid in grids] == ["real.png", *(f"step_{step:06d}.png" for step in drawn)]
     for grid in grids[1:]:
         with Image.open(grid) as sheet:
             assert sheet.size == (8 * 34 + 2, 8 * 34 + 2)

@@ -164,4 +164,3 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pai
         read = np.stack([np.asarray(Image.open(tmp_path / "drawn" / folder / name)) for name in names])
         assert np.array_equal(read, expected)
     assert len(read_json(tmp_path / "drawn" / "provenance.json")["train_images"]) == 28
-    assert (tmp_path / "gan" / "grids" / "progress.gif").is_file()

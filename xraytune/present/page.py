@@ -109,7 +109,7 @@ def _plotly() -> str:
 
 
 def _data_uri(picture: Picture) -> str:
-    kind = {b"G": "gif", b"\xff": "jpeg"}.get(picture.content[:1], "png")
+    kind = "jpeg" if picture.content[:1] == b"\xff" else "png"
     return f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from xraytune.stats.classification import Floats, Labels, predicted_classes
 from xraytune.study.figures import Figure, search_figures
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.status import StudyView, StudyWatcher, TrialView
-from xraytune.synth.grids import encoded_again, progress_gif
+from xraytune.synth.grids import encoded_again
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
 from xraytune.synth.synthesize import generator_paths
 
@@ -94,25 +94,13 @@ class StudyData:
             return
         for release in self.folder.releases():
             paths = generator_paths(settings, self.prepared, compute, self.cache, torch=release["torch"])
-            for label, generator in paths.items():
-                what = f" of {self.prepared.class_names[label]}" if label is not None else ""
-                grids = [grid for grid in sorted(generator.glob("grids/step_*.png")) if grid.stem[5:].isdecimal()]
-                if grids:
-                    yield (
-                        partial(_gif, generator, grids),
-                        f"Training progress of the generator{what} of #{trial.number}.",
-                    )
+            for generator in paths.values():
                 for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
                     if any(pool.get("generator") == generator.name for pool in of["pools"]):
                         for picture in sorted(path.glob("nearest_*.png")):
                             name = picture.stem.removeprefix("nearest_")
                             shown = "synthetic images, each with the nearest training image on its right."
                             yield partial(_png, path, picture), f"{name}: {shown}"
-
-
-def _gif(generator: Path, grids: Sequence[Path]) -> bytes:
-    require_intact(generator, *grids)
-    return progress_gif(grids, most_frames=8, side_px=400)
 
 
 def _png(artifact: Path, picture: Path) -> bytes:

@@ -19,7 +19,6 @@ from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.space.settings import PACKAGES, GeneratorSettings
 from xraytune.space.space import missing_packages
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, KINDS, checkpoint_generator, checkpoint_step, save_generator
-from xraytune.synth.grids import PROGRESS_FILE
 from xraytune.synth.train import train_generator
 
 
@@ -146,7 +145,7 @@ def _start_from_shorter_run(cache: Path, stage: str, inputs: dict[str, Any], wor
 
 def copy_grids(grids: Path, to: Path) -> None:
     """Copy the images of a training run, but no temporary files of a killed writer."""
-    for grid in (*sorted(grids.glob("[!.]*.png")), *grids.glob(PROGRESS_FILE)):
+    for grid in sorted(grids.glob("[!.]*.png")):
         copy_file(grid, to / grid.name)
 
 

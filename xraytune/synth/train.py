@@ -27,7 +27,7 @@ from xraytune.nets.captured import replayed
 from xraytune.space.settings import GeneratorSettings
 from xraytune.synth.checkpoint import new_training, resume, save_checkpoint
 from xraytune.synth.contract import Training, real_images
-from xraytune.synth.grids import PROGRESS_FILE, image_grid, png_bytes, progress_gif, with_outlines
+from xraytune.synth.grids import image_grid, png_bytes, with_outlines
 from xraytune.synth.pool import Images, binarise, draw_noise, generate
 
 _GRID_ROWS = 8
@@ -62,8 +62,8 @@ def train_generator(
 
     Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and resized once. `labels`,
     int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. `grid_dir` is for
-    `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines; at the end also
-    `progress.gif`. The training waits for the device only at reports; other intervals are rounded up to the next one.
+    `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines. The training
+    waits for the device only at reports; other intervals are rounded up to the next one.
 
     Raises:
         ConfigError: The checkpoint has other settings, images or masks, or more steps.
@@ -94,8 +94,6 @@ def train_generator(
         if _is_due(first, training, checkpoint_every_steps):
             save_checkpoint(training, digest, checkpoint_dir)
         yield TrainingProgress(step=training.step, losses=means)
-    if grid_dir is not None and (animation := progress_gif(sorted(grid_dir.glob("step_*.png")))):
-        write_bytes(grid_dir / PROGRESS_FILE, animation)
 
 
 def resize_planes(pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None, size_px: int) -> NDArray[np.uint8]:

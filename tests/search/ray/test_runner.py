@@ -152,10 +152,10 @@ def run(
     """Run a study's trials."""
     callbacks = Callbacks(note=note, on_start=opened)
     with (
-        Runner(study, token="", allocation=needs, cache=study.path, address=address, callbacks=callbacks) as runner,
+        Runner(study, allocation=needs, cache=study.path, address=address, callbacks=callbacks) as runner,
         closing(direct(study, *overrides)) as loop,
     ):
-        runner.run(loop)
+        runner.run(loop, token="")
 
 
 def terminate(*_: object) -> None:
