@@ -1,13 +1,13 @@
-"""Quality of the default GAN, compared with its predecessor and the DCGAN of PyTorch's tutorial: 64 px, 200 patients.
+"""Quality of the default GAN, compared with its predecessor and the DCGAN of PyTorch's tutorial: 200 patients.
 
 Needs a folder of X-rays in Kaggle's layout and MobileNetV2's official weights:
 
-    make bench ONLY=generators DATA=chest_xray WEIGHTS=weights [KEEP=folder] [SEEDS=3]
+    make bench ONLY=generators DATA=chest_xray WEIGHTS=weights [KEEP=folder] [SEEDS=3] [PX=64]
 
-The default GAN is measured after 5,400 and 9,000 steps, at width 16. The tutorial's GAN is trained twice: for 5,000 steps,
-on batches of the same size; and on its own batches of 128, for about as many seconds as the predecessor. Reports
-the figures of `generator train`, and the KID of 523 images in val-A's class proportions. Takes about half an hour per seed
-on two cores; KEEP continues an interrupted run.
+The default GAN, at width 16, and its predecessor are measured several times along the way. The tutorial's GAN is trained
+twice: for 5,000 steps, on batches of the same size; and on its own batches of 128, for about as many seconds as the
+predecessor. Reports the figures of `generator train`, and the KID of 523 images in val-A's class proportions. Takes about
+half an hour per seed on two cores; KEEP continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ from xraytune.synth.synthesize import generator_inputs, generator_stage, trained
 
 NEEDS = ("DATA", "WEIGHTS")
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
-_FIXED = ("source=gan", "gan.width=32", "data.train_patients=200", "quality.backbone=mobilenet_v2")
+_FIXED = (
+    "source=gan",
+    f"gan.image_size={os.environ.get('PX', '64')}",
+    "gan.width=32",
+    "data.train_patients=200",
+    "quality.backbone=mobilenet_v2",
+)
 _STEPS = 5000
 _SEEDS = int(os.environ.get("SEEDS", "3"))
 _TUTORIAL = (
@@ -46,10 +52,14 @@ _TUTORIAL = (
     *("gan.beta1=0.5", "gan.beta2=0.999"),
     *("gan.spectral_norm=false", "gan.diffaugment=false", "gan.ema_half_life_images=null"),
 )
+_DEFAULT = ("gan.width=16",)
+_PREDECESSOR = ("gan.lr_g=3e-4", "gan.beta1=0.5", "gan.beta2=0.999")
 _GANS = {
-    "default": ("gan.width=16", "gan.steps=5400"),
-    "default, longer": ("gan.width=16", "gan.steps=9000"),
-    "predecessor": (f"gan.steps={_STEPS}", "gan.lr_g=3e-4", "gan.beta1=0.5", "gan.beta2=0.999"),
+    **{f"default, {steps} steps": (*_DEFAULT, f"gan.steps={steps}") for steps in (600, 1350, 2700)},
+    "default": (*_DEFAULT, "gan.steps=5400"),
+    "default, longer": (*_DEFAULT, "gan.steps=9000"),
+    **{f"predecessor, {steps} steps": (*_PREDECESSOR, f"gan.steps={steps}") for steps in (625, 1250, 2500)},
+    "predecessor": (*_PREDECESSOR, f"gan.steps={_STEPS}"),
     "tutorial, equal steps": (*_TUTORIAL, f"gan.steps={_STEPS}", "gan.batch_size=16"),
     "tutorial, about equal seconds": (*_TUTORIAL, "gan.steps=1000", "gan.batch_size=128"),
 }

@@ -34,8 +34,8 @@ class ClassCodes(nn.Module):
     """The distribution of the codes of each class, with the mean and covariance of its training images.
 
     In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean plus two deviations: a
-    weighted sum of those of some training images, and a normally distributed one with the rest of the variance, a quarter or,
-    in a small class, more. The weights have norm 1; they are the largest inner products of z and the images' random keys.
+    weighted sum of those of some training images, and a normally distributed one with the rest of the variance: a quarter, or
+    more in a small class. The weights have norm 1; they are the largest inner products of z and the images' random keys.
 
     Attributes:
         means: float32 [K, D].
