@@ -31,7 +31,7 @@ def test_code_of_an_image_without_others_is_0() -> None:
     assert torch.equal(image_codes(_moons(3), 8)[:, 2:], torch.zeros(3, 6))
 
 
-@pytest.mark.parametrize(("training", "within"), [(True, 0.03), (False, 0.16)])
+@pytest.mark.parametrize(("training", "within"), [(True, 0.03), (False, 0.15)])
 def test_codes_have_mean_and_covariance_of_their_class(training: bool, within: float) -> None:
     codes = torch.randn(400, 16, generator=torch.Generator().manual_seed(2)) * torch.linspace(1, 0.2, 16)
     codes[:200, 1] = codes[:200, 0] / 2 + 4
@@ -44,17 +44,6 @@ def test_codes_have_mean_and_covariance_of_their_class(training: bool, within: f
 
     torch.testing.assert_close(sampled.mean(dim=0), codes[:200].mean(dim=0), atol=within, rtol=0)
     torch.testing.assert_close(torch.cov(sampled.T), torch.cov(codes[:200].T), atol=within, rtol=0)
-
-
-@pytest.mark.parametrize("images", [12, 35, 300])
-def test_codes_to_sample_from_vary_as_much_as_those_of_the_images(images: int) -> None:
-    codes = torch.randn(images, 16, generator=torch.Generator().manual_seed(2))
-    prior = ClassCodes(1, 16).eval()
-    prior.fit(codes, torch.zeros(images, dtype=torch.int64))
-
-    sampled = prior(torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3)), torch.zeros(20_000).long())
-
-    assert 0.85 < sampled.var(dim=0).sum() / codes.var(dim=0).sum() < 1.15
 
 
 def test_codes_to_sample_from_combine_half_of_a_small_class_and_at_most_24_images() -> None:
@@ -70,6 +59,7 @@ def test_codes_to_sample_from_combine_half_of_a_small_class_and_at_most_24_image
     for deviations, combined in ((large[:, :100], 24), (small[:, 100:110], 5)):
         unused = deviations.median(dim=1, keepdim=True).values
         assert ((deviations - unused).abs() > 1e-4).sum(dim=1).eq(combined).float().mean() > 0.9
+    assert small.square().sum(dim=1).mean() < large.square().sum(dim=1).mean() / 2, "more of a small class is noise"
     assert len(codes.unique(dim=0)) == 200
 
 

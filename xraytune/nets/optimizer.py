@@ -49,11 +49,10 @@ class Optimizer:
         self._name = name
         self._params = [param for param in network.parameters() if param.requires_grad]
         names = ("momentum_buffer_list",) if name == "sgd" else ("exp_avgs", "exp_avg_sqs")
-        self._options = {"weight_decay": weight_decay}
-        if name != "sgd":
-            self._options |= {"beta1": betas[0], "beta2": betas[1]}
         self._state = {name: [torch.zeros_like(param) for param in self._params] for name in names}
+        self._options = {"weight_decay": weight_decay}
         if self._name != "sgd":
+            self._options |= {"beta1": betas[0], "beta2": betas[1]}
             self._state["state_steps"] = [torch.zeros((), device=param.device) for param in self._params]
         is_on_gpu = any(param.is_cuda for param in self._params)
         self._lr = torch.tensor(lr, device="cuda") if is_on_gpu else lr  # for a CUDA graph

@@ -94,13 +94,13 @@ class StudyData:
             return
         for release in self.folder.releases():
             paths = generator_paths(settings, self.prepared, compute, self.cache, torch=release["torch"])
-            for generator in paths.values():
-                for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
-                    if any(pool.get("generator") == generator.name for pool in of["pools"]):
-                        for picture in sorted(path.glob("nearest_*.png")):
-                            name = picture.stem.removeprefix("nearest_")
-                            shown = "synthetic images, each with the nearest training image on its right."
-                            yield partial(_png, path, picture), f"{name}: {shown}"
+            generators = {path.name for path in paths.values()}
+            for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
+                if generators.intersection(pool.get("generator") for pool in of["pools"]):
+                    for picture in sorted(path.glob("nearest_*.png")):
+                        name = picture.stem.removeprefix("nearest_")
+                        shown = "synthetic images, each with the nearest training image on its right."
+                        yield partial(_png, path, picture), f"{name}: {shown}"
 
 
 def _png(artifact: Path, picture: Path) -> bytes:

@@ -29,7 +29,7 @@ from xraytune.study.clock import StudyClock
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
 from xraytune.study.suggestion import Cause, Failure, TrialSuggestion, resource_share
-from xraytune.study.trial_files import HANG_FILE, read_progress
+from xraytune.study.trial_files import HANG_FILE
 
 _SAME_FAILURES = 3
 _DRAWN_AHEAD = 4
@@ -319,12 +319,4 @@ class TrialLoop:
             "trials": {"running": len(self._running), "waiting": len(waiting), **gauges["trials"]},
             "trials_waiting_for_generator": len(waiting) - len(self._runnable()),
             "slots": {"running": busy, "idle": max(slots - busy, 0)},
-            "generator_steps_per_second": sum(map(self._generator_speed, self._running.values())),
         }
-
-    def _generator_speed(self, trial: Trial) -> float:
-        """Return the steps per second of the generator that a running trial is training; 0.0 if there is none."""
-        generator, progress = trial.suggestion.parameters.generator, read_progress(self.folder.trial_path(trial.number))
-        if not (generator and progress and progress.what.startswith(f"training the {generator.noun}")):
-            return 0.0
-        return (progress.total - progress.done) / progress.seconds_left if progress.seconds_left else 0.0

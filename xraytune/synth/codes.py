@@ -27,15 +27,15 @@ _RIDGE = 1e-4
 """Added to the variances, so that the covariance of a class with few images has a Cholesky factor."""
 _COMBINED, _NOISE = 24, 0.25
 """In evaluation mode: training images per code, at most half of the class, rounded up; and the share of variance that is
-independent of them, if the class has many. With fewer images or less noise, too many images are copies."""
+independent of them, which is larger if they are fewer. With fewer images or less noise, too many images are copies."""
 
 
 class ClassCodes(nn.Module):
     """The distribution of the codes of each class, with the mean and covariance of its training images.
 
     In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean plus two deviations: a
-    weighted sum of those of some training images, and a normally distributed one with the rest of the variance: a quarter, or
-    more in a small class. The weights have norm 1; they are the largest inner products of z and the images' random keys.
+    weighted sum of those of some training images, and a normally distributed one with a quarter of the variance, or more in
+    a small class. The weights have norm 1; they are the largest inner products of z and the images' random keys.
 
     Attributes:
         means: float32 [K, D].
@@ -74,17 +74,14 @@ class ClassCodes(nn.Module):
         if self.training or not len(self.codes):
             return self.means[labels] + normal
         is_own = labels[:, None] == self.labels
-        of_class = is_own.sum(dim=1, keepdim=True)
-        combined = ((of_class + 1) // 2).clamp(max=_COMBINED)
+        combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
+        noise = 1 - (1 - _NOISE) * combined / _COMBINED
         with torch.autocast(z.device.type, enabled=False):
             weights = z @ self.keys.T
             largest = weights.masked_fill(~is_own, -torch.inf).topk(min(_COMBINED, len(self.codes)), dim=1).values
             weights = F.normalize(weights * (is_own & (weights >= largest.gather(1, combined - 1))), dim=1)
             of_images = weights @ (self.codes - self.means[self.labels])
-            # The deviations of a class add up to 0, so positively weighted ones partly cancel out.
-            lost = (weights.sum(dim=1, keepdim=True).square() - 1) / (of_class - 1).clamp(min=1)
-            noise = (_NOISE + (1 - _NOISE) * lost).clamp(0, 1).sqrt()
-        codes: Tensor = self.means[labels] + math.sqrt(1 - _NOISE) * of_images + noise * normal
+        codes: Tensor = self.means[labels] + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
         return codes
 
     def fit(self, codes: Tensor, labels: Tensor) -> None:

@@ -32,7 +32,6 @@ from xraytune.synth.pool import Images, binarise, draw_noise, generate
 
 _GRID_ROWS = 8
 _GRID_COLUMNS = 8
-_EARLY_GRIDS = (50, 100, 200)
 _RESIZE_BATCH = 256
 
 
@@ -88,8 +87,7 @@ def train_generator(
         means = dict(zip(training.losses, (losses / (training.step - first)).tolist(), strict=True))
         _require_finite(means, training)
         # The grid before the checkpoint: if the run is killed in between, the steps are repeated and the grid is redrawn.
-        is_early = any(first < step <= training.step for step in _EARLY_GRIDS)
-        if grid_dir is not None and (is_early or _is_due(first, training, grid_every_steps)):
+        if grid_dir is not None and _is_due(first, training, grid_every_steps):
             _save_sample_grid(training, compute, grid_dir)
         if _is_due(first, training, checkpoint_every_steps):
             save_checkpoint(training, digest, checkpoint_dir)

@@ -10,7 +10,7 @@ from ray.util.metrics import Counter, Gauge
 from xraytune.search.messages import EpochEnded, StartTrial, TrialMessage, Usage
 
 _OF_TRIALS = ("images_per_second", "gpu_memory_bytes")  # summed over running trials
-GAUGES = ("best_value", "trials", "slots", "trials_waiting_for_generator", "generator_steps_per_second", *_OF_TRIALS)
+GAUGES = ("best_value", "trials", "slots", "trials_waiting_for_generator", *_OF_TRIALS)
 COUNTERS = ("epochs", "cache_requests")  # Prometheus appends `_total` to these names
 _TAGS = {"trials": ("study", "state"), "slots": ("study", "state"), "cache_requests": ("study", "kind", "result")}
 
