@@ -206,14 +206,8 @@ class RayWorkers:
             lock=str(runner.study.lock_path),
             token=self._token,
         )
-        self._ray.send(
-            messages.StartTrial(
-                job=job,
-                process=self._process_name or name,
-                resources=room.resources,
-                images_per_step=suggestion.parameters.images_per_step,
-            )
-        )
+        process, images = self._process_name or name, suggestion.parameters.images_per_step
+        self._ray.send(messages.StartTrial(job=job, process=process, resources=room.resources, images_per_step=images))
         return room.gpus
 
     def answer(self, answer: messages.Answer) -> None:
