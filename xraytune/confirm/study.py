@@ -31,7 +31,6 @@ class OpenStudy:
     """A locked study whose search has ended.
 
     Attributes:
-        token: Of its lock.
         space: Its space, with the locations given for this confirmation.
         compute: That of its trials.
         machine: Returns the `environment` of a machine that trains.
@@ -40,7 +39,6 @@ class OpenStudy:
     """
 
     folder: StudyFolder
-    token: str
     space: Space
     prepared: Prepared
     compute: Compute
@@ -112,12 +110,10 @@ def open_study(
         where = environment(compute) if address is None else survey(address, space.settings, note=callbacks.note)[1]
         return {**where, "compute": {**asdict(compute)}}
 
-    runner = Runner(folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
-    with locked(folder, "confirmed") as token, runner:
+    with locked(folder, "confirmed") as token:
         journal = Journal(folder.journal_path, space, writable=False)
         yield OpenStudy(
             folder=folder,
-            token=token,
             space=space,
             prepared=folder.prepared(),
             compute=compute,
@@ -125,6 +121,8 @@ def open_study(
             cache=cache,
             searched=tuple(FinishedTrial.of_row(f"#{row.number}", row.parameters, row) for row in journal.rows()),
             rungs=rungs_of(space.settings, journal.reports()),
-            runner=runner,
+            runner=Runner(
+                folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks
+            ),
             callbacks=callbacks,
         )

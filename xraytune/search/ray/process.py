@@ -40,44 +40,41 @@ _SHUTDOWN_SECONDS = 20.0
 
 
 class RayDiedError(Exception):
-    """The process ended, or Ray did not start; `last_line` is that of its output."""
-
-    last_line = ""
+    """The process ended, or Ray did not start."""
 
 
-def connected(address: str, caught: list[int], note: Callable[[str], None]) -> RayProcess:
+def started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> RayProcess:
     """Try without a token, then with one: a cluster without tokens would lose every trial of a search that has one."""
     for auth in ("disabled", "token"):
         with ExitStack() as stack:
-            child = stack.enter_context(closing(RayProcess(address, auth, note)))
-            if not (refusal := child.wait(caught)):
+            child = stack.enter_context(closing(RayProcess(address, log, auth, note)))
+            if not (refusal := child.start(caught)):
                 stack.pop_all()
                 return child
     fix = (
         "put the output of `ray get-auth-token` on the cluster's head node into ~/.ray/auth_token here; "
         "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, if set, takes precedence"
     )
-    raise MachineError(Problem(refusal, address, fix))
+    raise MachineError(Problem(refusal, str(address), fix))
 
 
 class RayProcess:
-    """The process that talks to Ray, which it starts or connects to at once; `log` has their output until `close`."""
+    """The process that talks to Ray."""
 
     dashboard: str
     nodes: tuple[messages.Node, ...]
 
-    def __init__(self, address: str | None, auth: str, note: Callable[[str], None]) -> None:
+    def __init__(self, address: str | None, log: Path, auth: str, note: Callable[[str], None]) -> None:
         self._address, self._note, self._is_busy = address, note, True
-        self._temporary = private_folder()
-        folder = self._temporary.name
-        self.log = Path(folder, "ray.log")
+        self._temporary = None if address else private_folder()
+        folder = self._temporary.name if self._temporary else ""
         where = {**_LOOPBACK, "RAY_TMPDIR": folder, "TMPDIR": folder}
         if address:
             where = {**_ONE_ATTEMPT, "RAY_AUTH_MODE": auth}
         self._connection, theirs = Pipe()
         descriptor = theirs.fileno()
         arguments = str(descriptor), folder, address or "", str(cpu_count())
-        with self.log.open("w", encoding="utf-8") as errors:
+        with log.open("w", encoding="utf-8") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "xraytune.search.ray.driver", *arguments],
                 pass_fds=(descriptor,),
@@ -89,7 +86,7 @@ class RayProcess:
             )
         theirs.close()
 
-    def wait(self, caught: Sequence[int]) -> str:
+    def start(self, caught: Sequence[int]) -> str:
         """Wait until Ray has started; return why the cluster refuses it, for want of a token, else ""."""
         while not self._connection.poll(_HEARTBEAT_SECONDS):
             if caught:
@@ -152,12 +149,11 @@ class RayProcess:
         with suppress(ProcessLookupError):  # all of them are gone
             os.killpg(self._process.pid, signal.SIGKILL)  # its own session, which includes Ray's processes
         self._process.wait()
-        self._temporary.cleanup()
+        if self._temporary:
+            self._temporary.cleanup()
 
     def _receive(self) -> Any:
         try:
             return messages.receive(self._connection)
         except (EOFError, OSError):
-            died = RayDiedError("Ray died")
-            died.last_line = self.log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
-            raise died from None
+            raise RayDiedError("Ray died") from None
