@@ -81,7 +81,7 @@ def job_of(trial: TrialSuggestion, folder: StudyFolder, cache: Path, owner: Stud
 class InProcess:
     """A `Runner` whose trials run in this process, one after the other."""
 
-    def __init__(self, folder: StudyFolder, *, token: str, cache: Path, **_: Any) -> None:
+    def __init__(self, folder: StudyFolder, *, cache: Path, token: str = "", **_: Any) -> None:
         self._owner, self._token, self._cache = folder, token, cache
 
     def __enter__(self) -> InProcess:
@@ -89,7 +89,12 @@ class InProcess:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def run(self, work: TrialLoop, **_: Any) -> None:
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def run(self, work: TrialLoop, *, token: str, **_: Any) -> None:
+        self._token = token
         while isinstance(suggestion := work.next_trial(), TrialSuggestion):
             self.run_trial(work, suggestion)
 
@@ -115,7 +120,7 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     create_study(folder, space, prepared, CPU)
     with one_thread(), locked(folder) as token:
         loop = loop_of(folder, space, prepared, cache)
-        InProcess(folder, token=token, cache=cache).run(loop)
+        InProcess(folder, cache=cache).run(loop, token=token)
         loop.close()
     return folder
 

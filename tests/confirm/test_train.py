@@ -76,6 +76,7 @@ def open_study(root: Path, *overrides: str, says: Says = well) -> OpenStudy:
     space = write_space(root, SMALL, *overrides)
     return OpenStudy(
         folder=StudyFolder(root / "studies" / "small"),
+        token="",
         space=space,
         prepared=two_images(),
         compute=CPU,

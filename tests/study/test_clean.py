@@ -93,7 +93,7 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
         loop = loop_of(folder, space, folder.prepared(), cache)
         loop.trials.callbacks = Callbacks(on_epoch=stop)
         with closing(loop):
-            InProcess(folder, token=token, cache=cache).run(loop)
+            InProcess(folder, cache=cache).run(loop, token=token)
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -75,6 +75,8 @@ def confirm(
         count = planned.replicates if planned else replicates or wanted.replicates
         if planned and finalists and finalists != (known := len(planned.finalists)):
             callbacks.note(f"--finalists {finalists} is ignored: this confirmation was planned with {known}")
+        if not planned:  # perhaps nothing is left to do
+            opened.runner.start()
         chosen = planned.finalists if planned else candidates(opened, finalists or wanted.finalists)
         compared = [finalist.parameters for finalist in chosen]
         choice = choose_test(
@@ -94,15 +96,15 @@ def confirm(
         opened.require_same_inputs(compared)
         if has_any_results(folder, TEST):
             require_scored_test(sealed, opened.folder.path / TEST_ACCESS_FILE)
-        with opened.runner:
-            plan = planned or mark_earlier_access(
-                opened,
-                make_plan(opened, finalists=finalists or wanted.finalists, replicates=count, choice=choice),
-                accesses(opened.folder.path, sealed.fingerprint, sealed.contents),
-            )
-            for why in plan.why_exploratory:
-                callbacks.note(f"the verdict will be exploratory: {why}")
-            train_replicates(opened, plan)
+        plan = planned or mark_earlier_access(
+            opened,
+            make_plan(opened, finalists=finalists or wanted.finalists, replicates=count, choice=choice),
+            accesses(opened.folder.path, sealed.fingerprint, sealed.contents),
+        )
+        for why in plan.why_exploratory:
+            callbacks.note(f"the verdict will be exploratory: {why}")
+        train_replicates(opened, plan)
+        opened.runner.close()
         confirmation = _score_and_judge(opened, plan, choice, reason, before_test)
         write_verdict(folder.path, confirmation)
     return confirmation

@@ -161,7 +161,7 @@ def train_runs(
             fix = f"install those versions, or move {folder.path.name}/ away to train all runs with the current ones"
             problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
             raise StudyError(Problem(problem, folder.path, fix))
-        study.runner.run(loop, reuse_processes=True)
+        study.runner.run(loop, token=study.token, reuse_processes=True)
     numbers = {run.number for run in runs}
     rows = {number: row for number, row in ended_runs(folder).items() if number in numbers}  # of this list alone
     if failed := [row for row in rows.values() if row.status == "failed"]:

@@ -31,6 +31,7 @@ class OpenStudy:
     """A locked study whose search has ended.
 
     Attributes:
+        token: Of its lock.
         space: Its space, with the locations given for this confirmation.
         compute: That of its trials.
         machine: Returns the `environment` of a machine that trains.
@@ -39,6 +40,7 @@ class OpenStudy:
     """
 
     folder: StudyFolder
+    token: str
     space: Space
     prepared: Prepared
     compute: Compute
@@ -110,10 +112,12 @@ def open_study(
         where = environment(compute) if address is None else survey(address, space.settings, note=callbacks.note)[1]
         return {**where, "compute": {**asdict(compute)}}
 
-    with locked(folder, "confirmed") as token:
+    runner = Runner(folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
+    with locked(folder, "confirmed") as token, runner:
         journal = Journal(folder.journal_path, space, writable=False)
         yield OpenStudy(
             folder=folder,
+            token=token,
             space=space,
             prepared=folder.prepared(),
             compute=compute,
@@ -121,8 +125,6 @@ def open_study(
             cache=cache,
             searched=tuple(FinishedTrial.of_row(f"#{row.number}", row.parameters, row) for row in journal.rows()),
             rungs=rungs_of(space.settings, journal.reports()),
-            runner=Runner(
-                folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks
-            ),
+            runner=runner,
             callbacks=callbacks,
         )

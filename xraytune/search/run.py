@@ -99,23 +99,26 @@ def search(
         with locked(folder):  # refuse a second search before reading the images
             pass
     allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
-    prepared, index = prepare_space(
-        loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
-    )
-    for note in (*earlier_notes, *_notes(loaded, prepared, index)):
-        callbacks.note(note)
-    contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=_folder_mixes(loaded))
-    if not is_resumed:
-        create_study(folder, loaded, prepared, machine)
-    with locked(folder) as token:
-        require_same_space(folder, loaded)  # again: another search may have run in the meantime
-        prepared = require_same_images(folder, prepared)
-        record_budget(folder, loaded)
-        restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
-        record_inputs(folder, contents)
-        runner = Runner(folder, token=token, allocation=allocation, cache=cache, address=address, callbacks=callbacks)
-        need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
-        _run_trials(folder, loaded, runner, need, callbacks)
+    with Runner(folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks) as runner:
+        if not is_resumed:  # perhaps nothing is left to do
+            runner.start()
+        prepared, index = prepare_space(
+            loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
+        )
+        for note in (*earlier_notes, *_notes(loaded, prepared, index)):
+            callbacks.note(note)
+        used, mixes = inputs_of_space(loaded), _folder_mixes(loaded)
+        contents = read_inputs(used, settings, prepared, cache, index=index, mixes=mixes)
+        if not is_resumed:
+            create_study(folder, loaded, prepared, machine)
+        with locked(folder) as token:
+            require_same_space(folder, loaded)  # again: another search may have run in the meantime
+            prepared = require_same_images(folder, prepared)
+            record_budget(folder, loaded)
+            restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
+            record_inputs(folder, contents)
+            need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
+            _run_trials(folder, loaded, runner, token, need, callbacks)
     view = StudyWatcher(folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
@@ -172,7 +175,9 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     return allocation, compute
 
 
-def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: GeneratorNeeds, callbacks: Callbacks) -> None:
+def _run_trials(
+    folder: StudyFolder, space: Space, runner: Runner, token: str, need: GeneratorNeeds, callbacks: Callbacks
+) -> None:
     trials = SearchTrials(folder, space, Journal(folder.journal_path, space, writable=True), callbacks=callbacks)
     loop = TrialLoop(trials, generator_need=need)
     if loop.is_done:
@@ -186,8 +191,7 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
     # A process runs several trials if they are short: those on cached features take less time than its start.
     reuse_processes = set(space.combinations("trainable")) == {("head",)}
     try:
-        with runner:
-            runner.run(loop, reuse_processes=reuse_processes)
+        runner.run(loop, token=token, reuse_processes=reuse_processes)
     finally:
         trials.clock.save()
 

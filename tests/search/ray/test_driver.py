@@ -1,8 +1,17 @@
-"""What the driver changes in Tune."""
+"""What the driver changes in Tune, and its end after that of the search."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import Pipe
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError
 
@@ -20,3 +29,28 @@ def test_a_process_that_ray_kills_for_want_of_memory_is_lost_and_does_not_end_tu
 
     assert errors
     assert all("OutOfMemory" in str(error) for error in errors)
+
+
+@pytest.mark.slow
+def test_a_search_killed_while_its_driver_is_imported_leaves_neither_process_nor_folder() -> None:
+    search = subprocess.Popen(["true"])
+    search.wait()
+    ours, theirs = Pipe()
+    with TemporaryDirectory(dir="/tmp") as parent, ours, theirs:
+        folder = Path(parent, "xray")
+        folder.mkdir()
+        driver = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", "xraytune.search.ray.driver"),
+                *(str(theirs.fileno()), str(folder), "", "1", str(search.pid)),
+            ],
+            pass_fds=(theirs.fileno(),),
+            env={**os.environ, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)},
+            start_new_session=True,  # it kills its own
+        )
+        code = driver.wait()
+        end = time.monotonic() + 60
+        while folder.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+
+        assert (code, folder.exists()) == (-signal.SIGKILL, False)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.study.studies import direct, write_space
-from xraytune.base.errors import MachineError
+from xraytune.base.errors import DataError, MachineError
 from xraytune.base.files import read_json
 from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
@@ -152,10 +153,10 @@ def run(
     """Run a study's trials."""
     callbacks = Callbacks(note=note, on_start=opened)
     with (
-        Runner(study, token="", allocation=needs, cache=study.path, address=address, callbacks=callbacks) as runner,
+        Runner(study, allocation=needs, cache=study.path, address=address, callbacks=callbacks) as runner,
         closing(direct(study, *overrides)) as loop,
     ):
-        runner.run(loop)
+        runner.run(loop, token="")
 
 
 def terminate(*_: object) -> None:
@@ -260,6 +261,29 @@ def test_ray_startup_is_retried(study: StudyFolder, runs_instead: Callable[[str]
         run(study, note=notes.append, opened=terminate)
 
     assert notes[:2] == ["starting Ray ...", "Ray did not start: why; restarting Ray and resuming the trials"]
+
+
+@pytest.mark.slow
+def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
+    tmp_path: Path, runs_instead: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    next((tmp_path / "xrays" / "train").rglob("*.jpeg")).write_bytes(b"broken")
+    write_space(tmp_path)
+    runs_instead(f"echo $$ > {tmp_path}/started; sleep 60")
+
+    with TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        with pytest.raises(DataError):
+            search(
+                tmp_path / "small.yaml", overrides=["backbone=small_cnn", "weights=none"], studies=tmp_path / "studies"
+            )
+        left = [*Path(short).iterdir()]
+
+    assert left == []
+    assert not (tmp_path / "studies").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "started").read_text()), 0)
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""The process that talks to Ray: `python -m xraytune.search.ray.driver PIPE FOLDER ADDRESS CPUS`.
+"""The process that talks to Ray: `python -m xraytune.search.ray.driver PIPE FOLDER ADDRESS CPUS SEARCH`.
 
 It starts Ray, or connects to the cluster at ADDRESS if that is not empty, and runs trials with Tune. It makes no decisions
 and saves nothing: it asks the search, its parent, over a pipe. So it may die at any moment, with all of Ray, and the search
-starts another one. It ends itself when the search or a process of Ray is gone, since Tune would wait forever. Tune starts
+starts another one. It ends itself when the process SEARCH or one of Ray is gone, since Tune would wait forever. Tune starts
 afresh each time; its own state is never restored.
 """
 
@@ -34,7 +34,7 @@ from xraytune.search.ray.metrics import Metrics
 
 _LIST_NODES_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
-_RAY_DIES_SECONDS = 0.2
+_RAY_DIES_SECONDS = 0.5
 """Longer than `_end_with` takes to see that a process of Ray is gone."""
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
 _VITAL = ("raylet", "gcs_server")
@@ -124,11 +124,11 @@ def _lost_to_memory(manager: RayActorManager, task: Any, exception: Exception) -
 RayActorManager._actor_task_failed = _lost_to_memory  # type: ignore[assignment, method-assign]
 
 
-def main(descriptor: int, folder: str, address: str, cpus: int) -> None:
+def main(descriptor: int, folder: str, address: str, cpus: int, search: int) -> None:
     """Serve the search until it closes the pipe; if the search is killed, delete its folder of temporary files."""
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
-    threading.Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
+    threading.Thread(target=_end_with, args=(search, folder), daemon=True).start()
     with suppress(EOFError):
         reply = _start_ray(address, cpus)
         messages.send(connection, reply)
@@ -202,19 +202,20 @@ def _run(connection: Connection, order: messages.RunTrials) -> None:
         shutil.rmtree(order.scratch, ignore_errors=True)
 
 
-def _end_with(parent: int, folder: str) -> None:
+def _end_with(search: int, folder: str) -> None:
     """End this process, and with it Ray, when the search or a vital process of Ray is gone."""
-    while os.getppid() == parent:
-        node: Any = ray._private.worker._global_node  # Ray has no public API for this
-        for name in _VITAL if node else ():
-            for info in node.all_processes.get(name, ()):
-                if info.process.poll() is not None:
-                    os._exit(1)
+    while os.getppid() == search and not _has_lost_ray():
         time.sleep(_LOOK_SECONDS)
     # Ray's agents would live for another minute and write: kill them before their folder is removed.
     command = ["/bin/sh", "-c", 'kill -KILL -"$0"; sleep 1; rm -rf -- "$1"', str(os.getpgrp()), folder]
     subprocess.Popen(command, start_new_session=True)
 
 
+def _has_lost_ray() -> bool:
+    node: Any = ray._private.worker._global_node  # Ray has no public API for this
+    processes = [info.process for name in _VITAL if node for info in node.all_processes.get(name, ())]
+    return any(process.poll() is not None for process in processes)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

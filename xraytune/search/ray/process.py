@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from multiprocessing import Pipe
-from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from xraytune.base.cores import cpu_count
@@ -40,53 +40,55 @@ _SHUTDOWN_SECONDS = 20.0
 
 
 class RayDiedError(Exception):
-    """The process ended, or Ray did not start."""
+    """The process ended, or Ray did not start; `last_line` is that of its output."""
+
+    last_line = ""
 
 
-def started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> RayProcess:
+def connected(address: str, caught: list[int], note: Callable[[str], None]) -> RayProcess:
     """Try without a token, then with one: a cluster without tokens would lose every trial of a search that has one."""
     for auth in ("disabled", "token"):
         with ExitStack() as stack:
-            child = stack.enter_context(closing(RayProcess(address, log, auth, note)))
-            if not (refusal := child.start(caught)):
+            child = stack.enter_context(closing(RayProcess(address, auth, note)))
+            if not (refusal := child.wait(caught)):
                 stack.pop_all()
                 return child
     fix = (
         "put the output of `ray get-auth-token` on the cluster's head node into ~/.ray/auth_token here; "
         "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, if set, takes precedence"
     )
-    raise MachineError(Problem(refusal, str(address), fix))
+    raise MachineError(Problem(refusal, address, fix))
 
 
 class RayProcess:
-    """The process that talks to Ray."""
+    """The process that talks to Ray, which it starts or connects to at once."""
 
     dashboard: str
     nodes: tuple[messages.Node, ...]
 
-    def __init__(self, address: str | None, log: Path, auth: str, note: Callable[[str], None]) -> None:
+    def __init__(self, address: str | None, auth: str, note: Callable[[str], None]) -> None:
         self._address, self._note, self._is_busy = address, note, True
         self._temporary = None if address else private_folder()
         folder = self._temporary.name if self._temporary else ""
+        self._output = TemporaryFile()
         where = {**_LOOPBACK, "RAY_TMPDIR": folder, "TMPDIR": folder}
         if address:
             where = {**_ONE_ATTEMPT, "RAY_AUTH_MODE": auth}
         self._connection, theirs = Pipe()
         descriptor = theirs.fileno()
-        arguments = str(descriptor), folder, address or "", str(cpu_count())
-        with log.open("w", encoding="utf-8") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "xraytune.search.ray.driver", *arguments],
-                pass_fds=(descriptor,),
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                env={**os.environ, **_ENVIRONMENT, **where},
-                start_new_session=True,  # the terminal's Ctrl-C goes to the search alone
-            )
+        arguments = str(descriptor), folder, address or "", str(cpu_count()), str(os.getpid())
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "xraytune.search.ray.driver", *arguments],
+            pass_fds=(descriptor,),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            env={**os.environ, **_ENVIRONMENT, **where},
+            start_new_session=True,  # the terminal's Ctrl-C goes to the search alone
+        )
         theirs.close()
 
-    def start(self, caught: Sequence[int]) -> str:
+    def wait(self, caught: Sequence[int]) -> str:
         """Wait until Ray has started; return why the cluster refuses it, for want of a token, else ""."""
         while not self._connection.poll(_HEARTBEAT_SECONDS):
             if caught:
@@ -149,11 +151,18 @@ class RayProcess:
         with suppress(ProcessLookupError):  # all of them are gone
             os.killpg(self._process.pid, signal.SIGKILL)  # its own session, which includes Ray's processes
         self._process.wait()
+        self._output.close()
         if self._temporary:
             self._temporary.cleanup()
+
+    def output(self) -> bytes:
+        """Return what the process and Ray have written."""
+        return os.pread(self._output.fileno(), 2**24, 0)
 
     def _receive(self) -> Any:
         try:
             return messages.receive(self._connection)
         except (EOFError, OSError):
-            raise RayDiedError("Ray died") from None
+            died = RayDiedError("Ray died")
+            died.last_line = self.output().decode(errors="replace").strip().rpartition("\n")[2]
+            raise died from None

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -21,7 +20,7 @@ from xraytune.nets.compute import Allocation, allocation_of
 from xraytune.search import messages
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop
-from xraytune.search.ray.process import RayDiedError, RayProcess, started
+from xraytune.search.ray.process import RayDiedError, RayProcess, connected
 from xraytune.search.ray.setup import protect_token, why_ray_cannot_start
 from xraytune.search.slots import Held, count_slots, held
 from xraytune.space.settings import Settings
@@ -32,42 +31,54 @@ _FRUITLESS_STARTS = 3
 
 
 class Runner:
-    """Ray, started for the first trial; a context manager that shuts it down.
+    """Ray, started by `start` or for the first trial; a context manager that shuts it down.
 
-    Without the `address` of a cluster, Ray starts on this machine. The study's `.ray.log` has Ray's output while it runs,
-    and stays if an error refers to it. `token` is that of the study's lock.
+    Without the `address` of a cluster, Ray starts on this machine. Its output is kept as the study's `.ray.log` if an error
+    refers to it.
     """
 
     def __init__(
         self,
         study: StudyFolder,
         *,
-        token: str,
         allocation: Allocation,
         cache: Path,
         address: str | None,
         callbacks: Callbacks,
     ) -> None:
-        self.study, self.token, self.allocation, self.cache = study, token, allocation, cache
+        self.study, self.allocation, self.cache = study, allocation, cache
         self.callbacks, self.log = callbacks, study.path / ".ray.log"
         self._address = address
         self._process: RayProcess | None = None
-        self._has_run = False
+        self._is_ready = self._has_run = False
 
     def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.end_ray()
+        self.close()
         problems = error.problems if isinstance(error, MachineError) else ()
         if all(problem.where != self.log for problem in problems):
             self.log.unlink(missing_ok=True)
 
-    def run(self, trials: TrialLoop, *, reuse_processes: bool = False) -> None:
+    def start(self) -> None:
+        """Begin to start Ray on this machine, which takes seconds: `run` waits for it. With a cluster, do nothing.
+
+        Raises MachineError if it cannot start here.
+        """
+        if self._address is not None or self._process is not None:
+            return
+        if problem := why_ray_cannot_start():
+            raise MachineError(problem)
+        protect_token()
+        self.callbacks.note("starting Ray ...")
+        self._process = RayProcess(None, "", self.callbacks.note)
+
+    def run(self, trials: TrialLoop, *, token: str, reuse_processes: bool = False) -> None:
         """Run trials until there are no more. Their folder also contains the split and the environment.
 
-        With `reuse_processes`, a process runs several trials in turn, which then start seconds sooner. In the dashboard it
-        has the name of the folder, since Ray fixes the name of a process when it starts.
+        `token` is that of the study's lock. With `reuse_processes`, a process runs several trials in turn, which then start
+        seconds sooner. In the dashboard it has the name of the folder, since Ray fixes the name of a process when it starts.
 
         Raises:
             XraytuneError: From `trials`, such as a full disk.
@@ -75,46 +86,50 @@ class Runner:
             KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished.
         """
         with _signals() as caught:
-            trials.run(RayWorkers(self, trials, caught, reuse_processes=reuse_processes))
+            trials.run(RayWorkers(self, trials, caught, token=token, reuse_processes=reuse_processes))
 
     def ray(self, caught: list[int]) -> RayProcess:
-        """Return Ray's process, which is started if there is none."""
-        if self._process is not None:
+        """Return Ray's process, once Ray has started."""
+        if self._process is not None and self._is_ready:
             return self._process
         if self._address is None:
-            if problem := why_ray_cannot_start():
-                raise MachineError(problem)
-            protect_token()
-        note = self.callbacks.note
-        note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
-        try:
-            self._process = started(self._address, self.log, caught, note)
-        except MachineError as error:
-            if self._has_run:  # a head node takes a while to restart
-                raise RayDiedError(error.problems[0].what) from error
-            raise
-        self._has_run = True
+            self.start()
+            assert self._process is not None
+            self._process.wait(caught)
+        else:
+            self.callbacks.note(f"connecting to Ray at {self._address} ...")
+            try:
+                self._process = connected(self._address, caught, self.callbacks.note)
+            except MachineError as error:
+                if self._has_run:  # a head node takes a while to restart
+                    raise RayDiedError(error.problems[0].what) from error
+                raise
+        self._is_ready = self._has_run = True
         count_slots(self.allocation, self._process.nodes)
         self.callbacks.on_start(self.study.path, self._process.dashboard)
         return self._process
 
-    def end_ray(self) -> None:
+    def close(self, *, keep_log: bool = False) -> None:
         """End Ray's process, if there is one."""
         if self._process is not None:
+            if keep_log:
+                self.log.write_bytes(self._process.output())
             self._process.close()
-            self._process = None
+            self._process, self._is_ready = None, False
 
 
 class RayWorkers:
     """The `Workers` of a loop.
 
-    `caught` has the signals that ask the search to end.
+    `caught` has the signals that ask the search to end, `token` is that of the study's lock.
     """
 
     _ray: RayProcess
 
-    def __init__(self, runner: Runner, trials: TrialLoop, caught: list[int], *, reuse_processes: bool) -> None:
-        self._runner, self._folder, self._caught = runner, trials.folder, caught
+    def __init__(
+        self, runner: Runner, trials: TrialLoop, caught: list[int], *, token: str, reuse_processes: bool
+    ) -> None:
+        self._runner, self._folder, self._caught, self._token = runner, trials.folder, caught, token
         folder, self._every_epoch = trials.folder, trials.source.stops_trials
         self.slots = 0
         self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
@@ -140,7 +155,7 @@ class RayWorkers:
                 yield question
             self._end = "Tune ended"
         except RayDiedError as error:
-            self._runner.end_ray()
+            self._runner.close(keep_log=True)
             self._end = str(error)
         if self._caught:
             raise KeyboardInterrupt
@@ -188,16 +203,10 @@ class RayWorkers:
             gpu_share=room.gpus,
             every_epoch=self._every_epoch,
             lock=str(runner.study.lock_path),
-            token=runner.token,
+            token=self._token,
         )
-        self._ray.send(
-            messages.StartTrial(
-                job=job,
-                process=self._process_name or name,
-                resources=room.resources,
-                images_per_step=suggestion.parameters.images_per_step,
-            )
-        )
+        process, images = self._process_name or name, suggestion.parameters.images_per_step
+        self._ray.send(messages.StartTrial(job=job, process=process, resources=room.resources, images_per_step=images))
         return room.gpus
 
     def answer(self, answer: messages.Answer) -> None:
@@ -214,17 +223,14 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
         MachineError: No cluster answers, it has no room for a trial, or its torch has another version or sees no GPU.
     """
     note(f"connecting to Ray at {address} ...")
-    with TemporaryDirectory() as folder:
-        log = Path(folder, "ray.log")
-        try:
-            with closing(started(address, log, [], note)) as child:
-                allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
-                count_slots(allocation, child.nodes)
-                reply = child.look(held(allocation, child.nodes).resources)
-        except RayDiedError as error:
-            last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
-            what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
-            raise MachineError(Problem(what, address, "run the same command again")) from error
+    try:
+        with closing(connected(address, [], note)) as child:
+            allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
+            count_slots(allocation, child.nodes)
+            reply = child.look(held(allocation, child.nodes).resources)
+    except RayDiedError as error:
+        what = f"{error} while it checked a machine: {error.last_line or 'it left no message'}"
+        raise MachineError(Problem(what, address, "run the same command again")) from error
     if isinstance(reply, messages.NodeProblem):
         raise MachineError(Problem(reply.what, reply.where, reply.fix))
     environment = reply.environment
