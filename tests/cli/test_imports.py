@@ -31,8 +31,11 @@ for name in ("adam", "adamw", "sgd"):
 
 
 A_BACKBONE = """
-from xraytune.nets.backbones import build_backbone
-build_backbone("mobilenet_v2")
+from xraytune.nets.backbones import build_backbone, takes
+from xraytune.nets.last_stage import last_stage
+network, _ = build_backbone("mobilenet_v2")
+assert takes("mobilenet_v2", 64)
+last_stage("mobilenet_v2", network)
 """
 A_GENERATOR = """
 import numpy

@@ -85,9 +85,10 @@ def torchvision_models() -> Any:
 
 
 def takes(name: str, side_px: int) -> bool:
-    """Return whether a backbone takes images of this side. Those of torchvision and timm are tried without computing."""
-    device = "cpu" if BACKBONES.has(name) or name == "small_cnn" else "meta"
-    network, _ = build_backbone(name) if device == "cpu" else _without_values(build_backbone, name)
+    """Return whether a backbone takes images of this side."""
+    of_timm = BACKBONES.is_of_library(name)  # without values: on torch's `meta` device, which imports its compiler
+    network, _ = _without_values(build_backbone, name) if of_timm else build_backbone(name)
+    device = "meta" if of_timm else "cpu"
     try:
         with torch.inference_mode():
             network.eval().to(device)(torch.zeros(1, 3, side_px, side_px, device=device))
@@ -144,7 +145,7 @@ def _without_values(build: Callable[[str], R], name: str) -> R:
     try:
         with torch.device("meta"):
             return build(name)
-    except NotImplementedError:  # a few compute with tensors, as torchvision's RegNets do
+    except NotImplementedError:  # a few compute with tensors
         return build(name)
 
 

@@ -62,14 +62,14 @@ def _coarsest(network: nn.Module) -> str:
     def note(layer: str, module: nn.Module, _: object, output: Tensor) -> None:
         positions[layer] = output.numel() // len(module.get_parameter("weight"))
 
-    probe = copy.deepcopy(network).eval().to("meta")
+    probe = copy.deepcopy(network).eval()
     layers = {name: layer for name, layer in probe.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     for name, layer in layers.items():
         layer.register_forward_hook(partial(note, name))
-    channels = next(layer.in_channels for layer in layers.values() if isinstance(layer, nn.Conv2d))
+    first_weights, *_ = (layer.weight for layer in layers.values() if isinstance(layer, nn.Conv2d))
     side_px = getattr(network, "pretrained_cfg", {"input_size": (_SIDE_PX,)})["input_size"][-1]
     with torch.inference_mode():
-        probe(torch.empty(1, channels, side_px, side_px, device="meta"))
+        probe(torch.zeros(1, first_weights.shape[1], side_px, side_px, device=first_weights.device))
     # Squeeze-and-excitation layers and those after the pooling have a single position.
     several = {name: positions[name] for name in layers if positions.get(name, 1) > 1}
     first = min(several, key=several.__getitem__)
