@@ -45,7 +45,7 @@ class DeviceRows:
 
     def look_up(self, drawn: Tensor) -> Tensor:
         """Return the rows of a step, [B, ...]."""
-        return drawn if self._all is None else self._all[drawn]
+        return drawn if self._all is None else self._all.index_select(0, drawn)
 
     def _read(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         rows = np.empty((*numbers.shape, *self._like.shape[1:]), dtype=self._like.dtype)
