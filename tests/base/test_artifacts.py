@@ -16,7 +16,6 @@ from xraytune.base.artifacts import (
     build_once,
     fingerprint,
     is_intact,
-    take_requests,
     work_path,
 )
 from xraytune.base.errors import ArtifactError
@@ -45,17 +44,6 @@ def test_existing_artifact_is_not_rebuilt(tmp_path: Path) -> None:
 
     assert first == second
     assert build.builds == 1
-
-
-def test_hits_and_misses_are_counted_by_kind_since_the_last_count(tmp_path: Path) -> None:
-    take_requests()
-    for stage in ("pixels-1", "pixels-1", "quality-real-1", "pixels-1"):
-        build_once(tmp_path, stage, INPUTS, Builder())
-
-    counted = sorted(take_requests())
-
-    assert counted == [("pixels", "hit", 2), ("pixels", "miss", 1), ("quality-real", "miss", 1)]
-    assert take_requests() == []
 
 
 @pytest.mark.parametrize("other", [("pixels-2", INPUTS), ("pixels-1", INPUTS | {"seed": 8})])

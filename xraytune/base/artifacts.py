@@ -18,7 +18,6 @@ import os
 import shutil
 import stat
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -43,7 +42,6 @@ _MANIFEST = "manifest.json"
 # Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
 _logger = logging.getLogger(__name__)
-_requests = Counter[tuple[str, str]]()
 
 
 @lru_cache
@@ -90,14 +88,10 @@ def build_once(
     """
     path = artifact_path(cache, stage, inputs)
     require_no_link(path.parent)
-    kind = stage.rpartition("-")[0]
     if not is_intact(path):
         with build_lock(path.with_name(f".{path.name}.lock"), waiting):
             if not is_intact(path):
-                _requests[kind, "miss"] += 1
                 _build(path, stage, inputs, build)
-                return path
-    _requests[kind, "hit"] += 1
     return path
 
 
@@ -113,13 +107,6 @@ def _build(path: Path, stage: str, inputs: Mapping[str, Any], build: Callable[[P
             if file.is_file()
         }
         write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
-
-
-def take_requests() -> list[tuple[str, str, int]]:
-    """Return the kind, result and count of requests to `build_once` since the last call: "hit" found, "miss" built."""
-    taken = [(kind, result, count) for (kind, result), count in _requests.items()]
-    _requests.clear()
-    return taken
 
 
 def is_intact(path: Path) -> bool:

@@ -59,13 +59,6 @@ TrialMessage: TypeAlias = EpochEnded | GeneratorTrained | TrialEnded | TrialFail
 """What a trial reports."""
 
 
-class Usage(_Message):
-    """The resources that a trial has used since its last message; cache requests are kind, result and count."""
-
-    gpu_memory_bytes: int
-    cache_requests: tuple[tuple[str, str, int], ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """The CPU cores and GPUs of one node."""
@@ -194,7 +187,7 @@ Order: TypeAlias = LookAtNode | RunTrials
 Reply: TypeAlias = RayStarted | RayNotStarted | NodeEnvironment | NodeProblem
 Question: TypeAlias = SlotFree | TrialReported | TrialLost | StatisticsWanted
 Answer: TypeAlias = StartTrial | NoTrial | Decision | Statistics
-Message: TypeAlias = TrialMessage | Usage | Order | Reply | Question | Answer | RunEnded
+Message: TypeAlias = TrialMessage | Order | Reply | Question | Answer | RunEnded
 _KINDS: dict[str, type[_Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from xraytune.search.messages import NodeEnvironment, NodeProblem, StartTrial, Usage, decode, encode
+from xraytune.search.messages import NodeEnvironment, NodeProblem, StartTrial, decode, encode
 
 if TYPE_CHECKING:
     from xraytune.search.worker import TrialWorker
@@ -54,16 +54,13 @@ class TrialActor(tune.Trainable):
         return str(self._process)
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; return the trial's message, and its resource usage since the last one, encoded."""
+        """Train one epoch; return the trial's message, encoded, and the peak of this process's GPU memory."""
         import torch
-
-        from xraytune.base.artifacts import take_requests
 
         assert self._worker is not None
         message = encode(self._worker.step())
         _logger.info("%s: %s", self._label, re.sub(r"(\.\d{4})\d+", r"\1", message))  # shorten to four decimals
-        usage = Usage(gpu_memory_bytes=torch.cuda.max_memory_reserved(), cache_requests=tuple(take_requests()))
-        return {"message": message, "usage": encode(usage)}
+        return {"message": message, "gpu_memory_bytes": torch.cuda.max_memory_reserved()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""

@@ -96,7 +96,7 @@ class LoopScheduler(FIFOScheduler):
         """Continue or stop, as the loop decides."""
         started, message = started_trial(trial.config), result["message"]
         number = started.job.number
-        self._loop.metrics.on_result(started, messages.decode(message), messages.decode(result["usage"]))
+        self._loop.metrics.on_result(started, messages.decode(message), result["gpu_memory_bytes"])
         should_continue = self._loop.continues(messages.TrialReported(number=number, message=message))
         if not should_continue:
             self._loop.metrics.on_stop(number)

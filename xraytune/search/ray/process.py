@@ -37,12 +37,15 @@ _HEARTBEAT_SECONDS = 1.0
 _LATE_SECONDS = 60.0
 _STOP_SECONDS = 20.0  # longer than Tune's own limit; Tune waits forever for a trial that it cannot place
 _SHUTDOWN_SECONDS = 20.0
+_LONGEST_OUTPUT_BYTES = 2**20
 
 
 class RayDiedError(Exception):
-    """The process ended, or Ray did not start; `last_line` is that of its output."""
+    """The process ended, or Ray did not start; `output` is what both have written."""
 
-    last_line = ""
+    def __init__(self, text: str, output: str = "") -> None:
+        super().__init__(text)
+        self.output = output
 
 
 def connected(address: str, caught: list[int], note: Callable[[str], None]) -> RayProcess:
@@ -99,7 +102,7 @@ class RayProcess:
             self._is_busy, self.dashboard, self.nodes = False, reply.dashboard, reply.nodes
             return ""
         if reply.why == "failed":
-            raise RayDiedError(reply.text)
+            raise RayDiedError(reply.text, self.output())
         self._is_busy = False
         if reply.why == "unavailable":
             fix = "start it (`ray start --head`), or omit --address to use this machine alone"
@@ -112,7 +115,7 @@ class RayProcess:
         self.send(order)
         while True:
             if stopping_since and time.monotonic() - stopping_since >= _STOP_SECONDS:
-                raise RayDiedError("Ray does not stop its trials")
+                raise RayDiedError("Ray does not stop its trials", self.output())
             if caught and not stopping_since:
                 stopping_since = time.monotonic()
                 self._note(f"{signal.Signals(caught[0]).name}: shutting down cleanly, which takes some seconds")
@@ -155,14 +158,12 @@ class RayProcess:
         if self._temporary:
             self._temporary.cleanup()
 
-    def output(self) -> bytes:
+    def output(self) -> str:
         """Return what the process and Ray have written."""
-        return os.pread(self._output.fileno(), 2**24, 0)
+        return os.pread(self._output.fileno(), _LONGEST_OUTPUT_BYTES, 0).decode(errors="replace")
 
     def _receive(self) -> Any:
         try:
             return messages.receive(self._connection)
         except (EOFError, OSError):
-            died = RayDiedError("Ray died")
-            died.last_line = self.output().decode(errors="replace").strip().rpartition("\n")[2]
-            raise died from None
+            raise RayDiedError("Ray died", self.output()) from None

@@ -33,8 +33,8 @@ _FRUITLESS_STARTS = 3
 class Runner:
     """Ray, started by `start` or for the first trial; a context manager that shuts it down.
 
-    Without the `address` of a cluster, Ray starts on this machine. Its output is kept as the study's `.ray.log` if an error
-    refers to it.
+    Without the `address` of a cluster, Ray starts on this machine. If it ends repeatedly, its output is in the study's
+    `.ray.log`.
     """
 
     def __init__(
@@ -47,19 +47,15 @@ class Runner:
         callbacks: Callbacks,
     ) -> None:
         self.study, self.allocation, self.cache = study, allocation, cache
-        self.callbacks, self.log = callbacks, study.path / ".ray.log"
-        self._address = address
+        self.callbacks, self._address = callbacks, address
         self._process: RayProcess | None = None
         self._is_ready = self._has_run = False
 
     def __enter__(self) -> Runner:
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-        problems = error.problems if isinstance(error, MachineError) else ()
-        if all(problem.where != self.log for problem in problems):
-            self.log.unlink(missing_ok=True)
 
     def start(self) -> None:
         """Begin to start Ray on this machine, which takes seconds: `run` waits for it. With a cluster, do nothing.
@@ -109,11 +105,9 @@ class Runner:
         self.callbacks.on_start(self.study.path, self._process.dashboard)
         return self._process
 
-    def close(self, *, keep_log: bool = False) -> None:
+    def close(self) -> None:
         """End Ray's process, if there is one."""
         if self._process is not None:
-            if keep_log:
-                self.log.write_bytes(self._process.output())
             self._process.close()
             self._process, self._is_ready = None, False
 
@@ -137,7 +131,7 @@ class RayWorkers:
             study=runner.study.path.name, scratch=str(folder.path / SCRATCH_NAME), reuse_actors=reuse_processes
         )
         self._nodes: Sequence[messages.Node] = ()
-        self._starts_without_result, self._end = 0, ""
+        self._starts_without_result, self._end, self._output = 0, "", ""
         self._waits_for_nodes = False
 
     def questions(self) -> Iterator[messages.Question | None]:
@@ -153,10 +147,10 @@ class RayWorkers:
                     question = None
                 has_results = has_results or isinstance(question, messages.TrialReported)
                 yield question
-            self._end = "Tune ended"
+            self._end, self._output = "Tune ended", self._ray.output()
         except RayDiedError as error:
-            self._runner.close(keep_log=True)
-            self._end = str(error)
+            self._runner.close()
+            self._end, self._output = str(error), error.output
         if self._caught:
             raise KeyboardInterrupt
         self._starts_without_result = 0 if has_results else self._starts_without_result + 1
@@ -166,7 +160,9 @@ class RayWorkers:
         if self._starts_without_result == _FRUITLESS_STARTS:
             times = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
             fix = "if the machine was overloaded, run the same command again; otherwise, run `xraytune doctor`"
-            raise MachineError(Problem(f"{times}; the last time: {self._end}", self._runner.log, fix))
+            log = self._runner.study.path / ".ray.log"
+            log.write_text(self._output, encoding="utf-8")
+            raise MachineError(Problem(f"{times}; the last time: {self._end}", log, fix))
         if self._end and self._end != "Tune ended":
             self._runner.callbacks.note(f"{self._end}; restarting Ray and resuming the trials")
 
@@ -229,7 +225,8 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
             count_slots(allocation, child.nodes)
             reply = child.look(held(allocation, child.nodes).resources)
     except RayDiedError as error:
-        what = f"{error} while it checked a machine: {error.last_line or 'it left no message'}"
+        last_line = error.output.strip().rpartition("\n")[2]
+        what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
         raise MachineError(Problem(what, address, "run the same command again")) from error
     if isinstance(reply, messages.NodeProblem):
         raise MachineError(Problem(reply.what, reply.where, reply.fix))
