@@ -138,7 +138,7 @@ def test_a_failed_top_up_is_retried(tmp_path: Path) -> None:
         failed = TrialFailed(reason="a cable was pulled", cause="settings")
         return [failed] if is_first_top_up else well(folder, number)
 
-    with pytest.raises(TrialError, match="1 of 3 top-up trials failed"):
+    with pytest.raises(TrialError, match="1 of 6 further trials failed"):
         train(open_study(tmp_path, says=one_top_up_fails), stopped=STOPPED)
 
     assert train(open_study(tmp_path), stopped=STOPPED).finalists

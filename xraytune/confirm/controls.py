@@ -92,17 +92,19 @@ def different_trials(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ..
     return tuple(first.values())
 
 
-def train_trials(
-    study: OpenStudy, trials: Sequence[FinishedTrial], *, first: int, asha: TopUpRungs | None = None
-) -> tuple[FinishedTrial, ...]:
-    """Train pruned trials to the end, or top-up trials under ASHA, as runs numbered from `first`."""
-    runs = []
+def train_trials(study: OpenStudy, trials: Sequence[FinishedTrial], *, first: int = 0) -> tuple[FinishedTrial, ...]:
+    """Train pruned trials to the end, and top-up trials under ASHA, as runs numbered from `first`."""
+    runs, asha = [], TopUpRungs(study.top_up_folder, study.rungs)
+    pruned = {number for number, trial in enumerate(trials, first) if trial.status == "pruned"}
     for number, trial in enumerate(trials, first):
-        label = f"{trial.name} {trial.parameters.arm}" if asha else finished_label(trial.name)
+        label = finished_label(trial.name) if number in pruned else f"{trial.name} {trial.parameters.arm}"
         experiment = Experiment(settings=study.settings, parameters=trial.parameters)
         runs.append(Run(number=number, label=label, experiment=experiment))
-    what = "top-up trials" if asha else "pruned trials"
-    rows = train_runs(study, study.top_up_folder, runs, what, asha.should_continue if asha else None)
+
+    def should_continue(number: int, record: EpochRecord) -> bool:
+        return number in pruned or asha.should_continue(number, record)
+
+    rows = train_runs(study, study.top_up_folder, runs, "further trials", should_continue)
     return tuple(
         FinishedTrial.of_row(trial.name, trial.parameters, rows[number]) for number, trial in enumerate(trials, first)
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.confirm.arms import Arm, FinishedTrial, Plan, compared_arms, write_plan
 from xraytune.confirm.controls import (
-    TopUpRungs,
     choose_tuned,
     different_trials,
     draw_top_ups,
@@ -33,19 +32,18 @@ def make_plan(study: OpenStudy, *, finalists: int, replicates: int, choice: Test
     Raises StudyError if there is no trial with synthetic images, or a finalist has no control; TrialError if runs failed.
     """
     notes = [*choice.notes]
-    finished = train_trials(study, _unfinished(study, finalists), first=0)
-    if finished:
-        furthest = join_names([trial.name for trial in finished])
+    if pruned := _unfinished(study, finalists):
+        furthest = join_names([trial.name for trial in pruned])
         notes.append(f"ASHA pruned all trials with synthetic images; confirm trained {furthest} to the end")
-    chosen = choose_finalists((*study.searched, *finished), finalists, study.folder.path)
     top_ups = [
         FinishedTrial(name=f"top-up {number}", parameters=parameters)
-        for number, parameters in enumerate(draw_top_ups(study, chosen, notes), len(finished))
+        for number, parameters in enumerate(draw_top_ups(study, candidates(study, finalists), notes), len(pruned))
     ]
-    asha = TopUpRungs(study.top_up_folder, study.rungs)
-    topped_up = train_trials(study, top_ups, first=len(finished), asha=asha)
-    finish = partial(train_trials, study, first=len(finished) + len(topped_up))
-    tuned = choose_tuned(study.settings.confirm.controls.tuned, (*study.searched, *topped_up), finish, notes)
+    trained = train_trials(study, (*pruned, *top_ups))
+    ended = (*study.searched, *trained)
+    chosen = choose_finalists(ended, finalists, study.folder.path)
+    finish = partial(train_trials, study, first=len(trained))
+    tuned = choose_tuned(study.settings.confirm.controls.tuned, ended, finish, notes)
     if "duplicate" in study.settings.confirm.controls.matched:
         replacing = (trial.name for trial in chosen if trial.parameters.mixing == "replace")
         notes += [f"{name} has mixing: replace, so that duplicate would be the same as none" for name in replacing]

@@ -75,7 +75,7 @@ def confirm(
         count = planned.replicates if planned else replicates or wanted.replicates
         if planned and finalists and finalists != (known := len(planned.finalists)):
             callbacks.note(f"--finalists {finalists} is ignored: this confirmation was planned with {known}")
-        if not planned:  # perhaps nothing is left to do
+        if not planned:  # else there may be nothing left to do
             opened.runner.start()
         chosen = planned.finalists if planned else candidates(opened, finalists or wanted.finalists)
         compared = [finalist.parameters for finalist in chosen]

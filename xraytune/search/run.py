@@ -100,7 +100,7 @@ def search(
             pass
     allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
     with Runner(folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks) as runner:
-        if not is_resumed:  # perhaps nothing is left to do
+        if not is_resumed:  # else there may be nothing left to do
             runner.start()
         prepared, index = prepare_space(
             loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
