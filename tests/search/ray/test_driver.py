@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,7 +49,11 @@ def test_a_search_killed_while_its_driver_is_imported_leaves_neither_process_nor
             env={**os.environ, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)},
             start_new_session=True,  # it kills its own
         )
-        code = driver.wait()
+        try:
+            code = driver.wait(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(driver.pid, signal.SIGKILL)
         end = time.monotonic() + 60
         while folder.exists() and time.monotonic() < end:
             time.sleep(0.1)
