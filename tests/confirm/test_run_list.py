@@ -18,7 +18,7 @@ from xraytune.search.asha import Rungs
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import TrialFailed, TrialMessage
 from xraytune.search.order import GeneratorNeeds
-from xraytune.space.settings import DataSettings, Experiment, Parameters, Settings
+from xraytune.space.settings import DataSettings, Experiment, Parameters, SchedulerSettings, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import completed_runs, ended_runs
 from xraytune.study.suggestion import TrialSuggestion
@@ -44,7 +44,7 @@ def work(folder: StudyFolder, *sources: str, generator_need: GeneratorNeeds = no
 
 def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> TrialLoop:
     """Two runs that ASHA prunes, after trials of a search that reported these values, as each start creates them."""
-    rungs = Rungs(grace=1, reduction=3, max_epochs=9)
+    rungs = Rungs(SchedulerSettings(grace=1, reduction=3, within="all"), max_epochs=9)
     for report in searched:
         rungs.should_continue(*report)
     return work(folder, "none", "none", asha=TopUpRungs(folder, rungs).should_continue)

@@ -48,7 +48,7 @@ parameters:
   batch_size: {value: 8}
   lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
 budget: {trials: 1, max_epochs: 12, steps_per_epoch: 40}
-scheduler: {name: asha, grace: 6, reduction: 2}
+scheduler: {name: asha, grace: 6, reduction: 2, within: all}
 sampler: {startup_trials: 3, seed: 1}
 resources: {concurrent: 2}
 """

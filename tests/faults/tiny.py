@@ -48,7 +48,7 @@ parameters:
   lr: {min: 1e-4, max: 3e-2, distribution: log_uniform_values}
   batch_size: {value: 8}
 budget: {trials: 5, max_epochs: 2, steps_per_epoch: 2}
-scheduler: {name: asha, grace: 1, reduction: 2}
+scheduler: {name: asha, grace: 1, reduction: 2, within: all}
 sampler: {startup_trials: 2, seed: 3}
 resources: {retries: 1}
 points_to_evaluate:

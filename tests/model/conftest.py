@@ -39,7 +39,7 @@ parameters:
   lr: {min: 1e-9, max: 1e+30, distribution: log_uniform_values}
   batch_size: {value: 16}
 budget: {trials: 5, max_epochs: 3, steps_per_epoch: 6}
-scheduler: {name: asha, grace: 1, reduction: 2}
+scheduler: {name: asha, grace: 1, reduction: 2, within: all}
 points_to_evaluate:
   - {source: gan, lr: 1e-3}
   - {source: none, lr: 5e-3}

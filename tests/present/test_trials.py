@@ -9,8 +9,8 @@ import pytest
 from tests.study.studies import two_images
 from xraytune.data.sides import side_sizes
 from xraytune.present.tables import Entry, Frame, Table, text_of
-from xraytune.present.trials import curve, live_frame, sides_frame, status_frame
-from xraytune.space.settings import Objective, Parameters
+from xraytune.present.trials import curve, live_frame, sides_frame, status_frame, summary_line
+from xraytune.space.settings import GanSettings, Objective, Parameters
 from xraytune.study.status import StudyView, TrialView
 
 
@@ -73,8 +73,6 @@ def test_the_heading_shows_the_progress_of_the_search() -> None:
 
     assert lines == [
         "small: 1 of 10 trials ended (1 running, 1 complete)",
-        "best on val-A: #0 gan r=0, AUROC 0.800",
-        "best on val-B: #0 gan r=0, AUROC 0.700",
         "running, 0:31 used, about 1:30 left",
         "http://127.0.0.1:8265",
     ]
@@ -92,6 +90,24 @@ def test_a_failed_trial_is_shown_with_its_reason_and_without_trials_there_is_no_
 
     assert "#4 failed: the loss is not finite" in lines
     assert tables(status_frame(study())) == []
+
+
+def test_the_arms_are_compared_by_their_complete_trials() -> None:
+    """A trial of an arm that was pruned has a score, but after fewer epochs."""
+    gan = Parameters(source="gan", gan=GanSettings())
+    view = study(
+        trial(0, "complete", 0.7, 0.8, val_b_score=0.75),
+        trial(1, "complete", 0.7, 0.9, val_b_score=0.70),
+        trial(2, "pruned", 0.95, parameters=gan),
+        trial(3, "complete", 0.7, 0.75, val_b_score=0.78, parameters=gan),
+    )
+
+    (arms, _) = tables(status_frame(view))
+
+    assert [texts(row) for row in arms.rows] == [
+        ["real_only", "2", "2", "#1 0.900", "#0 0.750", "", ""],
+        ["gan", "2", "1", "#3 0.750", "#3 0.780", "+0.0300", "1 pruned"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,4 +129,6 @@ def test_a_search_for_a_generator_puts_the_lowest_kid_first_and_has_no_val_b() -
     assert [row[1] for row in table.rows] == ["2", "1", "0"]
     headings = [column if isinstance(column, str) else column.name for column in table.columns]
     assert headings[4:6] == ["val-A", "curve\n-0.01-3.00"]
-    assert "best on val-A: #2 gan r=2, KID -0.010" in texts(live_frame(view))
+    assert "best on val-A: #2 gan r=2, KID -0.010" in summary_line(view)
+    (_, arms) = tables(status_frame(view))[::-1]
+    assert [column.name for column in arms.headings] == ["arm", "trials", "complete", "best val-A", "other trials"]

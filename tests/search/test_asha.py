@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xraytune.search.asha import Rungs, rungs_of
-from xraytune.space.settings import Objective, Settings
+from xraytune.space.settings import Objective, SchedulerSettings, Settings
 
 values = st.floats(0.3, 1.0)
+
+
+def shared(grace: int, reduction: int) -> SchedulerSettings:
+    return SchedulerSettings(grace=grace, reduction=reduction, within="all")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def tunes_scheduler() -> Any:
 def test_every_decision_equals_ray_tune(
     tunes_scheduler: Any, rows: list[tuple[int, int, float]], grace: int, reduction: int
 ) -> None:
-    ours = Rungs(grace=grace, reduction=reduction, max_epochs=10)
+    ours = Rungs(shared(grace, reduction), max_epochs=10)
     theirs = tunes_scheduler(
         time_attr="epoch", metric="value", mode="max", max_t=10, grace_period=grace, reduction_factor=reduction
     )
@@ -68,7 +72,7 @@ def test_every_decision_equals_ray_tune(
 @given(arrivals())
 @pytest.mark.slow
 def test_replaying_values_rebuilds_the_rungs(rows: list[tuple[int, int, float]]) -> None:
-    first, again = (Rungs(grace=1, reduction=3, max_epochs=10) for _ in range(2))
+    first, again = (Rungs(shared(1, 3), max_epochs=10) for _ in range(2))
     decisions = [first.should_continue(*row) for row in rows]
     half = len(rows) // 2
     for row in rows[:half]:
@@ -80,7 +84,7 @@ def test_replaying_values_rebuilds_the_rungs(rows: list[tuple[int, int, float]])
 
 def test_a_case_by_hand() -> None:
     """A third pass: the second of two values is compared with the first one, the third with both."""
-    rungs = Rungs(grace=1, reduction=3, max_epochs=9)
+    rungs = Rungs(shared(1, 3), max_epochs=9)
 
     assert rungs.should_continue(0, 1, 0.80), "the first trial at a rung continues"
     assert not rungs.should_continue(1, 1, 0.70)
@@ -91,18 +95,56 @@ def test_a_case_by_hand() -> None:
 
 def test_first_value_at_a_rung_is_kept() -> None:
     """As after a lost checkpoint, on a machine that rounds differently."""
-    rungs = Rungs(grace=1, reduction=3, max_epochs=9)
+    rungs = Rungs(shared(1, 3), max_epochs=9)
     rungs.should_continue(0, 1, 0.80)
 
     assert rungs.should_continue(1, 1, 0.90)
     assert rungs.should_continue(1, 1, 0.70)
 
 
-def test_last_epoch_is_not_a_rung() -> None:
-    """A trial that gets there is complete."""
-    rungs = Rungs(grace=3, reduction=3, max_epochs=27)
+def curve(start: float, end: float) -> list[float]:
+    """Values after epochs 1 to 9, on a line."""
+    return [start + (end - start) * epoch / 8 for epoch in range(9)]
 
-    assert set(rungs.reached()) == {3, 9}
+
+def epochs_run(trials: list[tuple[str, list[float]]], scheduler: SchedulerSettings) -> list[int]:
+    """Run trials, given by arm and values, one after the other; return the epochs of each."""
+    rungs, epochs = Rungs(scheduler, max_epochs=9), []
+    for number, (arm, values) in enumerate(trials):
+        reached = (
+            epoch for epoch, value in enumerate(values, 1) if not rungs.should_continue(number, epoch, value, arm=arm)
+        )
+        epochs.append(next(reached, 9))
+    return epochs
+
+
+def test_an_arm_that_starts_slower_and_ends_higher_is_completed() -> None:
+    """With shared rungs, all trials with GAN images end at the first rung, although they would end best."""
+    real_only = [("real_only", curve(0.90 + number / 100, 0.95)) for number in range(4)]
+    gan = [("gan", curve(0.80, 0.98)), ("gan", curve(0.81, 0.99))]
+
+    assert epochs_run([*real_only, *gan], shared(1, 3))[4:] == [1, 1]
+    assert epochs_run([*real_only, *gan], SchedulerSettings(grace=1, reduction=3))[4:] == [9, 9]
+
+
+def test_the_first_two_trials_of_an_arm_are_completed_and_weak_ones_after_them_are_stopped() -> None:
+    falling = [("gan", curve(0.90 - number / 100, 0.95 - number / 100)) for number in range(5)]
+
+    assert epochs_run(falling, SchedulerSettings(grace=1, reduction=3)) == [9, 9, 1, 1, 1]
+
+
+@given(rows=arrivals(), others=arrivals(), data=st.data())
+@pytest.mark.slow
+def test_decisions_in_an_arm_do_not_depend_on_other_arms(
+    rows: list[tuple[int, int, float]], others: list[tuple[int, int, float]], data: st.DataObject
+) -> None:
+    alone, beside = (Rungs(SchedulerSettings(grace=1, reduction=3), max_epochs=10) for _ in range(2))
+    decisions = [alone.should_continue(*row, arm="gan") for row in rows]
+
+    for row, decision in zip(rows, decisions, strict=True):
+        for trial, epoch, value in others[: data.draw(st.integers(0, 3))]:
+            beside.should_continue(f"other {trial}", epoch, value, arm="real_only")
+        assert beside.should_continue(*row, arm="gan") == decision
 
 
 def settings(scheduler: str) -> Settings:
@@ -112,25 +154,32 @@ def settings(scheduler: str) -> Settings:
     )
 
 
-def test_rungs_of_a_study_contain_its_earlier_reports() -> None:
-    rungs = rungs_of(settings("asha"), [(0, 3, 0.9), (1, 3, 0.8), (1, 4, 0.8)])
+def test_last_epoch_is_not_a_rung() -> None:
+    """A trial that gets there is complete."""
+    assert Rungs(shared(1, 3), max_epochs=9).epochs == (1, 3)
+    assert rungs_of(settings("asha")).epochs == (3,)
 
-    assert rungs.reached() == {3: 2}
-    assert not rungs.should_continue(2, 3, 0.5)
+
+def test_rungs_of_a_study_contain_its_earlier_reports_by_arm() -> None:
+    reports = [(0, 3, 0.9), (1, 3, 0.8), (1, 4, 0.8), (2, 3, 0.7)]
+    rungs = rungs_of(settings("asha"), reports, ["gan", "gan", "real_only"].__getitem__)
+
+    assert not rungs.should_continue(3, 3, 0.75, arm="gan")
+    assert rungs.should_continue(4, 3, 0.75, arm="real_only")
 
 
 def test_without_asha_there_are_no_rungs() -> None:
     rungs = rungs_of(settings("none"), [(0, 3, 0.9)])
 
-    assert rungs.reached() == {}
+    assert rungs.epochs == ()
     assert rungs.should_continue(1, 3, 0.5)
 
 
 @pytest.mark.slow
 @given(rows=arrivals(), reduction=st.integers(2, 4))
 def test_minimising_decides_like_maximising_the_negative(rows: list[tuple[int, int, float]], reduction: int) -> None:
-    highest = Rungs(grace=1, reduction=reduction, max_epochs=10)
-    lowest = Rungs(grace=1, reduction=reduction, max_epochs=10, objective=Objective(metric="gan_kid"))
+    highest = Rungs(shared(1, reduction), max_epochs=10)
+    lowest = Rungs(shared(1, reduction), max_epochs=10, objective=Objective(metric="gan_kid"))
 
     for trial, epoch, value in rows:
         assert lowest.should_continue(trial, epoch, -value) == highest.should_continue(trial, epoch, value)

@@ -252,14 +252,15 @@ def test_unfinished_trial_uses_current_settings(study: StudyFolder, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_concurrent_decisions_follow_journal_order(study: StudyFolder) -> None:
+@pytest.mark.parametrize("within", ["all", "arm"])
+def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: str) -> None:
     """Timing and kills may change which trial reaches a rung first, but never a decision that the journal implies."""
-    draw = random.Random(7)
-    values = [draw.random() for _ in range(6)]
-    loop, running = direct(study), dict[int, int]()
+    draw, overrides = random.Random(7), (f"scheduler.within={within}", "budget.trials=12")
+    values = [draw.random() for _ in range(12)]
+    loop, running = direct(study, *overrides), dict[int, int]()
     while not loop.is_done:
         if draw.random() < 0.3:  # killed
-            loop, running = direct(study), {}
+            loop, running = direct(study, *overrides), {}
         elif len(running) < 3 and isinstance(suggestion := loop.next_trial(), TrialSuggestion):
             running[suggestion.number] = max(0, len(loop.journal.reported(suggestion.number)) - 1)  # reported again
         elif running:
@@ -273,8 +274,8 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder) -> None:
 
     reported = [(number, epoch) for number, epoch, _ in loop.journal.reports()]
     assert len({*reported}) == len(reported), "a repeated report is recorded once"
-    rungs = rungs_of(study.space().settings, ())
-    replayed = {report[0]: rungs.should_continue(*report) for report in loop.journal.reports()}
+    rungs, arm = rungs_of(loop.trials.space.settings), loop.journal.arm
+    replayed = {report[0]: rungs.should_continue(*report, arm=arm(report[0])) for report in loop.journal.reports()}
     assert statuses(study) == {number: "complete" if kept else "pruned" for number, kept in replayed.items()}
     assert "pruned" in statuses(study).values()
 

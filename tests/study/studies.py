@@ -31,7 +31,7 @@ parameters:
   gan: {when: {source: gan}, parameters: {steps: {values: [100, 200]}}}
   lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}
 budget: {trials: 6, max_epochs: 9}
-scheduler: {name: asha, grace: 1, reduction: 3}
+scheduler: {name: asha, grace: 1, reduction: 3, within: all}
 sampler: {startup_trials: 2, seed: 3}
 """
 

@@ -109,14 +109,15 @@ def study_json(view: StudyView) -> dict[str, Any]:
     from xraytune.study.pruning import pruning_of
 
     best = view.best.number if view.best else None
-    return to_json(view) | {"name": view.name, "counts": view.counts, "best": best, "pruning": pruning_of(view)}
+    derived = {"name": view.name, "counts": view.counts, "best": best, "arms": view.arms, "pruning": pruning_of(view)}
+    return to_json(view) | derived
 
 
 def show_search(view: StudyView) -> None:
-    """Print how the search ended, its best trials, and the next command."""
-    from xraytune.present.trials import heading
+    """Print how the search ended, its arms, and the next command."""
+    from xraytune.present.trials import arms_frame, heading
 
-    console.show(*heading(view))
+    console.show(*heading(view), *arms_frame(view))
     trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
     is_confirmable = view.has_val_b and any(parameters.has_synthetic_images for parameters in trained)
     command = "confirm {}" if is_confirmable else "train {} -o model" if view.has_val_b else "export {} -o best.yaml"

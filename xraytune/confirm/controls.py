@@ -6,7 +6,7 @@ Top-up trials go through the ASHA of the search. If ASHA pruned a whole arm, its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 
 from xraytune.base.files import append_jsonl, read_jsonl
@@ -159,6 +159,7 @@ class TopUpRungs:
 
     def __init__(self, folder: StudyFolder, rungs: Rungs) -> None:
         self._path, self._rungs = folder.path / "reports.jsonl", rungs
+        self._arm_of = cache(lambda number: folder.experiment(number).parameters.arm)
         self._reported: set[tuple[int, int]] = set()
         with damage_explained(self._path) as file:
             for row in read_jsonl(file):
@@ -173,4 +174,4 @@ class TopUpRungs:
 
     def _replay(self, number: int, epoch: int, value: float) -> bool:
         self._reported.add((number, epoch))
-        return self._rungs.should_continue(f"top-up {number}", epoch, value)
+        return self._rungs.should_continue(f"top-up {number}", epoch, value, arm=self._arm_of(number))

@@ -124,7 +124,7 @@ def open_study(
             machine=machine,
             cache=cache,
             searched=tuple(FinishedTrial.of_row(f"#{row.number}", row.parameters, row) for row in journal.rows()),
-            rungs=rungs_of(space.settings, journal.reports()),
+            rungs=rungs_of(space.settings, journal.reports(), journal.arm),
             runner=runner,
             callbacks=callbacks,
         )

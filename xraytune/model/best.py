@@ -14,17 +14,16 @@ from pathlib import Path
 from shlex import quote
 from typing import get_args
 
-import numpy as np
-
 from xraytune.base.errors import ArtifactError, ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.base.files import read_jsonl, require_new, write_text
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, Arm, finished_label, read_plan
 from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
 from xraytune.data.prepare import Prepared
-from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
+from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.fields import flat_values
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters, Settings
+from xraytune.study.arms import differences_on_val_b, has_standard_error
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, completed_runs, ranked_for_export, reasons_of
@@ -245,8 +244,7 @@ def _simplest_good(search: _Search) -> _Chosen:
             mixes.setdefault(row.parameters.mix_simplicity, row)
     best = next(iter(mixes.values()), search.complete[0])
     simpler = [row for row in mixes.values() if row.parameters.mix_simplicity < best.parameters.mix_simplicity]
-    has_error = not side_sizes(search.folder.prepared())[-1].lacking(FEWEST_OF_CLASS)
-    if search.settings.metric == search.task.metric and has_error and simpler:
+    if simpler and has_standard_error(search.folder):
         if good := _within_one_error(search, best, simpler):
             simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
             reason = f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
@@ -257,14 +255,9 @@ def _simplest_good(search: _Search) -> _Chosen:
 
 def _within_one_error(search: _Search, best: TrialRow, others: Sequence[TrialRow]) -> list[TrialRow]:
     """Return the trials whose val-B score is below the best by at most the standard error of the difference."""
-    prepared = search.folder.prepared()
-    side = prepared.side("val_b")
-    shape = (len(side.labels), 1 if prepared.has_masks else len(prepared.class_names))
-    results = np.stack([search.folder.results(row.number, "val_b", shape) for row in (best, *others)])
-    scored = search.task.components(side.labels, results, side.patients, prepared.positive)
-    leads, differences = scored.scores[0] - scored.scores, scored.components[0] - scored.components
-    errors = np.sqrt((differences**2).sum(axis=1))
-    return [row for row, lead, error in zip(others, leads[1:], errors[1:], strict=True) if lead <= error]
+    differences, errors = differences_on_val_b(search.folder, [row.number for row in (best, *others)])
+    pairs = zip(others, differences[1:], errors[1:], strict=True)
+    return [row for row, difference, error in pairs if -difference <= error]
 
 
 def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:

@@ -131,17 +131,18 @@ def ratio_chart(points: Sequence[RatioPoint], source: str, metric: str) -> Chart
 
 
 def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
-    """Show the best score so far of each trial after each epoch; pruned trials are pale, and of many all but the best.
+    """Show the best score so far of each trial after each epoch, by arm.
 
+    Pruned trials are pale; of many trials, all but the best of each arm are.
     `meta` of a trace has a label for each of its lines, which page.js turns into `text`.
     """
-    best_of_source = {trial.parameters.source: trial for trial in reversed(view.ranked)}
-    shown = view.ranked if len(view.ranked) <= _MANY else best_of_source.values()
+    best_of_arm = {trial.arm: trial for trial in reversed(view.ranked)}
+    shown = view.ranked if len(view.ranked) <= _MANY else best_of_arm.values()
     strong = {trial.number for trial in shown}
     groups: dict[tuple[bool, str], list[TrialView]] = {}
     for trial in view.trials:
         if trial.values:
-            groups.setdefault((trial.number in strong, trial.parameters.source), []).append(trial)
+            groups.setdefault((trial.number in strong, trial.arm), []).append(trial)
     pale = 0.5 if len(view.trials) <= _MANY else 0.25
     traces = [
         _scatter(
@@ -149,25 +150,29 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
             [epoch for trial in trials for epoch in (*range(1, len(trial.values) + 1), None)],
             [value for trial in trials for value in (*_rounded(trial.values), None)],
             "%{text}<br>epoch %{x}: %{y:.4f}",
-            name=source,
-            legendgroup=source,
+            name=arm,
+            legendgroup=arm,
             meta=[_label(trial) for trial in trials],
-            line={"color": _colour_of(source), "width": 2.5 if is_strong else 1.2},
+            line={
+                "color": _colour_of(trials[0].parameters.source),
+                "dash": "dot" if trials[0].parameters.classical else "solid",
+                "width": 2.5 if is_strong else 1.2,
+            },
             opacity=1 if is_strong else pale,
-            showlegend=is_strong or (True, source) not in groups,
+            showlegend=is_strong or (True, arm) not in groups,
         )
-        for (is_strong, source), trials in sorted(groups.items())
+        for (is_strong, arm), trials in sorted(groups.items())
     ]
     layout = {
         "xaxis": _axis("epoch", rangemode="tozero"),
-        "yaxis": _score_axis(view),
+        "yaxis": _score_axis(view, view.trials),
         "shapes": [_vertical(epoch, dash="dot") for epoch in rungs],
         "legend": _LEGEND,
     }
-    which = "complete" if len(strong) == view.counts.get("complete") else "the best trial of each source"
-    caption = f"Strong: {which}. "
+    which = "complete" if len(strong) == view.counts.get("complete") else "the best trial of each arm"
+    caption = f"Strong: {which}. Dotted curves: with classical augmentation. "
     if rungs:
-        caption += "Dotted lines: ASHA's rungs, where trials are compared and pruned. "
+        caption += "Vertical lines: ASHA's rungs, where trials are compared and pruned. "
     return Chart(
         id="curves",
         traces=traces,
@@ -179,16 +184,16 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
 
 
 def history(figure: Figure, view: StudyView) -> Chart:
-    """Show Optuna's history of a search: the score of each trial, and the best one so far."""
+    """Show Optuna's history of a search: the score of each complete trial, and the best one so far."""
     points, best, *_ = figure["data"]
     style = {"line": {"color": _GREY, "width": 1.5, "shape": "hv"}, "hoverinfo": "skip", "showlegend": False}
     return Chart(
         id="history",
         traces=[best | style, *_by_source(points, points["x"], view)],
-        layout={"xaxis": _axis("trial"), "yaxis": _score_axis(view), "legend": _LEGEND},
+        layout={"xaxis": _axis("trial"), "yaxis": _score_axis(view, view.ranked), "legend": _LEGEND},
         height=320,
-        alt="score of each trial, in their order, and the best so far",
-        caption="Filled: complete trials; open: the last score of others. Line: the best so far.",
+        alt="score of each complete trial, in their order, and the best so far",
+        caption="Complete trials. Line: the best so far.",
     )
 
 
@@ -209,7 +214,10 @@ def importances(figure: Figure) -> Chart:
 
 
 def parameter_slice(figure: Figure, view: StudyView) -> Chart:
-    """Show Optuna's slice of one parameter: the score of each trial at its value; sources stand side by side at a choice."""
+    """Show Optuna's slice of one parameter: the score of each complete trial at its value.
+
+    At a choice, sources stand side by side.
+    """
     points, axis = figure["data"][0], figure["layout"]["xaxis"]
     numbers, name = points["marker"]["color"], axis["title"]["text"]
     values = [f"{value}".strip("'") for value in points["x"]]  # Optuna shows Python's text of a choice: 'gan'
@@ -221,24 +229,29 @@ def parameter_slice(figure: Figure, view: StudyView) -> Chart:
     elif axis.get("type") == "log" and max(points["x"]) > 10 * min(points["x"]):
         axis = axis | {"dtick": 1, "tickformat": "~g"}
     beside = "overlay" if name == "source" else "group"
-    layout = {"xaxis": axis, "yaxis": _score_axis(view), "boxmode": beside, "showlegend": False, "margin": {"t": 16}}
+    layout = {
+        "xaxis": axis,
+        "yaxis": _score_axis(view, view.ranked),
+        "boxmode": beside,
+        "showlegend": False,
+        "margin": {"t": 16},
+    }
     return Chart(
         id=f"parameter-{name.replace('.', '-')}",
         traces=_by_source(points, numbers, view),
         layout=layout,
         height=_SMALL,
-        alt=f"score of each trial over {name}",
+        alt=f"score of each complete trial over {name}",
     )
 
 
 def _by_source(points: Trace, numbers: Sequence[int], view: StudyView) -> list[Trace]:
-    """Split points, one for each of these trials, by source; open ones are trials that are not complete."""
+    """Split points, one for each of these trials, by source."""
     places = {number: place for place, number in enumerate(numbers)}
-    groups: dict[tuple[str, bool], list[TrialView]] = {}
+    groups: dict[str, list[TrialView]] = {}
     for trial in view.trials:
         if trial.number in places:
-            groups.setdefault((trial.parameters.source, trial.status == "complete"), []).append(trial)
-    size, width = (9, 1.8) if len(view.trials) <= _MANY else (6, 1)
+            groups.setdefault(trial.parameters.source, []).append(trial)
     return [
         points
         | {
@@ -249,16 +262,14 @@ def _by_source(points: Trace, numbers: Sequence[int], view: StudyView) -> list[T
             "name": source,
             "legendgroup": source,
             "offsetgroup": source,
-            "showlegend": is_complete or (source, True) not in groups,
             "marker": {
                 "color": _colour_of(source),
-                "symbol": "circle" if is_complete else "circle-open",
-                "size": size if is_complete else size - 1,
+                "symbol": "circle",
+                "size": 9 if len(view.trials) <= _MANY else 6,
                 "opacity": 0.85,
-                "line": {"color": _colour_of(source), "width": 0 if is_complete else width},
             },
         }
-        for (source, is_complete), trials in sorted(groups.items())
+        for source, trials in sorted(groups.items())
     ]
 
 
@@ -266,9 +277,9 @@ def _label(trial: TrialView) -> str:
     return f"#{trial.number} {trial.mix}"
 
 
-def _score_axis(view: StudyView) -> Trace:
-    """Return an axis for the upper three quarters of final scores, where trials differ little; of KID, for all."""
-    scores = [trial.values[-1] for trial in view.trials if trial.values]
+def _score_axis(view: StudyView, trials: Sequence[TrialView]) -> Trace:
+    """Return an axis for the upper three quarters of the last scores, where trials differ little; of KID, for all."""
+    scores = [trial.values[-1] for trial in trials if trial.values]
     if view.objective.goal == "minimize" or len(scores) < 4:
         return _axis(f"val-A {view.metric}", range=None)
     low, high = float(np.quantile(scores, 0.25)), max(scores)

@@ -20,7 +20,7 @@ from xraytune.present import charts
 from xraytune.present.charts import Chart
 from xraytune.present.study import StudyData
 from xraytune.present.tables import Picture, Section, Table, duration, numbers, sentence, text_of
-from xraytune.present.trials import all_trials, sides_table
+from xraytune.present.trials import all_trials, arms_table, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
 from xraytune.study.pruning import pruning_of
@@ -76,13 +76,12 @@ def _best(data: StudyData) -> Section | None:
     side = next((side for side in view.sides if side.name == "val-B"), None)
     interval = side.interval(trial.val_b_score) if side and trial.val_b_score and view.metric == "AUROC" else None
     ends = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-    study, pruning = data.argument, pruning_of(view)
+    study = data.argument
     return Section(
         lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
         notes=[
             *([sentence(data.reason)] if data.reason else []),
             "It was selected among all trials by these scores, so they are optimistic.",
-            *map(sentence, pruning.warnings if pruning else ()),
         ],
         facts=[(name, text_of(value)) for name, value in trial.by_name.items()],
         commands=[f"xraytune train {study} -o model"] if view.has_val_b else [f"xraytune export {study} -o best.yaml"],
@@ -103,14 +102,21 @@ def _ratios(data: StudyData) -> Section | None:
 
 
 def _search(data: StudyData) -> Section | None:
-    view, rungs = data.view, tuple(rungs_of(data.space.settings, ()).reached())
-    if "history" not in data.figures:
+    view = data.view
+    if not any(trial.values for trial in view.trials):
         return None
     counts = Counter(trial.status for trial in view.trials)
     by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
     return Section(
         lead=f"{len(view.trials)} trials: {by_status}.",
-        charts=[charts.history(data.figures["history"], view), charts.learning_curves(view, rungs)],
+        notes=[
+            "Scores of different arms are comparable after the same epoch: with extra images, networks learn later."
+        ],
+        charts=[
+            charts.learning_curves(view, rungs_of(data.space.settings).epochs),
+            *([charts.history(data.figures["history"], view)] if "history" in data.figures else []),
+        ],
+        tables=[arms_table(view)],
     )
 
 
@@ -238,8 +244,8 @@ def _cost(data: StudyData) -> Section | None:
     rows = list[tuple[str | float, ...]]()
     for arm in sorted({trial.arm for trial in ended}):
         trials = [trial for trial in ended if trial.arm == arm]
-        complete, epochs = sum(trial.status == "complete" for trial in trials), sum(trial.epochs for trial in trials)
-        rows.append((arm, len(trials), complete, epochs, round(sum(trial.seconds or 0 for trial in trials) / 60, 1)))
+        minutes = sum(trial.seconds or 0 for trial in trials) / 60
+        rows.append((arm, sum(trial.epochs for trial in trials), round(minutes, 1)))
     pruning = pruning_of(view)
     notes = [f"{pruning.summary}."] if pruning else []
     if generators:
@@ -249,7 +255,7 @@ def _cost(data: StudyData) -> Section | None:
     return Section(
         lead=f"{duration(view.seconds)} of wall time; {duration(computed)} summed over trials.",
         notes=notes,
-        tables=[Table(("arm", *numbers("trials", "complete", "epochs", "minutes")), rows)],
+        tables=[Table(("arm", *numbers("epochs", "minutes")), rows)],
     )
 
 

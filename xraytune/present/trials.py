@@ -16,6 +16,7 @@ from xraytune.study.status import trial_table
 if TYPE_CHECKING:
     from xraytune.data.sides import SideSize
     from xraytune.space.domains import Value
+    from xraytune.study.arms import ArmSummary
     from xraytune.study.status import StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -69,10 +70,47 @@ def status_frame(view: StudyView) -> Frame:
     ]
     return (
         *heading(view),
+        *arms_frame(view),
         *(sides_frame(view.sides) if view.sides else ()),
         *(Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed),
         *([_table(columns, view.trials)] if view.trials else []),
     )
+
+
+def arms_frame(view: StudyView) -> Frame:
+    """Lay out the arms of a study; nothing without trials."""
+    return (arms_table(view),) if view.trials else ()
+
+
+def arms_table(view: StudyView) -> Table:
+    """Lay out the arms of a study: their trials, and the best scores of those that are complete."""
+    arms = view.arms
+    columns: list[tuple[Column, Callable[[ArmSummary], Entry]]] = [
+        (Column("arm"), lambda arm: arm.arm),
+        (Column("trials", "right"), lambda arm: sum(arm.trials.values())),
+        (Column("complete", "right"), lambda arm: arm.trials.get("complete", 0)),
+        (Column("best val-A", "right"), lambda arm: _numbered(arm.val_a)),
+    ]
+    if view.has_val_b:
+        columns.append((Column("best val-B", "right"), lambda arm: _numbered(arm.val_b)))
+    if any(arm.difference is not None for arm in arms):
+        columns.append((Column("val-B minus real_only\n(standard error)", "right"), _difference))
+    columns.append((Column("other trials", flexible=True), _other_trials))
+    return Table([heading for heading, _ in columns], [[cell(arm) for _, cell in columns] for arm in arms], "Arms")
+
+
+def _numbered(best: tuple[int, float] | None) -> str:
+    return f"#{best[0]} {best[1]:.3f}" if best else ""
+
+
+def _difference(arm: ArmSummary) -> str:
+    if arm.difference is None:
+        return ""
+    return f"{arm.difference:+.4f}" + (f" ({arm.standard_error:.4f})" if arm.standard_error is not None else "")
+
+
+def _other_trials(arm: ArmSummary) -> str:
+    return ", ".join(f"{count} {status}" for status, count in arm.trials.items() if status != "complete")
 
 
 def all_trials(view: StudyView) -> Table:
@@ -179,7 +217,12 @@ def sides_table(sizes: Sequence[SideSize]) -> Table:
 def summary_line(view: StudyView) -> str:
     """Format a running search as one log line."""
     busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
-    parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view)[:1], *busy]
+    best = (
+        [f"best on val-A: #{view.best.number} {view.best.mix}, {view.metric} {_score(view.best.value)}"]
+        if view.best
+        else []
+    )
+    parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *best, *busy]
     parts.append(f"{duration(view.seconds)} used")
     if view.seconds_left is not None:
         parts.append(f"about {duration(view.seconds_left)} left")
@@ -209,12 +252,10 @@ def _state(trial: TrialView, view: StudyView) -> str:
 
 
 def heading(view: StudyView) -> Iterable[Cell | str]:
-    """Return how far a study is, its best trials, its time, and what ASHA saved."""
+    """Return how far a study is, its time, and what ASHA saved."""
     counts = [f"{view.counts[status]} {status}" for status in _TONES if status in view.counts]
     first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"
     yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
-    for best in _best(view):
-        yield Cell(best, "good")
     if (nearest := view.most_realistic) and nearest.report and nearest.report.quality:
         yield f"most realistic images: #{nearest.number}, {nearest.report.quality}"
     limit = f" of at most {duration(view.seconds_budget)}" if view.seconds_budget is not None else ""
@@ -223,18 +264,6 @@ def heading(view: StudyView) -> Iterable[Cell | str]:
     yield f"{state}, {duration(view.seconds)} used{limit}{left}"
     if pruning := pruning_of(view):
         yield pruning.summary
-        yield from (Cell(f"warning: {warning}", "bad") for warning in pruning.warnings)
-
-
-def _best(view: StudyView) -> list[str]:
-    best = view.best
-    if best is None:
-        return []
-    chosen = [f"best on val-A: #{best.number} {best.mix}, {view.metric} {best.value:.3f}"]
-    if (export := view.for_export) is not None and export.val_b_score is not None:
-        score = f"{view.metric} {export.val_b_score:.3f}"
-        chosen.append(f"best on val-B: #{export.number} {export.mix}, {score}")
-    return chosen
 
 
 def _ended(view: StudyView) -> int:

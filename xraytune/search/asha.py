@@ -4,71 +4,77 @@ A rung is an epoch at which a trial's value so far is compared with those of the
 continues if it is among the best 1/reduction of them. The state depends only on the values and their order of arrival,
 so after a restart the rungs are rebuilt by replaying them. `TrialLoop` (loop.py) ends a trial that may not continue.
 
+With `within: arm`, a trial is compared only with trials of its arm: with extra images in each step a network learns later,
+so shared rungs would prune whole arms before they can be compared (docs/report.md, "Pruned trials").
+
 Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping form of Ray Tune's
-`AsyncHyperBandScheduler`, which makes the same decisions (tested).
+`AsyncHyperBandScheduler`, which makes the same decisions with `within: all` (tested).
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
 
-from xraytune.space.settings import Objective, Settings
+from xraytune.space.settings import Objective, SchedulerSettings, Settings
 
 _HIGHER_IS_BETTER = Objective()
+_FIRST_OF_ARM = 2
+"""The trials of an arm that pass each of its rungs in any case, so that the best of an arm is chosen from at least two."""
 
 
 class Rungs:
     """The rungs of one study.
 
     Args:
-        grace: Epochs that every trial gets; the first rung.
-        reduction: Each rung is `reduction` times further than the last, and lets the best 1/reduction pass.
+        scheduler: Its first rung and its reduction; with the name `none`, there are no rungs.
         max_epochs: The last epoch; a trial that reaches it is complete, not pruned.
         objective: Decides which values are better.
+
+    Attributes:
+        epochs: The epochs of the rungs.
     """
 
     def __init__(
-        self, *, grace: int, reduction: int, max_epochs: int, objective: Objective = _HIGHER_IS_BETTER
+        self, scheduler: SchedulerSettings, *, max_epochs: int, objective: Objective = _HIGHER_IS_BETTER
     ) -> None:
-        self._reduction, self._rank = reduction, objective.rank
-        # The decisions by trial, and the sorted values.
-        self._rungs: dict[int, tuple[dict[Hashable, bool], list[float]]] = {}
-        epoch = grace
+        self._scheduler, self._rank = scheduler, objective.rank
+        epochs, epoch = list[int](), scheduler.grace if scheduler.name == "asha" else max_epochs
         while epoch < max_epochs:
-            self._rungs[epoch] = {}, []
-            epoch *= reduction
+            epochs.append(epoch)
+            epoch *= scheduler.reduction
+        self.epochs = tuple(epochs)
+        # By arm and epoch: the decisions by trial, and the sorted values.
+        self._reached: dict[tuple[str, int], tuple[dict[Hashable, bool], list[float]]] = {}
 
-    def should_continue(self, trial: Hashable, epoch: int, value: float) -> bool:
+    def should_continue(self, trial: Hashable, epoch: int, value: float, *, arm: str = "") -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
 
-        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before. Only the
-        first value counts: a repeated call returns the same answer, even with another value, as after a restart on a
-        machine that rounds differently.
+        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before, in the trial's arm or in all
+        of them. Only the first value counts: a repeated call returns the same answer, even with another value, as after a
+        restart on a machine that rounds differently.
         """
-        decisions, values = self._rungs.get(epoch, (None, []))
-        if decisions is None:
+        if epoch not in self.epochs:
             return True
+        is_by_arm = self._scheduler.within == "arm"
+        decisions, values = self._reached.setdefault((arm if is_by_arm else "", epoch), ({}, []))
         if trial not in decisions:
             value = -self._rank(value)
-            low, weight = divmod((len(values) - 1) * (1 - 1 / self._reduction), 1)
+            low, weight = divmod((len(values) - 1) * (1 - 1 / self._scheduler.reduction), 1)
             near_cutoff = values[int(low) : int(low) + 2]  # the values are sorted
-            decisions[trial] = not values or value >= float(np.quantile(near_cutoff, weight))
+            is_first = len(values) < (_FIRST_OF_ARM if is_by_arm else 1)
+            decisions[trial] = is_first or value >= float(np.quantile(near_cutoff, weight))
             insort(values, value)
         return decisions[trial]
 
-    def reached(self) -> dict[int, int]:
-        """Return how many trials reached each rung."""
-        return {epoch: len(values) for epoch, (_, values) in self._rungs.items()}
 
-
-def rungs_of(settings: Settings, reports: Iterable[tuple[int, int, float]]) -> Rungs:
-    """Rebuild a study's rungs from `Journal.reports`: trial, epoch and value. Without ASHA, there are no rungs."""
-    scheduler, last = settings.scheduler, settings.budget.max_epochs
-    grace = scheduler.grace if scheduler.name == "asha" else last
-    rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last, objective=settings.objective)
-    for report in reports:
-        rungs.should_continue(*report)
+def rungs_of(
+    settings: Settings, reports: Iterable[tuple[int, int, float]] = (), arm_of: Callable[[int], str] = lambda _: ""
+) -> Rungs:
+    """Rebuild a study's rungs from `Journal.reports`: trial, epoch and value; `arm_of` returns the arm of a trial."""
+    rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs, objective=settings.objective)
+    for number, epoch, value in reports:
+        rungs.should_continue(number, epoch, value, arm=arm_of(number))
     return rungs

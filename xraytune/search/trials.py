@@ -33,7 +33,7 @@ class SearchTrials(TrialSource):
         self.retries = space.settings.resources.retries
         self._task = task_of(space.settings)
         self.trains_generators_first, self.stops_trials = self._task.trains_network, True
-        self._rungs = rungs_of(space.settings, journal.reports())
+        self._rungs = rungs_of(space.settings, journal.reports(), journal.arm)
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._rows = journal.rows()
         self._gpu_seconds = sum(row.gpu_seconds for row in self._rows)
@@ -87,7 +87,7 @@ class SearchTrials(TrialSource):
         if record.epoch not in self.journal.reported(number):
             self.journal.report(number, record.epoch, value)
             self.callbacks.on_epoch(number, record)
-        return self._rungs.should_continue(number, record.epoch, value)
+        return self._rungs.should_continue(number, record.epoch, value, arm=self.journal.arm(number))
 
     def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""

@@ -511,6 +511,10 @@ class SchedulerSettings(StrictModel):
     grace: Count = 1
     """Epochs before the first rung."""
     reduction: Annotated[int, Field(ge=2)] = 3
+    """Each rung is this many times as far as the last one."""
+    within: Literal["arm", "all"] = "arm"
+    """The trials that a trial is compared with: those of its arm, of which the first two always continue, or all trials,
+    as in Ray Tune."""
 
 
 class SamplerSettings(StrictModel):

@@ -57,7 +57,8 @@ _REPORT_OPERATION = 7
 class Journal:
     """An open journal. It raises a StudyError if it is damaged or too large.
 
-    Under the study's lock it is `writable`: a line that a crash left half-written is cut off.
+    Under the study's lock it is `writable`: a line that a crash left half-written is cut off. `study` is the study as Optuna
+    sees it, to be read only.
     """
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
@@ -72,16 +73,17 @@ class Journal:
         try:
             with quiet_optuna():
                 self._storage = JournalStorage(self._backend)
-                self._study = optuna.load_study(study_name=None, storage=self._storage)
+                self.study = optuna.load_study(study_name=None, storage=self._storage)
         except Exception as error:  # a damaged line makes Optuna raise anything
             raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
         self._trials: dict[int, optuna.trial.Trial] = {}
+        self._arms: dict[int, str] = {}
         self.count = len(self.trials)  # including those suggested since opening
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials by number; read-only."""
-        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
 
     def unfinished(self) -> list[int]:
         """Return the trials that have not ended."""
@@ -90,19 +92,19 @@ class Journal:
     def ask(self, points: Sequence[Mapping[str, Value]]) -> TrialSuggestion:
         """Return the next trial: the point of its number if there is one, else a draw of the sampler."""
         number = self.count
-        self._study.sampler = _NumberedSampler(self._sampler, number)
+        self.study.sampler = _NumberedSampler(self._sampler, number)
         with self._backend.flushed_once():
             # A killed search may already have enqueued the point.
-            if number < len(points) and len(self._study.get_trials(deepcopy=False)) == number:
+            if number < len(points) and len(self.study.get_trials(deepcopy=False)) == number:
                 point = {name: relative_value(name, value, self._folder) for name, value in points[number].items()}
-                self._study.enqueue_trial(point)
-            self._trials[number] = trial = self._study.ask()
+                self.study.enqueue_trial(point)
+            self._trials[number] = trial = self.study.ask()
             self.count += 1
             return TrialSuggestion(number=number, parameters=self._suggest(trial))
 
     def resume(self, number: int) -> TrialSuggestion:
         """Return an unfinished trial with its settings; those not yet drawn are drawn now."""
-        self._study.sampler = _NumberedSampler(self._sampler, number)
+        self.study.sampler = _NumberedSampler(self._sampler, number)
         with self._backend.flushed_once():
             parameters = self._suggest(self._trial(number))
         return TrialSuggestion(number=number, parameters=parameters, share=resource_share(self.failures(number)))
@@ -124,6 +126,12 @@ class Journal:
             if trial.state.is_finished():
                 raise self._damaged(number, error) from error
             raise ValueError(f"trial {number} has no settings yet") from error
+
+    def arm(self, number: int) -> str:
+        """Return the arm of a trial; errors are those of `parameters`."""
+        if number not in self._arms:
+            self._arms[number] = self.parameters(number).arm
+        return self._arms[number]
 
     def status(self, number: int) -> Status | None:
         """Return how a trial ended; None if it has not."""
@@ -165,11 +173,11 @@ class Journal:
         trial = self._trial(number)
         # The reason always: an end that was recorded only in part, before a crash, may have left another one.
         known = {name: outcome[name] for name in _OUTCOME if name in outcome}
-        attributes = {"status": status, "arm": self.parameters(number).arm, "reason": "", **known}
+        attributes = {"status": status, "arm": self.arm(number), "reason": "", **known}
         with self._backend.flushed_once():
             for name, attribute in attributes.items():
                 trial.set_user_attr(name, attribute)
-            self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
+            self.study.tell(number, value if status == "complete" else None, state=_STATES[status])
 
     def rows(self) -> list[TrialRow]:
         """Return the row of each ended trial, by number."""
@@ -210,7 +218,7 @@ class Journal:
 
     def _trial(self, number: int) -> optuna.trial.Trial:
         if number not in self._trials:
-            self._trials[number] = optuna.trial.Trial(self._study, number)
+            self._trials[number] = optuna.trial.Trial(self.study, number)
         return self._trials[number]
 
     def _frozen(self, number: int) -> FrozenTrial:

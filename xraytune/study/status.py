@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Objective
+from xraytune.study.arms import ArmSummary, summarise_arms
 from xraytune.study.clock import Times, read_times
 from xraytune.study.folder import StudyFolder, is_searched
 from xraytune.study.journal import ROW_ATTRIBUTES, VALUE_NAME, Journal
@@ -91,6 +92,11 @@ class StudyView:
         return ranked_on_val_a(self.trials, self.objective)
 
     @property
+    def arms(self) -> list[ArmSummary]:
+        """The arms, the simplest first; raises StudyError if the results of a trial are damaged."""
+        return summarise_arms(StudyFolder(self.path), self.trials, self.objective)
+
+    @property
     def has_val_b(self) -> bool:
         """Whether complete trials have a score on val-B; generators alone have none."""
         return self.objective.goal == "maximize"
@@ -114,13 +120,17 @@ class StudyView:
         return next(iter(ranked_for_export(self.trials, self.objective)), None)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: its trials by status, and a table of them without columns that are empty."""
+        """Return what a notebook shows: its trials by status, its arms, and its trials, without columns that are empty."""
         import pandas as pd  # takes most of a second
 
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        table = pd.DataFrame(trial_table(self)).set_index("number").dropna(axis="columns", how="all")
-        rows = table.to_html(max_rows=30, na_rep="", float_format="{:.4g}".format)
-        return f"<p><b>{escape(self.name)}</b>: {counts}</p>{rows}"
+        arms = pd.DataFrame(map(asdict, self.arms)).set_index("arm")
+        trials = pd.DataFrame(trial_table(self)).set_index("number")
+        tables = (
+            table.dropna(axis="columns", how="all").to_html(max_rows=30, na_rep="", float_format="{:.4g}".format)
+            for table in (arms, trials)
+        )
+        return f"<p><b>{escape(self.name)}</b>: {counts}</p>{''.join(tables)}"
 
 
 def status(study: Path) -> StudyView:

@@ -1,0 +1,89 @@
+"""The arms of a search side by side, and what ASHA saved."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
+from xraytune.base.files import write_array
+from xraytune.data.prepare import PreparedImage, image_columns
+from xraytune.study.folder import StudyFolder
+from xraytune.study.pruning import pruning_of
+from xraytune.study.start import create_study
+from xraytune.study.status import status
+
+pytestmark = pytest.mark.slow
+_PATIENTS = 80
+_LABELS = np.arange(_PATIENTS) % 2
+_SOURCES = ("none", "gan", "gan", "none", "none", "gan")
+_POINTS = "points_to_evaluate=[{}]".format(
+    ", ".join(f"{{source: {source}, lr: {number + 1}e-4}}" for number, source in enumerate(_SOURCES))
+)
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> StudyFolder:
+    """A study with 80 patients on val-B: three trials of `real_only` and three of `gan`, each the last one pruned."""
+    folder = StudyFolder(tmp_path / "studies" / "small")
+    val_b = [
+        PreparedImage(file=f"{n}.png", patient=f"{n}", label=int(label), side="val_b", row=n + 2, sha256=f"{n}")
+        for n, label in enumerate(_LABELS)
+    ]
+    prepared = replace(two_images(), images=image_columns([*list(two_images().images)[:2], *val_b]))
+    create_study(folder, write_space(tmp_path, _POINTS, "scheduler.within=arm"), prepared, CPU)
+    loop = direct(folder, _POINTS, "scheduler.within=arm")
+    for number, value in enumerate((0.90, 0.80, 0.85, 0.92, 0.70, 0.60)):
+        loop.next_trial()
+        if loop.on_result(number, epoch(1, value)):
+            write_array(folder.results_path(number, "val_b"), probabilities(number), is_recorded=True)
+            loop.on_result(number, ended(value))
+    return folder
+
+
+def probabilities(number: int) -> np.ndarray:
+    draw = np.random.default_rng(number)
+    ill = np.clip(0.5 + 0.2 * (_LABELS - 0.5) + draw.normal(0, 0.15, _PATIENTS), 0, 1)
+    return np.stack([1 - ill, ill], axis=1)
+
+
+def test_each_arm_is_summarised_by_its_complete_trials(searched: StudyFolder) -> None:
+    real_only, gan = status(searched.path).arms
+
+    assert (real_only.arm, real_only.trials, real_only.val_a) == ("real_only", {"complete": 2, "pruned": 1}, (3, 0.92))
+    assert (gan.arm, gan.trials, gan.val_a) == ("gan", {"complete": 2, "pruned": 1}, (2, 0.85))
+    assert (real_only.difference, real_only.standard_error) == (None, None)
+    assert gan.val_b
+    assert real_only.val_b
+    assert gan.difference == pytest.approx(gan.val_b[1] - real_only.val_b[1])
+
+
+def test_the_standard_error_is_that_of_a_bootstrap_over_patients(searched: StudyFolder) -> None:
+    real_only, gan = status(searched.path).arms
+    assert gan.val_b
+    assert real_only.val_b
+    first, second = (probabilities(best[0])[:, 1] for best in (gan.val_b, real_only.val_b))
+    draw, differences = np.random.default_rng(7), []
+    for _ in range(1000):
+        rows = draw.integers(0, _PATIENTS, _PATIENTS)
+        labels = _LABELS[rows]
+        differences.append(roc_auc_score(labels, first[rows]) - roc_auc_score(labels, second[rows]))
+
+    assert gan.standard_error == pytest.approx(np.std(differences), rel=0.15)
+
+
+def test_a_notebook_shows_the_arms_above_the_trials(searched: StudyFolder) -> None:
+    page = status(searched.path)._repr_html_()
+
+    assert page.index("standard_error") < page.index("gan.steps")
+
+
+def test_epochs_of_stopped_trials_are_saved_and_without_any_nothing_is_reported(searched: StudyFolder) -> None:
+    view = status(searched.path)
+    found = pruning_of(view)
+
+    assert found
+    assert (found.trials, found.stopped, found.epochs, found.saved_epochs) == (6, 2, 6 + 2 * 8, 2 * 8)
+    assert pruning_of(replace(view, trials=view.trials[:2])) is None

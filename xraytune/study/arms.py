@@ -1,0 +1,105 @@
+"""The arms of a search side by side: trials, best scores, and how far the best of an arm is from the best of `real_only`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from xraytune.data.sides import FEWEST_OF_CLASS, side_sizes
+from xraytune.space.settings import Objective
+from xraytune.stats.classification import Floats
+from xraytune.study.folder import StudyFolder
+from xraytune.study.row import TrialRecord, ranked_on_val_a, ranked_on_val_b
+from xraytune.trial.task import task_of
+
+_Trial = TypeVar("_Trial", bound=TrialRecord)
+_REFERENCE = "real_only"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmSummary:
+    """An arm of a search. Only complete trials are compared; the others have trained for fewer epochs.
+
+    Attributes:
+        arm: Such as `classical+gan`.
+        trials: The number of trials by status.
+        val_a: The number and score of its best complete trial on val-A; None if it has none.
+        val_b: The same on val-B.
+        difference: Score on val-B of that trial minus that of the best of `real_only`; None without either.
+        standard_error: Of the difference, over the patients of val-B; None where it is unknown.
+    """
+
+    arm: str
+    trials: dict[str, int]
+    val_a: tuple[int, float] | None = None
+    val_b: tuple[int, float] | None = None
+    difference: float | None = None
+    standard_error: float | None = None
+
+
+def summarise_arms(folder: StudyFolder, trials: Sequence[_Trial], objective: Objective) -> list[ArmSummary]:
+    """Return a summary of each arm that has trials, the simplest first; errors are those of `differences_on_val_b`."""
+    by_arm: dict[str, list[_Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.parameters.simplicity[:2]):
+        by_arm.setdefault(trial.arm, []).append(trial)
+    best_on_b = {arm: ranked[0] for arm, members in by_arm.items() if (ranked := ranked_on_val_b(members))}
+    differences = _differences(folder, best_on_b)
+    summaries = []
+    for arm, members in by_arm.items():
+        best_on_a, on_b = ranked_on_val_a(members, objective)[:1], best_on_b.get(arm)
+        difference, error = differences.get(arm, (None, None))
+        summaries.append(
+            ArmSummary(
+                arm=arm,
+                trials=dict(Counter(trial.status for trial in members)),
+                val_a=next(((trial.number, trial.value) for trial in best_on_a if trial.value is not None), None),
+                val_b=(on_b.number, on_b.val_b_score) if on_b and on_b.val_b_score is not None else None,
+                difference=difference,
+                standard_error=error,
+            )
+        )
+    return summaries
+
+
+def _differences(folder: StudyFolder, best: dict[str, _Trial]) -> dict[str, tuple[float, float | None]]:
+    """Return difference and standard error of the best trial of each arm from that of the reference, if there is one."""
+    if (reference := best.get(_REFERENCE)) is None:
+        return {}
+    others = {arm: trial for arm, trial in best.items() if arm != _REFERENCE}
+    leads = {arm: (trial.val_b_score or 0.0) - (reference.val_b_score or 0.0) for arm, trial in others.items()}
+    numbers = [reference.number, *(trial.number for trial in others.values())]
+    has_results = all(folder.results_path(number, "val_b").exists() for number in numbers)
+    if not (others and has_results and has_standard_error(folder)):
+        return {arm: (lead, None) for arm, lead in leads.items()}
+    _, errors = differences_on_val_b(folder, numbers)
+    return {arm: (lead, float(error)) for (arm, lead), error in zip(leads.items(), errors[1:], strict=True)}
+
+
+def has_standard_error(folder: StudyFolder) -> bool:
+    """Return whether differences on val-B have a standard error: for AUROC and Dice, with several patients of each class."""
+    settings = folder.space().settings
+    return settings.metric == task_of(settings).metric and not side_sizes(folder.prepared())[-1].lacking(
+        FEWEST_OF_CLASS
+    )
+
+
+def differences_on_val_b(folder: StudyFolder, numbers: Sequence[int]) -> tuple[Floats, Floats]:
+    """Return the score of each complete trial on val-B minus that of the first, and its standard error over patients, [n].
+
+    The trials are compared on the same images, so the standard error is that of a paired difference.
+
+    Raises:
+        StudyError: The results of a trial are missing or damaged.
+    """
+    prepared = folder.prepared()
+    side = prepared.side("val_b")
+    shape = (len(side.labels), 1 if prepared.has_masks else len(prepared.class_names))
+    results = np.stack([folder.results(number, "val_b", shape) for number in numbers])
+    task = task_of(folder.space().settings)
+    scored = task.components(side.labels, results, side.patients, prepared.positive)
+    differences = scored.components - scored.components[0]
+    return scored.scores - scored.scores[0], np.sqrt((differences**2).sum(axis=1))
