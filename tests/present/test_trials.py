@@ -131,4 +131,4 @@ def test_a_search_for_a_generator_puts_the_lowest_kid_first_and_has_no_val_b() -
     assert headings[4:6] == ["val-A", "curve\n-0.01-3.00"]
     assert "best on val-A: #2 gan r=2, KID -0.010" in summary_line(view)
     (_, arms) = tables(status_frame(view))[::-1]
-    assert [column.name for column in arms.headings] == ["arm", "trials", "complete", "best val-A", "other trials"]
+    assert [column.name for column in arms.headings] == ["arm", "trials", "complete", "best\nval-A"]

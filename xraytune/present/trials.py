@@ -89,13 +89,14 @@ def arms_table(view: StudyView) -> Table:
         (Column("arm"), lambda arm: arm.arm),
         (Column("trials", "right"), lambda arm: sum(arm.trials.values())),
         (Column("complete", "right"), lambda arm: arm.trials.get("complete", 0)),
-        (Column("best val-A", "right"), lambda arm: _numbered(arm.val_a)),
+        (Column("best\nval-A", "right"), lambda arm: _numbered(arm.val_a)),
     ]
     if view.has_val_b:
-        columns.append((Column("best val-B", "right"), lambda arm: _numbered(arm.val_b)))
+        columns.append((Column("best\nval-B", "right"), lambda arm: _numbered(arm.val_b)))
     if any(arm.difference is not None for arm in arms):
-        columns.append((Column("val-B minus real_only\n(standard error)", "right"), _difference))
-    columns.append((Column("other trials", flexible=True), _other_trials))
+        columns.append((Column("minus real_only\n(standard error)", "right"), _difference))
+    if any(map(_other_trials, arms)):
+        columns.append((Column("other\ntrials", flexible=True), _other_trials))
     return Table([heading for heading, _ in columns], [[cell(arm) for _, cell in columns] for arm in arms], "Arms")
 
 
