@@ -280,6 +280,25 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: s
     assert "pruned" in statuses(study).values()
 
 
+def test_settings_that_are_drawn_again_are_not_trained_again(study: StudyFolder) -> None:
+    """Two combinations, six trials, two at a time: a trial waits for a running one with its settings, and copies it."""
+    overrides = ("lr={values: [0.05, 0.1]}", "source={value: none}", "budget.trials=6", "scheduler.name=none")
+    loop, started = direct(study, *overrides), list[int]()
+    while not loop.is_done:
+        while isinstance(suggestion := loop.next_trial(2), TrialSuggestion):
+            started.append(suggestion.number)
+            loop.on_result(suggestion.number, epoch(1, suggestion.parameters.lr))
+        for number in started:
+            loop.on_result(number, ended(loop.journal.parameters(number).lr))
+
+    rows = ended_trials(study)
+    assert len(started) == 2
+    assert [row.status for row in rows.values()] == ["complete"] * 6
+    assert all(rows[number].value == loop.journal.parameters(number).lr for number in rows)
+    assert loop.journal.reported(5) == {1: loop.journal.parameters(5).lr}
+    assert sum(row.reason.startswith("a copy of #") for row in rows.values()) == 4
+
+
 def test_next_start_completes_work_interrupted_at_trial_end(study: StudyFolder, clock: Clock) -> None:
     """Its row, its checkpoint, and its time, which would be counted twice: as its own, and as that of a running trial."""
     killed = direct(study)

@@ -49,6 +49,7 @@ class TrialSource(Protocol):
         retries: How often a trial is retried without a new epoch in between.
         trains_generators_first: False if the trials themselves train generators.
         stops_trials: Whether `should_continue` may return False, so that it must hear of every epoch.
+        copies_results: Whether trials with the same settings have the same result, so that `copy_result` may copy it.
     """
 
     folder: StudyFolder
@@ -56,6 +57,7 @@ class TrialSource(Protocol):
     retries: int
     trains_generators_first: bool
     stops_trials: bool
+    copies_results: bool = False
 
     def unfinished(self) -> Iterable[Trial]:
         """Return the trials to run first."""
@@ -67,6 +69,11 @@ class TrialSource(Protocol):
     def ask(self) -> TrialSuggestion:
         """Return a new trial, if there is one."""
         raise LookupError("all trials are known")
+
+    def copy_result(self, suggestion: TrialSuggestion) -> bool:
+        """Record a trial as a copy of a complete one with the same settings; return whether there is one."""
+        del suggestion
+        return False
 
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return a trial's name in the dashboard and in trackers, without that of the study."""
@@ -178,6 +185,9 @@ class TrialLoop:
         if not runnable:
             return "wait"
         trial = runnable[0]
+        if self.source.copy_result(trial.suggestion):
+            del self._waiting[trial.number]
+            return self.next_trial(slots, slots_of)
         trial.lineage = self.generator_need(trial.suggestion.parameters.generator)
         needs_generator = trial.lineage is not None and not trial.has_trained_generator
         only_generator = needs_generator and self.source.trains_generators_first
@@ -200,8 +210,13 @@ class TrialLoop:
         return [trial for trial in waiting if (self.folder.trial_path(trial.number) / "config.json").exists()]
 
     def _runnable(self) -> list[Trial]:
+        """Return the trials that can start now; one whose settings a running trial has waits for its result."""
         in_training = {trial.lineage for trial in self._running.values()}
-        return in_order(self._startable(), in_training, self.generator_need)
+        waiting = self._startable()
+        if self.source.copies_results:
+            running = {trial.suggestion.parameters for trial in self._running.values()}
+            waiting = [trial for trial in waiting if trial.suggestion.parameters not in running]
+        return in_order(waiting, in_training, self.generator_need)
 
     def _start(self, trial: Trial) -> None:
         suggestion, path = trial.suggestion, self.folder.trial_path(trial.number)

@@ -25,6 +25,8 @@ from xraytune.trial.task import task_of
 class SearchTrials(TrialSource):
     """The trials of one search, under the study's lock. The space has the budget of this start."""
 
+    copies_results = True
+
     def __init__(
         self, folder: StudyFolder, space: Space, journal: Journal, *, callbacks: Callbacks = NO_CALLBACKS
     ) -> None:
@@ -72,6 +74,19 @@ class SearchTrials(TrialSource):
         """Return the next point, or a draw."""
         return self.journal.ask(self._points)
 
+    def copy_result(self, suggestion: TrialSuggestion) -> bool:
+        """Record a trial as a copy of a complete one with the same settings: it would have the same result to the bit."""
+        rows = (row for row in self._rows if row.status == "complete" and row.parameters == suggestion.parameters)
+        if (original := next(rows, None)) is None:
+            return False
+        number = suggestion.number
+        for epoch, value in sorted(self.journal.reported(original.number).items()):
+            self._should_continue(number, epoch, value)
+        outcome = original.model_dump(include={"value", "val_b_score", "threshold"})
+        self.record(number, "complete", {**outcome, "reason": f"a copy of #{original.number}"})
+        self.callbacks.note(f"#{number} has the settings of #{original.number}, so its result was copied")
+        return True
+
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return number and mix: `#7 gan r=0.5 (500 steps)`."""
         return f"#{suggestion.number} {self._task.label(suggestion.parameters)}"
@@ -83,16 +98,24 @@ class SearchTrials(TrialSource):
 
     def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Record the value of an epoch in the journal, and let ASHA decide."""
-        value = record.best_val_score
-        if record.epoch not in self.journal.reported(number):
-            self.journal.report(number, record.epoch, value)
+        is_repeated = record.epoch in self.journal.reported(number)
+        continues = self._should_continue(number, record.epoch, record.best_val_score)
+        if not is_repeated:
             self.callbacks.on_epoch(number, record)
-        return self._rungs.should_continue(number, record.epoch, value, arm=self.journal.arm(number))
+        return continues
+
+    def _should_continue(self, number: int, epoch: int, value: float) -> bool:
+        if epoch not in self.journal.reported(number):
+            self.journal.report(number, epoch, value)
+        return self._rungs.should_continue(number, epoch, value, arm=self.journal.arm(number))
 
     def record(self, number: int, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""
         times = self.clock.times()
-        used: dict[str, Any] = {"seconds": times.trials[number], "gpu_seconds": times.gpu_seconds[number]}
+        used: dict[str, Any] = {
+            "seconds": times.trials.get(number, 0.0),  # a copy takes no time
+            "gpu_seconds": times.gpu_seconds.get(number, 0.0),
+        }
         if (report := read_pool_report(self.folder.trial_path(number))) and report.quality:
             used["quality"] = report.quality.columns()
         self.journal.tell(number, status, outcome.get("value"), {**outcome, **used})
