@@ -1,7 +1,7 @@
 """Decode DICOM files to 8-bit grey and read their patient; the only module that uses pydicom, which is optional.
 
-Stored values go through the modality LUT (or rescale), then the file's own window or VOI LUT. Without one, the whole range
-that the bits can hold becomes 0 to 255. MONOCHROME1, where large values are dark, is inverted.
+Stored values go through the modality LUT (or rescale), then the file's own VOI LUT or window. Without one, the range of
+their content becomes 0 to 255. MONOCHROME1, where large values are dark, is inverted. docs/modality.md has a table.
 """
 
 from __future__ import annotations
@@ -93,8 +93,13 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[
     return dataset, ImageHeader(width_px=columns, height_px=rows, patient_id=patient_id)
 
 
-def dicom_grey(dataset: Any, path: Path | str) -> tuple[NDArray[np.uint8], int]:
-    """Decode the pixels as a radiologist's screen shows them, [H, W] uint8; also return the bits of a stored value.
+def content_bits(stated_bits: int, largest: int) -> int:
+    """Return the depth of values from 0 to `largest`: programs store 8 or 12 bits in files that state more."""
+    return min(stated_bits, next(bits for bits in (8, 12, 16, 32) if largest < 2**bits))
+
+
+def dicom_grey(dataset: Any, path: Path | str) -> tuple[NDArray[np.uint8], int, int]:
+    """Decode the pixels as a radiologist's screen shows them, [H, W] uint8; also return the bits stated and of the content.
 
     Raises:
         DataError: No pixels, an unsupported compression or colour model, or damage.
@@ -129,60 +134,128 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
     if not is_known:
         fix = "decompress it (dcmdjpeg, dcmdjpls or gdcmconv --raw), or pip install pylibjpeg[all]"
         return f"its pixels are compressed as {syntax.name}, for which no decoder is installed", fix
-    colours = str(dataset.get("PhotometricInterpretation", ""))
-    if colours not in (*_GREY, *_COLOUR):
-        return f"the colour model {colours or '(none)'} of this DICOM file is not supported", REPAIR
+    samples = dataset.get("SamplesPerPixel", 1)
+    if not dataset.get("PhotometricInterpretation") and samples == 1:
+        dataset.PhotometricInterpretation = "MONOCHROME2"  # as viewers do
+    colours = str(dataset.get("PhotometricInterpretation") or "(none)")
+    if colours not in (_GREY if samples == 1 else _COLOUR):
+        return (
+            f"the colour model {colours} of this DICOM file, with {samples} values per pixel, is not supported",
+            REPAIR,
+        )
+    if colours == "MONOCHROME2" and dataset.get("PresentationLUTShape") == "INVERSE":
+        return "it is MONOCHROME2, and its PresentationLUTShape is INVERSE: these contradict each other", REPAIR
+    if (high := dataset.get("HighBit")) is not None and high >= dataset.BitsStored:
+        return f"its HighBit is {high}, although only {dataset.BitsStored} bits are stored", REPAIR
     slope = dataset.get("RescaleSlope")
     if slope is not None and (slope == 0 or not np.isfinite(float(slope))):
         return f"its RescaleSlope is {float(slope):g}, which makes all pixels equal", REPAIR
     return None
 
 
-def _grey(dataset: Any) -> tuple[NDArray[np.uint8], int]:
-    stored, bits = dataset.pixel_array, int(dataset.BitsStored)
+def _grey(dataset: Any) -> tuple[NDArray[np.uint8], int, int]:
+    bits = int(dataset.BitsStored)
+    stored = _without_unused_bits(dataset.pixel_array, bits)
     if dataset.PhotometricInterpretation in _COLOUR:  # RGB [H, W, 3]; grey by the weights of ITU-R 601
-        largest = 2**bits - 1
-        colours = (stored.astype(np.uint32) * 255 + largest // 2) // largest
-        return np.asarray(Image.fromarray(np.minimum(colours, 255).astype(np.uint8)).convert("L")), bits
-    grey = np.rint(_shown(stored, dataset) * 255).astype(np.uint8)
-    return 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey, bits
+        depth = content_bits(bits, int(stored.max()))
+        colours = np.rint(stored / (2**depth - 1) * 255).astype(np.uint8)
+        return np.asarray(Image.fromarray(colours).convert("L")), bits, depth
+    is_padding = _is_padding(stored, dataset)
+    shown, depth = _shown(stored, is_padding, dataset)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        shown = 1 - shown
+    shown[_background(is_padding)] = 0
+    return np.rint(shown * 255).astype(np.uint8), bits, depth
 
 
-def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
-    """Map stored values to 0 (black) .. 1 (white), before MONOCHROME1 is inverted."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
+def _without_unused_bits(stored: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Clear or, of signed values, correct the bits above BitsStored, where overlays may be: some decoders return them."""
+    unused = max(0, 8 * stored.itemsize - bits)
+    return stored << unused >> unused
 
-    values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
-    first, last = _ends(dataset)
-    if dataset.get("VOILUTSequence"):
-        values = np.asarray(apply_voi(np.rint(values).astype(np.int64), dataset), dtype=np.float64)
-        first, last = 0.0, 2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
-    elif _has_window(dataset):
-        with np.errstate(over="ignore"):  # far from the centre of a sigmoid
-            values = apply_windowing(values, dataset)  # black becomes `first`, white `last`
+
+def _is_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
+    """Return which values are PixelPaddingValue or between it and PixelPaddingRangeLimit, whose sign may be misread."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if value is None:
+        return np.zeros(stored.shape, dtype=np.bool_)
+    ends = np.array([value, value if limit is None else limit]).astype(stored.dtype)
+    first, last = sorted(_without_unused_bits(ends, int(dataset.BitsStored)))
+    return (stored >= first) & (stored <= last)
+
+
+def _background(is_padding: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the padding in regions at the border; single pixels of its value elsewhere may be saturated bone or metal."""
+    if not is_padding.any():
+        return is_padding
+    from scipy.ndimage import label  # type: ignore[import-untyped]  # few files need it
+
+    regions, _ = label(is_padding)
+    at_border = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
+    is_background = np.bincount(regions.ravel()) >= regions.size / 1000
+    is_background &= np.isin(np.arange(len(is_background)), at_border[at_border > 0])
+    background: NDArray[np.bool_] = is_background[regions]
+    return background
+
+
+def _shown(stored: NDArray[Any], is_padding: NDArray[np.bool_], dataset: Any) -> tuple[NDArray[np.float64], int]:
+    """Map stored values to 0 (black) .. 1 (white), before MONOCHROME1 is inverted; also return the bits of their content."""
+    from pydicom.pixels.processing import apply_windowing
+
+    bits = int(dataset.BitsStored)
+    content = stored if is_padding.all() else stored[~is_padding]
+    black = min(0, int(content.min()))
+    depth = content_bits(bits, int(content.max()) - black)
+    ends = np.array([black, min(black + 2**depth, 2 ** (bits - dataset.PixelRepresentation)) - 1], dtype=np.float64)
+    if dataset.get("ModalityLUTSequence"):
+        values, ends = _looked_up(stored, dataset.ModalityLUTSequence[0])
+        depth = bits
     else:
-        first, last = sorted((first, last))
-    return np.clip((values - first) / (last - first), 0.0, 1.0)
+        slope, intercept = (dataset.get(f"Rescale{name}") for name in ("Slope", "Intercept"))
+        slope, intercept = float(1 if slope is None else slope), float(intercept or 0)
+        values, ends = stored * slope + intercept, np.sort(ends * slope + intercept)
+    if dataset.get("VOILUTSequence"):
+        values, ends = _looked_up(values, dataset.VOILUTSequence[0])
+    elif window := _window(dataset):
+        with np.errstate(over="ignore"):  # far from the centre of a sigmoid
+            return apply_windowing(values, window), bits
+    else:
+        return np.clip((values - ends[0]) / (ends[1] - ends[0]), 0.0, 1.0), depth
+    return values / ends[1], bits
 
 
-def _has_window(dataset: Any) -> bool:
-    """Return whether the first window is more than a placeholder of no width; an unknown function becomes LINEAR."""
+def _looked_up(values: NDArray[Any], lut: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Apply a modality or VOI LUT; return its values, and the first and last one of their depth.
+
+    The stated depth is often 16 bits for entries of 12. The first value mapped is often negative, but written as unsigned.
+    pydicom's own functions refuse some tables, and take positions modulo 256 in tables with entries of 8 bits.
+    """
+    count, first, bits = lut.LUTDescriptor
+    count = count or 2**16
+    data = lut.LUTData
+    if isinstance(data, bytes):
+        data = np.frombuffer(data, np.uint8 if len(data) < 2 * count else np.uint16)
+    entries = np.asarray(data).astype(np.uint16)[:count]
+    if len(entries) < count:
+        raise ValueError("the table is shorter than its descriptor says")
+    first -= 2**16 if first > values.max() else 0
+    positions = np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)
+    return entries[positions].astype(np.float64), np.array([0.0, 2.0 ** content_bits(bits, int(entries.max())) - 1])
+
+
+def _window(dataset: Any) -> Any | None:
+    """Return the first window of a header, for values from 0 to 1; None if it has none, or a placeholder of no width."""
+    from pydicom.dataset import Dataset
+
     centers, widths = (dataset.get(name) for name in ("WindowCenter", "WindowWidth"))
     if centers is None or widths is None:
-        return False
+        return None
     center, width = (float(value if isinstance(value, (int, float)) else value[0]) for value in (centers, widths))
-    if str(dataset.get("VOILUTFunction")).upper() not in ("LINEAR_EXACT", "SIGMOID"):
-        dataset.VOILUTFunction = "LINEAR"
-    is_wide_enough = width >= 1 if dataset.VOILUTFunction == "LINEAR" else width > 0
-    return is_wide_enough and bool(np.isfinite([center, width]).all())
-
-
-def _ends(dataset: Any) -> tuple[float, float]:
-    """Return what the modality LUT or rescale makes of the smallest and largest value that the bits can hold."""
-    if dataset.get("ModalityLUTSequence"):
-        return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
-    bits = int(dataset.BitsStored)
-    least, largest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
-    if None in (slope := dataset.get("RescaleSlope"), intercept := dataset.get("RescaleIntercept")):
-        return least, largest
-    return least * float(slope) + float(intercept), largest * float(slope) + float(intercept)
+    function = str(dataset.get("VOILUTFunction")).upper()
+    function = function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
+    if not np.isfinite([center, width]).all() or width < (1 if function == "LINEAR" else 1e-9):
+        return None
+    window = Dataset()
+    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, width, function
+    window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 1, 0
+    return window

@@ -28,7 +28,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import read_bytes, require_own_file
-from xraytune.data.dicom import REPAIR, ImageHeader, dicom_grey, is_dicom, open_dicom
+from xraytune.data.dicom import REPAIR, ImageHeader, content_bits, dicom_grey, is_dicom, open_dicom
 
 UNUSED_BITS = " with "
 """In the `kind` of images that have more bits than their content."""
@@ -106,8 +106,8 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         DataError: The image is broken; its single problem says why.
     """
     if is_dicom(content):
-        levels, bits = dicom_grey(_open_dicom(content, path, with_pixels=True)[0], path)
-        return GreyImage(image=Image.fromarray(levels), kind=f"DICOM {bits}-bit")
+        levels, stated_bits, bits = dicom_grey(_open_dicom(content, path, with_pixels=True)[0], path)
+        return GreyImage(image=Image.fromarray(levels), kind=_kind("DICOM", stated_bits, bits))
     image = _open(content, path)
     try:
         if isinstance(image, TiffImageFile):
@@ -176,12 +176,11 @@ def _grey(
 ) -> GreyImage:
     """Decode a PNG or TIFF, by its `name`; `is_inverted` is about integer modes only."""
     image.load()
-    kind = f"{name} {stated_bits}-bit"
     if image.mode == "F":
         what = "this TIFF contains floating-point numbers, which do not define black and white"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
     if not image.mode.startswith("I"):
-        return GreyImage(image=_eight_bit_grey(image, stated_bits, path), kind=kind)
+        return GreyImage(image=_eight_bit_grey(image, stated_bits, path), kind=_kind(name, stated_bits, stated_bits))
     levels = np.asarray(image)
     lowest, highest = int(levels.min()), int(levels.max())
     if lowest < 0 or highest > 65535:
@@ -190,11 +189,14 @@ def _grey(
     if (transparent := image.info.get("transparency")) is not None:
         levels = np.where(levels == transparent, 0, levels)
         highest = int(levels.max())
-    bits = stated_bits if stated_bits < 16 else 8 if highest < 256 else 12 if highest < 4096 else 16
+    bits = content_bits(min(stated_bits, 16), highest)
     largest = 2**bits - 1
     grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
-    kind += f"{UNUSED_BITS}{bits}-bit content" if bits < min(stated_bits, 16) else ""
-    return GreyImage(image=Image.fromarray(255 - grey if is_inverted else grey), kind=kind)
+    return GreyImage(image=Image.fromarray(255 - grey if is_inverted else grey), kind=_kind(name, stated_bits, bits))
+
+
+def _kind(name: str, stated_bits: int, bits: int) -> str:
+    return f"{name} {stated_bits}-bit" + (f"{UNUSED_BITS}{bits}-bit content" if bits < min(stated_bits, 16) else "")
 
 
 def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") -> Image.Image:
