@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -132,7 +135,7 @@ def lut(entries: NDArray[np.uint16], first: int, bits: int) -> Sequence:
     item.LUTDescriptor = [len(entries), first, bits]
     item.LUTData = entries.tolist()
     for name in ("LUTDescriptor", "LUTData"):
-        item[name].VR = "US"
+        item[name].VR = "SS" if name == "LUTDescriptor" and first < 0 else "US"
     return Sequence([item])
 
 
@@ -146,6 +149,189 @@ def test_a_voi_lut_comes_before_a_window_and_a_modality_lut_gives_the_range() ->
 
     np.testing.assert_allclose(voi, squares[levels] / 4095 * 255, atol=0.51)
     np.testing.assert_allclose(modality, roots[few] / 65535 * 255, atol=0.51)
+
+
+def words(entries: NDArray[np.uint16], first: int, bits: int, kind: type[np.generic] = np.uint16) -> Sequence:
+    """A table whose entries are bytes: words, or two entries of 8 bits in each."""
+    (item,) = table = lut(entries, first, bits)
+    del item.LUTData
+    item.add_new("LUTData", "OW", entries.astype(kind).tobytes())
+    return table
+
+
+SQUARES = (np.arange(4096) ** 2 // 4096).astype(np.uint16)
+SIGNED_ENTRIES = lut(np.arange(4096, dtype=np.uint16), 0, 16)
+SIGNED_ENTRIES[0].add_new("LUTData", "SS", (np.arange(4096) * 16).astype(np.int16).tolist())
+
+
+@pytest.mark.parametrize(
+    ("table", "expected", "attributes"),
+    [
+        (lut(SQUARES // 16, 0, 8), SQUARES // 16 / 255, {}),
+        (words(SQUARES // 16, 0, 8), SQUARES // 16 / 255, {}),
+        (words(SQUARES // 16, 0, 8, np.uint8), SQUARES // 16 / 255, {}),
+        (words(SQUARES, 0, 12), SQUARES / 4095, {}),
+        (lut(SQUARES, 0, 16), SQUARES / 4095, {}),
+        (lut(SQUARES, 2**16 - 1024, 12), SQUARES / 4095, {"RescaleSlope": 1, "RescaleIntercept": -1024}),
+        (SIGNED_ENTRIES, np.arange(4096) * 16 / 65535, {}),
+    ],
+    ids=["8 bits", "8 bits in words", "8 bits, packed", "words", "16 bits for 12", "negative first", "signed entries"],
+)
+@pytest.mark.parametrize("name", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_tables_as_devices_write_them_are_applied(
+    name: str, table: Sequence, expected: NDArray[np.float64], attributes: dict[str, Any]
+) -> None:
+    levels = ramp(0, 4095)
+    if name == "ModalityLUTSequence" and attributes:  # it replaces the rescale
+        table, attributes = lut(SQUARES, 0, 12), {"RescaleSlope": 2, "RescaleIntercept": 9}
+
+    grey = grey_of(dicom(levels, 12, **{name: table}, **attributes))
+
+    np.testing.assert_allclose(grey, expected[levels] * 255, atol=0.51)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("rescale", [{}, {"RescaleSlope": 1, "RescaleIntercept": -100}])
+def test_tables_and_windows_agree_with_pydicom(signed: bool, rescale: dict[str, Any]) -> None:
+    """Where a file follows the standard, and pydicom's functions do too."""
+    levels = ramp(-2048, 2047, np.int16) if signed else ramp(0, 4095)
+    voi = {"VOILUTSequence": lut(SQUARES, int(levels.min()), 12)}
+    window = {"WindowCenter": 700, "WindowWidth": 1000}
+    modality = {"ModalityLUTSequence": lut(SQUARES * 16, int(levels.min()), 16)}
+
+    for transforms in (voi, window, modality, modality | {"WindowCenter": 30000, "WindowWidth": 9000}):
+        content = dicom(levels, 12, **transforms, **({} if "ModalityLUTSequence" in transforms else rescale))
+        header = dcmread(io.BytesIO(content))
+        values = apply_modality_lut(header.pixel_array.astype(np.int64), header).astype(np.int64)
+        if "VOILUTSequence" in transforms:
+            expected = apply_voi(values, header) / 4095
+        elif "WindowWidth" in transforms:
+            shown = apply_windowing(values, header)
+            expected = (shown - shown.min()) / (shown.max() - shown.min())
+        else:
+            expected = values / 65535
+
+        np.testing.assert_allclose(grey_of(content), expected * 255, atol=0.51)
+
+
+def overlaid(levels: NDArray[Any]) -> NDArray[Any]:
+    """Levels with an overlay in their highest bit, in every second column."""
+    stored = levels.copy()
+    stored[:, ::2] |= np.array(1 << 15, dtype=np.uint16).astype(stored.dtype)
+    return stored
+
+
+def compressed(stored: NDArray[Any], syntax: UID) -> dict[str, Any]:
+    if syntax == JPEG2000Lossless:
+        return {"PixelData": encoded(stored.view(np.uint16), "JPEG2000", no_jp2=True)}
+    if syntax == RLELossless:
+        dataset = dcmread(io.BytesIO(dicom(stored, 16)))
+        dataset.compress(RLELossless)
+        return {"PixelData": dataset.PixelData}
+    return {
+        "PixelData": stored.astype(stored.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")).tobytes()
+    }
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEG2000Lossless]
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_above_those_stored_show_nothing(syntax: UID, signed: bool) -> None:
+    levels = ramp(-2048, 2047, np.int16) if signed else ramp(0, 4095)
+    plain, overlay = (compressed(stored, syntax) for stored in (levels, overlaid(levels & 0xFFF)))
+
+    expected = (levels - float(levels.min())) / 4095 * 255
+    np.testing.assert_allclose(grey_of(dicom(levels, 12, syntax, **plain)), expected, atol=0.51)
+    np.testing.assert_allclose(grey_of(dicom(levels, 12, syntax, **overlay)), expected, atol=0.51)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("padding", "attributes"),
+    [
+        (0, {"PixelPaddingValue": 0}),
+        (4095, {"PixelPaddingValue": 4095}),
+        (4000, {"PixelPaddingValue": 3990, "PixelPaddingRangeLimit": 4010}),
+        (4000, {"PixelPaddingValue": 4010, "PixelPaddingRangeLimit": 3990}),
+        (0, {"PixelPaddingValue": 0, "WindowCenter": 2048, "WindowWidth": 4096}),
+    ],
+)
+def test_padding_at_the_border_is_black(photometric: str, padding: int, attributes: dict[str, Any]) -> None:
+    """A saturated pixel inside the image has the same value, and keeps its grey."""
+    levels = ramp(50, 3900)
+    levels[:, :6], levels[-2:], levels[10, 20] = padding, padding, padding
+
+    grey = grey_of(dicom(levels, 12, PhotometricInterpretation=photometric, **attributes))
+
+    shown = levels / 4095 * 255
+    expected = 255 - shown if photometric == "MONOCHROME1" else shown
+    expected[:, :6], expected[-2:] = 0, 0
+    np.testing.assert_allclose(grey, expected, atol=1)
+
+
+@pytest.mark.parametrize("vr", ["SS", "US"])
+def test_padding_does_not_count_as_content(vr: str) -> None:
+    """Its sign may be misread: -2000 is 63536 without one."""
+    levels = ramp(0, 4095, np.int16)
+    levels[:, :6] = -2000
+    dataset = dcmread(io.BytesIO(dicom(levels, 16)))
+    dataset.add_new("PixelPaddingValue", vr, -2000 if vr == "SS" else 63536)
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+
+    np.testing.assert_allclose(grey_of(stream.getvalue()), np.maximum(levels, 0) / 4095 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("levels", "bits", "kind"),
+    [
+        (ramp(0, 4095), 16, "DICOM 16-bit with 12-bit content"),
+        (ramp(0, 4095), 14, "DICOM 14-bit with 12-bit content"),
+        (ramp(0, 255), 12, "DICOM 12-bit with 8-bit content"),
+        (ramp(0, 4095, np.uint32), 32, "DICOM 32-bit with 12-bit content"),
+        (ramp(-1024, 3071, np.int16), 16, "DICOM 16-bit with 12-bit content"),
+        (ramp(0, 32767, np.int16), 16, "DICOM 16-bit"),
+        (np.stack([ramp(0, 255)] * 3, axis=-1), 16, "DICOM 16-bit with 8-bit content"),
+    ],
+)
+def test_without_a_window_the_depth_of_the_content_counts(levels: NDArray[Any], bits: int, kind: str) -> None:
+    found = read_grey(dicom(levels, bits), FILE, needed_px=8)
+
+    grey = np.asarray(found.image).astype(int)
+    assert (grey.min(), grey.max(), found.kind) == (0, 255, kind)
+    np.testing.assert_allclose(grey, ramp(0, 255), atol=1.01)
+    window = {} if levels.ndim == 3 else {"WindowCenter": 30000, "WindowWidth": 60000}
+    if window and not kind.endswith("32-bit with 12-bit content"):
+        assert read_grey(dicom(levels, bits, **window), FILE, needed_px=8).kind == f"DICOM {bits}-bit"
+
+
+def test_shallow_files_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.dcm").write_bytes(dicom(ramp(0, 4095), 16))
+
+    assert len([*decode_images(tmp_path, ["a.dcm"], 16)]) == 1
+    assert "1 file is DICOM 16-bit with 12-bit content (a.dcm): read at that depth" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_inverted"),
+    [
+        ({"PhotometricInterpretation": None}, False),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}, True),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}, True),
+        ({"RescaleSlope": -1}, True),
+        ({"RescaleIntercept": -1024}, False),
+        ({"SmallestImagePixelValue": 1000, "LargestImagePixelValue": 2000}, False),
+    ],
+)
+def test_incomplete_and_redundant_headers(attributes: dict[str, Any], is_inverted: bool) -> None:
+    """Without a colour model large values are bright, as in viewers; devices write wrong shapes of the presentation LUT."""
+    levels = ramp(0, 4095)
+
+    expected = levels / 4095 * 255
+    np.testing.assert_allclose(
+        grey_of(dicom(levels, 12, **attributes)), 255 - expected if is_inverted else expected, atol=0.51
+    )
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (16, np.uint16)])
@@ -177,6 +363,8 @@ def test_compressed_dicom_is_read() -> None:
     np.testing.assert_array_equal(grey_of(dicom(bars, 8, RLELossless, PixelData=encapsulate([frame]))), bars)
 
 
+SHORT = lut(np.arange(100, dtype=np.uint16), 0, 12)
+SHORT[0].LUTDescriptor = [4096, 0, 12]
 GOOD = dicom(ramp(0, 4095), 12, PatientID="77", WindowCenter=2000, WindowWidth=4000)
 BROKEN: dict[str, tuple[bytes, str]] = {
     "a_report": (dicom(None), "this DICOM file contains no pixels, or is truncated"),
@@ -197,6 +385,16 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "cut_at_its_start": (GOOD[:141], "the DICOM header is truncated or damaged"),
     "unknown_kind_of_value": (GOOD.replace(b"\x28\x00\x04\x00CS", b"\x28\x00\x04\x00ES"), "the DICOM pixels are"),
     "flat_rescale": (dicom(ramp(0, 9), 12, RescaleSlope=0, RescaleIntercept=0), "its RescaleSlope is 0, which makes"),
+    "large_values_bright_and_dark": (
+        dicom(ramp(0, 9), 12, PresentationLUTShape="INVERSE"),
+        "MONOCHROME2, and its PresentationLUTShape is INVERSE",
+    ),
+    "bits_at_the_high_end": (dicom(ramp(0, 9), 12, HighBit=15), "its HighBit is 15, although only 12 bits are stored"),
+    "grey_with_three_values": (
+        dicom(np.stack([ramp(0, 9)] * 3, axis=-1), 12, PhotometricInterpretation="MONOCHROME2"),
+        "the colour model MONOCHROME2 of this DICOM file, with 3 values per pixel",
+    ),
+    "a_short_table": (dicom(ramp(0, 9), 12, VOILUTSequence=SHORT), "the DICOM pixels are truncated or damaged"),
     "deflated": (dicom(ramp(0, 9), 12, DeflatedExplicitVRLittleEndian), "this DICOM file is deflated as a whole,"),
     "bomb": (dicom(ramp(0, 9), 12, Rows=30_000, Columns=30_000), "30000 x 30000 pixels are too many for an X-ray"),
 }

@@ -154,6 +154,21 @@ def test_a_deep_file_with_shallow_content_is_read_at_the_depth_of_its_content(la
 
 
 SIXTEEN = gradient().astype(np.uint16) * 257
+TWELVE = (gradient() * (4095 / 255)).round().astype(np.uint16)
+
+
+def with_significant_bits(content: bytes, bits: int) -> bytes:
+    """A PNG with an sBIT chunk after its header: its values were scaled up from so many bits (PNG, section 11.3.2.4)."""
+    chunk = b"sBIT" + bytes([bits])
+    return content[:33] + struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+
+
+def shallow_palette_tiff() -> bytes:
+    """A TIFF whose palette is a ramp of grey up to 255 instead of 65280."""
+    content = encoded(Image.fromarray(RAMP).convert("P"), "TIFF")
+    deep, shallow = (struct.pack("<256H", *range(0, 256 * step, step)) for step in (256, 1))
+    assert content.count(deep) == 3
+    return content.replace(deep, shallow)
 
 
 def ycck_jpeg() -> bytes:
@@ -177,6 +192,8 @@ LOSSLESS = {
     "big endian": tiff(SIXTEEN, order=">"),
     "white is zero": tiff(255 - gradient(), photometric=0),
     "white is zero, 16 bits": tiff(65535 - SIXTEEN, photometric=0),
+    "white is zero, 12 bits in 16": tiff(4095 - TWELVE, photometric=0),
+    "a PNG that states significant bits": with_significant_bits(encoded(Image.fromarray(SIXTEEN)), 12),
     "32 bits that 16 would hold": tiff(SIXTEEN.astype(np.int32), sample_format=2),
     "the first frame of a GIF": encoded(GREY, "GIF", save_all=True, append_images=[Image.new("L", GREY.size)]),
     **{
@@ -263,6 +280,13 @@ BROKEN = {
     "tiff_of_floats": (tiff(RAMP.astype(np.float32), sample_format=3), "this TIFF contains floating-point numbers,"),
     "tiff_of_32_bits": (tiff(RAMP.astype(np.uint32) * 1000), "this TIFF contains grey levels from 0 to 240000; 0 to"),
     "tiff_below_zero": (tiff(RAMP.astype(np.int16) - 100, sample_format=2), "this TIFF contains grey levels from"),
+    "tiff_of_signed_bytes": (
+        tiff(RAMP.astype(np.int8), sample_format=2),
+        "this TIFF contains signed numbers of 8 bits",
+    ),
+    "tiff_with_a_shallow_palette": (shallow_palette_tiff(), "the colour map of this TIFF has 8 bits instead of 16"),
+    "png_without_opacity": (encoded(Image.new("LA", (8, 8), (200, 0))), "all of its pixels are transparent"),
+    "jpeg_2000": (encoded(GREY, "JPEG2000"), "this is no JPEG, PNG,"),
     "tiff_of_an_unknown_kind": (tiff(RAMP.astype(np.uint64)), "its format is not supported"),
     "wide": (png(30_000, 100, 8, 0, b"\0"), "30000 x 100 pixels are too many for an X-ray"),
     "png_bomb": (png(19_000, 19_000, 8, 0, b"\0"), "19000 x 19000 pixels are too many for an X-ray"),

@@ -23,6 +23,8 @@ from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.dicom import REPAIR
 from xraytune.data.formats import GreyImage, ignore_decoder_warnings, read_grey
 
+DECODER = 2
+"""Counts up when a file is decoded to other pixels, so that images in a cache are decoded again."""
 Resize: TypeAlias = Literal["squash", "crop"]
 """How an image becomes square: squashed, or its shorter side scaled to S and its centre cut out."""
 

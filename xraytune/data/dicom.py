@@ -171,7 +171,8 @@ def _grey(dataset: Any) -> tuple[NDArray[np.uint8], int, int]:
 def _without_unused_bits(stored: NDArray[Any], bits: int) -> NDArray[Any]:
     """Clear or, of signed values, correct the bits above BitsStored, where overlays may be: some decoders return them."""
     unused = max(0, 8 * stored.itemsize - bits)
-    return stored << unused >> unused
+    cleared: NDArray[Any] = stored << unused >> unused
+    return cleared
 
 
 def _is_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
@@ -181,7 +182,8 @@ def _is_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
         return np.zeros(stored.shape, dtype=np.bool_)
     ends = np.array([value, value if limit is None else limit]).astype(stored.dtype)
     first, last = sorted(_without_unused_bits(ends, int(dataset.BitsStored)))
-    return (stored >= first) & (stored <= last)
+    is_padding: NDArray[np.bool_] = (stored >= first) & (stored <= last)
+    return is_padding
 
 
 def _background(is_padding: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -20,8 +20,8 @@ from xraytune.data.formats import IMAGE_SUFFIXES, without_suffix
 from xraytune.data.guesses import PARTS, PartName, folded, part_named, shows_drawings
 from xraytune.data.patients import PATIENTS_CSV
 
-_NO_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
-"""Files that xraytune itself writes next to images."""
+PROVENANCE_FILE = "provenance.json"
+"""The origin of images that `generator sample` drew, next to them: they show nobody."""
 ADD_IMAGES = (
     f"put images {{}} ({', '.join(sorted(IMAGE_SUFFIXES))}); unpack archives, "
     "and convert other formats to PNG (docs/data.md, Other formats)"
@@ -169,7 +169,7 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
                 drawings.append(file.relative_to(folder).as_posix())
             elif _is_image_name(file):
                 images.append(file)
-            elif file.name not in _NO_IMAGES or parent != str(root):
+            elif file.name not in (PATIENTS_CSV, PROVENANCE_FILE) or parent != str(root):
                 suffix = "".join(file.suffixes[-2:]) if file.suffix == ".gz" else file.suffix
                 others[suffix.lower() or "no suffix"] += 1
     names = [image.relative_to(folder).as_posix() for image in images]

@@ -53,6 +53,7 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
 }
 """Pillow's reader by the first bytes of a file."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO, _ORIENTATION = 258, 262, 0, 274
+_COLOUR_MAP, _SAMPLE_FORMAT, _SIGNED = 320, 339, 2
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 """Where Pillow looks for an orientation tag."""
 _UPRIGHT = {
@@ -117,7 +118,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             return replace(grey, image=_turned(grey.image, _orientation(image)))
         whole_px = _upright_size(image)
         image.draft("L", (2 * needed_px, 2 * needed_px))  # the decoder itself scales by 1/2, 1/4 or 1/8
-        turned = _turned(_eight_bit_grey(image), _orientation(image))
+        turned = _turned(_eight_bit_grey(image, 8, path), _orientation(image))
         return GreyImage(image=turned, kind=f"{image.format} 8-bit", reduced_from=whole_px)
     except _DAMAGE as error:
         raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
@@ -167,6 +168,10 @@ def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
         what = "this TIFF has several pages, and it is unclear which one to use"
         raise DataError(Problem(what, path, "save the page that you need as a separate file"))
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+    if bits == 8 and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED:
+        raise DataError(Problem("this TIFF contains signed numbers of 8 bits", path, _SAVE_AGAIN))
+    if 0 < max(image.tag_v2.get(_COLOUR_MAP, (0,))) < 256:
+        raise DataError(Problem("the colour map of this TIFF has 8 bits instead of 16", path, _SAVE_AGAIN))
     # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones.
     return _grey(image, "TIFF", bits, path, is_inverted=image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
 
@@ -199,7 +204,7 @@ def _kind(name: str, stated_bits: int, bits: int) -> str:
     return f"{name} {stated_bits}-bit" + (f"{UNUSED_BITS}{bits}-bit content" if bits < min(stated_bits, 16) else "")
 
 
-def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") -> Image.Image:
+def _eight_bit_grey(image: Image.Image, bits: int, path: Path | str) -> Image.Image:
     """Return grey by the weights of ITU-R 601, transparent parts over black."""
     if image.mode == "L" and "transparency" not in image.info:
         image.load()
@@ -208,7 +213,10 @@ def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") ->
         grey = image.getchannel("L")
     elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         clear = image.convert("RGBA")
-        grey = ImageChops.multiply(clear.convert("L"), clear.getchannel("A"))
+        opacity = clear.getchannel("A")
+        if not opacity.getbbox():
+            raise DataError(Problem("all of its pixels are transparent", path, _SAVE_AGAIN))
+        grey = ImageChops.multiply(clear.convert("L"), opacity)
     else:
         grey = image.convert("L")
     if bits == 16 and np.asarray(grey).max() < 16:  # Pillow keeps only the upper 8 bits

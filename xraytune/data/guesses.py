@@ -34,18 +34,23 @@ _KERMANY_NAME = re.compile(
     r"(_jpe?g\.rf\.\w+)?"  # added by Roboflow
 )
 POSITIVE = "data.positive"
-_NO_DISEASE = frozenset(
-    "0 absent benign clear control controls false healthy neg negative nofinding nofindings none normal normals "
-    "unremarkable".split()
+YES = frozenset("1 1.0 pos positive present true y yes".split())
+NO = frozenset("0 0.0 absent false n neg negative no".split())
+"""Cells of a table, in lower case; the words among them also mean disease, or its absence, in the name of a class."""
+_NO_DISEASE = NO.difference("n").union(
+    "benign clear control controls healthy nofinding nofindings none normal normals unremarkable".split()
 )
-_DISEASE = frozenset(
+_DISEASE = YES.difference("1y").union(
     "abnormal abnormality abnormalities atelectasis bacteria bacterial cancer carcinoma cardiomegaly consolidation covid "
     "covid19 disease diseased edema effusion emphysema fibrosis finding findings fracture hernia ill infected infection "
     "infiltration lesion lesions malignant mass nodule nodules oedema opacity opacities pathological pathology pneumonia "
-    "pneumothorax pos positive sars sick silicosis tb true tuberculosis tumor tumors tumour tumours viral virus yes".split()
+    "pneumothorax sars sick silicosis tb tuberculosis tumor tumors tumour tumours viral virus".split()
 )
 _NEGATIONS = frozenset({"no", "non", "not", "without"})
 _WORD = re.compile(r"[^\W_]+")
+_VIEW_COLUMN = re.compile("view|projection|lateral|modality", re.IGNORECASE)
+_LATERAL = re.compile(r"(?<![a-z])lateral(?![a-z])", re.IGNORECASE)
+_OTHER_VIEW = re.compile(r"(?<![a-z])(lateral|lat|l|ll|rl|axial|coronal|sagittal|ct)(?![a-z])", re.IGNORECASE)
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -72,6 +77,16 @@ def inner_folders(file: PurePath) -> tuple[str, ...]:
 def shows_drawings(folder_name: str) -> bool:
     """Return whether a folder holds masks, overlays or heat maps of X-rays, which are no X-rays."""
     return _DRAWINGS.fullmatch(folder_name) is not None
+
+
+def shows_other_view(file: str) -> bool:
+    """Return whether the name of a file says that it shows a chest from the side."""
+    return _LATERAL.search(PurePosixPath(file).stem) is not None
+
+
+def says_other_view(cells: Mapping[str, str]) -> bool:
+    """Return whether a row of a table says so in a column such as `view` or `ViewPosition`, or that it is CT."""
+    return any(_OTHER_VIEW.search(cell) for column, cell in cells.items() if _VIEW_COLUMN.search(column))
 
 
 def patient_of(file: str) -> str | None:

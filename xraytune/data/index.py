@@ -25,6 +25,7 @@ from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
 from xraytune.data.dicom import ImageHeader
 from xraytune.data.folders import (
+    PROVENANCE_FILE,
     Listing,
     holds_pairs,
     list_images,
@@ -46,7 +47,7 @@ from xraytune.data.patients import (
     patients_by_regex,
     require_group,
 )
-from xraytune.data.table import LabelTable, find_table, match_names
+from xraytune.data.table import LabelTable, find_table, match_names, other_views
 from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import DataSettings, SplitSettings
 
@@ -131,7 +132,12 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
         for same in identical_images(images)
         if len({image.label for image in same}) > 1
     ]
-    contradictions = [f"the same image is in two classes: {join_names(in_two_classes, 3)}"] if in_two_classes else []
+    doubts = [f"the same image is in two classes: {join_names(in_two_classes, 3)}"] if in_two_classes else []
+    if others := other_views([image.file for image in images], table):
+        what = f"{len(others):,} of {len(images):,} images are lateral views or CT, by their names or the table"
+        doubts.append(
+            f"{what} ({join_names(others, 3)}); remove them, or their rows, for a classifier of frontal X-rays"
+        )
     return ImageIndex(
         root=settings.path,
         table=table,
@@ -141,7 +147,7 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
         images=training,
         test=test,
         test_fingerprint=content_fingerprint(test) if test else None,
-        warnings=(*listing.warnings, *notes, *contradictions),
+        warnings=(*listing.warnings, *notes, *doubts),
     )
 
 
@@ -327,9 +333,9 @@ def _read_images(
         images.append(image)
         on_progress("reading images", len(images), len(files))
     if patients is None:
-        patients, warnings = patients_by_name(
-            files, {image.file: image.patient_id for image in images if image.patient_id}
-        )
+        patient_ids = {image.file: image.patient_id for image in images if image.patient_id}
+        patients, warnings = patients_by_name(files, patient_ids)
+        warnings = () if (root / PROVENANCE_FILE).is_file() else warnings
     # Broken files are not compared: empty ones are all alike.
     patients = join_identical(patients, [(image.file, image.sha256) for image in images if image.width_px])
     return tuple(replace(image, patient=patients[image.file]) for image in images), warnings

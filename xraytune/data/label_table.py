@@ -6,7 +6,7 @@ Images without a row, rows without an image, and images without one of the mappe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from xraytune.base.errors import DataError, Problem, join_names
@@ -53,15 +53,21 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
-    without_class = [file for file in parts if files[file] not in listed]
+    without_class = [file for file in parts if files[file] not in listed and len(rows[file].votes) < 2]
     sides: dict[PartName, Path] = {"train": table.path}
     sides |= {"test": table.path} if "test" in parts.values() else {}
     fix = "correct data.table.labels and data.table.side, or add images"
+    if table.cells:
+        fix += f"; the columns {', '.join(table.settings.labels)} contain {_counted(table.cells)}"
     return Listing(
         class_names=names,
         images=listed,
         problems=tuple(missing_classes(listed.values(), sides, names, fix)),
-        warnings=(*_left_out(table, files, row_names, parts, without_class), *ignored),
+        warnings=(
+            *_left_out(table, files, row_names, parts, without_class),
+            *_doubts(table, {file: rows[file] for file in parts}),
+            *ignored,
+        ),
     )
 
 
@@ -142,12 +148,34 @@ def _left_out(
     without_image = len(table.rows) - len(set(row_names.values()))
     what = f"with none of the labels {', '.join(table.settings.labels)}" if table.settings.labels else "without a class"
     counts = Counter(label for file in without_class for label in table.rows[row_names[file]].labels)
-    most = [f"{label} {count:,}" for label, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     reasons = (
         (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
         (without_image, "rows without an image", f" of {len(table.rows):,}"),
         (len(row_names) - len(parts), "images in no list of data.table.side", ""),
-        (len(without_class), f"images {what}", f" ({join_names(most, 5)})" if most else ""),
+        (len(without_class), f"images {what}", f" ({_counted(counts)})" if counts else ""),
     )
     notes = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
     return [f"{table.path.name} leaves out {'; '.join(notes)}"] if notes else []
+
+
+def _doubts(table: LabelTable, rows: Mapping[str, TableRow]) -> Iterator[str]:
+    """Yield notes about images whose rows disagree, and about cells that say neither yes nor no."""
+    if disputed := [file for file, row in rows.items() if len(row.votes) > 1]:
+        votes = {name or "none of the labels": count for name, count in rows[disputed[0]].votes.items()}
+        rules = {
+            "first": "the first entry of data.table.labels that applies decides",
+            "majority": "the class of most rows counts, or that of the earliest",
+            "leave_out": "they are left out",
+        }
+        yield (
+            f"{table.path.name}: the rows of {len(disputed):,} of {len(rows):,} images disagree, such as those of "
+            f"{disputed[0]} ({_counted(votes)}); {rules[table.settings.disagree]} (data.table.disagree)"
+        )
+    if table.odd_cells:
+        yield f"{table.path.name}: cells that say neither yes nor no are no label: {_counted(table.odd_cells)}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """Return names and their counts, most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return join_names([f"{name or '(nothing)'} {count:,}" for name, count in ordered], 5)

@@ -24,7 +24,7 @@ from xraytune.base.artifacts import build_once, content_sha256, discard, is_inta
 from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.base.files import read_bytes, write_json
 from xraytune.base.records import Compute, Progress, ignore_progress
-from xraytune.data.decoding import Resize
+from xraytune.data.decoding import DECODER, Resize
 from xraytune.data.index import ImageFile, ImageIndex, read_index
 from xraytune.data.masks import map_masks, square_mask
 from xraytune.data.pixels import (
@@ -299,7 +299,7 @@ def store_images(
     return build_once(
         cache,
         PIXELS_STAGE,
-        {"files": contents, "image_size_px": image_size_px, "resize": resize},
+        {"files": contents, "image_size_px": image_size_px, "resize": resize, "decoder": DECODER},
         build,
         waiting=lambda: on_progress("waiting for images, which another process decodes", 0, len(files)),
     )

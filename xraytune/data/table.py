@@ -1,7 +1,8 @@
 """Read tables that give images their patient, class and side: `data.table`, or the `patients.csv` of a data folder.
 
 A row names its image by the path below the data folder, by a longer path that ends with it, by the end of it, or by the
-bare file name; the suffix may be missing or another one. Rows of one image are united, also those of several tables.
+bare file name; the suffix may be missing or another one, and Windows' separators are read too. Rows of one image are united,
+also those of several tables.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,16 @@ from typing import NamedTuple
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import cell_path, cell_text, require_file
 from xraytune.data.formats import without_suffix
-from xraytune.data.guesses import PartName, composed, part_named, pneumonia_type
+from xraytune.data.guesses import (
+    NO,
+    YES,
+    PartName,
+    composed,
+    part_named,
+    pneumonia_type,
+    says_other_view,
+    shows_other_view,
+)
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings, TableSettings
@@ -29,29 +39,45 @@ JOIN = "a table of patients or studies needs a row for each image (docs/data.md,
 PATIENTS_TABLE = TableSettings(file=(PATIENTS_CSV,), image="file", patient="patient", label="class")
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
 """Allowed names of classes: images are written into folders of that name."""
-_YES = frozenset(("1", "1.0", "true", "yes"))
+_KNOWN_CELLS = YES | NO | {"", "-1", "-1.0", "nan", "uncertain", "unclear", "unknown"}
 _DELIMITERS = ",;\t"
 _PROBLEMS_SHOWN = 10
 
 
 @dataclass(slots=True)
 class TableRow:
-    """What a table says about one image, united over its rows; `class_name` follows from the labels."""
+    """What a table says about one image, united over its rows.
+
+    Attributes:
+        votes: How many rows give it each class; None: that it has none of the labels.
+        class_name: Follows from labels and votes.
+    """
 
     where: SourceLine
     patient: str = ""
     part: PartName | None = None
     labels: set[str] = field(default_factory=set)
+    votes: Counter[str | None] = field(default_factory=Counter)
+    is_other_view: bool = False
     class_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelTable:
-    """The rows of a table, each under the name that it gives its image, in order; of several tables, `path` is the first."""
+    """The rows of a table, each under the name that it gives its image, in order; of several tables, `path` is the first.
+
+    `cells` counts what the columns contain whose names are labels.
+    """
 
     path: Path
     settings: TableSettings
     rows: Mapping[str, TableRow]
+    cells: Mapping[str, int]
+
+    @property
+    def odd_cells(self) -> dict[str, int]:
+        """The cells that say neither yes nor no."""
+        return {cell: count for cell, count in self.cells.items() if cell.casefold() not in _KNOWN_CELLS}
 
     def rows_of(self, files: Collection[str]) -> dict[str, str]:
         """Return the row of each file (a path below the data folder) that has one; DataError if that is ambiguous."""
@@ -66,6 +92,8 @@ class LabelTable:
             return None
         rows = self.rows_of(files)
         what, fix = "images have no row", "add a row for each of them"
+        if not rows:
+            fix = f"write their paths into column {self.settings.image}, which names {join_names([*self.rows], 2)}"
         missing = [file for file in files if file not in rows]
         if not missing:
             what, fix = f"images have no patient in column {self.settings.patient}", "fill in the cells"
@@ -103,9 +131,9 @@ def match_names(names: Collection[str], files: Iterable[str]) -> Matches:
     """
     by_path: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        by_path[composed(without_suffix(file))].append(file)
+        by_path[_path(file)].append(file)
     by_end: dict[str, list[str]] = defaultdict(list)
-    depths = {name.count("/") + 1 for name in names}
+    depths = {_path(name).count("/") + 1 for name in names}
     for path, same_path in by_path.items():
         for depth in depths:
             if path.count("/") >= depth:
@@ -115,13 +143,13 @@ def match_names(names: Collection[str], files: Iterable[str]) -> Matches:
     several_files: dict[str, list[str]] = {}
     several_names: dict[str, list[str]] = {}
     for name in names:
-        end = composed(without_suffix(name))
+        end = _path(name)
         matching = by_path.get(end) or by_end.get(end) or []
         while not matching and "/" in end:
             end = end.partition("/")[2]
             matching = by_path.get(end, [])
         if len(matching) > 1:
-            bare = composed(name.rpartition("/")[2])
+            bare = composed(re.split(r"[/\\]", name)[-1])
             matching = [file for file in matching if composed(file).endswith(bare)] or matching
         if len(matching) > 1:
             several_files[name] = matching
@@ -130,6 +158,17 @@ def match_names(names: Collection[str], files: Iterable[str]) -> Matches:
                 several_names.setdefault(file, [by_file[file]]).append(name)
             by_file[file] = name
     return Matches(by_file, several_files, several_names)
+
+
+def _path(name: str) -> str:
+    return composed(without_suffix(name)).replace("\\", "/")
+
+
+def other_views(files: Sequence[str], table: LabelTable | None) -> list[str]:
+    """Return the files that are no frontal X-rays by their names or the table."""
+    rows = table.rows_of(files) if table else {}
+    in_table = {file for file, row in rows.items() if table and table.rows[row].is_other_view}
+    return [file for file in files if file in in_table or shows_other_view(file)]
 
 
 def find_table(root: Path, settings: TableSettings | None = None) -> LabelTable | None:
@@ -231,6 +270,7 @@ def _read_table(root: Path, settings: TableSettings) -> LabelTable:
     """Unite the rows of each image over all tables; raise DataError with the first of all problems."""
     rows: dict[str, TableRow] = {}
     columns: set[str] = set()
+    found: Counter[str] = Counter()
     problems: list[Problem | str] = []
     paths = [root / file for file in settings.file]
     for path in paths:
@@ -241,6 +281,7 @@ def _read_table(root: Path, settings: TableSettings) -> LabelTable:
                 continue
             for where, cells in lines:
                 problems += _unite(rows, settings, where, cells)
+                found.update(_cells_of_labels(settings, cells))
     needed = [("patient", settings.patient), ("side", settings.side.column if settings.side else None)]
     needed += [("labels", column) for column in settings.labels if settings.label is None]
     needed += [("label", settings.label)] if settings is not PATIENTS_TABLE else []
@@ -256,7 +297,7 @@ def _read_table(root: Path, settings: TableSettings) -> LabelTable:
         problems[_PROBLEMS_SHOWN:] = [f"... and {len(problems) - _PROBLEMS_SHOWN} more"]
     if problems:
         raise DataError(*problems)
-    return LabelTable(path=paths[0], settings=settings, rows=rows)
+    return LabelTable(path=paths[0], settings=settings, rows=rows, cells=found)
 
 
 def _missing_columns(
@@ -289,7 +330,11 @@ def _unite(
         yield Problem(what, where, "keep one of the two rows")
         return
     row.patient = row.patient or patient
-    row.labels.update(_labels(settings, cells))
+    labels = _labels(settings, cells)
+    row.labels.update(labels)
+    if labels or not NO.isdisjoint(map(str.casefold, _cells_of_labels(settings, cells))):
+        row.votes[_class_of(settings, labels)] += 1
+    row.is_other_view |= says_other_view(cells)
     side = settings.side and settings.side.column
     if side and side in cells:
         part = part_named(cells[side])
@@ -301,9 +346,14 @@ def _unite(
         row.part = row.part or part
 
 
+def _cells_of_labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
+    """Return the cells of the columns whose names are labels."""
+    return [cells[label] for label in settings.labels if label in cells] if settings.label is None else []
+
+
 def _labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
     if settings.label is None:  # a column for each label; -1 (uncertain) is no yes
-        return [label for label in settings.labels if cells.get(label, "").casefold() in _YES]
+        return [label for label in settings.labels if cells.get(label, "").casefold() in YES]
     cell = cells.get(settings.label, "")
     labels = cell.split(settings.separator) if settings.labels else [cell]
     if cell.startswith("[") and cell.endswith("]") and cell not in settings.labels:  # a list, as Python writes it
@@ -311,16 +361,22 @@ def _labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
     return [label.strip() for label in labels if label.strip()]
 
 
+def _class_of(settings: TableSettings, labels: Collection[str]) -> str | None:
+    """Return the class of an image with these labels."""
+    if not settings.labels or not labels:
+        return min(labels, default=None)
+    return next((known for label, known in settings.labels.items() if label in labels or label == "*"), None)
+
+
 def _classify(settings: TableSettings, name: str, row: TableRow) -> Iterator[Problem]:
-    """Set the class of an image by the labels of its rows, or report what is wrong with them."""
-    if settings.labels:
-        applies = (known for label, known in settings.labels.items() if label in row.labels or label == "*")
-        row.class_name = next(applies, None) if row.labels else None
-        return
-    row.class_name = min(row.labels, default=None)
-    if len(row.labels) > 1:
+    """Set the class of an image by its rows, or report what is wrong with them."""
+    row.class_name = _class_of(settings, row.labels)
+    if len(row.votes) > 1 and settings.disagree != "first":
+        row.class_name = None if settings.disagree == "leave_out" else row.votes.most_common(1)[0][0]
+    elif len(row.labels) > 1 and not settings.labels:
         what = f"{name} has several classes: {', '.join(sorted(row.labels))}"
-        yield Problem(what, row.where, "give data.table.labels: the first entry that applies is used")
+        fix = "give data.table.labels, of which the first entry that applies is used, or data.table.disagree"
+        yield Problem(what, row.where, fix)
     if row.class_name is not None and not _FOLDER_NAME.fullmatch(row.class_name):
         what = f"the class {row.class_name!r} cannot be the name of a folder"
         yield Problem(what, row.where, "use up to 64 characters, no slash, and no leading dot")

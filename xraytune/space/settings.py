@@ -129,6 +129,9 @@ class TableSettings(StrictModel):
     """The class of each label; the first entry that applies decides. Without `label`, the labels are columns: 1 is yes."""
     separator: Annotated[str, Field(min_length=1)] = "|"
     """Separator of several labels in a cell."""
+    disagree: Literal["first", "majority", "leave_out"] = "first"
+    """If rows of an image give different classes: the first entry of `labels` that applies to any of them, the class of most
+    rows (of as many, that of the earliest), or leave the image out."""
     side: Annotated[TableSides | None, _BY_COLUMN] = None
     """Which images are train, val and test; without it, the folders of these names decide."""
 
