@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.conftest import WriteImages
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.data.guesses import PositiveClass, patient_of, positive_class
 from xraytune.data.index import read_index
@@ -88,6 +89,26 @@ def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
     assert patients_in(tmp_path, ["1.png", "A/1.png"]) == {"1.png": "a", "A/1.png": "b"}
 
 
+@pytest.mark.parametrize("start", ["", "D:\\data\\chest\\"])
+def test_a_table_from_windows_names_patients(tmp_path: Path, start: str) -> None:
+    rows = [f"{start}NORMAL\\{number}.png,p{number}" for number in range(3)]
+    (tmp_path / "patients.csv").write_text("\r\n".join(["file,patient", *rows]), encoding="utf-8")
+
+    files = [f"NORMAL/{number}.png" for number in range(3)]
+    assert patients_in(tmp_path, files) == {file: f"p{number}" for number, file in enumerate(files)}
+    with pytest.raises(DataError, match=r"2 of 2 images have no row.*(\n.*)?which names .*NORMAL"):
+        patients_in(tmp_path, ["x/7.png", "x/8.png"])
+
+
+def test_images_of_our_own_generator_show_nobody(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{name}/gan_00000{number}.png" for name in ("NORMAL", "PNEUMONIA") for number in range(3)))
+    assert "do not identify the patient" in " ".join(read_index(DataSettings(path=tmp_path)).warnings)
+
+    (tmp_path / "provenance.json").write_text("{}", encoding="utf-8")
+
+    assert read_index(DataSettings(path=tmp_path)).warnings == ()
+
+
 def test_a_header_comes_before_the_file_name_and_an_unidentified_file_is_its_own_patient() -> None:
     named, warnings = patients_by_name(["x.png", "IM-0001-0001.jpeg", "IM-0002-0001.jpeg"], {"IM-0001-0001.jpeg": "a"})
 
@@ -124,7 +145,7 @@ def test_class_name_escaping_folder_is_refused_with_line(tmp_path: Path, name: s
 
 DECIDED = """NORMAL PNEUMONIA, healthy cancer, No_Finding Edema, no_finding whatever, NoFinding whatever, \
 not_pneumonia pneumonia, non-COVID COVID, COVID_negative COVID_positive, control zebra, unheard_of Tuberculosis, \
-normal not_normal, Normal abnormal, 0 1, benign malignant_tumor"""
+normal not_normal, Normal abnormal, 0 1, no yes, pneumonia_absent pneumonia_present, benign malignant_tumor"""
 
 
 @pytest.mark.parametrize("pair", DECIDED.split(", "))

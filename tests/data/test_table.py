@@ -52,7 +52,15 @@ def refusal(data: DataSettings) -> str:
     [
         *(
             (f"{start}a{suffix}", True)
-            for start in ("set/train/p1/", "train/p1/", "p1/", "")
+            for start in (
+                "set/train/p1/",
+                "train/p1/",
+                "p1/",
+                "",
+                "train\\p1\\",
+                "D:\\data\\set\\train\\p1\\",
+                "C:/p1/",
+            )
             for suffix in (".png", ".jpg", "")
         ),
         *((name, False) for name in ("c.png", "p2/a.png", "train/p2/a.png", "xa.png", "a.png/x")),
@@ -95,7 +103,7 @@ def test_ambiguous_row_is_refused(xrays: Path, write: WriteImages) -> None:
             "none of the labels pneumonia, normal: 2 (edema 1, mass 1)",
         ),
         (
-            ["1,", "1.0,0", "true,", "-1.0,", ",1", "0,1.0", "0.0,True", ",0"],
+            ["1,", "Positive,0", "true,", "-1.0,", "Negative,Y", "0,1.0", "absent,Present", ",0"],
             {"Ill": "ill", "Well": "well"},
             "ill ill ill - well well well -",
             "",
@@ -115,6 +123,97 @@ def test_cells_or_columns_give_the_classes(
     assert [classes_in(index).get(Path(file).stem, "-") for file in FILES] == expected.split()
     assert {image.patient for image in index.images} <= {*FILES}
     assert warning in " ".join(index.warnings)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [("seen", "the columns Ill, Well contain 0 8, probable 4, seen 4"), ("0", "contain 0 12, probable 4")],
+)
+def test_without_any_yes_the_cells_are_shown(xrays: Path, cell: str, message: str) -> None:
+    rows = ((file, file, cell if "a" in file[7:] else "probable", "0") for file in FILES)
+    write_rows(xrays, rows, "image,patient,Ill,Well")
+
+    assert message in refusal(data_of(xrays, label=None, labels={"Ill": "ill", "Well": "well"}))
+
+
+def test_cells_that_say_neither_yes_nor_no_are_counted(xrays: Path) -> None:
+    cells = ["1,0", "1,0", "1,0", "probable,-1", "0,1", "0,1", "0,1", ",x"]
+    rows = ((file, file, cell) for file, cell in zip(FILES, cells, strict=True))
+    write_rows(xrays, rows, "image,patient,Ill,Well")
+
+    index = read_index(data_of(xrays, label=None, labels={"Ill": "ill", "Well": "well"}))
+
+    assert len(index.images) == 6
+    assert "labels.csv: cells that say neither yes nor no are no label: probable 1, x 1" in index.warnings
+
+
+READERS = ["1,0", "0,1", "0,1"], ["1,0", "1,0", "0,1"], ["1,0", "0,0", "0,0"], ["1,0", ",", ","], ["0,1", "0,1"]
+"""What readers say about a0 to a3 and b0: whether it is ill, and whether it is well."""
+
+
+@pytest.mark.parametrize("labels", [{"Ill": "ill", "Well": "well"}, {"Well": "well", "Ill": "ill"}])
+@pytest.mark.parametrize(
+    ("disagree", "expected"),
+    [("first", "{0} {0} ill ill well"), ("majority", "well ill - ill well"), ("leave_out", "- - - ill well")],
+)
+def test_disagreeing_rows_are_counted_and_settled(
+    xrays: Path, disagree: str, expected: str, labels: dict[str, str]
+) -> None:
+    """A reader who says no to all labels disagrees with one who says yes; one who says nothing does not."""
+    rows = [(file, file, cell) for file, cells in zip(FILES, READERS, strict=False) for cell in cells]
+    write_rows(xrays, rows, "image,patient,Ill,Well")
+
+    index = read_index(data_of(xrays, label=None, labels=labels, disagree=disagree))
+
+    first = next(iter(labels.values()))
+    assert [classes_in(index).get(Path(file).stem, "-") for file in FILES[:5]] == expected.format(first).split()
+    (note,) = (warning for warning in index.warnings if "disagree" in warning)
+    assert "the rows of 3 of 5 images disagree, such as those of images/a0.png (well 2, ill 1)" in note
+
+
+def test_disagreeing_cells_are_settled_or_refused(xrays: Path) -> None:
+    """Two versions of a table of classes."""
+    for name, second in (("v2.csv", "well"), ("v3.csv", "well")):
+        rows = [
+            f"{Path(file).name},{second if file == FILES[0] else 'ill' if 'a' in file[7:] else 'well'}"
+            for file in FILES
+        ]
+        (xrays / name).write_text("\n".join(["image,finding", *rows]), encoding="utf-8")
+    files = ["labels.csv", "v2.csv", "v3.csv"]
+
+    assert "a0.png has several classes: ill, well" in refusal(data_of(xrays, file=files))
+    assert classes_in(read_index(data_of(xrays, file=files, disagree="majority")))["a0"] == "well"
+    assert "a0" not in classes_in(read_index(data_of(xrays, file=files, disagree="leave_out")))
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("view", ["PA", "L", "AP Supine", "Lateral"]),
+        ("ViewPosition", ["PA", "LL", "AP", "LATERAL"]),
+        ("modality", ["X-ray", "CT", "X-ray", "CT"]),
+        ("Frontal/Lateral", ["Frontal", "Lateral", "Frontal", "Lateral"]),
+        ("age", ["L", "lateral", "CT", "4"]),
+    ],
+)
+def test_lateral_views_are_noted(xrays: Path, column: str, cells: list[str]) -> None:
+    rows = ((file, file, "ill" if "a" in file[7:] else "well", cells[int(file[8])]) for file in FILES)
+    write_rows(xrays, rows, f"image,patient,finding,{column}")
+
+    notes = [warning for warning in read_index(data_of(xrays)).warnings if "lateral views or CT" in warning]
+
+    assert [note.partition(" are")[0] for note in notes] == ([] if column == "age" else ["4 of 8 images"])
+
+
+def test_lateral_views_are_noted_by_their_names(tmp_path: Path, write: WriteImages) -> None:
+    names = ("p1_lateral", "view2_Lateral", "bilateral", "frontal")
+    write(tmp_path, (f"{name}/{file}{n}.png" for name in ("NORMAL", "PNEUMONIA") for n in range(2) for file in names))
+
+    (note,) = (warning for warning in read_index(DataSettings(path=tmp_path)).warnings if "lateral views" in warning)
+
+    assert note.startswith(
+        "8 of 16 images are lateral views or CT, by their names or the table (NORMAL/p1_lateral0.png"
+    )
 
 
 def test_rows_of_several_tables_are_united(xrays: Path) -> None:
