@@ -341,6 +341,8 @@ def test_colours_become_grey(bits: int, kind: type[np.generic]) -> None:
 
     expected = colours @ np.array([0.299, 0.587, 0.114]) / (2**bits - 1) * 255
     np.testing.assert_allclose(grey_of(dicom(colours, bits)), expected, atol=1.1)
+    planes = {"PixelData": colours.transpose(2, 0, 1).tobytes(), "PlanarConfiguration": 1}
+    np.testing.assert_allclose(grey_of(dicom(colours, bits, **planes)), expected, atol=1.1)
     np.testing.assert_allclose(grey_of(dicom(ybr, 8, PhotometricInterpretation="YBR_FULL")), ybr[..., 0], atol=1)
 
 

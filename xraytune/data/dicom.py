@@ -1,7 +1,7 @@
 """Decode DICOM files to 8-bit grey and read their patient; the only module that uses pydicom, which is optional.
 
 Stored values go through the modality LUT (or rescale), then the file's own VOI LUT or window. Without one, the range of
-their content becomes 0 to 255. MONOCHROME1, where large values are dark, is inverted. docs/modality.md has a table.
+their content becomes 0 to 255. MONOCHROME1, where large values are dark, is inverted. docs/data.md has a table of all attributes.
 """
 
 from __future__ import annotations
