@@ -59,7 +59,6 @@ def refusal(data: DataSettings) -> str:
                 "",
                 "train\\p1\\",
                 "D:\\data\\set\\train\\p1\\",
-                "C:/p1/",
             )
             for suffix in (".png", ".jpg", "")
         ),

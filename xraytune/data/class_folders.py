@@ -46,10 +46,7 @@ def list_class_folders(
 
     `folders` are the data folder `base` or its parts. `patients_csv` is the table of `base`, which may give the classes of
     images outside of class folders. `classes` are `data.classes`; or those of a model or a study, of which some may have no
-    images.
-
-    Raises:
-        DataError: There are no images, it is a folder of pairs, or `auto` finds fewer than two classes.
+    images. Raises DataError if there are no images, it is a folder of pairs, or `auto` finds fewer than two classes.
     """
     train = folders["train"]
     root = base if len(folders) > 1 else train

@@ -1,14 +1,10 @@
-"""Decode image files to square grey pixels, in threads: Pillow releases Python's lock while it decodes and resizes.
-
-DICOM files raise MachineError if pydicom is not installed.
-"""
+"""Decode image files to square grey pixels, in threads: Pillow releases Python's lock while it decodes and resizes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -78,18 +74,17 @@ def decode_files(
     on_progress: Progress = ignore_progress,
 ) -> Iterator[SquareImage | BrokenImage]:
     """Decode files below `root`, in order, on all cores."""
+
+    def decode(file: str) -> SquareImage | BrokenImage:
+        try:
+            return decode_file(os.path.join(root, file), image_size_px, resize)  # noqa: PTH118  ten times as fast as a Path
+        except DataError as error:
+            return BrokenImage(file=file, reason=error.problems[0].what)
+
     ignore_decoder_warnings()
-    decode = partial(_decode, str(root), image_size_px=image_size_px, resize=resize)
     for count, image in enumerate(map_on_cores(decode, files), start=1):
         on_progress("decoding images", count, len(files))
         yield image
-
-
-def _decode(root: str, file: str, *, image_size_px: int, resize: Resize) -> SquareImage | BrokenImage:
-    try:
-        return decode_file(os.path.join(root, file), image_size_px, resize)  # noqa: PTH118  ten times as fast as a Path
-    except DataError as error:
-        return BrokenImage(file=file, reason=error.problems[0].what)
 
 
 def read_image(path: Path | str, needed_px: int) -> GreyImage:

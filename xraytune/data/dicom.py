@@ -1,7 +1,7 @@
 """Decode DICOM files to 8-bit grey and read their patient; the only module that uses pydicom, which is optional.
 
 Stored values go through the modality LUT (or rescale), then the file's own VOI LUT or window. Without one, the range of
-their content becomes 0 to 255. MONOCHROME1, where large values are dark, is inverted. docs/data.md has a table of all attributes.
+their content becomes 0 to 255. MONOCHROME1, where large values are dark, is inverted. docs/data.md lists all attributes.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def is_dicom(content: bytes) -> bool:
 def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> tuple[Any, ImageHeader]:
     """Parse a file to pydicom's dataset, with its pixels (still encoded) if `with_pixels`; also return its header.
 
-    Raises:
-        DataError: It is damaged, or does not hold exactly one image.
-        MachineError: pydicom is not installed.
+    Raises DataError if it is damaged or does not hold exactly one image, and MachineError if pydicom is not installed.
     """
     try:
         from pydicom import dcmread
@@ -101,8 +99,7 @@ def content_bits(stated_bits: int, largest: int) -> int:
 def dicom_grey(dataset: Any, path: Path | str) -> tuple[NDArray[np.uint8], int, int]:
     """Decode the pixels as a radiologist's screen shows them, [H, W] uint8; also return the bits stated and of the content.
 
-    Raises:
-        DataError: No pixels, an unsupported compression or colour model, or damage.
+    Raises DataError if they are missing or damaged, or their compression or colour model is not supported.
     """
     try:
         if problem := _unsupported(dataset):
@@ -164,40 +161,35 @@ def _grey(dataset: Any) -> tuple[NDArray[np.uint8], int, int]:
     shown, depth = _shown(stored, is_padding, dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown
-    shown[_background(is_padding)] = 0
+    if is_padding.any():
+        shown[_background(is_padding)] = 0
     return np.rint(shown * 255).astype(np.uint8), bits, depth
 
 
 def _without_unused_bits(stored: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Clear or, of signed values, correct the bits above BitsStored, where overlays may be: some decoders return them."""
+    """Clear the bits above BitsStored, where overlays may be, or let them extend the sign; some decoders return them."""
     unused = max(0, 8 * stored.itemsize - bits)
-    cleared: NDArray[Any] = stored << unused >> unused
-    return cleared
+    return np.asarray(stored << unused >> unused)
 
 
 def _is_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
-    """Return which values are PixelPaddingValue or between it and PixelPaddingRangeLimit, whose sign may be misread."""
-    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
-    if value is None:
+    """Return which values are PixelPaddingValue, or from there to PixelPaddingRangeLimit; their sign may be misread."""
+    if (value := dataset.get("PixelPaddingValue")) is None:
         return np.zeros(stored.shape, dtype=np.bool_)
-    ends = np.array([value, value if limit is None else limit]).astype(stored.dtype)
+    ends = np.array([value, dataset.get("PixelPaddingRangeLimit", value)]).astype(stored.dtype)
     first, last = sorted(_without_unused_bits(ends, int(dataset.BitsStored)))
-    is_padding: NDArray[np.bool_] = (stored >= first) & (stored <= last)
-    return is_padding
+    return np.asarray((stored >= first) & (stored <= last))
 
 
 def _background(is_padding: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the padding in regions at the border; single pixels of its value elsewhere may be saturated bone or metal."""
-    if not is_padding.any():
-        return is_padding
     from scipy.ndimage import label  # type: ignore[import-untyped]  # few files need it
 
     regions, _ = label(is_padding)
     at_border = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
-    is_background = np.bincount(regions.ravel()) >= regions.size / 1000
-    is_background &= np.isin(np.arange(len(is_background)), at_border[at_border > 0])
-    background: NDArray[np.bool_] = is_background[regions]
-    return background
+    sizes = np.bincount(regions.ravel())
+    wide = np.flatnonzero(sizes >= regions.size / 1000)
+    return np.isin(regions, np.intersect1d(wide[wide > 0], at_border))
 
 
 def _shown(stored: NDArray[Any], is_padding: NDArray[np.bool_], dataset: Any) -> tuple[NDArray[np.float64], int]:
@@ -232,12 +224,11 @@ def _looked_up(values: NDArray[Any], lut: Any) -> tuple[NDArray[np.float64], NDA
     The stated depth is often 16 bits for entries of 12. The first value mapped is often negative, but written as unsigned.
     pydicom's own functions refuse some tables, and take positions modulo 256 in tables with entries of 8 bits.
     """
-    count, first, bits = lut.LUTDescriptor
+    (count, first, bits), data = lut.LUTDescriptor, lut.LUTData
     count = count or 2**16
-    data = lut.LUTData
     if isinstance(data, bytes):
         data = np.frombuffer(data, np.uint8 if len(data) < 2 * count else np.uint16)
-    entries = np.asarray(data).astype(np.uint16)[:count]
+    entries = np.array(data).astype(np.uint16)[:count]
     if len(entries) < count:
         raise ValueError("the table is shorter than its descriptor says")
     first -= 2**16 if first > values.max() else 0

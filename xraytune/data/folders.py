@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
@@ -94,8 +95,7 @@ def bare_name(file: str) -> str:
 def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     """Return the existing folders of train, val and test, and warnings; without any of them, `train` is the root itself.
 
-    Raises:
-        DataError: There is no such folder, val/ or test/ has no train/ next to it, or two folders are the same part.
+    Raises DataError if there is no such folder, val/ or test/ has no train/ next to it, or two folders are the same part.
     """
     require_folder(root)
     folders, parts = subfolders(root), dict[PartName, Path]()
@@ -194,16 +194,11 @@ def _is_image_name(file: Path) -> bool:
     suffix = file.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return True
-    says_nothing = not suffix or suffix[1:].isdigit()
-    return says_nothing and file.name.upper() != "DICOMDIR" and _starts_as_dicom(file)
-
-
-def _starts_as_dicom(file: Path) -> bool:
-    try:
-        with file.open("rb") as stream:
-            return is_dicom(stream.read(132))
-    except OSError:  # if it counts as an image, decoding reports this
+    if (suffix and not suffix[1:].isdigit()) or file.name.upper() == "DICOMDIR":
         return False
+    with suppress(OSError), file.open("rb") as stream:
+        return is_dicom(stream.read(132))
+    return False
 
 
 def _leads_inside(link: Path, inside: Path) -> bool:

@@ -103,8 +103,7 @@ def read_header(content: bytes, path: Path | str) -> ImageHeader:
 def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
     """Decode an image; a JPEG may be reduced while decoding, to no less than twice `needed_px` on either side.
 
-    Raises:
-        DataError: The image is broken; its single problem says why.
+    Raises DataError if it is broken; its single problem says why.
     """
     if is_dicom(content):
         levels, stated_bits, bits = dicom_grey(_open_dicom(content, path, with_pixels=True)[0], path)

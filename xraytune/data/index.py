@@ -1,11 +1,9 @@
 """List the images of a data folder, each with its class, part, patient, hash and size.
 
 `val` is among the images to split by patient (see split.py); of the held-out `test`, only names and hashes are read. All
-problems of the folder are reported together, before any image is decoded. DICOM files raise MachineError if pydicom is not
-installed.
-
-With `pairs`, the images are X-rays with masks (pairs.py), of a single class; else their classes come from `data.table`
-(label_table.py), or from folders and `patients.csv` (class_folders.py).
+problems of the folder are reported together, before any image is decoded. With `pairs`, the images are X-rays with masks, of
+a single class; else their classes come from `data.table`, or from folders and `patients.csv`. DICOM files raise MachineError
+if pydicom is not installed.
 """
 
 from __future__ import annotations
@@ -237,11 +235,7 @@ def read_labelled(
 
 
 def read_labelled_folder(root: Path, class_names: Sequence[str], *, pairs: bool = False) -> tuple[ImageFile, ...]:
-    """Read the images of a folder without parts, sorted by file; classes may be empty. For others, see `read_labelled`.
-
-    Raises:
-        DataError: No images, a folder of another class, a root that contains train/ or test/, or images without a mask.
-    """
+    """Read the images of a folder without parts, sorted by file, like `read_labelled`; classes may be empty."""
     return _read_one_part(DataSettings(path=root), class_names, None, ignore_progress, pairs=pairs).images
 
 

@@ -84,11 +84,7 @@ class Inspection:
 def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
     """Inspect a data folder of classes or pairs; every image is decoded once, at a small size. Broken images are listed.
 
-    Args:
-        folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and patients.
-        on_progress: Called with the number of images read.
-
-    Raises DataError if the folder is invalid; see `read_index`.
+    `folder` may be a YAML file with a `data:` block, or settings. Raises DataError if it is invalid; see `read_index`.
     """
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     return inspect_index(read_folder(settings, on_progress=on_progress), on_progress=on_progress)
@@ -199,8 +195,8 @@ def _shortcut_as_text(auroc: float | None) -> str:
 
 
 def _counts(index: ImageIndex) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for image in (*index.images, *index.test):
-        part_counts = counts.setdefault(image.part, dict.fromkeys(index.class_names, 0))
-        part_counts[index.class_names[image.label]] += 1
-    return counts
+    found = Counter((image.part, image.label) for image in (*index.images, *index.test))
+    names = [*enumerate(index.class_names)]
+    return {
+        part: {name: found[part, label] for label, name in names} for part in dict.fromkeys(part for part, _ in found)
+    }

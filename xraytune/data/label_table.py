@@ -14,7 +14,7 @@ from xraytune.base.files import read_bytes
 from xraytune.data.class_folders import STANDARD_CLASSES, folder_class, spelled_class
 from xraytune.data.folders import Listed, Listing, missing_classes, no_images, require_folder, walk_folder
 from xraytune.data.guesses import PartName, composed, folded, inner_folders, part_named
-from xraytune.data.table import JOIN, LabelTable, TableRow, match_names
+from xraytune.data.table import JOIN, KNOWN_CELLS, LabelTable, TableRow, match_names
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
 
@@ -22,8 +22,7 @@ from xraytune.space.settings import DataSettings
 def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None) -> Listing:
     """Match the rows of a table with the images below `data.path`; `class_names` of a model replace `data.classes`.
 
-    Raises:
-        DataError: No row has an image, a name is ambiguous, a list of a side is malformed, or a class is unknown.
+    Raises DataError if no row has an image, a name is ambiguous, a list of a side is malformed, or a class is unknown.
     """
     root = data.path
     require_folder(root)
@@ -171,8 +170,8 @@ def _doubts(table: LabelTable, rows: Mapping[str, TableRow]) -> Iterator[str]:
             f"{table.path.name}: the rows of {len(disputed):,} of {len(rows):,} images disagree, such as those of "
             f"{disputed[0]} ({_counted(votes)}); {rules[table.settings.disagree]} (data.table.disagree)"
         )
-    if table.odd_cells:
-        yield f"{table.path.name}: cells that say neither yes nor no are no label: {_counted(table.odd_cells)}"
+    if odd := {cell: count for cell, count in table.cells.items() if cell.casefold() not in KNOWN_CELLS}:
+        yield f"{table.path.name}: cells that say neither yes nor no are no label: {_counted(odd)}"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -33,9 +33,8 @@ def read_mask(root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | No
 
     `size_px` is the width and height of the image; None skips the check.
 
-    Raises:
-        DataError: One problem for each mask that cannot be read, has another size, or does not have two values; or one for
-            a merged mask that is empty, full or looks inverted.
+    Raises DataError with one problem for each mask that cannot be read, has another size or not two values; or for a merged
+    mask that is empty, full or looks inverted.
     """
     masks_read: list[NDArray[np.bool_]] = []
     problems: list[Problem] = []

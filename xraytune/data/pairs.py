@@ -30,11 +30,7 @@ _MASK_SUFFIXES = frozenset({".bmp", ".gif", ".png", ".tif", ".tiff"})
 
 
 def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
-    """Pair the images and masks of parts, which are the data folder `root` or lie in it.
-
-    Raises:
-        DataError: A part has no images/, no masks/, or no images.
-    """
+    """Pair the images and masks of parts, which are the data folder `root` or in it; DataError if a part lacks them."""
     listed = dict[Path, Listed]()
     problems, warnings = list[Problem](), list[str]()
     for part, folder in folders.items():

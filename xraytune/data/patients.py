@@ -53,12 +53,7 @@ def patients_by_name(files: Sequence[str], patient_ids: Mapping[str, str]) -> tu
 
 
 def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
-    """Return the patient of every file: the first group of an expression in its path.
-
-    Raises:
-        ConfigError: It is not a regular expression with a group, or takes too long.
-        DataError: It has no match in a path.
-    """
+    """Return the patient of every file, as `match_patients` does; raise DataError if it has no match in a path."""
     patients = match_patients(group_regex, files)
     if missing := [file for file in files if file not in patients]:
         what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
@@ -69,7 +64,7 @@ def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
 
 
 def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
-    """Return the patients that an expression finds in the paths of files that it matches.
+    """Return the patient of each file that an expression matches: its first group in the path.
 
     Raises ConfigError if it is invalid, or takes much longer than usual expressions: backtracking can be exponential.
     """

@@ -1,14 +1,7 @@
 """Draw phantom chest X-rays: images with known answers, for the demo, the tests and the benchmarks.
 
-`draw_phantoms` writes a folder with the layout and file names of the Kermany set, plus exact masks of lungs and lesions:
-
-    OUT/phantom.json
-    OUT/{train,test}/{NORMAL,PNEUMONIA}/*.jpeg     grey
-    OUT/masks/{lungs,lesions}/*.png                1-bit, one per image, with the image's stem
-
-or, with `pairs`, the layout for segmentation, with masks of the lungs:
-
-    OUT/{train,test}/images/*.jpeg, OUT/{train,test}/masks/*.png
+`draw_phantoms` writes a folder with the layout and file names of the Kermany set, plus exact masks of lungs and lesions in
+`masks/{lungs,lesions}/`; or, with `pairs`, the layout for segmentation, with masks of the lungs.
 
 A patient's anatomy, disease and side of the split depend only on the seed and the patient's number, so a larger set contains
 the smaller one. A chest is a map of water-equivalent thickness: soft tissue and bone add to it, air subtracts from it, and

@@ -143,14 +143,9 @@ class Prepared:
 
     def drawn(self, draw: int) -> Prepared:
         """Return what a replicate is trained on: its draw of unused patients takes the place of the search's train side."""
-        own = f"draw_{draw}"
-
-        def side_of(side: SideName) -> SideName:
-            if side == "train" or side.startswith("draw_"):
-                return "train" if side == own else "others"
-            return side
-
-        return replace(self, images=replace(self.images, side=tuple(map(side_of, self.images.side))))
+        side_of = {side: "others" if side == "train" or side.startswith("draw_") else side for side in self.images.side}
+        side_of[f"draw_{draw}"] = "train"
+        return replace(self, images=replace(self.images, side=tuple(map(side_of.__getitem__, self.images.side))))
 
     @property
     def train_counts(self) -> tuple[int, ...]:
@@ -214,8 +209,7 @@ def prepare(
 ) -> tuple[Prepared, tuple[str, ...]]:
     """Index, decode and split the images of `settings.data`; return the record and warnings for the user.
 
-    Raises:
-        DataError: The folder, its labels or an image is invalid; `skip_broken` leaves broken images out.
+    Raises DataError if the folder, its labels or an image is invalid; `skip_broken` leaves broken images out.
     """
     index = read_index(settings.data, pairs=settings.task == "segmentation", on_progress=on_progress)
     return prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
@@ -282,10 +276,7 @@ def store_images(
 ) -> Path:
     """Decode images once, with any masks; return the artifact, with a row for each unbroken image in order (`stored_files`).
 
-    The size and `resize` of `data` apply.
-
-    Raises:
-        MachineError: An image is DICOM, and pydicom is not installed.
+    The size and `resize` of `data` apply. Raises MachineError if an image is DICOM, and pydicom is not installed.
     """
     image_size_px, resize = data.image_size, data.resize
     files = [image.file for image in images]
@@ -327,9 +318,7 @@ def restore_pixels(
 ) -> None:
     """Decode a study's images again if the cache has lost or damaged their pixels.
 
-    Raises:
-        StudyError: The images have changed, or the installed Pillow decodes them to other pixels.
-        DataError: The images cannot be read any more.
+    Raises StudyError if the images have changed or Pillow decodes them differently, and DataError if they cannot be read.
     """
     store = cache / prepared.pixels
     if is_intact(store) and _content(store) == prepared.pixels_sha256:

@@ -1,12 +1,10 @@
 """Record linkage between two folders: find the patients who have images in both.
 
 One person may have several names. Patients who share an identical image were merged under one name, but each file may
-still carry its own; a name in a table may have spaces around it; and identical bytes mean the same patient whatever the
-file is called. If nothing else identifies the patient of an external image, it belongs to the patient of the study whose
-image has the same file name, since processed copies often keep it. Of the two possible errors, excluding too many images
-costs a few extra images, which a warning counts; keeping too many inflates the metrics unnoticed. If several patients of the
-study share a name, neither it nor any name that differs only in its digits identifies a patient. The path
-of an image without any patient name identifies a patient within its own folder only.
+still carry its own; and identical bytes mean the same patient whatever the file is called. If nothing else identifies the
+patient of an external image, it belongs to the patient of the study whose image has the same file name, since processed
+copies often keep it: excluding too many images costs a few, which a warning counts; keeping too many inflates the metrics
+unnoticed. The path of an image without any patient name identifies a patient within its own folder only.
 """
 
 from __future__ import annotations
@@ -76,8 +74,7 @@ def names_by_file(
     expression where it matches the path. An image without such a name and without a DICOM header belongs to the owner of
     its file name. A file whose patient nothing identifies has no name.
 
-    Raises:
-        DataError: The table lacks files, or a row of it belongs to several.
+    Raises DataError if the table lacks files, or a row of it belongs to several.
     """
     files = [image.file for image in images]
     if table is not None and (in_table := table.patients_of(files)) is not None:

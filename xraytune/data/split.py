@@ -50,9 +50,8 @@ def split_by_patient(images: Sequence[ImageFile], settings: SplitSettings, train
 
     `train_patients` is the number of patients to keep on the train side; None: all.
 
-    Raises:
-        DataError: A class would be missing on a side, a patient is in two parts, there is no part `val` to use, or the train
-            side has fewer patients than `train_patients`.
+    Raises DataError if a class would be missing on a side, a patient is in two parts, there is no part `val` to use, or the
+    train side has fewer patients than `train_patients`.
     """
     patients, given = _patients(images, keep_val=settings.val != "merge")
     if settings.val != "merge" and not given:

@@ -39,19 +39,14 @@ JOIN = "a table of patients or studies needs a row for each image (docs/data.md,
 PATIENTS_TABLE = TableSettings(file=(PATIENTS_CSV,), image="file", patient="patient", label="class")
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
 """Allowed names of classes: images are written into folders of that name."""
-_KNOWN_CELLS = YES | NO | {"", "-1", "-1.0", "nan", "uncertain", "unclear", "unknown"}
+KNOWN_CELLS = YES | NO | {"", "-1", "-1.0", "nan", "uncertain", "unclear", "unknown"}
 _DELIMITERS = ",;\t"
 _PROBLEMS_SHOWN = 10
 
 
 @dataclass(slots=True)
 class TableRow:
-    """What a table says about one image, united over its rows.
-
-    Attributes:
-        votes: How many rows give it each class; None: that it has none of the labels.
-        class_name: Follows from labels and votes.
-    """
+    """What a table says about one image, united over its rows, which vote for its class or, with None, against all."""
 
     where: SourceLine
     patient: str = ""
@@ -66,18 +61,13 @@ class TableRow:
 class LabelTable:
     """The rows of a table, each under the name that it gives its image, in order; of several tables, `path` is the first.
 
-    `cells` counts what the columns contain whose names are labels.
+    `cells` counts the words in columns that are labels.
     """
 
     path: Path
     settings: TableSettings
     rows: Mapping[str, TableRow]
     cells: Mapping[str, int]
-
-    @property
-    def odd_cells(self) -> dict[str, int]:
-        """The cells that say neither yes nor no."""
-        return {cell: count for cell, count in self.cells.items() if cell.casefold() not in _KNOWN_CELLS}
 
     def rows_of(self, files: Collection[str]) -> dict[str, str]:
         """Return the row of each file (a path below the data folder) that has one; DataError if that is ambiguous."""
@@ -215,9 +205,7 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
 
     `pneumonia` is bacterial or viral, as Kermany file names state, unless the table has a column of that name.
 
-    Raises:
-        ConfigError: A column is missing, empty for these files, or has too many values.
-        DataError: The table is malformed.
+    Raises ConfigError if a column is missing, empty for these files, or has too many values; else like `find_table`.
     """
     if not names:
         return {}
@@ -307,12 +295,10 @@ def _missing_columns(
     for key, column in needed:
         if column is not None and column not in header:
             what = f"there is no column {column!r}; found {join_names(header, 20) or 'nothing'}"
+            name, fix = f"data.table.{key}: ", nearest(column, header, JOIN if key == "image" else "")
             if settings is PATIENTS_TABLE:
-                yield Problem(what, path, "make the first line: file,patient")
-            else:
-                yield Problem(
-                    f"data.table.{key}: {what}", path, nearest(column, header, JOIN if key == "image" else "")
-                )
+                name, fix = "", "make the first line: file,patient"
+            yield Problem(name + what, path, fix)
 
 
 def _unite(
