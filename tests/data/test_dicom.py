@@ -185,7 +185,7 @@ def test_tables_as_devices_write_them_are_applied(
     if name == "ModalityLUTSequence" and attributes:  # it replaces the rescale
         table, attributes = lut(SQUARES, 0, 12), {"RescaleSlope": 2, "RescaleIntercept": 9}
 
-    grey = grey_of(dicom(levels, 12, **{name: table}, **attributes))
+    grey = grey_of(dicom(levels, 12, **(attributes | {name: table})))
 
     np.testing.assert_allclose(grey, expected[levels] * 255, atol=0.51)
 
@@ -301,7 +301,7 @@ def test_without_a_window_the_depth_of_the_content_counts(levels: NDArray[Any], 
     grey = np.asarray(found.image).astype(int)
     assert (grey.min(), grey.max(), found.kind) == (0, 255, kind)
     np.testing.assert_allclose(grey, ramp(0, 255), atol=1.01)
-    window = {} if levels.ndim == 3 else {"WindowCenter": 30000, "WindowWidth": 60000}
+    window: dict[str, Any] = {} if levels.ndim == 3 else {"WindowCenter": 30000, "WindowWidth": 60000}
     if window and not kind.endswith("32-bit with 12-bit content"):
         assert read_grey(dicom(levels, bits, **window), FILE, needed_px=8).kind == f"DICOM {bits}-bit"
 
@@ -341,7 +341,7 @@ def test_colours_become_grey(bits: int, kind: type[np.generic]) -> None:
 
     expected = colours @ np.array([0.299, 0.587, 0.114]) / (2**bits - 1) * 255
     np.testing.assert_allclose(grey_of(dicom(colours, bits)), expected, atol=1.1)
-    planes = {"PixelData": colours.transpose(2, 0, 1).tobytes(), "PlanarConfiguration": 1}
+    planes: dict[str, Any] = {"PixelData": colours.transpose(2, 0, 1).tobytes(), "PlanarConfiguration": 1}
     np.testing.assert_allclose(grey_of(dicom(colours, bits, **planes)), expected, atol=1.1)
     np.testing.assert_allclose(grey_of(dicom(ybr, 8, PhotometricInterpretation="YBR_FULL")), ybr[..., 0], atol=1)
 

@@ -84,9 +84,14 @@ def shows_other_view(file: str) -> bool:
     return _LATERAL.search(PurePosixPath(file).stem) is not None
 
 
-def says_other_view(cells: Mapping[str, str]) -> bool:
-    """Return whether a row of a table says so in a column such as `view` or `ViewPosition`, or that it is CT."""
-    return any(_OTHER_VIEW.search(cell) for column, cell in cells.items() if _VIEW_COLUMN.search(column))
+def is_view_column(name: str) -> bool:
+    """Return whether a column of a table says what an image shows: `view`, `ViewPosition`, `modality`."""
+    return _VIEW_COLUMN.search(name) is not None
+
+
+def says_other_view(cell: str) -> bool:
+    """Return whether a cell of such a column means a lateral view or CT."""
+    return _OTHER_VIEW.search(cell) is not None
 
 
 def patient_of(file: str) -> str | None:

@@ -25,6 +25,7 @@ from xraytune.data.guesses import (
     YES,
     PartName,
     composed,
+    is_view_column,
     part_named,
     pneumonia_type,
     says_other_view,
@@ -267,9 +268,11 @@ def _read_table(root: Path, settings: TableSettings) -> LabelTable:
             if settings.image not in header:
                 problems += _missing_columns(settings, [("image", settings.image)], header, path)
                 continue
+            views = [column for column in header if is_view_column(column)]
             for where, cells in lines:
-                problems += _unite(rows, settings, where, cells)
-                found.update(_cells_of_labels(settings, cells))
+                said = [cells[label] for label in settings.labels if label in cells] if settings.label is None else []
+                found.update(said)
+                problems += _unite(rows, settings, where, cells, said, views)
     needed = [("patient", settings.patient), ("side", settings.side.column if settings.side else None)]
     needed += [("labels", column) for column in settings.labels if settings.label is None]
     needed += [("label", settings.label)] if settings is not PATIENTS_TABLE else []
@@ -302,9 +305,14 @@ def _missing_columns(
 
 
 def _unite(
-    rows: dict[str, TableRow], settings: TableSettings, where: SourceLine, cells: Mapping[str, str]
+    rows: dict[str, TableRow],
+    settings: TableSettings,
+    where: SourceLine,
+    cells: Mapping[str, str],
+    said: Sequence[str],
+    views: Sequence[str],
 ) -> Iterator[Problem]:
-    """Add a row to those of its image, or report what contradicts them."""
+    """Add a row, with its cells of labels and its columns of views, to those of its image, or report contradictions."""
     name, patient = cell_path(cells[settings.image]), cells.get(settings.patient or "", "")
     if not name:
         yield Problem("a cell is empty", where, "name the image")
@@ -318,9 +326,9 @@ def _unite(
     row.patient = row.patient or patient
     labels = _labels(settings, cells)
     row.labels.update(labels)
-    if labels or not NO.isdisjoint(map(str.casefold, _cells_of_labels(settings, cells))):
+    if labels or any(cell.casefold() in NO for cell in said):
         row.votes[_class_of(settings, labels)] += 1
-    row.is_other_view |= says_other_view(cells)
+    row.is_other_view |= any(says_other_view(cells[column]) for column in views)
     side = settings.side and settings.side.column
     if side and side in cells:
         part = part_named(cells[side])
@@ -330,11 +338,6 @@ def _unite(
             what = f"{name} is {part} here, but {row.part} in another row"
             yield Problem(what, where, "keep one side for each image")
         row.part = row.part or part
-
-
-def _cells_of_labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
-    """Return the cells of the columns whose names are labels."""
-    return [cells[label] for label in settings.labels if label in cells] if settings.label is None else []
 
 
 def _labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
