@@ -98,6 +98,8 @@ def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
     search = killable(tmp_path, space=SPACE if IS_LONG else HEADS)
     search.train_on(more_epochs=1)
     require_private(search, temporary)
+    assert [*search.study.rglob(".tune/*")]
+    assert [*search.study.rglob("events.out.*")] == [], "Tune writes no logs for TensorBoard"
     kinds: list[Kind] = [*(dice.choice(ALL) for _ in range(40))] if IS_LONG else ["worker", "raylet"]
     kinds.append("driver")
     for kind in kinds:
@@ -107,6 +109,8 @@ def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
     require_empty(temporary)
     search.finish()
     require_empty(temporary)
+    assert "its process was lost" in search.log()
+    assert "differs from the tested ones" not in search.log(), "a Ray without the guards of search/ray/internals.py"
 
     used = read_json(search.study / "wall.json")["seconds"]
     assert used >= sum(row["seconds"] for row in read_jsonl(search.study / "trials.jsonl")) / 2

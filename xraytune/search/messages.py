@@ -68,10 +68,11 @@ class Node:
 
 
 class RayStarted(_Message):
-    """Ray runs; `dashboard` is its address, "" if there is none."""
+    """Ray runs; `dashboard` is its address, "" if there is none; `warning` is about what this Ray lacks."""
 
     dashboard: str
     nodes: tuple[Node, ...]
+    warning: str = ""
 
 
 class RayNotStarted(_Message):

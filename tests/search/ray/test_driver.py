@@ -1,4 +1,4 @@
-"""What the driver changes in Tune, and its end after that of the search."""
+"""What the search changes in Tune, and the end of the driver after that of the search."""
 
 import os
 import signal
@@ -16,17 +16,19 @@ import pytest
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError
 
-import xraytune.search.ray.driver  # noqa: F401  it changes the class above
+from xraytune.search.ray.internals import install_guards
 
 
 def test_a_process_that_ray_kills_for_want_of_memory_is_lost_and_does_not_end_tune() -> None:
+    assert install_guards(is_local=False) == ""
     manager, errors = RayActorManager.__new__(RayActorManager), list[Any]()
     manager._failed_actor_ids = set()
     actor = SimpleNamespace(actor_id=1, _on_error=lambda _, error: errors.append(error))
     task = SimpleNamespace(_tracked_actor=actor, _on_error=lambda _, error: errors.append(error))
     manager._cleanup_actor = lambda *_, **__: None  # type: ignore[method-assign]
 
-    manager._actor_task_failed(task, OutOfMemoryError("1 worker was killed"))  # type: ignore[arg-type, no-untyped-call]
+    error = OutOfMemoryError("1 worker was killed")  # type: ignore[no-untyped-call]
+    manager._actor_task_failed(tracked_actor_task=task, exception=error)  # type: ignore[arg-type]  # as Ray does
 
     assert errors
     assert all("OutOfMemory" in str(error) for error in errors)

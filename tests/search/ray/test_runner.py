@@ -84,6 +84,15 @@ while True:
 print("most", most, file=open(sys.argv[2], "a"))
 send(connection, RunEnded())
 """
+OTHER_RAY = """
+import runpy, sys
+from ray._private import ray_constants
+from ray.air.execution._internal.actor_manager import RayActorManager
+del RayActorManager._actor_task_failed
+ray_constants.PROCESS_TYPE_RAYLET = "another name"
+del sys.argv[1:4]  # python's own
+runpy.run_module("xraytune.search.ray.driver", run_name="__main__")
+"""
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
@@ -202,6 +211,33 @@ def test_unreachable_cluster_is_reported_and_leaves_no_log(
         run(study, address=address)
 
     assert not (study.path / ".ray.log").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_runs_without_the_private_attributes_of_ray_and_says_so_once(
+    tmp_path: Path, runs_instead: Callable[[str], None]
+) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    write_space(tmp_path)
+    (tmp_path / "program.py").write_text(OTHER_RAY, encoding="utf-8")
+    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$@"')
+    small = ["source=none", "backbone=small_cnn", "weights=none", "data.image_size=32", "resources.cpus_per_trial=1"]
+    short = ["budget.trials=1", "budget.max_epochs=1", "budget.steps_per_epoch=2"]
+    notes: list[str] = []
+
+    view = search(
+        tmp_path / "small.yaml",
+        overrides=[*small, *short],
+        studies=tmp_path / "studies",
+        callbacks=Callbacks(note=notes.append),
+    )
+
+    assert [trial.status for trial in view.trials] == ["complete"]
+    (warning,) = (note for note in notes if "differs from the tested ones" in note)
+    assert "runs out of memory" in warning
+    assert "waits forever if Ray crashes" in warning
+    assert "connect to it" not in warning
 
 
 @pytest.mark.ray

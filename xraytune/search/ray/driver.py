@@ -22,14 +22,13 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from xraytune.base.cores import mig_slices
 from xraytune.search import messages
 from xraytune.search.ray.actor import TrialActor, look, started_trial
+from xraytune.search.ray.internals import exit_codes, install_guards
 from xraytune.search.ray.metrics import Metrics
 
 _LIST_NODES_SECONDS = 2.0
@@ -37,7 +36,6 @@ _LOOK_SECONDS = 0.05
 _RAY_DIES_SECONDS = 0.5
 """Longer than `_end_with` takes to see that a process of Ray is gone."""
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
-_VITAL = ("raylet", "gcs_server")
 
 
 class LoopClient:
@@ -111,19 +109,6 @@ class LoopScheduler(FIFOScheduler):
         self._loop.continues(messages.TrialLost(number=number, out_of_memory=out_of_memory))
 
 
-_task_failed = RayActorManager._actor_task_failed
-
-
-def _lost_to_memory(manager: RayActorManager, task: Any, exception: Exception) -> None:
-    """Treat a process that Ray's memory monitor has killed as any lost one: Tune would crash."""
-    if isinstance(exception, OutOfMemoryError):
-        exception = RayActorError(error_msg=f"{OutOfMemoryError.__name__}: {exception}")
-    _task_failed(manager, task, exception)
-
-
-RayActorManager._actor_task_failed = _lost_to_memory  # type: ignore[assignment, method-assign]
-
-
 def main(descriptor: int, folder: str, address: str, cpus: int, search: int) -> None:
     """Serve the search until it closes the pipe; if the search is killed, delete its folder of temporary files."""
     os.set_inheritable(descriptor, False)
@@ -170,8 +155,8 @@ def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNot
         traceback.print_exc()  # into this process's log, which the search names if it gives up
         first_line = str(error).strip().partition("\n")[0]
         return messages.RayNotStarted(why="failed", text=f"Ray did not start: {first_line}")
-    url = context.dashboard_url
-    return messages.RayStarted(dashboard=f"http://{url}" if url else "", nodes=_nodes())
+    dashboard = f"http://{url}" if (url := context.dashboard_url) else ""
+    return messages.RayStarted(dashboard=dashboard, nodes=_nodes(), warning=install_guards(is_local=not address))
 
 
 def _nodes() -> tuple[messages.Node, ...]:
@@ -204,17 +189,11 @@ def _run(connection: Connection, order: messages.RunTrials) -> None:
 
 def _end_with(search: int, folder: str) -> None:
     """End this process, and with it Ray, when the search or a vital process of Ray is gone."""
-    while os.getppid() == search and not _has_lost_ray():
+    while os.getppid() == search and {*exit_codes()} <= {None}:
         time.sleep(_LOOK_SECONDS)
     # Ray's agents would live for another minute and write: kill them before their folder is removed.
     command = ["/bin/sh", "-c", 'kill -KILL -"$0"; sleep 1; rm -rf -- "$1"', str(os.getpgrp()), folder]
     subprocess.Popen(command, start_new_session=True)
-
-
-def _has_lost_ray() -> bool:
-    node: Any = ray._private.worker._global_node  # Ray has no public API for this
-    processes = [info.process for name in _VITAL if node for info in node.all_processes.get(name, ())]
-    return any(process.poll() is not None for process in processes)
 
 
 if __name__ == "__main__":

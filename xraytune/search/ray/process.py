@@ -16,23 +16,19 @@ from typing import Any
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError, Problem
 from xraytune.search import messages
+from xraytune.search.ray import internals
 from xraytune.search.ray.setup import private_folder
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {
+    **internals.VARIABLES,
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the child gets SIGUSR1 instead
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_prestart_worker_first_driver": "0",  # else a process for each core, none of which a trial uses
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; `slots` is the limit
 }
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes Ray listen on 127.0.0.1 only, on Linux too; `ray.init(_node_ip_address="127.0.0.1")` would not."""
-_ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
-"""An attempt takes 40 seconds; by default Ray retries for a quarter of an hour if there is no cluster."""
 _HEARTBEAT_SECONDS = 1.0
 _LATE_SECONDS = 60.0
 _STOP_SECONDS = 20.0  # longer than Tune's own limit; Tune waits forever for a trial that it cannot place
@@ -66,17 +62,16 @@ def connected(address: str, caught: list[int], note: Callable[[str], None]) -> R
 class RayProcess:
     """The process that talks to Ray, which it starts or connects to at once."""
 
-    dashboard: str
-    nodes: tuple[messages.Node, ...]
+    started: messages.RayStarted
 
     def __init__(self, address: str | None, auth: str, note: Callable[[str], None]) -> None:
         self._address, self._note, self._is_busy = address, note, True
         self._temporary = None if address else private_folder()
         folder = self._temporary.name if self._temporary else ""
         self._output = TemporaryFile()
-        where = {**_LOOPBACK, "RAY_TMPDIR": folder, "TMPDIR": folder}
+        where = {**internals.LOOPBACK, "RAY_TMPDIR": folder, "TMPDIR": folder}
         if address:
-            where = {**_ONE_ATTEMPT, "RAY_AUTH_MODE": auth}
+            where = {**internals.ONE_ATTEMPT, "RAY_AUTH_MODE": auth}
         self._connection, theirs = Pipe()
         descriptor = theirs.fileno()
         arguments = str(descriptor), folder, address or "", str(cpu_count()), str(os.getpid())
@@ -99,7 +94,7 @@ class RayProcess:
                 raise KeyboardInterrupt
         reply: messages.RayStarted | messages.RayNotStarted = self._receive()
         if isinstance(reply, messages.RayStarted):
-            self._is_busy, self.dashboard, self.nodes = False, reply.dashboard, reply.nodes
+            self._is_busy, self.started = False, reply
             return ""
         if reply.why == "failed":
             raise RayDiedError(reply.text, self.output())

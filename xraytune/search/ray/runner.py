@@ -100,9 +100,12 @@ class Runner:
                 if self._has_run:  # a head node takes a while to restart
                     raise RayDiedError(error.problems[0].what) from error
                 raise
+        started = self._process.started
+        if started.warning and not self._has_run:
+            self.callbacks.note(started.warning)
         self._is_ready = self._has_run = True
-        count_slots(self.allocation, self._process.nodes)
-        self.callbacks.on_start(self.study.path, self._process.dashboard)
+        count_slots(self.allocation, started.nodes)
+        self.callbacks.on_start(self.study.path, started.dashboard)
         return self._process
 
     def close(self) -> None:
@@ -221,9 +224,9 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
     note(f"connecting to Ray at {address} ...")
     try:
         with closing(connected(address, [], note)) as child:
-            allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
-            count_slots(allocation, child.nodes)
-            reply = child.look(held(allocation, child.nodes).resources)
+            allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.started.nodes))
+            count_slots(allocation, child.started.nodes)
+            reply = child.look(held(allocation, child.started.nodes).resources)
     except RayDiedError as error:
         last_line = error.output.strip().rpartition("\n")[2]
         what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
