@@ -27,7 +27,7 @@ _GIB = 2**30
 _MIN_DISK_GIB, _MIN_SHARED_MEMORY_GIB = 10, 0.5
 _DEFAULT_NETWORKS = tuple((backbone, "imagenet") for backbone in ("mobilenet_v2", "resnet18", "resnet50"))
 _TORCH_PROBE = 'import torch, torchvision; print(torch.__version__, "with torchvision", torchvision.__version__)'
-_RAY_PROBE = 'import ray, ray.tune, ray.dashboard.optional_deps; print(ray.__version__, "with Tune and the dashboard")'
+_RAY_PROBE = 'import ray, ray.tune; print(ray.__version__, "with Tune")'
 
 
 @dataclass(frozen=True, slots=True)
