@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
 
+    from xraytune.space.fields import ParameterField
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES_OUTSIDE = {
     "index.md": "README.md",
@@ -221,9 +223,8 @@ def _for_both_schemes(picture: re.Match[str]) -> str:
 _SPACE_PAGE = """\
 # Space file
 
-Every key of a space file, generated from the code. `xraytune space check FILE` prints a file with all defaults. Editors can
-complete and validate space files with `search_spaces/space.schema.json`, which `xraytune space check --schema` prints. All
-keys except `name` are optional.
+Every key of a space file, generated from the code. `xraytune space check FILE` prints a file with all defaults. All keys
+except `name` are optional.
 
 ## Top level
 
@@ -252,12 +253,14 @@ applies only if this condition holds. The parameters of `gan`, `diffusion` and `
 
 def space_reference() -> str:
     """Return the reference of space files: every key with its values, default and meaning."""
-    from xraytune.space.schema import space_schema
+    from xraytune.space.fields import parameter_fields
+    from xraytune.space.grammar import DISTRIBUTIONS
+    from xraytune.space.settings import Settings
 
-    schema: Any = space_schema()
-    definitions = schema["$defs"]
-    top = {key: value for key, value in schema["properties"].items() if key not in ("parameters", "points_to_evaluate")}
-    specs, values = definitions["specs"], definitions["values"]
+    schema: Any = Settings.model_json_schema()
+    definitions, top = schema["$defs"], schema["properties"]
+    fields = parameter_fields()
+    values = {name: field.adapter.json_schema() for name, field in fields.items()}
     return _SPACE_PAGE.format(
         top=_setting_table(top, definitions),
         blocks="\n\n".join(
@@ -266,16 +269,16 @@ def space_reference() -> str:
             )
             for title, model in _blocks_of(top, definitions)
         ),
-        distributions=_codes(specs["lr"]["properties"]["distribution"]["enum"]),
-        parameters="\n".join(_parameter_row(name, spec, values[name]) for name, spec in specs.items()),
+        distributions=_codes(DISTRIBUTIONS),
+        parameters="\n".join(_parameter_row(field, values[name]) for name, field in fields.items()),
         backbones=_codes([*values["backbone"]["anyOf"][0]["enum"], "timm/NAME"]),
     )
 
 
-def _parameter_row(name: str, spec: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    shown = "one of the [backbones](#backbones)" if name == "backbone" else _values(values)
-    default = _codes([spec["default"]["value"]]) if "default" in spec else "required"
-    return f"| `{name}` | {shown} | {default} | {_cell(spec.get('description', ''))} |"
+def _parameter_row(field: ParameterField, values: Mapping[str, Any]) -> str:
+    shown = "one of the [backbones](#backbones)" if field.name == "backbone" else _values(values)
+    default = "required" if field.is_required else _codes([field.default])
+    return f"| `{field.name}` | {shown} | {default} | {_cell(field.description)} |"
 
 
 def _blocks_of(properties: Mapping[str, Any], definitions: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -51,7 +51,7 @@ def test_space_check_json_is_one_object(space: Path) -> None:
 
 
 WRONG = """
-    space check -> 2 --schema
+    space check -> 2
     space check space.yaml --jsn -> 2 --json
     status nowhere -> 5 no study here
     export nowhere -> 5 no study here

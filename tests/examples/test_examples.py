@@ -21,7 +21,7 @@ from xraytune.base.files import read_json
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.load import open_bundle
-from xraytune.space.settings import SOURCES, DataSettings
+from xraytune.space.settings import DataSettings
 from xraytune.synth.sources import POOL_STAGE
 from xraytune.trial.network import FEATURES_STAGE
 
@@ -147,12 +147,9 @@ def test_readme_commands_are_valid() -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_schema_lists_installed_extensions_and_an_unknown_name_suggests_the_nearest() -> None:
-    values = json.loads(command("space", "check", "--schema").stdout)["$defs"]["values"]
+def test_an_unknown_name_suggests_an_installed_extension() -> None:
     done = command("space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet")
 
-    assert values["backbone"]["anyOf"][0]["enum"][-1] == "tiny_net"
-    assert values["source"]["enum"] == [*SOURCES.built_in, "mixup"]
     assert done.exit_code == 2
     assert "backbone: unknown value 'tinynet'\n  fix: did you mean 'tiny_net'?" in done.stderr
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, Option
 
 from xraytune.cli import console, options
 from xraytune.present.tables import Column, Table
@@ -36,24 +36,17 @@ def copy(
 
 
 def check(
-    file: Annotated[Path | None, Argument(metavar="FILE", help="Search space file (YAML).")] = None,
+    file: Annotated[Path, Argument(metavar="FILE", help="Search space file (YAML).")],
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     as_json: options.AsJson = False,
-    schema: Annotated[bool, Option("--schema", help="Print the JSON Schema of search space files.")] = False,
 ) -> None:
     """Validate a search space file and print it with all defaults. Reports all problems of the file at once."""
     from xraytune.space.load import load_space
     from xraytune.space.rules import unusual_values
-    from xraytune.space.schema import space_schema
     from xraytune.space.space import require_extensions
 
-    if schema:
-        console.show_json(space_schema())
-        return
-    if file is None:
-        raise BadParameter("give a space file, or --schema", param_hint="FILE")
     space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
     require_extensions(space)
     warnings = [*unusual_values(space)]

@@ -9,7 +9,7 @@ from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import require_new, write_text
 from xraytune.space.messages import nearest
 
-_HEADER = re.compile(r"# yaml-language-server: .*\n(?P<about>(?:# .*\n)+)")
+_HEADER = re.compile(r"(?:# .*\n)+")
 _FIRST_SENTENCE = re.compile(r".+?(?:\?(?=\s|$)|(?=\.\s|[.:]$))")
 
 
@@ -19,7 +19,7 @@ def list_spaces() -> dict[str, str]:
     for file in sorted(_folder().glob("*.yaml")):
         header = _HEADER.match(file.read_text(encoding="utf-8"))
         assert header, f"{file} begins with a comment"
-        sentence = _FIRST_SENTENCE.match(" ".join(header["about"].replace("# ", "").split()))
+        sentence = _FIRST_SENTENCE.match(" ".join(header[0].replace("# ", "").split()))
         assert sentence, f"{file} begins with a question"
         questions[file.stem] = sentence[0]
     return questions
@@ -39,8 +39,7 @@ def copy_space(name: str, out: Path | None = None) -> Path:
         raise ConfigError(Problem(f"there is no space named {name}", fix=nearest(name, list_spaces())))
     file = out or Path(f"{name}.yaml")
     require_new(file)
-    text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
-    write_text(file, text.replace("$schema=", f"$schema={_folder()}/", 1))
+    write_text(file, (_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
     return file
 
 
