@@ -17,7 +17,8 @@ def artifact(cache: Path, seed: int, *, hours_old: float = 30, stage: str = "poo
     """An artifact of 1,000 bytes and its manifest, used this long ago."""
     path = build_once(cache, stage, {"generator": "0" * 32, "seed": seed}, fill)
     then = time.time() - hours_old * 3600
-    os.utime(path / "manifest.json", (then, then))
+    for entry in (path / "pixels.npy", path / "manifest.json", path):
+        os.utime(entry, (then, then))
     return path
 
 

@@ -125,12 +125,8 @@ def is_intact(path: Path) -> bool:
         if error.errno in _DAMAGE:
             return False
         raise
-    try:
+    with suppress(OSError):  # a read-only cache, or a file of another user
         os.utime(path / _MANIFEST)
-    except FileNotFoundError:  # removed just now
-        return False
-    except OSError as error:  # a read-only cache, or a file of another user
-        _logger.debug("%s: cannot record its use: %s", path, error)
     return True
 
 
@@ -139,13 +135,6 @@ def require_intact(path: Path, *files: Path) -> None:
     listed = _listed_files(path, _read_manifest(path)) if is_intact(path) else {}
     if not all(str(file.relative_to(path)) in listed for file in files):
         raise ArtifactError(Problem("damaged, or no file of this artifact", path, "remove it: it is built again"))
-
-
-def last_used(path: Path) -> float:
-    """Return when an artifact was last used, in seconds since 1970; 0 if it has no manifest."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return (path / _MANIFEST).lstat().st_mtime
-    return 0.0
 
 
 def _read_manifest(path: Path) -> bytes:

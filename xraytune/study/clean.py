@@ -26,7 +26,7 @@ from xraytune.study.journal import Journal
 _OLD_SECONDS = 3600.0
 _STAGE = re.compile(r"[a-z]+(-[a-z]+)*-\d+(\.work)?")
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
-_LEFTOVER = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp")
+_LEFTOVER = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.tmp")
 """The temporary files of `files.temporary_name`."""
 
 
@@ -100,7 +100,7 @@ def clean_cache(
         removed = _remove(leftovers, dry_run=dry_run)
         left = _size_bytes(cache) - (sum(removed.values()) if dry_run else 0)
         folders = (path for stage in stages for path in sorted(stage.iterdir()) if _FINGERPRINT.fullmatch(path.name))
-        used = {path: artifacts.last_used(path) or _changed(path) for path in folders if _is_folder(path)}
+        used = {path: _changed(path) for path in folders if _is_folder(path)}  # each use touches the manifest
         for path in sorted(used, key=used.__getitem__):
             if left <= limit or clock() - used[path] < _OLD_SECONDS:
                 break
@@ -111,24 +111,11 @@ def clean_cache(
 
 
 def _leftovers(paths: Iterable[Path], now: float, name: str = "") -> Iterator[Path]:
-    """Yield old temporary files and folders, of `name` if it is given, whose process has ended.
-
-    The process number means nothing if it ran on another machine, so recent files stay.
-    """
+    """Yield temporary files and folders, of `name` if it is given, to which nothing was written in the last hour."""
     for path in paths:
         match = _LEFTOVER.fullmatch(path.name)
-        if match and name in ("", match[1]) and not _is_alive(int(match[2])) and now - _changed(path) > _OLD_SECONDS:
+        if match and name in ("", match[1]) and now - _changed(path) > _OLD_SECONDS:
             yield path
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        pass
-    return True
 
 
 def _remove(paths: Iterable[Path], *, dry_run: bool) -> dict[Path, int]:
