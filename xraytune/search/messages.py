@@ -141,7 +141,6 @@ class StartTrial(_Message):
     job: Job
     process: str
     resources: dict[str, float]
-    images_per_step: int
 
 
 class NoTrial(_Message):

@@ -453,11 +453,6 @@ class Parameters(StrictModel):
         """Real images per optimiser step that has any: B, or with `mixing: replace` B minus the extra images."""
         return self.batch_size - self.extra_per_step if self.mixing == "replace" else self.batch_size
 
-    @property
-    def images_per_step(self) -> int:
-        """Images per optimiser step."""
-        return self.real_per_step + (self.extra_per_step if self.mixing != "pretrain" else 0)
-
     def pretraining_steps(self, total_steps: int) -> int:
         """Return how many of `total_steps`, those of a full run, draw only extra images."""
         return pretraining_steps(self.synthetic_ratio, total_steps) if self.mixing == "pretrain" else 0

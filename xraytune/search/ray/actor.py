@@ -54,13 +54,11 @@ class TrialActor(tune.Trainable):
         return str(self._process)
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; return the trial's message, encoded, and the peak of this process's GPU memory."""
-        import torch
-
+        """Train one epoch; return the trial's message, encoded."""
         assert self._worker is not None
         message = encode(self._worker.step())
         _logger.info("%s: %s", self._label, re.sub(r"(\.\d{4})\d+", r"\1", message))  # shorten to four decimals
-        return {"message": message, "gpu_memory_bytes": torch.cuda.max_memory_reserved()}
+        return {"message": message}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""

@@ -92,18 +92,15 @@ class LoopScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the loop decides."""
-        started, message = started_trial(trial.config), result["message"]
-        number = started.job.number
-        self._loop.metrics.on_result(started, messages.decode(message), result["gpu_memory_bytes"])
+        number, message = started_trial(trial.config).job.number, result["message"]
+        if isinstance(messages.decode(message), messages.EpochEnded):
+            self._loop.metrics.count_epoch()
         should_continue = self._loop.continues(messages.TrialReported(number=number, message=message))
-        if not should_continue:
-            self._loop.metrics.on_stop(number)
         return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Report a lost process; if Ray itself died, this process ends before it can."""
         number = started_trial(trial.config).job.number
-        self._loop.metrics.on_stop(number)
         time.sleep(_RAY_DIES_SECONDS)
         out_of_memory = "OutOfMemory" in str(trial.get_error() or "")
         self._loop.continues(messages.TrialLost(number=number, out_of_memory=out_of_memory))

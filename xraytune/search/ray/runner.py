@@ -204,8 +204,8 @@ class RayWorkers:
             lock=str(runner.study.lock_path),
             token=self._token,
         )
-        process, images = self._process_name or name, suggestion.parameters.images_per_step
-        self._ray.send(messages.StartTrial(job=job, process=process, resources=room.resources, images_per_step=images))
+        process = self._process_name or name
+        self._ray.send(messages.StartTrial(job=job, process=process, resources=room.resources))
         return room.gpus
 
     def answer(self, answer: messages.Answer) -> None:
