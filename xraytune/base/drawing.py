@@ -23,8 +23,6 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 """Distinct for colour-blind readers. Source: Okabe and Ito 2008, "Color Universal Design"."""
 WIDTH_INCHES = 9.0
 _DOTS_PER_INCH = 200
-_MOST_DOTS = 12_000
-"""Longest side of a PNG; figures with very many classes get a lower resolution, since the rasteriser's limit is 65,536."""
 _LONGEST_NAME = 24
 _GREY = "#444444"
 _STYLE: dict[Any, Any] = {
@@ -81,8 +79,7 @@ def new_figure(files: Sequence[Path], height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(WIDTH_INCHES, height), facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        dots = min(_DOTS_PER_INCH, int(_MOST_DOTS / height))
         for file in files:
             content = BytesIO()
-            figure.savefig(content, format=file.suffix[1:], dpi=dots, metadata=_METADATA[file.suffix])
+            figure.savefig(content, format=file.suffix[1:], dpi=_DOTS_PER_INCH, metadata=_METADATA[file.suffix])
             write_bytes(file, content.getvalue())

@@ -18,7 +18,7 @@ from typing import Literal
 
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
-from xraytune.search.ray.setup import ray_parent, security_problems, why_ray_cannot_start
+from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
 from xraytune.space.settings import PACKAGES
 from xraytune.space.space import missing_packages, needed_by, needed_extras
@@ -127,8 +127,6 @@ def _ray() -> Iterator[Check]:
         yield Check("Ray startup", "missing", found, problem.fix)
     else:
         yield Check("Ray startup", "ok", f"in {ray_parent()}")
-    for risk in security_problems():
-        yield Check("Ray security", "warning", f"{risk.where}: {risk.what}", risk.fix)
 
 
 def _size(name: str, size_bytes: int, minimum_gib: float, fix: str) -> Check:

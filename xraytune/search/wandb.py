@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import netrc
 import os
 import queue
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from xraytune.base.records import EpochRecord, Json
 from xraytune.space.settings import ObjectiveName, WandbSettings
@@ -66,12 +63,9 @@ def has_key() -> bool:
     """Return whether W&B would find a key in the environment or in the netrc file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
-    hosts = [os.environ.get("WANDB_BASE_URL", ""), *_HOSTS]
-    with suppress(OSError, ValueError, netrc.NetrcParseError):
-        logins = netrc.netrc(file).hosts
-        return any(logins.get(urlsplit(url).netloc, ("", "", ""))[2] for url in hosts)
-    return False
+    from requests.utils import get_netrc_auth  # type: ignore[import-untyped]  # comes with wandb
+
+    return any(map(get_netrc_auth, (os.environ.get("WANDB_BASE_URL", ""), *_HOSTS)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,6 @@ ROOT: KeyPath = ("parameters",)
 POINTS: KeyPath = ("points_to_evaluate",)
 SPEC_KEYS = ("value", "values", "min", "max", "distribution", "when")
 DISTRIBUTIONS = ("uniform", "int_uniform", "log_uniform_values")
-_MOST_INTEGERS = 10**15  # a sampler computes with floats
 
 
 def path_of(document: Document, name: str) -> KeyPath:
@@ -215,8 +214,6 @@ class _SpecReader:
         if is_log and low <= 0:
             fix = "write a small number above 0, or distribution: uniform"
             self._reject("min", f"min {low:g} has no logarithm", fix)
-        if is_integer and high - low > _MOST_INTEGERS:
-            self._reject("max", f"from {low} to {high} there are too many values", "narrow the range")
         if low == high:
             return Choices((low,))
         return Range(low=low, high=high, is_log=is_log, is_integer=is_integer)

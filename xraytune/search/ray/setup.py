@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,21 +68,6 @@ def protect_token() -> None:
         raise MachineError(_no_token(token, error.strerror or str(error))) from error
 
 
-def security_problems() -> Iterator[Problem]:
-    """Yield the ways for other users of this machine into this user's Ray, or into the cluster of `--address auto`."""
-    with suppress(RuntimeError):  # there is no home folder
-        if _is_open(token := _default_token()):
-            yield Problem("other users can read Ray's token", token, f"chmod 600 {token} (a local search does it)")
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
-        yield Problem(
-            "Ray does not require a token, so every user can run code in it", "RAY_AUTH_MODE", "unset RAY_AUTH_MODE"
-        )
-    cluster = ray_parent() / "ray" / "ray_current_cluster"  # written by `ray start`
-    if os.access(cluster, os.F_OK) and _is_open(cluster.parent, 0o022):
-        what = "other users can write to the folder of the Ray cluster that was started here"
-        yield Problem(what, cluster.parent, "start it with --temp-dir=$(mktemp -d)/ray (docs/cluster.md)")
-
-
 def _excess_bytes(parent: Path) -> int:
     return len(os.fsencode(parent / _SOCKET.format(pid=os.getpid()))) - _LONGEST_SOCKET_BYTES
 
@@ -114,13 +98,13 @@ def _default_token() -> Path:
     return Path.home() / ".ray" / "auth_token"
 
 
-def _is_open(path: Path, permissions: int = 0o077) -> bool:
-    """Return whether a path grants other users one of these permissions or belongs to another user; False if missing."""
+def _is_open(path: Path) -> bool:
+    """Return whether a path grants other users any permission or belongs to another user; False if missing."""
     try:
         status = path.stat()
     except OSError:
         return False
-    return bool(status.st_mode & permissions) or status.st_uid not in {0, os.geteuid()}
+    return bool(status.st_mode & 0o077) or status.st_uid not in {0, os.geteuid()}
 
 
 def _unwritable(folder: Path) -> str:
