@@ -146,14 +146,6 @@ def test_among_many_classes_low_confidences_have_bins_of_their_own() -> None:
     assert figures["ece"] == pytest.approx((19 * 0.94 + 0.1) / 20)
 
 
-def test_one_half_is_the_threshold_where_none_is_given() -> None:
-    labels, probabilities = images_with_ties(2)
-
-    plain = classification_metrics(ScoredImages(labels, probabilities, positive=1))
-
-    assert plain == classification_metrics(ScoredImages(labels, probabilities, positive=1, threshold=0.5))
-
-
 def test_images_that_no_resample_drew_do_not_count_even_at_the_highest_score() -> None:
     labels, scores = np.array([0, 1, 0, 1]), np.array([0.2, 0.4, 0.6, 0.9])
 
@@ -192,18 +184,6 @@ def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, in
 
     assert of_positive + of_others == pytest.approx(1)
     assert of_positive == pytest.approx(reference.roc_auc_score(labels, scores))
-
-
-@pytest.mark.slow
-@settings(max_examples=50)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40))
-def test_average_precision_equals_scikit_learn_for_any_image_order(images: list[tuple[bool, int]]) -> None:
-    labels = np.array([1, 0] + [int(is_positive) for is_positive, _ in images], dtype=np.int64)
-    scores = np.array([0, 2] + [score for _, score in images]) / 5
-
-    found = classification_metrics(of_two_classes(labels, scores))["auprc"]
-
-    assert found == pytest.approx(reference.average_precision_score(labels, scores))
 
 
 def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
@@ -280,14 +260,6 @@ def test_each_table_shows_its_metrics_of_two_and_of_more_classes() -> None:
     assert [metric.name for metric in METRICS if not metric.has_interval] == ["ece"]
 
 
-def test_some_images_keep_their_labels_and_probabilities() -> None:
-    images = of_two_classes(np.array([0, 1, 1]), np.array([0.1, 0.7, 0.9]))
-
-    some = images.select(np.array([True, False, True]))
-
-    assert (some.labels.tolist(), some.probabilities[:, 1].tolist()) == ([0, 1], [0.1, 0.9])
-
-
 def test_the_metrics_of_one_class_against_the_others_equal_scikit_learn() -> None:
     labels, probabilities = images_with_ties(3)
     is_class, scores, called = labels == 1, probabilities[:, 1], probabilities.argmax(axis=1) == 1
@@ -327,10 +299,3 @@ def test_images_with_equal_scores_are_on_one_side_of_the_threshold() -> None:
     at = {limit: sensitivity_at(labels, probabilities, positive=1, specificity=limit) for limit in (0.9, 0.91)}
 
     assert at == {0.9: 1.0, 0.91: 1 / 3}
-
-
-def test_auprc_is_the_mean_over_classes_of_average_precision() -> None:
-    labels, probabilities = images_with_ties(3)
-    each = [reference.average_precision_score(labels == label, probabilities[:, label]) for label in range(3)]
-
-    assert auprc(labels, probabilities, positive=0) == pytest.approx(np.mean(each))
