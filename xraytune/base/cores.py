@@ -1,4 +1,4 @@
-"""The CPU cores and MIG slices that this process may use, and threads for work on them or beside it."""
+"""The CPU cores that this process may use, and threads for work on them or beside it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ _READ_AHEAD = 256
 def cpu_count() -> int:
     """Return the number of CPU cores that this process may use: a scheduler may allow only some of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def mig_slices() -> int:
-    """Return how many MIG slices this process may use: Ray counts whole GPUs, and torch sees only the first slice."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return sum(device.startswith("MIG-") for device in visible)
 
 
 def map_on_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:

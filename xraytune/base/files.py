@@ -63,9 +63,7 @@ AWAY_FIX = "run the same command again when it does: nothing that was written is
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", f"free some space or inodes, {_RERUN}"),
     errno.EDQUOT: ("the disk quota is used up", f"free some space, {_RERUN}"),
-    errno.EFBIG: ("the file is too large", f"raise its limit (ulimit -f) or use another disk, {_RERUN}"),
     errno.EMFILE: ("too many open files", f"raise their limit (ulimit -n 65536), {_RERUN}"),
-    errno.ENFILE: ("too many files are open on this machine", f"close other programs, {_RERUN}"),
     **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
     **dict.fromkeys(_AWAY, ("the storage does not answer ({reason})", AWAY_FIX)),
 }

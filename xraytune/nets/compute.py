@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xraytune.base.cores import mig_slices
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
@@ -26,8 +25,8 @@ _RAY_UNITS = 10_000
 
 
 def gpu_count() -> int:
-    """Return the number of GPUs that trials can use here; a MIG slice counts as one."""
-    return mig_slices() or torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """Return the number of GPUs that trials can use here."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def choose_compute(*, gpus: float, threads: int) -> Compute:

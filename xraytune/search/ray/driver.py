@@ -25,7 +25,6 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from xraytune.base.cores import mig_slices
 from xraytune.search import messages
 from xraytune.search.ray.actor import TrialActor, look, started_trial
 from xraytune.search.ray.internals import exit_codes, install_guards
@@ -132,7 +131,6 @@ def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNot
     local = {
         "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
         "num_cpus": cpus,
-        "num_gpus": mig_slices() or None,  # None: Ray counts the GPUs
         "object_store_memory": _OBJECT_STORE_BYTES,
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
