@@ -61,9 +61,7 @@ class LeaseHeldError(Exception):
 def hold(path: Path, work: str = "") -> Iterator[Owner]:
     """Hold a lease while the block runs; every durable write of the process first checks that it still does.
 
-    Args:
-        path: The lock file. It stays, and is blank while no process holds the lease.
-        work: What the process does, for `current_owner`.
+    The lock file at `path` stays, and is blank while no process holds the lease; `work` is for `current_owner`.
 
     Raises:
         LeaseHeldError: Another process holds the lease, or took it over while this one was suspended.

@@ -64,12 +64,8 @@ def fresh_views(seed: int, *purpose: str | int, count: int, classical: int) -> N
 def augment(images: Tensor, views: Tensor) -> Tensor:
     """Flip, rotate, scale and shift images (bilinear), then change contrast and brightness.
 
-    Args:
-        images: float32 [B, 1, S, S] in [0, 1].
-        views: float32 [B, 7] on the same device, columns as in `VIEW_COLUMNS`.
-
-    Returns:
-        float32 [B, 1, S, S] in [0, 1]; bit-identical to the image for an identity view.
+    Images are float32 [B, 1, S, S] in [0, 1], before and after; views are float32 [B, 7] on the same device, with the
+    columns `VIEW_COLUMNS`. For an identity view, the result is bit-identical to the image.
     """
     contrast, brightness = views[:, 5, None, None, None], views[:, 6, None, None, None]
     moved = _move(images, views)

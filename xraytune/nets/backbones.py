@@ -35,13 +35,10 @@ _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 
 
 def build_backbone(name: str, *, weights: Path | None = None, input_channels: int = 3) -> tuple[nn.Module, int]:
-    """Build a network that maps images, float32 [B, C, S, S], to features [B, D]; return it and D.
+    """Build a network that maps images, float32 [B, C, S, S] of 1 or 3 channels, to features [B, D]; return it and D.
 
-    Args:
-        name: A name of `Parameters.backbone`.
-        weights: A file with the names of torchvision, timm or the backbone's own package; None for random weights. If its
-            first convolution has one channel, as of an encoder of X-rays, grey images get the features that it gave them.
-        input_channels: C, 1 or 3.
+    A file of `weights` has the names of torchvision, timm or the backbone's own package; None is random weights. If its
+    first convolution has one channel, as of an encoder of X-rays, grey images get the features that it gave them.
 
     Raises:
         ConfigError: timm has no such backbone.

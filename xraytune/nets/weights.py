@@ -20,14 +20,10 @@ _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 
 
 def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:
-    """Return the file of pretrained weights, or None for `none`.
+    """Return the file of pretrained weights, `Parameters.weights`, or None for `none`.
 
-    Args:
-        backbone: A name of `Parameters.backbone`.
-        weights: `none`; `imagenet` for the newest official weights (in `weights_dir`, the newest there); the name of a
-            weight set, such as `IMAGENET1K_V2`; `hub` for the weights of a timm backbone; or the path of a .pth or
-            .safetensors file.
-        weights_dir: A folder of torchvision's files under their official names, or None to download them to torch's cache.
+    `imagenet` is the newest official file in `weights_dir`, a folder of torchvision's files under their official names;
+    without a folder, official files are downloaded to torch's cache.
 
     Raises:
         ConfigError: The backbone has no such set.

@@ -92,13 +92,8 @@ def space_of_document(
 def data_settings(source: Path, base: DataSettings) -> DataSettings:
     """Return the settings of a data source: an image folder, or a YAML file with a `data:` block.
 
-    Args:
-        source: The folder or the file. A file may give `path` (default: its own folder), `classes`, `positive`, `table` and
-            `split`.
-        base: The settings of everything that the source does not give, except for `path` and `table`.
-
-    Raises:
-        ConfigError: With all problems of the file, in file order.
+    A file may give `path` (default: its own folder), `classes`, `positive`, `table` and `split`; all else is as in `base`.
+    Raises ConfigError with all problems of the file, in file order.
     """
     if not is_data_file(source):
         return base.model_copy(update={"path": source})

@@ -83,15 +83,9 @@ def patient_intervals(
 ) -> dict[str, Floats]:
     """Return 95 % percentile intervals of any statistics, on the resamples of `patient_bootstrap`.
 
-    Args:
-        statistics: Takes how often each image counts, float64 [R, N], and returns statistics by name, float64 [R, ...].
-        labels: Class numbers, int64 [N].
-        patients: The patient of each image, [N].
-        replicates: Number of bootstrap samples.
-        seed: Of the resamples.
-
-    Returns:
-        Low and high by name, float64 [2, ...]; NaN for what is NaN on any resample.
+    `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name, float64 [R, ...]; the
+    result has their low and high ends, float64 [2, ...], NaN for what is NaN on any resample. Labels are class numbers,
+    int64 [N]; patients are those of the images.
     """
     chunks = [statistics(weights) for weights in patient_resamples(labels, patients, replicates, seed)]
     return {

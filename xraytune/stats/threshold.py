@@ -44,9 +44,7 @@ class PlattScaling:
 def platt_scaling(is_positive: Flags, scores: Floats) -> PlattScaling | None:
     """Fit the probability of the positive class to scores; None if these do not increase with the class.
 
-    Args:
-        is_positive: bool [N].
-        scores: Probability of the positive class, float64 [N].
+    Classes are bool [N], scores the probability of the positive class, float64 [N].
 
     Raises:
         DataError: All images are positive, or none is.
@@ -99,12 +97,7 @@ def _logits(scores: Floats) -> Floats:
 def sensitivity_threshold(positive_scores: Floats, sensitivity: float) -> float | None:
     """Return the highest threshold that classifies a new positive image as positive with at least this probability.
 
-    Args:
-        positive_scores: Scores of positive validation images, float64 [N].
-        sensitivity: Above 0 and below 1.
-
-    Returns:
-        An observed score; None if N is below `fewest_positives`.
+    That is above 0 and below 1. The threshold is one of the scores of positive validation images, float64 [N]; None if N is below `fewest_positives`.
 
     Source: the rank of split conformal prediction, Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random
     World".

@@ -93,11 +93,7 @@ class StudyFolder:
         self.checkpoint_path(number).unlink(missing_ok=True)
 
     def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
-        """Return the study's space.
-
-        Args:
-            data: The folder of its images, or a data file, if they moved.
-            weights_dir: The folder of the official weight files, if they moved.
+        """Return the study's space, with the new places of its images and official weight files if they moved.
 
         Raises:
             ConfigError: The data file is invalid.
