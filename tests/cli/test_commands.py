@@ -1,7 +1,6 @@
 """The commands: their output, its streams, and their exit codes."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -193,17 +192,6 @@ def test_a_bug_keeps_its_traceback() -> None:
     assert result.exit_code == 1
     for words in ("Traceback", "ZeroDivisionError: by zero", "this is a bug in xraytune"):
         assert words in result.stderr
-
-
-@pytest.mark.slow
-def test_characters_that_stdout_cannot_encode_are_replaced_or_escaped() -> None:
-    code = "from xraytune.cli.console import *; configure(); write(chr(246)); show_json({'path': chr(246)})"
-    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-
-    shown, _, content = done.stdout.partition("\n")
-    assert shown == "?"
-    assert json.loads(content) == {"path": chr(246)}
 
 
 @pytest.mark.slow

@@ -85,15 +85,6 @@ def test_a_result_on_a_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.undo()
 
 
-def test_nothing_is_printed_without_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For example after `2>&-`, or under some service managers."""
-    monkeypatch.setattr("sys.stderr", None)
-    monkeypatch.setattr("sys.stdout", None)
-    console.event("line")
-    console.write("done")
-    console.show_json({"done": True})
-
-
 def test_drawing_error_does_not_hide_the_work_error() -> None:
     def away() -> str:
         raise StudyError("the study is gone")

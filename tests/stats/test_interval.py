@@ -195,22 +195,6 @@ def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, in
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
-@given(SHAPES)
-def test_an_arm_compared_with_itself_has_a_narrow_interval_only_with_many_patients(
-    shape: tuple[int, int, int],
-) -> None:
-    aurocs, components = (values[[0, 0]] for values in replicates(shape))
-
-    few, many = (compare(measured(aurocs, components, count)).interval for count in (shape[1], 1e6))
-
-    assert (few.difference, few.p_value) == (0, 1)
-    assert few.low == pytest.approx(-few.high, abs=1e-9)
-    assert few.high > 0.01, "equal rankings of a few patients do not show that others would be ranked equally"
-    assert 0 < many.high < 1e-4
-
-
-@pytest.mark.slow
 @settings(max_examples=200)
 @given(evidence())
 def test_the_interval_ends_at_the_differences_that_a_one_sided_test_just_rejects(found: Evidence) -> None:

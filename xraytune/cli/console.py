@@ -6,7 +6,6 @@ and a search as a live table; otherwise, as in a log file, both are lines with t
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import re
@@ -54,8 +53,7 @@ class _Stderr:
             self._file().flush()
 
     def _file(self) -> TextIO:
-        file: Any = sys.stderr or io.StringIO()  # None where Python has no such stream
-        return cast(TextIO, getattr(file, "rich_proxied_file", file))
+        return cast(TextIO, getattr(sys.stderr, "rich_proxied_file", sys.stderr))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file(), name)
@@ -120,7 +118,7 @@ def is_live() -> bool:
 
 def agreed(question: str) -> bool:
     """Ask a yes-or-no question on the terminal; without a terminal, the answer is yes."""
-    if not (is_live() and sys.stdin is not None and sys.stdin.isatty()):
+    if not (is_live() and sys.stdin.isatty()):
         return True
     try:
         return typer.confirm(printable(question), err=True)
@@ -144,9 +142,7 @@ def show_traceback(conclusion: str) -> None:
 
 
 def configure() -> None:
-    """Print `?` for characters that stdout cannot encode, and send warnings of xraytune to stderr."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="replace")
+    """Send warnings of xraytune to stderr."""
     logger = logging.getLogger("xraytune")
     logger.handlers = [_LogHandler(logging.WARNING)]
     logger.propagate = False
