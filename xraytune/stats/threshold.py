@@ -97,7 +97,8 @@ def _logits(scores: Floats) -> Floats:
 def sensitivity_threshold(positive_scores: Floats, sensitivity: float) -> float | None:
     """Return the highest threshold that classifies a new positive image as positive with at least this probability.
 
-    That is above 0 and below 1. The threshold is one of the scores of positive validation images, float64 [N]; None if N is below `fewest_positives`.
+    The probability is above 0 and below 1; the threshold is one of the scores of positive validation images, float64 [N].
+    None if N is below `fewest_positives`.
 
     Source: the rank of split conformal prediction, Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random
     World".
