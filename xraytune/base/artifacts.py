@@ -29,9 +29,9 @@ from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
+    read_bytes,
     read_json,
     require_no_link,
-    require_own_file,
     sha256_of,
     temporary_name,
     write_json,
@@ -140,8 +140,8 @@ def require_intact(path: Path, *files: Path) -> None:
 def _read_manifest(path: Path) -> bytes:
     """Read an artifact's manifest; raise ArtifactError if the artifact or the manifest is a link, a pipe or a device."""
     require_no_link(path)
-    require_own_file(path / _MANIFEST, "JSON file")
-    return (path / _MANIFEST).read_bytes()
+    require_no_link(path / _MANIFEST)
+    return read_bytes(path / _MANIFEST, "JSON file")
 
 
 @lru_cache(maxsize=256)

@@ -149,12 +149,6 @@ def require_no_link(path: Path | str, refusal: type[XraytuneError] = ArtifactErr
         raise refusal(Problem(what, Path(path), "replace it with the file or folder itself, or remove it"))
 
 
-def require_own_file(path: Path | str, kind: FileKind, refusal: type[XraytuneError] = ArtifactError) -> None:
-    """Like `require_file`, for a file that xraytune itself has written: a symbolic link is refused, too."""
-    require_no_link(path, refusal)
-    require_file(path, kind, refusal)
-
-
 def read_bytes(path: Path | str, kind: FileKind, refusal: type[XraytuneError] = ArtifactError) -> bytes:
     """Read a whole file after `require_file`."""
     require_file(path, kind, refusal)

@@ -27,7 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from xraytune.base.errors import DataError, Problem
-from xraytune.base.files import read_bytes, require_own_file
+from xraytune.base.files import read_bytes, require_no_link
 from xraytune.data.dicom import REPAIR, ImageHeader, content_bits, dicom_grey, is_dicom, open_dicom
 
 UNUSED_BITS = " with "
@@ -126,7 +126,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
 def read_picture(path: Path) -> Image.Image:
     """Decode a picture that xraytune drew, grey or in colours; raise DataError if it is a link, no picture, or missing."""
     try:
-        require_own_file(path, "image", DataError)
+        require_no_link(path, DataError)
         image = _open(read_bytes(path, "image", DataError), path)
         return image.convert("L" if image.mode == "L" else "RGB")
     except _DAMAGE as error:

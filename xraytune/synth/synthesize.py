@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from xraytune.base.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases, work_path
-from xraytune.base.files import require_own_file, sync, write_bytes
+from xraytune.base.files import read_bytes, require_no_link, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.space.settings import PACKAGES, GeneratorSettings
@@ -151,5 +151,5 @@ def copy_grids(grids: Path, to: Path) -> None:
 
 def copy_file(file: Path, to: Path) -> None:
     """Copy a file. Errors of `shutil` neither name a full disk nor always say that it is full."""
-    require_own_file(file, "file of tensors")
-    write_bytes(to, file.read_bytes())
+    require_no_link(file)
+    write_bytes(to, read_bytes(file, "file of tensors"))
