@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
@@ -166,24 +164,6 @@ def test_weighted_figures_equal_those_of_the_repeated_images() -> None:
     figures = classification_metrics(ScoredImages(labels[repeated], probabilities[repeated], positive=1, threshold=0.4))
     for name, value in weighted.items():
         assert value[0] == pytest.approx(figures[name]), name
-
-
-@pytest.mark.slow
-@settings(max_examples=50)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
-def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, int]]) -> None:
-    labels = np.array([int(is_positive) for is_positive, _ in images], dtype=np.int64)
-    scores = np.array([score / 5 for _, score in images])
-    if len(set(labels)) < 2:
-        with pytest.raises(DataError):
-            auroc(labels, np.stack([1 - scores, scores], axis=1), positive=1)
-        return
-
-    of_positive = auroc(labels, np.stack([1 - scores, scores], axis=1), positive=1)
-    of_others = auroc(labels, np.stack([scores, 1 - scores], axis=1), positive=1)
-
-    assert of_positive + of_others == pytest.approx(1)
-    assert of_positive == pytest.approx(reference.roc_auc_score(labels, scores))
 
 
 def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
