@@ -63,7 +63,7 @@ def has_key() -> bool:
     """Return whether W&B would find a key in the environment or in the netrc file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    from requests.utils import get_netrc_auth  # type: ignore[import-untyped]  # comes with wandb
+    from requests.utils import get_netrc_auth  # comes with wandb
 
     return any(map(get_netrc_auth, (os.environ.get("WANDB_BASE_URL", ""), *_HOSTS)))
 
