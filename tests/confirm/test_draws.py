@@ -50,7 +50,6 @@ confirm:
   finalists: 1
   replicates: {REPLICATES}
   min_patients: {FEWEST}
-  ratios: []
   controls: {{matched: [none], tuned: []}}
 points_to_evaluate:
   - {{source: gan}}

@@ -154,7 +154,7 @@ def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) ->
         return well(folder, number)
 
     other = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, synthetic_ratio=0.5), val_b_score=0.89)
-    both_matched = "confirm={replicates: 2, controls: {matched: [none, duplicate], tuned: []}}"
+    both_matched = "confirm={replicates: 2, ratios: [0.5], controls: {matched: [none, duplicate], tuned: []}}"
     one = open_study(tmp_path, both_matched, says=says)
     plan = train(one, GAN, other, finalists=2)
 
@@ -260,6 +260,7 @@ def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tm
 def test_other_ratios_are_trained_only_with_a_matched_control_without_images(
     tmp_path: Path, matched: str, roles: list[str]
 ) -> None:
-    plan = train(open_study(tmp_path, f"confirm.controls.matched={matched}"), REAL, GAN)
+    ratios = "confirm.ratios=[0.25, 0.5, 1, 2, 4]"
+    plan = train(open_study(tmp_path, f"confirm.controls.matched={matched}", ratios), REAL, GAN)
 
     assert [arm.role for arm in plan.arms] == roles

@@ -199,7 +199,8 @@ def choose_test(
             others.append(beside)
         except DataError as error:
             notes.append(f"the test folder is not scored: {error.problems[0].what}")
-    if few := side_sizes(prepared)[-1].lacking(FEWEST_OF_CLASS):
+    few = side_sizes(prepared)[-1].lacking(FEWEST_OF_CLASS) if settings.confirm.ratios else ""
+    if few:
         what = f"val-B has too few patients ({few}), and an interval needs {FEWEST_OF_CLASS} of each class"
         notes.append(f"no ratio response: {what}; for one, start a search with a larger data.split.val_b")
     return TestChoice(prepared=divided, sealed=sealed, others=tuple(others), notes=tuple(notes), has_ratios=not few)

@@ -90,8 +90,10 @@ def _best(data: StudyData) -> Section | None:
 
 def _ratios(data: StudyData) -> Section | None:
     verdict = data.verdict
-    if not verdict or not verdict.ratio_response:
+    if not verdict:
         return None
+    if not verdict.ratio_response:
+        return Section(notes=["For a comparison of ratios, search with `--set confirm.ratios=[0.25,0.5,1,2,4]`."])
     arm = verdict.finalists[0].arm
     repeated = any(point.duplicate for point in verdict.ratio_response)
     return Section(
