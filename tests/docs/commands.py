@@ -34,7 +34,6 @@ ONLY_PARSED = {
     r"xraytune export studies/gan-quality": "tests/end_to_end/test_main_job.py",
     r"xraytune generator train --space best.yaml": "tests/end_to_end/test_main_job.py",
     r"xraytune (search .*--set name=own|(export|train) .*own)": "needs the examples: tests/examples/test_examples.py",
-    r"xraytune evaluate .*--recalibrate": "needs images of two parts of a hospital: tests/model/test_evaluate.py",
     r"xraytune evaluate model --data chest_xray/test$": "needs the model of the examples: tests/examples/test_examples.py",
 }
 """Commands that are not run, and why."""

@@ -13,10 +13,9 @@ from tests.in_process import command
 from tests.model.conftest import CopyLab, Lab, change_record, read_rows
 from tests.model.conftest import evaluate_classes as evaluate
 from tests.model.conftest import predict_classes as predict
-from xraytune.base.errors import ArtifactError, ConfigError, DataError, XraytuneError
-from xraytune.base.files import read_json, read_jsonl, write_json
+from xraytune.base.errors import ConfigError, DataError, XraytuneError
+from xraytune.base.files import read_json, read_jsonl
 from xraytune.cli.model import show_evaluation
-from xraytune.data.phantom import draw_phantoms
 from xraytune.model.load import open_bundle
 from xraytune.model.train import train
 
@@ -334,57 +333,3 @@ def test_three_classes_are_called_by_probability(
         shares = {name: float(row[f"probability_{name}"]) for name in evaluation.class_counts}
         assert sum(shares.values()) == pytest.approx(1)
         assert row["predicted"] == max(shares, key=lambda name: shares[name])
-
-
-@pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Other patients, whose images are harder to tell apart: `train/` and `test/`."""
-    folder = tmp_path_factory.mktemp("hospital") / "xrays"
-    draw_phantoms(folder, patients=70, seed=77, image_size_px=64, difficulty=0.3)
-    return folder
-
-
-def test_a_recalibrated_model_has_the_new_prevalence(copy_lab: CopyLab, hospital: Path, tmp_path: Path) -> None:
-    lab = copy_lab()
-    before = evaluate(lab.model, data=hospital / "test", replicates=10)
-
-    after = evaluate(lab.model, data=hospital / "test", recalibrate=hospital / "train", replicates=10)
-    again = evaluate(lab.model, data=hospital / "train", out=tmp_path / "out", replicates=10)
-
-    assert after.metrics["auroc"] == pytest.approx(before.metrics["auroc"]), "the order of the images is the same"
-    assert before.recalibrated_on == 0
-    assert after.recalibrated_on == again.images
-    rows = read_rows(tmp_path / "out" / "predictions.csv")
-    mean = sum(float(row["probability_PNEUMONIA"]) for row in rows) / len(rows)
-    prevalence = again.class_counts["PNEUMONIA"] / again.images
-    assert mean == pytest.approx(prevalence, abs=0.02)
-    predicted = predict(lab.model, hospital / "test", out=tmp_path / "predictions.csv")
-    assert predicted.threshold == after.threshold != before.threshold
-
-
-@pytest.mark.parametrize(
-    "fault", ["shared", "few", "twice", "sensitivity", "of another model", "one class", "trained on"]
-)
-def test_a_refused_recalibration_changes_nothing(copy_lab: CopyLab, hospital: Path, tmp_path: Path, fault: str) -> None:
-    lab = copy_lab()
-    data, recalibrate, sensitivity = hospital / "test", hospital / "train", 0.9 if fault == "sensitivity" else None
-    if fault == "shared":
-        recalibrate = data
-    elif fault == "trained on":
-        recalibrate = lab.xrays / "train"
-    elif fault == "few":
-        draw_phantoms(tmp_path / "few", patients=12, seed=5, image_size_px=64)
-        recalibrate = tmp_path / "few" / "train"
-    elif fault in ("twice", "of another model"):
-        evaluate(lab.model, data=data, recalibrate=recalibrate, replicates=10)
-    if fault == "of another model":
-        recorded = lab.model / "recalibration.json"
-        write_json(recorded, read_json(recorded) | {"model_sha256": "0" * 64})
-    if fault == "one class":  # among the images to evaluate on
-        data = shutil.copytree(data, tmp_path / "one", ignore=shutil.ignore_patterns("NORMAL"))
-    files = {file: file.read_bytes() for file in lab.model.iterdir()}
-
-    with pytest.raises({"of another model": ArtifactError, "one class": DataError}.get(fault, ConfigError)):
-        evaluate(lab.model, data=data, recalibrate=recalibrate, sensitivity=sensitivity, replicates=10)
-
-    assert {file: file.read_bytes() for file in lab.model.iterdir()} == files

@@ -118,14 +118,6 @@ def evaluate(
     reason: options.Reason = "",
     skip_broken: options.SkipBroken = False,
     at_sensitivity: options.AtSensitivity = None,
-    recalibrate: Annotated[
-        Path | None,
-        Option(
-            metavar="FOLDER",
-            help="First recalibrate the model's probabilities and threshold on these labelled images: at least 50, "
-            "from the same hospital, of other patients. The result is saved in MODEL and used from then on.",
-        ),
-    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on labelled images or pairs, with 95 % confidence intervals over patients."""
@@ -140,7 +132,6 @@ def evaluate(
             skip_broken=skip_broken,
             reason=reason,
             sensitivity=at_sensitivity,
-            recalibrate=recalibrate,
             on_progress=on_progress,
         )
     console.show_result(evaluation, show_evaluation, as_json=as_json)

@@ -18,10 +18,8 @@ from xraytune.space.settings import HeadName, LossName, TaskName
 from xraytune.space.strict_model import StrictModel
 from xraytune.stats.intervals import Bounds
 from xraytune.stats.shift import ClassSample
-from xraytune.stats.threshold import PlattScaling, fewest_positives, sensitivity_threshold
+from xraytune.stats.threshold import fewest_positives, sensitivity_threshold
 
-FEWEST_IMAGES = 50
-"""For a recalibration."""
 _LARGEST_SIDE_PX = 1024
 _TRAIN_AGAIN = "train the model again with this version"
 
@@ -128,40 +126,6 @@ class BundleRecord(StrictModel):
         return self.positive
 
 
-class Recalibration(StrictModel):
-    """The content of `recalibration.json`: how a classifier of two classes is adapted to the images of another hospital.
-
-    Attributes:
-        model_sha256: Of the model that it belongs to.
-        images: Labelled images that it was fitted to, and their `patients`.
-        scaling: From the network's probabilities to those in that hospital.
-    """
-
-    version: Literal[1] = 1
-    model_sha256: str
-    images: Annotated[int, Field(ge=FEWEST_IMAGES)]
-    patients: Annotated[int, Field(ge=1)]
-    scaling: PlattScaling
-
-    @property
-    def threshold(self) -> float:
-        """The calibrated probability from which an image is positive: their prevalence."""
-        return float(self.scaling.probabilities(np.array([self.scaling.threshold]))[0])
-
-
-def read_recalibration(file: Path, model_sha256: str) -> Recalibration | None:
-    """Read a `recalibration.json`, if there is one; raise ArtifactError if it is not valid, or of another model."""
-    if not file.exists():
-        return None
-    try:
-        recalibration = Recalibration.model_validate_json(read_bytes(file, "record"))
-    except ValidationError as error:
-        raise not_valid(file) from error
-    if recalibration.model_sha256 != model_sha256:
-        raise ArtifactError(Problem("this recalibration belongs to another model", file, "remove the file"))
-    return recalibration
-
-
 def not_valid(file: Path) -> ArtifactError:
     """Return the error for a model file that is not valid in this version."""
     return ArtifactError(Problem("this file is not valid in this version of xraytune", file, _TRAIN_AGAIN))
@@ -183,26 +147,24 @@ def read_record(file: Path) -> BundleRecord:
         raise ArtifactError(Problem(what, file, f"{fix}, or {_TRAIN_AGAIN}")) from error
 
 
-def threshold_of(record: BundleRecord, sensitivity: float | None, recalibration: Recalibration | None = None) -> float:
+def threshold_of(record: BundleRecord, sensitivity: float | None) -> float:
     """Return the model's threshold, or the one that reaches a sensitivity on its validation images.
 
     Raises:
-        ConfigError: The sensitivity is out of range, there are too few validation images for it, or the model is
-            recalibrated.
+        ConfigError: The sensitivity is out of range, or there are too few validation images for it.
     """
     if sensitivity is None:
-        return recalibration.threshold if recalibration else record.threshold
-    where, fix = f"--at-sensitivity {sensitivity:g}", "leave it out to use the model's own threshold"
+        return record.threshold
+    where = f"--at-sensitivity {sensitivity:g}"
     if not 0 < sensitivity < 1:
         raise ConfigError(Problem("the sensitivity must be above 0 and below 1", where, "give e.g. 0.95"))
     if record.validation is None:
         raise ConfigError(Problem("only classifiers with two classes have a sensitivity", where, "leave it out"))
-    if recalibration:
-        raise ConfigError(Problem("the model is recalibrated to images other than its validation images", where, fix))
     scores = record.validation[record.positive_name].scores
     threshold = sensitivity_threshold(np.array(scores), sensitivity)
     if threshold is None:
         needed = fewest_positives(sensitivity)
         what = f"needs {needed} validation scores of {record.positive_name}, but the model has {len(scores)}"
-        raise ConfigError(Problem(what, where, f"give a lower sensitivity, or {fix}"))
+        fix = "give a lower sensitivity, or leave it out to use the model's own threshold"
+        raise ConfigError(Problem(what, where, fix))
     return threshold

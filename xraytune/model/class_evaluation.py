@@ -70,10 +70,8 @@ class Evaluation(Evaluated):
         threshold: Threshold of `metrics`; None with three or more classes, where the most probable class is predicted.
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         classes: One-vs-rest metrics of each class.
-        recalibrated_on: Images that the model was recalibrated on; 0 if it was not.
         confusion: Images by true class (rows) and predicted class (columns).
-        shift: Differences between these scores and those of the validation images; None with three or more classes,
-            and for a recalibrated model.
+        shift: Differences between these scores and those of the validation images; None with three or more classes.
     """
 
     positive: str
@@ -85,7 +83,6 @@ class Evaluation(Evaluated):
     patient_level: PatientLevel
     subgroups: dict[str, tuple[Subgroup, ...]]
     shift: Shift | None
-    recalibrated_on: int
 
     def named(self, values: Mapping[str, object]) -> dict[str, Json]:
         """Return reported values by metric, with the class of those that are about one: `sensitivity (PNEUMONIA)`."""
@@ -153,8 +150,7 @@ def evaluate_classes(
         subgroups={
             name: subgroup_metrics(files, scored, patients, values, **sampling) for name, values in columns.items()
         },
-        shift=None if bundle.recalibration else _shift(bundle.record, scored, patients),
-        recalibrated_on=bundle.recalibration.images if bundle.recalibration else 0,
+        shift=_shift(bundle.record, scored, patients),
     )
     return evaluation, partial(_write, evaluation, scored, files, patients, sampling)
 

@@ -7,25 +7,21 @@ counted, because they bias the metrics.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.files import new_folder, require_new, require_writable, write_json, write_text
+from xraytune.base.files import new_folder, require_new, require_writable, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import LabelledImages, content_fingerprint, read_labelled
 from xraytune.data.table import subgroup_columns
-from xraytune.model.bundle_record import FEWEST_IMAGES, Recalibration, threshold_of
+from xraytune.model.bundle_record import threshold_of
 from xraytune.model.class_evaluation import Evaluation, evaluate_classes, require_every_class
-from xraytune.model.load import RECALIBRATION_FILE, Bundle, open_bundle
+from xraytune.model.load import open_bundle
 from xraytune.model.mask_evaluation import MaskEvaluation, evaluate_masks
 from xraytune.model.overlap import overlap_of
-from xraytune.model.predict import ImageFiles, predict_images
-from xraytune.stats.threshold import platt_scaling
+from xraytune.model.predict import ImageFiles
 from xraytune.trial.task import TASKS, Task
 
 
@@ -38,7 +34,6 @@ def evaluate(
     skip_broken: bool = False,
     reason: str = "",
     sensitivity: float | None = None,
-    recalibrate: Path | None = None,
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
 ) -> Evaluation | MaskEvaluation:
@@ -55,14 +50,12 @@ def evaluate(
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
         sensitivity: Use the threshold that reaches this sensitivity on validation images; for classifiers with two classes.
-        recalibrate: Labelled images of the hospital that `data` comes from, of other patients: first adapt the probabilities
-            and the threshold of the model to them, and write `recalibration.json` into its folder, which `predict` uses too.
         replicates: Number of bootstrap samples.
         on_progress: Called with progress.
 
     Raises:
         ConfigError: `out` exists or is inside `data`, too few validation images set the threshold for `sensitivity`, or a
-            column of `by` makes no subgroups; or `recalibrate` is not possible.
+            column of `by` makes no subgroups.
         ArtifactError: The bundle is missing or damaged.
         DataError: The folder or its images are invalid, or a class has no images.
         MachineError: The packages of a segmenter are not installed.
@@ -74,18 +67,12 @@ def evaluate(
             raise ConfigError(Problem(what, out, "give a folder outside of it"))
     bundle = open_bundle(model)
     record = bundle.record
-    if recalibrate is not None and sensitivity is not None:
-        what = "a recalibration sets the threshold"
-        raise ConfigError(Problem(what, f"--at-sensitivity {sensitivity:g}", "leave it out, or --recalibrate"))
-    threshold = threshold_of(record, sensitivity, bundle.recalibration)
+    threshold = threshold_of(record, sensitivity)
     labelled = read_evaluated(data, record.class_names, TASKS[record.task], record.group_regex, on_progress)
-    if recalibrate is not None or content_fingerprint(labelled.images) == record.test_fingerprint:
+    if content_fingerprint(labelled.images) == record.test_fingerprint:
         require_writable(bundle.path)
     files = [image.file for image in labelled.images]
     columns = subgroup_columns(labelled.data, files, by)
-    if recalibrate is not None:
-        bundle = _recalibrated(bundle, recalibrate, labelled, on_progress)
-        threshold = threshold_of(record, None, bundle.recalibration)
     images = ImageFiles(root=labelled.data.path, files=files, skip_broken=skip_broken, on_progress=on_progress)
 
     def about(files: Sequence[str], broken: Sequence[BrokenImage]) -> dict[str, Any]:
@@ -114,40 +101,3 @@ def read_evaluated(
     if not task.has_pairs:
         require_every_class(class_names, [image.label for image in labelled.images], labelled.data.path)
     return labelled
-
-
-def _recalibrated(bundle: Bundle, folder: Path, evaluated: LabelledImages, on_progress: Progress) -> Bundle:
-    """Fit a recalibration to the labelled images of a folder, write it into the bundle, and return the bundle with it."""
-    record, file = bundle.record, bundle.path / RECALIBRATION_FILE
-    if record.validation is None:
-        raise ConfigError(Problem("only classifiers with two classes can be recalibrated", bundle.path))
-    if bundle.recalibration:
-        raise ConfigError(
-            Problem("the model is already recalibrated", file, "leave --recalibrate out, or remove the file")
-        )
-    labelled = read_evaluated(folder, record.class_names, TASKS[record.task], record.group_regex, on_progress)
-    if shared := {image.sha256 for image in labelled.images} & {image.sha256 for image in evaluated.images}:
-        what = f"{len(shared)} images are also among those to evaluate on"
-        raise ConfigError(Problem(what, folder, "recalibrate on images of other patients"))
-    if len(labelled.images) < FEWEST_IMAGES:
-        what = f"{len(labelled.images)} images are too few to recalibrate on"
-        raise ConfigError(Problem(what, folder, f"give at least {FEWEST_IMAGES}"))
-    files = [image.file for image in labelled.images]
-    if known := overlap_of(bundle, labelled, files, reason="recalibration")["known_images"]:
-        what = f"{known} images were used for training or validation"
-        raise ConfigError(Problem(what, folder, "recalibrate on images of other patients"))
-    images = ImageFiles(root=labelled.data.path, files=files, skip_broken=False, on_progress=on_progress)
-    _, probabilities, _ = predict_images(bundle.predictor(), images)
-    is_positive = np.array([image.label for image in labelled.images]) == bundle.positive
-    scaling = platt_scaling(is_positive, probabilities[:, bundle.positive])
-    if scaling is None:
-        what = f"scores do not increase with {record.positive_name}: the model does not tell the classes apart there"
-        raise ConfigError(Problem(what, folder, "check the labels"))
-    recalibration = Recalibration(
-        model_sha256=bundle.model_sha256,
-        images=len(files),
-        patients=len({image.patient for image in labelled.images}),
-        scaling=scaling,
-    )
-    write_text(file, recalibration.model_dump_json(indent=2) + "\n")
-    return replace(bundle, recalibration=recalibration)

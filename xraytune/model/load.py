@@ -7,7 +7,6 @@
     model.safetensors   the whole network, including pretrained layers
     manifest.json       SHA-256 of these files
     README.md           the model card, from `templates/card.md`
-    recalibration.json  only after `evaluate --recalibrate`: how its probabilities are adapted to another hospital
 
 No file contains a time or duration, so two trainings of one experiment write the same bytes.
 """
@@ -31,7 +30,7 @@ from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
 from xraytune.base.tensors import explain_unreadable, load_tensors
 from xraytune.data.prepare import Prepared, read_prepared
-from xraytune.model.bundle_record import BundleRecord, Recalibration, not_valid, read_recalibration, read_record
+from xraytune.model.bundle_record import BundleRecord, not_valid, read_record
 from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.nets.train import predict_probabilities
@@ -46,7 +45,6 @@ CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
 SPLIT_FILE = "split.json"
 MANIFEST_FILE = "manifest.json"
-RECALIBRATION_FILE = "recalibration.json"
 BUNDLE_FILES = (RECORD_FILE, CONFIG_FILE, SPLIT_FILE, "epochs.jsonl", MODEL_FILE)
 NETWORK_PARAMETERS = {"backbone", "input_channels", "head", "loss"}
 """The parameters that a network is built from."""
@@ -58,13 +56,11 @@ class Predictor:
     """A network with its record.
 
     Attributes:
-        recalibration: What `run` applies to the network's probabilities, if anything.
         run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n, C], or of the mask, [n, S, S].
             Raises ArtifactError if an output is not finite.
     """
 
     record: BundleRecord
-    recalibration: Recalibration | None
     run: Callable[[Pixels], NDArray[Any]]
 
 
@@ -75,7 +71,6 @@ class Bundle:
     path: Path
     record: BundleRecord
     model_sha256: str
-    recalibration: Recalibration | None = None
 
     @property
     def positive(self) -> int:
@@ -120,13 +115,9 @@ class Bundle:
 
         def run(pixels: Pixels) -> NDArray[Any]:
             inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
-            results = predict_probabilities(network, [inputs], compute=compute, where=self.path)
-            if self.recalibration:
-                calibrated = self.recalibration.scaling.probabilities(results[:, self.positive])
-                results[:, self.positive], results[:, 1 - self.positive] = calibrated, 1 - calibrated
-            return results
+            return predict_probabilities(network, [inputs], compute=compute, where=self.path)
 
-        return Predictor(record=self.record, recalibration=self.recalibration, run=run)
+        return Predictor(record=self.record, run=run)
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -150,6 +141,4 @@ def open_bundle(path: Path) -> Bundle:
             problems.append(Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX))
     if problems:
         raise ArtifactError(*problems)
-    sha256 = expected[MODEL_FILE]
-    recalibration = read_recalibration(path / RECALIBRATION_FILE, sha256)
-    return Bundle(path=path, record=read_record(path / RECORD_FILE), model_sha256=sha256, recalibration=recalibration)
+    return Bundle(path=path, record=read_record(path / RECORD_FILE), model_sha256=expected[MODEL_FILE])

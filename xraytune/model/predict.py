@@ -97,7 +97,7 @@ def predict(
     require_new(out)
     predictor = open_bundle(model).predictor()
     record = predictor.record
-    threshold = threshold_of(record, sensitivity, predictor.recalibration)
+    threshold = threshold_of(record, sensitivity)
     if len(pairs := pair_folders(images)) == 2:
         what = "this is a folder of pairs, and masks are not X-rays"
         raise DataError(Problem(what, images, f"give only its images: {pairs['images']}"))

@@ -49,12 +49,8 @@ def _warnings(evaluation: Evaluation | MaskEvaluation) -> Iterator[Cell]:
 
 
 def _classifier_parts(evaluation: Evaluation) -> Iterator[Cell | str | Table]:
-    if evaluation.recalibrated_on:
-        yield Cell(f"probabilities and threshold are recalibrated on {evaluation.recalibrated_on:,} images", "dim")
     if evaluation.shift:
         yield from (Cell(warning, "busy") for warning in evaluation.shift.warnings)
-        if any(shift.is_notable for shift in evaluation.shift.classes):
-            yield Cell("--recalibrate FOLDER adapts the model to labelled images of this source", "busy")
     yield _metrics(evaluation)
     if evaluation.threshold is None:
         yield _class_table(evaluation)

@@ -7,7 +7,6 @@ maximum of a curve such as Youden's J, which depends on single images.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, logit  # type: ignore[import-untyped]
@@ -17,32 +16,11 @@ from xraytune.stats.classification import Flags, Floats, require_finite, require
 _ABOVE_ROUNDING = 1 + 1e-9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlattScaling:
-    """P(positive) = sigmoid(slope * (logit(score) - centre) / spread + offset), fitted to scores of labelled images.
+def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
+    """Return the threshold for balanced accuracy, where the calibrated probability equals the prevalence.
 
-    Attributes:
-        crossing: The standardised logit at which the probability is the mean of the fit's targets.
-    """
-
-    centre: float
-    spread: float
-    slope: float
-    offset: float
-    crossing: float
-
-    def probabilities(self, scores: Floats) -> Floats:
-        """Return the calibrated probability of each score, float64 [N]."""
-        return np.asarray(expit(self.slope * (_logits(scores) - self.centre) / self.spread + self.offset))
-
-    @property
-    def threshold(self) -> float:
-        """The score whose calibrated probability equals the prevalence."""
-        return float(expit(self.centre + self.spread * self.crossing))
-
-
-def platt_scaling(is_positive: Flags, scores: Floats) -> PlattScaling | None:
-    """Fit the probability of the positive class to scores; None if these do not increase with the class.
+    There both classes have the same density, so sensitivity plus specificity is largest if the fit, Platt scaling, is right.
+    The threshold lies between the lowest and the highest score; it is 0.5 if the scores do not increase with the class.
 
     Classes are bool [N], scores the probability of the positive class, float64 [N].
 
@@ -55,10 +33,11 @@ def platt_scaling(is_positive: Flags, scores: Floats) -> PlattScaling | None:
     from scipy.optimize import minimize  # type: ignore[import-untyped]  # loaded when a trial ends
 
     require_scorable(is_positive.astype(np.int64), scores, 2)
-    logits = _logits(scores)
+    smallest = np.finfo(np.float64).eps
+    logits = np.asarray(logit(np.clip(scores, smallest, 1 - smallest)))
     centre, spread = float(logits.mean()), float(logits.std())
     if spread == 0:
-        return None
+        return 0.5
     standardised = (logits - centre) / spread
     positives, others = int(is_positive.sum()), int((~is_positive).sum())
     targets = np.where(is_positive, (positives + 1) / (positives + 2), 1 / (others + 2))
@@ -70,28 +49,10 @@ def platt_scaling(is_positive: Flags, scores: Floats) -> PlattScaling | None:
 
     slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     if slope <= 0:
-        return None
+        return 0.5
     # Not the prevalence but the targets' mean, which equals the fit's mean, so the crossing lies within the scores.
     crossing = np.clip((logit(targets.mean()) - offset) / slope, standardised.min(), standardised.max())
-    return PlattScaling(
-        centre=centre, spread=spread, slope=float(slope), offset=float(offset), crossing=float(crossing)
-    )
-
-
-def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
-    """Return the threshold for balanced accuracy, where the calibrated probability equals the prevalence.
-
-    There both classes have the same density, so sensitivity plus specificity is largest if the fit of `platt_scaling`, which
-    this takes the arguments of, is right. The threshold lies between the lowest and the highest score; it is 0.5 if the
-    scores do not increase with the class.
-    """
-    fit = platt_scaling(is_positive, scores)
-    return 0.5 if fit is None else fit.threshold
-
-
-def _logits(scores: Floats) -> Floats:
-    smallest = np.finfo(np.float64).eps
-    return np.asarray(logit(np.clip(scores, smallest, 1 - smallest)))
+    return float(expit(centre + spread * float(crossing)))
 
 
 def sensitivity_threshold(positive_scores: Floats, sensitivity: float) -> float | None:
