@@ -9,13 +9,14 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xraytune.base.files import markdown, sha256_of, write_json, write_text
 from xraytune.base.records import Compute
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import Prepared, write_prepared
-from xraytune.model.bundle_record import BundleRecord, CardMetric, TrainedOn
+from xraytune.model.bundle_record import BundleRecord, CardMetric, ClassSample, TrainedOn
 from xraytune.model.final import FinalTraining
 from xraytune.model.load import (
     BUNDLE_FILES,
@@ -29,10 +30,9 @@ from xraytune.model.load import (
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
 from xraytune.space.settings import Experiment, TaskName, extensions_of
-from xraytune.stats.classification import ScoredImages, reported_metrics
+from xraytune.stats.classification import Floats, ScoredImages, reported_metrics
 from xraytune.stats.intervals import measure
 from xraytune.stats.segmentation import measure_means
-from xraytune.stats.shift import ClassSample, class_samples
 from xraytune.trial.run import Validated
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
@@ -97,8 +97,23 @@ def write_bundle(
 def _validation(prepared: Prepared, validated: Validated) -> dict[str, ClassSample] | None:
     if len(prepared.class_names) != 2:
         return None
-    scores, labels, patients = validated.results[:, prepared.positive], validated.labels, validated.patients
-    return class_samples(prepared.class_names, labels, scores, patients, most_scores=_MOST_SCORES)
+    scores, patients, samples = validated.results[:, prepared.positive], np.array(validated.patients), {}
+    for label, name in enumerate(prepared.class_names):
+        is_class = validated.labels == label
+        samples[name] = ClassSample(
+            scores=tuple(summarise(scores[is_class], _MOST_SCORES).tolist()),
+            images=int(is_class.sum()),
+            patients=len(np.unique(patients[is_class])),
+        )
+    return samples
+
+
+def summarise(scores: Floats, at_most: int) -> Floats:
+    """Return the sorted scores; if there are more than `at_most`, a subset of that size, evenly spaced by rank."""
+    ordered = np.sort(scores)
+    if len(ordered) <= at_most:
+        return ordered
+    return np.asarray(ordered[((np.arange(at_most) + 0.5) * len(ordered) / at_most).astype(np.int64)])
 
 
 def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> tuple[CardMetric, ...]:

@@ -17,7 +17,6 @@ from xraytune.space.rules import RULES
 from xraytune.space.settings import HeadName, LossName, TaskName
 from xraytune.space.strict_model import StrictModel
 from xraytune.stats.intervals import Bounds
-from xraytune.stats.shift import ClassSample
 from xraytune.stats.threshold import fewest_positives, sensitivity_threshold
 
 _LARGEST_SIDE_PX = 1024
@@ -48,6 +47,14 @@ class CardMetric(StrictModel):
     name: str
     value: float | None
     interval: Bounds | None
+
+
+class ClassSample(StrictModel):
+    """Images of one class: `scores` are probabilities of the positive class, ascending, possibly summarised."""
+
+    images: Annotated[int, Field(ge=1)]
+    patients: Annotated[int, Field(ge=1)]
+    scores: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
 
 
 class BundleRecord(StrictModel):

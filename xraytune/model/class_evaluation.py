@@ -27,7 +27,7 @@ from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import csv_table, write_text
 from xraytune.base.records import Json, to_json
 from xraytune.data.index import LabelledImages
-from xraytune.model.bundle_record import BundleRecord
+from xraytune.model.bundle_record import CardMetric
 from xraytune.model.evaluation_figure import DrawnClass, draw_evaluation
 from xraytune.model.load import Bundle
 from xraytune.model.overlap import BOOTSTRAP_SEED, About, Evaluated, Write
@@ -36,7 +36,6 @@ from xraytune.stats.breakdown import ClassMetrics, Subgroup, class_breakdown, pa
 from xraytune.stats.classification import METRICS, ScoredImages, classification_metrics, reported_metrics
 from xraytune.stats.curves import class_curves
 from xraytune.stats.intervals import Measured, measure
-from xraytune.stats.shift import Shift, class_samples, shift_from_validation
 
 _CURVE_COLUMNS = {
     "roc": {"false_positive_rate": "x", "sensitivity": "y", "threshold": "thresholds"},
@@ -71,7 +70,7 @@ class Evaluation(Evaluated):
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         classes: One-vs-rest metrics of each class.
         confusion: Images by true class (rows) and predicted class (columns).
-        shift: Differences between these scores and those of the validation images; None with three or more classes.
+        validation: The metrics of the model card, on the validation images; none at another threshold than the model's own.
     """
 
     positive: str
@@ -82,7 +81,7 @@ class Evaluation(Evaluated):
     confusion: tuple[tuple[int, ...], ...]
     patient_level: PatientLevel
     subgroups: dict[str, tuple[Subgroup, ...]]
-    shift: Shift | None
+    validation: tuple[CardMetric, ...]
 
     def named(self, values: Mapping[str, object]) -> dict[str, Json]:
         """Return reported values by metric, with the class of those that are about one: `sensitivity (PNEUMONIA)`."""
@@ -107,7 +106,6 @@ class Evaluation(Evaluated):
                 "metrics": self.named(self.patient_level.metrics),
                 "intervals": self.named(self.patient_level.intervals),
             },
-            "shift": self.shift and {**to_json(self.shift), "warnings": [*self.shift.warnings]},
         }
 
 
@@ -150,7 +148,7 @@ def evaluate_classes(
         subgroups={
             name: subgroup_metrics(files, scored, patients, values, **sampling) for name, values in columns.items()
         },
-        shift=_shift(bundle.record, scored, patients),
+        validation=bundle.record.metrics if threshold == bundle.record.threshold else (),
     )
     return evaluation, partial(_write, evaluation, scored, files, patients, sampling)
 
@@ -175,14 +173,6 @@ def _patient_level(
     if all(counts.values()):
         measured = measure(means, means_of, **sampling)
     return PatientLevel(metrics=measured.metrics, intervals=measured.intervals, class_counts=counts, left_out=left_out)
-
-
-def _shift(record: BundleRecord, scored: ScoredImages, patients: Sequence[str]) -> Shift | None:
-    if record.validation is None:
-        return None
-    scores = scored.probabilities[:, scored.positive]
-    folder = class_samples(record.class_names, scored.labels, scores, patients)
-    return shift_from_validation(record.validation, folder, positive=record.positive_name, threshold=scored.threshold)
 
 
 def _write(

@@ -49,8 +49,6 @@ def _warnings(evaluation: Evaluation | MaskEvaluation) -> Iterator[Cell]:
 
 
 def _classifier_parts(evaluation: Evaluation) -> Iterator[Cell | str | Table]:
-    if evaluation.shift:
-        yield from (Cell(warning, "busy") for warning in evaluation.shift.warnings)
     yield _metrics(evaluation)
     if evaluation.threshold is None:
         yield _class_table(evaluation)
@@ -64,14 +62,17 @@ def _classifier_parts(evaluation: Evaluation) -> Iterator[Cell | str | Table]:
 
 def _metrics(evaluation: Evaluation) -> Table:
     threshold, at_half = evaluation.threshold, evaluation.at_half
+    validation = {metric.name: metric.value for metric in evaluation.validation}
     rows: list[Row] = []
     for metric in reported_metrics(len(evaluation.class_counts)):
         label = Cell(_label(metric, evaluation), "strong" if metric.name == "auroc" else "plain")
+        name = metric.of(metric.label, None if threshold is None else evaluation.positive)
+        before = _number(validation[name], metric) if name in validation else ""
         half = _number(at_half[metric.name], metric) if at_half and metric.at_threshold else ""
-        rows.append((label, *_with_interval(evaluation, metric), half))
+        rows.append((label, *_with_interval(evaluation, metric), before, half))
     name = "most probable class" if threshold is None else f"threshold {threshold:.3f}"
-    columns = ("", *numbers(name), "95 % interval", *numbers("threshold 0.5"))
-    shown = len(columns) if at_half else 3
+    columns = ("", *numbers(name), "95 % interval", *numbers("in validation", "threshold 0.5"))
+    shown = len(columns) if at_half else 4
     return Table(columns[:shown], [row[:shown] for row in rows])
 
 
