@@ -7,7 +7,7 @@ Every command has a function here, with the same arguments:
     xraytune data inspect       inspect_folder
     xraytune data phantom       draw_phantoms
     xraytune generator train          generator_train
-    xraytune generator sample         generator_sample, sample_trial_generator
+    xraytune generator sample         generator_sample
     xraytune space list         list_spaces
     xraytune space copy         copy_space
     xraytune space check        load_space
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from xraytune.model.generator_folder import generator_sample, generator_train
     from xraytune.model.predict import predict
     from xraytune.model.train import train
-    from xraytune.model.trial_generator import sample_trial_generator
     from xraytune.present.headroom import draw_headroom
     from xraytune.present.page import write_report, write_tables
     from xraytune.search.callbacks import Callbacks
@@ -92,7 +91,6 @@ __all__ = [
     "predict",
     "run_audit",
     "run_search",
-    "sample_trial_generator",
     "show_progress",
     "show_search",
     "status",

@@ -10,13 +10,14 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from tests.in_process import CPU, GAN_STAGE, command
-from tests.model.conftest import PRUNED, CopyLab, Lab, change_record, seal
-from xraytune.base.errors import ArtifactError, ConfigError, StudyError
+from tests.in_process import CPU, command
+from tests.model.conftest import CopyLab, Lab, change_record, seal
+from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
 from xraytune.data.prepare import RunContext
+from xraytune.model.best import export
+from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.model.load import open_bundle
-from xraytune.model.trial_generator import sample_trial_generator
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.sources import pool_block
@@ -112,35 +113,22 @@ def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(copy_
     assert not (lab.study / "test_access.jsonl").exists()
 
 
+def no_training(what: str, done: int, total: int) -> None:
+    assert "training" not in what, f"{what} {done} of {total}"
+
+
 def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path: Path) -> None:
     study = StudyFolder(lab.study)
     gan = study.experiment(0).parameters.gan
     assert gan is not None
     pool = pool_block(gan, RunContext(prepared=study.prepared(), cache=lab.path / "cache", compute=CPU), 1, 0).read()
 
-    drawn = sample_trial_generator(lab.study, 0, count=4, out=tmp_path / "images", class_name="PNEUMONIA")
+    exported = export(lab.study, out=tmp_path / "trial.yaml", trial=0, exact=True)
+    generator_train(exported.path, out=tmp_path / "gan", cache=lab.path / "cache", on_progress=no_training)
+    drawn = generator_sample(tmp_path / "gan", count=4, out=tmp_path / "images", class_name="PNEUMONIA")
 
     files = sorted((tmp_path / "images" / "PNEUMONIA").glob("*.png"))
     assert drawn.counts == {"PNEUMONIA": 4}
     assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(4)]).tolist()
     provenance = read_json(tmp_path / "images" / "provenance.json")
     assert provenance["train_fingerprint"] == study.prepared().train_fingerprint
-
-
-def test_a_trial_without_a_gan_is_refused(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="trial 2 has no generator"):
-        sample_trial_generator(lab.study, PRUNED, count=1, out=tmp_path / "images")
-    with pytest.raises(StudyError, match="no trial 9"):
-        sample_trial_generator(lab.study, 9, count=1, out=tmp_path / "images")
-
-    assert not (tmp_path / "images").exists()
-
-
-def test_a_gan_that_the_cache_has_lost_is_named_with_what_trains_it_again(copy_lab: CopyLab, tmp_path: Path) -> None:
-    lab = copy_lab()
-    shutil.rmtree(lab.path / "cache" / GAN_STAGE)
-
-    with pytest.raises(
-        ArtifactError, match=r"the GAN of trial 0 is not in the cache(.|\n)*export the trial \(--trial 0 --exact\)"
-    ):
-        sample_trial_generator(lab.study, 0, count=1, out=tmp_path / "images")

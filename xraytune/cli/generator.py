@@ -6,7 +6,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, Option
 
 from xraytune.cli import console, options
 from xraytune.present.tables import counts_text
@@ -57,36 +57,23 @@ def _show_trained(trained: TrainedGenerator) -> None:
 
 
 def sample(
+    generator: Annotated[Path, Argument(metavar="FOLDER", help="Folder from `generator train`.")],
     out: options.OutFolder,
     count: Annotated[int, Option("--count", "-n", metavar="N", help="Number of images.")],
-    generator: Annotated[
-        Path | None, Argument(metavar="FOLDER", help="Folder from `generator train`; or give --study and --trial.")
-    ] = None,
-    study: Annotated[Path | None, Option(metavar="STUDY", help="Study of the trial whose generator is used.")] = None,
-    trial: Annotated[int | None, Option(metavar="NUMBER", help="Number of the trial.")] = None,
     class_name: Annotated[
         str | None,
         Option("--class", metavar="NAME", help="Class to generate; default: all, in the training proportions."),
     ] = None,
-    cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Generate images with a saved generator or that of a trial, as PNG files in class folders (pairs: images/, masks/).
+    """Generate images with a saved generator, as PNG files in class folders (pairs: images/, masks/).
 
     The first 100 of 500 images are the same as with -n 100.
     """
     from xraytune.model.generator_folder import generator_sample
-    from xraytune.model.trial_generator import sample_trial_generator
 
     with console.progress() as on_progress:
-        if generator is not None and study is None and trial is None:
-            drawn = generator_sample(generator, count=count, out=out, class_name=class_name, on_progress=on_progress)
-        elif generator is None and study is not None and trial is not None:
-            drawn = sample_trial_generator(
-                study, trial, count=count, out=out, class_name=class_name, cache=cache, on_progress=on_progress
-            )
-        else:
-            raise BadParameter("give either FOLDER, or --study STUDY and --trial NUMBER", param_hint="FOLDER")
+        drawn = generator_sample(generator, count=count, out=out, class_name=class_name, on_progress=on_progress)
     counts = _counts(drawn.counts, drawn.has_masks)
     text = f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json"
     console.show_result(drawn, lambda _: console.write(text), as_json=as_json)

@@ -78,8 +78,7 @@ def build_app() -> typer.Typer:
     app.add_typer(generators, name="generator", rich_help_panel=_SEARCH)
     train = "xraytune generator train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o generator"
     _add(generators, generator.train, train)
-    sample = "xraytune generator sample --study studies/gan-ratio --trial 7 -n 500 -o generated"
-    _add(generators, generator.sample, sample)
+    _add(generators, generator.sample, "xraytune generator sample generator -n 500 -o generated")
 
     space_app = _group("List, copy and validate search space files.")
     app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)

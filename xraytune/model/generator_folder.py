@@ -205,13 +205,11 @@ def fill_generator_folder(
     experiment: Experiment,
     context: RunContext,
     *,
-    torch: str = "",
     report: PoolReport | None = None,
 ) -> dict[str, int]:
     """Fill an empty folder for `generator_sample` and return the number of training images of each class.
 
-    `networks` has the artifact of each network, by `network_labels`; `torch` is the release that trained them, by default
-    the installed one.
+    `networks` has the artifact of each network, by `network_labels`.
     """
     settings, prepared = generator_of(experiment), context.prepared
     files: dict[str, Path] = {}
@@ -228,7 +226,7 @@ def fill_generator_folder(
         train_images=sorted({image.sha256 for image in prepared.images if image.side == "train"}),
         generators={file: sha256_of(folder / file) for file in files},
         compute=context.compute,
-        packages={name: version(name) for name in ("xraytune", "torch", "numpy")} | ({"torch": torch} if torch else {}),
+        packages={name: version(name) for name in ("xraytune", "torch", "numpy")},
         masks=typical_masks(settings, prepared, context.cache),
         report=report,
     )
