@@ -1,6 +1,5 @@
 """The final training: the trial's metrics, equal files, and resuming after an interruption."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from PIL import Image
 from tests.in_process import one_core
 from tests.model.conftest import CopyLab, Lab
 from tests.search.wandb.offline_runs import read_run, run_files
-from xraytune.base.errors import ArtifactError, ConfigError, DataError, StudyError
+from xraytune.base.errors import ArtifactError, ConfigError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.model.best import export
@@ -135,14 +134,6 @@ def test_a_damaged_table_of_the_study_is_an_error_before_the_training(copy_lab: 
         train(exact.path, out=lab.path / "again", on_epoch=epochs.append)
 
     assert not epochs
-
-
-def test_images_to_evaluate_on_are_checked_before_the_training(lab: Lab, tmp_path: Path) -> None:
-    """`train --evaluate`: here, they lack a class."""
-    only = shutil.copytree(lab.xrays / "test", tmp_path / "only", ignore=shutil.ignore_patterns("NORMAL"))
-
-    with pytest.raises(DataError, match="there are no images of NORMAL"):
-        train(lab.best, out=tmp_path / "model", labelled=only, on_epoch=lambda _: pytest.fail("it trains"))
 
 
 def test_a_training_that_runs_already_is_not_started_again_and_overrides_are_kept(copy_lab: CopyLab) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.present.tables import counts_text
 
@@ -28,12 +27,6 @@ def train(
     config: Annotated[
         Path | None, Option("--config", metavar="FILE", help="Experiment file instead, e.g. from `xraytune export`.")
     ] = None,
-    labelled: Annotated[
-        Path | None,
-        Option(
-            "--evaluate", metavar="SOURCE", help="After training, evaluate on these labelled images, e.g. DATA/test."
-        ),
-    ] = None,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
@@ -46,7 +39,6 @@ def train(
     Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to help, or else the
     simplest one that is about as good as the best, with the settings of `final:`.
     """
-    from xraytune.model.evaluate import evaluate as evaluate_model
     from xraytune.model.train import train
 
     source = study or config
@@ -63,7 +55,6 @@ def train(
             overrides=overrides or (),
             cache=cache,
             skip_broken=skip_broken,
-            labelled=labelled,
             on_epoch=lambda epoch: console.event(
                 f"epoch {epoch.epoch:3d}  train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}  "
                 f"val-A score {epoch.val_score:.4f}"
@@ -71,15 +62,7 @@ def train(
             on_progress=on_progress,
             note=console.event,
         )
-        evaluation = (
-            evaluate_model(out, data=labelled, skip_broken=skip_broken, on_progress=on_progress) if labelled else None
-        )
-    if as_json:
-        console.show_json({**to_json(trained), **({"evaluation": evaluation.to_json()} if evaluation else {})})
-        return
-    show_training(trained)
-    if evaluation:
-        show_evaluation(evaluation)
+    console.show_result(trained, show_training, as_json=as_json)
 
 
 def show_training(trained: Trained) -> None:

@@ -14,7 +14,7 @@ from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import new_folder, require_new, require_writable, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import LabelledImages, content_fingerprint, read_labelled
+from xraytune.data.index import content_fingerprint, read_labelled
 from xraytune.data.table import subgroup_columns
 from xraytune.model.bundle_record import threshold_of
 from xraytune.model.class_evaluation import Evaluation, evaluate_classes, require_every_class
@@ -22,7 +22,7 @@ from xraytune.model.load import open_bundle
 from xraytune.model.mask_evaluation import MaskEvaluation, evaluate_masks
 from xraytune.model.overlap import overlap_of
 from xraytune.model.predict import ImageFiles
-from xraytune.trial.task import TASKS, Task
+from xraytune.trial.task import TASKS
 
 
 def evaluate(
@@ -68,7 +68,10 @@ def evaluate(
     bundle = open_bundle(model)
     record = bundle.record
     threshold = threshold_of(record, sensitivity)
-    labelled = read_evaluated(data, record.class_names, TASKS[record.task], record.group_regex, on_progress)
+    pairs, group_regex = TASKS[record.task].has_pairs, record.group_regex
+    labelled = read_labelled(data, record.class_names, pairs=pairs, group_regex=group_regex, on_progress=on_progress)
+    if not pairs:
+        require_every_class(record.class_names, [image.label for image in labelled.images], labelled.data.path)
     if content_fingerprint(labelled.images) == record.test_fingerprint:
         require_writable(bundle.path)
     files = [image.file for image in labelled.images]
@@ -89,15 +92,3 @@ def evaluate(
             write_json(folder / "metrics.json", evaluation.to_json())
             write(folder)
     return evaluation
-
-
-def read_evaluated(
-    source: Path, class_names: Sequence[str], task: Task, group_regex: str | None, on_progress: Progress
-) -> LabelledImages:
-    """Read images to evaluate on, see `read_labelled`; DataError also without an image of some class."""
-    labelled = read_labelled(
-        source, class_names, pairs=task.has_pairs, group_regex=group_regex, on_progress=on_progress
-    )
-    if not task.has_pairs:
-        require_every_class(class_names, [image.label for image in labelled.images], labelled.data.path)
-    return labelled

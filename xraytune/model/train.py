@@ -23,7 +23,7 @@ from xraytune.base.errors import ArtifactError, ConfigError, Problem, counted
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
 from xraytune.base.lease import LeaseHeldError, hold
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
-from xraytune.data.index import ImageIndex, find_class_names
+from xraytune.data.index import ImageIndex
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import Prepared, RunContext
 from xraytune.model.bundle import NETWORK_PACKAGES, write_bundle, write_card
@@ -85,7 +85,6 @@ def train(
     overrides: Sequence[str] = (),
     cache: Path | None = None,
     skip_broken: bool = False,
-    labelled: Path | None = None,
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
     note: Callable[[str], None] = _logger.info,
@@ -103,7 +102,6 @@ def train(
         overrides: `key=value` settings that override the file's.
         cache: Artifact cache; default: the one of the exported trial's study, or `cache`.
         skip_broken: Leave out broken images.
-        labelled: Images that the model is to be evaluated on afterwards; only checked.
         on_epoch: Called after each epoch, on resuming also for the earlier ones.
         on_progress: Called with the progress of preparation, generator and training steps.
         note: Called with messages for the user.
@@ -128,11 +126,6 @@ def train(
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")
-    if labelled is not None:
-        from xraytune.model.evaluate import read_evaluated  # imports scikit-learn
-
-        names, split = find_class_names(space.settings.data), space.settings.data.split
-        read_evaluated(labelled, names, task, split.group_regex, on_progress)
     study = _study_of_trial(space.settings, note)
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
     prepared, index = prepare_space(space.at(point), cache, skip_broken=skip_broken, note=note, on_progress=on_progress)
