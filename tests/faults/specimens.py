@@ -95,7 +95,7 @@ def make_checkpoints(folder: Path) -> None:
 def make_gan(folder: Path) -> None:
     """`checkpoint.pt` and `generator.safetensors` of a GAN."""
     training = new_training(TINY_GAN, 2, CPU)
-    save_gan(training, "images", folder)
+    save_gan(training, folder)
     save_generator(training.ema_generator, folder / "generator.safetensors")
 
 

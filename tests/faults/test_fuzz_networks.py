@@ -37,7 +37,7 @@ def resume_classifier(file: Path) -> None:
 
 
 def resume_generator(file: Path) -> None:
-    resume_gan(new_training(TINY_GAN, 2, CPU), "images", file.parent)
+    resume_gan(new_training(TINY_GAN, 2, CPU), file.parent)
     checkpoint_generator(file)
 
 

@@ -1,6 +1,7 @@
 """The checkpoint of a generator's training, and the trained generator as a safetensors file.
 
-A training resumes only from a checkpoint with the same settings and images. Checkpoints store no random state, since all
+The work folder of a training is named after its settings and images, so its checkpoint is always of the same ones.
+Checkpoints store no random state, since all
 randomness of a step follows from the seed and the step's number. Readers raise `ArtifactError` for a damaged file.
 """
 
@@ -16,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.errors import ArtifactError
 from xraytune.base.files import require_file
 from xraytune.base.records import Compute
 from xraytune.base.tensors import explain_unreadable, load_content, save_content, save_state
@@ -53,10 +54,9 @@ def new_training(settings: GeneratorSettings, class_count: int, compute: Compute
     return KINDS[settings.block].new_training(settings, class_count, compute, channels)
 
 
-def save_checkpoint(training: Training, images_digest: str, folder: Path) -> None:
+def save_checkpoint(training: Training, folder: Path) -> None:
     """Write the checkpoint of `folder`, atomically replacing the previous one."""
     content = {
-        "identity": _identity(training, images_digest),
         **_about(training.generator),
         "step": training.step,
         **{name: getattr(training, name).state_dict() for name in training.saved},
@@ -64,12 +64,10 @@ def save_checkpoint(training: Training, images_digest: str, folder: Path) -> Non
     save_content(content, folder / CHECKPOINT_NAME)
 
 
-def resume(training: Training, images_digest: str, folder: Path) -> None:
+def resume(training: Training, folder: Path) -> None:
     """Load the checkpoint of `folder` into a new training; a missing or damaged one leaves it at step 0.
 
-    Raises:
-        ConfigError: The checkpoint has other settings, other images or more steps, and would be overwritten.
-        ArtifactError: Its networks do not match its settings.
+    Raises ArtifactError if its networks are not those of the training.
     """
     path = folder / CHECKPOINT_NAME
     if not path.exists():
@@ -79,13 +77,7 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
     except ArtifactError as error:
         _logger.warning("%s; training starts from scratch", error)
         return
-    fix, settings = "use another folder, or remove this file", training.settings
-    if content["identity"] != _identity(training, images_digest):
-        raise ConfigError(Problem("this generator was trained with other settings or other images", path, fix))
-    if content["step"] > settings.steps:
-        what = f"this {settings.noun} is already at step {content['step']}, beyond {settings.block}.steps"
-        raise ConfigError(Problem(what, path, fix))
-    with explain_unreadable(_OTHER_NETWORK, path, fix):
+    with explain_unreadable(_OTHER_NETWORK, path, "remove this file"):
         for name in training.saved:
             getattr(training, name).load_state_dict(content[name])
     training.step = content["step"]
@@ -139,14 +131,8 @@ def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerato
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     with explain_unreadable("cannot read this checkpoint", path):
         content = load_content(path)
-        kinds = {"identity": str, "kind": str, "step": int}
+        kinds = {"kind": str, "step": int}
         are_valid = all(isinstance(content[name], kind) for name, kind in kinds.items())
         if not are_valid or content["kind"] not in GENERATORS:
             raise TypeError("not a checkpoint of a generator")
         return content
-
-
-def _identity(training: Training, images_digest: str) -> str:
-    """Return all that determines the weights after a given number of steps, so that a longer run continues a shorter one."""
-    settings = training.settings.model_dump(mode="json", exclude={"steps"})
-    return json.dumps([settings, training.generator.class_count, images_digest])

@@ -6,7 +6,6 @@ uninterrupted one.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ def train_generator(
     checkpoint_every_steps: int = 250,
     grid_every_steps: int = 500,
 ) -> Iterator[TrainingProgress]:
-    """Train up to step `settings.steps`, from the checkpoint in `checkpoint_dir` if there is one.
+    """Train up to step `settings.steps`, from the checkpoint in `checkpoint_dir`, of the same training, if there is one.
 
     Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and resized once. `labels`,
     int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. `grid_dir` is for
@@ -65,13 +64,12 @@ def train_generator(
     waits for the device only at reports; other intervals are rounded up to the next one.
 
     Raises:
-        ConfigError: The checkpoint has other settings, images or masks, or more steps.
+        ArtifactError: The checkpoint is of another network.
         TrialError: A loss or a weight is not finite.
     """
     planes = resize_planes(pixels, masks, settings.image_size)
-    digest = hashlib.sha256(planes.tobytes() + labels.tobytes()).hexdigest()
     training = new_training(settings, class_count, compute, planes.shape[1])
-    resume(training, digest, checkpoint_dir)
+    resume(training, checkpoint_dir)
     real = real_images(planes, labels, compute)
     training.fit(real)
     if grid_dir is not None:
@@ -90,7 +88,7 @@ def train_generator(
         if grid_dir is not None and _is_due(first, training, grid_every_steps):
             _save_sample_grid(training, compute, grid_dir)
         if _is_due(first, training, checkpoint_every_steps):
-            save_checkpoint(training, digest, checkpoint_dir)
+            save_checkpoint(training, checkpoint_dir)
         yield TrainingProgress(step=training.step, losses=means)
 
 
