@@ -70,7 +70,7 @@ def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
     assert record["settings"]["steps"] == 2
     assert list(record["class_counts"]) == ["NORMAL", "PNEUMONIA"]
     assert (kept.gan / "generator.safetensors").is_file()
-    assert {grid.name for grid in (kept.gan / "grids").iterdir()} == {"real.png", "step_000002.png"}
+    assert {grid.name for grid in (kept.gan / "grids").iterdir()} == {"step_000002.png"}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
     FOLDER/generator.json                           settings, class counts, hashes of the training images, versions
     FOLDER/generator.safetensors                    or one per class: generator_NORMAL.safetensors ...
     FOLDER/samples.png                              its images next to real ones
-    FOLDER/grids/                                   samples drawn during training, and real images
+    FOLDER/grids/                                   samples drawn during training
 
 The generator is trained in the shared cache, as in a search, so both reuse each other's generators. The first n images are
 the same however many are drawn, and a search would train on the same images. In segmentation, each image has a mask.

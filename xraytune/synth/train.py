@@ -21,13 +21,13 @@ from torch.nn.utils import get_total_norm
 from xraytune.base.errors import Problem, TrialError
 from xraytune.base.files import write_bytes
 from xraytune.base.records import Compute
-from xraytune.base.seeding import derive_seed, numpy_generator
+from xraytune.base.seeding import derive_seed
 from xraytune.nets.captured import replayed
 from xraytune.space.settings import GeneratorSettings
 from xraytune.synth.checkpoint import new_training, resume, save_checkpoint
 from xraytune.synth.contract import Training, real_images
 from xraytune.synth.grids import image_grid, png_bytes, with_outlines
-from xraytune.synth.pool import Images, binarise, draw_noise, generate
+from xraytune.synth.pool import binarise, draw_noise, generate
 
 _GRID_ROWS = 8
 _GRID_COLUMNS = 8
@@ -60,8 +60,8 @@ def train_generator(
 
     Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and resized once. `labels`,
     int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. `grid_dir` is for
-    `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines. The training
-    waits for the device only at reports; other intervals are rounded up to the next one.
+    `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines. The training waits for the
+    device only at reports; other intervals are rounded up to the next one.
 
     Raises:
         ArtifactError: The checkpoint is of another network.
@@ -72,8 +72,6 @@ def train_generator(
     resume(training, checkpoint_dir)
     real = real_images(planes, labels, compute)
     training.fit(real)
-    if grid_dir is not None:
-        _save_real_grid(planes, labels, class_count, settings.seed, grid_dir)
     step = replayed(partial(training.update, real, compute), compute)
 
     while training.step < settings.steps:
@@ -128,20 +126,8 @@ def _save_sample_grid(training: Training, compute: Compute, folder: Path) -> Non
     generator, settings = training.ema_generator, training.settings
     labels = torch.from_numpy(_grid_labels(generator.class_count))
     z = draw_noise(generator, len(labels), derive_seed(settings.seed, settings.block, "grid"))
-    _save_grid(generate(generator, z, labels, compute), folder / f"step_{training.step:06d}.png")
-
-
-def _save_real_grid(
-    planes: NDArray[np.uint8], labels: NDArray[np.int64], class_count: int, seed: int, folder: Path
-) -> None:
-    random = numpy_generator(seed, "gan", "grid")
-    rows = [random.choice(np.flatnonzero(labels == label)) for label in _grid_labels(class_count)]
-    shown = planes[rows]
-    _save_grid(Images(shown[:, 0], shown[:, 1] if shown.shape[1] == 2 else None), folder / "real.png")
-
-
-def _save_grid(images: Images, file: Path) -> None:
-    write_bytes(file, png_bytes(image_grid(with_outlines(*images), _GRID_COLUMNS)))
+    sheet = image_grid(with_outlines(*generate(generator, z, labels, compute)), _GRID_COLUMNS)
+    write_bytes(folder / f"step_{training.step:06d}.png", png_bytes(sheet))
 
 
 def _grid_labels(class_count: int) -> NDArray[np.int64]:
