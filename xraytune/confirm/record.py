@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
-from scipy.stats import shapiro  # type: ignore[import-untyped]
 
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import to_json
@@ -197,15 +196,6 @@ class FinalistVerdict:
         is_ruled_out = self.verdict == "no_better" and comparison.control in self.because_of
         return ("no better",) if is_ruled_out and comparison.verdict == ("undecided",) else comparison.verdict
 
-    @property
-    def has_outlier(self) -> bool:
-        """Whether the replicates' scores are clearly not normal, as when a GAN collapses occasionally.
-
-        Source: Shapiro & Wilk 1965, "An analysis of variance test for normality", at 1 %.
-        """
-        few_or_equal = len(self.replicate_scores) < 3 or len(set(self.replicate_scores)) < 2
-        return not few_or_equal and float(shapiro(self.replicate_scores).pvalue) < 0.01
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
@@ -343,13 +333,7 @@ def _replicates_text(finalist: FinalistVerdict) -> str:
     if not finalist.generator:
         return ""
     scores = ", ".join(f"{score:.3f}" for score in finalist.replicate_scores)
-    warning = ""
-    if finalist.has_outlier:
-        warning = (
-            "; clearly not normally distributed, so the intervals may be too narrow and an occasional collapse "
-            "may be missed"
-        )
-    return f", an estimate for {finalist.generator}s trained this way ({scores}{warning})"
+    return f", an estimate for {finalist.generator}s trained this way ({scores})"
 
 
 def _images_per_step_text(finalist: FinalistVerdict, metric: str) -> str:
