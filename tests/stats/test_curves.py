@@ -47,20 +47,6 @@ def test_bands_contain_the_curves_and_copies_of_images_do_not_narrow_them() -> N
     assert copied.pr.high == pytest.approx(once.pr.high)
 
 
-def test_a_curve_has_a_threshold_at_each_point() -> None:
-    is_class, scores = drawn()
-
-    found = class_curves(is_class, scores, [str(n) for n in range(200)], replicates=2, seed=0)
-
-    for x, y, threshold in zip(found.roc.x, found.roc.y, found.roc.thresholds, strict=True):
-        assert (x, y) == pytest.approx(
-            (np.mean(scores[~is_class] >= threshold), np.mean(scores[is_class] >= threshold))
-        )
-    for x, y, threshold in zip(found.pr.x, found.pr.y, found.pr.thresholds, strict=True):
-        assert x == pytest.approx(np.mean(scores[is_class] >= threshold))
-        assert threshold == np.inf or y == pytest.approx(np.mean(is_class[scores >= threshold]))
-
-
 def test_calibration_bins_are_scikit_learns() -> None:
     is_class, scores = drawn()
 
@@ -69,7 +55,6 @@ def test_calibration_bins_are_scikit_learns() -> None:
     share, mean_probability = calibration_curve(is_class, scores, n_bins=10, strategy="quantile")
     assert found.share == pytest.approx(share)
     assert found.mean_probability == pytest.approx(mean_probability)
-    assert found.images.sum() == found.patients.sum() == 200
     assert np.all((found.low < found.share + 1e-9) & (found.share - 1e-9 < found.high))
 
 
@@ -87,4 +72,4 @@ def test_a_bin_s_interval_counts_patients() -> None:
 def test_few_images_have_few_bins() -> None:
     is_class, scores = drawn(30)
 
-    assert len(calibration(is_class, scores, [str(n) for n in range(30)]).images) == 1
+    assert len(calibration(is_class, scores, [str(n) for n in range(30)]).share) == 1

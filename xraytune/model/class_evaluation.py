@@ -5,11 +5,9 @@ those at the threshold 0.5 are reported next to them. The folder holds:
 
     metrics.json                 all metrics, with 95 % intervals over patients, and the confusion matrix
     predictions.csv              file, patient, label, probability of each class, predicted class
-    roc.csv, pr.csv              the curves, one row per threshold
-    calibration.csv              predicted probability and observed share in each bin
     evaluation.png, .svg         the four panels: ROC, precision-recall, calibration, confusion matrix
 
-With two classes the curves are those of the positive class, else of each class against the others.
+With two classes the curves of the figure are those of the positive class, else of each class against the others.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from sklearn.metrics import confusion_matrix
 
 from xraytune.base.drawing import figure_files, with_interval
 from xraytune.base.errors import DataError, Problem
-from xraytune.base.files import csv_table, write_text
+from xraytune.base.files import write_text
 from xraytune.base.records import Json, to_json
 from xraytune.data.index import LabelledImages
 from xraytune.model.bundle_record import CardMetric
@@ -36,17 +34,6 @@ from xraytune.stats.breakdown import ClassMetrics, Subgroup, class_breakdown, pa
 from xraytune.stats.classification import METRICS, ScoredImages, classification_metrics, reported_metrics
 from xraytune.stats.curves import class_curves
 from xraytune.stats.intervals import Measured, measure
-
-_CURVE_COLUMNS = {
-    "roc": {"false_positive_rate": "x", "sensitivity": "y", "threshold": "thresholds"},
-    "pr": {"recall": "x", "precision": "y", "threshold": "thresholds"},
-    "calibration": {
-        "mean_probability": "mean_probability",
-        "observed_share": "share",
-        **{name: name for name in ("low", "high", "images", "patients")},
-    },
-}
-"""The columns of the table of each of `ClassCurves`, with their attributes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,27 +183,11 @@ def _write(
             prevalence=float(is_class.mean()),
         )
     labels = [names[label] for label in scored.labels]
-    tables = {
-        "predictions": predictions_csv(
-            names, files, scored.probabilities, scored.predicted, patient=patients, label=labels
-        ),
-        **{kind: _curves_csv(kind, drawn) for kind in _CURVE_COLUMNS},
-    }
-    for name, table in tables.items():
-        write_text(folder / f"{name}.csv", table)
+    table = predictions_csv(names, files, scored.probabilities, scored.predicted, patient=patients, label=labels)
+    write_text(folder / "predictions.csv", table)
     note = (
         f"{evaluation.images:,} images of {evaluation.patients:,} patients. Bands (pointwise), bars and brackets show "
         "95% intervals over patients."
     )
     figures = figure_files(folder, "evaluation")
     draw_evaluation(drawn, np.array(evaluation.confusion), names, figures, threshold=evaluation.threshold, note=note)
-
-
-def _curves_csv(kind: str, drawn: Mapping[str, DrawnClass]) -> str:
-    columns = _CURVE_COLUMNS[kind]
-    rows: list[list[str | float]] = []
-    for name, drawn_class in drawn.items():
-        curve = getattr(drawn_class.curves, kind)
-        values = (getattr(curve, attribute).tolist() for attribute in columns.values())
-        rows += [[name, *row] for row in zip(*values, strict=True)]
-    return csv_table(("class", *columns), rows)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri  # type: ignore[import-untyped]
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -25,14 +24,10 @@ _Z = float(ndtri(0.975))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A curve of K points (x, y), one for each threshold, and a band: the pointwise 95 % interval of y at G grid points.
-
-    A threshold is the lowest probability that counts as positive; it is infinite where no image is positive.
-    """
+    """A curve of K points (x, y), one for each threshold, and a band: the pointwise 95 % interval of y at G grid points."""
 
     x: Floats
     y: Floats
-    thresholds: Floats
     grid: Floats
     low: Floats
     high: Floats
@@ -49,8 +44,6 @@ class Calibration:
     share: Floats
     low: Floats
     high: Floats
-    images: NDArray[np.int64]
-    patients: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +78,12 @@ def class_curves(
         }
 
     bands = patient_intervals(on_grid, is_class.astype(np.int64), patients, replicates=replicates, seed=seed)
-    false_rate, recall, roc_thresholds = roc_curve(is_class, scores)
-    precision, pr_recall, limits = precision_recall_curve(is_class, scores)
-    pr_thresholds = np.append(limits, np.inf)
+    false_rate, recall, _ = roc_curve(is_class, scores)
+    precision, pr_recall, _ = precision_recall_curve(is_class, scores)
     (roc_low, roc_high), (pr_low, pr_high) = bands["roc"], bands["pr"]
     return ClassCurves(
-        roc=Curve(x=false_rate, y=recall, thresholds=roc_thresholds, grid=_GRID, low=roc_low, high=roc_high),
-        pr=Curve(x=pr_recall, y=precision, thresholds=pr_thresholds, grid=_GRID[1:], low=pr_low, high=pr_high),
+        roc=Curve(x=false_rate, y=recall, grid=_GRID, low=roc_low, high=roc_high),
+        pr=Curve(x=pr_recall, y=precision, grid=_GRID[1:], low=pr_low, high=pr_high),
         calibration=calibration(is_class, scores, patients),
     )
 
@@ -116,6 +108,4 @@ def calibration(is_class: Flags, scores: Floats, patients: Sequence[str]) -> Cal
         share=share,
         low=np.clip(centre - half, 0, 1),
         high=np.clip(centre + half, 0, 1),
-        images=np.array([rows.sum() for rows in members]),
-        patients=count,
     )
