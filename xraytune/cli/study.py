@@ -110,8 +110,6 @@ def _show_images(exported: Exported) -> None:
         console.write(f"the trial trained on {trial}; {exported.final_training}")
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
-    if exported.advice:
-        console.write_command(exported.advice, exported.advice_for)
 
 
 def clean(study: options.StudyArgument, dry_run: options.DryRun = False, as_json: options.AsJson = False) -> None:

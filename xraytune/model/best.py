@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import get_args
 
 from xraytune.base.errors import ArtifactError, ConfigError, Problem, StudyError, TrialError, join_names
@@ -51,7 +50,6 @@ class Exported:
         is_exact: Whether `train` will reproduce the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such images.
         reason: Why this trial was chosen.
-        advice: Command that exports an alternative, which `advice_for` describes; both empty if none is worth a look.
         generator_steps: In a search for a generator, its number of steps at the best epoch; otherwise None.
     """
 
@@ -65,8 +63,6 @@ class Exported:
     val_b_score: float | None
     synthetic: str
     reason: str
-    advice: str
-    advice_for: str
     command: str
     sides: tuple[SideSize, ...]
     generator_steps: int | None
@@ -115,7 +111,6 @@ def export(
     search = _read_search(folder)
     chosen = _choose(search, trial, arm)
     row, benefit = chosen.row, _benefit(search, chosen)
-    advice_for, advice = _advice(search, chosen, benefit, study)
     prepared = folder.prepared()
     experiment = _experiment(search, chosen, benefit, prepared, exact=exact)
     origin, generator = experiment.settings.exported_from, experiment.parameters.generator
@@ -130,8 +125,6 @@ def export(
         val_b_score=row.val_b_score if row else None,
         synthetic=benefit,
         reason=chosen.reason,
-        advice=advice,
-        advice_for=advice_for,
         command=search.task.train_command(str(out)),
         generator_steps=generator.steps if generator and not search.task.trains_network else None,
         sides=side_sizes(prepared),
@@ -170,15 +163,11 @@ class _Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
-    """The settings to export, and why. A control that `confirm` added is not a trial of the search and has no row.
-
-    `best` is the best trial on val-B, if a simpler one is within one standard error of it.
-    """
+    """The settings to export, and why. A control that `confirm` added is not a trial of the search and has no row."""
 
     parameters: Parameters
     reason: str = ""
     row: TrialRow | None = None
-    best: TrialRow | None = None
 
 
 def _read_search(folder: StudyFolder) -> _Search:
@@ -248,7 +237,7 @@ def _simplest_good(search: _Search) -> _Chosen:
         if good := _within_one_error(search, best, simpler):
             simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
             reason = f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
-            return _Chosen(parameters=simplest.parameters, reason=reason, row=simplest, best=best)
+            return _Chosen(parameters=simplest.parameters, reason=reason, row=simplest)
     side = "val-B" if search.task.trains_network else "val-A"
     return _Chosen(parameters=best.parameters, reason=f"the best on {side}", row=best)
 
@@ -307,20 +296,6 @@ def _benefit(search: _Search, chosen: _Chosen) -> str:
     if verdict is None:
         return _UNTESTED
     return _EXPLORATORY if search.is_exploratory else _VERDICTS[verdict].format(metric=search.settings.metric)
-
-
-def _advice(search: _Search, chosen: _Chosen, benefit: str, study: Path) -> tuple[str, str]:
-    """Describe an alternative configuration that is worth a look, and return the command that exports it."""
-    command = f"xraytune export {quote(str(study))}"
-    if (best := chosen.best) and best is not chosen.row:
-        score = f"{search.settings.metric} {best.val_b_score:.4f} on val-B"
-        what = f"for trial {best.number}, {search.task.label(best.parameters)}, {score}: "
-        return what, f"{command} --trial {best.number} -o trial_{best.number}.yaml"
-    arms = [row.arm for row in search.complete if not row.parameters.has_synthetic_images]
-    if benefit in ("", _CONFIRMED) or not arms:
-        return "", ""
-    arm = "real_only" if "real_only" in arms else arms[0]
-    return "for a configuration without them: ", f"{command} --arm {arm} -o {arm}.yaml"
 
 
 def _experiment(search: _Search, chosen: _Chosen, benefit: str, prepared: Prepared, *, exact: bool) -> Experiment:

@@ -163,8 +163,6 @@ def _space_file(config: Path, note: Callable[[str], None]) -> Iterator[Path]:
         note(exported.sentence)
         if exported.synthetic:
             note(f"the benefit of its synthetic images is {exported.synthetic}")
-        if exported.advice:
-            note(f"{exported.advice_for}{exported.advice}")
         yield exported.path
 
 
