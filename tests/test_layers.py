@@ -37,7 +37,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "typer": "cli/",
     "matplotlib": "base/drawing.py",
     "plotly": "present/page.py",
-    "jinja2": ("model/bundle.py", "present/page.py"),
+    "jinja2": ("confirm/record.py", "model/bundle.py", "present/page.py"),
     "pydicom": "data/dicom.py",
 }
 

@@ -294,7 +294,7 @@ def test_names_are_no_markup_in_the_paragraphs(tmp_path: Path) -> None:
     write_verdict(tmp_path, replace(helped(), notes=("<img src=x onerror=y> [x](javascript:z) \u202e\n# b",)))
 
     shown = (tmp_path / "methods.md").read_text(encoding="utf-8")
-    assert r"&lt;img src=x onerror=y&gt; \[x\](javascript:z) \\u202e\\n# b" in shown
+    assert r"&lt;img src=x onerror=y&gt; \[x\](javascript:z) \\u202e # b" in shown
     assert helped().to_json()["methods"].removesuffix("a note.") in shown
 
 

@@ -5,11 +5,12 @@ The records load neither torch nor Ray, so that `report` and `export` can read t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
 
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
@@ -27,12 +28,6 @@ RATIO_CAVEAT = (
     "val-B selected this finalist, so its score there is optimistic; "
     "read the ratio response as a description, not a test"
 )
-_TESTED: dict[TestKind, str] = {
-    "unused": "patients that the search had not used",
-    "folder": "patients of the test folder",
-}
-_COVARIANCES = {"AUROC": "DeLong covariances", "Dice": "covariances of means over images,"}
-
 Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
 
 
@@ -274,159 +269,47 @@ def read_verdict(folder: Path) -> Confirmation | None:
 
 
 def answer_paragraph(confirmation: Confirmation) -> str:
-    """Return the results paragraph, with its limitations."""
-    first, test, rope = confirmation.finalists[0], confirmation.test, confirmation.rope
-    name, controls, metric = first.arm, "; ".join(first.because_of), confirmation.metric
-    verdict = {
-        "helps": f"Synthetic images improved {metric}: {name} was better than every control ({controls}).",
-        "hurts": f"Synthetic images reduced {metric}: {name} was worse than its matched controls ({controls}).",
-        "no_better": f"Synthetic images did not improve {metric}: for {name}, an improvement of {rope:g} or more was "
-        f"ruled out over {controls}.",
-        "undecided": f"Inconclusive: with these replicates and test patients, {name} was not shown to be better than every "
-        f"control, nor was an improvement of {rope:g} or more ruled out ({controls}).",
-    }[confirmation.verdict]
-    prefix, why = "", ""
-    if confirmation.exploratory:
-        prefix = "Exploratory, not a confirmation: "
-        why = f" It is exploratory because {' and '.join(confirmation.exploratory)}."
-    comparisons = " ".join(_comparison_text(result, metric, first.words(result)) for result in first.comparisons)
-    quality = "".join(f" {quality.sentence}" for quality in confirmation.generators[:1])
-    return (
-        f"{prefix}{verdict} On {test.images} images of {test.patients} {_TESTED[test.kind]}, its mean {metric} over "
-        f"{confirmation.replicates} replicates was {first.score:.3f}{_replicates_text(first)}. "
-        f"{comparisons}{_images_per_step_text(first, metric)}{_headroom_text(first, metric)}{quality}{why} "
-        f"{_claim_text(confirmation)}"
-    )
-
-
-def _claim_text(confirmation: Confirmation) -> str:
-    if confirmation.test.kind == "unused":
-        return (
-            f"These results hold for {confirmation.network}s trained on {confirmation.train_patients} patients of this "
-            "data set, and for other patients of it."
-        )
-    return (
-        f"These results hold for {confirmation.network}s trained on these {confirmation.train_images} images in this split, "
-        "and for patients like those of the test folder."
-    )
-
-
-def _headroom_text(finalist: FinalistVerdict, metric: str) -> str:
-    reached = finalist.headroom
-    if reached is None:
-        return ""
-    gain = (
-        f" Real images of other patients in their place gained {reached.gain:+.4f} {metric} "
-        f"({reached.low:+.4f} to {reached.high:+.4f})"
-    )
-    return f"{gain}." if reached.share is None else f"{gain}; the synthetic images reached {reached.share:.0%} of that."
-
-
-def _comparison_text(result: ControlVerdict, metric: str, words: Sequence[str]) -> str:
-    return (
-        f"The difference from {result.control} ({metric} {result.control_score:.3f}) was "
-        f"{result.difference:+.4f} (95 % CI {result.low:+.4f} to {result.high:+.4f}): {' and '.join(words)}."
-    )
-
-
-def _replicates_text(finalist: FinalistVerdict) -> str:
-    if not finalist.generator:
-        return ""
-    scores = ", ".join(f"{score:.3f}" for score in finalist.replicate_scores)
-    return f", an estimate for {finalist.generator}s trained this way ({scores})"
-
-
-def _images_per_step_text(finalist: FinalistVerdict, metric: str) -> str:
-    """Report whether a deficit against the control without extra images may come from how the extra images are mixed in."""
-    matched = [result for result in finalist.comparisons if result.kind != "tuned"]
-    worse = [result.control for result in matched if result.kind != "duplicate" and "worse" in result.verdict]
+    """Return the results paragraph, with its limitations, from `templates/answer.txt`."""
+    first = confirmation.finalists[0]
+    matched = [result for result in first.comparisons if result.kind != "tuned"]
     others = [result.control for result in matched if "worse" not in result.verdict]
-    if not worse or (can_show_harm([result.kind for result in matched]) and not others):
-        return ""
-    pretrains = finalist.mixing == "pretrain"
-    if others:
-        cause = "pretraining on extra images" if pretrains else "drawing more images per step"
-        return (
-            f" It was worse than {worse[0]} but not worse than {others[0]}: {cause} reduced {metric}; an "
-            "effect of the synthetic images themselves was not shown."
-        )
-    cause = "the smaller number of steps with real images" if pretrains else "the larger number of images per step"
-    return (
-        f" It was worse than {worse[0]}; without a matched duplicate control, the cause may be the synthetic images or "
-        f"{cause}."
+    # Worse than without extra images: this may come from how they are mixed in, unless it is worse than all, duplicates too.
+    worse = [result.control for result in matched if result.kind != "duplicate" and "worse" in result.verdict]
+    is_due_to_images = can_show_harm([result.kind for result in matched]) and not others
+    return _paragraph(
+        "answer.txt",
+        confirmation,
+        first=first,
+        headroom=first.headroom,
+        controls="; ".join(first.because_of),
+        worse_by_mixing=[] if is_due_to_images else worse,
+        others=others,
+        pretrains=first.mixing == "pretrain",
     )
 
 
 def methods_paragraph(confirmation: Confirmation) -> str:
-    """Return the methods paragraph."""
-    metric, objective, count = confirmation.metric, confirmation.objective, confirmation.replicates
-    by = f" by {objective}" if objective != metric else ""
-    access = "The test images were scored once, after all training."
-    if confirmation.exploratory:
-        access = f"The analysis is exploratory: {' and '.join(confirmation.exploratory)}."
-    notes = f" Notes: {'; '.join(confirmation.notes)}." if confirmation.notes else ""
-    sampled, seeds = "", "with seeds that the search had not used"
-    if confirmation.test.kind == "unused":
-        sampled = (
-            f"Patients that the search had not used were divided into {count} disjoint training sets of "
-            f"{confirmation.train_patients} patients and a test set of the rest. "
-        )
-        seeds = "each on its own training set and with its own seeds"
-    return (
-        "Methods. Configurations were searched on one validation set (val-A) and finalists selected on another (val-B)"
-        f"{by}, "
-        f"both split from the training images by patient. {sampled}Each finalist was compared with "
-        f"{_controls_text(confirmation)}. Every arm was trained {count} times, {seeds}, for the same "
-        "number of optimiser steps, on the same sequence of real images in each replicate; the epoch with the best "
-        f"val-A {objective} was kept.{_pretraining_text(confirmation)} {access} Differences in {metric} are "
-        "reported with 95 % confidence intervals over patients and replicates (Obuchowski-Rockette model with replicates as "
-        f"readers; {_COVARIANCES[metric]} clustered by patient; score intervals with the patient variance at the tested "
-        "difference and Satterthwaite's degrees of freedom). A finalist helps if it is better than every control, and hurts "
-        "if it is worse than its matched controls (intersection-union tests); it is no better if a one-sided test rules out "
-        f"an improvement of {confirmation.rope:g} {metric} over a control (2.5 % overall, Holm's correction). Finalists "
-        f"were tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}{notes}"
-    )
-
-
-def _pretraining_text(confirmation: Confirmation) -> str:
-    if all(finalist.mixing != "pretrain" for finalist in confirmation.finalists):
-        return ""
-    return (
-        " In arms that pretrain with r extra images per real one, the first r/(1+r) of the steps drew only extra images, "
-        "and the remaining steps only real images."
-    )
-
-
-def _secondary_text(confirmation: Confirmation) -> str:
-    if not confirmation.secondary:
-        return ""
-    names = {
-        "accuracy": "accuracy",
-        "sensitivity": f"sensitivity for {confirmation.test.positive} (at the specificity that the control had at its "
-        "threshold from validation)",
-        "brier": "Brier score",
-    }
-    measured = {difference.outcome for difference in confirmation.secondary}
-    outcomes = ", ".join(text for name, text in names.items() if name in measured)
-    return (
-        f" Secondary outcomes, not part of the verdict, were differences in {outcomes}, with 95 % confidence intervals from "
-        "the same model, with covariances over patients estimated by a bootstrap."
-    )
-
-
-def _controls_text(confirmation: Confirmation) -> str:
+    """Return the methods paragraph, from `templates/methods.txt`."""
     controls = [result for finalist in confirmation.finalists for result in finalist.comparisons]
-    matched = {result.kind.removesuffix("_same_count") for result in controls if result.kind != "tuned"}
-    tuned = sorted({result.arm for result in controls if result.kind == "tuned"})
-    extra = {"none": "no extra images", "duplicate": "repeated real images in place of the synthetic ones"}
-    parts = []
-    if matched:
-        images = " or ".join(text for source, text in extra.items() if source in matched)
-        parts.append(f"matched controls, which had all of its settings but {images}")
-    if tuned:
-        parts.append(
-            f"tuned controls, the best configurations without synthetic images ({', '.join(tuned)}), whose arms had as many "
-            "sampled trials as a finalist's source (as far as the search space allowed), pruned by the same ASHA if the "
-            "search used it"
-        )
-    return " and with ".join(parts)
+    return _paragraph(
+        "methods.txt",
+        confirmation,
+        matched={result.kind.removesuffix("_same_count") for result in controls if result.kind != "tuned"},
+        tuned=sorted({result.arm for result in controls if result.kind == "tuned"}),
+        measured={difference.outcome for difference in confirmation.secondary},
+    )
+
+
+def _paragraph(template: str, confirmation: Confirmation, **values: object) -> str:
+    environment = Environment(
+        loader=PackageLoader("xraytune.confirm"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = environment.get_template(template).render(
+        record=confirmation,
+        test=confirmation.test,
+        metric=confirmation.metric,
+        rope=f"{confirmation.rope:g}",
+        of_unused=confirmation.test.kind == "unused",
+        **values,
+    )
+    return " ".join(text.split())
