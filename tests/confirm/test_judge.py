@@ -52,20 +52,15 @@ def plan(*exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Plan:
     return Plan(test="folder", replicates=REPLICATES, arms=arms, notes=("a note",), exploratory=exploratory)
 
 
-def scores(own_noise: float = 0.1, *, collapsed: float = 0.0, **separation: float) -> Any:
-    """Scores of arms with this separation of the classes (default 1.5), on the same patients, with noise per run.
-
-    `collapsed` reduces the separation of GAN arms in the last replicate.
-    """
+def scores(own_noise: float = 0.1, **separation: float) -> Any:
+    """Scores of arms with this separation of the classes (default 1.5), on the same patients, with noise per run."""
     patients = numpy_generator(1, "patients").normal(size=IMAGES)
 
     def of_arm(arm: Arm) -> Floats:
         name = arm.name
         apart = separation.get(name.partition(" ")[0].partition(",")[0], 1.5)
         noise = numpy_generator(2, name).normal(size=(REPLICATES, IMAGES))
-        of_gan = np.full((REPLICATES, 1), float(apart))
-        of_gan[-1] -= collapsed if name.startswith("gan") else 0
-        logits = of_gan * LABELS + patients + own_noise * noise
+        logits = apart * LABELS + patients + own_noise * noise
         positive = 1 / (1 + np.exp(-logits))
         return np.stack([1 - positive, positive], axis=-1)
 
@@ -217,17 +212,6 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(mixi
         in words
     )
     assert ("the first r/(1+r) of the steps" in methods_paragraph(both_worse)) == (mixing == "pretrain")
-
-
-@pytest.mark.slow
-def test_a_collapsed_replicate_is_shown() -> None:
-    record = confirmation(scores(gan=2.5, collapsed=2.0)).to_json()
-    (finalist,) = record["finalists"]
-
-    *others, last = finalist["replicate_scores"]
-    assert last < min(others) - 0.1
-    assert np.mean([*others, last]) == pytest.approx(finalist["score"])
-    assert f", {last:.3f})" in record["answer"]
 
 
 PERFECT = arm("real images of other patients, as #1", "perfect", source="duplicate", synthetic_ratio=1.0)

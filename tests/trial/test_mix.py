@@ -47,14 +47,6 @@ def test_natural_shares_are_exact_at_whole_ratios(real: list[int], ratio: int) -
     assert np.bincount(extra).tolist() == [ratio * count for count in real]
 
 
-@pytest.mark.slow
-@given(counts, ratios)
-def test_natural_shares_stay_within_one_image_of_the_real_shares_for_two_classes(real: list[int], ratio: float) -> None:
-    extra = np.bincount(plan_mix(real[:2], mixed(ratio)), minlength=2)
-
-    assert all(abs(extra[c] - sum(extra) * real[c] / sum(real[:2])) <= 1 for c in (0, 1))
-
-
 @given(counts, ratios)
 def test_equal_balance_fills_the_smallest_class_first(real: list[int], ratio: float) -> None:
     totals = Counter(dict(enumerate(real)))

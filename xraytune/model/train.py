@@ -33,7 +33,7 @@ from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import TrackedRun, enabled, publish
 from xraytune.space.fields import flat_values
-from xraytune.space.settings import Experiment, ExportedFrom, Settings, extensions_of
+from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import read_inputs, require_same_inputs
@@ -194,7 +194,11 @@ def _plan(
     if study and weights:
         require_same_inputs(study, {weights: str(contents[0])})
     origin = settings.exported_from
-    repeated = study if study and origin and _is_trial(origin, study, prepared, note) else None
+    repeated = None
+    if study and origin and origin.is_exact:
+        repeated = study if study.prepared().fingerprint == prepared.fingerprint else None
+        if repeated is None:
+            note(f"the images or their split differ from those of study {study.path.name}: so will the metrics")
     # A trial that ASHA stopped and `confirm` completed has no scores of its own.
     trial = ended_trials(repeated).get(origin.trial) if repeated and origin and origin.trial is not None else None
     compute = _compute(settings, repeated, note)
@@ -324,20 +328,6 @@ def _extra_images(experiment: Experiment, prepared: Prepared, cache: Path) -> li
     parameters = experiment.parameters
     inputs = {("folder.path", str(parameters.folder.path))} if parameters.folder else set[tuple[str, str]]()
     return [*read_inputs(inputs, experiment.settings, prepared, cache, mixes=[parameters]).values()]
-
-
-def _is_trial(origin: ExportedFrom, study: StudyFolder, prepared: Prepared, note: Callable[[str], None]) -> bool:
-    """Return whether this is the exported trial again: the same settings, and the same images on the same sides."""
-    searched, name = study.prepared(), study.path.name
-    if searched.fingerprint == prepared.fingerprint:
-        return origin.is_exact
-    if origin.is_exact:
-        note(f"the images or their split differ from those of study {name}: metrics will differ from the trial")
-        return False
-    searched_images, images = ({(image.sha256, image.label) for image in p.images} for p in (searched, prepared))
-    if not searched_images <= images:
-        note(f"images of study {name} are missing here or have changed")
-    return False
 
 
 def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str], None]) -> Compute:
