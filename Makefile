@@ -75,8 +75,9 @@ format: install ## Format the code and fix what can be fixed automatically
 faults: install ## The long drills: kills, power loss, lost nodes, damaged files (about two hours)
 	XRAYTUNE_FAULTS=all XRAYTUNE_FUZZ_EXAMPLES=20000 $(PYTEST) -s tests/faults
 
-mutation: install ## Make small changes to the pure files and count those that the tests find (about ten minutes)
-	$(BIN)/python -m benchmarks.mutation $(ONLY)
+mutation: install ## Change the pure files in small ways with mutmut, and list the changes that no test finds
+	$(UV) run --no-project --with mutmut==3.8.0 mutmut run
+	$(UV) run --no-project --with mutmut==3.8.0 mutmut results
 
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)
@@ -88,4 +89,4 @@ lock: ## Write both lock files anew from pyproject.toml
 	$(UV) $(LOCK) --extra dev -o requirements-dev.lock
 
 clean: ## Remove the virtual environment and what tools left behind; never studies or models
-	rm -rf $(VENV) .uv .pytest_cache .mypy_cache .ruff_cache .hypothesis site
+	rm -rf $(VENV) .uv mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis site

@@ -15,7 +15,6 @@ NAMES = (
     "classifier",
     "steps",
     "memory",
-    "resume",
     "driver",
     "memorisation",
     "generators",
@@ -25,8 +24,6 @@ NAMES = (
     "claims",
     "known_answers",
     "pruning",
-    "search_cpu",
-    "report",
     "peers",
 )
 

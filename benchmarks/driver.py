@@ -12,25 +12,52 @@ studies of 200 and of 2,000 ended trials. The sampler is random, since TPE's own
 from __future__ import annotations
 
 import json
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from benchmarks.figures import Figure, figure
-from benchmarks.resume import SPACE, end_trials, open_study
+from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import prepare
 from xraytune.nets.backbones import build_backbone
+from xraytune.nets.compute import choose_compute
 from xraytune.search.callbacks import Callbacks
+from xraytune.search.loop import TrialLoop
+from xraytune.search.messages import EpochEnded, TrialEnded
 from xraytune.search.run import search
+from xraytune.search.trials import SearchTrials
+from xraytune.space.load import load_space
+from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.journal import Journal
+from xraytune.study.start import create_study
+from xraytune.study.suggestion import TrialSuggestion
 
-_SIZES, _BATCH, _BATCHES = (200, 2000), 20, 15
+_SIZES, _BATCH, _BATCHES, _EPOCHS = (200, 2000), 20, 15, 5
 _FIRST, _LAST, _ROUNDS = 20, 80, 3
+_SPACE = """\
+version: 1
+name: driver
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  source: {values: [none, duplicate]}
+  synthetic_ratio: {values: [0.25, 0.5, 1.0, 2.0], when: {source: duplicate}}
+  classical: {values: [0, 1, 2]}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
+budget: {trials: 1000000, max_epochs: 5, steps_per_epoch: 1}
+scheduler: {name: asha, grace: 1}
+sampler: {name: random}
+"""
 _NO_OP = """\
 version: 1
 name: no-op
@@ -102,18 +129,17 @@ def _tune_seconds(root: Path) -> float:
 
 
 def _search_process(root: Path) -> Iterator[Figure]:
-    space = SPACE.replace("{name: none}\n", "{name: asha, grace: 1}\nsampler: {name: random}\n")
-    (root / "space.yaml").write_text(space, encoding="utf-8")
+    (root / "space.yaml").write_text(_SPACE, encoding="utf-8")
     few, many = _SIZES
     wall, cpu = (dict[int, list[float]]({size: [] for size in _SIZES}) for _ in range(2))
-    with open_study(root, 10**6, "few") as a, open_study(root, 10**6, "many") as b:
+    with _open_study(root, "few") as a, _open_study(root, "many") as b:
         studies = {few: a, many: b}
         for size, loop in studies.items():
-            end_trials(loop, size - _BATCH * _BATCHES // 2)
+            _end_trials(loop, size - _BATCH * _BATCHES // 2)
         for _ in range(_BATCHES):
             for size, loop in studies.items():
                 started, cpu_started = time.perf_counter(), time.process_time()
-                end_trials(loop, _BATCH)
+                _end_trials(loop, _BATCH)
                 wall[size].append((time.perf_counter() - started) / _BATCH)
                 cpu[size].append((time.process_time() - cpu_started) / _BATCH)
     for what, found in (("wall time", wall), ("CPU time", cpu)):
@@ -123,3 +149,30 @@ def _search_process(root: Path) -> Iterator[Figure]:
         yield figure(
             f"driver: search process, {what} per trial after {many} / after {few}", at[many] / at[few], "x", "<= 1.3"
         )
+
+
+@contextmanager
+def _open_study(root: Path, studies: str) -> Iterator[TrialLoop]:
+    """Create a study, hold its lock and yield a loop without workers."""
+    space = load_space(root / "space.yaml")
+    prepared, _ = prepare(space.settings, root / "cache")
+    folder = StudyFolder(root / studies / "driver")
+    create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
+    with locked(folder):
+        journal = Journal(folder.journal_path, space, writable=True)
+        yield TrialLoop(SearchTrials(folder, space, journal), generator_need=lambda _: None)
+
+
+def _end_trials(loop: TrialLoop, count: int) -> None:
+    """Draw `count` trials and report the epochs and the end of each, as a worker would."""
+    for _ in range(count):
+        suggestion = loop.next_trial()
+        assert isinstance(suggestion, TrialSuggestion)
+        value = random.Random(suggestion.number).random()
+        for epoch in range(1, _EPOCHS + 1):
+            losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
+            record = EpochRecord(epoch=epoch, steps=epoch, lr=1e-3, seconds=1.0, **losses)
+            if not loop.on_result(suggestion.number, EpochEnded(record=record)):
+                break
+        result = TrialResult(value=value, best_epoch=1, epochs=_EPOCHS, val_b_score=value, threshold=0.5, seconds=5.0)
+        loop.on_result(suggestion.number, TrialEnded(result=result))

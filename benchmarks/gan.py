@@ -31,14 +31,13 @@ _PLANES = np.random.default_rng(0).integers(0, 256, (_IMAGES, 1, 64, 64), dtype=
 
 
 def measure() -> Iterator[Figure]:
-    """The example, ours on all cores, and our default GAN on one and on all cores; each the median of three runs."""
+    """The example, ours on all cores, and our default GAN on one; each the median of three runs."""
     where = "a GPU" if gpu_count() else "the CPU"
     cores = cpu_count()
     steps = {
         f"gan: PyTorch's example on {where}": _example(cores),
         f"gan: the same networks, ours, on {where}": _ours(_TUTORIAL, 1, cores),
         f"gan: default (width 32, batches of 16) on {where}, one thread": _ours(GanSettings(width=32), 2, 1),
-        f"gan: default (width 32, batches of 16) on {where}, {cores} threads": _ours(GanSettings(width=32), 2, cores),
     }
     runs = {name: list[float]() for name in steps}
     for _ in range(_RUNS):
@@ -47,9 +46,8 @@ def measure() -> Iterator[Figure]:
     speeds = {name: statistics.median(found) for name, found in runs.items()}
     for name, speed in speeds.items():
         yield figure(name, speed, "steps/s")
-    example, ours, one, many = speeds.values()
+    example, ours, _ = speeds.values()
     yield figure(f"gan: ours over PyTorch's example on {where}", ours / example, "x", f">= {2 if gpu_count() else 1.5}")
-    yield figure(f"gan: {cores} threads over one on {where}", many / one, "x")
 
 
 def _steps_per_second(threads: int, step: Callable[[], object], *, is_example: bool) -> float:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.files import write_json
-from xraytune.base.records import Compute, EpochRecord
+from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import FinishedTrial, Plan, finalist_arm, matched_control, replicate
 from xraytune.confirm.draws import TEST
@@ -100,7 +100,7 @@ def measure() -> Iterator[Figure]:
             differences = [against(one, source).difference for one in found]
             name = f"known_answers: {question.extra}, mean difference from {source}"
             yield figure(name, float(np.mean(differences)), "AUROC")
-        contrary += sum(word(one) in question.opposite for one in found)
+        contrary += sum(one.verdict in question.opposite for one in found)
     total = _STUDIES * len(QUESTIONS)
     yield figure(f"known_answers: wrong the other way, of {total}", contrary, "studies", "<= 1")
 
@@ -110,7 +110,7 @@ def is_right(question: Question, found: FinalistVerdict) -> bool:
 
     That they equal `none` is no known answer: twice the images in a step may do something.
     """
-    if word(found) != question.right:
+    if found.verdict != question.right:
         return False
     return question.extra != "copies" or "equivalent" in against(found, "duplicate").verdict
 
@@ -185,11 +185,7 @@ def train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared,
         trial = runs.trial_path(number)
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
         context = RunContext(prepared=prepared, cache=cache, compute=COMPUTE)
-        run_trial(experiment, context, trial_dir=trial, on_epoch=_ignore)
-
-
-def _ignore(record: EpochRecord) -> None:
-    """Nobody watches a single run."""
+        run_trial(experiment, context, trial_dir=trial, on_epoch=lambda _: None)
 
 
 def _copy_training_images(root: Path, prepared: Prepared, out: Path) -> None:
@@ -239,13 +235,8 @@ def against(found: FinalistVerdict, source: str) -> ControlVerdict:
     return next(result for result in found.comparisons if result.kind == source)
 
 
-def word(found: FinalistVerdict) -> str:
-    """The verdict; each study has one finalist, so that it is always tested."""
-    return found.verdict
-
-
 def _tell(question: Question, number: int, found: FinalistVerdict, seconds: float) -> None:
     differences = ", ".join(f"{result.kind} {result.difference:+.3f}" for result in found.comparisons)
     mark = "right" if is_right(question, found) else "not right"
-    what = f"{question.extra} {number + 1}/{_STUDIES}: {word(found)} ({mark}); less {differences}; {seconds:.0f} s"
+    what = f"{question.extra} {number + 1}/{_STUDIES}: {found.verdict} ({mark}); less {differences}; {seconds:.0f} s"
     print(what, file=sys.stderr, flush=True)

@@ -6,7 +6,6 @@ work differs. Torchvision's `ImageFolder` reads the images from the folders `tra
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,6 @@ GAN = GanSettings(
     diffaugment=False,
     ema_half_life_images=None,
 )
-_ARGUMENTS: dict[Callable[[str], Any], tuple[str, ...]] = {
-    str: ("data", "weights", "trainable"),
-    int: ("gan_image_size", "gan_width", "gan_steps", "epochs"),
-    float: ("ratio", "lr"),
-}
 BATCH, IMAGE_SIZE_PX = 32, 128
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -175,16 +169,3 @@ def train_classifier(
         on_epoch(auroc)
         best = max(best, auroc)
     return best
-
-
-def main() -> None:
-    """Run one trial that Syne Tune has started."""
-    from syne_tune import Reporter
-
-    parser = argparse.ArgumentParser()
-    for kind, names in _ARGUMENTS.items():
-        for name in names:
-            parser.add_argument(f"--{name}", type=kind, required=True)
-    config, _ = parser.parse_known_args()
-    report = Reporter()
-    trial(vars(config), on_epoch=lambda auroc: report(auroc=auroc))

@@ -1,6 +1,6 @@
 """The trials of `benchmarks.peers` in other tuners, used as documented, and in a script that shares work by hand.
 
-    python -m benchmarks.peer_tuners ray|optuna|syne_tune|hand_shared TRIALS.json OUT.json
+    python -m benchmarks.peer_tuners ray|optuna|hand_shared TRIALS.json OUT.json
 
 TRIALS.json holds the parameters common to all trials, and a grid of values for the others.
 """
@@ -81,38 +81,6 @@ def _optimize(journal: str, common: dict[str, Any], grid: dict[str, list[Any]]) 
     library.load_study(study_name="peer", storage=_journal(journal)).optimize(objective, callbacks=[stop])
 
 
-def syne_tune(common: dict[str, Any], grid: dict[str, list[Any]]) -> Values:
-    """Syne Tune's local backend: a script for each trial, with all trials as points to evaluate."""
-    from syne_tune import StoppingCriterion, Tuner
-    from syne_tune.backend import LocalBackend
-    from syne_tune.config_space import choice
-    from syne_tune.experiments import load_experiment
-    from syne_tune.optimizer.baselines import RandomSearch
-
-    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    script = Path(tempfile.mkdtemp()) / "train.py"
-    script.write_text("from benchmarks.peer_trial import main\n\nmain()\n", encoding="utf-8")
-    scheduler = RandomSearch(
-        common | {name: choice(values) for name, values in grid.items()},
-        metrics=["auroc"],
-        do_minimize=False,
-        points_to_evaluate=points,
-    )
-    tuner = Tuner(
-        trial_backend=LocalBackend(entry_point=str(script)),
-        scheduler=scheduler,
-        stop_criterion=StoppingCriterion(max_num_trials_started=len(points) - 1),  # it stops after one more
-        n_workers=_SLOTS,
-        wait_trial_completion_when_stopping=True,
-    )
-    tuner.run()
-    found = load_experiment(tuner.name).results.groupby("trial_id")
-    return [
-        ({name: rows[f"config_{name}"].iloc[0].item() for name in grid}, float(rows["auroc"].max()))
-        for _, rows in found
-    ]
-
-
 def hand_shared(common: dict[str, Any], grid: dict[str, list[Any]]) -> Values:
     """A careful user's script: train each GAN once, compute frozen features once, then run all trials in a pool."""
     context = multiprocessing.get_context("spawn")
@@ -187,7 +155,6 @@ def _shared_trial(config: dict[str, Any], folder: str) -> float:
 _TUNERS: dict[str, Callable[[dict[str, Any], dict[str, list[Any]]], Values]] = {
     "ray": ray,
     "optuna": optuna,
-    "syne_tune": syne_tune,
     "hand_shared": hand_shared,
 }
 

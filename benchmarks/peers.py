@@ -4,10 +4,9 @@ Trials train a GAN and a MobileNetV2, with four ratios, GANs of 500 and of 1,500
 a frozen backbone or one with all layers. Networks, steps, batch sizes, bfloat16 and two slots of one thread are the same for
 all. The others start from decoded, scaled and split images; for xraytune, this work is part of the search.
 
-Needs a folder of X-rays in Kaggle's layout, the folder with MobileNetV2's weights, and, for the other tuners, a Python with
-this package's requirements and syne-tune:
+Needs a folder of X-rays in Kaggle's layout and the folder with MobileNetV2's weights:
 
-    make bench ONLY=peers DATA=chest_xray WEIGHTS=weights PEERS_PYTHON=.venv-peers/bin/python
+    make bench ONLY=peers DATA=chest_xray WEIGHTS=weights
 
 SEARCH=frozen or SEARCH=layers runs one of the two searches.
 """
@@ -41,12 +40,11 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.status import status
 from xraytune.trial.run import run_trial, train_own_generator
 
-NEEDS = ("DATA", "WEIGHTS", "PEERS_PYTHON")
+NEEDS = ("DATA", "WEIGHTS")
 _PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 _PEERS = {
     "ray": "Ray Tune",
     "optuna": "Optuna in processes",
-    "syne_tune": "Syne Tune",
     "hand_shared": "script that shares by hand",
 }
 _ROUNDS = 3
@@ -128,14 +126,7 @@ def _compare(folder: Path, search: _Search) -> Iterator[Figure]:
     (folder / "trials.json").write_text(json.dumps(trials), encoding="utf-8")
     for peer, title in _PEERS.items():
         out = folder / f"{peer}.json"
-        command = [
-            os.environ["PEERS_PYTHON"],
-            "-m",
-            "benchmarks.peer_tuners",
-            peer,
-            str(folder / "trials.json"),
-            str(out),
-        ]
+        command = [sys.executable, "-m", "benchmarks.peer_tuners", peer, str(folder / "trials.json"), str(out)]
         theirs_seconds = _run(command)
         theirs = {
             (point["ratio"], point["lr"], point["gan_steps"]): value
@@ -168,20 +159,7 @@ def _run(command: list[str]) -> float:
 
 def _write_space(folder: Path, search: _Search) -> Path:
     """Write a space with all trials in `points_to_evaluate`."""
-    names = {
-        "architecture",
-        "batch_size",
-        "z_dim",
-        "lr_g",
-        "lr_d",
-        "beta1",
-        "beta2",
-        "loss",
-        "spectral_norm",
-        "diffaugment",
-    }
-    gan = GAN.model_dump(include={*names, "ema_half_life_images"}) | search.gan
-    grid = search.grid
+    gan, grid = GAN.model_dump(exclude_unset=True) | search.gan, search.grid
     space = {
         "version": 1,
         "name": "peers",
