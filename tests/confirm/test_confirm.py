@@ -33,7 +33,6 @@ from xraytune.study.folder import StudyFolder
 pytestmark = pytest.mark.slow
 
 SPACE = """\
-version: 1
 name: small
 data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
 parameters:
@@ -47,9 +46,7 @@ budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
 quality: {allow_memorised: true}
 confirm: {finalists: 1, replicates: 2, ratios: [1, 4], controls: {matched: [none], tuned: []}}
-points_to_evaluate:
-  - {source: folder}
-  - {source: none}
+points_to_evaluate: [{source: folder}, {source: none}]
 """
 
 

@@ -22,7 +22,6 @@ from xraytune.space.load import load_space
 pytestmark = pytest.mark.slow
 
 SPACE = """\
-version: 1
 name: small
 task: segmentation
 data: {path: pairs, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
@@ -37,9 +36,7 @@ parameters:
 budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
 confirm: {finalists: 1, replicates: 2, controls: {matched: [duplicate], tuned: []}}
-points_to_evaluate:
-  - {source: folder}
-  - {source: none}
+points_to_evaluate: [{source: folder}, {source: none}]
 """
 
 

@@ -33,7 +33,6 @@ pytestmark = pytest.mark.slow
 
 REPLICATES, TRAINED_ON, FEWEST = 4, 16, 30
 SPACE = f"""\
-version: 1
 name: small
 data: {{path: xrays, image_size: 32, train_patients: {TRAINED_ON}, split: {{val_a: 0.15, val_b: 0.15}}}}
 parameters:
@@ -51,9 +50,7 @@ confirm:
   replicates: {REPLICATES}
   min_patients: {FEWEST}
   controls: {{matched: [none], tuned: []}}
-points_to_evaluate:
-  - {{source: gan}}
-  - {{source: none}}
+points_to_evaluate: [{{source: gan}}, {{source: none}}]
 """
 
 

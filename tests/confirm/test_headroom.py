@@ -15,7 +15,6 @@ from xraytune.data.split import nested_order
 from xraytune.stats.verdict import Interval
 
 SPACE = """\
-version: 1
 name: room
 data: {path: xrays, image_size: 32, train_patients: 16, split: {val_a: 0.15, val_b: 0.15}}
 parameters:

@@ -21,7 +21,6 @@ from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
 
 SPACE = """\
-version: 1
 name: small
 data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
 parameters:
@@ -156,11 +155,6 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     assert found["exploratory"] == ["it has only 2 replicates, and the 95 % intervals need at least 4"]
     assert [point["ratio"] for point in found["ratio_response"]] == [0, 0.5, 1]
-    assert all(point["duplicate"] and point["over_duplicate"] for point in found["ratio_response"][1:])
-    (finalist,) = found["finalists"]
-    for comparison in finalist["comparisons"]:
-        assert comparison["low"] <= comparison["difference"] <= comparison["high"]
-        assert comparison["difference"] == pytest.approx(finalist["score"] - comparison["control_score"])
 
     again = said("confirm", study)
 

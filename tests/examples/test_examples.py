@@ -28,7 +28,6 @@ from xraytune.trial.network import FEATURES_STAGE
 pytestmark = pytest.mark.slow
 
 SPACE = """\
-version: 1
 name: own
 data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
 parameters:

@@ -34,7 +34,6 @@ _WORDS: dict[Kind, str] = {
 IS_LONG = os.environ.get("XRAYTUNE_FAULTS") == "all"
 _TRIALS = 6 if IS_LONG else 2
 SPACE = """\
-version: 1
 name: killed
 data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
 parameters:
@@ -53,7 +52,6 @@ sampler: {startup_trials: 3, seed: 1}
 resources: {concurrent: 2}
 """
 HEADS = """\
-version: 1
 name: killed
 data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
 parameters:

@@ -34,7 +34,6 @@ from xraytune.synth import train as generator_train
 from xraytune.synth.synthesize import generator_need
 
 SPACE = """\
-version: 1
 name: tiny
 data: {path: ../xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
 parameters:

@@ -24,7 +24,6 @@ from xraytune.study.start import create_study
 from xraytune.study.suggestion import TrialSuggestion
 
 SPACE = """\
-version: 1
 name: mix
 data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
 parameters:

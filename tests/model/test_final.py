@@ -25,7 +25,6 @@ from xraytune.study.folder import StudyFolder
 pytestmark = pytest.mark.slow
 
 SPACE = """\
-version: 1
 name: subset
 data: {path: xrays, image_size: 32, train_patients: 8, split: {val_a: 0.2, val_b: 0.2}}
 parameters:

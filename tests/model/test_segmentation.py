@@ -23,7 +23,6 @@ from xraytune.model.train import Trained, train
 pytestmark = pytest.mark.slow
 WIDTH_PX, HEIGHT_PX = 40, 56
 SPACE = """\
-version: 1
 name: discs
 task: segmentation
 data: {path: pairs, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}

@@ -41,6 +41,7 @@ def test_class_metrics_equal_scikit_learn() -> None:
         assert one.metrics["specificity"] == pytest.approx(reference.recall_score(~truth, ~is_predicted))
         assert one.metrics["ppv"] == pytest.approx(reference.precision_score(truth, is_predicted))
         assert one.metrics["npv"] == pytest.approx(reference.precision_score(~truth, ~is_predicted))
+        assert one.metrics["f1"] == pytest.approx(reference.f1_score(truth, is_predicted))
 
 
 def test_intervals_of_the_positive_class_are_those_of_the_model() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
@@ -166,23 +166,6 @@ def test_columns_are_the_patients_in_sorted_order() -> None:
         labels, probabilities, [f"p{99 - int(name[1:])}" for name in patients], positive=1
     )
     assert found.components == pytest.approx(backwards.components[:, ::-1], abs=1e-14)
-
-
-@pytest.mark.slow
-@settings(max_examples=40)
-@given(st.integers(0, 1000))
-def test_a_copy_of_a_patients_image_is_less_informative_than_a_new_patient(seed: int) -> None:
-    """Copies of all images, as one patient's own or as new patients: only the latter shrink the standard error."""
-    labels, probabilities = two_models(60, seed)
-    patients = one_patient_each(labels)
-    doubled = np.tile(labels, 2), np.tile(probabilities, (1, 2, 1))
-
-    once = covariance(structural_components(labels, probabilities, patients, positive=1))
-    copies = covariance(structural_components(*doubled, patients * 2, positive=1))
-    strangers = covariance(structural_components(*doubled, one_patient_each(doubled[0]), positive=1))
-
-    assert copies == pytest.approx(once, rel=1e-9)
-    assert (np.diag(strangers) < 0.51 * np.diag(once)).all()
 
 
 def test_a_class_without_images_or_of_a_single_patient_is_refused() -> None:
