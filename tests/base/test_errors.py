@@ -1,16 +1,14 @@
-"""Error messages, records as JSON, and names from strangers' data, which are text in Markdown and CSV, too."""
+"""Error messages, and names from strangers' data, which are text in Markdown and CSV, too."""
 
 import csv
 import io
 import pickle
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from xraytune.base.errors import ConfigError, Problem, SourceLine, XraytuneError, join_names
-from xraytune.base.files import cell_path, cell_text, csv_table, markdown, read_json, write_json
-from xraytune.base.records import Compute, to_json
+from xraytune.base.errors import Problem, SourceLine, XraytuneError, join_names
+from xraytune.base.files import cell_path, cell_text, csv_table, markdown
 
 ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()]
 
@@ -25,17 +23,6 @@ def test_every_error_survives_pickling(kind: type[XraytuneError]) -> None:
     assert type(again) is kind
     assert str(again) == str(error)
     assert again.problems == error.problems
-
-
-def test_message_contains_what_where_and_fix() -> None:
-    line = SourceLine(Path("gan_ratio.yaml"), 21, "  backbone: {values: [resnet5O]}")
-    error = ConfigError(Problem("backbone: unknown value 'resnet5O'", line, "did you mean 'resnet50'?"))
-
-    assert str(error) == (
-        "gan_ratio.yaml:21: backbone: unknown value 'resnet5O'\n"
-        "  21 | backbone: {values: [resnet5O]}\n"
-        "  fix: did you mean 'resnet50'?"
-    )
 
 
 def test_line_break_in_name_is_escaped() -> None:
@@ -69,26 +56,3 @@ def test_a_table_has_no_control_characters_and_can_be_read_again() -> None:
     assert [cell_path(file) for file, _ in rows[1:]] == [*ordinary]
     assert [cell_text(text) for _, text in rows[1:]] == [*ordinary]
     assert "+0.01,-0.02 to +0.03,-7" in csv_table(["a", "b", "c"], [["+0.01", "-0.02 to +0.03", "-7"]]), "numbers stay"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    path: Path
-    compute: Compute
-    intervals: dict[str, tuple[float, float]]
-    best: int | None
-
-
-def test_record_converts_to_json(tmp_path: Path) -> None:
-    compute = Compute(device="cpu", threads=2, precision="float32")
-    content = to_json(Report(path=Path("a/b"), compute=compute, intervals={"auroc": (0.1 + 0.2, 1.0)}, best=None))
-
-    write_json(tmp_path / "report.json", content)
-
-    assert read_json(tmp_path / "report.json") == content
-    assert content == {
-        "path": "a/b",
-        "compute": {"device": "cpu", "threads": 2, "precision": "float32"},
-        "intervals": {"auroc": [0.30000000000000004, 1.0]},
-        "best": None,
-    }

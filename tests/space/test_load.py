@@ -262,9 +262,6 @@ parameters:
   lr:
     min: few
     max: 1e-3
-  weight_decay:
-    min: 0
-    max: many
   synthetic_ratio:
     max: 0.5
     min: 0
@@ -276,12 +273,6 @@ parameters:
     min: 1
     max: 8
     distribution: uniform
-  early_stop_epochs:
-    value: 3
-    distribution: uniform
-  trainable:
-    max: 3
-    min: 1
   classical:
     values:
     - 1
@@ -294,7 +285,7 @@ parameters:
         load_space(path)
 
     lines_of = [problem.where.line for problem in caught.value.problems if isinstance(problem.where, SourceLine)]
-    assert lines_of == [7, 8, 10, 12, 16, 19, 23, 27, 30, 33, 38]
+    assert lines_of == [7, 8, 10, 12, 16, 20, 24, 29]
 
 
 def test_missing_settings_are_named_with_what_to_write(tmp_path: Path, complaints: Complaints) -> None:

@@ -361,6 +361,18 @@ def test_perfect_arms_have_wider_intervals_with_fewer_patients() -> None:
     assert twenty.high > 2 * two_hundred.high > 4 * two_thousand.high > 0
 
 
+def test_identical_rankings_of_few_patients_do_not_show_equivalence() -> None:
+    generator = numpy_generator(1, "ranks")
+    labels = np.arange(40) % 2
+    scores = np.broadcast_to(labels + generator.normal(0, 0.7, 40), (2, 5, 40))
+
+    found = of_scores(scores, labels, [f"p{number}" for number in range(40)])
+
+    assert 0.5 < found.scores[0] < 1
+    assert found.interval.low < -0.01 < 0 < 0.01 < found.interval.high
+    assert judge_pair(found.evidence, rope=0.01).words == ("undecided",)
+
+
 def test_a_single_replicate_is_refused() -> None:
     aurocs, components = replicates((2, 10, 1))
 

@@ -13,7 +13,6 @@ from tests.synth.conftest import BLOBS, DISCS, full_range_generator, tiny, train
 from xraytune.base.seeding import derive_seed
 from xraytune.data.masks import OUTLINE_RGB
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator
-from xraytune.synth.gan import draw_shifts, translate
 from xraytune.synth.pool import (
     BLOCK,
     MaskRange,
@@ -50,16 +49,6 @@ def test_masks_outside_the_ranges_of_the_training_masks_are_not_plausible() -> N
 
     assert typical.includes(asked).tolist() == [True, False, False, False, False]
     assert str(typical) == "4.88 to 7.03 % of the image in 2 components"
-
-
-def test_augmentation_moves_a_mask_with_its_image() -> None:
-    plane = torch.where(torch.rand(8, 1, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5, 1.0, -1.0)
-    pairs = torch.cat([plane, -plane], dim=1)
-
-    image, mask = translate(pairs, draw_shifts(8, 32, torch.Generator().manual_seed(1))).unbind(dim=1)
-
-    assert not torch.equal(image, plane[:, 0])
-    assert torch.equal(mask, -image)
 
 
 @pytest.mark.slow

@@ -58,12 +58,6 @@ def test_draws_are_stable_across_versions() -> None:
     assert [stream(step).views.tolist() for step in range(3)] == [[7, 5, 1, 4], [7, 2, 2, 4], [6, 6, 1, 5]]
 
 
-def test_batch_larger_than_the_data_continues_into_next_pass() -> None:
-    drawn = real_stream(count=3, per_step=7)(0).positions
-
-    assert sorted(drawn[:3]) == sorted(drawn[3:6]) == [0, 1, 2]
-
-
 def test_an_empty_stream_draws_nothing() -> None:
     for per_step in (0, 4):
         drawn = image_stream(7, "extra", image_count=0, per_step=per_step, view_count=8)(5)
