@@ -76,8 +76,8 @@ faults: install ## The long drills: kills, power loss, lost nodes, damaged files
 	XRAYTUNE_FAULTS=all XRAYTUNE_FUZZ_EXAMPLES=20000 $(PYTEST) -s tests/faults
 
 mutation: install ## Change the pure files in small ways with mutmut, and list the changes that no test finds
-	$(UV) run --no-project --with mutmut==3.8.0 mutmut run
-	$(UV) run --no-project --with mutmut==3.8.0 mutmut results
+	$(UV) run --no-project --with mutmut==3.8.1 mutmut run
+	$(UV) run --no-project --with mutmut==3.8.1 mutmut results
 
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)
