@@ -153,6 +153,19 @@ def test_trial_on_damaged_cache_has_same_result(
     assert len(told) == (0 if damage is delete_the_folder else len(damaged))
 
 
+def test_work_deleted_in_use_is_rebuilt_by_next_trial(done: Done, cache: Path, tmp_path: Path) -> None:
+    """This process verified all artifacts in its first trial."""
+    run(done.bench, done.experiment, cache, tmp_path / "first")
+    for stage, name in STAGES.items():
+        for file in cache.glob(f"{stage}/*/{name}"):
+            file.unlink()
+
+    again = run(done.bench, done.experiment, cache, tmp_path / "second")
+
+    assert again == done.figures
+    assert hashes(cache) == done.hashes
+
+
 def test_waiting_for_another_process_is_reported_and_ends(
     done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
