@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.study.studies import direct, write_space
-from xraytune.base.errors import DataError, MachineError
+from xraytune.base.errors import DataError, MachineError, TrialError
 from xraytune.base.files import read_json
 from xraytune.base.records import Compute
 from xraytune.data.phantom import draw_phantoms
@@ -25,6 +25,7 @@ from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
+from xraytune.study.status import TrialView
 
 STARTS = """
 import sys
@@ -213,31 +214,47 @@ def test_unreachable_cluster_is_reported_and_leaves_no_log(
     assert not (study.path / ".ray.log").exists()
 
 
+def search_one_trial(folder: Path, note: Callable[[str], None] = ignore) -> TrialView:
+    """Search with Ray itself."""
+    draw_phantoms(folder / "xrays", patients=20, seed=1, image_size_px=32)
+    write_space(folder)
+    small = ["source=none", "backbone=small_cnn", "weights=none", "data.image_size=32", "resources.retries=1"]
+    short = ["budget.trials=1", "budget.max_epochs=1", "budget.steps_per_epoch=2"]
+    callbacks = Callbacks(note=note)
+    view = search(folder / "small.yaml", overrides=small + short, studies=folder / "studies", callbacks=callbacks)
+    (trial,) = view.trials
+    return trial
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_search_runs_without_the_private_attributes_of_ray_and_says_so_once(
     tmp_path: Path, runs_instead: Callable[[str], None]
 ) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
-    write_space(tmp_path)
     (tmp_path / "program.py").write_text(OTHER_RAY, encoding="utf-8")
     runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$@"')
-    small = ["source=none", "backbone=small_cnn", "weights=none", "data.image_size=32", "resources.cpus_per_trial=1"]
-    short = ["budget.trials=1", "budget.max_epochs=1", "budget.steps_per_epoch=2"]
     notes: list[str] = []
 
-    view = search(
-        tmp_path / "small.yaml",
-        overrides=[*small, *short],
-        studies=tmp_path / "studies",
-        callbacks=Callbacks(note=notes.append),
-    )
+    trial = search_one_trial(tmp_path, notes.append)
 
-    assert [trial.status for trial in view.trials] == ["complete"]
+    assert trial.status == "complete"
     (warning,) = (note for note in notes if "differs from the tested ones" in note)
     assert "runs out of memory" in warning
     assert "waits forever if Ray crashes" in warning
     assert "connect to it" not in warning
+
+
+@pytest.mark.nightly
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_trial_that_ray_kills_for_want_of_memory_fails_for_that_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+
+    with pytest.raises(TrialError, match="its process was killed: out of memory"):
+        search_one_trial(tmp_path)
 
 
 @pytest.mark.ray

@@ -18,6 +18,7 @@ import time
 import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -101,7 +102,8 @@ class LoopScheduler(FIFOScheduler):
         """Report a lost process; if Ray itself died, this process ends before it can."""
         number = started_trial(trial.config).job.number
         time.sleep(_RAY_DIES_SECONDS)
-        out_of_memory = "OutOfMemory" in str(trial.get_error() or "")
+        error = Path(trial.error_file).read_text(encoding="utf-8")  # `get_error` reads a copy, which Tune makes later
+        out_of_memory = "OutOfMemory" in error or "OOM" in error
         self._loop.continues(messages.TrialLost(number=number, out_of_memory=out_of_memory))
 
 
