@@ -10,6 +10,7 @@ from xraytune.base.errors import DataError, TrialError
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
     METRICS,
+    ScoredClass,
     ScoredImages,
     Summary,
     auprc,
@@ -19,6 +20,7 @@ from xraytune.stats.classification import (
     require_finite_outputs,
     require_results,
     sensitivity_at,
+    weighted_class_metrics,
     weighted_metrics,
 )
 from xraytune.stats.intervals import patient_bootstrap

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
 from sklearn.metrics import roc_auc_score
