@@ -206,5 +206,5 @@ def test_a_final_training_that_no_mix_allows_is_refused_with_the_space(root: Pat
     text = SPACE.replace("parameters:", "final: {trainable: head}\nparameters:", 1)
     (root / "wrong.yaml").write_text(text, encoding="utf-8")
 
-    with pytest.raises(ConfigError, match=r"wrong.yaml:4: final: trainable: head with weights: none"):
+    with pytest.raises(ConfigError, match=r"wrong.yaml:3: final: trainable: head with weights: none"):
         load_space(root / "wrong.yaml")
