@@ -14,7 +14,7 @@ ONLY ?=
 # If it were set, each of many short processes would compile the package and its tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test quick nightly gpu gpu-bench check docs release-check format faults mutation bench lock clean
+.PHONY: help install demo test quick nightly gpu gpu-bench check docs release-check format faults bench lock clean
 
 help: ## List what this file can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,10 +74,6 @@ format: install ## Format the code and fix what can be fixed automatically
 
 faults: install ## The long drills: kills, power loss, lost nodes, damaged files (about two hours)
 	XRAYTUNE_FAULTS=all XRAYTUNE_FUZZ_EXAMPLES=20000 $(PYTEST) -s tests/faults
-
-mutation: install ## Change the pure files in small ways with mutmut, and list the changes that no test finds
-	$(UV) run --no-project --with mutmut==3.8.1 mutmut run
-	$(UV) run --no-project --with mutmut==3.8.1 mutmut results
 
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)
