@@ -70,8 +70,8 @@ def _metrics(evaluation: Evaluation) -> Table:
         before = _number(validation[name], metric) if name in validation else ""
         half = _number(at_half[metric.name], metric) if at_half and metric.at_threshold else ""
         rows.append((label, *_with_interval(evaluation, metric), before, half))
-    name = "most probable class" if threshold is None else f"threshold {threshold:.3f}"
-    columns = ("", *numbers(name), "95 % interval", *numbers("in validation", "threshold 0.5"))
+    name = "most probable class" if threshold is None else f"threshold\n{threshold:.3f}"
+    columns = ("", *numbers(name), "95 % interval", *numbers("in\nvalidation", "threshold\n0.5"))
     shown = len(columns) if at_half else 4
     return Table(columns[:shown], [row[:shown] for row in rows])
 
