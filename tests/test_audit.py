@@ -110,6 +110,18 @@ def test_each_fault_is_the_headline(clinic: Path, here: Path, kind: str, headlin
     assert not (here / "studies" / "test_access.jsonl").exists()
 
 
+def test_images_smaller_than_those_of_the_study_are_compared_at_their_own_size(clinic: Path, here: Path) -> None:
+    """Enlarged images have no texture: at the study's size, none of them would look like a real one."""
+    draw_phantoms(here / "xrays", patients=240, seed=3, image_size_px=64)
+    options = ("data.image_size=64", "quality.backbone=small_cnn", f"quality.weights={clinic / 'net.safetensors'}")
+
+    found = said("audit", "xrays", clinic / "new", "--quick", "--cache", here / "cache", *settings(*options))
+
+    (realism,) = (line["sentence"] for line in found["lines"] if line["name"] == "realism")
+    assert found["quality"]["resolution_px"] == 32
+    assert "Compared at 32 px, the size of their files; the study uses 64 px" in realism
+
+
 def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here: Path) -> None:
     """Without pretrained weights: quality is not measured, everything else is."""
     shutil.copytree(clinic / "new", here / "new")

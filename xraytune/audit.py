@@ -183,7 +183,7 @@ def _measure(
     lines = (
         _line("patients", f"{excluded:,} images show validation patients and are excluded below.", excluded > 0),
         _line("memorisation", f"{near} Identical to one: {identical:,}.", identical > 0, copies != ""),
-        *_quality(quality),
+        *_quality(quality, context.prepared.image_size_px),
     )
     files = {name: nearest / f"nearest_{name}.png" for name in memorisation}
     pictures = [Picture(content=encoded_again(file), caption=f"{name}, closest pairs") for name, file in files.items()]
@@ -237,8 +237,8 @@ def _headline(lines: Sequence[Line]) -> str:
     return _HEADLINES[bad[0]] if bad else f"No fault found ({others})." if others else "No fault found."
 
 
-def _quality(quality: Quality | str) -> tuple[Line, ...]:
-    """Judge realism, labels and variety."""
+def _quality(quality: Quality | str, size_px: int) -> tuple[Line, ...]:
+    """Judge realism, labels and variety; `size_px` is the size of the study's images."""
     if isinstance(quality, str):
         return tuple(_not_measured(name, quality) for name in ("realism", "labels", "variety"))
     columns = quality.columns()
@@ -251,6 +251,8 @@ def _quality(quality: Quality | str) -> tuple[Line, ...]:
     missing = shortcomings(columns, None)
     distance = f"As far from unseen real images as a blur of {quality.blur_px:.1f} px at 64 px"
     look = f"{distance}; {precision:.0%} look like a real image of their class."
+    if quality.resolution_px < size_px:
+        look += f" Compared at {quality.resolution_px} px, the size of their files; the study uses {size_px} px."
     reach = f"They cover {coverage:.0%} of unseen real images, and {blurred:.0%} after a blur that removes texture."
     return (
         _line("realism", look, is_blurred, quality.blur_px >= SCALE_PX[-1] and not is_swapped),

@@ -353,6 +353,7 @@ class ImageSource:
         inputs: What the pixels depend on, for the fingerprint of what is computed from them.
         title: What progress calls them.
         masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
+        file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if it is not known.
     """
 
     name: str
@@ -362,6 +363,7 @@ class ImageSource:
     inputs: dict[str, Any]
     title: str = "images"
     masks: NDArray[np.uint8] | None = None
+    file_size_px: int = 0
 
     def read(self, places: NDArray[Any] | slice = slice(None)) -> NDArray[np.uint8]:
         """Return the pixels of some images, by default of all, [n, S, S]."""
@@ -405,6 +407,7 @@ def stored_images(store: Path, images: Sequence[ImageFile], *, name: str, title:
         inputs={"pixels": store.name, "content": _content(store)},
         title=title,
         masks=open_masks(store),
+        file_size_px=int(np.median([min(image.width_px, image.height_px) for image in images])),
     )
 
 

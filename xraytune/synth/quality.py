@@ -54,7 +54,7 @@ MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
 """The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
 _SCALE_IMAGES = 64
 """The most images of a class at each blur of the scale; the KID is unbiased, so fewer images suffice."""
-_REFERENCE_PX, _BATCH = 64, 32
+_REFERENCE_PX, _FEWEST_PX, _BATCH = 64, 32, 32
 _QUALITY = TypeAdapter(Quality)
 
 
@@ -78,7 +78,9 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
     pools = [first_images(read, label, int(count)) for label, count in enumerate(counts)]
     if few := _few({name: len(pixels) for name, (pixels, _) in zip(names, pools, strict=True)}):
         return f"not measured: too few synthetic images ({few})"
-    resolution_px = min(pools[0][0].shape[1], prepared.image_size_px)
+    size_px = pools[0][0].shape[1]
+    file_size_px = read(0, 0).file_size_px or size_px  # enlarged files look unlike real ones at the study's size
+    resolution_px = max(_FEWEST_PX, min(size_px, file_size_px, prepared.image_size_px))
     try:
         features = Features(experiment, network, resolution_px, context)
     except MachineError as error:
