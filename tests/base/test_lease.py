@@ -183,16 +183,18 @@ def test_a_truncated_lock_file_has_no_owner(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_same_work_is_done_by_one_process_at_a_time(tmp_path: Path) -> None:
     process = another_process("turn", tmp_path / "lock")
-    waits: list[bool] = []
+    had_turn = threading.Event()
 
     def wait() -> None:
-        waits.append(process.poll() is None)
-        end(process)
+        with build_lock(tmp_path / "lock"):
+            had_turn.set()
 
-    with build_lock(tmp_path / "lock", wait):
-        assert waits[0], "it waited for the other process"
-    with build_lock(tmp_path / "lock", lambda: pytest.fail("no process holds the lock")):
-        pass
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert not had_turn.wait(0.5)
+    end(process)
+    waiting.join()
+    assert had_turn.is_set()
 
 
 @pytest.mark.slow
@@ -219,6 +221,32 @@ def test_a_third_process_waits_while_the_second_works(tmp_path: Path) -> None:
     waiter.join()
 
     assert queue_ == ["second begins", "second ends", "third begins"]
+
+
+@pytest.mark.slow
+def test_waiting_process_reports_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
+    calls: list[bool] = []
+
+    with build_lock(tmp_path / "lock"), build_lock(tmp_path / "lock", lambda: calls.append(True)):
+        pass
+    with build_lock(tmp_path / "lock", lambda: calls.append(False)):
+        pass
+
+    assert calls
+    assert all(calls), "only while another process holds the lock"
+
+
+@pytest.mark.slow
+def test_a_suspended_process_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
+    process = another_process("turn", tmp_path / "lock")
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with build_lock(tmp_path / "lock"):
+            pass
+    finally:
+        end(process)
 
 
 def test_the_newest_owner_of_a_folder_wins(tmp_path: Path) -> None:

@@ -140,15 +140,15 @@ def read_owner(path: Path) -> Owner | None:
 
 @contextmanager
 def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Wait until no other process does the same work; the file is removed afterwards.
+    """Wait until no other process does the same work: it is done or dead, or has not touched `path` for `PATIENCE_SECONDS`.
 
-    This only saves work: where file locks do not reach, two processes may do the same at once. `waiting` is called several
-    times a second while another process holds the lock.
+    This only saves work: two processes may run at once where locks do not reach, or while an owner is suspended. The file is
+    removed afterwards. `waiting` is called several times a second while another process holds the lock.
     """
     require_no_link(path)
     with explain_disk_errors(path):
         make_folder(path.parent)
-    with _wait_for_lock(path, waiting) as stream:
+    with _wait_for_lock(path, waiting) as stream, heartbeat(path):
         try:
             yield
         finally:
@@ -158,10 +158,15 @@ def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
 
 def _wait_for_lock(path: Path, waiting: Callable[[], None]) -> FileIO:
     """Lock the file that is now at `path`: a previous owner may have removed the one that was waited for."""
+    last_mtime, seen = -1, time.monotonic()
     while True:
         with explain_disk_errors(path):
             stream = path.open("ab", buffering=0)
-        if _try_lock(stream) != "taken" and _is_at(path, stream):
+        mtime = os.fstat(stream.fileno()).st_mtime_ns
+        if mtime != last_mtime:
+            last_mtime, seen = mtime, time.monotonic()
+        is_free = _try_lock(stream) != "taken" and _is_at(path, stream)
+        if is_free or time.monotonic() - seen >= PATIENCE_SECONDS:
             return stream
         stream.close()
         waiting()
