@@ -4,7 +4,6 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from xraytune.base.drawing import drawable, figure_files, new_figure
 
@@ -21,16 +20,13 @@ def draw(folder: Path, names: list[str], height: float = 3) -> tuple[Path, Path]
     return png, svg
 
 
-def test_any_folder_name_is_text_and_a_hundred_fit(tmp_path: Path) -> None:
+def test_any_folder_name_is_text(tmp_path: Path) -> None:
     """Neither formulas nor markup; a script that the font lacks is no error."""
     names = ["$x$", "a$b", "正常", "<&>", "x" * 200, "x_1^2", "\\frac", "$\\bad{$", "a\x1b[2J\n"]
-    names += [f"class {number}" for number in range(91)]
-    png, svg = draw(tmp_path, names, height=160)
+    _, svg = draw(tmp_path, names)
 
     shown = {
         (name if len(name) < 25 else name[:23] + "…").replace("\x1b", "\ufffd").replace("\n", "\ufffd")
         for name in names
     }
     assert shown <= {element.text for element in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")}
-    with Image.open(png) as opened:
-        assert max(opened.size) <= 12_000

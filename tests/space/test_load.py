@@ -93,7 +93,6 @@ dropout: {min: 0, max: .5, distribution: int_uniform} | lr: {values: [1, 2], whe
 classical: {min: 0, max: 7} -> 4 classical, bounds
 classical: {min: 0, max: 3, distribution: uniform} -> 4 classical, whole numbers, int_uniform
 batch_size: {min: 8, max: 64, step: 8} -> 4 batch_size, unknown key 'step'
-gan.seed: {min: 0, max: 1000000000000001} -> 4 gan.seed, too many
 views: {value: 8.0} -> 4 views, whole
 backbone: {value: vgg} -> 4 vgg, 'vgg1
 backbone: {min: 1, max: 2} -> 4 backbone, order

@@ -84,7 +84,11 @@ class Inspection:
 def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
     """Inspect a data folder of classes or pairs; every image is decoded once, at a small size. Broken images are listed.
 
-    `folder` may be a YAML file with a `data:` block, or settings. Raises DataError if it is invalid; see `read_index`.
+    Args:
+        folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and patients.
+        on_progress: Called with the number of images read.
+
+    Raises DataError if the folder is invalid; see `read_index`.
     """
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     return inspect_index(read_folder(settings, on_progress=on_progress), on_progress=on_progress)

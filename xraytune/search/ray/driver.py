@@ -103,7 +103,7 @@ class LoopScheduler(FIFOScheduler):
         number = started_trial(trial.config).job.number
         time.sleep(_RAY_DIES_SECONDS)
         error = Path(trial.error_file).read_text(encoding="utf-8")  # `get_error` reads a copy, which Tune makes later
-        out_of_memory = "OutOfMemory" in error or "OOM" in error
+        out_of_memory = "OutOfMemory" in error or "running low on memory" in error
         self._loop.continues(messages.TrialLost(number=number, out_of_memory=out_of_memory))
 
 
