@@ -203,8 +203,10 @@ def _is_image_name(file: Path) -> bool:
 
 def _leads_inside(link: Path, inside: Path) -> bool:
     try:
+        with suppress(FileNotFoundError):
+            link.stat()
         return link.resolve().is_relative_to(inside)
-    except (OSError, RuntimeError):  # a loop of links
+    except (OSError, RuntimeError):  # a loop of links: from Python 3.13 on, only `stat` raises
         return False
 
 
