@@ -79,7 +79,7 @@ def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path)
     overrides = (*_FIXED, f"gan.seed={seed}", *changes)
     space = load_space(_SPACE, overrides, data=Path(os.environ["DATA"]), weights_dir=Path(os.environ["WEIGHTS"]))
     experiment = fixed_generator(space)
-    settings = experiment.parameters.generator
+    settings = experiment.parameters.own_generator
     assert settings is not None, "the space trains a GAN"
     prepared, _ = prepare(space.settings, cache)
     started = time.monotonic()

@@ -180,7 +180,7 @@ def arm(**changes: Any) -> Arm:
 def test_replicate_has_new_seeds_and_all_steps(source: str) -> None:
     own = arm(source=source, **{source: {"seed": 3}}, early_stop_epochs=2)
     made = [replicate(own, SETTINGS, number, "folder") for number in range(3)]
-    generators = [one.parameters.generator for one in made if one.parameters.generator]
+    generators = [one.parameters.own_generator for one in made if one.parameters.own_generator]
 
     assert len({one.settings.seed for one in made} | {SETTINGS.seed}) == 4
     assert len({one.seed for one in generators} | {3}) == 4

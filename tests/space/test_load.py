@@ -453,7 +453,7 @@ def test_a_trial_keeps_the_block_of_its_own_generator_alone(write_space: WriteSp
     unused = Parameters.model_validate({"source": "diffusion", "diffusion": {"steps": 7}, "gan": {"steps": 3}})
 
     assert parameters == unused
-    assert (parameters.gan, parameters.generator) == (None, DiffusionSettings(steps=7))
+    assert (parameters.gan, parameters.own_generator) == (None, DiffusionSettings(steps=7))
     assert parameters.arm == "diffusion"
     assert Parameters(source="gan").simplicity < parameters.simplicity
 

@@ -119,7 +119,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, .
     verdicts = fixed_sequence([overall_verdict([against for against, _ in pairs]) for pairs in compared])
     results = []
     for arm, pairs, verdict in zip(finalists, compared, verdicts, strict=True):
-        scores, generator = test.measure(arm).scores[0], arm.parameters.generator
+        scores, generator = test.measure(arm).scores[0], arm.parameters.own_generator
         results.append(
             FinalistVerdict(
                 arm=arm.name,

@@ -113,7 +113,7 @@ def export(
     row, benefit = chosen.row, _benefit(search, chosen)
     prepared = folder.prepared()
     experiment = _experiment(search, chosen, benefit, prepared, exact=exact)
-    origin, generator = experiment.settings.exported_from, experiment.parameters.generator
+    origin, generator = experiment.settings.exported_from, experiment.parameters.own_generator
     exported = Exported(
         path=out,
         study=folder.path.name,
@@ -324,7 +324,7 @@ def _final(trial: Experiment) -> Experiment:
     """Return the final training of a trial's mix."""
     changes = trial.settings.final or FinalSettings()
     settings, parameters = changes.settings_of(trial.settings), trial.parameters.model_copy(update=changes.parameters)
-    generator = parameters.generator
+    generator = parameters.own_generator
     if generator and changes.image_size in get_args(type(generator).model_fields["image_size"].annotation):
         parameters = parameters.with_generator(image_size=changes.image_size)
     return Experiment(settings=settings, parameters=parameters)

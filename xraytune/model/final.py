@@ -48,7 +48,7 @@ def changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
     if origin is None or origin.images is None:
         return
     yield from origin.changes
-    counts, generator = prepared.train_counts, parameters.generator
+    counts, generator = prepared.train_counts, parameters.own_generator
     if generator and generator.image_size < settings.data.image_size and experiment.resolution_px is None:
         enlarged = f"{generator.image_size} px, enlarged to {settings.data.image_size} px"
         yield f"images of the {generator.noun}: {enlarged}; real images are not matched to them"

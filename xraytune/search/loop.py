@@ -188,7 +188,7 @@ class TrialLoop:
         if self.source.copy_result(trial.suggestion):
             del self._waiting[trial.number]
             return self.next_trial(slots, slots_of)
-        trial.lineage = self.generator_need(trial.suggestion.parameters.generator)
+        trial.lineage = self.generator_need(trial.suggestion.parameters.own_generator)
         needs_generator = trial.lineage is not None and not trial.has_trained_generator
         only_generator = needs_generator and self.source.trains_generators_first
         trial.suggestion = replace(trial.suggestion, only_generator=only_generator)

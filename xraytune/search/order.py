@@ -42,7 +42,7 @@ class Trial:
     @property
     def generator_steps(self) -> int:
         """The steps of its generator; 0 without one."""
-        generator = self.suggestion.parameters.generator
+        generator = self.suggestion.parameters.own_generator
         return generator.steps if generator else 0
 
 
@@ -57,7 +57,7 @@ def in_order(
     need = cache(generator_need)
     ready, chains = list[Trial](), defaultdict[str, list[Trial]](list)
     for trial in waiting:
-        lineage = None if trial.has_trained_generator else need(trial.suggestion.parameters.generator)
+        lineage = None if trial.has_trained_generator else need(trial.suggestion.parameters.own_generator)
         if lineage is None:
             ready.append(trial)
         elif lineage not in in_training:

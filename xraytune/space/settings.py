@@ -434,14 +434,14 @@ class Parameters(StrictModel):
     )
 
     @property
-    def generator(self) -> GeneratorSettings | None:
-        """The settings of the trial's GAN or diffusion model; None for other sources."""
+    def own_generator(self) -> GeneratorSettings | None:
+        """The settings of the GAN or diffusion model that the trial trains; None for other sources."""
         return self.gan or self.diffusion
 
     def with_generator(self, **changes: object) -> Self:
         """Return a copy with changed settings of the generator."""
-        assert self.generator is not None, "the source trains a generator"
-        return self.model_copy(update={self.generator.block: self.generator.model_copy(update=changes)})
+        assert self.own_generator is not None, "the source trains a generator"
+        return self.model_copy(update={self.own_generator.block: self.own_generator.model_copy(update=changes)})
 
     @property
     def extra_per_step(self) -> int:
@@ -789,7 +789,7 @@ class Experiment(StrictModel):
     @property
     def generator_stages(self) -> tuple[Experiment, ...]:
         """The experiment for each generator that it trains: with `gan_kid`, one per epoch; else itself, if it has one."""
-        generator, last = self.parameters.generator, self.settings.budget.max_epochs
+        generator, last = self.parameters.own_generator, self.settings.budget.max_epochs
         if generator is None or not self.settings.objective.is_of_generator:
             return () if generator is None else (self,)
         shares = (max(1, round(generator.steps * epoch / last)) for epoch in range(1, last + 1))
@@ -802,7 +802,7 @@ class Experiment(StrictModel):
 
         Only with `balance: equal` do extra images have other class proportions, so that their resolution reveals the class.
         """
-        generator, size_px = self.parameters.generator, self.settings.data.image_size
+        generator, size_px = self.parameters.own_generator, self.settings.data.image_size
         if self.inherited_resolution_px is not None:
             return self.inherited_resolution_px
         if generator is None or self.parameters.balance != "equal" or generator.image_size >= size_px:

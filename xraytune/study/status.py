@@ -245,7 +245,7 @@ class StudyWatcher:
             values=values,
             busy_with=str(busy or ""),
             busy_seconds=busy and busy.seconds_left,
-            samples=read_samples(folder) if parameters.generator else "",
+            samples=read_samples(folder) if parameters.own_generator else "",
             report=read_pool_report(folder) if parameters.has_synthetic_images else None,
             **(row.model_dump(include={*ROW_ATTRIBUTES}) if row else {}),
         )

@@ -42,15 +42,15 @@ def train_networks(experiment: Experiment, context: RunContext) -> None:
 
 def generator_of(experiment: Experiment) -> GeneratorSettings:
     """Return the generator's settings of an experiment that has one."""
-    assert experiment.parameters.generator is not None, "an experiment with a generator"
-    return experiment.parameters.generator
+    assert experiment.parameters.own_generator is not None, "an experiment with a generator"
+    return experiment.parameters.own_generator
 
 
 def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     """Return the reader of a trial's pool, which builds what the cache lacks. Raises the errors of `build_training_set`."""
     parameters = experiment.parameters
-    if parameters.generator is not None:
-        return partial(pool_block, parameters.generator, context)
+    if parameters.own_generator is not None:
+        return partial(pool_block, parameters.own_generator, context)
     if parameters.folder is None:
         return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
     return folder_reader(folder_images(experiment, context))

@@ -65,8 +65,8 @@ def mix_label(parameters: Parameters) -> str:
     mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
     if parameters.mixing != "additive":
         mix += f" {parameters.mixing}"
-    if parameters.generator:
-        mix += f" ({parameters.generator.steps} steps)"
+    if parameters.own_generator:
+        mix += f" ({parameters.own_generator.steps} steps)"
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 

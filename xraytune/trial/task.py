@@ -52,9 +52,9 @@ class Task:
 
     def label(self, parameters: Parameters) -> str:
         """Return a trial's label, such as `gan r=0.5 (500 steps) +classical 1`."""
-        if self.trains_network or parameters.generator is None:
+        if self.trains_network or parameters.own_generator is None:
             return mix_label(parameters)
-        return f"{parameters.source} ({parameters.generator.steps} steps)"
+        return f"{parameters.source} ({parameters.own_generator.steps} steps)"
 
     def train_command(self, config: str) -> str:
         """Return the command that trains an exported file."""
