@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.run import resources_here, search
 from xraytune.space.document import parse_yaml
 from xraytune.space.load import space_of_document
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import Experiment, Settings
 from xraytune.space.space import Space
 from xraytune.stats.verdict import verdict_text
 from xraytune.study.folder import StudyFolder
@@ -41,6 +42,7 @@ from xraytune.synth.grids import encoded_again
 from xraytune.synth.memorisation import Memorisation
 from xraytune.synth.memorisation_gate import copies_found, measure_memorisation
 from xraytune.synth.quality import measure_quality
+from xraytune.synth.seen import mixes_of, seen_by
 from xraytune.synth.sources import folder_reader
 from xraytune.trial.mix import require_enough
 from xraytune.trial.prepare import require_networks
@@ -54,6 +56,8 @@ _HEADLINES = {
     "downstream": "These images make the classifier worse.",
 }
 _REALISTIC_BLUR_PX, _LEAST_PRECISION, _LEAST_BLURRED_COVERAGE = 0.8, 0.5, 0.2
+_FEWEST_PATIENTS, _MOST_PATIENTS = 25, 100
+"""Of a training set; with fewer, all patients are used, and a verdict holds for this training set alone."""
 _WRONG_LABELS, _MANY_WRONG_LABELS = 0.05, 0.2
 """Drop in AUROC: with classes of equal size, about the share of wrong labels."""
 _LEAST_REFERENCE, _SWAPPED = 0.7, 0.3
@@ -111,7 +115,7 @@ def audit(
         XraytuneError: See `search` and `confirm`.
         KeyboardInterrupt: Ctrl-C; repeat the same call to resume.
     """
-    draft = _space(real, synthetic, _RATIOS, overrides, weights_dir)
+    draft = _space(real, synthetic, _RATIOS, None, overrides, weights_dir)
     settings, progress = draft.settings, callbacks.on_progress
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
@@ -119,12 +123,15 @@ def audit(
     require_writable(cache)
     require_free(folder)
     index = read_index(settings.data, on_progress=progress)
-    prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=progress)
+    split = partial(prepare_index, index, cache=cache, seen=seen_by(mixes_of(draft)), skip_broken=skip_broken)
+    everyone, warnings = split(settings.data.model_copy(update={"train_patients": None}), on_progress=progress)
     for warning in warnings:
         callbacks.note(warning)
-    images, store = store_folder(synthetic, prepared, settings.data, index=index, cache=cache)
+    patients = settings.data.train_patients or _patients_to_use(everyone, settings)
+    prepared, _ = split(settings.data.model_copy(update={"train_patients": patients}))
+    images, store = store_folder(synthetic, everyone, settings.data, index=index, cache=cache)
     ratios, too_few = _possible_ratios(draft, images, prepared)
-    space = _space(real, synthetic, ratios or _RATIOS, overrides, weights_dir)
+    space = _space(real, synthetic, ratios or _RATIOS, patients, overrides, weights_dir)
     no_test = too_few_tested(index.test, index.class_names) if index.test else "the real images have no test/ folder"
     why_not = "it needs training; run the command without --quick" if quick else no_test if ratios else too_few
     if not why_not:
@@ -132,11 +139,11 @@ def audit(
     _, compute = resources_here(settings)
     if folder.space_path.exists():
         require_same_space(folder, space)
-        prepared = require_same_images(folder, prepared)
+        require_same_images(folder, prepared)
     else:
         create_study(folder, space, prepared, compute)
-    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=progress)
-    excluded = len(read_labelled_folder(synthetic, prepared.class_names)) - len(images)
+    context = RunContext(prepared=everyone, cache=cache, compute=compute, on_progress=progress)
+    excluded = len(read_labelled_folder(synthetic, everyone.class_names)) - len(images)
     measured = _measure(folder.path, space.experiment(), context, images, store, excluded)
     if why_not:
         return _write(*measured, cache, why_not)
@@ -146,6 +153,12 @@ def audit(
     search(folder.space_path, **folders, studies=studies, skip_broken=skip_broken, callbacks=reported)
     confirm(folder.path, **folders, reason="audit", callbacks=callbacks, before_test=before_test)
     return _write(*measured, cache, "")
+
+
+def _patients_to_use(everyone: Prepared, settings: Settings) -> int | None:
+    """Return how many patients to train on, so that each replicate has its own training set; None: all, if they are few."""
+    patients = everyone.train_patients // (1 + settings.confirm.replicates)
+    return min(patients, _MOST_PATIENTS) if patients >= _FEWEST_PATIENTS else None
 
 
 def audit_section(result: Audit) -> Section:
@@ -204,14 +217,19 @@ def _write(measured: Audit, pictures: Sequence[Picture], cache: Path, why_not: s
 
 
 def _space(
-    real: Path, synthetic: Path, ratios: Sequence[float], overrides: Sequence[str], weights_dir: Path | None
+    real: Path,
+    synthetic: Path,
+    ratios: Sequence[float],
+    train_patients: int | None,
+    overrides: Sequence[str],
+    weights_dir: Path | None,
 ) -> Space:
     """Return the space of an audit: each mix is a point. The first one is of the folder's images."""
     points = [{"source": source, "synthetic_ratio": ratio} for source in ("folder", "duplicate") for ratio in ratios]
     content = {
         "name": f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', synthetic.resolve().name)}"[:64],
         # The quality figures need 50 images of each class on each side.
-        "data": {"split": {"val_a": 0.2, "val_b": 0.2}},
+        "data": {"split": {"val_a": 0.2, "val_b": 0.2}, "train_patients": train_patients},
         "parameters": {
             "source": {"values": ["none", "duplicate", "folder"]},
             "folder": {"parameters": {"path": {"value": str(synthetic.absolute())}}},
@@ -278,7 +296,7 @@ def _downstream(verdict: Confirmation) -> Line:
     first, metric = verdict.finalists[0], verdict.metric
     differences = ", ".join(f"{row.difference:+.3f} against {row.control}" for row in first.comparisons)
     prefix = "exploratory: " if verdict.exploratory else ""
-    sentence = f"{first.arm}: {prefix}{verdict_text(verdict.verdict, metric)}; {metric} {differences}."
+    sentence = f"{first.arm}: {prefix}{verdict.scope}{verdict_text(verdict.verdict, metric)}; {metric} {differences}."
     return _line("downstream", sentence, verdict.verdict != "helps", verdict.verdict == "hurts")
 
 

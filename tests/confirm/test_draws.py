@@ -14,7 +14,7 @@ import pytest
 
 from tests.in_process import CPU, confirm_in_process, search_in_process
 from xraytune.base.errors import DataError, StudyError
-from xraytune.base.files import read_json, read_jsonl
+from xraytune.base.files import read_json, read_jsonl, sha256_of
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -241,13 +241,20 @@ def test_too_few_unused_patients_are_refused_with_a_number_that_fits(ended: Lab)
     assert len(sides_of(choose(TRAINED_ON, replicates=fewer).prepared)["test"]) >= 60
 
     instead = choose(TRAINED_ON, "auto")
-    assert (instead.kind, instead.others) == ("folder", ())
+    assert (instead.kind, instead.others) == ("draws", ())
     assert instead.notes[0].startswith("the test folder is scored: the search leaves ")
-    assert instead.prepared == prepare(ended.settings, cache)[0], "every replicate trains on the search's patients"
+    of_draws = sides_of(instead.prepared)
+    assert [len(of_draws[f"draw_{number}"]) for number in range(REPLICATES)] == [TRAINED_ON] * REPLICATES
+    assert "test" not in of_draws
+
+    few = choose(TRAINED_ON, "folder", replicates=50)
+    assert few.kind == "folder"
+    assert few.notes[0].startswith("all replicates train on the same patients: the search leaves ")
+    assert few.prepared == prepare(ended.settings, cache)[0]
 
 
-def test_finalists_with_images_of_a_folder_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
-    """The generator may have seen all training images, of which unused patients would be a part."""
+def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
+    """Their generator may have seen all training images, of which unused patients would be a part, if not declared."""
     searched, _ = prepare(ended.settings, ended.path / "cache")
     known = next(image.file for image in searched.images if image.side == "train")
     (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
@@ -256,10 +263,36 @@ def test_finalists_with_images_of_a_folder_are_judged_on_the_test_folder(ended: 
 
     choice = ended.choose(ended.settings, searched, compared=compared)
 
-    assert (choice.kind, choice.others) == ("folder", ())
-    assert "may have seen unused patients" in choice.notes[0]
-    with pytest.raises(DataError, match=r"(?s)may have seen unused patients.*use confirm.test: folder"):
+    assert (choice.kind, choice.others) == ("draws", ())
+    assert "leakage cannot be excluded" in choice.notes[0]
+    with pytest.raises(DataError, match=r"(?s)leakage cannot be excluded.*use confirm.test: folder"):
         ended.choose(changed(ended.settings, confirm={"test": "unused"}), searched, compared=compared)
+
+    (tmp_path / "seen.txt").write_text(sha256_of(ended.path / "xrays" / known), encoding="utf-8")
+    for seen in (tmp_path / "extra", tmp_path / "seen.txt"):
+        declared = {"source": "folder", "folder": {"path": tmp_path / "extra", "seen": seen}}
+        assert ended.choose(ended.settings, searched, compared=[Parameters.model_validate(declared)]).kind == "unused"
+
+
+def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(ended: Lab, tmp_path: Path) -> None:
+    searched, _ = prepare(ended.settings, ended.path / "cache")
+    index = read_index(ended.settings.data)
+    unused = [image for image in index.images if image.patient not in searched.images.patient]
+    seen = [*unused[::9], *index.test[:2]]
+    (tmp_path / "seen.txt").write_text("\n".join(image.sha256 for image in seen), encoding="utf-8")
+    folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
+    compared = [Parameters.model_validate({"source": "folder", "folder": folder})]
+    (tmp_path / "NORMAL").mkdir()
+    shutil.copy(ended.path / "xrays" / searched.images.file[0], tmp_path / "NORMAL" / "another.jpeg")
+
+    fewer = changed(ended.settings, confirm={"min_patients": 10})
+    choice = ended.choose(fewer, searched, compared=compared)
+
+    patients = {image.patient for image in seen}
+    assert choice.kind == "unused"
+    assert f"{len(patients)} patients of whom a generator has seen images" in choice.notes[0]
+    assert patients.isdisjoint(choice.prepared.images.patient)
+    assert all(patients.isdisjoint(sealed.patients) for sealed in (choice.sealed, *choice.others))
 
 
 def test_without_a_test_folder_too_few_unused_patients_are_refused(ended: Lab, tmp_path: Path) -> None:
@@ -271,7 +304,7 @@ def test_without_a_test_folder_too_few_unused_patients_are_refused(ended: Lab, t
 
     with pytest.raises(DataError, match=r"fewer than needed(.|\n)*xraytune confirm STUDY --test DIR"):
         lab.choose(few, prepared)
-    assert lab.choose(few, prepared, test=elsewhere).kind == "folder"
+    assert lab.choose(few, prepared, test=elsewhere).kind == "draws"
     everybody = changed(lab.settings, confirm={"test": "unused"}, train_patients=None)
     with pytest.raises(DataError, match="the search leaves 0 patients unused"):
         lab.choose(everybody, prepare(everybody, lab.path / "cache")[0])

@@ -156,15 +156,18 @@ def test_the_answer_names_controls_figures_and_limits() -> None:
     helps, hurts, open_question, unused = (one.to_json()["answer"] for one in found)
 
     assert helps.startswith(
-        "Synthetic images improved AUROC: gan #1 was better than every control (none, matched to #1; "
+        "For these 30 training patients, synthetic images improved AUROC: gan #1 was better than every control (none, "
     )
     assert "On 300 images of 300 patients of the test folder, its mean AUROC over 5 replicates was" in helps
     assert "trained on these 40 images in this split" in helps
     assert hurts.startswith(
-        "Exploratory, not a confirmation: Synthetic images reduced AUROC: gan #1 was worse than its"
+        "Exploratory, not a confirmation: For these 30 training patients, synthetic images reduced AUROC: gan #1 was worse"
     )
     assert f"because {accessed}" in hurts
-    assert open_question.startswith("Inconclusive: with these replicates and test patients, gan #1 was not shown to be")
+    assert open_question.startswith(
+        "Inconclusive for these 30 training patients: with these replicates and test patients, gan #1 was not shown to be"
+    )
+    assert unused.startswith("Synthetic images improved AUROC: gan #1")
     assert "300 patients that the search had not used" in unused
     assert "trained on 30 patients of this data set, and for other patients of it" in unused
 
@@ -205,7 +208,8 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(mixi
     words = both_worse.to_json()["answer"]
 
     assert words.startswith(
-        "Synthetic images did not improve AUROC: for gan #1, an improvement of 0.01 or more was ruled out over none"
+        "For these 30 training patients, synthetic images did not improve AUROC: for gan #1, an improvement of 0.01 or more "
+        "was ruled out over none"
     )
     assert (
         f"It was worse than none, matched to #1 but not worse than duplicate, matched to #1: {cause} reduced AUROC; an"

@@ -149,6 +149,20 @@ def test_fewer_train_patients_are_a_subset(sizes: GroupSizes, settings: SplitSet
     assert previous == patients_on(images, whole.train)
 
 
+@pytest.mark.slow
+@given(sizes=group_sizes, settings=split_settings, every=st.integers(1, 3))
+def test_patients_that_a_generator_has_seen_are_on_no_validation_side(
+    sizes: GroupSizes, settings: SplitSettings, every: int
+) -> None:
+    images = images_of(sizes)
+    seen = {f"{label}:{patient}" for label, owners in enumerate(sizes) for patient in range(3, len(owners), every)}
+
+    split = split_by_patient(images, settings, seen=seen)
+
+    assert seen.isdisjoint(patients_on(images, [*split.val_a, *split.val_b]))
+    assert sorted([*split.train, *split.val_a, *split.val_b]) == [*range(len(images))]
+
+
 def test_the_first_train_patients_have_the_classes_shares() -> None:
     images = images_of([[1] * 250, [1] * 750])
 

@@ -96,7 +96,6 @@ batch_size: {min: 8, max: 64, step: 8} -> 4 batch_size, unknown key 'step'
 views: {value: 8.0} -> 4 views, whole
 backbone: {value: vgg} -> 4 vgg, 'vgg1
 backbone: {min: 1, max: 2} -> 4 backbone, order
-folder.path: {values: [a, b]} -> 4 folder.path, searched
 
 lr: {value: 1, when: {source: [gann]}} -> 4 gann, 'gan'?
 lr: {value: 1, when: {steps: 500}} -> 4 steps, 'gan.steps'?

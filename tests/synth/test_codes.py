@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tests.synth.conftest import BLOBS, tiny, train
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
-from xraytune.synth.codes import ClassCodes, image_codes
+from xraytune.synth.codes import ClassCodes
 from xraytune.synth.networks import Generator
 
 
@@ -20,15 +20,23 @@ def _moons(count: int) -> torch.Tensor:
 
 
 def test_codes_are_uncorrelated_components_of_variance_1() -> None:
-    codes = image_codes(_moons(200), 5).double()
+    codes = ClassCodes(1, 5).find_components(_moons(200)).double()
 
     covariance = torch.cov(codes.T)
     torch.testing.assert_close(covariance[:2, :2], torch.eye(2).double(), atol=1e-5, rtol=0)
 
 
 def test_code_of_an_image_without_others_is_0() -> None:
-    assert torch.equal(image_codes(_moons(1), 3), torch.zeros(1, 3))
-    assert torch.equal(image_codes(_moons(3), 8)[:, 2:], torch.zeros(3, 6))
+    assert torch.equal(ClassCodes(1, 3).find_components(_moons(1)), torch.zeros(1, 3))
+    assert torch.equal(ClassCodes(1, 8).find_components(_moons(3))[:, 2:], torch.zeros(3, 6))
+
+
+def test_other_images_get_codes_in_the_components_that_were_found() -> None:
+    prior, images = ClassCodes(1, 5), _moons(50)
+    codes = prior.find_components(images)
+
+    torch.testing.assert_close(prior.project(images), codes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(prior.project(images.flip(0)), codes.flip(0), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("training", "within"), [(True, 0.03), (False, 0.15)])
@@ -71,12 +79,13 @@ def test_the_generator_learns_to_reconstruct_training_images(tmp_path: Path) -> 
     train(settings, tmp_path, report_every_steps=50)
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
     assert isinstance(generator, Generator)
+    assert generator.prior is not None
     save_generator(generator, tmp_path / "generator.safetensors")
     loaded = load_generator(tmp_path / "generator.safetensors")
 
     images = torch.from_numpy(pixels)[:, None]
     real, classes = images.float() / 127.5 - 1, torch.from_numpy(labels)
-    reconstructed = generator.decode(image_codes(images, settings.z_dim), classes)
+    reconstructed = generator.decode(generator.prior.project(images), classes)
     assert F.l1_loss(reconstructed, real) < 0.7 * F.l1_loss(real.mean(dim=0).expand_as(real), real)
     z = torch.randn(4, settings.z_dim)
     assert torch.equal(loaded(z, classes[:4]), generator(z, classes[:4]))

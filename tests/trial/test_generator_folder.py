@@ -8,24 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.in_process import GAN_STAGE
 from tests.trial.conftest import Bench, make_bench
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, sha256_of, write_json
-from xraytune.base.records import EpochRecord, TrialResult
+from xraytune.base.records import EpochRecord, TrialResult, ignore_progress
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.nets.compute import allocation_of
 from xraytune.space.load import load_space
-from xraytune.space.settings import Budget, Experiment, Objective, Parameters
-from xraytune.synth.extra_folder import store_folder
+from xraytune.space.settings import Budget, Experiment, GanSettings, Objective, Parameters, without_gate
+from xraytune.study.inputs import read_inputs
 from xraytune.synth.quality import require_measurable
 from xraytune.synth.sources import POOL_STAGE, pool_block
+from xraytune.synth.synthesize import trained_generator
+from xraytune.trial.prepare import prepare_space
 from xraytune.trial.run import run_trial, trial_epochs
+from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
 
@@ -121,16 +126,79 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
         assert [np.asarray(Image.open(file)).tolist() for file in files] == pool.tolist()
 
 
-def test_drawn_images_are_extra_images_for_studies_of_the_gans_split_alone(kept: Kept, tmp_path: Path) -> None:
-    generator_sample(kept.gan, count=20, out=tmp_path / "images")
-    settings = [load_space(kept.space, [f"data.split.seed={seed}"]).settings for seed in (0, 1)]
-    same, other = (prepare(one, kept.cache)[0] for one in settings)
+@pytest.fixture
+def clinic_b(tmp_path: Path) -> Bench:
+    """Other X-rays than those that the GAN was trained on."""
+    return make_bench(tmp_path)
 
-    used, _ = store_folder(tmp_path / "images", same, settings[0].data, cache=kept.cache)
 
-    assert len(used) == 20
-    with pytest.raises(DataError, match="the generator of these images was trained on"):
-        store_folder(tmp_path / "images", other, settings[1].data, cache=kept.cache)
+def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sample(
+    kept: Kept, clinic_b: Bench, tmp_path: Path
+) -> None:
+    """With the seed of the study in the place of the generator's, so that each replicate gets other images."""
+    seed = read_json(kept.gan / "generator.json")["settings"]["seed"]
+    settings = clinic_b.settings.model_copy(update={"seed": seed})
+    given = {"source": "generator", "generator": {"path": kept.gan}, "synthetic_ratio": 0.5}
+    experiment = replace(clinic_b, settings=without_gate(settings)).experiment(**given)
+
+    training_set = build_training_set(experiment, clinic_b.context)
+
+    generator_sample(kept.gan, count=3, out=tmp_path / "drawn", class_name="PNEUMONIA")
+    drawn = [np.asarray(Image.open(file)).tolist() for file in sorted((tmp_path / "drawn" / "PNEUMONIA").iterdir())]
+    (block,) = (source for source in training_set.sources[1:] if source.labels[0] == 1)
+    assert block.read(slice(3)).tolist() == drawn
+    assert len(training_set.extra) == round(0.5 * len(training_set.real))
+
+
+def test_what_a_saved_generator_lacks_is_said_before_a_search(kept: Kept, clinic_b: Bench, tmp_path: Path) -> None:
+    inputs = {("generator.path", str(kept.gan))}
+    other = replace(clinic_b.prepared, class_names=("NORMAL", "TUBERCULOSIS"))
+
+    with pytest.raises(DataError, match="makes images of NORMAL, PNEUMONIA, but not the class TUBERCULOSIS"):
+        read_inputs(inputs, clinic_b.settings, other, clinic_b.cache)
+    with pytest.raises(DataError, match="but not masks"):
+        read_inputs(inputs, clinic_b.settings, replace(clinic_b.prepared, has_masks=True), clinic_b.cache)
+    with pytest.raises(ArtifactError, match="no generator here"):
+        read_inputs({("generator.path", str(tmp_path))}, clinic_b.settings, clinic_b.prepared, clinic_b.cache)
+
+
+def test_patients_that_a_saved_generator_has_seen_are_not_validated_on(kept: Kept) -> None:
+    """In a study of the same X-rays with another split."""
+    at = ["data.split.seed=1", "source=generator", f"generator.path={kept.gan}", "points_to_evaluate=[]"]
+    space, notes = load_space(kept.space, at), list[str]()
+    learnt = {*read_json(kept.gan / "generator.json")["train_images"]}
+
+    prepared, _ = prepare_space(space, kept.cache, skip_broken=False, note=notes.append, on_progress=ignore_progress)
+
+    before, _ = prepare(space.settings, kept.cache)
+    assert learnt & {image.sha256 for image in before.images if image.side != "train"}
+    assert not learnt & {image.sha256 for image in prepared.images if image.side != "train"}
+    assert any("of whom a generator has seen images" in note for note in notes)
+
+
+def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> None:
+    """Without a step, codes of the study's own images are decoded by the same network."""
+    gan = {"image_size": 32, "width": 4, "batch_size": 4, "start_from": kept.gan}
+    pools = []
+    for steps in (0, 2):
+        settings = GanSettings.model_validate({**gan, "steps": steps})
+        pools.append(pool_block(settings, clinic_b.context, 1, 0).read())
+        saved, started = (
+            load_file(file / "generator.safetensors")
+            for file in (kept.gan, trained_generator(settings, None, clinic_b.context))
+        )
+        network = [name for name in saved if not name.startswith("prior.")]
+        assert all(torch.equal(saved[name], started[name]) for name in network) == (steps == 0)
+        assert torch.equal(saved["prior.axes"], started["prior.axes"])
+        assert len(started["prior.codes"]) == sum(clinic_b.prepared.train_counts) != len(saved["prior.codes"])
+    assert (pools[0] != pools[1]).any()
+
+
+def test_training_cannot_start_from_another_network(kept: Kept, clinic_b: Bench) -> None:
+    settings = GanSettings.model_validate({"image_size": 32, "width": 8, "steps": 1, "start_from": kept.gan})
+
+    with pytest.raises(ArtifactError, match="different network"):
+        trained_generator(settings, None, clinic_b.context)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "nul\0", "..", ""])

@@ -27,8 +27,10 @@ _PLAN_FILE = "plan.json"
 
 Content: TypeAlias = tuple[Parameters, int | None, bool]
 Role = Literal["finalist", "matched", "tuned", "perfect", "ratio"]
-TestKind = Literal["unused", "folder"]
-"""What a verdict is about: patients of the training folder that the search never used, or a test folder."""
+TestKind = Literal["unused", "draws", "folder"]
+"""What is scored, and what replicates are trained on. `unused`: each is trained on its own draw of patients whom the search
+never used, and the rest of them are scored. `draws`: likewise, but a test folder is scored. `folder`: a test folder is
+scored, and all replicates are trained on the search's patients."""
 
 
 class FinishedTrial(TrialRecord):
@@ -152,13 +154,15 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
     seed = derive_seed(settings.seed, "confirm", number) % 2**31
     parameters, resolution_px, has_real_extra = arm.content
     if parameters.own_generator is not None:
-        parameters = parameters.with_generator(seed=derive_seed(parameters.own_generator.seed, "confirm", number) % 2**31)
+        parameters = parameters.with_generator(
+            seed=derive_seed(parameters.own_generator.seed, "confirm", number) % 2**31
+        )
     return Experiment(
         # Without gates: excluding replicates would select among them.
         settings=without_gate(settings.model_copy(update={"seed": seed})),
         parameters=parameters,
         inherited_resolution_px=resolution_px,
-        draw=number if test == "unused" else None,
+        draw=None if test == "folder" else number,
         has_real_extra=has_real_extra,
     )
 
@@ -175,7 +179,7 @@ def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings, test: 
         resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
         arm = finalist_arm(finalist, resolution_px)
         arms += [arm, *filter(None, (matched_control(arm, source) for source in confirm.controls.matched))]
-        if test == "unused" and (perfect := matched_control(arm, "duplicate")):
+        if test != "folder" and (perfect := matched_control(arm, "duplicate")):
             name = f"real images of other patients, as {finalist.name}"
             arms.append(perfect.model_copy(update={"name": name, "role": "perfect"}))
         if place == 0:

@@ -6,13 +6,14 @@ search trained on. Draws and test side have about the class shares of the folder
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
 from xraytune.data.index import ImageIndex
-from xraytune.data.prepare import Prepared, prepare_index
+from xraytune.data.prepare import Prepared, image_columns, patients_seen, prepare_index
 from xraytune.data.sides import too_few_unused
 from xraytune.data.split import nested_order
 from xraytune.space.settings import Settings
@@ -20,11 +21,22 @@ from xraytune.space.settings import Settings
 TEST = "test"
 
 
-def divide(prepared: Prepared, settings: Settings, index: ImageIndex, replicates: int, *, cache: Path) -> Prepared:
-    """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ... and `test`.
+def divide(
+    prepared: Prepared,
+    settings: Settings,
+    index: ImageIndex,
+    replicates: int,
+    *,
+    cache: Path,
+    seen: Collection[str] = (),
+    fewest: int = 0,
+) -> Prepared:
+    """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ..., and on `test` if `fewest` is given.
+
+    Patients with images in `seen`, given as SHA-256, are left out.
 
     Raises:
-        DataError: Fewer than `confirm.min_patients` are left to test on, or a draw lacks a class.
+        DataError: Fewer than `fewest` patients are left to test on, or a draw lacks a class.
         StudyError: The images changed since the search.
     """
     data = settings.data.model_copy(update={"train_patients": None})
@@ -32,14 +44,14 @@ def divide(prepared: Prepared, settings: Settings, index: ImageIndex, replicates
     if everyone.pixels != prepared.pixels:
         what = "unused images were added, changed or removed since the search"
         raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
-    searched = set(prepared.images.file)
-    unused = [image for image in everyone.images if image.file not in searched]
+    searched, known = set(prepared.images.file), patients_seen(index.images, seen)
+    unused = [image for image in everyone.images if image.file not in searched and image.patient not in known]
     patients, labels = [image.patient for image in unused], [image.label for image in unused]
     order = nested_order(patients, labels, settings.data.split.seed)
     size = prepared.train_patients
-    if problem := too_few_unused(len(order), size, replicates=replicates, fewest=settings.confirm.min_patients):
+    if problem := too_few_unused(len(order), size, replicates=replicates, fewest=fewest):
         raise DataError(problem)
-    sides = dict.fromkeys(chain(*order), TEST)
+    sides = dict.fromkeys(chain(*order), TEST if fewest else "others")
     for draw in range(replicates):
         places = [*chain(*order[draw * size : (draw + 1) * size])]
         sides |= dict.fromkeys(places, f"draw_{draw}")
@@ -49,5 +61,5 @@ def divide(prepared: Prepared, settings: Settings, index: ImageIndex, replicates
             raise DataError(Problem(what, "data.train_patients", fix))
     side_of = {unused[place].file: side for place, side in sides.items()}
     side_of |= dict(zip(prepared.images.file, prepared.images.side, strict=True))
-    side = tuple(side_of[file] for file in everyone.images.file)
-    return replace(prepared, images=replace(everyone.images, side=side))
+    divided = (replace(image, side=side_of[image.file]) for image in everyone.images if image.file in side_of)
+    return replace(prepared, images=image_columns(divided))

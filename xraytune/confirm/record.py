@@ -224,6 +224,11 @@ class Confirmation:
         assert word != "not_tested", "the first finalist is always tested"
         return word
 
+    @property
+    def scope(self) -> str:
+        """What the verdict is limited to, if all replicates were trained on the same patients; else ""."""
+        return f"for these {self.train_patients} training patients, " if self.test.kind == "folder" else ""
+
     def to_dataframe(self) -> pd.DataFrame:
         """Return the differences in score as a table, a row for each finalist and control."""
         import pandas as pd  # takes most of a second
@@ -310,6 +315,8 @@ def _paragraph(template: str, confirmation: Confirmation, **values: object) -> s
         metric=confirmation.metric,
         rope=f"{confirmation.rope:g}",
         of_unused=confirmation.test.kind == "unused",
+        has_draws=confirmation.test.kind != "folder",
+        synthetic=f"{confirmation.scope}synthetic".capitalize(),
         **values,
     )
     return " ".join(text.split())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xraytune.base.errors import DataError, Problem, StudyError, join_names
+from xraytune.base.errors import DataError, Problem, StudyError, counted, join_names
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.confirm.arms import CONFIRM_FOLDER, TestKind
 from xraytune.confirm.draws import TEST, divide
@@ -33,6 +33,7 @@ from xraytune.data.prepare import (
     Prepared,
     PreparedImage,
     missing_images,
+    patients_seen,
     require_unbroken,
     side_images,
     store_images,
@@ -43,6 +44,7 @@ from xraytune.data.sides import FEWEST_OF_CLASS, side_sizes, too_few_tested
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.stats.classification import Labels
+from xraytune.synth.seen import seen_by, seen_images
 from xraytune.trial.task import task_of
 
 _GIVE_TEST = "give images of other patients: xraytune confirm STUDY --test DIR"
@@ -123,7 +125,9 @@ class TestChoice:
     @property
     def kind(self) -> TestKind:
         """What the verdict is about."""
-        return "unused" if self.sealed.is_unused else "folder"
+        if self.sealed.is_unused:
+            return "unused"
+        return "draws" if "draw_0" in self.prepared.images.side else "folder"
 
 
 def choose_test(
@@ -156,23 +160,28 @@ def choose_test(
     if missing := missing_images(prepared, index.images):
         what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
         raise StudyError(Problem(what, where, "restore them, or start a new study"))
-    own = SealedTest(name=TEST, data=settings.data, table=index.table, images=index.test)
-    if has_test and own.fingerprint != prepared.test_fingerprint:
+    if has_test and index.test_fingerprint != prepared.test_fingerprint:
         what, fix = "the test folder changed since the search", "restore the test images, or start a new study"
         raise StudyError(Problem(what, where, fix))
+    compared = [*compared]
+    seen = seen_by(compared)
+    if known := patients_seen((*index.images, *index.test), seen):
+        notes.append(f"{counted(len(known), 'patient')} of whom a generator has seen images: neither drawn nor scored")
+    own = SealedTest(name=TEST, data=settings.data, table=index.table, images=_unseen(index.test, seen))
     kind = planned or ("folder" if test else settings.confirm.test)
     sealed, others, divided = None, list[SealedTest](), prepared
     extra = sorted({parameters.folder.path for parameters in compared if parameters.folder})
-    if extra and kind != "folder" and not planned:
-        what = "finalists have images of a folder, whose generator may have seen unused patients"
+    if any(seen_images(parameters) is None for parameters in compared) and not planned:
+        what = "it is not known which images the extra ones were made from, so leakage cannot be excluded"
         if kind == "unused":
-            raise DataError(Problem(what, "confirm.test", "use confirm.test: folder"))
+            raise DataError(Problem(what, "confirm.test", "declare them (folder.seen), or use confirm.test: folder"))
         kind = "folder"
         notes.append(f"the test folder is scored: {what}")
     require = partial(require_testable, settings=settings, prepared=prepared, index=index, extra=extra)
-    if kind != "folder" and (kind == "unused" or settings.data.train_patients):
+    make_draws = partial(divide, prepared, settings, index, replicates, cache=cache, seen=seen)
+    if kind in ("auto", "unused") and (kind == "unused" or settings.data.train_patients):
         try:
-            divided = divide(prepared, settings, index, replicates, cache=cache)
+            divided = make_draws(fewest=settings.confirm.min_patients)
             tested = {image.file for image in divided.images if image.side == TEST}
             images = tuple(image for image in index.images if image.file in tested)
             sealed = replace(own, images=images, is_unused=True)
@@ -185,9 +194,16 @@ def choose_test(
                 raise DataError(Problem(error.problems[0].what, where, fix)) from error
             sealed, divided = None, prepared
             notes.append(f"the test folder is scored: {error.problems[0].what}")
-    find = partial(given_test, settings, prepared, index, on_progress=on_progress)
     if sealed is None and not (has_test or test):
         raise DataError(Problem("the study has no test/ folder", where, _GIVE_TEST))
+    if sealed is None and settings.data.train_patients and planned != "folder":
+        try:
+            divided = make_draws()
+        except DataError as error:
+            if planned:
+                raise
+            notes.append(f"all replicates train on the same patients: {error.problems[0].what}")
+    find = partial(given_test, settings, divided, index, seen=seen, on_progress=on_progress)
     sealed = sealed or (find(test) if test else own)
     others += [find(external, sealed=sealed)] if external else []
     for scored in (sealed, *others):
@@ -212,20 +228,20 @@ def given_test(
     index: ImageIndex,
     source: Path,
     *,
+    seen: Collection[str] = (),
     sealed: SealedTest | None = None,
     on_progress: Progress = ignore_progress,
 ) -> SealedTest:
     """Return the images of `source`, class folders or a data file (`read_labelled`), whose patients are not in the study.
 
-    With `sealed`, the images that the verdict is about, `source` is a second hospital, none of whose images is among them.
+    Patients with images in `seen`, given as SHA-256, are left out. With `sealed`, the images that the verdict is about,
+    `source` is a second hospital, none of whose images is among them.
 
     Raises:
         DataError: The images share patients or files with the study.
     """
     task, group_regex = task_of(settings), settings.data.split.group_regex
-    # Replicates are trained on draws of all patients, if the verdict is about the unused ones.
-    known_images = index.images if sealed and sealed.is_unused else prepared.images
-    aliases = patient_aliases(known_images, index.table, group_regex)
+    aliases = patient_aliases(prepared.images, index.table, group_regex)
     labelled = read_labelled(
         source, prepared.class_names, pairs=task.has_pairs, group_regex=group_regex, on_progress=on_progress
     )
@@ -233,15 +249,21 @@ def given_test(
         name=source.resolve().name,
         data=labelled.data,
         table=labelled.table,
-        images=labelled.images,
+        images=_unseen(labelled.images, seen),
         is_external=sealed is not None,
     )
-    _refuse_patients_of(known_images, aliases, images, _REMOVE, owners=patients_by_file_name(index.images))
+    _refuse_patients_of(prepared.images, aliases, images, _REMOVE, owners=patients_by_file_name(index.images))
     shared = {image.sha256 for image in (*sealed.images, *index.test)} if sealed else set()
     if known := [image.file for image in images.images if image.sha256 in shared]:
         what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"
         raise DataError(Problem(what, source, "give images of another hospital"))
     return images
+
+
+def _unseen(images: tuple[ImageFile, ...], seen: Collection[str]) -> tuple[ImageFile, ...]:
+    """Leave out the patients of whom a generator has seen images."""
+    known = patients_seen(images, seen)
+    return tuple(image for image in images if image.patient not in known)
 
 
 def require_testable(

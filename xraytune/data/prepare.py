@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
 from xraytune.base.artifacts import build_once, content_sha256, discard, is_intact, releases
-from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError
+from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError, counted
 from xraytune.base.files import read_bytes, write_json
 from xraytune.base.records import Compute, Progress, ignore_progress
 from xraytune.data.decoding import DECODER, Resize
@@ -205,14 +205,21 @@ def _hash(content: object) -> str:
 
 
 def prepare(
-    settings: Settings, cache: Path, *, skip_broken: bool = False, on_progress: Progress = ignore_progress
+    settings: Settings,
+    cache: Path,
+    *,
+    seen: Collection[str] = (),
+    skip_broken: bool = False,
+    on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
     """Index, decode and split the images of `settings.data`; return the record and warnings for the user.
+
+    Patients with images in `seen`, given as SHA-256, are on no validation side.
 
     Raises DataError if the folder, its labels or an image is invalid; `skip_broken` leaves broken images out.
     """
     index = read_index(settings.data, pairs=settings.task == "segmentation", on_progress=on_progress)
-    return prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
+    return prepare_index(index, settings.data, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress)
 
 
 def prepare_index(
@@ -220,11 +227,13 @@ def prepare_index(
     data: DataSettings,
     cache: Path,
     *,
+    seen: Collection[str] = (),
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
     """Like `prepare`, for a folder that has already been indexed."""
-    split_by_patient(index.images, data.split, data.train_patients)  # an error comes before decoding
+    known = patients_seen(index.images, seen)
+    split_by_patient(index.images, data.split, data.train_patients, seen=known)  # an error comes before decoding
     store = store_images(index.root, index.images, data, cache=cache, on_progress=on_progress)
     if not skip_broken:
         require_unbroken(store, index.root)
@@ -234,7 +243,7 @@ def prepare_index(
     try:
         if gone := {image.label for image in index.images} - {image.label for image in images}:
             raise DataError(*(f"class {index.class_names[label]} has 0 patients" for label in sorted(gone)))
-        split = split_by_patient(images, data.split, data.train_patients)
+        split = split_by_patient(images, data.split, data.train_patients, seen=known)
     except DataError as error:
         what = f"{len(stored.broken)} broken images were left out"
         raise DataError(*error.problems, Problem(what, index.root, "repair some of them")) from error
@@ -263,7 +272,13 @@ def prepare_index(
         ),
     )
     left_out = (f"left out: {image.file}: {image.reason}" for image in stored.broken)
-    return prepared, (*part_notes(index, data.split.val), *index.warnings, *left_out)
+    of_seen = f"{counted(len(known), 'patient')} of whom a generator has seen images: on no validation or test side"
+    return prepared, (*part_notes(index, data.split.val), *index.warnings, *left_out, *([of_seen] if known else []))
+
+
+def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str]:
+    """Return the patients who have an image among those `seen`, given as SHA-256."""
+    return {image.patient for image in images if image.sha256 in seen}
 
 
 def store_images(

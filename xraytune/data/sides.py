@@ -107,7 +107,9 @@ def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> 
     missing = replicates * drawn + fewest - unused
     if missing <= 0:
         return None
-    needed = f"{replicates} draws of {drawn} patients, and {fewest} (confirm.min_patients) to test on"
+    needed = f"{replicates} draws of {drawn} patients"
+    if fewest:
+        needed += f", and {fewest} (confirm.min_patients) to test on"
     what = f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for {needed}"
     fitting, draws = (unused + drawn - fewest) // (replicates + 1), (unused - fewest) // drawn
     search = f"start a search with {fitting} patients or fewer (--set data.train_patients={fitting} --set name=NEW)"

@@ -8,8 +8,9 @@ validation sides do not change. With `data.split.val`, images of a given validat
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from xraytune.base.errors import DataError, Problem, counted, join_names
 from xraytune.base.seeding import derive_seed
@@ -45,30 +46,39 @@ class _Patient:
     positions: tuple[int, ...]
 
 
-def split_by_patient(images: Sequence[ImageFile], settings: SplitSettings, train_patients: int | None = None) -> Split:
+def split_by_patient(
+    images: Sequence[ImageFile],
+    settings: SplitSettings,
+    train_patients: int | None = None,
+    *,
+    seen: Collection[str] = (),
+) -> Split:
     """Split `images`; fractions are of images, met in each class as closely as whole patients allow.
 
-    `train_patients` is the number of patients to keep on the train side; None: all.
+    `train_patients` is the number of patients to keep on the train side; None: all. Patients in `seen` are on no validation
+    side.
 
     Raises DataError if a class would be missing on a side, a patient is in two parts, there is no part `val` to use, or the
     train side has fewer patients than `train_patients`.
     """
     patients, given = _patients(images, keep_val=settings.val != "merge")
+    given = [patient for patient in given if patient.name not in seen]
+    divide = partial(_divide, seed=settings.seed, seen=seen)
     if settings.val != "merge" and not given:
         fix = "add val/, or use data.split.val: merge to split train/"
         raise DataError(Problem(f"{settings.val} needs images in val/, but there are none", _VAL, fix))
     share_a, share_b = settings.val_a, settings.val_b
     match settings.val:
         case "merge":
-            val_a, val_b, train = _divide(patients, share_a, share_b, settings.seed)
+            val_a, val_b, train = divide(patients, share_a, share_b)
         case "folder":
-            _, _, train = _divide(patients, 0.0, 0.0, settings.seed)
-            val_a, _, rest = _divide(given, share_a / (share_a + share_b), 0.0, settings.seed)
+            _, _, train = divide(patients, 0.0, 0.0)
+            val_a, _, rest = divide(given, share_a / (share_a + share_b), 0.0)
             val_b = [patient for stratum in rest for patient in stratum]
         case "val_a":
-            val_a, (_, val_b, train) = given, _divide(patients, 0.0, share_b, settings.seed)
+            val_a, (_, val_b, train) = given, divide(patients, 0.0, share_b)
         case "val_b":
-            val_b, (val_a, _, train) = given, _divide(patients, share_a, 0.0, settings.seed)
+            val_b, (val_a, _, train) = given, divide(patients, share_a, 0.0)
     in_train = _nested_order(train, settings.seed)
     _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b})
     if train_patients is not None:
@@ -127,23 +137,24 @@ def _grouped(patients: Sequence[str], labels: Sequence[int]) -> list[_Patient]:
 
 
 def _divide(
-    patients: Iterable[_Patient], share_a: float, share_b: float, seed: int
+    patients: Iterable[_Patient], share_a: float, share_b: float, *, seed: int, seen: Collection[str]
 ) -> tuple[list[_Patient], list[_Patient], list[list[_Patient]]]:
     """Take these shares of the images of each stratum for val-A and val-B; return them, and the rest by stratum.
 
-    A stratum with too few patients for all of them stays whole.
+    A stratum with too few patients for all of them stays whole. Patients in `seen` are among the rest.
     """
     val_a, val_b, rests = list[_Patient](), list[_Patient](), list[list[_Patient]]()
     for stratum in _strata(patients):
         image_count = sum(len(patient.positions) for patient in stratum)
-        in_a, in_b, rest = list[_Patient](), list[_Patient](), _shuffled(stratum, seed, "split")
+        in_a, in_b = list[_Patient](), list[_Patient]()
+        rest = _shuffled((patient for patient in stratum if patient.name not in seen), seed, "split")
         if share_a:
             in_a, rest = _take(rest, share_a * image_count, spare=2 if share_b else 1)
         if share_b and (in_a or not share_a):
             in_b, rest = _take(rest, share_b * image_count, spare=1)
         val_a += in_a
         val_b += in_b
-        rests.append(rest)
+        rests.append([*rest, *(patient for patient in stratum if patient.name in seen)])
     return val_a, val_b, rests
 
 

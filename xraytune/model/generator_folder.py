@@ -17,26 +17,23 @@ from importlib.metadata import version
 from itertools import chain
 from itertools import count as count_from
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import work_path
-from xraytune.base.errors import ArtifactError, ConfigError, MachineError, Problem
+from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
-    read_json,
     require_new,
     require_writable,
     sha256_of,
     write_json,
 )
 from xraytune.base.records import Compute, Progress, ignore_progress, to_json
-from xraytune.data.prepare import RunContext, is_plain_name, prepare
+from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.space.fields import parameters_from
@@ -44,11 +41,10 @@ from xraytune.space.load import load_space
 from xraytune.space.messages import nearest
 from xraytune.space.settings import GENERATORS, Experiment, GeneratorSettings
 from xraytune.space.space import Space, package_problems
-from xraytune.synth.checkpoint import load_generator
-from xraytune.synth.extra_folder import PROVENANCE_FILE
 from xraytune.synth.generator_quality import PoolReport
-from xraytune.synth.pool import MaskRange, draw_block
 from xraytune.synth.quality import feature_parameters, report_pool
+from xraytune.synth.saved_generator import GENERATOR_FILE, SavedGenerator, draw_saved, generator_file, read_generator
+from xraytune.synth.seen import PROVENANCE_FILE
 from xraytune.synth.sources import generator_of, typical_masks
 from xraytune.synth.synthesize import (
     copy_file,
@@ -61,7 +57,7 @@ from xraytune.synth.synthesize import (
 from xraytune.trial.mix import apportion
 from xraytune.trial.samples import save_generator_grid
 
-_RECORD, _SAMPLES = "generator.json", "samples.png"
+_SAMPLES = "samples.png"
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
 
 
@@ -84,25 +80,6 @@ class GeneratorSample:
     counts: dict[str, int]
     image_size_px: int
     has_masks: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _GeneratorRecord:
-    """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
-
-    `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks.
-    """
-
-    version: Literal[1] = 1
-    settings: GeneratorSettings
-    class_counts: dict[str, int]
-    train_fingerprint: str
-    train_images: list[str]
-    generators: dict[str, str]
-    compute: Compute
-    packages: dict[str, str]
-    masks: MaskRange | None = None
-    report: PoolReport | None = None
 
 
 def generator_train(
@@ -215,11 +192,11 @@ def fill_generator_folder(
     files: dict[str, Path] = {}
     for label, artifact in networks.items():
         name = None if label is None else prepared.class_names[label]
-        files[_generator_file(name)] = artifact / "generator.safetensors"
+        files[generator_file(name)] = artifact / "generator.safetensors"
         copy_grids(artifact / "grids", folder / "grids" / (name or ""))
     for file, source in files.items():
         copy_file(source, folder / file)
-    record = _GeneratorRecord(
+    record = SavedGenerator(
         settings=settings,
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         train_fingerprint=prepared.train_fingerprint,
@@ -230,12 +207,8 @@ def fill_generator_folder(
         masks=typical_masks(settings, prepared, context.cache),
         report=report,
     )
-    write_json(folder / _RECORD, to_json(record))
+    write_json(folder / GENERATOR_FILE, to_json(record))
     return record.class_counts
-
-
-def _generator_file(class_name: str | None) -> str:
-    return "generator.safetensors" if class_name is None else f"generator_{class_name}.safetensors"
 
 
 def generator_sample(
@@ -260,7 +233,7 @@ def generator_sample(
     require_new(out)
     if count < 1:
         raise ConfigError(Problem(f"cannot draw {count} images", fix="give 1 or more"))
-    record = _read_record(generator)
+    record = read_generator(generator)
     names = list(record.class_counts)
     if class_name is not None and class_name not in names:
         fix = nearest(class_name, names, f"it has {', '.join(names)}")
@@ -268,7 +241,7 @@ def generator_sample(
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
     weights = record.class_counts if class_name is None else {name: int(name == class_name) for name in names}
-    images = {name: _images(generator, record, names.index(name), name, compute) for name in names if weights[name]}
+    images = {name: _images(generator, record, name, compute) for name in names if weights[name]}
     counts, has_masks = dict.fromkeys(images, 0), record.masks is not None
     folders = {name: (name,) if record.masks is None else ("images", "masks") for name in images}
     with explain_disk_errors(out), new_folder(out) as folder:
@@ -286,28 +259,9 @@ def generator_sample(
 
 
 def _images(
-    folder: Path, record: _GeneratorRecord, label: int, name: str, compute: Compute
+    folder: Path, saved: SavedGenerator, class_name: str, compute: Compute
 ) -> Iterator[tuple[NDArray[np.uint8], ...]]:
     """Yield images of a class forever, each with its mask if it has one, from the blocks that a search would use."""
-    settings = record.settings
-    generator = load_generator(folder / _generator_file(None if settings.conditional else name)).to(compute.device)
-    class_input = label if settings.conditional else 0
     for block in count_from():
-        images = draw_block(generator, class_input, block, seed=settings.seed, compute=compute, typical=record.masks)
+        images = draw_saved(folder, saved, class_name, block, seed=saved.settings.seed, compute=compute)
         yield from zip(*(planes for planes in images if planes is not None), strict=True)
-
-
-def _read_record(folder: Path) -> _GeneratorRecord:
-    fix = "give a folder that `xraytune generator train` wrote, or train the generator again"
-    try:
-        record = TypeAdapter(_GeneratorRecord).validate_python(read_json(folder / _RECORD))
-        if not all(map(is_plain_name, (*record.generators, *record.class_counts))):
-            raise ValueError("a name that is a path")
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(Problem(f"no generator here: {_RECORD} is missing", folder, fix)) from None
-    except ValueError as error:
-        raise ArtifactError(Problem(f"{_RECORD} is damaged, or from another version", folder, fix)) from error
-    for name, sha256 in record.generators.items():
-        if not (folder / name).is_file() or sha256_of(folder / name, "file of tensors") != sha256:
-            raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))
-    return record

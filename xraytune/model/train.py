@@ -33,10 +33,11 @@ from xraytune.nets.compute import allocation_of, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.search.wandb import TrackedRun, enabled, publish
 from xraytune.space.fields import flat_values
+from xraytune.space.paths import PATHS
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.inputs import read_inputs, require_same_inputs
+from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.study.row import ended_trials
 from xraytune.synth.synthesize import copy_file
 from xraytune.trial.prepare import open_space, prepare_space
@@ -324,9 +325,9 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
 
 
 def _extra_images(experiment: Experiment, prepared: Prepared, cache: Path) -> list[str]:
-    """Return the content of the folder of extra images, if any; DataError if it has too few."""
+    """Return the content of the folder or the generator of extra images, if any; DataError if it has too few."""
     parameters = experiment.parameters
-    inputs = {("folder.path", str(parameters.folder.path))} if parameters.folder else set[tuple[str, str]]()
+    inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
     return [*read_inputs(inputs, experiment.settings, prepared, cache, mixes=[parameters]).values()]
 
 

@@ -24,6 +24,7 @@ _SOURCE_COLOURS = {
     "gan": "#2288cc",
     "diffusion": "#cc79a7",
     "folder": "#009e73",
+    "generator": "#d55e00",
 }
 """The colour of each source of extra images."""
 _OTHER_COLOUR = "#56b4e9"

@@ -41,7 +41,7 @@ def verdict_section(record: Confirmation) -> Section:
             times = "once" if result.earlier_accesses == 1 else f"{result.earlier_accesses} times"
             notes.append(f"The folder {result.folder}/ had been scored {times} before.")
     return Section(
-        lead=sentence(f"{prefix}{verdict_text(record.verdict, record.metric)}"),
+        lead=sentence(f"{prefix}{record.scope}{verdict_text(record.verdict, record.metric)}"),
         tone=_TONES.get(record.verdict, "strong"),
         notes=notes,
         tables=tables,

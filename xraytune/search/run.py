@@ -24,7 +24,7 @@ from xraytune.search.ray.runner import Runner, survey
 from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.inputs import inputs_of_space, read_inputs, record_inputs
@@ -39,6 +39,7 @@ from xraytune.study.start import (
     require_same_space,
 )
 from xraytune.study.status import StudyView, StudyWatcher, status
+from xraytune.synth.seen import mixes_of
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.task import task_of
@@ -107,7 +108,7 @@ def search(
         )
         for note in (*earlier_notes, *_notes(loaded, prepared, index)):
             callbacks.note(note)
-        used, mixes = inputs_of_space(loaded), _folder_mixes(loaded)
+        used, mixes = inputs_of_space(loaded), mixes_of(loaded)
         contents = read_inputs(used, settings, prepared, cache, index=index, mixes=mixes)
         if not is_resumed:
             create_study(folder, loaded, prepared, machine)
@@ -141,13 +142,6 @@ def _with_trials_of(study: Path, space: Space) -> tuple[Space, list[str]]:
             taken.append(f"#{trial.number}")
     note = f"from {study}: {counted(len(taken), 'trial')} to evaluate first ({', '.join(taken) or 'none'})"
     return replace(space, points_to_evaluate=tuple(points)), [note, *left_out]
-
-
-def _folder_mixes(space: Space) -> Iterator[Parameters]:
-    names = ("source", "folder.path", "synthetic_ratio", "balance", "mixing", "batch_size")
-    for values in space.combinations(*names):
-        if values[0] == "folder":
-            yield parameters_from({name: value for name, value in zip(names, values, strict=True) if value is not None})
 
 
 def _where_trials_run(

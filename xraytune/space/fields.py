@@ -18,8 +18,8 @@ from xraytune.space.messages import explain
 from xraytune.space.settings import BLOCKS, Parameters, Usual
 from xraytune.space.strict_model import StrictModel
 
-ValueKind: TypeAlias = Literal["integer", "number", "path", "other"]
-_KINDS: Mapping[Any, ValueKind] = {int: "integer", float: "number", Path: "path"}
+ValueKind: TypeAlias = Literal["integer", "number", "other"]
+_KINDS: Mapping[Any, ValueKind] = {int: "integer", float: "number"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class ParameterField:
 
     Attributes:
         name: Dotted, `gan.steps`.
-        kind: Only integers and numbers can be a range; a `path` cannot be searched.
+        kind: Only integers and numbers can be a range.
         description: "" if the name says it all.
         usual: The range of its usual values; None if any value may be usual.
     """

@@ -183,8 +183,6 @@ class _SpecReader:
         items = content["values"]
         if not isinstance(items, list) or not items:
             self._reject("values", f"values is {'not a list' if items else 'empty'}", "write values: [a, b]")
-        if self.field.kind == "path":
-            self._reject("values", "cannot be searched", "write value: and one path")
         values = self._values(*(("values", index) for index in range(len(items))))
         for index, value in enumerate(values):
             if value in values[:index]:

@@ -16,11 +16,14 @@ from xraytune.space.domains import Value
 
 _WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|hub|none|IMAGENET1K_\w+")
 
+PATHS = ("folder.path", "folder.seen", "generator.path", "gan.start_from", "diffusion.start_from")
+"""The parameters that are paths."""
+
 
 def is_path(name: str, value: object) -> bool:
     """Return whether this value of a parameter is the path of a file or folder."""
     return isinstance(value, str) and (
-        name == "folder.path" or (name == "weights" and not _WEIGHTS_WITHOUT_FILE.fullmatch(value))
+        name in PATHS or (name == "weights" and not _WEIGHTS_WITHOUT_FILE.fullmatch(value))
     )
 
 

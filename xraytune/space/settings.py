@@ -31,7 +31,7 @@ ScheduleName = Literal["constant", "cosine", "plateau"]
 ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$")]
 """Images are written into folders of that name."""
 
-SOURCES = Extensions("source", ("none", "duplicate", "folder", "gan", "diffusion"))
+SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan", "diffusion"))
 """The sources of extra images, the cheapest first; those of other packages cost more."""
 ValUse = Literal["merge", "folder", "val_a", "val_b"]
 HeadName = Literal["linear", "vgg16_two_class"]
@@ -206,7 +206,7 @@ class Usual:
 
 
 GeneratorRate = Annotated[AboveZero, Usual(1e-6, 1e-2)]
-GeneratorSteps = Annotated[Count, Usual(1, 1_000_000)]
+GeneratorSteps = Annotated[int, Field(ge=0), Usual(1, 1_000_000)]
 
 
 class GanSettings(StrictModel):
@@ -238,6 +238,8 @@ class GanSettings(StrictModel):
     """Half-life of the EMA of the generator's weights, in training images; null: no EMA."""
     conditional: bool = True
     """One class-conditional network; false: one network per class."""
+    start_from: FilePath | None = None
+    """A folder from `xraytune generator train` whose weights training starts from; then, `steps` may be 0."""
     seed: int = 0
 
 
@@ -260,6 +262,8 @@ class DiffusionSettings(StrictModel):
     """Half-life of the EMA of the network's weights, in training images; null: no EMA."""
     conditional: bool = True
     """One class-conditional network; false: one network per class."""
+    start_from: FilePath | None = None
+    """A folder from `xraytune generator train` whose weights training starts from; then, `steps` may be 0."""
     seed: int = 0
 
 
@@ -274,9 +278,18 @@ class FolderSettings(StrictModel):
     """Extra images from a folder with one subfolder per class."""
 
     path: FilePath
+    seen: FilePath | None = None
+    """Folder of the images that the extra ones were made from, or a text file with the SHA-256 of one per line; null: those
+    that `generator sample` recorded, otherwise unknown."""
 
 
-BLOCKS = (*GENERATORS, "folder")
+class GivenGenerator(StrictModel):
+    """A generator that `xraytune generator train` wrote, here or elsewhere; it is not trained further."""
+
+    path: FilePath
+
+
+BLOCKS = (*GENERATORS, "folder", "generator")
 """The blocks of parameters; the source of the same name uses them."""
 
 
@@ -347,6 +360,7 @@ class Parameters(StrictModel):
     gan: GanSettings | None = None
     diffusion: DiffusionSettings | None = None
     folder: FolderSettings | None = None
+    generator: GivenGenerator | None = None
     classical: Strength = 0
     """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=0, le=64)] = 8
@@ -392,6 +406,21 @@ class Parameters(StrictModel):
             lambda source, path: source != "folder" or path is not None,
             "source: folder needs a folder of extra images",
             "give folder.path",
+        ),
+        *(
+            Rule(
+                (f"{block}.steps", f"{block}.start_from"),
+                lambda steps, start: steps != 0 or start is not None,
+                f"{block}.steps: 0 leaves a generator untrained",
+                f"train at least one step, or give {block}.start_from",
+            )
+            for block in GENERATORS
+        ),
+        Rule(
+            ("source", "generator.path"),
+            lambda source, path: source != "generator" or path is not None,
+            "source: generator needs a trained generator",
+            "give generator.path, a folder from `xraytune generator train`",
         ),
         Rule(
             ("synthetic_ratio", "source"),
@@ -466,7 +495,7 @@ class Parameters(StrictModel):
     def simplicity(self) -> tuple[int, int, float]:
         """A sort key that puts the simpler and cheaper arm first: the choice among trials with equal AUROCs.
 
-        real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio first.
+        real_only, classical, then sources in the order of `SOURCES`, those of other packages last; the smaller ratio first.
         """
         rank, ratio = self.mix_simplicity
         return rank, self.classical, ratio

@@ -11,27 +11,28 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter
 
-from xraytune.base.errors import MachineError, Problem, StudyError
+from xraytune.base.errors import DataError, MachineError, Problem, StudyError, join_names
 from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.data.index import ImageIndex, content_fingerprint
 from xraytune.data.prepare import Prepared
 from xraytune.space.fields import flat_values
-from xraytune.space.paths import is_path, relative_path
+from xraytune.space.paths import PATHS, is_path, relative_path
 from xraytune.space.settings import Parameters, Settings
-from xraytune.space.space import Space
+from xraytune.space.space import Space, package_problems
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.synth.extra_folder import store_folder
+from xraytune.synth.saved_generator import GENERATOR_FILE, read_generator
 from xraytune.trial.mix import require_enough
 
 INPUTS_FILE = "inputs.json"
 
 Inputs: TypeAlias = set[tuple[str, str]]
-"""Paths of extra images (`folder.path`) and custom weights (`weights`), each with the name of its parameter."""
+"""Paths of extra images, saved generators and custom weights, each with the name of its parameter."""
 
 
 def inputs_of_space(space: Space) -> Inputs:
     """Return the inputs that trials of a space can use."""
-    values = {(name, value) for name in ("folder.path", "weights") for (value,) in space.combinations(name)}
+    values = {(name, value) for name in (*PATHS, "weights") for (value,) in space.combinations(name)}
     return {(name, str(value)) for name, value in values if is_path(name, value)}
 
 
@@ -53,10 +54,11 @@ def read_inputs(
     """Return the content of each input: the SHA-256 of a file, a fingerprint of the usable images of a folder.
 
     The images are decoded, so that broken ones are found before any trial starts. If the study's data folder is given as
-    `index`, patients of its sealed test folder are refused among them. `mixes` are of the folder of extra images.
+    `index`, patients of its sealed test folder are refused among them. `mixes` may be of the folder of extra images.
 
     Raises:
-        DataError: See `store_folder`; or a mix needs more images than the folder has.
+        ArtifactError: A saved generator is damaged.
+        DataError: See `store_folder`; a mix needs more images than the folder has, or a generator has not learned a class.
         MachineError: A weights file is missing.
     """
     contents = {}
@@ -66,7 +68,12 @@ def read_inputs(
             images, _ = store_folder(file, prepared, settings.data, index=index, cache=cache)
             contents[file] = content_fingerprint(images)
             for mix in mixes:
-                require_enough([image.label for image in images], mix, prepared)
+                if mix.folder and mix.folder.path == file:
+                    require_enough([image.label for image in images], mix, prepared)
+        elif name == "folder.seen":
+            continue  # the split depends on it
+        elif name != "weights":
+            contents[file] = _usable_generator(file, prepared)
         elif file.is_file():
             contents[file] = sha256_of(file, "file of tensors")
         else:
@@ -84,6 +91,19 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
     ]
     if problems:
         raise StudyError(*problems)
+
+
+def _usable_generator(folder: Path, prepared: Prepared) -> str:
+    """Return the SHA-256 of the record of a saved generator; raise DataError if it cannot make the study's images."""
+    saved = read_generator(folder)
+    missing = [name for name in prepared.class_names if name not in saved.class_counts]
+    if missing or prepared.has_masks != (saved.masks is not None):
+        lack = f"the class {missing[0]}" if missing else "masks" if prepared.has_masks else "images without masks"
+        what = f"this {saved.settings.noun} makes images of {join_names([*saved.class_counts])}, but not {lack}"
+        raise DataError(Problem(what, folder, "train one on images that are labelled like the study's"))
+    if problems := package_problems(saved.settings.block):
+        raise MachineError(*problems)
+    return sha256_of(folder / GENERATOR_FILE)
 
 
 def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:

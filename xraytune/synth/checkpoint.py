@@ -30,7 +30,7 @@ from xraytune.synth.networks import Generator
 CHECKPOINT_NAME = "checkpoint.pt"
 _MAX_CLASSES = 1000
 """Limits the memory that a damaged file can ask for."""
-_OTHER_NETWORK = "this checkpoint belongs to a different network"
+_OTHER_NETWORK = "this generator has a different network"
 _logger = logging.getLogger(__name__)
 
 
@@ -83,6 +83,14 @@ def resume(training: Training, folder: Path) -> None:
     training.step = content["step"]
 
 
+def load_start(training: Training, file: Path) -> None:
+    """Give a new training the weights of a saved generator; raise ArtifactError if its network is another one."""
+    weights = load_generator(file).state_dict()
+    with explain_unreadable(_OTHER_NETWORK, file, "give it the same settings of the network"):
+        for network in (training.generator, training.ema_generator):
+            network.load_state_dict(weights)
+
+
 def checkpoint_generator(path: Path) -> ImageGenerator:
     """Load the EMA generator of a checkpoint, in evaluation mode, on the CPU."""
     content = _read_checkpoint(path)
@@ -114,7 +122,7 @@ def _about(generator: ImageGenerator) -> dict[str, str | int]:
     """Return all that `_load` needs to rebuild a generator, apart from its weights."""
     settings = generator.settings
     counts = {"class_count": generator.class_count, "channels": generator.channels}
-    return {"kind": settings.block, "settings": settings.model_dump_json(), **counts}
+    return {"kind": settings.block, "settings": settings.model_dump_json(exclude={"start_from"}), **counts}
 
 
 def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerator:

@@ -30,6 +30,9 @@ _COMBINED, _NOISE = 24, 0.25
 independent of them, which is larger if they are fewer. With fewer images or less noise, too many images are copies."""
 
 
+_COMPONENTS = ("origin", "axes")
+
+
 class ClassCodes(nn.Module):
     """The distribution of the codes of each class, with the mean and covariance of its training images.
 
@@ -40,6 +43,8 @@ class ClassCodes(nn.Module):
     Attributes:
         means: float32 [K, D].
         factors: Lower triangular, float32 [K, D, D]; factor times its transpose is the covariance.
+        origin: The mean of the images that the components were computed from, float32 [P]; empty in older files.
+        axes: Map the deviation of an image from it to its code, float32 [P, D].
         codes: Of the training images, float32 [N, D].
         keys: Unit vectors, float32 [N, D].
         labels: int64 [N].
@@ -47,6 +52,8 @@ class ClassCodes(nn.Module):
 
     means: Tensor
     factors: Tensor
+    origin: Tensor
+    axes: Tensor
     codes: Tensor
     keys: Tensor
     labels: Tensor
@@ -56,6 +63,11 @@ class ClassCodes(nn.Module):
         self.register_buffer("means", torch.zeros(class_count, code_dim))
         self.register_buffer("factors", torch.eye(code_dim).repeat(class_count, 1, 1))
         self._resize(0)
+        self._set_components(torch.zeros(0), torch.zeros(0, code_dim))
+
+    def _set_components(self, origin: Tensor, axes: Tensor) -> None:
+        self.register_buffer("origin", origin.to(self.means))
+        self.register_buffer("axes", axes.to(self.means))
 
     def _resize(self, image_count: int) -> None:
         for name in ("codes", "keys"):
@@ -64,6 +76,10 @@ class ClassCodes(nn.Module):
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         self._resize(len(state.get(f"{prefix}labels", ())))
+        components = [
+            torch.zeros_like(state.setdefault(f"{prefix}{name}", getattr(self, name))) for name in _COMPONENTS
+        ]
+        self._set_components(*components)
         super()._load_from_state_dict(state, prefix, *args)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -84,6 +100,26 @@ class ClassCodes(nn.Module):
         codes: Tensor = self.means[labels] + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
         return codes
 
+    def find_components(self, images: Tensor) -> Tensor:
+        """Return the principal components of images, uint8 [N, C, S, S]: float32 [N, D], each of variance 1; keep the axes.
+
+        Few or similar images have fewer components; the missing ones are 0.
+        """
+        pixels = _small_pixels(images)
+        origin, code_dim, scale = pixels.mean(dim=0), self.means.shape[1], math.sqrt(max(len(pixels) - 1, 1))
+        components, deviations, axes = torch.linalg.svd(pixels - origin, full_matrices=False)
+        count = min(code_dim, int((deviations > _LEAST_DEVIATION * deviations[0]).sum()))
+        codes, kept = torch.zeros(len(pixels), code_dim), torch.zeros(len(origin), code_dim)
+        codes[:, :count] = components[:, :count] * math.sqrt(len(pixels) - 1)
+        kept[:, :count] = axes[:count].T / deviations[:count] * scale
+        self._set_components(origin, kept)
+        return codes.to(images.device)
+
+    def project(self, images: Tensor) -> Tensor:
+        """Return the codes of other images, uint8 [N, C, S, S], in the components that were found: float32 [N, D]."""
+        deviations = _small_pixels(images) - self.origin.cpu().double()
+        return (deviations @ self.axes.cpu().double()).to(self.means)
+
     def fit(self, codes: Tensor, labels: Tensor) -> None:
         """Set the distributions from codes [N, D] of training images with labels [N]."""
         self._resize(len(codes))
@@ -101,15 +137,7 @@ class ClassCodes(nn.Module):
             self.factors[label] = torch.linalg.cholesky(covariance + ridge)
 
 
-def image_codes(images: Tensor, code_dim: int) -> Tensor:
-    """Return the principal components of images, uint8 [N, C, S, S]: float32 [N, code_dim], each of variance 1.
-
-    Few or similar images have fewer components; the missing ones are 0.
-    """
+def _small_pixels(images: Tensor) -> Tensor:
+    """Return images, uint8 [N, C, S, S], reduced to the size of the components, float64 [N, P]."""
     small = F.interpolate(images.cpu().float(), size=(_CODE_PX, _CODE_PX), mode="bilinear", antialias=True)
-    pixels = small.flatten(1).double()
-    components, deviations, _ = torch.linalg.svd(pixels - pixels.mean(dim=0), full_matrices=False)
-    count = min(code_dim, int((deviations > _LEAST_DEVIATION * deviations[0]).sum()))
-    codes = torch.zeros(len(pixels), code_dim)
-    codes[:, :count] = components[:, :count] * math.sqrt(len(pixels) - 1)
-    return codes.to(images.device)
+    return small.flatten(1).double()

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.base.files import read_json
 from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.prepare import HELD_OUT, Prepared, require_unbroken, store_images
@@ -20,7 +19,6 @@ from xraytune.data.shared_patients import ambiguous_files, patient_aliases, pati
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings
 
-PROVENANCE_FILE = "provenance.json"
 _logger = logging.getLogger(__name__)
 
 
@@ -34,11 +32,9 @@ def store_folder(
     `index`, the study's data folder, is given.
 
     Raises:
-        DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of
-            a generator that was trained on validation or test images.
+        DataError: The folder is malformed, has a broken image, no usable image, or an image of a test patient.
     """
     listed = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks)
-    require_unseen(root, prepared, () if index is None else index.test)
     if index is not None:
         _require_no_test_patients(listed, root, index, data.split.group_regex)
     usable = _without_validation(listed, root, prepared, data.split.group_regex)
@@ -47,29 +43,6 @@ def store_folder(
     store = store_images(root, images, data, cache=cache)
     require_unbroken(store, root, "repair or remove them")
     return images, store
-
-
-def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = ()) -> None:
-    """Refuse images of a generator that was trained on images of val-A, val-B or the held-out test folder.
-
-    Folders without the provenance file of `xraytune generator sample` pass.
-
-    Raises:
-        DataError: The generator was trained on such images, or the provenance file cannot be read.
-    """
-    path = root / PROVENANCE_FILE
-    if not path.is_file():
-        return
-    try:
-        learnt = set(map(str, read_json(path)["train_images"]))
-    except (ValueError, OSError, LookupError, TypeError) as error:
-        fix = "draw the images again; or remove the file, if `xraytune generator sample` did not write it"
-        raise DataError(Problem("the record of the generator's training images cannot be read", path, fix)) from error
-    held_out = [image.sha256 for image in prepared.images if image.side in HELD_OUT] + [image.sha256 for image in test]
-    if seen := sum(sha256 in learnt for sha256 in held_out):
-        what = f"the generator of these images was trained on {seen} of the {len(held_out)} images that the study holds out"
-        fix = "train a generator on this study's data and data.split (`xraytune generator train`), and draw images with it"
-        raise DataError(Problem(what, path, fix))
 
 
 def _require_no_test_patients(

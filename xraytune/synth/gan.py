@@ -18,7 +18,6 @@ from xraytune.nets.captured import Draws
 from xraytune.nets.compute import autocast, seeded
 from xraytune.nets.optimizer import Optimizer
 from xraytune.space.settings import GanSettings
-from xraytune.synth.codes import image_codes
 from xraytune.synth.contract import RealImages, Training, update_ema
 from xraytune.synth.networks import Discriminator, Generator
 
@@ -101,11 +100,12 @@ class GanTraining(Training):
     optimizer_d: Optimizer
 
     def fit(self, real: RealImages) -> None:
-        """With `architecture: pca`, compute the codes of the training images."""
-        if self.generator.prior is not None and self.ema_generator.prior is not None:
-            codes = image_codes(real.images, self.settings.z_dim)
-            for prior in (self.generator.prior, self.ema_generator.prior):
-                prior.fit(codes, real.labels)
+        """With `architecture: pca`, compute the codes of the training images; a start keeps its components."""
+        prior, ema_prior, images = self.generator.prior, self.ema_generator.prior, real.images
+        if prior is not None and ema_prior is not None:
+            has_start = self.settings.start_from is not None
+            prior.fit(prior.project(images) if has_start else prior.find_components(images), real.labels)
+            ema_prior.load_state_dict(prior.state_dict())
 
     def draw(self, real: RealImages, compute: Compute) -> GanDraws:
         """Draw for the next step."""

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.artifacts import build_once
+from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import write_array
 from xraytune.base.seeding import derive_seed
@@ -25,8 +25,9 @@ from xraytune.space.settings import SOURCES, Experiment, GeneratorSettings
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.pool import BLOCK, Images, MaskRange, binarise, draw_block, mask_range
+from xraytune.synth.saved_generator import draw_saved, read_generator
 from xraytune.synth.synthesize import network_labels, trained_generator
-from xraytune.synth.train import resize_pixels
+from xraytune.synth.train import resize_pixels, resize_planes
 
 POOL_STAGE = "pool-1"
 ReadBlock: TypeAlias = Callable[[int, int], ImageSource]
@@ -51,9 +52,11 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     parameters = experiment.parameters
     if parameters.own_generator is not None:
         return partial(pool_block, parameters.own_generator, context)
-    if parameters.folder is None:
-        return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
-    return folder_reader(folder_images(experiment, context))
+    if parameters.folder is not None:
+        return folder_reader(folder_images(experiment, context))
+    if parameters.generator is not None:
+        return partial(given_block, parameters.generator.path, context, seed=experiment.settings.seed)
+    return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
 
 
 def pool_block(settings: GeneratorSettings, context: RunContext, label: int, block: int) -> ImageSource:
@@ -73,6 +76,27 @@ def pool_block(settings: GeneratorSettings, context: RunContext, label: int, blo
         return draw_block(network, class_input, block, seed=settings.seed, compute=compute, typical=typical)
 
     return _stored_block(context, settings.block, settings.noun, inputs, draw)
+
+
+def given_block(folder: Path, context: RunContext, label: int, block: int, *, seed: int) -> ImageSource:
+    """Like `pool_block`, for a generator that was trained before; larger images are reduced to the study's size."""
+    prepared, compute, saved = context.prepared, context.compute, read_generator(folder)
+    name, size_px = prepared.class_names[label], prepared.image_size_px
+    inputs = {
+        "files": saved.generators,
+        "compute": [compute.device, compute.threads, compute.precision],
+        "releases": releases("torch"),
+        **{"size_px": size_px, "class": name, "label": label, "block": block, "seed": seed},
+    }
+
+    def draw() -> Images:
+        images = draw_saved(folder, saved, name, block, seed=seed, compute=compute)
+        if saved.settings.image_size <= size_px:
+            return images
+        planes = resize_planes(images.pixels, images.masks, size_px)
+        return Images(planes[:, 0], planes[:, 1] if prepared.has_masks else None)
+
+    return _stored_block(context, "generator", saved.settings.noun, inputs, draw)
 
 
 def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from xraytune.base.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases, work_path
-from xraytune.base.files import read_bytes, require_no_link, sync, write_bytes
+from xraytune.base.files import read_bytes, require_no_link, sha256_of, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
 from xraytune.space.settings import PACKAGES, GeneratorSettings
 from xraytune.space.space import missing_packages
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, KINDS, checkpoint_generator, checkpoint_step, save_generator
+from xraytune.synth.saved_generator import generator_file
 from xraytune.synth.train import train_generator
 
 
@@ -37,8 +38,10 @@ def generator_inputs(
 ) -> dict[str, Any]:
     """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
     extra = () if missing_packages(settings.block) else PACKAGES.get(settings.block, ())
+    started = {} if settings.start_from is None else {"start": sha256_of(_start_file(settings, label, prepared))}
     return {
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(exclude={"start_from"}),
+        **started,
         "makes_masks": prepared.has_masks,
         "label": label,
         "train": prepared.train_fingerprint,
@@ -75,6 +78,12 @@ def generator_need(settings: GeneratorSettings | None, prepared: Prepared, compu
     return fingerprint(generator_stage(settings), _without_steps(first))
 
 
+def _start_file(settings: GeneratorSettings, label: int | None, prepared: Prepared) -> Path:
+    """Return the file of the network that training starts from."""
+    assert settings.start_from is not None, "settings with a start"
+    return settings.start_from / generator_file(None if label is None else prepared.class_names[label])
+
+
 def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, "settings": {**inputs["settings"], "steps": None}}
 
@@ -96,7 +105,7 @@ def trained_generator(settings: GeneratorSettings, label: int | None, context: R
         _start_from_shorter_run(cache, stage, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():
             on_progress(what, 0, settings.steps)  # the pace is known sooner
-        checkpoint, step = folder / CHECKPOINT_NAME, 0
+        checkpoint, step = folder / CHECKPOINT_NAME, -1
         while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
             for progress in train_generator(
                 settings,
@@ -104,6 +113,7 @@ def trained_generator(settings: GeneratorSettings, label: int | None, context: R
                 labels,
                 class_count,
                 masks=masks,
+                start=None if settings.start_from is None else _start_file(settings, label, prepared),
                 compute=compute,
                 checkpoint_dir=work,
                 grid_dir=work / "grids",

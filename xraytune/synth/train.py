@@ -24,7 +24,7 @@ from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.captured import replayed
 from xraytune.space.settings import GeneratorSettings
-from xraytune.synth.checkpoint import new_training, resume, save_checkpoint
+from xraytune.synth.checkpoint import load_start, new_training, resume, save_checkpoint
 from xraytune.synth.contract import Training, real_images
 from xraytune.synth.grids import image_grid, png_bytes, with_outlines
 from xraytune.synth.pool import binarise, draw_noise, generate
@@ -49,6 +49,7 @@ def train_generator(
     class_count: int,
     *,
     masks: NDArray[np.uint8] | None = None,
+    start: Path | None = None,
     compute: Compute,
     checkpoint_dir: Path,
     grid_dir: Path | None = None,
@@ -59,7 +60,8 @@ def train_generator(
     """Train up to step `settings.steps`, from the checkpoint in `checkpoint_dir`, of the same training, if there is one.
 
     Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and resized once. `labels`,
-    int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. `grid_dir` is for
+    int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. `start` is the file
+    of a trained generator whose weights the first step starts from. `grid_dir` is for
     `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines. The training waits for the
     device only at reports; other intervals are rounded up to the next one.
 
@@ -69,6 +71,8 @@ def train_generator(
     """
     planes = resize_planes(pixels, masks, settings.image_size)
     training = new_training(settings, class_count, compute, planes.shape[1])
+    if start is not None:
+        load_start(training, start)
     resume(training, checkpoint_dir)
     real = real_images(planes, labels, compute)
     training.fit(real)
@@ -88,6 +92,8 @@ def train_generator(
         if _is_due(first, training, checkpoint_every_steps):
             save_checkpoint(training, checkpoint_dir)
         yield TrainingProgress(step=training.step, losses=means)
+    if not settings.steps:
+        save_checkpoint(training, checkpoint_dir)
 
 
 def resize_planes(pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None, size_px: int) -> NDArray[np.uint8]:

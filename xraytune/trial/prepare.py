@@ -24,6 +24,7 @@ from xraytune.space.rules import check_images, unusual_values
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space, require_extensions
 from xraytune.synth.quality import require_measurable
+from xraytune.synth.seen import mixes_of, seen_by
 from xraytune.trial.task import task_of
 
 
@@ -61,7 +62,14 @@ def prepare_space(
     require_networks(space)
     task = task_of(settings)
     index = read_index(settings.data, pairs=task.has_pairs, on_progress=on_progress)
-    prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
+    prepared, warnings = prepare_index(
+        index,
+        settings.data,
+        cache,
+        seen=seen_by(mixes_of(space)),
+        skip_broken=skip_broken,
+        on_progress=on_progress,
+    )
     for warning in warnings:
         note(warning)
     if not task.trains_network:

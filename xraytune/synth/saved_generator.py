@@ -1,0 +1,74 @@
+"""A generator in a folder that `xraytune generator train` wrote: its record, `generator.json`, and images drawn from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from xraytune.base.errors import ArtifactError, Problem
+from xraytune.base.files import read_json, sha256_of
+from xraytune.base.records import Compute
+from xraytune.data.prepare import is_plain_name
+from xraytune.space.settings import GeneratorSettings
+from xraytune.synth.checkpoint import load_generator
+from xraytune.synth.generator_quality import PoolReport
+from xraytune.synth.pool import Images, MaskRange, draw_block
+
+GENERATOR_FILE = "generator.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedGenerator:
+    """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
+
+    `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks.
+    """
+
+    version: Literal[1] = 1
+    settings: GeneratorSettings
+    class_counts: dict[str, int]
+    train_fingerprint: str
+    train_images: list[str]
+    generators: dict[str, str]
+    compute: Compute
+    packages: dict[str, str]
+    masks: MaskRange | None = None
+    report: PoolReport | None = None
+
+
+_RECORD = TypeAdapter(SavedGenerator)
+
+
+def generator_file(class_name: str | None) -> str:
+    """Return the name of the file of a network: of all classes (None), or of one."""
+    return "generator.safetensors" if class_name is None else f"generator_{class_name}.safetensors"
+
+
+def read_generator(folder: Path) -> SavedGenerator:
+    """Read the record of a generator; raise ArtifactError if there is none, or a file is missing or damaged."""
+    fix = "give a folder that `xraytune generator train` wrote, or train the generator again"
+    try:
+        saved = _RECORD.validate_python(read_json(folder / GENERATOR_FILE))
+        if not all(map(is_plain_name, (*saved.generators, *saved.class_counts))):
+            raise ValueError("a name that is a path")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(Problem(f"no generator here: {GENERATOR_FILE} is missing", folder, fix)) from None
+    except ValueError as error:
+        raise ArtifactError(Problem(f"{GENERATOR_FILE} is damaged, or from another version", folder, fix)) from error
+    for name, sha256 in saved.generators.items():
+        if not (folder / name).is_file() or sha256_of(folder / name, "file of tensors") != sha256:
+            raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))
+    return saved
+
+
+def draw_saved(
+    folder: Path, saved: SavedGenerator, class_name: str, block: int, *, seed: int, compute: Compute
+) -> Images:
+    """Draw a block of 256 images of a class, see `draw_block`."""
+    settings = saved.settings
+    network = load_generator(folder / generator_file(None if settings.conditional else class_name))
+    label = [*saved.class_counts].index(class_name) if settings.conditional else 0
+    return draw_block(network.to(compute.device), label, block, seed=seed, compute=compute, typical=saved.masks)

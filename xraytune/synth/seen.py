@@ -1,0 +1,68 @@
+"""Which images the makers of extra images have seen: no patient in them may be validated or tested on.
+
+Images are recognised by the SHA-256 of their files. What a saved generator has seen is in its record, and what made the
+images of a folder in its provenance file, or where `folder.seen` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from xraytune.base.errors import DataError, Problem
+from xraytune.base.files import read_json, sha256_of
+from xraytune.data.folders import list_images
+from xraytune.space.fields import parameters_from
+from xraytune.space.paths import PATHS
+from xraytune.space.settings import FolderSettings, Parameters
+from xraytune.space.space import Space
+from xraytune.synth.saved_generator import read_generator
+
+PROVENANCE_FILE = "provenance.json"
+_MIX = ("source", "synthetic_ratio", "balance", "mixing", "batch_size")
+
+
+def mixes_of(space: Space) -> tuple[Parameters, ...]:
+    """Return the possible mixes of a space, apart from the settings of generators that its trials train."""
+    names = (*_MIX, *PATHS)
+    combined = (dict(zip(names, values, strict=True)) for values in space.combinations(*names))
+    return tuple(parameters_from({name: value for name, value in mix.items() if value is not None}) for mix in combined)
+
+
+def seen_by(mixes: Iterable[Parameters]) -> frozenset[str]:
+    """Return the SHA-256 of all images that the makers of some extra images are known to have seen; see `seen_images`."""
+    return frozenset().union(*(seen_images(mix) or () for mix in mixes))
+
+
+def seen_images(mix: Parameters) -> frozenset[str] | None:
+    """Return the SHA-256 of all images that the maker of a trial's extra images has seen besides those of the study.
+
+    None if they are not known.
+
+    Raises:
+        ArtifactError: A saved generator is damaged.
+        DataError: What `folder.seen` says, or the provenance file of a folder, cannot be read.
+    """
+    if mix.folder is not None:
+        return _seen_for_folder(mix.folder)
+    given = mix.generator.path if mix.generator else start_of(mix)
+    return frozenset(read_generator(given).train_images) if given else frozenset()
+
+
+def start_of(mix: Parameters) -> Path | None:
+    """Return the folder of the generator that a trial's own one starts from, if any."""
+    return mix.own_generator.start_from if mix.own_generator else None
+
+
+def _seen_for_folder(folder: FolderSettings) -> frozenset[str] | None:
+    seen, provenance = folder.seen, folder.path / PROVENANCE_FILE
+    if seen is not None and seen.is_dir():
+        return frozenset(map(sha256_of, list_images(seen)))
+    try:
+        if seen is not None:
+            return frozenset(seen.read_text().split())
+        return frozenset(map(str, read_json(provenance)["train_images"])) if provenance.is_file() else None
+    except (ValueError, OSError, LookupError, TypeError) as error:
+        fix = "write one SHA-256 per line" if seen else "draw the images again; or remove the file"
+        what = "the record of the images that these were made from cannot be read"
+        raise DataError(Problem(what, seen or provenance, fix)) from error
