@@ -25,6 +25,7 @@ from xraytune.nets.compute import allocation_of
 from xraytune.space.load import load_space
 from xraytune.space.settings import Budget, Experiment, GanSettings, Objective, Parameters, without_gate
 from xraytune.study.inputs import read_inputs
+from xraytune.synth import privacy
 from xraytune.synth.quality import require_measurable
 from xraytune.synth.sources import POOL_STAGE, pool_block
 from xraytune.synth.synthesize import trained_generator
@@ -215,6 +216,43 @@ def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path, key: str
         generator_sample(gan, count=9, out=tmp_path / "images")
 
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_generator_to_share_holds_nothing_of_an_image(kept: Kept, clinic_b: Bench, tmp_path: Path) -> None:
+    """It draws images, is a source and a start, and states what its privacy was found to be."""
+    shared, overrides = tmp_path / "shared", ["gan.steps=3"]
+    generator_train(kept.space, out=shared, overrides=overrides, cache=kept.cache, share=True, anyway=True)
+
+    assert {file.name for file in shared.iterdir()} == {"card.md", "generator.json", "generator.safetensors"}
+    tensors = load_file(shared / "generator.safetensors")
+    counts = read_json(shared / "generator.json")["class_counts"].values()
+    assert len(tensors["prior.codes"]) == len(tensors["prior.keys"]) == len(tensors["prior.labels"]) == 0
+    assert not any(sum(counts) in tensor.shape for tensor in tensors.values())
+    membership = read_json(shared / "generator.json")["membership"]
+    assert {*membership} == {"the nearest sample", "reconstruction"}
+    assert all(0 <= auroc <= 1 for auroc in membership.values())
+    drawn = generator_sample(shared, count=4, out=tmp_path / "drawn")
+    assert sum(drawn.counts.values()) == 4
+    started = GanSettings.model_validate({"image_size": 32, "width": 4, "steps": 0, "start_from": shared})
+    assert pool_block(started, clinic_b.context, 0, 0).read().std() > 0
+
+
+def test_a_generator_that_reveals_its_training_images_is_not_shared(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(privacy, "MOST_MEMBERSHIP", 0.0)
+
+    with pytest.raises(DataError, match=r"training images can be told from unseen ones(.|\n)*--anyway"):
+        generator_train(kept.space, out=tmp_path / "shared", overrides=["gan.steps=3"], cache=kept.cache, share=True)
+
+    assert not [*tmp_path.iterdir()]
+
+
+def test_reconstruction_tells_memorised_images_from_others() -> None:
+    """A network that knows some images is caught by either attack."""
+    images = np.random.default_rng(1).integers(0, 256, (12, 32, 32), dtype=np.uint8)
+    distances = privacy.distances_to_nearest(images, images[:6])
+    assert distances[:6].max() < 1e-3 < distances[6:].min()
 
 
 GAN = {"image_size": 32, "steps": 6, "width": 4, "z_dim": 8, "batch_size": 8, "lr_g": 1e-2}

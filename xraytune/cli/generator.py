@@ -23,6 +23,12 @@ def train(
     weights_dir: options.WeightsDir = None,
     cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,
+    share: Annotated[
+        bool, Option("--share", help="Write a generator to give away, without codes of training images; see its card.")
+    ] = False,
+    anyway: Annotated[
+        bool, Option("--anyway", help="With --share, even if training images can be told from unseen ones.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Train the GAN or diffusion model of a search space file and save it to a folder. Run again to resume."""
@@ -37,6 +43,8 @@ def train(
             weights_dir=weights_dir,
             cache=cache,
             skip_broken=skip_broken,
+            share=share,
+            anyway=anyway,
             note=console.log,
             on_progress=on_progress,
         )
@@ -47,7 +55,8 @@ def _show_trained(trained: TrainedGenerator) -> None:
     size, steps = trained.settings.image_size, trained.settings.steps
     counts = _counts(trained.class_counts, trained.has_masks)
     console.write(f"{trained.path}: {size} px {trained.settings.noun}, trained for {steps:,} steps on {counts}")
-    console.write("its images next to real ones: samples.png; during training: grids/")
+    pictures = "its images next to real ones: samples.png; during training: grids/"
+    console.write("to share: see card.md" if (trained.path / "card.md").exists() else pictures)
     quality, copies = trained.report.quality, trained.report.copies
     features = f"; features of {quality.features}" if quality else ""
     console.write(f"quality: {quality or trained.report.note}{features}")

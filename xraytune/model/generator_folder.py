@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.artifacts import work_path
-from xraytune.base.errors import ConfigError, MachineError, Problem
+from xraytune.base.errors import ConfigError, DataError, MachineError, Problem
 from xraytune.base.files import (
     explain_disk_errors,
     new_folder,
@@ -31,6 +31,7 @@ from xraytune.base.files import (
     require_writable,
     sha256_of,
     write_json,
+    write_text,
 )
 from xraytune.base.records import Compute, Progress, ignore_progress, to_json
 from xraytune.data.prepare import RunContext, prepare
@@ -39,12 +40,14 @@ from xraytune.nets.weights import find_weights
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.messages import nearest
-from xraytune.space.settings import GENERATORS, Experiment, GeneratorSettings
+from xraytune.space.settings import GENERATORS, Experiment, GeneratorSettings, GivenGenerator, Parameters
 from xraytune.space.space import Space, package_problems
+from xraytune.synth.checkpoint import load_generator, save_generator, without_images
 from xraytune.synth.generator_quality import PoolReport
+from xraytune.synth.privacy import measure_privacy
 from xraytune.synth.quality import feature_parameters, report_pool
 from xraytune.synth.saved_generator import GENERATOR_FILE, SavedGenerator, draw_saved, generator_file, read_generator
-from xraytune.synth.seen import PROVENANCE_FILE
+from xraytune.synth.seen import PROVENANCE_FILE, seen_by
 from xraytune.synth.sources import generator_of, typical_masks
 from xraytune.synth.synthesize import (
     copy_file,
@@ -57,7 +60,7 @@ from xraytune.synth.synthesize import (
 from xraytune.trial.mix import apportion
 from xraytune.trial.samples import save_generator_grid
 
-_SAMPLES = "samples.png"
+_SAMPLES, _CARD = "samples.png", "card.md"
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
 
 
@@ -91,6 +94,8 @@ def generator_train(
     weights_dir: Path | None = None,
     cache: Path | None = None,
     skip_broken: bool = False,
+    share: bool = False,
+    anyway: bool = False,
     note: Callable[[str], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
 ) -> TrainedGenerator:
@@ -104,12 +109,14 @@ def generator_train(
         weights_dir: Folder of official weight files, for the quality of its images.
         cache: The artifact cache, shared with searches; by default `cache`.
         skip_broken: Leave broken images out, with a note on each.
+        share: Write a generator to give away: without codes of training images, pictures of them, or optimizers.
+        anyway: Write it even if `measure_privacy` can tell its training images from unseen ones.
         note: Called with warnings, and with the folder of the sample grids during training.
         on_progress: Called with the progress of the preparation and the training.
 
     Raises:
         ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or `out` exists.
-        DataError: The images cannot be used.
+        DataError: The images cannot be used, or the generator to share reveals its training images.
         MachineError: A GPU is missing, the weights that measure quality, or a package that the generator needs.
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
@@ -125,7 +132,8 @@ def generator_train(
     if (settings.quality.backbone or settings.weights_dir) and (network := feature_parameters(experiment)):
         find_weights(network.backbone, network.weights, settings.weights_dir)
     require_writable(cache)
-    prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
+    seen = seen_by([experiment.parameters])
+    prepared, warnings = prepare(settings, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
@@ -137,11 +145,51 @@ def generator_train(
         networks[label] = trained_generator(generator, label, context)
     report = report_pool(experiment, context)
     with new_folder(out) as folder:
-        counts = fill_generator_folder(folder, networks, experiment, context, report=report)
-        save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
+        saved = fill_generator_folder(folder, networks, experiment, context, report=report, share=share)
+        if share:
+            saved = _with_privacy(folder, saved, experiment, context, note, anyway=anyway)
+        else:
+            save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
     return TrainedGenerator(
-        path=out, settings=generator, class_counts=counts, has_masks=prepared.has_masks, report=report
+        path=out,
+        settings=generator,
+        class_counts=saved.class_counts,
+        has_masks=prepared.has_masks,
+        report=saved.report or report,
     )
+
+
+def _with_privacy(
+    folder: Path,
+    saved: SavedGenerator,
+    experiment: Experiment,
+    context: RunContext,
+    note: Callable[[str], None],
+    *,
+    anyway: bool,
+) -> SavedGenerator:
+    """Measure a generator that is to be shared, and write the figures to its record and its card."""
+    privacy = measure_privacy(folder, saved, context)
+    note(f"privacy: {privacy}")
+    if privacy.refusal and not anyway:
+        fix = "train fewer steps or on more patients, or write it anyway (--anyway)"
+        raise DataError(Problem(f"this {saved.settings.noun} is not shared: {privacy.refusal}", fix=fix))
+    given = Parameters(source="generator", generator=GivenGenerator(path=folder))
+    kept = {name: getattr(experiment.parameters, name) for name in _NETWORK_PARAMETERS}
+    report = report_pool(experiment.model_copy(update={"parameters": given.model_copy(update=kept)}), context)
+    saved = replace(saved, report=report, membership=dict(privacy.membership))
+    write_json(folder / GENERATOR_FILE, to_json(saved))
+    counts = ", ".join(f"{name} {count:,}" for name, count in saved.class_counts.items())
+    lines = (
+        f"# A {saved.settings.noun} for chest X-rays of {saved.settings.image_size} px",
+        f"Trained for {saved.settings.steps:,} steps on {counts} images of {context.prepared.train_patients:,} patients.",
+        f"Quality: {report.quality or report.note}.",
+        f"Privacy, against as many unseen images: {privacy}.",
+        "It holds no image and no code of an image; `generator.json` has the SHA-256 of each training image.",
+        "Use it as `source: generator`, or as `gan.start_from`.",
+    )
+    write_text(folder / _CARD, "\n\n".join(lines) + "\n")
+    return saved
 
 
 def fixed_generator(space: Space) -> Experiment:
@@ -183,8 +231,9 @@ def fill_generator_folder(
     context: RunContext,
     *,
     report: PoolReport | None = None,
-) -> dict[str, int]:
-    """Fill an empty folder for `generator_sample` and return the number of training images of each class.
+    share: bool = False,
+) -> SavedGenerator:
+    """Fill an empty folder for `generator_sample` and return its record; with `share`, with nothing of a training image.
 
     `networks` has the artifact of each network, by `network_labels`.
     """
@@ -193,14 +242,19 @@ def fill_generator_folder(
     for label, artifact in networks.items():
         name = None if label is None else prepared.class_names[label]
         files[generator_file(name)] = artifact / "generator.safetensors"
-        copy_grids(artifact / "grids", folder / "grids" / (name or ""))
+        if not share:
+            copy_grids(artifact / "grids", folder / "grids" / (name or ""))
     for file, source in files.items():
-        copy_file(source, folder / file)
+        if share:
+            save_generator(without_images(load_generator(source)), folder / file)
+        else:
+            copy_file(source, folder / file)
+    learnt = {image.sha256 for image in prepared.images if image.side == "train"}
     record = SavedGenerator(
-        settings=settings,
+        settings=settings.model_copy(update={"start_from": None}),
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         train_fingerprint=prepared.train_fingerprint,
-        train_images=sorted({image.sha256 for image in prepared.images if image.side == "train"}),
+        train_images=sorted(learnt | seen_by([experiment.parameters])),
         generators={file: sha256_of(folder / file) for file in files},
         compute=context.compute,
         packages={name: version(name) for name in ("xraytune", "torch", "numpy")},
@@ -208,7 +262,7 @@ def fill_generator_folder(
         report=report,
     )
     write_json(folder / GENERATOR_FILE, to_json(record))
-    return record.class_counts
+    return record
 
 
 def generator_sample(

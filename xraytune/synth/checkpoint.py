@@ -109,6 +109,13 @@ def save_generator(generator: ImageGenerator, path: Path) -> None:
     save_state(generator.state_dict(), path, about)
 
 
+def without_images(generator: ImageGenerator) -> ImageGenerator:
+    """Return a generator that holds no codes of its training images; it samples from what they have in common."""
+    if isinstance(generator, Generator) and generator.prior is not None:
+        generator.prior.forget_images()
+    return generator
+
+
 def load_generator(path: Path) -> ImageGenerator:
     """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
     with explain_unreadable("cannot read this generator", path, "train the generator again"):

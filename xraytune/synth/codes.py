@@ -100,6 +100,10 @@ class ClassCodes(nn.Module):
         codes: Tensor = self.means[labels] + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
         return codes
 
+    def forget_images(self) -> None:
+        """Drop the codes of the training images; what remains are the mean and the covariance of each class."""
+        self._resize(0)
+
     def find_components(self, images: Tensor) -> Tensor:
         """Return the principal components of images, uint8 [N, C, S, S]: float32 [N, D], each of variance 1; keep the axes.
 

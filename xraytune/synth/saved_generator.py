@@ -24,7 +24,8 @@ GENERATOR_FILE = "generator.json"
 class SavedGenerator:
     """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
 
-    `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks.
+    `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks. `train_images` includes those of the
+    generator that training started from. `membership` is what `measure_privacy` found before the generator was shared.
     """
 
     version: Literal[1] = 1
@@ -37,6 +38,7 @@ class SavedGenerator:
     packages: dict[str, str]
     masks: MaskRange | None = None
     report: PoolReport | None = None
+    membership: dict[str, float] | None = None
 
 
 _RECORD = TypeAdapter(SavedGenerator)
