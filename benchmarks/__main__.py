@@ -11,6 +11,7 @@ from benchmarks.figures import table, write
 
 NAMES = (
     "startup",
+    "busy",
     "gan",
     "classifier",
     "steps",

@@ -161,6 +161,9 @@ def test_patients_that_a_generator_has_seen_are_on_no_validation_side(
 
     assert seen.isdisjoint(patients_on(images, [*split.val_a, *split.val_b]))
     assert sorted([*split.train, *split.val_a, *split.val_b]) == [*range(len(images))]
+    unseen = patients_on(images, split.train) - seen
+    part = split_by_patient(images, settings, len(unseen), seen=seen)
+    assert patients_on(images, part.train) == unseen
 
 
 def test_the_first_train_patients_have_the_classes_shares() -> None:

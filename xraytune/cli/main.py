@@ -6,6 +6,7 @@ Commands import what they run in their body, so that `--help` loads neither torc
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ from xraytune.base.errors import INTERRUPTED_EXIT_CODE, MachineError, Problem, X
 from xraytune.base.files import explain_disk_errors
 from xraytune.cli import confirm, console, data, generator, getting_started, model, search, space, study
 
+_SPIN_COUNT = "1000"
+"""How often a waiting thread of torch looks again before it sleeps. Threads that spin for long take the core that another
+one waits for: beside other work, a command becomes many times as slow (docs/results.md#beside-other-work)."""
 _START, _SEARCH, _MODEL = "Getting started", "Search", "Final model"
 
 
@@ -107,6 +111,8 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the console script."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
     console.configure()
     build_app()()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images
 from xraytune.data.sides import FEWEST_OF_CLASS, side_size
 from xraytune.data.split import nested_order
 from xraytune.nets.checkpoint import load_best
-from xraytune.nets.compute import allocation_of, gpu_count, pin
+from xraytune.nets.compute import allocation_of, gpu_count, in_one_thread, pin
 from xraytune.nets.train import train_network
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, extra_images
@@ -286,7 +286,7 @@ def train_on_draw(
     inputs = TrialInputs(
         trial, context, TrainingSet(sources=(everyone,), labels=everyone.labels, real=real, extra=extra)
     )
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, in_one_thread() if inputs.network.has_cached_features else nullcontext():
         training = training_of(trial, replace(context, on_progress=ignore_progress), inputs, Path(folder))
         for _ in train_network(training, inputs.validate):
             pass

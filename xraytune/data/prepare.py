@@ -272,7 +272,8 @@ def prepare_index(
         ),
     )
     left_out = (f"left out: {image.file}: {image.reason}" for image in stored.broken)
-    of_seen = f"{counted(len(known), 'patient')} of whom a generator has seen images: on no validation or test side"
+    patients = counted(len(known), "patient")
+    of_seen = f"{patients} of whom a generator has seen images: on no validation or test side, and trained on last"
     return prepared, (*part_notes(index, data.split.val), *index.warnings, *left_out, *([of_seen] if known else []))
 
 

@@ -56,7 +56,7 @@ def split_by_patient(
     """Split `images`; fractions are of images, met in each class as closely as whole patients allow.
 
     `train_patients` is the number of patients to keep on the train side; None: all. Patients in `seen` are on no validation
-    side.
+    side, and the last to be kept.
 
     Raises DataError if a class would be missing on a side, a patient is in two parts, there is no part `val` to use, or the
     train side has fewer patients than `train_patients`.
@@ -82,6 +82,7 @@ def split_by_patient(
     in_train = _nested_order(train, settings.seed)
     _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b})
     if train_patients is not None:
+        in_train.sort(key=lambda patient: patient.name in seen)
         in_train = _first_patients(in_train, train_patients)
     return Split(train=_positions(in_train), val_a=_positions(val_a), val_b=_positions(val_b))
 

@@ -14,11 +14,13 @@ from xraytune.base.records import Json, to_json
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint, read_labelled_folder
+from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table
 from xraytune.model.load import Bundle
 from xraytune.stats.intervals import Measured
 from xraytune.study.folder import StudyFolder
+from xraytune.synth.seen import seen_by
 from xraytune.trial.task import TASKS
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class Evaluated(Measured):
     """The metrics of a model on images of a folder, without those that are `broken`, which were left out.
 
     Attributes:
-        known_images: Copies of the model's training or validation images, or of its extra images if their folder exists.
+        known_images: Copies of the model's training or validation images, of its extra images if their folder exists, or
+            of those that their generator has seen.
         known_patients: Patients of these sets, by the rules of `shared_patients`.
         images_of_known_patients: Their images, including those of `known_images`.
         opened_test: Whether this is the sealed test folder of the model's study.
@@ -116,14 +119,23 @@ def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: i
 def _known(
     bundle: Bundle, labelled: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
 ) -> tuple[set[str], set[str]]:
-    """Return the hashes of the model's training and validation images, and which patients of `images` are among theirs."""
+    """Return the hashes of images that the model or its generator has seen, and the patients of `images` among theirs."""
     known = bundle.prepared().images
     known_in = partial(shared_patients, images, labelled.table, group_regex=labelled.data.split.group_regex)
     extra, names = _extra_images(bundle, patients_by_file_name([*known, *images]))
-    patients = known_in(extra, aliases=names)
+    seen = _seen(bundle)
+    patients = known_in(extra, aliases=names) | patients_seen(images, seen)
     if not is_test:  # the search has checked that the sealed test folder shares no patient with training
         patients |= known_in(known, aliases=_further_names(bundle), owners=patients_by_file_name(known))
-    return {image.sha256 for image in known} | {image.sha256 for image in extra}, patients
+    return {image.sha256 for image in (*known, *extra)} | seen, patients
+
+
+def _seen(bundle: Bundle) -> frozenset[str]:
+    """Return the images that the maker of the model's extra images has seen; empty if that can no longer be read."""
+    try:
+        return seen_by([bundle.experiment().parameters])
+    except (ArtifactError, DataError, OSError):
+        return frozenset()
 
 
 def _further_names(bundle: Bundle) -> set[str]:

@@ -137,6 +137,17 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
 
 
 @contextmanager
+def in_one_thread() -> Iterator[None]:
+    """Compute in one thread: small heads are no slower, and do not wait for a second thread that other work delays."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     """Seed torch's CPU generator for a purpose, such as the initial weights of a network; afterwards, it is as before."""
     with torch.random.fork_rng(devices=[]):
