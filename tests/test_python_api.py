@@ -28,7 +28,6 @@ OTHER_NAMES = {
         ("source", "classes", "positive", "group_regex"), "folder"
     ),  # `DataSettings`
     "xraytune data phantom": {"size": "image_size_px", "masks": "pairs"},
-    "xraytune report": {"csv": "out"},
     "xraytune space check": {"file": "path"},
     "xraytune headroom": {"out": "file"},
     "xraytune train": {"study": "config"},

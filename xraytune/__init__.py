@@ -14,7 +14,7 @@ Every command has a function here, with the same arguments:
     xraytune headroom           measure_headroom, draw_headroom
     xraytune search             run_search
     xraytune status             status, trials_dataframe
-    xraytune report             write_report, write_tables
+    xraytune report             write_report
     xraytune confirm            confirm_study
     xraytune audit              run_audit
     xraytune export             export_best
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from xraytune.model.predict import predict
     from xraytune.model.train import train
     from xraytune.present.headroom import draw_headroom
-    from xraytune.present.page import write_report, write_tables
+    from xraytune.present.page import write_report
     from xraytune.search.callbacks import Callbacks
     from xraytune.search.doctor import doctor
     from xraytune.search.run import search as run_search
@@ -97,7 +97,6 @@ __all__ = [
     "train",
     "trials_dataframe",
     "write_report",
-    "write_tables",
 ]
 
 

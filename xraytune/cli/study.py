@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import BadParameter, Option
+from typer import Option
 
 from xraytune.cli import console, options
 from xraytune.cli.search import study_json
@@ -34,25 +34,14 @@ def report(
         Path | None,
         Option("--out", "-o", metavar="FILE", help="HTML file to write; default: report.html in the study."),
     ] = None,
-    csv: Annotated[
-        Path | None,
-        Option(metavar="FOLDER", help="Write the tables of the page to this new folder instead, as CSV files."),
-    ] = None,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write an HTML report of a study that opens offline: verdict, trials, images, cost. Also works during a search."""
-    if csv and out:
-        raise BadParameter("give either --csv or --out", param_hint="--csv")
-    from xraytune.present import page
+    from xraytune.present.page import write_report
 
-    if csv:
-        files = page.write_tables(study, out=csv, cache=cache)
-        text = "\n".join(f"{shown_path(file)}" for file in files)
-        console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(text)
-    else:
-        written = page.write_report(study, out=out, cache=cache)
-        console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
+    file = write_report(study, out=out, cache=cache)
+    console.show_result({"report": file}, lambda _: console.write(str(shown_path(file))), as_json=as_json)
 
 
 def export(

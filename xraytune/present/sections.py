@@ -129,11 +129,7 @@ def _parameters(data: StudyData) -> Section | None:
     figures = data.figures
     small = [charts.importances(figures["importances"])] if "importances" in figures else []
     small += [charts.parameter_slice(figure, view) for name, figure in figures.items() if name.startswith("slice ")]
-    return Section(
-        small_charts=small,
-        tables=[all_trials(view)],
-        commands=[f"xraytune report {data.argument} --csv tables"],
-    )
+    return Section(small_charts=small, tables=[all_trials(view)])
 
 
 def _mistakes(data: StudyData) -> Section | None:
