@@ -3,7 +3,7 @@
 One image on its way into a step: a stream draws its number in the training set and one of its views (`StepImages`). This
 is done for many steps at once. Then, on the device, `PixelLoader` looks up its pixels, and scales, augments and normalises
 them. If the backbone is frozen, `FeatureLoader` looks up the features that were computed once for that view, and the loop
-trains the head alone. If only the last stage is trained, it looks up the inputs of that stage in the same way.
+trains the head alone.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class TrialInputs:
     """The network of a trial, and the batches that it trains and validates on; computes what the cache lacks of them.
 
     Attributes:
-        trained: The module that the loop trains: the whole network, its part from the last stage on, or a head.
+        trained: The module that the loop trains: the whole network, or a head.
     """
 
     trained: nn.Module
@@ -76,8 +76,6 @@ class TrialInputs:
         if network.has_cached_features:
             self._loader = FeatureLoader(training_set, network)
             self.trained = network.head(self._loader.feature_count)
-        elif network.cache_last_stage(training_set.sources):
-            self._loader, self.trained = FeatureLoader(training_set, network), network.from_last_stage()
         else:
             self._loader, self.trained = PixelLoader(training_set, network), network.whole
         self.load = self._loader.load
@@ -190,7 +188,7 @@ class Loader:
         real, others = np.split(numbers, [real_count], axis=1)
         return [self._rows[0].draw(real), self._rows[1].draw(others - self._first_other)]
 
-    def look_up(self, drawn: Sequence[Tensor], convert: Callable[[Tensor], Tensor]) -> Tensor:
+    def look_up(self, drawn: Sequence[Tensor], convert: Callable[[Tensor], Tensor] = lambda rows: rows) -> Tensor:
         """Return the rows of a step, [B, ...], converted to one size."""
         parts = [
             convert(rows.look_up(of_rows)) for rows, of_rows in zip(self._rows, drawn, strict=True) if len(of_rows)
@@ -199,7 +197,7 @@ class Loader:
 
 
 class FeatureLoader(Loader):
-    """Looks up cached features, float32 [B, D], or cached inputs of the last stage, [B, C, H, W]."""
+    """Looks up cached features, float32 [B, D]."""
 
     def __init__(self, training_set: TrainingSet, network: Network) -> None:
         classical = network.experiment.parameters.classical
@@ -223,7 +221,7 @@ class FeatureLoader(Loader):
     def load(self, *drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of each image in its view, and the labels."""
         *features, labels = drawn
-        return self.look_up(features, self.network.restored), labels
+        return self.look_up(features), labels
 
 
 class PixelLoader(Loader):
