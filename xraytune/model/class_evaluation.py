@@ -32,7 +32,6 @@ from xraytune.model.overlap import BOOTSTRAP_SEED, About, Evaluated, Write
 from xraytune.model.predict import ImageFiles, predict_images, predictions_csv
 from xraytune.stats.breakdown import ClassMetrics, Subgroup, class_breakdown, patient_means, subgroup_metrics
 from xraytune.stats.classification import METRICS, ScoredImages, classification_metrics, reported_metrics
-from xraytune.stats.curves import class_curves
 from xraytune.stats.intervals import Measured, measure
 
 
@@ -137,7 +136,7 @@ def evaluate_classes(
         },
         validation=bundle.record.metrics if threshold == bundle.record.threshold else (),
     )
-    return evaluation, partial(_write, evaluation, scored, files, patients, sampling)
+    return evaluation, partial(_write, evaluation, scored, files, patients)
 
 
 def require_every_class(names: Sequence[str], labels: Sequence[int], where: Path) -> None:
@@ -167,27 +166,23 @@ def _write(
     scored: ScoredImages,
     files: Sequence[str],
     patients: Sequence[str],
-    sampling: Mapping[str, int],
     folder: Path,
 ) -> None:
     """Write the tables and the figure."""
     names, is_binary = [*evaluation.class_counts], evaluation.threshold is not None
     drawn = {}
     for name, one_class in zip([evaluation.positive] if is_binary else names, scored.classes(), strict=True):
-        is_class, scores = one_class.is_class, one_class.scores
-        brier = float(((scores - is_class) ** 2).mean())
+        brier = float(((one_class.scores - one_class.is_class) ** 2).mean())
         drawn[name] = DrawnClass(
-            curves=class_curves(is_class, scores, patients, **sampling),
+            scored=one_class,
             metrics=evaluation.classes[name],
             brier=with_interval(brier, evaluation.intervals.get("brier") if is_binary else None),
-            prevalence=float(is_class.mean()),
         )
     labels = [names[label] for label in scored.labels]
     table = predictions_csv(names, files, scored.probabilities, scored.predicted, patient=patients, label=labels)
     write_text(folder / "predictions.csv", table)
     note = (
-        f"{evaluation.images:,} images of {evaluation.patients:,} patients. Bands (pointwise), bars and brackets show "
-        "95% intervals over patients."
+        f"{evaluation.images:,} images of {evaluation.patients:,} patients. In brackets: 95% intervals over patients."
     )
     figures = figure_files(folder, "evaluation")
     draw_evaluation(drawn, np.array(evaluation.confusion), names, figures, threshold=evaluation.threshold, note=note)
