@@ -31,8 +31,6 @@ OTHER_NAMES = {
     "xraytune space check": {"file": "path"},
     "xraytune headroom": {"out": "file"},
     "xraytune train": {"study": "config"},
-    "xraytune evaluate": {"at_sensitivity": "sensitivity"},
-    "xraytune predict": {"at_sensitivity": "sensitivity"},
 }
 """Options whose value is in another argument of the function."""
 

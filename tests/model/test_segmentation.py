@@ -111,7 +111,7 @@ def test_a_bundle_says_what_it_is(discs: Path) -> None:
     record = open_bundle(discs / "model").record
 
     assert (record.task, record.class_names, record.positive) == ("segmentation", ("image",), None)
-    assert (record.threshold, record.validation) == (0.5, None)
+    assert record.threshold == 0.5
     assert "segmentation-models-pytorch" in record.packages
     card = (discs / "model" / "README.md").read_text(encoding="utf-8")
     assert "| mean Dice at 32 x 32 px | 0." in card
@@ -201,7 +201,6 @@ Use = Callable[[Path, Path], object]
     ("of_segmenter", "use", "message"),
     [
         (True, lambda model, lab: evaluate(model, data=lab / "train"), "segmentation needs both"),
-        (True, lambda model, _: evaluate(model, data=model, sensitivity=0.9), "only classifiers with two classes"),
         (False, lambda model, pairs: evaluate(model, data=pairs / "test"), "for segmentation"),
         (False, lambda model, pairs: predict(model, pairs / "test", out=model / "out"), "folder of pairs"),
     ],

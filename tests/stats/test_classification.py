@@ -25,7 +25,7 @@ from xraytune.stats.classification import (
 )
 from xraytune.stats.intervals import patient_bootstrap
 from xraytune.stats.placements import structural_components
-from xraytune.stats.threshold import balanced_threshold, sensitivity_threshold
+from xraytune.stats.threshold import balanced_threshold
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -186,7 +186,6 @@ def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) ->
         lambda: patient_bootstrap(images, patients, seed=1),
         lambda: structural_components(labels, both[None], patients, positive=1),
         lambda: balanced_threshold(labels == 1, scores),
-        lambda: sensitivity_threshold(scores, 0.5),
     ):
         with pytest.raises(ValueError, match="must be finite"):
             metric()

@@ -56,7 +56,7 @@ class Evaluation(Evaluated):
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         classes: One-vs-rest metrics of each class.
         confusion: Images by true class (rows) and predicted class (columns).
-        validation: The metrics of the model card, on the validation images; none at another threshold than the model's own.
+        validation: The metrics of the model card, on the validation images.
     """
 
     positive: str
@@ -101,12 +101,11 @@ def evaluate_classes(
     images: ImageFiles,
     columns: Mapping[str, Mapping[str, str]],
     *,
-    threshold: float,
     replicates: int,
     about: About,
 ) -> tuple[Evaluation, Write]:
     """Predict the classes of labelled images and compute all metrics; DataError if a class has no images."""
-    names = bundle.record.class_names
+    names, threshold = bundle.record.class_names, bundle.record.threshold
     files, probabilities, broken = predict_images(bundle.predictor(), images)
     by_file = {image.file: image for image in labelled.images}
     labels = np.array([by_file[file].label for file in files], dtype=np.int64)
@@ -134,7 +133,7 @@ def evaluate_classes(
         subgroups={
             name: subgroup_metrics(files, scored, patients, values, **sampling) for name, values in columns.items()
         },
-        validation=bundle.record.metrics if threshold == bundle.record.threshold else (),
+        validation=bundle.record.metrics,
     )
     return evaluation, partial(_write, evaluation, scored, files, patients)
 

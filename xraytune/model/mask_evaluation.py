@@ -49,7 +49,6 @@ def evaluate_masks(
     images: ImageFiles,
     columns: Mapping[str, Mapping[str, str]],
     *,
-    threshold: float,
     replicates: int,
     about: About,
 ) -> tuple[MaskEvaluation, Write]:
@@ -61,7 +60,7 @@ def evaluate_masks(
         return use_mask(images.root, image, lambda true: scored_mask(predicted, true, file=file, patient=image.patient))
 
     model = bundle.predictor()
-    results, broken = map_predicted(model, images, score, threshold=threshold)
+    results, broken = map_predicted(model, images, score)
     masks = [result for result in results if isinstance(result, ScoredMask)]
     broken += tuple(mask for result in results if isinstance(result, list) for mask in result)
     if broken and not (images.skip_broken and masks):
@@ -97,7 +96,7 @@ def evaluate_masks(
             "empty prediction. Line and band: mean and its 95% interval over patients."
         )
         dices = [mask.metrics["dice"] or 0.0 for mask in ranked]
-        cases = _cases(model, ranked, by_file, images, threshold)
+        cases = _cases(model, ranked, by_file, images)
         draw_mask_evaluation(dices, evaluation, cases, folder, note=note)
 
     return evaluation, write
@@ -108,7 +107,6 @@ def _cases(
     ranked: Sequence[ScoredMask],
     by_file: Mapping[str, ImageFile],
     images: ImageFiles,
-    threshold: float,
 ) -> dict[str, list[DrawnCase]]:
     """Predict the worst, median and best masks again, to draw them."""
     count = max(1, min(_DRAWN, len(ranked) // 3))
@@ -127,7 +125,7 @@ def _cases(
         )
 
     again = replace(images, files=[*chosen], on_progress=ignore_progress)
-    cases, _ = map_predicted(model, again, case, threshold=threshold)
+    cases, _ = map_predicted(model, again, case)
     drawn = dict(zip(chosen, cases, strict=True))
     return {kind: [drawn[mask.file] for mask in masks] for kind, masks in shown.items()}
 
