@@ -18,7 +18,6 @@ Every command has a function here, with the same arguments:
     xraytune confirm            confirm_study
     xraytune audit              run_audit
     xraytune export             export_best
-    xraytune clean              clean
     xraytune cache clean        clean_cache
     xraytune train              train
     xraytune evaluate           evaluate
@@ -65,14 +64,13 @@ if TYPE_CHECKING:
     from xraytune.space.load import load_space
     from xraytune.space.settings import DataSettings
     from xraytune.space.shipped import copy_space, list_spaces
-    from xraytune.study.clean import clean, clean_cache
+    from xraytune.study.clean import clean_cache
     from xraytune.study.status import status, trials_dataframe
 
 __all__ = [
     "Callbacks",
     "DataSettings",
     "XraytuneError",
-    "clean",
     "clean_cache",
     "confirm_study",
     "copy_space",

@@ -1,4 +1,4 @@
-"""Commands on a study: `status`, `report`, `export` and `clean`."""
+"""Commands on a study, `status`, `report` and `export`, and on the cache that studies share."""
 
 from __future__ import annotations
 
@@ -99,13 +99,6 @@ def _show_images(exported: Exported) -> None:
         console.write(f"the trial trained on {trial}; {exported.final_training}")
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
-
-
-def clean(study: options.StudyArgument, dry_run: options.DryRun = False, as_json: options.AsJson = False) -> None:
-    """Remove checkpoints of ended trials and leftovers of killed processes from a study. Results are kept."""
-    from xraytune.study.clean import clean
-
-    console.show_result(clean(study, dry_run=dry_run), _show_cleaned, as_json=as_json)
 
 
 def clean_cache(
