@@ -29,7 +29,6 @@ OTHER_NAMES = {
     ),  # `DataSettings`
     "xraytune data phantom": {"size": "image_size_px", "masks": "pairs"},
     "xraytune space check": {"file": "path"},
-    "xraytune headroom": {"out": "file"},
     "xraytune train": {"study": "config"},
 }
 """Options whose value is in another argument of the function."""

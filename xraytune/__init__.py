@@ -11,7 +11,7 @@ Every command has a function here, with the same arguments:
     xraytune space list         list_spaces
     xraytune space copy         copy_space
     xraytune space check        load_space
-    xraytune headroom           measure_headroom, draw_headroom
+    xraytune headroom           measure_headroom
     xraytune search             run_search
     xraytune status             status, trials_dataframe
     xraytune report             write_report
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from xraytune.model.generator_folder import generator_sample, generator_train
     from xraytune.model.predict import predict
     from xraytune.model.train import train
-    from xraytune.present.headroom import draw_headroom
     from xraytune.present.page import write_report
     from xraytune.search.callbacks import Callbacks
     from xraytune.search.doctor import doctor
@@ -76,7 +75,6 @@ __all__ = [
     "copy_space",
     "demo",
     "doctor",
-    "draw_headroom",
     "draw_phantoms",
     "evaluate",
     "export_best",

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from xraytune.base.errors import ConfigError, Problem, counted
-from xraytune.base.files import require_new
+from xraytune.base.errors import counted
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.present.tables import duration, shown_path
@@ -67,7 +66,6 @@ def headroom(
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     cache: options.Cache = None,
-    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="Figure to write (.svg or .png).")] = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -78,12 +76,8 @@ def headroom(
     test folder stays sealed.
     """
     from xraytune.confirm.headroom import headroom
-    from xraytune.present.headroom import draw_headroom, headroom_frame
+    from xraytune.present.headroom import headroom_frame
 
-    if out is not None:
-        require_new(out)
-        if out.suffix not in (".svg", ".png"):
-            raise ConfigError(Problem("a figure must end in .svg or .png", out, "give e.g. -o headroom.svg"))
     with console.progress() as on_progress:
         measured = headroom(
             space,
@@ -95,8 +89,6 @@ def headroom(
             on_progress=on_progress,
             note=console.event,
         )
-    if out is not None:
-        draw_headroom(measured, out)
     console.show_result(measured, lambda result: console.show(*headroom_frame(result)), as_json=as_json)
     if not as_json:
         given = [("--data", data), ("--weights-dir", weights_dir), *(("--set", each) for each in overrides or ())]
