@@ -48,14 +48,6 @@ def export(
     study: options.StudyArgument,
     out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
     trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export; default: the best.")] = None,
-    arm: Annotated[
-        str | None,
-        Option(
-            metavar="ARM",
-            help="Export the best of this arm: real_only, classical, duplicate, gan or classical+gan; after a confirmation, "
-            "its tuned control.",
-        ),
-    ] = None,
     exact: Annotated[
         bool, Option("--exact", help="Write the trial's own settings, so that `train` reproduces it bit for bit.")
     ] = False,
@@ -67,7 +59,7 @@ def export(
     """
     from xraytune.model.best import export
 
-    exported = export(study, out=out, trial=trial, arm=arm, exact=exact)
+    exported = export(study, out=out, trial=trial, exact=exact)
     console.show_result(exported, show_export, as_json=as_json)
 
 

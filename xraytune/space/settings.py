@@ -652,8 +652,7 @@ class ExportedFrom(StrictModel):
     """The trial that this file was exported from, so that a final training finds its study."""
 
     study: FilePath
-    trial: Annotated[int, Field(ge=0)] | None = None
-    """None for a control that `confirm` added."""
+    trial: Annotated[int, Field(ge=0)]
     synthetic: str = ""
     """Whether `confirm` has shown that its synthetic images help; for the model card."""
     images: Count | None = None
