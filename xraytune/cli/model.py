@@ -92,7 +92,7 @@ def evaluate(
     ],
     out: Annotated[
         Path | None,
-        Option("--out", "-o", metavar="OUT", help="Folder to create: predictions, tables (CSV, JSON) and a figure."),
+        Option("--out", "-o", metavar="OUT", help="Folder to create: predictions, tables (CSV, JSON) and pictures."),
     ] = None,
     by: Annotated[
         list[str] | None,
@@ -124,7 +124,7 @@ def show_evaluation(evaluation: Evaluation | MaskEvaluation) -> None:
 
     console.show(*evaluation_frame(evaluation))
     if evaluation.out:
-        console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and figures")
+        console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 
 
 def predict(
