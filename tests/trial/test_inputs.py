@@ -15,7 +15,7 @@ from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.space.settings import Experiment, FolderSettings
-from xraytune.trial.inputs import TrialInputs, real_images_for_norms, untrained
+from xraytune.trial.inputs import TrialInputs, untrained
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
     """A few steps at a time, and for the batch norms. In a pretraining, the first steps have no real images."""
     own: dict[str, Any] = {"gan": gan()} if source == "gan" else {}
     mix = {"source": source, "mixing": "pretrain" if trainable == "all" else "additive", "classical": 2, **own}
-    experiment = with_parameters(frozen(bench, tmp_path, batch_norm="real", **mix), trainable=trainable)
+    experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
     at_once = TrialInputs(experiment, bench.context)
     monkeypatch.setattr("xraytune.trial.device_rows.DRAWN_BYTES", 0)
     in_parts = TrialInputs(experiment, bench.context)
@@ -83,17 +83,6 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
             assert torch.equal(torch.cat(extra), torch.cat([images for images, _ in batches[:4]]))
 
 
-@pytest.mark.parametrize("views", [3, 0])
-def test_running_statistics_of_real_images_are_estimated_on_the_same_in_every_arm(bench: Bench, views: int) -> None:
-    """Each image once; the batches depend neither on the arm nor on the step."""
-    batches = []
-    for arm in ARMS:
-        experiment = bench.experiment(classical=2, views=views, batch_norm="real", **arm)
-        trial_inputs = TrialInputs(experiment, bench.context)
-        batches += [list(trial_inputs.norm_batches()) for _ in range(2)]
-    assert all(torch.equal(*pair) for other in batches for pair in zip(other, batches[0], strict=True))
-
-
 def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:
     """The batches of the first steps, with extra images, the same in each call."""
     trial_inputs = TrialInputs(bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.context)
@@ -102,20 +91,6 @@ def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_i
         batches = list(trial_inputs.norm_batches())
         assert len(batches) == -(-len(bench.prepared.side("train").rows) // 8)
         assert all(torch.equal(inputs, trial_inputs.batch(step)[0]) for step, inputs in enumerate(batches))
-
-
-@pytest.mark.parametrize(("count", "shown"), [(2, 2), (128, 128), (129, 129), (200, 200), (5000, 256)])
-def test_batches_for_statistics_show_each_image_once_and_none_alone(bench: Bench, count: int, shown: int) -> None:
-    labels = np.arange(count) >= count // 2  # sorted by class, as in an index
-
-    batches = [drawn.numbers for drawn in real_images_for_norms(bench.experiment(), count)]
-
-    numbers = np.concatenate(batches)
-    assert len(numbers) == len(np.unique(numbers)) == shown
-    assert min(map(len, batches)) > 1
-    assert max(map(len, batches)) <= 128
-    assert max(map(len, batches)) - min(map(len, batches)) <= 1
-    assert all(0.3 < labels[batch].mean() < 0.7 for batch in batches), "a batch is a sample of all classes"
 
 
 def test_the_extra_images_of_a_training_set(bench: Bench, tmp_path: Path) -> None:

@@ -371,9 +371,9 @@ class Parameters(StrictModel):
     `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Trainable = "all"
-    batch_norm: Literal["mix", "real", "moving"] = "mix"
-    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`; real
-    images with `mixing: pretrain`) or on its real images (`real`), or the moving average of training (`moving`)."""
+    batch_norm: Literal["mix", "moving"] = "mix"
+    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (real images with
+    `mixing: pretrain`), or the moving average of training (`moving`)."""
     head: Annotated[HeadName, NoEffect(task="segmentation")] = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: Annotated[LossName, NoEffect(task="segmentation")] = "cross_entropy"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby, islice
 from typing import Any
@@ -27,7 +27,7 @@ from xraytune.nets.captured import Draws
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.settings import Experiment
 from xraytune.trial.device_rows import DRAWN_BYTES, Array, DeviceRows, pinned
-from xraytune.trial.network import VAL_BATCH, Network, view_count
+from xraytune.trial.network import Network, view_count
 from xraytune.trial.sampler import NOTHING, image_stream
 from xraytune.trial.task import Results
 from xraytune.trial.training_set import TrainingSet, build_training_set
@@ -111,14 +111,12 @@ class TrialInputs:
                 yield from zip(*(column.to(device, non_blocking=True) for column in columns), strict=True)
 
     def norm_batches(self) -> Iterator[Tensor]:
-        """Return inputs to estimate batch norm statistics on: real images, or the mix of the first steps with real ones."""
-        real = self._training_set.real
-        if self._parameters.batch_norm == "real":
-            drawn = real_images_for_norms(self.network.experiment, len(real))
-            draws = self._on_device(replace(images, numbers=real[images.numbers]) for images in drawn)
-        else:
-            first, shown = self._pretraining_steps, min(len(real), _MAX_NORM_IMAGES)  # each real image once
-            draws = self.draws(range(first, first + math.ceil(shown / self._parameters.real_per_step)))
+        """Return inputs to estimate batch norm statistics on: the mix of the first steps with real images."""
+        first, shown = (
+            self._pretraining_steps,
+            min(len(self._training_set.real), _MAX_NORM_IMAGES),
+        )  # each real image once
+        draws = self.draws(range(first, first + math.ceil(shown / self._parameters.real_per_step)))
         return (self.load(*drawn)[0] for drawn in draws)
 
     def whole(self) -> nn.Module:
@@ -153,23 +151,6 @@ def untrained(experiment: Experiment, context: RunContext, source: ImageSource) 
     if network.has_cached_features:
         return network.head(network.features(source, classical=0).shape[2]), network.batches(source)
     return network.whole, network.batches(source)
-
-
-def real_images_for_norms(experiment: Experiment, real_count: int) -> Iterator[StepImages]:
-    """Draw up to 256 real images in a seeded order, the same in each call: each once, in one of its training views.
-
-    They come in batches of nearly equal size, at most 128, with images of all classes.
-    """
-    seed, views = experiment.settings.seed, max(view_count(experiment), 1)
-    drawn = image_stream(seed, "batch norm", image_count=real_count, per_step=real_count, view_count=views)(0)
-    chosen = np.arange(min(real_count, _MAX_NORM_IMAGES))
-    for part, places in enumerate(np.array_split(chosen, -(-len(chosen) // VAL_BATCH))):
-        yield StepImages(
-            step=-1 - part,  # with `views: 0`, views that no training step draws
-            numbers=drawn.positions[places],
-            views=drawn.views[places],
-            real_count=len(places),
-        )
 
 
 class Loader:
