@@ -55,9 +55,9 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tm
     drawn = {y: x for trace in charts["differences"]["traces"] for x, y in zip(trace["x"], trace["y"], strict=True)}
     assert drawn == {one["control"]: one["difference"] for one in verdict["finalists"][0]["comparisons"]}
     assert [trace["name"] for trace in charts["ratios"]["traces"]] == ["gan", "duplicate"]
-    assert {"history", "curves", "parameter-lr"} <= charts.keys()
+    assert {"curves", "parameter-lr"} <= charts.keys()
     text = _without_plotly(page)
-    headings = {"Verdict", "Best configuration", "Search", "Misclassified images", "Synthetic images", "Data", "Cost"}
+    headings = {"Verdict", "Best configuration", "Search", "Misclassified images", "Synthetic images", "Data"}
     assert headings <= {*re.findall(">([^<]*)</h2>", text)}
     # The sample grid, the nearest training images of both classes, and the mistakes.
     mistakes = int(re.search(r"([\d,]+) of [\d,]+ images of val-B are misclassified", text)[1])  # type: ignore[index]

@@ -37,7 +37,7 @@ def report(
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write an HTML report of a study that opens offline: verdict, trials, images, cost. Also works during a search."""
+    """Write an HTML report of a study that opens offline: verdict, trials, images, data. Also works during a search."""
     from xraytune.present.page import write_report
 
     file = write_report(study, out=out, cache=cache)
