@@ -33,7 +33,7 @@ ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x
 
 SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan", "diffusion"))
 """The sources of extra images, the cheapest first; those of other packages cost more."""
-ValUse = Literal["merge", "folder", "val_a", "val_b"]
+ValUse = Literal["merge", "folder"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 TaskName = Literal["classification", "segmentation"]
@@ -66,7 +66,7 @@ class SplitSettings(StrictModel):
     val_b: Fraction = 0.1
     val: ValUse = "merge"
     """Use of the folder `val/`: `merge` splits it together with `train/`; `folder` splits it into val-A and val-B, in the
-    ratio of `val_a` to `val_b`; `val_a` or `val_b` makes it this side, and splits the other one from `train/`."""
+    ratio of `val_a` to `val_b`."""
     seed: int = 0
     group_regex: str | None = None
     """A regular expression for the path relative to the data folder; its first group is the patient."""
