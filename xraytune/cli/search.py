@@ -7,9 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
-
-from typer import Option
+from typing import TYPE_CHECKING, Any
 
 from xraytune.base.errors import counted
 from xraytune.base.records import to_json
@@ -32,9 +30,6 @@ def search(
     studies: options.Studies = Path("studies"),
     cache: options.Cache = None,
     address: options.Address = None,
-    earlier: Annotated[
-        Path | None, Option("--from", metavar="STUDY", help="Earlier study whose best trials are evaluated first.")
-    ] = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -50,7 +45,6 @@ def search(
             studies=studies,
             cache=cache,
             address=address,
-            earlier=earlier,
             skip_broken=skip_broken,
             callbacks=callbacks,
         )
