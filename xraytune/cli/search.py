@@ -92,10 +92,8 @@ def headroom(
 
 def study_json(view: StudyView) -> dict[str, Any]:
     """Return a study as a JSON object, also with what follows from its trials."""
-    from xraytune.study.pruning import pruning_of
-
     best = view.best.number if view.best else None
-    derived = {"name": view.name, "counts": view.counts, "best": best, "arms": view.arms, "pruning": pruning_of(view)}
+    derived = {"name": view.name, "counts": view.counts, "best": best, "arms": view.arms, "pruning": view.pruning}
     return to_json(view) | derived
 
 

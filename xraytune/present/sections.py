@@ -23,7 +23,6 @@ from xraytune.present.tables import Picture, Section, Table, duration, numbers, 
 from xraytune.present.trials import all_trials, arms_table, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
-from xraytune.study.pruning import pruning_of
 from xraytune.study.status import TrialView
 from xraytune.synth.grids import encoded_again
 from xraytune.trial.task import task_of
@@ -110,8 +109,8 @@ def _search(data: StudyData) -> Section | None:
     counts = Counter(trial.status for trial in view.trials)
     by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
     notes = ["Scores of different arms are comparable after the same epoch: with extra images, networks learn later."]
-    if pruning := pruning_of(view):
-        notes.append(f"{pruning.summary}.")
+    if view.pruning:
+        notes.append(f"{view.pruning}.")
     if gpu := sum(trial.gpu_seconds for trial in view.trials):
         notes.append(f"{gpu / 3600:.2f} GPU-hours.")
     return Section(
