@@ -69,28 +69,10 @@ def show_export(exported: Exported) -> None:
     if exported.generator_steps is not None:
         console.write(f"its generator after {exported.generator_steps:,} steps, where its KID was lowest")
     else:
-        _show_images(exported)
-    console.write_command(exported.command, "next: ")
-
-
-def _show_images(exported: Exported) -> None:
-    """Print the sizes of the sides, their consequences, and what the trial and `train` train on."""
-    from xraytune.data.sides import chance_warning
-
-    train, _, val_b = exported.sides
-    if exported.metric == "AUROC" and exported.val_b_score is not None:
-        if interval := val_b.interval(exported.val_b_score):
-            images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
-            console.write("val-B has {}: a 95 % interval of {:.3f} to {:.3f}".format(images, *interval))
-    if warning := chance_warning(exported.sides):
-        console.write(f"note: {warning}", "busy")
-    trial = f"{train.image_count:,} images of {train.patient_count:,} patients"
-    if exported.is_exact:
-        console.write(f"`train` repeats the trial: {trial}")
-    else:
-        console.write(f"the trial trained on {trial}; {exported.final_training}")
+        console.write(exported.final_training)
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
+    console.write_command(exported.command, "next: ")
 
 
 def clean_cache(

@@ -18,7 +18,6 @@ from xraytune.base.files import read_jsonl, require_new, write_text
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, finished_label
 from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
 from xraytune.data.prepare import Prepared
-from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.fields import flat_values
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Settings
@@ -43,7 +42,7 @@ _UNTESTED = "not confirmed: xraytune confirm has not compared the mix with its c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """An exported trial, the sizes of its sides, and the command that trains its final model.
+    """An exported trial, and the command that trains its final model.
 
     Attributes:
         trial: Number of the trial.
@@ -64,7 +63,6 @@ class Exported:
     synthetic: str
     reason: str
     command: str
-    sides: tuple[SideSize, ...]
     generator_steps: int | None
 
     @property
@@ -121,7 +119,6 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         reason=reason,
         command=search.task.train_command(str(out)),
         generator_steps=generator.steps if generator and not search.task.trains_network else None,
-        sides=side_sizes(prepared),
     )
     header = _header(exported, search.task.train_command(out.name))
     text = experiment_to_yaml(experiment, out.resolve().parent, header)

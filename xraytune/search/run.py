@@ -164,7 +164,7 @@ def _run_trials(
 def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]:
     """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
     sizes, settings = side_sizes(prepared), space.settings
-    yield from map(str, sizes)
+    yield from (f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients" for size in sizes)
     yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
     points, trials = len(space.points()), settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:
