@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.in_process import CPU, InProcess, loop_of, one_thread
-from xraytune.base.files import read_jsonl, sha256_of
+from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
@@ -50,29 +50,17 @@ INTERRUPTED = 2
 """The trial that was stopped after its first epoch."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def pinned() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def searched(pinned: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
     """A folder with `cache` and `studies/small`, in which two trials have ended and one was interrupted."""
-    del pinned
-    root = tmp_path_factory.mktemp("searched")
+    root = tmp_path / "root"
     draw_phantoms(root / "xrays", patients=30, seed=3, image_size_px=48)
     (root / "space.yaml").write_text(SPACE, encoding="utf-8")
     space = load_space(root / "space.yaml")
     create_study(StudyFolder(root / "studies" / "small"), space, prepare(space.settings, root / "cache")[0], CPU)
-    search(root, stop_in_trial=INTERRUPTED)
-    return root
-
-
-@pytest.fixture
-def root(searched: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return Path(shutil.copytree(searched, tmp_path / "copy", symlinks=True))
+    with one_thread():
+        search(root, stop_in_trial=INTERRUPTED)
+        yield root
 
 
 def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> None:
@@ -89,10 +77,6 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
         loop.trials.callbacks = Callbacks(on_epoch=stop)
         with closing(loop):
             InProcess(folder, cache=cache).run(loop, token=token)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {str(file.relative_to(folder)): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def results(root: Path) -> list[dict[str, Any]]:
@@ -119,16 +103,15 @@ def test_cleaned_study_resumes_identically(root: Path, tmp_path: Path) -> None:
     assert (root / "best.yaml").read_bytes() == (untouched / "best.yaml").read_bytes()
 
 
-def test_old_leftovers_of_killed_processes_are_removed(root: Path) -> None:
-    place = root / "cache" / "gan-4"
-    left = place / ".small.4711-0123abcd.tmp"
-    left.mkdir()
+def test_old_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    left = tmp_path / "gan-4" / ".small.4711-0123abcd.tmp"
+    left.mkdir(parents=True)
     (left / "config.json").write_bytes(b"x" * 77)
-    mine = place / ".small.notes.tmp"
+    mine = left.with_name(".small.notes.tmp")
     mine.write_bytes(b"x")
 
     def removed(clock: Callable[[], float]) -> dict[Path, int]:
-        return clean_cache(root / "cache", max_size="1TB", clock=clock).removed
+        return clean_cache(tmp_path, max_size="1TB", clock=clock).removed
 
     young, stayed = removed(time.time), left.is_dir()
 
@@ -139,19 +122,18 @@ def test_old_leftovers_of_killed_processes_are_removed(root: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["linked", "gan-4", "gan-4.work", f"pool-1/{'0' * 32}", f"gan-4.work/{'0' * 32}"])
-def test_links_in_a_cache_are_neither_followed_nor_removed(root: Path, tmp_path: Path, place: str) -> None:
+def test_links_in_a_cache_are_neither_followed_nor_removed(tmp_path: Path, place: str) -> None:
     elsewhere = tmp_path / "elsewhere"
     kept = elsewhere / ("f" * 32)
     kept.mkdir(parents=True)
     (kept / "manifest.json").write_bytes(b"x")
     (elsewhere / ".kept.4711-0123abcd.tmp").write_bytes(b"x")
-    link = root / "cache" / place
-    shutil.rmtree(link, ignore_errors=True)
-    link.parent.mkdir(exist_ok=True)
+    link = tmp_path / "cache" / place
+    link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere)
 
-    would = clean_cache(root / "cache", max_size="0", dry_run=True, clock=in_an_hour)
-    cleaned = clean_cache(root / "cache", max_size="0", clock=in_an_hour)
+    would = clean_cache(tmp_path / "cache", max_size="0", dry_run=True, clock=in_an_hour)
+    cleaned = clean_cache(tmp_path / "cache", max_size="0", clock=in_an_hour)
 
     assert would.removed == cleaned.removed
     assert link.is_symlink()
