@@ -24,7 +24,7 @@ from xraytune.base.files import check_fences, explain_disk_errors
 _OLD_SECONDS = 3600.0
 _STAGE = re.compile(r"[a-z]+(-[a-z]+)*-\d+(\.work)?")
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
-_LEFTOVER = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.tmp")
+_LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 """The temporary files of `files.temporary_name`."""
 
 
@@ -107,15 +107,10 @@ def _is_folder(path: Path) -> bool:
     return stat.S_ISDIR(path.lstat().st_mode)
 
 
-def _walk(path: Path) -> Iterator[Path]:
-    """Yield a path and everything below it; links are not followed."""
-    yield path
-    for where, folders, files in os.walk(path):
-        yield from (Path(where, name) for name in (*folders, *files))
-
-
 def _stats(path: Path) -> Iterator[os.stat_result]:
-    for entry in _walk(path):
+    """Yield the status of a path and of everything below it; links are not followed."""
+    below = (Path(where, name) for where, folders, files in os.walk(path) for name in (*folders, *files))
+    for entry in (path, *below):
         with suppress(FileNotFoundError):
             yield entry.lstat()
 
