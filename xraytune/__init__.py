@@ -11,14 +11,13 @@ Every command has a function here, with the same arguments:
     xraytune space list         list_spaces
     xraytune space copy         copy_space
     xraytune space check        load_space
-    xraytune headroom           measure_headroom, draw_headroom
+    xraytune headroom           measure_headroom
     xraytune search             run_search
     xraytune status             status, trials_dataframe
-    xraytune report             write_report, write_tables
+    xraytune report             write_report
     xraytune confirm            confirm_study
     xraytune audit              run_audit
     xraytune export             export_best
-    xraytune clean              clean
     xraytune cache clean        clean_cache
     xraytune train              train
     xraytune evaluate           evaluate
@@ -57,28 +56,25 @@ if TYPE_CHECKING:
     from xraytune.model.generator_folder import generator_sample, generator_train
     from xraytune.model.predict import predict
     from xraytune.model.train import train
-    from xraytune.present.headroom import draw_headroom
-    from xraytune.present.page import write_report, write_tables
+    from xraytune.present.page import write_report
     from xraytune.search.callbacks import Callbacks
     from xraytune.search.doctor import doctor
     from xraytune.search.run import search as run_search
     from xraytune.space.load import load_space
     from xraytune.space.settings import DataSettings
     from xraytune.space.shipped import copy_space, list_spaces
-    from xraytune.study.clean import clean, clean_cache
+    from xraytune.study.clean import clean_cache
     from xraytune.study.status import status, trials_dataframe
 
 __all__ = [
     "Callbacks",
     "DataSettings",
     "XraytuneError",
-    "clean",
     "clean_cache",
     "confirm_study",
     "copy_space",
     "demo",
     "doctor",
-    "draw_headroom",
     "draw_phantoms",
     "evaluate",
     "export_best",
@@ -97,7 +93,6 @@ __all__ = [
     "train",
     "trials_dataframe",
     "write_report",
-    "write_tables",
 ]
 
 

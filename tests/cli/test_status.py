@@ -1,6 +1,5 @@
-"""The commands `status` and `clean`."""
+"""The command `status`."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import command as run
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 
 pytestmark = pytest.mark.slow
@@ -45,36 +43,3 @@ def test_a_narrow_screen_shows_the_learning_rate_and_names_what_is_left_out(stud
     assert max(map(len, shown.splitlines())) <= 80
     assert "0.003" in shown
     assert "left out on this narrow screen: weight decay, curve .80-.95" in shown
-
-
-def leave_scratch(study: Path) -> Path:
-    (study / ".tune").mkdir()
-    (study / ".tune" / "state").write_bytes(b"x" * 2**20)
-    return study / ".tune"
-
-
-def test_clean_prints_freed_space(study: Path) -> None:
-    scratch = leave_scratch(study)
-
-    would = run("clean", study, "--dry-run")
-    still_there = scratch.exists()
-    freed = run("clean", study)
-    nothing = run("clean", study)
-    leave_scratch(study)
-    answer = json.loads(run("clean", study, "--json").stdout)
-
-    assert still_there
-    assert would.stdout.startswith("would free 1.0 MiB")
-    assert freed.stdout.startswith("freed 1.0 MiB")
-    assert ".tune" in freed.stdout
-    assert nothing.stdout.strip() == "nothing to remove"
-    assert not scratch.exists()
-    assert (answer["removed"], answer["is_dry_run"], answer["note"]) == ({str(scratch): 2**20}, False, "")
-
-
-def test_a_running_study_is_refused_with_its_exit_code(study: Path) -> None:
-    with locked(StudyFolder(study)):
-        refused = run("clean", study)
-
-    assert (refused.exit_code, refused.stdout) == (5, "")
-    assert "the study is being searched by process" in refused.stderr

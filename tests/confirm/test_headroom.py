@@ -38,15 +38,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_gain_of_each_ratio_is_measured_and_repeats(root: Path, tmp_path: Path) -> None:
-    """The command prints the answer first, and writes a picture, but over no file."""
-    picture = tmp_path / "room.svg"
-    arguments = ("headroom", "--space", root / "space.yaml", "--cache", root / "cache", "-o", picture)
-
+def test_the_gain_of_each_ratio_is_measured_and_repeats(root: Path) -> None:
+    """The command prints the answer first."""
     with one_core():
         found = headroom(root / "space.yaml", cache=root / "cache")
-        shown = command(*arguments).stdout
-    refused = command(*arguments)
+        shown = command("headroom", "--space", root / "space.yaml", "--cache", root / "cache").stdout
 
     assert found.ladder == (16,), "whole networks are trained, so only at the number of patients of the space"
     assert [gain.ratio for gain in found.gains] == [0.5, 1.0]
@@ -55,9 +51,6 @@ def test_the_gain_of_each_ratio_is_measured_and_repeats(root: Path, tmp_path: Pa
         assert gain.interval.low < gain.gain < gain.interval.high
         assert 0 < gain.baseline <= 1
     assert " ".join(shown.split()).startswith(found.sentences[0])
-    assert picture.read_text("utf-8").startswith("<?xml")
-    assert refused.exit_code == 2
-    assert "room.svg" in refused.output
 
 
 def test_each_draw_and_its_others_have_the_class_shares_of_all() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
-from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder
 
 WRITE = """
@@ -58,12 +57,3 @@ def test_concurrent_writers_lose_no_test_access(study: StudyFolder) -> None:
     assert [process.wait() for process in processes] == [0] * 3
     assert len(read_jsonl(log)) == 3 * 15
     assert len(accesses(study.path, "a")) == 3 * 15
-
-
-def test_clean_keeps_test_accesses(study: StudyFolder) -> None:
-    opened(study.path, "same")
-
-    clean(study.path)
-
-    assert len(accesses(study.path, "same")) == 1
-    assert all((folder / TEST_ACCESS_FILE).exists() for folder in study_logs(study.path))

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from tests.study.studies import two_images
 from xraytune.data.prepare import PreparedImage, SideName, image_columns
 from xraytune.data.sides import SideSize, chance_warning, side_sizes
@@ -25,10 +27,7 @@ def test_sides_are_counted_in_images_and_patients_of_each_class() -> None:
     assert (train.image_count, train.patient_count, train.low) == (200, 100, None)
     assert val_a.images == {"NORMAL": 40, "PNEUMONIA": 40}
     assert val_b.patients == {"NORMAL": 6, "PNEUMONIA": 6}
-    assert str(val_b) == (
-        "val-B: 24 images of 12 patients (NORMAL 12 of 6, PNEUMONIA 12 of 6); an AUROC of 0.9 there: 0.56 to 0.98 "
-        "(95 % interval)"
-    )
+    assert (val_b.low, val_b.high) == pytest.approx((0.56, 0.98), abs=0.005)
 
 
 def test_a_perfect_auroc_on_six_patients_of_a_class_is_not_certain() -> None:
@@ -57,6 +56,5 @@ def test_a_side_without_a_class_has_no_interval() -> None:
 def test_pairs_of_images_and_masks_have_no_classes_and_no_auroc() -> None:
     pairs = side_sizes(replace(two_images(), class_names=("image",)))
 
-    assert [str(size) for size in pairs] == [f"{name}: 1 images of 1 patients" for name in ("train", "val-A", "val-B")]
     assert [size.interval(0.9) for size in pairs] == [None, None, None]
     assert chance_warning(pairs) == ""

@@ -10,7 +10,9 @@ import os
 import platform
 import random
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,8 +61,13 @@ def cluster_of(workers: int, **head: Any) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
-    """Here, where warnings about them are ignored, and not in the next test; a test itself still refers to its cluster."""
+    """Here, where warnings about them are ignored, and not in the next test; a test itself still refers to its cluster.
+
+    So do the frames of its traceback, if it fails.
+    """
     yield
+    if (last := getattr(sys, "last_traceback", None)) is not None:
+        traceback.clear_frames(last)
     gc.collect()
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.faults.small_disk import PAGE_BYTES, SmallDisk, small_disk
+from tests.faults.small_disk import SmallDisk, small_disk
 from tests.in_process import one_thread
 from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
 from tests.trial.conftest import Bench, make_bench
@@ -20,8 +19,7 @@ from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare
 from xraytune.space.settings import GanSettings
-from xraytune.study.clean import clean
-from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.status import status
@@ -193,19 +191,3 @@ def test_journal_on_full_disk_keeps_only_complete_lines(study: StudyFolder, disk
     assert len(seen) == reported > 0
     assert len(again.reported(0)) == reported + 1
     assert isinstance(direct(study).next_trial(), TrialSuggestion)
-
-
-def test_clean_works_on_full_disk(study: StudyFolder) -> None:
-    """The way out must itself need no room."""
-    with locked(study):
-        pass
-    (study.path / ".tune").mkdir()
-    with (study.path / ".tune" / "state").open("wb", buffering=0) as stream:
-        with suppress(OSError):
-            while True:
-                stream.write(bytes(PAGE_BYTES))
-        size = os.fstat(stream.fileno()).st_size
-
-    cleaned = clean(study.path)
-
-    assert cleaned.total_bytes == size

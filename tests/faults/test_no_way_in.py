@@ -39,7 +39,6 @@ from xraytune.nets.checkpoint import load_best, resume
 from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.settings import DataSettings, GanSettings
-from xraytune.study.clean import clean
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
 from xraytune.study.row import ended_trials
@@ -217,7 +216,6 @@ def study(tmp_path: Path) -> StudyFolder:
 COMMANDS: tuple[Callable[[Path], object], ...] = (
     lambda study: search(study.parent.parent / "small.yaml", studies=study.parent),
     confirm,
-    clean,
     status,
     lambda study: export(study, out=study.parent / "best.yaml"),
 )
@@ -272,7 +270,6 @@ def test_symlinks_of_wandb_and_optuna_are_accepted(tmp_path: Path) -> None:
     (folder.path / "optuna.journal.lock").symlink_to(tmp_path / "where it was copied from" / "optuna.journal")
 
     assert status(folder.path).trials
-    assert clean(folder.path).path == folder.path
 
 
 @pytest.mark.parametrize("name", ["test_access.jsonl", ".test_access.jsonl.turn"])

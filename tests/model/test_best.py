@@ -10,14 +10,13 @@ from tests.confirm.verdicts import write_verdict
 from tests.in_process import CPU
 from tests.model.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
 from tests.study.studies import DirectSearch, keep_one_ill_patient_on_val_b
-from xraytune.base.errors import ConfigError, StudyError, TrialError
+from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl, write_array
 from xraytune.base.records import TrialResult
-from xraytune.confirm.arms import Arm, Plan, write_plan
 from xraytune.model.best import export, trial_to_export
 from xraytune.search.messages import TrialEnded
 from xraytune.space.load import load_space
-from xraytune.space.settings import ExportedFrom, Parameters
+from xraytune.space.settings import ExportedFrom
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
@@ -156,49 +155,24 @@ def test_an_exploratory_verdict_confirms_nothing(made: Made, tmp_path: Path, wor
     assert exported.synthetic == "not confirmed: the verdict of xraytune confirm is exploratory"
 
 
-def test_the_best_of_an_arm_can_be_exported(made: Made, tmp_path: Path) -> None:
-    study = made([(0.9, 0.7)]).path
-
-    exported = export(study, out=tmp_path / "best.yaml", arm="classical+gan")
-
-    assert (exported.trial, exported.reason) == (0, "the best of its arm on val-B")
-    with pytest.raises(StudyError, match=r"no trial of arm real_only has completed\n.*choose one of: classical\+gan"):
-        export(study, out=tmp_path / "other.yaml", arm="real_only")
-    with pytest.raises(ConfigError, match="both a trial and an arm"):
-        export(study, out=tmp_path / "other.yaml", arm="real_only", trial=0)
-
-
-def test_after_a_confirm_an_arm_is_its_tuned_control(made: Made, tmp_path: Path) -> None:
-    """Also one that is not a trial of the search."""
-    study = made([(0.9, 0.7)]).path
-    parameters = Parameters(backbone="small_cnn", weights="none", lr=0.004)
-    control = Arm(name="tuned real_only top-up 2", role="tuned", trial="top-up 2", parameters=parameters)
-    write_plan(Plan(test="folder", replicates=2, arms=(control,)), study / "confirm")
-
-    exported = export(study, out=tmp_path / "best.yaml", arm="real_only")
-
-    assert (exported.trial, exported.synthetic) == (None, "")
-    assert load_space(tmp_path / "best.yaml").experiment().parameters == parameters
-
-
-@pytest.mark.parametrize("role", ["control", "finalist"])
-def test_a_stopped_trial_that_a_confirmation_finished_is_exported(made: Made, tmp_path: Path, role: str) -> None:
-    """If ASHA pruned a whole arm, a confirmation completes its longest trial, as a control or a finalist that helps."""
+def test_a_stopped_trial_that_a_confirmation_finished_is_exported(made: Made, tmp_path: Path) -> None:
+    """If ASHA pruned all trials with synthetic images, a confirmation completes the longest ones."""
     folder = made([(0.9, 0.7)])
     journal = Journal(folder.journal_path, folder.space(), writable=True)
     suggestion = journal.ask(folder.space().points())
     journal.report(suggestion.number, 1, 0.5)
     journal.tell(suggestion.number, "pruned", 0.5, {})
-    name, arm = f"#{suggestion.number}", suggestion.parameters.arm
-    run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_score": 0.625}
+    run = {
+        "number": 0,
+        "label": f"#{suggestion.number} to its end",
+        "status": "complete",
+        "value": 0.75,
+        "val_b_score": 0.625,
+    }
     append_jsonl(folder.path / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
-    if role == "control":
-        control = Arm(name=f"tuned {arm} {name}", role="tuned", trial=name, parameters=suggestion.parameters)
-        write_plan(Plan(test="folder", replicates=2, arms=(control,)), folder.path / "confirm")
-    else:
-        write_verdict(folder.path, {suggestion.number: "helps"})
+    write_verdict(folder.path, {suggestion.number: "helps"})
 
-    exported = export(folder.path, out=tmp_path / "best.yaml", arm=arm if role == "control" else None)
+    exported = export(folder.path, out=tmp_path / "best.yaml")
 
     assert (exported.trial, exported.val_score, exported.val_b_score) == (suggestion.number, 0.75, 0.625)
 

@@ -35,7 +35,7 @@ def copy_model(lab: Lab, tmp_path: Path) -> CopyModel:
     return lambda: Path(shutil.copytree(lab.model, tmp_path / "model"))
 
 
-def test_a_bundle_records_what_it_was_made_from_and_the_scores_that_set_its_threshold(lab: Lab) -> None:
+def test_a_bundle_records_what_it_was_made_from(lab: Lab) -> None:
     bundle = open_bundle(lab.model)
 
     experiment = load_space(lab.model / "config.yaml").experiment()
@@ -45,13 +45,6 @@ def test_a_bundle_records_what_it_was_made_from_and_the_scores_that_set_its_thre
     assert bundle.prepared().test_fingerprint == bundle.record.test_fingerprint
     assert str(lab.path) not in "".join((lab.model / name).read_text("utf-8") for name in FILES[:-1])
     assert len({(lab.model / name).stat().st_mode for name in FILES}) == 1
-    used = [image for image in bundle.prepared().images if image.side != "train"]
-    validation = bundle.record.validation
-    assert validation is not None
-    assert [*validation] == ["NORMAL", "PNEUMONIA"]
-    assert sum(one.images for one in validation.values()) == len(used)
-    assert sum(one.patients for one in validation.values()) == len({image.patient for image in used})
-    assert all([*one.scores] == sorted(one.scores) for one in validation.values())
 
 
 def test_every_missing_file_is_named(copy_model: CopyModel) -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from sklearn import metrics as sk
 
@@ -15,10 +13,9 @@ from tests.in_process import command
 from tests.model.conftest import CopyLab, Lab, change_record, read_rows
 from tests.model.conftest import evaluate_classes as evaluate
 from tests.model.conftest import predict_classes as predict
-from xraytune.base.errors import ConfigError, DataError, XraytuneError
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.cli.model import show_evaluation
-from xraytune.model.bundle import summarise
 from xraytune.model.load import open_bundle
 from xraytune.model.train import train
 
@@ -77,41 +74,12 @@ def test_the_metrics_on_the_validation_images_are_shown_beside_those_of_the_fold
     data = side_folder(lab.model, lab.xrays, tmp_path / "both", "val_a", "val_b")
 
     evaluation = evaluate(lab.model, data=data, replicates=10)
-    at_sensitivity = evaluate(lab.model, data=data, sensitivity=0.6, replicates=10)
 
     before = {metric.name: metric.value for metric in evaluation.validation}
     assert before["sensitivity (PNEUMONIA)"] == pytest.approx(evaluation.metrics["sensitivity"])
     show_evaluation(evaluation)
     auroc, *_ = (line for line in capsys.readouterr().out.splitlines() if line.startswith("AUROC"))
     assert auroc.split()[1] == auroc.split()[-1]
-    assert at_sensitivity.validation == ()
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.integers(1, 60))
-def test_a_summary_of_scores_is_sorted_and_not_too_long(scores: list[float], at_most: int) -> None:
-    summary = summarise(np.array(scores), at_most).tolist()
-
-    assert summary == sorted(summary)
-    assert len(summary) == min(len(scores), at_most)
-    assert {*summary} <= {*scores}
-
-
-def test_a_sensitivity_gives_another_threshold(lab: Lab, tmp_path: Path) -> None:
-    data = lab.xrays / "train"
-    validation = open_bundle(lab.model).record.validation
-    assert validation is not None
-    scores = np.array(validation["PNEUMONIA"].scores)
-
-    low, high = (evaluate(lab.model, data=data, sensitivity=share, replicates=10) for share in (0.5, 0.8))
-    few, many = (predict(lab.model, data, out=tmp_path / f"{s}.csv", sensitivity=s) for s in (0.5, 0.8))
-
-    assert low.threshold is not None
-    assert high.threshold is not None
-    assert high.threshold < low.threshold
-    assert np.mean(scores >= high.threshold) >= 0.8
-    assert high.value_of("sensitivity") > low.value_of("sensitivity")
-    assert (few.threshold, many.threshold) == (low.threshold, high.threshold)
-    assert many.counts["PNEUMONIA"] > few.counts["PNEUMONIA"]
 
 
 def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab) -> None:
@@ -266,24 +234,20 @@ def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("folder", "options", "error", "what"),
+    ("folder", "what"),
     [
-        ("", {}, DataError, "it contains test/, train/, and it is unclear"),
-        ("one class", {}, DataError, "no images of PNEUMONIA, so AUROC is undefined"),
-        ("train", {"sensitivity": 0.9999}, ConfigError, "needs 9999 validation scores of PNEUMONIA, but the model has"),
-        ("train", {"sensitivity": 1.0}, ConfigError, "below 1"),
+        ("", "it contains test/, train/, and it is unclear"),
+        ("one class", "no images of PNEUMONIA, so AUROC is undefined"),
     ],
 )
-def test_images_or_a_sensitivity_that_do_not_suit_are_refused(
-    lab: Lab, tmp_path: Path, folder: str, options: dict[str, float], error: type[XraytuneError], what: str
-) -> None:
+def test_images_that_do_not_suit_are_refused(lab: Lab, tmp_path: Path, folder: str, what: str) -> None:
     data = lab.xrays / folder
     if folder == "one class":
         data = tmp_path / "images"
         shutil.copytree(lab.xrays / "train" / "NORMAL", data / "NORMAL")
 
-    with pytest.raises(error, match=what):
-        evaluate(lab.model, data=data, **options)
+    with pytest.raises(DataError, match=what):
+        evaluate(lab.model, data=data)
 
 
 @pytest.mark.parametrize(

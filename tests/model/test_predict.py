@@ -97,7 +97,7 @@ FORMULA = "=cmd|' /C calc'!A1"
 def test_prediction_table_escapes_formulas(copy_lab: CopyLab, tmp_path: Path) -> None:
     """Spreadsheets run what begins with one of = + - @; files and classes come with the data."""
     lab = copy_lab()
-    change_record(lab.model, class_names=[FORMULA, "@risk"], positive="@risk", validation=None)
+    change_record(lab.model, class_names=[FORMULA, "@risk"], positive="@risk")
     images = tmp_path / "images"
     some = sorted((lab.xrays / "test").rglob("*.jpeg"))[:4]
     for name, image in zip(("=1+1.jpeg", "@eaDir/-1.jpeg", "+a.jpeg", "plain.jpeg"), some, strict=True):

@@ -111,7 +111,7 @@ def test_a_bundle_says_what_it_is(discs: Path) -> None:
     record = open_bundle(discs / "model").record
 
     assert (record.task, record.class_names, record.positive) == ("segmentation", ("image",), None)
-    assert (record.threshold, record.validation) == (0.5, None)
+    assert record.threshold == 0.5
     assert "segmentation-models-pytorch" in record.packages
     card = (discs / "model" / "README.md").read_text(encoding="utf-8")
     assert "| mean Dice at 32 x 32 px | 0." in card
@@ -164,7 +164,7 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
     assert found.to_dataframe().loc["dice", "value"] == found.metrics["dice"]
     rows = read_rows(tmp_path / "out" / "per_image.csv")
     assert {row["file"]: float(row["dice"]) for row in rows} == pytest.approx(dices)
-    assert "p40.png" in (tmp_path / "out" / "evaluation.svg").read_text(encoding="utf-8")
+    assert {opened(tmp_path / "out" / "worst" / one.file).size for one in found.worst} == {(2 * WIDTH_PX, HEIGHT_PX)}
 
 
 def test_access_to_the_test_pairs_is_logged_and_own_patients_are_counted(discs: Path, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: 
 
         assert found.images == count
         assert [image.file for image in found.broken] == [f"masks/p4{number}.png" for number in range(count, 3)]
-        assert (tmp_path / f"{count}" / "evaluation.png").is_file()
+        assert len(list((tmp_path / f"{count}" / "worst").rglob("*.png"))) == count
 
 
 Use = Callable[[Path, Path], object]
@@ -201,7 +201,6 @@ Use = Callable[[Path, Path], object]
     ("of_segmenter", "use", "message"),
     [
         (True, lambda model, lab: evaluate(model, data=lab / "train"), "segmentation needs both"),
-        (True, lambda model, _: evaluate(model, data=model, sensitivity=0.9), "only classifiers with two classes"),
         (False, lambda model, pairs: evaluate(model, data=pairs / "test"), "for segmentation"),
         (False, lambda model, pairs: predict(model, pairs / "test", out=model / "out"), "folder of pairs"),
     ],

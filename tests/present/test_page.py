@@ -1,7 +1,6 @@
 """The page about a study: what it shows, and that it works on studies of every kind."""
 
 import base64
-import csv
 import json
 import re
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from tests.in_process import command, search_in_process
+from tests.in_process import search_in_process
 from tests.present.conftest import SPACE, CopyStudy
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.phantom import draw_phantoms
-from xraytune.present.page import write_report, write_tables
+from xraytune.present.page import write_report
 from xraytune.present.sections import all_charts, sections
 from xraytune.present.study import read_study
 from xraytune.space.load import load_space
@@ -56,9 +55,9 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tm
     drawn = {y: x for trace in charts["differences"]["traces"] for x, y in zip(trace["x"], trace["y"], strict=True)}
     assert drawn == {one["control"]: one["difference"] for one in verdict["finalists"][0]["comparisons"]}
     assert [trace["name"] for trace in charts["ratios"]["traces"]] == ["gan", "duplicate"]
-    assert {"history", "curves", "parameter-lr"} <= charts.keys()
+    assert {"curves", "parameter-lr"} <= charts.keys()
     text = _without_plotly(page)
-    headings = {"Verdict", "Best configuration", "Search", "Misclassified images", "Synthetic images", "Data", "Cost"}
+    headings = {"Verdict", "Best configuration", "Search", "Misclassified images", "Synthetic images", "Data"}
     assert headings <= {*re.findall(">([^<]*)</h2>", text)}
     # The sample grid, the nearest training images of both classes, and the mistakes.
     mistakes = int(re.search(r"([\d,]+) of [\d,]+ images of val-B are misclassified", text)[1])  # type: ignore[index]
@@ -157,18 +156,6 @@ def test_a_study_with_few_trials(copy_study: CopyStudy, kept: int) -> None:
     assert f"{kept} of" in page
 
 
-def test_every_table_is_a_csv_file(confirmed: Path, tmp_path: Path) -> None:
-    shown = command("report", confirmed, "--csv", tmp_path / "tables", "--json")
-
-    files = [Path(file) for file in json.loads(shown.stdout)["files"]]
-    assert {file.name for file in files} >= {"verdict.csv", "parameters.csv", "best.csv", "data.csv", "cost.csv"}
-    with (tmp_path / "tables" / "parameters.csv").open(encoding="utf-8") as stream:
-        trials = list(csv.DictReader(stream))
-    assert [trial["source"] for trial in trials][:2] == ["gan", "none"]
-    assert float(trials[0]["lr"]) == 0.01
-    assert command("report", confirmed, "--csv", tmp_path / "alone", "--out", "page.html").exit_code == 2
-
-
 def test_those_who_cannot_read_a_study_cannot_read_its_page(copy_study: CopyStudy, tmp_path: Path) -> None:
     study = copy_study()
     for of_folder, of_page in ((0o700, 0o600), (0o750, 0o640), (0o755, 0o644)):
@@ -184,8 +171,6 @@ def test_bad_input(copy_study: CopyStudy, tmp_path: Path) -> None:
 
     with pytest.raises(StudyError, match="no study here"):
         write_report(tmp_path)
-    with pytest.raises(ConfigError, match="this path already exists"):  # before the study is read
-        write_tables(tmp_path / "no study", out=tmp_path)
     with pytest.raises(ConfigError, match="this is a folder"):
         write_report(study, out=tmp_path)
     write_json(study / "environment.json", [])

@@ -80,26 +80,6 @@ def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_l
     assert (view.trial_budget, view.seconds_budget) == (2, 1800.0)
 
 
-def test_best_trials_of_an_earlier_study_come_first_and_again_when_the_search_resumes(space: Path) -> None:
-    """The rest of its trials are not in the new space, whose range is narrower."""
-    studies, notes = space.parent / "studies", list[str]()
-    run(space, "budget.trials=4")
-    rates = {trial.number: trial.parameters.lr for trial in status(studies / "small").ranked}
-    bounds = sorted(rates.values())[1:]
-    new = ["name=new", "budget.trials=2", f"lr={{min: {bounds[0]}, max: {bounds[-1]}}}"]
-    (outside,) = (number for number, lr in rates.items() if lr < bounds[0])
-    taken = [number for number in rates if number != outside]
-
-    for trials in (2, 4):
-        overrides = [*new, f"budget.trials={trials}"]
-        callbacks = Callbacks(note=notes.append)
-        view = search(space, studies=studies, overrides=overrides, earlier=studies / "small", callbacks=callbacks)
-
-    assert [trial.parameters.lr for trial in view.trials[:3]] == [rates[number] for number in taken]
-    assert f"3 trials to evaluate first ({', '.join(f'#{number}' for number in taken)})" in "\n".join(notes)
-    assert f"left out #{outside}, which the space does not contain: lr is {rates[outside]}, not " in "\n".join(notes)
-
-
 def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Path) -> None:
     """A learning rate that no network survives, and a test folder that is too small for a verdict."""
     notes = list[str]()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as reference
-from sklearn.calibration import calibration_curve
 
 from xraytune.base.errors import DataError, TrialError
 from xraytune.base.seeding import numpy_generator
@@ -25,18 +24,10 @@ from xraytune.stats.classification import (
 )
 from xraytune.stats.intervals import patient_bootstrap
 from xraytune.stats.placements import structural_components
-from xraytune.stats.threshold import balanced_threshold, sensitivity_threshold
+from xraytune.stats.threshold import balanced_threshold
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
-
-
-def expected_calibration_error(labels: Labels, probabilities: Floats) -> float:
-    """Compute it from scikit-learn's reliability curve, whose equal-width bins are also closed above."""
-    is_right, confidence = probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
-    accuracy, mean_confidence = calibration_curve(is_right, confidence, n_bins=15)
-    counts = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence))
-    return float((counts[counts > 0] * np.abs(accuracy - mean_confidence)).sum() / len(labels))
 
 
 def of_two_classes(labels: Labels, scores: Floats, threshold: float = 0.5) -> ScoredImages:
@@ -82,7 +73,6 @@ def test_two_class_figures_equal_scikit_learn(positive: int, threshold: float) -
     assert figures["npv"] == pytest.approx(reference.precision_score(truth, called, pos_label=0))
     assert figures["f1"] == pytest.approx(reference.f1_score(truth, called))
     assert figures["brier"] == pytest.approx(reference.brier_score_loss(truth, scores))
-    assert figures["ece"] == pytest.approx(expected_calibration_error(labels, probabilities))
 
 
 def test_three_class_figures_equal_scikit_learn_macro_averages() -> None:
@@ -103,7 +93,6 @@ def test_three_class_figures_equal_scikit_learn_macro_averages() -> None:
     assert figures["npv"] == pytest.approx(np.mean(not_predicted))
     assert figures["f1"] == pytest.approx(reference.f1_score(labels, called, average="macro"))
     assert figures["brier"] == pytest.approx(((probabilities - one_hot) ** 2).sum(axis=1).mean())
-    assert figures["ece"] == pytest.approx(expected_calibration_error(labels, probabilities))
 
 
 def test_a_predictive_value_is_undefined_where_nothing_is_predicted() -> None:
@@ -115,33 +104,6 @@ def test_a_predictive_value_is_undefined_where_nothing_is_predicted() -> None:
     assert (none_positive["ppv"], all_positive["npv"]) == (None, None)
     assert none_positive["npv"] == pytest.approx(np.mean(labels == 0))
     assert all_positive["ppv"] == pytest.approx(np.mean(labels == 1))
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "threshold", "expected"),
-    [
-        # Right at .65, wrong at .68, which is in the next bin: above 2/3. Three images at 1, two of them right.
-        ([1, 0, 1, 1, 0], [0.65, 0.68, 1.0, 1.0, 1.0], 0.99, (0.35 + 0.68 + 1) / 5),
-        # On the edge of two bins, 2/3 is in the lower one, with .61, so that their errors cancel.
-        ([1, 0], [2 / 3, 0.61], 0.5, (2 / 3 + 0.61 - 1) / 2),
-    ],
-)
-def test_calibration_error_of_cases_worked_by_hand(
-    labels: list[int], scores: list[float], threshold: float, expected: float
-) -> None:
-    images = of_two_classes(np.array(labels), np.array(scores), threshold)
-
-    assert classification_metrics(images)["ece"] == pytest.approx(expected)
-
-
-def test_among_many_classes_low_confidences_have_bins_of_their_own() -> None:
-    """19 images right with .06, in the first bin; one wrong with .1, in the second."""
-    probabilities = np.full((20, 20), 0.94 / 19)
-    probabilities[np.arange(20), [*range(19), 0]] = [0.06] * 19 + [0.1]
-
-    figures = classification_metrics(ScoredImages(np.arange(20), probabilities, positive=1))
-
-    assert figures["ece"] == pytest.approx((19 * 0.94 + 0.1) / 20)
 
 
 def test_images_that_no_resample_drew_do_not_count_even_at_the_highest_score() -> None:
@@ -186,7 +148,6 @@ def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) ->
         lambda: patient_bootstrap(images, patients, seed=1),
         lambda: structural_components(labels, both[None], patients, positive=1),
         lambda: balanced_threshold(labels == 1, scores),
-        lambda: sensitivity_threshold(scores, 0.5),
     ):
         with pytest.raises(ValueError, match="must be finite"):
             metric()
@@ -232,12 +193,10 @@ def test_each_table_shows_its_metrics_of_two_and_of_more_classes() -> None:
 
     rates = ["sensitivity (sick)", "specificity (sick)"]
     values = ["PPV (sick)", "NPV (sick)", "F1 (sick)"]
-    errors = ["Brier score", "calibration error"]
-    assert shown(2) == ["AUROC", "AUPRC (sick)", "accuracy", "balanced accuracy", *rates, *values, *errors]
-    assert shown(3) == ["AUROC", "AUPRC", "accuracy", "balanced accuracy", "F1", *errors]
+    assert shown(2) == ["AUROC", "AUPRC (sick)", "accuracy", "balanced accuracy", *rates, *values, "Brier score"]
+    assert shown(3) == ["AUROC", "AUPRC", "accuracy", "balanced accuracy", "F1", "Brier score"]
     assert shown(2, "card") == ["AUROC", "AUPRC (sick)", "balanced accuracy", *rates]
     assert (shown(2, "patients"), shown(2, "subgroups")) == (["AUROC", "accuracy", *rates], ["AUROC", *rates])
-    assert [metric.name for metric in METRICS if not metric.has_interval] == ["ece"]
 
 
 def test_the_metrics_of_one_class_against_the_others_equal_scikit_learn() -> None:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Flags, Floats, ScoredImages, classification_metrics
-from xraytune.stats.threshold import balanced_threshold, fewest_positives, sensitivity_threshold
+from xraytune.stats.threshold import balanced_threshold
 
 MIDDLE = 2.0
 """Logit at which the classes have equal density: the best threshold for balanced accuracy."""
@@ -92,24 +92,3 @@ def test_uninformative_scores_give_threshold_one_half(scores: list[float]) -> No
 def test_one_class_alone_has_no_threshold() -> None:
     with pytest.raises(DataError, match="class number 0 has no image among 3"):
         balanced_threshold(np.ones(3, dtype=np.bool_), np.array([0.1, 0.2, 0.3]))
-
-
-def test_new_positive_images_are_found_with_the_requested_sensitivity() -> None:
-    generator = numpy_generator(5, "positives")
-    found = []
-    for _ in range(2000):
-        *validation, further = generator.normal(size=31)
-        threshold = sensitivity_threshold(np.array(validation), 0.9)
-        assert threshold is not None
-        found.append(further >= threshold)
-
-    assert np.mean(found) == pytest.approx(28 / 31, abs=0.02)
-
-
-@pytest.mark.parametrize(("sensitivity", "count"), [(0.5, 1), (0.9, 9), (0.95, 19), (0.99, 99)])
-def test_too_few_positive_images_give_no_threshold(sensitivity: float, count: int) -> None:
-    scores = np.arange(count) / 100
-
-    assert fewest_positives(sensitivity) == count
-    assert sensitivity_threshold(scores, sensitivity) == 0.0
-    assert sensitivity_threshold(scores[1:], sensitivity) is None

@@ -1,4 +1,4 @@
-"""`clean` frees only what can be computed again: the study continues with the same numbers."""
+"""`cache clean` frees only what can be computed again: the study continues with the same numbers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from typing import Any
 import pytest
 
 from tests.in_process import CPU, InProcess, loop_of, one_thread
-from xraytune.base.errors import StudyError
-from xraytune.base.files import read_jsonl, sha256_of
+from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.model.best import export
 from xraytune.search.callbacks import Callbacks
 from xraytune.space.load import load_space
-from xraytune.study.clean import clean, clean_cache
+from xraytune.study.clean import clean_cache
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
-from xraytune.study.status import status
 
 pytestmark = pytest.mark.slow
 
@@ -52,29 +50,17 @@ INTERRUPTED = 2
 """The trial that was stopped after its first epoch."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def pinned() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def searched(pinned: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
     """A folder with `cache` and `studies/small`, in which two trials have ended and one was interrupted."""
-    del pinned
-    root = tmp_path_factory.mktemp("searched")
+    root = tmp_path / "root"
     draw_phantoms(root / "xrays", patients=30, seed=3, image_size_px=48)
     (root / "space.yaml").write_text(SPACE, encoding="utf-8")
     space = load_space(root / "space.yaml")
     create_study(StudyFolder(root / "studies" / "small"), space, prepare(space.settings, root / "cache")[0], CPU)
-    search(root, stop_in_trial=INTERRUPTED)
-    return root
-
-
-@pytest.fixture
-def root(searched: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return Path(shutil.copytree(searched, tmp_path / "copy", symlinks=True))
+    with one_thread():
+        search(root, stop_in_trial=INTERRUPTED)
+        yield root
 
 
 def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> None:
@@ -93,10 +79,6 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
             InProcess(folder, cache=cache).run(loop, token=token)
 
 
-def contents(folder: Path) -> dict[str, str]:
-    return {str(file.relative_to(folder)): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-
-
 def results(root: Path) -> list[dict[str, Any]]:
     rows = read_jsonl(root / "studies" / "small" / "trials.jsonl")
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
@@ -106,18 +88,10 @@ def in_an_hour() -> float:
     return time.time() + 3700
 
 
-def leave_checkpoints(root: Path) -> int:
-    """As after a kill; returns their bytes."""
-    for number in (0, 1):
-        (root / f"studies/small/trials/{number:04d}/checkpoint/checkpoint.pt").write_bytes(b"x" * 1000)
-    return 2000
-
-
 def test_cleaned_study_resumes_identically(root: Path, tmp_path: Path) -> None:
     """A larger budget, an interrupted trial, and an export, all with a cache from which everything was removed."""
     untouched = Path(shutil.copytree(root, tmp_path / "untouched"))
 
-    clean(root / "studies" / "small")
     cleaned = clean_cache(root / "cache", max_size="0", clock=in_an_hour)
     for each in (root, untouched):
         search(each, "budget.trials=5")
@@ -129,41 +103,15 @@ def test_cleaned_study_resumes_identically(root: Path, tmp_path: Path) -> None:
     assert (root / "best.yaml").read_bytes() == (untouched / "best.yaml").read_bytes()
 
 
-def test_clean_keeps_results_and_the_checkpoint_of_an_interrupted_trial(root: Path) -> None:
-    """A dry run lists the same and removes nothing."""
-    study = root / "studies" / "small"
-    checkpoint_bytes, before = leave_checkpoints(root), contents(study)
-
-    would = clean(study, dry_run=True)
-    still_there = contents(study)
-    cleaned = clean(study)
-
-    gone = {name for name in before if name not in contents(study)}
-    assert (still_there, would.is_dry_run, would.removed) == (before, True, cleaned.removed)
-    assert gone == {f"trials/{number:04d}/checkpoint/checkpoint.pt" for number in (0, 1)}
-    assert {path.relative_to(study).as_posix() for path in cleaned.removed} == gone
-    assert cleaned.total_bytes == checkpoint_bytes
-    assert {name: sha for name, sha in before.items() if name not in gone} == contents(study)
-    assert [trial.status for trial in status(study).trials] == ["complete", "complete", "unfinished"]
-    assert clean(study).removed == {}, "nothing is left to remove"
-
-
-STUDY_PLACES = ("studies", "studies/small/trials/0000/checkpoint", "studies/small/confirm/trials")
-
-
-@pytest.mark.parametrize("place", [*STUDY_PLACES, "cache/gan-4"])
-def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: str) -> None:
-    (root / place).mkdir(parents=True, exist_ok=True)
-    left = root / place / ".small.4711-0123abcd.tmp"
-    left.mkdir()
+def test_old_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    left = tmp_path / "gan-4" / ".small.4711-0123abcd.tmp"
+    left.mkdir(parents=True)
     (left / "config.json").write_bytes(b"x" * 77)
-    mine = root / place / ".small.notes.tmp"
+    mine = left.with_name(".small.notes.tmp")
     mine.write_bytes(b"x")
 
     def removed(clock: Callable[[], float]) -> dict[Path, int]:
-        if place in STUDY_PLACES:
-            return clean(root / "studies" / "small", clock=clock).removed
-        return clean_cache(root / "cache", max_size="1TB", clock=clock).removed
+        return clean_cache(tmp_path, max_size="1TB", clock=clock).removed
 
     young, stayed = removed(time.time), left.is_dir()
 
@@ -174,36 +122,20 @@ def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: str) -
 
 
 @pytest.mark.parametrize("place", ["linked", "gan-4", "gan-4.work", f"pool-1/{'0' * 32}", f"gan-4.work/{'0' * 32}"])
-def test_links_in_a_cache_are_neither_followed_nor_removed(root: Path, tmp_path: Path, place: str) -> None:
+def test_links_in_a_cache_are_neither_followed_nor_removed(tmp_path: Path, place: str) -> None:
     elsewhere = tmp_path / "elsewhere"
     kept = elsewhere / ("f" * 32)
     kept.mkdir(parents=True)
     (kept / "manifest.json").write_bytes(b"x")
     (elsewhere / ".kept.4711-0123abcd.tmp").write_bytes(b"x")
-    link = root / "cache" / place
-    shutil.rmtree(link, ignore_errors=True)
-    link.parent.mkdir(exist_ok=True)
+    link = tmp_path / "cache" / place
+    link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere)
 
-    would = clean_cache(root / "cache", max_size="0", dry_run=True, clock=in_an_hour)
-    cleaned = clean_cache(root / "cache", max_size="0", clock=in_an_hour)
+    would = clean_cache(tmp_path / "cache", max_size="0", dry_run=True, clock=in_an_hour)
+    cleaned = clean_cache(tmp_path / "cache", max_size="0", clock=in_an_hour)
 
     assert would.removed == cleaned.removed
     assert link.is_symlink()
     assert len(list(elsewhere.iterdir())) == 2
     assert kept.is_dir()
-
-
-def test_links_in_a_study_are_not_followed_and_a_folder_that_is_no_study_is_refused(root: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / ".kept.4711-0123abcd.tmp").write_bytes(b"x")
-    wandb = root / "studies" / "small" / "trials" / "0000" / "wandb"
-    wandb.mkdir()
-    (wandb / "linked").symlink_to(elsewhere)
-
-    assert clean(root / "studies" / "small", clock=in_an_hour).removed == {}
-    with pytest.raises(StudyError, match="no study here"):
-        clean(elsewhere)
-
-    assert len(list(elsewhere.iterdir())) == 1

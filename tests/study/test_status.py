@@ -218,9 +218,6 @@ def test_only_complete_trials_are_compared(study: StudyFolder) -> None:
     """The others have trained for fewer epochs."""
     figures = figures_after(study, "cpfcr")
 
-    points, best, *_ = figures["history"]["data"]
-    assert (points["x"], points["y"]) == ([0, 3], [0.5, 0.51])
-    assert best["y"][-1] == 0.51
     assert sorted(figures["slice lr"]["data"][0]["marker"]["color"]) == [0, 3]
     assert "importances" not in figures
 

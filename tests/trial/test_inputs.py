@@ -6,17 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.data.conftest import write_images
 from tests.in_process import CPU, GAN_STAGE
 from tests.trial.conftest import Bench
-from tests.trial.test_trial import gan, numbers, run
+from tests.trial.test_trial import gan
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.space.settings import Experiment, FolderSettings
-from xraytune.trial.inputs import TrialInputs, real_images_for_norms, untrained
+from xraytune.trial.inputs import TrialInputs, untrained
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
@@ -50,7 +49,7 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
     """A few steps at a time, and for the batch norms. In a pretraining, the first steps have no real images."""
     own: dict[str, Any] = {"gan": gan()} if source == "gan" else {}
     mix = {"source": source, "mixing": "pretrain" if trainable == "all" else "additive", "classical": 2, **own}
-    experiment = with_parameters(frozen(bench, tmp_path, batch_norm="real", **mix), trainable=trainable)
+    experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
     at_once = TrialInputs(experiment, bench.context)
     monkeypatch.setattr("xraytune.trial.device_rows.DRAWN_BYTES", 0)
     in_parts = TrialInputs(experiment, bench.context)
@@ -84,17 +83,6 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
             assert torch.equal(torch.cat(extra), torch.cat([images for images, _ in batches[:4]]))
 
 
-@pytest.mark.parametrize("views", [3, 0])
-def test_running_statistics_of_real_images_are_estimated_on_the_same_in_every_arm(bench: Bench, views: int) -> None:
-    """Each image once; the batches depend neither on the arm nor on the step."""
-    batches = []
-    for arm in ARMS:
-        experiment = bench.experiment(classical=2, views=views, batch_norm="real", **arm)
-        trial_inputs = TrialInputs(experiment, bench.context)
-        batches += [list(trial_inputs.norm_batches()) for _ in range(2)]
-    assert all(torch.equal(*pair) for other in batches for pair in zip(other, batches[0], strict=True))
-
-
 def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:
     """The batches of the first steps, with extra images, the same in each call."""
     trial_inputs = TrialInputs(bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.context)
@@ -103,20 +91,6 @@ def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_i
         batches = list(trial_inputs.norm_batches())
         assert len(batches) == -(-len(bench.prepared.side("train").rows) // 8)
         assert all(torch.equal(inputs, trial_inputs.batch(step)[0]) for step, inputs in enumerate(batches))
-
-
-@pytest.mark.parametrize(("count", "shown"), [(2, 2), (128, 128), (129, 129), (200, 200), (5000, 256)])
-def test_batches_for_statistics_show_each_image_once_and_none_alone(bench: Bench, count: int, shown: int) -> None:
-    labels = np.arange(count) >= count // 2  # sorted by class, as in an index
-
-    batches = [drawn.numbers for drawn in real_images_for_norms(bench.experiment(), count)]
-
-    numbers = np.concatenate(batches)
-    assert len(numbers) == len(np.unique(numbers)) == shown
-    assert min(map(len, batches)) > 1
-    assert max(map(len, batches)) <= 128
-    assert max(map(len, batches)) - min(map(len, batches)) <= 1
-    assert all(0.3 < labels[batch].mean() < 0.7 for batch in batches), "a batch is a sample of all classes"
 
 
 def test_the_extra_images_of_a_training_set(bench: Bench, tmp_path: Path) -> None:
@@ -192,41 +166,3 @@ def test_a_network_is_scored_without_its_gan(bench: Bench, tmp_path: Path, is_fr
     expected = trial_inputs.network.batches(trial_inputs.val_a)
     assert all(torch.equal(*pair) for pair in zip(batches, expected, strict=True))
     assert not (tmp_path / "cache" / GAN_STAGE).exists()
-
-
-@pytest.mark.parametrize(
-    "backbone",
-    ["small_cnn", "mobilenet_v3_small", "timm/test_resnet", pytest.param("resnet18", marks=pytest.mark.nightly)],
-)
-def test_last_stage_trains_on_cached_inputs(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str
-) -> None:
-    experiment = frozen(bench, tmp_path, backbone=backbone, classical=2, source="duplicate", synthetic_ratio=0.5)
-    experiment = with_parameters(experiment, trainable="last_stage")
-    cached = run(bench, experiment, tmp_path / "cached")
-    inputs = TrialInputs(experiment, bench.context)
-    assert inputs.batch(0)[0].shape[1] > 3, "inputs of the last stage, not images"
-
-    monkeypatch.setattr("xraytune.trial.network.MAX_STAGE_BYTES", 0)
-    on_images = run(bench, experiment, tmp_path / "images")
-
-    assert TrialInputs(experiment, bench.context).batch(0)[0].shape[1] == 3
-    # Bit-identical for most backbones; some convolutions round differently in batches of another size.
-    assert np.allclose(np.array(numbers(cached)), np.array(numbers(on_images)), rtol=2e-3)
-    names = [load_file(tmp_path / how / "checkpoint" / "best.safetensors").keys() for how in ("cached", "images")]
-    assert names[0] == names[1]
-
-
-def test_whole_network_of_cached_inputs_computes_from_images(bench: Bench, tmp_path: Path) -> None:
-    experiment = with_parameters(frozen(bench, tmp_path), trainable="last_stage")
-    inputs = TrialInputs(experiment, bench.context)
-    scores = inputs.results(inputs.val_a)
-
-    network, batches = untrained(experiment, bench.context, inputs.val_a)
-
-    images = torch.cat(list(batches))
-    whole = inputs.whole().eval()
-    with torch.no_grad():
-        assert torch.equal(whole(images), network.eval()(images))
-        assert np.allclose(whole(images).softmax(dim=1), scores, atol=1e-6)
-    assert np.array_equal(inputs.results(inputs.val_a), scores), "cached inputs can still be used"

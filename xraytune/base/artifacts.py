@@ -3,7 +3,7 @@
 `build_once(cache, stage, inputs, build)` returns the folder of an artifact and builds it if it is missing or damaged. A
 manifest lists its inputs and the size and SHA-256 of every file. A lock saves a second process from repeating the work,
 but correctness does not depend on it: each builder fills a folder of its own, and the first to rename it wins. A killed
-builder leaves a hidden folder, which nothing reads and `clean` removes.
+builder leaves a hidden folder, which nothing reads and `cache clean` removes.
 
 Each use of an artifact updates the modification time of its manifest, by which `cache clean` removes the oldest first.
 """
@@ -186,6 +186,8 @@ def discard(path: Path) -> None:
         except FileNotFoundError:
             return
     if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside, ignore_errors=True)  # a network disk keeps what is still open; `clean` removes the rest
+        shutil.rmtree(
+            aside, ignore_errors=True
+        )  # a network disk keeps what is still open; `cache clean` removes the rest
     else:
         aside.unlink(missing_ok=True)

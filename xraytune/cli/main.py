@@ -97,7 +97,6 @@ def build_app() -> typer.Typer:
     _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
     _add(app, confirm.audit, "xraytune audit chest_xray generated", _SEARCH)
     _add(app, study.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
-    _add(app, study.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)
 
     cache_app = _group("Shrink the cache that studies share.")
     app.add_typer(cache_app, name="cache", rich_help_panel=_SEARCH)

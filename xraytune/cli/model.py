@@ -92,7 +92,7 @@ def evaluate(
     ],
     out: Annotated[
         Path | None,
-        Option("--out", "-o", metavar="OUT", help="Folder to create: predictions, tables (CSV, JSON) and a figure."),
+        Option("--out", "-o", metavar="OUT", help="Folder to create: predictions, tables (CSV, JSON) and pictures."),
     ] = None,
     by: Annotated[
         list[str] | None,
@@ -100,7 +100,6 @@ def evaluate(
     ] = None,
     reason: options.Reason = "",
     skip_broken: options.SkipBroken = False,
-    at_sensitivity: options.AtSensitivity = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on labelled images or pairs, with 95 % confidence intervals over patients."""
@@ -114,7 +113,6 @@ def evaluate(
             by=by or (),
             skip_broken=skip_broken,
             reason=reason,
-            sensitivity=at_sensitivity,
             on_progress=on_progress,
         )
     console.show_result(evaluation, show_evaluation, as_json=as_json)
@@ -126,7 +124,7 @@ def show_evaluation(evaluation: Evaluation | MaskEvaluation) -> None:
 
     console.show(*evaluation_frame(evaluation))
     if evaluation.out:
-        console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and figures")
+        console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 
 
 def predict(
@@ -136,7 +134,6 @@ def predict(
         Path, Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
     ],
     skip_broken: options.SkipBroken = False,
-    at_sensitivity: options.AtSensitivity = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write the class probabilities of images to a CSV file, or their masks and overlays to a folder."""
@@ -148,7 +145,6 @@ def predict(
             images,
             out=out,
             skip_broken=skip_broken,
-            sensitivity=at_sensitivity,
             on_progress=on_progress,
         )
     console.show_result(predicted, _show_predicted, as_json=as_json)

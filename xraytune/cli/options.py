@@ -48,15 +48,6 @@ Cache: TypeAlias = Annotated[
 SkipBroken: TypeAlias = Annotated[
     bool, Option("--skip-broken", help="Leave out broken images and list them, instead of stopping.")
 ]
-AtSensitivity: TypeAlias = Annotated[
-    float | None,
-    Option(
-        "--at-sensitivity",
-        metavar="SHARE",
-        help="Use the threshold that reaches this sensitivity on the model's validation images, e.g. 0.95; default: the "
-        "threshold for balanced accuracy.",
-    ),
-]
 AsJson: TypeAlias = Annotated[bool, Option("--json", help="Print one JSON object to stdout, and nothing else.")]
 Address: TypeAlias = Annotated[
     str | None, Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine.")

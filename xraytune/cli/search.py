@@ -7,12 +7,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from typer import Option
-
-from xraytune.base.errors import ConfigError, Problem, counted
-from xraytune.base.files import require_new
+from xraytune.base.errors import counted
 from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.present.tables import duration, shown_path
@@ -33,9 +30,6 @@ def search(
     studies: options.Studies = Path("studies"),
     cache: options.Cache = None,
     address: options.Address = None,
-    earlier: Annotated[
-        Path | None, Option("--from", metavar="STUDY", help="Earlier study whose best trials are evaluated first.")
-    ] = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -51,7 +45,6 @@ def search(
             studies=studies,
             cache=cache,
             address=address,
-            earlier=earlier,
             skip_broken=skip_broken,
             callbacks=callbacks,
         )
@@ -67,7 +60,6 @@ def headroom(
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     cache: options.Cache = None,
-    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="Figure to write (.svg or .png).")] = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -78,12 +70,8 @@ def headroom(
     test folder stays sealed.
     """
     from xraytune.confirm.headroom import headroom
-    from xraytune.present.headroom import draw_headroom, headroom_frame
+    from xraytune.present.headroom import headroom_frame
 
-    if out is not None:
-        require_new(out)
-        if out.suffix not in (".svg", ".png"):
-            raise ConfigError(Problem("a figure must end in .svg or .png", out, "give e.g. -o headroom.svg"))
     with console.progress() as on_progress:
         measured = headroom(
             space,
@@ -95,8 +83,6 @@ def headroom(
             on_progress=on_progress,
             note=console.event,
         )
-    if out is not None:
-        draw_headroom(measured, out)
     console.show_result(measured, lambda result: console.show(*headroom_frame(result)), as_json=as_json)
     if not as_json:
         given = [("--data", data), ("--weights-dir", weights_dir), *(("--set", each) for each in overrides or ())]
@@ -106,10 +92,8 @@ def headroom(
 
 def study_json(view: StudyView) -> dict[str, Any]:
     """Return a study as a JSON object, also with what follows from its trials."""
-    from xraytune.study.pruning import pruning_of
-
     best = view.best.number if view.best else None
-    derived = {"name": view.name, "counts": view.counts, "best": best, "arms": view.arms, "pruning": pruning_of(view)}
+    derived = {"name": view.name, "counts": view.counts, "best": best, "arms": view.arms, "pruning": view.pruning}
     return to_json(view) | derived
 
 

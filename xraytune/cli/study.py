@@ -1,11 +1,11 @@
-"""Commands on a study: `status`, `report`, `export` and `clean`."""
+"""Commands on a study, `status`, `report` and `export`, and on the cache that studies share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import BadParameter, Option
+from typer import Option
 
 from xraytune.cli import console, options
 from xraytune.cli.search import study_json
@@ -34,39 +34,20 @@ def report(
         Path | None,
         Option("--out", "-o", metavar="FILE", help="HTML file to write; default: report.html in the study."),
     ] = None,
-    csv: Annotated[
-        Path | None,
-        Option(metavar="FOLDER", help="Write the tables of the page to this new folder instead, as CSV files."),
-    ] = None,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write an HTML report of a study that opens offline: verdict, trials, images, cost. Also works during a search."""
-    if csv and out:
-        raise BadParameter("give either --csv or --out", param_hint="--csv")
-    from xraytune.present import page
+    """Write an HTML report of a study that opens offline: verdict, trials, images, data. Also works during a search."""
+    from xraytune.present.page import write_report
 
-    if csv:
-        files = page.write_tables(study, out=csv, cache=cache)
-        text = "\n".join(f"{shown_path(file)}" for file in files)
-        console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(text)
-    else:
-        written = page.write_report(study, out=out, cache=cache)
-        console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
+    file = write_report(study, out=out, cache=cache)
+    console.show_result({"report": file}, lambda _: console.write(str(shown_path(file))), as_json=as_json)
 
 
 def export(
     study: options.StudyArgument,
     out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
     trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export; default: the best.")] = None,
-    arm: Annotated[
-        str | None,
-        Option(
-            metavar="ARM",
-            help="Export the best of this arm: real_only, classical, duplicate, gan or classical+gan; after a confirmation, "
-            "its tuned control.",
-        ),
-    ] = None,
     exact: Annotated[
         bool, Option("--exact", help="Write the trial's own settings, so that `train` reproduces it bit for bit.")
     ] = False,
@@ -78,7 +59,7 @@ def export(
     """
     from xraytune.model.best import export
 
-    exported = export(study, out=out, trial=trial, arm=arm, exact=exact)
+    exported = export(study, out=out, trial=trial, exact=exact)
     console.show_result(exported, show_export, as_json=as_json)
 
 
@@ -88,35 +69,10 @@ def show_export(exported: Exported) -> None:
     if exported.generator_steps is not None:
         console.write(f"its generator after {exported.generator_steps:,} steps, where its KID was lowest")
     else:
-        _show_images(exported)
-    console.write_command(exported.command, "next: ")
-
-
-def _show_images(exported: Exported) -> None:
-    """Print the sizes of the sides, their consequences, and what the trial and `train` train on."""
-    from xraytune.data.sides import chance_warning
-
-    train, _, val_b = exported.sides
-    if exported.metric == "AUROC" and exported.val_b_score is not None:
-        if interval := val_b.interval(exported.val_b_score):
-            images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
-            console.write("val-B has {}: a 95 % interval of {:.3f} to {:.3f}".format(images, *interval))
-    if warning := chance_warning(exported.sides):
-        console.write(f"note: {warning}", "busy")
-    trial = f"{train.image_count:,} images of {train.patient_count:,} patients"
-    if exported.is_exact:
-        console.write(f"`train` repeats the trial: {trial}")
-    else:
-        console.write(f"the trial trained on {trial}; {exported.final_training}")
+        console.write(exported.final_training)
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
-
-
-def clean(study: options.StudyArgument, dry_run: options.DryRun = False, as_json: options.AsJson = False) -> None:
-    """Remove checkpoints of ended trials and leftovers of killed processes from a study. Results are kept."""
-    from xraytune.study.clean import clean
-
-    console.show_result(clean(study, dry_run=dry_run), _show_cleaned, as_json=as_json)
+    console.write_command(exported.command, "next: ")
 
 
 def clean_cache(

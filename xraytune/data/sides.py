@@ -67,15 +67,6 @@ class SideSize:
         """Whether there is an AUROC; pairs of images and masks are of a single class."""
         return len(self.images) > 1
 
-    def __str__(self) -> str:
-        text = f"{self.name}: {self.image_count:,} images of {self.patient_count:,} patients"
-        if self.has_classes:
-            counts = [f"{name} {count:,} of {self.patients[name]:,}" for name, count in self.images.items()]
-            text += f" ({', '.join(counts)})"
-        if self.low is None or self.high is None:
-            return text
-        return f"{text}; an AUROC of {USUAL_AUROC:g} there: {self.low:.2f} to {self.high:.2f} (95 % interval)"
-
 
 def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
     """Return the sizes of train, val-A and val-B of a study."""

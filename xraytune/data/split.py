@@ -25,8 +25,6 @@ _USES: Mapping[ValUse, Mapping[PartName, str]] = {
         "val": "merged into the training images and split again; data.split.val: folder keeps them for validation",
     },
     "folder": {"train": "all for training", "val": "split by patient into val-A and val-B"},
-    "val_a": {"train": "split by patient into train and val-B", "val": "all of val-A"},
-    "val_b": {"train": "split by patient into train and val-A", "val": "all of val-B"},
 }
 
 
@@ -68,17 +66,12 @@ def split_by_patient(
         fix = "add val/, or use data.split.val: merge to split train/"
         raise DataError(Problem(f"{settings.val} needs images in val/, but there are none", _VAL, fix))
     share_a, share_b = settings.val_a, settings.val_b
-    match settings.val:
-        case "merge":
-            val_a, val_b, train = divide(patients, share_a, share_b)
-        case "folder":
-            _, _, train = divide(patients, 0.0, 0.0)
-            val_a, _, rest = divide(given, share_a / (share_a + share_b), 0.0)
-            val_b = [patient for stratum in rest for patient in stratum]
-        case "val_a":
-            val_a, (_, val_b, train) = given, divide(patients, 0.0, share_b)
-        case "val_b":
-            val_b, (val_a, _, train) = given, divide(patients, share_a, 0.0)
+    if settings.val == "merge":
+        val_a, val_b, train = divide(patients, share_a, share_b)
+    else:
+        _, _, train = divide(patients, 0.0, 0.0)
+        val_a, _, rest = divide(given, share_a / (share_a + share_b), 0.0)
+        val_b = [patient for stratum in rest for patient in stratum]
     in_train = _nested_order(train, settings.seed)
     _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b})
     if train_patients is not None:

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from xraytune.base.errors import ArtifactError, ConfigError, Problem, StudyError, TrialError, join_names
+from xraytune.base.errors import ArtifactError, Problem, StudyError, TrialError, join_names
 from xraytune.base.files import read_jsonl, require_new, write_text
-from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, Arm, finished_label, read_plan
+from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, finished_label
 from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
 from xraytune.data.prepare import Prepared
-from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.fields import flat_values
 from xraytune.space.load import experiment_to_yaml
-from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters, Settings
+from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Settings
 from xraytune.study.arms import differences_on_val_b, has_standard_error
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.journal import Journal
@@ -43,10 +42,10 @@ _UNTESTED = "not confirmed: xraytune confirm has not compared the mix with its c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """An exported trial, the sizes of its sides, and the command that trains its final model.
+    """An exported trial, and the command that trains its final model.
 
     Attributes:
-        trial: Number of the trial; like its scores, None for a tuned control that `confirm` added.
+        trial: Number of the trial.
         is_exact: Whether `train` will reproduce the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such images.
         reason: Why this trial was chosen.
@@ -55,23 +54,20 @@ class Exported:
 
     path: Path
     study: str
-    trial: int | None
+    trial: int
     arm: str
     metric: str
     is_exact: bool
-    val_score: float | None
+    val_score: float
     val_b_score: float | None
     synthetic: str
     reason: str
     command: str
-    sides: tuple[SideSize, ...]
     generator_steps: int | None
 
     @property
     def sentence(self) -> str:
         """Which trial it is, with its scores, and why it was chosen."""
-        if self.val_score is None:
-            return f"a control that confirm added to {self.study}, arm {self.arm}"
         scores = f"{self.metric} {self.val_score:.4f} on val-A"
         if self.val_b_score is not None:
             scores += f", {self.val_b_score:.4f} on val-B"
@@ -85,9 +81,7 @@ class Exported:
         return "`train` uses all patients except those of val-A and val-B"
 
 
-def export(
-    study: Path, *, out: Path, trial: int | None = None, arm: str | None = None, exact: bool = False
-) -> Exported:
+def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = False) -> Exported:
     """Write the mix that `confirm` found to help, or else the simplest within one standard error of the best on val-B.
 
     Whatever `data.train_patients` was in the search, `train` will use all training patients, unless `exact` is set.
@@ -96,38 +90,35 @@ def export(
         study: Folder of the study; a search may be running on it.
         out: File to write.
         trial: Number of a completed trial to export instead.
-        arm: Export the best trial of this arm instead, e.g. `real_only`; after `confirm`, its tuned control.
         exact: Write the trial's own settings, so that `train` reproduces it bit for bit, not those of a final training.
 
     Raises:
-        ConfigError: `out` exists, its folder is a file, or two options contradict each other.
-        StudyError: There is no study, or no completed trial with this number or of this arm.
+        ConfigError: `out` exists, or its folder is a file.
+        StudyError: There is no study, or no completed trial with this number.
         TrialError: No trial has completed.
     """
-    if trial is not None and arm is not None:
-        raise ConfigError(Problem("both a trial and an arm are given", f"--trial {trial} --arm {arm}", "leave one out"))
     require_new(out)
     folder = StudyFolder(study.resolve())
     search = _read_search(folder)
-    chosen = _choose(search, trial, arm)
-    row, benefit = chosen.row, _benefit(search, chosen)
+    row, reason = _choose(search, trial)
+    assert row.value is not None, "it is complete"
+    benefit = _benefit(search, row)
     prepared = folder.prepared()
-    experiment = _experiment(search, chosen, benefit, prepared, exact=exact)
+    experiment = _experiment(search, row, benefit, prepared, exact=exact)
     origin, generator = experiment.settings.exported_from, experiment.parameters.own_generator
     exported = Exported(
         path=out,
         study=folder.path.name,
-        trial=row.number if row else None,
-        arm=chosen.parameters.arm,
+        trial=row.number,
+        arm=row.arm,
         metric=search.settings.metric,
         is_exact=origin is None or origin.is_exact,
-        val_score=row.value if row else None,
-        val_b_score=row.val_b_score if row else None,
+        val_score=row.value,
+        val_b_score=row.val_b_score,
         synthetic=benefit,
-        reason=chosen.reason,
+        reason=reason,
         command=search.task.train_command(str(out)),
         generator_steps=generator.steps if generator and not search.task.trains_network else None,
-        sides=side_sizes(prepared),
     )
     header = _header(exported, search.task.train_command(out.name))
     text = experiment_to_yaml(experiment, out.resolve().parent, header)
@@ -141,11 +132,10 @@ def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
     None if `export` would fail: no trial has completed, or results are missing or damaged.
     """
     try:
-        chosen = _choose(_read_search(folder), None, None)
+        row, reason = _choose(_read_search(folder), None)
     except (TrialError, StudyError, ArtifactError):
         return None
-    assert chosen.row, "only an arm may have a control that is no trial"
-    return chosen.row.number, chosen.reason
+    return row.number, reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,15 +149,6 @@ class _Search:
     complete: Sequence[TrialRow]
     verdicts: Mapping[int, str]
     is_exploratory: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Chosen:
-    """The settings to export, and why. A control that `confirm` added is not a trial of the search and has no row."""
-
-    parameters: Parameters
-    reason: str = ""
-    row: TrialRow | None = None
 
 
 def _read_search(folder: StudyFolder) -> _Search:
@@ -197,29 +178,22 @@ def _verdicts(folder: StudyFolder, trials: Mapping[int, TrialRow]) -> tuple[dict
     return verdicts, bool(record and record.exploratory)
 
 
-def _choose(search: _Search, trial: int | None, arm: str | None) -> _Chosen:
-    """Choose a trial by number or arm; otherwise the mix that `confirm` found to help, or the simplest good one."""
-    tuned = _tuned_control(search.folder, arm) if arm else None
-    if tuned and not tuned.trial.startswith("#"):
-        return _Chosen(parameters=tuned.parameters)
+def _choose(search: _Search, trial: int | None) -> tuple[TrialRow, str]:
+    """Return the trial of this number; otherwise the mix that `confirm` found to help, or the simplest good one; and why."""
     if trial is not None:
-        row, reason = _completed(search, trial), "selected by its number"
-    elif not search.complete:
+        return _completed(search, trial), "selected by its number"
+    if not search.complete:
         reasons = reasons_of(row for row in search.rows.values() if row.status == "failed")
         fix = "continue the search; `xraytune status` shows its progress"
         raise TrialError(Problem(f"no trial has completed yet{reasons}", search.folder.path, fix))
-    elif arm is not None:
-        row, reason = _best_of_arm(search, arm, tuned), "the best of its arm on val-B"
-    elif helping := [number for number, word in search.verdicts.items() if word == "helps"]:
-        row, reason = _finished(search, search.rows[helping[0]]), "the mix that `confirm` found to help"
-        reason += " in an exploratory verdict" if search.is_exploratory else ""
-    else:
-        return _simplest_good(search)
-    return _Chosen(parameters=row.parameters, reason=reason, row=row)
+    if helping := [number for number, word in search.verdicts.items() if word == "helps"]:
+        of_verdict = " in an exploratory verdict" if search.is_exploratory else ""
+        return _finished(search, search.rows[helping[0]]), f"the mix that `confirm` found to help{of_verdict}"
+    return _simplest_good(search)
 
 
-def _simplest_good(search: _Search) -> _Chosen:
-    """Choose the best trial of the simplest mix within one standard error of the best on val-B.
+def _simplest_good(search: _Search) -> tuple[TrialRow, str]:
+    """Return the best trial of the simplest mix within one standard error of the best on val-B, and why.
 
     The standard error is that of the paired difference over the patients of val-B. Sources that `confirm` found not to
     help, or to hurt, are excluded. Without several patients of each class on val-B, there is no standard error.
@@ -236,10 +210,9 @@ def _simplest_good(search: _Search) -> _Chosen:
     if simpler and has_standard_error(search.folder):
         if good := _within_one_error(search, best, simpler):
             simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
-            reason = f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
-            return _Chosen(parameters=simplest.parameters, reason=reason, row=simplest)
+            return simplest, f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
     side = "val-B" if search.task.trains_network else "val-A"
-    return _Chosen(parameters=best.parameters, reason=f"the best on {side}", row=best)
+    return best, f"the best on {side}"
 
 
 def _within_one_error(search: _Search, best: TrialRow, others: Sequence[TrialRow]) -> list[TrialRow]:
@@ -247,12 +220,6 @@ def _within_one_error(search: _Search, best: TrialRow, others: Sequence[TrialRow
     differences, errors = differences_on_val_b(search.folder, [row.number for row in (best, *others)])
     pairs = zip(others, differences[1:], errors[1:], strict=True)
     return [row for row, difference, error in pairs if -difference <= error]
-
-
-def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
-    plan = read_plan(folder.path / CONFIRM_FOLDER)
-    controls = [control for control in plan.arms if control.role == "tuned"] if plan else []
-    return next((control for control in controls if control.parameters.arm == arm), None)
 
 
 def _completed(search: _Search, trial: int) -> TrialRow:
@@ -265,19 +232,8 @@ def _completed(search: _Search, trial: int) -> TrialRow:
     raise StudyError(Problem(f"trial {trial}: {what}", search.folder.path, fix))
 
 
-def _best_of_arm(search: _Search, arm: str, tuned: Arm | None) -> TrialRow:
-    for row in search.complete:
-        if row.arm == arm:
-            return row
-    for row in search.rows.values():
-        if tuned and tuned.trial == f"#{row.number}":  # ASHA stopped all trials of the arm
-            return _finished(search, row)
-    fix = f"choose one of: {', '.join(sorted({row.arm for row in search.complete}))}"
-    raise StudyError(Problem(f"no trial of arm {arm} has completed", search.folder.path, fix))
-
-
 def _finished(search: _Search, row: TrialRow) -> TrialRow:
-    """Return the row of a finalist or control. If ASHA stopped it, `confirm` trained it to the end."""
+    """Return the row of a finalist. If ASHA stopped it, `confirm` trained it to the end."""
     if row.status == "complete":
         return row
     top_up = StudyFolder(search.folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
@@ -288,25 +244,22 @@ def _finished(search: _Search, row: TrialRow) -> TrialRow:
     raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
 
 
-def _benefit(search: _Search, chosen: _Chosen) -> str:
+def _benefit(search: _Search, row: TrialRow) -> str:
     """Return whether the benefit of its synthetic images is confirmed; "" if it has no such images."""
-    if not (search.task.trains_network and chosen.parameters.has_synthetic_images):
+    if not (search.task.trains_network and row.parameters.has_synthetic_images):
         return ""
-    verdict = search.verdicts.get(chosen.row.number) if chosen.row else None
+    verdict = search.verdicts.get(row.number)
     if verdict is None:
         return _UNTESTED
     return _EXPLORATORY if search.is_exploratory else _VERDICTS[verdict].format(metric=search.settings.metric)
 
 
-def _experiment(search: _Search, chosen: _Chosen, benefit: str, prepared: Prepared, *, exact: bool) -> Experiment:
+def _experiment(search: _Search, row: TrialRow, benefit: str, prepared: Prepared, *, exact: bool) -> Experiment:
     """Return what the exported file trains: the trial itself, a final model on all patients, or a generator."""
-    number = chosen.row.number if chosen.row else None
-    origin = ExportedFrom(study=search.folder.path, trial=number, synthetic=benefit)
-    trial = Experiment(
-        settings=search.settings.model_copy(update={"exported_from": origin}), parameters=chosen.parameters
-    )
-    if number is not None and not search.task.trains_network:
-        return best_stage(search.folder, trial, number)
+    origin = ExportedFrom(study=search.folder.path, trial=row.number, synthetic=benefit)
+    trial = Experiment(settings=search.settings.model_copy(update={"exported_from": origin}), parameters=row.parameters)
+    if not search.task.trains_network:
+        return best_stage(search.folder, trial, row.number)
     if exact:
         return trial
     final = _final(trial)

@@ -9,14 +9,13 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xraytune.base.files import markdown, sha256_of, write_json, write_text
 from xraytune.base.records import Compute
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import Prepared, write_prepared
-from xraytune.model.bundle_record import BundleRecord, CardMetric, ClassSample, TrainedOn
+from xraytune.model.bundle_record import BundleRecord, CardMetric, TrainedOn
 from xraytune.model.final import FinalTraining
 from xraytune.model.load import (
     BUNDLE_FILES,
@@ -30,7 +29,7 @@ from xraytune.model.load import (
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
 from xraytune.space.settings import Experiment, TaskName, extensions_of
-from xraytune.stats.classification import Floats, ScoredImages, reported_metrics
+from xraytune.stats.classification import ScoredImages, reported_metrics
 from xraytune.stats.intervals import measure
 from xraytune.stats.segmentation import measure_means
 from xraytune.trial.run import Validated
@@ -43,7 +42,6 @@ NETWORK_PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
 """The packages that the network and its results depend on."""
 _OF_TRAINING = ("threshold", "input_format", "val_score", "val_b_score", "best_epoch")
 _REPLICATES = 1000
-_MOST_SCORES = 1000
 
 
 def write_bundle(
@@ -65,7 +63,6 @@ def write_bundle(
         task=settings.task,
         class_names=prepared.class_names,
         positive=None if prepared.has_masks else prepared.class_names[prepared.positive],
-        validation=_validation(prepared, training.validated),
         **parameters.model_dump(include=NETWORK_PARAMETERS),
         **{name: getattr(training, name) for name in _OF_TRAINING},
         arm=parameters.arm,
@@ -92,28 +89,6 @@ def write_bundle(
     checksums = {name: sha256_of(folder / name) for name in BUNDLE_FILES}
     write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
     return record
-
-
-def _validation(prepared: Prepared, validated: Validated) -> dict[str, ClassSample] | None:
-    if len(prepared.class_names) != 2:
-        return None
-    scores, patients, samples = validated.results[:, prepared.positive], np.array(validated.patients), {}
-    for label, name in enumerate(prepared.class_names):
-        is_class = validated.labels == label
-        samples[name] = ClassSample(
-            scores=tuple(summarise(scores[is_class], _MOST_SCORES).tolist()),
-            images=int(is_class.sum()),
-            patients=len(np.unique(patients[is_class])),
-        )
-    return samples
-
-
-def summarise(scores: Floats, at_most: int) -> Floats:
-    """Return the sorted scores; if there are more than `at_most`, a subset of that size, evenly spaced by rank."""
-    ordered = np.sort(scores)
-    if len(ordered) <= at_most:
-        return ordered
-    return np.asarray(ordered[((np.arange(at_most) + 0.5) * len(ordered) / at_most).astype(np.int64)])
 
 
 def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> tuple[CardMetric, ...]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from xraytune.base.errors import ArtifactError, ConfigError, Problem
+from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
@@ -17,7 +16,6 @@ from xraytune.space.rules import RULES
 from xraytune.space.settings import HeadName, LossName, TaskName
 from xraytune.space.strict_model import StrictModel
 from xraytune.stats.intervals import Bounds
-from xraytune.stats.threshold import fewest_positives, sensitivity_threshold
 
 _LARGEST_SIDE_PX = 1024
 _TRAIN_AGAIN = "train the model again with this version"
@@ -49,14 +47,6 @@ class CardMetric(StrictModel):
     interval: Bounds | None
 
 
-class ClassSample(StrictModel):
-    """Images of one class: `scores` are probabilities of the positive class, ascending, possibly summarised."""
-
-    images: Annotated[int, Field(ge=1)]
-    patients: Annotated[int, Field(ge=1)]
-    scores: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
-
-
 class BundleRecord(StrictModel):
     """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
 
@@ -64,7 +54,6 @@ class BundleRecord(StrictModel):
         class_names: In the order of the network's outputs; for a segmenter, only `image`.
         positive: The positive class; None for a segmenter.
         threshold: The probability from which an image is positive (two classes), or a pixel belongs to the mask.
-        validation: With two classes, the scores that set the threshold, by class; else None.
         input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
         group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
@@ -79,7 +68,6 @@ class BundleRecord(StrictModel):
     class_names: Annotated[tuple[str, ...], Field(max_length=1000)]
     positive: str | None
     threshold: float
-    validation: dict[str, ClassSample] | None
     input_format: InputFormat
     backbone: Annotated[str, BACKBONES]
     input_channels: Literal[1, 3]
@@ -107,8 +95,6 @@ class BundleRecord(StrictModel):
         has_masks = names == ("image",) and self.positive is None
         if not (has_masks if self.task == "segmentation" else has_classes):
             raise ValueError("class_names: not valid for this task")
-        if self.validation is not None and {*self.validation} != {*names}:
-            raise ValueError("validation: needs scores of each class")
         return self
 
     @model_validator(mode="after")
@@ -152,26 +138,3 @@ def read_record(file: Path) -> BundleRecord:
             what = f"its format has version {first['input']!r}, but this xraytune reads version 1"
             fix = "update xraytune"
         raise ArtifactError(Problem(what, file, f"{fix}, or {_TRAIN_AGAIN}")) from error
-
-
-def threshold_of(record: BundleRecord, sensitivity: float | None) -> float:
-    """Return the model's threshold, or the one that reaches a sensitivity on its validation images.
-
-    Raises:
-        ConfigError: The sensitivity is out of range, or there are too few validation images for it.
-    """
-    if sensitivity is None:
-        return record.threshold
-    where = f"--at-sensitivity {sensitivity:g}"
-    if not 0 < sensitivity < 1:
-        raise ConfigError(Problem("the sensitivity must be above 0 and below 1", where, "give e.g. 0.95"))
-    if record.validation is None:
-        raise ConfigError(Problem("only classifiers with two classes have a sensitivity", where, "leave it out"))
-    scores = record.validation[record.positive_name].scores
-    threshold = sensitivity_threshold(np.array(scores), sensitivity)
-    if threshold is None:
-        needed = fewest_positives(sensitivity)
-        what = f"needs {needed} validation scores of {record.positive_name}, but the model has {len(scores)}"
-        fix = "give a lower sensitivity, or leave it out to use the model's own threshold"
-        raise ConfigError(Problem(what, where, fix))
-    return threshold

@@ -32,7 +32,6 @@ from xraytune.model.overlap import BOOTSTRAP_SEED, About, Evaluated, Write
 from xraytune.model.predict import ImageFiles, predict_images, predictions_csv
 from xraytune.stats.breakdown import ClassMetrics, Subgroup, class_breakdown, patient_means, subgroup_metrics
 from xraytune.stats.classification import METRICS, ScoredImages, classification_metrics, reported_metrics
-from xraytune.stats.curves import class_curves
 from xraytune.stats.intervals import Measured, measure
 
 
@@ -57,7 +56,7 @@ class Evaluation(Evaluated):
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         classes: One-vs-rest metrics of each class.
         confusion: Images by true class (rows) and predicted class (columns).
-        validation: The metrics of the model card, on the validation images; none at another threshold than the model's own.
+        validation: The metrics of the model card, on the validation images.
     """
 
     positive: str
@@ -102,12 +101,11 @@ def evaluate_classes(
     images: ImageFiles,
     columns: Mapping[str, Mapping[str, str]],
     *,
-    threshold: float,
     replicates: int,
     about: About,
 ) -> tuple[Evaluation, Write]:
     """Predict the classes of labelled images and compute all metrics; DataError if a class has no images."""
-    names = bundle.record.class_names
+    names, threshold = bundle.record.class_names, bundle.record.threshold
     files, probabilities, broken = predict_images(bundle.predictor(), images)
     by_file = {image.file: image for image in labelled.images}
     labels = np.array([by_file[file].label for file in files], dtype=np.int64)
@@ -135,9 +133,9 @@ def evaluate_classes(
         subgroups={
             name: subgroup_metrics(files, scored, patients, values, **sampling) for name, values in columns.items()
         },
-        validation=bundle.record.metrics if threshold == bundle.record.threshold else (),
+        validation=bundle.record.metrics,
     )
-    return evaluation, partial(_write, evaluation, scored, files, patients, sampling)
+    return evaluation, partial(_write, evaluation, scored, files, patients)
 
 
 def require_every_class(names: Sequence[str], labels: Sequence[int], where: Path) -> None:
@@ -167,27 +165,23 @@ def _write(
     scored: ScoredImages,
     files: Sequence[str],
     patients: Sequence[str],
-    sampling: Mapping[str, int],
     folder: Path,
 ) -> None:
     """Write the tables and the figure."""
     names, is_binary = [*evaluation.class_counts], evaluation.threshold is not None
     drawn = {}
     for name, one_class in zip([evaluation.positive] if is_binary else names, scored.classes(), strict=True):
-        is_class, scores = one_class.is_class, one_class.scores
-        brier = float(((scores - is_class) ** 2).mean())
+        brier = float(((one_class.scores - one_class.is_class) ** 2).mean())
         drawn[name] = DrawnClass(
-            curves=class_curves(is_class, scores, patients, **sampling),
+            scored=one_class,
             metrics=evaluation.classes[name],
             brier=with_interval(brier, evaluation.intervals.get("brier") if is_binary else None),
-            prevalence=float(is_class.mean()),
         )
     labels = [names[label] for label in scored.labels]
     table = predictions_csv(names, files, scored.probabilities, scored.predicted, patient=patients, label=labels)
     write_text(folder / "predictions.csv", table)
     note = (
-        f"{evaluation.images:,} images of {evaluation.patients:,} patients. Bands (pointwise), bars and brackets show "
-        "95% intervals over patients."
+        f"{evaluation.images:,} images of {evaluation.patients:,} patients. In brackets: 95% intervals over patients."
     )
     figures = figure_files(folder, "evaluation")
     draw_evaluation(drawn, np.array(evaluation.confusion), names, figures, threshold=evaluation.threshold, note=note)

@@ -16,7 +16,6 @@ from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import content_fingerprint, read_labelled
 from xraytune.data.table import subgroup_columns
-from xraytune.model.bundle_record import threshold_of
 from xraytune.model.class_evaluation import Evaluation, evaluate_classes, require_every_class
 from xraytune.model.load import open_bundle
 from xraytune.model.mask_evaluation import MaskEvaluation, evaluate_masks
@@ -33,7 +32,6 @@ def evaluate(
     by: Sequence[str] = (),
     skip_broken: bool = False,
     reason: str = "",
-    sensitivity: float | None = None,
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
 ) -> Evaluation | MaskEvaluation:
@@ -44,18 +42,16 @@ def evaluate(
         data: Folder with one subfolder per class, or with images/ and masks/ for a segmenter; not a data folder with train/
             or test/. For a `test/` without its own `patients.csv`, that of the data folder is used. Or a data file (YAML),
             of which the test images are used; all images if there are none.
-        out: Folder to create, with predictions, tables and a figure (listed in `class_evaluation.py` and
+        out: Folder to create, with predictions, tables and pictures (listed in `class_evaluation.py` and
             `mask_evaluation.py`).
         by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file names state its type.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
-        sensitivity: Use the threshold that reaches this sensitivity on validation images; for classifiers with two classes.
         replicates: Number of bootstrap samples.
         on_progress: Called with progress.
 
     Raises:
-        ConfigError: `out` exists or is inside `data`, too few validation images set the threshold for `sensitivity`, or a
-            column of `by` makes no subgroups.
+        ConfigError: `out` exists or is inside `data`, or a column of `by` makes no subgroups.
         ArtifactError: The bundle is missing or damaged.
         DataError: The folder or its images are invalid, or a class has no images.
         MachineError: The packages of a segmenter are not installed.
@@ -67,7 +63,6 @@ def evaluate(
             raise ConfigError(Problem(what, out, "give a folder outside of it"))
     bundle = open_bundle(model)
     record = bundle.record
-    threshold = threshold_of(record, sensitivity)
     pairs, group_regex = TASKS[record.task].has_pairs, record.group_regex
     labelled = read_labelled(data, record.class_names, pairs=pairs, group_regex=group_regex, on_progress=on_progress)
     if not pairs:
@@ -84,9 +79,7 @@ def evaluate(
         return {**overlap, "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
 
     evaluate_task = evaluate_masks if record.task == "segmentation" else evaluate_classes
-    evaluation, write = evaluate_task(
-        bundle, labelled, images, columns, threshold=threshold, replicates=replicates, about=about
-    )
+    evaluation, write = evaluate_task(bundle, labelled, images, columns, replicates=replicates, about=about)
     if out is not None:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())

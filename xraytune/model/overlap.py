@@ -30,7 +30,7 @@ BOOTSTRAP_SEED = 0
 About: TypeAlias = Callable[[Sequence[str], Sequence[BrokenImage]], dict[str, Any]]
 """Called once, before any metric can be seen: the files used and the images left out -> the fields of `Evaluated`."""
 Write: TypeAlias = Callable[[Path], None]
-"""Writes tables and a figure to a folder."""
+"""Writes tables and pictures to a folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,6 @@ from xraytune.data.formats import LARGEST_SIDE_PX, without_suffix
 from xraytune.data.guesses import folded
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.data.pixels import broken_images_error, decode_images
-from xraytune.model.bundle_record import threshold_of
 from xraytune.model.load import Pixels, Predictor, open_bundle
 from xraytune.stats.classification import Floats, Labels, predicted_classes
 from xraytune.stats.segmentation import Masks
@@ -75,7 +74,6 @@ def predict(
     *,
     out: Path,
     skip_broken: bool = False,
-    sensitivity: float | None = None,
     on_progress: Progress = ignore_progress,
 ) -> Predicted | PredictedMasks:
     """Predict classes, written to a CSV file (see `predictions_csv`), or masks.
@@ -85,11 +83,10 @@ def predict(
         images: One image, or a folder with images at any depth; `file` is relative to it, sorted.
         out: CSV file to write, or for a segmenter the folder to create, with masks, overlays and a table.
         skip_broken: Leave out broken images.
-        sensitivity: Use the threshold that reaches this sensitivity on validation images; for classifiers with two classes.
         on_progress: Called with progress.
 
     Raises:
-        ConfigError: `out` exists, or no threshold reaches `sensitivity`.
+        ConfigError: `out` exists.
         ArtifactError: The bundle is missing or damaged.
         DataError: There are no images, or broken ones, or the folder contains pairs.
         MachineError: The packages of a segmenter are not installed.
@@ -97,7 +94,6 @@ def predict(
     require_new(out)
     predictor = open_bundle(model).predictor()
     record = predictor.record
-    threshold = threshold_of(record, sensitivity)
     if len(pairs := pair_folders(images)) == 2:
         what = "this is a folder of pairs, and masks are not X-rays"
         raise DataError(Problem(what, images, f"give only its images: {pairs['images']}"))
@@ -106,11 +102,11 @@ def predict(
         root, files = images, [file.relative_to(images).as_posix() for file in list_images(images)]
     given = ImageFiles(root=root, files=files, skip_broken=skip_broken, on_progress=on_progress)
     if record.task == "segmentation":
-        return predict_masks(predictor, given, out, threshold=threshold)
+        return predict_masks(predictor, given, out)
     names = record.class_names
-    shown = threshold if len(names) == 2 else None
+    shown = record.threshold if len(names) == 2 else None
     used, probabilities, broken = predict_images(predictor, given)
-    labels = predicted_classes(probabilities, positive=names.index(record.positive_name), threshold=threshold)
+    labels = predicted_classes(probabilities, positive=names.index(record.positive_name), threshold=record.threshold)
     write_text(out, predictions_csv(names, used, probabilities, labels, threshold=shown))
     counts = np.bincount(labels, minlength=len(names)).tolist()
     return Predicted(
@@ -207,7 +203,7 @@ def predictions_csv(
     return csv_table([*columns], zip(*columns.values(), strict=True))
 
 
-def predict_masks(model: Predictor, images: ImageFiles, out: Path, *, threshold: float) -> PredictedMasks:
+def predict_masks(model: Predictor, images: ImageFiles, out: Path) -> PredictedMasks:
     """Write the folder described above."""
     names = picture_names(images.files)
     with new_folder(out) as folder:
@@ -220,20 +216,20 @@ def predict_masks(model: Predictor, images: ImageFiles, out: Path, *, threshold:
             where = PurePosixPath("masks", names[file])
             return PurePosixPath(file), where, float(mask.mean()), connected_parts(mask)
 
-        rows, broken = map_predicted(model, images, write, threshold=threshold)
+        rows, broken = map_predicted(model, images, write)
         write_text(folder / "predictions.csv", csv_table(["file", "mask", "area", "parts"], rows))
     areas = [area for _, _, area, _ in rows]
     return PredictedMasks(path=out, images=len(rows), empty=areas.count(0.0), area=float(np.mean(areas)), broken=broken)
 
 
 def map_predicted(
-    model: Predictor, images: ImageFiles, use: Callable[[str, NDArray[np.uint8], Masks], Result], *, threshold: float
+    model: Predictor, images: ImageFiles, use: Callable[[str, NDArray[np.uint8], Masks], Result]
 ) -> tuple[list[Result], tuple[BrokenImage, ...]]:
     """Apply `use` to each file, its image in its own size, [H, W], and the predicted mask, [H, W].
 
     Return the results in order, and the broken images; raises what `map_outputs` does.
     """
-    resize = model.record.input_format.resize
+    resize, threshold = model.record.input_format.resize, model.record.threshold
 
     def use_one(file: str, probabilities: NDArray[np.float32]) -> Result:
         image = np.asarray(read_image(images.root / file, LARGEST_SIDE_PX).image)

@@ -201,7 +201,7 @@ def _plan(
         if repeated is None:
             note(f"the images or their split differ from those of study {study.path.name}: so will the metrics")
     # A trial that ASHA stopped and `confirm` completed has no scores of its own.
-    trial = ended_trials(repeated).get(origin.trial) if repeated and origin and origin.trial is not None else None
+    trial = ended_trials(repeated).get(origin.trial) if repeated and origin else None
     compute = _compute(settings, repeated, note)
     pin(compute)
     trained_on = _trained_on(experiment, prepared, index, cache)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import partial
-from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -38,22 +37,6 @@ def trained_from(stage: str, network: nn.Module) -> frozenset[str]:
     names = [name for name, _ in network.named_parameters()]
     first = next(index for index, name in enumerate(names) if name.startswith(f"{stage}."))
     return frozenset(names[first:])
-
-
-def skip_to(stage: str, network: nn.Module) -> None:
-    """Make all modules before a stage return their input, so that the network takes the input of that stage.
-
-    This is the same network only if it runs these modules one after the other. Names and weights do not change.
-    """
-    module = network
-    for name in stage.split("."):
-        for earlier in takewhile(lambda other, name=name: other[0] != name, module.named_children()):  # type: ignore[misc]
-            earlier[1].forward = _unchanged
-        module = module.get_submodule(name)
-
-
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _coarsest(network: nn.Module) -> str:

@@ -184,20 +184,6 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     )
 
 
-def history(figure: Figure, view: StudyView) -> Chart:
-    """Show Optuna's history of a search: the score of each complete trial, and the best one so far."""
-    points, best, *_ = figure["data"]
-    style = {"line": {"color": _GREY, "width": 1.5, "shape": "hv"}, "hoverinfo": "skip", "showlegend": False}
-    return Chart(
-        id="history",
-        traces=[best | style, *_by_source(points, points["x"], view)],
-        layout={"xaxis": _axis("trial"), "yaxis": _score_axis(view, view.ranked), "legend": _LEGEND},
-        height=320,
-        alt="score of each complete trial, in their order, and the best so far",
-        caption="Complete trials. Line: the best so far.",
-    )
-
-
 def importances(figure: Figure) -> Chart:
     """Show Optuna's importances of the parameters."""
     (bars,) = figure["data"]

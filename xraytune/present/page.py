@@ -17,10 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from xraytune.base.errors import ConfigError, Problem, printable
-from xraytune.base.files import csv_table, new_folder, require_new, require_writable, write_text
+from xraytune.base.files import require_writable, write_text
 from xraytune.present.sections import all_charts, sections
 from xraytune.present.study import StudyData, read_study
-from xraytune.present.tables import Cell, Picture, Section, Table, text_of
+from xraytune.present.tables import Picture, Section, text_of
 
 
 def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:
@@ -45,30 +45,6 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
     mode = 0o600 | data.folder.path.stat().st_mode & 0o066
     write_text(path, render(data, sections(data)), durable=False, mode=mode)
     return path
-
-
-def write_tables(study: Path, *, out: Path, cache: Path | None = None) -> tuple[Path, ...]:
-    """Write each table of the report as a CSV file to a new folder, and return the files.
-
-    Args:
-        study: Folder of the study; a search may be running on it.
-        out: The folder to create.
-        cache: See `write_report`.
-
-    Raises:
-        StudyError: There is no study, or it is damaged.
-        ConfigError: `out` exists.
-    """
-    require_new(out)
-    with new_folder(out) as folder:
-        for section in sections(read_study(study, cache)):
-            tables = [*section.tables, *([Table(("name", "value"), section.facts)] if section.facts else [])]
-            for number, table in enumerate(tables, start=1):
-                file = section.id if number == 1 else f"{section.id}-{number}"
-                names = [column.name.replace("\n", " ") for column in table.headings]
-                rows = ([cell.text if isinstance(cell, Cell) else cell for cell in row] for row in table.rows)
-                write_text(folder / f"{file}.csv", csv_table(names, rows))
-    return tuple(sorted(out.iterdir()))
 
 
 def render(data: StudyData, parts: Sequence[Section]) -> str:

@@ -12,7 +12,7 @@ from shlex import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.errors import XraytuneError, counted, join_names
+from xraytune.base.errors import XraytuneError, join_names
 from xraytune.confirm.record import RATIO_CAVEAT
 from xraytune.confirm.test_access import accesses
 from xraytune.data.sides import chance_warning
@@ -23,7 +23,6 @@ from xraytune.present.tables import Picture, Section, Table, duration, numbers, 
 from xraytune.present.trials import all_trials, arms_table, sides_table
 from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
-from xraytune.study.pruning import pruning_of
 from xraytune.study.status import TrialView
 from xraytune.synth.grids import encoded_again
 from xraytune.trial.task import task_of
@@ -109,15 +108,15 @@ def _search(data: StudyData) -> Section | None:
         return None
     counts = Counter(trial.status for trial in view.trials)
     by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
+    notes = ["Scores of different arms are comparable after the same epoch: with extra images, networks learn later."]
+    if view.pruning:
+        notes.append(f"{view.pruning}.")
+    if gpu := sum(trial.gpu_seconds for trial in view.trials):
+        notes.append(f"{gpu / 3600:.2f} GPU-hours.")
     return Section(
-        lead=f"{len(view.trials)} trials: {by_status}.",
-        notes=[
-            "Scores of different arms are comparable after the same epoch: with extra images, networks learn later."
-        ],
-        charts=[
-            charts.learning_curves(view, rungs_of(data.space.settings).epochs),
-            *([charts.history(data.figures["history"], view)] if "history" in data.figures else []),
-        ],
+        lead=f"{len(view.trials)} trials: {by_status}; {duration(view.seconds)} of wall time.",
+        notes=notes,
+        charts=[charts.learning_curves(view, rungs_of(data.space.settings).epochs)],
         tables=[arms_table(view)],
     )
 
@@ -129,11 +128,7 @@ def _parameters(data: StudyData) -> Section | None:
     figures = data.figures
     small = [charts.importances(figures["importances"])] if "importances" in figures else []
     small += [charts.parameter_slice(figure, view) for name, figure in figures.items() if name.startswith("slice ")]
-    return Section(
-        small_charts=small,
-        tables=[all_trials(view)],
-        commands=[f"xraytune report {data.argument} --csv tables"],
-    )
+    return Section(small_charts=small, tables=[all_trials(view)])
 
 
 def _mistakes(data: StudyData) -> Section | None:
@@ -235,32 +230,6 @@ def _data(data: StudyData) -> Section:
     )
 
 
-def _cost(data: StudyData) -> Section | None:
-    view = data.view
-    ended = [trial for trial in view.trials if trial.seconds is not None]
-    if not ended:
-        return None
-    computed = sum(trial.seconds or 0.0 for trial in ended)
-    generators = {trial.samples for trial in view.trials if trial.samples}
-    users = sum(bool(trial.samples) for trial in view.trials)
-    rows = list[tuple[str | float, ...]]()
-    for arm in sorted({trial.arm for trial in ended}):
-        trials = [trial for trial in ended if trial.arm == arm]
-        minutes = sum(trial.seconds or 0 for trial in trials) / 60
-        rows.append((arm, sum(trial.epochs for trial in trials), round(minutes, 1)))
-    pruning = pruning_of(view)
-    notes = [f"{pruning.summary}."] if pruning else []
-    if generators:
-        notes.append(f"{users} trials shared {counted(len(generators), 'generator')}, each trained once.")
-    if gpu := sum(trial.gpu_seconds for trial in ended):
-        notes.append(f"{gpu / 3600:.2f} GPU-hours.")
-    return Section(
-        lead=f"{duration(view.seconds)} of wall time; {duration(computed)} summed over trials.",
-        notes=notes,
-        tables=[Table(("arm", *numbers("epochs", "minutes")), rows)],
-    )
-
-
 def _environment(data: StudyData) -> Section:
     about, study = data.environment, data.argument
     repeated = []
@@ -287,7 +256,6 @@ _PARTS: Sequence[tuple[str, str, str, Callable[[StudyData], Section | None]]] = 
     ("mistakes", "Misclassified images", "Mistakes", _mistakes),
     ("generators", "Synthetic images", "Generators", _generators),
     ("data", "Data", "Data", _data),
-    ("cost", "Cost", "Cost", _cost),
     ("environment", "Environment", "Environment", _environment),
 )
 """The id, title and link of each section, and the function for its content; without content, there is no section."""

@@ -1,7 +1,6 @@
 """What a result looks like, whatever shows it: lines, tables and sections, without a terminal, HTML or a file format.
 
-The functions of this folder build them from typed records. `cli/console.py` prints them, and `page.py` writes them as HTML
-and as CSV files.
+The functions of this folder build them from typed records. `cli/console.py` prints them, and `page.py` writes them as HTML.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Column:
 
 
 Entry: TypeAlias = Cell | str | float | None
-"""A cell of a table: text, or a number, which CSV files keep as it is; None is empty."""
+"""A cell of a table: text or a number; None is empty."""
 Row: TypeAlias = Sequence[Entry]
 
 
@@ -72,7 +71,7 @@ class Section:
     """A part of a result. Charts, pictures and the navigation are shown on a page only.
 
     Attributes:
-        id: Its name in links and files; `link` is its name in the navigation.
+        id: Its name in links; `link` is its name in the navigation.
         lead: The most important sentence, in a `tone`.
         notes: Paragraphs below it; `code` stands in backticks.
         charts: Large charts, one below the other; `small_charts` are side by side.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from xraytune.base.errors import counted
 from xraytune.data.sides import USUAL_AUROC, chance_warning
 from xraytune.present.tables import Cell, Column, Entry, Frame, Row, Table, Tone, duration, numbers
-from xraytune.study.pruning import pruning_of
 from xraytune.study.status import trial_table
 
 if TYPE_CHECKING:
@@ -263,8 +262,8 @@ def heading(view: StudyView) -> Iterable[Cell | str]:
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
     state = "running" if view.is_running else "not running"
     yield f"{state}, {duration(view.seconds)} used{limit}{left}"
-    if pruning := pruning_of(view):
-        yield pruning.summary
+    if view.pruning:
+        yield view.pruning
 
 
 def _ended(view: StudyView) -> int:

@@ -25,7 +25,6 @@ from xraytune.space.space import missing_packages, needed_by, needed_extras
 
 _GIB = 2**30
 _MIN_DISK_GIB, _MIN_SHARED_MEMORY_GIB = 10, 0.5
-_DEFAULT_NETWORKS = tuple((backbone, "imagenet") for backbone in ("mobilenet_v2", "resnet18", "resnet50"))
 _TORCH_PROBE = 'import torch, torchvision; print(torch.__version__, "with torchvision", torchvision.__version__)'
 _RAY_PROBE = 'import ray, ray.tune; print(ray.__version__, "with Tune")'
 
@@ -44,14 +43,14 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
     """Check this machine.
 
     Args:
-        space: Search space file; checks the weights of its trials instead of those of three common backbones.
+        space: Search space file; checks the weights that its trials need, too.
         weights_dir: Folder of official weight files; default: that of the file, else torch's download cache.
         folder: Folder for studies and cache, whose disk is checked.
 
     Raises:
         ConfigError: The search space file is invalid.
     """
-    networks, needed = _DEFAULT_NETWORKS, tuple[str, ...]()
+    networks, needed = tuple[tuple[str, str], ...](), tuple[str, ...]()
     if space:
         loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not needed
         networks, weights_dir, needed = loaded.networks(), loaded.settings.weights_dir, needed_extras(loaded)

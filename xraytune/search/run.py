@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from xraytune.search.order import GeneratorNeeds
 from xraytune.search.ray.runner import Runner, survey
 from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
-from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
@@ -38,13 +36,11 @@ from xraytune.study.start import (
     require_same_images,
     require_same_space,
 )
-from xraytune.study.status import StudyView, StudyWatcher, status
+from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.seen import mixes_of
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.task import task_of
-
-_MOST_EARLIER_TRIALS = 10
 
 
 def search(
@@ -56,7 +52,6 @@ def search(
     studies: Path = Path("studies"),
     cache: Path | None = None,
     address: str | None = None,
-    earlier: Path | None = None,
     skip_broken: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> StudyView:
@@ -70,8 +65,6 @@ def search(
         studies: The folder of studies; this one is `studies/NAME`.
         cache: The artifact cache; by default next to the resolved path of `studies`.
         address: A Ray cluster; by default Ray starts on this machine.
-        earlier: A study whose best trials are evaluated first, where the space contains them. When the search resumes, they
-            are those of its first start.
         skip_broken: Skip broken images, with a note.
         callbacks: Called as the search proceeds.
 
@@ -79,7 +72,7 @@ def search(
         ConfigError: The file is invalid.
         DataError: The images cannot be used.
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
-        StudyError: The study is in use, or has another space, other images or other weights; or the earlier one is damaged.
+        StudyError: The study is in use, or has another space, other images or other weights.
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
@@ -90,11 +83,6 @@ def search(
     require_writable(folder.path)
     require_free(folder)
     is_resumed = folder.space_path.exists()
-    earlier_notes: list[str] = []
-    if earlier and is_resumed:
-        loaded = replace(loaded, points_to_evaluate=folder.space().points_to_evaluate)
-    elif earlier:
-        loaded, earlier_notes = _with_trials_of(earlier, loaded)
     if is_resumed:
         require_same_space(folder, loaded)
         with locked(folder):  # refuse a second search before reading the images
@@ -106,7 +94,7 @@ def search(
         prepared, index = prepare_space(
             loaded, cache, skip_broken=skip_broken, note=callbacks.note, on_progress=callbacks.on_progress
         )
-        for note in (*earlier_notes, *_notes(loaded, prepared, index)):
+        for note in _notes(loaded, prepared, index):
             callbacks.note(note)
         used, mixes = inputs_of_space(loaded), mixes_of(loaded)
         contents = read_inputs(used, settings, prepared, cache, index=index, mixes=mixes)
@@ -125,23 +113,6 @@ def search(
         what = f"no trial completed{reasons_of(view.trials)}"
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
     return view
-
-
-def _with_trials_of(study: Path, space: Space) -> tuple[Space, list[str]]:
-    """Return the space with the best trials of a study after its own `points_to_evaluate`, and notes on what was taken."""
-    points, taken, left_out = [*space.points_to_evaluate], list[str](), list[str]()
-    view = status(study)
-    for trial in view.ranked[:_MOST_EARLIER_TRIALS]:
-        try:
-            point = space.point_of(flat_values(parameters_from(trial.by_name, view.path)))
-        except ValueError as error:
-            left_out.append(f"left out #{trial.number}, which the space does not contain: {error}")
-            continue
-        if point not in points:
-            points.append(point)
-            taken.append(f"#{trial.number}")
-    note = f"from {study}: {counted(len(taken), 'trial')} to evaluate first ({', '.join(taken) or 'none'})"
-    return replace(space, points_to_evaluate=tuple(points)), [note, *left_out]
 
 
 def _where_trials_run(
@@ -193,7 +164,7 @@ def _run_trials(
 def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]:
     """Yield the size of each side, and what speaks against the design of a search, or against confirming it."""
     sizes, settings = side_sizes(prepared), space.settings
-    yield from map(str, sizes)
+    yield from (f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients" for size in sizes)
     yield from filter(None, (chance_warning(sizes), settings.idle_asha, _note_on_asha(space)))
     points, trials = len(space.points()), settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:

@@ -33,7 +33,7 @@ ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x
 
 SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan", "diffusion"))
 """The sources of extra images, the cheapest first; those of other packages cost more."""
-ValUse = Literal["merge", "folder", "val_a", "val_b"]
+ValUse = Literal["merge", "folder"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 TaskName = Literal["classification", "segmentation"]
@@ -66,7 +66,7 @@ class SplitSettings(StrictModel):
     val_b: Fraction = 0.1
     val: ValUse = "merge"
     """Use of the folder `val/`: `merge` splits it together with `train/`; `folder` splits it into val-A and val-B, in the
-    ratio of `val_a` to `val_b`; `val_a` or `val_b` makes it this side, and splits the other one from `train/`."""
+    ratio of `val_a` to `val_b`."""
     seed: int = 0
     group_regex: str | None = None
     """A regular expression for the path relative to the data folder; its first group is the patient."""
@@ -371,9 +371,9 @@ class Parameters(StrictModel):
     `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Trainable = "all"
-    batch_norm: Literal["mix", "real", "moving"] = "mix"
-    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`; real
-    images with `mixing: pretrain`) or on its real images (`real`), or the moving average of training (`moving`)."""
+    batch_norm: Literal["mix", "moving"] = "mix"
+    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (real images with
+    `mixing: pretrain`), or the moving average of training (`moving`)."""
     head: Annotated[HeadName, NoEffect(task="segmentation")] = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: Annotated[LossName, NoEffect(task="segmentation")] = "cross_entropy"
@@ -652,8 +652,7 @@ class ExportedFrom(StrictModel):
     """The trial that this file was exported from, so that a final training finds its study."""
 
     study: FilePath
-    trial: Annotated[int, Field(ge=0)] | None = None
-    """None for a control that `confirm` added."""
+    trial: Annotated[int, Field(ge=0)]
     synthetic: str = ""
     """Whether `confirm` has shown that its synthetic images help; for the model card."""
     images: Count | None = None

@@ -140,17 +140,6 @@ class Space:
         specs = tuple(replace(spec, domain=Choices((point[spec.name],)), when=()) for spec in active)
         return replace(self, specs=specs, points_to_evaluate=())
 
-    def point_of(self, values: Mapping[str, Value]) -> Point:
-        """Return the point with a trial's values, by dotted name; ValueError names the first one outside of the space."""
-        point: Point = {}
-        for spec in self.specs:
-            if spec.is_active_at(point):
-                value = values.get(spec.name)
-                if not spec.domain.contains(value):
-                    raise ValueError(f"{spec.name} is {value}, not {spec.domain}")
-                point[spec.name] = value
-        return {name: value for name, value in point.items() if name in self.searched}
-
     def grid(self) -> Iterator[Point]:
         """Yield every point, as `enqueue_trial` expects it; the first parameter changes slowest."""
         searched = set(self.searched)

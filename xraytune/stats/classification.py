@@ -25,7 +25,6 @@ Labels: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 Summary: TypeAlias = Literal["card", "patients", "subgroups"]
-_CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,6 @@ class Metric:
         by_class_only: Whether, with more than two classes, the average over the classes is not reported.
         is_symmetric: Whether both of two classes have the same value, so the class need not be named.
         at_threshold: Whether it depends on the threshold.
-        has_interval: Whether a bootstrap interval is valid.
         decimals: To show.
         summaries: The short tables that it is also in.
     """
@@ -109,7 +107,6 @@ class Metric:
     by_class_only: bool = False
     is_symmetric: bool = False
     at_threshold: bool = False
-    has_interval: bool = True
     decimals: int = 3
     summaries: tuple[Summary, ...] = ()
 
@@ -312,21 +309,6 @@ def _f1(scored: ScoredClass, weights: Floats) -> Floats:
     return np.asarray(2 * true / (weights @ scored.is_predicted + weights @ scored.is_class))
 
 
-def _calibration_error(images: ScoredImages, weights: Floats) -> Floats:
-    """Return the expected calibration error, [R]: the mean of |confidence - accuracy| over 15 bins, 0 to 1.
-
-    The bins of confidence have equal width, are closed above and are weighted by their images. Confidence is the
-    probability of the most probable class, regardless of the threshold.
-
-    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
-    """
-    confidence = images.probabilities.max(axis=1)
-    excess = confidence - (images.probabilities.argmax(axis=1) == images.labels)
-    bin_of_image = np.searchsorted(np.arange(1, _CALIBRATION_BINS) / _CALIBRATION_BINS, confidence)
-    gaps = [np.abs(weights @ (excess * (bin_of_image == number))) for number in range(_CALIBRATION_BINS)]
-    return np.asarray(np.sum(gaps, axis=0) / weights.sum(axis=1))
-
-
 def weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return the weights of the positive and the other images at each distinct score, ascending: both [R, G]."""
     order = np.argsort(scores, kind="stable")
@@ -362,9 +344,6 @@ METRICS = (
             images.labels, images.probabilities, weights, positive=images.positive
         ),
     ),
-    # The calibration error is biased upwards, and twice so in a resample: with 624 images even the interval of a calibrated
-    # model would never contain 0.
-    Metric("ece", "calibration error", _calibration_error, has_interval=False),
 )
 CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
 

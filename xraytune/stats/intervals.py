@@ -15,7 +15,6 @@ import numpy as np
 
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
-    METRICS,
     Floats,
     Labels,
     ScoredImages,
@@ -54,7 +53,7 @@ def measure(images: ScoredImages, patients: Sequence[str], *, replicates: int, s
 def patient_bootstrap(
     images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
 ) -> dict[str, Bounds]:
-    """Return 95 % percentile intervals of the `METRICS` that have one.
+    """Return 95 % percentile intervals of the `METRICS`.
 
     Patients (the patient of each image, [N]) are drawn with replacement among those with images of the same classes, so no
     class is ever empty. Errors are those of `classification_metrics`.
@@ -64,8 +63,7 @@ def patient_bootstrap(
     """
     require_scorable(images.labels, images.probabilities, images.class_count)
     statistics = partial(weighted_metrics, images)
-    bounds = patient_intervals(statistics, images.labels, patients, replicates=replicates, seed=seed)
-    return defined_intervals({metric.name: bounds[metric.name] for metric in METRICS if metric.has_interval})
+    return defined_intervals(patient_intervals(statistics, images.labels, patients, replicates=replicates, seed=seed))
 
 
 def defined_intervals(bounds: Mapping[str, Floats]) -> dict[str, Bounds]:

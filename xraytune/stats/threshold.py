@@ -1,19 +1,15 @@
 """Choose the threshold at which an image is classified as positive, from scores of validation images.
 
-Every score enters a smooth fit or a rank, so replacing a few validation patients changes the threshold little, unlike the
+Every score enters a smooth fit, so replacing a few validation patients changes the threshold little, unlike the
 maximum of a curve such as Youden's J, which depends on single images.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from scipy.special import expit, logit  # type: ignore[import-untyped]
 
-from xraytune.stats.classification import Flags, Floats, require_finite, require_scorable
-
-_ABOVE_ROUNDING = 1 + 1e-9
+from xraytune.stats.classification import Flags, Floats, require_scorable
 
 
 def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
@@ -53,22 +49,3 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     # Not the prevalence but the targets' mean, which equals the fit's mean, so the crossing lies within the scores.
     crossing = np.clip((logit(targets.mean()) - offset) / slope, standardised.min(), standardised.max())
     return float(expit(centre + spread * float(crossing)))
-
-
-def sensitivity_threshold(positive_scores: Floats, sensitivity: float) -> float | None:
-    """Return the highest threshold that classifies a new positive image as positive with at least this probability.
-
-    The probability is above 0 and below 1; the threshold is one of the scores of positive validation images, float64 [N].
-    None if N is below `fewest_positives`.
-
-    Source: the rank of split conformal prediction, Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random
-    World".
-    """
-    require_finite(positive_scores)
-    rank = math.floor((1 - sensitivity) * (len(positive_scores) + 1) * _ABOVE_ROUNDING)
-    return float(np.sort(positive_scores)[min(rank, len(positive_scores)) - 1]) if rank else None
-
-
-def fewest_positives(sensitivity: float) -> int:
-    """Return the smallest number of positive validation images that `sensitivity_threshold` needs."""
-    return math.ceil(1 / (1 - sensitivity) / _ABOVE_ROUNDING) - 1

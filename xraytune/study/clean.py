@@ -1,7 +1,7 @@
-"""Free disk space: in a study, and in an artifact cache, which several studies and users may share.
+"""Free disk space in an artifact cache, which several studies and users may share.
 
-Only files that the next search, confirm or train can compute again are removed, never results. What is removed is named by
-this file's naming schemes and is a real file or folder: nothing behind a symbolic link is listed, measured or removed.
+Only what the next search, confirm or train can compute again is removed. It is named by this file's naming schemes and is a
+real file or folder: nothing behind a symbolic link is listed, measured or removed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from xraytune.base import artifacts
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.base.files import check_fences, explain_disk_errors
-from xraytune.study.folder import SCRATCH_NAME, StudyFolder, locked
-from xraytune.study.journal import Journal
 
 _OLD_SECONDS = 3600.0
 _STAGE = re.compile(r"[a-z]+(-[a-z]+)*-\d+(\.work)?")
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
-_LEFTOVER = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.tmp")
+_LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 """The temporary files of `files.temporary_name`."""
 
 
@@ -43,30 +41,6 @@ class Cleaned:
     def total_bytes(self) -> int:
         """The sum over all paths."""
         return sum(self.removed.values())
-
-
-def clean(study: Path, *, dry_run: bool = False, clock: Callable[[], float] = time.time) -> Cleaned:
-    """Remove checkpoints of ended trials and leftovers of killed processes from a study.
-
-    Args:
-        study: The study's folder.
-        dry_run: Remove nothing, but return what would be removed.
-        clock: Seconds since 1970.
-
-    Raises:
-        StudyError: There is no study, it is in use, or a file of it is damaged.
-        MachineError: The system refuses access.
-    """
-    folder = StudyFolder(study.resolve())
-    space = folder.space()
-    with locked(folder, "cleaned"), explain_disk_errors(folder.path):
-        journal = Journal(folder.journal_path, space, writable=False)
-        ended = {trial.number for trial in journal.trials} - set(journal.unfinished())
-        unneeded = [folder.checkpoint_path(number) for number in sorted(ended)]
-        unneeded += [path for path in _walk(folder.path) if path.name == SCRATCH_NAME]
-        unneeded += _leftovers(_walk(folder.path), clock())
-        unneeded += _leftovers(sorted(folder.path.parent.iterdir()), clock(), name=folder.path.name)
-        return Cleaned(path=folder.path, removed=_remove(unneeded, dry_run=dry_run), is_dry_run=dry_run)
 
 
 def clean_cache(
@@ -110,11 +84,10 @@ def clean_cache(
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
 
 
-def _leftovers(paths: Iterable[Path], now: float, name: str = "") -> Iterator[Path]:
-    """Yield temporary files and folders, of `name` if it is given, to which nothing was written in the last hour."""
+def _leftovers(paths: Iterable[Path], now: float) -> Iterator[Path]:
+    """Yield temporary files and folders to which nothing was written in the last hour."""
     for path in paths:
-        match = _LEFTOVER.fullmatch(path.name)
-        if match and name in ("", match[1]) and now - _changed(path) > _OLD_SECONDS:
+        if _LEFTOVER.fullmatch(path.name) and now - _changed(path) > _OLD_SECONDS:
             yield path
 
 
@@ -134,15 +107,10 @@ def _is_folder(path: Path) -> bool:
     return stat.S_ISDIR(path.lstat().st_mode)
 
 
-def _walk(path: Path) -> Iterator[Path]:
-    """Yield a path and everything below it; links are not followed."""
-    yield path
-    for where, folders, files in os.walk(path):
-        yield from (Path(where, name) for name in (*folders, *files))
-
-
 def _stats(path: Path) -> Iterator[os.stat_result]:
-    for entry in _walk(path):
+    """Yield the status of a path and of everything below it; links are not followed."""
+    below = (Path(where, name) for where, folders, files in os.walk(path) for name in (*folders, *files))
+    for entry in (path, *below):
         with suppress(FileNotFoundError):
             yield entry.lstat()
 

@@ -22,7 +22,7 @@ _IMPORTANCE_TRIALS = 20
 
 
 def search_figures(journal: Journal, view: StudyView) -> dict[str, Figure]:
-    """Return `history`, `importances`, and for each parameter `slice NAME`.
+    """Return `importances`, and for each parameter `slice NAME`.
 
     Without enough complete trials, a figure is missing, as are parameters without two values.
     """
@@ -34,7 +34,6 @@ def _figures(journal: Journal, view: StudyView) -> Iterator[tuple[str, Figure]]:
     complete = [trial for trial in journal.trials if trial.state is TrialState.COMPLETE]
     searched = [name for name in view.searched if len({trial.params.get(name) for trial in complete}) > 1]
     study = journal.study
-    yield "history", _plain(visualization.plot_optimization_history(study))
     for name in searched:
         yield f"slice {name}", _plain(visualization.plot_slice(study, [name]))
     if len(searched) > 1 and len(complete) >= _IMPORTANCE_TRIALS:

@@ -209,7 +209,7 @@ def other_releases(folder: StudyFolder) -> str:
 
 
 @contextmanager
-def locked(folder: StudyFolder, work: Literal["searched", "confirmed", "cleaned"] = "searched") -> Iterator[str]:
+def locked(folder: StudyFolder, work: Literal["searched", "confirmed"] = "searched") -> Iterator[str]:
     """Hold the study's lock, and yield its token, which workers compare; raise StudyError if another process has it."""
     try:
         with hold(folder.lock_path, work) as owner:

@@ -97,6 +97,15 @@ class StudyView:
         return summarise_arms(StudyFolder(self.path), self.trials, self.objective)
 
     @property
+    def pruning(self) -> str:
+        """How many complete and pruned trials ASHA stopped, and the epochs that it saved; "" if it stopped none."""
+        ended = [trial for trial in self.trials if trial.status in ("complete", "pruned")]
+        saved = [self.max_epochs - trial.epochs for trial in ended if trial.status == "pruned"]
+        epochs = sum(trial.epochs for trial in ended) + sum(saved)
+        text = f"ASHA stopped {len(saved)} of {len(ended)} trials and saved {sum(saved):,} of {epochs:,} epochs"
+        return text if saved else ""
+
+    @property
     def has_val_b(self) -> bool:
         """Whether complete trials have a score on val-B; generators alone have none."""
         return self.objective.goal == "maximize"

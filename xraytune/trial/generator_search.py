@@ -86,7 +86,7 @@ def _train_and_measure(stage: Experiment, context: RunContext) -> tuple[PoolRepo
 
 
 def _discard_generator(stage: Experiment, context: RunContext) -> None:
-    """Remove a trained generator and its pool from the cache, the generator last, as in `clean`."""
+    """Remove a trained generator and its pool from the cache, the generator last."""
     networks = _networks(stage, context)
     names = {path.name for path in networks}
     pools = [path for path, inputs in artifacts_of(context.cache, POOL_STAGE) if inputs.get("generator") in names]

@@ -3,7 +3,7 @@
 One image on its way into a step: a stream draws its number in the training set and one of its views (`StepImages`). This
 is done for many steps at once. Then, on the device, `PixelLoader` looks up its pixels, and scales, augments and normalises
 them. If the backbone is frozen, `FeatureLoader` looks up the features that were computed once for that view, and the loop
-trains the head alone. If only the last stage is trained, it looks up the inputs of that stage in the same way.
+trains the head alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby, islice
 from typing import Any
@@ -27,7 +27,7 @@ from xraytune.nets.captured import Draws
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.settings import Experiment
 from xraytune.trial.device_rows import DRAWN_BYTES, Array, DeviceRows, pinned
-from xraytune.trial.network import VAL_BATCH, Network, view_count
+from xraytune.trial.network import Network, view_count
 from xraytune.trial.sampler import NOTHING, image_stream
 from xraytune.trial.task import Results
 from xraytune.trial.training_set import TrainingSet, build_training_set
@@ -54,7 +54,7 @@ class TrialInputs:
     """The network of a trial, and the batches that it trains and validates on; computes what the cache lacks of them.
 
     Attributes:
-        trained: The module that the loop trains: the whole network, its part from the last stage on, or a head.
+        trained: The module that the loop trains: the whole network, or a head.
     """
 
     trained: nn.Module
@@ -76,8 +76,6 @@ class TrialInputs:
         if network.has_cached_features:
             self._loader = FeatureLoader(training_set, network)
             self.trained = network.head(self._loader.feature_count)
-        elif network.cache_last_stage(training_set.sources):
-            self._loader, self.trained = FeatureLoader(training_set, network), network.from_last_stage()
         else:
             self._loader, self.trained = PixelLoader(training_set, network), network.whole
         self.load = self._loader.load
@@ -113,14 +111,12 @@ class TrialInputs:
                 yield from zip(*(column.to(device, non_blocking=True) for column in columns), strict=True)
 
     def norm_batches(self) -> Iterator[Tensor]:
-        """Return inputs to estimate batch norm statistics on: real images, or the mix of the first steps with real ones."""
-        real = self._training_set.real
-        if self._parameters.batch_norm == "real":
-            drawn = real_images_for_norms(self.network.experiment, len(real))
-            draws = self._on_device(replace(images, numbers=real[images.numbers]) for images in drawn)
-        else:
-            first, shown = self._pretraining_steps, min(len(real), _MAX_NORM_IMAGES)  # each real image once
-            draws = self.draws(range(first, first + math.ceil(shown / self._parameters.real_per_step)))
+        """Return inputs to estimate batch norm statistics on: the mix of the first steps with real images."""
+        first, shown = (
+            self._pretraining_steps,
+            min(len(self._training_set.real), _MAX_NORM_IMAGES),
+        )  # each real image once
+        draws = self.draws(range(first, first + math.ceil(shown / self._parameters.real_per_step)))
         return (self.load(*drawn)[0] for drawn in draws)
 
     def whole(self) -> nn.Module:
@@ -157,23 +153,6 @@ def untrained(experiment: Experiment, context: RunContext, source: ImageSource) 
     return network.whole, network.batches(source)
 
 
-def real_images_for_norms(experiment: Experiment, real_count: int) -> Iterator[StepImages]:
-    """Draw up to 256 real images in a seeded order, the same in each call: each once, in one of its training views.
-
-    They come in batches of nearly equal size, at most 128, with images of all classes.
-    """
-    seed, views = experiment.settings.seed, max(view_count(experiment), 1)
-    drawn = image_stream(seed, "batch norm", image_count=real_count, per_step=real_count, view_count=views)(0)
-    chosen = np.arange(min(real_count, _MAX_NORM_IMAGES))
-    for part, places in enumerate(np.array_split(chosen, -(-len(chosen) // VAL_BATCH))):
-        yield StepImages(
-            step=-1 - part,  # with `views: 0`, views that no training step draws
-            numbers=drawn.positions[places],
-            views=drawn.views[places],
-            real_count=len(places),
-        )
-
-
 class Loader:
     """The data sources of a training set as steps draw them: the real images, and all others, perhaps of another size."""
 
@@ -190,7 +169,7 @@ class Loader:
         real, others = np.split(numbers, [real_count], axis=1)
         return [self._rows[0].draw(real), self._rows[1].draw(others - self._first_other)]
 
-    def look_up(self, drawn: Sequence[Tensor], convert: Callable[[Tensor], Tensor]) -> Tensor:
+    def look_up(self, drawn: Sequence[Tensor], convert: Callable[[Tensor], Tensor] = lambda rows: rows) -> Tensor:
         """Return the rows of a step, [B, ...], converted to one size."""
         parts = [
             convert(rows.look_up(of_rows)) for rows, of_rows in zip(self._rows, drawn, strict=True) if len(of_rows)
@@ -199,7 +178,7 @@ class Loader:
 
 
 class FeatureLoader(Loader):
-    """Looks up cached features, float32 [B, D], or cached inputs of the last stage, [B, C, H, W]."""
+    """Looks up cached features, float32 [B, D]."""
 
     def __init__(self, training_set: TrainingSet, network: Network) -> None:
         classical = network.experiment.parameters.classical
@@ -223,7 +202,7 @@ class FeatureLoader(Loader):
     def load(self, *drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of each image in its view, and the labels."""
         *features, labels = drawn
-        return self.look_up(features, self.network.restored), labels
+        return self.look_up(features), labels
 
 
 class PixelLoader(Loader):

@@ -1,21 +1,17 @@
 """The network of an experiment, and the features of its backbone if that is frozen.
 
 Features are computed once for every view of an image and shared by all heads trained on them. With V views an image has V
-feature vectors, so a head trains on exactly what the backbone would output. If only the last stage is trained, the
-inputs of that stage are cached instead, unless they are too large. The fingerprint covers the images, the views, the input
-format, the backbone and its weights, and the releases of torch and torchvision.
+feature vectors, so a head trains on exactly what the backbone would output. The fingerprint covers the images, the views,
+the input format, the backbone and its weights, and the releases of torch and torchvision.
 """
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +21,11 @@ from torch import Tensor, nn
 
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.files import sha256_of
-from xraytune.base.records import Compute
-from xraytune.base.tensors import UNREADABLE
 from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.nets.augment import augment, view_table
 from xraytune.nets.classifier import Classifier, build_head
 from xraytune.nets.inputs import input_format, normalise, to_unit
-from xraytune.nets.last_stage import last_stage, skip_to
 from xraytune.nets.segmenter import MASK_THRESHOLD
 from xraytune.nets.train import predict_logits
 from xraytune.nets.weights import find_weights
@@ -45,8 +38,6 @@ VAL_BATCH = 128
 _CPU_BATCH = 32
 """Larger batches are not faster on the CPU and take more memory."""
 _FEATURE_BATCH = 64
-MAX_STAGE_BYTES = 2 * 2**30
-"""Larger inputs of the last stage are recomputed in each step."""
 
 
 class Network:
@@ -54,7 +45,6 @@ class Network:
 
     Attributes:
         form: Converts stored pixels to the network's input.
-        stage: The name of the last stage in the backbone, if its inputs are cached instead of features; else "".
     """
 
     def __init__(self, experiment: Experiment, context: RunContext) -> None:
@@ -67,7 +57,6 @@ class Network:
         if parameters.weights == "none":
             mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
         self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
-        self.stage = ""
 
     @cached_property
     def whole(self) -> nn.Module:
@@ -92,53 +81,11 @@ class Network:
         is_frozen = self.experiment.parameters.trainable == "head"
         return is_frozen and not self.task.has_pairs and view_count(self.experiment) > 0
 
-    def cache_last_stage(self, sources: Iterable[ImageSource]) -> bool:
-        """Let `features` return inputs of the last stage, if only that is trained; return whether they can be cached.
-
-        On a GPU, reading them would not be faster than computing them.
-        """
-        parameters, views = self.experiment.parameters, view_count(self.experiment)
-        can_cache = not self.task.has_pairs and self.compute.device == "cpu" and views > 0
-        if parameters.trainable != "last_stage" or not can_cache or BACKBONES.has(parameters.backbone):
-            return False
-        network = self.whole
-        assert isinstance(network, Classifier), "only a classifier has features"
-        self.stage = last_stage(parameters.backbone, network.backbone)
-        stage_bytes = self._stage_bytes(network) * views * sum(len(source.rows) for source in sources)
-        if not 0 < stage_bytes <= MAX_STAGE_BYTES:
-            self.stage = ""
-        return bool(self.stage)
-
-    def _stage_bytes(self, network: Classifier) -> int:
-        """Return the size of the inputs of the last stage of an image; 0 if they do not determine the features.
-
-        They do if the layers before it only run one after the other.
-        """
-        channels, side_px = self.experiment.parameters.input_channels, self.form.image_size_px
-        image = torch.linspace(-1, 1, channels * side_px**2).reshape(1, channels, side_px, side_px)
-        try:
-            inputs = _stage_inputs(network.backbone, self.stage, image, self.compute)
-            short = self.from_last_stage().get_submodule("backbone")
-            given = predict_logits(short, [self.restored(torch.from_numpy(inputs))], compute=self.compute)
-        except UNREADABLE:
-            return 0
-        expected = predict_logits(network.backbone, [image], compute=self.compute)
-        is_same = np.allclose(given, expected, rtol=0, atol=0.01 * np.abs(expected).max())
-        return inputs.nbytes if is_same else 0
-
-    def from_last_stage(self) -> nn.Module:
-        """Return a network that maps inputs of the last stage to logits, with the parameters of the whole network."""
-        shared = {id(tensor): tensor for tensor in chain(self.whole.parameters(), self.whole.buffers())}
-        network = copy.deepcopy(self.whole, shared)
-        skip_to(self.stage, network.get_submodule("backbone"))
-        return network
-
     def features(
         self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None
-    ) -> NDArray[Any]:
-        """Return the features of all views of a source, memory-mapped; V is 1 if `classical` is 0.
+    ) -> NDArray[np.float32]:
+        """Return the features of all views of a source, float32 [n, V, D], memory-mapped; V is 1 if `classical` is 0.
 
-        Features are float32 [n, V, D]; inputs of the last stage are [n, V, H, W, C], with bfloat16 stored as int16.
         Progress counts `earlier` images of other sources with the same title, of `total`.
         """
         parameters, seed, compute = self.experiment.parameters, self.experiment.settings.seed, self.compute
@@ -156,15 +103,14 @@ class Network:
             "views": [seed, views, classical] if classical else None,
             "compute": [compute.device, compute.threads, compute.precision],
             "releases": releases("torch", "torchvision"),
-            **({"until": f"{self.stage}."} if self.stage else {}),
         }
 
         def build(folder: Path) -> None:
             network = self.whole
             assert isinstance(network, Classifier), "only a classifier has features"
-            like = self._outputs(network, self.scaled(source, slice(0, 1)), table[:1, 0])
-            shape = (count, table.shape[1], *like.shape[1:])
-            out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=like.dtype, shape=shape)
+            feature_count = self._features(network, self.scaled(source, slice(0, 1)), table[:1, 0]).shape[1]
+            shape = (count, table.shape[1], feature_count)
+            out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
             # A full disk is an error here; later, in the map, it would kill the process.
             if hasattr(os, "posix_fallocate"):
                 with (folder / "features.npy").open("rb+") as stream:
@@ -174,7 +120,7 @@ class Network:
                 batch = slice(start, start + _FEATURE_BATCH)
                 images = self.scaled(source, batch)
                 for view in range(table.shape[1]):
-                    out[batch, view] = self._outputs(network, images, table[batch, view])
+                    out[batch, view] = self._features(network, images, table[batch, view])
                 self._context.on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
             out.flush()
 
@@ -185,20 +131,13 @@ class Network:
             build,
             waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, count),
         )
-        features: NDArray[Any] = np.load(path / "features.npy", mmap_mode="r")
+        features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
         return features
 
-    def _outputs(self, network: Classifier, images: Tensor, views: NDArray[np.float32]) -> NDArray[Any]:
-        """Return what to cache for images, float32 [n, 1, S, S], in these views, [n, 7]."""
+    def _features(self, network: Classifier, images: Tensor, views: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the features of images, float32 [n, 1, S, S], in these views, [n, 7]."""
         shown = normalise(augment(images, torch.from_numpy(views).to(self.compute.device)), self.form)
-        if not self.stage:
-            return predict_logits(network.backbone, [shown], compute=self.compute)
-        return _stage_inputs(network.backbone, self.stage, shown, self.compute)
-
-    def restored(self, features: Tensor) -> Tensor:
-        """Return cached features, [n, D], or inputs of the last stage, stored as [n, H, W, C], as [n, C, H, W]."""
-        features = features.view(torch.bfloat16) if features.dtype == torch.int16 else features
-        return features.permute(0, 3, 1, 2) if features.ndim == 4 else features
+        return predict_logits(network.backbone, [shown], compute=self.compute)
 
     def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
         """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
@@ -218,26 +157,9 @@ class Network:
             features = self.features(source, classical=0)
             yield torch.from_numpy(np.array(features[:, 0])).to(self.compute.device)
             return
-        inputs = self.features(source, classical=0)[:, 0] if self.stage else None
         size = VAL_BATCH if self.compute.device == "cuda" else _CPU_BATCH
         for places in (slice(start, start + size) for start in range(0, len(source.rows), size)):
-            if inputs is None:
-                yield normalise(self.scaled(source, places), self.form)
-            else:
-                yield self.restored(torch.from_numpy(np.array(inputs[places])).to(self.compute.device))
-
-
-def _stage_inputs(backbone: nn.Module, stage: str, images: Tensor, compute: Compute) -> NDArray[Any]:
-    """Return the inputs of a backbone's stage for these images, [n, H, W, C], with bfloat16 stored as int16."""
-    seen: list[Tensor] = []
-    hook = backbone.get_submodule(stage).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    try:
-        predict_logits(backbone, [images], compute=compute)
-    finally:
-        hook.remove()
-    maps = seen[0].permute(0, 2, 3, 1).contiguous()
-    values: NDArray[Any] = (maps.view(torch.int16) if maps.dtype == torch.bfloat16 else maps).cpu().numpy()
-    return values
+            yield normalise(self.scaled(source, places), self.form)
 
 
 def view_count(experiment: Experiment) -> int:
