@@ -91,8 +91,8 @@ def _step(work: str) -> tuple[Callable[[], object], int]:
     network = torchvision.models.mobilenet_v2().to(memory_format=torch.channels_last)
     if work == "all layers":
         return trained(network.train(), 16, 3, 64, 64), 4
-    images = torch.randn(32, 3, 128, 128).to(memory_format=torch.channels_last)
-    return torch.no_grad()(lambda: network.eval()(images)), 4
+    shown = torch.randn(32, 3, 128, 128).to(memory_format=torch.channels_last)
+    return torch.no_grad()(lambda: network.eval()(shown)), 4
 
 
 if __name__ == "__main__":
