@@ -66,7 +66,7 @@ def _images(root: Path) -> TrainingSet:
     blocks = [_source(root, f"gan {number % 2} {number // 2}", _BLOCK, _GAN_PX) for number in range(_BLOCKS)]
     sources = (_source(root, "real", _REAL, _IMAGE_PX), *blocks)
     labels = np.concatenate([source.labels for source in sources])
-    return TrainingSet(sources=sources, labels=labels, real=np.arange(_REAL), extra=np.arange(_REAL, len(labels)))
+    return TrainingSet(sources=sources, targets=labels, real=np.arange(_REAL), extra=np.arange(_REAL, len(labels)))
 
 
 def _source(root: Path, name: str, count: int, size_px: int) -> ImageSource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.in_process import command, one_core
@@ -56,7 +57,7 @@ def test_the_gain_of_each_ratio_is_measured_and_repeats(root: Path) -> None:
 def test_each_draw_and_its_others_have_the_class_shares_of_all() -> None:
     """Two thirds of the patients are of class 1, so that the classes recur in their order."""
     labels = [int(number % 3 > 0) for number in range(300)]
-    patients = nested_order([f"p{number}" for number in range(300)], labels, seed=7)
+    patients = nested_order([f"p{number}" for number in range(300)], np.array(labels), seed=7)
 
     for draw in range(3):
         for part in draw_and_others(patients, draw, count=30, size=100):

@@ -204,7 +204,8 @@ def test_the_metrics_of_one_class_against_the_others_equal_scikit_learn() -> Non
     is_class, scores, called = labels == 1, probabilities[:, 1], probabilities.argmax(axis=1) == 1
 
     found = weighted_class_metrics(
-        ScoredClass(is_class=is_class, scores=scores, is_predicted=called), np.ones((1, len(labels)))
+        ScoredClass(is_class=is_class, scores=scores, is_predicted=called, is_known=np.ones_like(called)),
+        np.ones((1, len(labels))),
     )
 
     assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(

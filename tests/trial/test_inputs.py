@@ -105,9 +105,9 @@ def test_the_extra_images_of_a_training_set(bench: Bench, tmp_path: Path) -> Non
     assert sorted(duplicated.extra.tolist()) == sorted([*range(len(duplicated.real))] * 2)
     small, large = (built("gan", ratio, gan=gan()) for ratio in (0.5, 1.0))
     assert small.extra.tolist() == large.extra[: len(small.extra)].tolist()
-    assert (small.labels[small.extra] == large.labels[large.extra][: len(small.extra)]).all()
+    assert (small.targets[small.extra] == large.targets[large.extra][: len(small.extra)]).all()
     equal = built("gan", 1.0, gan=gan(), balance="equal")
-    totals = np.bincount(bench.prepared.side("train").labels) + np.bincount(equal.labels[equal.extra])
+    totals = np.bincount(bench.prepared.side("train").labels) + np.bincount(equal.targets[equal.extra])
     assert totals[0] - totals[1] in {-1, 0, 1}, "both classes end level"
     write_images(tmp_path / "extra", (f"{name}/{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in range(40)))
     files = built("folder", 1.0, folder=FolderSettings(path=tmp_path / "extra"))

@@ -64,6 +64,10 @@ def phantom(
     masks: Annotated[
         bool, Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes.")
     ] = False,
+    findings: Annotated[
+        bool,
+        Option("--findings", help="Draw lobar and diffuse opacities and effusions, and a table of them; no classes."),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw phantom chest X-rays, with masks of lungs and lesions."""
@@ -71,7 +75,14 @@ def phantom(
 
     with console.progress() as on_progress:
         drawn = draw_phantoms(
-            out, patients=patients, seed=seed, image_size_px=size, pairs=masks, on_progress=on_progress
+            out,
+            patients=patients,
+            seed=seed,
+            image_size_px=size,
+            pairs=masks,
+            findings=findings,
+            on_progress=on_progress,
         )
-    text = f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients, with masks"
+    what = "a table of findings, data.yaml" if findings else "masks"
+    text = f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients, with {what}"
     console.show_result(drawn, lambda _: console.write(text), as_json=as_json)

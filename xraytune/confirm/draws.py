@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, StudyError, join_names
+from xraytune.data.findings import targets_of
 from xraytune.data.index import ImageIndex
 from xraytune.data.prepare import Prepared, image_columns, patients_seen, prepare_index
 from xraytune.data.sides import too_few_unused
@@ -47,7 +48,8 @@ def divide(
     searched, known = set(prepared.images.file), patients_seen(index.images, seen)
     unused = [image for image in everyone.images if image.file not in searched and image.patient not in known]
     patients, labels = [image.patient for image in unused], [image.label for image in unused]
-    order = nested_order(patients, labels, settings.data.split.seed)
+    targets = targets_of(labels, [image.findings for image in unused])
+    order = nested_order(patients, targets, settings.data.split.seed)
     size = prepared.train_patients
     if problem := too_few_unused(len(order), size, replicates=replicates, fewest=fewest):
         raise DataError(problem)

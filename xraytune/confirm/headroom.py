@@ -160,7 +160,7 @@ def headroom(
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     side = prepared.side("train")
-    patients = nested_order(side.patients, side.labels.tolist(), settings.data.split.seed)
+    patients = nested_order(side.patients, side.targets, settings.data.split.seed)
     wanted = own.settings.data.train_patients or len(patients)
     chosen = _possible_designs(prepared, patients, wanted, max(ratios), settings.data.path)
     experiment = Experiment(settings=settings, parameters=parameters)
@@ -265,7 +265,7 @@ def _missing(prepared: Prepared, patients: Sequence[tuple[int, ...]], count: int
     parts = [("draw", 1, draw_and_others(patients, draw, count, size)[0]) for draw in range(draws)]
     for name, fewest, part in (*parts, ("test side", FEWEST_OF_CLASS, patients[draws * size :])):
         chosen = [images[place] for place in chain(*part)]
-        if few := side_size(name, chosen, prepared.class_names, prepared.positive).lacking(fewest):
+        if few := side_size(name, chosen, prepared.outputs, prepared.positive).lacking(fewest):
             return f"a {name} of {len(part)} patients has too few of a class: {few}, and {fewest} are needed"
     return ""
 
@@ -284,7 +284,7 @@ def train_on_draw(
     budget = settings.budget.model_copy(update={"steps_per_epoch": steps})
     trial = Experiment(settings=settings.model_copy(update={"budget": budget}), parameters=arm)
     inputs = TrialInputs(
-        trial, context, TrainingSet(sources=(everyone,), labels=everyone.labels, real=real, extra=extra)
+        trial, context, TrainingSet(sources=(everyone,), targets=everyone.targets, real=real, extra=extra)
     )
     with TemporaryDirectory() as folder, in_one_thread() if inputs.network.has_cached_features else nullcontext():
         training = training_of(trial, replace(context, on_progress=ignore_progress), inputs, Path(folder))
@@ -306,7 +306,7 @@ def _gains(
 ) -> Iterator[Gain]:
     """Yield the gain at each ratio; `results` has those of all draws for the baseline, then for each ratio in turn."""
     of_test = [patients[number] for number in test]
-    scored = task.components(everyone.labels[test], np.stack([each[test] for each in results]), of_test, positive)
+    scored = task.components(everyone.targets[test], np.stack([each[test] for each in results]), of_test, positive)
     arms = 1 + len(ratios)
     scores = scored.scores.reshape(arms, -1)
     components = scored.components.reshape(*scores.shape, -1)

@@ -40,12 +40,16 @@ ArmResults = Callable[[Arm], Floats]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSet:
-    """The images that all arms are scored on, val-B or the test folder: labels [N], patients [N], positive class, task."""
+    """The images that all arms are scored on, val-B or the test folder.
+
+    They have labels, [N], or the named findings, [N, C]; patients, [N]; a positive class and a task.
+    """
 
     labels: Labels
     patients: tuple[str, ...]
     positive: int
     task: Task
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +122,18 @@ def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
 def arm_scores(folder: StudyFolder, plan: Plan, side: str, images: SealedTest | Side, task: Task) -> ArmScores:
     """Return the results on a side, of these images; they are read when they are needed."""
     prepared = folder.prepared()
-    shape = len(images.labels), len(prepared.class_names)
-    scored = EvaluationSet(labels=images.labels, patients=images.patients, positive=prepared.positive, task=task)
+    shape = len(images.labels), len(prepared.outputs)
+    scored = EvaluationSet(
+        labels=images.targets,
+        patients=images.patients,
+        positive=prepared.positive,
+        task=task,
+        findings=prepared.findings,
+    )
 
     def of_arm(arm: Arm) -> Floats:
-        return np.array([folder.results(number, side, shape) for number in plan.numbers(arm)])
+        of_findings = task.has_findings
+        return np.array([folder.results(number, side, shape, of_findings=of_findings) for number in plan.numbers(arm)])
 
     return ArmScores(plan=plan, images=scored, results=of_arm)
 

@@ -18,6 +18,7 @@ from xraytune.base.records import Progress, ignore_progress
 from xraytune.confirm.arms import CONFIRM_FOLDER, TestKind
 from xraytune.confirm.draws import TEST, divide
 from xraytune.confirm.test_access import last_access
+from xraytune.data.findings import targets_of
 from xraytune.data.index import (
     ImageFile,
     ImageIndex,
@@ -92,6 +93,11 @@ class SealedTest(LabelledImages):
         return np.array([image.label for image in self.images], dtype=np.int64)
 
     @property
+    def targets(self) -> Labels:
+        """The labels, or findings, int64 [N, C]."""
+        return targets_of([image.label for image in self.images], [image.findings for image in self.images])
+
+    @property
     def patients(self) -> tuple[str, ...]:
         """The patient of each image."""
         return tuple(image.patient for image in self.images)
@@ -99,7 +105,9 @@ class SealedTest(LabelledImages):
     @property
     def order(self) -> str:
         """A hash (32 hex digits) of the content in the order of the file names, which is also the order of the scores."""
-        content = "\n".join(f"{image.label} {image.sha256}{image.masks_sha256}" for image in self.images)
+        content = "\n".join(
+            f"{image.label} {image.sha256}{image.masks_sha256}{image.findings}" for image in self.images
+        )
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -243,7 +251,12 @@ def given_test(
     task, group_regex = task_of(settings), settings.data.split.group_regex
     aliases = patient_aliases(prepared.images, index.table, group_regex)
     labelled = read_labelled(
-        source, prepared.class_names, pairs=task.has_pairs, group_regex=group_regex, on_progress=on_progress
+        source,
+        prepared.class_names,
+        pairs=task.has_pairs,
+        findings=prepared.findings,
+        group_regex=group_regex,
+        on_progress=on_progress,
     )
     images = SealedTest(
         name=source.resolve().name,
@@ -283,7 +296,7 @@ def require_testable(
 
 
 def _require_enough(images: SealedTest, prepared: Prepared) -> None:
-    if few := too_few_tested(images.images, prepared.class_names):
+    if few := too_few_tested(images.images, prepared.outputs):
         raise DataError(Problem(few, images.data.path, "add test images of other patients"))
 
 

@@ -21,6 +21,8 @@ from xraytune.data.formats import IMAGE_SUFFIXES, without_suffix
 from xraytune.data.guesses import PARTS, PartName, folded, part_named, shows_drawings
 from xraytune.data.patients import PATIENTS_CSV
 
+SINGLE_CLASS = ("image",)
+"""The only class of images with masks, or with findings."""
 PROVENANCE_FILE = "provenance.json"
 """The origin of images that `generator sample` drew, next to them: they show nobody."""
 ADD_IMAGES = (
@@ -30,11 +32,12 @@ ADD_IMAGES = (
 
 
 class Listed(NamedTuple):
-    """What a reader says about an image: the position of its class, its part, and its masks, which are to be merged."""
+    """What a reader says about an image: its class, part and findings, and its masks, which are to be merged."""
 
     label: int
     part: PartName
     masks: tuple[Path, ...] = ()
+    findings: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Listing:
     images: Mapping[Path, Listed]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 def missing_classes(

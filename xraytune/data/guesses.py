@@ -37,6 +37,9 @@ POSITIVE = "data.positive"
 YES = frozenset("1 1.0 pos positive present true y yes".split())
 NO = frozenset("0 0.0 absent false n neg negative no".split())
 """Cells of a table, in lower case; the words among them also mean disease, or its absence, in the name of a class."""
+UNCERTAIN = frozenset("-1 -1.0 equivocal possible u uncertain unclear".split())
+EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
+"""Cells that say neither."""
 _NO_DISEASE = NO.difference("n").union(
     "benign clear control controls healthy nofinding nofindings none normal normals unremarkable".split()
 )
@@ -138,6 +141,11 @@ def positive_class(given: str | None, class_names: Sequence[str]) -> PositiveCla
     first, second = (join_names([name]) for name in class_names)
     what = f"the names do not tell which class is the disease, {first} or {second}"
     return Problem(what, POSITIVE, f"use {POSITIVE}: {first}, or {POSITIVE}: {second}")
+
+
+def means_no_disease(name: str) -> bool:
+    """Return whether a class or a finding is the absence of all others: `No Finding`."""
+    return _says_disease(name) is False
 
 
 def _says_disease(name: str) -> bool | None:

@@ -24,6 +24,7 @@ from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
 from xraytune.data.dicom import ImageHeader
 from xraytune.data.folders import (
     PROVENANCE_FILE,
+    SINGLE_CLASS,
     Listing,
     holds_pairs,
     list_images,
@@ -59,6 +60,7 @@ class ImageFile:
     Attributes:
         file: Path below the index's root, with forward slashes, like `masks`, which are to be merged.
         label: Position of its class in the index's class names.
+        findings: One character for each of the index's findings: 1 (present), 0 (absent) or ? (unknown); empty without any.
         sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one patient.
         width_px: From the file's header, upright, like `height_px`; 0 if the header is broken, which decoding reports.
         masks_sha256: Hash of the masks' bytes; empty without masks.
@@ -74,6 +76,7 @@ class ImageFile:
     height_px: int
     masks: tuple[str, ...] = ()
     masks_sha256: str = ""
+    findings: str = ""
     patient_id: str = field(default="", compare=False, repr=False)
     part: PartName = field(default="train", compare=False)
 
@@ -84,8 +87,9 @@ class ImageIndex:
 
     Attributes:
         table: The folder's `data.table` or `patients.csv`, if it has one.
-        positive: Label of the positive class; with three or more classes, of no meaning.
-        positive_reason: Why it is the positive one; empty with three or more classes.
+        findings: Names of the findings of all images; empty unless `data.findings` is given.
+        positive: Label of the positive class; without two classes, of no meaning.
+        positive_reason: Why it is the positive one; empty without two classes.
         test_fingerprint: Of the test part's content, independent of file names; None without a test part.
     """
 
@@ -98,6 +102,12 @@ class ImageIndex:
     test: tuple[ImageFile, ...]
     test_fingerprint: str | None
     warnings: tuple[str, ...]
+    findings: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The findings, or the classes."""
+        return self.findings or self.class_names
 
 
 def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Progress = ignore_progress) -> ImageIndex:
@@ -112,7 +122,7 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
     problems = [*listing.problems]
     if table is None and settings.split.group_regex is None and not pairs:
         problems += _same_name_problems(settings.path, listing)
-    given = None if pairs else settings.positive
+    given = None if pairs or settings.findings else settings.positive
     positive = positive_class(given, listing.class_names)
     if isinstance(positive, Problem):
         problems += [positive] if given or not problems else []
@@ -128,13 +138,15 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
     in_two_classes = [
         " = ".join(image.file for image in same)
         for same in identical_images(images)
-        if len({image.label for image in same}) > 1
+        if len({(image.label, image.findings) for image in same}) > 1
     ]
-    doubts = [f"the same image is in two classes: {join_names(in_two_classes, 3)}"] if in_two_classes else []
+    differ = "has other findings in another file" if listing.findings else "is in two classes"
+    doubts = [f"the same image {differ}: {join_names(in_two_classes, 3)}"] if in_two_classes else []
     if others := other_views([image.file for image in images], table):
         what = f"{len(others):,} of {len(images):,} images are lateral views or CT, by their names or the table"
         doubts.append(
-            f"{what} ({join_names(others, 3)}); remove them, or their rows, for a classifier of frontal X-rays"
+            f"{what} ({join_names(others, 3)}); for a classifier of frontal X-rays, remove them, or choose rows by "
+            "data.table.rows"
         )
     return ImageIndex(
         root=settings.path,
@@ -146,19 +158,24 @@ def read_index(settings: DataSettings, *, pairs: bool = False, on_progress: Prog
         test=test,
         test_fingerprint=content_fingerprint(test) if test else None,
         warnings=(*listing.warnings, *notes, *doubts),
+        findings=listing.findings,
     )
 
 
 def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
-    """Read a data folder: pairs if it has images/ and masks/ and no label table, else classes."""
+    """Read a data folder: pairs if it has images/ and masks/ and no label table, else its classes, or else its findings."""
     pairs = settings.table is None and holds_pairs(settings.path)
+    if settings.findings and settings.table and settings.table.labels:
+        settings = settings.model_copy(update={"findings": None})
     return read_index(settings, pairs=pairs, on_progress=on_progress)
 
 
 def find_class_names(settings: DataSettings) -> tuple[str, ...]:
     """Return the classes in the order of their labels; reads the data folder only for `classes: auto`."""
+    if settings.findings:
+        return SINGLE_CLASS
     standard = STANDARD_CLASSES.get(settings.classes)
-    return standard or _list(settings, find_table(settings.path, settings.table)).class_names
+    return standard or _list(settings, find_table(settings.path, settings)).class_names
 
 
 def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
@@ -167,7 +184,7 @@ def _find_table(settings: DataSettings, *, pairs: bool) -> LabelTable | None:
         what = "label tables are for classification, and segmentation has no classes"
         raise ConfigError(Problem(what, "data.table", "remove it; patients.csv names the patients of pairs"))
     require_group(settings.split.group_regex)
-    table = find_table(settings.path, settings.table)
+    table = find_table(settings.path, settings)
     if table is not None and table.settings.patient is not None and settings.split.group_regex is not None:
         named = PATIENTS_CSV if settings.table is None else "data.table.patient"
         fix = f"remove one of them; without data.split.group_regex, {named} is used"
@@ -203,6 +220,7 @@ def read_labelled(
     class_names: Sequence[str],
     *,
     pairs: bool = False,
+    findings: Sequence[str] = (),
     group_regex: str | None = None,
     on_progress: Progress = ignore_progress,
 ) -> LabelledImages:
@@ -210,7 +228,8 @@ def read_labelled(
 
     The data folder that contains the folder names the patients if it can (`_data_folder_of`). Of a file, the
     test images are read; without any, the training images, and those of val in a table. `group_regex` is searched in each
-    path for its patient, unless a table or the file has a rule for patients. With `pairs`, see `read_index`.
+    path for its patient, unless a table or the file has a rule for patients. With `pairs`, see `read_index`. With
+    the `findings` of a model, these are read from the file's table; those that it lacks are unknown.
 
     Raises:
         ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.
@@ -219,13 +238,18 @@ def read_labelled(
     """
     data = data_settings(source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex)))
     group_regex = data.split.group_regex
+    data = data.model_copy(update={"findings": tuple(findings) or None})
+    if findings and data.table is None:
+        fix = "write a data file that describes their table (docs/findings.md)"
+        raise DataError(Problem("findings need a label table", source, fix))
     if data.table is not None:
         table = _find_table(data, pairs=pairs)
         assert table is not None, "it is given"
         listing = list_table(data, table, class_names)
         test = {file: image for file, image in listing.images.items() if image.part == "test"}
         if not listing.images:
-            raise DataError(Problem("no image of the table has a class", table.path, "correct data.table.labels"))
+            what = f"no image of the table has {'a known finding' if findings else 'a class'}"
+            raise DataError(Problem(what, table.path, f"correct data.{'findings' if findings else 'table.labels'}"))
         return _labelled(data, table, replace(listing, images=test or listing.images), on_progress)
     require_group(group_regex)
     if is_data_file(source):  # of a whole data folder
@@ -289,7 +313,7 @@ def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
 
 def content_fingerprint(images: Iterable[ImageFile]) -> str:
     """Hash the labels and bytes of images and masks to 32 hex digits; copied and renamed folders have the same."""
-    content = "\n".join(sorted(f"{image.label} {image.sha256}{image.masks_sha256}" for image in images))
+    content = "\n".join(sorted(f"{image.label} {image.sha256}{image.masks_sha256}{image.findings}" for image in images))
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -318,6 +342,7 @@ def _read_images(
             height_px=header.height_px,
             masks=tuple(mask.relative_to(root).as_posix() for mask in listed.masks),
             masks_sha256=hashlib.sha256(masks.encode()).hexdigest() if masks else "",
+            findings=listed.findings,
             patient_id=header.patient_id if patients is None else "",
             part=listed.part,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage, SquareImage, decode_files
+from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.index import ImageFile, ImageIndex, identical_images, read_folder
 from xraytune.data.masks import connected_parts, map_masks
 from xraytune.data.near_duplicates import HASH_SIZE_PX, Hashes, NearDuplicates, find_near_duplicates, perceptual_hash
@@ -61,6 +62,7 @@ class Inspection:
         shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
         shortcut: What `shortcut_auroc` means, in a sentence; empty for pairs.
         masks: None for class folders.
+        findings: Finding -> `present`, `absent`, `unknown` -> training images, or all images of the table with classes.
     """
 
     class_names: tuple[str, ...]
@@ -79,6 +81,7 @@ class Inspection:
     shortcut: str
     warnings: tuple[str, ...]
     masks: MaskSummary | None = None
+    findings: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
@@ -137,7 +140,17 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         shortcut=_shortcut_as_text(auroc) if len(index.class_names) > 1 else "",
         warnings=(*index.warnings, *odd_depth_warnings(kinds)),
         masks=masks,
+        findings=finding_counts(index.findings, [image.findings for image in index.images]),
     )
+
+
+def finding_counts(names: Sequence[str], findings: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return in how many images each finding is present, absent or unknown."""
+    words = {PRESENT: "present", ABSENT: "absent", UNKNOWN: "unknown"}
+    columns = [*map(Counter, zip(*findings, strict=True))] if names else []
+    return {
+        name: {word: count[state] for state, word in words.items()} for name, count in zip(names, columns, strict=True)
+    }
 
 
 def _summary_of_masks(index: ImageIndex, on_progress: Progress) -> tuple[MaskSummary | None, list[BrokenImage]]:

@@ -1,18 +1,30 @@
-"""Find the images that `data.table` describes, anywhere below the data folder, with their class and part (train, val, test).
+"""Find the images that `data.table` describes, anywhere below the data folder, with their part (train, val, test) and class.
 
-Images without a row, rows without an image, and images without one of the mapped labels are left out and counted.
+With `data.findings`, all images are of a single class, and have findings. Images without a row or excluded by it, rows
+without an image, and images without one of the mapped labels or a known finding are left out and counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.data.class_folders import STANDARD_CLASSES, folder_class, spelled_class
-from xraytune.data.folders import Listed, Listing, missing_classes, no_images, require_folder, walk_folder
+from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN, disputed_findings, united
+from xraytune.data.folders import (
+    SINGLE_CLASS,
+    Listed,
+    Listing,
+    missing_classes,
+    no_images,
+    require_folder,
+    walk_folder,
+)
 from xraytune.data.guesses import PartName, composed, folded, inner_folders, part_named
 from xraytune.data.table import JOIN, KNOWN_CELLS, LabelTable, TableRow, match_names
 from xraytune.space.messages import nearest
@@ -36,45 +48,85 @@ def list_table(data: DataSettings, table: LabelTable, class_names: Sequence[str]
         what = f"none of its {len(table.rows):,} rows matches an image in {root}: they name {named}, not {there}"
         fix = f"check data.path, and the column data.table.image: {table.settings.image}; {JOIN}"
         raise DataError(Problem(what, table.path, fix))
-    rows = {file: table.rows[name] for file, name in row_names.items()}
+    all_rows = {file: table.rows[name] for file, name in row_names.items()}
+    rows = {file: row for file, row in all_rows.items() if row.left_out_as is None}
     parts = _parts_of(root, table, rows)
-    names = tuple(class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, rows, files))
+    by_file = {files[file]: (rows[file], part) for file, part in sorted(parts.items())}
+    if data.findings is None:
+        listing = _list_classes(data, table, by_file, class_names)
+    else:
+        listing = _list_findings(table, by_file, is_auto=data.findings == "auto", is_of_model=class_names is not None)
+    missing = [file for file in parts if files[file] not in listing.images]
+    without = missing if data.findings else [file for file in missing if len(rows[file].votes) < 2]
+    excluded = Counter(row.left_out_as for row in all_rows.values() if row.left_out_as)
+    notes = _left_out(table, files, row_names, len(rows) - len(parts), without, excluded)
+    return replace(listing, warnings=(*notes, *listing.warnings, *_odd_cells(table), *ignored))
+
+
+_Rows: TypeAlias = Mapping[Path, tuple[TableRow, PartName]]
+"""The row and the part of each image."""
+
+
+def _list_classes(data: DataSettings, table: LabelTable, images: _Rows, class_names: Sequence[str] | None) -> Listing:
+    names = tuple(class_names or STANDARD_CLASSES.get(data.classes) or _found_classes(table, data.path, images))
     listed: dict[Path, Listed] = {}
     unknown: set[str] = set()
-    for file, part in sorted(parts.items()):
-        written = rows[file].class_name
+    for image, (row, part) in images.items():
+        written = row.class_name
         if not table.settings.gives_classes:
-            name = folder_class(inner_folders(files[file].relative_to(root)), files[file], names)
+            name = folder_class(inner_folders(image.relative_to(data.path)), image, names)
         elif (name := written and spelled_class(written, names)) is None and written:
             unknown.add(written)
         if name:
-            listed[files[file]] = Listed(names.index(name), part)
+            listed[image] = Listed(names.index(name), part)
     if unknown:
         what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
-    without_class = [file for file in parts if files[file] not in listed and len(rows[file].votes) < 2]
     sides: dict[PartName, Path] = {"train": table.path}
-    sides |= {"test": table.path} if "test" in parts.values() else {}
+    sides |= {"test": table.path} if "test" in {part for _, part in images.values()} else {}
     fix = "correct data.table.labels and data.table.side, or add images"
     if table.cells:
         fix += f"; the columns {', '.join(table.settings.labels)} contain {_counted(table.cells)}"
-    return Listing(
-        class_names=names,
-        images=listed,
-        problems=tuple(missing_classes(listed.values(), sides, names, fix)),
-        warnings=(
-            *_left_out(table, files, row_names, parts, without_class),
-            *_doubts(table, {file: rows[file] for file in parts}),
-            *ignored,
-        ),
-    )
+    problems = tuple(missing_classes(listed.values(), sides, names, fix))
+    disputed = {image.relative_to(data.path): row.votes for image, (row, _) in images.items() if len(row.votes) > 1}
+    return Listing(names, listed, problems, (*_disagreements(table, disputed, len(images)),))
 
 
-def _found_classes(table: LabelTable, rows: Mapping[str, TableRow], files: Collection[str]) -> tuple[str, ...]:
+def _list_findings(table: LabelTable, images: _Rows, *, is_auto: bool, is_of_model: bool) -> Listing:
+    """List images with their findings; those of `auto` need positive and negative training images."""
+    disagree = table.settings.disagree
+    vectors = {image: united(row.findings, disagree) for image, (row, _) in images.items() if row.findings}
+    vectors = {image: findings for image, findings in vectors.items() if findings.strip(UNKNOWN)}
+    training = [findings for image, findings in vectors.items() if images[image][1] != "test"]
+    counts = dict(zip(table.findings, map(Counter, zip(*training, strict=True)), strict=False))
+    lacking = [name for name in table.findings if not (counts.get(name, {}).keys() >= {PRESENT, ABSENT})]
+    names = tuple(name for name in table.findings if not is_auto or name not in lacking)
+    problems = []
+    for name in lacking if not (is_auto or is_of_model) else ():
+        count = counts.get(name, Counter())
+        what = f"{name} is present in {count[PRESENT]:,} and absent in {count[ABSENT]:,} of {len(training):,} images"
+        contain = f"the columns contain {_counted(table.cells)}" if table.cells else "a classifier needs both"
+        problems.append(
+            Problem(what, table.path, nearest(name, table.known, f"remove it from data.findings; {contain}"))
+        )
+    if len(names) < 2 and not is_of_model:
+        what = f"data.findings: auto finds {join_names(names) or 'nothing'}, with both present and absent ones"
+        problems.append(Problem(what, table.path, "a single finding is two classes: use task: classification"))
+    places = [table.findings.index(name) for name in names]
+    listed = {
+        image: Listed(0, images[image][1], findings="".join(findings[place] for place in places))
+        for image, findings in vectors.items()
+    }
+    disputes = ((image.name, disputed_findings(table.findings, row.findings)) for image, (row, _) in images.items())
+    disputed = {image: votes for image, votes in disputes if votes}
+    return Listing(SINGLE_CLASS, listed, tuple(problems), (*_disagreements(table, disputed, len(images)),), names)
+
+
+def _found_classes(table: LabelTable, root: Path, images: _Rows) -> tuple[str, ...]:
     """Return the classes of `classes: auto`: those of the mapping, of the cells, or the folders of the images."""
-    classes = [*table.settings.labels.values()] or [row.class_name for row in rows.values() if row.class_name]
+    classes = [*table.settings.labels.values()] or [row.class_name for row, _ in images.values() if row.class_name]
     if not table.settings.gives_classes:
-        classes = [inner[0] for file in files if (inner := inner_folders(PurePosixPath(file)))]
+        classes = [inner[0] for image in images if (inner := inner_folders(image.relative_to(root)))]
     names = tuple(sorted({folded(name): composed(name) for name in classes}.values()))
     if len(names) < 2:
         have = f"there is only one class, {names[0]}" if names else "there are no classes"
@@ -139,37 +191,56 @@ def _left_out(
     table: LabelTable,
     files: Collection[str],
     row_names: Mapping[str, str],
-    parts: Collection[str],
+    in_no_list: int,
     without_class: Collection[str],
+    excluded: Mapping[str, int],
 ) -> list[str]:
     """Return a note with the reasons for which images and rows are left out; none if none are."""
     without_row = sorted(set(files) - row_names.keys())
     without_image = len(table.rows) - len(set(row_names.values()))
-    what = f"with none of the labels {', '.join(table.settings.labels)}" if table.settings.labels else "without a class"
+    what = "without a known finding"
+    if not table.findings:
+        what = (
+            f"with none of the labels {', '.join(table.settings.labels)}"
+            if table.settings.labels
+            else "without a class"
+        )
     counts = Counter(label for file in without_class for label in table.rows[row_names[file]].labels)
     reasons = (
         (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
         (without_image, "rows without an image", f" of {len(table.rows):,}"),
-        (len(row_names) - len(parts), "images in no list of data.table.side", ""),
+        (sum(excluded.values()), "images by data.table.rows", f" ({_counted(excluded)})"),
+        (in_no_list, "images in no list of data.table.side", ""),
         (len(without_class), f"images {what}", f" ({_counted(counts)})" if counts else ""),
     )
     notes = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
     return [f"{table.path.name} leaves out {'; '.join(notes)}"] if notes else []
 
 
-def _doubts(table: LabelTable, rows: Mapping[str, TableRow]) -> Iterator[str]:
-    """Yield notes about images whose rows disagree, and about cells that say neither yes nor no."""
-    if disputed := [file for file, row in rows.items() if len(row.votes) > 1]:
-        votes = {name or "none of the labels": count for name, count in rows[disputed[0]].votes.items()}
+def _disagreements(table: LabelTable, disputed: Mapping[Any, Mapping[Any, int]], count: int) -> Iterator[str]:
+    """Yield a note about images whose rows disagree, by their votes."""
+    if disputed:
+        example, cast = next(iter(disputed.items()))
+        votes = {name or "none of the labels": number for name, number in cast.items()}
         rules = {
             "first": "the first entry of data.table.labels that applies decides",
             "majority": "the class of most rows counts, or that of the earliest",
             "leave_out": "they are left out",
         }
+        if table.findings:
+            rules = {
+                "first": "one row suffices",
+                "majority": "most rows count",
+                "leave_out": "what they disagree on is unknown",
+            }
         yield (
-            f"{table.path.name}: the rows of {len(disputed):,} of {len(rows):,} images disagree, such as those of "
-            f"{disputed[0]} ({_counted(votes)}); {rules[table.settings.disagree]} (data.table.disagree)"
+            f"{table.path.name}: the rows of {len(disputed):,} of {count:,} images disagree, such as those of "
+            f"{example} ({_counted(votes)}); {rules[table.settings.disagree]} (data.table.disagree)"
         )
+
+
+def _odd_cells(table: LabelTable) -> Iterator[str]:
+    """Yield a note about cells that say neither yes nor no."""
     if odd := {cell: count for cell, count in table.cells.items() if cell.casefold() not in KNOWN_CELLS}:
         yield f"{table.path.name}: cells that say neither yes nor no are no label: {_counted(odd)}"
 

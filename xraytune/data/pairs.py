@@ -15,6 +15,7 @@ from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.folders import (
+    SINGLE_CLASS,
     Listed,
     Listing,
     bare_name,
@@ -58,7 +59,7 @@ def list_pairs(folders: Mapping[PartName, Path], root: Path) -> Listing:
             notes.append(f"{len(several)} of {len(images)} images have several masks, which are merged ({example})")
         warnings += [f"{folder}: {note}" for note in notes]
         listed |= {image: Listed(0, part, tuple(merged)) for image, merged in masks_of.items()}
-    return Listing(("image",), listed, tuple(problems), tuple(warnings))
+    return Listing(SINGLE_CLASS, listed, tuple(problems), tuple(warnings))
 
 
 def _require_pair_folders(folder: Path) -> dict[str, Path]:

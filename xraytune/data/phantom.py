@@ -1,7 +1,8 @@
 """Draw phantom chest X-rays: images with known answers, for the demo, the tests and the benchmarks.
 
 `draw_phantoms` writes a folder with the layout and file names of the Kermany set, plus exact masks of lungs and lesions in
-`masks/{lungs,lesions}/`; or, with `pairs`, the layout for segmentation, with masks of the lungs.
+`masks/{lungs,lesions}/`; or, with `pairs`, the layout for segmentation, with masks of the lungs; or, with `findings`, images
+with up to three findings at once, a table of them, and a data file.
 
 A patient's anatomy, disease and side of the split depend only on the seed and the patient's number, so a larger set contains
 the smaller one. A chest is a map of water-equivalent thickness: soft tissue and bone add to it, air subtracts from it, and
@@ -12,7 +13,7 @@ of a child's chest). The patient's right is on the left of the image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,18 +25,31 @@ from scipy.ndimage import affine_transform, gaussian_filter  # type: ignore[impo
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.base.files import new_folder, require_new, write_json
+from xraytune.base.files import csv_table, new_folder, require_new, write_json, write_text
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 
 Part: TypeAlias = Literal["train", "test"]
 Diagnosis: TypeAlias = Literal["normal", "bacteria", "virus"]
+Finding: TypeAlias = Literal["lobar", "diffuse", "effusion"]
 Position: TypeAlias = tuple[float, float]
 Field: TypeAlias = NDArray[Any]
 """One number per pixel of the canvas, [H, W] float32."""
 
 DEFAULT_DIFFICULTY = 0.3
 _CYCLE: tuple[Diagnosis, ...] = ("normal", "bacteria", "virus", "normal", "bacteria")
+FINDINGS: tuple[Finding, ...] = ("lobar", "diffuse", "effusion")
+_FINDING_SHARES = (0.35, 0.30, 0.10)
+_WITH_PNEUMONIA = 0.35
+"""An effusion is so much more frequent with each of the other two."""
+_UNKNOWN_SHARE = 0.1
+"""Findings that the table calls uncertain (-1), or about which it says nothing: half of them each."""
+_DATA_FILE = """\
+data:
+  path: .
+  table: {file: labels.csv, image: file, patient: patient, side: side}
+  findings: [lobar, diffuse, effusion]
+"""
 _PATIENTS = (2 * len(_CYCLE), 100_000)
 _IMAGE_SIZES_PX = (32, 1024)
 _IMAGE_COUNT_SHARES = (0.45, 0.30, 0.15, 0.10)
@@ -60,11 +74,15 @@ class PhantomSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhantomImage:
-    """One image, uint8 [S, S], with the masks of visible lung and of visible disease in it, both bool [S, S]."""
+    """One image, uint8 [S, S], with the masks of visible lung and of visible disease in it, both bool [S, S].
+
+    With findings, the diagnosis of pneumonia is of no meaning.
+    """
 
     stem: str
     part: Part
     diagnosis: Diagnosis
+    findings: tuple[Finding, ...]
     pixels: NDArray[np.uint8]
     lungs: NDArray[np.bool_]
     lesion: NDArray[np.bool_]
@@ -78,6 +96,7 @@ def draw_phantoms(
     image_size_px: int = 256,
     difficulty: float = DEFAULT_DIFFICULTY,
     pairs: bool = False,
+    findings: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> PhantomSet:
     """Draw a phantom set into a new folder; the same arguments give the same bytes.
@@ -89,6 +108,7 @@ def draw_phantoms(
         image_size_px: Side of the square images, 32 to 1024.
         difficulty: From 0 (obvious lesions) to 1 (invisible lesions).
         pairs: Use the layout for segmentation. The images are the same.
+        findings: Draw lobar and diffuse opacities and effusions, which may be in one image, instead of one pneumonia.
         on_progress: Called after each patient.
 
     Raises:
@@ -103,38 +123,60 @@ def draw_phantoms(
     for name, value, (least, most) in bounds:
         if not least <= value <= most:
             raise ConfigError(Problem(f"{name} out of bounds: {value:g}", fix=f"give {least} to {most}"))
-    image_count = 0
+    image_count, rows = 0, list[list[str]]()
     with new_folder(out.resolve()) as folder:
 
-        def draw(patient: int) -> int:
-            images = list(draw_patient(seed, patient, image_size_px, difficulty))
+        def draw(patient: int) -> list[list[str]]:
+            images = list(draw_patient(seed, patient, image_size_px, difficulty, has_findings=findings))
             for image in images:
                 png = f"{image.stem}.png"
                 inner = "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
                 masks = {f"masks/lungs/{png}": image.lungs, f"masks/lesions/{png}": image.lesion}
                 if pairs:
                     inner, masks = "images", {f"{image.part}/masks/{png}": image.lungs}
+                elif findings:
+                    inner, masks = "images", {}
                 for name, pixels in {f"{image.part}/{inner}/{image.stem}.jpeg": image.pixels, **masks}.items():
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(folder / name, quality=92)
-            return len(images)
+            return [_table_row(seed, patient, image) for image in images]
 
-        for done, drawn_count in enumerate(map_on_cores(draw, range(patients)), start=1):
-            image_count += drawn_count
+        for done, drawn in enumerate(map_on_cores(draw, range(patients)), start=1):
+            image_count += len(drawn)
+            rows += drawn
             on_progress("drawing phantoms (patients)", done, patients)
         settings = {"seed": seed, "patients": patients, "image_size_px": image_size_px, "difficulty": difficulty}
         write_json(folder / "phantom.json", {"version": 1, **settings})
+        if findings:
+            write_text(folder / "labels.csv", csv_table(["file", "patient", "side", *FINDINGS], rows))
+            write_text(folder / "data.yaml", _DATA_FILE)
     return PhantomSet(path=out, patient_count=patients, image_count=image_count)
 
 
-def draw_patient(seed: int, patient: int, image_size_px: int, difficulty: float) -> Iterator[PhantomImage]:
+def _table_row(seed: int, patient: int, image: PhantomImage) -> list[str]:
+    """Return the row of an image: its path, patient, side and findings, some of them unknown."""
+    rng = numpy_generator(seed, "reader", image.stem)
+    words = [("-1" if rng.random() < 0.5 else "") if rng.random() < _UNKNOWN_SHARE else None for _ in FINDINGS]
+    said = [
+        f"{int(name in image.findings)}" if word is None else word for name, word in zip(FINDINGS, words, strict=True)
+    ]
+    return [f"{image.part}/images/{image.stem}.jpeg", f"{patient + 1}", image.part, *said]
+
+
+def draw_patient(
+    seed: int, patient: int, image_size_px: int, difficulty: float, *, has_findings: bool = False
+) -> Iterator[PhantomImage]:
     """Draw all images of one patient; patients are numbered from 0."""
     patient_seed = derive_seed(seed, "phantom", patient)
     cycle, place = divmod(patient, len(_CYCLE))
     diagnosis = _CYCLE[place]
     chest = _Chest(image_size_px, numpy_generator(patient_seed, "anatomy"))
     rng = numpy_generator(patient_seed, "disease")
-    extent, fluid = chest.lesion(diagnosis, rng)
+    findings = _findings(patient_seed) if has_findings else ()
+    if has_findings:
+        extent, fluid = chest.lesions(findings, rng)
+    else:
+        extent, fluid = chest.lesion(diagnosis, rng)
     severity = rng.uniform(0.6, 1.3)
     for number in range(1 + rng.choice(len(_IMAGE_COUNT_SHARES), p=_IMAGE_COUNT_SHARES)):
         image_rng = numpy_generator(patient_seed, "image", number)
@@ -143,13 +185,22 @@ def draw_patient(seed: int, patient: int, image_size_px: int, difficulty: float)
             [chest.thickness + contrast * fluid, chest.lungs, extent], image_size_px, image_rng
         )
         yield PhantomImage(
-            stem=_stem(diagnosis, patient, number),
+            stem=f"patient{patient + 1}_{number + 1}" if has_findings else _stem(diagnosis, patient, number),
             part="test" if place == cycle % len(_CYCLE) else "train",  # each diagnosis in turn
             diagnosis=diagnosis,
+            findings=findings,
             pixels=_radiograph(thickness, image_rng),
             lungs=lungs > 0.5,
             lesion=(lungs > 0.5) & (lesion > 0.5),
         )
+
+
+def _findings(patient_seed: int) -> tuple[Finding, ...]:
+    """Draw the findings of a patient."""
+    chances = numpy_generator(patient_seed, "findings").random(len(FINDINGS))
+    *pneumonia, effusion = (chance < share for chance, share in zip(chances, _FINDING_SHARES, strict=True))
+    effusion |= chances[-1] < _FINDING_SHARES[-1] + _WITH_PNEUMONIA * sum(pneumonia)
+    return tuple(name for name, is_there in zip(FINDINGS, (*pneumonia, effusion), strict=True) if is_there)
 
 
 def _stem(diagnosis: Diagnosis, patient: int, number: int) -> str:
@@ -218,6 +269,24 @@ class _Chest:
         extent = np.clip(extent * (1 + 0.35 * self._noise(rng, 7)), 0, 1) * self.lungs
         lines = np.exp(-np.abs(self._noise(rng, 44)) / 0.25) + np.exp(-np.abs(self._noise(rng, 80)) / 0.25)
         return _step(extent - 0.35, 0.04), 0.7 * fluid * extent * (0.55 + 0.55 * lines)
+
+    def lesions(self, findings: Collection[Finding], rng: np.random.Generator) -> tuple[Field, Field]:
+        """Return the extent of several findings and the thickness that they add, at most that of the air."""
+        parts = [self.lesion("bacteria", rng)] if "lobar" in findings else []
+        parts += [self.lesion("virus", rng)] if "diffuse" in findings else []
+        parts += [self._effusion(rng)] if "effusion" in findings else []
+        extent = np.maximum.reduce([np.zeros_like(self.air), *(extent for extent, _ in parts)])
+        return extent, np.minimum(sum((added for _, added in parts), np.zeros_like(self.air)), self.air)
+
+    def _effusion(self, rng: np.random.Generator) -> tuple[Field, Field]:
+        """Return fluid at the bottom of one lung, whose surface rises towards the ribs."""
+        side, depth = -1 if rng.random() < 0.5 else 1, rng.uniform(0.10, 0.28)
+        dome = self.domes[0 if side < 0 else 1]
+        surface = (
+            dome + 0.06 - depth - rng.uniform(0.08, 0.20) * np.clip(np.abs(self.x) / self._wall(dome), 0, 1.2) ** 3
+        )
+        extent = _step(self.y - surface, 0.02) * (self.x * side > 0)
+        return extent * self.lungs, (1 - _LUNG_DENSITY) * self.air * extent
 
     def _lobar_area(self, rng: np.random.Generator) -> Field:
         """Return a blob with an uneven, soft border in one lung, between heart and ribs."""

@@ -25,6 +25,7 @@ from xraytune.base.errors import ArtifactError, DataError, Problem, StudyError, 
 from xraytune.base.files import read_bytes, write_json
 from xraytune.base.records import Compute, Progress, ignore_progress
 from xraytune.data.decoding import DECODER, Resize
+from xraytune.data.findings import numbers_of, targets_of
 from xraytune.data.index import ImageFile, ImageIndex, read_index
 from xraytune.data.masks import map_masks, square_mask
 from xraytune.data.pixels import (
@@ -60,6 +61,7 @@ class PreparedImage:
     row: int
     sha256: str
     masks_sha256: str = ""
+    findings: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +75,11 @@ class PreparedImages(Collection[PreparedImage]):
     row: tuple[_Index, ...]
     sha256: tuple[str, ...]
     masks_sha256: tuple[str, ...]
+    findings: tuple[Annotated[str, Field(pattern="^[01?]*$")], ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.findings:
+            object.__setattr__(self, "findings", ("",) * len(self.file))
         if len({len(column) for column in self._columns}) != 1:
             raise ValueError("columns of different lengths")
 
@@ -100,11 +105,15 @@ def image_columns(images: Iterable[PreparedImage]) -> PreparedImages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One side of the split: rows of the pixel store, int64 [n]; labels, int64 [n]; the patient of each image."""
+    """One side of the split: rows of the pixel store, int64 [n]; labels, int64 [n]; the patient of each image.
+
+    `targets` are what a network learns: the labels, or findings, int64 [n, C].
+    """
 
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     patients: tuple[str, ...]
+    targets: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +122,8 @@ class Prepared:
 
     Attributes:
         class_names: In the order of the labels.
-        positive: The label that sensitivity refers to; with three or more classes, of no meaning.
+        findings: The findings of each image, of a single class; empty for classes and masks.
+        positive: The label that sensitivity refers to; without two classes, of no meaning.
         pixels: The pixel artifact, relative to the cache.
         pixels_sha256: Its content, with the masks; another release of the decoder may produce others from the same files.
         test_fingerprint: Content of the held-out test folder; None if there is none.
@@ -130,15 +140,23 @@ class Prepared:
     test_fingerprint: str | None
     images: PreparedImages
     has_masks: bool = False
+    findings: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a network has an output for: the findings, or the classes."""
+        return self.findings or self.class_names
 
     def side(self, name: SideName) -> Side:
         """Return one side of the split, in the order of the index."""
         images = self.images
         chosen = [place for place, side in enumerate(images.side) if side == name]
+        labels = [images.label[place] for place in chosen]
         return Side(
             rows=np.array([images.row[place] for place in chosen], dtype=np.int64),
-            labels=np.array([images.label[place] for place in chosen], dtype=np.int64),
+            labels=np.array(labels, dtype=np.int64),
             patients=tuple(images.patient[place] for place in chosen),
+            targets=targets_of(labels, [images.findings[place] for place in chosen]),
         )
 
     def drawn(self, draw: int) -> Prepared:
@@ -161,12 +179,12 @@ class Prepared:
     def train_fingerprint(self) -> str:
         """Content of the train side, in order: what a GAN and the frozen features of real images depend on."""
         train = [image for image in self.images if image.side == "train"]
-        return _hash([self.resize, *((image.sha256 + image.masks_sha256, image.label) for image in train)])
+        return _hash([self.resize, *((_content_of(image), image.label) for image in train)])
 
     @property
     def fingerprint(self) -> str:
         """Content of all sides: with other images or another split, a study is another study."""
-        contents = ((image.sha256 + image.masks_sha256, image.label, image.side) for image in self.images)
+        contents = ((_content_of(image), image.label, image.side) for image in self.images)
         return _hash([self.resize, *contents])
 
     def steps_per_epoch(self, settings: Settings) -> int:
@@ -198,6 +216,10 @@ class RunContext:
     compute: Compute
     on_progress: Progress = ignore_progress
     on_generator: Callable[[Experiment, RunContext], None] = lambda *_: None
+
+
+def _content_of(image: PreparedImage) -> str:
+    return image.sha256 + image.masks_sha256 + image.findings
 
 
 def _hash(content: object) -> str:
@@ -257,6 +279,7 @@ def prepare_index(
         pixels_sha256=_content(store),
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
+        findings=index.findings,
         images=image_columns(
             PreparedImage(
                 file=image.file,
@@ -266,6 +289,7 @@ def prepare_index(
                 row=row_of[image.file],
                 sha256=image.sha256,
                 masks_sha256=image.masks_sha256,
+                findings=image.findings,
             )
             for image in images
             if image.file in side_of
@@ -369,6 +393,7 @@ class ImageSource:
         inputs: What the pixels depend on, for the fingerprint of what is computed from them.
         title: What progress calls them.
         masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
+        findings: int64 [n, C]: 1, 0, or -1 if unknown; None without any.
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if it is not known.
     """
 
@@ -379,7 +404,13 @@ class ImageSource:
     inputs: dict[str, Any]
     title: str = "images"
     masks: NDArray[np.uint8] | None = None
+    findings: NDArray[np.int64] | None = None
     file_size_px: int = 0
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """What a network without masks learns: the labels, or the findings."""
+        return self.labels if self.findings is None else self.findings
 
     def read(self, places: NDArray[Any] | slice = slice(None)) -> NDArray[np.uint8]:
         """Return the pixels of some images, by default of all, [n, S, S]."""
@@ -410,6 +441,7 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
         inputs={"pixels": prepared.pixels, "content": prepared.pixels_sha256, "rows": side.rows.tolist()},
         title=_TITLES.get(side_name, "images"),
         masks=open_masks(cache / prepared.pixels),
+        findings=side.targets if prepared.findings else None,
     )
 
 
@@ -423,6 +455,7 @@ def stored_images(store: Path, images: Sequence[ImageFile], *, name: str, title:
         inputs={"pixels": store.name, "content": _content(store)},
         title=title,
         masks=open_masks(store),
+        findings=numbers_of([image.findings for image in images]) if images[0].findings else None,
         file_size_px=int(np.median([min(image.width_px, image.height_px) for image in images])),
     )
 
@@ -435,7 +468,10 @@ def missing_images(prepared: Prepared, images: Iterable[PreparedImage | ImageFil
 
 def write_prepared(prepared: Prepared, path: Path) -> None:
     """Write `split.json`."""
-    write_json(path, asdict(prepared))
+    content = asdict(prepared)
+    if not prepared.findings:
+        del content["findings"], content["images"]["findings"]
+    write_json(path, content)
 
 
 def read_prepared(path: Path) -> Prepared:
@@ -446,6 +482,8 @@ def read_prepared(path: Path) -> Prepared:
         raise ValueError("a name that is a path")
     if max((prepared.positive, *prepared.images.label)) >= len(prepared.class_names):
         raise ValueError("a label without a class")
+    if {*map(len, prepared.images.findings)} - {len(prepared.findings)}:
+        raise ValueError("an image without all findings")
     return prepared
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from xraytune.base.errors import Problem, join_names
+from xraytune.data.findings import targets_of
 from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.prepare import Prepared, PreparedImage, SideName
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings
+from xraytune.stats.classification import FEWEST_LABELS, scored_findings
 from xraytune.stats.placements import auroc_interval, chance_difference, effective_patients
 
 USUAL_AUROC = 0.9
@@ -30,11 +32,13 @@ _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideSize:
-    """The size of one side, with the images and patients of each class.
+    """The size of one side, with the images and patients of each class, or those with each finding.
 
     Attributes:
         name: `train`, `val-A`, `val-B` or `test`.
+        image_count: Number of images; one may have several findings.
         patient_count: Number of patients; one may have images of several classes.
+        unscored: Findings with too few positives or negatives for a score; None for classes and masks.
         effective_patients: See `stats.placements.effective_patients`; 0 for train, or if a class is missing, and for
             pairs of images and masks, which have no AUROC.
         low, high: The 95 % interval of an AUROC of .9 measured there; None without effective patients.
@@ -43,22 +47,21 @@ class SideSize:
     name: str
     images: dict[str, int]
     patients: dict[str, int]
+    image_count: int
     patient_count: int
     effective_patients: float
     low: float | None
     high: float | None
-
-    @property
-    def image_count(self) -> int:
-        """Number of images."""
-        return sum(self.images.values())
+    unscored: tuple[str, ...] | None = None
 
     def interval(self, auroc: float) -> tuple[float, float] | None:
         """Return the 95 % interval of an AUROC measured there."""
         return auroc_interval(auroc, self.effective_patients) if self.effective_patients else None
 
     def lacking(self, fewest: int) -> str:
-        """Return the classes with fewer patients, such as `PNEUMONIA 1`; "" if there are none."""
+        """Return the classes with fewer patients, such as `PNEUMONIA 1`; "" if there are none, or some findings suffice."""
+        if self.unscored is not None and len(self.unscored) < len(self.images):
+            return ""
         few = [(name, count) for name, count in self.patients.items() if count < fewest]
         return join_names([f"{name} {count}" if self.has_classes else f"{count}" for name, count in few])
 
@@ -71,9 +74,7 @@ class SideSize:
 def side_sizes(prepared: Prepared) -> tuple[SideSize, ...]:
     """Return the sizes of train, val-A and val-B of a study."""
     return tuple(
-        side_size(
-            name, [image for image in prepared.images if image.side == side], prepared.class_names, prepared.positive
-        )
+        side_size(name, [image for image in prepared.images if image.side == side], prepared.outputs, prepared.positive)
         for side, name in _NAMES.items()
     )
 
@@ -84,13 +85,14 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
     positions = {"train": split.train, "val-A": split.val_a, "val-B": split.val_b}
     sides = {name: [index.images[position] for position in chosen] for name, chosen in positions.items()}
     sides |= {"test": [*index.test]} if index.test else {}
-    return tuple(side_size(name, images, index.class_names, index.positive) for name, images in sides.items())
+    return tuple(side_size(name, images, index.outputs, index.positive) for name, images in sides.items())
 
 
-def too_few_tested(images: Sequence[ImageFile], class_names: Sequence[str]) -> str:
-    """Return why a verdict cannot rest on these test images; "" if it can."""
-    few = side_size("test", images, class_names, 0).lacking(_FEWEST_TESTED)
-    return few and f"too few test patients: {few}; an interval needs {_FEWEST_TESTED} or more"
+def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
+    """Return why a verdict cannot rest on these test images, of classes or with findings; "" if it can."""
+    fewest = FEWEST_LABELS if images[0].findings else _FEWEST_TESTED
+    few = side_size("test", images, outputs, 0).lacking(fewest)
+    return few and f"too few test patients: {few}; an interval needs {fewest} or more"
 
 
 def too_few_unused(unused: int, drawn: int, *, replicates: int, fewest: int) -> Problem | None:
@@ -130,25 +132,27 @@ def chance_warning(sizes: Iterable[SideSize]) -> str:
 
 
 def side_size(
-    name: str, images: Sequence[ImageFile | PreparedImage], class_names: Sequence[str], positive: int
+    name: str, images: Sequence[ImageFile | PreparedImage], outputs: Sequence[str], positive: int
 ) -> SideSize:
-    """Return the size of a side with these images."""
-    labels = np.array([image.label for image in images], dtype=np.int64)
-    patients = [image.patient for image in images]
-    by_class = {
-        class_name: [image.patient for image in images if image.label == label]
-        for label, class_name in enumerate(class_names)
-    }
-    effective = 0.0
-    if name != "train" and len(by_class) > 1 and all(by_class.values()):
-        effective = effective_patients(labels, patients, positive=positive)
+    """Return the size of a side with these images, of the classes or with the findings `outputs`."""
+    targets = targets_of([image.label for image in images], [image.findings for image in images])
+    patients = np.array([image.patient for image in images])
+    is_output = targets.T == 1 if targets.ndim == 2 else [targets == label for label in range(len(outputs))]
+    by_class = {output: patients[has_it].tolist() for output, has_it in zip(outputs, is_output, strict=True)}
+    unscored, has_score = None, len(by_class) > 1 and all(by_class.values())
+    if targets.ndim == 2:
+        scored = scored_findings(targets)
+        unscored, has_score = tuple(name for place, name in enumerate(outputs) if place not in scored), bool(scored)
+    effective = effective_patients(targets, patients.tolist(), positive) if has_score and name != "train" else 0.0
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(
         name=name,
         images={class_name: len(owners) for class_name, owners in by_class.items()},
         patients={class_name: len(set(owners)) for class_name, owners in by_class.items()},
-        patient_count=len(set(patients)),
+        image_count=len(images),
+        patient_count=len({*patients.tolist()}),
         effective_patients=effective,
         low=low,
         high=high,
+        unscored=unscored,
     )

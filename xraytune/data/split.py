@@ -1,6 +1,7 @@
 """Split the training images by patient into train, val-A and val-B; no patient is on two sides.
 
-The split is stratified by class and depends only on the seed and the patients' names, not on the order of the images.
+The split is stratified by class, or by each patient's rarest finding, and depends only on the seed and the patients' names,
+not on the order of the images.
 `train_patients` keeps the first patients of a fixed order of the train side, so 50 patients are a subset of 100, and the
 validation sides do not change. With `data.split.val`, images of a given validation part are never trained on.
 """
@@ -12,8 +13,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from xraytune.base.errors import DataError, Problem, counted, join_names
 from xraytune.base.seeding import derive_seed
+from xraytune.data.findings import targets_of
 from xraytune.data.guesses import PARTS, PartName, part_named
 from xraytune.data.index import ImageFile, ImageIndex, shared_patients_problems, with_headers
 from xraytune.space.settings import SplitSettings, ValUse
@@ -73,19 +78,21 @@ def split_by_patient(
         val_a, _, rest = divide(given, share_a / (share_a + share_b), 0.0)
         val_b = [patient for stratum in rest for patient in stratum]
     in_train = _nested_order(train, settings.seed)
-    _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b})
+    has_findings = any(image.findings for image in images)
+    if not has_findings:  # a finding without positives on a side has no score there
+        _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b})
     if train_patients is not None:
         in_train.sort(key=lambda patient: patient.name in seen)
-        in_train = _first_patients(in_train, train_patients)
+        in_train = _first_patients(in_train, train_patients, needs_all=not has_findings)
     return Split(train=_positions(in_train), val_a=_positions(val_a), val_b=_positions(val_b))
 
 
-def nested_order(patients: Sequence[str], labels: Sequence[int], seed: int) -> list[tuple[int, ...]]:
+def nested_order(patients: Sequence[str], targets: NDArray[np.int64], seed: int) -> list[tuple[int, ...]]:
     """Return the positions of each patient's images; any first patients have about the class shares of all.
 
-    `train_patients` keeps patients in this order.
+    `targets` are classes, [N], or findings, [N, C]. `train_patients` keeps patients in this order.
     """
-    return [patient.positions for patient in _nested_order(_strata(_grouped(patients, labels)), seed)]
+    return [patient.positions for patient in _nested_order(_strata(_grouped(patients, targets)), seed)]
 
 
 def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
@@ -114,19 +121,34 @@ def _patients(images: Sequence[ImageFile], *, keep_val: bool) -> tuple[list[_Pat
     if problems := shared_patients_problems(training, validation, "train and in val", _VAL, fix):
         raise DataError(*problems)
     in_val = {image.patient for image in validation}
-    everyone = _grouped([image.patient for image in images], [image.label for image in images])
+    targets = targets_of([image.label for image in images], [image.findings for image in images])
+    everyone = _grouped([image.patient for image in images], targets)
     to_split = [patient for patient in everyone if patient.name not in in_val]
     return to_split, [patient for patient in everyone if patient.name in in_val]
 
 
-def _grouped(patients: Sequence[str], labels: Sequence[int]) -> list[_Patient]:
-    """Return each patient once, by the patient and the label of each image."""
+def _grouped(patients: Sequence[str], targets: NDArray[np.int64]) -> list[_Patient]:
+    """Return each patient once, by the patient and the class or the findings of each image.
+
+    The label of a patient with findings is the rarest of them among all patients, the number of findings if there is none.
+    Strata of rarest findings divide rare ones evenly, as iterative stratification does, which starts with the rarest.
+
+    Source: Sechidis, Tsoumakas & Vlahavas 2011, "On the stratification of multi-label data".
+    """
     positions: dict[str, list[int]] = defaultdict(list)
     for position, patient in enumerate(patients):
         positions[patient].append(position)
+    members = [np.array(places) for places in positions.values()]
+    if targets.ndim == 1:
+        labels = [frozenset(targets[places].tolist()) for places in members]
+    else:
+        has = np.array([(targets[places] == 1).any(axis=0) for places in members])
+        counts = np.where(has, has.sum(axis=0), np.inf)
+        rarest = np.where(has.any(axis=1), counts.argmin(axis=1), targets.shape[1])
+        labels = [frozenset({label}) for label in rarest.tolist()]
     return [
-        _Patient(name=name, labels=frozenset(labels[place] for place in places), positions=tuple(places))
-        for name, places in positions.items()
+        _Patient(name=name, labels=its_labels, positions=tuple(places.tolist()))
+        for name, its_labels, places in zip(positions, labels, members, strict=True)
     ]
 
 
@@ -199,7 +221,7 @@ def _nested_order(strata: Iterable[list[_Patient]], seed: int) -> list[_Patient]
     return [patient for _, _, patient in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
+def _first_patients(patients: list[_Patient], count: int, *, needs_all: bool) -> list[_Patient]:
     where = "data.train_patients"
     if count > len(patients):
         what = f"the train side has only {len(patients)} patients, fewer than {count}"
@@ -208,7 +230,7 @@ def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
     from_last = reversed([*enumerate(patients, start=1)])
     first_of_class = {label: number for number, patient in from_last for label in patient.labels}
     enough = max(first_of_class.values())
-    if count < enough:
+    if count < enough and needs_all:
         raise DataError(Problem(f"{count} patients do not cover every class", where, f"set at least {enough}"))
     return patients[:count]
 

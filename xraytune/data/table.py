@@ -19,13 +19,18 @@ from typing import NamedTuple
 
 from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.base.files import cell_path, cell_text, require_file
+from xraytune.data.findings import FindingReader, found_columns
 from xraytune.data.formats import without_suffix
 from xraytune.data.guesses import (
+    EMPTY,
     NO,
+    UNCERTAIN,
     YES,
     PartName,
     composed,
+    folded,
     is_view_column,
+    means_no_disease,
     part_named,
     pneumonia_type,
     says_other_view,
@@ -40,14 +45,17 @@ JOIN = "a table of patients or studies needs a row for each image (docs/data.md,
 PATIENTS_TABLE = TableSettings(file=(PATIENTS_CSV,), image="file", patient="patient", label="class")
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
 """Allowed names of classes: images are written into folders of that name."""
-KNOWN_CELLS = YES | NO | {"", "-1", "-1.0", "nan", "uncertain", "unclear", "unknown"}
+KNOWN_CELLS = YES | NO | UNCERTAIN | EMPTY
 _DELIMITERS = ",;\t"
 _PROBLEMS_SHOWN = 10
 
 
 @dataclass(slots=True)
 class TableRow:
-    """What a table says about one image, united over its rows, which vote for its class or, with None, against all."""
+    """What a table says about one image, united over its rows, which vote for its class or, with None, against all.
+
+    `findings` are those of each row; `left_out_as` is a cell that `data.table.rows` does not accept.
+    """
 
     where: SourceLine
     patient: str = ""
@@ -56,19 +64,24 @@ class TableRow:
     votes: Counter[str | None] = field(default_factory=Counter)
     is_other_view: bool = False
     class_name: str | None = None
+    findings: list[str] = field(default_factory=list)
+    left_out_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelTable:
     """The rows of a table, each under the name that it gives its image, in order; of several tables, `path` is the first.
 
-    `cells` counts the words in columns that are labels.
+    `cells` counts the words in columns that are labels or findings. `findings` are the names of those that the rows have;
+    `known` are all columns or labels that can be findings.
     """
 
     path: Path
     settings: TableSettings
     rows: Mapping[str, TableRow]
     cells: Mapping[str, int]
+    findings: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
     def rows_of(self, files: Collection[str]) -> dict[str, str]:
         """Return the row of each file (a path below the data folder) that has one; DataError if that is ambiguous."""
@@ -162,18 +175,19 @@ def other_views(files: Sequence[str], table: LabelTable | None) -> list[str]:
     return [file for file in files if file in in_table or shows_other_view(file)]
 
 
-def find_table(root: Path, settings: TableSettings | None = None) -> LabelTable | None:
-    """Read the table of a data folder: the one that `settings` describe, else its `patients.csv`, if there is one.
+def find_table(root: Path, data: DataSettings | None = None) -> LabelTable | None:
+    """Read the table of a data folder: the one that `data` describes, else its `patients.csv`, if there is one.
 
     Raises ConfigError if there are both, and DataError if the table is missing or malformed.
     """
     has_patients_csv = os.path.lexists(root / PATIENTS_CSV)
+    settings = data.table if data else None
     if settings is None:
         return _read_table(root, PATIENTS_TABLE) if has_patients_csv else None
     if has_patients_csv and PATIENTS_CSV not in settings.file:
         fix = f"move it away; or describe it by data.table: {{file: {PATIENTS_CSV}, image: file, patient: patient}}"
         raise ConfigError(Problem(f"data.table is given, so {PATIENTS_CSV} would be ignored", root / PATIENTS_CSV, fix))
-    return _read_table(root, settings)
+    return _read_table(root, settings, data)
 
 
 def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[str, str]]:
@@ -182,7 +196,7 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
     Columns that name the image, its patient, labels or side are left out. Several different cells of one image are joined
     by `|`; files without a row and empty cells are missing. Raises like `find_table`.
     """
-    table = find_table(data.path, data.table)
+    table = find_table(data.path, data)
     if table is None:
         return {}
     settings = table.settings
@@ -255,40 +269,73 @@ def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLi
         raise DataError(Problem(f"cannot be read ({error.strerror})", path, "check its permissions")) from error
 
 
-def _read_table(root: Path, settings: TableSettings) -> LabelTable:
+def _read_table(root: Path, settings: TableSettings, data: DataSettings | None = None) -> LabelTable:
     """Unite the rows of each image over all tables; raise DataError with the first of all problems."""
     rows: dict[str, TableRow] = {}
-    columns: set[str] = set()
+    columns: dict[str, None] = {}
+    reader, known = _finding_reader(root, settings, data) if data and data.findings else (None, ())
+    accepted = {column: {folded(cell) for cell in cells} for column, cells in settings.rows.items()}
+    seen: dict[str, Counter[str]] = {column: Counter() for column in accepted}
     found: Counter[str] = Counter()
     problems: list[Problem | str] = []
     paths = [root / file for file in settings.file]
     for path in paths:
         with _opened(path) as (header, lines):
-            columns |= {*header}
+            columns |= dict.fromkeys(header)
             if settings.image not in header:
                 problems += _missing_columns(settings, [("image", settings.image)], header, path)
                 continue
             views = [column for column in header if is_view_column(column)]
             for where, cells in lines:
-                said = [cells[label] for label in settings.labels if label in cells] if settings.label is None else []
+                labels = reader.names if reader else settings.labels
+                said = [cells[label] for label in labels if label in cells] if settings.label is None else []
                 found.update(said)
-                problems += _unite(rows, settings, where, cells, said, views)
+                problems += _unite(rows, settings, where, cells, said, views, reader)
+                for column in accepted.keys() & cells:
+                    seen[column][cells[column]] += 1
+                    if folded(cells[column]) not in accepted[column] and (
+                        row := rows.get(cell_path(cells[settings.image]))
+                    ):
+                        row.left_out_as = f"{column} {cells[column] or '(nothing)'}"
     needed = [("patient", settings.patient), ("side", settings.side.column if settings.side else None)]
-    needed += [("labels", column) for column in settings.labels if settings.label is None]
+    needed += [("rows", column) for column in settings.rows]
+    needed += [("labels", column) for column in settings.labels if settings.label is None and not reader]
     needed += [("label", settings.label)] if settings is not PATIENTS_TABLE else []
     problems += _missing_columns(settings, needed, sorted(columns), paths[0])
-    for name, row in rows.items():
+    for name, row in rows.items() if not reader else ():
         problems += _classify(settings, name, row)
-    known = {label for row in rows.values() for label in row.labels}
-    for label in settings.labels:
-        if settings.label is not None and label not in {*known, "*"} and not problems:
+    words = {label for row in rows.values() for label in row.labels}
+    for label in settings.labels if not reader else ():
+        if settings.label is not None and label not in {*words, "*"} and not problems:
             what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
-            problems.append(Problem(what, paths[0], nearest(label, sorted(known), "check its spelling")))
+            problems.append(Problem(what, paths[0], nearest(label, sorted(words), "check its spelling")))
+    for column, cells_seen in seen.items():
+        for cell in settings.rows[column]:
+            if column in columns and folded(cell) not in map(folded, cells_seen):
+                what = f"data.table.rows: no cell of column {column} is {cell!r}"
+                problems.append(
+                    Problem(what, paths[0], nearest(cell, [*cells_seen], f"write one of {join_names([*cells_seen])}"))
+                )
     if len(problems) > _PROBLEMS_SHOWN:
         problems[_PROBLEMS_SHOWN:] = [f"... and {len(problems) - _PROBLEMS_SHOWN} more"]
     if problems:
         raise DataError(*problems)
-    return LabelTable(path=paths[0], settings=settings, rows=rows, cells=found)
+    findings = reader.names if reader else ()
+    return LabelTable(path=paths[0], settings=settings, rows=rows, cells=found, findings=findings, known=known)
+
+
+def _finding_reader(root: Path, settings: TableSettings, data: DataSettings) -> tuple[FindingReader, tuple[str, ...]]:
+    """Return a reader of `data.findings`, and all columns or labels of the tables that can be findings."""
+    known = dict[str, None]()
+    for file in settings.file:
+        with _opened(root / file) as (header, lines):
+            if settings.label is None:
+                known |= dict.fromkeys(found_columns(settings, header, (cells for _, cells in lines)))
+            elif settings.label in header:
+                labels = {label for _, cells in lines for label in _labels(settings, cells, are_several=True)}
+                known |= dict.fromkeys(sorted(label for label in labels if not means_no_disease(label)))
+    names = tuple(known) if data.findings == "auto" else tuple(map(composed, data.findings or ()))
+    return FindingReader(names=names, data=data), tuple(known)
 
 
 def _missing_columns(
@@ -311,6 +358,7 @@ def _unite(
     cells: Mapping[str, str],
     said: Sequence[str],
     views: Sequence[str],
+    reader: FindingReader | None,
 ) -> Iterator[Problem]:
     """Add a row, with its cells of labels and its columns of views, to those of its image, or report contradictions."""
     name, patient = cell_path(cells[settings.image]), cells.get(settings.patient or "", "")
@@ -324,7 +372,9 @@ def _unite(
         yield Problem(what, where, "keep one of the two rows")
         return
     row.patient = row.patient or patient
-    labels = _labels(settings, cells)
+    labels = _labels(settings, cells, are_several=reader is not None)
+    if reader and (findings := reader.read(cells, None if settings.label is None else labels)):
+        row.findings.append(findings)
     row.labels.update(labels)
     if labels or any(cell.casefold() in NO for cell in said):
         row.votes[_class_of(settings, labels)] += 1
@@ -340,11 +390,11 @@ def _unite(
         row.part = row.part or part
 
 
-def _labels(settings: TableSettings, cells: Mapping[str, str]) -> list[str]:
+def _labels(settings: TableSettings, cells: Mapping[str, str], *, are_several: bool = False) -> list[str]:
     if settings.label is None:  # a column for each label; -1 (uncertain) is no yes
         return [label for label in settings.labels if cells.get(label, "").casefold() in YES]
     cell = cells.get(settings.label, "")
-    labels = cell.split(settings.separator) if settings.labels else [cell]
+    labels = cell.split(settings.separator) if settings.labels or are_several else [cell]
     if cell.startswith("[") and cell.endswith("]") and cell not in settings.labels:  # a list, as Python writes it
         labels = [label.strip().strip("'\"") for label in cell[1:-1].split(",")]
     return [label.strip() for label in labels if label.strip()]

@@ -142,7 +142,7 @@ def _further_names(bundle: Bundle) -> set[str]:
     """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
     try:
         data = bundle.experiment().settings.data
-        return patient_aliases(bundle.prepared().images, find_table(data.path, data.table), bundle.record.group_regex)
+        return patient_aliases(bundle.prepared().images, find_table(data.path, data), bundle.record.group_regex)
     except (ArtifactError, ConfigError, DataError, OSError):
         return set()
 

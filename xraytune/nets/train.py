@@ -223,21 +223,27 @@ def outputs_of(network: nn.Module, batches: Iterable[Tensor], *, compute: Comput
 
 
 def predict_probabilities(
-    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute, where: Path
+    network: nn.Module, batches: Iterable[Tensor], *, compute: Compute, where: Path, of_findings: bool = False
 ) -> NDArray[Any]:
-    """Return the probabilities of classes, float64 [N, C], or masks, float32 [N, S, S], for at least one batch.
+    """Return the probabilities of classes or findings, float64 [N, C], or masks, float32 [N, S, S], for at least one batch.
 
     Raises ArtifactError, in which `where` names the network, for NaN or infinity, as metrics would rank them arbitrarily.
     """
     logits = predict_logits(network, batches, compute=compute)
     require_finite_outputs(logits.reshape(len(logits), -1), ArtifactError, where)
-    return probabilities(logits) if logits.ndim == 2 else torch.from_numpy(logits[:, 0]).sigmoid().numpy()
+    if logits.ndim == 2:
+        return probabilities(logits, of_findings=of_findings)
+    return torch.from_numpy(logits[:, 0]).sigmoid().numpy()
 
 
-def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the probabilities of logits, [N, C], in float64, so that confident scores do not tie at 1."""
-    softmax: NDArray[np.float64] = torch.from_numpy(logits).double().softmax(dim=1).numpy()
-    return softmax
+def probabilities(logits: NDArray[np.float32], *, of_findings: bool) -> NDArray[np.float64]:
+    """Return the probabilities of logits, [N, C], in float64, so that confident scores do not tie at 1.
+
+    Those of classes sum to 1; each finding has its own.
+    """
+    wide = torch.from_numpy(logits).double()
+    values: NDArray[np.float64] = (wide.sigmoid() if of_findings else wide.softmax(dim=1)).numpy()
+    return values
 
 
 def _is_over(training: NetworkTraining, records: Sequence[EpochRecord]) -> bool:

@@ -22,11 +22,13 @@ def inspection_frame(source: Path, inspection: Inspection, uses: Sequence[str], 
     """Show the images of each class, the sides of the split, and what may bias a study; `uses` says what parts are for."""
     images = sum(sum(counts.values()) for counts in inspection.images.values())
     has_classes = len(inspection.class_names) > 1
+    what = "images" if has_classes or inspection.findings else "pairs of images and masks"
     return (
-        Cell(f"{source}: {images} {'images' if has_classes else 'pairs of images and masks'}", "strong"),
+        Cell(f"{source}: {images} {what}", "strong"),
         *uses,
         *_warnings(inspection),
         *([_classes(inspection)] if has_classes else []),
+        *([_findings(inspection)] if inspection.findings else []),
         *sides_frame(sizes),
         facts(*_facts(inspection)),
     )
@@ -46,6 +48,11 @@ def _classes(inspection: Inspection) -> Table:
     rows: list[Row] = [(part, *(counts[name] for name in names)) for part, counts in inspection.images.items()]
     rows.append(("patients in train and val", *(inspection.patients[name] for name in names)))
     return Table(("part", *numbers(*names)), rows)
+
+
+def _findings(inspection: Inspection) -> Table:
+    rows: list[Row] = [(name, *counts.values()) for name, counts in inspection.findings.items()]
+    return Table(("finding", *numbers("present", "absent", "unknown")), rows, "Images in train and val by finding")
 
 
 def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:

@@ -169,7 +169,7 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     points, trials = len(space.points()), settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:
         yield f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are evaluated, in order"
-    few = too_few_tested(index.test, index.class_names)
+    few = too_few_tested(index.test, index.outputs)
     if few and index.test and settings.data.train_patients is None:
         yield f"`confirm` cannot score test/: {few}"
     asked, unused = settings.confirm, len({image.patient for image in index.images}) - len({*prepared.images.patient})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -37,7 +37,8 @@ from xraytune.space.shipped import shipped
 from xraytune.space.space import Space, settings_content
 from xraytune.space.strict_model import StrictModel
 
-_DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split")
+_FINDING_KEYS = ("findings", "uncertain", "empty")
+_DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split", *_FINDING_KEYS)
 _NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
 _PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
 _MISSING = {
@@ -72,7 +73,8 @@ def space_of_document(
     for override in overrides:  # the last one for a key wins
         document = _with_override(document, override)
     if data is not None and is_data_file(data):
-        document = _with_data_file(document, data)
+        has_classes = document.get(("task",)) in (None, "classification")
+        document = _with_data_file(document, data, without=_FINDING_KEYS if has_classes else ())
     elif data is not None:
         document = document.with_value(("data", "path"), str(data), f"--data {data}")
     if weights_dir is not None:
@@ -92,7 +94,8 @@ def space_of_document(
 def data_settings(source: Path, base: DataSettings) -> DataSettings:
     """Return the settings of a data source: an image folder, or a YAML file with a `data:` block.
 
-    A file may give `path` (default: its own folder), `classes`, `positive`, `table` and `split`; all else is as in `base`.
+    A file may give `path` (default: its own folder), `classes`, `positive`, `table`, `findings`, `uncertain`, `empty` and
+    `split`; all else is as in `base`.
     Raises ConfigError with all problems of the file, in file order.
     """
     if not is_data_file(source):
@@ -110,8 +113,11 @@ def is_data_file(source: Path) -> bool:
     return source.suffix.lower() in {".yaml", ".yml"} and not source.is_dir()
 
 
-def _with_data_file(document: Document, file: Path) -> Document:
-    """Replace keys of `data`; their problems come after those of the document. A table and its patients come as a whole."""
+def _with_data_file(document: Document, file: Path, *, without: Collection[str] = ()) -> Document:
+    """Replace keys of `data`; their problems come after those of the document. A table and its patients come as a whole.
+
+    A file may be for several tasks: `without` keys of other ones.
+    """
     data_document = read_document(file, start="data:")
     problems = Problems(data_document)
     for key in data_document.mapping().keys() - {"data"}:
@@ -128,6 +134,8 @@ def _with_data_file(document: Document, file: Path) -> Document:
     document = document.with_value(("data", "path"), str(file.parent.absolute()), file)
     document = document.with_value(("data", "table"), None, file)
     for key, value in data.items():
+        if key in without:
+            continue
         inner = [*value] if key == "split" and isinstance(value, dict) else None
         for path in [("data", key)] if inner is None else [("data", key, name) for name in inner]:
             document = document.grafted(path, data_document.branch(path))

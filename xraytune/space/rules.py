@@ -49,6 +49,12 @@ RULES: tuple[Rule, ...] = (
         "use gan, diffusion, folder, duplicate or none",
     ),
     Rule(
+        ("source", "task"),
+        lambda source, task: task != "findings" or source in ("none", "duplicate"),
+        "source: {source} does not provide findings yet",
+        "use duplicate or none",
+    ),
+    Rule(
         ("backbone", "task"),
         lambda backbone, task: task != "segmentation" or backbone in ENCODERS,
         "backbone: {backbone} cannot be the encoder of a U-Net",
@@ -68,6 +74,12 @@ RULES: tuple[Rule, ...] = (
             f"set data.image_size: {{{block}_image_size}} or more, or a smaller {block}.image_size",
         )
         for block in GENERATORS
+    ),
+    Rule(
+        ("data.findings", "task"),
+        lambda findings, task: task == "findings" or findings is None,
+        "data.findings has no use for task: {task}",
+        "use task: findings",
     ),
     Rule(
         ("data.split.group_regex",),

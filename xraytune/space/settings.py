@@ -34,12 +34,15 @@ ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x
 SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan", "diffusion"))
 """The sources of extra images, the cheapest first; those of other packages cost more."""
 ValUse = Literal["merge", "folder"]
+UncertainUse = Literal["ignore", "zeros", "ones"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
-TaskName = Literal["classification", "segmentation"]
+PosWeight = Literal["none", "balanced"]
+TaskName = Literal["classification", "findings", "segmentation"]
 ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice", "gan_kid"]
 OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
     "classification": ("val_auroc", "val_auprc", "val_sensitivity", "gan_kid"),
+    "findings": ("val_auroc", "val_auprc", "gan_kid"),
     "segmentation": ("val_dice", "gan_kid"),
 }
 """The objectives of each task; the first is the default."""
@@ -131,7 +134,10 @@ class TableSettings(StrictModel):
     """Separator of several labels in a cell."""
     disagree: Literal["first", "majority", "leave_out"] = "first"
     """If rows of an image give different classes: the first entry of `labels` that applies to any of them, the class of most
-    rows (of as many, that of the earliest), or leave the image out."""
+    rows (of as many, that of the earliest), or leave the image out. If they differ in a finding: present if a row says so,
+    what most rows say, or unknown."""
+    rows: dict[str, Annotated[tuple[str, ...], _LISTED, Field(min_length=1)]] = Field(default={})
+    """The rows to use, by the cells of a column: `{view: [PA, AP]}`; other images are left out."""
     side: Annotated[TableSides | None, _BY_COLUMN] = None
     """Which images are train, val and test; without it, the folders of these names decide."""
 
@@ -153,6 +159,13 @@ class DataSettings(StrictModel):
     """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
     table: TableSettings | None = None
     """A table of labels and patients; without it, folders and `patients.csv` give them."""
+    findings: tuple[str, ...] | Literal["auto"] | None = None
+    """For `task: findings`, the columns of the table or, with `table.label`, the labels of a cell; `auto`: all of them. `No
+    Finding` without such a column is the absence of all others. With classes, findings of a data file are not used."""
+    uncertain: UncertainUse | dict[str, UncertainUse] = "ignore"
+    """Uncertain findings (-1) are unknown (`ignore`), absent (`zeros`) or present (`ones`): all of them, or by name."""
+    empty: Literal["ignore", "zeros"] = "ignore"
+    """Findings with an empty cell are unknown (`ignore`) or absent (`zeros`)."""
     split: SplitSettings = SplitSettings()
     train_patients: Count | None = None
     """Number of patients of the train side to use; null: all of them."""
@@ -162,8 +175,9 @@ class Objective(StrictModel):
     """What the search optimises: a validation metric (never a test metric) or the quality of a generator."""
 
     metric: ObjectiveName = "val_auroc"
-    """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Segmentation: `val_dice`, the mean over
-    images. Both: `gan_kid`, which searches for the generator itself, without a classifier or segmenter."""
+    """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Findings: `val_auroc` (default) or
+    `val_auprc`, means over the findings. Segmentation: `val_dice`, the mean over images. All: `gan_kid`, which searches for
+    the generator itself, without a classifier or segmenter."""
     specificity: Fraction | None = Field(
         default_factory=lambda given: 0.9 if given.get("metric") == "val_sensitivity" else None
     )
@@ -295,10 +309,10 @@ BLOCKS = (*GENERATORS, "folder", "generator")
 
 @dataclass(frozen=True, slots=True)
 class NoEffect:
-    """Annotates a parameter that has no effect with a source or a task."""
+    """Annotates a parameter that has no effect with a source or in some tasks."""
 
     source: str = ""
-    task: str = ""
+    tasks: tuple[TaskName, ...] = ()
 
 
 def has_effect_with(source: object, name: str) -> bool:
@@ -310,7 +324,7 @@ def has_effect_in(settings: Settings, name: str) -> bool:
     """Return whether a parameter, by its dotted name, can have an effect in a study."""
     if settings.objective.is_of_generator:
         return name == "source" or name.partition(".")[0] in GENERATORS
-    return _annotation(name).task != settings.task
+    return settings.task not in _annotation(name).tasks
 
 
 def _annotation(name: str) -> NoEffect:
@@ -353,7 +367,9 @@ class Parameters(StrictModel):
     source: Annotated[str, SOURCES] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100), NoEffect(source="none"), Usual(0.01, 20)] = 1.0
     """Extra images per real image; 0 for `source: none`."""
-    balance: Annotated[Literal["natural", "equal"], NoEffect(source="none", task="segmentation")] = "natural"
+    balance: Annotated[Literal["natural", "equal"], NoEffect(source="none", tasks=("segmentation", "findings"))] = (
+        "natural"
+    )
     mixing: Annotated[Literal["additive", "replace", "pretrain"], NoEffect(source="none")] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
     first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""
@@ -374,11 +390,13 @@ class Parameters(StrictModel):
     batch_norm: Literal["mix", "moving"] = "mix"
     """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (real images with
     `mixing: pretrain`), or the moving average of training (`moving`)."""
-    head: Annotated[HeadName, NoEffect(task="segmentation")] = "linear"
+    head: Annotated[HeadName, NoEffect(tasks=("segmentation", "findings"))] = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
-    loss: Annotated[LossName, NoEffect(task="segmentation")] = "cross_entropy"
+    loss: Annotated[LossName, NoEffect(tasks=("segmentation", "findings"))] = "cross_entropy"
     """`bce`: one output unit and binary cross entropy, for two classes."""
-    dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(task="segmentation"), Usual(0, 0.8)] = 0.0
+    pos_weight: Annotated[PosWeight, NoEffect(tasks=("segmentation", "classification"))] = "none"
+    """`balanced`: in the loss of a finding, positives weigh as much as negatives, by their numbers among the real images."""
+    dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(tasks=("segmentation",)), Usual(0, 0.8)] = 0.0
     lr: Annotated[AboveZero, Usual(1e-6, 0.3)] = 1e-4
     optimizer: OptimizerName = "adam"
     weight_decay: Annotated[NonNegative, Usual(0, 0.3)] = 0.0
@@ -707,7 +725,8 @@ class Settings(StrictModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     seed: int = 0
     task: TaskName = "classification"
-    """`segmentation` trains a U-Net on images with masks; see docs/segmentation.md."""
+    """`findings` trains a classifier of several findings in one image (docs/findings.md), `segmentation` a U-Net on images
+    with masks (docs/segmentation.md)."""
     weights_dir: FilePath | None = None
     pretrained_on: str | None = None
     """The data sets that `weights` given as a file or from the hub were trained on, separated by commas. An encoder that has
@@ -746,12 +765,24 @@ class Settings(StrictModel):
             "write quality: {{backbone: mobilenet_v2}}",
         ),
         Rule(
-            ("data.classes", "data.positive", "data.table", "task"),
-            lambda classes, positive, table, task: (
-                task != "segmentation" or (classes, positive, table) == ("binary", None, None)
+            ("data.classes", "data.positive", "data.table", "data.findings", "task"),
+            lambda classes, positive, table, findings, task: (
+                task != "segmentation" or (classes, positive, table, findings) == ("binary", None, None, None)
             ),
-            "data.classes, data.positive and data.table apply only to classification, but task is segmentation",
+            "data.classes, data.positive, data.table and data.findings do not apply to task: segmentation",
             "remove them",
+        ),
+        Rule(
+            ("data.findings", "data.table", "task"),
+            lambda findings, table, task: task != "findings" or (findings is not None and table is not None),
+            "task: findings needs data.table and data.findings",
+            "describe the table, and write data.findings: auto or a list of its columns or labels",
+        ),
+        Rule(
+            ("data.findings", "task"),
+            lambda findings, task: task != "findings" or findings == "auto" or len({*(findings or "  ")}) > 1,
+            "data.findings: {data_findings} is a single finding, which is the same as two classes",
+            "use task: classification",
         ),
     )
 
@@ -781,7 +812,8 @@ class Settings(StrictModel):
     @property
     def metric(self) -> str:
         """The display name of the study's objective, such as AUROC."""
-        return OBJECTIVE_NAMES[self.objective.metric]
+        name = OBJECTIVE_NAMES[self.objective.metric]
+        return f"macro {name}" if self.task == "findings" and not self.objective.is_of_generator else name
 
     @property
     def idle_asha(self) -> str:

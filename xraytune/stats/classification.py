@@ -22,27 +22,31 @@ from numpy.typing import NDArray
 from xraytune.base.errors import DataError, Problem, XraytuneError
 
 Labels: TypeAlias = NDArray[np.int64]
+"""Class numbers, [N]; or findings, [N, C]: 1, 0, or -1 if unknown, which counts nowhere."""
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 Summary: TypeAlias = Literal["card", "patients", "subgroups"]
+FEWEST_LABELS = 10
+"""A finding is scored on images of which at least so many have it, and as many do not."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredImages:
-    """True classes and class probabilities of N images, and the rule that predicts a class.
+    """True classes and class probabilities of N images, and the rule that predicts a class; or true and predicted findings.
 
     Attributes:
-        labels: Class numbers, int64 [N].
+        labels: Class numbers, int64 [N], or findings, [N, C].
         probabilities: float64 [N, C].
-        positive: The class whose probability is the score if C = 2.
-        threshold: The lowest probability that is classified as positive; not used with more than two classes.
+        positive: The class whose probability is the score if there are two classes.
+        threshold: The lowest probability that is classified as positive; not used with more than two classes. One for each
+            finding, [C].
     """
 
     labels: Labels
     probabilities: Floats
     _: KW_ONLY
     positive: int
-    threshold: float = 0.5
+    threshold: float | Floats = 0.5
 
     @property
     def class_count(self) -> int:
@@ -52,6 +56,7 @@ class ScoredImages:
     @property
     def predicted(self) -> Labels:
         """Predicted class numbers, int64 [N]."""
+        assert isinstance(self.threshold, float), "findings are predicted one by one"
         return predicted_classes(self.probabilities, positive=self.positive, threshold=self.threshold)
 
     def select(self, rows: Flags) -> ScoredImages:
@@ -59,27 +64,33 @@ class ScoredImages:
         return replace(self, labels=self.labels[rows], probabilities=self.probabilities[rows])
 
     def classes(self, numbers: Sequence[int] | None = None) -> tuple[ScoredClass, ...]:
-        """Return classes against the others: by default the positive one of two, or each."""
-        if numbers is None:
-            numbers = [self.positive] if self.class_count == 2 else range(self.class_count)
-        predicted = self.predicted
+        """Return classes against the others: by default the positive one of two, or each; or the `scored_findings`."""
+        if self.labels.ndim == 2:
+            is_predicted = self.probabilities >= self.threshold
+        else:
+            is_predicted = self.predicted[:, None] == np.arange(self.class_count)
         return tuple(
             ScoredClass(
-                is_class=self.labels == number,
+                is_class=is_class,
                 scores=self.probabilities[:, number],
-                is_predicted=predicted == number,
+                is_predicted=is_predicted[:, number],
+                is_known=is_class | is_other,
             )
-            for number in numbers
+            for number, is_class, is_other in one_against_rest(self.labels, self.class_count, self.positive, numbers)
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredClass:
-    """For each of N images: whether it is of a class, its probability of the class, and whether the class is predicted."""
+    """For each of N images: whether it is of a class, its probability of the class, and whether the class is predicted.
+
+    Images of which it is not known whether they are of the class have no weight.
+    """
 
     is_class: Flags
     scores: Floats
     is_predicted: Flags
+    is_known: Flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +126,37 @@ class Metric:
         return f"{text} ({positive})" if self.of_class and not self.is_symmetric and positive is not None else text
 
 
+def scored_findings(findings: Labels) -> list[int]:
+    """Return the numbers of the findings, [N, C], that have a score: at least `FEWEST_LABELS` positives and negatives."""
+    return np.flatnonzero(
+        np.minimum((findings == 1).sum(axis=0), (findings == 0).sum(axis=0)) >= FEWEST_LABELS
+    ).tolist()
+
+
+def one_against_rest(
+    labels: Labels, class_count: int, positive: int, numbers: Sequence[int] | None = None
+) -> list[tuple[int, Flags, Flags]]:
+    """Return what is scored: the number of each class or finding, which images are of it, and which are not, bool [N].
+
+    By default, these are the positive one of two classes, each of more classes, or the `scored_findings`.
+    """
+    if labels.ndim == 2:
+        chosen = scored_findings(labels) if numbers is None else numbers
+        return [(number, labels[:, number] == 1, labels[:, number] == 0) for number in chosen]
+    chosen = ([positive] if class_count == 2 else range(class_count)) if numbers is None else numbers
+    return [(number, labels == number, labels != number) for number in chosen]
+
+
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
-    """Return the area under the ROC curve; with more than two classes the macro one-vs-rest average.
+    """Return the area under the ROC curve; with more than two classes, or findings, the macro average.
 
     Args:
-        labels: Class numbers, int64 [N].
+        labels: Class numbers, int64 [N], or findings, [N, C].
         probabilities: float64 [N, C].
-        positive: The class whose probability is the score if C = 2.
+        positive: The class whose probability is the score if there are two classes.
 
     Raises:
-        DataError: A class has no image.
+        DataError: A class has no image, or no finding has enough positives and negatives.
         ValueError: A probability is not finite.
     """
     return _mean_score(_auroc, labels, probabilities, positive)
@@ -181,13 +213,13 @@ def require_finite(scores: Floats) -> None:
         raise ValueError("scores must be finite")
 
 
-def require_results(results: Floats, shape: tuple[int, int]) -> None:
-    """Raise ValueError unless these are class probabilities, float64 [N, C], or Dice coefficients with C = 1."""
+def require_results(results: Floats, shape: tuple[int, int], *, of_findings: bool = False) -> None:
+    """Raise ValueError unless these are probabilities of classes or findings, float64 [N, C], or Dice, [N, 1]."""
     if results.dtype != np.float64 or results.shape != shape:
         raise ValueError(f"{results.dtype} {results.shape} instead of float64 {shape}")
     if not ((results >= 0) & (results <= 1)).all():  # also of NaN
         raise ValueError("a result is not between 0 and 1")
-    if shape[1] > 1 and not np.allclose(results.sum(axis=1), 1, rtol=0, atol=1e-6):
+    if shape[1] > 1 and not of_findings and not np.allclose(results.sum(axis=1), 1, rtol=0, atol=1e-6):
         raise ValueError("the probabilities of an image do not sum to 1")
 
 
@@ -199,8 +231,13 @@ def require_finite_outputs(outputs: NDArray[Any], error: type[XraytuneError], wh
 
 
 def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
-    """Raise DataError if a class has no image, and ValueError unless all scores are finite."""
+    """Raise DataError if a class has no image, or no finding can be scored; ValueError unless all scores are finite."""
     require_finite(scores)
+    if labels.ndim == 2:
+        if not scored_findings(labels):
+            what = f"no finding has {FEWEST_LABELS} positives and {FEWEST_LABELS} negatives among {len(labels)} images"
+            raise DataError(Problem(what, fix="use more images, or more frequent findings"))
+        return
     counts = np.bincount(labels, minlength=class_count)
     if not counts.all():
         what = f"class number {int(np.argmin(counts))} has no image among {len(labels)}, so AUROC is undefined"
@@ -223,6 +260,7 @@ def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]
 
 def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Floats]:
     """Return the metrics of one class against the others, as `weighted_metrics` does: name -> float64 [R]."""
+    weights = weights * scored.is_known
     return {metric.name: metric.function(scored, weights) for metric in CLASS_METRICS}
 
 
@@ -263,7 +301,7 @@ def _ones(labels: Labels) -> Floats:
 def _mean_over_classes(
     function: Callable[[ScoredClass, Floats], Floats], images: ScoredImages, weights: Floats
 ) -> Floats:
-    return np.asarray(np.mean([function(scored, weights) for scored in images.classes()], axis=0))
+    return np.asarray(np.mean([function(scored, weights * scored.is_known) for scored in images.classes()], axis=0))
 
 
 def _auroc(scored: ScoredClass, weights: Floats) -> Floats:

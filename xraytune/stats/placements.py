@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
 
 from xraytune.base.errors import DataError, Problem
-from xraytune.stats.classification import Flags, Floats, Labels, require_finite, require_scorable
+from xraytune.stats.classification import Flags, Floats, Labels, one_against_rest, require_finite, require_scorable
 
 DifferenceVariance: TypeAlias = Callable[[ArrayLike, ArrayLike], Floats]
 """Assumed variance over patients of the difference of two scores in [0, 1], elementwise, times a quarter of the effective
@@ -30,8 +30,8 @@ class StructuralComponents:
         scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate.
         components: float64 [R, P], of the sorted patients; `components @ components.T` is the covariance of the scores.
         effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and m of the others,
-            averaged over the classes if there are more than two; this many patients, split evenly between the classes,
-            are equally informative.
+            averaged over the classes if there are more than two, or over the findings; this many patients, split evenly
+            between the classes, are equally informative.
         variance: The assumption on the score: `placement_variance` or `error_variance`.
     """
 
@@ -46,23 +46,24 @@ def structural_components(
 ) -> StructuralComponents:
     """Return AUROCs as in `stats.classification.auroc`, and every patient's structural component of each.
 
+    Those of a mean of AUROCs, over classes or findings, are the means of theirs.
+
     The placement of a positive image is the share of negative images that score below it, that of a negative image the
     share of positive ones above it; ties count one half. A patient's component is the sum over their images of
-    (placement - AUROC) / images of that side, times sqrt(n / (n - 1)) for the n patients with images on that side. With
-    more than two classes it is the mean over the classes, one-vs-rest.
+    (placement - AUROC) / images of that side, times sqrt(n / (n - 1)) for the n patients with images on that side.
 
     With one image per patient, `components @ components.T` is the covariance matrix of DeLong et al. 1988; with several,
     that of Obuchowski 1997 except for patients with images on both sides: she multiplies their term by n / (n - 1) of all
     patients, here it is the geometric mean of the two sides' factors, so that no variance is negative.
 
     Args:
-        labels: Class numbers, int64 [N].
+        labels: Class numbers, int64 [N], or findings, [N, C].
         probabilities: float64 [R, N, C].
         patients: The patient of each image, [N].
-        positive: The class whose probability is the score if C = 2.
+        positive: The class whose probability is the score if there are two classes.
 
     Raises:
-        DataError: A class has no image, or all images of a side belong to one patient.
+        DataError: A class has no image, no finding has enough, or all images of a side belong to one patient.
         ValueError: A probability is not finite.
 
     Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated ROC curves", equations
@@ -72,8 +73,10 @@ def structural_components(
     class_count = probabilities.shape[2]
     require_scorable(labels, probabilities, class_count)
     _, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
-    classes = [positive] if class_count == 2 else range(class_count)
-    parts = [_one_against_rest(labels == number, probabilities[:, :, number], patient_of_image) for number in classes]
+    parts = [
+        _components(is_class, is_other, probabilities[:, :, number], patient_of_image)
+        for number, is_class, is_other in one_against_rest(labels, class_count, positive)
+    ]
     return StructuralComponents(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
@@ -83,24 +86,27 @@ def structural_components(
 
 
 def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> float:
-    """Return `StructuralComponents.effective_patients`; every class has an image."""
-    count, names = int(labels.max()) + 1, np.asarray(patients)
+    """Return `StructuralComponents.effective_patients`; every class has an image, or some finding has a score."""
+    names = np.asarray(patients)
     by_class = []
-    for number in [positive] if count == 2 else range(count):
-        sides = (len(np.unique(names[side])) for side in (labels == number, labels != number))
-        by_class.append(4 / sum(1 / patient_count for patient_count in sides))
+    for _, *sides in one_against_rest(labels, int(labels.max()) + 1, positive):
+        by_class.append(4 / sum(1 / len(np.unique(names[side])) for side in sides))
     return float(np.mean(by_class))
 
 
-def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Return AUROCs [R] and components [R, P] of scores [R, N]."""
+def _components(
+    is_positive: Flags, is_negative: Flags, scores: Floats, patient_of_image: NDArray[np.intp]
+) -> tuple[Floats, Floats]:
+    """Return AUROCs [R] and components [R, P] of scores [R, N]; images that are neither have no part in them."""
     from scipy.stats import rankdata  # type: ignore[import-untyped]  # a third of a second, and trials need none
 
-    rank_among_all = rankdata(scores, axis=1)
-    deviations = np.empty_like(scores)
-    for side in (is_positive, ~is_positive):
+    is_known = is_positive | is_negative
+    rank_among_all = np.zeros_like(scores)
+    rank_among_all[:, is_known] = rankdata(scores[:, is_known], axis=1)
+    deviations = np.zeros_like(scores)
+    for side, others in ((is_positive, is_negative), (is_negative, is_positive)):
         below = rank_among_all[:, side] - rankdata(scores[:, side], axis=1)
-        share_below = below / np.count_nonzero(~side)
+        share_below = below / np.count_nonzero(others)
         placements = share_below if side is is_positive else 1 - share_below
         aurocs = placements.mean(axis=1)
         patient_count = len(np.unique(patient_of_image[side]))

@@ -80,6 +80,11 @@ class TrialInputs:
             self._loader, self.trained = PixelLoader(training_set, network), network.whole
         self.load = self._loader.load
 
+    @property
+    def real_targets(self) -> NDArray[np.int64]:
+        """The labels or findings of the real images."""
+        return self._training_set.targets[self._training_set.real]
+
     def draws(self, steps: range) -> Iterator[Draws]:
         """Yield what `load` needs for each step: where on the device its images are, their labels and their views.
 
@@ -88,7 +93,7 @@ class TrialInputs:
         return self._on_device(map(self._drawn, steps))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a training step, on the device: labels, int64 [B], or masks, float32 [B, 1, S, S]."""
+        """Return inputs and targets of a step on the device: labels, int64 [B], findings, [B, C], or masks, [B, 1, S, S]."""
         return self.load(*next(self.draws(range(step, step + 1))))
 
     def _drawn(self, step: int) -> StepImages:
@@ -157,7 +162,7 @@ class Loader:
     """The data sources of a training set as steps draw them: the real images, and all others, perhaps of another size."""
 
     def __init__(self, training_set: TrainingSet, network: Network, arrays: Sequence[Array]) -> None:
-        self.network, self._labels, self._first_other = network, training_set.labels, arrays[0][0]
+        self.network, self._targets, self._first_other = network, training_set.targets, arrays[0][0]
         groups = [group for group in (arrays[:1], arrays[1:]) if group]
         self._rows = [DeviceRows(group, network.compute.device) for group in groups]
         self.drawn_bytes = max(rows.drawn_bytes for rows in self._rows)
@@ -197,12 +202,12 @@ class FeatureLoader(Loader):
     def draw(self, steps: Sequence[StepImages]) -> list[NDArray[Any]]:
         """Return what `load` needs for steps of one shape, each array with a row for each step."""
         numbers, views = _stacked(steps)
-        return [*self.draw_rows(numbers * self._views + views, steps[0].real_count), self._labels[numbers]]
+        return [*self.draw_rows(numbers * self._views + views, steps[0].real_count), self._targets[numbers]]
 
     def load(self, *drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features of each image in its view, and the labels."""
-        *features, labels = drawn
-        return self.look_up(features), labels
+        """Return the features of each image in its view, and the labels or findings."""
+        *features, targets = drawn
+        return self.look_up(features), targets
 
 
 class PixelLoader(Loader):
@@ -223,10 +228,10 @@ class PixelLoader(Loader):
             shown = np.stack([self._fresh_views(images) for images in steps])
         else:
             shown = self._table[numbers, views]
-        return [*self.draw_rows(numbers, steps[0].real_count), self._labels[numbers], shown]
+        return [*self.draw_rows(numbers, steps[0].real_count), self._targets[numbers], shown]
 
     def load(self, *drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each image in its view, float32 [B, C, S, S], and the labels or, in its view, each mask, [B, 1, S, S]."""
+        """Return each image in its view, float32 [B, C, S, S], and labels, findings or, in its view, masks, [B, 1, S, S]."""
         *planes, targets, views = drawn
         network = self.network
         images = self.look_up(planes, lambda planes: to_unit(planes[:, 0], network.form))

@@ -50,7 +50,7 @@ class Network:
     def __init__(self, experiment: Experiment, context: RunContext) -> None:
         self.experiment, self.compute, self._context = experiment, context.compute, context
         self.task = task_of(experiment.settings)
-        self._class_count = len(context.prepared.class_names)
+        self._output_count = len(context.prepared.outputs)
         parameters = experiment.parameters
         self._weights = find_weights(parameters.backbone, parameters.weights, experiment.settings.weights_dir)
         mean, std = 0.0, 1.0  # pretrained weights have their own
@@ -62,13 +62,13 @@ class Network:
     def whole(self) -> nn.Module:
         """The whole network, on the device."""
         parameters, seed = self.experiment.parameters, self.experiment.settings.seed
-        network = self.task.build_network(parameters, self._class_count, weights=self._weights, seed=seed)
+        network = self.task.build_network(parameters, self._output_count, weights=self._weights, seed=seed)
         return network.to(self.compute.device)
 
     def head(self, feature_count: int) -> nn.Module:
         """Return a new head, on the device."""
         seed = self.experiment.settings.seed
-        head = build_head(self.experiment.parameters, feature_count, self._class_count, seed=seed)
+        head = build_head(self.experiment.parameters, feature_count, self._output_count, seed=seed)
         return head.to(self.compute.device)
 
     @cached_property

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xraytune.base.errors import ConfigError, Problem
+from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress
 from xraytune.data.index import ImageIndex, find_class_names, read_index
 from xraytune.data.prepare import Prepared, prepare_index
+from xraytune.data.sides import side_sizes
 from xraytune.nets.backbones import build_backbone, takes, usual_side_px
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
@@ -23,6 +24,7 @@ from xraytune.space.load import load_space
 from xraytune.space.rules import check_images, unusual_values
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space, require_extensions
+from xraytune.stats.classification import FEWEST_LABELS
 from xraytune.synth.quality import require_measurable
 from xraytune.synth.seen import mixes_of, seen_by
 from xraytune.trial.task import task_of
@@ -72,6 +74,10 @@ def prepare_space(
     )
     for warning in warnings:
         note(warning)
+    lacking = [f"{side.name} ({few})" for side in side_sizes(prepared)[1:] if (few := side.lacking(FEWEST_LABELS))]
+    if prepared.findings and lacking:
+        what = f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images on {' and '.join(lacking)}"
+        raise DataError(Problem(what, "data.split", "use larger validation sides, or more images"))
     if not task.trains_network:
         require_measurable(prepared)
     total_steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)

@@ -35,7 +35,7 @@ from xraytune.trial.task import Results, task_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
-    """Images, such as val-A followed by val-B: labels, int64 [N]; a network's results, [N, C]; the patient of each image."""
+    """Images, such as val-A and val-B: labels, int64 [N], or findings, [N, C]; a network's results, [N, C]; patients."""
 
     labels: Labels
     results: Results
@@ -90,7 +90,7 @@ def network_epochs(
     except ArtifactError:  # a retry trains the same epochs again
         shutil.rmtree(training.checkpoint_dir)
         raise
-    validated, val_b = validate(inputs, prepared), inputs.val_b.labels
+    validated, val_b = validate(inputs, prepared), inputs.val_b.targets
     val_b_results = validated.results[-len(val_b) :]
     write_array(trial_dir / "val_b.npy", val_b_results, is_recorded=True)
     best = max(records, key=lambda record: record.val_score)  # of equals the first, whose network was kept
@@ -131,7 +131,7 @@ def training_of(
         network=inputs.trained,
         draws=inputs.draws,
         load=inputs.load,
-        loss=task_of(settings).loss,
+        loss=task_of(settings).loss_of(experiment.parameters, inputs.real_targets, context.compute.device),
         norm_batches=inputs.norm_batches,
         max_epochs=settings.budget.max_epochs,
         steps_per_epoch=context.prepared.steps_per_epoch(settings),
@@ -152,7 +152,7 @@ def train_own_generator(experiment: Experiment, context: RunContext) -> None:
 def validate(inputs: TrialInputs, prepared: Prepared) -> Validated:
     """Return the results of the current network on val-A and then val-B."""
     return Validated(
-        labels=np.concatenate([inputs.val_a.labels, inputs.val_b.labels]),
+        labels=np.concatenate([inputs.val_a.targets, inputs.val_b.targets]),
         results=np.concatenate([inputs.results(inputs.val_a), inputs.results(inputs.val_b)]),
         patients=prepared.side("val_a").patients + prepared.side("val_b").patients,
     )

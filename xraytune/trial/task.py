@@ -1,19 +1,22 @@
 """What the trials of a study train and how their results are scored.
 
-A study trains a classifier of images in classes, a segmenter of images with masks (all of one class), or a generator alone,
-of images of either kind. The rest of the code, from the split to the verdict, is the same for all tasks and asks
-`task_of(settings)`. Only methods that compute import torch, so that `status` and `export` start without it.
+A study trains a classifier of images in classes, a classifier of images with findings or a segmenter of images with masks
+(both of one class), or a generator alone, of images of any kind. The rest of the code, from the split to the verdict, is the
+same for all tasks and asks `task_of(settings)`. Only methods that compute import torch, so that `status` and `export` start
+without it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.errors import TrialError, XraytuneError
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Results: TypeAlias = Floats
-"""A network's result for each image, float64 [N, C]: the probability of each class, or the Dice coefficient (C = 1)."""
+"""A network's result for each image, float64 [N, C]: the probability of each class or finding, or the Dice (C = 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +43,15 @@ class Task:
         metric: The display name of the score that `confirm` compares, whatever the search's objective.
         network: What `confirm` trains.
         has_pairs: Whether the images have masks instead of classes.
+        has_findings: Whether the images have findings instead of classes.
         trains_network: Whether a trial trains a network on a mix of real and extra images; else it trains a generator alone,
             which is scored by the KID of its images, and the methods of networks do not apply.
     """
 
     metric: str
     network: str
-    has_pairs: bool
+    has_pairs: bool = False
+    has_findings: bool = False
     trains_network: bool = True
     objective: Objective = field(default_factory=Objective)
 
@@ -72,8 +77,27 @@ class Task:
 
         return build_classifier(parameters, class_count, weights=weights, seed=seed)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of a training step."""
+    def loss_of(self, parameters: Parameters, real: Labels, device: str) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss of a trial's training steps, with `real` labels or findings among its images."""
+        if parameters.pos_weight == "none":
+            return self.loss
+        from torch import as_tensor
+
+        positives, negatives = ((real == value).sum(axis=0) for value in (1, 0))
+        weights = np.where(positives, negatives / np.maximum(positives, 1), 1).astype(np.float32)
+        return partial(self.loss, pos_weight=as_tensor(weights, device=device))
+
+    def loss(self, outputs: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+        """Return the loss of a training step; `pos_weight` is the weight of positives of each finding, [C]."""
+        if self.has_findings:
+            from torch.nn.functional import binary_cross_entropy_with_logits
+
+            is_known = (targets >= 0).to(outputs.dtype)
+            expected = (targets == 1).to(outputs.dtype)
+            summed = binary_cross_entropy_with_logits(
+                outputs, expected, weight=is_known, pos_weight=pos_weight, reduction="sum"
+            )
+            return summed / is_known.sum().clamp(min=1)
         if self.has_pairs:
             from xraytune.nets.segmenter import mask_loss
 
@@ -96,8 +120,8 @@ class Task:
         from xraytune.nets.train import predict_logits, probabilities
 
         logits = predict_logits(network, batches, compute=compute)
-        loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.labels))
-        return float(loss), probabilities(logits), logits
+        loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.targets))
+        return float(loss), probabilities(logits, of_findings=self.has_findings), logits
 
     def score(self, labels: Labels, results: Results, *, positive: int) -> float:
         """Return the search's objective, of results on images with these labels."""
@@ -108,11 +132,13 @@ class Task:
         return (auprc if self.objective.metric == "val_auprc" else auroc)(labels, results, positive=positive)
 
     def threshold(self, labels: Labels, results: Results, positive: int) -> float:
-        """Return the lowest probability at which an image or a pixel is positive."""
+        """Return the lowest probability at which an image or a pixel is positive; that of findings is not used."""
         if self.has_pairs:
             from xraytune.nets.segmenter import MASK_THRESHOLD
 
             return MASK_THRESHOLD
+        if self.has_findings:
+            return 0.5
         return balanced_threshold(labels == positive, results[:, positive])
 
     def components(
@@ -128,7 +154,7 @@ class Task:
     ) -> tuple[float, float]:
         """Return loss and score of a network on images; the score is NaN if the loss is not finite."""
         loss, results, _ = self.predict(network, batches, images, compute)
-        return loss, self.score(images.labels, results, positive=positive) if math.isfinite(loss) else math.nan
+        return loss, self.score(images.targets, results, positive=positive) if math.isfinite(loss) else math.nan
 
     def results(
         self,
@@ -147,7 +173,8 @@ class Task:
 
 
 TASKS: Mapping[TaskName, Task] = {
-    "classification": Task(metric="AUROC", network="classifier", has_pairs=False),
+    "classification": Task(metric="AUROC", network="classifier"),
+    "findings": Task(metric="macro AUROC", network="classifier", has_findings=True),
     "segmentation": Task(metric="Dice", network="segmenter", has_pairs=True),
 }
 """The tasks of trained networks."""

@@ -1,7 +1,7 @@
 """The images that a trial trains on, real and extra ones, numbered across their data sources.
 
 A data source is a set of images of one origin: the train side, a block of synthetic images, a folder of extra images. Image
-i of a training set has a label and a place in one of its sources.
+i of a training set has a label or findings, and a place in one of its sources.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class TrainingSet:
 
     Attributes:
         sources: The first one has the real images; the images of all others have one size.
-        labels: int64 [total], over all sources.
+        targets: Labels, int64 [total], over all sources; or findings, [total, C].
         real: int64 [R], the numbers of the real images.
         extra: int64 [E], the numbers of the extra images; `duplicate` may repeat a number.
     """
 
     sources: tuple[ImageSource, ...]
-    labels: NDArray[np.int64]
+    targets: NDArray[np.int64]
     real: NDArray[np.int64]
     extra: NDArray[np.int64]
 
@@ -70,4 +70,5 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         if len(sources) == 1 or experiment.has_real_extra:  # other real images in each replicate
             members = numpy_generator(experiment.settings.seed, "duplicates", label).permutation(members)
         extra[chosen] = np.resize(members, len(chosen)) if len(sources) == 1 else members[: len(chosen)]
-    return TrainingSet(sources=sources, labels=labels, real=np.arange(len(real.rows)), extra=extra)
+    targets = np.concatenate([source.targets for source in sources])
+    return TrainingSet(sources=sources, targets=targets, real=np.arange(len(real.rows)), extra=extra)

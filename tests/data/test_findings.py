@@ -1,0 +1,213 @@
+"""Findings of public sets, in miniature: which cells are present, absent or unknown, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.data.conftest import WriteImages
+from xraytune.base.errors import DataError
+from xraytune.base.seeding import numpy_generator
+from xraytune.data.index import ImageFile, ImageIndex, read_index, read_labelled
+from xraytune.data.inspect import inspect_folder
+from xraytune.data.split import split_by_patient
+from xraytune.space.load import load_space
+from xraytune.space.settings import DataSettings, SplitSettings
+
+FILES = ("a.png", "b.png", "c.png", "d.png")
+CHEXPERT = (
+    "Path,Sex,Frontal/Lateral,No Finding,Edema,Mass",
+    (
+        "CheXpert-v1.0-small/train/a.png,Male,Frontal,1.0,,",
+        "CheXpert-v1.0-small/train/b.png,Female,Frontal,,1.0,0.0",
+        "CheXpert-v1.0-small/train/c.png,Male,Frontal,,-1.0,1.0",
+        "CheXpert-v1.0-small/train/d.png,Male,Lateral,,0.0,1.0",
+    ),
+)
+NIH = "Image Index,Finding Labels", ("a.png,No Finding", "b.png,Edema|Mass", "c.png,Mass", "d.png,Edema")
+PADCHEST = (
+    "ImageID,Projection,Labels",
+    (
+        "a.png,PA,['normal']",
+        "\"b.png\",AP,\"['edema', 'mass']\"",
+        "c.png,PA,['mass ']",
+        "d.png,L,",
+    ),
+)
+VINDR = "image_id,rad_id,Edema,Mass", ("a,1,1,0", "a,2,0,0", "a,3,0,0", "b,1,0,1", "b,2,0,1", "c,1,1,1", "d,1,0,0")
+WORDS = "image,Edema,Mass", ("a,Positive,no", "b,NEGATIVE,Yes", "c,Uncertain,TRUE", "d,maybe,absent")
+ED_MASS: dict[str, Any] = {"findings": ["Edema", "Mass"]}
+PATH, INDEX, IMAGE_ID, IMAGE = ({"image": name} for name in ("Path", "Image Index", "image_id", "image"))
+LABELS = {"image": "Image Index", "label": "Finding Labels"}
+PAD = {"image": "ImageID", "label": "Labels"}
+CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
+    "CheXpert, empty is unknown": (CHEXPERT, PATH, ED_MASS, "b10 c?1 d01"),
+    "CheXpert, empty is absent": (CHEXPERT, PATH, ED_MASS | {"empty": "zeros"}, "a00 b10 c?1 d01"),
+    "CheXpert, U-Ones": (CHEXPERT, PATH, ED_MASS | {"uncertain": "ones"}, "b10 c11 d01"),
+    "CheXpert, by finding": (CHEXPERT, PATH, ED_MASS | {"uncertain": {"Edema": "zeros"}}, "b10 c01 d01"),
+    "CheXpert, frontal": (
+        CHEXPERT,
+        PATH | {"rows": {"Frontal/Lateral": "frontal"}},
+        ED_MASS | {"empty": "zeros"},
+        "a00 b10 c?1",
+    ),
+    "CheXpert, auto": (CHEXPERT, PATH, {"findings": "auto", "empty": "zeros"}, "a100 b010 c0?1 d001"),
+    "No Finding is derived": (
+        ("image,Edema,Mass", ("a,0,0", "b,1,0", "c,-1,0", "d,0,1")),
+        IMAGE,
+        {"findings": ["No Finding", "Edema", "Mass"]},
+        "a100 b010 c??0 d001",
+    ),
+    "NIH": (NIH, LABELS, ED_MASS, "a00 b11 c01 d10"),
+    "NIH, auto": (NIH, LABELS, {"findings": "auto"}, "a00 b11 c01 d10"),
+    "NIH, No Finding": (NIH, LABELS, {"findings": ["No Finding", "Mass"]}, "a10 b01 c01 d00"),
+    "NIH, with lists": (NIH, LABELS | {"side": {"test": "test.txt"}}, ED_MASS, "a00 b11 c01 d10"),
+    "PadChest": (PADCHEST, PAD, {"findings": ["edema", "mass"]}, "a00 b11 c01"),
+    "PadChest, auto and views": (
+        PADCHEST,
+        PAD | {"rows": {"Projection": ["PA", "AP"]}},
+        {"findings": "auto"},
+        "a00 b11 c01",
+    ),
+    "VinDr, one reader suffices": (VINDR, IMAGE_ID, ED_MASS, "a10 b01 c11 d00"),
+    "VinDr, most readers": (VINDR, IMAGE_ID | {"disagree": "majority"}, ED_MASS, "a00 b01 c11 d00"),
+    "VinDr, unanimous": (VINDR, IMAGE_ID | {"disagree": "leave_out"}, ED_MASS, "a?0 b01 c11 d00"),
+    "words": (WORDS, IMAGE, ED_MASS, "a10 b01 c?1 d?0"),
+    "never present": (("image,Edema,Mass", ("a,1,0", "b,0,")), IMAGE, ED_MASS, "Mass is present in 0 and absent in 1"),
+    "all unknown": (("image,Edema,Mass", ("a,-1,1", "b,,0")), IMAGE, ED_MASS, "Edema is present in 0 and absent in 0"),
+    "misspelt": (
+        CHEXPERT,
+        PATH,
+        {"findings": ["Edma", "Mass"], "empty": "zeros"},
+        "Edma is present in 0.*did you mean 'Edema'",
+    ),
+    "a single one": (
+        ("image,Edema", ("a,1", "b,0")),
+        IMAGE,
+        {"findings": "auto"},
+        "finds Edema.*use task: classification",
+    ),
+    "no such view": (
+        PADCHEST,
+        PAD | {"rows": {"Projection": "AP supine"}},
+        {"findings": "auto"},
+        "rows: no cell of column Pro",
+    ),
+}
+
+
+def data_of(root: Path, rows: tuple[str, tuple[str, ...]], table: dict[str, Any], data: dict[str, Any]) -> DataSettings:
+    header, lines = rows
+    (root / "labels.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return DataSettings.model_validate({"path": root, "table": {"file": "labels.csv", **table}, **data}, strict=False)
+
+
+def found(index: ImageIndex) -> str:
+    return " ".join(f"{image.file[0]}{image.findings}" for image in (*index.images, *index.test))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_findings_of_a_public_table_are_read_or_refused(tmp_path: Path, write: WriteImages, name: str) -> None:
+    rows, table, data, expected = CASES[name]
+    write(tmp_path, FILES)
+    (tmp_path / "test.txt").write_text("d.png\n", encoding="utf-8")
+    settings = data_of(tmp_path, rows, table, data)
+    if expected[1] in "01?":
+        assert found(read_index(settings)) == expected
+    else:
+        with pytest.raises(DataError, match=f"(?s){expected}"):
+            read_index(settings)
+
+
+def test_tables_are_joined_by_image_and_rows_chosen_by_either(tmp_path: Path, write: WriteImages) -> None:
+    """MIMIC-CXR: the labels in one table, the views in another; views in neither count as unchosen."""
+    write(tmp_path, FILES)
+    (tmp_path / "views.csv").write_text("dicom_id,ViewPosition\na,PA\nb,AP\nc,LATERAL\nd,PA\n", encoding="utf-8")
+    table = {"file": ["labels.csv", "views.csv"], "image": "dicom_id", "rows": {"ViewPosition": ["PA", "AP"]}}
+    labels = "dicom_id,Edema,Mass", ("a,1,", "b,0,1", "c,1,1", "d,-1,0")
+    index = read_index(data_of(tmp_path, labels, table, ED_MASS | {"empty": "zeros"}))
+    assert found(index) == "a10 b01 d?0"
+    assert any("images by data.table.rows: 1 (ViewPosition LATERAL 1)" in warning for warning in index.warnings)
+
+
+def test_rows_are_chosen_for_classes_too(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, FILES)
+    table = PATH | {"rows": {"Frontal/Lateral": "Frontal"}, "labels": {"Mass": "PNEUMONIA", "No Finding": "NORMAL"}}
+    assert [image.file for image in read_index(data_of(tmp_path, CHEXPERT, table, {})).images] == ["a.png", "c.png"]
+
+
+def test_readers_that_disagree_are_counted(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, FILES)
+    (warning,) = (
+        text for text in read_index(data_of(tmp_path, VINDR, IMAGE_ID, ED_MASS)).warnings if "disagree" in text
+    )
+    assert "the rows of 1 of 4 images disagree, such as those of a.png (Edema 1)" in warning
+
+
+def test_inspect_counts_what_is_present_absent_and_unknown(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, FILES)
+    inspection = inspect_folder(data_of(tmp_path, CHEXPERT, PATH, ED_MASS))
+    assert inspection.findings["Edema"] == {"present": 1, "absent": 1, "unknown": 1}
+
+
+def test_a_table_of_another_hospital_may_lack_findings_of_the_model(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, FILES)
+    data_of(tmp_path, WORDS, IMAGE, {})
+    (tmp_path / "data.yaml").write_text("data: {table: {file: labels.csv, image: image}}\n", encoding="utf-8")
+    labelled = read_labelled(tmp_path / "data.yaml", ("image",), findings=("Fracture", "Mass"))
+    assert [image.findings for image in labelled.images] == ["?0", "?1", "?1", "?0"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("task: findings\ndata: {path: x}", "task: findings needs data.table and data.findings"),
+        ("task: findings\ndata: {path: x, findings: [a], table: {file: l.csv, image: i}}", "a single finding"),
+        ("task: segmentation\ndata: {path: x, findings: [a, b]}", "do not apply to task: segmentation"),
+        ("data: {path: x, findings: [a, b], table: {file: l.csv, image: i}}", "use task: findings"),
+    ],
+)
+def test_findings_need_their_task_and_a_table(tmp_path: Path, content: str, problem: str) -> None:
+    (tmp_path / "space.yaml").write_text(f"version: 1\nname: x\n{content}\nparameters: {{lr: {{value: 0.1}}}}\n")
+    with pytest.raises(Exception, match=problem):
+        load_space(tmp_path / "space.yaml")
+
+
+def test_a_data_file_serves_classes_and_findings(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("data: {findings: auto, table: {file: l.csv, image: i, labels: {a: NORMAL}}}\n")
+    table = "findings: auto, table: {file: l.csv, image: i}"
+    for task, data, findings in (("classification", "", None), ("findings", f", {table}", "auto")):
+        content = f"version: 1\nname: x\ntask: {task}\ndata: {{path: x{data}}}\nparameters: {{lr: {{value: 0.1}}}}\n"
+        (tmp_path / "space.yaml").write_text(content)
+        assert load_space(tmp_path / "space.yaml", data=tmp_path / "data.yaml").settings.data.findings == findings
+
+
+def test_patients_are_split_evenly_by_finding() -> None:
+    """Fourteen findings of prevalence .02 to .4 that occur together: each side has its share of the positives of each."""
+    rng = numpy_generator(0, "findings")
+    severity, noise = rng.normal(size=(2000, 1)), rng.normal(size=(2000, 14))
+    depths = severity + noise
+    has = depths > np.quantile(depths, 1 - np.linspace(0.02, 0.4, 14), axis=0).diagonal()
+    images = [
+        ImageFile(
+            file=f"{n}_{k}",
+            label=0,
+            patient=f"p{n}",
+            sha256="",
+            width_px=1,
+            height_px=1,
+            findings="".join(map(str, row)),
+        )
+        for n, row in enumerate(has.astype(int).tolist())
+        for k in range(1 + n % 3)
+    ]
+    split = split_by_patient(images, SplitSettings(val_a=0.2, val_b=0.2))
+    sides = [split.train, split.val_a, split.val_b]
+    owners = [{images[place].patient for place in side} for side in sides]
+    assert not (owners[0] & owners[1])
+    assert not (owners[0] & owners[2])
+    assert not (owners[1] & owners[2])
+    findings = np.array([[int(state) for state in image.findings] for image in images])
+    shares = np.array([findings[[*side]].sum(axis=0) for side in sides]) / findings.sum(axis=0)
+    assert np.abs(shares - np.array([[0.6], [0.2], [0.2]])).max() < 0.04

@@ -1,0 +1,112 @@
+"""Scores of several findings, some unknown: against scikit-learn and torch, and the variance of their mean."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as reference
+from torch.nn import functional as F
+
+from xraytune.base.errors import DataError
+from xraytune.base.seeding import numpy_generator
+from xraytune.space.settings import Parameters
+from xraytune.stats.classification import (
+    Floats,
+    Labels,
+    ScoredImages,
+    auprc,
+    auroc,
+    scored_findings,
+    weighted_class_metrics,
+)
+from xraytune.stats.placements import structural_components
+from xraytune.trial.task import TASKS
+
+TASK = TASKS["findings"]
+
+
+def images(seed: int = 0) -> tuple[Labels, Floats, list[str]]:
+    """120 images of 60 patients: 5 findings, a fifth unknown, ties among scores, and a last finding with 4 positives."""
+    rng = numpy_generator(seed, "findings")
+    labels = (rng.random((120, 5)) < (0.5, 0.3, 0.4, 0.25, 0)).astype(np.int64)
+    labels[:4, 4] = 1
+    scores = np.round(rng.random((3, 120, 5)) * 0.7 + 0.3 * labels, 2)
+    return np.where(rng.random((120, 5)) < 0.2, -1, labels), scores, [f"p{n // 2}" for n in range(120)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_means_over_known_labels_of_frequent_findings(seed: int) -> None:
+    labels, (scores, *_), _ = images(seed)
+    assert scored_findings(labels) == [0, 1, 2, 3]
+    known = labels >= 0
+    for function, sklearn in ((auroc, reference.roc_auc_score), (auprc, reference.average_precision_score)):
+        each = [sklearn(labels[known[:, c], c], scores[known[:, c], c]) for c in range(4)]
+        assert function(labels, scores, positive=0) == pytest.approx(np.mean(each), abs=1e-9)
+
+
+def test_rates_of_a_finding_use_its_threshold_and_known_labels() -> None:
+    labels, (scores, *_), _ = images()
+    thresholds = np.array([0.4, 0.5, 0.6, 0.7, 0.5])
+    for c, scored in enumerate(ScoredImages(labels, scores, positive=0, threshold=thresholds).classes()):
+        known = labels[:, c] >= 0
+        true, called = labels[known, c], scores[known, c] >= thresholds[c]
+        found = weighted_class_metrics(scored, np.ones((1, 120)))
+        assert found["sensitivity"][0] == pytest.approx(reference.recall_score(true, called))
+        assert found["specificity"][0] == pytest.approx(reference.recall_score(true, called, pos_label=0))
+        assert found["f1"][0] == pytest.approx(reference.f1_score(true, called))
+
+
+def test_components_of_a_mean_are_the_means_of_components() -> None:
+    """Those of a finding are those of its known images alone, as two classes; other patients contribute nothing."""
+    labels, scores, patients = images()
+    whole = structural_components(labels, scores, patients, 0)
+    expected, names = np.zeros_like(whole.components), np.unique(patients)
+    for c in range(4):
+        known = labels[:, c] >= 0
+        two = np.stack([1 - scores[:, known, c], scores[:, known, c]], axis=2)
+        owners = [patient for patient, is_known in zip(patients, known, strict=True) if is_known]
+        part = structural_components(labels[known, c], two, owners, 1)
+        expected[:, np.searchsorted(names, np.unique(owners))] += part.components / 4
+    assert np.allclose(whole.components, expected, rtol=0, atol=1e-12)
+    assert whole.scores[1] == pytest.approx(auroc(labels, scores[1], positive=0))
+
+
+def test_findings_without_enough_labels_have_no_score() -> None:
+    labels, (scores, *_), _ = images()
+    with pytest.raises(DataError, match="10 positives"):
+        auroc(labels[:, 4:], scores[:, 4:], positive=0)
+
+
+def test_the_loss_is_the_mean_over_known_labels() -> None:
+    labels, (scores, *_), _ = images()
+    logits, targets = torch.from_numpy(scores), torch.from_numpy(labels)
+    known = targets >= 0
+    expected = F.binary_cross_entropy_with_logits(logits[known], targets[known].double())
+    assert float(TASK.loss(logits, targets)) == pytest.approx(float(expected), abs=1e-6)
+    weights = torch.tensor(
+        np.where((labels == 1).sum(0) > 0, (labels == 0).sum(0) / np.maximum((labels == 1).sum(0), 1), 1)
+    )
+    balanced = TASK.loss_of(Parameters(pos_weight="balanced"), labels, "cpu")
+    each = F.binary_cross_entropy_with_logits(
+        logits, targets.clamp(min=0).double(), pos_weight=weights, reduction="none"
+    )
+    assert float(balanced(logits, targets)) == pytest.approx(float(each[known].mean()), abs=1e-6)
+    assert float(TASK.loss(logits, torch.full_like(targets, -1))) == 0, "of a step whose labels are all unknown"
+
+
+def test_one_finding_is_the_positive_class_of_two() -> None:
+    """With `loss: bce`, two classes have the logits (0, z); z is the logit of the finding."""
+    labels, scores, patients = images()
+    known = labels[:, 0] >= 0
+    z, of_class, owners = torch.from_numpy(scores[0, known, :1]), labels[known, 0], [*np.array(patients)[known]]
+    pair = torch.cat([torch.zeros_like(z), z], dim=1)
+    two, one = pair.softmax(dim=1).numpy(), z.sigmoid().numpy()
+    assert float(TASK.loss(z, torch.from_numpy(of_class[:, None]))) == pytest.approx(
+        float(TASKS["classification"].loss(pair, torch.from_numpy(of_class))), abs=1e-6
+    )
+    assert auroc(of_class, two, positive=1) == pytest.approx(auroc(of_class[:, None], one, positive=0), abs=1e-12)
+    first, second = (
+        structural_components(of_class, two[None], owners, 1),
+        structural_components(of_class[:, None], one[None], owners, 0),
+    )
+    assert np.allclose(first.components, second.components)
+    assert first.effective_patients == second.effective_patients

@@ -1,0 +1,97 @@
+"""Findings: several labels of one image, each present, absent or unknown, as a label table gives them.
+
+An image's findings are a text with one character for each, such as `10?`; `numbers_of` returns them as numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.data.guesses import EMPTY, NO, UNCERTAIN, YES, folded, is_view_column, means_no_disease
+from xraytune.space.settings import DataSettings, TableSettings
+
+PRESENT, ABSENT, UNKNOWN = "10?"
+
+
+def targets_of(labels: Sequence[int], findings: Sequence[str]) -> NDArray[np.int64]:
+    """Return what a network learns of images: the findings if they have any, [N, C], else their classes, int64 [N]."""
+    return numbers_of(findings) if any(findings) else np.array(labels, dtype=np.int64)
+
+
+def numbers_of(findings: Sequence[str]) -> NDArray[np.int64]:
+    """Return the findings of images as numbers, int64 [N, C]: 1, 0, or -1 if unknown."""
+    codes = np.frombuffer("".join(findings).encode(), dtype=np.uint8).reshape(len(findings), -1).astype(np.int64)
+    return np.where(codes == ord(UNKNOWN), -1, codes - ord(ABSENT))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingReader:
+    """Reads the findings of an image from a row of its table: a column for each, or labels in a cell."""
+
+    names: tuple[str, ...]
+    data: DataSettings
+
+    def read(self, cells: Mapping[str, str], labels: Collection[str] | None) -> str:
+        """Return the findings of a row by its cells, or by the labels of its cell; "" if it has none of the columns."""
+        if labels is not None:
+            there = {folded(label) for label in labels}
+            absent = ABSENT if labels else UNKNOWN
+            return "".join(PRESENT if folded(name) in there else absent for name in self.names)
+        if cells.keys().isdisjoint(self.names):
+            return ""
+        states = [self._state(name, cells[name]) if name in cells else UNKNOWN for name in self.names]
+        for place, name in enumerate(self.names):
+            if means_no_disease(name) and name not in cells and states[place] != PRESENT:
+                others = {*states[:place], *states[place + 1 :]}
+                states[place] = ABSENT if PRESENT in others else PRESENT if others == {ABSENT} else UNKNOWN
+        return "".join(states)
+
+    def _state(self, name: str, cell: str) -> str:
+        word = cell.casefold()
+        if word in YES or word in NO:
+            return PRESENT if word in YES else ABSENT
+        rule, uncertain = "ignore", self.data.uncertain
+        if word in UNCERTAIN:
+            rule = uncertain if isinstance(uncertain, str) else uncertain.get(name, rule)
+        elif word in EMPTY:
+            rule = self.data.empty
+        return {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}[rule]
+
+
+def united(rows: Sequence[str], disagree: str) -> str:
+    """Return the findings of an image by those of its rows; `disagree` is that of the table."""
+    return "".join(_vote([*states], disagree) for states in zip(*rows, strict=True)) if len({*rows}) > 1 else rows[0]
+
+
+def disputed_findings(names: Sequence[str], rows: Sequence[str]) -> dict[str, int]:
+    """Return the findings that an image's rows disagree on, with the number of rows in which they are present."""
+    votes = {name: Counter(states) for name, states in zip(names, zip(*rows, strict=True), strict=False)}
+    return {name: count[PRESENT] for name, count in votes.items() if count.keys() >= {PRESENT, ABSENT}}
+
+
+def _vote(states: Sequence[str], disagree: str) -> str:
+    votes = Counter(state for state in states if state != UNKNOWN)
+    if len(votes) < 2:
+        return next(iter(votes), UNKNOWN)
+    return {"first": PRESENT, "majority": votes.most_common(1)[0][0]}.get(disagree, UNKNOWN)
+
+
+def found_columns(
+    settings: TableSettings, columns: Sequence[str], rows: Iterable[Mapping[str, str]]
+) -> tuple[str, ...]:
+    """Return the columns of a table that can be findings: all of their cells say yes, no or neither, and some yes."""
+    others = {settings.image, settings.patient, settings.side and settings.side.column, *settings.rows}
+    possible = {column: False for column in columns if column not in others and not is_view_column(column)}
+    for cells in rows:
+        for column in [*possible]:
+            word = cells[column].casefold()
+            if word in YES:
+                possible[column] = True
+            elif not (word in NO or word in UNCERTAIN or word in EMPTY):
+                del possible[column]
+    return tuple(column for column, has_positives in possible.items() if has_positives)
