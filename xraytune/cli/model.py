@@ -14,6 +14,7 @@ from xraytune.present.tables import counts_text
 
 if TYPE_CHECKING:
     from xraytune.model.class_evaluation import Evaluation
+    from xraytune.model.finding_evaluation import FindingEvaluation
     from xraytune.model.mask_evaluation import MaskEvaluation
     from xraytune.model.predict import Predicted, PredictedMasks
     from xraytune.model.train import Trained
@@ -118,7 +119,7 @@ def evaluate(
     console.show_result(evaluation, show_evaluation, as_json=as_json)
 
 
-def show_evaluation(evaluation: Evaluation | MaskEvaluation) -> None:
+def show_evaluation(evaluation: Evaluation | FindingEvaluation | MaskEvaluation) -> None:
     """Print the metrics, and where the files were written."""
     from xraytune.present.evaluation import evaluation_frame
 

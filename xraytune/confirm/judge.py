@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from pydantic import TypeAdapter
 
+from xraytune.base.errors import join_names
 from xraytune.base.files import read_json, require_recorded, write_json
 from xraytune.base.records import Compute, to_json
 from xraytune.confirm import secondary
@@ -21,10 +22,11 @@ from xraytune.confirm.record import (
     RatioGain,
     RatioPoint,
 )
-from xraytune.confirm.score import ArmScores, arm_thresholds, score_sealed
+from xraytune.confirm.score import ArmScores, EvaluationSet, arm_thresholds, score_sealed
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import accesses_before
+from xraytune.stats.classification import FEWEST_LABELS, scored_findings
 from xraytune.stats.verdict import AgainstControl, ControlKind, compare, fixed_sequence, judge_pair, overall_verdict
 from xraytune.study.folder import damage_explained, format_versions
 from xraytune.trial.task import task_of
@@ -67,8 +69,9 @@ def judge(
         generators=tuple(secondary.generator_quality(folder, plan, arm) for arm in plan.finalists),
         ratio_response=ratios,
         secondary=secondary.secondary_outcomes(test, arm_thresholds(folder, plan)),
+        findings=secondary.finding_differences(test),
         external=external,
-        notes=(*plan.notes, *_notes_on_machines(study, compute)),
+        notes=(*plan.notes, *_notes_on_findings(test.images), *_notes_on_machines(study, compute)),
     )
 
 
@@ -98,6 +101,13 @@ def external_results(
         content = {"version": 1, "results": [to_json(result) for result in results.values()]}
         write_json(file, content, is_recorded=True)
     return tuple(results.values())
+
+
+def _notes_on_findings(images: EvaluationSet) -> Iterator[str]:
+    scored = scored_findings(images.labels) if images.findings else ()
+    if left_out := [name for number, name in enumerate(images.findings) if number not in scored]:
+        few = f"fewer than {FEWEST_LABELS} positive or negative test images"
+        yield f"findings with {few} are not in the mean: {join_names(left_out, 20)}"
 
 
 def _notes_on_machines(study: OpenStudy, scored_on: Compute) -> Iterator[str]:

@@ -78,6 +78,14 @@ class ArmDifference(Difference):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FindingDifference(ArmDifference):
+    """A difference in the AUROC of one finding, with its p-value, adjusted for the number of findings (Holm)."""
+
+    finding: str
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalResult:
     """The comparisons on a folder beside the verdict, named and identified by the fingerprint of its content.
 
@@ -213,6 +221,7 @@ class Confirmation:
     finalists: tuple[FinalistVerdict, ...]
     ratio_response: tuple[RatioPoint, ...]
     secondary: tuple[ArmDifference, ...] = ()
+    findings: tuple[FindingDifference, ...] = ()
     external: tuple[ExternalResult, ...] = ()
     generators: tuple[GeneratorQuality, ...] = ()
     notes: tuple[str, ...]
@@ -302,6 +311,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         matched={result.kind.removesuffix("_same_count") for result in controls if result.kind != "tuned"},
         tuned=sorted({result.arm for result in controls if result.kind == "tuned"}),
         measured={difference.outcome for difference in confirmation.secondary},
+        findings=[*dict.fromkeys(difference.finding for difference in confirmation.findings)],
     )
 
 

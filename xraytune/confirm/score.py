@@ -60,6 +60,11 @@ class ArmScores:
     images: EvaluationSet
     results: ArmResults
 
+    def of_finding(self, number: int) -> ArmScores:
+        """Return the results of one finding alone."""
+        images = replace(self.images, labels=self.images.labels[:, [number]])
+        return replace(self, images=images, results=lambda arm: self.results(arm)[..., [number]])
+
     def measure(self, *arms: Arm) -> StructuralComponents:
         """Return the scores [A, K] and structural components [A, K, P] of A arms."""
         images, results = self.images, np.concatenate([self.results(arm) for arm in arms])

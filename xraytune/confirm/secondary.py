@@ -3,8 +3,8 @@
 The secondary outcomes are differences in accuracy, sensitivity and Brier score. As for the AUROC, replicates are the
 readers of a multi-reader multi-case study, but the covariances over patients come from a bootstrap: the same resampled
 patients for both arms and all replicates. A bootstrap over the few replicates as well would be too narrow.
-Differences on a second hospital's folder are exploratory. The quality of a finalist's generators shows whether `no_better`
-carries over to others.
+Of findings, they are differences in the AUROC of each, by the same model as the verdict's. Differences on a second
+hospital's folder are exploratory. The quality of a finalist's generators shows whether `no_better` carries over to others.
 """
 
 from __future__ import annotations
@@ -12,17 +12,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from statistics import median
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from xraytune.confirm.arms import Arm, Plan
-from xraytune.confirm.record import ArmDifference, Difference, FigureSpread, GeneratorQuality, Outcome
+from xraytune.confirm.record import (
+    ArmDifference,
+    Difference,
+    FigureSpread,
+    FindingDifference,
+    GeneratorQuality,
+    Outcome,
+)
 from xraytune.confirm.score import ArmResults, ArmScores, EvaluationSet
-from xraytune.stats.classification import Flags, Floats, weighted_accuracy, weighted_brier_score, weights_by_score
+from xraytune.stats.classification import (
+    Flags,
+    Floats,
+    scored_findings,
+    weighted_accuracy,
+    weighted_brier_score,
+    weights_by_score,
+)
 from xraytune.stats.intervals import patient_resamples
 from xraytune.stats.placements import effective_patients
-from xraytune.stats.verdict import compare, mean_off_diagonal, satterthwaite_degrees
+from xraytune.stats.verdict import compare, holm, mean_off_diagonal, satterthwaite_degrees
 from xraytune.study.folder import StudyFolder
 from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.generator_quality import quality_text, shortcomings
@@ -32,30 +47,54 @@ RESAMPLES = 500
 
 def score_differences(scores: ArmScores) -> tuple[ArmDifference, ...]:
     """Compare every finalist with each of its controls, in the order of the plan."""
+    return tuple(ArmDifference(**_compared(scores, finalist, control)[0]) for finalist, control in scores.plan.pairs())
+
+
+def finding_differences(scores: ArmScores) -> tuple[FindingDifference, ...]:
+    """Compare every finalist with each of its controls in the AUROC of every scored finding; none without findings.
+
+    The p-values of a pair are adjusted for the number of findings.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    images = scores.images
+    scored = (
+        {images.findings[number]: scores.of_finding(number) for number in scored_findings(images.labels)}
+        if images.findings
+        else {}
+    )
     differences = []
     for finalist, control in scores.plan.pairs():
-        comparison = compare(scores.measure(finalist, control))
-        differences.append(
-            ArmDifference(
-                finalist=finalist.name,
-                control=control.name,
-                value=comparison.scores[0],
-                control_value=comparison.scores[1],
-                difference=comparison.interval.difference,
-                low=comparison.interval.low,
-                high=comparison.interval.high,
-            )
+        columns, p_values = (
+            zip(*(_compared(one, finalist, control) for one in scored.values()), strict=True) if scored else ((), ())
         )
+        for name, values, p_value in zip(scored, columns, holm(p_values), strict=True):
+            differences.append(FindingDifference(**values, finding=name, p_value=p_value))
     return tuple(differences)
 
 
+def _compared(scores: ArmScores, finalist: Arm, control: Arm) -> tuple[dict[str, Any], float]:
+    """Return the fields of a difference in score, and the p-value of none."""
+    comparison = compare(scores.measure(finalist, control))
+    interval = comparison.interval
+    return {
+        "finalist": finalist.name,
+        "control": control.name,
+        "value": comparison.scores[0],
+        "control_value": comparison.scores[1],
+        "difference": interval.difference,
+        "low": interval.low,
+        "high": interval.high,
+    }, interval.p_value
+
+
 def secondary_outcomes(scores: ArmScores, thresholds: ArmResults) -> tuple[ArmDifference, ...]:
-    """Compare every finalist with each of its controls, in the order of the plan; segmenters have no such outcomes.
+    """Compare every finalist with each of its controls, in the order of the plan; masks and findings have no such outcomes.
 
     `thresholds` gives those of an arm's replicates, [K].
     """
     plan, images, results = scores.plan, scores.images, scores.results
-    if results(plan.finalists[0]).shape[-1] == 1:  # Dice, no class probabilities
+    if images.findings or results(plan.finalists[0]).shape[-1] == 1:  # Dice, no class probabilities
         return ()
     return tuple(
         ArmDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(difference))

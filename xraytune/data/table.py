@@ -201,7 +201,7 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
         return {}
     settings = table.settings
     used = {settings.image, settings.patient, settings.label, settings.side and settings.side.column}
-    used |= set() if settings.label else {*settings.labels}
+    used |= set() if settings.label else {*settings.labels, *table.findings}
     by_row: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for file in settings.file:
         with _opened(data.path / file) as (_, lines):

@@ -29,14 +29,17 @@ from xraytune.model.load import (
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
 from xraytune.space.settings import Experiment, TaskName, extensions_of
-from xraytune.stats.classification import ScoredImages, reported_metrics
+from xraytune.stats.breakdown import class_breakdown
+from xraytune.stats.classification import ScoredImages, reported_metrics, scored_findings
 from xraytune.stats.intervals import measure
 from xraytune.stats.segmentation import measure_means
+from xraytune.stats.threshold import balanced_threshold
 from xraytune.trial.run import Validated
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
 NETWORK_PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
     "classification": ("torch", "torchvision"),
+    "findings": ("torch", "torchvision"),
     "segmentation": ("torch", "torchvision", "segmentation-models-pytorch"),
 }
 """The packages that the network and its results depend on."""
@@ -61,8 +64,9 @@ def write_bundle(
     packages = sorted({*_PACKAGES, *NETWORK_PACKAGES[settings.task]})
     record = BundleRecord(
         task=settings.task,
-        class_names=prepared.class_names,
-        positive=None if prepared.has_masks else prepared.class_names[prepared.positive],
+        class_names=prepared.outputs,
+        positive=None if prepared.has_masks or prepared.findings else prepared.class_names[prepared.positive],
+        thresholds=finding_thresholds(prepared, training.validated),
         **parameters.model_dump(include=NETWORK_PARAMETERS),
         **{name: getattr(training, name) for name in _OF_TRAINING},
         arm=parameters.arm,
@@ -77,7 +81,8 @@ def write_bundle(
         packages={name: version(name) for name in packages} | extensions_of(parameters.backbone, parameters.source),
         metrics=card_metrics(prepared, training.threshold, training.validated),
     )
-    write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
+    unused = None if record.thresholds else {"thresholds"}
+    write_text(folder / RECORD_FILE, record.model_dump_json(indent=2, exclude=unused) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / SPLIT_FILE)
@@ -91,6 +96,16 @@ def write_bundle(
     return record
 
 
+def finding_thresholds(prepared: Prepared, validated: Validated) -> dict[str, float]:
+    """Return the threshold of each finding for balanced accuracy on the validation images; 0.5 if all or none have it."""
+    thresholds = {}
+    for number, name in enumerate(prepared.findings):
+        is_known = validated.labels[:, number] >= 0
+        has_it, scores = validated.labels[is_known, number] == 1, validated.results[is_known, number]
+        thresholds[name] = balanced_threshold(has_it, scores) if len({*has_it.tolist()}) == 2 else 0.5
+    return thresholds
+
+
 def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> tuple[CardMetric, ...]:
     """Return the metrics of the model card, computed from the results on the validation images."""
     labels, results, patients = validated.labels, validated.results, validated.patients
@@ -101,14 +116,18 @@ def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> 
         return (CardMetric(name=name, value=means.value_of("dice"), interval=means.intervals.get("dice")),)
     scored = ScoredImages(labels, results, positive=prepared.positive, threshold=threshold)
     measured = measure(scored, patients, replicates=_REPLICATES, seed=0)
-    positive = prepared.class_names[prepared.positive] if scored.class_count == 2 else None
+    is_binary = scored.class_count == 2 and not prepared.findings
+    positive = (
+        prepared.class_names[prepared.positive] if is_binary else "mean over findings" if prepared.findings else None
+    )
+    metrics = reported_metrics(0 if prepared.findings else scored.class_count, "card")
+    shown = [(metric.of(metric.label, positive), metric.name, measured) for metric in metrics]
+    if prepared.findings:
+        each = class_breakdown(scored, patients, replicates=_REPLICATES, seed=0)
+        names = [prepared.findings[number] for number in scored_findings(labels)]
+        shown += [(f"AUROC ({name})", "auroc", of_finding) for name, of_finding in zip(names, each, strict=True)]
     return tuple(
-        CardMetric(
-            name=metric.of(metric.label, positive),
-            value=measured.metrics[metric.name],
-            interval=measured.intervals.get(metric.name),
-        )
-        for metric in reported_metrics(scored.class_count, "card")
+        CardMetric(name=name, value=of.metrics[key], interval=of.intervals.get(key)) for name, key, of in shown
     )
 
 

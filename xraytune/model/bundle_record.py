@@ -11,6 +11,7 @@ from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
+from xraytune.data.folders import SINGLE_CLASS
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.rules import RULES
 from xraytune.space.settings import HeadName, LossName, TaskName
@@ -51,9 +52,10 @@ class BundleRecord(StrictModel):
     """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
 
     Attributes:
-        class_names: In the order of the network's outputs; for a segmenter, only `image`.
-        positive: The positive class; None for a segmenter.
+        class_names: Classes or findings, in the order of the network's outputs; for a segmenter, only `image`.
+        positive: The positive class; None for a segmenter and for findings.
         threshold: The probability from which an image is positive (two classes), or a pixel belongs to the mask.
+        thresholds: The probability from which each finding is present; empty without findings.
         input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
         group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
@@ -68,6 +70,7 @@ class BundleRecord(StrictModel):
     class_names: Annotated[tuple[str, ...], Field(max_length=1000)]
     positive: str | None
     threshold: float
+    thresholds: dict[str, float] = Field(default={})
     input_format: InputFormat
     backbone: Annotated[str, BACKBONES]
     input_channels: Literal[1, 3]
@@ -92,8 +95,9 @@ class BundleRecord(StrictModel):
     def _has_classes_or_masks(self) -> Self:
         names = self.class_names
         has_classes = len(names) > 1 and len({*names}) == len(names) and self.positive in names
-        has_masks = names == ("image",) and self.positive is None
-        if not (has_masks if self.task == "segmentation" else has_classes):
+        has_masks = names == SINGLE_CLASS and self.positive is None
+        has_findings = len(names) > 1 and {*names} == {*self.thresholds} and self.positive is None
+        if not {"segmentation": has_masks, "findings": has_findings}.get(self.task, has_classes):
             raise ValueError("class_names: not valid for this task")
         return self
 
@@ -115,7 +119,7 @@ class BundleRecord(StrictModel):
     @property
     def positive_name(self) -> str:
         """A classifier's positive class."""
-        assert self.positive is not None, "a segmenter has none"
+        assert self.positive is not None, "a segmenter and findings have none"
         return self.positive
 
 

@@ -1,4 +1,4 @@
-"""Evaluate a model on labelled images: classes (`class_evaluation.py`) or masks (`mask_evaluation.py`).
+"""Evaluate a model on labelled images: classes, findings or masks (`class_evaluation.py` and so on).
 
 Access to the study's sealed test folder is logged. Images and patients of the model's training or validation set are
 counted, because they bias the metrics.
@@ -17,6 +17,7 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import content_fingerprint, read_labelled
 from xraytune.data.table import subgroup_columns
 from xraytune.model.class_evaluation import Evaluation, evaluate_classes, require_every_class
+from xraytune.model.finding_evaluation import FindingEvaluation, evaluate_findings
 from xraytune.model.load import open_bundle
 from xraytune.model.mask_evaluation import MaskEvaluation, evaluate_masks
 from xraytune.model.overlap import overlap_of
@@ -34,8 +35,8 @@ def evaluate(
     reason: str = "",
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
-) -> Evaluation | MaskEvaluation:
-    """Compare a model's predictions with labels: classes for a classifier, masks for a segmenter.
+) -> Evaluation | FindingEvaluation | MaskEvaluation:
+    """Compare a model's predictions with labels: classes or findings for a classifier, masks for a segmenter.
 
     Args:
         model: Model bundle.
@@ -63,9 +64,16 @@ def evaluate(
             raise ConfigError(Problem(what, out, "give a folder outside of it"))
     bundle = open_bundle(model)
     record = bundle.record
-    pairs, group_regex = TASKS[record.task].has_pairs, record.group_regex
-    labelled = read_labelled(data, record.class_names, pairs=pairs, group_regex=group_regex, on_progress=on_progress)
-    if not pairs:
+    task, group_regex = TASKS[record.task], record.group_regex
+    labelled = read_labelled(
+        data,
+        record.class_names,
+        pairs=task.has_pairs,
+        findings=record.class_names if task.has_findings else (),
+        group_regex=group_regex,
+        on_progress=on_progress,
+    )
+    if not (task.has_pairs or task.has_findings):
         require_every_class(record.class_names, [image.label for image in labelled.images], labelled.data.path)
     if content_fingerprint(labelled.images) == record.test_fingerprint:
         require_writable(bundle.path)
@@ -78,7 +86,8 @@ def evaluate(
         overlap = overlap_of(bundle, labelled, files, reason=reason)
         return {**overlap, "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
 
-    evaluate_task = evaluate_masks if record.task == "segmentation" else evaluate_classes
+    evaluation: Evaluation | FindingEvaluation | MaskEvaluation
+    evaluate_task = {"findings": evaluate_findings, "segmentation": evaluate_masks}.get(record.task, evaluate_classes)
     evaluation, write = evaluate_task(bundle, labelled, images, columns, replicates=replicates, about=about)
     if out is not None:
         with new_folder(out) as folder:

@@ -1,6 +1,6 @@
 """A model bundle: a folder with everything needed to use a trained network, and to reproduce it.
 
-    bundle.json         classes, input format, threshold, validation metrics, origin, package versions
+    bundle.json         classes or findings, input format, threshold, validation metrics, origin, package versions
     config.yaml         the experiment, for `xraytune train`
     split.json          which image was on which side of the split
     epochs.jsonl        metrics of each epoch
@@ -115,7 +115,8 @@ class Bundle:
 
         def run(pixels: Pixels) -> NDArray[Any]:
             inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
-            return predict_probabilities(network, [inputs], compute=compute, where=self.path)
+            of_findings = TASKS[self.record.task].has_findings
+            return predict_probabilities(network, [inputs], compute=compute, where=self.path, of_findings=of_findings)
 
         return Predictor(record=self.record, run=run)
 

@@ -31,7 +31,7 @@ from xraytune.data.guesses import folded
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.data.pixels import broken_images_error, decode_images
 from xraytune.model.load import Pixels, Predictor, open_bundle
-from xraytune.stats.classification import Floats, Labels, predicted_classes
+from xraytune.stats.classification import Flags, Floats, Labels, predicted_classes
 from xraytune.stats.segmentation import Masks
 
 _BATCH_SIZE = 64
@@ -43,9 +43,9 @@ class Predicted:
     """Predictions, and a summary of them.
 
     Attributes:
-        counts: Images predicted as each class.
+        counts: Images predicted as each class, or as having each finding.
         positive: The positive class of two, predicted from the probability `threshold`; both None with more classes.
-        predictions: For each image its `file`, `predicted` class and `probabilities` by class.
+        predictions: For each image its `file`, `predicted` class or list of findings, and `probabilities` by name.
     """
 
     path: Path
@@ -106,18 +106,24 @@ def predict(
     names = record.class_names
     shown = record.threshold if len(names) == 2 else None
     used, probabilities, broken = predict_images(predictor, given)
-    labels = predicted_classes(probabilities, positive=names.index(record.positive_name), threshold=record.threshold)
-    write_text(out, predictions_csv(names, used, probabilities, labels, threshold=shown))
-    counts = np.bincount(labels, minlength=len(names)).tolist()
+    predicted: Labels | Flags
+    if record.task == "findings":
+        shown, predicted = None, probabilities >= [record.thresholds[name] for name in names]
+        counts = predicted.sum(axis=0).tolist()
+        words: list[Json] = [[name for name, is_there in zip(names, row, strict=True) if is_there] for row in predicted]
+    else:
+        predicted = predicted_classes(probabilities, positive=names.index(record.positive_name), threshold=record.threshold)
+        counts, words = np.bincount(predicted, minlength=len(names)).tolist(), [names[label] for label in predicted]
+    write_text(out, predictions_csv(names, used, probabilities, predicted, threshold=shown))
     return Predicted(
         path=out,
-        images=len(labels),
+        images=len(used),
         counts=dict(zip(names, counts, strict=True)),
         positive=None if shown is None else record.positive,
         threshold=shown,
         predictions=tuple(
-            {"file": file, "predicted": names[label], "probabilities": dict(zip(names, row, strict=True))}
-            for file, row, label in zip(used, probabilities.tolist(), labels, strict=True)
+            {"file": file, "predicted": word, "probabilities": dict(zip(names, row, strict=True))}
+            for file, row, word in zip(used, probabilities.tolist(), words, strict=True)
         ),
         broken=broken,
     )
@@ -190,16 +196,25 @@ def predictions_csv(
     class_names: Sequence[str],
     files: Sequence[str],
     probabilities: Floats,
-    predicted: Labels,
+    predicted: Labels | Flags,
     *,
     threshold: float | None = None,
     **about: Sequence[str],
 ) -> str:
-    """Return the table: `file`, the columns of `about`, `probability_CLASS` per class, `threshold` if given, `predicted`."""
+    """Return the table: `file`, the columns of `about`, `probability_CLASS` per class, `threshold` if given, `predicted`.
+
+    With findings, bool [N, C], each has a column `predicted_FINDING` of 0 or 1.
+    """
     columns: dict[str, Sequence[PurePosixPath | str | float]] = {"file": [*map(PurePosixPath, files)], **about}
     columns |= {f"probability_{name}": probabilities[:, label].tolist() for label, name in enumerate(class_names)}
     columns |= {} if threshold is None else {"threshold": [threshold] * len(files)}
-    columns["predicted"] = [class_names[label] for label in predicted]
+    if predicted.ndim == 2:
+        columns |= {
+            f"predicted_{name}": column.tolist()
+            for name, column in zip(class_names, predicted.T.astype(int), strict=True)
+        }
+    else:
+        columns["predicted"] = [class_names[label] for label in predicted]
     return csv_table([*columns], zip(*columns.values(), strict=True))
 
 

@@ -9,11 +9,19 @@ import html
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from xraytune.confirm.record import ControlVerdict, FinalistVerdict, RatioGain, RatioPoint
+from xraytune.confirm.record import (
+    ArmDifference,
+    ControlVerdict,
+    FinalistVerdict,
+    FindingDifference,
+    RatioGain,
+    RatioPoint,
+)
 from xraytune.study.figures import Figure
 from xraytune.study.status import StudyView, TrialView
 
@@ -97,6 +105,37 @@ def differences(finalist: FinalistVerdict, metric: str, rope: float) -> Chart:
     }
     alt = "; ".join(f"{comparison.control}: {comparison.difference:+.4f}" for comparison in comparisons)
     return Chart(id="differences", traces=traces, layout=layout, height=120 + 54 * len(names), alt=alt)
+
+
+def finding_differences(rows: Sequence[FindingDifference]) -> Chart:
+    """Show the differences in the AUROC of each finding from each control, with intervals."""
+    controls, names = (
+        [*dict.fromkeys(values)] for values in zip(*((row.control, row.finding) for row in rows), strict=True)
+    )
+    traces = []
+    for place, (control, symbol) in enumerate(zip(controls, cycle(_MARKERS.values()), strict=False)):
+        of_control = [row for row in rows if row.control == control]
+        shift = (place + 1) / (len(controls) + 1) - 0.5
+        traces.append(
+            _scatter(
+                "markers",
+                [row.difference for row in of_control],
+                [len(names) - 1 - names.index(row.finding) - shift for row in of_control],
+                "%{text}",
+                name=_escaped(control, 60),
+                error_x=_intervals(of_control, "difference", width=3),
+                marker={"size": 8, **symbol},
+                text=[f"{row.finding}: {row.low:+.4f} to {row.high:+.4f}" for row in of_control],
+            )
+        )
+    layout = {
+        "xaxis": _axis("difference in AUROC by finding, 95 % interval", nticks=6),
+        "yaxis": {"tickvals": [*range(len(names))], "ticktext": [_escaped(name, 30) for name in names[::-1]]},
+        "shapes": [_vertical(0)],
+        "legend": _LEGEND,
+    }
+    alt = "; ".join(f"{row.finding} against {row.control}: {row.difference:+.4f}" for row in rows)
+    return Chart(id="findings", traces=traces, layout=layout, height=140 + 24 * len(rows), alt=alt)
 
 
 def ratio_chart(points: Sequence[RatioPoint], source: str, metric: str) -> Chart:
@@ -282,7 +321,7 @@ def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: 
     return {"type": "scatter", "mode": mode, "x": x, "y": y, "hovertemplate": f"{hover}<extra></extra>", **more}
 
 
-def _intervals(rows: Sequence[RatioGain | ControlVerdict], name: str, *, width: int) -> Trace:
+def _intervals(rows: Sequence[RatioGain | ControlVerdict | ArmDifference], name: str, *, width: int) -> Trace:
     above = _rounded(row.high - getattr(row, name) for row in rows)
     below = _rounded(getattr(row, name) - row.low for row in rows)
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "width": width, "thickness": 1.4}

@@ -7,22 +7,26 @@ from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted, join_names
 from xraytune.model.class_evaluation import Evaluation
+from xraytune.model.finding_evaluation import FindingEvaluation
 from xraytune.present.tables import Cell, Column, Frame, Row, Table, counts_text, numbers
 from xraytune.stats.classification import CLASS_METRICS, Metric, reported_metrics
 from xraytune.stats.segmentation import MASK_METRICS
 
 if TYPE_CHECKING:
     from xraytune.model.mask_evaluation import MaskEvaluation
+    from xraytune.model.overlap import Evaluated
     from xraytune.stats.intervals import Measured
     from xraytune.stats.segmentation import MaskMetrics
 
 _MOST_CONFUSED = 5
 
 
-def evaluation_frame(evaluation: Evaluation | MaskEvaluation) -> Frame:
+def evaluation_frame(evaluation: Evaluation | FindingEvaluation | MaskEvaluation) -> Frame:
     """Show the metrics, with warnings that matter for their interpretation."""
     classes = ""
-    if isinstance(evaluation, Evaluation):
+    if isinstance(evaluation, FindingEvaluation):
+        parts = _finding_parts(evaluation)
+    elif isinstance(evaluation, Evaluation):
         classes = f" ({counts_text(evaluation.class_counts)})"
         parts = _classifier_parts(evaluation)
     else:
@@ -32,7 +36,7 @@ def evaluation_frame(evaluation: Evaluation | MaskEvaluation) -> Frame:
     return heading, *_warnings(evaluation), *parts
 
 
-def _warnings(evaluation: Evaluation | MaskEvaluation) -> Iterator[Cell]:
+def _warnings(evaluation: Evaluated) -> Iterator[Cell]:
     for image in evaluation.broken:
         yield Cell(f"left out: {image.file}: {image.reason}", "bad")
     if evaluation.opened_test:
@@ -141,6 +145,32 @@ def _subgroups(column: str, evaluation: Evaluation) -> Iterator[Cell | Table]:
     for subgroup in evaluation.subgroups[column]:
         if subgroup.compared_with is not None:
             yield Cell(f"{subgroup.value} is compared with all {names[subgroup.compared_with]} images", "dim")
+
+
+def _finding_parts(evaluation: FindingEvaluation) -> Iterator[Cell | Table]:
+    rows: list[Row] = [
+        (f"{metric.label} (mean)", *_with_interval(evaluation, metric)) for metric in reported_metrics(0)
+    ]
+    yield Table(("", *numbers("mean"), "95 % interval"), rows)
+    rows = []
+    auroc, *rates = CLASS_METRICS
+    for name, measured in evaluation.findings.items():
+        shares = (_number(measured.metrics[rate.name], rate) for rate in rates)
+        counts = f"{measured.images}", f"{measured.absent}"
+        rows.append(
+            (Cell(name, "strong"), *counts, *_with_interval(measured, auroc), *shares, f"{measured.threshold:.3f}")
+        )
+    labels = numbers(*(rate.label for rate in rates), "threshold")
+    yield Table((Column("", flexible=True), *numbers("present", "absent", auroc.label), "95 % interval", *labels), rows)
+    if evaluation.left_out:
+        yield Cell(f"too few of each kind for a score: {join_names(evaluation.left_out)}", "busy")
+    for column, values in evaluation.subgroups.items():
+        names = [*evaluation.findings]
+        parts = [
+            (value, *(f"{found[name]:.3f}" if name in found else "" for name in names))
+            for value, found in values.items()
+        ]
+        yield Table(("", *numbers(*names)), parts, f"AUROC by {column} (exploratory)")
 
 
 def _segmenter_parts(evaluation: MaskEvaluation) -> Iterator[Cell | Table]:

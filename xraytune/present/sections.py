@@ -61,8 +61,11 @@ def _verdict(data: StudyData) -> Section | None:
             commands=[f"xraytune confirm {study}"],
         )
     section = verdict_section(verdict)
-    chart = charts.differences(verdict.finalists[0], verdict.metric, verdict.rope)
-    return replace(section, charts=[chart], commands=[f"xraytune confirm {study}"])
+    first = verdict.finalists[0]
+    shown = [charts.differences(first, verdict.metric, verdict.rope)]
+    if findings := [row for row in verdict.findings if row.finalist == first.arm]:
+        shown.append(charts.finding_differences(findings))
+    return replace(section, charts=shown, commands=[f"xraytune confirm {study}"])
 
 
 def _best(data: StudyData) -> Section | None:
@@ -134,6 +137,8 @@ def _parameters(data: StudyData) -> Section | None:
 def _mistakes(data: StudyData) -> Section | None:
     """Show the images of val-B that the network gets most wrong, and where it looked."""
     if (scored := data.scored) is None:
+        return None
+    if data.prepared.findings:
         return None
     if data.prepared.has_masks:
         worst = np.argsort(scored.results[:, 0], kind="stable")[:_MOST_MISTAKES]
@@ -223,7 +228,7 @@ def _data(data: StudyData) -> Section:
     copies = used - len(set(prepared.images.sha256))
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
     return Section(
-        lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
+        lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.outputs)}.",
         notes=[split, sealed, duplicates, *([sentence(warning)] if warning else [])],
         tables=[sides_table(data.view.sides)],
         commands=[] if settings.table else [f"xraytune data inspect {quote(str(settings.path))}"],

@@ -9,7 +9,14 @@ from xraytune.present.tables import Cell, Column, Row, Section, Table, Tone, num
 from xraytune.stats.verdict import verdict_text
 
 if TYPE_CHECKING:
-    from xraytune.confirm.record import ArmDifference, Confirmation, ControlVerdict, ExternalResult, FinalistVerdict
+    from xraytune.confirm.record import (
+        ArmDifference,
+        Confirmation,
+        ControlVerdict,
+        ExternalResult,
+        FinalistVerdict,
+        FindingDifference,
+    )
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _OUTCOMES = {"accuracy": "accuracy", "sensitivity": "sensitivity", "brier": "Brier score"}
@@ -27,6 +34,8 @@ def verdict_section(record: Confirmation) -> Section:
         title = f"{first}: secondary outcomes, not part of the verdict"
         at_specificity = f"sensitivity for {test.positive} at the control's specificity at its threshold"
         tables.append(_outcomes(secondary, f"{title}; {at_specificity}" if test.positive else title))
+    if findings := [row for row in record.findings if row.finalist == first]:
+        tables.append(_findings(findings, first))
     for result in record.external:
         tables += _external(result, first, record.metric)
     notes = [
@@ -94,6 +103,16 @@ def _outcomes(differences: Sequence[ArmDifference], title: str) -> Table:
     control = Column("control", flexible=True)
     columns = ("outcome", control, *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS)
     return Table(columns, rows, title, details=True)
+
+
+def _findings(differences: Sequence[FindingDifference], finalist: str) -> Table:
+    rows = [
+        (row.finding, row.control, f"{row.value:.3f}", f"{row.control_value:.3f}", *_signed(row), f"{row.p_value:.3f}")
+        for row in differences
+    ]
+    control = Column("control", flexible=True)
+    columns = ("finding", control, *numbers("finalist", "control"), *_DIFFERENCE_COLUMNS, *numbers("p (Holm)"))
+    return Table(columns, rows, f"{finalist}: AUROC of each finding, not part of the verdict", details=True)
 
 
 def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Table]:

@@ -31,11 +31,11 @@ class ClassMetrics(Measured):
 def class_breakdown(
     images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
 ) -> tuple[ClassMetrics, ...]:
-    """Return the one-vs-rest metrics of every class, each of which has an image, in the order of the labels.
+    """Return the one-vs-rest metrics of every class, each of which has an image, or of the `scored_findings`, in order.
 
     The intervals are from `replicates` resamples of the patients.
     """
-    classes = images.classes(range(images.class_count))
+    classes = images.classes(None if images.labels.ndim == 2 else range(images.class_count))
 
     def statistics(weights: Floats) -> dict[str, Floats]:
         columns = [weighted_class_metrics(scored, weights) for scored in classes]

@@ -190,7 +190,7 @@ def _mean_score(
 
 
 def classification_metrics(images: ScoredImages) -> dict[str, float | None]:
-    """Return all `METRICS` by name, None if undefined; errors as for `auroc`."""
+    """Return the metrics of `weighted_metrics` by name, None if undefined; errors as for `auroc`."""
     require_scorable(images.labels, images.probabilities, images.class_count)
     return {name: known(value[0]) for name, value in weighted_metrics(images, _ones(images.labels)).items()}
 
@@ -245,23 +245,24 @@ def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
 
 
 def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]:
-    """Return all `METRICS` for many weightings of the same images: name -> float64 [R].
+    """Return all `METRICS`, of findings the `CLASS_METRICS`, for many weightings of the same images: name -> float64 [R].
 
     `weights` is how often each image counts, float64 [R, N]; in every row each class has some weight. A predictive value
     is NaN where no image is predicted so.
     """
+    metrics = CLASS_METRICS if images.labels.ndim == 2 else METRICS
     return {
         metric.name: _mean_over_classes(metric.function, images, weights)
         if metric.of_class
         else metric.function(images, weights)
-        for metric in METRICS
+        for metric in metrics
     }
 
 
 def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Floats]:
     """Return the metrics of one class against the others, as `weighted_metrics` does: name -> float64 [R]."""
-    weights = weights * scored.is_known
-    return {metric.name: metric.function(scored, weights) for metric in CLASS_METRICS}
+    with np.errstate(invalid="ignore"):  # of a finding that no image of a resample has
+        return {metric.name: metric.function(scored, weights * scored.is_known) for metric in CLASS_METRICS}
 
 
 def weighted_accuracy(labels: Labels, predicted: Labels, weights: Floats) -> Floats:
@@ -301,7 +302,8 @@ def _ones(labels: Labels) -> Floats:
 def _mean_over_classes(
     function: Callable[[ScoredClass, Floats], Floats], images: ScoredImages, weights: Floats
 ) -> Floats:
-    return np.asarray(np.mean([function(scored, weights * scored.is_known) for scored in images.classes()], axis=0))
+    with np.errstate(invalid="ignore"):  # of a finding that no image of a resample has
+        return np.asarray(np.mean([function(scored, weights * scored.is_known) for scored in images.classes()], axis=0))
 
 
 def _auroc(scored: ScoredClass, weights: Floats) -> Floats:
@@ -387,9 +389,11 @@ CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
 
 
 def reported_metrics(class_count: int, summary: Summary | None = None) -> tuple[Metric, ...]:
-    """Return the metrics of all images with this many classes, or only those in a short table."""
+    """Return the metrics of all images with this many classes, 0 for findings; or only those in a short table."""
     return tuple(
         metric
         for metric in METRICS
-        if (class_count == 2 or not metric.by_class_only) and (summary is None or summary in metric.summaries)
+        if (class_count == 2 or not metric.by_class_only)
+        and (class_count or metric.of_class)
+        and (summary is None or summary in metric.summaries)
     )

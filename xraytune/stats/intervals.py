@@ -94,8 +94,12 @@ def patient_intervals(
 def patient_resamples(labels: Labels, patients: Sequence[str], replicates: int, seed: int) -> Iterator[Floats]:
     """Yield how often each image is drawn in the next replicates, [R, N].
 
-    Patients are drawn among those with images of the same classes, so no class is ever empty.
+    Patients are drawn among those with images of the same classes, so no class is ever empty; or with the same rarest
+    finding of an image.
     """
+    if labels.ndim == 2:
+        counts = np.where(labels == 1, (labels == 1).sum(axis=0), np.inf)
+        labels = np.where((labels == 1).any(axis=1), counts.argmin(axis=1), labels.shape[1])
     generator = numpy_generator(seed, "patient-bootstrap")
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     has_class = np.zeros((len(names), int(labels.max()) + 1), dtype=np.bool_)
