@@ -10,12 +10,15 @@ from safetensors.torch import save_file
 
 from tests.in_process import CPU
 from xraytune.base.errors import DataError
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.index import read_labelled
+from xraytune.data.phantom import FINDINGS, draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, read_prepared, write_prepared
 from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Experiment, GanSettings, Parameters, without_gate
 from xraytune.stats.classification import auroc
+from xraytune.synth.contract import RealImages
+from xraytune.synth.gan import new_gan
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.run import run_trial
@@ -95,3 +98,52 @@ def test_sides_without_a_finding_that_can_be_scored_are_refused(study: tuple[Exp
     space = load_space(root / "space.yaml", ["data.split.val_a=0.02"], data=root / "xrays/data.yaml")
     with pytest.raises(DataError, match="no finding has 10 positive and 10 negative images on val-A"):
         prepare_space(space, context.cache, skip_broken=False, note=lambda _: None, on_progress=lambda *_: None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["pca", "dcgan"])
+def test_a_gan_draws_images_for_the_findings_of_training_images(
+    study: tuple[Experiment, RunContext], tmp_path: Path, architecture: str
+) -> None:
+    """Each vector once before any is repeated, so findings occur together as they do; unknown ones stay unknown."""
+    experiment, context = study
+    gan = {"architecture": architecture, "image_size": 32, "steps": 2, "width": 4, "batch_size": 8}
+    experiment = with_parameters(experiment, source="gan", synthetic_ratio=0.5, gan=gan)
+    experiment = experiment.model_copy(update={"settings": without_gate(experiment.settings)})
+    result = run_trial(experiment, context, trial_dir=tmp_path, on_epoch=lambda _: None)
+    assert result.val_b_score is not None
+    chosen, side = build_training_set(experiment, context), context.prepared.side("train")
+    drawn = chosen.sources[1].targets
+    assert drawn.shape == (256, 3)
+    first = [*map(tuple, drawn[: len(side.targets)].tolist())]
+    assert sorted(first) == sorted(map(tuple, side.targets.tolist()))
+    assert (chosen.targets[chosen.extra] == drawn[: len(chosen.extra)]).all()
+
+
+def test_an_image_depends_on_all_of_its_findings() -> None:
+    """A network for three findings, of which a class is the one-hot case."""
+    settings = GanSettings(image_size=32, width=4, z_dim=4)
+    training = new_gan(settings, 3, CPU, 1)
+    generator, rng = training.generator, torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 1, 32, 32), generator=rng, dtype=torch.uint8)
+    findings = torch.randint(-1, 2, (60, 3), generator=rng)
+    training.fit(RealImages(images=pixels, labels=findings, weights=torch.ones(60)))
+    z = torch.randn(1, 4, generator=rng).repeat(4, 1)
+    for network in (generator.eval(), training.discriminator.eval()):
+        inputs = z if network is generator else pixels[:1].float().repeat(4, 1, 1, 1)
+        vectors = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, -1], [0, 0, 0]])
+        one, two, unknown, none = network(inputs, vectors)
+        assert torch.equal(two, unknown), "an unknown finding is drawn as absent"
+        assert not torch.equal(one, two)
+        assert not torch.equal(one, none)
+        assert torch.allclose(network(inputs[:1], torch.tensor([0]))[0], one, atol=1e-6)
+
+
+def test_a_folder_of_extra_images_has_a_table_of_findings(study: tuple[Experiment, RunContext], tmp_path: Path) -> None:
+    experiment, context = study
+    draw_phantoms(tmp_path / "extra", patients=20, seed=99, image_size_px=48, findings=True)
+    folder = {"path": tmp_path / "extra/data.yaml"}
+    experiment = with_parameters(experiment, source="folder", synthetic_ratio=0.1, folder=folder)
+    chosen = build_training_set(experiment, context)
+    extra = read_labelled(tmp_path / "extra/data.yaml", ("image",), findings=FINDINGS, all_parts=True).images
+    assert {"".join("?01"[v + 1] for v in row) for row in chosen.sources[1].targets} == {i.findings for i in extra}

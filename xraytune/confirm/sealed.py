@@ -286,7 +286,8 @@ def require_testable(
     task, group_regex = task_of(settings), settings.data.split.group_regex
     owners = patients_by_file_name([*index.images, *images.images])
     for folder in extra:
-        extra_images = read_labelled_folder(folder, prepared.class_names, pairs=task.has_pairs)
+        pairs, findings = task.has_pairs, prepared.findings
+        extra_images = read_labelled_folder(folder, prepared.class_names, pairs=pairs, findings=findings)
         aliases = patient_aliases(extra_images, find_table(folder), group_regex, owners)
         # The study's own images must not change.
         is_own = images.data.path == settings.data.path

@@ -221,13 +221,15 @@ def read_labelled(
     *,
     pairs: bool = False,
     findings: Sequence[str] = (),
+    all_parts: bool = False,
     group_regex: str | None = None,
     on_progress: Progress = ignore_progress,
 ) -> LabelledImages:
     """Read labelled images from a folder without parts, or from a YAML file with a `data:` block.
 
     The data folder that contains the folder names the patients if it can (`_data_folder_of`). Of a file, the
-    test images are read; without any, the training images, and those of val in a table. `group_regex` is searched in each
+    test images are read; without any, the training images, and those of val in a table; with `all_parts`, all of a table.
+    `group_regex` is searched in each
     path for its patient, unless a table or the file has a rule for patients. With `pairs`, see `read_index`. With
     the `findings` of a model, these are read from the file's table; those that it lacks are unknown.
 
@@ -250,7 +252,8 @@ def read_labelled(
         if not listing.images:
             what = f"no image of the table has {'a known finding' if findings else 'a class'}"
             raise DataError(Problem(what, table.path, f"correct data.{'findings' if findings else 'table.labels'}"))
-        return _labelled(data, table, replace(listing, images=test or listing.images), on_progress)
+        chosen = listing.images if all_parts else test or listing.images
+        return _labelled(data, table, replace(listing, images=chosen), on_progress)
     require_group(group_regex)
     if is_data_file(source):  # of a whole data folder
         parts, _ = part_folders(data.path)
@@ -258,8 +261,15 @@ def read_labelled(
     return _read_one_part(data, class_names, _data_folder_of(data.path, group_regex), on_progress, pairs=pairs)
 
 
-def read_labelled_folder(root: Path, class_names: Sequence[str], *, pairs: bool = False) -> tuple[ImageFile, ...]:
-    """Read the images of a folder without parts, sorted by file, like `read_labelled`; classes may be empty."""
+def read_labelled_folder(
+    root: Path, class_names: Sequence[str], *, pairs: bool = False, findings: Sequence[str] = ()
+) -> tuple[ImageFile, ...]:
+    """Read the images of a folder without parts, sorted by file, like `read_labelled`; classes may be empty.
+
+    For findings, `root` is a data file.
+    """
+    if findings:
+        return read_labelled(root, class_names, findings=findings, all_parts=True).images
     return _read_one_part(DataSettings(path=root), class_names, None, ignore_progress, pairs=pairs).images
 
 

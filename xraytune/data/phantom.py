@@ -160,7 +160,7 @@ def _table_row(seed: int, patient: int, image: PhantomImage) -> list[str]:
     said = [
         f"{int(name in image.findings)}" if word is None else word for name, word in zip(FINDINGS, words, strict=True)
     ]
-    return [f"{image.part}/images/{image.stem}.jpeg", f"{patient + 1}", image.part, *said]
+    return [f"{image.part}/images/{image.stem}.jpeg", f"{seed}-{patient + 1}", image.part, *said]
 
 
 def draw_patient(
@@ -185,7 +185,7 @@ def draw_patient(
             [chest.thickness + contrast * fluid, chest.lungs, extent], image_size_px, image_rng
         )
         yield PhantomImage(
-            stem=f"patient{patient + 1}_{number + 1}" if has_findings else _stem(diagnosis, patient, number),
+            stem=f"{seed}-{patient + 1}_{number + 1}" if has_findings else _stem(diagnosis, patient, number),
             part="test" if place == cycle % len(_CYCLE) else "train",  # each diagnosis in turn
             diagnosis=diagnosis,
             findings=findings,

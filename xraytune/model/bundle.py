@@ -116,16 +116,17 @@ def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> 
         return (CardMetric(name=name, value=means.value_of("dice"), interval=means.intervals.get("dice")),)
     scored = ScoredImages(labels, results, positive=prepared.positive, threshold=threshold)
     measured = measure(scored, patients, replicates=_REPLICATES, seed=0)
-    is_binary = scored.class_count == 2 and not prepared.findings
-    positive = (
-        prepared.class_names[prepared.positive] if is_binary else "mean over findings" if prepared.findings else None
-    )
-    metrics = reported_metrics(0 if prepared.findings else scored.class_count, "card")
-    shown = [(metric.of(metric.label, positive), metric.name, measured) for metric in metrics]
     if prepared.findings:
+        shown = [
+            (f"{metric.label} (mean over findings)", metric.name, measured) for metric in reported_metrics(0, "card")
+        ]
         each = class_breakdown(scored, patients, replicates=_REPLICATES, seed=0)
         names = [prepared.findings[number] for number in scored_findings(labels)]
         shown += [(f"AUROC ({name})", "auroc", of_finding) for name, of_finding in zip(names, each, strict=True)]
+    else:
+        positive = prepared.class_names[prepared.positive] if scored.class_count == 2 else None
+        metrics = reported_metrics(scored.class_count, "card")
+        shown = [(metric.of(metric.label, positive), metric.name, measured) for metric in metrics]
     return tuple(
         CardMetric(name=name, value=of.metrics[key], interval=of.intervals.get(key)) for name, key, of in shown
     )

@@ -153,7 +153,9 @@ def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[Imag
         folder = bundle.experiment().parameters.folder
         if folder is None:
             return (), set()
-        images = read_labelled_folder(folder.path, bundle.record.class_names, pairs=TASKS[bundle.record.task].has_pairs)
+        task, names = TASKS[bundle.record.task], bundle.record.class_names
+        findings = names if task.has_findings else ()
+        images = read_labelled_folder(folder.path, names, pairs=task.has_pairs, findings=findings)
         return images, patient_aliases(images, find_table(folder.path), bundle.record.group_regex, owners)
     except (ArtifactError, DataError, MachineError, OSError):
         return (), set()

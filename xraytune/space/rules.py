@@ -50,9 +50,18 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("source", "task"),
-        lambda source, task: task != "findings" or source in ("none", "duplicate"),
-        "source: {source} does not provide findings yet",
-        "use duplicate or none",
+        lambda source, task: task != "findings" or not (SOURCES.has(source) or source == "generator"),
+        "source: {source} provides no findings",
+        "use gan, diffusion, folder, duplicate or none",
+    ),
+    *(
+        Rule(
+            (f"{block}.conditional", "task"),
+            lambda conditional, task: task != "findings" or conditional is not False,
+            f"{block}.conditional: false trains a network for each class, but images with findings have no class",
+            "remove it",
+        )
+        for block in GENERATORS
     ),
     Rule(
         ("backbone", "task"),

@@ -289,7 +289,7 @@ GENERATORS: Mapping[str, type[GanSettings] | type[DiffusionSettings]] = {
 
 
 class FolderSettings(StrictModel):
-    """Extra images from a folder with one subfolder per class."""
+    """Extra images from a folder with one subfolder per class; with findings, from a data file (YAML) of their table."""
 
     path: FilePath
     seen: FilePath | None = None

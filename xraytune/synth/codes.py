@@ -30,6 +30,7 @@ _COMBINED, _NOISE = 24, 0.25
 independent of them, which is larger if they are fewer. With fewer images or less noise, too many images are copies."""
 
 
+_SIMILAR = 2 * _COMBINED
 _COMPONENTS = ("origin", "axes")
 
 
@@ -38,7 +39,8 @@ class ClassCodes(nn.Module):
 
     In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean plus two deviations: a
     weighted sum of those of some training images, and a normally distributed one with a quarter of the variance, or more in
-    a small class. The weights have norm 1; they are the largest inner products of z and the images' random keys.
+    a small class. The weights have norm 1; they are the largest inner products of z and the images' random keys. With
+    findings, the images of a class are at least `_SIMILAR` with the most similar ones.
 
     Attributes:
         means: float32 [K, D].
@@ -47,7 +49,7 @@ class ClassCodes(nn.Module):
         axes: Map the deviation of an image from it to its code, float32 [P, D].
         codes: Of the training images, float32 [N, D].
         keys: Unit vectors, float32 [N, D].
-        labels: int64 [N].
+        labels: int64 [N], or findings, [N, C].
     """
 
     means: Tensor
@@ -69,13 +71,13 @@ class ClassCodes(nn.Module):
         self.register_buffer("origin", origin.to(self.means))
         self.register_buffer("axes", axes.to(self.means))
 
-    def _resize(self, image_count: int) -> None:
+    def _resize(self, image_count: int, *findings: int) -> None:
         for name in ("codes", "keys"):
             self.register_buffer(name, self.means.new_zeros(image_count, self.means.shape[1]))
-        self.register_buffer("labels", torch.zeros(image_count, dtype=torch.int64, device=self.means.device))
+        self.register_buffer("labels", torch.zeros(image_count, *findings, dtype=torch.int64, device=self.means.device))
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        self._resize(len(state.get(f"{prefix}labels", ())))
+        self._resize(*state[f"{prefix}labels"].shape if f"{prefix}labels" in state else (0,))
         components = [
             torch.zeros_like(state.setdefault(f"{prefix}{name}", getattr(self, name))) for name in _COMPONENTS
         ]
@@ -83,19 +85,16 @@ class ClassCodes(nn.Module):
         super()._load_from_state_dict(state, prefix, *args)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Map z [B, D] from N(0, 1) to codes [B, D] of the classes `labels` [B]."""
+        """Map z [B, D] from N(0, 1) to codes [B, D] of the classes or findings `labels`, [B] or [B, C]."""
+        if labels.ndim == 2 or self.labels.ndim == 2:
+            return self._of_findings(z, labels if labels.ndim == 2 else F.one_hot(labels, len(self.means)))
         if len(self.means) == 1:
             labels = torch.zeros_like(labels)
         normal = torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
         if self.training or not len(self.codes):
             return self.means[labels] + normal
-        is_own = labels[:, None] == self.labels
-        combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
-        noise = 1 - (1 - _NOISE) * combined / _COMBINED
         with torch.autocast(z.device.type, enabled=False):
-            weights = z @ self.keys.T
-            largest = weights.masked_fill(~is_own, -torch.inf).topk(min(_COMBINED, len(self.codes)), dim=1).values
-            weights = F.normalize(weights * (is_own & (weights >= largest.gather(1, combined - 1))), dim=1)
+            weights, noise = self._weights(z, labels[:, None] == self.labels)
             of_images = weights @ (self.codes - self.means[self.labels])
         codes: Tensor = self.means[labels] + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
         return codes
@@ -103,6 +102,26 @@ class ClassCodes(nn.Module):
     def forget_images(self) -> None:
         """Drop the codes of the training images; what remains are the mean and the covariance of each class."""
         self._resize(0)
+
+    def _of_findings(self, z: Tensor, findings: Tensor) -> Tensor:
+        normal = z @ self.factors[0].T
+        if self.training or not len(self.codes):
+            return self.means[0] + normal
+        with torch.autocast(z.device.type, enabled=False):
+            different = ((findings == 1)[:, None] != (self.labels == 1)).sum(dim=2)
+            is_own = different <= different.kthvalue(min(_SIMILAR, len(self.codes)), dim=1, keepdim=True).values
+            means = F.normalize(is_own.float(), p=1, dim=1) @ self.codes
+            weights, noise = self._weights(z, is_own)
+            of_images = weights @ self.codes - weights.sum(dim=1, keepdim=True) * means
+        return means + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
+
+    def _weights(self, z: Tensor, is_own: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights of training images in each code, [B, N], and the share of variance of the noise, [B, 1]."""
+        combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
+        weights = z @ self.keys.T
+        largest = weights.masked_fill(~is_own, -torch.inf).topk(min(_COMBINED, len(self.codes)), dim=1).values
+        chosen = is_own & (weights >= largest.gather(1, combined - 1))
+        return F.normalize(weights * chosen, dim=1), 1 - (1 - _NOISE) * combined / _COMBINED
 
     def find_components(self, images: Tensor) -> Tensor:
         """Return the principal components of images, uint8 [N, C, S, S]: float32 [N, D], each of variance 1; keep the axes.
@@ -125,15 +144,15 @@ class ClassCodes(nn.Module):
         return (deviations @ self.axes.cpu().double()).to(self.means)
 
     def fit(self, codes: Tensor, labels: Tensor) -> None:
-        """Set the distributions from codes [N, D] of training images with labels [N]."""
-        self._resize(len(codes))
+        """Set the distributions from codes [N, D] of training images with labels [N], or findings [N, C]."""
+        self._resize(len(codes), *labels.shape[1:])
         keys = torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
         self.keys.copy_(F.normalize(keys, dim=1))
         self.codes.copy_(codes)
         if len(self.means) > 1:
             self.labels.copy_(labels)
         for label in range(len(self.means)):
-            of_class = self.codes[self.labels == label].double()
+            of_class = (self.codes if labels.ndim == 2 else self.codes[self.labels == label]).double()
             deviations = of_class - of_class.mean(dim=0)
             covariance = deviations.T @ deviations / max(len(of_class) - 1, 1)
             ridge = _RIDGE * torch.eye(codes.shape[1], dtype=covariance.dtype, device=codes.device)

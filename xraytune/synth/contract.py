@@ -22,8 +22,16 @@ from xraytune.space.settings import GeneratorSettings
 _EMA_WARM_UP = 0.05
 
 
+class LabelEmbedding(nn.Embedding):
+    """An embedding of classes, int64 [B]; that of findings, [B, C], is linear: the sum of those of the present ones."""
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Return the embeddings, [B, D]."""
+        return super().forward(labels) if labels.ndim == 1 else (labels == 1).to(self.weight.dtype) @ self.weight
+
+
 class ImageGenerator(nn.Module):
-    """Maps z [n, z_dim] and labels [n] int64 to images, float [n, channels, S, S] in [-1, 1].
+    """Maps z [n, z_dim] and labels [n] int64, or findings [n, C], to images, float [n, channels, S, S] in [-1, 1].
 
     In evaluation mode, an image is a deterministic function of its own z and label.
 
@@ -38,7 +46,7 @@ class ImageGenerator(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealImages:
-    """Training images on the device: uint8 [N, C, S, S], labels int64 [N], and sampling weights float32 [N]."""
+    """Training images on the device: uint8 [N, C, S, S], labels int64 [N] or findings, and sampling weights float32 [N]."""
 
     images: Tensor
     labels: Tensor
@@ -97,8 +105,11 @@ class Training:
 
 
 def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
-    """Copy images [N, C, S, S] to the device. Weights make all classes equally frequent, so that rare ones are learned."""
-    weights = 1 / np.bincount(labels)[labels]
+    """Copy images [N, C, S, S] to the device. Weights make all classes equally frequent, so that rare ones are learned.
+
+    Images with findings, int64 [N, C], are as frequent as they are.
+    """
+    weights = 1 / np.bincount(labels)[labels] if labels.ndim == 1 else np.ones(len(labels))
     return RealImages(
         images=torch.from_numpy(planes).to(compute.device),
         labels=torch.tensor(labels, device=compute.device),

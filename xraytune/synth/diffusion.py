@@ -25,7 +25,7 @@ from xraytune.nets.captured import Draws
 from xraytune.nets.compute import autocast, seeded
 from xraytune.nets.optimizer import Optimizer
 from xraytune.space.settings import DiffusionSettings
-from xraytune.synth.contract import ImageGenerator, RealImages, Training, update_ema
+from xraytune.synth.contract import ImageGenerator, LabelEmbedding, RealImages, Training, update_ema
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -66,6 +66,9 @@ class DiffusionGenerator(ImageGenerator):
             attention_head_dim=width,
             num_class_embeds=class_count if class_count > 1 else None,
         )
+        if class_count > 1:
+            weight = self.unet.class_embedding.weight
+            self.unet.class_embedding = LabelEmbedding(*weight.shape, _weight=weight)
 
     def velocity(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         """Return the U-Net's estimate for noisy images [B, C, S, S] at schedule steps `times`, [B] or []."""

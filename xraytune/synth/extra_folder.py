@@ -17,6 +17,7 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.prepare import HELD_OUT, Prepared, require_unbroken, store_images
 from xraytune.data.shared_patients import ambiguous_files, patient_aliases, patients_by_file_name, shared_patients
 from xraytune.data.table import find_table
+from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings
 
 _logger = logging.getLogger(__name__)
@@ -34,13 +35,13 @@ def store_folder(
     Raises:
         DataError: The folder is malformed, has a broken image, no usable image, or an image of a test patient.
     """
-    listed = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks)
+    listed = read_labelled_folder(root, prepared.class_names, pairs=prepared.has_masks, findings=prepared.findings)
     if index is not None:
         _require_no_test_patients(listed, root, index, data.split.group_regex)
     usable = _without_validation(listed, root, prepared, data.split.group_regex)
     # Sorted by content, so that the first images are a fair sample whatever the files are called.
     images = tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
-    store = store_images(root, images, data, cache=cache)
+    store = store_images(data_settings(root, DataSettings(path=root)).path, images, data, cache=cache)
     require_unbroken(store, root, "repair or remove them")
     return images, store
 

@@ -126,7 +126,7 @@ class GanTraining(Training):
             if settings.diffaugment:
                 images = translate(images, shifts)
             with autocast(compute):
-                logits: Tensor = self.discriminator(images, labels.repeat(len(images) // len(labels)))
+                logits: Tensor = self.discriminator(images, torch.cat([labels] * (len(images) // len(labels))))
             return logits.float()
 
         with autocast(compute):

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from xraytune.space.settings import GanSettings
 from xraytune.synth.codes import ClassCodes
-from xraytune.synth.contract import ImageGenerator
+from xraytune.synth.contract import ImageGenerator, LabelEmbedding
 
 _STEM_PX = 4
 _CLASS_EMBEDDING_DIM = 64
@@ -27,7 +27,7 @@ _INITIAL_STD = 0.02
 
 
 class Generator(ImageGenerator):
-    """Map z [B, z_dim] and labels [B] int64 to images, float [B, channels, S, S] in [-1, 1].
+    """Map z [B, z_dim] and labels [B] int64, or findings [B, C], to images, float [B, channels, S, S] in [-1, 1].
 
     The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within a class, all
     images would look the same. With one class, labels are ignored. With `architecture: pca`, `prior` maps z to codes.
@@ -70,7 +70,7 @@ class ClassAffine(nn.Module):
 
     def __init__(self, width: int, class_count: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(class_count, _CLASS_EMBEDDING_DIM)
+        self.embedding = LabelEmbedding(class_count, _CLASS_EMBEDDING_DIM)
         self.gain = nn.Linear(_CLASS_EMBEDDING_DIM, width, bias=False)
         self.bias = nn.Linear(_CLASS_EMBEDDING_DIM, width, bias=False)
 
@@ -101,7 +101,7 @@ class Discriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.features = nn.Sequential(*layers)
         self.head = nn.Conv2d(widths[-1], 1, _STEM_PX, bias=has_bias)
-        self.class_embedding = nn.Embedding(class_count, widths[-1]) if class_count > 1 else None
+        self.class_embedding = LabelEmbedding(class_count, widths[-1]) if class_count > 1 else None
         self.apply(_init_weights)
         if self.class_embedding is not None:
             nn.init.normal_(self.class_embedding.weight, 0.0, _INITIAL_STD)

@@ -94,8 +94,11 @@ def draw_block(
     seed: int,
     compute: Compute,
     typical: MaskRange | None = None,
+    findings: NDArray[np.int64] | None = None,
 ) -> Images:
     """Draw block number `block` (from 0) of class `label`: 256 images, with plausible masks if `typical` is given.
+
+    With `findings`, int64 [256, C], these are drawn in place of a class.
 
     Rounds of 256 images are drawn until 256 images have plausible masks. The generator is on `compute.device` and in
     evaluation mode, so that images do not depend on each other. The label also seeds the noise, so two unconditional
@@ -106,7 +109,9 @@ def draw_block(
     """
     kept: list[Images] = []
     while sum(len(images.pixels) for images in kept) < BLOCK:
-        images = sample_block(generator, label, block, seed=seed, compute=compute, round_number=len(kept))
+        images = sample_block(
+            generator, label, block, seed=seed, compute=compute, round_number=len(kept), findings=findings
+        )
         if typical is not None:
             images = _plausible(images, typical, generator.settings, is_first=not kept)
         kept.append(images)
@@ -128,10 +133,17 @@ def _plausible(images: Images, typical: MaskRange, settings: GeneratorSettings, 
 
 
 def sample_block(
-    generator: ImageGenerator, label: int, block: int, *, seed: int, compute: Compute, round_number: int = 0
+    generator: ImageGenerator,
+    label: int,
+    block: int,
+    *,
+    seed: int,
+    compute: Compute,
+    round_number: int = 0,
+    findings: NDArray[np.int64] | None = None,
 ) -> Images:
     """Sample 256 images for a block, in the given round; see `draw_block`."""
-    labels = torch.full((BLOCK,), label, device=compute.device)
+    labels = torch.full((BLOCK,), label, device=compute.device) if findings is None else torch.from_numpy(findings)
     redrawn = ("round", round_number) if round_number else ()
     z = draw_noise(generator, BLOCK, derive_seed(seed, "pool", label, block, *redrawn))
     return generate(generator, z, labels, compute)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import write_array
-from xraytune.base.seeding import derive_seed
+from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images, stored_images
 from xraytune.space.settings import SOURCES, Experiment, GeneratorSettings
@@ -68,14 +68,26 @@ def pool_block(settings: GeneratorSettings, context: RunContext, label: int, blo
     prepared, compute, cache = context.prepared, context.compute, context.cache
     generator = trained_generator(settings, None if settings.conditional else label, context)
     inputs = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
+    findings = block_findings(prepared, block, settings.seed) if prepared.findings else None
 
     def draw() -> Images:
         network = load_generator(generator / "generator.safetensors").to(compute.device)
         class_input = label if settings.conditional else 0
         typical = typical_masks(settings, prepared, cache)
-        return draw_block(network, class_input, block, seed=settings.seed, compute=compute, typical=typical)
+        seed = settings.seed
+        return draw_block(network, class_input, block, seed=seed, compute=compute, typical=typical, findings=findings)
 
-    return _stored_block(context, settings.block, settings.noun, inputs, draw)
+    return _stored_block(context, settings.block, settings.noun, inputs, draw, findings)
+
+
+def block_findings(prepared: Prepared, block: int, seed: int) -> NDArray[np.int64]:
+    """Return the findings to draw a block for, [256, C]: those of training images, each once before any is repeated."""
+    targets = prepared.side("train").targets
+    places = range(block * BLOCK, (block + 1) * BLOCK)
+    passes = range(places.start // len(targets), places.stop // len(targets) + 1)
+    orders = [numpy_generator(seed, "findings of a pool", number).permutation(len(targets)) for number in passes]
+    first = passes.start * len(targets)
+    return targets[np.concatenate(orders)[places.start - first : places.stop - first]]
 
 
 def given_block(folder: Path, context: RunContext, label: int, block: int, *, seed: int) -> ImageSource:
@@ -127,7 +139,12 @@ def extension_block(source: str, context: RunContext, label: int, block: int, *,
 
 
 def _stored_block(
-    context: RunContext, source: str, noun: str, inputs: dict[str, Any], draw: Callable[[], Images]
+    context: RunContext,
+    source: str,
+    noun: str,
+    inputs: dict[str, Any],
+    draw: Callable[[], Images],
+    findings: NDArray[np.int64] | None = None,
 ) -> ImageSource:
     waits_for = f"waiting for {noun} images, which another process draws"
 
@@ -148,6 +165,7 @@ def _stored_block(
         inputs={"stage": POOL_STAGE, **inputs},
         title=f"{noun} images",
         masks=open_masks(path),
+        findings=findings,
     )
 
 
@@ -165,7 +183,8 @@ def folder_reader(images: ImageSource) -> ReadBlock:
     def of_folder(label: int, block: int) -> ImageSource:
         places = np.flatnonzero(images.labels == label)[block * BLOCK : (block + 1) * BLOCK]
         inputs = {**images.inputs, "rows": places.tolist()}
-        return replace(images, rows=images.rows[places], labels=images.labels[places], inputs=inputs)
+        findings = None if images.findings is None else images.findings[places]
+        return replace(images, rows=images.rows[places], labels=images.labels[places], inputs=inputs, findings=findings)
 
     return of_folder
 

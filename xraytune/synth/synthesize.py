@@ -47,7 +47,7 @@ def generator_inputs(
         "train": prepared.train_fingerprint,
         "pixels_sha256": prepared.pixels_sha256,
         "image_size_px": prepared.image_size_px,
-        "class_names": list(prepared.class_names),
+        "class_names": list(prepared.outputs),
         "compute": [compute.device, compute.threads, compute.precision],
         "releases": (releases("torch") if torch is None else {"torch": torch}) | releases(*extra),
     }
@@ -99,9 +99,9 @@ def trained_generator(settings: GeneratorSettings, label: int | None, context: R
     def build(folder: Path) -> None:
         train = side_images("train", prepared, cache)
         chosen = np.arange(len(train.labels)) if label is None else np.flatnonzero(train.labels == label)
-        labels = train.labels if label is None else np.zeros(len(chosen), dtype=np.int64)
+        labels = train.targets if label is None else np.zeros(len(chosen), dtype=np.int64)
         masks = train.read_masks(chosen) if prepared.has_masks else None
-        class_count = len(prepared.class_names) if label is None else 1
+        class_count = len(prepared.outputs) if label is None else 1
         _start_from_shorter_run(cache, stage, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():
             on_progress(what, 0, settings.steps)  # the pace is known sooner

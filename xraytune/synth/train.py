@@ -60,7 +60,8 @@ def train_generator(
     """Train up to step `settings.steps`, from the checkpoint in `checkpoint_dir`, of the same training, if there is one.
 
     Images and masks (0 and 255, to generate pairs) are uint8 [N, h, w], possibly memory maps, and resized once. `labels`,
-    int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. `start` is the file
+    int64 [N] in [0, class_count), have each class at least once; all classes are drawn equally often. Or they are findings,
+    [N, class_count]. `start` is the file
     of a trained generator whose weights the first step starts from. `grid_dir` is for
     `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines. The training waits for the
     device only at reports; other intervals are rounded up to the next one.

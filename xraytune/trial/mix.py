@@ -53,7 +53,8 @@ def require_enough(labels: Sequence[int], parameters: Parameters, prepared: Prep
     for label, name in enumerate(prepared.class_names):
         there, used = labels.count(label), int(np.count_nonzero(needed == label))
         if there < used:
-            images = f"images of {name}" if len(prepared.class_names) > 1 else "pairs"
+            images = "pairs" if prepared.has_masks else "images"
+            images += f" of {name}" if len(prepared.class_names) > 1 else ""
             what = f"{there} {images}, but the mix needs {used}"
             raise DataError(Problem(what, folder, "add images or lower synthetic_ratio"))
 
