@@ -92,7 +92,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         PADCHEST,
         PAD | {"rows": {"Projection": "AP supine"}},
         {"findings": "auto"},
-        "rows: no cell of column Pro",
+        "rows: no cell of column Projection is AP supine",
     ),
 }
 

@@ -46,22 +46,22 @@ VINDR = {
     f"{LABELS}_test.csv": rows("image_id,Pneumonia,No finding", "c{n},1,0", "d{n},0,1"),
 }
 SIIM = {"train-rle.csv": rows("ImageId, EncodedPixels", "1.{n}, -1", "2.{n},{n} 20 30", "2.{n},{n} 50 60")}
-LISTS = ("a{n}.png,a{n},['normal']", "\"b{n}.png\",b{n},\"['rib fracture', 'pneumonia']\"")
-PADCHEST = {"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": rows("ImageID,PatientID,Labels", *LISTS)}
+LISTS = ("a{n}.png,a{n},PA,['normal']", "\"b{n}.png\",b{n},AP,\"['rib fracture', 'pneumonia']\"")
+PADCHEST = {"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv": rows("ImageID,PatientID,Projection,Labels", *LISTS)}
 BIMCV = {"x/posi.tsv": rows("PatientID\tReportID\tLabels", "S{n}\tE{n}\t['NORMAL']", "T{n}\tF{n}\t['ILL', 'b']")}
 RSNA = ("a{n},Normal", "b{n},Lung Opacity", "b{n},Lung Opacity", "c{n},No Lung Opacity / Not Normal")
 
 
 def chexpert(part: str, healthy: int, ill: int) -> str:
-    """Four patients of each class with two views; one label is uncertain, and does not count."""
+    """Four patients of each class with two views, of which the lateral ones are not used."""
     views = {
-        f"{healthy}{{n}}/study1/view1_frontal.jpg": "1.0,,0.0",
-        f"{healthy}{{n}}/study1/view2_lateral.jpg": "1.0,,0.0",
-        f"{ill}{{n}}/study1/view1_frontal.jpg": ",1.0,1.0",
-        f"{ill}{{n}}/study1/view2_lateral.jpg": ",,-1.0",
+        f"{healthy}{{n}}/study1/view1_frontal.jpg": "Frontal,1.0,,0.0",
+        f"{healthy}{{n}}/study1/view2_lateral.jpg": "Lateral,1.0,,0.0",
+        f"{ill}{{n}}/study1/view1_frontal.jpg": "Frontal,,1.0,1.0",
+        f"{ill}{{n}}/study1/view2_lateral.jpg": "Lateral,,,1.0",
     }
     lines = (f"CheXpert-v1.0-small/{part}/patient{view},{labels}" for view, labels in views.items())
-    return rows("Path,No Finding,Lung Opacity,Pneumonia", *lines)
+    return rows("Path,Frontal/Lateral,No Finding,Lung Opacity,Pneumonia", *lines)
 
 
 CHEXPERT = {"train.csv": chexpert("train", 1, 2), "valid.csv": chexpert("valid", 3, 4)}
@@ -79,7 +79,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, str], dict[str, Any] | str, str | dict[s
         f"train/patient{{1,2}}{VIEWS} valid/patient{{3,4}}{VIEWS}",
         CHEXPERT,
         "chexpert.yaml",
-        {"train NORMAL": 8, "train PNEUMONIA": 4, "test NORMAL": 8, "test PNEUMONIA": 4},
+        ALL_SIDES,
     ),
     "SIIM": (f"images-train/x/{{1,2}}.{N}.png", SIIM, "siim.yaml", {"train NORMAL": 4, "train PNEUMOTHORAX": 4}),
     "PadChest": (f"0/a{N}.png 54/b{N}.png", PADCHEST, "padchest.yaml", {"train NORMAL": 4, "train PNEUMONIA": 4}),

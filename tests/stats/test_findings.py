@@ -30,7 +30,8 @@ def images(seed: int = 0) -> tuple[Labels, Floats, list[str]]:
     labels = (rng.random((120, 5)) < (0.5, 0.3, 0.4, 0.25, 0)).astype(np.int64)
     labels[:4, 4] = 1
     scores = np.round(rng.random((3, 120, 5)) * 0.7 + 0.3 * labels, 2)
-    return np.where(rng.random((120, 5)) < 0.2, -1, labels), scores, [f"p{n // 2}" for n in range(120)]
+    known: Labels = np.where(rng.random((120, 5)) < 0.2, -1, labels)
+    return known, scores.astype(np.float64), [f"p{n // 2}" for n in range(120)]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -309,13 +309,10 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None =
         if settings.label is not None and label not in {*words, "*"} and not problems:
             what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
             problems.append(Problem(what, paths[0], nearest(label, sorted(words), "check its spelling")))
-    for column, cells_seen in seen.items():
-        for cell in settings.rows[column]:
-            if column in columns and folded(cell) not in map(folded, cells_seen):
-                what = f"data.table.rows: no cell of column {column} is {cell!r}"
-                problems.append(
-                    Problem(what, paths[0], nearest(cell, [*cells_seen], f"write one of {join_names([*cells_seen])}"))
-                )
+    for column, cells in seen.items():
+        if column in columns and accepted[column].isdisjoint(map(folded, cells)):
+            what = f"data.table.rows: no cell of column {column} is {join_names(settings.rows[column])}"
+            problems.append(Problem(what, paths[0], f"it contains {join_names([*cells])}"))
     if len(problems) > _PROBLEMS_SHOWN:
         problems[_PROBLEMS_SHOWN:] = [f"... and {len(problems) - _PROBLEMS_SHOWN} more"]
     if problems:

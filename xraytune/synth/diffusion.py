@@ -68,7 +68,8 @@ class DiffusionGenerator(ImageGenerator):
         )
         if class_count > 1:
             weight = self.unet.class_embedding.weight
-            self.unet.class_embedding = LabelEmbedding(*weight.shape, _weight=weight)
+            self.unet.class_embedding = LabelEmbedding(*weight.shape, device="meta")
+            self.unet.class_embedding.weight = weight
 
     def velocity(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         """Return the U-Net's estimate for noisy images [B, C, S, S] at schedule steps `times`, [B] or []."""
