@@ -22,6 +22,7 @@ NAMES = (
     "audit",
     "statistics",
     "draws",
+    "findings",
     "claims",
     "known_answers",
     "pruning",

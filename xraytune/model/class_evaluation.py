@@ -178,7 +178,9 @@ def _write(
             brier=with_interval(brier, evaluation.intervals.get("brier") if is_binary else None),
         )
     labels = [names[label] for label in scored.labels]
-    table = predictions_csv(names, files, scored.probabilities, scored.predicted, patient=patients, label=labels)
+    table = predictions_csv(
+        names, files, scored.probabilities, scored.predicted, about={"patient": patients, "label": labels}
+    )
     write_text(folder / "predictions.csv", table)
     note = (
         f"{evaluation.images:,} images of {evaluation.patients:,} patients. In brackets: 95% intervals over patients."

@@ -86,9 +86,14 @@ def evaluate(
         overlap = overlap_of(bundle, labelled, files, reason=reason)
         return {**overlap, "model": bundle.path, "data": data, "out": out, "broken": tuple(broken)}
 
+    options: dict[str, Any] = {"replicates": replicates, "about": about}
     evaluation: Evaluation | FindingEvaluation | MaskEvaluation
-    evaluate_task = {"findings": evaluate_findings, "segmentation": evaluate_masks}.get(record.task, evaluate_classes)
-    evaluation, write = evaluate_task(bundle, labelled, images, columns, replicates=replicates, about=about)
+    if record.task == "segmentation":
+        evaluation, write = evaluate_masks(bundle, labelled, images, columns, **options)
+    elif record.task == "findings":
+        evaluation, write = evaluate_findings(bundle, labelled, images, columns, **options)
+    else:
+        evaluation, write = evaluate_classes(bundle, labelled, images, columns, **options)
     if out is not None:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())

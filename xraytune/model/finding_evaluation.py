@@ -103,7 +103,9 @@ def evaluate_findings(
     def write(folder: Path) -> None:
         states = zip(*(by_file[file].findings for file in files), strict=True)
         true = {f"label_{name}": [*column] for name, column in zip(names, states, strict=True)}
-        table = predictions_csv(names, files, probabilities, probabilities >= limits, patient=patients, **true)
+        table = predictions_csv(
+            names, files, probabilities, probabilities >= limits, about={"patient": patients, **true}
+        )
         write_text(folder / "predictions.csv", table)
 
     return evaluation, write

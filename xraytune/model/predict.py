@@ -11,7 +11,7 @@ threshold. With `resize: crop`, everything outside the crop is background. For a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -199,13 +199,13 @@ def predictions_csv(
     predicted: Labels | Flags,
     *,
     threshold: float | None = None,
-    **about: Sequence[str],
+    about: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return the table: `file`, the columns of `about`, `probability_CLASS` per class, `threshold` if given, `predicted`.
 
     With findings, bool [N, C], each has a column `predicted_FINDING` of 0 or 1.
     """
-    columns: dict[str, Sequence[PurePosixPath | str | float]] = {"file": [*map(PurePosixPath, files)], **about}
+    columns: dict[str, Sequence[PurePosixPath | str | float]] = {"file": [*map(PurePosixPath, files)], **(about or {})}
     columns |= {f"probability_{name}": probabilities[:, label].tolist() for label, name in enumerate(class_names)}
     columns |= {} if threshold is None else {"threshold": [threshold] * len(files)}
     if predicted.ndim == 2:

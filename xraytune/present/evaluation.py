@@ -25,7 +25,7 @@ def evaluation_frame(evaluation: Evaluation | FindingEvaluation | MaskEvaluation
     """Show the metrics, with warnings that matter for their interpretation."""
     classes = ""
     if isinstance(evaluation, FindingEvaluation):
-        parts = _finding_parts(evaluation)
+        parts: Iterator[Cell | str | Table] = _finding_parts(evaluation)
     elif isinstance(evaluation, Evaluation):
         classes = f" ({counts_text(evaluation.class_counts)})"
         parts = _classifier_parts(evaluation)
@@ -147,7 +147,7 @@ def _subgroups(column: str, evaluation: Evaluation) -> Iterator[Cell | Table]:
             yield Cell(f"{subgroup.value} is compared with all {names[subgroup.compared_with]} images", "dim")
 
 
-def _finding_parts(evaluation: FindingEvaluation) -> Iterator[Cell | Table]:
+def _finding_parts(evaluation: FindingEvaluation) -> Iterator[Cell | str | Table]:
     rows: list[Row] = [
         (f"{metric.label} (mean)", *_with_interval(evaluation, metric)) for metric in reported_metrics(0)
     ]
@@ -173,7 +173,7 @@ def _finding_parts(evaluation: FindingEvaluation) -> Iterator[Cell | Table]:
         yield Table(("", *numbers(*names)), parts, f"AUROC by {column} (exploratory)")
 
 
-def _segmenter_parts(evaluation: MaskEvaluation) -> Iterator[Cell | Table]:
+def _segmenter_parts(evaluation: MaskEvaluation) -> Iterator[Cell | str | Table]:
     rows = [(metric.label, *_with_interval(evaluation, metric)) for metric in MASK_METRICS]
     yield Table(("", *numbers("mean"), "95 % interval"), rows)
     if evaluation.empty_predictions:

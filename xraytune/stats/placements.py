@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -30,8 +31,9 @@ class StructuralComponents:
         scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate.
         components: float64 [R, P], of the sorted patients; `components @ components.T` is the covariance of the scores.
         effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and m of the others,
-            averaged over the classes if there are more than two, or over the findings; this many patients, split evenly
-            between the classes, are equally informative.
+            averaged over the classes if there are more than two; this many patients, split evenly between the classes, are
+            equally informative. Of findings the harmonic mean: rare ones have the most variance, and their number of
+            patients decides how well that is known.
         variance: The assumption on the score: `placement_variance` or `error_variance`.
     """
 
@@ -81,7 +83,7 @@ def structural_components(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
         effective_patients=effective_patients(labels, patients, positive=positive),
-        variance=placement_variance,
+        variance=placement_variance if labels.ndim == 1 else partial(_mean_variance, len(parts)),
     )
 
 
@@ -91,7 +93,12 @@ def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -
     by_class = []
     for _, *sides in one_against_rest(labels, int(labels.max()) + 1, positive):
         by_class.append(4 / sum(1 / len(np.unique(names[side])) for side in sides))
-    return float(np.mean(by_class))
+    return float(np.mean(by_class) if labels.ndim == 1 else len(by_class) / np.sum(1 / np.array(by_class)))
+
+
+def _mean_variance(findings: int, first: ArrayLike, second: ArrayLike) -> Floats:
+    """Return `placement_variance` for means over independent findings."""
+    return placement_variance(first, second) / findings
 
 
 def _components(
