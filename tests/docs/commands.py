@@ -29,6 +29,7 @@ ONLY_PARSED = {
     r"xraytune demo": "takes minutes: test_the_quick_demo_runs runs demo --quick",
     r"xraytune search .*gan_segmentation.yaml": "like gan_segmentation_cpu.yaml: tests/cli/test_search_spaces.py",
     r"xraytune confirm .*(gan-segmentation|jsrt)": "long GAN trainings: tests/confirm/test_confirm_segmentation.py",
+    r"xraytune (search|confirm) .*findings": "needs hundreds of images: tests/confirm/test_confirm_findings.py",
     r"xraytune headroom": "needs hundreds of patients: tests/confirm/test_headroom.py",
     r"xraytune search .*gan_quality": "needs hundreds of images: tests/end_to_end/test_main_job.py",
     r"xraytune export studies/gan-quality": "tests/end_to_end/test_main_job.py",
