@@ -94,32 +94,30 @@ def _list_classes(data: DataSettings, table: LabelTable, images: _Rows, class_na
 
 def _list_findings(table: LabelTable, images: _Rows, *, is_auto: bool, is_of_model: bool) -> Listing:
     """List images with their findings; those of `auto` need positive and negative training images."""
-    disagree = table.settings.disagree
-    vectors = {image: united(row.findings, disagree) for image, (row, _) in images.items() if row.findings}
-    vectors = {image: findings for image, findings in vectors.items() if findings.strip(UNKNOWN)}
-    training = [findings for image, findings in vectors.items() if images[image][1] != "test"]
-    counts = dict(zip(table.findings, map(Counter, zip(*training, strict=True)), strict=False))
-    lacking = [name for name in table.findings if not (counts.get(name, {}).keys() >= {PRESENT, ABSENT})]
-    names = tuple(name for name in table.findings if not is_auto or name not in lacking)
-    problems = []
-    for name in lacking if not (is_auto or is_of_model) else ():
+    disagree, names, problems = table.settings.disagree, table.findings, list[Problem]()
+    united_rows = {image: united(row.findings, disagree) for image, (row, _) in images.items() if row.findings}
+    known = {image: findings for image, findings in united_rows.items() if findings.strip(UNKNOWN)}
+    training = [findings for image, findings in known.items() if images[image][1] != "test"]
+    counts = dict(zip(names, map(Counter, zip(*training, strict=True)), strict=False))
+    for name in names if not is_of_model else ():
         count = counts.get(name, Counter())
-        what = f"{name} is present in {count[PRESENT]:,} and absent in {count[ABSENT]:,} of {len(training):,} images"
-        contain = f"the columns contain {_counted(table.cells)}" if table.cells else "a classifier needs both"
-        problems.append(
-            Problem(what, table.path, nearest(name, table.known, f"remove it from data.findings; {contain}"))
-        )
+        if count[PRESENT] and count[ABSENT]:
+            continue
+        names = tuple(other for other in names if other != name or not is_auto)
+        of = f"of {len(training):,} training images; the columns contain {_counted(table.cells) or 'nothing else'}"
+        what = f"{name} is present in {count[PRESENT]:,} and absent in {count[ABSENT]:,} {of}"
+        problems += [] if is_auto else [Problem(what, table.path, nearest(name, table.known, "remove it"))]
     if len(names) < 2 and not is_of_model:
         what = f"data.findings: auto finds {join_names(names) or 'nothing'}, with both present and absent ones"
         problems.append(Problem(what, table.path, "a single finding is two classes: use task: classification"))
-    places = [table.findings.index(name) for name in names]
+    kept = [place for place, name in enumerate(table.findings) if name in names]
     listed = {
-        image: Listed(0, images[image][1], findings="".join(findings[place] for place in places))
-        for image, findings in vectors.items()
+        image: Listed(0, images[image][1], findings="".join(findings[place] for place in kept))
+        for image, findings in known.items()
     }
-    disputes = ((image.name, disputed_findings(table.findings, row.findings)) for image, (row, _) in images.items())
-    disputed = {image: votes for image, votes in disputes if votes}
-    return Listing(SINGLE_CLASS, listed, tuple(problems), (*_disagreements(table, disputed, len(images)),), names)
+    disputed = {image.name: disputed_findings(table.findings, row.findings) for image, (row, _) in images.items()}
+    notes = _disagreements(table, {image: votes for image, votes in disputed.items() if votes}, len(images))
+    return Listing(SINGLE_CLASS, listed, tuple(problems), tuple(notes), names)
 
 
 def _found_classes(table: LabelTable, root: Path, images: _Rows) -> tuple[str, ...]:

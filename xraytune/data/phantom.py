@@ -42,8 +42,8 @@ FINDINGS: tuple[Finding, ...] = ("lobar", "diffuse", "effusion")
 _FINDING_SHARES = (0.35, 0.30, 0.10)
 _WITH_PNEUMONIA = 0.35
 """An effusion is so much more frequent with each of the other two."""
-_UNKNOWN_SHARE = 0.1
-"""Findings that the table calls uncertain (-1), or about which it says nothing: half of them each."""
+_UNKNOWN_SHARES = (0.05, 0.05, 0.9)
+"""Of findings that the table calls uncertain (-1), does not mention, and states."""
 _DATA_FILE = """\
 data:
   path: .
@@ -156,10 +156,7 @@ def draw_phantoms(
 def _table_row(seed: int, patient: int, image: PhantomImage) -> list[str]:
     """Return the row of an image: its path, patient, side and findings, some of them unknown."""
     rng = numpy_generator(seed, "reader", image.stem)
-    words = [("-1" if rng.random() < 0.5 else "") if rng.random() < _UNKNOWN_SHARE else None for _ in FINDINGS]
-    said = [
-        f"{int(name in image.findings)}" if word is None else word for name, word in zip(FINDINGS, words, strict=True)
-    ]
+    said = [rng.choice(["-1", "", str(int(name in image.findings))], p=_UNKNOWN_SHARES) for name in FINDINGS]
     return [f"{image.part}/images/{image.stem}.jpeg", f"{seed}-{patient + 1}", image.part, *said]
 
 
