@@ -43,8 +43,8 @@ def measure() -> Iterator[Figure]:
             equal, better = words[1], words[2]
             helps.append(equal.is_better)
             matched = [
-                AgainstControl(control=kind, kind=kind, verdict=verdict)
-                for kind, verdict in (("none", better), ("duplicate", equal))
+                AgainstControl(control="none", kind="none", verdict=better),
+                AgainstControl(control="duplicate", kind="duplicate", verdict=equal),
             ]
             hurts.append(overall_verdict(matched).word == "hurts")
         yield figure(f"findings: coverage, {case}", float(np.mean(covered)), "share", "0.93 to 0.97")

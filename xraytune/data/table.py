@@ -309,10 +309,10 @@ def _read_table(root: Path, settings: TableSettings, data: DataSettings | None =
         if settings.label is not None and label not in {*words, "*"} and not problems:
             what = f"data.table.labels: no cell of column {settings.label} has the label {label!r}"
             problems.append(Problem(what, paths[0], nearest(label, sorted(words), "check its spelling")))
-    for column, cells in seen.items():
-        if column in columns and accepted[column].isdisjoint(map(folded, cells)):
+    for column, there in seen.items():
+        if column in columns and accepted[column].isdisjoint(map(folded, there)):
             what = f"data.table.rows: no cell of column {column} is {join_names(settings.rows[column])}"
-            problems.append(Problem(what, paths[0], f"it contains {join_names([*cells])}"))
+            problems.append(Problem(what, paths[0], f"it contains {join_names([*there])}"))
     if len(problems) > _PROBLEMS_SHOWN:
         problems[_PROBLEMS_SHOWN:] = [f"... and {len(problems) - _PROBLEMS_SHOWN} more"]
     if problems:

@@ -68,7 +68,7 @@ class DiffusionGenerator(ImageGenerator):
         )
         if class_count > 1:
             weight = self.unet.class_embedding.weight
-            self.unet.class_embedding = LabelEmbedding(*weight.shape, device="meta")
+            self.unet.class_embedding = LabelEmbedding(weight.shape[0], weight.shape[1], device="meta")
             self.unet.class_embedding.weight = weight
 
     def velocity(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
