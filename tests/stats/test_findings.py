@@ -110,4 +110,4 @@ def test_one_finding_is_the_positive_class_of_two() -> None:
         structural_components(of_class[:, None], one[None], owners, 0),
     )
     assert np.allclose(first.components, second.components)
-    assert first.effective_patients == second.effective_patients
+    assert first.effective_patients == pytest.approx(second.effective_patients)

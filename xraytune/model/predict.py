@@ -112,7 +112,9 @@ def predict(
         counts = predicted.sum(axis=0).tolist()
         words: list[Json] = [[name for name, is_there in zip(names, row, strict=True) if is_there] for row in predicted]
     else:
-        predicted = predicted_classes(probabilities, positive=names.index(record.positive_name), threshold=record.threshold)
+        predicted = predicted_classes(
+            probabilities, positive=names.index(record.positive_name), threshold=record.threshold
+        )
         counts, words = np.bincount(predicted, minlength=len(names)).tolist(), [names[label] for label in predicted]
     write_text(out, predictions_csv(names, used, probabilities, predicted, threshold=shown))
     return Predicted(

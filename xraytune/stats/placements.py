@@ -32,8 +32,8 @@ class StructuralComponents:
         components: float64 [R, P], of the sorted patients; `components @ components.T` is the covariance of the scores.
         effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and m of the others,
             averaged over the classes if there are more than two; this many patients, split evenly between the classes, are
-            equally informative. Of findings the harmonic mean: rare ones have the most variance, and their number of
-            patients decides how well that is known.
+            equally informative. Those of findings are combined like degrees of freedom, by Satterthwaite's formula: rare
+            findings have the most variance, which is known from few patients.
         variance: The assumption on the score: `placement_variance` or `error_variance`.
     """
 
@@ -83,22 +83,29 @@ def structural_components(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
         effective_patients=effective_patients(labels, patients, positive=positive),
-        variance=placement_variance if labels.ndim == 1 else partial(_mean_variance, len(parts)),
+        variance=partial(_mean_variance, _effective_patients(labels, patients, positive))
+        if labels.ndim == 2
+        else placement_variance,
     )
 
 
 def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> float:
     """Return `StructuralComponents.effective_patients`; every class has an image, or some finding has a score."""
+    each = _effective_patients(labels, patients, positive)
+    return float(each.mean() if labels.ndim == 1 else (1 / each).sum() ** 2 / (1 / each**3).sum())
+
+
+def _effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> Floats:
+    """Return 4 / (1/n + 1/m) for each class or finding that is scored."""
     names = np.asarray(patients)
-    by_class = []
-    for _, *sides in one_against_rest(labels, int(labels.max()) + 1, positive):
-        by_class.append(4 / sum(1 / len(np.unique(names[side])) for side in sides))
-    return float(np.mean(by_class) if labels.ndim == 1 else len(by_class) / np.sum(1 / np.array(by_class)))
+    sides = [sides for _, *sides in one_against_rest(labels, int(labels.max()) + 1, positive)]
+    return np.array([4 / sum(1 / len(np.unique(names[side])) for side in pair) for pair in sides])
 
 
-def _mean_variance(findings: int, first: ArrayLike, second: ArrayLike) -> Floats:
-    """Return `placement_variance` for means over independent findings."""
-    return placement_variance(first, second) / findings
+def _mean_variance(each: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
+    """Return the `DifferenceVariance` of means over independent findings with so many effective patients `each`."""
+    effective = (1 / each).sum() ** 2 / (1 / each**3).sum()
+    return np.asarray(placement_variance(first, second) * effective * (1 / each).sum() / len(each) ** 2)
 
 
 def _components(
