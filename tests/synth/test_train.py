@@ -16,8 +16,12 @@ from PIL import Image
 from tests.in_process import CPU, one_thread
 from tests.synth.conftest import BLOBS, assert_learned_blobs, assert_same_bits, tiny, tiny_diffusion, train
 from xraytune.base.errors import TrialError
+from xraytune.nets.backbones import build_backbone
+from xraytune.nets.compute import seeded
 from xraytune.space.settings import GeneratorSettings
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.synth.gan import frozen_features
+from xraytune.synth.networks import Generator
 from xraytune.synth.pool import sample_block
 from xraytune.synth.train import resize_pixels
 
@@ -65,6 +69,29 @@ def test_a_resumed_and_a_longer_run_equal_an_uninterrupted_one(
     for other in ("stopped", "short"):
         assert_same_bits(tmp_path / "unbroken", tmp_path / other)
     assert torch.equal(torch.random.get_rng_state(), random_state), "torch's generator is left alone"
+
+
+def test_features_of_a_network_are_kept(tmp_path: Path) -> None:
+    """Of reconstructions after equal steps; the network's weights are random, like its features."""
+    with seeded(1, "features"):
+        backbone, _ = build_backbone("mobilenet_v2")
+    weights = tmp_path / "weights.pth"
+    torch.save(backbone.state_dict(), weights)
+    pixels, labels = BLOBS
+    planes = torch.from_numpy(pixels)[:, None].float() / 127.5 - 1
+    errors = []
+    for features in (None, weights):
+        folder = tmp_path / str(bool(features))
+        train(tiny(features=features, steps=100, lr_g=2e-3, batch_size=4), folder)
+        generator = checkpoint_generator(folder / CHECKPOINT_NAME)
+        assert isinstance(generator, Generator)
+        assert generator.prior is not None
+        with torch.no_grad():
+            shown = generator.decode(generator.prior.codes, torch.from_numpy(labels))
+            real, own = (frozen_features(backbone.eval(), images) for images in (planes, shown))
+        errors.append(float(torch.nn.functional.mse_loss(own, real) / real.var(dim=0).mean()))
+
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_the_generator_to_sample_from_is_the_moving_average(trained: Path, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def fill_generator_folder(
             copy_file(source, folder / file)
     learnt = {image.sha256 for image in prepared.images if image.side == "train"}
     record = SavedGenerator(
-        settings=settings.model_copy(update={"start_from": None}),
+        settings=settings.model_copy(update=dict.fromkeys({"start_from", "features"} & settings.model_fields_set)),
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         train_fingerprint=prepared.train_fingerprint,
         train_images=sorted(learnt | seen_by([experiment.parameters])),

@@ -16,7 +16,7 @@ from xraytune.space.domains import Value
 
 _WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|hub|none|IMAGENET1K_\w+")
 
-PATHS = ("folder.path", "folder.seen", "generator.path", "gan.start_from", "diffusion.start_from")
+PATHS = ("folder.path", "folder.seen", "generator.path", "gan.start_from", "gan.features", "diffusion.start_from")
 """The parameters that are paths."""
 
 

@@ -235,6 +235,9 @@ class GanSettings(StrictModel):
     image_size: Literal[32, 64, 128, 256] = 64
     steps: GeneratorSteps = 10_000
     batch_size: Annotated[int, Field(ge=2, le=4096), Usual(2, 1024)] = 16
+    features: FilePath | None = None
+    """ImageNet weights of a MobileNetV2, whose features generated images then keep, too: for a generator that is to help a
+    classifier of other patients. Half of the components are then those of the features, so `z_dim` should be 128."""
     z_dim: Annotated[int, Field(ge=1, le=4096), Usual(2, 1024)] = 64
     """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
@@ -433,6 +436,12 @@ class Parameters(StrictModel):
                 f"train at least one step, or give {block}.start_from",
             )
             for block in GENERATORS
+        ),
+        Rule(
+            ("gan.features", "gan.architecture", "gan.z_dim"),
+            lambda features, architecture, size: features is None or (architecture == "pca" and size % 2 == 0),
+            "gan.features needs gan.architecture: pca and an even gan.z_dim",
+            "remove gan.features, or write z_dim: 128",
         ),
         Rule(
             ("source", "generator.path"),

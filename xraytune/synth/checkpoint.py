@@ -129,7 +129,7 @@ def _about(generator: ImageGenerator) -> dict[str, str | int]:
     """Return all that `_load` needs to rebuild a generator, apart from its weights."""
     settings = generator.settings
     counts = {"class_count": generator.class_count, "channels": generator.channels}
-    return {"kind": settings.block, "settings": settings.model_dump_json(exclude={"start_from"}), **counts}
+    return {"kind": settings.block, "settings": settings.model_dump_json(exclude={"start_from", "features"}), **counts}
 
 
 def _load(about: Mapping[str, Any], weights: dict[str, Tensor]) -> ImageGenerator:

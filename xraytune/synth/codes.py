@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xraytune.base.errors import ArtifactError, Problem
+
 _CODE_PX = 32
 """Images are downsampled to this side for the principal components."""
 _LEAST_DEVIATION = 1e-6
@@ -123,25 +125,30 @@ class ClassCodes(nn.Module):
         chosen = is_own & (weights >= largest.gather(1, combined - 1))
         return F.normalize(weights * chosen, dim=1), 1 - (1 - _NOISE) * combined / _COMBINED
 
-    def find_components(self, images: Tensor) -> Tensor:
+    def find_components(self, images: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the principal components of images, uint8 [N, C, S, S]: float32 [N, D], each of variance 1; keep the axes.
 
-        Few or similar images have fewer components; the missing ones are 0.
+        With their features [N, F], half of the components are those of the features. Few or similar images have fewer
+        components; the missing ones are 0.
         """
-        pixels = _small_pixels(images)
-        origin, code_dim, scale = pixels.mean(dim=0), self.means.shape[1], math.sqrt(max(len(pixels) - 1, 1))
-        components, deviations, axes = torch.linalg.svd(pixels - origin, full_matrices=False)
-        count = min(code_dim, int((deviations > _LEAST_DEVIATION * deviations[0]).sum()))
-        codes, kept = torch.zeros(len(pixels), code_dim), torch.zeros(len(origin), code_dim)
-        codes[:, :count] = components[:, :count] * math.sqrt(len(pixels) - 1)
-        kept[:, :count] = axes[:count].T / deviations[:count] * scale
-        self._set_components(origin, kept)
-        return codes.to(images.device)
+        parts = _described(images, features)
+        origins, codes, axes = zip(
+            *(_components(part, self.means.shape[1] // len(parts)) for part in parts), strict=True
+        )
+        self._set_components(torch.cat(origins), torch.block_diag(*axes))  # type: ignore[no-untyped-call]
+        return torch.cat(codes, dim=1).to(images.device)
 
-    def project(self, images: Tensor) -> Tensor:
-        """Return the codes of other images, uint8 [N, C, S, S], in the components that were found: float32 [N, D]."""
-        deviations = _small_pixels(images) - self.origin.cpu().double()
-        return (deviations @ self.axes.cpu().double()).to(self.means)
+    def project(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return the codes of other images, uint8 [N, C, S, S], in the components that were found: float32 [N, D].
+
+        Raises ArtifactError if the components are those of other parts, such as of images without features.
+        """
+        described = torch.cat(_described(images, features), dim=1)
+        if described.shape[1] != len(self.origin):
+            raise ArtifactError(
+                Problem("the generator has other components", fix="set gan.features as in its training")
+            )
+        return ((described - self.origin.cpu().double()) @ self.axes.cpu().double()).to(self.means)
 
     def fit(self, codes: Tensor, labels: Tensor) -> None:
         """Set the distributions from codes [N, D] of training images with labels [N], or findings [N, C]."""
@@ -160,7 +167,18 @@ class ClassCodes(nn.Module):
             self.factors[label] = torch.linalg.cholesky(covariance + ridge)
 
 
-def _small_pixels(images: Tensor) -> Tensor:
-    """Return images, uint8 [N, C, S, S], reduced to the size of the components, float64 [N, P]."""
+def _described(images: Tensor, features: Tensor | None) -> list[Tensor]:
+    """Return images, uint8 [N, C, S, S], reduced to the size of the components, and their features, float64 [N, P] each."""
     small = F.interpolate(images.cpu().float(), size=(_CODE_PX, _CODE_PX), mode="bilinear", antialias=True)
-    return small.flatten(1).double()
+    return [small.flatten(1).double(), *([] if features is None else [features.cpu().double()])]
+
+
+def _components(rows: Tensor, code_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean of rows [N, P], their principal components [N, code_dim], and the axes [P, code_dim]."""
+    origin, scale = rows.mean(dim=0), math.sqrt(max(len(rows) - 1, 1))
+    components, deviations, axes = torch.linalg.svd(rows - origin, full_matrices=False)
+    count = min(code_dim, int((deviations > _LEAST_DEVIATION * deviations[0]).sum()))
+    codes, kept = torch.zeros(len(rows), code_dim), torch.zeros(len(origin), code_dim)
+    codes[:, :count] = components[:, :count] * math.sqrt(len(rows) - 1)
+    kept[:, :count] = axes[:count].T / deviations[:count] * scale
+    return origin, codes, kept

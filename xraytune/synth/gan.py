@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xraytune.base.records import Compute
+from xraytune.nets.backbones import build_backbone, pixel_constants
 from xraytune.nets.captured import Draws
-from xraytune.nets.compute import autocast, seeded
+from xraytune.nets.compute import autocast, constants, seeded
 from xraytune.nets.optimizer import Optimizer
 from xraytune.space.settings import GanSettings
 from xraytune.synth.contract import RealImages, Training, update_ema
@@ -23,6 +24,10 @@ from xraytune.synth.networks import Discriminator, Generator
 
 _RECONSTRUCTION_WEIGHT = 10.0
 """Weight of the mean absolute error between training images and their reconstructions, with pixels in [-1, 1]."""
+_FEATURE_WEIGHT = 2.0
+"""Weight of the mean squared error between features of training images and of their reconstructions, relative to the
+variance of the features."""
+_FEATURE_BACKBONE, _FEATURE_PX, _FEATURE_BATCH = "mobilenet_v2", 128, 64
 _MAX_SHIFT = 0.125
 """Of a real or generated image, as a share of its side."""
 GanLoss: TypeAlias = Literal["bce", "non_saturating", "hinge"]
@@ -87,7 +92,12 @@ def generator_loss(name: GanLoss, fake_logits: Tensor) -> Tensor:
 
 @dataclass(slots=True, kw_only=True)
 class GanTraining(Training):
-    """The state of a GAN's training."""
+    """The state of a GAN's training.
+
+    Attributes:
+        backbone: The frozen network of `settings.features`; without them, None.
+        features: Of the training images, float32 [N, D].
+    """
 
     losses: ClassVar[tuple[str, ...]] = ("g_loss", "d_loss")
     if_diverged: ClassVar[str] = "lower gan.lr_g and gan.lr_d, or set gan.spectral_norm: true"
@@ -98,13 +108,19 @@ class GanTraining(Training):
     ema_generator: Generator
     optimizer_g: Optimizer
     optimizer_d: Optimizer
+    backbone: nn.Module | None = None
+    features: Tensor | None = None
 
+    @torch.no_grad()
     def fit(self, real: RealImages) -> None:
-        """With `architecture: pca`, compute the codes of the training images; a start keeps its components."""
+        """Compute the features and, with `architecture: pca`, the codes of the images; a start keeps its components."""
         prior, ema_prior, images = self.generator.prior, self.ema_generator.prior, real.images
+        if self.backbone is not None:
+            batches = torch.split(torch.arange(len(images), device=images.device), _FEATURE_BATCH)
+            self.features = torch.cat([frozen_features(self.backbone, real.batch(rows)[0]) for rows in batches])
         if prior is not None and ema_prior is not None:
-            has_start = self.settings.start_from is not None
-            prior.fit(prior.project(images) if has_start else prior.find_components(images), real.labels)
+            code = prior.find_components if self.settings.start_from is None else prior.project
+            prior.fit(code(images, self.features), real.labels)
             ema_prior.load_state_dict(prior.state_dict())
 
     def draw(self, real: RealImages, compute: Compute) -> GanDraws:
@@ -147,6 +163,9 @@ class GanTraining(Training):
         if self.generator.prior is not None:
             half = len(images) // 2
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])
+            if self.backbone is not None and self.features is not None:
+                error = F.mse_loss(frozen_features(self.backbone, fake[:half]), self.features[drawn.rows[:half]])
+                g_loss = g_loss + _FEATURE_WEIGHT * error / self.features.var(dim=0).mean()
         _update(self.optimizer_g, g_loss)
         self.discriminator.requires_grad_(True)
 
@@ -167,7 +186,8 @@ def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels:
     with seeded(settings.seed, settings.block, "initial weights"):
         generator = Generator(settings, class_count, channels)
         discriminator = Discriminator(settings, class_count, channels)
-    for network in (generator, discriminator):
+        backbone = build_backbone(_FEATURE_BACKBONE, weights=settings.features)[0] if settings.features else None
+    for network in (generator, discriminator, *([backbone] if backbone else [])):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     betas = settings.beta1, settings.beta2
     return GanTraining(
@@ -177,7 +197,22 @@ def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels:
         ema_generator=copy.deepcopy(generator).eval().requires_grad_(False),
         optimizer_g=Optimizer("adam", generator, lr=settings.lr_g, betas=betas),
         optimizer_d=Optimizer("adam", discriminator, lr=settings.lr_d, betas=betas),
+        backbone=backbone.eval().requires_grad_(False) if backbone else None,
     )
+
+
+def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
+    """Return the features, [n, D], of images, float32 [n, C, S, S] in [-1, 1], at 128 px, as a classifier sees them.
+
+    They are resized by products with matrices, since the backward pass of `interpolate` would not be deterministic.
+    """
+    mean, std = (constants(values, images.device)[:, None, None] for values in pixel_constants(_FEATURE_BACKBONE))
+    side_px = images.shape[-1]
+    unit, shape = torch.eye(side_px, device=images.device)[None, None], (_FEATURE_PX, side_px)
+    resize = F.interpolate(unit, size=shape, mode="bilinear", antialias=side_px > _FEATURE_PX)
+    resized = resize @ ((images[:, :1] + 1) / 2) @ resize.mT
+    features: Tensor = backbone(((resized - mean) / std).contiguous(memory_format=torch.channels_last))
+    return features
 
 
 def _update(optimizer: Optimizer, loss: Tensor) -> None:

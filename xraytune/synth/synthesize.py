@@ -39,8 +39,11 @@ def generator_inputs(
     """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
     extra = () if missing_packages(settings.block) else PACKAGES.get(settings.block, ())
     started = {} if settings.start_from is None else {"start": sha256_of(_start_file(settings, label, prepared))}
+    features = getattr(settings, "features", None)
+    if features is not None:
+        started["features"] = sha256_of(features, "file of tensors")
     return {
-        "settings": settings.model_dump(exclude={"start_from"}),
+        "settings": settings.model_dump(exclude={"start_from", "features"}),
         **started,
         "makes_masks": prepared.has_masks,
         "label": label,
