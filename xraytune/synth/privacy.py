@@ -9,6 +9,7 @@ Source: membership inference by distance to samples and by reconstruction: Chen 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from xraytune.base.errors import ArtifactError
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.prepare import RunContext, SideName, side_images
 from xraytune.stats.classification import auroc
@@ -131,8 +133,9 @@ def _reconstruction(
     real = torch.from_numpy(images)[:, None].to(device)
     labels = torch.full((len(real),), label if network.class_count > 1 else 0, device=device)
     codes = torch.zeros(len(real), network.z_dim, device=device)
-    if network.prior is not None and len(network.prior.axes):
-        codes = network.prior.project(real)
+    if network.prior is not None:
+        with suppress(ArtifactError):  # components of features, which other parts of images do not give
+            codes = network.prior.project(real)
     codes.requires_grad_()
     optimizer, wanted = torch.optim.Adam([codes], lr=_CODE_RATE), real.float() / 127.5 - 1
     for step in range(_CODE_STEPS):
