@@ -27,6 +27,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spaces")
     draw_phantoms(folder / "xrays", patients=40, seed=3, image_size_px=48)
     draw_phantoms(folder / "pairs", patients=40, seed=3, image_size_px=48, pairs=True)
+    draw_phantoms(folder / "findings", patients=120, seed=3, image_size_px=48, findings=True)
     return folder
 
 
@@ -94,8 +95,11 @@ def first_trials(space: Space) -> list[Experiment]:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", MIXES, ids=lambda file: file.stem)
 def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_path: Path) -> None:
-    is_segmentation = load_space(file).settings.task == "segmentation"
-    data, tiny = ("pairs", TINY_PAIRS) if is_segmentation else ("xrays", TINY)
+    data, tiny = {
+        "classification": ("xrays", TINY),
+        "findings": ("findings/data.yaml", (*TINY, "data.split.val_a=0.35", "data.split.val_b=0.35")),
+        "segmentation": ("pairs", TINY_PAIRS),
+    }[load_space(file).settings.task]
     space = load_space(file, (*tiny, "budget.trials=6"), data=phantoms / data)
     prepared, _ = prepare(space.settings, phantoms / "cache")
 

@@ -65,14 +65,19 @@ def test_findings_are_compared_one_by_one_beside_the_verdict(lab: Path) -> None:
     record, results = read_json(folder / "verdict.json"), np.load(folder / "trials/0000/test.npy")
     assert (record["metric"], results.shape[1]) == ("macro AUROC", 3)
     rows = [row for row in record["findings"] if row["control"] == record["findings"][0]["control"]]
-    assert [row["finding"] for row in rows] == [*FINDINGS]
+    names = [row["finding"] for row in rows]
+    assert len(names) > 1
+    for name in {*FINDINGS} - {*names}:
+        assert any(f"not in the mean: {name}" in note for note in record["notes"]), "one with few test images is named"
     first = record["finalists"][0]
     assert np.mean([row["value"] for row in rows]) == pytest.approx(first["score"])
     assert np.mean([row["difference"] for row in rows]) == pytest.approx(first["comparisons"][0]["difference"])
-    assert "p (Holm)" in shown
+    assert "macro AUROC" in shown
     assert "Macro AUROC is the mean over the findings" in record["methods"]
     write_report(lab / "studies/small", out=lab / "report.html")
-    assert "difference in AUROC by finding" in (lab / "report.html").read_text(encoding="utf-8")
+    page = (lab / "report.html").read_text(encoding="utf-8")
+    assert "p (Holm)" in page
+    assert "difference in AUROC by finding" in page
 
 
 def test_p_values_are_adjusted_by_holm() -> None:

@@ -198,6 +198,9 @@ def fixed_generator(space: Space) -> Experiment:
     Raises:
         ConfigError: There is none, there are two, or parameters that affect its images are searched; lists all of them.
     """
+    if space.settings.task == "findings":
+        fix = "search with it as a source; or train one of classes"
+        raise ConfigError(Problem("a generator of images with findings cannot be saved", "task", fix))
     searched = {spec.name: spec.domain for spec in space.specs}
     blocks = [block for block in GENERATORS if any(name.startswith(f"{block}.") for name in searched)]
     if len(blocks) != 1:

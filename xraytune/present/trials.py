@@ -198,7 +198,7 @@ def sides_frame(sizes: Sequence[SideSize]) -> Frame:
 
 
 def sides_table(sizes: Sequence[SideSize]) -> Table:
-    """Lay out the sides of a split with their sizes; in classification also those of each class."""
+    """Lay out the sides of a split with their sizes; also those of each class or finding, and which have too few to score."""
     columns = (
         "side",
         *numbers("images", "patients"),
@@ -207,7 +207,9 @@ def sides_table(sizes: Sequence[SideSize]) -> Table:
     )
     rows: list[Row] = []
     for size in sizes:
-        classes = ", ".join(f"{name} {size.images[name]:,} ({size.patients[name]:,})" for name in size.images)
+        few = size.unscored if size.unscored and size.name != "train" else ()
+        counts = {name: f"{name} {size.images[name]:,} ({size.patients[name]:,})" for name in size.images}
+        classes = ", ".join(f"{text}: too few" if name in few else text for name, text in counts.items())
         interval = "" if size.low is None or size.high is None else f"{size.low:.2f} to {size.high:.2f}"
         rows.append((size.name, size.image_count, size.patient_count, classes, interval))
     shown = len(columns) if any(size.has_classes for size in sizes) else 3

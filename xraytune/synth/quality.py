@@ -155,7 +155,8 @@ def require_measurable(prepared: Prepared) -> None:
 
 def small_side(prepared: Prepared) -> str:
     """Return the first of val-A and val-B with too few images of a class, such as `val-A (NORMAL 8)`; "" if none has."""
-    named = [(size.name, _few(size.images)) for size in side_sizes(prepared)[1:]]
+    sizes = ((size.name, size, size.images) for size in side_sizes(prepared)[1:])
+    named = [(name, _few({"image": size.image_count} if prepared.findings else of)) for name, size, of in sizes]
     return next((f"{name} ({few})" for name, few in named if few), "")
 
 
