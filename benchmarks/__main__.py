@@ -26,6 +26,7 @@ NAMES = (
     "claims",
     "known_answers",
     "pruning",
+    "simulated_node",
     "peers",
 )
 

@@ -19,7 +19,7 @@ from xraytune.base.records import Compute
 from xraytune.cli.main import build_app
 from xraytune.confirm import study as confirm_study
 from xraytune.data.prepare import Prepared, prepare
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import Allocation, pin
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Job
 from xraytune.search.worker import TrialWorker
@@ -81,8 +81,12 @@ def job_of(trial: TrialSuggestion, folder: StudyFolder, cache: Path, owner: Stud
 class InProcess:
     """A `Runner` whose trials run in this process, one after the other."""
 
+    allocation: Allocation
+    address: str | None = None
+
     def __init__(self, folder: StudyFolder, *, cache: Path, token: str = "", **_: Any) -> None:
-        self._owner, self._token, self._cache = folder, token, cache
+        self.study = self._owner = folder
+        self._token, self._cache = token, cache
 
     def __enter__(self) -> InProcess:
         return self

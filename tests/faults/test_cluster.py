@@ -10,6 +10,7 @@ import os
 import platform
 import random
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -24,8 +25,11 @@ import pytest
 from tests.faults.ray_processes import IS_LONG, SPACE, descendants, killable
 from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
+from xraytune.nets.checkpoint import finished_epochs
 from xraytune.nets.compute import gpu_count
 from xraytune.search.run import search
+from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import Journal
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -135,8 +139,69 @@ def test_a_gpu_node_whose_torch_sees_no_gpu_is_named_before_anything_is_written(
     with cluster_of(0, num_cpus=2, num_gpus=1) as cluster, pytest.raises(MachineError) as refusal:
         search(space, studies=studies, overrides=ONE_TRIAL, address=cluster.address)
 
-    assert f"1 GPUs requested, but torch sees none on {platform.node()}" in str(refusal.value)
+    assert f"on {platform.node()}: 1 GPUs requested, but torch sees none" in str(refusal.value)
     assert not studies.exists()
+
+
+@contextmanager
+def node_apart(cluster: Cluster, hidden: Path) -> Iterator[None]:
+    """A node of two cores on which another disk is mounted over a folder, once it has joined."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    client = GcsClient(address=cluster.address)
+    before = len(client.get_all_node_info())
+    mount = f"mount -t tmpfs tmpfs {hidden}"
+    if subprocess.run(["unshare", "--mount", "sh", "-c", mount], check=False, capture_output=True).returncode:
+        pytest.skip("a node cannot have other mounts here: `unshare --mount` is not allowed")
+    ray = Path(sys.executable).with_name("ray")
+    start = f"{mount} && exec {ray} start --address={cluster.address} --num-cpus=2 --block"
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", start], stdout=subprocess.DEVNULL) as process:
+        try:
+            while len(client.get_all_node_info()) == before:
+                assert process.poll() is None, "the node has not started"
+                time.sleep(0.1)
+            yield
+        finally:
+            process.terminate()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_study_is_named_before_anything_is_written(space: Path) -> None:
+    studies = space.parent / "studies"
+    studies.mkdir()
+
+    with cluster_of(0, num_cpus=0) as cluster, node_apart(cluster, studies):
+        with pytest.raises(MachineError) as refusal:
+            search(space, studies=studies, overrides=ONE_TRIAL, address=cluster.address)
+
+    assert f"{studies}: on {platform.node()}: the files that the search writes here are missing" in str(refusal.value)
+    assert [*studies.iterdir()] == []
+
+
+@pytest.mark.nightly
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_joining_node_on_another_disk_is_left_out_and_a_drained_one_loses_no_epoch(tmp_path: Path) -> None:
+    with cluster_of(1, num_cpus=0, _system_config=HEALTH) as cluster:
+        search = killable(tmp_path, "--address", cluster.address)
+        search.train_on(more_epochs=2, trials_at_once=2)
+        with node_apart(cluster, search.study.parent):
+            search.wait_for(lambda: "left out: " in search.log())
+        (drained,), before = cluster.worker_nodes, search.claims()
+        cluster.add_node(num_cpus=2)
+        search.train_on(more_epochs=1, trials_at_once=2)
+        drain = ["drain-node", f"--address={cluster.address}", f"--node-id={drained.node_id}"]
+        why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=60"]
+        subprocess.run([Path(sys.executable).with_name("ray"), *drain, *why], check=True, capture_output=True)
+        search.wait_for(lambda: not runs_a_trial(drained))
+        folder = StudyFolder(search.study)
+        journal = Journal(folder.journal_path, folder.space(), writable=False)
+        for number in journal.unfinished():
+            saved = finished_epochs(folder.checkpoint_path(number).parent)
+            assert len(saved) >= max(journal.reported(number), default=0) - 1
+        search.wait_for(lambda: search.claims() != before)
+        search.finish()
 
 
 @pytest.mark.ray

@@ -158,6 +158,25 @@ def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None
     assert start(direct(study)).number == 0
 
 
+def test_a_trial_whose_node_cannot_run_it_goes_to_another_and_three_such_nodes_end_the_search(
+    study: StudyFolder,
+) -> None:
+    """It never fails for a reason of its node, however many there are, as long as trials report from others."""
+    loop = direct(study, "resources.retries=0")
+    stale = MachineStopped(reason="the storage does not answer")
+    for number in range(4):
+        assert not loop.on_result(start(loop).number, stale, node=f"{number}", other_nodes=9)
+        assert loop.on_result(start(loop).number, epoch(number + 1, 0.9))
+        loop.on_node_left(0)
+
+    for node in ("a", "b", "b"):
+        loop.on_result(start(loop).number, stale, node=node, other_nodes=9)
+    with pytest.raises(MachineError, match="the storage does not answer"):
+        loop.on_result(start(loop).number, stale, node="c", other_nodes=9)
+
+    assert statuses(study) == {}
+
+
 BAD_LAYER, BAD_FOLDER = "no such layer (traceback: 000{}/error.txt)", "FileNotFoundError: pixels-{}.npy"
 
 

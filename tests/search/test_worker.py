@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import platform
 import shutil
 import signal
 import subprocess
@@ -200,11 +201,26 @@ def test_missing_storage_or_disk_space_is_not_a_trial_failure(tmp_path: Path) ->
     full = MachineError("the disk is full")
     away = OSError(errno.ESTALE, "Stale file handle", str(tmp_path / "pixels.npy"))
 
-    assert next_message(failing(full), tmp_path) == MachineStopped(reason="the disk is full")
+    node = f"on {platform.node()}: "
+    assert next_message(failing(full), tmp_path) == MachineStopped(reason=f"{node}the disk is full")
     message = next_message(failing(away), tmp_path)
 
     assert isinstance(message, MachineStopped)
-    assert message.reason.startswith(f"{tmp_path / 'pixels.npy'}: the storage does not answer (Stale file handle)")
+    assert message.reason.startswith(
+        f"{node}{tmp_path / 'pixels.npy'}: the storage does not answer (Stale file handle)"
+    )
+
+
+def test_an_error_on_a_machine_that_does_not_see_the_study_is_not_the_trials(study: StudyFolder) -> None:
+    """As where another disk is mounted at its path: nothing is written there."""
+    elsewhere = StudyFolder(study.path.with_name("another disk"))
+    task = replace(job(study, 82), study=str(elsewhere.path), lock=str(elsewhere.lock_path), token="of the search")
+
+    (message,) = steps(task, 1)
+
+    assert isinstance(message, MachineStopped)
+    assert "another disk" in message.reason
+    assert not elsewhere.path.exists()
 
 
 @pytest.mark.parametrize(

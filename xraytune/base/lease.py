@@ -194,8 +194,8 @@ def heartbeat(path: Path) -> Iterator[None]:
 
 
 def take_ownership(path: Path) -> str:
-    """Take over a folder from its previous owner, and return the token that `path` now holds."""
-    token = uuid.uuid4().hex
+    """Take over a folder from its previous owner, and return the token that `path` now holds, which ends with the host."""
+    token = f"{uuid.uuid4().hex} {socket.gethostname()}"
     write_text(path, token, durable=False)
     return token
 

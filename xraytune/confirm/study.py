@@ -16,7 +16,7 @@ from xraytune.data.prepare import Prepared, restore_pixels
 from xraytune.nets.compute import allocation_of, require_device
 from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.ray.runner import Runner, survey
+from xraytune.search.ray.runner import Runner
 from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
@@ -109,7 +109,7 @@ def open_study(
 
     @lru_cache
     def machine() -> Mapping[str, Json]:
-        where = environment(compute) if address is None else survey(address, space.settings, note=callbacks.note)[1]
+        where = environment(compute) if address is None else runner.survey(space.settings, compute)
         return {**where, "compute": {**asdict(compute)}}
 
     runner = Runner(folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from xraytune.base.errors import ArtifactError, Problem, TrialError
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.captured import Draws, Step, replayed
-from xraytune.nets.checkpoint import resume, save_best, save_checkpoint
+from xraytune.nets.checkpoint import SAVE_FILE, resume, save_best, save_checkpoint
 from xraytune.nets.compute import autocast
 from xraytune.nets.optimizer import Optimizer, learning_rate, optimizer_of
 from xraytune.space.settings import Parameters
@@ -122,11 +122,22 @@ def train_network(
             best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         is_over = _is_over(training, records)
         if is_over or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-            if best:  # first: if the run is killed in between, the epochs since the last checkpoint are repeated
-                save_best(folder, best)
-            save_checkpoint(folder, network, optimizer, records)
+            _save(folder, network, optimizer, records, best)
             best, saved_at = {}, time.monotonic()
-        yield record
+        try:
+            yield record
+        except GeneratorExit:
+            if (folder / SAVE_FILE).exists():
+                _save(folder, network, optimizer, records, best)
+            raise
+
+
+def _save(
+    folder: Path, network: nn.Module, optimizer: Optimizer, records: Sequence[EpochRecord], best: Mapping[str, Tensor]
+) -> None:
+    if best:  # first: if the run is killed in between, the epochs since the last checkpoint are repeated
+        save_best(folder, best)
+    save_checkpoint(folder, network, optimizer, records)
 
 
 def _train_epoch(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from xraytune.base.errors import counted
+from xraytune.base.errors import counted, printable
 from xraytune.data.sides import USUAL_AUROC, chance_warning
 from xraytune.present.tables import Cell, Column, Entry, Frame, Row, Table, Tone, duration, numbers
 from xraytune.study.status import trial_table
@@ -245,10 +245,12 @@ def curve(values: Sequence[float], low: float, high: float) -> str:
 
 def _state(trial: TrialView, view: StudyView) -> str:
     if trial.status == "running":
+        where = f" on {printable(trial.node)}" if trial.node else ""
         if trial.busy_with:
             left = f", {duration(trial.busy_seconds)} left" if trial.busy_seconds is not None else ""
-            return trial.busy_with + left
-        return f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starting"
+            return trial.busy_with + left + where
+        epoch = f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starting"
+        return epoch + where
     took = f" {duration(trial.seconds)}" if trial.seconds is not None and trial.status != "waiting" else ""
     return f"{trial.status}{took}"
 
@@ -264,6 +266,10 @@ def heading(view: StudyView) -> Iterable[Cell | str]:
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
     state = "running" if view.is_running else "not running"
     yield f"{state}, {duration(view.seconds)} used{limit}{left}"
+    if view.gpu_seconds:
+        most = view.gpu_seconds_budget
+        limit = f" of at most {most / 3600:,.2f}, {max(0.0, most - view.gpu_seconds) / 3600:,.2f} left" if most else ""
+        yield f"GPU hours: {view.gpu_seconds / 3600:,.2f} used{limit}"
     if view.pruning:
         yield view.pruning
 

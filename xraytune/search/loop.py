@@ -19,8 +19,9 @@ from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from xraytune.base.errors import MachineError, Problem, TrialError, XraytuneError
-from xraytune.base.files import write_json
+from xraytune.base.files import write_json, write_text
 from xraytune.base.records import EpochRecord
+from xraytune.nets.checkpoint import SAVE_FILE
 from xraytune.search import messages
 from xraytune.search.order import GeneratorNeeds, Trial, in_order
 from xraytune.space.load import experiment_to_json
@@ -31,7 +32,7 @@ from xraytune.study.row import Status
 from xraytune.study.suggestion import Cause, Failure, TrialSuggestion, resource_share
 from xraytune.study.trial_files import HANG_FILE
 
-_SAME_FAILURES = 3
+_SAME_FAILURES = _STOPPED_NODES = 3
 _DRAWN_AHEAD = 4
 """Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
 
@@ -127,6 +128,7 @@ class TrialLoop:
         self.source, self.folder, self.clock, self.generator_need = source, source.folder, source.clock, generator_need
         self._waiting = {trial.number: trial for trial in source.unfinished()}
         self._running: dict[int, Trial] = {}
+        self._stopped_nodes: dict[str, str] = {}  # why, since the last result of a trial
         ended = source.statistics()["trials"]
         # Why each ended trial failed, "" if it did not; those of an earlier start did not fail, or do not count.
         self._reasons = [""] * sum(count for status, count in ended.items() if status != "failed")
@@ -146,8 +148,12 @@ class TrialLoop:
                             self.clock.start(trial.number, workers.start(trial, self.source.label(trial)))
                         else:
                             workers.answer(messages.NoTrial(is_done=trial == "done"))
-                    case messages.TrialReported(number=number, message=message):
-                        workers.answer(messages.Decision(continues=self.on_result(number, messages.decode(message))))
+                    case messages.TrialReported(number=number, message=message, node=node, other_nodes=others):
+                        continues = self.on_result(number, messages.decode(message), node=node, other_nodes=others)
+                        workers.answer(messages.Decision(continues=continues))
+                    case messages.TrialLost(number=number, node_leaves=True):
+                        self.on_node_left(number)
+                        workers.answer(messages.Decision(continues=False))
                     case messages.TrialLost(number=number, out_of_memory=out_of_memory):
                         self.on_trial_lost(number, out_of_memory=out_of_memory)
                         workers.answer(messages.Decision(continues=False))
@@ -225,15 +231,22 @@ class TrialLoop:
         self._running[trial.number] = self._waiting.pop(trial.number)
         self.clock.start(trial.number, 0.0)
 
-    def on_result(self, number: int, message: messages.TrialMessage) -> bool:
+    def on_result(self, number: int, message: messages.TrialMessage, *, node: str = "", other_nodes: int = 0) -> bool:
         """Report what a trial says, and decide whether it continues. Repeated messages change nothing.
 
         Raises:
-            MachineError: No trial can run on this machine; this one stays unfinished.
+            MachineError: Its node and two others before, or all there are, cannot run trials; this one stays unfinished.
             TrialError: Three trials in a row failed for the same reason.
         """
         if number not in self._running:
             return False
+        if isinstance(message, messages.MachineStopped):
+            self._stopped_nodes[node] = message.reason
+            if not other_nodes or len(self._stopped_nodes) == _STOPPED_NODES:
+                raise MachineError(*self._stopped_nodes.values())
+            self._wait_again(number)
+            return False
+        self._stopped_nodes.clear()
         match message:
             case messages.EpochEnded(record=record):
                 return self._on_epoch(number, record)
@@ -246,8 +259,6 @@ class TrialLoop:
                 self._end(number, "complete", outcome)
             case messages.TrialFailed(reason=reason, cause=cause):
                 self._fail(number, reason, cause)
-            case messages.MachineStopped(reason=reason):
-                raise MachineError(reason)
         return False
 
     def _on_epoch(self, number: int, record: EpochRecord) -> bool:
@@ -274,6 +285,12 @@ class TrialLoop:
         else:
             reason = "its process was lost (killed, or its node)"
         self._fail(number, reason, "memory" if out_of_memory else "fault", is_lost=True)
+
+    def on_node_left(self, number: int) -> None:
+        """Restart a trial elsewhere, without counting a failure: its node is lost, or its process saves it and ends."""
+        if number in self._running:
+            write_text(self.folder.checkpoint_path(number).with_name(SAVE_FILE), "", durable=False)
+            self._wait_again(number)
 
     def on_workers_lost(self) -> None:
         """Handle the loss of all processes: running trials are restarted, without counting a failure."""

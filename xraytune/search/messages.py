@@ -1,8 +1,8 @@
 """Everything that the search, Ray's process and the workers say to each other: a closed set of records with one encoding.
 
     worker -> search    EpochEnded, GeneratorTrained, TrialEnded, TrialFailed, MachineStopped
-    search -> driver    LookAtNode, RunTrials
-    driver -> search    RayStarted, RayNotStarted, NodeEnvironment, NodeProblem, and while trials run:
+    search -> driver    LookAtNodes, RunTrials
+    driver -> search    RayStarted, RayNotStarted, NodesSeen, and while trials run:
                         SlotFree -> StartTrial, NoTrial;  TrialReported -> Decision;  TrialLost -> Decision;
                         StatisticsWanted -> Statistics;  RunEnded
 
@@ -50,7 +50,7 @@ class TrialFailed(_Message):
 
 
 class MachineStopped(_Message):
-    """The machine of a trial lacks something, such as disk space."""
+    """The machine of a trial lacks something, such as disk space or the study."""
 
     reason: str
 
@@ -68,10 +68,14 @@ class Node:
 
 
 class RayStarted(_Message):
-    """Ray runs; `dashboard` is its address, "" if there is none; `warning` is about what this Ray lacks."""
+    """Ray runs; `dashboard` is its address, "" if there is none; `warning` is about what this Ray lacks.
+
+    `nodes` are there now, and `most` is what an autoscaler makes of them.
+    """
 
     dashboard: str
     nodes: tuple[Node, ...]
+    most: Node = Node(cpus=0, gpus=0)
     warning: str = ""
 
 
@@ -82,24 +86,27 @@ class RayNotStarted(_Message):
     text: str
 
 
-class LookAtNode(_Message):
-    """Check a node with these resources free."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What trials need of a node: resources as Ray takes them, folders to write to, that of the images, versions."""
 
     resources: dict[str, float]
+    folders: tuple[str, ...]
+    data: str
+    releases: dict[str, str]
 
 
-class NodeEnvironment(_Message):
-    """The `environment` of the node."""
+class LookAtNodes(_Message):
+    """Look at each node with room for a trial, once there is one."""
+
+    needs: Needs
+
+
+class NodesSeen(_Message):
+    """The `environment` of a node, and the problems of all."""
 
     environment: dict[str, Any]
-
-
-class NodeProblem(_Message):
-    """Why trials cannot run on the node."""
-
-    what: str
-    where: str
-    fix: str
+    problems: tuple[str, ...] = ()
 
 
 class RunTrials(_Message):
@@ -108,12 +115,14 @@ class RunTrials(_Message):
     study: str
     scratch: str
     reuse_actors: bool
+    needs: Needs | None = None
 
 
 class SlotFree(_Message):
-    """Tune has room for a trial on these nodes."""
+    """Tune has room for a trial on these nodes; `left_out` says why others are avoided from now on."""
 
     nodes: tuple[Node, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,17 +159,20 @@ class NoTrial(_Message):
 
 
 class TrialReported(_Message):
-    """A trial has sent a message, which is still encoded."""
+    """A trial has sent a message, which is still encoded, from a `node`; others can run it."""
 
     number: int
     message: str
+    node: str = ""
+    other_nodes: int = 0
 
 
 class TrialLost(_Message):
-    """The process of a trial has ended without a message."""
+    """The process of a trial has ended without a message, or has to, since its node leaves."""
 
     number: int
-    out_of_memory: bool
+    out_of_memory: bool = False
+    node_leaves: bool = False
 
 
 class Decision(_Message):
@@ -183,8 +195,8 @@ class RunEnded(_Message):
     """Tune has ended."""
 
 
-Order: TypeAlias = LookAtNode | RunTrials
-Reply: TypeAlias = RayStarted | RayNotStarted | NodeEnvironment | NodeProblem
+Order: TypeAlias = LookAtNodes | RunTrials
+Reply: TypeAlias = RayStarted | RayNotStarted | NodesSeen
 Question: TypeAlias = SlotFree | TrialReported | TrialLost | StatisticsWanted
 Answer: TypeAlias = StartTrial | NoTrial | Decision | Statistics
 Message: TypeAlias = TrialMessage | Order | Reply | Question | Answer | RunEnded

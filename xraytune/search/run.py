@@ -19,7 +19,7 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.messages import Node
 from xraytune.search.order import GeneratorNeeds
-from xraytune.search.ray.runner import Runner, survey
+from xraytune.search.ray.runner import Runner
 from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
 from xraytune.space.settings import Settings
@@ -87,8 +87,8 @@ def search(
         require_same_space(folder, loaded)
         with locked(folder):  # refuse a second search before reading the images
             pass
-    allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
-    with Runner(folder, allocation=allocation, cache=cache, address=address, callbacks=callbacks) as runner:
+    with Runner(folder, cache=cache, address=address, callbacks=callbacks) as runner:
+        machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
         if not is_resumed:  # else there may be nothing left to do
             runner.start()
         prepared, index = prepare_space(
@@ -115,21 +115,19 @@ def search(
     return view
 
 
-def _where_trials_run(
-    settings: Settings, resumed: StudyFolder | None, address: str | None, callbacks: Callbacks
-) -> tuple[Allocation, Compute | Mapping[str, Any]]:
-    """Return the resources of trials, and what they compute on here, or the `environment` of a node of the cluster.
+def _where_trials_run(settings: Settings, recorded: Compute | None, runner: Runner) -> Compute | Mapping[str, Any]:
+    """Set the resources of trials; return what they compute on here, or the `environment` of a node of the cluster.
 
-    A resumed study keeps its device.
+    A resumed study keeps the device that is `recorded` of it.
     """
-    if resumed:
-        compute = resumed.compute()
-        if address is None:  # a cluster is checked when Ray connects to it
-            require_device(compute, resumed.path)
-        return allocation_of(settings, has_gpu=compute.device == "cuda"), compute
-    if address:
-        return survey(address, settings, note=callbacks.note)
-    return resources_here(settings)
+    if runner.address:
+        return runner.survey(settings, recorded)
+    if recorded is None:
+        runner.allocation, recorded = resources_here(settings)
+    else:
+        require_device(recorded, runner.study.path)
+        runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
+    return recorded
 
 
 def resources_here(settings: Settings) -> tuple[Allocation, Compute]:

@@ -38,6 +38,7 @@ class SearchTrials(TrialSource):
         self._rungs = rungs_of(space.settings, journal.reports(), journal.arm)
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._rows = journal.rows()
+        self._complete = {row.parameters: row for row in reversed(self._rows) if row.status == "complete"}
         self._gpu_seconds = sum(row.gpu_seconds for row in self._rows)
         write_trials(folder, self._rows)
         for row in self._rows:  # the search may have been killed between a trial's end and this
@@ -76,8 +77,7 @@ class SearchTrials(TrialSource):
 
     def copy_result(self, suggestion: TrialSuggestion) -> bool:
         """Record a trial as a copy of a complete one with the same settings: it would have the same result to the bit."""
-        rows = (row for row in self._rows if row.status == "complete" and row.parameters == suggestion.parameters)
-        if (original := next(rows, None)) is None:
+        if (original := self._complete.get(suggestion.parameters)) is None:
             return False
         number = suggestion.number
         for epoch, value in sorted(self.journal.reported(original.number).items()):
@@ -123,6 +123,8 @@ class SearchTrials(TrialSource):
         self.clock.drop(number)
         row = self.journal.row(number)
         self._rows.append(row)
+        if status == "complete":
+            self._complete.setdefault(row.parameters, row)
         append_row(self.folder.rows_path, row)
         self.folder.drop_checkpoint(number)
         self.callbacks.on_trial_end(row)

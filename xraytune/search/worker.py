@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import platform
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +32,7 @@ from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder, other_releases
 from xraytune.study.row import EndedRow, ended_runs, ended_trials
 from xraytune.study.suggestion import Cause
-from xraytune.study.trial_files import HANG_FILE, ProgressFile, write_samples
+from xraytune.study.trial_files import HANG_FILE, OWNER_FILE, ProgressFile, write_samples
 from xraytune.trial.run import train_own_generator, trial_epochs
 from xraytune.trial.samples import save_generator_grid
 from xraytune.trial.task import task_of
@@ -39,8 +40,6 @@ from xraytune.trial.task import task_of
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
-_OWNER_FILE = ".owner"
-"""In a trial's folder: names the process that runs the trial, or ran it last."""
 _SUMMARY = ("value", "val_b_score", "threshold", "best_epoch")
 
 
@@ -72,7 +71,7 @@ class TrialWorker:
         experiment = self._study.experiment(self._job.number)
         prepared = self._study.prepared(experiment.draw)
         cache = Path(self._job.cache)
-        self._claim = take_ownership(self._folder / _OWNER_FILE)
+        self._claim = take_ownership(self._folder / OWNER_FILE)
         self._open.enter_context(repeated(self._end_unless_wanted, _LOOK_SECONDS))
         self._open.enter_context(fenced(self._require_wanted))
         hang_seconds = experiment.settings.resources.hang_minutes * 60
@@ -126,7 +125,7 @@ class TrialWorker:
         return message
 
     def _next(self) -> messages.TrialMessage:
-        message = next_message(self._epochs, self._folder)
+        message = next_message(self._epochs, self._folder, self._sees_study)
         if isinstance(message, messages.EpochEnded) and self._tracker:
             self._tracker.log(message.record)
         return message
@@ -139,11 +138,15 @@ class TrialWorker:
             status, outcome = self._outcome or (self._recorded_status(), {})
             self._tracker.finish(status, outcome)
 
+    def _sees_study(self) -> bool:
+        owner = read_owner(Path(self._job.lock))
+        return not self._job.token or (owner is not None and owner.token == self._job.token)
+
     def _is_wanted(self) -> bool:
         return (
             os.getppid() == self._parent
             and may_hold_lease(Path(self._job.lock), self._job.token)
-            and has_ownership(self._folder / _OWNER_FILE, self._claim)
+            and has_ownership(self._folder / OWNER_FILE, self._claim)
         )
 
     def _end_unless_wanted(self) -> None:
@@ -175,8 +178,11 @@ class TrialWorker:
         return WandbRun(tracking, run, finish_seconds=_FINISH_SECONDS)
 
 
-def next_message(epochs: Epochs, trial_dir: Path) -> messages.TrialMessage:
-    """Return the trial's next message; the traceback of an error is saved in `error.txt`."""
+def next_message(
+    epochs: Epochs, trial_dir: Path, sees_study: Callable[[], bool] = lambda: True
+) -> messages.TrialMessage:
+    """Return the trial's next message; the traceback of an error is saved in `error.txt`, where the study is seen."""
+    node = platform.node()
     try:
         with explain_disk_errors(trial_dir):
             return messages.EpochEnded(record=next(epochs))
@@ -186,8 +192,10 @@ def next_message(epochs: Epochs, trial_dir: Path) -> messages.TrialMessage:
     except LeaseHeldError:  # another process runs the trial now
         raise
     except MachineError as error:
-        return messages.MachineStopped(reason=str(error))
+        return messages.MachineStopped(reason=f"on {node}: {error}")
     except Exception as error:  # noqa: BLE001  the trial boundary: the search continues
+        if not sees_study():
+            return messages.MachineStopped(reason=f"on {node}: the study that is searched is not at {trial_dir.parent}")
         write_text(trial_dir / "error.txt", traceback.format_exc())
         reason = str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
         return messages.TrialFailed(reason=f"{reason} (traceback: {trial_dir.name}/error.txt)", cause=_cause(error))

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from xraytune.base.records import Json
 from xraytune.space.domains import Value
 from xraytune.space.messages import explain
+from xraytune.space.paths import is_path
 from xraytune.space.settings import BLOCKS, Parameters, Usual
 from xraytune.space.strict_model import StrictModel
 
@@ -104,3 +105,8 @@ def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict
         elif name not in BLOCKS:
             flat[name] = value
     return flat
+
+
+def has_path(parameters: Parameters) -> bool:
+    """Return whether a value is the path of a file or folder."""
+    return any(is_path(name, value) for name, value in flat_values(parameters).items())

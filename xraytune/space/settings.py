@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -330,6 +331,7 @@ def has_effect_in(settings: Settings, name: str) -> bool:
     return settings.task not in _annotation(name).tasks
 
 
+@cache
 def _annotation(name: str) -> NoEffect:
     field = Parameters.model_fields.get(name)
     return next((marker for marker in (field.metadata if field else ()) if isinstance(marker, NoEffect)), NoEffect())

@@ -28,9 +28,9 @@ class Rule:
 
     def refusal(self, values: Mapping[str, Any]) -> tuple[str, str] | None:
         """Return what is wrong with these values, and the fix; None if the rule holds."""
-        read = {name.replace(".", "_"): values[name] for name in self.reads}
-        if self.holds(*read.values()):
+        if self.holds(*(values[name] for name in self.reads)):
             return None
+        read = {name.replace(".", "_"): values[name] for name in self.reads}
         what, fix = (
             text.format(**read) if isinstance(text, str) else text(*read.values()) for text in (self.what, self.fix)
         )

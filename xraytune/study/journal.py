@@ -29,8 +29,8 @@ from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import check_fences, cut_torn_line, explain_disk_errors, require_file, sync
 from xraytune.base.seeding import derive_seed
 from xraytune.space.domains import Suggester, Value
-from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.paths import is_path, relative_value
+from xraytune.space.fields import flat_values, has_path, parameters_from
+from xraytune.space.paths import relative_value
 from xraytune.space.settings import Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.row import Status, TrialRow, validated_row
@@ -77,7 +77,8 @@ class Journal:
         except Exception as error:  # a damaged line makes Optuna raise anything
             raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
         self._trials: dict[int, optuna.trial.Trial] = {}
-        self._arms: dict[int, str] = {}
+        self._ended = {trial.number: trial for trial in self.trials if trial.state.is_finished()}  # they do not change
+        self._parameters: dict[int, Parameters] = {}
         self.count = len(self.trials)  # including those suggested since opening
 
     @property
@@ -116,22 +117,23 @@ class Journal:
             ValueError: They are still being drawn.
             StudyError: The trial has ended, and its settings are missing or not in the space.
         """
+        if number in self._parameters:
+            return self._parameters[number]
         trial = self._frozen(number)
         try:
             for spec in self._space.specs:
                 if spec.name in trial.params and not spec.domain.contains(value := trial.params[spec.name]):
                     raise ValueError(f"{spec.name} is {value}, not {spec.domain}")
-            return self._suggest(FixedTrial(trial.params))
+            self._parameters[number] = parameters = self._suggest(FixedTrial(trial.params))
         except (ValueError, LookupError) as error:
             if trial.state.is_finished():
                 raise self._damaged(number, error) from error
             raise ValueError(f"trial {number} has no settings yet") from error
+        return parameters
 
     def arm(self, number: int) -> str:
         """Return the arm of a trial; errors are those of `parameters`."""
-        if number not in self._arms:
-            self._arms[number] = self.parameters(number).arm
-        return self._arms[number]
+        return self.parameters(number).arm
 
     def status(self, number: int) -> Status | None:
         """Return how a trial ended; None if it has not."""
@@ -212,9 +214,7 @@ class Journal:
     def _suggest(self, trial: Suggester) -> Parameters:
         """Draw on the stored space, whose paths are relative, and make the paths absolute."""
         parameters = self._space.suggest(trial)
-        values = flat_values(parameters)
-        has_path = any(is_path(name, value) for name, value in values.items())
-        return parameters_from(values, self._folder) if has_path else parameters
+        return parameters_from(flat_values(parameters), self._folder) if has_path(parameters) else parameters
 
     def _trial(self, number: int) -> optuna.trial.Trial:
         if number not in self._trials:
@@ -222,7 +222,8 @@ class Journal:
         return self._trials[number]
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self._storage.get_trial(number)  # a journal contains one study, so a trial's id is its number
+        # A journal contains one study, so a trial's id is its number.
+        return self._ended.get(number) or self._storage.get_trial(number)
 
 
 def _is_finite(value: object) -> TypeGuard[float]:

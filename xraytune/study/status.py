@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.domains import Value
-from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.fields import flat_values, has_path, parameters_from
 from xraytune.space.settings import Objective
 from xraytune.study.arms import ArmSummary, summarise_arms
 from xraytune.study.clock import Times, read_times
 from xraytune.study.folder import StudyFolder, is_searched
 from xraytune.study.journal import ROW_ATTRIBUTES, VALUE_NAME, Journal
 from xraytune.study.row import TrialRecord, TrialStatus, ranked_for_export, ranked_on_val_a
-from xraytune.study.trial_files import read_pool_report, read_progress, read_samples
+from xraytune.study.trial_files import read_node, read_pool_report, read_progress, read_samples
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.trial.task import task_of
 
@@ -40,6 +40,8 @@ class TrialView(TrialRecord):
     """What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`."""
     busy_seconds: float | None = None
     """An estimate of how long it will be busy with that; None if unknown."""
+    node: str = ""
+    """The node that runs it, if it is another one than this."""
     samples: str = ""
     """The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet."""
     report: PoolReport | None = None
@@ -55,6 +57,8 @@ class StudyView:
         trial_budget: That of the last start, and at least the number of trials.
         seconds: Wall time used, over all starts, as last saved.
         seconds_budget: `budget.hours` of the last start; None if it has none.
+        gpu_seconds: GPUs held by all trials, times seconds.
+        gpu_seconds_budget: `budget.gpu_hours` of the last start; None if it has none.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
     """
 
@@ -70,6 +74,8 @@ class StudyView:
     is_running: bool
     searched: tuple[str, ...] = ()
     seconds_budget: float | None = None
+    gpu_seconds: float = 0.0
+    gpu_seconds_budget: float | None = None
 
     @property
     def name(self) -> str:
@@ -213,8 +219,9 @@ class StudyWatcher:
         if left is not None and seconds_budget is not None:
             left = max(0.0, min(left, seconds_budget - times.seconds))
         gpu_seconds = sum(trial.gpu_seconds for trial in trials) + sum(times.gpu_seconds.values())
-        if left is not None and budget.gpu_hours is not None and gpu_seconds:
-            left = max(0.0, min(left, (budget.gpu_hours * 3600 / gpu_seconds - 1) * times.seconds))
+        gpu_seconds_budget = None if budget.gpu_hours is None else budget.gpu_hours * 3600
+        if left is not None and gpu_seconds_budget is not None and gpu_seconds:
+            left = max(0.0, min(left, (gpu_seconds_budget / gpu_seconds - 1) * times.seconds))
         return StudyView(
             path=self._folder.path,
             metric=self.space.settings.metric,
@@ -228,6 +235,8 @@ class StudyWatcher:
             is_running=is_running,
             searched=self.space.searched,
             seconds_budget=seconds_budget,
+            gpu_seconds=gpu_seconds,
+            gpu_seconds_budget=gpu_seconds_budget,
         )
 
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
@@ -246,7 +255,9 @@ class StudyWatcher:
         status: TrialStatus = "unfinished" if not is_running else "running" if is_at_work else "waiting"
         view = TrialView(
             number=number,
-            parameters=parameters_from(flat_values(parameters, self._folder.path)),
+            parameters=parameters_from(flat_values(parameters, self._folder.path))
+            if has_path(parameters)
+            else parameters,
             mix=task_of(self.space.settings).label(parameters),
             status=row.status if row else status,
             value=values[-1] if values else None,
@@ -254,6 +265,7 @@ class StudyWatcher:
             values=values,
             busy_with=str(busy or ""),
             busy_seconds=busy and busy.seconds_left,
+            node=read_node(folder) if status == "running" and not row else "",
             samples=read_samples(folder) if parameters.own_generator else "",
             report=read_pool_report(folder) if parameters.has_synthetic_images else None,
             **(row.model_dump(include={*ROW_ATTRIBUTES}) if row else {}),

@@ -10,7 +10,9 @@ A file may be missing, since the trial has not written it yet, or damaged: then 
 from __future__ import annotations
 
 import json
+import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple, TypeVar
@@ -23,6 +25,9 @@ from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
 HANG_FILE = "hang.txt"
 """In a trial's folder: the traceback of a process that hung; empty if it did not."""
+
+OWNER_FILE = ".owner"
+"""In a trial's folder: a token of the process that runs the trial, or ran it last, and its node."""
 
 T = TypeVar("T")
 
@@ -64,6 +69,14 @@ class ProgressFile:
             self._written = now
             content = json.dumps(TrialProgress(what, done, total, left)._asdict(), ensure_ascii=False)
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
+
+
+def read_node(trial_dir: Path) -> str:
+    """Return the node that runs a trial, or ran it last; "" if it is this one, or there is none yet."""
+    with suppress(OSError):
+        node = (trial_dir / OWNER_FILE).read_text(encoding="utf-8").partition(" ")[2]
+        return node if node != socket.gethostname() else ""
+    return ""
 
 
 def read_progress(trial_dir: Path) -> TrialProgress | None:

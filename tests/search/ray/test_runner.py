@@ -47,10 +47,10 @@ for _ in range(3):
 """
 OF_GPUS = """
 if sys.argv[2] == "first":  # a new study asks a node what trials there compute on
-    send(connection, NodeEnvironment(environment={
+    send(connection, NodesSeen(environment={
         "compute": {"device": "cuda", "threads": 2, "precision": "bfloat16"}, "system": "of the node", "identity": "one",
         "packages": {name: version(name) for name in ("torch", "torchvision")}, "started": "now"}))
-    sys.exit()
+    receive(connection)
 send(connection, SlotFree(nodes=(Node(cpus=3, gpus=1),)))
 print(receive(connection).resources, file=open(sys.argv[3], "a"))
 """

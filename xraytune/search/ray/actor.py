@@ -6,7 +6,6 @@ The driver process imports this class but not what a trial needs: that is import
 from __future__ import annotations
 
 import logging
-import platform
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from xraytune.search.messages import NodeEnvironment, NodeProblem, StartTrial, decode, encode
+from xraytune.search.messages import StartTrial, decode, encode
 
 if TYPE_CHECKING:
     from xraytune.search.worker import TrialWorker
@@ -35,8 +34,12 @@ class TrialActor(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """Return the resources that Ray must have free."""
-        return tune.PlacementGroupFactory([started_trial(config).resources])
+        """Return the resources that a node must have free, and which nodes are avoided."""
+        avoided = ",".join(config["avoided"])
+        elsewhere: dict[str, Any] = (
+            {"bundle_label_selector": [{"ray.io/node-id": f"!in({avoided})"}]} if avoided else {}
+        )
+        return tune.PlacementGroupFactory([started_trial(config).resources], **elsewhere)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read the trial's settings; nothing is computed yet."""
@@ -54,11 +57,11 @@ class TrialActor(tune.Trainable):
         return str(self._process)
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; return the trial's message, encoded."""
+        """Train one epoch; return the trial's message, encoded, and the node."""
         assert self._worker is not None
         message = encode(self._worker.step())
         _logger.info("%s: %s", self._label, re.sub(r"(\.\d{4})\d+", r"\1", message))  # shorten to four decimals
-        return {"message": message}
+        return {"message": message, "node": ray.get_runtime_context().get_node_id()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""
@@ -72,19 +75,3 @@ class TrialActor(tune.Trainable):
             self._worker.close()
             self._worker = None
             _logger.info("%s: end", self._label)
-
-
-@ray.remote
-def look(cpus: int, gpus: float) -> str:
-    """Return the environment of the node that runs this, or the problem with it, as an encoded message."""
-    from xraytune.base.errors import MachineError
-    from xraytune.nets.compute import choose_compute
-    from xraytune.study.start import environment
-
-    try:
-        return encode(NodeEnvironment(environment=environment(choose_compute(gpus=gpus, threads=cpus))))
-    except MachineError as error:
-        problem = error.problems[0]
-        fix = "set resources.gpus_per_trial=0, or install a driver that fits this torch on that machine"
-        what = f"{problem.what} on {platform.node()}"
-        return encode(NodeProblem(what=what, where=str(problem.where), fix=fix))

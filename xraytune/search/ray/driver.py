@@ -27,9 +27,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from xraytune.search import messages
-from xraytune.search.ray.actor import TrialActor, look, started_trial
-from xraytune.search.ray.internals import exit_codes, install_guards
+from xraytune.search.ray.actor import TrialActor, started_trial
+from xraytune.search.ray.internals import cluster_state, exit_codes, install_guards
 from xraytune.search.ray.metrics import Metrics
+from xraytune.search.ray.nodes import Nodes
 
 _LIST_NODES_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
@@ -61,19 +62,21 @@ class LoopClient:
 class LoopSearcher(Searcher):
     """Give Tune the trials of the loop; update the metrics whenever Ray's nodes are listed."""
 
-    def __init__(self, loop: LoopClient) -> None:
+    def __init__(self, loop: LoopClient, nodes: Nodes) -> None:
         super().__init__()
-        self._loop = loop
-        self._listed, self._nodes = time.monotonic(), _nodes()
+        self._loop, self._nodes, self._listed = loop, nodes, time.monotonic()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """Return the config of a trial for a free slot; None: ask again later; FINISHED: all trials have ended."""
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
-            self._listed, self._nodes = now, _nodes()  # they may join and leave
+            self._listed = now
+            self._nodes.update()  # they may join and leave
             self._loop.update_metrics()
-        answer: messages.StartTrial | messages.NoTrial = self._loop.ask(messages.SlotFree(nodes=self._nodes))
+        left_out, self._nodes.left_out = tuple(self._nodes.left_out), []
+        question = messages.SlotFree(nodes=self._nodes.usable(), left_out=left_out)
+        answer: messages.StartTrial | messages.NoTrial = self._loop.ask(question)
         if isinstance(answer, messages.StartTrial):
-            return {"trial": messages.encode(answer)}
+            return {"trial": messages.encode(answer), "avoided": self._nodes.avoided()}
         return str(Searcher.FINISHED) if answer.is_done else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -86,16 +89,23 @@ class LoopSearcher(Searcher):
 class LoopScheduler(FIFOScheduler):
     """Pass every message of a trial to the loop."""
 
-    def __init__(self, loop: LoopClient) -> None:
+    def __init__(self, loop: LoopClient, nodes: Nodes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._loop = loop
+        self._loop, self._nodes = loop, nodes
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Continue or stop, as the loop decides."""
-        number, message = started_trial(trial.config).job.number, result["message"]
-        if isinstance(messages.decode(message), messages.EpochEnded):
-            self._loop.metrics.count_epoch()
-        should_continue = self._loop.continues(messages.TrialReported(number=number, message=message))
+        """Continue or stop, as the loop decides, or since the node is drained."""
+        number, message, node = started_trial(trial.config).job.number, result["message"], result["node"]
+        match messages.decode(message):
+            case messages.EpochEnded():
+                self._loop.metrics.count_epoch()
+            case messages.MachineStopped(reason=reason):
+                self._nodes.leave_out(node, reason)
+        others = len(self._nodes.usable())
+        reported = messages.TrialReported(number=number, message=message, node=node, other_nodes=others)
+        should_continue = self._loop.continues(reported)
+        if should_continue and node in self._nodes.drained:
+            should_continue = self._loop.continues(messages.TrialLost(number=number, node_leaves=True))
         return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -104,7 +114,8 @@ class LoopScheduler(FIFOScheduler):
         time.sleep(_RAY_DIES_SECONDS)
         error = Path(trial.error_file).read_text(encoding="utf-8")  # `get_error` reads a copy, which Tune makes later
         out_of_memory = "OutOfMemory" in error or "running low on memory" in error
-        self._loop.continues(messages.TrialLost(number=number, out_of_memory=out_of_memory))
+        node_leaves = "its node has died" in error
+        self._loop.continues(messages.TrialLost(number=number, out_of_memory=out_of_memory, node_leaves=node_leaves))
 
 
 def main(descriptor: int, folder: str, address: str, cpus: int, search: int) -> None:
@@ -117,14 +128,16 @@ def main(descriptor: int, folder: str, address: str, cpus: int, search: int) -> 
         messages.send(connection, reply)
         if isinstance(reply, messages.RayNotStarted):
             return
+        nodes = Nodes()
         while True:
             match messages.receive(connection):
-                case messages.LookAtNode(resources=resources):
-                    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
-                    text = ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus))
-                    messages.send(connection, messages.decode(text))
+                case messages.LookAtNodes(needs=needs):
+                    nodes.needs = needs
+                    messages.send(connection, nodes.look_at_all())
                 case messages.RunTrials() as order:
-                    _run(connection, order)
+                    nodes.needs = order.needs
+                    nodes.update()
+                    _run(connection, order, nodes)
                     messages.send(connection, messages.RunEnded())
     ray.shutdown()
 
@@ -153,15 +166,14 @@ def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNot
         first_line = str(error).strip().partition("\n")[0]
         return messages.RayNotStarted(why="failed", text=f"Ray did not start: {first_line}")
     dashboard = f"http://{url}" if (url := context.dashboard_url) else ""
-    return messages.RayStarted(dashboard=dashboard, nodes=_nodes(), warning=install_guards(is_local=not address))
+    nodes, warning = Nodes(), install_guards(is_local=not address)
+    nodes.update()
+    resources = cluster_state("get_max_resources_from_cluster_config")
+    most = messages.Node(cpus=resources.get("CPU", 0), gpus=resources.get("GPU", 0))
+    return messages.RayStarted(dashboard=dashboard, nodes=nodes.usable(), most=most, warning=warning)
 
 
-def _nodes() -> tuple[messages.Node, ...]:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return tuple(messages.Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in nodes)
-
-
-def _run(connection: Connection, order: messages.RunTrials) -> None:
+def _run(connection: Connection, order: messages.RunTrials, nodes: Nodes) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
     loop = LoopClient(connection, Metrics(order.study))
     try:
@@ -170,8 +182,8 @@ def _run(connection: Connection, order: messages.RunTrials) -> None:
             name="tune",
             storage_path=order.scratch,
             num_samples=-1,
-            search_alg=LoopSearcher(loop),
-            scheduler=LoopScheduler(loop),
+            search_alg=LoopSearcher(loop, nodes),
+            scheduler=LoopScheduler(loop, nodes),
             max_failures=0,  # the loop decides on retries
             raise_on_failed_trial=False,
             reuse_actors=order.reuse_actors,

@@ -56,6 +56,14 @@ def _survive_memory_monitor() -> bool:
     return True
 
 
+def cluster_state(question: str) -> dict[str, int]:
+    """Return what the cluster's state answers to the question of this name; nothing if this Ray does not know it."""
+    import ray
+
+    answer: dict[str, int] | None = getattr(ray._private.state.state, question, dict)()
+    return answer or {}
+
+
 def exit_codes() -> list[int | None]:
     """Return those of the raylet and the GCS, None while they run; [] before Ray has started, or where others start it."""
     import ray

@@ -30,7 +30,6 @@ _ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; `slots` is the limit
 }
 _HEARTBEAT_SECONDS = 1.0
-_LATE_SECONDS = 60.0
 _STOP_SECONDS = 20.0  # longer than Tune's own limit; Tune waits forever for a trial that it cannot place
 _SHUTDOWN_SECONDS = 20.0
 _LONGEST_OUTPUT_BYTES = 2**20
@@ -130,13 +129,14 @@ class RayProcess:
         with suppress(OSError):
             messages.send(self._connection, message)
 
-    def look(self, resources: dict[str, float]) -> messages.NodeEnvironment | messages.NodeProblem:
-        """Return what a node with room for a trial says about itself."""
+    def look(self, needs: messages.Needs, *, wait_seconds: float | None) -> messages.NodesSeen:
+        """Return what a look at each node with room for a trial finds; MachineError if there is none in time."""
         self._is_busy = True
-        self.send(messages.LookAtNode(resources=resources))
-        while not self._connection.poll(_LATE_SECONDS):
-            self._note("still waiting for a machine with room for a trial: other jobs are using it, or it is slow")
-        reply: messages.NodeEnvironment | messages.NodeProblem = self._receive()
+        self.send(messages.LookAtNodes(needs=needs))
+        if not self._connection.poll(wait_seconds):
+            fix = "start one, or lower resources.cpus_per_trial or gpus_per_trial"
+            raise MachineError(Problem(f"no node with {needs.resources} has joined", str(self._address), fix))
+        reply: messages.NodesSeen = self._receive()
         self._is_busy = False
         return reply
 

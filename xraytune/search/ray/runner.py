@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from xraytune.base.errors import MachineError, Problem
+from xraytune.base.records import Compute
 from xraytune.nets.compute import Allocation, allocation_of
 from xraytune.search import messages
 from xraytune.search.callbacks import Callbacks
@@ -24,30 +25,35 @@ from xraytune.search.ray.process import RayDiedError, RayProcess, connected
 from xraytune.search.ray.setup import protect_token, why_ray_cannot_start
 from xraytune.search.slots import Held, count_slots, held
 from xraytune.space.settings import Settings
-from xraytune.study.folder import SCRATCH_NAME, StudyFolder, format_versions, numeric_releases
+from xraytune.study.folder import SCRATCH_NAME, StudyFolder, numeric_releases
 from xraytune.study.suggestion import TrialSuggestion
 
 _FRUITLESS_STARTS = 3
+_JOIN_SECONDS = 600.0
 
 
 class Runner:
     """Ray, started by `start` or for the first trial; a context manager that shuts it down.
 
     Without the `address` of a cluster, Ray starts on this machine. If it ends repeatedly, its output is in the study's
-    `.ray.log`.
+    `.ray.log`. The `allocation` is set before `run`; on a cluster, by `survey`.
     """
+
+    allocation: Allocation
 
     def __init__(
         self,
         study: StudyFolder,
         *,
-        allocation: Allocation,
+        allocation: Allocation | None = None,
         cache: Path,
         address: str | None,
         callbacks: Callbacks,
     ) -> None:
-        self.study, self.allocation, self.cache = study, allocation, cache
-        self.callbacks, self._address = callbacks, address
+        self.study, self.cache, self.address, self.callbacks = study, cache, address, callbacks
+        if allocation:
+            self.allocation = allocation
+        self.needs: messages.Needs | None = None
         self._process: RayProcess | None = None
         self._is_ready = self._has_run = False
 
@@ -62,7 +68,7 @@ class Runner:
 
         Raises MachineError if it cannot start here.
         """
-        if self._address is not None or self._process is not None:
+        if self.address is not None or self._process is not None:
             return
         if problem := why_ray_cannot_start():
             raise MachineError(problem)
@@ -88,14 +94,13 @@ class Runner:
         """Return Ray's process, once Ray has started."""
         if self._process is not None and self._is_ready:
             return self._process
-        if self._address is None:
+        if self.address is None:
             self.start()
             assert self._process is not None
             self._process.wait(caught)
         else:
-            self.callbacks.note(f"connecting to Ray at {self._address} ...")
             try:
-                self._process = connected(self._address, caught, self.callbacks.note)
+                self._process = self._process or self._connected(self.address, caught)
             except MachineError as error:
                 if self._has_run:  # a head node takes a while to restart
                     raise RayDiedError(error.problems[0].what) from error
@@ -104,9 +109,58 @@ class Runner:
         if started.warning and not self._has_run:
             self.callbacks.note(started.warning)
         self._is_ready = self._has_run = True
-        count_slots(self.allocation, started.nodes)
+        if self.address is None:
+            count_slots(self.allocation, started.nodes)
         self.callbacks.on_start(self.study.path, started.dashboard)
         return self._process
+
+    def _connected(self, address: str, caught: list[int]) -> RayProcess:
+        self.callbacks.note(f"connecting to Ray at {address} ...")
+        return connected(address, caught, self.callbacks.note)
+
+    def survey(self, settings: Settings, recorded: Compute | None) -> dict[str, Any]:
+        """Look at each node of the cluster that has room for a trial; return the `environment` of one.
+
+        Trials use the cluster's GPUs if there are any or an autoscaler can add some, or what is `recorded` of their study.
+
+        Raises:
+            MachineError: No cluster answers, it has no room for a trial, or nodes lack something; all of them are named.
+        """
+        assert self.address
+        try:
+            self._process = self._process or self._connected(self.address, [])
+            started = self._process.started
+            has_gpu = any(node.gpus >= 1 for node in (*started.nodes, started.most))
+            self.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda" if recorded else has_gpu)
+            trial = self.allocation.trial
+            self.needs = messages.Needs(
+                resources={name: float(value) for name, value in (("CPU", trial.cpus), ("GPU", trial.gpus)) if value},
+                folders=(str(self.study.path), str(self.cache)),
+                data=str(settings.data.path),
+                releases=numeric_releases(),
+            )
+            seen = self._process.look(self.needs, wait_seconds=self._wait_seconds(started))
+        except RayDiedError as error:
+            last_line = error.output.strip().rpartition("\n")[2]
+            what = f"{error} while it looked at the nodes: {last_line or 'it left no message'}"
+            raise MachineError(Problem(what, self.address, "run the same command again")) from error
+        if seen.problems:
+            raise MachineError(*seen.problems)
+        return seen.environment
+
+    def _wait_seconds(self, started: messages.RayStarted) -> float | None:
+        """Return how long to wait for a node with room for a trial, None if there is one; MachineError if none may join."""
+        trial, most = self.allocation.trial, started.most
+        try:
+            count_slots(self.allocation, started.nodes)
+        except MachineError:
+            waits_for_gpus = trial.gpus > 0 and not any(node.gpus for node in started.nodes)
+            if not waits_for_gpus and (trial.cpus > most.cpus or trial.gpus > most.gpus):
+                raise
+            node = f"a node with {trial.cpus} CPU cores and {trial.gpus:g} GPUs"
+            self.callbacks.note(f"waiting up to {_JOIN_SECONDS / 60:g} minutes for {node} to join")
+            return _JOIN_SECONDS
+        return None
 
     def close(self) -> None:
         """End Ray's process, if there is one."""
@@ -131,7 +185,10 @@ class RayWorkers:
         self.slots = 0
         self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
         self._order = messages.RunTrials(
-            study=runner.study.path.name, scratch=str(folder.path / SCRATCH_NAME), reuse_actors=reuse_processes
+            study=runner.study.path.name,
+            scratch=str(folder.path / SCRATCH_NAME),
+            reuse_actors=reuse_processes,
+            needs=runner.needs,
         )
         self._nodes: Sequence[messages.Node] = ()
         self._starts_without_result, self._end, self._output = 0, "", ""
@@ -145,7 +202,7 @@ class RayWorkers:
         try:
             self._ray = self._runner.ray(self._caught)
             for question in self._ray.questions(self._order, self._caught):
-                if isinstance(question, messages.SlotFree) and not self._has_room(question.nodes):
+                if isinstance(question, messages.SlotFree) and not self._has_room(question):
                     self._ray.send(messages.NoTrial(is_done=False))
                     question = None
                 has_results = has_results or isinstance(question, messages.TrialReported)
@@ -169,11 +226,19 @@ class RayWorkers:
         if self._end and self._end != "Tune ended":
             self._runner.callbacks.note(f"{self._end}; restarting Ray and resuming the trials")
 
-    def _has_room(self, nodes: Sequence[messages.Node]) -> bool:
-        """Update the slots; False if all nodes that can run a trial have left, in which case others may join."""
+    def _has_room(self, question: messages.SlotFree) -> bool:
+        """Update the slots; False if all nodes that can run a trial have left, in which case others may join.
+
+        Raises MachineError if the last ones were left out.
+        """
+        nodes = question.nodes
+        for why in question.left_out:
+            self._runner.callbacks.note(f"left out: {why}")
         try:
             self.slots = count_slots(self._runner.allocation, nodes)
         except MachineError as error:
+            if question.left_out:
+                raise MachineError(*question.left_out) from error
             if not self._waits_for_nodes:
                 self._runner.callbacks.note(f"waiting for a machine to join: {error.problems[0].what}")
             self._waits_for_nodes, self.slots = True, 0
@@ -211,33 +276,6 @@ class RayWorkers:
     def answer(self, answer: messages.Answer) -> None:
         """Answer the last question."""
         self._ray.send(answer)
-
-
-def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> tuple[Allocation, dict[str, Any]]:
-    """Return the resources of trials on a cluster, and the `environment` of a node that can run one.
-
-    The resources are those of the cluster's GPUs, not of this machine's.
-
-    Raises:
-        MachineError: No cluster answers, it has no room for a trial, or its torch has another version or sees no GPU.
-    """
-    note(f"connecting to Ray at {address} ...")
-    try:
-        with closing(connected(address, [], note)) as child:
-            allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.started.nodes))
-            count_slots(allocation, child.started.nodes)
-            reply = child.look(held(allocation, child.started.nodes).resources)
-    except RayDiedError as error:
-        last_line = error.output.strip().rpartition("\n")[2]
-        what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
-        raise MachineError(Problem(what, address, "run the same command again")) from error
-    if isinstance(reply, messages.NodeProblem):
-        raise MachineError(Problem(reply.what, reply.where, reply.fix))
-    environment = reply.environment
-    if (theirs := numeric_releases(environment["packages"])) != (ours := numeric_releases()):
-        what = f"the cluster has {format_versions(theirs)}, but this machine has {format_versions(ours)}"
-        raise MachineError(Problem(what, address, "install the same versions on all machines"))
-    return allocation, environment
 
 
 @contextmanager

@@ -1,0 +1,135 @@
+"""How busy a search keeps a node of 8 GPUs and 64 cores: the real loop, with simulated trials and time.
+
+It runs `gan_ratio.yaml`. Durations are the H100's (docs/results.md, "On a GPU"): steps of GAN and network, the start of a
+process, and the first epoch in a new one, as measured before its likely cause was removed. It is assumed that a trial alone
+computes for 40 % of its time, and that trials on a GPU slow each other down beyond 100 %. Shares are of the slots from the
+end of the first GAN to the start of the last trial.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.figures import Figure, figure
+from xraytune.base.records import Compute, EpochRecord, TrialResult
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import prepare
+from xraytune.nets.compute import Allocation, allocation_of
+from xraytune.search import messages
+from xraytune.search.loop import TrialLoop
+from xraytune.search.slots import count_slots, held
+from xraytune.search.trials import SearchTrials
+from xraytune.space.load import load_space
+from xraytune.space.settings import GeneratorSettings
+from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import Journal
+from xraytune.study.start import create_study
+from xraytune.study.suggestion import TrialSuggestion
+
+_SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio.yaml"
+_NODE = messages.Node(cpus=64, gpus=8)
+_GAN_STEPS, _IMAGES = 465.0, 8144.0  # a second
+_TRAIN_IMAGES, _EPOCHS, _ALONE = 558, 27, 0.4
+_START_SECONDS, _FIRST_EPOCH_SECONDS = 4.0, 38.0
+
+
+@dataclass(slots=True)
+class SimulatedNode:
+    """The `Workers` of a loop. What trials report waits in a queue: when, trial, seconds of training, message."""
+
+    allocation: Allocation
+    slots: int = 0
+    now: float = 0.0
+    first_gan: float = 0.0
+    last_start: float = 0.0
+    queue: list[tuple[float, int, float, messages.TrialMessage]] = field(default_factory=list)
+    running: dict[int, TrialSuggestion] = field(default_factory=dict)
+    steps_trained: int = 0
+    answered: messages.Answer | None = None
+    log: list[tuple[float, float, float]] = field(default_factory=list)
+    """Until when, the seconds of slots in use, and those of training."""
+
+    def need(self, generator: GeneratorSettings | None) -> str | None:
+        """Return the lineage of a generator that is not trained yet; the space has one."""
+        return "GAN" if generator and self.steps_trained < generator.steps else None
+
+    def questions(self) -> Iterator[messages.Question]:
+        """Ask for trials until no slot is free, then pass on the next report."""
+        self.slots = count_slots(self.allocation, [_NODE])
+        while True:
+            yield messages.SlotFree(nodes=(_NODE,))
+            if not isinstance(self.answered, messages.NoTrial):
+                continue
+            if not self.queue:
+                return
+            report = min(self.queue, key=lambda report: report[:2])
+            self.queue.remove(report)
+            when, number, training, message = report
+            slots, trial = sum(map(self.slots_of, self.running.values())), self.running[number]
+            self.log.append((when, slots * (when - self.now), self.slots_of(trial) * training))
+            self.now = when
+            if isinstance(message, messages.GeneratorTrained) and (generator := trial.parameters.own_generator):
+                self.steps_trained = generator.steps
+                self.first_gan = self.first_gan or when
+            yield messages.TrialReported(number=number, message=messages.encode(message))
+            if not (isinstance(self.answered, messages.Decision) and self.answered.continues):
+                del self.running[number]
+                self.queue = [report for report in self.queue if report[1] != number]
+
+    def answer(self, answer: messages.Answer) -> None:
+        """Take an answer of the loop."""
+        self.answered = answer
+
+    def slots_of(self, suggestion: TrialSuggestion) -> int:
+        """Return the slots that a trial occupies."""
+        return held(self.allocation, [_NODE], only_generator=suggestion.only_generator).slots
+
+    def start(self, suggestion: TrialSuggestion, label: str) -> float:
+        """Queue what a trial will report."""
+        del label
+        number, parameters = suggestion.number, suggestion.parameters
+        self.last_start, self.answered, self.running[number] = self.now, None, suggestion
+        when, best, dice = self.now + _START_SECONDS, 0.0, random.Random(number)
+        slowdown = max(1.0, _ALONE * len(self.running) / _NODE.gpus)
+        if suggestion.only_generator and (generator := parameters.own_generator):
+            seconds = slowdown * (generator.steps - self.steps_trained) / _GAN_STEPS
+            self.queue.append((when + seconds, number, seconds, messages.GeneratorTrained()))
+            return 1.0
+        seconds = slowdown * _TRAIN_IMAGES * (1 + parameters.synthetic_ratio) / _IMAGES
+        when += _FIRST_EPOCH_SECONDS
+        for epoch in range(1, _EPOCHS + 1):
+            best, when = max(best, dice.betavariate(8, 2)), when + seconds
+            record = EpochRecord(epoch=epoch, steps=epoch, val_score=best, best_val_score=best, seconds=seconds)
+            self.queue.append((when, number, seconds, messages.EpochEnded(record=record)))
+        result = TrialResult(value=best, best_epoch=1, epochs=_EPOCHS, val_b_score=best, threshold=0.5, seconds=1.0)
+        self.queue.append((when + 1e-6, number, 0.0, messages.TrialEnded(result=result)))
+        return 1.0
+
+
+def measure() -> Iterator[Figure]:
+    """Simulate a search for each share of a GPU."""
+    with tempfile.TemporaryDirectory() as name:
+        draw_phantoms(Path(name, "xrays"), patients=20, seed=1, image_size_px=32)
+        for share in (1, 0.5, 0.25, 0.125):
+            yield from _simulated(Path(name), share)
+
+
+def _simulated(root: Path, share: float) -> Iterator[Figure]:
+    overrides = [f"resources.gpus_per_trial={share}", "data.train_patients=null", "data.split.val_a=0.25"]
+    space = load_space(_SPACE, overrides, data=root / "xrays")
+    folder, (prepared, _) = StudyFolder(root / f"{share}"), prepare(space.settings, root / "cache")
+    create_study(folder, space, prepared, Compute(device="cuda", threads=2, precision="bfloat16"))
+    node = SimulatedNode(allocation_of(space.settings, has_gpu=True))
+    trials = SearchTrials(folder, space, Journal(folder.journal_path, space, writable=True))
+    TrialLoop(trials, generator_need=node.need).run(node)
+    counted = [entry for entry in node.log if node.first_gan < entry[0] <= node.last_start]
+    slot_seconds = node.slots * (node.last_start - node.first_gan)
+    what = f"simulated node, gpus_per_trial {share:g}"
+    yield figure(f"{what}: seconds", node.now, "s")
+    if slot_seconds:  # else all trials started at once
+        yield figure(f"{what}: slots busy", sum(busy for _, busy, _ in counted) / slot_seconds, "", ">= 0.85")
+        yield figure(f"{what}: training", sum(training for *_, training in counted) / slot_seconds, "")
