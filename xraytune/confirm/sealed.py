@@ -182,7 +182,7 @@ def choose_test(
     if any(seen_images(parameters) is None for parameters in compared) and not planned:
         what = "it is not known which images the extra ones were made from, so leakage cannot be excluded"
         if kind == "unused":
-            raise DataError(Problem(what, "confirm.test", "declare them (folder.seen), or use confirm.test: folder"))
+            raise DataError(Problem(what, "confirm.test", "declare them as `seen`, or use confirm.test: folder"))
         kind = "folder"
         notes.append(f"the test folder is scored: {what}")
     require = partial(require_testable, settings=settings, prepared=prepared, index=index, extra=extra)

@@ -33,6 +33,7 @@ _SOURCE_COLOURS = {
     "diffusion": "#cc79a7",
     "folder": "#009e73",
     "generator": "#d55e00",
+    "pipeline": "#999933",
 }
 """The colour of each source of extra images."""
 _OTHER_COLOUR = "#56b4e9"

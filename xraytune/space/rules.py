@@ -44,13 +44,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("source", "task"),
-        lambda source, task: task != "segmentation" or not SOURCES.has(source),
+        lambda source, task: task != "segmentation" or not (SOURCES.has(source) or source == "pipeline"),
         "source: {source} provides no masks, which segmentation needs",
         "use gan, diffusion, folder, duplicate or none",
     ),
     Rule(
         ("source", "task"),
-        lambda source, task: task != "findings" or not (SOURCES.has(source) or source == "generator"),
+        lambda source, task: task != "findings" or not (SOURCES.has(source) or source in ("generator", "pipeline")),
         "source: {source} provides no findings",
         "use gan, diffusion, folder, duplicate or none",
     ),

@@ -32,7 +32,7 @@ ScheduleName = Literal["constant", "cosine", "plateau"]
 ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$")]
 """Images are written into folders of that name."""
 
-SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan", "diffusion"))
+SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan", "diffusion", "pipeline"))
 """The sources of extra images, the cheapest first; those of other packages cost more."""
 ValUse = Literal["merge", "folder"]
 UncertainUse = Literal["ignore", "zeros", "ones"]
@@ -58,6 +58,7 @@ OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch", "monai"),
     "diffusion": ("diffusers",),
+    "pipeline": ("diffusers", "transformers"),
     "timm": ("timm",),
 }
 """The packages that a task, source or backbone needs beyond the base installation; the extra has its name."""
@@ -307,7 +308,16 @@ class GivenGenerator(StrictModel):
     path: FilePath
 
 
-BLOCKS = (*GENERATORS, "folder", "generator")
+class PipelineSettings(FolderSettings):
+    """A folder with a pipeline of diffusers, such as a fine-tuned Stable Diffusion; null is the pipeline's own default."""
+
+    guidance: Annotated[float | None, Field(ge=0), Usual(1, 20)] = None
+    steps: Annotated[int | None, Field(ge=1), Usual(1, 1000)] = None
+    image_size: Literal[32, 64, 128, 256, 384, 512, 768, 1024] | None = None
+    """Side in pixels at which the pipeline draws; larger images are reduced to `data.image_size`."""
+
+
+BLOCKS = (*GENERATORS, "folder", "generator", "pipeline")
 """The blocks of parameters; the source of the same name uses them."""
 
 
@@ -382,6 +392,7 @@ class Parameters(StrictModel):
     diffusion: DiffusionSettings | None = None
     folder: FolderSettings | None = None
     generator: GivenGenerator | None = None
+    pipeline: PipelineSettings | None = None
     classical: Strength = 0
     """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=0, le=64)] = 8
@@ -424,11 +435,14 @@ class Parameters(StrictModel):
         return kept
 
     rules = (
-        Rule(
-            ("source", "folder.path"),
-            lambda source, path: source != "folder" or path is not None,
-            "source: folder needs a folder of extra images",
-            "give folder.path",
+        *(
+            Rule(
+                ("source", f"{block}.path"),
+                lambda source, path, block=block: source != block or path is not None,
+                f"source: {block} needs a folder",
+                f"give {block}.path",
+            )
+            for block in ("folder", "generator", "pipeline")
         ),
         *(
             Rule(
@@ -444,12 +458,6 @@ class Parameters(StrictModel):
             lambda features, architecture, size: features is None or (architecture == "pca" and size % 2 == 0),
             "gan.features needs gan.architecture: pca and an even gan.z_dim",
             "remove gan.features, or write z_dim: 128",
-        ),
-        Rule(
-            ("source", "generator.path"),
-            lambda source, path: source != "generator" or path is not None,
-            "source: generator needs a trained generator",
-            "give generator.path, a folder from `xraytune generator train`",
         ),
         Rule(
             ("synthetic_ratio", "source"),
@@ -743,6 +751,8 @@ class Settings(StrictModel):
     """The data sets that `weights` given as a file or from the hub were trained on, separated by commas. An encoder that has
     seen the test images makes a verdict void."""
     data: DataSettings
+    prompts: dict[str, str | Annotated[int, Field(ge=0)]] = Field(default={})
+    """Prompt of each class for `source: pipeline`, or its class label, a number; by default `chest X-ray, CLASS`."""
     objective: Objective = Field(
         default_factory=lambda given: Objective(metric=OBJECTIVES[given.get("task", "classification")][0])
     )
@@ -814,6 +824,10 @@ class Settings(StrictModel):
                 **({"quality": {"weights"}} if is_path("weights", self.quality.weights) else {}),
             },
         )
+
+    def prompt_of(self, class_name: str) -> str | int:
+        """Return the prompt or class label of a class."""
+        return self.prompts.get(class_name, f"chest X-ray, {class_name}")
 
     @property
     def class_count(self) -> int | None:

@@ -19,7 +19,7 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import Choices, Domain, Suggester, Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.paths import relative_value
-from xraytune.space.settings import GENERATORS, PACKAGES, SOURCES, Experiment, Parameters, Settings, TaskName
+from xraytune.space.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings, TaskName
 
 Point: TypeAlias = dict[str, Value]
 """Values of the active parameters by dotted name."""
@@ -236,7 +236,7 @@ def package_problems(*names: str) -> list[Problem]:
 
 def needed_by(name: str) -> str:
     """Return the setting that needs an extra: `task: segmentation`, `source: diffusion` or `backbone: timm`."""
-    kind = "task" if name in get_args(TaskName) else "source" if name in GENERATORS else "backbone"
+    kind = "task" if name in get_args(TaskName) else "source" if name in SOURCES.built_in else "backbone"
     return f"{kind}: {name}"
 
 

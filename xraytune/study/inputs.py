@@ -21,13 +21,14 @@ from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space, package_problems
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.synth.extra_folder import store_folder
+from xraytune.synth.pipeline import usable_pipeline
 from xraytune.synth.saved_generator import GENERATOR_FILE, read_generator
 from xraytune.trial.mix import require_enough
 
 INPUTS_FILE = "inputs.json"
 
 Inputs: TypeAlias = set[tuple[str, str]]
-"""Paths of extra images, saved generators and custom weights, each with the name of its parameter."""
+"""Paths of extra images, generators, pipelines and custom weights, each with the name of its parameter."""
 
 
 def inputs_of_space(space: Space) -> Inputs:
@@ -58,8 +59,9 @@ def read_inputs(
 
     Raises:
         ArtifactError: A saved generator is damaged.
+        ConfigError: See `usable_pipeline`.
         DataError: See `store_folder`; a mix needs more images than the folder has, or a generator has not learned a class.
-        MachineError: A weights file is missing.
+        MachineError: A weights file is missing, or the packages of a generator.
     """
     contents = {}
     for name, path in sorted(inputs):
@@ -70,8 +72,10 @@ def read_inputs(
             for mix in mixes:
                 if mix.folder and mix.folder.path == file:
                     require_enough([image.label for image in images], mix, prepared)
-        elif name == "folder.seen":
+        elif name in ("folder.seen", "pipeline.seen"):
             continue  # the split depends on it
+        elif name == "pipeline.path":
+            contents[file] = usable_pipeline(file, settings, prepared.class_names)
         elif name != "weights":
             contents[file] = _usable_generator(file, prepared)
         elif file.is_file():

@@ -1,7 +1,7 @@
 """Which images the makers of extra images have seen: no patient in them may be validated or tested on.
 
 Images are recognised by the SHA-256 of their files. What a saved generator has seen is in its record, and what made the
-images of a folder in its provenance file, or where `folder.seen` says.
+images of a folder in its provenance file, or where `folder.seen` says; likewise for a pipeline.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def seen_images(mix: Parameters) -> frozenset[str] | None:
 
     Raises:
         ArtifactError: A saved generator is damaged.
-        DataError: What `folder.seen` says, or the provenance file of a folder, cannot be read.
+        DataError: What `folder.seen` or `pipeline.seen` says, or the provenance file there, cannot be read.
     """
-    if mix.folder is not None:
-        return _seen_for_folder(mix.folder)
+    if declared := mix.folder or mix.pipeline:
+        return _seen_for_folder(declared)
     given = mix.generator.path if mix.generator else start_of(mix)
     return frozenset(read_generator(given).train_images) if given else frozenset()
 

@@ -21,9 +21,10 @@ from xraytune.base.files import write_array
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images, stored_images
-from xraytune.space.settings import SOURCES, Experiment, GeneratorSettings
+from xraytune.space.settings import SOURCES, Experiment, GeneratorSettings, PipelineSettings, Settings
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.extra_folder import store_folder
+from xraytune.synth.pipeline import draw_images, pipeline_content
 from xraytune.synth.pool import BLOCK, Images, MaskRange, binarise, draw_block, mask_range
 from xraytune.synth.saved_generator import draw_saved, read_generator
 from xraytune.synth.synthesize import network_labels, trained_generator
@@ -56,6 +57,8 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
         return folder_reader(folder_images(experiment, context))
     if parameters.generator is not None:
         return partial(given_block, parameters.generator.path, context, seed=experiment.settings.seed)
+    if parameters.pipeline is not None:
+        return partial(pipeline_block, parameters.pipeline, experiment.settings, context)
     return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
 
 
@@ -103,12 +106,26 @@ def given_block(folder: Path, context: RunContext, label: int, block: int, *, se
 
     def draw() -> Images:
         images = draw_saved(folder, saved, name, block, seed=seed, compute=compute)
-        if saved.settings.image_size <= size_px:
-            return images
-        planes = resize_planes(images.pixels, images.masks, size_px)
+        planes = resize_planes(images.pixels, images.masks, min(size_px, saved.settings.image_size))
         return Images(planes[:, 0], planes[:, 1] if prepared.has_masks else None)
 
     return _stored_block(context, "generator", saved.settings.noun, inputs, draw)
+
+
+def pipeline_block(
+    given: PipelineSettings, study: Settings, context: RunContext, label: int, block: int
+) -> ImageSource:
+    """Like `pool_block`, for a pipeline of diffusers; raise TrialError if it fails."""
+    name, seed = context.prepared.class_names[label], study.seed
+    prompt = study.prompt_of(name)
+    inputs = {
+        "pipeline": [pipeline_content(given.path), given.model_dump(exclude={"path", "seen"}), prompt],
+        "compute": [context.compute.device, context.compute.threads],
+        "releases": releases("torch", "diffusers", "transformers"),
+        **{"size_px": context.prepared.image_size_px, "class": name, "label": label, "block": block, "seed": seed},
+    }
+    seeds = [derive_seed(seed, "pipeline", name, block, number) for number in range(BLOCK)]
+    return _stored_block(context, "pipeline", "pipeline", inputs, partial(draw_images, given, prompt, seeds, context))
 
 
 def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
