@@ -43,7 +43,7 @@ _QUALITY_COLUMNS = (
 def _verdict(data: StudyData) -> Section:
     study, verdict = data.argument, data.verdict
     if verdict is None:
-        best = data.view.for_export or data.view.best
+        best = data.view.for_export
         known = (
             f"The best trial so far is #{best.number}, {best.mix}; a search alone is no evidence that its mix is better."
             if best
