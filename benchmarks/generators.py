@@ -4,9 +4,9 @@ Needs a folder of X-rays in Kaggle's layout and MobileNetV2's official weights:
 
     make bench ONLY=generators DATA=chest_xray WEIGHTS=weights [KEEP=folder] [SEEDS=3]
 
-The default GAN has width 16. The tutorial's GAN is trained twice: for 5,000 steps,
-on batches of the same size; and on its own batches of 128, for 1,000 steps. Reports the figures of `generator train`. Takes
-about twenty minutes per seed on two cores; KEEP continues an interrupted run.
+The default GAN has width 16. The tutorial's GAN is trained twice: for 5,000 steps, on batches of the same size; and on its
+own batches of 128, for 1,000 steps. Reports the figures of `generator train`. Takes at most twenty minutes per seed on two
+cores; KEEP continues an interrupted run.
 """
 
 from __future__ import annotations
