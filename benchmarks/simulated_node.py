@@ -103,7 +103,16 @@ class SimulatedNode:
         when += _FIRST_EPOCH_SECONDS
         for epoch in range(1, _EPOCHS + 1):
             best, when = max(best, dice.betavariate(8, 2)), when + seconds
-            record = EpochRecord(epoch=epoch, steps=epoch, val_score=best, best_val_score=best, seconds=seconds)
+            record = EpochRecord(
+                epoch=epoch,
+                steps=epoch,
+                train_loss=0.0,
+                val_loss=0.0,
+                val_score=best,
+                best_val_score=best,
+                lr=1e-3,
+                seconds=seconds,
+            )
             self.queue.append((when, number, seconds, messages.EpochEnded(record=record)))
         result = TrialResult(value=best, best_epoch=1, epochs=_EPOCHS, val_b_score=best, threshold=0.5, seconds=1.0)
         self.queue.append((when + 1e-6, number, 0.0, messages.TrialEnded(result=result)))

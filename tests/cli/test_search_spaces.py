@@ -19,7 +19,6 @@ from xraytune.trial.run import run_trial
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 FILES = sorted([*SPACES.glob("*.yaml"), *SPACES.glob("studies/*.yaml")])
-MIXES = [file for file in FILES if file.stem != "gan_quality"]  # tests/end_to_end/test_main_job.py runs that
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_shipped_spaces_are_listed_with_their_question_and_copied_once(
     assert "did you mean 'imbalance'?" in command("space", "copy", "imbalanced").stderr
 
 
-@pytest.mark.parametrize("file", MIXES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_gan_spaces_include_both_controls(file: Path) -> None:
     space = load_space(file)
     sources = {source for (source,) in space.combinations("source")}
@@ -93,7 +92,7 @@ def first_trials(space: Space) -> list[Experiment]:
 
 @pytest.mark.nightly
 @pytest.mark.slow
-@pytest.mark.parametrize("file", MIXES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_path: Path) -> None:
     data, tiny = {
         "classification": ("xrays", TINY),

@@ -31,10 +31,7 @@ ONLY_PARSED = {
     r"xraytune confirm .*(gan-segmentation|jsrt)": "long GAN trainings: tests/confirm/test_confirm_segmentation.py",
     r"xraytune (search|confirm) .*findings": "needs hundreds of images: tests/confirm/test_confirm_findings.py",
     r"xraytune headroom": "needs hundreds of patients: tests/confirm/test_headroom.py",
-    r"xraytune search .*gan_quality": "needs hundreds of images: tests/end_to_end/test_main_job.py",
-    r"xraytune export studies/gan-quality": "tests/end_to_end/test_main_job.py",
     r"xraytune generator train .*--share": "may refuse so few images: tests/trial/test_generator_folder.py",
-    r"xraytune generator train --space best.yaml": "tests/end_to_end/test_main_job.py",
     r"xraytune (search .*--set name=own|(export|train) .*own)": "needs the examples: tests/examples/test_examples.py",
     r"xraytune evaluate model --data chest_xray/test$": "needs the model of the examples: tests/examples/test_examples.py",
 }

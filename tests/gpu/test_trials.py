@@ -68,7 +68,7 @@ def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, gpu: Comp
     records = epochs(bench, bench.experiment(**ARMS[arm], trainable=trainable, weights=weights), tmp_path, gpu)
 
     assert [record.steps for record in records] == [4, 8, 12]
-    assert np.isfinite([[record.train_loss, record.val_loss, record.val_score] for record in records]).all()  # type: ignore[arg-type]
+    assert np.isfinite([[record.train_loss, record.val_loss, record.val_score] for record in records]).all()
 
 
 @pytest.mark.parametrize("arm", ["classical", "gan"])

@@ -3,8 +3,8 @@
 import pytest
 
 from xraytune.base.errors import ConfigError
-from xraytune.nets.compute import Share, allocation_of
-from xraytune.space.settings import GeneratorResources, Objective, Resources, Settings
+from xraytune.nets.compute import allocation_of
+from xraytune.space.settings import Settings
 
 
 def settings(**resources: object) -> Settings:
@@ -31,15 +31,6 @@ def test_a_generator_has_the_cores_of_a_trial_and_gpus_of_its_own(
 
     assert (found.trial.cpus, found.trial.gpus) == trial
     assert (found.generator.cpus, found.generator.gpus) == generator
-
-
-def test_in_a_search_for_a_generator_a_trial_has_the_resources_of_its_training() -> None:
-    """So the cache has the generator for the mixes that use it."""
-    of_generator = settings().model_copy(update={"objective": Objective(metric="gan_kid")})
-    resources = Resources(gpus_per_trial=0.25, generator=GeneratorResources(gpus=1))
-    allocation = allocation_of(of_generator.model_copy(update={"resources": resources}), has_gpu=True)
-
-    assert allocation.generator == allocation.trial == Share(cpus=1, gpus=1.0)
 
 
 def test_a_generator_without_a_gpu_beside_trials_with_one_is_refused() -> None:

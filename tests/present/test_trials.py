@@ -9,8 +9,8 @@ import pytest
 from tests.study.studies import two_images
 from xraytune.data.sides import side_sizes
 from xraytune.present.tables import Entry, Frame, Table, text_of
-from xraytune.present.trials import curve, live_frame, sides_frame, status_frame, summary_line
-from xraytune.space.settings import GanSettings, Objective, Parameters
+from xraytune.present.trials import curve, live_frame, sides_frame, status_frame
+from xraytune.space.settings import GanSettings, Parameters
 from xraytune.study.status import StudyView, TrialView
 
 
@@ -32,7 +32,6 @@ def study(*trials: TrialView, **more: object) -> StudyView:
     fields = {
         "path": Path("small"),
         "metric": "AUROC",
-        "objective": Objective(),
         "trials": trials,
         "trial_budget": 10,
         "max_epochs": 4,
@@ -118,17 +117,3 @@ def test_a_curve_has_a_bar_for_each_stretch(values: tuple[float, ...], expected:
     low = 0.0 if len(values) > 3 else 0.5
 
     assert curve(values, low, 1.0) == expected
-
-
-def test_a_search_for_a_generator_puts_the_lowest_kid_first_and_has_no_val_b() -> None:
-    done = [trial(0, "complete", 12.5, 1.2), trial(1, "complete", 0.9), trial(2, "complete", 3.0, -0.01)]
-    view = study(*done, metric="KID", objective=Objective(metric="gan_kid"))
-
-    assert view.best == view.for_export == done[2]
-    (table,) = tables(live_frame(view))
-    assert [row[1] for row in table.rows] == ["2", "1", "0"]
-    headings = [column if isinstance(column, str) else column.name for column in table.columns]
-    assert headings[4:6] == ["val-A", "curve\n-0.01-3.00"]
-    assert "best on val-A: #2 gan r=2, KID -0.010" in summary_line(view)
-    (_, arms) = tables(status_frame(view))[::-1]
-    assert [column.name for column in arms.headings] == ["arm", "trials", "complete", "best\nval-A"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xraytune.search.asha import Rungs, rungs_of
-from xraytune.space.settings import Objective, SchedulerSettings, Settings
+from xraytune.space.settings import SchedulerSettings, Settings
 
 values = st.floats(0.3, 1.0)
 
@@ -173,13 +173,3 @@ def test_without_asha_there_are_no_rungs() -> None:
 
     assert rungs.epochs == ()
     assert rungs.should_continue(1, 3, 0.5)
-
-
-@pytest.mark.slow
-@given(rows=arrivals(), reduction=st.integers(2, 4))
-def test_minimising_decides_like_maximising_the_negative(rows: list[tuple[int, int, float]], reduction: int) -> None:
-    highest = Rungs(shared(1, reduction), max_epochs=10)
-    lowest = Rungs(shared(1, reduction), max_epochs=10, objective=Objective(metric="gan_kid"))
-
-    for trial, epoch, value in rows:
-        assert lowest.should_continue(trial, epoch, -value) == highest.should_continue(trial, epoch, value)

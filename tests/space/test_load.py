@@ -157,10 +157,6 @@ dropout: {values: [0, .5]} || task: segmentation -> 4 dropout
 source: {value: pipeline} | pipeline.path: {value: p} || task: segmentation -> 4 pipeline, masks
 dropout: {min: 0, max: .3} || task: segmentation -> 4 dropout
 || task: segmentation ++ data.image_size=100 -> --set data.image_size=100 write 128
-|| objective: {metric: gan_kid} | quality: {backbone: mobilenet_v2} -> 4 gan_kid, source
-source: {value: gan} || objective: {metric: gan_kid} -> 5 quality.backbone
-source: {value: gan} | lr: {values: [1e-3, 1e-2]} | classical: {value: 1} || objective: {metric: gan_kid} | \
-quality: {backbone: mobilenet_v2} -> 6 classical, lr
 || objective: {metric: val_sensitivity} ++ data.classes=three -> 4 val_sensitivity, two classes
 
 ++ lr -> --set lr key=value
@@ -458,21 +454,6 @@ def test_a_trial_keeps_the_block_of_its_own_generator_alone(write_space: WriteSp
     assert Parameters(source="gan").simplicity < parameters.simplicity
 
 
-GENERATOR = "objective: {metric: gan_kid}\nquality: {backbone: mobilenet_v2}\n"
-
-
-def test_the_search_of_a_generator_is_read_back_from_its_study(write_space: WriteSpace, tmp_path: Path) -> None:
-    """`study.yaml` lists every parameter with its default, also those of a classifier."""
-    space = load_space(write_space("source: {value: gan}", "gan.lr_g: {values: [1e-4, 1e-3]}", after=GENERATOR))
-    (tmp_path / "study.yaml").write_text(space.to_yaml(tmp_path), encoding="utf-8")
-
-    again = load_space(tmp_path / "study.yaml")
-
-    assert again == space
-    assert again.settings.objective.goal == "minimize"
-    assert again.networks() == (("mobilenet_v2", "imagenet"),)
-
-
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
@@ -488,4 +469,3 @@ def test_the_objective_follows_the_task_and_sensitivity_alone_has_a_specificity(
     objective = load_space(write_space(after=f"{lines}\n")).settings.objective
 
     assert (objective.metric, objective.specificity) == expected
-    assert objective.goal == "maximize"

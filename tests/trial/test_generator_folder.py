@@ -1,9 +1,7 @@
-"""A GAN kept as a folder, the images drawn from it, and trials of a search for the generator."""
+"""A GAN kept as a folder, and the images drawn from it."""
 
 import shutil
-from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +10,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.in_process import GAN_STAGE
 from tests.trial.conftest import Bench, make_bench
-from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, XraytuneError
-from xraytune.base.files import read_json, read_jsonl, sha256_of, write_json
-from xraytune.base.records import EpochRecord, TrialResult, ignore_progress
+from xraytune.base.files import read_json, sha256_of, write_json
+from xraytune.base.records import ignore_progress
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.nets.compute import allocation_of
 from xraytune.space.load import load_space
-from xraytune.space.settings import Budget, Experiment, GanSettings, Objective, Parameters, without_gate
+from xraytune.space.settings import GanSettings, without_gate
 from xraytune.study.inputs import read_inputs
 from xraytune.synth import privacy
-from xraytune.synth.quality import require_measurable
-from xraytune.synth.sources import POOL_STAGE, pool_block
+from xraytune.synth.sources import pool_block
 from xraytune.synth.synthesize import trained_generator
 from xraytune.trial.prepare import prepare_space
-from xraytune.trial.run import run_trial, trial_epochs
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
@@ -253,56 +247,3 @@ def test_reconstruction_tells_memorised_images_from_others() -> None:
     images = np.random.default_rng(1).integers(0, 256, (12, 32, 32), dtype=np.uint8)
     distances = privacy.distances_to_nearest(images, images[:6])
     assert distances[:6].max() < 1e-3 < distances[6:].min()
-
-
-GAN = {"image_size": 32, "steps": 6, "width": 4, "z_dim": 8, "batch_size": 8, "lr_g": 1e-2}
-
-
-@pytest.fixture(scope="module")
-def many(clinic: Bench) -> Bench:
-    """A study that searches for a generator, in four epochs."""
-    changes = {"objective": Objective(metric="gan_kid"), "budget": Budget(max_epochs=4)}
-    return replace(clinic, settings=clinic.settings.model_copy(update=changes))
-
-
-def experiment_of(bench: Bench) -> Experiment:
-    return Experiment(settings=bench.settings, parameters=Parameters.model_validate({"source": "gan", "gan": GAN}))
-
-
-def run(bench: Bench, folder: Path) -> tuple[list[EpochRecord], TrialResult]:
-    seen: list[EpochRecord] = []
-    result = run_trial(experiment_of(bench), bench.context, trial_dir=folder / "trial", on_epoch=seen.append)
-    return [replace(record, seconds=0) for record in seen], result
-
-
-def test_a_resumed_trial_reports_the_same_kids_and_keeps_two_generators(many: Bench, tmp_path: Path) -> None:
-    """Epochs of another release are trained again, with generators that were removed, to the bit."""
-    straight, log = replace(many, cache=tmp_path / "cache"), tmp_path / "trial" / "epochs.jsonl"
-    (tmp_path / "cache").symlink_to(many.cache, target_is_directory=True)
-    with closing(trial_epochs(experiment_of(many), straight.context, tmp_path / "trial")) as epochs:
-        first = [replace(record, seconds=0) for record in islice(epochs, 2)]
-    resumed, result = run(straight, tmp_path)
-
-    assert resumed[:2] == first
-    assert [record.steps for record in resumed] == [2, 3, 4, 6], "a quarter of the steps each, rounded half to even"
-    assert result.value == min(record.val_score for record in resumed) == resumed[-1].best_val_score
-    assert resumed[result.best_epoch - 1].val_score == result.value
-    assert len(read_jsonl(log)) == 4
-    kept = {inputs["settings"]["steps"] for _, inputs in artifacts_of(many.cache, GAN_STAGE)}
-    assert kept >= {6, resumed[result.best_epoch - 1].steps}
-
-    log.write_text(log.read_text(encoding="utf-8").replace('"networks": ["', '"networks": ["0'), encoding="utf-8")
-    again, _ = run(straight, tmp_path)
-
-    assert again == resumed
-    assert [row["epoch"] for row in read_jsonl(log)] == [1, 2, 3, 4]
-    assert not any(row["networks"][0].startswith("0" * 33) for row in read_jsonl(log))
-    gans = {path.name: inputs["settings"]["steps"] for path, inputs in artifacts_of(many.cache, GAN_STAGE)}
-    pools = {inputs["generator"] for _, inputs in artifacts_of(many.cache, POOL_STAGE)}
-    assert pools <= gans.keys(), "no pool outlives its GAN"
-    assert {*gans.values()} == kept
-
-
-def test_validation_sides_that_are_too_small_for_a_kid_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"too few images for a KID in val-A \(NORMAL "):
-        require_measurable(make_bench(tmp_path).prepared)

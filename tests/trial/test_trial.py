@@ -66,7 +66,7 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(bench: Bench, t
     records = run(bench, experiment, tmp_path)
 
     assert [record.steps for record in records] == [4, 8, 12]
-    assert np.isfinite([(record.train_loss, record.val_loss) for record in records]).all()  # type: ignore[arg-type]
+    assert np.isfinite([(record.train_loss, record.val_loss) for record in records]).all()
     rows = read_jsonl(tmp_path / "epochs.jsonl")
     assert [(row["epoch"], row["val_score"]) for row in rows] == [(r.epoch, r.val_score) for r in records]
     if arm in ("classical", "gan", "gan, pretrained", "diffusion"):

@@ -80,12 +80,12 @@ class Compute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
-    """One epoch of a trial: `budget.steps_per_epoch` optimizer steps or, with `gan_kid`, a share of the generator's steps.
+    """One epoch of a trial: `budget.steps_per_epoch` optimizer steps.
 
     Attributes:
         epoch: 1-based.
         steps: Optimizer steps so far.
-        train_loss: Mean over the epoch's steps; like `val_loss` and `lr`, None with `gan_kid`.
+        train_loss: Mean over the epoch's steps.
         val_loss: Mean cross entropy on val-A, in nats.
         val_score: The study's objective on val-A.
         best_val_score: The best `val_score` so far, which is the value of the trial.
@@ -95,11 +95,11 @@ class EpochRecord:
 
     epoch: int
     steps: int
-    train_loss: float | None = None
-    val_loss: float | None = None
+    train_loss: float
+    val_loss: float
     val_score: float
     best_val_score: float
-    lr: float | None = None
+    lr: float
     seconds: float
 
 
@@ -111,7 +111,7 @@ class TrialResult:
         value: Best objective on val-A.
         best_epoch: The epoch of that value, whose network is kept.
         epochs: Epochs trained.
-        val_b_score: The kept network's objective on val-B; like `threshold`, None with `gan_kid`.
+        val_b_score: The kept network's objective on val-B.
         threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
             val-B together (`stats/threshold.py`).
         seconds: Wall time of this run of the trial, including the GAN.
@@ -120,6 +120,6 @@ class TrialResult:
     value: float
     best_epoch: int
     epochs: int
-    val_b_score: float | None = None
-    threshold: float | None = None
+    val_b_score: float
+    threshold: float
     seconds: float

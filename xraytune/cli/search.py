@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
@@ -16,7 +15,6 @@ from xraytune.present.tables import duration, shown_path
 
 if TYPE_CHECKING:
     from xraytune.search.callbacks import Callbacks
-    from xraytune.space.settings import Parameters
     from xraytune.study.row import TrialRow
     from xraytune.study.status import StudyView
     from xraytune.study.suggestion import TrialSuggestion
@@ -103,8 +101,8 @@ def show_search(view: StudyView) -> None:
 
     console.show(*heading(view), *arms_frame(view))
     trained = [trial.parameters for trial in view.trials if trial.status in ("complete", "pruned")]
-    is_confirmable = view.has_val_b and any(parameters.has_synthetic_images for parameters in trained)
-    command = "confirm {}" if is_confirmable else "train {} -o model" if view.has_val_b else "export {} -o best.yaml"
+    is_confirmable = any(parameters.has_synthetic_images for parameters in trained)
+    command = "confirm {}" if is_confirmable else "train {} -o model"
     console.write_command(f"xraytune {command.format(quote(str(shown_path(view.path))))}", "next: ")
 
 
@@ -121,9 +119,7 @@ class SearchScreen:
 
     def __enter__(self) -> Callbacks:
         from xraytune.search.callbacks import Callbacks
-        from xraytune.trial.mix import mix_label
 
-        self._label: Callable[[Parameters], str] = mix_label  # until the task is known
         self._drawing = ExitStack()
         return Callbacks(
             note=console.event,
@@ -140,11 +136,9 @@ class SearchScreen:
         from xraytune.present.trials import live_frame, summary_line
         from xraytune.study.folder import StudyFolder
         from xraytune.study.status import StudyWatcher
-        from xraytune.trial.task import task_of
 
         self._drawing.close()
         watcher = StudyWatcher(StudyFolder(study))
-        self._label = task_of(watcher.space.settings).label
         console.event(f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)")
         log_dashboard(dashboard)
         shown = f"Ray dashboard: {dashboard}" if dashboard else ""
@@ -153,9 +147,11 @@ class SearchScreen:
         )
 
     def _on_trial_start(self, suggestion: TrialSuggestion) -> None:
+        from xraytune.trial.mix import mix_label
+
         if not console.is_live():
             what = "trains its generator first" if suggestion.only_generator else "started"
-            console.event(f"#{suggestion.number} {what}: {self._label(suggestion.parameters)}")
+            console.event(f"#{suggestion.number} {what}: {mix_label(suggestion.parameters)}")
 
     def _on_trial_end(self, row: TrialRow) -> None:
         if row.value is None:

@@ -61,7 +61,7 @@ def _show(file: Path, space: Space, warnings: Sequence[str]) -> None:
     from xraytune.space.settings import has_effect_in
 
     settings, searched = space.settings, len(space.searched)
-    fixed = sum(not spec.domain.is_open and has_effect_in(settings, spec.name) for spec in space.specs)
+    fixed = sum(not spec.domain.is_open and has_effect_in(settings.task, spec.name) for spec in space.specs)
     are = "parameter is" if searched == 1 else "parameters are"
     what = f"{searched} {are} searched, {fixed} are fixed" if searched else "It is one experiment, for `xraytune train`"
     console.write(f"{file}: valid. {what}.", "strong")

@@ -66,10 +66,7 @@ def export(
 def show_export(exported: Exported) -> None:
     """Print the exported trial and the next command."""
     console.write(f"{exported.path}: {exported.sentence}")
-    if exported.generator_steps is not None:
-        console.write(f"its generator after {exported.generator_steps:,} steps, where its KID was lowest")
-    else:
-        console.write(exported.final_training)
+    console.write(exported.final_training)
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     console.write_command(exported.command, "next: ")

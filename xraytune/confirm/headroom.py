@@ -33,6 +33,7 @@ from xraytune.space.space import Space
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.journal import random_parameters
 from xraytune.trial.inputs import TrialInputs
+from xraytune.trial.mix import mix_label
 from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.run import training_of
@@ -187,7 +188,7 @@ def headroom(
         metric=task.metric,
         margin=settings.confirm.rope,
         patients=wanted,
-        baseline=task.label(parameters),
+        baseline=mix_label(parameters),
         gains=tuple(gains),
     )
 

@@ -52,8 +52,6 @@ class RunList(TrialSource):
     run trains to its last step.
     """
 
-    trains_generators_first = True
-
     def __init__(
         self,
         folder: StudyFolder,

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import require_writable
 from xraytune.base.records import Compute, Json
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, FinishedTrial
@@ -91,10 +90,6 @@ def open_study(
     folder = StudyFolder(study.resolve())
     space = folder.space(data=data, weights_dir=weights_dir)
     task, objective = task_of(space.settings), space.settings.metric
-    if not task.trains_network:
-        what = "this study searched for a generator, so it has no mix to compare with controls"
-        fix = "copy its generator (`xraytune export`) into a space that searches mixes, and confirm that study"
-        raise StudyError(Problem(what, study, fix))
     if objective != task.metric:
         callbacks.note(
             f"finalists are chosen by {objective}, the search's objective; arms are compared by {task.metric}"

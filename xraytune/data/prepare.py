@@ -208,7 +208,7 @@ class RunContext:
     Attributes:
         compute: Device, threads and precision; `pin` has set them.
         on_generator: Called by a trial with its experiment and this context, once its generator is trained and before its
-            images are used. In a search for the generator itself, at the end, with the experiment of the best epoch.
+            images are used.
     """
 
     prepared: Prepared

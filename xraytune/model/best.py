@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import get_args
 
 from xraytune.base.errors import ArtifactError, Problem, StudyError, TrialError, join_names
-from xraytune.base.files import read_jsonl, require_new, write_text
+from xraytune.base.files import require_new, write_text
 from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, finished_label
 from xraytune.confirm.record import VERDICT_FILE, VERDICT_FIX, read_verdict
 from xraytune.data.prepare import Prepared
@@ -24,8 +25,7 @@ from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Set
 from xraytune.study.arms import differences_on_val_b, has_standard_error
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.journal import Journal
-from xraytune.study.row import TrialRow, completed_runs, ranked_for_export, reasons_of
-from xraytune.trial.task import Task, task_of
+from xraytune.study.row import TrialRow, completed_runs, ranked_on_val_b, reasons_of
 
 _CONFIRMED = "confirmed: the mix beats all controls"
 _VERDICTS = {
@@ -49,7 +49,6 @@ class Exported:
         is_exact: Whether `train` will reproduce the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no such images.
         reason: Why this trial was chosen.
-        generator_steps: In a search for a generator, its number of steps at the best epoch; otherwise None.
     """
 
     path: Path
@@ -59,18 +58,15 @@ class Exported:
     metric: str
     is_exact: bool
     val_score: float
-    val_b_score: float | None
+    val_b_score: float
     synthetic: str
     reason: str
     command: str
-    generator_steps: int | None
 
     @property
     def sentence(self) -> str:
         """Which trial it is, with its scores, and why it was chosen."""
-        scores = f"{self.metric} {self.val_score:.4f} on val-A"
-        if self.val_b_score is not None:
-            scores += f", {self.val_b_score:.4f} on val-B"
+        scores = f"{self.metric} {self.val_score:.4f} on val-A, {self.val_b_score:.4f} on val-B"
         return f"trial {self.trial} of {self.study}, arm {self.arm}, {scores}: {self.reason}"
 
     @property
@@ -102,10 +98,11 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
     search = _read_search(folder)
     row, reason = _choose(search, trial)
     assert row.value is not None, "it is complete"
+    assert row.val_b_score is not None, "as above"
     benefit = _benefit(search, row)
     prepared = folder.prepared()
     experiment = _experiment(search, row, benefit, prepared, exact=exact)
-    origin, generator = experiment.settings.exported_from, experiment.parameters.own_generator
+    origin = experiment.settings.exported_from
     exported = Exported(
         path=out,
         study=folder.path.name,
@@ -117,12 +114,9 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         val_b_score=row.val_b_score,
         synthetic=benefit,
         reason=reason,
-        command=search.task.train_command(str(out)),
-        generator_steps=generator.steps if generator and not search.task.trains_network else None,
+        command=_command(str(out)),
     )
-    header = _header(exported, search.task.train_command(out.name))
-    text = experiment_to_yaml(experiment, out.resolve().parent, header)
-    write_text(out, text)
+    write_text(out, experiment_to_yaml(experiment, out.resolve().parent, _header(exported)))
     return exported
 
 
@@ -144,7 +138,6 @@ class _Search:
 
     folder: StudyFolder
     settings: Settings
-    task: Task
     rows: Mapping[int, TrialRow]
     complete: Sequence[TrialRow]
     verdicts: Mapping[int, str]
@@ -154,12 +147,11 @@ class _Search:
 def _read_search(folder: StudyFolder) -> _Search:
     space = folder.space()
     rows = {row.number: row for row in Journal(folder.journal_path, space, writable=False).rows()}
-    complete = ranked_for_export([*rows.values()], space.settings.objective)
+    complete = ranked_on_val_b(rows.values())
     verdicts, is_exploratory = _verdicts(folder, rows)
     return _Search(
         folder=folder,
         settings=space.settings,
-        task=task_of(space.settings),
         rows=rows,
         complete=complete,
         verdicts=verdicts,
@@ -211,8 +203,7 @@ def _simplest_good(search: _Search) -> tuple[TrialRow, str]:
         if good := _within_one_error(search, best, simpler):
             simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
             return simplest, f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
-    side = "val-B" if search.task.trains_network else "val-A"
-    return best, f"the best on {side}"
+    return best, "the best on val-B"
 
 
 def _within_one_error(search: _Search, best: TrialRow, others: Sequence[TrialRow]) -> list[TrialRow]:
@@ -246,7 +237,7 @@ def _finished(search: _Search, row: TrialRow) -> TrialRow:
 
 def _benefit(search: _Search, row: TrialRow) -> str:
     """Return whether the benefit of its synthetic images is confirmed; "" if it has no such images."""
-    if not (search.task.trains_network and row.parameters.has_synthetic_images):
+    if not row.parameters.has_synthetic_images:
         return ""
     verdict = search.verdicts.get(row.number)
     if verdict is None:
@@ -255,11 +246,9 @@ def _benefit(search: _Search, row: TrialRow) -> str:
 
 
 def _experiment(search: _Search, row: TrialRow, benefit: str, prepared: Prepared, *, exact: bool) -> Experiment:
-    """Return what the exported file trains: the trial itself, a final model on all patients, or a generator."""
+    """Return what the exported file trains: the trial itself, or a final model on all patients."""
     origin = ExportedFrom(study=search.folder.path, trial=row.number, synthetic=benefit)
     trial = Experiment(settings=search.settings.model_copy(update={"exported_from": origin}), parameters=row.parameters)
-    if not search.task.trains_network:
-        return best_stage(search.folder, trial, row.number)
     if exact:
         return trial
     final = _final(trial)
@@ -294,23 +283,11 @@ def _changes(trial: Experiment, final: Experiment) -> Iterator[str]:
             yield f"{name}: {now} (trial: {before})"
 
 
-def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Experiment:
-    """In a search for a generator, return the trial with the generator of its best epoch; else return it unchanged."""
-    objective, stages = experiment.settings.objective, experiment.generator_stages
-    if len(stages) < 2:
-        return experiment
-    with damage_explained(folder.trial_path(trial) / "epochs.jsonl") as file:
-        best = min(read_jsonl(file), key=lambda row: (objective.rank(row["val_score"]), row["epoch"]), default=None)
-        return stages[-1] if best is None else stages[best["epoch"] - 1]
+def _command(config: str) -> str:
+    return f"xraytune train --config {quote(config)} -o model"
 
 
-def _header(exported: Exported, command: str) -> str:
-    end = "Paths are relative to this file."
-    if exported.generator_steps is not None:
-        return (
-            f"The generator of trial {exported.trial} of study {exported.study} after {exported.generator_steps:,} steps, "
-            f"{exported.metric} {exported.val_score:.4f} minus its floor.\n\n"
-            f"    {command}\n\nTo use it in a search, copy gan.* into the parameters of its space. {end}"
-        )
+def _header(exported: Exported) -> str:
     synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
-    return f"From {exported.sentence}.\n{synthetic}{exported.final_training}.\n\n    {command}\n\n{end}"
+    about = f"From {exported.sentence}.\n{synthetic}{exported.final_training}."
+    return f"{about}\n\n    {_command(exported.path.name)}\n\nPaths are relative to this file."

@@ -74,8 +74,6 @@ def train_final(
         on_epoch(record)
 
     result = run_trial(experiment, context, trial_dir=folder, on_epoch=collect)
-    assert result.val_b_score is not None, "`train` refuses an experiment that trains a generator alone"
-    assert result.threshold is not None, "as above"
     inputs = TrialInputs(experiment, context)
     load_best(folder / "checkpoint", inputs.trained)
     return FinalTraining(

@@ -19,7 +19,7 @@ from typing import Any
 
 from xraytune.base.artifacts import releases, work_path
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ArtifactError, ConfigError, Problem, counted
+from xraytune.base.errors import ArtifactError, Problem, counted
 from xraytune.base.files import explain_disk_errors, make_folder, new_folder, require_new, sha256_of
 from xraytune.base.lease import LeaseHeldError, hold
 from xraytune.base.records import Compute, EpochRecord, Progress, ignore_progress
@@ -42,7 +42,6 @@ from xraytune.study.row import ended_trials
 from xraytune.synth.synthesize import copy_file
 from xraytune.trial.prepare import open_space, prepare_space
 from xraytune.trial.samples import save_generator_grid
-from xraytune.trial.task import task_of
 
 TRAIN_STAGE = "train-1"
 SAMPLES = "samples.png"
@@ -119,10 +118,6 @@ def train(
     require_new(out)
     with _space_file(config, note) as file:
         space = open_space(file, overrides, data=data, weights_dir=weights_dir)
-    task = task_of(space.settings)
-    if not task.trains_network:
-        what = "this file describes a generator (objective.metric: gan_kid); `train` trains a classifier or segmenter"
-        raise ConfigError(Problem(what, config, task.train_command(str(config))))
     point = space.first_point()
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())

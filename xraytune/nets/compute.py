@@ -85,8 +85,6 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     if bool(gpus) != bool(generator.gpus):
         what = f"trials use {gpus:g} GPUs, but training their generators uses {generator.gpus:g}"
         raise ConfigError(Problem(what, "resources.generator.gpus", "use GPUs for both or for neither"))
-    if settings.objective.is_of_generator:  # a trial is the training of its generator
-        trial = generator
     return Allocation(trial=trial, generator=generator, concurrent=chosen.concurrent)
 
 

@@ -98,9 +98,7 @@ def train_network(
     while not is_over:
         started = time.perf_counter()
         epoch = len(records) + 1
-        val_losses = [
-            record.val_loss for record in records[training.pretraining_epochs :] if record.val_loss is not None
-        ]
+        val_losses = [record.val_loss for record in records[training.pretraining_epochs :]]
         train_loss, lr = _train_epoch(training, optimizer, update, epoch, val_losses=val_losses)
         val_loss, val_score = validate(network)
         if not math.isfinite(train_loss + val_loss):

@@ -305,9 +305,9 @@ def _label(trial: TrialView) -> str:
 
 
 def _score_axis(view: StudyView, trials: Sequence[TrialView]) -> Trace:
-    """Return an axis for the upper three quarters of the last scores, where trials differ little; of KID, for all."""
+    """Return an axis for the upper three quarters of the last scores, where trials differ little."""
     scores = [trial.values[-1] for trial in trials if trial.values]
-    if view.objective.goal == "minimize" or len(scores) < 4:
+    if len(scores) < 4:
         return _axis(f"val-A {view.metric}", range=None)
     low, high = float(np.quantile(scores, 0.25)), max(scores)
     space = max(0.1 * (high - low), 1e-3)

@@ -25,7 +25,6 @@ from xraytune.present.verdict import verdict_section
 from xraytune.search.asha import rungs_of
 from xraytune.study.status import TrialView
 from xraytune.synth.grids import encoded_again
-from xraytune.trial.task import task_of
 
 _MOST_SAMPLES, _MOST_MISTAKES = 6, 9
 _GRAD_CAM_NOTE = (
@@ -41,12 +40,10 @@ _QUALITY_COLUMNS = (
 )
 
 
-def _verdict(data: StudyData) -> Section | None:
+def _verdict(data: StudyData) -> Section:
     study, verdict = data.argument, data.verdict
-    if not data.view.has_val_b:
-        return None
     if verdict is None:
-        best = data.view.for_export or data.view.best
+        best = data.view.for_export
         known = (
             f"The best trial so far is #{best.number}, {best.mix}; a search alone is no evidence that its mix is better."
             if best
@@ -86,7 +83,7 @@ def _best(data: StudyData) -> Section | None:
             "It was selected among all trials by these scores, so they are optimistic.",
         ],
         facts=[(name, text_of(value)) for name, value in trial.by_name.items()],
-        commands=[f"xraytune train {study} -o model"] if view.has_val_b else [f"xraytune export {study} -o best.yaml"],
+        commands=[f"xraytune train {study} -o model"],
     )
 
 
@@ -241,7 +238,7 @@ def _environment(data: StudyData) -> Section:
     if data.chosen and data.chosen.status == "complete":
         repeated = [
             f"xraytune export {study} --trial {data.chosen.number} --exact -o trial.yaml",
-            task_of(data.space.settings).train_command("trial.yaml"),
+            "xraytune train --config trial.yaml -o model",
         ]
     facts = {**about.get("compute", {}), **about.get("packages", {}), "Python": about.get("python")}
     facts |= {name: about.get(name) for name in ("system", "started")}

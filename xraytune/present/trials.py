@@ -89,9 +89,8 @@ def arms_table(view: StudyView) -> Table:
         (Column("trials", "right"), lambda arm: sum(arm.trials.values())),
         (Column("complete", "right"), lambda arm: arm.trials.get("complete", 0)),
         (Column("best\nval-A", "right"), lambda arm: _numbered(arm.val_a)),
+        (Column("best\nval-B", "right"), lambda arm: _numbered(arm.val_b)),
     ]
-    if view.has_val_b:
-        columns.append((Column("best\nval-B", "right"), lambda arm: _numbered(arm.val_b)))
     if any(arm.difference is not None for arm in arms):
         columns.append((Column("minus real_only\n(standard error)", "right"), _difference))
     if any(map(_other_trials, arms)):
@@ -145,15 +144,13 @@ def _result_columns(view: StudyView) -> list[_TrialColumn]:
     def epochs(trial: TrialView) -> str:
         return f"{trial.epochs}/{view.max_epochs}" if trial.epochs else ""
 
-    columns = [
+    return [
         _TrialColumn(Column("#", "right"), lambda trial: f"{trial.number}"),
         _TrialColumn(Column("mix", flexible=True), lambda trial: weighted(trial, trial.mix)),
         _TrialColumn(Column("epoch", "right"), epochs),
         _TrialColumn(Column("val-A", "right"), lambda trial: weighted(trial, _score(trial.value))),
+        _TrialColumn(Column("val-B", "right"), lambda trial: _score(trial.val_b_score)),
     ]
-    if view.has_val_b:
-        columns.append(_TrialColumn(Column("val-B", "right"), lambda trial: _score(trial.val_b_score)))
-    return columns
 
 
 def _score(value: float | None) -> str:
@@ -180,8 +177,8 @@ def _parameter(value: Value) -> str:
 
 def _curve_column(view: StudyView, *, optional: bool = False) -> _TrialColumn:
     """Return the curves; their bars show the better three quarters of all scores, where differences matter."""
-    scores = sorted((value for trial in view.trials for value in trial.values), key=view.objective.rank)
-    low, high = sorted((scores[0], scores[-1 - len(scores) // 4])) if scores else (0.0, 1.0)
+    scores = sorted(value for trial in view.trials for value in trial.values)
+    low, high = (scores[len(scores) // 4], scores[-1]) if scores else (0.0, 1.0)
     ends = "\n" + "-".join(f"{end:.2f}".removeprefix("0") for end in (low, high)) if scores else ""
     heading = Column(f"curve{ends}", optional=optional)
     return _TrialColumn(heading, lambda trial: Cell(curve(trial.values, low, high), _TONES[trial.status]))
@@ -198,7 +195,7 @@ def sides_frame(sizes: Sequence[SideSize]) -> Frame:
 
 
 def sides_table(sizes: Sequence[SideSize]) -> Table:
-    """Lay out the sides of a split with their sizes; also those of each class or finding, and which have too few to score."""
+    """Lay out the sides of a split with their sizes; those of each class or finding, and which have too few to score."""
     columns = (
         "side",
         *numbers("images", "patients"),

@@ -18,9 +18,8 @@ from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
 
-from xraytune.space.settings import Objective, SchedulerSettings, Settings
+from xraytune.space.settings import SchedulerSettings, Settings
 
-_HIGHER_IS_BETTER = Objective()
 _FIRST_OF_ARM = 2
 """The trials of an arm that pass each of its rungs in any case, so that the best of an arm is chosen from at least two."""
 
@@ -31,16 +30,13 @@ class Rungs:
     Args:
         scheduler: Its first rung and its reduction; with the name `none`, there are no rungs.
         max_epochs: The last epoch; a trial that reaches it is complete, not pruned.
-        objective: Decides which values are better.
 
     Attributes:
         epochs: The epochs of the rungs.
     """
 
-    def __init__(
-        self, scheduler: SchedulerSettings, *, max_epochs: int, objective: Objective = _HIGHER_IS_BETTER
-    ) -> None:
-        self._scheduler, self._rank = scheduler, objective.rank
+    def __init__(self, scheduler: SchedulerSettings, *, max_epochs: int) -> None:
+        self._scheduler = scheduler
         epochs, epoch = list[int](), scheduler.grace if scheduler.name == "asha" else max_epochs
         while epoch < max_epochs:
             epochs.append(epoch)
@@ -61,7 +57,6 @@ class Rungs:
         is_by_arm = self._scheduler.within == "arm"
         decisions, values = self._reached.setdefault((arm if is_by_arm else "", epoch), ({}, []))
         if trial not in decisions:
-            value = -self._rank(value)
             low, weight = divmod((len(values) - 1) * (1 - 1 / self._scheduler.reduction), 1)
             near_cutoff = values[int(low) : int(low) + 2]  # the values are sorted
             is_first = len(values) < (_FIRST_OF_ARM if is_by_arm else 1)
@@ -74,7 +69,7 @@ def rungs_of(
     settings: Settings, reports: Iterable[tuple[int, int, float]] = (), arm_of: Callable[[int], str] = lambda _: ""
 ) -> Rungs:
     """Rebuild a study's rungs from `Journal.reports`: trial, epoch and value; `arm_of` returns the arm of a trial."""
-    rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs, objective=settings.objective)
+    rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs)
     for number, epoch, value in reports:
         rungs.should_continue(number, epoch, value, arm=arm_of(number))
     return rungs

@@ -48,7 +48,6 @@ class TrialSource(Protocol):
         folder: Contains the trials.
         clock: Measures the time of the trials.
         retries: How often a trial is retried without a new epoch in between.
-        trains_generators_first: False if the trials themselves train generators.
         stops_trials: Whether `should_continue` may return False, so that it must hear of every epoch.
         copies_results: Whether trials with the same settings have the same result, so that `copy_result` may copy it.
     """
@@ -56,7 +55,6 @@ class TrialSource(Protocol):
     folder: StudyFolder
     clock: StudyClock
     retries: int
-    trains_generators_first: bool
     stops_trials: bool
     copies_results: bool = False
 
@@ -195,8 +193,7 @@ class TrialLoop:
             del self._waiting[trial.number]
             return self.next_trial(slots, slots_of)
         trial.lineage = self.generator_need(trial.suggestion.parameters.own_generator)
-        needs_generator = trial.lineage is not None and not trial.has_trained_generator
-        only_generator = needs_generator and self.source.trains_generators_first
+        only_generator = trial.lineage is not None and not trial.has_trained_generator
         trial.suggestion = replace(trial.suggestion, only_generator=only_generator)
         trial.slots = slots_of(trial.suggestion)
         if self._running and trial.slots > free:

@@ -40,7 +40,6 @@ from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.seen import mixes_of
 from xraytune.synth.synthesize import generator_need
 from xraytune.trial.prepare import open_space, prepare_space
-from xraytune.trial.task import task_of
 
 
 def search(
@@ -172,7 +171,7 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
         yield f"`confirm` cannot score test/: {few}"
     asked, unused = settings.confirm, len({image.patient for image in index.images}) - len({*prepared.images.patient})
     lacking = too_few_unused(unused, prepared.train_patients, replicates=asked.replicates, fewest=asked.min_patients)
-    if lacking and settings.data.train_patients and asked.test != "folder" and task_of(settings).trains_network:
+    if lacking and settings.data.train_patients and asked.test != "folder":
         yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
 
 

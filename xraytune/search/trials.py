@@ -19,12 +19,13 @@ from xraytune.study.journal import Journal
 from xraytune.study.row import Status, append_row, write_trials
 from xraytune.study.suggestion import Failure, TrialSuggestion
 from xraytune.study.trial_files import read_pool_report
-from xraytune.trial.task import task_of
+from xraytune.trial.mix import mix_label
 
 
 class SearchTrials(TrialSource):
     """The trials of one search, under the study's lock. The space has the budget of this start."""
 
+    stops_trials = True
     copies_results = True
 
     def __init__(
@@ -33,8 +34,6 @@ class SearchTrials(TrialSource):
         self.folder, self.space, self.journal, self.callbacks = folder, space, journal, callbacks
         self.clock = StudyClock(folder.path / "wall.json", journal.unfinished())
         self.retries = space.settings.resources.retries
-        self._task = task_of(space.settings)
-        self.trains_generators_first, self.stops_trials = self._task.trains_network, True
         self._rungs = rungs_of(space.settings, journal.reports(), journal.arm)
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._rows = journal.rows()
@@ -89,7 +88,7 @@ class SearchTrials(TrialSource):
 
     def label(self, suggestion: TrialSuggestion) -> str:
         """Return number and mix: `#7 gan r=0.5 (500 steps)`."""
-        return f"#{suggestion.number} {self._task.label(suggestion.parameters)}"
+        return f"#{suggestion.number} {mix_label(suggestion.parameters)}"
 
     def begin(self, suggestion: TrialSuggestion) -> Experiment:
         """Report a trial that starts or resumes, and return its settings."""
@@ -137,5 +136,5 @@ class SearchTrials(TrialSource):
     def statistics(self) -> dict[str, Any]:
         """Return the best value of the complete trials, None if there is none, and how many trials have ended."""
         values = (row.value for row in self._rows if row.status == "complete" and row.value is not None)
-        best = min(values, key=self.space.settings.objective.rank, default=None)
+        best = max(values, default=None)
         return {"best_value": best, "trials": Counter(row.status for row in self._rows)}

@@ -101,10 +101,9 @@ class TrackedRun:
         return f"{self.study} {self.study_identity[:6]}"
 
     def named(self, values: Mapping[str, Json]) -> dict[str, Json]:
-        """Name scores after their metric: `val_score` becomes `val_auroc`, `val_dice` or `gan_kid`; drop missing values."""
+        """Name scores after their metric: `val_score` becomes `val_auroc` or `val_dice`."""
         score = self.metric.removeprefix("val_")
-        known = {name: value for name, value in values.items() if value is not None}
-        return {name.replace("val_score", self.metric).replace("score", score): value for name, value in known.items()}
+        return {name.replace("val_score", self.metric).replace("score", score): value for name, value in values.items()}
 
 
 def publish(

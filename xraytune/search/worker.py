@@ -35,7 +35,6 @@ from xraytune.study.suggestion import Cause
 from xraytune.study.trial_files import HANG_FILE, OWNER_FILE, ProgressFile, write_samples
 from xraytune.trial.run import train_own_generator, trial_epochs
 from xraytune.trial.samples import save_generator_grid
-from xraytune.trial.task import task_of
 
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
@@ -108,7 +107,7 @@ class TrialWorker:
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
         grid = save_generator_grid(experiment, context, self._study.path / "samples")
         write_samples(self._folder, grid)
-        if self._tracker and task_of(experiment.settings).trains_network:
+        if self._tracker:
             self._tracker.log_samples(grid)
 
     def step(self) -> messages.TrialMessage:

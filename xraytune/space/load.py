@@ -240,7 +240,7 @@ def _unknown_key(path: KeyPath) -> tuple[str, str]:
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
     """Return a space file, in the folder `relative_to`, in which everything is fixed; `header` becomes comment lines."""
     settings, values = experiment.settings, flat_values(experiment.parameters, relative_to)
-    parameters: Json = {name: {"value": value} for name, value in values.items() if has_effect_in(settings, name)}
+    parameters: Json = {name: {"value": value} for name, value in values.items() if has_effect_in(settings.task, name)}
     return write_yaml({**settings_content(settings, relative_to), "parameters": parameters}, header)
 
 

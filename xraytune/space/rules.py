@@ -37,12 +37,6 @@ FACTS = ("class_count", "training_images", "total_steps")
 RULES: tuple[Rule, ...] = (
     *Parameters.rules,
     Rule(
-        ("source", "objective.metric"),
-        lambda source, metric: metric != "gan_kid" or source in GENERATORS,
-        "objective.metric: gan_kid searches for a generator, but source can be {source}",
-        "write source: {{value: gan}}",
-    ),
-    Rule(
         ("source", "task"),
         lambda source, task: task != "segmentation" or not (SOURCES.has(source) or source == "pipeline"),
         "source: {source} provides no masks, which segmentation needs",
@@ -140,7 +134,7 @@ def unusual_values(space: Space) -> Iterator[str]:
             seen = "an encoder that has seen the test images makes a verdict void"
             yield f"the weights were trained on {name.strip()}, and so, it seems, are the images: {seen}"
     final = space.settings.final.parameters if space.settings.final else {}
-    domains = {spec.name: spec.domain for spec in space.specs if has_effect_in(space.settings, spec.name)}
+    domains = {spec.name: spec.domain for spec in space.specs if has_effect_in(space.settings.task, spec.name)}
     for name, domain in (domains | {f"final.{name}": Choices((value,)) for name, value in final.items()}).items():
         usual = parameter_fields()[name.removeprefix("final.")].usual
         numbers = [value for value in domain.corners(()) if isinstance(value, int | float)]
@@ -278,8 +272,7 @@ def _refusals(
 def _check_effects(specs: Sequence[ParameterSpec], settings: Settings, problems: Problems) -> None:
     """Refuse values of parameters without an effect in the study, except their defaults."""
     fields = parameter_fields()
-    unused = [spec for spec in specs if not has_effect_in(settings, spec.name)]
+    unused = [spec for spec in specs if not has_effect_in(settings.task, spec.name)]
     if changed := [spec.name for spec in unused if spec.domain != Choices((fields[spec.name].default,))]:
-        setting = "objective.metric: gan_kid" if settings.objective.is_of_generator else f"task: {settings.task}"
-        what = f"{setting} has no use for {join_names(changed)}"
+        what = f"task: {settings.task} has no use for {join_names(changed)}"
         problems.add(path_of(problems.document, changed[0]), what, "remove them")

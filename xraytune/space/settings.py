@@ -40,11 +40,11 @@ HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 PosWeight = Literal["none", "balanced"]
 TaskName = Literal["classification", "findings", "segmentation"]
-ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice", "gan_kid"]
+ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice"]
 OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
-    "classification": ("val_auroc", "val_auprc", "val_sensitivity", "gan_kid"),
-    "findings": ("val_auroc", "val_auprc", "gan_kid"),
-    "segmentation": ("val_dice", "gan_kid"),
+    "classification": ("val_auroc", "val_auprc", "val_sensitivity"),
+    "findings": ("val_auroc", "val_auprc"),
+    "segmentation": ("val_dice",),
 }
 """The objectives of each task; the first is the default."""
 OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
@@ -52,7 +52,6 @@ OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
     "val_auprc": "AUPRC",
     "val_sensitivity": "sensitivity",
     "val_dice": "Dice",
-    "gan_kid": "KID",
 }
 """The display name of each objective."""
 PACKAGES: Mapping[str, tuple[str, ...]] = {
@@ -174,12 +173,11 @@ class DataSettings(StrictModel):
 
 
 class Objective(StrictModel):
-    """What the search optimises: a validation metric (never a test metric) or the quality of a generator."""
+    """The validation metric that the search maximises."""
 
     metric: ObjectiveName = "val_auroc"
     """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Findings: `val_auroc` (default) or
-    `val_auprc`, means over the findings. Segmentation: `val_dice`, the mean over images. All: `gan_kid`, which searches for
-    the generator itself, without a classifier or segmenter."""
+    `val_auprc`, means over the findings. Segmentation: `val_dice`, the mean over images."""
     specificity: Fraction | None = Field(
         default_factory=lambda given: 0.9 if given.get("metric") == "val_sensitivity" else None
     )
@@ -193,20 +191,6 @@ class Objective(StrictModel):
             "remove it",
         ),
     )
-
-    @property
-    def goal(self) -> Literal["maximize", "minimize"]:
-        """The direction of the search."""
-        return "minimize" if self.is_of_generator else "maximize"
-
-    @property
-    def is_of_generator(self) -> bool:
-        """Whether the search is for the generator itself, without a classifier or segmenter."""
-        return self.metric == "gan_kid"
-
-    def rank(self, value: float) -> float:
-        """Return a sort key that puts better values first."""
-        return -value if self.goal == "maximize" else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,11 +318,9 @@ def has_effect_with(source: object, name: str) -> bool:
     return source == name if name in BLOCKS else _annotation(name).source != source
 
 
-def has_effect_in(settings: Settings, name: str) -> bool:
-    """Return whether a parameter, by its dotted name, can have an effect in a study."""
-    if settings.objective.is_of_generator:
-        return name == "source" or name.partition(".")[0] in GENERATORS
-    return settings.task not in _annotation(name).tasks
+def has_effect_in(task: TaskName, name: str) -> bool:
+    """Return whether a parameter, by its dotted name, can have an effect in a task."""
+    return task not in _annotation(name).tasks
 
 
 @cache
@@ -768,22 +750,10 @@ class Settings(StrictModel):
 
     rules = (
         Rule(
-            ("final", "objective.metric"),
-            lambda final, metric: final is None or metric != "gan_kid",
-            "final: a search for a generator trains no final model",
-            "remove it",
-        ),
-        Rule(
             ("objective.metric", "task"),
             lambda metric, task: metric in OBJECTIVES[task],
             "objective.metric: {objective_metric} does not apply to {task}",
             lambda _metric, task: f"write {' or '.join(OBJECTIVES[task])}",
-        ),
-        Rule(
-            ("objective.metric", "quality.backbone"),
-            lambda metric, backbone: metric != "gan_kid" or backbone is not None,
-            "objective.metric: gan_kid needs quality.backbone",
-            "write quality: {{backbone: mobilenet_v2}}",
         ),
         Rule(
             ("data.classes", "data.positive", "data.table", "data.findings", "task"),
@@ -838,7 +808,7 @@ class Settings(StrictModel):
     def metric(self) -> str:
         """The display name of the study's objective, such as AUROC."""
         name = OBJECTIVE_NAMES[self.objective.metric]
-        return f"macro {name}" if self.task == "findings" and not self.objective.is_of_generator else name
+        return f"macro {name}" if self.task == "findings" else name
 
     @property
     def idle_asha(self) -> str:
@@ -870,16 +840,6 @@ class Experiment(StrictModel):
         """Return what determines its results, as plain JSON; see `Settings.identity`."""
         content = self.model_dump(mode="json", exclude={"settings"})
         return {"settings": self.settings.identity(), **content}
-
-    @property
-    def generator_stages(self) -> tuple[Experiment, ...]:
-        """The experiment for each generator that it trains: with `gan_kid`, one per epoch; else itself, if it has one."""
-        generator, last = self.parameters.own_generator, self.settings.budget.max_epochs
-        if generator is None or not self.settings.objective.is_of_generator:
-            return () if generator is None else (self,)
-        shares = (max(1, round(generator.steps * epoch / last)) for epoch in range(1, last + 1))
-        stages = (self.parameters.with_generator(steps=steps) for steps in shares)
-        return tuple(self.model_copy(update={"parameters": parameters}) for parameters in stages)
 
     @property
     def resolution_px(self) -> int | None:

@@ -169,12 +169,9 @@ class Space:
         return tuple(dict.fromkeys(tuple(point.get(name) for name in names) for point in points))
 
     def networks(self) -> tuple[tuple[str, str], ...]:
-        """Return the possible pairs of backbone and weights, with defaults where one is inactive, and `quality`'s pair.
-
-        In a search for a generator, return only `quality`'s.
-        """
+        """Return the possible pairs of backbone and weights, with defaults where one is inactive, and `quality`'s pair."""
         quality, default = self.settings.quality, Parameters()
-        pairs = () if self.settings.objective.is_of_generator else self.combinations("backbone", "weights")
+        pairs = self.combinations("backbone", "weights")
         networks = [(str(backbone or default.backbone), str(weights or default.weights)) for backbone, weights in pairs]
         if quality.backbone:
             networks.append((quality.backbone, quality.weights))

@@ -10,7 +10,6 @@ from typing import TypeVar
 import numpy as np
 
 from xraytune.data.sides import FEWEST_OF_CLASS, side_sizes
-from xraytune.space.settings import Objective
 from xraytune.stats.classification import Floats
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRecord, ranked_on_val_a, ranked_on_val_b
@@ -41,7 +40,7 @@ class ArmSummary:
     standard_error: float | None = None
 
 
-def summarise_arms(folder: StudyFolder, trials: Sequence[_Trial], objective: Objective) -> list[ArmSummary]:
+def summarise_arms(folder: StudyFolder, trials: Sequence[_Trial]) -> list[ArmSummary]:
     """Return a summary of each arm that has trials, the simplest first; errors are those of `differences_on_val_b`."""
     by_arm: dict[str, list[_Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.parameters.simplicity[:2]):
@@ -50,7 +49,7 @@ def summarise_arms(folder: StudyFolder, trials: Sequence[_Trial], objective: Obj
     differences = _differences(folder, best_on_b)
     summaries = []
     for arm, members in by_arm.items():
-        best_on_a, on_b = ranked_on_val_a(members, objective)[:1], best_on_b.get(arm)
+        best_on_a, on_b = ranked_on_val_a(members)[:1], best_on_b.get(arm)
         difference, error = differences.get(arm, (None, None))
         summaries.append(
             ArmSummary(

@@ -35,7 +35,6 @@ from xraytune.space.settings import Objective, Parameters, SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.row import Status, TrialRow, validated_row
 from xraytune.study.suggestion import Failure, TrialSuggestion, resource_share
-from xraytune.trial.task import task_of
 
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -189,7 +188,6 @@ class Journal:
         """Return the row of one ended trial."""
         trial, status = self._frozen(number), self.status(number)
         attributes, parameters = trial.user_attrs, self.parameters(number)
-        has_val_b = task_of(self._space.settings).trains_network
         try:
             content = {
                 "number": number,
@@ -201,7 +199,7 @@ class Journal:
                 **attributes.get("quality", {}),
             }
             row = validated_row(TrialRow, content)
-            for name in ("value", "val_b_score") if has_val_b else ("value",):
+            for name in ("value", "val_b_score"):
                 if status == "complete" and getattr(row, name) is None:
                     raise ValueError(f"its {name} is None")
         except (ValueError, AttributeError, LookupError, TypeError, RuntimeError) as error:
@@ -273,7 +271,7 @@ def create_journal(path: Path, name: str, objective: Objective) -> None:
     """Create a journal without trials; Optuna's tools show the study's name and that of the objective."""
     with quiet_optuna():
         storage = JournalStorage(_WholeLines(str(path)))
-        study = optuna.create_study(storage=storage, study_name=name, direction=objective.goal)
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
         study.set_metric_names([objective.metric])
 
 

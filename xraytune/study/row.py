@@ -7,7 +7,7 @@ a confirmation. A row is validated when it is built, so its readers can rely on 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -18,7 +18,7 @@ from xraytune.base.errors import ArtifactError
 from xraytune.base.files import append_jsonl, read_jsonl, write_text
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
-from xraytune.space.settings import Objective, Parameters
+from xraytune.space.settings import Parameters
 from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, damage_explained
 
@@ -152,23 +152,18 @@ def reasons_of(rows: Iterable[RunOutcome]) -> str:
     return "".join(f"\n    {reason}" for reason in sorted({row.reason for row in rows if row.reason})[:5])
 
 
-def ranked_on_val_a(trials: Iterable[_Trial], objective: Objective) -> list[_Trial]:
+def ranked_on_val_a(trials: Iterable[_Trial]) -> list[_Trial]:
     """Return the complete trials by the objective of the search, the best first."""
-    return _ranked(trials, lambda trial: None if trial.value is None else objective.rank(trial.value))
+    return _ranked(trials, lambda trial: trial.value)
 
 
 def ranked_on_val_b(trials: Iterable[_Trial]) -> list[_Trial]:
     """Return the complete trials by their score on val-B, which no decision of the search used, the best first."""
-    return _ranked(trials, lambda trial: None if trial.val_b_score is None else -trial.val_b_score)
+    return _ranked(trials, lambda trial: trial.val_b_score)
 
 
-def ranked_for_export(trials: Collection[_Trial], objective: Objective) -> list[_Trial]:
-    """Return the complete trials as ranked on val-B; without scores there, as in a search for a generator, on val-A."""
-    return ranked_on_val_b(trials) or ranked_on_val_a(trials, objective)
-
-
-def _ranked(trials: Iterable[_Trial], rank: Callable[[_Trial], float | None]) -> list[_Trial]:
-    """Sort by rank; of equals, the simplest comes first, then the first of `trials`."""
-    ranks = [(rank(trial), trial) for trial in trials if trial.status == "complete"]
-    scored = [(place, trial.parameters.simplicity, trial) for place, trial in ranks if place is not None]
-    return [trial for *_, trial in sorted(scored, key=lambda entry: entry[:2])]
+def _ranked(trials: Iterable[_Trial], score: Callable[[_Trial], float | None]) -> list[_Trial]:
+    """Put the highest score first; of equals, the simplest, then the first of `trials`."""
+    complete = [(score(trial), trial) for trial in trials if trial.status == "complete"]
+    keys = [(-value, trial.parameters.simplicity, trial) for value, trial in complete if value is not None]
+    return [trial for *_, trial in sorted(keys, key=lambda key: key[:2])]

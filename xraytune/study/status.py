@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, has_path, parameters_from
-from xraytune.space.settings import Objective
 from xraytune.study.arms import ArmSummary, summarise_arms
 from xraytune.study.clock import Times, read_times
 from xraytune.study.folder import StudyFolder, is_searched
 from xraytune.study.journal import ROW_ATTRIBUTES, VALUE_NAME, Journal
-from xraytune.study.row import TrialRecord, TrialStatus, ranked_for_export, ranked_on_val_a
+from xraytune.study.row import TrialRecord, TrialStatus, ranked_on_val_a, ranked_on_val_b
 from xraytune.study.trial_files import read_node, read_pool_report, read_progress, read_samples
 from xraytune.synth.generator_quality import PoolReport
-from xraytune.trial.task import task_of
+from xraytune.trial.mix import mix_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +63,6 @@ class StudyView:
 
     path: Path
     metric: str
-    objective: Objective
     sides: tuple[SideSize, ...] = ()
     trials: tuple[TrialView, ...]
     trial_budget: int
@@ -95,12 +93,12 @@ class StudyView:
     @property
     def ranked(self) -> list[TrialView]:
         """The complete trials, best objective first; of equals, the simplest first."""
-        return ranked_on_val_a(self.trials, self.objective)
+        return ranked_on_val_a(self.trials)
 
     @property
     def arms(self) -> list[ArmSummary]:
         """The arms, the simplest first; raises StudyError if the results of a trial are damaged."""
-        return summarise_arms(StudyFolder(self.path), self.trials, self.objective)
+        return summarise_arms(StudyFolder(self.path), self.trials)
 
     @property
     def pruning(self) -> str:
@@ -110,11 +108,6 @@ class StudyView:
         epochs = sum(trial.epochs for trial in ended) + sum(saved)
         text = f"ASHA stopped {len(saved)} of {len(ended)} trials and saved {sum(saved):,} of {epochs:,} epochs"
         return text if saved else ""
-
-    @property
-    def has_val_b(self) -> bool:
-        """Whether complete trials have a score on val-B; generators alone have none."""
-        return self.objective.goal == "maximize"
 
     @property
     def most_realistic(self) -> TrialView | None:
@@ -128,11 +121,8 @@ class StudyView:
 
     @property
     def for_export(self) -> TrialView | None:
-        """The complete trial with the best val-B score, the simplest of equals.
-
-        In a search for a generator, which has no val-B scores, the best trial.
-        """
-        return next(iter(ranked_for_export(self.trials, self.objective)), None)
+        """The complete trial with the best val-B score, the simplest of equals."""
+        return next(iter(ranked_on_val_b(self.trials)), None)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: its trials by status, its arms, and its trials, without columns that are empty."""
@@ -225,7 +215,6 @@ class StudyWatcher:
         return StudyView(
             path=self._folder.path,
             metric=self.space.settings.metric,
-            objective=self.space.settings.objective,
             sides=self._sides,
             trials=trials,
             trial_budget=trial_budget,
@@ -258,7 +247,7 @@ class StudyWatcher:
             parameters=parameters_from(flat_values(parameters, self._folder.path))
             if has_path(parameters)
             else parameters,
-            mix=task_of(self.space.settings).label(parameters),
+            mix=mix_label(parameters),
             status=row.status if row else status,
             value=values[-1] if values else None,
             epochs=len(values),

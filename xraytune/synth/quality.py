@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from xraytune.base.artifacts import build_once, releases
-from xraytune.base.errors import DataError, MachineError, Problem, join_names
+from xraytune.base.errors import MachineError, join_names
 from xraytune.base.files import read_json, sha256_of, write_array, write_json
 from xraytune.data.prepare import Prepared, RunContext, SideName, side_images
 from xraytune.data.sides import side_sizes
@@ -144,13 +144,6 @@ def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
     if isinstance(quality, str):
         return PoolReport(quality=None, note=quality, copies=copies)
     return PoolReport(quality=quality, note="", copies=copies)
-
-
-def require_measurable(prepared: Prepared) -> None:
-    """Raise DataError if a validation side is too small for a KID."""
-    if side := small_side(prepared):
-        fix = "use larger validation sides (data.split), or more images"
-        raise DataError(Problem(f"too few images for a KID in {side}", fix=fix))
 
 
 def small_side(prepared: Prepared) -> str:

@@ -25,7 +25,6 @@ from xraytune.space.rules import check_images, unusual_values
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
-from xraytune.synth.quality import require_measurable
 from xraytune.synth.seen import mixes_of, seen_by
 from xraytune.trial.task import task_of
 
@@ -78,8 +77,6 @@ def prepare_space(
     if prepared.findings and lacking:
         what = f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images on {' and '.join(lacking)}"
         raise DataError(Problem(what, "data.split", "use larger validation sides, or more images"))
-    if not task.trains_network:
-        require_measurable(prepared)
     total_steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
     check_images(space, training_images=sum(prepared.train_counts), total_steps=total_steps)
     return prepared, index

@@ -28,7 +28,6 @@ from xraytune.stats.classification import Labels
 from xraytune.synth.generator_quality import QUALITY_FILE
 from xraytune.synth.quality import report_pool
 from xraytune.synth.sources import train_networks
-from xraytune.trial.generator_search import generator_epochs
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.task import Results, task_of
 
@@ -65,15 +64,7 @@ def run_trial(
 def trial_epochs(
     experiment: Experiment, context: RunContext, trial_dir: Path
 ) -> Generator[EpochRecord, None, TrialResult]:
-    """Yield the epochs of a trial, each after it was written to `epochs.jsonl`; see `run_trial`."""
-    epochs = network_epochs if task_of(experiment.settings).trains_network else generator_epochs
-    return epochs(experiment, context, trial_dir)
-
-
-def network_epochs(
-    experiment: Experiment, context: RunContext, trial_dir: Path
-) -> Generator[EpochRecord, None, TrialResult]:
-    """Train a network on the trial's mix, the rest of the epochs if it was killed, and score the best one."""
+    """Yield the epochs of a trial, each after it was written to `epochs.jsonl`, then score the best; see `run_trial`."""
     started = time.monotonic()
     prepared, task = context.prepared, task_of(experiment.settings)
     train_own_generator(experiment, context)

@@ -1,8 +1,8 @@
 """What the trials of a study train and how their results are scored.
 
 A study trains a classifier of images in classes, a classifier of images with findings or a segmenter of images with masks
-(both of one class), or a generator alone, of images of any kind. The rest of the code, from the split to the verdict, is the
-same for all tasks and asks `task_of(settings)`. Only methods that compute import torch, so that `status` and `export` start
+(both of one class). The rest of the code, from the split to the verdict, is the same for all tasks and asks
+`task_of(settings)`. Only methods that compute import torch, so that `status` and `export` start
 without it.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,7 +25,6 @@ from xraytune.space.settings import Objective, Parameters, Settings, TaskName
 from xraytune.stats.classification import Floats, Labels, auprc, auroc, require_finite_outputs, sensitivity_at
 from xraytune.stats.placements import StructuralComponents, mean_components, structural_components
 from xraytune.stats.threshold import balanced_threshold
-from xraytune.trial.mix import mix_label
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,28 +42,13 @@ class Task:
         network: What `confirm` trains.
         has_pairs: Whether the images have masks instead of classes.
         has_findings: Whether the images have findings instead of classes.
-        trains_network: Whether a trial trains a network on a mix of real and extra images; else it trains a generator alone,
-            which is scored by the KID of its images, and the methods of networks do not apply.
     """
 
     metric: str
     network: str
     has_pairs: bool = False
     has_findings: bool = False
-    trains_network: bool = True
     objective: Objective = field(default_factory=Objective)
-
-    def label(self, parameters: Parameters) -> str:
-        """Return a trial's label, such as `gan r=0.5 (500 steps) +classical 1`."""
-        if self.trains_network or parameters.own_generator is None:
-            return mix_label(parameters)
-        return f"{parameters.source} ({parameters.own_generator.steps} steps)"
-
-    def train_command(self, config: str) -> str:
-        """Return the command that trains an exported file."""
-        if self.trains_network:
-            return f"xraytune train --config {quote(config)} -o model"
-        return f"xraytune generator train --space {quote(config)} -o gan"
 
     def build_network(self, parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
         """Build the network of a trial, with the weights of a file if there is one."""
@@ -177,10 +160,8 @@ TASKS: Mapping[TaskName, Task] = {
     "findings": Task(metric="macro AUROC", network="classifier", has_findings=True),
     "segmentation": Task(metric="Dice", network="segmenter", has_pairs=True),
 }
-"""The tasks of trained networks."""
 
 
 def task_of(settings: Settings) -> Task:
     """Return the task of a study, with the score of its objective."""
-    objective = settings.objective
-    return replace(TASKS[settings.task], trains_network=not objective.is_of_generator, objective=objective)
+    return replace(TASKS[settings.task], objective=settings.objective)

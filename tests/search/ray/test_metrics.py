@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import re
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from tests.study.studies import direct, ended, epoch
-from xraytune.search.messages import TrialEnded, TrialFailed
+from xraytune.search.messages import TrialFailed
 from xraytune.search.ray.metrics import EPOCHS, GAUGES
 from xraytune.study.folder import StudyFolder
-
-QUALITY = ("objective.metric=gan_kid", "quality.backbone=mobilenet_v2", "scheduler.name=none")
-ONLY_GANS = ("source=gan", "synthetic_ratio=1.0", "lr=1e-4")
 
 
 def test_statistics_follow_the_trials_and_survive_a_restart(study: StudyFolder) -> None:
@@ -35,15 +31,6 @@ def test_statistics_follow_the_trials_and_survive_a_restart(study: StudyFolder) 
     assert after["trials"] == {"running": 0, "waiting": 0, "complete": 2, "failed": 1}
     with closing(direct(study, "scheduler.name=none")) as again:
         assert again.statistics(4) == after
-
-
-def test_the_best_value_is_the_lowest_if_the_objective_is_minimised(study: StudyFolder) -> None:
-    with closing(direct(study, *QUALITY, *ONLY_GANS)) as search:
-        for number, value in enumerate((3.0, -0.5, 2.0)):
-            search.next_trial()
-            search.on_result(number, epoch(1, value))
-            search.on_result(number, TrialEnded(result=replace(ended(value).result, val_b_score=None)))
-        assert search.statistics(1)["best_value"] == -0.5
 
 
 def test_trials_that_wait_for_a_generator_are_counted(study: StudyFolder) -> None:

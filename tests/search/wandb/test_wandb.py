@@ -114,13 +114,10 @@ def test_a_failed_trial_is_a_failed_run_without_the_key(trial: TrackedRun, monke
     [
         ("val_auroc", ["val_auroc", "best_val_auroc", "val_b_auroc"]),
         ("val_dice", ["val_dice", "best_val_dice", "val_b_dice"]),
-        ("gan_kid", ["gan_kid", "best_gan_kid", "val_b_gan_kid"]),
     ],
 )
-def test_scores_are_named_after_their_metric_and_missing_ones_are_dropped(
-    trial: TrackedRun, metric: ObjectiveName, names: list[str]
-) -> None:
-    scores = {"val_score": 0.7, "best_val_score": 0.8, "val_b_score": 0.6, "train_loss": None}
+def test_scores_are_named_after_their_metric(trial: TrackedRun, metric: ObjectiveName, names: list[str]) -> None:
+    scores = {"val_score": 0.7, "best_val_score": 0.8, "val_b_score": 0.6}
 
     assert list(replace(trial, metric=metric).named(scores)) == names
 
