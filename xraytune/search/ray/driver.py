@@ -29,7 +29,6 @@ from ray.tune.search import Searcher
 from xraytune.search import messages
 from xraytune.search.ray.actor import TrialActor, look, started_trial
 from xraytune.search.ray.internals import exit_codes, install_guards
-from xraytune.search.ray.metrics import Metrics
 
 _LIST_NODES_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
@@ -39,14 +38,10 @@ _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
 
 
 class LoopClient:
-    """The search's loop, as this process sees it, and the metrics of its trials."""
+    """The search's loop, as this process sees it."""
 
-    def __init__(self, connection: Connection, metrics: Metrics) -> None:
-        self._connection, self.metrics = connection, metrics
-
-    def update_metrics(self) -> None:
-        """Update the metrics from the statistics of the loop."""
-        self.metrics.show(self.ask(messages.StatisticsWanted()).gauges)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def ask(self, question: messages.Question) -> Any:
         """Return the answer of `TrialLoop.run`."""
@@ -59,7 +54,7 @@ class LoopClient:
 
 
 class LoopSearcher(Searcher):
-    """Give Tune the trials of the loop; update the metrics whenever Ray's nodes are listed."""
+    """Give Tune the trials of the loop."""
 
     def __init__(self, loop: LoopClient) -> None:
         super().__init__()
@@ -70,7 +65,6 @@ class LoopSearcher(Searcher):
         """Return the config of a trial for a free slot; None: ask again later; FINISHED: all trials have ended."""
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
             self._listed, self._nodes = now, _nodes()  # they may join and leave
-            self._loop.update_metrics()
         answer: messages.StartTrial | messages.NoTrial = self._loop.ask(messages.SlotFree(nodes=self._nodes))
         if isinstance(answer, messages.StartTrial):
             return {"trial": messages.encode(answer)}
@@ -93,8 +87,6 @@ class LoopScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the loop decides."""
         number, message = started_trial(trial.config).job.number, result["message"]
-        if isinstance(messages.decode(message), messages.EpochEnded):
-            self._loop.metrics.count_epoch()
         should_continue = self._loop.continues(messages.TrialReported(number=number, message=message))
         return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
 
@@ -163,7 +155,7 @@ def _nodes() -> tuple[messages.Node, ...]:
 
 def _run(connection: Connection, order: messages.RunTrials) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
-    loop = LoopClient(connection, Metrics(order.study))
+    loop = LoopClient(connection)
     try:
         tune.run(
             TrialActor,
@@ -179,7 +171,6 @@ def _run(connection: Connection, order: messages.RunTrials) -> None:
             trial_dirname_creator=lambda trial: f"{started_trial(trial.config).job.number:04d}-{trial.trial_id}",
             verbose=0,
         )
-        loop.update_metrics()
     finally:
         shutil.rmtree(order.scratch, ignore_errors=True)
 

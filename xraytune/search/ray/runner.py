@@ -130,9 +130,7 @@ class RayWorkers:
         folder, self._every_epoch = trials.folder, trials.source.stops_trials
         self.slots = 0
         self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
-        self._order = messages.RunTrials(
-            study=runner.study.path.name, scratch=str(folder.path / SCRATCH_NAME), reuse_actors=reuse_processes
-        )
+        self._order = messages.RunTrials(scratch=str(folder.path / SCRATCH_NAME), reuse_actors=reuse_processes)
         self._nodes: Sequence[messages.Node] = ()
         self._starts_without_result, self._end, self._output = 0, "", ""
         self._waits_for_nodes = False
