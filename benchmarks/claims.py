@@ -19,7 +19,6 @@ from benchmarks.figures import Figure, figure
 from xraytune.base.drawing import COLOURS, new_figure
 from xraytune.base.records import ignore_progress
 from xraytune.confirm.arms import CONFIRM_FOLDER, Arm, Role, read_plan
-from xraytune.confirm.draws import TEST
 from xraytune.confirm.score import ArmScores, arm_scores
 from xraytune.confirm.sealed import choose_test
 from xraytune.stats.verdict import Comparison, compare, p_values
@@ -114,7 +113,7 @@ def read(study: StudyFolder) -> Claims:
         external=None,
         on_progress=ignore_progress,
     )
-    return Claims(arm_scores(runs, plan, TEST, choice.sealed, task_of(settings)), settings.confirm.rope)
+    return Claims(arm_scores(runs, plan, choice.sealed, task_of(settings)), settings.confirm.rope)
 
 
 def _repeated_images(claims: Claims, picture: Path) -> Iterator[Figure]:

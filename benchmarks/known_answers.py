@@ -149,10 +149,10 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     train(plan, runs, settings, prepared, cache)
     sealed = choose_test(settings, prepared, cache, replicates=plan.replicates).sealed
     group = load_test_images(sealed, prepared, settings.data, cache)
-    for number in plan.runs_of(plan.arms):
+    for number in plan.runs:
         score(runs, number, TEST, group, compute=COMPUTE, cache=cache)
 
-    scores = arm_scores(runs, plan, TEST, sealed, TASKS["classification"])
+    scores = arm_scores(runs, plan, sealed, TASKS["classification"])
     (found,) = judge_finalists(scores, rope=settings.confirm.rope)
     return found
 

@@ -36,7 +36,7 @@ PAGES_OUTSIDE = {
 }
 """Pages of the site, and the files outside docs/ that they come from."""
 PROGRAMS = frozenset(
-    "apt-get base64 cat cd cp curl docker envsubst export git kubectl make mkdir openssl optuna-dashboard pip prometheus "
+    "apt-get base64 cat cd cp curl docker envsubst export git kubectl make mkdir openssl optuna-dashboard pip "
     "python ray sbatch scp source ssh time umask uv uvicorn uvx wandb xraytune".split()
 )
 """The commands that code blocks may run."""

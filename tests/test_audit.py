@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 SMALL = (
     *("data.image_size=32", "data.split.val_a=0.42", "data.split.val_b=0.42"),
     *("backbone=small_cnn", "weights=none", "trainable=all", "batch_size=8", "lr=1e-2"),
-    *("budget.max_epochs=2", "budget.steps_per_epoch=2", "confirm.replicates=2", "confirm.ratios=[1]"),
+    *("budget.max_epochs=2", "budget.steps_per_epoch=2", "confirm.replicates=2"),
 )
 
 
@@ -146,7 +146,6 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
     assert {"none", "duplicate"} == {control["kind"] for control in verdict["finalists"][0]["comparisons"]}
     page = (here / "studies" / "audit-new" / "audit.html").read_text("utf-8")
     assert 'id="verdict"' in page
-    assert 'id="ratio"' in page
     assert len((here / "studies" / "test_access.jsonl").read_text("utf-8").splitlines()) == 1
 
 

@@ -211,7 +211,6 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(confirme
     assert [arm.role for arm in plan.arms] == ["finalist", "matched", "perfect"]
     assert (found.test.kind, found.train_patients) == ("unused", TRAINED_ON)
     assert found.exploratory == found.notes == ()
-    assert not found.ratio_response, "there are no other ratios"
     (finalist,) = found.finalists
     assert finalist.headroom is not None
     assert finalist.headroom.low < finalist.headroom.gain < finalist.headroom.high

@@ -1,4 +1,4 @@
-"""The analysis of scores: verdicts, ratio response, and the paragraphs for a paper."""
+"""The analysis of scores: verdicts, and the paragraphs for a paper."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan, matched_control
-from xraytune.confirm.judge import headroom_reached, judge_finalists, ratio_response
+from xraytune.confirm.judge import headroom_reached, judge_finalists
 from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, read_verdict, write_verdict
 from xraytune.confirm.score import ArmScores, EvaluationSet
 from xraytune.confirm.secondary import secondary_outcomes
@@ -27,7 +27,7 @@ from xraytune.trial.task import TASKS
 
 REPLICATES, IMAGES = 5, 300
 LABELS = np.arange(IMAGES) % 2
-VAL_B = EvaluationSet(
+SEALED = EvaluationSet(
     labels=LABELS, patients=tuple(f"p{number}" for number in range(IMAGES)), positive=1, task=TASKS["classification"]
 )
 
@@ -40,9 +40,6 @@ ARMS = (
     arm("gan #1", "finalist", source="gan", synthetic_ratio=1.0),
     arm("none, matched to #1", "matched", source="none"),
     arm("duplicate, matched to #1", "matched", source="duplicate"),
-    arm("r=4, as #1", "ratio", source="gan", synthetic_ratio=4.0),
-    arm("r=0.25, as #1", "ratio", source="gan", synthetic_ratio=0.25),
-    arm("duplicate r=0.25, as #1", "ratio", source="duplicate", synthetic_ratio=0.25),
     arm("tuned classical #9", "tuned", classical=2),
 )
 KINDS = {"none, matched to #1": "none", "duplicate, matched to #1": "duplicate", "tuned classical #9": "tuned"}
@@ -67,7 +64,7 @@ def scores(own_noise: float = 0.1, **separation: float) -> Any:
     return of_arm
 
 
-def arm_scores(results: Any, images: EvaluationSet = VAL_B, arms: tuple[Arm, ...] = ARMS) -> ArmScores:
+def arm_scores(results: Any, images: EvaluationSet = SEALED, arms: tuple[Arm, ...] = ARMS) -> ArmScores:
     return ArmScores(plan=plan(arms=arms), images=images, results=results)
 
 
@@ -79,7 +76,6 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
         objective="AUROC",
         network="classifier",
         finalists=judge_finalists(arm_scores(scores_of, arms=arms), rope=0.01),
-        ratio_response=ratio_response(arm_scores(scores_of, arms=arms)),
         exploratory=decided.exploratory,
         notes=decided.notes,
         replicates=REPLICATES,
@@ -123,26 +119,6 @@ def test_a_control_over_which_a_gain_is_ruled_out_does_not_look_undecided() -> N
 
     words = {row[0]: text_of(row[-1]) for row in table.rows}
     assert words == {one.control: "undecided" for one in controls} | {controls[0].control: "no better"}
-
-
-def test_the_ratio_response_is_in_order_from_the_control_without_images_with_the_duplicates_that_were_trained() -> None:
-    """At the finalist's own ratio, 1, these are its matched control; at 4 there are none, as with `mixing: replace`."""
-    points = ratio_response(arm_scores(scores(gan=2.5, duplicate=2.0, **{"r=0.25": 1.0, "r=4": 1.0})))
-
-    assert [point.ratio for point in points] == [0, 0.25, 1, 4]
-    assert [point.gain > 0 for point in points] == [False, False, True, False]
-    assert points[0].gain == points[0].low == points[0].high == 0
-    assert all(point.low < point.gain < point.high for point in points[1:])
-    assert all(point.score == pytest.approx(points[0].score + point.gain) for point in points)
-    assert [bool(point.duplicate and point.over_duplicate) for point in points] == [False, True, True, False]
-    for point in points[1:3]:
-        assert point.duplicate is not None
-        assert point.over_duplicate is not None
-        assert point.duplicate.low < point.duplicate.gain < point.duplicate.high
-        assert point.over_duplicate.low < point.over_duplicate.gain < point.over_duplicate.high
-        assert point.duplicate.score == pytest.approx(points[0].score + point.duplicate.gain)
-        assert point.over_duplicate.gain == pytest.approx(point.score - point.duplicate.score)
-        assert (point.over_duplicate.gain > 0) == (point.ratio == 1)
 
 
 def on_unused_patients() -> Confirmation:
@@ -273,7 +249,6 @@ def test_the_verdict_is_written_before_the_paragraphs(tmp_path: Path) -> None:
 
     content = helped().to_json()
     assert read_json(tmp_path / "verdict.json") == content
-    assert content["ratio_caveat"].startswith("val-B selected this finalist, so its score there is optimistic")
     assert read_verdict(tmp_path) == replace(helped(), study=Path(helped().study.name))
 
 

@@ -15,7 +15,6 @@ from xraytune.confirm.arms import (
     compared_arms,
     finalist_arm,
     matched_control,
-    ratio_arms,
     read_plan,
     replicate,
     write_plan,
@@ -49,7 +48,6 @@ def pruned(**about: Any) -> FinishedTrial:
     return FinishedTrial(status="pruned", **about)
 
 
-RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 TRIALS = (
     trial(0, 0.99, "none"),
     trial(1, 0.95, "gan", lr=1e-3),
@@ -112,7 +110,7 @@ def test_a_study_without_a_finalist_is_refused_with_a_fix(trials: tuple[Finished
         choose_finalists(trials, 3, Path("s"))
 
 
-def test_controls_and_other_ratios_keep_every_setting_but_the_source_and_the_ratio() -> None:
+def test_controls_keep_every_setting_but_the_source() -> None:
     """And inherit the resolution. None is a value: the last weights of the generator are used, not their moving average."""
     changes: dict[str, Any] = {
         "lr": 2e-3,
@@ -122,20 +120,14 @@ def test_controls_and_other_ratios_keep_every_setting_but_the_source_and_the_rat
         "synthetic_ratio": 0.75,
     }
     finalist = finalist_arm(trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, **changes), 64)
-    own, others = finalist.parameters, ratio_arms(finalist, RATIOS)
+    own = finalist.parameters
 
     matched = [arm for source in ("none", "duplicate") if (arm := matched_control(finalist, source))]
 
     without: dict[str, Any] = {"source": "none", "gan": None, "synthetic_ratio": 0.0}
     duplicate: dict[str, Any] = {"source": "duplicate", "gan": None}
-    gan: dict[str, Any] = {}
     assert [arm.parameters for arm in matched] == [own.model_copy(update=one) for one in (without, duplicate)]
-    for source, update, ratios in (("gan", gan, [*RATIOS]), ("duplicate", duplicate, sorted([0.75, *RATIOS]))):
-        expected = [own.model_copy(update={**update, "synthetic_ratio": ratio}) for ratio in ratios]
-        assert [arm.parameters for arm in others if arm.parameters.source == source] == expected
-    assert {(arm.role, arm.trial, arm.resolution_px) for arm in others} == {("ratio", "#7", 64)}
     assert {(arm.role, arm.trial, arm.resolution_px) for arm in matched} == {("matched", "#7", 64)}
-    assert len({arm.name for arm in others}) == 5 + 6
 
 
 def test_with_mixing_replace_there_are_no_duplicates() -> None:
@@ -143,8 +135,6 @@ def test_with_mixing_replace_there_are_no_duplicates() -> None:
 
     assert matched_control(finalist, "duplicate") is None
     assert matched_control(finalist, "none") is not None
-    assert {arm.parameters.source for arm in ratio_arms(finalist, RATIOS)} == {"gan"}
-    assert ratio_arms(finalist, ()) == ()
 
 
 def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all() -> None:
@@ -156,8 +146,6 @@ def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all(
     assert none.parameters.pretraining_steps(100) == 0
     assert duplicate is not None
     assert duplicate.parameters.pretraining_steps(100) == finalist.parameters.pretraining_steps(100) == 33
-    steps = {(arm.parameters.source, arm.parameters.pretraining_steps(100)) for arm in ratio_arms(finalist, RATIOS)}
-    assert steps == {("duplicate", 33), *((source, p) for source in ("gan", "duplicate") for p in (20, 50, 67, 80))}
 
 
 def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:
@@ -222,7 +210,7 @@ def test_equal_arms_share_their_runs_in_every_replicate() -> None:
     runs = [plan.numbers(arm) for arm in plan.arms]
 
     assert runs == [[0, 3, 6], [1, 4, 7], [1, 4, 7], [2, 5, 8]]
-    assert plan.runs_of([NONE, same, perfect]) == [1, 2, 4, 5, 7, 8]
+    assert [*plan.runs] == [*range(9)]
     assert [arm.name for arm in plan.trainings.values()] == ["gan #1", "none, matched to #1", "real images"]
 
 
@@ -235,7 +223,7 @@ def test_with_draws_each_finalist_has_an_arm_of_real_images_in_the_place_of_its_
     duplicates = [arm for arm in arms if arm.name.startswith("duplicate, matched")]
     assert [arm.name for arm in perfect] == [f"real images of other patients, as #{number}" for number in (1, 2)]
     assert [arm.parameters for arm in perfect] == [arm.parameters for arm in duplicates]
-    assert not {*plan.runs_of(perfect)} & {*plan.runs_of(duplicates)}
+    assert {*plan.numbers(perfect[0])}.isdisjoint(plan.numbers(duplicates[0]))
     assert not {arm.name for arm in perfect} & {control.name for _, control in plan.pairs()}
     experiments = [replicate(arm, space.settings, 1, "unused") for arm in (perfect[0], duplicates[0])]
     assert [(one.draw, one.has_real_extra) for one in experiments] == [(1, True), (1, False)]

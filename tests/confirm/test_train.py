@@ -146,7 +146,7 @@ def test_a_failed_top_up_is_retried(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) -> None:
-    """The second finalist is the first one at another ratio: equal matched controls, and a point of the ratio response."""
+    """The second finalist is the first one at another ratio, and has an equal matched control without images."""
     trained = list[int]()
 
     def says(folder: StudyFolder, number: int) -> list[TrialMessage]:
@@ -154,14 +154,14 @@ def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) ->
         return well(folder, number)
 
     other = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, synthetic_ratio=0.5), val_b_score=0.89)
-    both_matched = "confirm={replicates: 2, ratios: [0.5], controls: {matched: [none, duplicate], tuned: []}}"
+    both_matched = "confirm={replicates: 2, controls: {matched: [none, duplicate], tuned: []}}"
     one = open_study(tmp_path, both_matched, says=says)
     plan = train(one, GAN, other, finalists=2)
 
     rows = read_jsonl(one.runs_folder.runs_path)
     assert sorted(trained) == [*range(2 * len(plan.trainings))]
     names = [arm.name for arm in plan.trainings.values()]
-    assert {arm.name for arm in plan.arms} - {*names} == {"gan #2", "none, matched to #2", "duplicate, matched to #2"}
+    assert {arm.name for arm in plan.arms} - {*names} == {"none, matched to #2"}
     labels = [f"{name}, replicate {number}" for number in range(2) for name in names]
     assert {row["number"]: row["label"] for row in rows} == dict(enumerate(labels))
 
@@ -246,21 +246,3 @@ def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tm
 
     with pytest.raises(StudyError, match="there is no control to compare #2 with"):
         train(asked, REAL, total)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("matched", "roles"),
-    [
-        ("[none]", ["finalist", "matched", *["ratio"] * 9, "tuned"]),
-        ("[none, duplicate]", ["finalist", "matched", "matched", *["ratio"] * 8, "tuned"]),
-        ("[duplicate]", ["finalist", "matched", "tuned"]),
-    ],
-)
-def test_other_ratios_are_trained_only_with_a_matched_control_without_images(
-    tmp_path: Path, matched: str, roles: list[str]
-) -> None:
-    ratios = "confirm.ratios=[0.25, 0.5, 1, 2, 4]"
-    plan = train(open_study(tmp_path, f"confirm.controls.matched={matched}", ratios), REAL, GAN)
-
-    assert [arm.role for arm in plan.arms] == roles

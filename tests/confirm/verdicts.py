@@ -35,7 +35,6 @@ def write_verdict(study: Path, words: dict[int, Any], exploratory: tuple[str, ..
         train_images=1,
         train_patients=1,
         test=HeldOutSet(kind="folder", images=1, patients=1, fingerprint="0" * 32),
-        ratio_response=(),
         notes=(),
         study=study,
         finalists=finalists,

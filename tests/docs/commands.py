@@ -47,7 +47,7 @@ TINY = (
     *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
     *("quality.backbone=null", "quality.allow_memorised=true"),
     *("diffusion.image_size=32", "diffusion.width=8", "diffusion.patch_size=2", "diffusion.steps=2"),
-    *("confirm.finalists=1", "confirm.replicates=2", "confirm.ratios=[1]"),
+    *("confirm.finalists=1", "confirm.replicates=2"),
     "confirm.controls={matched: [duplicate], tuned: [real_only]}",
 )
 TINY_PAIRS = (

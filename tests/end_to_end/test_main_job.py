@@ -106,7 +106,7 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 CONFIRM = """\
-confirm: {finalists: 1, replicates: 2, ratios: [1], controls: {matched: [none, duplicate], tuned: [real_only]}}
+confirm: {finalists: 1, replicates: 2, controls: {matched: [none, duplicate], tuned: [real_only]}}
 """
 QUICK = (
     *("budget.trials=2", "budget.max_epochs=1", "scheduler.name=none"),
@@ -140,19 +140,18 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
 
-    # The finalist, its two matched controls, the tuned one, and the other ratios; each with two replicates, each once.
+    # The finalist, its two matched controls and the tuned one; each with two replicates, each once.
     numbers = Counter(row["number"] for row in read_jsonl(study / "confirm" / "runs.jsonl"))
     plan = read_plan(study / "confirm")
     assert plan is not None
     assert 0 < ended_before < len(numbers)
     assert numbers == Counter(range(len(plan.trainings) * 2))
-    assert [arm.role for arm in plan.arms] == ["finalist", "matched", "matched", "ratio", "ratio", "tuned"]
+    assert [arm.role for arm in plan.arms] == ["finalist", "matched", "matched", "tuned"]
     (access,) = read_jsonl(study / "test_access.jsonl")
     assert (access["command"], access["images"]) == ("confirm", found["test"]["images"])
     assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     assert found["exploratory"] == ["it has only 2 replicates, and the 95 % intervals need at least 4"]
-    assert [point["ratio"] for point in found["ratio_response"]] == [0, 0.5, 1]
 
     again = said("confirm", study)
 

@@ -27,7 +27,7 @@ parameters:
   batch_size: {value: 8}
 budget: {trials: 5, max_epochs: 3, steps_per_epoch: 2}
 scheduler: {name: asha, grace: 1, reduction: 2, within: all}
-confirm: {finalists: 1, replicates: 2, ratios: [2], controls: {matched: [none, duplicate], tuned: [real_only]}}
+confirm: {finalists: 1, replicates: 2, controls: {matched: [none, duplicate], tuned: [real_only]}}
 quality: {allow_memorised: true}
 points_to_evaluate:
   - {source: gan, synthetic_ratio: 0.5, lr: 1e-2}

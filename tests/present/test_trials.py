@@ -8,6 +8,7 @@ import pytest
 
 from tests.study.studies import two_images
 from xraytune.data.sides import side_sizes
+from xraytune.present.charts import parameter_slice
 from xraytune.present.tables import Entry, Frame, Table, text_of
 from xraytune.present.trials import curve, live_frame, sides_frame, status_frame
 from xraytune.space.settings import GanSettings, Parameters
@@ -107,6 +108,15 @@ def test_the_arms_are_compared_by_their_complete_trials() -> None:
         ["real_only", "2", "2", "#1 0.900", "#0 0.750", "", ""],
         ["gan", "2", "1", "#3 0.750", "#3 0.780", "+0.0300", "1 pruned"],
     ]
+
+
+def test_a_chart_of_a_parameter_shows_complete_trials_alone() -> None:
+    """The others have trained for fewer epochs."""
+    view = study(trial(0, "complete", 0.7, 0.8), trial(1, "pruned", 0.95), trial(2, "running", 0.6))
+
+    (trace,) = parameter_slice("lr", view).traces
+
+    assert (trace["text"], trace["y"]) == (["#0 gan r=0"], [0.8])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ JOB = messages.Job(study="s", cache="c", number=7, label="#7", gpu_share=0.5, lo
         messages.TrialFailed(reason="Umlaut ü\nand a line", cause="memory"),
         messages.SlotFree(nodes=(messages.Node(cpus=3, gpus=0.25), messages.Node(cpus=1, gpus=0))),
         messages.StartTrial(job=JOB, process="p", resources={"CPU": 2.0}),
-        messages.Statistics(gauges={"best_value": None, "trials": {"running": 2.0}}),
     ],
     ids=lambda message: type(message).__name__,
 )

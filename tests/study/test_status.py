@@ -1,4 +1,4 @@
-"""`status`, the live table and Optuna's charts, which read the study's folder alone."""
+"""`status`, the live table and the importances of parameters, which read the study's folder alone."""
 
 import os
 import time
@@ -11,8 +11,8 @@ from tests.study.studies import CPU, direct, ended, epoch, two_images, write_spa
 from xraytune.search.messages import TrialFailed
 from xraytune.space.settings import Parameters
 from xraytune.study.clock import Times
-from xraytune.study.figures import Figure, search_figures
 from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.importances import parameter_importances
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
@@ -198,8 +198,8 @@ def _trial(number: int, status: Literal["complete", "running"], seconds: float |
     return TrialView(number=number, mix="real_only", status=status, parameters=Parameters(), seconds=seconds)
 
 
-def figures_after(study: StudyFolder, statuses: str) -> dict[str, Figure]:
-    """Search trials that end so: `c`omplete, `p`runed, `f`ailed, or still `r`unning."""
+def importances_after(study: StudyFolder, statuses: str) -> dict[str, float]:
+    """Search trials that end so: `c`omplete or `p`runed."""
     journal = Journal(study.journal_path, write_space(study.path.parent.parent), writable=True)
     for number, letter in enumerate(statuses):
         journal.ask(())
@@ -207,30 +207,15 @@ def figures_after(study: StudyFolder, statuses: str) -> dict[str, Figure]:
         journal.report(number, 1, value)
         if letter == "c":
             journal.tell(number, "complete", value, {"val_b_score": value})
-        elif letter in "pf":
-            journal.tell(number, "pruned" if letter == "p" else "failed", value if letter == "p" else None, {})
-    watcher = StudyWatcher(study)
-    return search_figures(watcher.journal, watcher.look())
+        else:
+            journal.tell(number, "pruned", value, {})
+    return parameter_importances(StudyWatcher(study).journal)
 
 
 @pytest.mark.slow
-def test_only_complete_trials_are_compared(study: StudyFolder) -> None:
-    """The others have trained for fewer epochs."""
-    figures = figures_after(study, "cpfcr")
+@pytest.mark.parametrize(("statuses", "total"), [("", 0), ("cp" * 19, 0), ("cp" * 55, 1)])
+def test_importances_need_twenty_complete_trials(study: StudyFolder, statuses: str, total: float) -> None:
+    found = importances_after(study, statuses)
 
-    assert sorted(figures["slice lr"]["data"][0]["marker"]["color"]) == [0, 3]
-    assert "importances" not in figures
-
-
-@pytest.mark.slow
-def test_importances_need_twenty_complete_trials(study: StudyFolder) -> None:
-    figures = figures_after(study, "cp" * 55)
-
-    (bars,) = figures["importances"]["data"]
-    assert sum(bars["x"]) == pytest.approx(1)
-    assert {name.removeprefix("slice ") for name in figures if name.startswith("slice ")} == {*bars["y"]}
-
-
-@pytest.mark.slow
-def test_without_a_score_there_is_no_figure(study: StudyFolder) -> None:
-    assert figures_after(study, "") == {}
+    assert sum(found.values()) == pytest.approx(total)
+    assert [*found.values()] == sorted(found.values(), reverse=True)

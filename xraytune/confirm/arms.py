@@ -1,12 +1,12 @@
 """The arms of a confirmation and their replicates, as recorded in `plan.json`.
 
-An arm is a finalist, one of its controls, the same with real images of other patients in the place of synthetic ones, or
-the first finalist at another ratio. Arms with equal settings share their runs.
+An arm is a finalist, one of its controls, or the same with real images of other patients in the place of synthetic ones.
+Arms with equal settings share their runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -26,7 +26,7 @@ TOP_UP_FOLDER = "top_up"
 _PLAN_FILE = "plan.json"
 
 Content: TypeAlias = tuple[Parameters, int | None, bool]
-Role = Literal["finalist", "matched", "tuned", "perfect", "ratio"]
+Role = Literal["finalist", "matched", "tuned", "perfect"]
 TestKind = Literal["unused", "draws", "folder"]
 """What is scored, and what replicates are trained on. `unused`: each is trained on its own draw of patients whom the search
 never used, and the rest of them are scored. `draws`: likewise, but a test folder is scored. `folder`: a test folder is
@@ -59,7 +59,7 @@ class Arm(StrictModel):
     """Such as `gan #12`, `none, matched to #12`, `tuned classical #3`."""
     role: Role
     trial: str
-    """The trial with these settings; for a matched control or another ratio, its finalist's."""
+    """The trial with these settings; for a matched control, its finalist's."""
     resolution_px: int | None = None
     """The finalist's resolution, which all images are rescaled through; None: no resolution matching."""
     parameters: Parameters
@@ -83,7 +83,7 @@ class Plan(StrictModel):
     exploratory: tuple[str, ...] = ()
     """Earlier accesses to the test images."""
     arms: tuple[Arm, ...]
-    """Finalists by val-B, each followed by its matched controls; the ratio response of the first; the tuned controls."""
+    """Finalists by val-B, each followed by its matched controls; then the tuned controls."""
 
     @property
     def why_exploratory(self) -> tuple[str, ...]:
@@ -114,19 +114,15 @@ class Plan(StrictModel):
         """Yield each finalist with each of its controls."""
         return ((finalist, control) for finalist in self.finalists for control in self.controls(finalist))
 
-    @property
-    def compared(self) -> tuple[Arm, ...]:
-        """The arms that are scored on the test images."""
-        return tuple(arm for arm in self.arms if arm.role != "ratio")
-
     def numbers(self, arm: Arm) -> list[int]:
         """Return the run of each replicate of an arm."""
         place = [*self.trainings].index(arm.content)
         return [replicate * len(self.trainings) + place for replicate in range(self.replicates)]
 
-    def runs_of(self, arms: Iterable[Arm]) -> list[int]:
-        """Return the runs of these arms, in order."""
-        return sorted({number for arm in arms for number in self.numbers(arm)})
+    @property
+    def runs(self) -> range:
+        """The numbers of all runs."""
+        return range(self.replicates * len(self.trainings))
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
@@ -168,23 +164,15 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
 
 
 def compared_arms(finalists: Sequence[FinishedTrial], settings: Settings, test: TestKind) -> list[Arm]:
-    """Return the finalists with their matched controls, the first one's followed by its ratio response.
-
-    With draws of unused patients, each finalist is followed by an arm with real images of other patients.
-    """
-    confirm, arms = settings.confirm, list[Arm]()
-    # The ratio response is measured against the matched control without extra images.
-    ratios = confirm.ratios if "none" in confirm.controls.matched else ()
-    for place, finalist in enumerate(finalists):
+    """Return the finalists, each with its matched controls; with draws, also with real images of other patients."""
+    arms = list[Arm]()
+    for finalist in finalists:
         resolution_px = Experiment(settings=settings, parameters=finalist.parameters).resolution_px
         arm = finalist_arm(finalist, resolution_px)
-        arms += [arm, *filter(None, (matched_control(arm, source) for source in confirm.controls.matched))]
+        arms += [arm, *filter(None, (matched_control(arm, source) for source in settings.confirm.controls.matched))]
         if test != "folder" and (perfect := matched_control(arm, "duplicate")):
             name = f"real images of other patients, as {finalist.name}"
             arms.append(perfect.model_copy(update={"name": name, "role": "perfect"}))
-        if place == 0:
-            planned = [arm.content for arm in arms]
-            arms += [other for other in ratio_arms(arm, ratios) if other.content not in planned]
     return arms
 
 
@@ -206,23 +194,3 @@ def matched_control(finalist: Arm, source: str) -> Arm | None:
         return None
     name = f"{source}, matched to {finalist.trial}"
     return finalist.model_copy(update={"name": name, "role": "matched", "parameters": parameters})
-
-
-def ratio_arms(finalist: Arm, ratios: Sequence[float]) -> tuple[Arm, ...]:
-    """Return the finalist at other ratios, and at each ratio, including its own, the same with `source: duplicate`.
-
-    The matched control without extra images serves as ratio 0. With `mixing: replace` there are no duplicates.
-    """
-    finalist_ratio, arms = finalist.parameters.synthetic_ratio, list[Arm]()
-    for ratio in sorted({finalist_ratio, *ratios} if ratios else ()):
-        try:
-            parameters = parameters_from({**flat_values(finalist.parameters), "synthetic_ratio": ratio})
-        except ValidationError:  # rounds to no extra image, or leaves no real one
-            continue
-        name = f"r={ratio:g}, as {finalist.trial}"
-        arm = finalist.model_copy(update={"name": name, "role": "ratio", "parameters": parameters})
-        if ratio != finalist_ratio:
-            arms.append(arm)
-        if duplicate := matched_control(arm, "duplicate"):
-            arms.append(duplicate.model_copy(update={"name": f"duplicate {name}", "role": "ratio"}))
-    return tuple(arms)

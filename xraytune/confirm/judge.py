@@ -19,8 +19,6 @@ from xraytune.confirm.record import (
     FinalistVerdict,
     HeadroomReached,
     HeldOutSet,
-    RatioGain,
-    RatioPoint,
 )
 from xraytune.confirm.score import ArmScores, EvaluationSet, arm_thresholds, score_sealed
 from xraytune.confirm.sealed import SealedTest
@@ -37,15 +35,11 @@ def judge(
     plan: Plan,
     test: ArmScores,
     *,
-    ratios: tuple[RatioPoint, ...],
     sealed: SealedTest,
     external: tuple[ExternalResult, ...],
     compute: Compute,
 ) -> Confirmation:
-    """Judge the finalists by their scores on the `sealed` images, which were computed on `compute`.
-
-    `ratios` is the ratio response, if there is one.
-    """
+    """Judge the finalists by their scores on the `sealed` images, which were computed on `compute`."""
     folder, prepared, settings = study.runs_folder, study.prepared, study.settings
     rope, task, is_binary = settings.confirm.rope, task_of(settings), len(prepared.class_names) == 2
     return Confirmation(
@@ -67,7 +61,6 @@ def judge(
         ),
         finalists=judge_finalists(test, rope=rope),
         generators=tuple(secondary.generator_quality(folder, plan, arm) for arm in plan.finalists),
-        ratio_response=ratios,
         secondary=secondary.secondary_outcomes(test, arm_thresholds(folder, plan)),
         findings=secondary.finding_differences(test),
         external=external,
@@ -165,7 +158,7 @@ def _against(test: ArmScores, finalist: Arm, control: Arm, *, rope: float) -> tu
 
 def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
     """Compare a finalist's gain over no extra images with that of real images of other patients in their place."""
-    same = [arm for arm in test.plan.compared if arm.trial == finalist.trial]
+    same = [arm for arm in test.plan.arms if arm.trial == finalist.trial]
     perfect = next((arm for arm in same if arm.role == "perfect"), None)
     none = next((arm for arm in same if arm.role == "matched" and arm.parameters.source == "none"), None)
     if perfect is None or none is None:
@@ -173,35 +166,6 @@ def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
     best, own = (compare(test.measure(arm, none)).interval for arm in (perfect, finalist))
     share = own.difference / best.difference if best.low > 0 else None
     return HeadroomReached(gain=best.difference, low=best.low, high=best.high, share=share)
-
-
-def ratio_response(val_b: ArmScores) -> tuple[RatioPoint, ...]:
-    """Compare the first finalist and its duplicates with the control without extra images, at every ratio, in order."""
-    first = val_b.plan.finalists[0]
-    others = [arm for arm in val_b.plan.arms if arm.role in ("matched", "ratio") and arm.trial == first.trial]
-    zero = next((arm for arm in others if arm.parameters.source == "none"), None)
-    if zero is None:
-        return ()
-
-    def gain(arm: Arm, other: Arm) -> RatioGain:
-        interval = compare(val_b.measure(arm, other)).interval
-        score = float(val_b.measure(arm).scores.mean())
-        return RatioGain(score=score, gain=interval.difference, low=interval.low, high=interval.high)
-
-    duplicates = {arm.parameters.synthetic_ratio: arm for arm in others if arm.parameters.source == "duplicate"}
-    points = [RatioPoint(ratio=0.0, score=float(val_b.measure(zero).scores.mean()), gain=0.0, low=0.0, high=0.0)]
-    for arm in (first, *(arm for arm in others if arm.parameters.source == first.parameters.source)):
-        ratio = arm.parameters.synthetic_ratio
-        repeated = duplicates.get(ratio)
-        points.append(
-            RatioPoint(
-                ratio=ratio,
-                **asdict(gain(arm, zero)),
-                duplicate=gain(repeated, zero) if repeated else None,
-                over_duplicate=gain(arm, repeated) if repeated else None,
-            )
-        )
-    return tuple(sorted(points, key=lambda point: point.ratio))
 
 
 def control_kind(control: Arm, finalist: Arm) -> ControlKind:

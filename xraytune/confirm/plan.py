@@ -98,15 +98,12 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
 
 
 def _possible(study: OpenStudy, arms: Sequence[Arm], choice: TestChoice, count: int, notes: list[str]) -> Iterator[Arm]:
-    """Drop arms that a folder of extra images or the other draws are too small for, and duplicates at such a ratio."""
+    """Drop arms that a folder of extra images or the other draws are too small for."""
     trained_on = [study.prepared]
     if choice.kind == "unused":
         trained_on = [study.prepared.drawn(number) for number in range(count)]
-    too_large = set[float]()
     for arm in arms:
-        folder, ratio = arm.parameters.folder, arm.parameters.synthetic_ratio
-        if arm.role == "ratio" and (ratio in too_large or not choice.has_ratios):
-            continue
+        folder = arm.parameters.folder
         try:
             for prepared in trained_on:
                 if arm.role == "perfect":
@@ -117,7 +114,6 @@ def _possible(study: OpenStudy, arms: Sequence[Arm], choice: TestChoice, count: 
         except DataError as error:
             if arm.role == "finalist":
                 raise
-            too_large |= {ratio} if arm.role == "ratio" else set()
             notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         else:
             yield arm

@@ -24,33 +24,7 @@ if TYPE_CHECKING:
 
 VERDICT_FILE = "verdict.json"
 VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
-RATIO_CAVEAT = (
-    "val-B selected this finalist, so its score there is optimistic; "
-    "read the ratio response as a description, not a test"
-)
 Outcome: TypeAlias = Literal["accuracy", "sensitivity", "brier"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RatioGain:
-    """The score of an arm on val-B and its gain over another arm, with a 95 % interval."""
-
-    score: float
-    gain: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RatioPoint(RatioGain):
-    """The first finalist at one ratio; the gain is over ratio 0, as is that of `duplicate`, as many repeated real images.
-
-    `over_duplicate` is the finalist's gain over them. There are none at 0 and with `mixing: replace`.
-    """
-
-    ratio: float
-    duplicate: RatioGain | None = None
-    over_duplicate: RatioGain | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +193,6 @@ class Confirmation:
     train_patients: int
     test: HeldOutSet
     finalists: tuple[FinalistVerdict, ...]
-    ratio_response: tuple[RatioPoint, ...]
     secondary: tuple[ArmDifference, ...] = ()
     findings: tuple[FindingDifference, ...] = ()
     external: tuple[ExternalResult, ...] = ()
@@ -262,7 +235,6 @@ class Confirmation:
             "verdict": self.verdict,
             "answer": answer_paragraph(self),
             "methods": methods_paragraph(self),
-            "ratio_caveat": RATIO_CAVEAT if self.ratio_response else "",
         }
 
 

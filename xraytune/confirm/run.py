@@ -1,6 +1,6 @@
 """From a finished search to a verdict: finalists against their controls, with new seeds, on patients that no trial has seen.
 
-    plan -> train -> score val-B -> score the test images -> judge -> record
+    plan -> train -> score the test images -> judge -> record
 
 If the search left enough patients unused, each replicate trains on its own draw of them, and the rest are the test images;
 otherwise, all replicates train on the search's patients, and those of the test folder are scored. The same call again
@@ -16,11 +16,11 @@ from pathlib import Path
 from xraytune.base.errors import Problem, StudyError
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, read_plan
 from xraytune.confirm.draws import TEST
-from xraytune.confirm.judge import external_results, judge, ratio_response
+from xraytune.confirm.judge import external_results, judge
 from xraytune.confirm.plan import candidates, make_plan, mark_earlier_access
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.run_list import train_replicates
-from xraytune.confirm.score import has_any_results, is_scored, score_sealed, score_val_b, scoring_compute
+from xraytune.confirm.score import has_any_results, is_scored, score_sealed, scoring_compute
 from xraytune.confirm.sealed import TestChoice, choose_test, require_scored_test
 from xraytune.confirm.study import OpenStudy, open_study
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, accesses_before
@@ -115,16 +115,14 @@ def _score_and_judge(
 ) -> Confirmation:
     folder, sealed = study.runs_folder, choice.sealed
     compute = scoring_compute(study, plan, sealed, *choice.others)
-    val_b = score_val_b(study, plan, compute)
     if not has_any_results(folder, TEST):
         before_test()
-    if not is_scored(folder, plan.runs_of(plan.compared), TEST):
+    if not is_scored(folder, plan.runs, TEST):
         known = accesses_before(study.folder.path, sealed.command, sealed.fingerprint, sealed.contents)
         plan = mark_earlier_access(study, plan, known)
     test_scores = score_sealed(study, plan, sealed, compute, reason=reason)
     elsewhere = external_results(study, plan, choice.others, compute, reason=reason)
-    ratios = ratio_response(val_b) if any(arm.role == "ratio" for arm in plan.arms) else ()
-    return judge(study, plan, test_scores, ratios=ratios, sealed=sealed, external=elsewhere, compute=compute)
+    return judge(study, plan, test_scores, sealed=sealed, external=elsewhere, compute=compute)
 
 
 def _planned(study: OpenStudy, replicates: int | None) -> Plan | None:

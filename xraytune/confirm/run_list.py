@@ -6,7 +6,6 @@ ended run; each start trains the runs that have no row, or that failed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -115,9 +114,9 @@ class RunList(TrialSource):
                 self._shown[number] = progress.done
                 self._on_progress(f"{self._runs[number].label} (steps)", progress.done, progress.total)
 
-    def statistics(self) -> dict[str, Any]:
-        """Return how many runs have ended, by status."""
-        return {"trials": Counter(self._ended.values())}
+    def successful_count(self) -> int:
+        """Return how many runs have ended, except failed ones."""
+        return sum(status != "failed" for status in self._ended.values())
 
     def _require_same(self, number: int) -> None:
         config = self.folder.trial_path(number) / "config.json"

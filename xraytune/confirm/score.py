@@ -1,15 +1,15 @@
-"""The scores of each run on val-B and on sealed images.
+"""The scores of each run on sealed images.
 
-Results, class probabilities or the Dice of each image, are stored with the run (`val_b.npy`, `test.npy`, float64 [N, C]), so
-that they are computed only once.
+Results, class probabilities or the Dice of each image, are stored with the run (as `test.npy`, float64 [N, C]), so that they
+are computed only once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -19,10 +19,11 @@ from xraytune.base.errors import StudyError
 from xraytune.base.files import read_json, write_array, write_json
 from xraytune.base.records import Compute
 from xraytune.confirm.arms import Arm, Plan
+from xraytune.confirm.draws import TEST
 from xraytune.confirm.sealed import SealedTest, load_test_images
 from xraytune.confirm.study import OpenStudy
 from xraytune.confirm.test_access import TEST_ACCESS_FILE, last_access, log_test_access, study_logs
-from xraytune.data.prepare import ImageSource, RunContext, Side, side_images
+from xraytune.data.prepare import ImageSource, RunContext
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
 from xraytune.stats.classification import Floats, Labels
@@ -32,15 +33,13 @@ from xraytune.study.row import completed_runs
 from xraytune.trial.inputs import untrained
 from xraytune.trial.task import Task, task_of
 
-VAL_B: Literal["val_b"] = "val_b"
-
 ArmResults = Callable[[Arm], Floats]
 """From an arm to its results per image, float64 [K, N, C]: class probabilities, or Dice with C = 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSet:
-    """The images that all arms are scored on, val-B or the test folder.
+    """The images that all arms are scored on.
 
     They have labels, [N], or the named findings, [N, C]; patients, [N]; a positive class and a task.
     """
@@ -74,16 +73,13 @@ class ArmScores:
 
 
 def scoring_compute(study: OpenStudy, plan: Plan, *sealed: SealedTest) -> Compute:
-    """Return the device for scoring val-B and sealed images, pinned: that of the training, or the CPU if there is no GPU.
+    """Return the device for scoring sealed images, pinned: that of the training, or the CPU if there is no GPU.
 
     Scores that are compared come from one kind of device and one release of torch. If some of the needed ones are missing,
     and the existing ones were computed differently than is possible here, the existing ones are removed and all are computed
     again.
     """
     folder = study.runs_folder
-    needed: dict[str, list[int]] = {VAL_B: plan.runs_of(plan.arms)} | {
-        images.side: plan.runs_of(plan.compared) for images in sealed
-    }
     file = folder.path / "scoring.json"
     recorded, scored_with = study.compute, folder.releases()[-1]
     if file.exists():
@@ -92,11 +88,12 @@ def scoring_compute(study: OpenStudy, plan: Plan, *sealed: SealedTest) -> Comput
             recorded = TypeAdapter(Compute).validate_python(content["compute"])
             scored_with = numeric_releases(content["packages"])
     compute = recorded
-    if not all(is_scored(folder, runs, side) for side, runs in needed.items()):
+    if not all(is_scored(folder, plan.runs, images.side) for images in sealed):
         compute = compute_like(recorded, threads=recorded.threads)
         if (compute, numeric_releases()) != (recorded, scored_with):
-            for old in sorted(folder.path.glob("trials/*/*.npy")):
-                discard(old)
+            for side in (TEST, "external_*"):
+                for old in sorted(folder.path.glob(f"trials/*/{side}.npy")):
+                    discard(old)
         write_json(file, {"version": 1, "compute": {**asdict(compute)}, "packages": {**numeric_releases()}})
     pin(compute)
     return compute
@@ -124,8 +121,8 @@ def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
     return of_arm
 
 
-def arm_scores(folder: StudyFolder, plan: Plan, side: str, images: SealedTest | Side, task: Task) -> ArmScores:
-    """Return the results on a side, of these images; they are read when they are needed."""
+def arm_scores(folder: StudyFolder, plan: Plan, images: SealedTest, task: Task) -> ArmScores:
+    """Return the results on these images; they are read when they are needed."""
     prepared = folder.prepared()
     shape = len(images.labels), len(prepared.outputs)
     scored = EvaluationSet(
@@ -137,28 +134,25 @@ def arm_scores(folder: StudyFolder, plan: Plan, side: str, images: SealedTest | 
     )
 
     def of_arm(arm: Arm) -> Floats:
-        of_findings = task.has_findings
-        return np.array([folder.results(number, side, shape, of_findings=of_findings) for number in plan.numbers(arm)])
+        return np.array(
+            [folder.results(number, images.side, shape, of_findings=task.has_findings) for number in plan.numbers(arm)]
+        )
 
     return ArmScores(plan=plan, images=scored, results=of_arm)
 
 
-def score_val_b(study: OpenStudy, plan: Plan, compute: Compute) -> ArmScores:
-    """Score all runs of the plan's arms on val-B."""
-    prepared, numbers = study.prepared, plan.runs_of(plan.arms)
-    _score_runs(study, numbers, VAL_B, side_images(VAL_B, prepared, study.cache), compute)
-    return arm_scores(study.runs_folder, plan, VAL_B, prepared.side(VAL_B), task_of(study.settings))
-
-
 def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest, compute: Compute, *, reason: str) -> ArmScores:
-    """Score the runs of the arms that are compared on sealed images, after logging the access, if it is not done yet."""
-    folder, numbers = study.runs_folder, plan.runs_of(plan.compared)
-    if not is_scored(folder, numbers, sealed.side):
-        _log_access(study, sealed, len(numbers), reason)
+    """Score all runs on sealed images, after logging the access, if it is not done yet."""
+    folder = study.runs_folder
+    if not is_scored(folder, plan.runs, sealed.side):
+        _log_access(study, sealed, len(plan.runs), reason)
         data, progress = study.settings.data, study.callbacks.on_progress
         images = load_test_images(sealed, study.prepared, data, study.cache, on_progress=progress)
-        _score_runs(study, numbers, sealed.side, images, compute)
-    return arm_scores(folder, plan, sealed.side, sealed, task_of(study.settings))
+        for number in plan.runs:
+            if not is_scored(folder, [number], sealed.side):
+                score(folder, number, sealed.side, images, compute=compute, cache=study.cache)
+            progress(f"scoring {images.name} (replicates)", number + 1, len(plan.runs))
+    return arm_scores(folder, plan, sealed, task_of(study.settings))
 
 
 def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) -> None:
@@ -177,13 +171,6 @@ def _log_access(study: OpenStudy, sealed: SealedTest, runs: int, reason: str) ->
         image_count=len(sealed.images),
         **access,
     )
-
-
-def _score_runs(study: OpenStudy, numbers: Sequence[int], side: str, images: ImageSource, compute: Compute) -> None:
-    for done, number in enumerate(numbers, 1):
-        if not is_scored(study.runs_folder, [number], side):
-            score(study.runs_folder, number, side, images, compute=compute, cache=study.cache)
-        study.callbacks.on_progress(f"scoring {images.name.replace('val_b', 'val-B')} (replicates)", done, len(numbers))
 
 
 def score(folder: StudyFolder, number: int, side: str, images: ImageSource, *, compute: Compute, cache: Path) -> None:

@@ -41,7 +41,7 @@ from xraytune.data.prepare import (
     stored_images,
 )
 from xraytune.data.shared_patients import patient_aliases, patients_by_file_name, shared_patients
-from xraytune.data.sides import FEWEST_OF_CLASS, side_sizes, too_few_tested
+from xraytune.data.sides import too_few_tested
 from xraytune.data.table import find_table
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.stats.classification import Labels
@@ -120,7 +120,6 @@ class TestChoice:
         sealed: For the verdict.
         others: Reported beside it.
         notes: What cannot be done, and why.
-        has_ratios: Whether val-B is large enough for a ratio response.
     """
 
     __test__ = False
@@ -128,7 +127,6 @@ class TestChoice:
     sealed: SealedTest
     others: tuple[SealedTest, ...]
     notes: tuple[str, ...] = ()
-    has_ratios: bool = True
 
     @property
     def kind(self) -> TestKind:
@@ -223,11 +221,7 @@ def choose_test(
             others.append(beside)
         except DataError as error:
             notes.append(f"the test folder is not scored: {error.problems[0].what}")
-    few = side_sizes(prepared)[-1].lacking(FEWEST_OF_CLASS) if settings.confirm.ratios else ""
-    if few:
-        what = f"val-B has too few patients ({few}), and an interval needs {FEWEST_OF_CLASS} of each class"
-        notes.append(f"no ratio response: {what}; for one, start a search with a larger data.split.val_b")
-    return TestChoice(prepared=divided, sealed=sealed, others=tuple(others), notes=tuple(notes), has_ratios=not few)
+    return TestChoice(prepared=divided, sealed=sealed, others=tuple(others), notes=tuple(notes))
 
 
 def given_test(

@@ -23,7 +23,7 @@ from PIL import Image
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import csv_table, new_folder, require_new, write_text
-from xraytune.base.records import Json, Progress, ignore_progress
+from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
 from xraytune.data.folders import list_images, pair_folders
 from xraytune.data.formats import LARGEST_SIDE_PX, without_suffix
@@ -40,12 +40,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
-    """Predictions, and a summary of them.
+    """Summary of predictions.
 
     Attributes:
         counts: Images predicted as each class, or as having each finding.
         positive: The positive class of two, predicted from the probability `threshold`; both None with more classes.
-        predictions: For each image its `file`, `predicted` class or list of findings, and `probabilities` by name.
     """
 
     path: Path
@@ -53,7 +52,6 @@ class Predicted:
     counts: dict[str, int]
     positive: str | None
     threshold: float | None
-    predictions: tuple[dict[str, Json], ...]
     broken: tuple[BrokenImage, ...]
 
 
@@ -104,18 +102,17 @@ def predict(
     if record.task == "segmentation":
         return predict_masks(predictor, given, out)
     names = record.class_names
-    shown = record.threshold if len(names) == 2 else None
     used, probabilities, broken = predict_images(predictor, given)
     predicted: Labels | Flags
     if record.task == "findings":
         shown, predicted = None, probabilities >= [record.thresholds[name] for name in names]
         counts = predicted.sum(axis=0).tolist()
-        words: list[Json] = [[name for name, is_there in zip(names, row, strict=True) if is_there] for row in predicted]
     else:
         predicted = predicted_classes(
             probabilities, positive=names.index(record.positive_name), threshold=record.threshold
         )
-        counts, words = np.bincount(predicted, minlength=len(names)).tolist(), [names[label] for label in predicted]
+        shown = record.threshold if len(names) == 2 else None
+        counts = np.bincount(predicted, minlength=len(names)).tolist()
     write_text(out, predictions_csv(names, used, probabilities, predicted, threshold=shown))
     return Predicted(
         path=out,
@@ -123,10 +120,6 @@ def predict(
         counts=dict(zip(names, counts, strict=True)),
         positive=None if shown is None else record.positive,
         threshold=shown,
-        predictions=tuple(
-            {"file": file, "predicted": word, "probabilities": dict(zip(names, row, strict=True))}
-            for file, row, word in zip(used, probabilities.tolist(), words, strict=True)
-        ),
         broken=broken,
     )
 

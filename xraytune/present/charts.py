@@ -9,20 +9,14 @@ import html
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import Any
 
 import numpy as np
 
 from xraytune.confirm.record import (
-    ArmDifference,
     ControlVerdict,
     FinalistVerdict,
-    FindingDifference,
-    RatioGain,
-    RatioPoint,
 )
-from xraytune.study.figures import Figure
 from xraytune.study.status import StudyView, TrialView
 
 Trace = dict[str, Any]
@@ -49,7 +43,6 @@ _COLOUR = _SOURCE_COLOURS["gan"]
 _GREY = "#8c8c8c"
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 _LINE = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "below"}
-_HORIZONTAL = {**_LINE, "y1": 0, "xref": "paper", "line": {"color": _GREY, "width": 1}}
 _ROPE = {**_LINE, "type": "rect", "yref": "paper", "fillcolor": "rgba(140,140,140,0.18)", "line": {"width": 0}}
 _SMALL = 270
 """Height of a chart of one parameter, in px."""
@@ -83,92 +76,21 @@ def differences(finalist: FinalistVerdict, metric: str, rope: float) -> Chart:
             [_escaped(row.control) for row in rows],
             "%{y}<br>%{x:+.4f} (%{text})",
             name=word,
-            error_x=_intervals(rows, "difference", width=5),
+            error_x=_intervals(rows),
             marker={"size": 11, **marker},
             text=[f"{row.low:+.4f} to {row.high:+.4f}" for row in rows],
         )
         for word, marker in _MARKERS.items()
         if (rows := [comparison for comparison in comparisons if finalist.words(comparison)[0] == word])
     ]
-    above = {"xref": "paper", "x": 0, "xanchor": "left", "yshift": 19, "showarrow": False, "font": {"size": 13}}
-    rope_name = {"yref": "paper", "x": 0, "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     layout = {
-        "xaxis": _axis(f"difference in {metric}, 95 % interval", nticks=6),
-        "yaxis": {"categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.25]}
-        | {"showticklabels": False, "showgrid": False},
+        "xaxis": _axis(f"difference in {metric}, 95 % interval; grey: ROPE ±{rope:g}", nticks=6),
+        "yaxis": {"categoryorder": "array", "categoryarray": names, "showgrid": False},
         "shapes": [_ROPE | {"x0": -rope, "x1": rope}, _vertical(0)],
-        "annotations": [
-            *({"text": name, "y": name} | above for name in names),
-            {"text": f"ROPE ±{rope:g}"} | rope_name,
-        ],
-        "legend": {**_LEGEND, "y": 1 + 20 / (8 + 54 * len(names))},
-        "margin": {"l": 4, "r": 16, "t": 62, "b": 50},
+        "legend": _LEGEND,
     }
     alt = "; ".join(f"{comparison.control}: {comparison.difference:+.4f}" for comparison in comparisons)
-    return Chart(id="differences", traces=traces, layout=layout, height=120 + 54 * len(names), alt=alt)
-
-
-def finding_differences(rows: Sequence[FindingDifference]) -> Chart:
-    """Show the differences in the AUROC of each finding from each control, with intervals."""
-    controls, names = (
-        [*dict.fromkeys(values)] for values in zip(*((row.control, row.finding) for row in rows), strict=True)
-    )
-    traces = []
-    for place, (control, symbol) in enumerate(zip(controls, cycle(_MARKERS.values()), strict=False)):
-        of_control = [row for row in rows if row.control == control]
-        shift = (place + 1) / (len(controls) + 1) - 0.5
-        traces.append(
-            _scatter(
-                "markers",
-                [row.difference for row in of_control],
-                [len(names) - 1 - names.index(row.finding) - shift for row in of_control],
-                "%{text}",
-                name=_escaped(control, 60),
-                error_x=_intervals(of_control, "difference", width=3),
-                marker={"size": 8, **symbol},
-                text=[f"{row.finding}: {row.low:+.4f} to {row.high:+.4f}" for row in of_control],
-            )
-        )
-    layout = {
-        "xaxis": _axis("difference in AUROC by finding, 95 % interval", nticks=6),
-        "yaxis": {"tickvals": [*range(len(names))], "ticktext": [_escaped(name, 30) for name in names[::-1]]},
-        "shapes": [_vertical(0)],
-        "legend": _LEGEND,
-    }
-    alt = "; ".join(f"{row.finding} against {row.control}: {row.difference:+.4f}" for row in rows)
-    return Chart(id="findings", traces=traces, layout=layout, height=140 + 24 * len(rows), alt=alt)
-
-
-def ratio_chart(points: Sequence[RatioPoint], source: str, metric: str) -> Chart:
-    """Show the gain over ratio 0 at each ratio, of a finalist's source and of duplicates."""
-    points = [point for point in points if point.ratio]
-    ratios = [f"{point.ratio:g}" for point in points]
-    duplicates = [(place, point.duplicate) for place, point in enumerate(points) if point.duplicate]
-    traces = [
-        _scatter(
-            "lines+markers",
-            [place + shift for place, _ in gains],
-            [gain.gain for _, gain in gains],
-            f"{name}, %{{text}}",
-            name=name,
-            error_y=_intervals([gain for _, gain in gains], "gain", width=4),
-            line={"color": _colour_of(name)},
-            marker={"color": _colour_of(name), "size": 8},
-            text=[
-                f"r = {ratios[place]}: {gain.gain:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})" for place, gain in gains
-            ],
-        )
-        for name, gains, shift in ((source, [*enumerate(points)], 0.04), ("duplicate", duplicates, -0.04))
-        if gains
-    ]
-    layout = {
-        "xaxis": _axis("extra images per real image (r)", tickvals=[*range(len(ratios))], ticktext=ratios),
-        "yaxis": _axis(f"gain in val-B {metric} over r = 0"),
-        "shapes": [_HORIZONTAL],
-        "legend": _LEGEND,
-    }
-    alt = "; ".join(f"r = {point.ratio:g}: {point.gain:+.4f}" for point in points)
-    return Chart(id="ratios", traces=traces, layout=layout, alt=f"gain of {source} over r = 0: {alt}")
+    return Chart(id="differences", traces=traces, layout=layout, height=140 + 44 * len(names), alt=alt)
 
 
 def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
@@ -224,80 +146,73 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     )
 
 
-def importances(figure: Figure) -> Chart:
-    """Show Optuna's importances of the parameters."""
-    (bars,) = figure["data"]
-    style = {"marker": {"color": _COLOUR}, "hoverinfo": "skip", "hovertemplate": None}
+def importances(shares: Mapping[str, float]) -> Chart:
+    """Show the importances of parameters, the highest on top."""
+    names, values = [*shares][::-1], [*shares.values()][::-1]
+    texts = [f"{value:.2f}" for value in values]
+    bars = {"type": "bar", "orientation": "h", "x": values, "y": names, "text": texts, "textposition": "outside"}
     layout = {
-        "xaxis": _axis("importance", range=[0, 1.25 * max(bars["x"])]),
+        "xaxis": _axis("importance", range=[0, 1.25 * max(values)]),
         "yaxis": {"showgrid": False},
         "margin": {"t": 16},
     }
-    text = "; ".join(f"{name}: {text}" for name, text in zip(bars["y"][::-1], bars["text"][::-1], strict=True))
-    caption = "What the best tenth of trials have in common (PED-ANOVA). The sum is 1 even if nothing matters."
-    height = max(_SMALL, 80 + 26 * len(bars["y"]))
-    alt = f"importance of {text}"
-    return Chart(id="importances", traces=[bars | style], layout=layout, height=height, alt=alt, caption=caption)
-
-
-def parameter_slice(figure: Figure, view: StudyView) -> Chart:
-    """Show Optuna's slice of one parameter: the score of each complete trial at its value.
-
-    At a choice, sources stand side by side.
-    """
-    points, axis = figure["data"][0], figure["layout"]["xaxis"]
-    numbers, name = points["marker"]["color"], axis["title"]["text"]
-    values = [f"{value}".strip("'") for value in points["x"]]  # Optuna shows Python's text of a choice: 'gan'
-    choices = [value.strip("'") for value in axis.get("categoryarray", [])]
-    if choices:
-        axis = axis | {"type": "category", "categoryorder": "array", "categoryarray": choices}
-        style = {"type": "box", "boxpoints": "all", "pointpos": 0, "fillcolor": "rgba(0,0,0,0)", "hoveron": "points"}
-        points = {"x": values, "y": points["y"], "line": {"width": 0}, **style}
-    elif axis.get("type") == "log" and max(points["x"]) > 10 * min(points["x"]):
-        axis = axis | {"dtick": 1, "tickformat": "~g"}
-    beside = "overlay" if name == "source" else "group"
-    layout = {
-        "xaxis": axis,
-        "yaxis": _score_axis(view, view.ranked),
-        "boxmode": beside,
-        "showlegend": False,
-        "margin": {"t": 16},
-    }
     return Chart(
-        id=f"parameter-{name.replace('.', '-')}",
-        traces=_by_source(points, numbers, view),
+        id="importances",
+        traces=[bars | {"cliponaxis": False, "hoverinfo": "skip", "marker": {"color": _COLOUR}}],
         layout=layout,
-        height=_SMALL,
-        alt=f"score of each complete trial over {name}",
+        height=max(_SMALL, 80 + 26 * len(names)),
+        alt=f"importance of {'; '.join(f'{name}: {share:.2f}' for name, share in shares.items())}",
+        caption="What the best tenth of trials have in common (PED-ANOVA). The sum is 1 even if nothing matters.",
     )
 
 
-def _by_source(points: Trace, numbers: Sequence[int], view: StudyView) -> list[Trace]:
-    """Split points, one for each of these trials, by source."""
-    places = {number: place for place, number in enumerate(numbers)}
+def parameter_slice(name: str, view: StudyView) -> Chart:
+    """Show the score of each complete trial at its value of one parameter.
+
+    Numbers that span more than a factor of ten are on a logarithmic axis. At a choice, sources stand side by side.
+    """
+    trials = [trial for trial in view.ranked if trial.values and trial.by_name.get(name) is not None]
+    values = [trial.by_name[name] for trial in trials]
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    axis = _axis(name)
+    style: Trace = {"type": "scatter", "mode": "markers"}
+    if len(numbers) < len(values):
+        axis |= {"type": "category", "categoryorder": "category ascending"}
+        style = {"type": "box", "boxpoints": "all", "pointpos": 0, "hoveron": "points"}
+        style |= {"fillcolor": "rgba(0,0,0,0)", "line": {"width": 0}}
+    elif 0 < 10 * min(numbers) < max(numbers):
+        axis |= {"type": "log", "dtick": 1, "tickformat": "~g"}
+    size = 9 if len(view.trials) <= _MANY else 6
     groups: dict[str, list[TrialView]] = {}
-    for trial in view.trials:
-        if trial.number in places:
-            groups.setdefault(trial.parameters.source, []).append(trial)
-    return [
-        points
+    for trial in trials:
+        groups.setdefault(trial.parameters.source, []).append(trial)
+    traces = [
+        style
         | {
-            "x": [points["x"][places[trial.number]] for trial in trials],
-            "y": _rounded(points["y"][places[trial.number]] for trial in trials),
-            "text": [_label(trial) for trial in trials],
+            "x": [trial.by_name[name] for trial in group],
+            "y": _rounded(trial.values[-1] for trial in group),
+            "text": [_label(trial) for trial in group],
             "hovertemplate": "%{text}<br>%{x}: %{y:.4f}<extra></extra>",
             "name": source,
             "legendgroup": source,
             "offsetgroup": source,
-            "marker": {
-                "color": _colour_of(source),
-                "symbol": "circle",
-                "size": 9 if len(view.trials) <= _MANY else 6,
-                "opacity": 0.85,
-            },
+            "marker": {"color": _colour_of(source), "size": size, "opacity": 0.85},
         }
-        for source, trials in sorted(groups.items())
+        for source, group in sorted(groups.items())
     ]
+    return Chart(
+        id=f"parameter-{name.replace('.', '-')}",
+        traces=traces,
+        layout={
+            "xaxis": axis,
+            "yaxis": _score_axis(view, view.ranked),
+            "boxmode": "overlay" if name == "source" else "group",
+            "showlegend": False,
+            "margin": {"t": 16},
+        },
+        height=_SMALL,
+        alt=f"score of each complete trial over {name}",
+    )
 
 
 def _label(trial: TrialView) -> str:
@@ -322,19 +237,19 @@ def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: 
     return {"type": "scatter", "mode": mode, "x": x, "y": y, "hovertemplate": f"{hover}<extra></extra>", **more}
 
 
-def _intervals(rows: Sequence[RatioGain | ControlVerdict | ArmDifference], name: str, *, width: int) -> Trace:
-    above = _rounded(row.high - getattr(row, name) for row in rows)
-    below = _rounded(getattr(row, name) - row.low for row in rows)
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "width": width, "thickness": 1.4}
+def _intervals(rows: Sequence[ControlVerdict]) -> Trace:
+    above = _rounded(row.high - row.difference for row in rows)
+    below = _rounded(row.difference - row.low for row in rows)
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "width": 5, "thickness": 1.4}
 
 
 def _axis(title: str, **more: Any) -> Trace:
     return {"title": {"text": title}, **more}
 
 
-def _escaped(name: str, width: int = 100) -> str:
-    """Return a name in lines of so many characters, as text for Plotly, which knows some HTML."""
-    return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(name, width)) or " "
+def _escaped(name: str) -> str:
+    """Return a name in short lines, as text for Plotly, which knows some HTML."""
+    return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(name, 26)) or " "
 
 
 def _rounded(values: Iterable[float]) -> list[float]:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.errors import XraytuneError, join_names
-from xraytune.confirm.record import RATIO_CAVEAT
 from xraytune.confirm.test_access import accesses
 from xraytune.data.sides import chance_warning
 from xraytune.present import charts
@@ -57,12 +56,8 @@ def _verdict(data: StudyData) -> Section:
             ],
             commands=[f"xraytune confirm {study}"],
         )
-    section = verdict_section(verdict)
-    first = verdict.finalists[0]
-    shown = [charts.differences(first, verdict.metric, verdict.rope)]
-    if findings := [row for row in verdict.findings if row.finalist == first.arm]:
-        shown.append(charts.finding_differences(findings))
-    return replace(section, charts=shown, commands=[f"xraytune confirm {study}"])
+    shown = charts.differences(verdict.finalists[0], verdict.metric, verdict.rope)
+    return replace(verdict_section(verdict), charts=[shown], commands=[f"xraytune confirm {study}"])
 
 
 def _best(data: StudyData) -> Section | None:
@@ -84,21 +79,6 @@ def _best(data: StudyData) -> Section | None:
         ],
         facts=[(name, text_of(value)) for name, value in trial.by_name.items()],
         commands=[f"xraytune train {study} -o model"],
-    )
-
-
-def _ratios(data: StudyData) -> Section | None:
-    verdict = data.verdict
-    if not verdict:
-        return None
-    if not verdict.ratio_response:
-        return Section(notes=["For a comparison of ratios, search with `--set confirm.ratios=[0.25,0.5,1,2,4]`."])
-    arm = verdict.finalists[0].arm
-    repeated = any(point.duplicate for point in verdict.ratio_response)
-    return Section(
-        lead=f"{arm} at other ratios{', and duplicated real images at the same ratios' if repeated else ''}.",
-        notes=[sentence(RATIO_CAVEAT)],
-        charts=[charts.ratio_chart(verdict.ratio_response, arm.split()[0], verdict.metric)],
     )
 
 
@@ -125,9 +105,9 @@ def _parameters(data: StudyData) -> Section | None:
     view = data.view
     if not view.trials:
         return None
-    figures = data.figures
-    small = [charts.importances(figures["importances"])] if "importances" in figures else []
-    small += [charts.parameter_slice(figure, view) for name, figure in figures.items() if name.startswith("slice ")]
+    varied = [name for name in view.searched if len({trial.by_name.get(name) for trial in view.ranked}) > 1]
+    small = [charts.importances(data.importances)] if data.importances else []
+    small += [charts.parameter_slice(name, view) for name in varied]
     return Section(small_charts=small, tables=[all_trials(view)])
 
 
@@ -252,7 +232,6 @@ def _environment(data: StudyData) -> Section:
 _PARTS: Sequence[tuple[str, str, str, Callable[[StudyData], Section | None]]] = (
     ("verdict", "Verdict", "Verdict", _verdict),
     ("best", "Best configuration", "Best", _best),
-    ("ratio", "Ratio of synthetic to real images", "Ratio", _ratios),
     ("search", "Search", "Search", _search),
     ("parameters", "Parameters and trials", "Trials", _parameters),
     ("mistakes", "Misclassified images", "Mistakes", _mistakes),

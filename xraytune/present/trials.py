@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from xraytune.base.errors import counted, printable
 from xraytune.data.sides import USUAL_AUROC, chance_warning
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
     from xraytune.study.arms import ArmSummary
     from xraytune.study.status import StudyView, TrialView
 
+Subject = TypeVar("Subject")
+_Columns: TypeAlias = list[tuple[Column, Callable[[Subject], Entry]]]
+"""Each column of a table with its cell for the subject of a row."""
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8
 _BEST_SHOWN = 5
@@ -33,14 +35,6 @@ _TONES: dict[str, Tone] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _TrialColumn:
-    """A column of a table of trials, and its cell for a trial."""
-
-    heading: Column
-    cell: Callable[[TrialView], Entry]
-
-
 def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     """Lay out a running search: the running trials, the best ones and the last ones."""
     now = [trial for trial in view.trials if trial.status in {"running", "waiting", "unfinished"}]
@@ -50,11 +44,11 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     groups = {"now" if view.is_running else "unfinished": now, "best": best, "ended": last}
     shown = {trial.number: trial for trials in groups.values() for trial in trials}
     names = {trials[0].number: name for name, trials in groups.items() if trials}
-    group = _TrialColumn(Column(""), lambda trial: Cell(names.get(trial.number, ""), "strong"))
+    group: _Columns[TrialView] = [(Column(""), lambda trial: Cell(names.get(trial.number, ""), "strong"))]
     lines = [*heading(view), *([Cell(dashboard, "dim")] if dashboard and view.is_running else [])]
     if hidden := len(view.trials) - len(shown):
         lines.append(Cell(f"{counted(hidden, 'more trial')} ended; `xraytune status` shows them all", "dim"))
-    columns = [group, *_result_columns(view), _curve_column(view), _state_column(view)]
+    columns = [*group, *_result_columns(view), *_curve_column(view), *_state_column(view)]
     return *lines, _table(columns, shown.values())
 
 
@@ -64,8 +58,8 @@ def status_frame(view: StudyView) -> Frame:
     columns = [
         *_result_columns(view),
         *_parameter_columns(view),
-        _curve_column(view, optional=True),
-        _state_column(view),
+        *_curve_column(view, optional=True),
+        *_state_column(view),
     ]
     return (
         *heading(view),
@@ -84,7 +78,7 @@ def arms_frame(view: StudyView) -> Frame:
 def arms_table(view: StudyView) -> Table:
     """Lay out the arms of a study: their trials, and the best scores of those that are complete."""
     arms = view.arms
-    columns: list[tuple[Column, Callable[[ArmSummary], Entry]]] = [
+    columns: _Columns[ArmSummary] = [
         (Column("arm"), lambda arm: arm.arm),
         (Column("trials", "right"), lambda arm: sum(arm.trials.values())),
         (Column("complete", "right"), lambda arm: arm.trials.get("complete", 0)),
@@ -95,7 +89,7 @@ def arms_table(view: StudyView) -> Table:
         columns.append((Column("minus real_only\n(standard error)", "right"), _difference))
     if any(map(_other_trials, arms)):
         columns.append((Column("other\ntrials", flexible=True), _other_trials))
-    return Table([heading for heading, _ in columns], [[cell(arm) for _, cell in columns] for arm in arms], "Arms")
+    return _table(columns, arms, "Arms")
 
 
 def _numbered(best: tuple[int, float] | None) -> str:
@@ -129,13 +123,12 @@ def _rounded(value: Value) -> Entry:
     return f"{value}".lower() if isinstance(value, bool) else value
 
 
-def _table(columns: Sequence[_TrialColumn], trials: Iterable[TrialView]) -> Table:
-    return Table(
-        [column.heading for column in columns], [[column.cell(trial) for column in columns] for trial in trials]
-    )
+def _table(columns: _Columns[Subject], subjects: Iterable[Subject], title: str = "") -> Table:
+    rows = [[cell(subject) for _, cell in columns] for subject in subjects]
+    return Table([heading for heading, _ in columns], rows, title)
 
 
-def _result_columns(view: StudyView) -> list[_TrialColumn]:
+def _result_columns(view: StudyView) -> _Columns[TrialView]:
     best = view.best.number if view.best else None
 
     def weighted(trial: TrialView, text: str) -> Cell:
@@ -145,11 +138,11 @@ def _result_columns(view: StudyView) -> list[_TrialColumn]:
         return f"{trial.epochs}/{view.max_epochs}" if trial.epochs else ""
 
     return [
-        _TrialColumn(Column("#", "right"), lambda trial: f"{trial.number}"),
-        _TrialColumn(Column("mix", flexible=True), lambda trial: weighted(trial, trial.mix)),
-        _TrialColumn(Column("epoch", "right"), epochs),
-        _TrialColumn(Column("val-A", "right"), lambda trial: weighted(trial, _score(trial.value))),
-        _TrialColumn(Column("val-B", "right"), lambda trial: _score(trial.val_b_score)),
+        (Column("#", "right"), lambda trial: f"{trial.number}"),
+        (Column("mix", flexible=True), lambda trial: weighted(trial, trial.mix)),
+        (Column("epoch", "right"), epochs),
+        (Column("val-A", "right"), lambda trial: weighted(trial, _score(trial.value))),
+        (Column("val-B", "right"), lambda trial: _score(trial.val_b_score)),
     ]
 
 
@@ -157,14 +150,14 @@ def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _parameter_columns(view: StudyView) -> list[_TrialColumn]:
+def _parameter_columns(view: StudyView) -> _Columns[TrialView]:
     """Return a column for each searched parameter that `mix` does not show. The first one, `lr` if searched, always fits."""
     names = sorted((name for name in view.searched if name not in _SHOWN_BY_MIX), key=lambda name: name != "lr")
 
-    def column(name: str) -> _TrialColumn:
+    def column(name: str) -> tuple[Column, Callable[[TrialView], Entry]]:
         is_text = any(isinstance(trial.by_name.get(name), str) for trial in view.trials)
         heading = Column(name.replace("_", "\n"), "left" if is_text else "right", optional=name != names[0])
-        return _TrialColumn(heading, lambda trial: _parameter(trial.by_name.get(name)))
+        return heading, lambda trial: _parameter(trial.by_name.get(name))
 
     return [column(name) for name in names]
 
@@ -175,17 +168,17 @@ def _parameter(value: Value) -> str:
     return "" if value is None else PurePath(f"{value}").name
 
 
-def _curve_column(view: StudyView, *, optional: bool = False) -> _TrialColumn:
+def _curve_column(view: StudyView, *, optional: bool = False) -> _Columns[TrialView]:
     """Return the curves; their bars show the better three quarters of all scores, where differences matter."""
     scores = sorted(value for trial in view.trials for value in trial.values)
     low, high = (scores[len(scores) // 4], scores[-1]) if scores else (0.0, 1.0)
     ends = "\n" + "-".join(f"{end:.2f}".removeprefix("0") for end in (low, high)) if scores else ""
     heading = Column(f"curve{ends}", optional=optional)
-    return _TrialColumn(heading, lambda trial: Cell(curve(trial.values, low, high), _TONES[trial.status]))
+    return [(heading, lambda trial: Cell(curve(trial.values, low, high), _TONES[trial.status]))]
 
 
-def _state_column(view: StudyView) -> _TrialColumn:
-    return _TrialColumn(Column("state", flexible=True), lambda trial: Cell(_state(trial, view), _TONES[trial.status]))
+def _state_column(view: StudyView) -> _Columns[TrialView]:
+    return [(Column("state", flexible=True), lambda trial: Cell(_state(trial, view), _TONES[trial.status]))]
 
 
 def sides_frame(sizes: Sequence[SideSize]) -> Frame:

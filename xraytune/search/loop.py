@@ -14,11 +14,10 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
-from xraytune.base.errors import MachineError, Problem, TrialError, XraytuneError
+from xraytune.base.errors import MachineError, Problem, TrialError
 from xraytune.base.files import write_json, write_text
 from xraytune.base.records import EpochRecord
 from xraytune.nets.checkpoint import SAVE_FILE
@@ -94,8 +93,8 @@ class TrialSource(Protocol):
         """Called at least once a second while trials run."""
         del running
 
-    def statistics(self) -> dict[str, Any]:
-        """Return gauges of `search/ray/metrics.py`; `trials` has the number of ended trials by status."""
+    def successful_count(self) -> int:
+        """Return how many trials have ended, except failed ones."""
 
 
 class Workers(Protocol):
@@ -127,9 +126,8 @@ class TrialLoop:
         self._waiting = {trial.number: trial for trial in source.unfinished()}
         self._running: dict[int, Trial] = {}
         self._stopped_nodes: dict[str, str] = {}  # why, since the last result of a trial
-        ended = source.statistics()["trials"]
-        # Why each ended trial failed, "" if it did not; those of an earlier start did not fail, or do not count.
-        self._reasons = [""] * sum(count for status, count in ended.items() if status != "failed")
+        # Why each ended trial failed, "" if it did not; those that failed in an earlier start do not count.
+        self._reasons = [""] * source.successful_count()
 
     def run(self, workers: Workers) -> None:
         """Run all trials. If the workers are lost, start others, and resume the trials that ran.
@@ -155,11 +153,6 @@ class TrialLoop:
                     case messages.TrialLost(number=number, out_of_memory=out_of_memory):
                         self.on_trial_lost(number, out_of_memory=out_of_memory)
                         workers.answer(messages.Decision(continues=False))
-                    case messages.StatisticsWanted():
-                        gauges: dict[str, Any] = {}
-                        with suppress(OSError, XraytuneError):  # the search continues without statistics
-                            gauges = self.statistics(workers.slots)
-                        workers.answer(messages.Statistics(gauges=gauges))
                 self.heartbeat()
             self.on_workers_lost()  # no trial runs now, even if the workers did not end properly
 
@@ -339,13 +332,3 @@ class TrialLoop:
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""
         return sum(trial.slots for trial in self._running.values())
-
-    def statistics(self, slots: int) -> dict[str, Any]:
-        """Return gauges of `search/ray/metrics.py`; `slots` is the number of all slots, free or not."""
-        waiting, busy, gauges = self._startable(), self.slots_in_use(), self.source.statistics()
-        return {
-            **gauges,
-            "trials": {"running": len(self._running), "waiting": len(waiting), **gauges["trials"]},
-            "trials_waiting_for_generator": len(waiting) - len(self._runnable()),
-            "slots": {"running": busy, "idle": max(slots - busy, 0)},
-        }

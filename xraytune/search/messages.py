@@ -4,7 +4,7 @@
     search -> driver    LookAtNodes, RunTrials
     driver -> search    RayStarted, RayNotStarted, NodesSeen, and while trials run:
                         SlotFree -> StartTrial, NoTrial;  TrialReported -> Decision;  TrialLost -> Decision;
-                        StatisticsWanted -> Statistics;  RunEnded
+                        RunEnded
 
 On its way, a message is JSON text, which Tune and the pipe pass on as it is.
 """
@@ -112,7 +112,6 @@ class NodesSeen(_Message):
 class RunTrials(_Message):
     """Run trials with Tune until there are no more; `scratch` is its folder."""
 
-    study: str
     scratch: str
     reuse_actors: bool
     needs: Needs | None = None
@@ -181,24 +180,14 @@ class Decision(_Message):
     continues: bool
 
 
-class StatisticsWanted(_Message):
-    """Ray's metrics are due."""
-
-
-class Statistics(_Message):
-    """Gauges of `search/ray/metrics.py` by name; some have a value for each state."""
-
-    gauges: dict[str, float | dict[str, float] | None]
-
-
 class RunEnded(_Message):
     """Tune has ended."""
 
 
 Order: TypeAlias = LookAtNodes | RunTrials
 Reply: TypeAlias = RayStarted | RayNotStarted | NodesSeen
-Question: TypeAlias = SlotFree | TrialReported | TrialLost | StatisticsWanted
-Answer: TypeAlias = StartTrial | NoTrial | Decision | Statistics
+Question: TypeAlias = SlotFree | TrialReported | TrialLost
+Answer: TypeAlias = StartTrial | NoTrial | Decision
 Message: TypeAlias = TrialMessage | Order | Reply | Question | Answer | RunEnded
 _KINDS: dict[str, type[_Message]] = {kind.__name__: kind for kind in get_args(Message)}
 

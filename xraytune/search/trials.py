@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -133,8 +132,6 @@ class SearchTrials(TrialSource):
         self.journal.add_failure(number, failure)
         self.callbacks.note(f"retrying #{number}: {reason.splitlines()[0]}")
 
-    def statistics(self) -> dict[str, Any]:
-        """Return the best value of the complete trials, None if there is none, and how many trials have ended."""
-        values = (row.value for row in self._rows if row.status == "complete" and row.value is not None)
-        best = max(values, default=None)
-        return {"best_value": best, "trials": Counter(row.status for row in self._rows)}
+    def successful_count(self) -> int:
+        """Return how many trials are complete or pruned."""
+        return sum(row.status != "failed" for row in self._rows)

@@ -647,8 +647,6 @@ class Confirm(StrictModel):
     of them are scored. `folder`: all replicates train on the search's patients, and `test/` is scored. `auto`: `unused` if
     at least `min_patients` are left to score."""
     min_patients: Count = 300
-    ratios: tuple[Annotated[float, Field(gt=0, le=100)], ...] = ()
-    """Ratios of the ratio response, besides the first finalist's own, such as [0.25, 0.5, 1, 2, 4]; []: none."""
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Equivalence margin: smaller differences in AUROC do not matter."""
 

@@ -23,7 +23,6 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: "zoom",
       ...layout,
       margin: { l: 64, r: 16, t: layout.title ? 44 : 34, b: 50, ...layout.margin },
-      annotations: layout.annotations?.map((one) => ({ bgcolor: colour("--page"), ...one })),
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--text") },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--text") }, align: "left" },
       xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },

@@ -29,7 +29,6 @@ from ray.tune.search import Searcher
 from xraytune.search import messages
 from xraytune.search.ray.actor import TrialActor, started_trial
 from xraytune.search.ray.internals import cluster_state, exit_codes, install_guards
-from xraytune.search.ray.metrics import Metrics
 from xraytune.search.ray.nodes import Nodes
 
 _LIST_NODES_SECONDS = 2.0
@@ -40,14 +39,10 @@ _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
 
 
 class LoopClient:
-    """The search's loop, as this process sees it, and the metrics of its trials."""
+    """The search's loop, as this process sees it."""
 
-    def __init__(self, connection: Connection, metrics: Metrics) -> None:
-        self._connection, self.metrics = connection, metrics
-
-    def update_metrics(self) -> None:
-        """Update the metrics from the statistics of the loop."""
-        self.metrics.show(self.ask(messages.StatisticsWanted()).gauges)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def ask(self, question: messages.Question) -> Any:
         """Return the answer of `TrialLoop.run`."""
@@ -60,7 +55,7 @@ class LoopClient:
 
 
 class LoopSearcher(Searcher):
-    """Give Tune the trials of the loop; update the metrics whenever Ray's nodes are listed."""
+    """Give Tune the trials of the loop."""
 
     def __init__(self, loop: LoopClient, nodes: Nodes) -> None:
         super().__init__()
@@ -71,7 +66,6 @@ class LoopSearcher(Searcher):
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
             self._listed = now
             self._nodes.update()  # they may join and leave
-            self._loop.update_metrics()
         left_out, self._nodes.left_out = tuple(self._nodes.left_out), []
         question = messages.SlotFree(nodes=self._nodes.usable(), left_out=left_out)
         answer: messages.StartTrial | messages.NoTrial = self._loop.ask(question)
@@ -97,8 +91,6 @@ class LoopScheduler(FIFOScheduler):
         """Continue or stop, as the loop decides, or since the node is drained."""
         number, message, node = started_trial(trial.config).job.number, result["message"], result["node"]
         match messages.decode(message):
-            case messages.EpochEnded():
-                self._loop.metrics.count_epoch()
             case messages.MachineStopped(reason=reason):
                 self._nodes.leave_out(node, reason)
         others = len(self._nodes.usable())
@@ -175,7 +167,7 @@ def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNot
 
 def _run(connection: Connection, order: messages.RunTrials, nodes: Nodes) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
-    loop = LoopClient(connection, Metrics(order.study))
+    loop = LoopClient(connection)
     try:
         tune.run(
             TrialActor,
@@ -191,7 +183,6 @@ def _run(connection: Connection, order: messages.RunTrials, nodes: Nodes) -> Non
             trial_dirname_creator=lambda trial: f"{started_trial(trial.config).job.number:04d}-{trial.trial_id}",
             verbose=0,
         )
-        loop.update_metrics()
     finally:
         shutil.rmtree(order.scratch, ignore_errors=True)
 

@@ -185,10 +185,7 @@ class RayWorkers:
         self.slots = 0
         self._process_name = f"{folder.path.name}: several trials in turn" if reuse_processes else ""
         self._order = messages.RunTrials(
-            study=runner.study.path.name,
-            scratch=str(folder.path / SCRATCH_NAME),
-            reuse_actors=reuse_processes,
-            needs=runner.needs,
+            scratch=str(folder.path / SCRATCH_NAME), reuse_actors=reuse_processes, needs=runner.needs
         )
         self._nodes: Sequence[messages.Node] = ()
         self._starts_without_result, self._end, self._output = 0, "", ""
