@@ -198,7 +198,7 @@ def sides_frame(sizes: Sequence[SideSize]) -> Frame:
 
 
 def sides_table(sizes: Sequence[SideSize]) -> Table:
-    """Lay out the sides of a split with their sizes; also those of each class or finding, and which have too few to score."""
+    """Lay out the sides of a split with their sizes; also those of each class or finding, and which are too few to score."""
     columns = (
         "side",
         *numbers("images", "patients"),
