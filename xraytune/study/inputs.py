@@ -76,7 +76,7 @@ def read_inputs(
             continue  # the split depends on it
         elif name == "pipeline.path":
             contents[file] = usable_pipeline(file, settings, prepared.class_names)
-        elif name != "weights":
+        elif name not in ("weights", "gan.features"):
             contents[file] = _usable_generator(file, prepared)
         elif file.is_file():
             contents[file] = sha256_of(file, "file of tensors")
