@@ -70,7 +70,7 @@ def phantom(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw phantom chest X-rays, with masks of lungs and lesions."""
+    """Draw phantom chest X-rays."""
     from xraytune.data.phantom import draw_phantoms
 
     with console.progress() as on_progress:
