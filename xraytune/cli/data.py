@@ -83,6 +83,6 @@ def phantom(
             findings=findings,
             on_progress=on_progress,
         )
-    what = "a table of findings, data.yaml" if findings else "masks"
-    text = f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients, with {what}"
+    what = ", with a table of findings, data.yaml" if findings else ", with masks" if masks else ""
+    text = f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients{what}"
     console.show_result(drawn, lambda _: console.write(text), as_json=as_json)
