@@ -12,7 +12,7 @@ from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.space.load import load_space
-from xraytune.space.rules import unusual_values
+from xraytune.space.rules import space_warnings
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.trial.run import run_trial
@@ -35,7 +35,7 @@ def test_every_space_file_is_valid_and_named_like_its_study(file: Path) -> None:
     space = load_space(file)
 
     assert space.settings.name == file.stem.replace("_", "-")
-    assert [*unusual_values(space)] == []
+    assert [*space_warnings(space)] == []
 
 
 def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(

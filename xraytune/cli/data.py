@@ -70,7 +70,7 @@ def phantom(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw phantom chest X-rays, with masks of lungs and lesions."""
+    """Draw phantom chest X-rays."""
     from xraytune.data.phantom import draw_phantoms
 
     with console.progress() as on_progress:
@@ -83,6 +83,6 @@ def phantom(
             findings=findings,
             on_progress=on_progress,
         )
-    what = "a table of findings, data.yaml" if findings else "masks"
-    text = f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients, with {what}"
+    what = ", with a table of findings, data.yaml" if findings else ", with masks" if masks else ""
+    text = f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients{what}"
     console.show_result(drawn, lambda _: console.write(text), as_json=as_json)

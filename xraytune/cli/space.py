@@ -44,12 +44,12 @@ def check(
 ) -> None:
     """Validate a search space file and print it with all defaults. Reports all problems of the file at once."""
     from xraytune.space.load import load_space
-    from xraytune.space.rules import unusual_values
+    from xraytune.space.rules import space_warnings
     from xraytune.space.space import require_extensions
 
     space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
     require_extensions(space)
-    warnings = [*unusual_values(space)]
+    warnings = [*space_warnings(space)]
     if as_json:
         content = {"searched": space.searched, "space": space.identity(), "warnings": warnings}
         console.show_json({"file": file, **content})

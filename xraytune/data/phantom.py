@@ -1,8 +1,8 @@
 """Draw phantom chest X-rays: images with known answers, for the demo, the tests and the benchmarks.
 
-`draw_phantoms` writes a folder with the layout and file names of the Kermany set, plus exact masks of lungs and lesions in
-`masks/{lungs,lesions}/`; or, with `pairs`, the layout for segmentation, with masks of the lungs; or, with `findings`, images
-with up to three findings at once, a table of them, and a data file.
+`draw_phantoms` writes a folder with the layout and file names of the Kermany set; or, with `pairs`, the layout for
+segmentation, with exact masks of the lungs; or, with `findings`, images with up to three findings at once, a table of them,
+and a data file.
 
 A patient's anatomy, disease and side of the split depend only on the seed and the patient's number, so a larger set contains
 the smaller one. A chest is a map of water-equivalent thickness: soft tissue and bone add to it, air subtracts from it, and
@@ -74,10 +74,7 @@ class PhantomSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhantomImage:
-    """One image, uint8 [S, S], with the masks of visible lung and of visible disease in it, both bool [S, S].
-
-    With findings, the diagnosis of pneumonia is of no meaning.
-    """
+    """One image, uint8 [S, S], with the mask of visible lung, bool [S, S]; with findings, the diagnosis means nothing."""
 
     stem: str
     part: Part
@@ -85,7 +82,6 @@ class PhantomImage:
     findings: tuple[Finding, ...]
     pixels: NDArray[np.uint8]
     lungs: NDArray[np.bool_]
-    lesion: NDArray[np.bool_]
 
 
 def draw_phantoms(
@@ -129,13 +125,10 @@ def draw_phantoms(
         def draw(patient: int) -> list[list[str]]:
             images = list(draw_patient(seed, patient, image_size_px, difficulty, has_findings=findings))
             for image in images:
-                png = f"{image.stem}.png"
                 inner = "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
-                masks = {f"masks/lungs/{png}": image.lungs, f"masks/lesions/{png}": image.lesion}
-                if pairs:
-                    inner, masks = "images", {f"{image.part}/masks/{png}": image.lungs}
-                elif findings:
-                    inner, masks = "images", {}
+                if pairs or findings:
+                    inner = "images"
+                masks = {f"{image.part}/masks/{image.stem}.png": image.lungs} if pairs else {}
                 for name, pixels in {f"{image.part}/{inner}/{image.stem}.jpeg": image.pixels, **masks}.items():
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(folder / name, quality=92)
@@ -170,17 +163,12 @@ def draw_patient(
     chest = _Chest(image_size_px, numpy_generator(patient_seed, "anatomy"))
     rng = numpy_generator(patient_seed, "disease")
     findings = _findings(patient_seed) if has_findings else ()
-    if has_findings:
-        extent, fluid = chest.lesions(findings, rng)
-    else:
-        extent, fluid = chest.lesion(diagnosis, rng)
+    fluid = chest.lesions(findings, rng) if has_findings else chest.lesion(diagnosis, rng)
     severity = rng.uniform(0.6, 1.3)
     for number in range(1 + rng.choice(len(_IMAGE_COUNT_SHARES), p=_IMAGE_COUNT_SHARES)):
         image_rng = numpy_generator(patient_seed, "image", number)
         contrast = (1 - difficulty) * severity * image_rng.uniform(0.85, 1.15)
-        thickness, lungs, lesion = _posed(
-            [chest.thickness + contrast * fluid, chest.lungs, extent], image_size_px, image_rng
-        )
+        thickness, lungs = _posed([chest.thickness + contrast * fluid, chest.lungs], image_size_px, image_rng)
         yield PhantomImage(
             stem=f"{seed}-{patient + 1}_{number + 1}" if has_findings else _stem(diagnosis, patient, number),
             part="test" if place == cycle % len(_CYCLE) else "train",  # each diagnosis in turn
@@ -188,7 +176,6 @@ def draw_patient(
             findings=findings,
             pixels=_radiograph(thickness, image_rng),
             lungs=lungs > 0.5,
-            lesion=(lungs > 0.5) & (lesion > 0.5),
         )
 
 
@@ -249,33 +236,32 @@ class _Chest:
         )
         self.thickness = np.maximum(thickness, 0)
 
-    def lesion(self, diagnosis: Diagnosis, rng: np.random.Generator) -> tuple[Field, Field]:
-        """Return the extent of the disease (0 to 1) and the thickness that it adds."""
+    def lesion(self, diagnosis: Diagnosis, rng: np.random.Generator) -> Field:
+        """Return the thickness that the disease adds."""
         fluid = (1 - _LUNG_DENSITY) * self.air
         extent = np.zeros_like(self.air)
         if diagnosis == "normal":
-            return extent, extent
+            return extent
         if diagnosis == "bacteria":  # one or two consolidated areas in which the airways stay dark
             for _ in range(1 + (rng.random() < 0.35)):
                 extent = np.maximum(extent, self._lobar_area(rng) * self.lungs)
             patches = np.clip(0.85 + 0.22 * self._noise(rng, 14) + 0.12 * self._noise(rng, 40), 0, 1.4)
-            return extent, fluid * extent * patches * np.clip(1 - 0.5 * self._branches(rng, 0.024, 4) / 0.02, 0.5, 1)
+            return fluid * extent * patches * np.clip(1 - 0.5 * self._branches(rng, 0.024, 4) / 0.02, 0.5, 1)
         for x, y in self.hila:  # haze and fine lines in both lungs, strongest around the hila
             across, down = (self.x - x) / rng.uniform(0.30, 0.47), (self.y - y - 0.1) / rng.uniform(0.38, 0.62)
             extent = extent + rng.uniform(0.75, 1.0) * np.exp(-np.square(across) - np.square(down))
         extent = np.clip(extent * (1 + 0.35 * self._noise(rng, 7)), 0, 1) * self.lungs
         lines = np.exp(-np.abs(self._noise(rng, 44)) / 0.25) + np.exp(-np.abs(self._noise(rng, 80)) / 0.25)
-        return _step(extent - 0.35, 0.04), 0.7 * fluid * extent * (0.55 + 0.55 * lines)
+        return 0.7 * fluid * extent * (0.55 + 0.55 * lines)
 
-    def lesions(self, findings: Collection[Finding], rng: np.random.Generator) -> tuple[Field, Field]:
-        """Return the extent of several findings and the thickness that they add, at most that of the air."""
+    def lesions(self, findings: Collection[Finding], rng: np.random.Generator) -> Field:
+        """Return the thickness that several findings add, at most that of the air."""
         parts = [self.lesion("bacteria", rng)] if "lobar" in findings else []
         parts += [self.lesion("virus", rng)] if "diffuse" in findings else []
         parts += [self._effusion(rng)] if "effusion" in findings else []
-        extent = np.maximum.reduce([np.zeros_like(self.air), *(extent for extent, _ in parts)])
-        return extent, np.minimum(sum((added for _, added in parts), np.zeros_like(self.air)), self.air)
+        return np.minimum(sum(parts, np.zeros_like(self.air)), self.air)
 
-    def _effusion(self, rng: np.random.Generator) -> tuple[Field, Field]:
+    def _effusion(self, rng: np.random.Generator) -> Field:
         """Return fluid at the bottom of one lung, whose surface rises towards the ribs."""
         side, depth = -1 if rng.random() < 0.5 else 1, rng.uniform(0.10, 0.28)
         dome = self.domes[0 if side < 0 else 1]
@@ -283,7 +269,7 @@ class _Chest:
             dome + 0.06 - depth - rng.uniform(0.08, 0.20) * np.clip(np.abs(self.x) / self._wall(dome), 0, 1.2) ** 3
         )
         extent = _step(self.y - surface, 0.02) * (self.x * side > 0)
-        return extent * self.lungs, (1 - _LUNG_DENSITY) * self.air * extent
+        return (1 - _LUNG_DENSITY) * self.air * extent
 
     def _lobar_area(self, rng: np.random.Generator) -> Field:
         """Return a blob with an uneven, soft border in one lung, between heart and ribs."""

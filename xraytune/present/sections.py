@@ -113,9 +113,8 @@ def _parameters(data: StudyData) -> Section | None:
 
 def _mistakes(data: StudyData) -> Section | None:
     """Show the images of val-B that the network gets most wrong, and where it looked."""
-    if (scored := data.scored) is None:
-        return None
-    if data.prepared.findings:
+    scored = data.scored
+    if scored is None or data.prepared.findings:
         return None
     if data.prepared.has_masks:
         worst = np.argsort(scored.results[:, 0], kind="stable")[:_MOST_MISTAKES]

@@ -16,7 +16,7 @@ from xraytune.base.records import Json
 from xraytune.space.domains import Value
 from xraytune.space.messages import explain
 from xraytune.space.paths import is_path
-from xraytune.space.settings import BLOCKS, Parameters, Usual
+from xraytune.space.settings import BLOCKS, Parameters
 from xraytune.space.strict_model import StrictModel
 
 ValueKind: TypeAlias = Literal["integer", "number", "other"]
@@ -31,7 +31,6 @@ class ParameterField:
         name: Dotted, `gan.steps`.
         kind: Only integers and numbers can be a range.
         description: "" if the name says it all.
-        usual: The range of its usual values; None if any value may be usual.
     """
 
     name: str
@@ -39,7 +38,6 @@ class ParameterField:
     is_required: bool
     default: Value
     description: str
-    usual: Usual | None
     adapter: TypeAdapter[Any]
 
     def read(self, value: Json) -> Value:
@@ -72,7 +70,6 @@ def _fields_of(model: type[StrictModel], prefix: str) -> Iterator[ParameterField
             is_required=info.is_required(),
             default=None if info.is_required() else info.default,
             description=info.description or "",
-            usual=next((marker for marker in info.metadata if isinstance(marker, Usual)), None),
             adapter=TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False)),
         )
 

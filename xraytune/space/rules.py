@@ -122,8 +122,8 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def unusual_values(space: Space) -> Iterator[str]:
-    """Yield a warning about each parameter with values beyond the usual ones, with the usual range.
+def space_warnings(space: Space) -> Iterator[str]:
+    """Yield a warning about each parameter whose small values are hardly ever drawn.
 
     Also about each data set that weights were trained on, if its name is that of the images.
     """
@@ -133,18 +133,12 @@ def unusual_values(space: Space) -> Iterator[str]:
         if len(_plain(name)) > 2 and any(_plain(name) in place for place in places):
             seen = "an encoder that has seen the test images makes a verdict void"
             yield f"the weights were trained on {name.strip()}, and so, it seems, are the images: {seen}"
-    final = space.settings.final.parameters if space.settings.final else {}
-    domains = {spec.name: spec.domain for spec in space.specs if has_effect_in(space.settings.task, spec.name)}
-    for name, domain in (domains | {f"final.{name}": Choices((value,)) for name, value in final.items()}).items():
-        usual = parameter_fields()[name.removeprefix("final.")].usual
-        numbers = [value for value in domain.corners(()) if isinstance(value, int | float)]
-        is_uniform = isinstance(domain, Range) and not (domain.is_log or domain.is_integer)
-        if usual and not all(map(usual.contains, numbers)):
-            fix = "check the decimal point, and the sign of the exponent"
-            yield f"{name}: {domain} is unusual: most often it is {usual.low:g} to {usual.high:g}; {fix}"
-        elif usual and usual.low and is_uniform and numbers[1] >= 1000 * numbers[0]:
+    ranges = {spec.name: spec.domain for spec in space.specs if isinstance(spec.domain, Range)}
+    for name, domain in ranges.items():
+        is_uniform = not (domain.is_log or domain.is_integer) and has_effect_in(space.settings.task, name)
+        if is_uniform and 0 < 1000 * domain.low <= domain.high:
             fix = "if small values matter, too, write distribution: log_uniform_values"
-            yield f"{name}: {domain} is drawn uniformly: nine of ten values are above {numbers[1] / 10:g}; {fix}"
+            yield f"{name}: {domain} is drawn uniformly: nine of ten values are above {domain.high / 10:g}; {fix}"
 
 
 def _plain(name: str) -> str:

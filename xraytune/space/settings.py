@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
 from xraytune.base.records import Json
 from xraytune.space.backbones import BACKBONES, has_weights
@@ -193,22 +193,6 @@ class Objective(StrictModel):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Usual:
-    """Annotates a parameter with the range of its usual values. Others are legal, but most often a slip."""
-
-    low: float
-    high: float
-
-    def contains(self, number: float) -> bool:
-        """Return whether a value is usual."""
-        return self.low <= number <= self.high
-
-
-GeneratorRate = Annotated[AboveZero, Usual(1e-6, 1e-2)]
-GeneratorSteps = Annotated[int, Field(ge=0), Usual(1, 1_000_000)]
-
-
 class GanSettings(StrictModel):
     """A GAN. The defaults suit a few hundred images."""
 
@@ -219,20 +203,20 @@ class GanSettings(StrictModel):
     """`dcgan`: latent codes are noise. `pca`: a DCGAN whose latent codes are principal components of training images, which
     it also learns to reconstruct; see docs/generators.md."""
     image_size: Literal[32, 64, 128, 256] = 64
-    steps: GeneratorSteps = 10_000
-    batch_size: Annotated[int, Field(ge=2, le=4096), Usual(2, 1024)] = 16
+    steps: NonNegativeInt = 10_000
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
     features: FilePath | None = None
     """ImageNet weights of a MobileNetV2, whose features generated images then keep, too: for a generator that is to help a
     classifier of other patients. Half of the components are then those of the features, so `z_dim` should be 128."""
-    z_dim: Annotated[int, Field(ge=1, le=4096), Usual(2, 1024)] = 64
+    z_dim: Annotated[int, Field(ge=1, le=4096)] = 64
     """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
     """Feature maps of the generator's last and of the discriminator's first layer."""
-    lr_g: GeneratorRate = 6e-4
-    lr_d: GeneratorRate = 1e-3
+    lr_g: AboveZero = 6e-4
+    lr_d: AboveZero = 1e-3
     """Suits spectral norm; without it, use 2e-4 for both networks."""
-    beta1: Annotated[float, Field(ge=0, lt=1), Usual(0, 0.95)] = 0.0
-    beta2: Annotated[float, Field(ge=0, lt=1), Usual(0.9, 0.999)] = 0.99
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     loss: Literal["bce", "non_saturating", "hinge"] = "hinge"
     spectral_norm: bool = True
     diffaugment: bool = True
@@ -252,13 +236,13 @@ class DiffusionSettings(StrictModel):
     block: ClassVar[str] = "diffusion"
     noun: ClassVar[str] = "diffusion model"
     image_size: Literal[32, 64, 128] = 64
-    steps: GeneratorSteps = 10_000
-    batch_size: Annotated[int, Field(ge=2, le=4096), Usual(2, 1024)] = 32
+    steps: NonNegativeInt = 10_000
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 32
     width: Annotated[int, Field(ge=4, le=512)] = 32
     """Feature maps at the highest resolution; lower ones have twice as many."""
     patch_size: Literal[1, 2] = 1
     """2: patches of 2 x 2 pixels become channels: about three times faster, but coarser."""
-    lr: GeneratorRate = 1e-3
+    lr: AboveZero = 1e-3
     sampling_steps: Annotated[int, Field(ge=2, le=1000)] = 10
     """Network evaluations per image."""
     ema_half_life_images: Count | None = 10_000
@@ -295,8 +279,8 @@ class GivenGenerator(StrictModel):
 class PipelineSettings(FolderSettings):
     """A folder with a pipeline of diffusers, such as a fine-tuned Stable Diffusion; null is the pipeline's own default."""
 
-    guidance: Annotated[float | None, Field(ge=0), Usual(1, 20)] = None
-    steps: Annotated[int | None, Field(ge=1), Usual(1, 1000)] = None
+    guidance: Annotated[float | None, Field(ge=0)] = None
+    steps: Annotated[int | None, Field(ge=1)] = None
     image_size: Literal[32, 64, 128, 256, 384, 512, 768, 1024] | None = None
     """Side in pixels at which the pipeline draws; larger images are reduced to `data.image_size`."""
 
@@ -362,7 +346,7 @@ class Parameters(StrictModel):
     """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[str, SOURCES] = "none"
-    synthetic_ratio: Annotated[float, Field(ge=0, le=100), NoEffect(source="none"), Usual(0.01, 20)] = 1.0
+    synthetic_ratio: Annotated[float, Field(ge=0, le=100), NoEffect(source="none")] = 1.0
     """Extra images per real image; 0 for `source: none`."""
     balance: Annotated[Literal["natural", "equal"], NoEffect(source="none", tasks=("segmentation", "findings"))] = (
         "natural"
@@ -394,11 +378,11 @@ class Parameters(StrictModel):
     """`bce`: one output unit and binary cross entropy, for two classes."""
     pos_weight: Annotated[PosWeight, NoEffect(tasks=("segmentation", "classification"))] = "none"
     """`balanced`: in the loss of a finding, positives weigh as much as negatives, by their numbers among the real images."""
-    dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(tasks=("segmentation",)), Usual(0, 0.8)] = 0.0
-    lr: Annotated[AboveZero, Usual(1e-6, 0.3)] = 1e-4
+    dropout: Annotated[float, Field(ge=0, lt=1), NoEffect(tasks=("segmentation",))] = 0.0
+    lr: AboveZero = 1e-4
     optimizer: OptimizerName = "adam"
-    weight_decay: Annotated[NonNegative, Usual(0, 0.3)] = 0.0
-    batch_size: Annotated[BatchSize, Usual(2, 1024)] = 32
+    weight_decay: NonNegative = 0.0
+    batch_size: BatchSize = 32
     schedule: ScheduleName = "constant"
     early_stop_epochs: Count | None = None
 

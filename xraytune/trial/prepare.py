@@ -21,7 +21,7 @@ from xraytune.nets.backbones import build_backbone, takes, usual_side_px
 from xraytune.nets.weights import find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
-from xraytune.space.rules import check_images, unusual_values
+from xraytune.space.rules import check_images, space_warnings
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
@@ -57,7 +57,7 @@ def prepare_space(
     """
     settings = space.settings
     require_writable(cache)
-    for warning in unusual_values(space):
+    for warning in space_warnings(space):
         note(warning)
     check_images(space, class_count=len(find_class_names(settings.data)))
     require_networks(space)
