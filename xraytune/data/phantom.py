@@ -239,27 +239,28 @@ class _Chest:
     def lesion(self, diagnosis: Diagnosis, rng: np.random.Generator) -> Field:
         """Return the thickness that the disease adds."""
         fluid = (1 - _LUNG_DENSITY) * self.air
-        extent = np.zeros_like(self.air)
+        extent: Field = np.zeros_like(self.air)
         if diagnosis == "normal":
             return extent
         if diagnosis == "bacteria":  # one or two consolidated areas in which the airways stay dark
             for _ in range(1 + (rng.random() < 0.35)):
                 extent = np.maximum(extent, self._lobar_area(rng) * self.lungs)
             patches = np.clip(0.85 + 0.22 * self._noise(rng, 14) + 0.12 * self._noise(rng, 40), 0, 1.4)
-            return fluid * extent * patches * np.clip(1 - 0.5 * self._branches(rng, 0.024, 4) / 0.02, 0.5, 1)
+            airways = np.clip(1 - 0.5 * self._branches(rng, 0.024, 4) / 0.02, 0.5, 1)
+            return np.asarray(fluid * extent * patches * airways)
         for x, y in self.hila:  # haze and fine lines in both lungs, strongest around the hila
             across, down = (self.x - x) / rng.uniform(0.30, 0.47), (self.y - y - 0.1) / rng.uniform(0.38, 0.62)
             extent = extent + rng.uniform(0.75, 1.0) * np.exp(-np.square(across) - np.square(down))
         extent = np.clip(extent * (1 + 0.35 * self._noise(rng, 7)), 0, 1) * self.lungs
         lines = np.exp(-np.abs(self._noise(rng, 44)) / 0.25) + np.exp(-np.abs(self._noise(rng, 80)) / 0.25)
-        return 0.7 * fluid * extent * (0.55 + 0.55 * lines)
+        return np.asarray(0.7 * fluid * extent * (0.55 + 0.55 * lines))
 
     def lesions(self, findings: Collection[Finding], rng: np.random.Generator) -> Field:
         """Return the thickness that several findings add, at most that of the air."""
         parts = [self.lesion("bacteria", rng)] if "lobar" in findings else []
         parts += [self.lesion("virus", rng)] if "diffuse" in findings else []
         parts += [self._effusion(rng)] if "effusion" in findings else []
-        return np.minimum(sum(parts, np.zeros_like(self.air)), self.air)
+        return np.asarray(np.minimum(sum(parts, np.zeros_like(self.air)), self.air))
 
     def _effusion(self, rng: np.random.Generator) -> Field:
         """Return fluid at the bottom of one lung, whose surface rises towards the ribs."""
@@ -269,7 +270,7 @@ class _Chest:
             dome + 0.06 - depth - rng.uniform(0.08, 0.20) * np.clip(np.abs(self.x) / self._wall(dome), 0, 1.2) ** 3
         )
         extent = _step(self.y - surface, 0.02) * (self.x * side > 0)
-        return (1 - _LUNG_DENSITY) * self.air * extent
+        return np.asarray((1 - _LUNG_DENSITY) * self.air * extent)
 
     def _lobar_area(self, rng: np.random.Generator) -> Field:
         """Return a blob with an uneven, soft border in one lung, between heart and ribs."""
