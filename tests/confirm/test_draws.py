@@ -289,7 +289,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(ended: 
 
     patients = {image.patient for image in seen}
     assert choice.kind == "unused"
-    assert f"{len(patients)} patients of whom a generator has seen images" in choice.notes[0]
+    assert f"{len(patients)} patients whose images a generator has seen" in choice.notes[0]
     assert patients.isdisjoint(choice.prepared.images.patient)
     assert all(patients.isdisjoint(sealed.patients) for sealed in (choice.sealed, *choice.others))
 

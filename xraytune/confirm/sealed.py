@@ -172,7 +172,7 @@ def choose_test(
     compared = [*compared]
     seen = seen_by(compared)
     if known := patients_seen((*index.images, *index.test), seen):
-        notes.append(f"{counted(len(known), 'patient')} of whom a generator has seen images: neither drawn nor scored")
+        notes.append(f"{counted(len(known), 'patient')} whose images a generator has seen: neither drawn nor scored")
     own = SealedTest(name=TEST, data=settings.data, table=index.table, images=_unseen(index.test, seen))
     kind = planned or ("folder" if test else settings.confirm.test)
     sealed, others, divided = None, list[SealedTest](), prepared
@@ -268,7 +268,7 @@ def given_test(
 
 
 def _unseen(images: tuple[ImageFile, ...], seen: Collection[str]) -> tuple[ImageFile, ...]:
-    """Leave out the patients of whom a generator has seen images."""
+    """Leave out the patients whose images a generator has seen."""
     known = patients_seen(images, seen)
     return tuple(image for image in images if image.patient not in known)
 

@@ -297,7 +297,7 @@ def prepare_index(
     )
     left_out = (f"left out: {image.file}: {image.reason}" for image in stored.broken)
     patients = counted(len(known), "patient")
-    of_seen = f"{patients} of whom a generator has seen images: on no validation or test side, and trained on last"
+    of_seen = f"{patients} whose images a generator has seen: on no validation or test side, and trained on last"
     return prepared, (*part_notes(index, data.split.val), *index.warnings, *left_out, *([of_seen] if known else []))
 
 
