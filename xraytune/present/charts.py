@@ -84,13 +84,13 @@ def differences(finalist: FinalistVerdict, metric: str, rope: float) -> Chart:
         if (rows := [comparison for comparison in comparisons if finalist.words(comparison)[0] == word])
     ]
     layout = {
-        "xaxis": _axis(f"difference in {metric}, 95 % interval; grey: ROPE ±{rope:g}", nticks=6),
+        "xaxis": _axis(f"difference in {metric}<br>grey: ROPE ±{rope:g}", nticks=6),
         "yaxis": {"categoryorder": "array", "categoryarray": names, "showgrid": False},
         "shapes": [_ROPE | {"x0": -rope, "x1": rope}, _vertical(0)],
         "legend": _LEGEND,
     }
     alt = "; ".join(f"{comparison.control}: {comparison.difference:+.4f}" for comparison in comparisons)
-    return Chart(id="differences", traces=traces, layout=layout, height=140 + 44 * len(names), alt=alt)
+    return Chart(id="differences", traces=traces, layout=layout, height=160 + 44 * len(names), alt=alt)
 
 
 def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
