@@ -1,11 +1,12 @@
 """Whether confirm answers rightly where the answer is known: studies of phantoms with extra images in a folder.
 
 Images of new patients truly help, copies of training images do nothing that `duplicate` does not, and wrongly labelled
-ones truly hurt. Each study has its own patients, trains a finalist and its two matched controls with fresh seeds, opens its
-test folder and judges, all by confirm's own functions; only the search before it and Ray are left out.
+ones truly hurt. A GAN of other patients truly helps; one of the study's own patients adds no information. Each study has its
+own patients, trains a finalist and its two matched controls with fresh seeds, opens its test folder and judges, all by
+confirm's own functions; only the search before it and Ray are left out.
 
-Ratios and ROPE were chosen on pilots with other patients. Seeds are fixed; one process, one thread; about half an hour on
-one core.
+Ratios and ROPE were chosen on pilots with other patients. Seeds are fixed; one process, one thread; about an hour and a
+half on one core.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from xraytune.confirm.score import arm_scores, score
 from xraytune.confirm.sealed import choose_test, load_test_images
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.data.prepare import Prepared, RunContext, prepare, write_prepared
+from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import pin
 from xraytune.space.load import experiment_to_json
 from xraytune.space.settings import Parameters, Settings
@@ -41,9 +43,8 @@ from xraytune.study.folder import StudyFolder
 from xraytune.trial.run import run_trial
 from xraytune.trial.task import TASKS
 
-Extra = Literal["new patients", "copies", "wrong labels"]
+Extra = Literal["new patients", "copies", "wrong labels", "GAN of others", "own GAN"]
 
-_STUDIES = 20
 COMPUTE = Compute(device="cpu", threads=1, precision="float32")
 IMAGE_SIZE_PX = 32
 _DIFFICULTY = 0.0
@@ -52,6 +53,10 @@ _PATIENTS = 70
 _TRAIN_PATIENTS = 30
 """Few, so that there is room to improve: they give an AUROC of about .75."""
 _MOST_NEW_PATIENTS = 1000
+_OTHERS = 400
+"""Patients of the GAN of others; as many steps per image for both GANs would make copies of the study's own."""
+_GAN = {"image_size": IMAGE_SIZE_PX, "width": 16}
+_STEPS = {"GAN of others": 3000, "own GAN": 500}
 _CLASSES = ("NORMAL", "PNEUMONIA")
 _ROPE = 0.05
 """Five times the default: with so few training images the seeds differ by more than that."""
@@ -64,10 +69,11 @@ class Question:
     Attributes:
         extra: The images in the folder.
         ratio: Extra images per real one.
-        right: The true verdict.
+        right: The true verdict; "" if any but the contrary one will do.
         opposite: The verdicts that say the contrary.
         test_patients: In the test folder.
         replicates: Of each arm.
+        studies: Of this kind.
     """
 
     extra: Extra
@@ -76,12 +82,15 @@ class Question:
     opposite: tuple[str, ...]
     test_patients: int = 400
     replicates: int = 10
+    studies: int = 20
 
 
 QUESTIONS = (
     Question(extra="new patients", ratio=1.25, right="helps", opposite=("hurts",)),
     Question(extra="copies", ratio=0.5, right="no_better", opposite=("helps", "hurts")),
     Question(extra="wrong labels", ratio=0.25, right="hurts", opposite=("helps",)),
+    Question(extra="GAN of others", ratio=4, right="helps", opposite=("hurts",), replicates=5, studies=10),
+    Question(extra="own GAN", ratio=4, right="", opposite=("helps",), replicates=5, studies=10),
 )
 
 
@@ -91,17 +100,22 @@ def measure() -> Iterator[Figure]:
     contrary, started = 0, time.perf_counter()
     for question in QUESTIONS:
         found = []
-        for number in range(_STUDIES):
+        for number in range(question.studies):
             found.append(answer(question, derive_seed(3, question.extra, number)))
             _tell(question, number, found[-1], time.perf_counter() - started)
         right = sum(is_right(question, one) for one in found)
-        yield figure(f"known_answers: {question.extra}, right of {_STUDIES}", right, "studies", ">= 19")
+        yield figure(
+            f"known_answers: {question.extra}, right of {question.studies}",
+            right,
+            "studies",
+            f">= {question.studies - 1}",
+        )
         for source in ("none", "duplicate"):
             differences = [against(one, source).difference for one in found]
             name = f"known_answers: {question.extra}, mean difference from {source}"
             yield figure(name, float(np.mean(differences)), "AUROC")
         contrary += sum(one.verdict in question.opposite for one in found)
-    total = _STUDIES * len(QUESTIONS)
+    total = sum(question.studies for question in QUESTIONS)
     yield figure(f"known_answers: wrong the other way, of {total}", contrary, "studies", "<= 1")
 
 
@@ -110,6 +124,8 @@ def is_right(question: Question, found: FinalistVerdict) -> bool:
 
     That they equal `none` is no known answer: twice the images in a step may do something.
     """
+    if not question.right:
+        return found.verdict not in question.opposite
     if found.verdict != question.right:
         return False
     return question.extra != "copies" or "equivalent" in against(found, "duplicate").verdict
@@ -140,10 +156,15 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
             write_image(image.pixels, root / part / class_of(image) / f"{image.stem}.png")
     prepared, _ = prepare(settings, cache)
     extra = folder / "extra"
-    if question.extra == "copies":
-        _copy_training_images(root, prepared, extra)
-    else:
-        _draw_new_patients(question, prepared, extra, seed)
+    match question.extra:
+        case "copies":
+            _copy_training_images(root, prepared, extra)
+        case "GAN of others":
+            _train_gan_of_others(folder, extra, settings)
+        case "own GAN":
+            pass
+        case _:
+            _draw_new_patients(question, prepared, extra, seed)
     plan, runs = _plan(question, extra, settings), StudyFolder(folder / "confirm")
     write_prepared(prepared, runs.path / "split.json")
     train(plan, runs, settings, prepared, cache)
@@ -159,10 +180,14 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
 
 def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
     """The finalist that a search would have given, and its matched controls."""
+    source: dict[str, object] = {"source": "folder", "folder": {"path": extra}}
+    if question.extra == "GAN of others":
+        source = {"source": "generator", "generator": {"path": extra}}
+    elif question.extra == "own GAN":
+        source = {"source": "gan", "gan": _GAN | {"steps": _STEPS[question.extra]}}
     parameters = Parameters.model_validate(
-        {
-            "source": "folder",
-            "folder": {"path": extra},
+        source
+        | {
             "synthetic_ratio": question.ratio,
             "backbone": "small_cnn",
             "weights": "none",
@@ -194,6 +219,23 @@ def _copy_training_images(root: Path, prepared: Prepared, out: Path) -> None:
         if image.side == "train":
             pixels = np.asarray(Image.open(root / image.file))
             write_image(pixels - (pixels > 0), out / prepared.class_names[image.label] / Path(image.file).name)
+
+
+def _train_gan_of_others(folder: Path, out: Path, settings: Settings) -> None:
+    first = _PATIENTS + QUESTIONS[0].test_patients
+    for image in phantoms(settings.seed, range(first, first + _OTHERS)):
+        write_image(image.pixels, folder / "others" / "train" / class_of(image) / f"{image.stem}.png")
+    gan = ", ".join(
+        f"{name}: {{value: {value}}}" for name, value in (_GAN | {"steps": _STEPS["GAN of others"]}).items()
+    )
+    space = f"""
+        name: others
+        data: {{path: others, image_size: {IMAGE_SIZE_PX}}}
+        parameters: {{source: {{value: gan}}, gan: {{parameters: {{{gan}}}}},
+                      backbone: {{value: small_cnn}}, weights: {{value: none}}}}"""
+    (folder / "others.yaml").write_text(space, encoding="utf-8")
+    generator_train(folder / "others.yaml", out=out, cache=folder / "cache")
+    pin(COMPUTE)
 
 
 def _draw_new_patients(question: Question, prepared: Prepared, out: Path, seed: int) -> None:
@@ -238,5 +280,5 @@ def against(found: FinalistVerdict, source: str) -> ControlVerdict:
 def _tell(question: Question, number: int, found: FinalistVerdict, seconds: float) -> None:
     differences = ", ".join(f"{result.kind} {result.difference:+.3f}" for result in found.comparisons)
     mark = "right" if is_right(question, found) else "not right"
-    what = f"{question.extra} {number + 1}/{_STUDIES}: {found.verdict} ({mark}); less {differences}; {seconds:.0f} s"
+    what = f"{question.extra} {number + 1}/{question.studies}: {found.verdict} ({mark}); less {differences}; {seconds:.0f} s"
     print(what, file=sys.stderr, flush=True)
