@@ -53,7 +53,7 @@ nightly: install ## The long tests: every command of the docs, all searches with
 gpu: install ## The tests that need a GPU
 	$(PYTEST) tests/gpu
 
-gpu-bench: install ## Measure what a GPU, or several, do for a search (ten minutes); writes gpu.json
+gpu-bench: install ## Measure what a GPU, or several, do for a search (eight minutes); writes gpu.json
 	$(BIN)/python -m benchmarks.gpu
 
 check: install ## Format, lint, types, layers

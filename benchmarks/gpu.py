@@ -1,27 +1,34 @@
-"""What one GPU, or several, do for a search: `make gpu-bench`, about ten minutes, writes gpu.json.
+"""What one GPU does for a search: `make gpu-bench`, about eight minutes, writes gpu.json.
 
-Its rows have the form of results.json. First come the tests of tests/gpu: results as on the CPU, interruptions, too little
-memory, several trials on a GPU. Then the images per second of our training step, eager and replayed as a CUDA graph, beside
-bare loops; a GAN's steps beside PyTorch's example; trials per hour with 1, 2, 4 and 8 trials on a GPU, and with all GPUs.
+    python -m benchmarks.gpu [PART ...] [--out FOLDER]
 
+runs the parts that are named, or all: tests of trials on a GPU; the first epoch of a process beside its later ones; images
+per second of our training step, eager and replayed as a CUDA graph, and a GAN's steps, beside bare loops; trials per hour of
+README's space with less training, 1 to 8 at once; tests of a search. Each row is written once it is known.
 Without a GPU, it says so and runs the same code on a few images, which shows that the benchmark works and measures nothing.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
+from torchvision.models import get_model
 
 from benchmarks import classifier, gan
 from benchmarks.figures import Figure, figure, machine, table
@@ -33,69 +40,90 @@ from xraytune.nets.optimizer import optimizer_of
 from xraytune.nets.train import train_step
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.trial.inputs import TrialInputs
-from xraytune.trial.run import training_of
+from xraytune.trial.run import training_of, trial_epochs
 
 GPUS = gpu_count()
-_OUT = Path("gpu.json")
 _IMAGE_PX, _PATIENTS, _STEPS, _WARM_UP = (128, 400, 200, 20) if GPUS else (32, 30, 2, 1)
-_TRIALS, _EPOCHS, _EPOCH_STEPS = (16, 4, 50) if GPUS else (2, 1, 1)
-_SPACE = f"""\
-version: 1
-name: NAME
-data: {{path: xrays, image_size: {_IMAGE_PX}}}
-parameters:
-  backbone: {{value: {"mobilenet_v2" if GPUS else "small_cnn"}}}
-  weights: {{value: none}}
-  source: {{value: none}}
-  classical: {{value: 2}}
-  lr: {{min: 1e-5, max: 1e-3, distribution: log_uniform_values}}
-budget: {{trials: {_TRIALS}, max_epochs: {_EPOCHS}, steps_per_epoch: {_EPOCH_STEPS}}}
-scheduler: {{name: none}}
-sampler: {{name: random}}
-"""
+_XRAYS, _WEIGHTS = "xrays", "mobilenet_v2.pth"
+_SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio.yaml"
+_LESS = {
+    "weights": "none",
+    "trainable": "all",
+    "backbone": "{values: [resnet18, mobilenet_v2]}" if GPUS else "small_cnn",
+    "source": "{values: [none, duplicate, gan]}" if GPUS else "gan",
+    "gan.image_size": 64 if GPUS else 32,
+    "gan.steps": "{values: [300, 600]}" if GPUS else "2",
+    "data.image_size": _IMAGE_PX,
+    "data.train_patients": "null",
+    "quality.allow_memorised": "true",
+    "budget": f"{{trials: {12 if GPUS else 2}, max_epochs: 4, steps_per_epoch: {30 if GPUS else 1}}}",
+    "scheduler": "{name: none}",
+    "sampler": "{name: random, seed: 42}",
+    "points_to_evaluate": "[]",
+}  # the same trials in each search, all to their end
 
 
-def measure() -> Iterator[Figure]:
-    """Yield all figures; those without a GPU are no measurements."""
-    yield from _tests()
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        draw_phantoms(root / "xrays", patients=_PATIENTS, seed=3, image_size_px=_IMAGE_PX)
-        yield from _steps(root)
-        if GPUS:
-            yield from classifier.measure()
-            yield from gan.measure()
-        yield from _searches(root)
+def _tests(file: str, _: Path) -> Iterator[Figure]:
+    """Run tests that need a GPU; without one, all of them are skipped."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/gpu/{file}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    summary = said.strip().splitlines()[-1]
+    counts = {outcome: int(count) for count, outcome in pairwise(summary.replace(",", "").split()) if count.isdigit()}
+    print(said if counts.get("failed") or counts.get("error") else summary, file=sys.stderr)
+    yield figure(f"gpu: {file}, passed", counts.get("passed", 0), "tests", ">= 1" if GPUS else "")
+    yield figure(f"gpu: {file}, failed", counts.get("failed", 0) + counts.get("error", 0), "tests", "<= 0")
 
 
-def _tests() -> Iterator[Figure]:
-    """Run the tests that need a GPU; without one, all of them are skipped."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip().splitlines()
-    words = said[-1].replace(",", "").split()
-    counts = {outcome: int(count) for count, outcome in pairwise(words) if count.isdigit()}
-    print("tests/gpu:", said[-1], file=sys.stderr)
-    yield figure("gpu: tests passed", counts.get("passed", 0), "tests", ">= 1" if GPUS else "")
-    yield figure("gpu: tests failed", counts.get("failed", 0) + counts.get("error", 0), "tests", "<= 0")
+def _first_epochs(root: Path) -> Iterator[Figure]:
+    """The last stage of MobileNetV2, as in `confirm`: one process, another, then several at once."""
+    torch.save(get_model("mobilenet_v2", weights=None).state_dict(), root / _WEIGHTS)  # frozen layers need a file
+    for place, at_once in enumerate((1, 1, 8) if GPUS else (1, 1)):
+        code = f"from benchmarks.gpu import print_epochs; print_epochs({str(root)!r}, '{place}-NUMBER')"
+        trials = [[sys.executable, "-c", code.replace("NUMBER", str(number))] for number in range(at_once)]
+        processes = [subprocess.Popen(trial, stdout=subprocess.PIPE, text=True) for trial in trials]
+        seconds = [json.loads(process.communicate()[0]) for process in processes]
+        who = f"process {place + 1}" if at_once == 1 else f"{at_once} processes at once"
+        yield figure(f"gpu: {who}, first epoch", statistics.median(first for first, *_ in seconds), "s")
+        yield figure(f"gpu: {who}, later epochs", statistics.median(one for _, *later in seconds for one in later), "s")
+
+
+def print_epochs(root: str, name: str) -> None:
+    """Train in this process and print the seconds of each epoch."""
+    values = {"backbone": "mobilenet_v2", "weights": str(Path(root) / _WEIGHTS), "trainable": "last_stage"}
+    experiment, context = _prepared(Path(root), values, epochs=4)
+    times = [time.perf_counter()]
+    with closing(trial_epochs(experiment, context, Path(root) / name)) as epochs:
+        times += [time.perf_counter() for _ in epochs]
+    print(json.dumps([end - start for start, end in pairwise(times)]))
+
+
+def _prepared(root: Path, values: dict[str, Any], *, epochs: int) -> tuple[Experiment, RunContext]:
+    pin(compute := choose_compute(gpus=min(1, GPUS), threads=1))
+    data = {"path": root / _XRAYS, "image_size": _IMAGE_PX}
+    settings = Settings.model_validate({"name": "speed", "data": data, "budget": {"max_epochs": epochs}})
+    prepared, _ = prepare(settings, root / "cache")
+    context = RunContext(prepared=prepared, cache=root / "cache", compute=compute)
+    return Experiment(settings=settings, parameters=Parameters.model_validate(values)), context
+
+
+def _speed(root: Path) -> Iterator[Figure]:
+    yield from _steps(root)
+    if GPUS:
+        yield from gan.measure()
+        yield from classifier.measure()
 
 
 def _steps(root: Path) -> Iterator[Figure]:
     """Images per second of a whole MobileNetV2 with augmentation, in batches of 32."""
-    compute = choose_compute(gpus=min(1, GPUS), threads=1)
-    pin(compute)
-    data = {"path": root / "xrays", "image_size": _IMAGE_PX}
-    settings = Settings.model_validate({"name": "speed", "data": data, "budget": {"max_epochs": 100}})
-    prepared, _ = prepare(settings, root / "cache")
-    context = RunContext(prepared=prepared, cache=root / "cache", compute=compute)
     values = {"backbone": "mobilenet_v2", "weights": "none", "batch_size": 32, "classical": 2}
-    experiment = Experiment(settings=settings, parameters=Parameters.model_validate(values))
+    experiment, context = _prepared(root, values, epochs=100)
     speeds = []
     for how in ("eager", "replayed"):
         inputs = TrialInputs(experiment, context)
         training = training_of(experiment, context, inputs, root / how)
         step = partial(train_step, training, optimizer_of(experiment.parameters, inputs.trained.train()))
-        update = step if how == "eager" else replayed(step, compute)
-        loss = torch.zeros((), device=compute.device)
+        update = step if how == "eager" else replayed(step, context.compute)
+        loss = torch.zeros((), device=context.compute.device)
         started = time.perf_counter()
         for number, draws in enumerate(inputs.draws(range(_WARM_UP + _STEPS))):
             if number == _WARM_UP:
@@ -110,7 +138,7 @@ def _steps(root: Path) -> Iterator[Figure]:
 
 
 def _searches(root: Path) -> Iterator[Figure]:
-    for at_once in (1, 2, 4, 8) if GPUS else (1,):
+    for at_once in (1, 8, 2, 4) if GPUS else (1,):
         speed = _trials_per_hour(root, f"{at_once}-on-a-gpu", 1 / at_once if GPUS else 0, devices="0")
         yield figure(f"gpu: trials per hour, {at_once} at once on one GPU", speed, "trials/h")
     if GPUS > 1:
@@ -120,30 +148,55 @@ def _searches(root: Path) -> Iterator[Figure]:
 
 def _trials_per_hour(root: Path, name: str, share: float, *, devices: str | None) -> float:
     """Run a search, and return its trials per hour from the start of the first to the end of the last."""
-    (root / f"{name}.yaml").write_text(_SPACE.replace("NAME", name), encoding="utf-8")
-    command = [sys.executable, "-m", "xraytune", "search", "--space", f"{name}.yaml"]
-    command += ["--set", f"resources.gpus_per_trial={share}", "--cache", "cache"]
+    command = [sys.executable, "-m", "xraytune", "search", "--space", str(_SPACE), "--data", _XRAYS]
+    command += ["--cache", f"cache-{name}"]  # each search trains its generators
+    for key, value in (_LESS | {"name": name, "resources.gpus_per_trial": share}).items():
+        command += ["--set", f"{key}={value}"]
     visible = {} if devices is None or not GPUS else {"CUDA_VISIBLE_DEVICES": devices}
-    subprocess.run(command, cwd=root, check=True, capture_output=True, env=os.environ | visible)
-    rows = [json.loads(line) for line in (root / "studies" / name / "trials.jsonl").read_text("utf-8").splitlines()]
+    subprocess.run(command, cwd=root, check=True, stdout=sys.stderr, env=os.environ | visible)
+    study = root / "studies" / name
+    rows = [json.loads(line) for line in (study / "trials.jsonl").read_text("utf-8").splitlines()]
     assert all(row["status"] == "complete" for row in rows), [row.get("reason") for row in rows]
-    configs = (root / "studies" / name / "trials").glob("*/config.json")
-    first = min(config.stat().st_mtime for config in configs)
-    last = (root / "studies" / name / "trials.jsonl").stat().st_mtime
-    return 3600 * len(rows) / (last - first)
+    first = min(config.stat().st_mtime for config in study.glob("trials/*/config.json"))
+    return 3600 * len(rows) / ((study / "trials.jsonl").stat().st_mtime - first)
+
+
+_PARTS = {
+    "trials": partial(_tests, "test_trials.py"),
+    "first-epoch": _first_epochs,
+    "speed": _speed,
+    "searches": _searches,
+    "search-tests": partial(_tests, "test_search.py"),
+}
 
 
 def main() -> int:
-    """Write gpu.json and print its table; 1 where a bar is missed."""
-    names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+    """Run the parts, and print a table of each; 1 where a bar is missed or a part failed."""
+    parser = ArgumentParser(description="What one GPU does for a search.")
+    parser.add_argument("parts", nargs="*", help=", ".join(_PARTS))
+    parser.add_argument("--out", type=Path, default=Path(), help="folder of gpu.json")
+    asked = parser.parse_args()
+    if unknown := {*asked.parts} - {*_PARTS}:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(_PARTS)}")
     if not GPUS:
         print("NO GPU WAS FOUND: this run measures nothing, it only shows that the benchmark works", file=sys.stderr)
-    where = f"{names or 'no GPU was found'}, {machine()}"
-    prefix = "" if GPUS else "no GPU was found: "
-    figures = [replace(one, name=prefix + one.name, command="make gpu-bench", machine=where) for one in measure()]
-    _OUT.write_text(json.dumps([asdict(one) for one in figures], indent=1) + "\n", encoding="utf-8")
-    print(table(figures), f"\n{prefix}written to {_OUT}")
-    return int(any(one.holds is False for one in figures))
+    names = ", ".join(torch.cuda.get_device_name(number) for number in range(GPUS)) or "no GPU was found"
+    where, prefix = f"{names}, {machine()}", "" if GPUS else f"{names}: "
+    figures, failed = list[Figure](), False
+    with tempfile.TemporaryDirectory() as folder:
+        draw_phantoms(Path(folder) / _XRAYS, patients=_PATIENTS, seed=3, image_size_px=_IMAGE_PX)
+        for name in asked.parts or _PARTS:
+            started, before = time.monotonic(), len(figures)
+            try:
+                for one in _PARTS[name](Path(folder)):
+                    figures += [replace(one, name=prefix + one.name, command="make gpu-bench", machine=where)]
+                    rows = json.dumps([asdict(row) for row in figures], indent=1)
+                    (asked.out / "gpu.json").write_text(rows + "\n", encoding="utf-8")
+            except Exception:  # the other parts still run
+                logging.exception("%s failed", name)
+                failed = True
+            print(table(figures[before:]), f"\n{prefix}{name} took {time.monotonic() - started:.0f} s", flush=True)
+    return int(failed or any(one.holds is False for one in figures))
 
 
 if __name__ == "__main__":

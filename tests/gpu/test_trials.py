@@ -20,11 +20,11 @@ from tests.synth.conftest import train
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import ARMS
 from xraytune.base.records import Compute, EpochRecord
-from xraytune.nets.captured import Step, replayed
+from xraytune.nets.captured import Draws, Step, replayed
 from xraytune.nets.classifier import build_classifier
 from xraytune.nets.compute import pin
 from xraytune.nets.optimizer import optimizer_of
-from xraytune.nets.train import predict_logits, train_step
+from xraytune.nets.train import estimate_batch_norms, predict_logits, train_step
 from xraytune.search.messages import TrialFailed
 from xraytune.search.worker import next_message
 from xraytune.space.settings import DiffusionSettings, Experiment, GanSettings, GeneratorSettings, Parameters
@@ -164,6 +164,40 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
         one, other = weights_of(networks)
         assert float((one - other).norm() / one.norm()) < 0.02
     assert ("cannot be replayed" in caplog.text) == waits
+
+
+def test_cudnn_tries_its_algorithms_for_training_steps_alone(gpu: Compute) -> None:
+    tries = []
+
+    def step(draws: Draws) -> torch.Tensor:
+        tries.append(torch.backends.cudnn.benchmark)
+        return draws[0].sum()
+
+    update = replayed(step, gpu)
+    losses = [float(update([torch.full((2,), number, device="cuda")])) for number in range(6)]
+
+    assert losses == [0, 2, 4, 6, 8, 10]
+    assert tries == [True] * 4, "three steps and the capture; then it is replayed"
+    assert not torch.backends.cudnn.benchmark, "validation has other shapes"
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_batch_norms_are_estimated_without_a_wait_for_the_device(gpu: Compute) -> None:
+    parameters = Parameters.model_validate({"backbone": "mobilenet_v2", "weights": "none"})
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    network.to("cuda").train()
+    first = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+    images = torch.rand(3, 4, 3, 64, 64, device="cuda")
+    means = []
+    for batches in ([images.flatten(0, 1)], [*images]):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            estimate_batch_norms(network, lambda batches=batches: batches, compute=gpu)  # type: ignore[misc]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        means.append(first.get_buffer("running_mean").tolist())
+
+    assert means[1] == pytest.approx(means[0], abs=0.01), "of all images at once, and of three batches"
 
 
 def test_a_pool_is_the_same_on_gpu_and_cpu_up_to_rounding(tmp_path: Path, gpu: Compute) -> None:
