@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -161,7 +161,7 @@ def _trials_per_hour(root: Path, name: str, share: float, *, devices: str | None
     return 3600 * len(rows) / ((study / "trials.jsonl").stat().st_mtime - first)
 
 
-_PARTS = {
+_PARTS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "trials": partial(_tests, "test_trials.py"),
     "first-epoch": _first_epochs,
     "speed": _speed,
