@@ -166,8 +166,8 @@ def _notes(space: Space, prepared: Prepared, index: ImageIndex) -> Iterator[str]
     points, trials = len(space.points()), settings.budget.trials
     if settings.sampler.name == "grid" and points > trials:
         yield f"the grid has {points:,} points, of which the first {trials:,} (budget.trials) are evaluated, in order"
-    few = too_few_tested(index.test, index.outputs)
-    if few and index.test and settings.data.train_patients is None:
+    has_test = bool(index.test) and settings.data.train_patients is None
+    if has_test and (few := too_few_tested(index.test, index.outputs)):
         yield f"`confirm` cannot score test/: {few}"
     asked, unused = settings.confirm, len({image.patient for image in index.images}) - len({*prepared.images.patient})
     lacking = too_few_unused(unused, prepared.train_patients, replicates=asked.replicates, fewest=asked.min_patients)
