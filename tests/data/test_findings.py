@@ -9,6 +9,7 @@ import pytest
 from tests.data.conftest import WriteImages
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
+from xraytune.data.findings import in_order_of
 from xraytune.data.index import ImageFile, ImageIndex, read_index, read_labelled
 from xraytune.data.inspect import inspect_folder
 from xraytune.data.split import split_by_patient
@@ -166,12 +167,20 @@ def test_a_table_of_another_hospital_may_lack_findings_of_the_model(tmp_path: Pa
         ("task: findings\ndata: {path: x, findings: [a], table: {file: l.csv, image: i}}", "a single finding"),
         ("task: segmentation\ndata: {path: x, findings: [a, b]}", "do not apply to task: segmentation"),
         ("data: {path: x, findings: [a, b], table: {file: l.csv, image: i}}", "use task: findings"),
+        ("task: findings\nprompts: {a: b}\ndata: {path: x, findings: auto, table: {file: l, image: i}}", "{findings}"),
     ],
 )
 def test_findings_need_their_task_and_a_table(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / "space.yaml").write_text(f"version: 1\nname: x\n{content}\nparameters: {{lr: {{value: 0.1}}}}\n")
     with pytest.raises(Exception, match=problem):
         load_space(tmp_path / "space.yaml")
+
+
+def test_the_findings_of_a_generator_that_a_study_has_not_are_absent() -> None:
+    """Except `No Finding`, where no other is present."""
+    findings = np.array([[0, 1], [0, -1], [1, 0]])
+    learnt = in_order_of(["Mass", "No Finding", "Edema", "Fracture"], ["Edema", "Mass"], findings)
+    assert learnt.tolist() == [[1, 0, 0, 0], [-1, 1, 0, 0], [0, 0, 1, 0]]
 
 
 def test_a_data_file_serves_classes_and_findings(tmp_path: Path) -> None:

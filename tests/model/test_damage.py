@@ -118,10 +118,10 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path:
 
     exported = export(lab.study, out=tmp_path / "trial.yaml", trial=0, exact=True)
     generator_train(exported.path, out=tmp_path / "gan", cache=lab.path / "cache", on_progress=no_training)
-    drawn = generator_sample(tmp_path / "gan", count=4, out=tmp_path / "images", class_name="PNEUMONIA")
+    drawn = generator_sample(tmp_path / "gan", count=4, out=tmp_path / "images")
 
     files = sorted((tmp_path / "images" / "PNEUMONIA").glob("*.png"))
-    assert drawn.counts == {"PNEUMONIA": 4}
-    assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(4)]).tolist()
+    assert drawn.counts["PNEUMONIA"] == len(files) > 0
+    assert [np.asarray(Image.open(file)).tolist() for file in files] == pool[: len(files)].tolist()
     provenance = read_json(tmp_path / "images" / "provenance.json")
     assert provenance["train_fingerprint"] == study.prepared().train_fingerprint

@@ -154,7 +154,7 @@ lr: {min: 1e-5, max: 1e-3} || sampler: {name: grid} -> 4 lr, grid
 backbone: {value: swin_t} || task: segmentation -> 4 swin_t, U-Net
 loss: {value: bce} || task: segmentation -> 4 loss
 dropout: {values: [0, .5]} || task: segmentation -> 4 dropout
-source: {value: pipeline} | pipeline.path: {value: p} || task: segmentation -> 4 pipeline, masks
+source: {value: pipeline} | pipeline.path: {value: p} || task: segmentation -> 4 pipeline, segmentation
 dropout: {min: 0, max: .3} || task: segmentation -> 4 dropout
 || task: segmentation ++ data.image_size=100 -> --set data.image_size=100 write 128
 || objective: {metric: val_sensitivity} ++ data.classes=three -> 4 val_sensitivity, two classes

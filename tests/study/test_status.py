@@ -1,4 +1,4 @@
-"""`status`, the live table and the importances of parameters, which read the study's folder alone."""
+"""`status` and the live table, which read the study's folder alone."""
 
 import os
 import time
@@ -12,8 +12,6 @@ from xraytune.search.messages import TrialFailed
 from xraytune.space.settings import Parameters
 from xraytune.study.clock import Times
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.importances import parameter_importances
-from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
 from xraytune.study.trial_files import ProgressFile, read_progress, write_samples
@@ -196,26 +194,3 @@ def test_time_left_of_trials_side_by_side_of_a_long_gan_and_before_the_first_end
 
 def _trial(number: int, status: Literal["complete", "running"], seconds: float | None = None) -> TrialView:
     return TrialView(number=number, mix="real_only", status=status, parameters=Parameters(), seconds=seconds)
-
-
-def importances_after(study: StudyFolder, statuses: str) -> dict[str, float]:
-    """Search trials that end so: `c`omplete or `p`runed."""
-    journal = Journal(study.journal_path, write_space(study.path.parent.parent), writable=True)
-    for number, letter in enumerate(statuses):
-        journal.ask(())
-        value = round(0.5 + number / 300, 4)
-        journal.report(number, 1, value)
-        if letter == "c":
-            journal.tell(number, "complete", value, {"val_b_score": value})
-        else:
-            journal.tell(number, "pruned", value, {})
-    return parameter_importances(StudyWatcher(study).journal)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("statuses", "total"), [("", 0), ("cp" * 19, 0), ("cp" * 55, 1)])
-def test_importances_need_twenty_complete_trials(study: StudyFolder, statuses: str, total: float) -> None:
-    found = importances_after(study, statuses)
-
-    assert sum(found.values()) == pytest.approx(total)
-    assert [*found.values()] == sorted(found.values(), reverse=True)

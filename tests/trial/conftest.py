@@ -13,7 +13,17 @@ from tests.in_process import CPU, one_thread
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import Prepared, RunContext, prepare
 from xraytune.nets.backbones import build_backbone
+from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
+
+FINDINGS_SPACE = """
+version: 1
+name: findings
+task: findings
+data: {path: xrays, image_size: 32, split: {val_a: 0.3, val_b: 0.3}}
+parameters: {backbone: {value: small_cnn}, weights: {value: none}, lr: {value: 0.003}}
+budget: {max_epochs: 2, steps_per_epoch: 6}
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +58,16 @@ def make_bench(folder: Path) -> Bench:
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return make_bench(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="session")
+def findings_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    root = tmp_path_factory.mktemp("findings")
+    draw_phantoms(root / "xrays", patients=120, seed=3, image_size_px=48, findings=True)
+    (root / "space.yaml").write_text(FINDINGS_SPACE)
+    settings = load_space(root / "space.yaml", data=root / "xrays/data.yaml").settings
+    prepared, _ = prepare(settings, root / "cache")
+    return Bench(settings=settings, prepared=prepared, cache=root / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A study of findings, from phantoms with a table to trained networks."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from tests.in_process import CPU
+from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import FINDINGS, draw_phantoms
-from xraytune.data.prepare import RunContext, prepare, read_prepared, write_prepared
+from xraytune.data.prepare import read_prepared, write_prepared
 from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, GanSettings, Parameters, without_gate
+from xraytune.space.settings import GanSettings, without_gate
 from xraytune.stats.classification import auroc
 from xraytune.synth.contract import RealImages
 from xraytune.synth.gan import new_gan
@@ -24,43 +25,17 @@ from xraytune.trial.prepare import prepare_space
 from xraytune.trial.run import run_trial
 from xraytune.trial.training_set import build_training_set
 
-SPACE = """
-version: 1
-name: findings
-task: findings
-data: {path: xrays, image_size: 32, split: {val_a: 0.3, val_b: 0.3}}
-parameters: {backbone: {value: small_cnn}, weights: {value: none}, lr: {value: 0.003}}
-budget: {max_epochs: 2, steps_per_epoch: 6}
-"""
 
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, RunContext]:
-    root = tmp_path_factory.mktemp("findings")
-    draw_phantoms(root / "xrays", patients=120, seed=3, image_size_px=48, findings=True)
-    (root / "space.yaml").write_text(SPACE)
-    space = load_space(root / "space.yaml", data=root / "xrays/data.yaml")
-    prepared, _ = prepare(space.settings, root / "cache")
-    context = RunContext(prepared=prepared, cache=root / "cache", compute=CPU)
-    return Experiment(settings=space.settings, parameters=Parameters(backbone="small_cnn", weights="none")), context
-
-
-def with_parameters(experiment: Experiment, **parameters: Any) -> Experiment:
-    base = {"backbone": "small_cnn", "weights": "none", "lr": 3e-3, "batch_size": 8}
-    return experiment.model_copy(update={"parameters": Parameters.model_validate(base | parameters)})
-
-
-def test_findings_follow_their_images_to_every_batch(study: tuple[Experiment, RunContext]) -> None:
+def test_findings_follow_their_images_to_every_batch(findings_bench: Bench) -> None:
     """Also those of repeated images; unknown ones are -1."""
-    experiment, context = study
-    experiment = with_parameters(experiment, source="duplicate")
-    chosen = build_training_set(experiment, context)
-    by_file = {image.sha256: image.findings for image in context.prepared.images if image.side == "train"}
-    rows = [image for image in context.prepared.images if image.side == "train"]
+    experiment = findings_bench.experiment(source="duplicate")
+    chosen = build_training_set(experiment, findings_bench.context)
+    by_file = {image.sha256: image.findings for image in findings_bench.prepared.images if image.side == "train"}
+    rows = [image for image in findings_bench.prepared.images if image.side == "train"]
     written = np.array([["0?1".index(s) - 0 for s in by_file[image.sha256]] for image in rows])
     assert (chosen.targets == np.array([0, -1, 1])[written]).all()
     assert (chosen.targets == -1).any()
-    inputs = TrialInputs(experiment, context, chosen)
+    inputs = TrialInputs(experiment, findings_bench.context, chosen)
     _, targets = inputs.batch(0)
     assert targets.shape == (16, 3)
 
@@ -68,51 +43,45 @@ def test_findings_follow_their_images_to_every_batch(study: tuple[Experiment, Ru
 @pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["all", "head"])
 def test_a_trial_learns_findings_and_is_scored_by_their_mean_auroc(
-    study: tuple[Experiment, RunContext], tmp_path: Path, trainable: str
+    findings_bench: Bench, tmp_path: Path, trainable: str
 ) -> None:
-    experiment, context = study
     torch.manual_seed(0)
     save_file(build_backbone("small_cnn")[0].state_dict(), tmp_path / "net.safetensors")
     weights = str(tmp_path / "net.safetensors")
-    experiment = with_parameters(
-        experiment, trainable=trainable, weights=weights, pos_weight="balanced", source="duplicate"
+    experiment = findings_bench.experiment(
+        trainable=trainable, weights=weights, pos_weight="balanced", source="duplicate"
     )
-    result = run_trial(experiment, context, trial_dir=tmp_path, on_epoch=lambda _: None)
-    results, side = np.load(tmp_path / "val_b.npy"), context.prepared.side("val_b")
+    result = run_trial(experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None)
+    results, side = np.load(tmp_path / "val_b.npy"), findings_bench.prepared.side("val_b")
     assert results.shape == (len(side.labels), 3)
     assert not np.allclose(results.sum(axis=1), 1), "each finding has its own probability"
     assert result.val_b_score == auroc(side.targets, results, positive=0)
 
 
-def test_the_split_is_written_with_findings_and_read_again(
-    study: tuple[Experiment, RunContext], tmp_path: Path
-) -> None:
-    _, context = study
-    write_prepared(context.prepared, tmp_path / "split.json")
-    assert read_prepared(tmp_path / "split.json") == context.prepared
+def test_the_split_is_written_with_findings_and_read_again(findings_bench: Bench, tmp_path: Path) -> None:
+    write_prepared(findings_bench.prepared, tmp_path / "split.json")
+    assert read_prepared(tmp_path / "split.json") == findings_bench.prepared
 
 
-def test_sides_without_a_finding_that_can_be_scored_are_refused(study: tuple[Experiment, RunContext]) -> None:
-    experiment, context = study
-    root = experiment.settings.data.path.parent
+def test_sides_without_a_finding_that_can_be_scored_are_refused(findings_bench: Bench) -> None:
+    root = findings_bench.settings.data.path.parent
     space = load_space(root / "space.yaml", ["data.split.val_a=0.02"], data=root / "xrays/data.yaml")
     with pytest.raises(DataError, match="no finding has 10 positive and 10 negative images on val-A"):
-        prepare_space(space, context.cache, skip_broken=False, note=lambda _: None, on_progress=lambda *_: None)
+        prepare_space(space, findings_bench.cache, skip_broken=False, note=lambda _: None, on_progress=lambda *_: None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["pca", "dcgan"])
 def test_a_gan_draws_images_for_the_findings_of_training_images(
-    study: tuple[Experiment, RunContext], tmp_path: Path, architecture: str
+    findings_bench: Bench, tmp_path: Path, architecture: str
 ) -> None:
     """Each vector once before any is repeated, so findings occur together as they do; unknown ones stay unknown."""
-    experiment, context = study
     gan = {"architecture": architecture, "image_size": 32, "steps": 2, "width": 4, "batch_size": 8}
-    experiment = with_parameters(experiment, source="gan", synthetic_ratio=0.5, gan=gan)
-    experiment = experiment.model_copy(update={"settings": without_gate(experiment.settings)})
-    result = run_trial(experiment, context, trial_dir=tmp_path, on_epoch=lambda _: None)
+    ungated = replace(findings_bench, settings=without_gate(findings_bench.settings))
+    experiment = ungated.experiment(source="gan", synthetic_ratio=0.5, gan=gan)
+    result = run_trial(experiment, findings_bench.context, trial_dir=tmp_path, on_epoch=lambda _: None)
     assert result.val_b_score is not None
-    chosen, side = build_training_set(experiment, context), context.prepared.side("train")
+    chosen, side = build_training_set(experiment, findings_bench.context), findings_bench.prepared.side("train")
     drawn = chosen.sources[1].targets
     assert drawn.shape == (256, 3)
     first = [*map(tuple, drawn[: len(side.targets)].tolist())]
@@ -139,11 +108,10 @@ def test_an_image_depends_on_all_of_its_findings() -> None:
         assert torch.allclose(network(inputs[:1], torch.tensor([0]))[0], one, atol=1e-6)
 
 
-def test_a_folder_of_extra_images_has_a_table_of_findings(study: tuple[Experiment, RunContext], tmp_path: Path) -> None:
-    experiment, context = study
+def test_a_folder_of_extra_images_has_a_table_of_findings(findings_bench: Bench, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "extra", patients=20, seed=99, image_size_px=48, findings=True)
     folder = {"path": tmp_path / "extra/data.yaml"}
-    experiment = with_parameters(experiment, source="folder", synthetic_ratio=0.1, folder=folder)
-    chosen = build_training_set(experiment, context)
+    experiment = findings_bench.experiment(source="folder", synthetic_ratio=0.1, folder=folder)
+    chosen = build_training_set(experiment, findings_bench.context)
     extra = read_labelled(tmp_path / "extra/data.yaml", ("image",), findings=FINDINGS, all_parts=True).images
     assert {"".join("?01"[v + 1] for v in row) for row in chosen.sources[1].targets} == {i.findings for i in extra}

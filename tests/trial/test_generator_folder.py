@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.in_process import CPU
 from tests.trial.conftest import Bench, make_bench
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, XraytuneError
 from xraytune.base.files import read_json, sha256_of, write_json
@@ -22,7 +23,9 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings, without_gate
 from xraytune.study.inputs import read_inputs
 from xraytune.synth import privacy
-from xraytune.synth.sources import pool_block
+from xraytune.synth.checkpoint import load_generator
+from xraytune.synth.pool import draw_block
+from xraytune.synth.sources import pool_block, pool_reader
 from xraytune.synth.synthesize import trained_generator
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training_set import build_training_set
@@ -104,7 +107,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     gan = space.experiment().parameters.gan
     assert gan is not None
 
-    generator_sample(kept.gan, count=5, out=tmp_path / "few", class_name="PNEUMONIA")
+    generator_sample(kept.gan, count=5, out=tmp_path / "few")
     generator_sample(kept.gan, count=20, out=tmp_path / "many")
 
     compute = allocation_of(space.settings, has_gpu=False).compute()
@@ -112,6 +115,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     assert len(list((tmp_path / "few").glob("*/*.png"))) == 5
     assert len(list((tmp_path / "many").glob("*/*.png"))) == 20
     for folder, label in (
+        (tmp_path / "few/NORMAL", 0),
         (tmp_path / "few/PNEUMONIA", 1),
         (tmp_path / "many/NORMAL", 0),
         (tmp_path / "many/PNEUMONIA", 1),
@@ -138,18 +142,53 @@ def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sampl
 
     training_set = build_training_set(experiment, clinic_b.context)
 
-    generator_sample(kept.gan, count=3, out=tmp_path / "drawn", class_name="PNEUMONIA")
+    generator_sample(kept.gan, count=6, out=tmp_path / "drawn")
     drawn = [np.asarray(Image.open(file)).tolist() for file in sorted((tmp_path / "drawn" / "PNEUMONIA").iterdir())]
     (block,) = (source for source in training_set.sources[1:] if source.labels[0] == 1)
-    assert block.read(slice(3)).tolist() == drawn
+    assert block.read(slice(len(drawn))).tolist() == drawn != []
     assert len(training_set.extra) == round(0.5 * len(training_set.real))
+
+
+def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(findings_bench: Bench, tmp_path: Path) -> None:
+    """Also if it was written to be shared; without a study, or as a start for other findings, it is refused."""
+    xrays, out = findings_bench.settings.data.path, tmp_path / "gan"
+    table = (xrays / "data.yaml").read_text().replace("[lobar, diffuse, effusion]", "[effusion, lobar, diffuse]")
+    (xrays / "others.yaml").write_text(table)
+    gan = ["source=gan", *(f"gan.{value}" for value in ("image_size=32", "width=4", "batch_size=4", "steps=2"))]
+    generator_train(
+        xrays.parent / "space.yaml",
+        data=xrays / "others.yaml",
+        overrides=gan,
+        out=out,
+        cache=tmp_path / "cache",
+        share=True,
+        anyway=True,
+    )
+
+    read_inputs({("generator.path", str(out))}, findings_bench.settings, findings_bench.prepared, findings_bench.cache)
+    experiment = findings_bench.experiment(source="generator", generator={"path": out})
+    block = pool_reader(experiment, findings_bench.context)(0, 0)
+
+    drawn = draw_block(
+        load_generator(out / "generator.safetensors"),
+        0,
+        0,
+        seed=findings_bench.settings.seed,
+        compute=CPU,
+        findings=block.targets[:, [2, 0, 1]],
+    )
+    assert np.array_equal(block.read(), drawn.pixels)
+    with pytest.raises(DataError, match="lobar, diffuse, effusion cannot start from a GAN of effusion, lobar, diffuse"):
+        read_inputs({("gan.start_from", str(out))}, findings_bench.settings, findings_bench.prepared, tmp_path)
+    with pytest.raises(ConfigError, match="source: generator"):
+        generator_sample(out, count=4, out=tmp_path / "drawn")
 
 
 def test_what_a_saved_generator_lacks_is_said_before_a_search(kept: Kept, clinic_b: Bench, tmp_path: Path) -> None:
     inputs = {("generator.path", str(kept.gan))}
     other = replace(clinic_b.prepared, class_names=("NORMAL", "TUBERCULOSIS"))
 
-    with pytest.raises(DataError, match="makes images of NORMAL, PNEUMONIA, but not the class TUBERCULOSIS"):
+    with pytest.raises(DataError, match="makes images of NORMAL, PNEUMONIA, but not TUBERCULOSIS"):
         read_inputs(inputs, clinic_b.settings, other, clinic_b.cache)
     with pytest.raises(DataError, match="but not masks"):
         read_inputs(inputs, clinic_b.settings, replace(clinic_b.prepared, has_masks=True), clinic_b.cache)

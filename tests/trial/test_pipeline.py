@@ -12,6 +12,7 @@ from PIL import Image
 from tests.trial.conftest import Bench
 from xraytune.base.errors import ConfigError, DataError, TrialError, XraytuneError
 from xraytune.base.files import write_json
+from xraytune.data.phantom import FINDINGS
 from xraytune.space.settings import PipelineSettings
 from xraytune.study.inputs import read_inputs
 from xraytune.synth.pipeline import draw_images, pipeline_content
@@ -21,7 +22,7 @@ from xraytune.synth.sources import pool_reader
 diffusers = pytest.importorskip("diffusers", reason="source: pipeline needs pip install 'xraytune[pipeline]'")
 transformers = pytest.importorskip("transformers", reason="source: pipeline needs pip install 'xraytune[pipeline]'")
 pytestmark = pytest.mark.slow
-WORDS = [*"chest", "t</w>", "<|startoftext|>", "<|endoftext|>"]
+WORDS = [*"chest", "t</w>", "<|startoftext|>", "<|endoftext|>", *"lobardifun"]
 SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 TEXT = {**SMALL, "vocab_size": len(WORDS), "max_position_embeddings": 16, "bos_token_id": 6, "eos_token_id": 7}
 VAE = {"block_out_channels": [8], "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
@@ -46,10 +47,11 @@ def stable_diffusion(folder: Path, **checks: Any) -> PipelineSettings:
 
 
 def test_images_are_those_of_the_pipeline_itself_each_from_its_own_seed(bench: Bench, tmp_path: Path) -> None:
-    drawn = draw_images(stable_diffusion(tmp_path), "chest X-ray", [4, 5, 6], bench.context).pixels
+    prompts = ["chest X-ray", "lobar", "effusion"]
+    drawn = draw_images(stable_diffusion(tmp_path), prompts, [4, 5, 6], bench.context).pixels
 
     own = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path)
-    (image,) = own("chest X-ray", 64, 64, 2, guidance_scale=3.0, generator=torch.Generator().manual_seed(6)).images
+    (image,) = own("effusion", 64, 64, 2, guidance_scale=3.0, generator=torch.Generator().manual_seed(6)).images
     assert np.array_equal(drawn[2], np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BILINEAR)))
 
 
@@ -61,7 +63,7 @@ def test_images_that_a_safety_checker_blacks_out_are_refused(bench: Bench, tmp_p
     settings = stable_diffusion(tmp_path, safety_checker=checker, feature_extractor=extractor)
 
     with pytest.raises(TrialError, match="safety checker"):
-        draw_images(settings, "chest X-ray", [1], bench.context)
+        draw_images(settings, ["chest X-ray"], [1], bench.context)
 
 
 def test_a_study_trains_on_blocks_of_the_class_labels_that_it_prompts(bench: Bench, tmp_path: Path) -> None:
@@ -81,6 +83,21 @@ def test_a_study_trains_on_blocks_of_the_class_labels_that_it_prompts(bench: Ben
     assert (progress[-1], seen_images(experiment.parameters)) == (256, None)
     (tmp_path / "scheduler" / "scheduler_config.json").write_text("{}")
     assert pipeline_content(tmp_path) != contents[tmp_path]
+
+
+def test_images_are_drawn_for_the_findings_of_training_images(findings_bench: Bench, tmp_path: Path) -> None:
+    pipeline = stable_diffusion(tmp_path).model_dump() | {"steps": 1, "guidance": 0.0, "image_size": 32}
+    settings = findings_bench.settings.model_copy(update={"prompts": "X-ray: {findings}"})
+    read_inputs({("pipeline.path", str(tmp_path))}, settings, findings_bench.prepared, findings_bench.cache)
+    experiment = replace(findings_bench, settings=settings).experiment(source="pipeline", pipeline=pipeline)
+
+    block = pool_reader(experiment, findings_bench.context)(0, 0)
+
+    train = findings_bench.prepared.side("train").targets
+    assert sorted(block.targets[: len(train)].tolist()) == sorted(train.tolist())
+    for prompt, states in zip(block.inputs["pipeline"][2], block.targets, strict=True):
+        present = [name for name, state in zip(FINDINGS, states, strict=True) if state == 1]
+        assert prompt == f"X-ray: {', '.join(present) or 'no finding'}"
 
 
 @pytest.mark.parametrize(

@@ -62,31 +62,30 @@ def _show_trained(trained: TrainedGenerator) -> None:
     console.write(f"quality: {quality or trained.report.note}{features}")
     if copies:
         console.write(f"its images copy training images: {copies}")
-    console.write_command(f"xraytune generator sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")
+    if trained.has_masks or len(trained.class_counts) > 1:
+        console.write_command(f"xraytune generator sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")
 
 
 def sample(
     generator: Annotated[Path, Argument(metavar="FOLDER", help="Folder from `generator train`.")],
     out: options.OutFolder,
     count: Annotated[int, Option("--count", "-n", metavar="N", help="Number of images.")],
-    class_name: Annotated[
-        str | None,
-        Option("--class", metavar="NAME", help="Class to generate; default: all, in the training proportions."),
-    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Generate images with a saved generator, as PNG files in class folders (pairs: images/, masks/).
 
-    The first 100 of 500 images are the same as with -n 100.
+    Classes have their training proportions. The first 100 of 500 images are the same as with -n 100.
     """
     from xraytune.model.generator_folder import generator_sample
 
     with console.progress() as on_progress:
-        drawn = generator_sample(generator, count=count, out=out, class_name=class_name, on_progress=on_progress)
+        drawn = generator_sample(generator, count=count, out=out, on_progress=on_progress)
     counts = _counts(drawn.counts, drawn.has_masks)
     text = f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json"
     console.show_result(drawn, lambda _: console.write(text), as_json=as_json)
 
 
 def _counts(counts: dict[str, int], has_masks: bool) -> str:
-    return f"{sum(counts.values()):,} images with masks" if has_masks else counts_text(counts)
+    if len(counts) > 1:
+        return counts_text(counts)
+    return f"{sum(counts.values()):,} images with {'masks' if has_masks else 'findings'}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,20 @@ def numbers_of(findings: Sequence[str]) -> NDArray[np.int64]:
     """Return the findings of images as numbers, int64 [N, C]: 1, 0, or -1 if unknown."""
     codes = np.frombuffer("".join(findings).encode(), dtype=np.uint8).reshape(len(findings), -1).astype(np.int64)
     return np.where(codes == ord(UNKNOWN), -1, codes - ord(ABSENT))
+
+
+def present_findings(names: Sequence[str], findings: NDArray[np.int64]) -> list[str]:
+    """Return the present findings of images, [N, C], as texts such as `Edema, Pleural Effusion`; else `no finding`."""
+    return [", ".join(compress(names, states == 1)) or "no finding" for states in findings]
+
+
+def in_order_of(learnt: Sequence[str], names: Sequence[str], findings: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the findings `names` of images, [N, C], as those that a generator has learnt, [N, D].
+
+    Its other findings are absent, and `No Finding` is present where no other is.
+    """
+    columns, is_free = dict(zip(names, findings.T, strict=True)), ~(findings == 1).any(axis=1)
+    return np.stack([columns.get(name, is_free * means_no_disease(name)) for name in learnt], axis=1).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

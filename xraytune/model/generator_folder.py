@@ -39,9 +39,9 @@ from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
 from xraytune.nets.weights import find_weights
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
-from xraytune.space.messages import nearest
 from xraytune.space.settings import GENERATORS, Experiment, GeneratorSettings, GivenGenerator, Parameters
 from xraytune.space.space import Space, package_problems
+from xraytune.study.inputs import usable_generator
 from xraytune.synth.checkpoint import load_generator, save_generator, without_images
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.privacy import measure_privacy
@@ -116,7 +116,7 @@ def generator_train(
 
     Raises:
         ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or `out` exists.
-        DataError: The images cannot be used, or the generator to share reveals its training images.
+        DataError: The images cannot be used, the start is of others, or the generator to share reveals its training images.
         MachineError: A GPU is missing, the weights that measure quality, or a package that the generator needs.
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
@@ -136,6 +136,8 @@ def generator_train(
     prepared, warnings = prepare(settings, cache, seen=seen, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
+    if generator.start_from:
+        usable_generator(generator.start_from, prepared, is_start=True)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     networks: dict[int | None, Path] = {}
     for label in network_labels(generator, prepared):
@@ -179,10 +181,11 @@ def _with_privacy(
     report = report_pool(experiment.model_copy(update={"parameters": given.model_copy(update=kept)}), context)
     saved = replace(saved, report=report, membership=dict(privacy.membership))
     write_json(folder / GENERATOR_FILE, to_json(saved))
-    counts = ", ".join(f"{name} {count:,}" for name, count in saved.class_counts.items())
+    images, patients = sum(saved.class_counts.values()), context.prepared.train_patients
+    shown = ", ".join(saved.findings or saved.class_counts)
     lines = (
         f"# A {saved.settings.noun} for chest X-rays of {saved.settings.image_size} px",
-        f"Trained for {saved.settings.steps:,} steps on {counts} images of {context.prepared.train_patients:,} patients.",
+        f"Trained for {saved.settings.steps:,} steps on {images:,} images of {patients:,} patients: {shown}.",
         f"Quality: {report.quality or report.note}.",
         f"Privacy, against as many unseen images: {privacy}.",
         "It holds no image and no code of an image; `generator.json` has the SHA-256 of each training image.",
@@ -198,9 +201,6 @@ def fixed_generator(space: Space) -> Experiment:
     Raises:
         ConfigError: There is none, there are two, or parameters that affect its images are searched; lists all of them.
     """
-    if space.settings.task == "findings":
-        fix = "search with it as a source; or train one of classes"
-        raise ConfigError(Problem("a generator of images with findings cannot be saved", "task", fix))
     searched = {spec.name: spec.domain for spec in space.specs}
     blocks = [block for block in GENERATORS if any(name.startswith(f"{block}.") for name in searched)]
     if len(blocks) != 1:
@@ -256,6 +256,7 @@ def fill_generator_folder(
     record = SavedGenerator(
         settings=settings.model_copy(update=dict.fromkeys({"start_from", "features"} & settings.model_fields_set)),
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
+        findings=prepared.findings,
         train_fingerprint=prepared.train_fingerprint,
         train_images=sorted(learnt | seen_by([experiment.parameters])),
         generators={file: sha256_of(folder / file) for file in files},
@@ -269,42 +270,41 @@ def fill_generator_folder(
 
 
 def generator_sample(
-    generator: Path, *, count: int, out: Path, class_name: str | None = None, on_progress: Progress = ignore_progress
+    generator: Path, *, count: int, out: Path, on_progress: Progress = ignore_progress
 ) -> GeneratorSample:
     """Draw images from a generator as grey PNG files in class folders, with their origin in `provenance.json`.
 
-    Images with masks are in `images/`, and their masks, of the same name, in `masks/`.
+    The classes have their shares of the training images. Images with masks are in `images/`, and their masks, of the same
+    name, in `masks/`.
 
     Args:
         generator: A folder written by `generator_train`.
         count: Number of images; 100 are the first 100 of 500.
         out: The folder to create; usable as `source: folder`.
-        class_name: Draw this class alone; by default the classes have their shares of the training images.
         on_progress: Called with the number of images drawn.
 
     Raises:
         ArtifactError: `generator` is no such folder, or a file of it is damaged.
-        ConfigError: There is no such class, `count` is below 1, or `out` exists.
+        ConfigError: `count` is below 1, or `out` exists; or the generator's images have findings.
         TrialError: Too few masks are plausible.
     """
     require_new(out)
     if count < 1:
         raise ConfigError(Problem(f"cannot draw {count} images", fix="give 1 or more"))
     record = read_generator(generator)
+    if record.findings:
+        what = "images with findings are drawn for those of the images of a study"
+        raise ConfigError(Problem(what, generator, "search with `source: generator`"))
     names = list(record.class_counts)
-    if class_name is not None and class_name not in names:
-        fix = nearest(class_name, names, f"it has {', '.join(names)}")
-        raise ConfigError(Problem(f"no class {class_name!r} in this {record.settings.noun}", generator, fix))
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
-    weights = record.class_counts if class_name is None else {name: int(name == class_name) for name in names}
-    images = {name: _images(generator, record, name, compute) for name in names if weights[name]}
+    images = {name: _images(generator, record, name, compute) for name in names}
     counts, has_masks = dict.fromkeys(images, 0), record.masks is not None
     folders = {name: (name,) if record.masks is None else ("images", "masks") for name in images}
     with explain_disk_errors(out), new_folder(out) as folder:
         for subfolder in chain(*folders.values()):
             (folder / subfolder).mkdir()
-        for number, label in enumerate(apportion([*weights.values()], count).tolist(), start=1):
+        for number, label in enumerate(apportion([*record.class_counts.values()], count).tolist(), start=1):
             name = names[label]
             for subfolder, pixels in zip(folders[name], next(images[name]), strict=True):
                 Image.fromarray(pixels).save(folder / subfolder / f"{record.settings.block}_{number:06d}.png")

@@ -38,8 +38,6 @@ _MARKERS = {
     "no better": {"symbol": "square", "color": "#7a5fb5"},
     "undecided": {"symbol": "diamond", "color": "#8c8c8c"},
 }
-_COLOUR = _SOURCE_COLOURS["gan"]
-"""Of what does not depend on the source of extra images."""
 _GREY = "#8c8c8c"
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 _LINE = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "below"}
@@ -143,26 +141,6 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
         height=420,
         alt="best val-A score so far of each trial, by epoch",
         caption=f"{caption}Double-click to see the lowest scores, too.",
-    )
-
-
-def importances(shares: Mapping[str, float]) -> Chart:
-    """Show the importances of parameters, the highest on top."""
-    names, values = [*shares][::-1], [*shares.values()][::-1]
-    texts = [f"{value:.2f}" for value in values]
-    bars = {"type": "bar", "orientation": "h", "x": values, "y": names, "text": texts, "textposition": "outside"}
-    layout = {
-        "xaxis": _axis("importance", range=[0, 1.25 * max(values)]),
-        "yaxis": {"showgrid": False},
-        "margin": {"t": 16},
-    }
-    return Chart(
-        id="importances",
-        traces=[bars | {"cliponaxis": False, "hoverinfo": "skip", "marker": {"color": _COLOUR}}],
-        layout=layout,
-        height=max(_SMALL, 80 + 26 * len(names)),
-        alt=f"importance of {'; '.join(f'{name}: {share:.2f}' for name, share in shares.items())}",
-        caption="What the best tenth of trials have in common (PED-ANOVA). The sum is 1 even if nothing matters.",
     )
 
 

@@ -106,8 +106,7 @@ def _parameters(data: StudyData) -> Section | None:
     if not view.trials:
         return None
     varied = [name for name in view.searched if len({trial.by_name.get(name) for trial in view.ranked}) > 1]
-    small = [charts.importances(data.importances)] if data.importances else []
-    small += [charts.parameter_slice(name, view) for name in varied]
+    small = [charts.parameter_slice(name, view) for name in varied]
     return Section(small_charts=small, tables=[all_trials(view)])
 
 
@@ -163,7 +162,7 @@ def _gallery(
 def _generators(data: StudyData) -> Section | None:
     view, root = data.view, data.folder.path
     numbers_of: dict[str, list[str]] = {}
-    rows, notes, lead = dict[tuple[str | float | None, ...], None](), list[str](), ""
+    rows, notes = dict[tuple[str | float | None, ...], None](), list[str]()
     for trial in view.trials:
         if trial.samples:
             numbers_of.setdefault(trial.samples, []).append(f"#{trial.number}")
@@ -174,9 +173,7 @@ def _generators(data: StudyData) -> Section | None:
             features = f"features of {quality.features}, at {quality.resolution_px} px"
             real = "" if quality.real_train is None else f" GAN-train AUROC of real images: {quality.real_train:.3f}."
             notes = [f"Compared with val-A in {features}; the worst class.{real}"]
-    if (nearest := view.most_realistic) and nearest.report:
-        lead = f"Most realistic: #{nearest.number}, {nearest.report.quality}."
-    shown = nearest or next((trial for trial in view.trials if trial.samples), None)
+    shown = next((trial for trial in view.trials if trial.samples), None)
     drawn: list[tuple[Callable[[], bytes], str]] = [
         (partial(encoded_again, root / path), f"Real and generated images; used by {join_names(numbers_of[path], 8)}.")
         for path in list(numbers_of)[:_MOST_SAMPLES]
@@ -191,7 +188,7 @@ def _generators(data: StudyData) -> Section | None:
     if not pictures and not rows and not notes:
         return None
     tables = [Table(_QUALITY_COLUMNS, list(rows))] if rows else []
-    return Section(lead=lead, notes=notes, tables=tables, pictures=pictures)
+    return Section(notes=notes, tables=tables, pictures=pictures)
 
 
 def _data(data: StudyData) -> Section:

@@ -22,7 +22,6 @@ from xraytune.present.tables import shown_path
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats, Labels, predicted_classes
 from xraytune.study.folder import StudyFolder, damage_explained
-from xraytune.study.importances import parameter_importances
 from xraytune.study.status import StudyView, StudyWatcher, TrialView
 from xraytune.synth.grids import encoded_again
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
@@ -46,7 +45,7 @@ class ValidationResults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyData:
-    """A study at one moment: `importances` are those of its parameters, `environment` is the content of this file.
+    """A study at one moment: `environment` is the content of this file.
 
     `chosen` is the trial that `export` writes, for this `reason`; if it would fail, the best on val-B.
     """
@@ -55,7 +54,6 @@ class StudyData:
     space: Space
     prepared: Prepared
     view: StudyView
-    importances: Mapping[str, float]
     verdict: Confirmation | None
     environment: Mapping[str, Any]
     cache: Path
@@ -122,7 +120,6 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
         space=watcher.space,
         prepared=folder.prepared(),
         view=view,
-        importances=parameter_importances(watcher.journal),
         verdict=read_verdict(folder.path / CONFIRM_FOLDER),
         environment=environment,
         cache=(cache or folder.default_cache).resolve(),

@@ -250,8 +250,6 @@ def heading(view: StudyView) -> Iterable[Cell | str]:
     counts = [f"{view.counts[status]} {status}" for status in _TONES if status in view.counts]
     first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"
     yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
-    if (nearest := view.most_realistic) and nearest.report and nearest.report.quality:
-        yield f"most realistic images: #{nearest.number}, {nearest.report.quality}"
     limit = f" of at most {duration(view.seconds_budget)}" if view.seconds_budget is not None else ""
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
     state = "running" if view.is_running else "not running"

@@ -38,15 +38,11 @@ RULES: tuple[Rule, ...] = (
     *Parameters.rules,
     Rule(
         ("source", "task"),
-        lambda source, task: task != "segmentation" or not (SOURCES.has(source) or source == "pipeline"),
-        "source: {source} provides no masks, which segmentation needs",
-        "use gan, diffusion, folder, duplicate or none",
-    ),
-    Rule(
-        ("source", "task"),
-        lambda source, task: task != "findings" or not (SOURCES.has(source) or source in ("generator", "pipeline")),
-        "source: {source} provides no findings",
-        "use gan, diffusion, folder, duplicate or none",
+        lambda source, task: (
+            task == "classification" or not (SOURCES.has(source) or (source, task) == ("pipeline", "segmentation"))
+        ),
+        "source: {source} does not apply to task: {task}",
+        "use gan, diffusion, generator, folder, duplicate or none",
     ),
     *(
         Rule(

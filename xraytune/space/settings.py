@@ -715,8 +715,9 @@ class Settings(StrictModel):
     """The data sets that `weights` given as a file or from the hub were trained on, separated by commas. An encoder that has
     seen the test images makes a verdict void."""
     data: DataSettings
-    prompts: dict[str, str | Annotated[int, Field(ge=0)]] = Field(default={})
-    """Prompt of each class for `source: pipeline`, or its class label, a number; by default `chest X-ray, CLASS`."""
+    prompts: dict[str, str | Annotated[int, Field(ge=0)]] | str = Field(default={})
+    """Prompt of each class for `source: pipeline`, or its class label, a number; by default `chest X-ray, CLASS`. With
+    findings, a text in which `{findings}` stands for the present ones; by default `chest X-ray, {findings}`."""
     objective: Objective = Field(
         default_factory=lambda given: Objective(metric=OBJECTIVES[given.get("task", "classification")][0])
     )
@@ -757,6 +758,14 @@ class Settings(StrictModel):
             "data.findings: {data_findings} is a single finding, which is the same as two classes",
             "use task: classification",
         ),
+        Rule(
+            ("prompts", "task"),
+            lambda prompts, task: (
+                prompts == {} or ("{findings}" in prompts if task == "findings" else isinstance(prompts, dict))
+            ),
+            "prompts: {prompts!r} does not say what images of task: {task} show",
+            "write CLASS: TEXT for each class, or with findings a text such as 'chest X-ray, {{findings}}'",
+        ),
     )
 
     def identity(self) -> dict[str, Json]:
@@ -777,9 +786,11 @@ class Settings(StrictModel):
             },
         )
 
-    def prompt_of(self, class_name: str) -> str | int:
-        """Return the prompt or class label of a class."""
-        return self.prompts.get(class_name, f"chest X-ray, {class_name}")
+    def prompt_of(self, shown: str) -> str | int:
+        """Return the prompt or class label of a class, or the prompt of findings such as `Edema, Pleural Effusion`."""
+        if isinstance(self.prompts, str):
+            return self.prompts.replace("{findings}", shown)
+        return self.prompts.get(shown, f"chest X-ray, {shown}")
 
     @property
     def class_count(self) -> int | None:

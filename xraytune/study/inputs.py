@@ -75,9 +75,9 @@ def read_inputs(
         elif name in ("folder.seen", "pipeline.seen"):
             continue  # the split depends on it
         elif name == "pipeline.path":
-            contents[file] = usable_pipeline(file, settings, prepared.class_names)
+            contents[file] = usable_pipeline(file, settings, prepared.outputs)
         elif name not in ("weights", "gan.features"):
-            contents[file] = _usable_generator(file, prepared)
+            contents[file] = usable_generator(file, prepared, is_start=name != "generator.path")
         elif file.is_file():
             contents[file] = sha256_of(file, "file of tensors")
         else:
@@ -97,14 +97,22 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
         raise StudyError(*problems)
 
 
-def _usable_generator(folder: Path, prepared: Prepared) -> str:
-    """Return the SHA-256 of the record of a saved generator; raise DataError if it cannot make the study's images."""
-    saved = read_generator(folder)
-    missing = [name for name in prepared.class_names if name not in saved.class_counts]
+def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str:
+    """Return the SHA-256 of the record of a saved generator; raise DataError if it cannot make the study's images.
+
+    A network that training starts from must have learnt the same classes or findings in the same order.
+    """
+    saved, names = read_generator(folder), prepared.outputs
+    known = saved.findings or (*saved.class_counts,)
+    is_alike = bool(saved.findings) == bool(prepared.findings)
+    missing = [name for name in names if not (is_alike and name in known)]
     if missing or prepared.has_masks != (saved.masks is not None):
-        lack = f"the class {missing[0]}" if missing else "masks" if prepared.has_masks else "images without masks"
-        what = f"this {saved.settings.noun} makes images of {join_names([*saved.class_counts])}, but not {lack}"
+        lack = missing[0] if missing else "masks" if prepared.has_masks else "images without masks"
+        what = f"this {saved.settings.noun} makes images of {join_names(known)}, but not {lack}"
         raise DataError(Problem(what, folder, "train one on images that are labelled like the study's"))
+    if is_start and saved.settings.conditional and known != names:
+        what = f"training on {join_names(names)} cannot start from a {saved.settings.noun} of {join_names(known)}"
+        raise DataError(Problem(what, folder, "use one of the same, in the same order"))
     if problems := package_problems(saved.settings.block):
         raise MachineError(*problems)
     return sha256_of(folder / GENERATOR_FILE)

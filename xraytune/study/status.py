@@ -110,16 +110,6 @@ class StudyView:
         return text if saved else ""
 
     @property
-    def most_realistic(self) -> TrialView | None:
-        """The trial whose synthetic images have the lowest KID."""
-        measured = [
-            (trial.report.quality.kid, trial.number, trial)
-            for trial in self.trials
-            if trial.report and trial.report.quality
-        ]
-        return min(measured)[2] if measured else None
-
-    @property
     def for_export(self) -> TrialView | None:
         """The complete trial with the best val-B score, the simplest of equals."""
         return next(iter(ranked_on_val_b(self.trials)), None)

@@ -34,11 +34,11 @@ def pipeline_content(folder: Path) -> str:
     return fingerprint("pipeline", {file.relative_to(folder).as_posix(): sha256_of(file) for file in files})
 
 
-def usable_pipeline(folder: Path, settings: Settings, class_names: Sequence[str]) -> str:
-    """Return the content of a pipeline that can draw images of these classes from their prompts; loads no weights.
+def usable_pipeline(folder: Path, settings: Settings, shown: Sequence[str]) -> str:
+    """Return the content of a pipeline that can draw `shown`, classes or findings, from their prompts; loads no weights.
 
     Raises:
-        ConfigError: There are prompts of other classes, or a class has no prompt of the kind that the pipeline takes.
+        ConfigError: There are prompts of other classes, or a prompt is not of the kind that the pipeline takes.
         DataError: There is no pipeline of diffusers, or its weights are not in safetensors.
         MachineError: Packages are missing.
     """
@@ -46,17 +46,18 @@ def usable_pipeline(folder: Path, settings: Settings, class_names: Sequence[str]
         raise MachineError(*problems)
     import diffusers
 
-    if others := [name for name in settings.prompts if name not in class_names]:
-        raise ConfigError(Problem(f"no class {others[0]}", "prompts", nearest(others[0], class_names)))
+    named = settings.prompts if isinstance(settings.prompts, dict) else {}
+    if others := [name for name in named if name not in shown]:
+        raise ConfigError(Problem(f"no class {others[0]}", "prompts", nearest(others[0], shown)))
     try:
         name = str(read_json(folder / _INDEX)["_class_name"])
         inputs = inspect.signature(getattr(diffusers, name).__call__).parameters
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         what = f"{_INDEX} is missing or damaged, or names no pipeline of diffusers itself"
         raise DataError(Problem(what, folder, _FORMAT)) from error
-    for class_name in class_names:
-        if _INPUTS[type(prompt := settings.prompt_of(class_name))] not in inputs or "image" in inputs:
-            what = f"{name} does not draw images from the prompt of {class_name} alone: {prompt!r}"
+    for text in shown:
+        if _INPUTS[type(prompt := settings.prompt_of(text))] not in inputs or "image" in inputs:
+            what = f"{name} does not draw images from the prompt of {text} alone: {prompt!r}"
             fix = "prompts are texts for a pipeline such as StableDiffusionPipeline, numbers of class labels for DiTPipeline"
             raise ConfigError(Problem(what, "prompts", fix))
     if pickled := [file for file in folder.glob("*/*.bin") if not any(file.parent.glob("*.safetensors"))]:
@@ -65,8 +66,10 @@ def usable_pipeline(folder: Path, settings: Settings, class_names: Sequence[str]
     return pipeline_content(folder)
 
 
-def draw_images(settings: PipelineSettings, prompt: str | int, seeds: Sequence[int], context: RunContext) -> Images:
-    """Draw a grey image of a prompt or class label from each seed, on a GPU in half precision.
+def draw_images(
+    settings: PipelineSettings, prompts: Sequence[str | int], seeds: Sequence[int], context: RunContext
+) -> Images:
+    """Draw a grey image of each prompt, or each class label, from its seed, on a GPU in half precision.
 
     Like files in a folder, larger images are reduced to the study's size.
 
@@ -86,13 +89,14 @@ def draw_images(settings: PipelineSettings, prompt: str | int, seeds: Sequence[i
         pipeline = diffusers.DiffusionPipeline.from_pretrained(settings.path, dtype=dtype, **loading)
         pipeline.to(device).set_progress_bar_config(disable=True)
         while part := seeds[len(images) : len(images) + at_once]:
+            asked = prompts[len(images) : len(images) + at_once]
             generators = [torch.Generator().manual_seed(seed) for seed in part]
             with torch.random.fork_rng(devices=[0] if device == "cuda" else []):
                 torch.manual_seed(part[0])  # for a scheduler that is not given the generators
-                drawn = pipeline(**{_INPUTS[type(prompt)]: [prompt] * len(part)}, **given, generator=generators).images
+                drawn = pipeline(**{_INPUTS[type(asked[0])]: asked}, **given, generator=generators).images
             images += (image.convert("L") for image in drawn)
             if any(len({*image.getextrema()}) == 1 for image in images[-len(part) :]):
-                what = f"images of {prompt!r} have a single grey value, as after a safety checker or an overflow"
+                what = f"images of {asked[0]!r} have a single grey value, as after a safety checker or an overflow"
                 raise TrialError(Problem(what, settings.path, _GREY))
             context.on_progress("drawing images with the pipeline", len(images), len(seeds))
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:

@@ -8,7 +8,7 @@ Source: membership inference by distance to samples and by reconstruction: Chen 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from xraytune.synth.memorisation_gate import copies_found
 from xraytune.synth.networks import Generator
 from xraytune.synth.pool import BLOCK
 from xraytune.synth.saved_generator import SavedGenerator, draw_saved, generator_file
+from xraytune.synth.sources import block_findings
 from xraytune.synth.train import resize_pixels
 
 MOST_MEMBERSHIP = 0.55
@@ -77,23 +78,28 @@ def measure_privacy(folder: Path, saved: SavedGenerator, context: RunContext) ->
         drawn = []
         for block in range(blocks):
             seed, compute = saved.settings.seed, context.compute
-            drawn.append(draw_saved(folder, saved, name, block, seed=seed, compute=compute).pixels)
-            context.on_progress("drawing samples to look for copies", label * blocks + block + 1, 2 * blocks)
+            findings = block_findings(prepared, block, seed)
+            block_images = draw_saved(folder, saved, name, block, seed=seed, compute=compute, findings=findings)
+            drawn.append(block_images.pixels)
+            context.on_progress(
+                "drawing samples to look for copies", label * blocks + block + 1, len(prepared.class_names) * blocks
+            )
         samples = np.concatenate(drawn)
         total += len(samples)
-        train, unseen = ([_of_class(side, label, size_px, context) for side in sides] for sides in _SIDES)
-        images, patients = _joined(train)
-        others, other_patients = _joined(unseen)
+        images, targets, patients = _of_class(("train",), label, size_px, context)
+        others, other_targets, other_patients = _of_class(("val_a", "val_b"), label, size_px, context)
         to_train = closeness(samples, images, patients)
         by_class[name] = compare_with_unseen(to_train.ratio, unseen_closeness(others, other_patients, images, patients))
         count = min(len(images), len(others), _ATTACKED)
         random = numpy_generator(saved.settings.seed, "attacked", label)
-        attacked = np.concatenate([random.permutation(images)[:count], random.permutation(others)[:count]])
+        members, strangers = random.permutation(len(images))[:count], random.permutation(len(others))[:count]
+        attacked = np.concatenate([images[members], others[strangers]])
+        known = np.concatenate([targets[members], other_targets[strangers]])
         is_member = np.arange(2 * count) < count
         scores = {"the nearest sample": distances_to_nearest(attacked, samples)}
         network = load_generator(folder / generator_file(None if saved.settings.conditional else name))
         if isinstance(network, Generator) and network.channels == 1:
-            scores["reconstruction"] = _reconstruction(network.to(context.compute.device), attacked, label, context)
+            scores["reconstruction"] = _reconstruction(network.to(context.compute.device), attacked, known, context)
         for attack, distance in scores.items():
             probabilities = np.stack([distance, -distance], axis=1)
             attacks.setdefault(attack, []).append(auroc(is_member.astype(np.int64), probabilities, positive=1))
@@ -101,18 +107,18 @@ def measure_privacy(folder: Path, saved: SavedGenerator, context: RunContext) ->
     return Privacy(samples=total, copies=copies_found(by_class), membership=membership)
 
 
-_SIDES: tuple[tuple[SideName, ...], ...] = (("train",), ("val_a", "val_b"))
-_ImagesOfPatients = tuple[NDArray[np.uint8], tuple[str, ...]]
-
-
-def _of_class(side: SideName, label: int, size_px: int, context: RunContext) -> _ImagesOfPatients:
-    images, patients = side_images(side, context.prepared, context.cache), context.prepared.side(side).patients
-    chosen = np.flatnonzero(images.labels == label)
-    return resize_pixels(images.read(chosen), size_px), tuple(patients[place] for place in chosen)
-
-
-def _joined(sides: list[_ImagesOfPatients]) -> _ImagesOfPatients:
-    return np.concatenate([images for images, _ in sides]), tuple(name for _, owners in sides for name in owners)
+def _of_class(
+    sides: Sequence[SideName], label: int, size_px: int, context: RunContext
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    """Return the images of a class, uint8 [n, S, S], their labels or findings, and their patients."""
+    images, targets, patients = list[NDArray[np.uint8]](), list[NDArray[np.int64]](), list[str]()
+    for name in sides:
+        side, owners = side_images(name, context.prepared, context.cache), context.prepared.side(name).patients
+        chosen = np.flatnonzero(side.labels == label)
+        images.append(resize_pixels(side.read(chosen), size_px))
+        targets.append(side.targets[chosen])
+        patients += [owners[place] for place in chosen]
+    return np.concatenate(images), np.concatenate(targets), tuple(patients)
 
 
 def distances_to_nearest(images: NDArray[np.uint8], samples: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -126,12 +132,12 @@ def distances_to_nearest(images: NDArray[np.uint8], samples: NDArray[np.uint8]) 
 
 
 def _reconstruction(
-    network: Generator, images: NDArray[np.uint8], label: int, context: RunContext
+    network: Generator, images: NDArray[np.uint8], targets: NDArray[np.int64], context: RunContext
 ) -> NDArray[np.float64]:
     """Return the mean absolute error of each image from the best code that gradient descent finds, float64 [n]."""
     device = context.compute.device
     real = torch.from_numpy(images)[:, None].to(device)
-    labels = torch.full((len(real),), label if network.class_count > 1 else 0, device=device)
+    labels = torch.from_numpy(targets if network.class_count > 1 else np.zeros_like(targets)).to(device)
     codes = torch.zeros(len(real), network.z_dim, device=device)
     if network.prior is not None:
         with suppress(ArtifactError):  # components of features, which other parts of images do not give

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from xraytune.base.errors import ArtifactError, Problem
@@ -26,11 +28,13 @@ class SavedGenerator:
 
     `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks. `train_images` includes those of the
     generator that training started from. `membership` is what `measure_privacy` found before the generator was shared.
+    `findings` are in the order that its network has learnt.
     """
 
     version: Literal[1] = 1
     settings: GeneratorSettings
     class_counts: dict[str, int]
+    findings: tuple[str, ...] = ()
     train_fingerprint: str
     train_images: list[str]
     generators: dict[str, str]
@@ -67,10 +71,18 @@ def read_generator(folder: Path) -> SavedGenerator:
 
 
 def draw_saved(
-    folder: Path, saved: SavedGenerator, class_name: str, block: int, *, seed: int, compute: Compute
+    folder: Path,
+    saved: SavedGenerator,
+    class_name: str,
+    block: int,
+    *,
+    seed: int,
+    compute: Compute,
+    findings: NDArray[np.int64] | None = None,
 ) -> Images:
-    """Draw a block of 256 images of a class, see `draw_block`."""
+    """Draw a block of 256 images of a class, or with findings [256, C] in the generator's order; see `draw_block`."""
     settings = saved.settings
     network = load_generator(folder / generator_file(None if settings.conditional else class_name))
     label = [*saved.class_counts].index(class_name) if settings.conditional else 0
-    return draw_block(network.to(compute.device), label, block, seed=seed, compute=compute, typical=saved.masks)
+    network, typical = network.to(compute.device), saved.masks
+    return draw_block(network, label, block, seed=seed, compute=compute, typical=typical, findings=findings)

@@ -19,6 +19,7 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import write_array
 from xraytune.base.seeding import derive_seed, numpy_generator
+from xraytune.data.findings import in_order_of, present_findings
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images, stored_images
 from xraytune.space.settings import SOURCES, Experiment, GeneratorSettings, PipelineSettings, Settings
@@ -71,7 +72,7 @@ def pool_block(settings: GeneratorSettings, context: RunContext, label: int, blo
     prepared, compute, cache = context.prepared, context.compute, context.cache
     generator = trained_generator(settings, None if settings.conditional else label, context)
     inputs = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
-    findings = block_findings(prepared, block, settings.seed) if prepared.findings else None
+    findings = block_findings(prepared, block, settings.seed)
 
     def draw() -> Images:
         network = load_generator(generator / "generator.safetensors").to(compute.device)
@@ -83,8 +84,13 @@ def pool_block(settings: GeneratorSettings, context: RunContext, label: int, blo
     return _stored_block(context, settings.block, settings.noun, inputs, draw, findings)
 
 
-def block_findings(prepared: Prepared, block: int, seed: int) -> NDArray[np.int64]:
-    """Return the findings to draw a block for, [256, C]: those of training images, each once before any is repeated."""
+def block_findings(prepared: Prepared, block: int, seed: int) -> NDArray[np.int64] | None:
+    """Return the findings to draw a block for, [256, C]: those of training images, each once before any is repeated.
+
+    None with classes or masks.
+    """
+    if not prepared.findings:
+        return None
     targets = prepared.side("train").targets
     places = range(block * BLOCK, (block + 1) * BLOCK)
     passes = range(places.start // len(targets), places.stop // len(targets) + 1)
@@ -97,35 +103,42 @@ def given_block(folder: Path, context: RunContext, label: int, block: int, *, se
     """Like `pool_block`, for a generator that was trained before; larger images are reduced to the study's size."""
     prepared, compute, saved = context.prepared, context.compute, read_generator(folder)
     name, size_px = prepared.class_names[label], prepared.image_size_px
+    findings = block_findings(prepared, block, seed)
+    learnt = None if findings is None else in_order_of(saved.findings, prepared.findings, findings)
     inputs = {
         "files": saved.generators,
         "compute": [compute.device, compute.threads, compute.precision],
         "releases": releases("torch"),
         **{"size_px": size_px, "class": name, "label": label, "block": block, "seed": seed},
+        **({} if learnt is None else {"findings": learnt.tolist()}),
     }
 
     def draw() -> Images:
-        images = draw_saved(folder, saved, name, block, seed=seed, compute=compute)
+        images = draw_saved(folder, saved, name, block, seed=seed, compute=compute, findings=learnt)
         planes = resize_planes(images.pixels, images.masks, min(size_px, saved.settings.image_size))
         return Images(planes[:, 0], planes[:, 1] if prepared.has_masks else None)
 
-    return _stored_block(context, "generator", saved.settings.noun, inputs, draw)
+    return _stored_block(context, "generator", saved.settings.noun, inputs, draw, findings)
 
 
 def pipeline_block(
     given: PipelineSettings, study: Settings, context: RunContext, label: int, block: int
 ) -> ImageSource:
     """Like `pool_block`, for a pipeline of diffusers; raise TrialError if it fails."""
-    name, seed = context.prepared.class_names[label], study.seed
-    prompt = study.prompt_of(name)
+    prepared, seed = context.prepared, study.seed
+    name, findings = prepared.class_names[label], block_findings(prepared, block, seed)
+    shown = [name] * BLOCK if findings is None else present_findings(prepared.findings, findings)
+    prompts = [study.prompt_of(text) for text in shown]
+    asked = prompts[0] if findings is None else prompts
     inputs = {
-        "pipeline": [pipeline_content(given.path), given.model_dump(exclude={"path", "seen"}), prompt],
+        "pipeline": [pipeline_content(given.path), given.model_dump(exclude={"path", "seen"}), asked],
         "compute": [context.compute.device, context.compute.threads],
         "releases": releases("torch", "diffusers", "transformers"),
-        **{"size_px": context.prepared.image_size_px, "class": name, "label": label, "block": block, "seed": seed},
+        **{"size_px": prepared.image_size_px, "class": name, "label": label, "block": block, "seed": seed},
     }
     seeds = [derive_seed(seed, "pipeline", name, block, number) for number in range(BLOCK)]
-    return _stored_block(context, "pipeline", "pipeline", inputs, partial(draw_images, given, prompt, seeds, context))
+    draw = partial(draw_images, given, prompts, seeds, context)
+    return _stored_block(context, "pipeline", "pipeline", inputs, draw, findings)
 
 
 def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
