@@ -39,15 +39,15 @@ class Claims:
     """The arms of the confirmation, by what they are, and contrasts between them."""
 
     def __init__(self, scores: ArmScores, rope: float) -> None:
-        self._scores, self.rope = scores, rope
-        self.finalists = {_label(arm): arm for arm in scores.plan.finalists}
+        self._scores, self.plan, self.rope = scores, scores.plan, rope
+        self.finalists = {_label(arm): arm for arm in self.plan.finalists}
         self.by_ratio = {
             arm.parameters.synthetic_ratio: arm for name, arm in self.finalists.items() if name.startswith("frozen")
         }
 
     def beside(self, finalist: Arm, role: Role, source: str) -> Arm | None:
         """Return the arm that differs from a finalist only in its source, if there is one."""
-        arms = (arm for arm in self._scores.plan.arms if (arm.trial, arm.role) == (finalist.trial, role))
+        arms = (arm for arm in self.plan.arms if (arm.trial, arm.role) == (finalist.trial, role))
         return next((arm for arm in arms if arm.parameters.source == source), None)
 
     def none(self, finalist: Arm) -> Arm:
@@ -58,7 +58,7 @@ class Claims:
 
     def contrast(self, first: Weights, second: Weights) -> Comparison:
         """Compare two weighted means of arms."""
-        arms = {arm.name: arm for arm in self._scores.plan.arms}
+        arms = {arm.name: arm for arm in self.plan.arms}
         names = sorted({*first, *second})
         measured = self._scores.measure(*(arms[name] for name in names))
         weights = np.array([[side.get(name, 0.0) for name in names] for side in (first, second)])
@@ -125,7 +125,7 @@ def _repeated_images(claims: Claims, picture: Path) -> Iterator[Figure]:
     print(f"a gain of {claims.rope:g} ruled out:", _holm(ruled_out) or "none")
     _draw_rows(picture, compared, "AUROC, GAN minus repeated real images", claims.rope)
     for name in ("frozen, ratio 1", "frozen, ratio 10"):
-        yield _half_width(f"GAN minus repeated, {name}", compared[name])
+        yield half_width(f"GAN minus repeated, {name}", compared[name])
 
 
 def _pretraining(claims: Claims, picture: Path) -> Iterator[Figure]:
@@ -140,7 +140,7 @@ def _pretraining(claims: Claims, picture: Path) -> Iterator[Figure]:
     print("scores:", {mixing: round(claims.minus(arm, first).scores[0], 4) for mixing, arm in mixed.items()})
     _draw_rows(picture, compared, "AUROC, first minus second", claims.rope)
     for name in ("pretrain - additive", "pretrain - replace"):
-        yield _half_width(name, compared[name])
+        yield half_width(name, compared[name])
 
 
 def _best_ratio(claims: Claims, picture: Path) -> Iterator[Figure]:
@@ -157,7 +157,7 @@ def _best_ratio(claims: Claims, picture: Path) -> Iterator[Figure]:
             ends = claims.minus(arm, none), claims.minus(arm, claims.by_ratio[last])
             better[f"{ratio:g}"] = max(float(p_values(end.evidence, 0.0)[0]) for end in ends)
             ruled_out[f"{ratio:g}"] = min(1.0, 2 * min(float(p_values(end.evidence, claims.rope)[1]) for end in ends))
-        yield _half_width(f"ratio {ratio:g} minus 0", claims.minus(arm, none))
+        yield half_width(f"ratio {ratio:g} minus 0", claims.minus(arm, none))
     for kind, compared in gains.items():
         _show(f"3. {kind} minus no extra images, frozen, by ratio", compared)
     print("score without extra images:", round(claims.minus(claims.by_ratio[1.0], none).scores[1], 4))
@@ -175,7 +175,7 @@ def _best_ratio(claims: Claims, picture: Path) -> Iterator[Figure]:
             axes.errorbar(
                 places,
                 [result.interval.difference for result in compared.values()],
-                np.transpose([_errors(result) for result in compared.values()]),
+                np.transpose([errors(result) for result in compared.values()]),
                 label=kind,
                 color=_KINDS[kind],
                 marker="o",
@@ -195,13 +195,14 @@ def _draw_rows(picture: Path, compared: Comparisons, label: str, rope: float) ->
         axes.axvline(0, color="#444444", linewidth=0.6)
         rows = np.arange(len(compared))[::-1]
         values = [result.interval.difference for result in compared.values()]
-        errors = np.transpose([_errors(result) for result in compared.values()])
+        errors = np.transpose([errors(result) for result in compared.values()])
         axes.errorbar(values, rows, xerr=errors, fmt="o", color=COLOURS[0], markersize=5, capsize=2)
         axes.set_yticks(rows, [*compared])
         axes.set_xlabel(f"{label}; shaded: the margin of {rope:g}")
 
 
-def _errors(result: Comparison) -> tuple[float, float]:
+def errors(result: Comparison) -> tuple[float, float]:
+    """Return how far the interval reaches below and above the difference."""
     interval = result.interval
     return interval.difference - interval.low, interval.high - interval.difference
 
@@ -230,6 +231,7 @@ def _label(arm: Arm) -> str:
     return f"{trained}, ratio {parameters.synthetic_ratio:g}{mixing}"
 
 
-def _half_width(name: str, result: Comparison) -> Figure:
+def half_width(name: str, result: Comparison) -> Figure:
+    """Return half of the width of an interval, as a figure with its bar."""
     interval = result.interval
     return figure(f"claims: half-width, {name}", (interval.high - interval.low) / 2, "AUROC", "<= 0.005")
