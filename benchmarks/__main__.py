@@ -14,7 +14,6 @@ NAMES = (
     "busy",
     "gan",
     "classifier",
-    "steps",
     "driver",
     "memorisation",
     "generators",
