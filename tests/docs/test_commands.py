@@ -31,8 +31,8 @@ PARAMETERS = [
 
 
 def test_the_main_job_of_readme_runs(main_job: Path) -> None:
-    assert "xraytune train studies/gan-ratio-cpu -o model" in MAIN_JOB.text
-    assert (main_job / "studies" / "gan-ratio-cpu" / "confirm" / "verdict.json").is_file()
+    assert "xraytune train studies/other-hospital-cpu -o model" in MAIN_JOB.text
+    assert (main_job / "studies" / "other-hospital-cpu" / "confirm" / "verdict.json").is_file()
     assert (main_job / "model" / "bundle.json").is_file()
 
 
@@ -44,7 +44,7 @@ def test_commands_run(commands: list[tuple[str, ...]], main_job: Path, world: Pa
         for study in (world / word for word in words if word.startswith("studies/")):
             if not study.exists():
                 finished = shutil.ignore_patterns(*("confirm",) if words[0] == "confirm" else ())
-                shutil.copytree(main_job / "studies" / "gan-ratio-cpu", study, ignore=finished)
+                shutil.copytree(main_job / "studies" / "other-hospital-cpu", study, ignore=finished)
         run_all([[word.replace("/shared/", f"{world}/shared/") for word in words]], world)
 
 
