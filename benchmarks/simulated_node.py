@@ -49,6 +49,8 @@ class SimulatedNode:
     queue: list[tuple[float, int, float, messages.TrialMessage]] = field(default_factory=list)
     running: dict[int, TrialSuggestion] = field(default_factory=dict)
     steps_trained: int = 0
+    started: int = 0
+    """Processes, which run one trial after another."""
     answered: messages.Answer | None = None
     log: list[tuple[float, float, float]] = field(default_factory=list)
     """Until when, the seconds of slots in use, and those of training."""
@@ -93,14 +95,16 @@ class SimulatedNode:
         del label
         number, parameters = suggestion.number, suggestion.parameters
         self.last_start, self.answered, self.running[number] = self.now, None, suggestion
-        when, best, dice = self.now + _START_SECONDS, 0.0, random.Random(number)
+        is_new = len(self.running) > self.started
+        self.started = max(self.started, len(self.running))
+        when, best, dice = self.now + is_new * _START_SECONDS, 0.0, random.Random(number)
         slowdown = max(1.0, _ALONE * len(self.running) / _NODE.gpus)
         if suggestion.only_generator and (generator := parameters.own_generator):
             seconds = slowdown * (generator.steps - self.steps_trained) / _GAN_STEPS
             self.queue.append((when + seconds, number, seconds, messages.GeneratorTrained()))
             return 1.0
         seconds = slowdown * _TRAIN_IMAGES * (1 + parameters.synthetic_ratio) / _IMAGES
-        when += _FIRST_EPOCH_SECONDS
+        when += is_new * _FIRST_EPOCH_SECONDS
         for epoch in range(1, _EPOCHS + 1):
             best, when = max(best, dice.betavariate(8, 2)), when + seconds
             record = EpochRecord(

@@ -150,8 +150,8 @@ def _run_trials(
         return
     if change := continue_under_releases(folder):
         callbacks.note(change)
-    # A process runs several trials if they are short: those on cached features take less time than its start.
-    reuse_processes = set(space.combinations("trainable")) == {("head",)}
+    # A process runs several trials where its start takes longer than they do: on cached features, and on a GPU.
+    reuse_processes = runner.allocation.trial.gpus > 0 or set(space.combinations("trainable")) == {("head",)}
     try:
         runner.run(loop, token=token, reuse_processes=reuse_processes)
     finally:
