@@ -29,7 +29,7 @@ ONLY_PARSED = {
     r"xraytune demo": "takes minutes: test_the_quick_demo_runs runs demo --quick",
     r"xraytune search .*gan_segmentation.yaml": "like gan_segmentation_cpu.yaml: tests/cli/test_search_spaces.py",
     r"xraytune confirm .*(gan-segmentation|jsrt)": "long GAN trainings: tests/confirm/test_confirm_segmentation.py",
-    r"xraytune (search|confirm) .*findings": "needs hundreds of images: tests/confirm/test_confirm_findings.py",
+    r"xraytune (search|confirm) .*(findings|b-100)": "needs hundreds of images or given generators: tests/confirm/",
     r"xraytune headroom": "needs hundreds of patients: tests/confirm/test_headroom.py",
     r"xraytune generator train .*--share": "may refuse so few images: tests/trial/test_generator_folder.py",
     r"xraytune (search .*--set name=own|(export|train) .*own)": "needs the examples: tests/examples/test_examples.py",

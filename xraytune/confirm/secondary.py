@@ -184,9 +184,8 @@ def generator_quality(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQua
     if measured:
         of_real = [quality.real_train for quality in measured if quality.real_train is not None]
         real_train = median(of_real) if of_real else None
-        end = "good enough that a poor generator does not explain the verdict"
-        if shortcomings(medians, real_train):
-            end = "too poor for the verdict to say much about better generators"
+        missed = ", ".join(name.removeprefix("gan_").replace("_", " ") for name in shortcomings(medians, real_train))
+        end = f"misses thresholds of quality: {missed}" if missed else "reaches all thresholds of quality"
         sentence = f"Generator quality: {quality_text(medians, real_train)}; {end}."
     else:
         why = next((report.note for report in reports if report.note), "no record of it")
