@@ -1,9 +1,10 @@
 """Whether confirm answers rightly where the answer is known: studies of phantoms with extra images in a folder.
 
 Images of new patients truly help, copies of training images do nothing that `duplicate` does not, and wrongly labelled
-ones truly hurt. A GAN of other patients truly helps; one of the study's own patients adds no information. Each study has its
-own patients, trains a finalist and its two matched controls with fresh seeds, opens its test folder and judges, all by
-confirm's own functions; only the search before it and Ray are left out.
+ones truly hurt; the same goes for images with several findings, where the wrong ones are those of other images. A GAN of
+other patients truly helps; one of the study's own patients adds no information. Each study has its own patients, trains a
+finalist and its two matched controls with fresh seeds, opens its test folder and judges, all by confirm's own functions;
+only the search before it and Ray are left out.
 
 Ratios and ROPE were chosen on pilots with other patients. Seeds are fixed; one process, one thread; about an hour and a
 half on one core.
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 from typing import Literal
 
 import numpy as np
@@ -26,18 +28,18 @@ from PIL import Image
 from benchmarks.figures import Figure, figure
 from xraytune.base.files import write_json
 from xraytune.base.records import Compute
-from xraytune.base.seeding import derive_seed
+from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.confirm.arms import FinishedTrial, Plan, finalist_arm, matched_control, replicate
 from xraytune.confirm.draws import TEST
 from xraytune.confirm.judge import judge_finalists
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict
 from xraytune.confirm.score import arm_scores, score
 from xraytune.confirm.sealed import choose_test, load_test_images
-from xraytune.data.phantom import PhantomImage, draw_patient
+from xraytune.data.phantom import PhantomImage, draw_patient, draw_phantoms
 from xraytune.data.prepare import Prepared, RunContext, prepare, write_prepared
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import pin
-from xraytune.space.load import experiment_to_json
+from xraytune.space.load import data_settings, experiment_to_json
 from xraytune.space.settings import Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.run import run_trial
@@ -53,6 +55,8 @@ _PATIENTS = 70
 _TRAIN_PATIENTS = 30
 """Few, so that there is room to improve: they give an AUROC of about .75."""
 _MOST_NEW_PATIENTS = 1000
+_PATIENTS_WITH_FINDINGS, _NEW_PATIENTS_WITH_FINDINGS = 1000, 150
+"""Of a study, a fifth of them in the test folder; and of a folder of extra images."""
 _OTHERS = 400
 """Patients of the GAN of others; as many steps per image for both GANs would make copies of the study's own."""
 _GAN = {"image_size": IMAGE_SIZE_PX, "width": 16}
@@ -74,6 +78,7 @@ class Question:
         test_patients: In the test folder.
         replicates: Of each arm.
         studies: Of this kind.
+        findings: Whether images have findings instead of a class.
     """
 
     extra: Extra
@@ -83,6 +88,12 @@ class Question:
     test_patients: int = 400
     replicates: int = 10
     studies: int = 20
+    findings: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name among the figures."""
+        return f"{self.extra} with findings" if self.findings else self.extra
 
 
 QUESTIONS = (
@@ -91,6 +102,9 @@ QUESTIONS = (
     Question(extra="wrong labels", ratio=0.25, right="hurts", opposite=("helps",)),
     Question(extra="GAN of others", ratio=4, right="helps", opposite=("hurts",), replicates=5, studies=10),
     Question(extra="own GAN", ratio=4, right="", opposite=("helps",), replicates=5, studies=10),
+    Question(extra="new patients", ratio=1.25, right="helps", opposite=("hurts",), studies=10, findings=True),
+    Question(extra="copies", ratio=0.5, right="no_better", opposite=("helps", "hurts"), studies=10, findings=True),
+    Question(extra="wrong labels", ratio=0.25, right="hurts", opposite=("helps",), studies=10, findings=True),
 )
 
 
@@ -101,18 +115,18 @@ def measure() -> Iterator[Figure]:
     for question in QUESTIONS:
         found = []
         for number in range(question.studies):
-            found.append(answer(question, derive_seed(3, question.extra, number)))
+            found.append(answer(question, derive_seed(3, question.name, number)))
             _tell(question, number, found[-1], time.perf_counter() - started)
         right = sum(is_right(question, one) for one in found)
         yield figure(
-            f"known_answers: {question.extra}, right of {question.studies}",
+            f"known_answers: {question.name}, right of {question.studies}",
             right,
             "studies",
             f">= {question.studies - 1}",
         )
         for source in ("none", "duplicate"):
             differences = [against(one, source).difference for one in found]
-            name = f"known_answers: {question.extra}, mean difference from {source}"
+            name = f"known_answers: {question.name}, mean difference from {source}"
             yield figure(name, float(np.mean(differences)), "AUROC")
         contrary += sum(one.verdict in question.opposite for one in found)
     total = sum(question.studies for question in QUESTIONS)
@@ -135,11 +149,12 @@ def answer(question: Question, seed: int) -> FinalistVerdict:
     """One study, from its phantoms to its verdict."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        _draw_study(question, folder / "xrays", seed)
         return _confirmed(question, folder, _settings(question, folder, seed))
 
 
 def _settings(question: Question, folder: Path, seed: int) -> Settings:
-    return Settings.model_validate_json(
+    settings = Settings.model_validate_json(
         f"""{{"name": "known", "seed": {seed % 2**31},
             "data": {{"path": "{folder / "xrays"}", "image_size": {IMAGE_SIZE_PX}, "train_patients": {_TRAIN_PATIENTS},
                       "split": {{"val_a": 0.3, "val_b": 0.1}}}},
@@ -147,16 +162,32 @@ def _settings(question: Question, folder: Path, seed: int) -> Settings:
             "confirm": {{"controls": {{"tuned": []}}, "replicates": {question.replicates},
                          "test": "folder", "rope": {_ROPE}}}}}"""
     )
+    if not question.findings:
+        return settings
+    data = data_settings(settings.data.path / "data.yaml", settings.data)
+    return settings.model_copy(update={"task": "findings", "data": data})
+
+
+def _draw_study(question: Question, root: Path, seed: int) -> None:
+    if question.findings:
+        _draw_findings(root, _PATIENTS_WITH_FINDINGS, seed)
+        return
+    for part, patients in (("train", range(_PATIENTS)), ("test", range(_PATIENTS, _PATIENTS + question.test_patients))):
+        for image in phantoms(seed, patients):
+            write_image(image.pixels, root / part / class_of(image) / f"{image.stem}.png")
+
+
+def _draw_findings(out: Path, patients: int, seed: int) -> None:
+    draw_phantoms(out, patients=patients, seed=seed, image_size_px=IMAGE_SIZE_PX, difficulty=_DIFFICULTY, findings=True)
 
 
 def _confirmed(question: Question, folder: Path, settings: Settings) -> FinalistVerdict:
     cache, root, seed = folder / "cache", settings.data.path, settings.seed
-    for part, patients in (("train", range(_PATIENTS)), ("test", range(_PATIENTS, _PATIENTS + question.test_patients))):
-        for image in phantoms(seed, patients):
-            write_image(image.pixels, root / part / class_of(image) / f"{image.stem}.png")
     prepared, _ = prepare(settings, cache)
     extra = folder / "extra"
     match question.extra:
+        case _ if question.findings:
+            extra = _extra_with_findings(question, root, prepared, extra, seed)
         case "copies":
             _copy_training_images(root, prepared, extra)
         case "GAN of others":
@@ -173,7 +204,7 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     for number in plan.runs:
         score(runs, number, TEST, group, compute=COMPUTE, cache=cache)
 
-    scores = arm_scores(runs, plan, sealed, TASKS["classification"])
+    scores = arm_scores(runs, plan, sealed, TASKS[settings.task])
     (found,) = judge_finalists(scores, rope=settings.confirm.rope)
     return found
 
@@ -211,6 +242,26 @@ def train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared,
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
         context = RunContext(prepared=prepared, cache=cache, compute=COMPUTE)
         run_trial(experiment, context, trial_dir=trial, on_epoch=lambda _: None)
+
+
+def _extra_with_findings(question: Question, root: Path, prepared: Prepared, out: Path, seed: int) -> Path:
+    """Write images of new patients or copies, a grey level darker, with a table of findings; return its data file."""
+    source, first = root, {image.file for image in prepared.images if image.side == "train"}
+    if question.extra != "copies":
+        source = out.parent / "others"
+        _draw_findings(source, _NEW_PATIENTS_WITH_FINDINGS, derive_seed(seed, "others") % 2**31)
+    header, *rows = [line.split(",") for line in (source / "labels.csv").read_text().splitlines()]
+    rows = [row for row in rows if question.extra != "copies" or row[0] in first]
+    findings = [row[3:] for row in rows]
+    if question.extra == "wrong labels":
+        findings = [findings[place] for place in numpy_generator(seed, "wrong").permutation(len(findings))]
+    for row in rows:
+        pixels = np.asarray(Image.open(source / row[0]))
+        write_image(pixels - (pixels > 0) if question.extra == "copies" else pixels, out / f"{row[0]}.png")
+    table = [header, *([f"{row[0]}.png", *row[1:3], *own] for row, own in zip(rows, findings, strict=True))]
+    (out / "labels.csv").write_text("\n".join(map(",".join, table)))
+    copyfile(source / "data.yaml", out / "data.yaml")
+    return out / "data.yaml"
 
 
 def _copy_training_images(root: Path, prepared: Prepared, out: Path) -> None:
@@ -280,5 +331,5 @@ def against(found: FinalistVerdict, source: str) -> ControlVerdict:
 def _tell(question: Question, number: int, found: FinalistVerdict, seconds: float) -> None:
     differences = ", ".join(f"{result.kind} {result.difference:+.3f}" for result in found.comparisons)
     mark = "right" if is_right(question, found) else "not right"
-    what = f"{question.extra} {number + 1}/{question.studies}: {found.verdict} ({mark}); less {differences}; {seconds:.0f} s"
+    what = f"{question.name} {number + 1}/{question.studies}: {found.verdict} ({mark}); less {differences}; {seconds:.0f} s"
     print(what, file=sys.stderr, flush=True)

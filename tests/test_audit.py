@@ -110,6 +110,31 @@ def test_each_fault_is_the_headline(clinic: Path, here: Path, kind: str, headlin
     assert not (here / "studies" / "test_access.jsonl").exists()
 
 
+def test_images_with_findings_are_audited_by_their_data_file(clinic: Path, here: Path) -> None:
+    """Their labels too: those of other images are wrong, although the images are the same."""
+    draw_phantoms(here / "xrays", patients=200, seed=3, image_size_px=32, findings=True, difficulty=0)
+    draw_phantoms(here / "new", patients=120, seed=4, image_size_px=32, findings=True, difficulty=0)
+    for table in here.glob("*/labels.csv"):  # opacities that even random features tell
+        for file, _, _, *cells in (line.split(",") for line in table.read_text("utf-8").splitlines()[1:]):
+            pixels = np.asarray(Image.open(table.parent / file)).copy()
+            for place in np.flatnonzero(np.array(cells) == "1"):
+                pixels[10 * place : 10 * place + 10] //= 2
+            write(pixels, table.parent / file)
+    shutil.copytree(here / "new", here / "shuffled")
+    table = here / "shuffled" / "labels.csv"
+    header, *rows = [line.split(",") for line in table.read_text("utf-8").splitlines()]
+    others = [[*row[:3], *other[3:]] for row, other in zip(rows, reversed(rows), strict=True)]
+    table.write_text("\n".join(map(",".join, [header, *others])), "utf-8")
+    features = ("quality.backbone=small_cnn", f"quality.weights={clinic / 'net.safetensors'}")
+
+    whole = said("audit", "xrays/data.yaml", "new/data.yaml", *settings(*features))
+    wrong = said("audit", "xrays/data.yaml", "shuffled/data.yaml", "--quick", *settings(*features))
+
+    assert statuses(whole)["labels"] != "bad"
+    assert statuses(whole)["downstream"] in {"good", "warning", "bad"}
+    assert statuses(wrong)["labels"] == "bad"
+
+
 def test_images_smaller_than_those_of_the_study_are_compared_at_their_own_size(clinic: Path, here: Path) -> None:
     """Enlarged images have no texture: at the study's size, none of them would look like a real one."""
     draw_phantoms(here / "xrays", patients=240, seed=3, image_size_px=64)

@@ -101,7 +101,7 @@ def audit(
 
     Args:
         real: Image folder or data file.
-        synthetic: Folder with class folders named like the real ones.
+        synthetic: Folder with class folders named like the real ones; for findings, its data file.
         quick: Only measure the images, without any training.
         weights_dir: See `search`.
         overrides: See `search`; they replace settings of the audit's space.
@@ -132,7 +132,7 @@ def audit(
     images, store = store_folder(synthetic, everyone, settings.data, index=index, cache=cache)
     ratios, too_few = _possible_ratios(draft, images, prepared)
     space = _space(real, synthetic, ratios or _RATIOS, patients, overrides, weights_dir)
-    no_test = too_few_tested(index.test, index.class_names) if index.test else "the real images have no test/ folder"
+    no_test = too_few_tested(index.test, index.outputs) if index.test else "the real images have no test/ folder"
     why_not = "it needs training; run the command without --quick" if quick else no_test if ratios else too_few
     if not why_not:
         require_networks(space)
@@ -143,7 +143,8 @@ def audit(
     else:
         create_study(folder, space, prepared, compute)
     context = RunContext(prepared=everyone, cache=cache, compute=compute, on_progress=progress)
-    excluded = len(read_labelled_folder(synthetic, everyone.class_names)) - len(images)
+    listed = read_labelled_folder(synthetic, everyone.class_names, findings=everyone.findings)
+    excluded = len(listed) - len(images)
     measured = _measure(folder.path, space.experiment(), context, images, store, excluded)
     if why_not:
         return _write(*measured, cache, why_not)
@@ -226,8 +227,11 @@ def _space(
 ) -> Space:
     """Return the space of an audit: each mix is a point. The first one is of the folder's images."""
     points = [{"source": source, "synthetic_ratio": ratio} for source in ("folder", "duplicate") for ratio in ratios]
+    has_findings = synthetic.is_file()
+    folder = synthetic.resolve().parent if has_findings else synthetic.resolve()
     content = {
-        "name": f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', synthetic.resolve().name)}"[:64],
+        "name": f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"[:64],
+        "task": "findings" if has_findings else "classification",
         # The quality figures need 50 images of each class on each side.
         "data": {"split": {"val_a": 0.2, "val_b": 0.2}, "train_patients": train_patients},
         "parameters": {
@@ -282,7 +286,7 @@ def _quality(quality: Quality | str, size_px: int) -> tuple[Line, ...]:
 def _labels(synthetic: float | None, real: float | None) -> Line:
     """Judge labels by the AUROC of a classifier trained on real images, on synthetic and on unseen real images."""
     if synthetic is None or real is None:
-        return _not_measured("labels", "there is only one class")
+        return _not_measured("labels", "no finding has enough images")
     aurocs = (
         f"A classifier trained on real images has an AUROC of {synthetic:.2f} on these, {real:.2f} on unseen real ones"
     )

@@ -71,10 +71,24 @@ def test_copies_of_one_image_are_precise_but_vary_little() -> None:
 
 
 def test_transfer_auroc_shows_whether_classes_mean_the_same() -> None:
-    real = [features(7, 60), features(8, 60, 0.8)]
+    classes = np.repeat([0, 1], 60)
+    real = np.concatenate([features(7, 60), features(8, 60, 0.8)]), classes
+    drawn = np.concatenate([features(9, 60), features(10, 60, 0.8)])
+    assert (transfer_auroc((drawn, classes), real, positive=1) or 0) > 0.95
+    assert (transfer_auroc((drawn, 1 - classes), real, positive=1) or 1) < 0.05
+    assert transfer_auroc((drawn, 0 * classes), (drawn, 0 * classes), positive=1) is None
 
-    assert transfer_auroc([features(9, 60), features(10, 60, 0.8)], real, positive=1) > 0.95
-    assert transfer_auroc([features(9, 60, 0.8), features(10, 60)], real, positive=1) < 0.05
+
+def test_transfer_auroc_of_findings_is_their_mean() -> None:
+    """One that all training images have is at chance, one without enough images is left out, unknown ones do not count."""
+    classes = np.repeat([0, 1], 60)
+    real, drawn = (np.concatenate([features(seed, 60), features(seed + 1, 60, 0.8)]) for seed in (7, 9))
+    unknown = np.where(np.arange(120) % 3, classes, -1)
+    rare = np.eye(120, dtype=np.int64)[0]
+    scored = real, np.stack([classes, classes, rare], axis=1)
+    learnt = drawn, np.stack([unknown, 1 - 0 * classes, classes], axis=1)
+    assert 0.74 < (transfer_auroc(learnt, scored, positive=0) or 0) <= 0.75
+    assert transfer_auroc(learnt, (real, rare[:, None]), positive=0) is None
 
 
 def test_a_generator_is_good_at_the_thresholds_and_not_below() -> None:

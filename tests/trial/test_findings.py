@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError
+from xraytune.data.findings import rarest_findings
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import FINDINGS, draw_phantoms
 from xraytune.data.prepare import read_prepared, write_prepared
@@ -87,6 +88,24 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
     first = [*map(tuple, drawn[: len(side.targets)].tolist())]
     assert sorted(first) == sorted(map(tuple, side.targets.tolist()))
     assert (chosen.targets[chosen.extra] == drawn[: len(chosen.extra)]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["duplicate", "gan"])
+def test_equal_balance_levels_the_rarest_findings(findings_bench: Bench, source: str) -> None:
+    """So extra images have rare findings, and those of a smaller ratio come first."""
+    gan = {"gan": {"image_size": 32, "steps": 2, "width": 4, "batch_size": 8}} if source == "gan" else {}
+    ungated = replace(findings_bench, settings=without_gate(findings_bench.settings))
+    real = findings_bench.prepared.side("train").targets
+    extra = []
+    for ratio in (0.2, 2.0):
+        experiment = ungated.experiment(source=source, synthetic_ratio=ratio, balance="equal", **gan)
+        chosen = build_training_set(experiment, findings_bench.context)
+        extra.append(chosen.targets[chosen.extra])
+    assert (extra[0] == extra[1][: len(extra[0])]).all()
+    before, after = (np.bincount(rarest_findings(rows == 1)) for rows in (real, np.concatenate([real, extra[1]])))
+    assert before.max() > 2 * before.min()
+    assert after.max() - after.min() <= 1
 
 
 def test_an_image_depends_on_all_of_its_findings() -> None:

@@ -150,7 +150,7 @@ def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sampl
 
 
 def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(findings_bench: Bench, tmp_path: Path) -> None:
-    """Also if it was written to be shared; without a study, or as a start for other findings, it is refused."""
+    """Also if it was written to be shared; as a start for other findings, it is refused."""
     xrays, out = findings_bench.settings.data.path, tmp_path / "gan"
     table = (xrays / "data.yaml").read_text().replace("[lobar, diffuse, effusion]", "[effusion, lobar, diffuse]")
     (xrays / "others.yaml").write_text(table)
@@ -180,8 +180,26 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(finding
     assert np.array_equal(block.read(), drawn.pixels)
     with pytest.raises(DataError, match="lobar, diffuse, effusion cannot start from a GAN of effusion, lobar, diffuse"):
         read_inputs({("gan.start_from", str(out))}, findings_bench.settings, findings_bench.prepared, tmp_path)
-    with pytest.raises(ConfigError, match="source: generator"):
-        generator_sample(out, count=4, out=tmp_path / "drawn")
+
+
+def test_images_with_findings_are_drawn_with_a_table_of_them(findings_bench: Bench, tmp_path: Path) -> None:
+    """The findings are those of training images, unknown ones too; the folder is a source."""
+    gan = ["source=gan", *(f"gan.{value}" for value in ("image_size=32", "width=4", "batch_size=4", "steps=2"))]
+    xrays, train = findings_bench.settings.data.path, findings_bench.prepared.side("train").targets
+    cache = tmp_path / "cache"
+    generator_train(
+        xrays.parent / "space.yaml", data=xrays / "data.yaml", overrides=gan, out=tmp_path / "gan", cache=cache
+    )
+    for count in (len(train), 4):
+        generator_sample(tmp_path / "gan", count=count, out=tmp_path / f"{count}")
+    folder = {"path": tmp_path / f"{len(train)}/data.yaml"}
+    ungated = replace(findings_bench, settings=without_gate(findings_bench.settings))
+    experiment = ungated.experiment(source="folder", synthetic_ratio=1.0, folder=folder)
+    chosen = build_training_set(experiment, findings_bench.context)
+    drawn = chosen.targets[chosen.extra]
+    assert sorted(map(tuple, drawn.tolist())) == sorted(map(tuple, train.tolist()))
+    few, many = ((tmp_path / f"{count}/labels.csv").read_text().splitlines() for count in (4, len(train)))
+    assert few == many[:5]
 
 
 def test_what_a_saved_generator_lacks_is_said_before_a_search(kept: Kept, clinic_b: Bench, tmp_path: Path) -> None:

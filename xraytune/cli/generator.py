@@ -62,8 +62,7 @@ def _show_trained(trained: TrainedGenerator) -> None:
     console.write(f"quality: {quality or trained.report.note}{features}")
     if copies:
         console.write(f"its images copy training images: {copies}")
-    if trained.has_masks or len(trained.class_counts) > 1:
-        console.write_command(f"xraytune generator sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")
+    console.write_command(f"xraytune generator sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")
 
 
 def sample(
@@ -72,7 +71,7 @@ def sample(
     count: Annotated[int, Option("--count", "-n", metavar="N", help="Number of images.")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Generate images with a saved generator, as PNG files in class folders (pairs: images/, masks/).
+    """Generate images with a saved generator, as PNG files in class folders (pairs: images/, masks/; findings: data.yaml).
 
     Classes have their training proportions. The first 100 of 500 images are the same as with -n 100.
     """

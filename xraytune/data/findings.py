@@ -13,6 +13,7 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.guesses import EMPTY, NO, UNCERTAIN, YES, folded, is_view_column, means_no_disease
 from xraytune.space.settings import DataSettings, TableSettings
 
@@ -33,6 +34,25 @@ def numbers_of(findings: Sequence[str]) -> NDArray[np.int64]:
 def present_findings(names: Sequence[str], findings: NDArray[np.int64]) -> list[str]:
     """Return the present findings of images, [N, C], as texts such as `Edema, Pleural Effusion`; else `no finding`."""
     return [", ".join(compress(names, states == 1)) or "no finding" for states in findings]
+
+
+def rarest_findings(has: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the rarest finding that each image or patient has, [N, C] to [N]; C if it has none."""
+    counts = np.where(has, has.sum(axis=0), np.inf)
+    return np.asarray(np.where(has.any(axis=1), counts.argmin(axis=1), has.shape[1]))
+
+
+def levelling_order(targets: NDArray[np.int64], total: int, seed: int) -> NDArray[np.int64]:
+    """Return the places of `total` images, [N, C], that level the numbers of their rarest findings when they are repeated.
+
+    The next image has the rarest finding that fewest images have by then. Each is repeated once before any is again.
+    """
+    rarest = rarest_findings(targets == 1)
+    members = [np.flatnonzero(rarest == finding) for finding in np.unique(rarest)]
+    numbers = np.concatenate([len(places) + np.arange(total) for places in members])
+    shuffled = (numpy_generator(seed, "levelled findings", int(places[0])).permutation(places) for places in members)
+    repeated = np.concatenate([np.resize(places, total) for places in shuffled])
+    return repeated[np.argsort(numbers, kind="stable")[:total]]
 
 
 def in_order_of(learnt: Sequence[str], names: Sequence[str], findings: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xraytune.base.errors import DataError, Problem, counted, join_names
 from xraytune.base.seeding import derive_seed
-from xraytune.data.findings import targets_of
+from xraytune.data.findings import rarest_findings, targets_of
 from xraytune.data.guesses import PARTS, PartName, part_named
 from xraytune.data.index import ImageFile, ImageIndex, shared_patients_problems, with_headers
 from xraytune.space.settings import SplitSettings, ValUse
@@ -143,9 +143,7 @@ def _grouped(patients: Sequence[str], targets: NDArray[np.int64]) -> list[_Patie
         labels = [frozenset(targets[places].tolist()) for places in members]
     else:
         has = np.array([(targets[places] == 1).any(axis=0) for places in members])
-        counts = np.where(has, has.sum(axis=0), np.inf)
-        rarest = np.where(has.any(axis=1), counts.argmin(axis=1), targets.shape[1])
-        labels = [frozenset({label}) for label in rarest.tolist()]
+        labels = [frozenset({label}) for label in rarest_findings(has).tolist()]
     return [
         _Patient(name=name, labels=its_labels, positions=tuple(places.tolist()))
         for name, its_labels, places in zip(positions, labels, members, strict=True)

@@ -11,6 +11,7 @@ the same however many are drawn, and a search would train on the same images. In
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from PIL import Image
 from xraytune.base.artifacts import work_path
 from xraytune.base.errors import ConfigError, DataError, MachineError, Problem
 from xraytune.base.files import (
+    csv_table,
     explain_disk_errors,
     new_folder,
     require_new,
@@ -33,10 +35,12 @@ from xraytune.base.files import (
     write_json,
     write_text,
 )
-from xraytune.base.records import Compute, Progress, ignore_progress, to_json
+from xraytune.base.records import Compute, Json, Progress, ignore_progress, to_json
+from xraytune.data.findings import numbers_of
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.compute import allocation_of, compute_like, gpu_count, pin
 from xraytune.nets.weights import find_weights
+from xraytune.space.document import write_yaml
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import GENERATORS, Experiment, GeneratorSettings, GivenGenerator, Parameters
@@ -48,7 +52,7 @@ from xraytune.synth.privacy import measure_privacy
 from xraytune.synth.quality import feature_parameters, report_pool
 from xraytune.synth.saved_generator import GENERATOR_FILE, SavedGenerator, draw_saved, generator_file, read_generator
 from xraytune.synth.seen import PROVENANCE_FILE, seen_by
-from xraytune.synth.sources import generator_of, typical_masks
+from xraytune.synth.sources import blocks_for, findings_of_block, generator_of, typical_masks
 from xraytune.synth.synthesize import (
     copy_file,
     copy_grids,
@@ -252,11 +256,13 @@ def fill_generator_folder(
             save_generator(without_images(load_generator(source)), folder / file)
         else:
             copy_file(source, folder / file)
-    learnt = {image.sha256 for image in prepared.images if image.side == "train"}
+    train = [image for image in prepared.images if image.side == "train"]
+    learnt = {image.sha256 for image in train}
     record = SavedGenerator(
         settings=settings.model_copy(update=dict.fromkeys({"start_from", "features"} & settings.model_fields_set)),
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         findings=prepared.findings,
+        findings_counts=dict(Counter(image.findings for image in train if image.findings)),
         train_fingerprint=prepared.train_fingerprint,
         train_images=sorted(learnt | seen_by([experiment.parameters])),
         generators={file: sha256_of(folder / file) for file in files},
@@ -275,7 +281,8 @@ def generator_sample(
     """Draw images from a generator as grey PNG files in class folders, with their origin in `provenance.json`.
 
     The classes have their shares of the training images. Images with masks are in `images/`, and their masks, of the same
-    name, in `masks/`.
+    name, in `masks/`. Images with findings are in `images/` too, with the data file `data.yaml` and its table; the
+    findings are those of training images.
 
     Args:
         generator: A folder written by `generator_train`.
@@ -285,22 +292,20 @@ def generator_sample(
 
     Raises:
         ArtifactError: `generator` is no such folder, or a file of it is damaged.
-        ConfigError: `count` is below 1, or `out` exists; or the generator's images have findings.
+        ConfigError: `count` is below 1, or `out` exists.
         TrialError: Too few masks are plausible.
     """
     require_new(out)
     if count < 1:
         raise ConfigError(Problem(f"cannot draw {count} images", fix="give 1 or more"))
     record = read_generator(generator)
-    if record.findings:
-        what = "images with findings are drawn for those of the images of a study"
-        raise ConfigError(Problem(what, generator, "search with `source: generator`"))
     names = list(record.class_counts)
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
     images = {name: _images(generator, record, name, compute) for name in names}
     counts, has_masks = dict.fromkeys(images, 0), record.masks is not None
-    folders = {name: (name,) if record.masks is None else ("images", "masks") for name in images}
+    together = ("images", "masks") if has_masks else ("images",) if record.findings else ()
+    folders = {name: together or (name,) for name in images}
     with explain_disk_errors(out), new_folder(out) as folder:
         for subfolder in chain(*folders.values()):
             (folder / subfolder).mkdir()
@@ -310,9 +315,26 @@ def generator_sample(
                 Image.fromarray(pixels).save(folder / subfolder / f"{record.settings.block}_{number:06d}.png")
             counts[name] += 1
             on_progress("generating images", number, count)
+        if record.findings:
+            _write_table(folder, record, count)
         provenance = {**to_json(replace(record, compute=compute)), "count": count, "counts": counts}
         write_json(folder / PROVENANCE_FILE, provenance)
     return GeneratorSample(path=out, counts=counts, image_size_px=record.settings.image_size, has_masks=has_masks)
+
+
+def _write_table(folder: Path, saved: SavedGenerator, count: int) -> None:
+    """Write the findings of images that were drawn; unknown ones are empty cells."""
+    files = [f"images/{saved.settings.block}_{number:06d}.png" for number in range(1, count + 1)]
+    findings = np.concatenate([_findings(saved, block) for block in range(blocks_for(count))])
+    states = [["" if state < 0 else str(state) for state in row] for row in findings.tolist()]
+    rows = [[file, *row] for file, row in zip(files, states, strict=False)]
+    write_text(folder / "labels.csv", csv_table(["file", *saved.findings], rows))
+    table: Json = {"file": "labels.csv", "image": "file"}
+    write_text(folder / "data.yaml", write_yaml({"data": {"path": ".", "table": table, "findings": [*saved.findings]}}))
+
+
+def _findings(saved: SavedGenerator, block: int) -> NDArray[np.int64]:
+    return findings_of_block(numbers_of([*Counter(saved.findings_counts).elements()]), block, saved.settings.seed)
 
 
 def _images(
@@ -320,5 +342,8 @@ def _images(
 ) -> Iterator[tuple[NDArray[np.uint8], ...]]:
     """Yield images of a class forever, each with its mask if it has one, from the blocks that a search would use."""
     for block in count_from():
-        images = draw_saved(folder, saved, class_name, block, seed=saved.settings.seed, compute=compute)
+        findings = _findings(saved, block) if saved.findings else None
+        images = draw_saved(
+            folder, saved, class_name, block, seed=saved.settings.seed, compute=compute, findings=findings
+        )
         yield from zip(*(planes for planes in images if planes is not None), strict=True)

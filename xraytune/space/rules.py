@@ -44,6 +44,12 @@ RULES: tuple[Rule, ...] = (
         "source: {source} does not apply to task: {task}",
         "use gan, diffusion, generator, folder, duplicate or none",
     ),
+    Rule(
+        ("balance", "source", "task"),
+        lambda balance, source, task: (balance, source, task) != ("equal", "folder", "findings"),
+        "balance: equal does not apply to a folder of images with findings",
+        "write balance: natural, or leave images out of the folder's table",
+    ),
     *(
         Rule(
             (f"{block}.conditional", "task"),

@@ -39,6 +39,7 @@ UncertainUse = Literal["ignore", "zeros", "ones"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 PosWeight = Literal["none", "balanced"]
+Balance = Literal["natural", "equal"]
 TaskName = Literal["classification", "findings", "segmentation"]
 ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice"]
 OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
@@ -348,9 +349,7 @@ class Parameters(StrictModel):
     source: Annotated[str, SOURCES] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100), NoEffect(source="none")] = 1.0
     """Extra images per real image; 0 for `source: none`."""
-    balance: Annotated[Literal["natural", "equal"], NoEffect(source="none", tasks=("segmentation", "findings"))] = (
-        "natural"
-    )
+    balance: Annotated[Balance, NoEffect(source="none", tasks=("segmentation",))] = "natural"
     mixing: Annotated[Literal["additive", "replace", "pretrain"], NoEffect(source="none")] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
     first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""

@@ -8,13 +8,16 @@ scored on the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
-from xraytune.stats.classification import Floats, Labels, auroc
+from xraytune.stats.classification import Floats, Labels, auroc, scored_findings
 
+LabelledFeatures: TypeAlias = tuple[Floats, Labels]
+"""Features of images, [n, D], and their classes, [n], or findings, [n, C]."""
 QUALITY_FILE = "quality.json"
 """In a trial's folder: the `PoolReport` of its synthetic images."""
 NEIGHBOURS = 5
@@ -65,7 +68,7 @@ class Quality:
     Attributes:
         features: The backbone and its weights, such as `mobilenet_v2 (mobilenet_v2-b0353104.pth)`.
         resolution_px: Side of the compared images.
-        gan_train: AUROC on val-A of a linear classifier of features, trained only on the pool; None with one class.
+        gan_train: AUROC on val-A of a linear classifier of features, trained only on the pool; see `transfer_auroc`.
         gan_test: AUROC on the pool of a linear classifier trained on the train side.
         real_train: AUROC of the same classifier on val-A.
         blur_px: The blur of val-B images that gives the same KID, clipped to the range of `SCALE_PX`.
@@ -178,15 +181,27 @@ def neighbourhoods(real: Floats, synthetic: Floats) -> Neighbourhoods:
     )
 
 
-def transfer_auroc(train: Sequence[Floats], scored: Sequence[Floats], *, positive: int) -> float:
-    """Return the AUROC of a linear classifier trained on one set, of the features of each class [n, D], on another."""
+def transfer_auroc(train: LabelledFeatures, scored: LabelledFeatures, *, positive: int) -> float | None:
+    """Return the AUROC of a linear classifier trained on one set of images, on another; of findings, their mean.
+
+    None with one class, or if no finding has enough images. A finding that all or none of the training images have is at
+    chance.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def labels(classes: Sequence[Floats]) -> Labels:
-        return np.repeat(np.arange(len(classes)), [len(features) for features in classes])
+    (features, targets), (others, truth) = train, scored
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
-    model.fit(np.concatenate(train), labels(train))
-    return auroc(labels(scored), model.predict_proba(np.concatenate(scored)), positive=positive)
+    def probabilities(labels: Labels) -> Floats:
+        if len(np.unique(labels[labels >= 0])) < 2:
+            return np.full((len(others), 2), 0.5)
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
+        model.fit(features[labels >= 0], labels[labels >= 0])
+        return np.asarray(model.predict_proba(others))
+
+    if targets.ndim == 1:
+        return auroc(truth, probabilities(targets), positive=positive) if targets.any() else None
+    if not scored_findings(truth):
+        return None
+    return auroc(truth, np.stack([probabilities(states)[:, 1] for states in targets.T], axis=1), positive=positive)

@@ -78,7 +78,7 @@ def measure_privacy(folder: Path, saved: SavedGenerator, context: RunContext) ->
         drawn = []
         for block in range(blocks):
             seed, compute = saved.settings.seed, context.compute
-            findings = block_findings(prepared, block, seed)
+            findings = block_findings(prepared, block, seed, "natural")
             block_images = draw_saved(folder, saved, name, block, seed=seed, compute=compute, findings=findings)
             drawn.append(block_images.pixels)
             context.on_progress(

@@ -37,6 +37,7 @@ from xraytune.synth.generator_quality import (
     COMMON_BLUR_PX,
     SCALE_PX,
     ClassQuality,
+    LabelledFeatures,
     PoolReport,
     Quality,
     kernel_inception_distance,
@@ -76,7 +77,7 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
     read = read or pool_reader(experiment, context)
     # Whole blocks: GAN-train uses all of them, even if the class has few real images.
     pools = [first_images(read, label, int(count)) for label, count in enumerate(counts)]
-    if few := _few({name: len(pixels) for name, (pixels, _) in zip(names, pools, strict=True)}):
+    if few := _few({name: len(pixels) for name, (pixels, *_) in zip(names, pools, strict=True)}):
         return f"not measured: too few synthetic images ({few})"
     size_px = pools[0][0].shape[1]
     file_size_px = read(0, 0).file_size_px or size_px  # enlarged files look unlike real ones at the study's size
@@ -89,7 +90,7 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         return f"not measured: {error.problems[0].what}"
 
     def build(folder: Path) -> None:
-        sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
+        sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, *_ in pools]
         flat = features.of("synthetic images", sets)
         sharp, hazy = flat[: len(names)], flat[len(names) :]
         train, val_a, val_b = (features.of_side(side) for side in ("train", "val_a", "val_b"))
@@ -110,14 +111,16 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
             )
             for label, (name, pair) in enumerate(zip(names, map(equal, val_a, sharp), strict=True))
         }
-        is_classified, auroc = len(names) > 1, partial(transfer_auroc, positive=prepared.positive)
+        drawn = np.concatenate(sharp), np.concatenate([targets for _, targets, _ in pools])
+        learnt, unseen = _labelled("train", train, prepared), _labelled("val_a", val_a, prepared)
+        auroc = partial(transfer_auroc, positive=prepared.positive)
         quality = Quality(
             features=features.name,
             resolution_px=resolution_px,
             classes=classes,
-            gan_train=auroc(sharp, val_a) if is_classified else None,
-            gan_test=auroc(train, sharp) if is_classified else None,
-            real_train=auroc(train, val_a) if is_classified else None,
+            gan_train=auroc(drawn, unseen),
+            gan_test=auroc(learnt, drawn),
+            real_train=auroc(learnt, unseen),
             blur_px=0.0,
         )
         blur_px = float(np.interp(quality.kid, np.maximum.accumulate(scale), SCALE_PX))
@@ -130,7 +133,8 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
         "class_names": list(names),
         "positive": prepared.positive,
         "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
-        "pools": [blocks for _, blocks in pools],
+        "pools": [blocks for *_, blocks in pools],
+        **({"findings": [targets.tolist() for _, targets, _ in pools]} if prepared.findings else {}),
     }
     path = build_once(context.cache, QUALITY_STAGE, inputs, build, waiting=features.waiting)
     return _QUALITY.validate_python(read_json(path / "quality.json"))
@@ -229,6 +233,13 @@ class Features:
                 self._context.on_progress(f"quality: features of {what}", done, total)
             features.append(torch.cat(batches).numpy())
         return features
+
+
+def _labelled(name: SideName, features: Sequence[Floats], prepared: Prepared) -> LabelledFeatures:
+    """Return the features of a side, with the targets of the images that `Features.of_side` chooses."""
+    side = prepared.side(name)
+    chosen = [spread(np.flatnonzero(side.labels == label), MOST_IMAGES) for label in range(len(features))]
+    return np.concatenate(features), side.targets[np.concatenate(chosen)]
 
 
 def _distances(real: Sequence[Floats], others: Sequence[Floats]) -> list[float]:

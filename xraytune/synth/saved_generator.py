@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -28,13 +28,15 @@ class SavedGenerator:
 
     `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks. `train_images` includes those of the
     generator that training started from. `membership` is what `measure_privacy` found before the generator was shared.
-    `findings` are in the order that its network has learnt.
+    `findings` are in the order that its network has learnt; `findings_counts` has the number of training images with each
+    combination of them, such as `10?`.
     """
 
     version: Literal[1] = 1
     settings: GeneratorSettings
     class_counts: dict[str, int]
     findings: tuple[str, ...] = ()
+    findings_counts: dict[str, int] = field(default_factory=dict)
     train_fingerprint: str
     train_images: list[str]
     generators: dict[str, str]

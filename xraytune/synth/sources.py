@@ -19,10 +19,10 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import write_array
 from xraytune.base.seeding import derive_seed, numpy_generator
-from xraytune.data.findings import in_order_of, present_findings
+from xraytune.data.findings import in_order_of, levelling_order, present_findings
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images, stored_images
-from xraytune.space.settings import SOURCES, Experiment, GeneratorSettings, PipelineSettings, Settings
+from xraytune.space.settings import SOURCES, Balance, Experiment, GeneratorSettings, PipelineSettings, Settings
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.extra_folder import store_folder
 from xraytune.synth.pipeline import draw_images, pipeline_content
@@ -53,17 +53,20 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     """Return the reader of a trial's pool, which builds what the cache lacks. Raises the errors of `build_training_set`."""
     parameters = experiment.parameters
     if parameters.own_generator is not None:
-        return partial(pool_block, parameters.own_generator, context)
+        return partial(pool_block, parameters.own_generator, context, balance=parameters.balance)
     if parameters.folder is not None:
         return folder_reader(folder_images(experiment, context))
     if parameters.generator is not None:
-        return partial(given_block, parameters.generator.path, context, seed=experiment.settings.seed)
+        seed, folder = experiment.settings.seed, parameters.generator.path
+        return partial(given_block, folder, context, seed=seed, balance=parameters.balance)
     if parameters.pipeline is not None:
-        return partial(pipeline_block, parameters.pipeline, experiment.settings, context)
+        return partial(pipeline_block, parameters.pipeline, experiment.settings, context, balance=parameters.balance)
     return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
 
 
-def pool_block(settings: GeneratorSettings, context: RunContext, label: int, block: int) -> ImageSource:
+def pool_block(
+    settings: GeneratorSettings, context: RunContext, label: int, block: int, *, balance: Balance = "natural"
+) -> ImageSource:
     """Return a block of 256 synthetic images of a class at the generator's size, with masks if the training images have any.
 
     Raises:
@@ -72,7 +75,9 @@ def pool_block(settings: GeneratorSettings, context: RunContext, label: int, blo
     prepared, compute, cache = context.prepared, context.compute, context.cache
     generator = trained_generator(settings, None if settings.conditional else label, context)
     inputs = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
-    findings = block_findings(prepared, block, settings.seed)
+    findings = block_findings(prepared, block, settings.seed, balance)
+    if findings is not None and balance == "equal":
+        inputs["balance"] = balance
 
     def draw() -> Images:
         network = load_generator(generator / "generator.safetensors").to(compute.device)
@@ -84,26 +89,34 @@ def pool_block(settings: GeneratorSettings, context: RunContext, label: int, blo
     return _stored_block(context, settings.block, settings.noun, inputs, draw, findings)
 
 
-def block_findings(prepared: Prepared, block: int, seed: int) -> NDArray[np.int64] | None:
-    """Return the findings to draw a block for, [256, C]: those of training images, each once before any is repeated.
+def block_findings(prepared: Prepared, block: int, seed: int, balance: Balance) -> NDArray[np.int64] | None:
+    """Return the findings of training images to draw a block for, [256, C]; None with classes or masks."""
+    return findings_of_block(prepared.side("train").targets, block, seed, balance) if prepared.findings else None
 
-    None with classes or masks.
+
+def findings_of_block(
+    targets: NDArray[np.int64], block: int, seed: int, balance: Balance = "natural"
+) -> NDArray[np.int64]:
+    """Return the findings, [N, C] to [256, C], that a block is drawn for: each image's once before any is repeated.
+
+    With `balance: equal`, those of images with rare findings come first and are repeated, as in `levelling_order`.
     """
-    if not prepared.findings:
-        return None
-    targets = prepared.side("train").targets
     places = range(block * BLOCK, (block + 1) * BLOCK)
+    if balance == "equal":
+        return targets[levelling_order(targets, places.stop, seed)[places.start :]]
     passes = range(places.start // len(targets), places.stop // len(targets) + 1)
     orders = [numpy_generator(seed, "findings of a pool", number).permutation(len(targets)) for number in passes]
     first = passes.start * len(targets)
     return targets[np.concatenate(orders)[places.start - first : places.stop - first]]
 
 
-def given_block(folder: Path, context: RunContext, label: int, block: int, *, seed: int) -> ImageSource:
+def given_block(
+    folder: Path, context: RunContext, label: int, block: int, *, seed: int, balance: Balance
+) -> ImageSource:
     """Like `pool_block`, for a generator that was trained before; larger images are reduced to the study's size."""
     prepared, compute, saved = context.prepared, context.compute, read_generator(folder)
     name, size_px = prepared.class_names[label], prepared.image_size_px
-    findings = block_findings(prepared, block, seed)
+    findings = block_findings(prepared, block, seed, balance)
     learnt = None if findings is None else in_order_of(saved.findings, prepared.findings, findings)
     inputs = {
         "files": saved.generators,
@@ -122,11 +135,11 @@ def given_block(folder: Path, context: RunContext, label: int, block: int, *, se
 
 
 def pipeline_block(
-    given: PipelineSettings, study: Settings, context: RunContext, label: int, block: int
+    given: PipelineSettings, study: Settings, context: RunContext, label: int, block: int, *, balance: Balance
 ) -> ImageSource:
     """Like `pool_block`, for a pipeline of diffusers; raise TrialError if it fails."""
     prepared, seed = context.prepared, study.seed
-    name, findings = prepared.class_names[label], block_findings(prepared, block, seed)
+    name, findings = prepared.class_names[label], block_findings(prepared, block, seed, balance)
     shown = [name] * BLOCK if findings is None else present_findings(prepared.findings, findings)
     prompts = [study.prompt_of(text) for text in shown]
     asked = prompts[0] if findings is None else prompts
@@ -224,9 +237,12 @@ def blocks_for(count: int) -> int:
     return -(-count // BLOCK)
 
 
-def first_images(read: ReadBlock, label: int, count: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """Return the images of a class in the blocks that hold `count`, or all of a folder, and the inputs of these blocks."""
+def first_images(
+    read: ReadBlock, label: int, count: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[dict[str, Any]]]:
+    """Return the images of a class in the blocks that hold `count`, or in a folder; their targets; the blocks' inputs."""
     blocks: list[ImageSource] = []
     while len(blocks) < blocks_for(count) and all(len(block.rows) == BLOCK for block in blocks):
         blocks.append(read(label, len(blocks)))
-    return np.concatenate([block.read() for block in blocks]), [block.inputs for block in blocks]
+    targets = np.concatenate([block.targets for block in blocks])
+    return np.concatenate([block.read() for block in blocks]), targets, [block.inputs for block in blocks]

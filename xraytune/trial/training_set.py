@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.seeding import numpy_generator
+from xraytune.data.findings import levelling_order
 from xraytune.data.prepare import ImageSource, RunContext, side_images
 from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation_gate import refuse_memorised
@@ -70,5 +71,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         if len(sources) == 1 or experiment.has_real_extra:  # other real images in each replicate
             members = numpy_generator(experiment.settings.seed, "duplicates", label).permutation(members)
         extra[chosen] = np.resize(members, len(chosen)) if len(sources) == 1 else members[: len(chosen)]
+    if real.findings is not None and experiment.parameters.balance == "equal" and len(sources) == 1:
+        extra = levelling_order(real.targets, len(extra), experiment.settings.seed)
     targets = np.concatenate([source.targets for source in sources])
     return TrainingSet(sources=sources, targets=targets, real=np.arange(len(real.rows)), extra=extra)
