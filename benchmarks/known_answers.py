@@ -104,7 +104,7 @@ QUESTIONS = (
     Question(extra="own GAN", ratio=4, right="", opposite=("helps",), replicates=5, studies=10),
     Question(extra="new patients", ratio=1.25, right="helps", opposite=("hurts",), studies=10, findings=True),
     Question(extra="copies", ratio=0.5, right="no_better", opposite=("helps", "hurts"), studies=10, findings=True),
-    Question(extra="wrong labels", ratio=0.25, right="hurts", opposite=("helps",), studies=10, findings=True),
+    Question(extra="wrong labels", ratio=2, right="hurts", opposite=("helps",), studies=10, findings=True),
 )
 
 

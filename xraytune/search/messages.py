@@ -68,14 +68,10 @@ class Node:
 
 
 class RayStarted(_Message):
-    """Ray runs; `dashboard` is its address, "" if there is none; `warning` is about what this Ray lacks.
-
-    `nodes` are there now, and `most` is what an autoscaler makes of them.
-    """
+    """Ray runs; `dashboard` is its address, "" if there is none; `warning` is about what this Ray lacks."""
 
     dashboard: str
     nodes: tuple[Node, ...]
-    most: Node = Node(cpus=0, gpus=0)
     warning: str = ""
 
 

@@ -28,7 +28,7 @@ from ray.tune.search import Searcher
 
 from xraytune.search import messages
 from xraytune.search.ray.actor import TrialActor, started_trial
-from xraytune.search.ray.internals import cluster_state, exit_codes, install_guards
+from xraytune.search.ray.internals import exit_codes, install_guards
 from xraytune.search.ray.nodes import Nodes
 
 _LIST_NODES_SECONDS = 2.0
@@ -160,9 +160,7 @@ def _start_ray(address: str, cpus: int) -> messages.RayStarted | messages.RayNot
     dashboard = f"http://{url}" if (url := context.dashboard_url) else ""
     nodes, warning = Nodes(), install_guards(is_local=not address)
     nodes.update()
-    resources = cluster_state("get_max_resources_from_cluster_config")
-    most = messages.Node(cpus=resources.get("CPU", 0), gpus=resources.get("GPU", 0))
-    return messages.RayStarted(dashboard=dashboard, nodes=nodes.usable(), most=most, warning=warning)
+    return messages.RayStarted(dashboard=dashboard, nodes=nodes.usable(), warning=warning)
 
 
 def _run(connection: Connection, order: messages.RunTrials, nodes: Nodes) -> None:

@@ -56,12 +56,11 @@ def _survive_memory_monitor() -> bool:
     return True
 
 
-def cluster_state(question: str) -> dict[str, int]:
-    """Return what the cluster's state answers to the question of this name; nothing if this Ray does not know it."""
+def draining_nodes() -> set[str]:
+    """Return the ids of the nodes that Ray drains; none if this Ray does not say."""
     import ray
 
-    answer: dict[str, int] | None = getattr(ray._private.state.state, question, dict)()
-    return answer or {}
+    return {*getattr(ray._private.state.state, "get_draining_nodes", dict)()}
 
 
 def exit_codes() -> list[int | None]:

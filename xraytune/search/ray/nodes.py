@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from xraytune.base.errors import MachineError, Problem, join_names
 from xraytune.base.files import nearest_folder, temporary_name, write_text
 from xraytune.search.messages import Needs, Node, NodesSeen
-from xraytune.search.ray.internals import cluster_state
+from xraytune.search.ray.internals import draining_nodes
 
 _ANSWER_SECONDS, _POLL_SECONDS = 60.0, 0.5
 _CLOCK_SECONDS = 60.0  # commands judge by the age of files whether a process is alive
@@ -44,7 +44,7 @@ class Nodes:
         self._resources = {node["NodeID"]: node["Resources"] for node in alive}
         if self.needs is None:
             return
-        self.drained = {*cluster_state("get_draining_nodes")}
+        self.drained = draining_nodes()
         known = self._environments.keys() | self._out | self.drained
         if joined := [node for node in self._resources if node not in known and self._has_room(node)]:
             self._look_at(joined, self.needs)
@@ -80,8 +80,8 @@ class Nodes:
         self.update()
         resources = self.needs.resources if self.needs else {}
         if not any(map(self._has_room, self._resources)):
-            demand = ray.remote(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0))(time.time)
-            demand.remote()
+            demand = ray.remote(lambda: None)
+            demand.options(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0)).remote()
         while not (self._environments or self._out):
             time.sleep(_POLL_SECONDS)
             self.update()

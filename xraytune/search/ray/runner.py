@@ -121,7 +121,7 @@ class Runner:
     def survey(self, settings: Settings, recorded: Compute | None) -> dict[str, Any]:
         """Look at each node of the cluster that has room for a trial; return the `environment` of one.
 
-        Trials use the cluster's GPUs if there are any or an autoscaler can add some, or what is `recorded` of their study.
+        Trials use the cluster's GPUs if it has any or no cores yet, or what is `recorded` of their study.
 
         Raises:
             MachineError: No cluster answers, it has no room for a trial, or nodes lack something; all of them are named.
@@ -130,7 +130,7 @@ class Runner:
         try:
             self._process = self._process or self._connected(self.address, [])
             started = self._process.started
-            has_gpu = any(node.gpus >= 1 for node in (*started.nodes, started.most))
+            has_gpu = _is_empty(started) or any(node.gpus >= 1 for node in started.nodes)
             self.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda" if recorded else has_gpu)
             trial = self.allocation.trial
             self.needs = messages.Needs(
@@ -150,15 +150,16 @@ class Runner:
 
     def _wait_seconds(self, started: messages.RayStarted) -> float | None:
         """Return how long to wait for a node with room for a trial, None if there is one; MachineError if none may join."""
-        trial, most = self.allocation.trial, started.most
+        trial = self.allocation.trial
         try:
             count_slots(self.allocation, started.nodes)
         except MachineError:
             waits_for_gpus = trial.gpus > 0 and not any(node.gpus for node in started.nodes)
-            if not waits_for_gpus and (trial.cpus > most.cpus or trial.gpus > most.gpus):
+            if not (_is_empty(started) or waits_for_gpus):
                 raise
             node = f"a node with {trial.cpus} CPU cores and {trial.gpus:g} GPUs"
-            self.callbacks.note(f"waiting up to {_JOIN_SECONDS / 60:g} minutes for {node} to join")
+            otherwise = "; for trials without GPUs, set resources.gpus_per_trial=0" if trial.gpus else ""
+            self.callbacks.note(f"waiting up to {_JOIN_SECONDS / 60:g} minutes for {node} to join{otherwise}")
             return _JOIN_SECONDS
         return None
 
@@ -167,6 +168,11 @@ class Runner:
         if self._process is not None:
             self._process.close()
             self._process, self._is_ready = None, False
+
+
+def _is_empty(started: messages.RayStarted) -> bool:
+    """Whether no node of a cluster has cores for trials: they run on nodes that an autoscaler adds."""
+    return not any(node.cpus for node in started.nodes)
 
 
 class RayWorkers:
