@@ -50,7 +50,7 @@ def patients_on(images: Sequence[ImageFile], side: Sequence[int]) -> set[str]:
 
 @pytest.mark.slow
 @given(sizes=group_sizes, settings=split_settings)
-def test_each_side_has_its_share_of_each_class_and_no_patient_of_another(sizes: GroupSizes, settings: SplitSettings) -> None:
+def test_each_side_has_its_share_of_each_class_and_its_own_patients(sizes: GroupSizes, settings: SplitSettings) -> None:
     images = images_of(sizes)
 
     split = split_by_patient(images, settings)
