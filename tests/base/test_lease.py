@@ -57,18 +57,6 @@ def owner_elsewhere(path: Path, host: str = "node-7") -> None:
 
 
 @pytest.mark.slow
-def test_a_second_owner_is_refused_and_sees_the_first(tmp_path: Path) -> None:
-    with hold(tmp_path / "lock") as owner:
-        assert current_owner(tmp_path / "lock") == owner
-        assert owner.pid == os.getpid()
-        with pytest.raises(LeaseHeldError) as refusal, hold(tmp_path / "lock"):
-            pass
-        assert refusal.value.owner == owner
-
-    assert not current_owner(tmp_path / "lock")
-
-
-@pytest.mark.slow
 def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     process = another_process("held", tmp_path / "lock")
     with pytest.raises(LeaseHeldError), hold(tmp_path / "lock"):

@@ -149,13 +149,10 @@ def test_a_gan_is_trained_and_drawn_from(space: Path, tmp_path: Path) -> None:
     run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
     gan, images = tmp_path / "gan", tmp_path / "images"
 
-    refused = run("generator", "train", "--space", space, "-o", gan, "--cache", tmp_path / "cache")
     train = ("generator", "train", "--space", space, "--set", "gan.steps=2", "-o", gan, "--cache", tmp_path / "cache")
     trained = run(*train, "--json")
     drawn = run("generator", "sample", gan, "-o", images, "-n", 6)
 
-    assert refused.exit_code == 2
-    assert "--set gan.steps=2" in refused.stderr
     assert json.loads(trained.stdout)["settings"]["steps"] == 2
     assert "sample grids appear in" in trained.stderr
     assert "PNEUMONIA" in drawn.stdout

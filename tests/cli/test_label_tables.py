@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -14,10 +13,6 @@ from PIL import Image
 from tests.cli.spaces import EXPERIMENT
 from tests.in_process import command, said
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.index import read_index
-from xraytune.data.table import table_columns
-from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings
 
 SHIPPED = Path(__file__).resolve().parents[2] / "search_spaces" / "data" / "nih_chestxray14.yaml"
 
@@ -46,36 +41,13 @@ def nih(root: Path) -> None:
         (root / file).write_text("\n".join(lines), encoding="utf-8")
 
 
-def example(root: Path) -> Path:
-    """The layout with the shipped data file in it."""
-    nih(root)
-    return Path(shutil.copy(SHIPPED, root))
-
-
-def test_nih_chestxray14_by_its_table_and_lists(tmp_path: Path) -> None:
-    file = example(tmp_path / "CXR8")
-    settings = data_settings(file, DataSettings(path=file)).model_copy(update={"findings": None})  # a study of classes
-
-    index = read_index(settings)
-
-    counts = Counter(f"{one.part} {index.class_names[one.label]}" for one in (*index.images, *index.test))
-    assert counts == {"train NORMAL": 13, "train PNEUMONIA": 14, "test NORMAL": 6, "test PNEUMONIA": 6}
-    first = index.images[0]
-    assert (first.file, first.patient) == ("images_001/images/00000001_000.png", "1")
-    assert index.warnings == (
-        "Data_Entry_2017.csv leaves out images with none of the labels Pneumonia, No Finding: 1 (Cardiomegaly 1)",
-    )
-    columns = table_columns(settings, [image.file for image in index.images])
-    assert columns["Patient Age"][first.file] == "51"
-    assert "Patient ID" not in columns
-
-
 @pytest.mark.slow
 def test_model_is_trained_and_evaluated_by_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the inspection to the metrics of the test side; a table of the same patients is recognised."""
     monkeypatch.chdir(tmp_path)
     Path("fixed.yaml").write_text(EXPERIMENT, encoding="utf-8")
-    file = example(tmp_path / "CXR8")
+    nih(tmp_path / "CXR8")
+    file = Path(shutil.copy(SHIPPED, tmp_path / "CXR8"))
 
     found = said("data", "inspect", file)
     trained = command("train", "--config", "fixed.yaml", "--data", file, "-o", "model")

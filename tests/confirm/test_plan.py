@@ -130,13 +130,6 @@ def test_controls_keep_every_setting_but_the_source() -> None:
     assert {(arm.role, arm.trial, arm.resolution_px) for arm in matched} == {("matched", "#7", 64)}
 
 
-def test_with_mixing_replace_there_are_no_duplicates() -> None:
-    finalist = finalist_arm(trial(7, 0.9, "gan", mixing="replace"), 64)
-
-    assert matched_control(finalist, "duplicate") is None
-    assert matched_control(finalist, "none") is not None
-
-
 def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all() -> None:
     finalist = finalist_arm(trial(7, 0.9, "gan", mixing="pretrain", synthetic_ratio=0.5), 64)
 

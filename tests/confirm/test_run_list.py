@@ -1,26 +1,23 @@
-"""A fixed list of runs: each ends once, failed ones are retried, GANs are trained once."""
+"""A fixed list of runs: each ends once, and a restart repeats what was decided."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.study.studies import ended, epoch, no_gan
-from xraytune.base.errors import StudyError
 from xraytune.base.files import read_json, write_bytes, write_json
 from xraytune.confirm.arms import Arm, replicate
 from xraytune.confirm.controls import TopUpRungs
 from xraytune.confirm.run_list import Run, RunList
 from xraytune.search.asha import Rungs
 from xraytune.search.loop import TrialLoop
-from xraytune.search.messages import TrialFailed, TrialMessage
-from xraytune.search.order import GeneratorNeeds
+from xraytune.search.messages import TrialFailed
 from xraytune.space.settings import DataSettings, Experiment, Parameters, SchedulerSettings, Settings
 from xraytune.study.folder import StudyFolder
-from xraytune.study.row import completed_runs, ended_runs
+from xraytune.study.row import completed_runs
 from xraytune.study.suggestion import TrialSuggestion
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
@@ -31,15 +28,10 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "confirm")
 
 
-def runs(*sources: str) -> list[Run]:
-    return [
-        Run(number=number, label=f"run {number}", experiment=Experiment(settings=SETTINGS, parameters=parameters))
-        for number, parameters in enumerate(Parameters.model_validate({"source": source}) for source in sources)
-    ]
-
-
-def work(folder: StudyFolder, *sources: str, generator_need: GeneratorNeeds = no_gan, **options: Any) -> TrialLoop:
-    return TrialLoop(RunList(folder, runs(*sources), what="runs", retries=1, **options), generator_need=generator_need)
+def work(folder: StudyFolder, count: int, **options: Any) -> TrialLoop:
+    experiment = Experiment(settings=SETTINGS, parameters=Parameters())
+    runs = [Run(number=number, label=f"run {number}", experiment=experiment) for number in range(count)]
+    return TrialLoop(RunList(folder, runs, what="runs", retries=1, **options), generator_need=no_gan)
 
 
 def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> TrialLoop:
@@ -47,7 +39,7 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> TrialLoop
     rungs = Rungs(SchedulerSettings(grace=1, reduction=3, within="all"), max_epochs=9)
     for report in searched:
         rungs.should_continue(*report)
-    return work(folder, "none", "none", asha=TopUpRungs(folder, rungs).should_continue)
+    return work(folder, 2, asha=TopUpRungs(folder, rungs).should_continue)
 
 
 def started(work: TrialLoop) -> int:
@@ -58,12 +50,12 @@ def started(work: TrialLoop) -> int:
 
 def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     progress: list[tuple[str, int, int]] = []
-    first = work(folder, "none", "none", "none", on_progress=lambda *said: progress.append(said))
+    first = work(folder, 3, on_progress=lambda *said: progress.append(said))
     assert [started(first), started(first)] == [0, 1]
     assert all(first.on_result(1, epoch(place, 0.5)) for place in range(1, 30)), "it trains all of its epochs"
     first.on_result(1, ended(0.9))
 
-    second = work(folder, "none", "none", "none")
+    second = work(folder, 3)
 
     assert progress == [("training runs", 0, 3), ("training runs", 1, 3)]
     assert [started(second), started(second)] == [0, 2]
@@ -77,7 +69,7 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["ends normally", "is killed before it removes checkpoints"])
 def test_only_unfinished_and_failed_runs_keep_their_checkpoints(folder: StudyFolder, is_killed: bool) -> None:
-    first = work(folder, "none", "none", "none")
+    first = work(folder, 3)
     checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(3)]
 
     def write_checkpoints() -> None:
@@ -89,25 +81,9 @@ def test_only_unfinished_and_failed_runs_keep_their_checkpoints(folder: StudyFol
     first.on_result(1, ended(0.9))
     if is_killed:
         write_checkpoints()
-    work(folder, "none", "none", "none")
+    work(folder, 3)
 
     assert [checkpoint.exists() for checkpoint in checkpoints] == [True, False, True]
-
-
-def test_top_up_is_pruned_by_search_rungs(folder: StudyFolder) -> None:
-    one = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
-    weak, strong = started(one), started(one)
-
-    assert one.on_result(strong, epoch(1, 0.95))
-    assert not one.on_result(weak, epoch(1, 0.7))
-    one.on_result(strong, ended(0.95))
-
-    assert one.is_done
-    row = ended_runs(folder)[weak]
-    assert (row.status, row.value, row.epochs) == ("pruned", 0.7, 1)
-    assert row.reason == "stopped by ASHA after epoch 1"
-    assert completed_runs(folder).keys() == {strong}
-    assert top_ups(folder).is_done, "what ended is not begun again, whatever the rungs hold now"
 
 
 def test_resumed_top_up_repeats_its_decisions(folder: StudyFolder) -> None:
@@ -136,30 +112,8 @@ def test_top_up_killed_before_recorded_end_is_pruned_on_resume(folder: StudyFold
     assert not second.on_result(started(second), epoch(1, 0.99)), "its first value at the rung counts"
 
 
-@pytest.mark.parametrize("message", [TrialFailed(reason="weights are missing", cause="settings"), epoch(1, math.nan)])
-def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder, message: TrialMessage) -> None:
-    first = work(folder, "none")
-    assert not first.on_result(started(first), message)
-    assert first.is_done
-    assert completed_runs(folder) == {}
-
-    second = work(folder, "none")
-    second.on_result(started(second), ended(0.9))
-
-    assert completed_runs(folder)[0].value == 0.9
-
-
-def test_result_of_other_settings_is_not_reused(folder: StudyFolder) -> None:
-    first = work(folder, "none", "none")
-    first.on_result(started(first), ended(0.9))
-
-    with pytest.raises(StudyError, match="this run was started with other settings"):
-        work(folder, "duplicate", "none")
-    assert work(folder, "none", "duplicate").next_trial() != "done", "a run that was not begun may be any"
-
-
 def test_settings_without_effect_on_results_can_change(folder: StudyFolder) -> None:
-    first = work(folder, "none")
+    first = work(folder, 1)
     number = started(first)
     first.on_result(number, ended(0.9))
     config = folder.trial_path(number) / "config.json"
@@ -168,7 +122,7 @@ def test_settings_without_effect_on_results_can_change(folder: StudyFolder) -> N
     content["settings"]["data"]["path"] = "../elsewhere"
     write_json(config, content)
 
-    assert work(folder, "none").is_done
+    assert work(folder, 1).is_done
 
 
 def arm(**changes: Any) -> Arm:

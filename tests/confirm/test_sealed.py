@@ -86,18 +86,6 @@ def test_without_a_test_folder_the_given_one_is_used(lab: Lab, tmp_path: Path) -
     assert len(sealed.images) > 10
 
 
-def test_training_patients_in_test_folder_are_named(lab: Lab, tmp_path: Path) -> None:
-    shutil.rmtree(lab.xrays / "test")
-    prepared = lab.prepared()
-    known = prepared.images.file[0]
-    for name in ("NORMAL", "PNEUMONIA"):
-        (tmp_path / "other" / name).mkdir(parents=True)
-    shutil.copy(lab.xrays / known, tmp_path / "other" / Path(*Path(known).parts[-2:]))
-
-    with pytest.raises(DataError, match=f"used for training or validation: .*{Path(known).name}"):
-        lab.sealed(tmp_path / "other", prepared=prepared)
-
-
 def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> None:
     """Of a table with sides, the test side; patients of the study are refused by their names in the table."""
     test = Path(shutil.move(lab.xrays / "test", tmp_path / "test"))

@@ -144,28 +144,6 @@ def test_a_failed_top_up_is_retried(tmp_path: Path) -> None:
     assert train(open_study(tmp_path), stopped=STOPPED).finalists
 
 
-@pytest.mark.slow
-def test_replicates_that_arms_have_in_common_are_trained_once(tmp_path: Path) -> None:
-    """The second finalist is the first one at another ratio, and has an equal matched control without images."""
-    trained = list[int]()
-
-    def says(folder: StudyFolder, number: int) -> list[TrialMessage]:
-        trained.append(number)
-        return well(folder, number)
-
-    other = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, synthetic_ratio=0.5), val_b_score=0.89)
-    both_matched = "confirm={replicates: 2, controls: {matched: [none, duplicate], tuned: []}}"
-    one = open_study(tmp_path, both_matched, says=says)
-    plan = train(one, GAN, other, finalists=2)
-
-    rows = read_jsonl(one.runs_folder.runs_path)
-    assert sorted(trained) == [*range(2 * len(plan.trainings))]
-    names = [arm.name for arm in plan.trainings.values()]
-    assert {arm.name for arm in plan.arms} - {*names} == {"none, matched to #2"}
-    labels = [f"{name}, replicate {number}" for number in range(2) for name in names]
-    assert {row["number"]: row["label"] for row in rows} == dict(enumerate(labels))
-
-
 def no_run(folder: StudyFolder, number: int) -> list[TrialMessage]:
     pytest.fail(f"run {number} in {folder.path}")
 

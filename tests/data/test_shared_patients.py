@@ -27,27 +27,6 @@ def test_equal_file_names_of_two_patients_stay_separate() -> None:
     assert shared_patients([image("NORMAL/IM000002", "dicom:1")], None, [ours], aliases=names) == {"dicom:1"}
 
 
-def test_copy_is_matched_by_study_regex_or_file_name() -> None:
-    ours = [image("NORMAL/p1_a.png", "p1"), image("PNEUMONIA/person7_virus_1.jpeg", "another name")]
-    copies = [
-        image("NORMAL/p1_blurred.png", "NORMAL/p1_blurred.png"),
-        image("PNEUMONIA/person7_virus_9.png", "virus:7"),
-    ]
-
-    assert shared_patients(copies, None, ours, group_regex=r"(p\d+)_") == {image.patient for image in copies}
-    assert shared_patients(copies, None, ours) == {"virus:7"}
-
-
-def test_copy_falls_back_to_patient_of_same_file_name() -> None:
-    ours = [image("train/NORMAL/img1.jpeg", "p1"), image("train/NORMAL/img2.jpeg", "p2")]
-    copies = [image("NORMAL/IMG1.png", "NORMAL/IMG1.png"), image("NORMAL/gan_000001.png", "NORMAL/gan_000001.png")]
-
-    assert shared_patients(copies, None, ours, owners=patients_by_file_name(ours)) == {"NORMAL/IMG1.png"}
-    assert shared_patients(copies, None, ours[1:], owners=patients_by_file_name(ours)) == set(), (
-        "that patient is not among the known ones"
-    )
-
-
 def test_ambiguous_file_name_identifies_no_patient() -> None:
     """Training and test images may both be numbered from 1."""
     ours, of_test = image("train/NORMAL/0001.jpeg", "p1"), image("test/NORMAL/0001.jpeg", "p2")

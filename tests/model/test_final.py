@@ -101,18 +101,6 @@ def sides(prepared: Prepared) -> dict[str, str]:
     return {image.sha256: image.side for image in prepared.images}
 
 
-def test_an_exported_file_has_all_patients_and_says_what_the_trial_had(study: StudyFolder, tmp_path: Path) -> None:
-    exported = export(study.path, out=tmp_path / "best.yaml")
-
-    settings = load_space(tmp_path / "best.yaml").settings
-    train_side = study.prepared().side("train")
-    assert settings.data.train_patients is None
-    origin = settings.exported_from
-    assert origin is not None
-    assert (origin.images, origin.patients) == (len(train_side.rows), 8)
-    assert not exported.is_exact
-
-
 def test_the_final_model_trains_on_all_others(study: StudyFolder, everything: Prepared, final: Final) -> None:
     used = everything.side("train")
     searched = sides(study.prepared())

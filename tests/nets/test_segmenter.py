@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xraytune.base.records import Compute, EpochRecord
-from xraytune.nets.augment import augment, augment_masks, view_table
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.segmenter import build_segmenter, mask_loss, segment
 from xraytune.nets.train import NetworkTraining, train_network
@@ -121,20 +120,6 @@ def test_dice_and_loss_of_each_image_across_batches() -> None:
     entropy = np.logaddexp(0, np.where(truth, -logits[:, 0], logits[:, 0]))
     np.testing.assert_allclose(losses, entropy.mean((1, 2)), atol=1e-6)
     assert network.training
-
-
-@pytest.mark.parametrize("classical", [1, 2, 3])
-def test_masks_move_with_their_images(classical: int) -> None:
-    """A mask drawn into the image is found at the same place after the same view, up to the rounding of its border."""
-    masks = bright_squares(16)[1]
-    views = torch.from_numpy(view_table(0, "views", image_count=16, views=1, classical=classical)[:, 0])
-    views[:, 5:] = torch.tensor([1.0, 0.0])  # neither contrast nor brightness
-
-    moved = augment_masks(masks, views)
-
-    assert torch.equal(moved, (augment(masks, views) >= 0.5).float())
-    assert not torch.equal(moved, masks)
-    assert {*np.unique(moved)} == {0.0, 1.0}
 
 
 def run(network: nn.Module, parameters: Parameters, folder: Path, *, epochs: int) -> list[EpochRecord]:

@@ -82,17 +82,6 @@ def test_replaying_values_rebuilds_the_rungs(rows: list[tuple[int, int, float]])
     assert [again.should_continue(*row) for row in rows[half:]] == decisions[half:]
 
 
-def test_a_case_by_hand() -> None:
-    """A third pass: the second of two values is compared with the first one, the third with both."""
-    rungs = Rungs(shared(1, 3), max_epochs=9)
-
-    assert rungs.should_continue(0, 1, 0.80), "the first trial at a rung continues"
-    assert not rungs.should_continue(1, 1, 0.70)
-    assert rungs.should_continue(2, 1, 0.90)
-    assert rungs.should_continue(3, 2, 0.10), "epoch 2 is no rung"
-    assert not rungs.should_continue(4, 1, 0.82), "the cutoff is 2/3 of the way up: .867"
-
-
 def test_first_value_at_a_rung_is_kept() -> None:
     """As after a lost checkpoint, on a machine that rounds differently."""
     rungs = Rungs(shared(1, 3), max_epochs=9)

@@ -274,8 +274,8 @@ def test_unfinished_trial_uses_current_settings(study: StudyFolder, tmp_path: Pa
 @pytest.mark.parametrize("within", ["all", "arm"])
 def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: str) -> None:
     """Timing and kills may change which trial reaches a rung first, but never a decision that the journal implies."""
-    draw, overrides = random.Random(7), (f"scheduler.within={within}", "budget.trials=12")
-    values = [draw.random() for _ in range(12)]
+    draw, overrides = random.Random(7), (f"scheduler.within={within}", "budget.trials=8")
+    values = [draw.random() for _ in range(8)]
     loop, running = direct(study, *overrides), dict[int, int]()
     while not loop.is_done:
         if draw.random() < 0.3:  # killed

@@ -21,14 +21,6 @@ def complaints(text: str) -> str:
     return str(refusal.value)
 
 
-def test_every_key_has_its_line() -> None:
-    document = parse("a: 1\nb:\n  c: [x,\n    y]\n")
-
-    assert document.place(("b", "c")) == "line 3"
-    assert document.place(("b", "c", 1)) == "line 4"
-    assert document.place(("b", "no such key")) == "line 2"
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -279,14 +279,3 @@ def test_a_parameter_is_active_exactly_where_its_condition_holds(write_space: Wr
     assert space.searched == ("backbone", "classical")
     assert {point["backbone"] for point in points} == {"resnet18", "resnet50"}
     assert all(("classical" in point) == (point["backbone"] == "resnet18") for point in points)
-
-
-def test_inactive_weights_are_the_default_ones(tmp_path: Path) -> None:
-    parameters = {
-        "backbone": {"values": ["resnet18", "resnet34"]},
-        "weights": {"values": ["none", "IMAGENET1K_V1"], "when": {"backbone": "resnet18"}},
-    }
-
-    found = load(tmp_path, {"name": "small", "data": {"path": "xrays"}, "parameters": parameters}).networks()
-
-    assert found == (("resnet18", "none"), ("resnet18", "IMAGENET1K_V1"), ("resnet34", "imagenet"))

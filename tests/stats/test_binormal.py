@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm  # type: ignore[import-untyped]
 
-from xraytune.base.seeding import numpy_generator
 from xraytune.stats.placements import ACROSS_ARMS, WITHIN_ARM, around, placement_variance
 
 AUROCS = st.floats(0, 1)
@@ -24,24 +23,6 @@ def test_covariance_equals_scipy_bivariate_normal(first: float, second: float) -
     expected = same - 2 * product_of_placements(first, second, ACROSS_ARMS) - (first - second) ** 2
 
     assert float(placement_variance(first, second)) == pytest.approx(expected, rel=1e-4, abs=1e-7)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("first", "second"), [(0.9, 0.9), (0.97, 0.93), (0.6, 0.75)])
-def test_covariance_equals_simulated_placements(first: float, second: float) -> None:
-    """The covariance of two replicates' differences, simulated for the scores of one patient."""
-    separations = np.repeat(norm.ppf([first, second]) * np.sqrt(2), 2)
-    correlations = np.full((4, 4), ACROSS_ARMS)
-    correlations[:2, :2] = correlations[2:, 2:] = WITHIN_ARM
-    np.fill_diagonal(correlations, 1)
-    generator = numpy_generator(1, "placements")
-    scores = generator.multivariate_normal(separations, correlations, 400_000)
-    placements = norm.cdf(scores)  # the probability that a patient of the other class scores lower
-
-    differences = placements[:, :2] - placements[:, 2:]
-
-    assert differences.mean() == pytest.approx(first - second, abs=1e-3)
-    assert float(placement_variance(first, second)) == pytest.approx(np.cov(differences.T)[0, 1], rel=0.03)
 
 
 @given(AUROCS, AUROCS)

@@ -7,8 +7,7 @@ from sklearn import metrics as reference
 
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.breakdown import class_breakdown, patient_means, subgroup_metrics
-from xraytune.stats.classification import CLASS_METRICS, ScoredImages, classification_metrics
-from xraytune.stats.intervals import patient_bootstrap
+from xraytune.stats.classification import ScoredImages, classification_metrics
 
 FILES = [f"{number}.png" for number in range(90)]
 
@@ -44,17 +43,6 @@ def test_class_metrics_equal_scikit_learn() -> None:
         assert one.metrics["f1"] == pytest.approx(reference.f1_score(truth, is_predicted))
 
 
-def test_intervals_of_the_positive_class_are_those_of_the_model() -> None:
-    images, _, _, patients = scored(2, threshold=0.4)
-
-    found = class_breakdown(images, patients, replicates=50, seed=3)
-
-    model = patient_bootstrap(images, patients, replicates=50, seed=3)
-    assert set(found[1].intervals) == {metric.name for metric in CLASS_METRICS}
-    for name, interval in found[1].intervals.items():
-        assert interval == pytest.approx(model[name])
-
-
 def test_a_class_that_is_never_predicted_has_no_predictive_value() -> None:
     images, _, probabilities, patients = scored(3)
 
@@ -80,9 +68,10 @@ def test_patients_are_scored_by_the_mean_of_their_images() -> None:
     assert means.probabilities[:, 1].tolist() == pytest.approx([0.1, 0.6])
 
 
-def test_a_subgroup_has_the_metrics_of_its_images() -> None:
+def test_a_subgroup_has_the_metrics_of_its_images_and_files_without_a_value_are_in_none() -> None:
     images, labels, probabilities, patients = scored(2, threshold=0.4)
     values = {file: "north" if number % 3 else "south" for number, file in enumerate(FILES) if number < 80}
+    values[FILES[80]] = ""
 
     north, south = subgroup_metrics(FILES, images, patients, values, replicates=50, seed=0)
 
@@ -131,12 +120,3 @@ def test_with_three_classes_a_subgroup_without_one_of_them_has_no_auroc() -> Non
 
     assert (found.metrics, found.compared_with, found.intervals) == ({"auroc": None}, None, {})
     assert found.images == (labels < 2).sum()
-
-
-def test_files_without_a_value_are_in_no_subgroup() -> None:
-    images, _, _, patients = scored(2, 4)
-    values = {FILES[0]: "x", FILES[1]: "x", FILES[2]: ""}
-
-    (found,) = subgroup_metrics(FILES[:4], images, patients, values, seed=0)
-
-    assert (found.value, found.images) == ("x", 2)

@@ -9,7 +9,6 @@ from xraytune.base.errors import DataError, TrialError
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
     METRICS,
-    ScoredClass,
     ScoredImages,
     Summary,
     auprc,
@@ -19,7 +18,6 @@ from xraytune.stats.classification import (
     require_finite_outputs,
     require_results,
     sensitivity_at,
-    weighted_class_metrics,
     weighted_metrics,
 )
 from xraytune.stats.intervals import patient_bootstrap
@@ -199,28 +197,6 @@ def test_each_table_shows_its_metrics_of_two_and_of_more_classes() -> None:
     assert (shown(2, "patients"), shown(2, "subgroups")) == (["AUROC", "accuracy", *rates], ["AUROC", *rates])
 
 
-def test_the_metrics_of_one_class_against_the_others_equal_scikit_learn() -> None:
-    labels, probabilities = images_with_ties(3)
-    is_class, scores, called = labels == 1, probabilities[:, 1], probabilities.argmax(axis=1) == 1
-
-    found = weighted_class_metrics(
-        ScoredClass(is_class=is_class, scores=scores, is_predicted=called, is_known=np.ones_like(called)),
-        np.ones((1, len(labels))),
-    )
-
-    assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
-        {
-            "auroc": reference.roc_auc_score(is_class, scores),
-            "auprc": reference.average_precision_score(is_class, scores),
-            "sensitivity": reference.recall_score(is_class, called),
-            "specificity": reference.recall_score(is_class, called, pos_label=False),
-            "ppv": reference.precision_score(is_class, called),
-            "npv": reference.precision_score(is_class, called, pos_label=False),
-            "f1": reference.f1_score(is_class, called),
-        }
-    )
-
-
 @pytest.mark.parametrize("specificity", [0.5, 0.9, 0.99])
 def test_sensitivity_at_a_specificity_is_the_best_threshold_of_scikit_learns_roc_curve(specificity: float) -> None:
     labels, probabilities = images_with_ties(2)
@@ -229,13 +205,3 @@ def test_sensitivity_at_a_specificity_is_the_best_threshold_of_scikit_learns_roc
     found = sensitivity_at(labels, probabilities, positive=1, specificity=specificity)
 
     assert found == pytest.approx(true_rate[1 - false_rate >= specificity].max())
-
-
-def test_images_with_equal_scores_are_on_one_side_of_the_threshold() -> None:
-    """Of ten normal images one scores .8, as do two of the three positive ones: specificity is 1 above .8, .9 below it."""
-    scores = np.array([0.1] * 9 + [0.8] + [0.8, 0.8, 0.9])
-    labels, probabilities = np.repeat([0, 1], [10, 3]), np.stack([1 - scores, scores], axis=1)
-
-    at = {limit: sensitivity_at(labels, probabilities, positive=1, specificity=limit) for limit in (0.9, 0.91)}
-
-    assert at == {0.9: 1.0, 0.91: 1 / 3}

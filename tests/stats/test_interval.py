@@ -324,7 +324,7 @@ def test_variance_components_are_recovered_from_simulated_studies() -> None:
     """A linear model with known components: replicates' and patients' effects on the difference, and their interaction."""
     generator = numpy_generator(1, "components")
     replicate, patient, interaction = 6.0, 90.0, 60.0
-    studies, count, patients = 1500, 5, 30
+    studies, count, patients = 500, 5, 30
 
     def effect(variance: float, *shape: int) -> Floats:
         return generator.normal(0, np.sqrt(variance), (studies, *shape))

@@ -150,22 +150,6 @@ def test_the_variance_is_near_that_of_leaving_one_patient_out() -> None:
     assert covariance(found) == pytest.approx(jackknife, rel=0.03)
 
 
-def test_columns_are_the_patients_in_sorted_order() -> None:
-    labels, probabilities = two_models()
-    patients = np.array([f"p{number % 40:02d}" for number in range(90)])
-    order = numpy_generator(1, "order").permutation(90)
-
-    found = structural_components(labels, probabilities, [*patients], positive=1)
-    shuffled = structural_components(labels[order], probabilities[:, order], [*patients[order]], positive=1)
-
-    assert found.components.shape == (2, len(set(patients)))
-    assert found.components == pytest.approx(shuffled.components, abs=1e-14)
-    backwards = structural_components(
-        labels, probabilities, [f"p{99 - int(name[1:])}" for name in patients], positive=1
-    )
-    assert found.components == pytest.approx(backwards.components[:, ::-1], abs=1e-14)
-
-
 def test_a_class_without_images_or_of_a_single_patient_is_refused() -> None:
     probabilities = np.full((1, 4, 2), 0.5)
 
@@ -225,22 +209,6 @@ def test_two_equally_good_trials_rarely_differ_by_more_than_the_difference_of_ch
     share = np.mean(np.abs(first - second) <= chance_difference(0.9, patients))
 
     assert 0.9 < share < 0.97
-
-
-def hanley_mcneil(area: float, each: int) -> float:
-    """Standard error of an AUROC with `each` images per class, as in their equation 1."""
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    return float(np.sqrt((area * (1 - area) + (each - 1) * (first + second - 2 * area**2)) / each**2))
-
-
-@pytest.mark.parametrize(("score", "patients"), [(0.6, 8), (0.9, 40), (0.98, 400)])
-def test_both_are_computed_from_hanley_and_mcneils_standard_error(score: float, patients: int) -> None:
-    low, high = auroc_interval(score, patients)
-
-    assert score - low == pytest.approx(norm.ppf(0.975) * hanley_mcneil(low, patients // 2))
-    assert high - score == pytest.approx(norm.ppf(0.975) * hanley_mcneil(high, patients // 2))
-    difference_error = hanley_mcneil(score, patients // 2) * np.sqrt(2 * (1 - 0.8))
-    assert chance_difference(score, patients) == pytest.approx(norm.ppf(0.975) * difference_error)
 
 
 def test_at_an_auroc_of_0_or_1_the_interval_has_that_end() -> None:

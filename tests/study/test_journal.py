@@ -21,19 +21,6 @@ def open_journal(study: StudyFolder, *overrides: str) -> Journal:
 
 
 @pytest.mark.slow
-def test_values_keep_order_of_arrival(study: StudyFolder) -> None:
-    journal = open_journal(study)
-    for _ in range(2):
-        journal.ask(())
-
-    journal.report(1, 1, 0.7)
-    journal.report(0, 1, 0.8)
-    journal.report(1, 2, 0.75)
-
-    assert list(open_journal(study).reports()) == [(1, 1, 0.7), (0, 1, 0.8), (1, 2, 0.75)]
-
-
-@pytest.mark.slow
 def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) -> None:
     """The sampler is seeded by the trial's number, not by how often the search was started."""
     other = tmp_path / "optuna.journal"
@@ -87,35 +74,6 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
     assert [parameters.weights for parameters in suggestion] == [str(there / "w2.safetensors")] * 2
     assert journal.ask(()).parameters.weights in {"none", *(str(there / f"w{which}.safetensors") for which in (1, 2))}
     assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text("utf-8").replace(" ", "")
-
-
-def test_an_unfinished_trial_keeps_its_settings(study: StudyFolder) -> None:
-    suggestion = open_journal(study).ask(())
-    journal = open_journal(study)
-
-    assert journal.unfinished() == [suggestion.number]
-    assert journal.resume(suggestion.number) == suggestion
-
-
-@pytest.mark.slow
-def test_each_outcome_is_recorded_unchanged(study: StudyFolder) -> None:
-    """A pruned trial keeps its value so far, a failed one has none: Optuna learns from both."""
-    journal = open_journal(study)
-    for number, value in enumerate((0.9, 0.6, 0.5)):
-        journal.ask(())
-        journal.report(number, 1, value)
-
-    journal.tell(0, "complete", 0.9, {"val_b_score": 0.88, "seconds": 3.0})
-    journal.tell(1, "pruned", 0.6, {"reason": "stopped by ASHA after epoch 1"})
-    journal.tell(2, "failed", None, {"reason": "the loss is not finite"})
-
-    rows = journal.rows()
-    assert [(row.status, row.value, row.epochs) for row in rows] == [
-        ("complete", 0.9, 1),
-        ("pruned", 0.6, 1),
-        ("failed", None, 1),
-    ]
-    assert (rows[0].val_b_score, rows[0].seconds, rows[2].reason) == (0.88, 3.0, "the loss is not finite")
 
 
 def test_duplicate_report_is_ignored(study: StudyFolder) -> None:

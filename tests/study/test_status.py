@@ -107,22 +107,6 @@ def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: 
 
 
 @pytest.mark.slow
-def test_time_left_is_extrapolated_from_pace(study: StudyFolder) -> None:
-    """GANs that were trained on the way count too."""
-    loop = direct(study, "budget.trials=6")
-    for number in range(2):
-        loop.next_trial()
-        loop.on_result(number, ended(0.9))
-    (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
-
-    with locked(study):
-        view = StudyWatcher(study).look()
-
-    assert view.seconds >= 100
-    assert view.seconds_left == pytest.approx(view.seconds / 2 * 4)
-
-
-@pytest.mark.slow
 def test_time_left_ends_with_the_gpu_hours(tmp_path: Path) -> None:
     """Half a GPU was used on average, so 200 GPU seconds are reached after 400 s, of which 100 have passed."""
     folder = StudyFolder(tmp_path / "studies" / "gpu")

@@ -71,6 +71,7 @@ def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path, views: 
     form = inputs.network.form
     grey = images[:, :1] * form.std[0] + form.mean[0]
     assert float(((grey >= 0.5) == (masks > 0.5)).float().mean()) > 0.9
+    assert ((masks == 0) | (masks == 1)).all()
 
 
 def test_broken_images_and_masks_are_reported_or_left_out(settings: Settings, root: Path, tmp_path: Path) -> None:

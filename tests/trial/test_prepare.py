@@ -1,4 +1,4 @@
-"""Preparation: images are decoded once and split by patient, and the record is readable."""
+"""Preparation: images are decoded once, and a val folder is merged or kept."""
 
 import shutil
 from pathlib import Path
@@ -8,17 +8,8 @@ import pytest
 from tests.trial.conftest import Bench
 from xraytune.base.errors import DataError
 from xraytune.data.prepare import PIXELS_STAGE, prepare, training_pixels
-from xraytune.space.settings import Settings
 
 pytestmark = pytest.mark.slow
-
-
-def test_no_patient_is_on_two_sides_and_the_test_folder_is_on_none(bench: Bench) -> None:
-    sides = [set(bench.prepared.side(name).patients) for name in ("train", "val_a", "val_b")]
-
-    assert sum(map(len, sides)) == len(set.union(*sides))
-    assert not any(image.file.startswith("test/") for image in bench.prepared.images)
-    assert bench.prepared.test_fingerprint is not None
 
 
 def test_second_prepare_decodes_nothing(bench: Bench) -> None:
@@ -32,29 +23,15 @@ def test_second_prepare_decodes_nothing(bench: Bench) -> None:
     assert len(training_pixels(again, bench.cache)) >= len(again.images)
 
 
-@pytest.fixture
-def copied(bench: Bench, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bench.settings.data.path, tmp_path / "xrays"))
-
-
-def settings_of(bench: Bench, root: Path) -> Settings:
-    return bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"path": root})})
-
-
-def test_a_renamed_data_folder_is_the_same_study(bench: Bench, copied: Path) -> None:
-    again, _ = prepare(settings_of(bench, copied), bench.cache)
-
-    assert again == bench.prepared
-
-
-def test_an_own_val_folder_is_merged_or_kept_and_notes_say_which(bench: Bench, copied: Path) -> None:
+def test_an_own_val_folder_is_merged_or_kept_and_notes_say_which(bench: Bench, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(bench.settings.data.path, tmp_path / "xrays"))
     for image in [*copied.glob("train/*/IM-000*"), *copied.glob("train/*/person1[0-9]_*")]:
         own = copied / "val" / image.relative_to(copied / "train")
         own.parent.mkdir(parents=True, exist_ok=True)
         image.rename(own)
-    merged, notes = prepare(settings_of(bench, copied), bench.cache)
+    data = bench.settings.data.model_copy(update={"path": copied})
+    merged, notes = prepare(bench.settings.model_copy(update={"data": data}), bench.cache)
 
-    data = settings_of(bench, copied).data
     split = data.split.model_copy(update={"val": "folder"})
     settings = bench.settings.model_copy(update={"data": data.model_copy(update={"split": split})})
     kept, notes_if_kept = prepare(settings, bench.cache)

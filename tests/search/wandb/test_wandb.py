@@ -9,7 +9,7 @@ from PIL import Image
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.records import EpochRecord
 from xraytune.search.wandb import RunStatus, TrackedRun, WandbRun, enabled, has_key, is_online, without_secrets
-from xraytune.space.settings import ObjectiveName, WandbSettings
+from xraytune.space.settings import WandbSettings
 
 
 def epoch(number: int, val_score: float, best: float) -> EpochRecord:
@@ -48,7 +48,7 @@ def trial(tmp_path: Path) -> TrackedRun:
         key=7,
         label="small #7 gan r=1 (20 steps)",
         parameters={"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan"},
-        metric="val_auroc",
+        metric="val_dice",
         folder=folder,
     )
 
@@ -83,9 +83,9 @@ def test_trial_is_one_run_with_curves_status_and_the_picture_of_its_generator_fi
     expected = {"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan", "study": "small", "trial": 7}
     assert written.config.items() >= expected.items()
     assert [(row["_step"], row["epoch"]) for row in written.rows] == [(0, 0), (1, 1), (2, 2), (3, 3)]
-    curves = {"steps": 16, "train_loss": 0.5, "val_loss": 0.4, "val_auroc": 0.9, "best_val_auroc": 0.9, "lr": 1e-3}
+    curves = {"steps": 16, "train_loss": 0.5, "val_loss": 0.4, "val_dice": 0.9, "best_val_dice": 0.9, "lr": 1e-3}
     assert written.rows[2].items() >= (curves | {"seconds": 2.0}).items()
-    ended = {"value": 0.9, "best_epoch": 2, "val_b_auroc": 0.85, "threshold": 0.4, "status": "complete"}
+    ended = {"value": 0.9, "best_epoch": 2, "val_b_dice": 0.85, "threshold": 0.4, "status": "complete"}
     assert written.summary.items() >= ended.items()
     assert (interrupted.summary["status"], written.exit_code) == ("unfinished", 0)
     (picture,) = file.parent.rglob("*.png")
@@ -107,19 +107,6 @@ def test_a_failed_trial_is_a_failed_run_without_the_key(trial: TrackedRun, monke
     assert (written.summary["status"], written.exit_code) == ("failed", 1)
     files = [file for file in trial.folder.rglob("*") if file.is_file()]
     assert not [file for file in files if key.encode() in file.read_bytes()]
-
-
-@pytest.mark.parametrize(
-    ("metric", "names"),
-    [
-        ("val_auroc", ["val_auroc", "best_val_auroc", "val_b_auroc"]),
-        ("val_dice", ["val_dice", "best_val_dice", "val_b_dice"]),
-    ],
-)
-def test_scores_are_named_after_their_metric(trial: TrackedRun, metric: ObjectiveName, names: list[str]) -> None:
-    scores = {"val_score": 0.7, "best_val_score": 0.8, "val_b_score": 0.6}
-
-    assert list(replace(trial, metric=metric).named(scores)) == names
 
 
 def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedRun) -> None:
