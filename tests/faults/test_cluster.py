@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from xraytune.base.errors import MachineError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.checkpoint import finished_epochs
 from xraytune.nets.compute import gpu_count
+from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
@@ -177,6 +179,27 @@ def test_a_node_that_does_not_see_the_study_is_named_before_anything_is_written(
 
     assert f"{studies}: on {platform.node()}: the files that the search writes here are missing" in str(refusal.value)
     assert [*studies.iterdir()] == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_waits_for_the_first_node_of_a_head_without_cores(space: Path) -> None:
+    """As where an autoscaler adds it."""
+    with cluster_of(0, num_cpus=0) as cluster:
+
+        def join(note: str) -> None:
+            if note.startswith("waiting up to 10 minutes for a node with 1 CPU cores"):
+                cluster.add_node(num_cpus=2)
+
+        found = search(
+            space,
+            studies=space.parent / "studies",
+            overrides=[*ONE_TRIAL, "resources.gpus_per_trial=0"],
+            address=cluster.address,
+            callbacks=replace(NO_CALLBACKS, note=join),
+        )
+
+    assert found.counts == {"complete": 1}
 
 
 @pytest.mark.nightly
