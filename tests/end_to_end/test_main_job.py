@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -111,13 +112,27 @@ QUICK = (
 )
 
 
+def interrupt_after_a_run(folder: Path, study: Path) -> int:
+    """Start a confirmation, interrupt it after its first replicate, and return its exit code."""
+    ended = study / "confirm" / "runs.jsonl"
+    with (folder / "interrupted.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen([PROGRAM, "confirm", str(study)], cwd=folder, stdout=log, stderr=log)
+        while process.poll() is None and not (ended.exists() and ended.stat().st_size):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        return process.wait()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_confirm_trains_each_replicate_and_accesses_the_test_folder_once(tmp_path: Path) -> None:
+def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_once(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=60, seed=0, image_size_px=32)
     (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, encoding="utf-8")
     study = search_in_process(load_space(tmp_path / "small.yaml", QUICK), tmp_path).path
 
+    assert interrupt_after_a_run(tmp_path, study) == 130
+    assert not (study / "test_access.jsonl").exists()
+    ended_before = len(read_jsonl(study / "confirm" / "runs.jsonl"))
     done = xraytune(tmp_path, "confirm", str(study), "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -126,6 +141,7 @@ def test_a_confirm_trains_each_replicate_and_accesses_the_test_folder_once(tmp_p
     numbers = Counter(row["number"] for row in read_jsonl(study / "confirm" / "runs.jsonl"))
     plan = read_plan(study / "confirm")
     assert plan is not None
+    assert 0 < ended_before < len(numbers)
     assert numbers == Counter(range(len(plan.trainings) * 2))
     assert [arm.role for arm in plan.arms] == ["finalist", "matched", "matched", "tuned"]
     (access,) = read_jsonl(study / "test_access.jsonl")
