@@ -114,7 +114,6 @@ class TrialResult:
         val_b_score: The kept network's objective on val-B.
         threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
             val-B together (`stats/threshold.py`).
-        seconds: Wall time of this run of the trial, including the GAN.
     """
 
     value: float
@@ -122,4 +121,3 @@ class TrialResult:
     epochs: int
     val_b_score: float
     threshold: float
-    seconds: float
