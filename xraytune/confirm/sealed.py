@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from xraytune.base.errors import DataError, Problem, StudyError, counted, join_names
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.confirm.arms import CONFIRM_FOLDER, TestKind
@@ -86,11 +84,6 @@ class SealedTest(LabelledImages):
     def contents(self) -> tuple[str, ...]:
         """A short hash of each image of unused patients, since another study may score some of the same images."""
         return tuple(image.sha256[:16] for image in self.images) if self.is_unused else ()
-
-    @property
-    def labels(self) -> Labels:
-        """Class numbers, int64 [N]."""
-        return np.array([image.label for image in self.images], dtype=np.int64)
 
     @property
     def targets(self) -> Labels:
