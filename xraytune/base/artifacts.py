@@ -186,8 +186,7 @@ def discard(path: Path) -> None:
         except FileNotFoundError:
             return
     if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(
-            aside, ignore_errors=True
-        )  # a network disk keeps what is still open; `cache clean` removes the rest
+        # A network disk keeps what is still open; `cache clean` removes the rest.
+        shutil.rmtree(aside, ignore_errors=True)
     else:
         aside.unlink(missing_ok=True)
