@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from xraytune.base.drawing import figure_files, with_interval
+from xraytune.base.drawing import with_interval
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import write_text
 from xraytune.base.records import Json, to_json
@@ -185,5 +185,5 @@ def _write(
     note = (
         f"{evaluation.images:,} images of {evaluation.patients:,} patients. In brackets: 95% intervals over patients."
     )
-    figures = figure_files(folder, "evaluation")
+    figures = [folder / "evaluation.png", folder / "evaluation.svg"]
     draw_evaluation(drawn, np.array(evaluation.confusion), names, figures, threshold=evaluation.threshold, note=note)
