@@ -130,10 +130,9 @@ def is_intact(path: Path) -> bool:
     return True
 
 
-def require_intact(path: Path, *files: Path) -> None:
-    """Raise ArtifactError unless an artifact is intact and has these files."""
-    listed = _listed_files(path, _read_manifest(path)) if is_intact(path) else {}
-    if not all(str(file.relative_to(path)) in listed for file in files):
+def require_intact(path: Path, file: str) -> None:
+    """Raise ArtifactError unless an artifact is intact and has this file."""
+    if not is_intact(path) or file not in _listed_files(path, _read_manifest(path)):
         raise ArtifactError(Problem("damaged, or no file of this artifact", path, "remove it: it is built again"))
 
 

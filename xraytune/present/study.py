@@ -102,7 +102,7 @@ class StudyData:
 
 
 def _png(artifact: Path, picture: Path) -> bytes:
-    require_intact(artifact, picture)
+    require_intact(artifact, picture.name)
     return encoded_again(picture)
 
 
