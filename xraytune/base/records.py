@@ -68,12 +68,12 @@ class Compute:
     """Device, threads and precision; part of the fingerprint of artifacts, since results depend on them bit by bit.
 
     Attributes:
-        device: "cpu" or "cuda" (the first visible GPU).
+        device: `cuda` is the first visible GPU.
         threads: CPU threads of the process.
         precision: Precision of matrix products under autocast; losses, metrics and averages are at least float32.
     """
 
-    device: str
+    device: Literal["cpu", "cuda"]
     threads: int
     precision: Literal["float32", "bfloat16"]
 
