@@ -5,7 +5,6 @@ They are of unused patients, of the test folder, or of a second hospital.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -98,10 +97,7 @@ class SealedTest(LabelledImages):
     @property
     def order(self) -> str:
         """A hash (32 hex digits) of the content in the order of the file names, which is also the order of the scores."""
-        content = "\n".join(
-            f"{image.label} {image.sha256}{image.masks_sha256}{image.findings}" for image in self.images
-        )
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
+        return content_fingerprint(self.images, in_order=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
