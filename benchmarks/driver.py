@@ -174,5 +174,5 @@ def _end_trials(loop: TrialLoop, count: int) -> None:
             record = EpochRecord(epoch=epoch, steps=epoch, lr=1e-3, seconds=1.0, **losses)
             if not loop.on_result(suggestion.number, EpochEnded(record=record)):
                 break
-        result = TrialResult(value=value, best_epoch=1, epochs=_EPOCHS, val_b_score=value, threshold=0.5, seconds=5.0)
+        result = TrialResult(value=value, best_epoch=1, epochs=_EPOCHS, val_b_score=value, threshold=0.5)
         loop.on_result(suggestion.number, TrialEnded(result=result))

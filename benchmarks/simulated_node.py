@@ -118,7 +118,7 @@ class SimulatedNode:
                 seconds=seconds,
             )
             self.queue.append((when, number, seconds, messages.EpochEnded(record=record)))
-        result = TrialResult(value=best, best_epoch=1, epochs=_EPOCHS, val_b_score=best, threshold=0.5, seconds=1.0)
+        result = TrialResult(value=best, best_epoch=1, epochs=_EPOCHS, val_b_score=best, threshold=0.5)
         self.queue.append((when + 1e-6, number, 0.0, messages.TrialEnded(result=result)))
         return 1.0
 

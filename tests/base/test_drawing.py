@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from xraytune.base.drawing import drawable, figure_files, new_figure
+from xraytune.base.drawing import drawable, new_figure
 
 pytestmark = pytest.mark.slow
 
 
 def draw(folder: Path, names: list[str], height: float = 3) -> tuple[Path, Path]:
     """Draw bars with these names."""
-    png, svg = figure_files(folder, "bars")
+    png, svg = folder / "bars.png", folder / "bars.svg"
     with new_figure((png, svg), height) as figure:
         axes = figure.add_subplot()
         axes.barh(range(len(names)), 1)

@@ -119,7 +119,7 @@ FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
     "checkpoint.pt": lambda file: resume(file.parent, network(), used_optimizer(network())),
     "gan/checkpoint.pt": checkpoint_generator,
     "plan.json": lambda file: read_plan(file.parent),
-    "trials/0000/val_b.npy": lambda file: StudyFolder(file.parents[2]).results(0, "val_b", (3, 2)),
+    "trials/0000/val_b.npy": lambda file: StudyFolder(file.parents[2]).results(0, "val_b", 3, two_images()),
     "optuna.journal": lambda file: Journal(file, write_space(file.parent), writable=True),
     "trials.jsonl": lambda file: ended_trials(StudyFolder(file.parent)),
     "split.json": lambda file: StudyFolder(file.parent).prepared(),

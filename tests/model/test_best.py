@@ -40,9 +40,7 @@ def made(lab: Lab, tmp_path: Path) -> Made:
         for value, val_b_score in scores:
             suggestion = loop.next_trial()
             assert isinstance(suggestion, TrialSuggestion)
-            result = TrialResult(
-                value=value, val_b_score=val_b_score, best_epoch=1, epochs=1, threshold=0.5, seconds=1.0
-            )
+            result = TrialResult(value=value, val_b_score=val_b_score, best_epoch=1, epochs=1, threshold=0.5)
             loop.on_result(suggestion.number, TrialEnded(result=result))
         return folder
 

@@ -139,5 +139,5 @@ def epoch(number: int, value: float) -> EpochEnded:
 
 def ended(value: float, epochs: int = 9) -> TrialEnded:
     """A trial's message at its end."""
-    result = TrialResult(value=value, best_epoch=1, epochs=epochs, val_b_score=value - 0.01, threshold=0.5, seconds=9.0)
+    result = TrialResult(value=value, best_epoch=1, epochs=epochs, val_b_score=value - 0.01, threshold=0.5)
     return TrialEnded(result=result)

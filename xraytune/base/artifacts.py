@@ -130,10 +130,9 @@ def is_intact(path: Path) -> bool:
     return True
 
 
-def require_intact(path: Path, *files: Path) -> None:
-    """Raise ArtifactError unless an artifact is intact and has these files."""
-    listed = _listed_files(path, _read_manifest(path)) if is_intact(path) else {}
-    if not all(str(file.relative_to(path)) in listed for file in files):
+def require_intact(path: Path, file: str) -> None:
+    """Raise ArtifactError unless an artifact is intact and has this file."""
+    if not is_intact(path) or file not in _listed_files(path, _read_manifest(path)):
         raise ArtifactError(Problem("damaged, or no file of this artifact", path, "remove it: it is built again"))
 
 
@@ -186,8 +185,7 @@ def discard(path: Path) -> None:
         except FileNotFoundError:
             return
     if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(
-            aside, ignore_errors=True
-        )  # a network disk keeps what is still open; `cache clean` removes the rest
+        # A network disk keeps what is still open; `cache clean` removes the rest.
+        shutil.rmtree(aside, ignore_errors=True)
     else:
         aside.unlink(missing_ok=True)

@@ -48,11 +48,6 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def figure_files(folder: Path, name: str) -> tuple[Path, Path]:
-    """Return the paths of a figure: PNG and SVG."""
-    return folder / f"{name}.png", folder / f"{name}.svg"
-
-
 def with_interval(value: float, interval: tuple[float, float] | None) -> str:
     """Return a metric as text, with its interval if it has one: `0.962 (0.951 to 0.973)`."""
     return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else f"{value:.3f}"

@@ -1,15 +1,6 @@
-"""The errors of xraytune, with their exit codes.
+"""The errors of xraytune, with their exit codes; any other exception is a bug.
 
-    XraytuneError            1   (abstract)
-    |- ConfigError           2   fix the file or the arguments
-    |- DataError             3   fix the images
-    |- MachineError          4   get what this machine lacks: weights, GPU, disk
-    |- StudyError            5   the study is locked, changed, damaged or has another space
-    |- ArtifactError         5   a shared artifact or a model bundle is damaged
-    |- TrialError            6   a trial failed (the search continues), or no trial of a study completed
-
-Exit code 0 is success and 130 an interrupt; any other exception is a bug: exit code 1 with a traceback. A message says
-what is wrong, where, and what to do. Errors take positional arguments only, so that they survive pickling.
+A message says what is wrong, where, and what to do. Errors take positional arguments only, so that they survive pickling.
 """
 
 from __future__ import annotations

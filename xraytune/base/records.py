@@ -68,12 +68,12 @@ class Compute:
     """Device, threads and precision; part of the fingerprint of artifacts, since results depend on them bit by bit.
 
     Attributes:
-        device: "cpu" or "cuda" (the first visible GPU).
+        device: `cuda` is the first visible GPU.
         threads: CPU threads of the process.
         precision: Precision of matrix products under autocast; losses, metrics and averages are at least float32.
     """
 
-    device: str
+    device: Literal["cpu", "cuda"]
     threads: int
     precision: Literal["float32", "bfloat16"]
 
@@ -114,7 +114,6 @@ class TrialResult:
         val_b_score: The kept network's objective on val-B.
         threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
             val-B together (`stats/threshold.py`).
-        seconds: Wall time of this run of the trial, including the GAN.
     """
 
     value: float
@@ -122,4 +121,3 @@ class TrialResult:
     epochs: int
     val_b_score: float
     threshold: float
-    seconds: float

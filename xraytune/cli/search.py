@@ -6,10 +6,9 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted
-from xraytune.base.records import to_json
 from xraytune.cli import console, options
 from xraytune.present.tables import duration, shown_path
 
@@ -46,10 +45,7 @@ def search(
             skip_broken=skip_broken,
             callbacks=callbacks,
         )
-    if as_json:
-        console.show_json(study_json(view))
-    else:
-        show_search(view)
+    console.show_result(view, show_search, as_json=as_json)
 
 
 def headroom(
@@ -86,13 +82,6 @@ def headroom(
         given = [("--data", data), ("--weights-dir", weights_dir), *(("--set", each) for each in overrides or ())]
         options_text = "".join(f" {name} {quote(str(value))}" for name, value in given if value is not None)
         console.write_command(f"xraytune search --space {quote(str(space))}{options_text}", "next: ")
-
-
-def study_json(view: StudyView) -> dict[str, Any]:
-    """Return a study as a JSON object, also with what follows from its trials."""
-    best = view.best.number if view.best else None
-    derived = {"name": view.name, "counts": view.counts, "best": best, "arms": view.arms, "pruning": view.pruning}
-    return to_json(view) | derived
 
 
 def show_search(view: StudyView) -> None:

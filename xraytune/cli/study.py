@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from xraytune.cli import console, options
-from xraytune.cli.search import study_json
 from xraytune.present.tables import Cell, Column, Table, numbers, shown_path
 
 if TYPE_CHECKING:
@@ -21,11 +20,7 @@ def status(study: options.StudyArgument, as_json: options.AsJson = False) -> Non
     from xraytune.present.trials import status_frame
     from xraytune.study.status import status
 
-    view = status(study)
-    if as_json:
-        console.show_json(study_json(view))
-    else:
-        console.show(*status_frame(view))
+    console.show_result(status(study), lambda view: console.show(*status_frame(view)), as_json=as_json)
 
 
 def report(

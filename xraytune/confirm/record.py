@@ -40,11 +40,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmDifference(Difference):
-    """A difference in the score of the verdict or in another outcome, with the names of the arms.
-
-    `accuracy`: share of images whose most probable class is the right one. `sensitivity`: read from both arms' ROC curves at
-    the specificity that the control has at its threshold. `brier`: lower is better.
-    """
+    """A difference in the score of the verdict or in another outcome, with the names of the arms."""
 
     finalist: str
     control: str
@@ -100,11 +96,7 @@ class GeneratorQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutSet:
-    """The number of images and patients that are scored, and the fingerprint of their content.
-
-    `kind` tells whether they are unused patients of the training folder, or a test folder. `positive` is the class that
-    sensitivity refers to; empty with more than two classes.
-    """
+    """What is scored: the number of images and patients, and the fingerprint of their content."""
 
     kind: TestKind
     images: int
@@ -128,13 +120,7 @@ class HeadroomReached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlVerdict(Interval):
-    """A finalist minus one control on the test images.
-
-    Attributes:
-        arm: The kind of the control's arm, such as `real_only`.
-        kind: How the control differs from the finalist.
-        verdict: All words that hold.
-    """
+    """A finalist minus one control on the test images; the verdict is all words that hold."""
 
     control: str
     arm: str
@@ -147,15 +133,7 @@ class ControlVerdict(Interval):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalistVerdict:
-    """A finalist and all of its comparisons, on the test images.
-
-    Attributes:
-        generator: What its synthetic images come from, such as `GAN`; empty if from no generator.
-        score: Mean over its replicates.
-        replicate_scores: By replicate, [K].
-        headroom: What perfect images would gain; None without draws of unused patients.
-        because_of: The controls that its verdict rests on.
-    """
+    """A finalist and all of its comparisons, on the test images; its score is the mean over its replicates."""
 
     arm: str
     trial: str
@@ -176,11 +154,7 @@ class FinalistVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """The result of a confirmation; the fields are keys of `verdict.json`, with finalists in the order of val-B.
-
-    `metric` is the name of the score that arms are compared by, `objective` of the one that chose finalists and epochs;
-    `network` is the kind of network: classifier or segmenter.
-    """
+    """The result of a confirmation; the fields are keys of `verdict.json`, with finalists in the order of val-B."""
 
     study: Path
     metric: str

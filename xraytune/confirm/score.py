@@ -124,7 +124,6 @@ def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
 def arm_scores(folder: StudyFolder, plan: Plan, images: SealedTest, task: Task) -> ArmScores:
     """Return the results on these images; they are read when they are needed."""
     prepared = folder.prepared()
-    shape = len(images.labels), len(prepared.outputs)
     scored = EvaluationSet(
         labels=images.targets,
         patients=images.patients,
@@ -134,9 +133,8 @@ def arm_scores(folder: StudyFolder, plan: Plan, images: SealedTest, task: Task) 
     )
 
     def of_arm(arm: Arm) -> Floats:
-        return np.array(
-            [folder.results(number, images.side, shape, of_findings=task.has_findings) for number in plan.numbers(arm)]
-        )
+        results = (folder.results(number, images.side, len(images.images), prepared) for number in plan.numbers(arm))
+        return np.array([*results])
 
     return ArmScores(plan=plan, images=scored, results=of_arm)
 

@@ -5,13 +5,10 @@ They are of unused patients, of the test folder, or of a second hospital.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from xraytune.base.errors import DataError, Problem, StudyError, counted, join_names
 from xraytune.base.records import Progress, ignore_progress
@@ -88,11 +85,6 @@ class SealedTest(LabelledImages):
         return tuple(image.sha256[:16] for image in self.images) if self.is_unused else ()
 
     @property
-    def labels(self) -> Labels:
-        """Class numbers, int64 [N]."""
-        return np.array([image.label for image in self.images], dtype=np.int64)
-
-    @property
     def targets(self) -> Labels:
         """The labels, or findings, int64 [N, C]."""
         return targets_of([image.label for image in self.images], [image.findings for image in self.images])
@@ -105,10 +97,7 @@ class SealedTest(LabelledImages):
     @property
     def order(self) -> str:
         """A hash (32 hex digits) of the content in the order of the file names, which is also the order of the scores."""
-        content = "\n".join(
-            f"{image.label} {image.sha256}{image.masks_sha256}{image.findings}" for image in self.images
-        )
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
+        return content_fingerprint(self.images, in_order=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,21 +54,16 @@ def finding_differences(scores: ArmScores) -> tuple[FindingDifference, ...]:
     """Compare every finalist with each of its controls in the AUROC of every scored finding; none without findings.
 
     The p-values of a pair are adjusted for the number of findings.
-
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     images = scores.images
-    scored = (
-        {images.findings[number]: scores.of_finding(number) for number in scored_findings(images.labels)}
-        if images.findings
-        else {}
-    )
+    if not images.findings:
+        return ()
+    scored = {images.findings[number]: scores.of_finding(number) for number in scored_findings(images.labels)}
     differences = []
     for finalist, control in scores.plan.pairs():
-        columns, p_values = (
-            zip(*(_compared(one, finalist, control) for one in scored.values()), strict=True) if scored else ((), ())
-        )
-        for name, values, p_value in zip(scored, columns, holm(p_values), strict=True):
+        compared = [_compared(of_finding, finalist, control) for of_finding in scored.values()]
+        adjusted = holm([p_value for _, p_value in compared])
+        for name, (values, _), p_value in zip(scored, compared, adjusted, strict=True):
             differences.append(FindingDifference(**values, finding=name, p_value=p_value))
     return tuple(differences)
 

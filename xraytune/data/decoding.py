@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import PositiveInt
 
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import DataError, Problem
@@ -52,7 +53,7 @@ class InputFormat:
 
     image_size_px: int
     resize: Resize = "squash"
-    resolution_px: int | None
+    resolution_px: PositiveInt | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
 

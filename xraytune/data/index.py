@@ -321,10 +321,10 @@ def _data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     return whole
 
 
-def content_fingerprint(images: Iterable[ImageFile]) -> str:
-    """Hash the labels and bytes of images and masks to 32 hex digits; copied and renamed folders have the same."""
-    content = "\n".join(sorted(f"{image.label} {image.sha256}{image.masks_sha256}{image.findings}" for image in images))
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) -> str:
+    """Hash labels and bytes of images and masks to 32 hex digits; copies have the same, renamed ones unless `in_order`."""
+    lines = [f"{image.label} {image.sha256}{image.masks_sha256}{image.findings}" for image in images]
+    return hashlib.sha256("\n".join(lines if in_order else sorted(lines)).encode()).hexdigest()[:32]
 
 
 def _read_images(

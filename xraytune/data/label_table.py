@@ -196,13 +196,9 @@ def _left_out(
     """Return a note with the reasons for which images and rows are left out; none if none are."""
     without_row = sorted(set(files) - row_names.keys())
     without_image = len(table.rows) - len(set(row_names.values()))
-    what = "without a known finding"
-    if not table.findings:
-        what = (
-            f"with none of the labels {', '.join(table.settings.labels)}"
-            if table.settings.labels
-            else "without a class"
-        )
+    what = "without a known finding" if table.findings else "without a class"
+    if table.settings.labels and not table.findings:
+        what = f"with none of the labels {', '.join(table.settings.labels)}"
     counts = Counter(label for file in without_class for label in table.rows[row_names[file]].labels)
     reasons = (
         (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),

@@ -38,13 +38,11 @@ from xraytune.data.guesses import (
 )
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.space.messages import nearest
-from xraytune.space.settings import DataSettings, TableSettings
+from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
 
 _MOST_SUBGROUPS = 20
 JOIN = "a table of patients or studies needs a row for each image (docs/data.md, Joining tables)"
 PATIENTS_TABLE = TableSettings(file=(PATIENTS_CSV,), image="file", patient="patient", label="class")
-_FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
-"""Allowed names of classes: images are written into folders of that name."""
 KNOWN_CELLS = YES | NO | UNCERTAIN | EMPTY
 _DELIMITERS = ",;\t"
 _PROBLEMS_SHOWN = 10
@@ -413,6 +411,6 @@ def _classify(settings: TableSettings, name: str, row: TableRow) -> Iterator[Pro
         what = f"{name} has several classes: {', '.join(sorted(row.labels))}"
         fix = "give data.table.labels, of which the first entry that applies is used, or data.table.disagree"
         yield Problem(what, row.where, fix)
-    if row.class_name is not None and not _FOLDER_NAME.fullmatch(row.class_name):
+    if row.class_name is not None and not re.fullmatch(FOLDER_NAME, row.class_name):
         what = f"the class {row.class_name!r} cannot be the name of a folder"
         yield Problem(what, row.where, "use up to 64 characters, no slash, and no leading dot")

@@ -200,17 +200,12 @@ def _simplest_good(search: _Search) -> tuple[TrialRow, str]:
     best = next(iter(mixes.values()), search.complete[0])
     simpler = [row for row in mixes.values() if row.parameters.mix_simplicity < best.parameters.mix_simplicity]
     if simpler and has_standard_error(search.folder):
-        if good := _within_one_error(search, best, simpler):
+        differences, errors = differences_on_val_b(search.folder, [row.number for row in (best, *simpler)])
+        pairs = zip(simpler, differences[1:], errors[1:], strict=True)
+        if good := [row for row, difference, error in pairs if -difference <= error]:
             simplest = min(good, key=lambda row: row.parameters.mix_simplicity)
             return simplest, f"the simplest mix within one standard error of the best on val-B, trial {best.number}"
     return best, "the best on val-B"
-
-
-def _within_one_error(search: _Search, best: TrialRow, others: Sequence[TrialRow]) -> list[TrialRow]:
-    """Return the trials whose val-B score is below the best by at most the standard error of the difference."""
-    differences, errors = differences_on_val_b(search.folder, [row.number for row in (best, *others)])
-    pairs = zip(others, differences[1:], errors[1:], strict=True)
-    return [row for row, difference, error in pairs if -difference <= error]
 
 
 def _completed(search: _Search, trial: int) -> TrialRow:

@@ -108,12 +108,8 @@ class BundleRecord(StrictModel):
         is_possible = 0 < form.image_size_px <= _LARGEST_SIDE_PX
         if not is_possible or any(rule.refusal(values) for rule in RULES if values.keys() >= {*rule.reads}):
             raise ValueError("input_format: unsupported image size, or a backbone that is no encoder of a U-Net")
-        if form.resolution_px is not None and form.resolution_px < 1:
-            raise ValueError("input_format: invalid resolution")
         if {len(form.mean), len(form.std)} != {self.input_channels}:
             raise ValueError("input_format: needs one mean and std per channel")
-        if self.compute.device not in ("cpu", "cuda"):
-            raise ValueError("compute: unknown device")
         return self
 
     @property

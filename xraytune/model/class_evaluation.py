@@ -1,13 +1,7 @@
 """The metrics of a classifier on labelled images, with confidence intervals over patients.
 
 The main metrics use the threshold from validation, because one chosen on the evaluated images is optimistically biased;
-those at the threshold 0.5 are reported next to them. The folder holds:
-
-    metrics.json                 all metrics, with 95 % intervals over patients, and the confusion matrix
-    predictions.csv              file, patient, label, probability of each class, predicted class
-    evaluation.png, .svg         the four panels: ROC, precision-recall, calibration, confusion matrix
-
-With two classes the curves of the figure are those of the positive class, else of each class against the others.
+those at the threshold 0.5 are reported next to them.
 """
 
 from __future__ import annotations
@@ -20,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from xraytune.base.drawing import figure_files, with_interval
+from xraytune.base.drawing import with_interval
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import write_text
 from xraytune.base.records import Json, to_json
@@ -185,5 +179,5 @@ def _write(
     note = (
         f"{evaluation.images:,} images of {evaluation.patients:,} patients. In brackets: 95% intervals over patients."
     )
-    figures = figure_files(folder, "evaluation")
+    figures = [folder / "evaluation.png", folder / "evaluation.svg"]
     draw_evaluation(drawn, np.array(evaluation.confusion), names, figures, threshold=evaluation.threshold, note=note)

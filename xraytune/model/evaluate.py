@@ -43,8 +43,7 @@ def evaluate(
         data: Folder with one subfolder per class, or with images/ and masks/ for a segmenter; not a data folder with train/
             or test/. For a `test/` without its own `patients.csv`, that of the data folder is used. Or a data file (YAML),
             of which the test images are used; all images if there are none.
-        out: Folder to create, with predictions, tables and pictures (listed in `class_evaluation.py` and
-            `mask_evaluation.py`).
+        out: Folder to create, with predictions, tables and pictures; docs/evaluate.md lists them.
         by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file names state its type.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.

@@ -1,11 +1,4 @@
-"""Score the masks of a segmenter against true masks, at the original size of each image.
-
-The folder holds:
-
-    metrics.json     all metrics, with 95 % intervals over patients
-    per_image.csv    file, patient, metrics (HD95 is empty if undefined), area (share of the image)
-    worst/           the images with the lowest Dice, with the true outline on the left and the predicted one on the right
-"""
+"""Score the masks of a segmenter against true masks, at the original size of each image."""
 
 from __future__ import annotations
 

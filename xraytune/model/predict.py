@@ -1,11 +1,7 @@
 """Predict images one batch at a time: their classes, in a CSV file, or their masks.
 
 A mask has the size of its image: the network's probabilities, S x S, are resized bilinearly and compared with the
-threshold. With `resize: crop`, everything outside the crop is background. For a segmenter, `predict` writes a folder:
-
-    masks/NAME.png         0 or 255
-    overlays/NAME.png      the image with the outline of its mask
-    predictions.csv        file, mask, area (share of the image), parts (number of connected components)
+threshold. With `resize: crop`, everything outside the crop is background. docs/evaluate.md lists the files.
 """
 
 from __future__ import annotations
@@ -214,7 +210,7 @@ def predictions_csv(
 
 
 def predict_masks(model: Predictor, images: ImageFiles, out: Path) -> PredictedMasks:
-    """Write the folder described above."""
+    """Write a folder of masks and overlays, with a table of them."""
     names = picture_names(images.files)
     with new_folder(out) as folder:
 

@@ -3,19 +3,8 @@
 A view is a row of seven numbers, drawn before training. So the features of a frozen backbone can be cached for all views,
 and a resumed or longer run sees the same images.
 
-======================  ==========  ==========  ==========
-`classical`             1           2           3
-======================  ==========  ==========  ==========
-horizontal flip         p = 0.5     p = 0.5     p = 0.5
-rotation                none        +-7 deg     +-15 deg
-shift, share of a side  none        +-0.05      +-0.10
-scale                   none        1 +- 0.10   1 +- 0.20
-contrast                none        1 +- 0.20   1 +- 0.30
-brightness, of [0, 1]   none        +-0.10      +-0.15
-======================  ==========  ==========  ==========
-
-All are uniform. The strength scales the same draws: an image turns the same way at 2 and 3, only further at 3. Pixels from
-outside the image are black.
+The strength scales the same draws: an image turns the same way at 2 and 3, only further at 3. Pixels from outside the image
+are black.
 """
 
 from __future__ import annotations
@@ -40,6 +29,8 @@ _MAX_CHANGE = {
     2: (0.0, math.radians(7), 0.05, 0.05, 0.10, 0.20, 0.10),
     3: (0.0, math.radians(15), 0.10, 0.10, 0.20, 0.30, 0.15),
 }
+"""The largest change of each of `VIEW_COLUMNS` at each strength of `classical`, up or down, uniform; flips are drawn apart.
+Shifts are shares of a side, brightness is of [0, 1]."""
 
 
 def view_table(seed: int, *purpose: str | int, image_count: int, views: int, classical: int) -> NDArray[np.float32]:

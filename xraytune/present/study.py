@@ -75,8 +75,7 @@ class StudyData:
         if not self.folder.results_path(trial.number, "val_b").exists():
             return None
         side, positive = self.prepared.side("val_b"), self.prepared.positive
-        shape, of_findings = (len(side.labels), len(self.prepared.outputs)), bool(self.prepared.findings)
-        results = self.folder.results(trial.number, "val_b", shape, of_findings=of_findings)
+        results = self.folder.results(trial.number, "val_b", len(side.labels), self.prepared)
         threshold = 0.5 if trial.threshold is None else trial.threshold
         return ValidationResults(
             trial=trial,
@@ -103,7 +102,7 @@ class StudyData:
 
 
 def _png(artifact: Path, picture: Path) -> bytes:
-    require_intact(artifact, picture)
+    require_intact(artifact, picture.name)
     return encoded_again(picture)
 
 

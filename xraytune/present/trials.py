@@ -208,13 +208,10 @@ def sides_table(sizes: Sequence[SideSize]) -> Table:
 
 def summary_line(view: StudyView) -> str:
     """Format a running search as one log line."""
-    busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
-    best = (
-        [f"best on val-A: #{view.best.number} {view.best.mix}, {view.metric} {_score(view.best.value)}"]
-        if view.best
-        else []
-    )
-    parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *best, *busy]
+    parts = [f"{_ended(view)} of {view.trial_budget} trials ended"]
+    if best := view.best:
+        parts.append(f"best on val-A: #{best.number} {best.mix}, {view.metric} {_score(best.value)}")
+    parts += [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
     parts.append(f"{duration(view.seconds)} used")
     if view.seconds_left is not None:
         parts.append(f"about {duration(view.seconds_left)} left")

@@ -244,9 +244,7 @@ class TrialLoop:
                 self._running[number].has_trained_generator = True
                 self._wait_again(number)
             case messages.TrialEnded(result=result):
-                outcome = asdict(result)
-                del outcome["seconds"]
-                self._end(number, "complete", outcome)
+                self._end(number, "complete", asdict(result))
             case messages.TrialFailed(reason=reason, cause=cause):
                 self._fail(number, reason, cause)
         return False

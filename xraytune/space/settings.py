@@ -29,8 +29,9 @@ Strength = Annotated[int, Field(ge=0, le=3)]
 Trainable = Literal["head", "last_stage", "all"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
-ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$")]
-"""Images are written into folders of that name."""
+FOLDER_NAME = r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$"
+"""Allowed names of classes: images are written into folders of that name."""
+ClassName = Annotated[str, Field(pattern=FOLDER_NAME)]
 
 SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan", "diffusion", "pipeline"))
 """The sources of extra images, the cheapest first; those of other packages cost more."""

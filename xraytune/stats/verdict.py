@@ -7,11 +7,8 @@ interval over one of them alone would be too narrow. It is a score interval: it 
 not reject, and the test of a difference uses the patient variance that this difference implies.
 docs/decisions/0010 (AUROC) and 0025 (Dice) give the reasons and the simulations.
 
-A pair of arms is `better`, `worse`, `equivalent` or `undecided` (`judge_pair`), and a finalist `helps`, `hurts`, is
-`no_better` or `undecided` (`overall_verdict`); each rule controls its error rate. A finalist helps if it is better than
-every control, and hurts if it is worse than every matched control (intersection-union tests). It is no better if an
-improvement over some control is ruled out (Holm's correction over the controls). The next finalist is tested only if the
-previous one helps (`fixed_sequence`).
+`judge_pair` judges a pair of arms, `overall_verdict` a finalist by all of its controls, and `fixed_sequence` one finalist
+after the other, by the rules of docs/confirm.md, each of which controls its error rate.
 """
 
 from __future__ import annotations

@@ -96,10 +96,7 @@ def differences_on_val_b(folder: StudyFolder, numbers: Sequence[int]) -> tuple[F
     """
     prepared = folder.prepared()
     side = prepared.side("val_b")
-    shape = len(side.labels), len(prepared.outputs)
-    task = task_of(folder.space().settings)
-    of_findings = task.has_findings
-    results = np.stack([folder.results(number, "val_b", shape, of_findings=of_findings) for number in numbers])
-    scored = task.components(side.targets, results, side.patients, prepared.positive)
+    results = np.stack([folder.results(number, "val_b", len(side.labels), prepared) for number in numbers])
+    scored = task_of(folder.space().settings).components(side.targets, results, side.patients, prepared.positive)
     differences = scored.components - scored.components[0]
     return scored.scores - scored.scores[0], np.sqrt((differences**2).sum(axis=1))

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,39 +68,30 @@ def clean_cache(
     if not cache.is_dir():
         raise ConfigError(Problem("no cache here", cache, "give its folder: --cache DIR"))
     cache = cache.resolve()
+    removed: dict[Path, int] = {}
+
+    def remove(path: Path) -> None:
+        removed[path] = _size_bytes(path)
+        if not dry_run:
+            check_fences()
+            artifacts.discard(path)
+
     with explain_disk_errors(cache):
         stages = [path for path in sorted(cache.iterdir()) if _STAGE.fullmatch(path.name) and _is_folder(path)]
-        leftovers = list(_leftovers((path for stage in stages for path in sorted(stage.iterdir())), clock()))
-        removed = _remove(leftovers, dry_run=dry_run)
+        for path in (path for stage in stages for path in sorted(stage.iterdir())):
+            is_leftover = _LEFTOVER.fullmatch(path.name) and not path.is_symlink()
+            if is_leftover and clock() - _changed(path) > _OLD_SECONDS:
+                remove(path)
         left = _size_bytes(cache) - (sum(removed.values()) if dry_run else 0)
         folders = (path for stage in stages for path in sorted(stage.iterdir()) if _FINGERPRINT.fullmatch(path.name))
         used = {path: _changed(path) for path in folders if _is_folder(path)}  # each use touches the manifest
         for path in sorted(used, key=used.__getitem__):
             if left <= limit or clock() - used[path] < _OLD_SECONDS:
                 break
-            removed |= _remove([path], dry_run=dry_run)
+            remove(path)
             left -= removed[path]
     note = f"{left / 2**20:,.1f} MiB kept: used in the last hour, or not artifacts" if left > limit else ""
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note=note)
-
-
-def _leftovers(paths: Iterable[Path], now: float) -> Iterator[Path]:
-    """Yield temporary files and folders to which nothing was written in the last hour."""
-    for path in paths:
-        if _LEFTOVER.fullmatch(path.name) and now - _changed(path) > _OLD_SECONDS:
-            yield path
-
-
-def _remove(paths: Iterable[Path], *, dry_run: bool) -> dict[Path, int]:
-    """Remove files and folders that exist, unless they are links; return the bytes of each."""
-    removed: dict[Path, int] = {}
-    for path in paths:
-        if os.path.lexists(path) and not path.is_symlink() and removed.keys().isdisjoint((path, *path.parents)):
-            removed[path] = _size_bytes(path)
-            if not dry_run:
-                check_fences()
-                artifacts.discard(path)
-    return removed
 
 
 def _is_folder(path: Path) -> bool:

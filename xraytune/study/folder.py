@@ -148,13 +148,13 @@ class StudyFolder:
         """Return the file of a trial's results on a side, such as `val_b`."""
         return self.trial_path(number) / f"{side}.npy"
 
-    def results(self, number: int, side: str, shape: tuple[int, int], *, of_findings: bool = False) -> Floats:
+    def results(self, number: int, side: str, image_count: int, prepared: Prepared) -> Floats:
         """Return a trial's results on a side, float64 [N, C]; StudyError if they are missing or not what was written."""
         with damage_explained(self.results_path(number, side), "remove it, and run the same command again") as file:
             require_recorded(file, "table")
             # Memory-mapped: np.load would allocate whatever a damaged header asks for.
             results: Floats = np.lib.format.open_memmap(file, mode="r")
-            require_results(results, shape, of_findings=of_findings)
+            require_results(results, (image_count, len(prepared.outputs)), of_findings=bool(prepared.findings))
             return results
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from xraytune.base.records import to_json
 from xraytune.data.sides import SideSize, side_sizes
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, has_path, parameters_from
@@ -74,6 +75,12 @@ class StudyView:
     seconds_budget: float | None = None
     gpu_seconds: float = 0.0
     gpu_seconds_budget: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the study as a JSON object, also with what follows from its trials."""
+        best = self.best.number if self.best else None
+        derived = {"name": self.name, "counts": self.counts, "best": best, "arms": self.arms, "pruning": self.pruning}
+        return to_json(self) | to_json(derived)
 
     @property
     def name(self) -> str:

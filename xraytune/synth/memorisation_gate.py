@@ -7,7 +7,7 @@ pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -81,21 +81,16 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
         "pixels": [prepared.pixels, prepared.image_size_px, size_px],
     }
 
-    def class_images(side_name: SideName, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """Return images, scaled like the synthetic ones, and their patients."""
-        images, patients = side_images(side_name, prepared, cache), prepared.side(side_name).patients
-        chosen = np.flatnonzero(images.labels == prepared.class_names.index(name))
-        return resize_pixels(images.read(chosen), size_px), tuple(patients[place] for place in chosen)
-
     def build(folder: Path) -> None:
         record = {}
         for name, block in blocks.items():
-            synthetic, train = block.read(), class_images("train", name)
-            to_train = closeness(synthetic, *train)
-            record[name] = asdict(
-                compare_with_unseen(to_train.ratio, unseen_closeness(*class_images("val_a", name), *train))
-            )
-            write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train[0], to_train))
+            label, synthetic = prepared.class_names.index(name), block.read()
+            train, _, patients = class_images(("train",), label, size_px, context)
+            unseen, _, others = class_images(("val_a",), label, size_px, context)
+            to_train = closeness(synthetic, train, patients)
+            to_unseen = unseen_closeness(unseen, others, train, patients)
+            record[name] = asdict(compare_with_unseen(to_train.ratio, to_unseen))
+            write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train, to_train))
         write_json(folder / _RECORD, record)
 
     waits_for = "waiting for the search for copies, which another process does"
@@ -103,6 +98,20 @@ def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str
         cache, MEMORISATION_STAGE, inputs, build, waiting=lambda: context.on_progress(waits_for, 0, len(blocks))
     )
     return {name: Memorisation(**values) for name, values in read_json(path / _RECORD).items()}, path
+
+
+def class_images(
+    sides: Sequence[SideName], label: int, size_px: int, context: RunContext
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    """Return the real images of a class on some sides, uint8 [n, S, S], their labels or findings, and their patients."""
+    images, targets, patients = list[NDArray[np.uint8]](), list[NDArray[np.int64]](), list[str]()
+    for name in sides:
+        side, owners = side_images(name, context.prepared, context.cache), context.prepared.side(name).patients
+        chosen = np.flatnonzero(side.labels == label)
+        images.append(resize_pixels(side.read(chosen), size_px))
+        targets.append(side.targets[chosen])
+        patients += [owners[place] for place in chosen]
+    return np.concatenate(images), np.concatenate(targets), tuple(patients)
 
 
 def _nearest_pairs(synthetic: NDArray[np.uint8], training: NDArray[np.uint8], to_train: Closeness) -> bytes:

@@ -8,7 +8,7 @@ Source: membership inference by distance to samples and by reconstruction: Chen 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from xraytune.base.errors import ArtifactError
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.prepare import RunContext, SideName, side_images
+from xraytune.data.prepare import RunContext
 from xraytune.stats.classification import auroc
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.memorisation import Memorisation, closeness, compare_with_unseen, unseen_closeness
-from xraytune.synth.memorisation_gate import copies_found
+from xraytune.synth.memorisation_gate import class_images, copies_found
 from xraytune.synth.networks import Generator
 from xraytune.synth.pool import BLOCK
 from xraytune.synth.saved_generator import SavedGenerator, draw_saved, generator_file
@@ -86,8 +86,8 @@ def measure_privacy(folder: Path, saved: SavedGenerator, context: RunContext) ->
             )
         samples = np.concatenate(drawn)
         total += len(samples)
-        images, targets, patients = _of_class(("train",), label, size_px, context)
-        others, other_targets, other_patients = _of_class(("val_a", "val_b"), label, size_px, context)
+        images, targets, patients = class_images(("train",), label, size_px, context)
+        others, other_targets, other_patients = class_images(("val_a", "val_b"), label, size_px, context)
         to_train = closeness(samples, images, patients)
         by_class[name] = compare_with_unseen(to_train.ratio, unseen_closeness(others, other_patients, images, patients))
         count = min(len(images), len(others), _ATTACKED)
@@ -105,20 +105,6 @@ def measure_privacy(folder: Path, saved: SavedGenerator, context: RunContext) ->
             attacks.setdefault(attack, []).append(auroc(is_member.astype(np.int64), probabilities, positive=1))
     membership = {attack: float(np.mean(values)) for attack, values in attacks.items()}
     return Privacy(samples=total, copies=copies_found(by_class), membership=membership)
-
-
-def _of_class(
-    sides: Sequence[SideName], label: int, size_px: int, context: RunContext
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """Return the images of a class, uint8 [n, S, S], their labels or findings, and their patients."""
-    images, targets, patients = list[NDArray[np.uint8]](), list[NDArray[np.int64]](), list[str]()
-    for name in sides:
-        side, owners = side_images(name, context.prepared, context.cache), context.prepared.side(name).patients
-        chosen = np.flatnonzero(side.labels == label)
-        images.append(resize_pixels(side.read(chosen), size_px))
-        targets.append(side.targets[chosen])
-        patients += [owners[place] for place in chosen]
-    return np.concatenate(images), np.concatenate(targets), tuple(patients)
 
 
 def distances_to_nearest(images: NDArray[np.uint8], samples: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -7,7 +7,6 @@ images of a folder in its provenance file, or where `folder.seen` says; likewise
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem
 from xraytune.base.files import read_json, sha256_of
@@ -45,13 +44,9 @@ def seen_images(mix: Parameters) -> frozenset[str] | None:
     """
     if declared := mix.folder or mix.pipeline:
         return _seen_for_folder(declared)
-    given = mix.generator.path if mix.generator else start_of(mix)
+    started_from = mix.own_generator.start_from if mix.own_generator else None
+    given = mix.generator.path if mix.generator else started_from
     return frozenset(read_generator(given).train_images) if given else frozenset()
-
-
-def start_of(mix: Parameters) -> Path | None:
-    """Return the folder of the generator that a trial's own one starts from, if any."""
-    return mix.own_generator.start_from if mix.own_generator else None
 
 
 def _seen_for_folder(folder: FolderSettings) -> frozenset[str] | None:

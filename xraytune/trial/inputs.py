@@ -117,10 +117,8 @@ class TrialInputs:
 
     def norm_batches(self) -> Iterator[Tensor]:
         """Return inputs to estimate batch norm statistics on: the mix of the first steps with real images."""
-        first, shown = (
-            self._pretraining_steps,
-            min(len(self._training_set.real), _MAX_NORM_IMAGES),
-        )  # each real image once
+        first = self._pretraining_steps
+        shown = min(len(self._training_set.real), _MAX_NORM_IMAGES)  # each real image once
         draws = self.draws(range(first, first + math.ceil(shown / self._parameters.real_per_step)))
         return (self.load(*drawn)[0] for drawn in draws)
 

@@ -9,7 +9,6 @@ epoch; started again, it yields the finished epochs once more and resumes. `run_
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -65,7 +64,6 @@ def trial_epochs(
     experiment: Experiment, context: RunContext, trial_dir: Path
 ) -> Generator[EpochRecord, None, TrialResult]:
     """Yield the epochs of a trial, each after it was written to `epochs.jsonl`, then score the best; see `run_trial`."""
-    started = time.monotonic()
     prepared, task = context.prepared, task_of(experiment.settings)
     train_own_generator(experiment, context)
     if experiment.parameters.has_synthetic_images and not (trial_dir / QUALITY_FILE).exists():
@@ -91,7 +89,6 @@ def trial_epochs(
         epochs=len(records),
         val_b_score=task.score(val_b, val_b_results, positive=prepared.positive),
         threshold=task.threshold(validated.labels, validated.results, prepared.positive),
-        seconds=time.monotonic() - started,
     )
 
 

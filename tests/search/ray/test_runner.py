@@ -79,7 +79,7 @@ while True:
     number = min(gpu_of, key=lambda number: (number * 7) % 27)  # in another order than they started
     print(number, len(gpu_of), file=open(sys.argv[2], "a"))
     free[gpu_of.pop(number)] += share
-    ended = TrialEnded(result=TrialResult(value=0.5, best_epoch=1, epochs=1, val_b_score=0.5, threshold=0.5, seconds=1.0))
+    ended = TrialEnded(result=TrialResult(value=0.5, best_epoch=1, epochs=1, val_b_score=0.5, threshold=0.5))
     send(connection, TrialReported(number=number, message=encode(ended)))
     receive(connection)
 print("most", most, file=open(sys.argv[2], "a"))
