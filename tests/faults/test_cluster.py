@@ -208,6 +208,7 @@ def test_a_search_waits_for_the_first_node_of_a_head_without_cores(space: Path) 
 def test_a_joining_node_on_another_disk_is_left_out_and_a_drained_one_loses_no_epoch(tmp_path: Path) -> None:
     with cluster_of(1, num_cpus=0, _system_config=HEALTH) as cluster:
         search = killable(tmp_path, "--address", cluster.address)
+        search.trials = 6  # while the node is there, it must not end: its next start would be refused
         search.train_on(more_epochs=2, trials_at_once=2)
         with node_apart(cluster, search.study.parent):
             search.wait_for(lambda: "left out: " in search.log())

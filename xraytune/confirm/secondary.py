@@ -180,6 +180,7 @@ def generator_quality(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQua
         of_real = [quality.real_train for quality in measured if quality.real_train is not None]
         real_train = median(of_real) if of_real else None
         missed = ", ".join(name.removeprefix("gan_").replace("_", " ") for name in shortcomings(medians, real_train))
+        missed = missed.replace("train auroc", "GAN-train AUROC")
         end = f"misses thresholds of quality: {missed}" if missed else "reaches all thresholds of quality"
         sentence = f"Generator quality: {quality_text(medians, real_train)}; {end}."
     else:
