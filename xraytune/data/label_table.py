@@ -85,6 +85,8 @@ def _list_classes(data: DataSettings, table: LabelTable, images: _Rows, class_na
     sides: dict[PartName, Path] = {"train": table.path}
     sides |= {"test": table.path} if "test" in {part for _, part in images.values()} else {}
     fix = "correct data.table.labels and data.table.side, or add images"
+    if not table.settings.gives_classes:
+        fix = "give data.table.label, or put them into folders of these names; for images with findings, use task: findings"
     if table.cells:
         fix += f"; the columns {', '.join(table.settings.labels)} contain {_counted(table.cells)}"
     problems = tuple(missing_classes(listed.values(), sides, names, fix))
