@@ -43,9 +43,9 @@ def rarest_findings(has: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def levelling_order(targets: NDArray[np.int64], total: int, seed: int) -> NDArray[np.int64]:
-    """Return the places of `total` images, [N, C], that level the numbers of their rarest findings when they are repeated.
+    """Return which images, [N, C], to repeat: `total` places that level the numbers of images by their rarest finding.
 
-    The next image has the rarest finding that fewest images have by then. Each is repeated once before any is again.
+    Each next image has the rarest finding that fewest images have by then; all such images are used before one is repeated.
     """
     rarest = rarest_findings(targets == 1)
     members = [np.flatnonzero(rarest == finding) for finding in np.unique(rarest)]
