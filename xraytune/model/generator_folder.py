@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.artifacts import work_path
-from xraytune.base.errors import ConfigError, DataError, MachineError, Problem
+from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, Problem
 from xraytune.base.files import (
     csv_table,
     explain_disk_errors,
@@ -299,6 +299,9 @@ def generator_sample(
     if count < 1:
         raise ConfigError(Problem(f"cannot draw {count} images", fix="give 1 or more"))
     record = read_generator(generator)
+    if record.findings and not record.findings_counts:
+        what = f"{GENERATOR_FILE} does not say which findings occur together"
+        raise ArtifactError(Problem(what, generator, "search with `source: generator`, or train it again"))
     names = list(record.class_counts)
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
