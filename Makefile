@@ -78,7 +78,7 @@ faults: install ## The long drills: kills, power loss, lost nodes, damaged files
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)
 
-LOCK := pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate pyproject.toml --extra dicom --extra segmentation --extra diffusion --extra pipeline --extra timm
+LOCK := pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate pyproject.toml --extra dicom --extra segmentation --extra timm
 
 lock: ## Write both lock files anew from pyproject.toml
 	$(UV) $(LOCK) -o requirements.lock

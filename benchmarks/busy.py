@@ -66,8 +66,7 @@ def _step(work: str) -> tuple[Callable[[], object], int]:
 
     from xraytune.base.records import Compute
     from xraytune.space.settings import GanSettings
-    from xraytune.synth.checkpoint import new_training
-    from xraytune.synth.contract import real_images
+    from xraytune.synth.gan import new_training, real_images
 
     def trained(network: torch.nn.Module, *shape: int) -> Callable[[], object]:
         optimizer, inputs = torch.optim.Adam(network.parameters()), torch.randn(*shape)

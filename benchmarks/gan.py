@@ -21,8 +21,7 @@ from xraytune.base.cores import cpu_count
 from xraytune.nets.captured import replayed
 from xraytune.nets.compute import choose_compute, gpu_count, pin
 from xraytune.space.settings import GanSettings
-from xraytune.synth.contract import real_images
-from xraytune.synth.gan import new_gan
+from xraytune.synth.gan import new_training, real_images
 from xraytune.synth.networks import Discriminator, Generator
 
 _IMAGES, _WARM_UP, _STEPS, _RUNS = 256, 5, 20, 3
@@ -72,7 +71,7 @@ def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Calla
     compute = choose_compute(gpus=min(1, gpu_count()), threads=threads)
     pin(compute)
     labels = np.arange(_IMAGES, dtype=np.int64) % classes
-    training, real = new_gan(settings, classes, compute, 1), real_images(_PLANES, labels, compute)
+    training, real = new_training(settings, classes, compute, 1), real_images(_PLANES, labels, compute)
     training.fit(real)
     update = replayed(partial(training.update, real, compute), compute)
 

@@ -27,7 +27,7 @@ from xraytune.model.generator_folder import fixed_generator
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.load import load_space
 from xraytune.synth.quality import measure_quality
-from xraytune.synth.synthesize import generator_inputs, generator_stage, trained_generator
+from xraytune.synth.synthesize import GAN_STAGE, generator_inputs, trained_generator
 
 NEEDS = ("DATA", "WEIGHTS")
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
@@ -76,14 +76,12 @@ def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path)
     overrides = (*_FIXED, f"gan.seed={seed}", *changes)
     space = load_space(_SPACE, overrides, data=Path(os.environ["DATA"]), weights_dir=Path(os.environ["WEIGHTS"]))
     experiment = fixed_generator(space)
-    settings = experiment.parameters.own_generator
+    settings = experiment.parameters.gan
     assert settings is not None, "the space trains a GAN"
     prepared, _ = prepare(space.settings, cache)
     started = time.monotonic()
     seconds = (
-        cache
-        / "seconds"
-        / artifact_path(cache, generator_stage(settings), generator_inputs(settings, None, prepared, compute)).name
+        cache / "seconds" / artifact_path(cache, GAN_STAGE, generator_inputs(settings, None, prepared, compute)).name
     )
     context = RunContext(prepared=prepared, cache=cache, compute=compute)
     trained_generator(settings, None, context)

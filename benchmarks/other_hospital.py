@@ -59,7 +59,7 @@ def measure() -> Iterator[Figure]:
 
 
 def _source(parameters: Parameters) -> str:
-    start = parameters.own_generator.start_from if parameters.own_generator else None
+    start = parameters.gan.start_from if parameters.gan else None
     path = parameters.generator.path if parameters.generator else start
     return _SOURCES[parameters.source, path.name if path else ""]
 

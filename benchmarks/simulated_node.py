@@ -24,7 +24,7 @@ from xraytune.search.loop import TrialLoop
 from xraytune.search.slots import count_slots, held
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
-from xraytune.space.settings import GeneratorSettings
+from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
@@ -55,7 +55,7 @@ class SimulatedNode:
     log: list[tuple[float, float, float]] = field(default_factory=list)
     """Until when, the seconds of slots in use, and those of training."""
 
-    def need(self, generator: GeneratorSettings | None) -> str | None:
+    def need(self, generator: GanSettings | None) -> str | None:
         """Return the lineage of a generator that is not trained yet; the space has one."""
         return "GAN" if generator and self.steps_trained < generator.steps else None
 
@@ -74,7 +74,7 @@ class SimulatedNode:
             slots, trial = sum(map(self.slots_of, self.running.values())), self.running[number]
             self.log.append((when, slots * (when - self.now), self.slots_of(trial) * training))
             self.now = when
-            if isinstance(message, messages.GeneratorTrained) and (generator := trial.parameters.own_generator):
+            if isinstance(message, messages.GeneratorTrained) and (generator := trial.parameters.gan):
                 self.steps_trained = generator.steps
                 self.first_gan = self.first_gan or when
             yield messages.TrialReported(number=number, message=messages.encode(message))
@@ -99,7 +99,7 @@ class SimulatedNode:
         self.started = max(self.started, len(self.running))
         when, best, dice = self.now + is_new * _START_SECONDS, 0.0, random.Random(number)
         slowdown = max(1.0, _ALONE * len(self.running) / _NODE.gpus)
-        if suggestion.only_generator and (generator := parameters.own_generator):
+        if suggestion.only_generator and (generator := parameters.gan):
             seconds = slowdown * (generator.steps - self.steps_trained) / _GAN_STEPS
             self.queue.append((when + seconds, number, seconds, messages.GeneratorTrained()))
             return 1.0

@@ -238,7 +238,7 @@ except `name` are optional.
 
 A parameter is fixed (`{{value: 32}}`), searched among values (`{{values: [16, 32]}}`), or, if it is a number, searched in a
 range (`{{min: 1e-4, max: 1e-2, distribution: log_uniform_values}}`, also with `step`). With `when: {{source: [gan]}}`, it
-applies only if this condition holds. The parameters of `gan`, `diffusion` and `folder` can also be grouped in a block:
+applies only if this condition holds. The parameters of `gan` and `folder` can also be grouped in a block:
 `gan: {{when: {{source: gan}}, parameters: {{steps: {{value: 5000}}}}}}`. Distributions: {distributions}.
 
 | parameter | values | default | meaning |

@@ -27,11 +27,9 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 from xraytune.study.suggestion import TrialSuggestion
-from xraytune.synth.checkpoint import KINDS
 from xraytune.synth.synthesize import generator_need
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
-GAN_STAGE = KINDS["gan"].stage
 
 
 @contextmanager

@@ -41,8 +41,7 @@ A_GENERATOR = """
 import numpy
 from xraytune.base.records import Compute
 from xraytune.space.settings import GanSettings
-from xraytune.synth.checkpoint import new_training
-from xraytune.synth.contract import real_images
+from xraytune.synth.gan import new_training, real_images
 compute = Compute(device="cpu", threads=1, precision="float32")
 training = new_training(GanSettings(image_size=32, steps=1), 2, compute)
 images = numpy.random.default_rng(0).integers(0, 256, (8, 1, 32, 32), dtype="uint8")

@@ -75,7 +75,7 @@ def test_gan_spaces_include_both_controls(file: Path) -> None:
     if not space.settings.confirm.controls.tuned:  # nothing is tuned, so the matched ones are enough
         sources |= {*space.settings.confirm.controls.matched}
 
-    assert "gan" not in sources or sources - {"diffusion", "generator"} == {"none", "duplicate", "gan"}
+    assert "gan" not in sources or sources - {"generator"} == {"none", "duplicate", "gan"}
 
 
 def first_trials(space: Space) -> list[Experiment]:
@@ -88,7 +88,7 @@ def first_trials(space: Space) -> list[Experiment]:
     return [
         Experiment(settings=space.settings, parameters=parameters)
         for parameters in suggested
-        if not (parameters.generator or (parameters.own_generator and parameters.own_generator.start_from))
+        if not (parameters.generator or (parameters.gan and parameters.gan.start_from))
     ]
 
 

@@ -31,7 +31,6 @@ ONLY_PARSED = {
     r"xraytune confirm .*(gan-segmentation|jsrt)": "long GAN trainings: tests/confirm/test_confirm_segmentation.py",
     r"xraytune (search|confirm) .*(findings|b-100)": "needs hundreds of images or given generators: tests/confirm/",
     r"xraytune headroom": "needs hundreds of patients: tests/confirm/test_headroom.py",
-    r"xraytune generator train .*--share": "may refuse so few images: tests/trial/test_generator_folder.py",
     r"xraytune (search .*--set name=own|(export|train) .*own)": "needs the examples: tests/examples/test_examples.py",
     r"xraytune evaluate model --data chest_xray/test$": "needs the model of the examples: tests/examples/test_examples.py",
 }
@@ -46,12 +45,11 @@ TINY = (
     *("budget.trials=4", "budget.max_epochs=2", "budget.steps_per_epoch=2", "scheduler.grace=1"),
     *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
     *("quality.backbone=null", "quality.allow_memorised=true"),
-    *("diffusion.image_size=32", "diffusion.width=8", "diffusion.patch_size=2", "diffusion.steps=2"),
     *("confirm.finalists=1", "confirm.replicates=2"),
     "confirm.controls={matched: [duplicate], tuned: [real_only]}",
 )
 TINY_PAIRS = (
-    *(one for one in TINY if not one.startswith(("backbone", "gan.", "diffusion."))),
+    *(one for one in TINY if not one.startswith(("backbone", "gan."))),
     *("backbone=resnet18", "gan.image_size=32", "gan.width=8", "gan.batch_size=8", "gan.lr_g=2e-3", "gan.steps=200"),
     *("gan.loss=hinge", "gan.ema_half_life_images=300"),  # enough for plausible masks
 )

@@ -23,7 +23,7 @@ LINKS = {
     **dict.fromkeys(("cache", "shared/cache"), "cache"),
     **{"chest_xray_400/train": "others/train", "jsrt": "pairs", "hospital_c": "pairs/test"},
     **{name: name for name in ("CXR8", "best.yaml", "generated", "hospital")},
-    **{"SPACE.yaml": "search_spaces/diffusion_ratio_cpu.yaml"},
+    **{"SPACE.yaml": "search_spaces/gan_ratio_cpu.yaml"},
 }
 """What the pages name, and where it is in the folder of `main_job`."""
 SEGMENTER = "search_spaces/lung_segmenter_cpu.yaml"

@@ -31,8 +31,9 @@ from xraytune.study.inputs import record_inputs
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, write_trials
 from xraytune.study.start import create_study
-from xraytune.synth.checkpoint import new_training, save_generator
 from xraytune.synth.checkpoint import save_checkpoint as save_gan
+from xraytune.synth.checkpoint import save_generator
+from xraytune.synth.gan import new_training
 from xraytune.trial.run import Validated
 
 EPOCH = epoch(1, 0.9).record

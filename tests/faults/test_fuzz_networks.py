@@ -16,8 +16,9 @@ from xraytune.base.tensors import read_weights
 from xraytune.model.load import open_bundle
 from xraytune.nets.checkpoint import load_best, resume
 from xraytune.nets.inputs import normalise, to_unit
-from xraytune.synth.checkpoint import checkpoint_generator, load_generator, new_training
+from xraytune.synth.checkpoint import checkpoint_generator, load_generator
 from xraytune.synth.checkpoint import resume as resume_gan
+from xraytune.synth.gan import new_training
 
 pytestmark = [
     pytest.mark.slow,

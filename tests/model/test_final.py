@@ -182,7 +182,7 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     assert experiment.settings.budget.max_epochs == len(read_jsonl(model / "epochs.jsonl")) == 2
     assert (experiment.parameters.lr, experiment.parameters.optimizer) == (0.003, "sgd")
     assert experiment.parameters.synthetic_ratio == trial.parameters.synthetic_ratio
-    generator = experiment.parameters.own_generator
+    generator = experiment.parameters.gan
     assert generator is not None
     assert generator.image_size == 64, "the GAN is trained at the size of the network"
     changes = "\n".join(open_bundle(model).record.trained_on.changes)

@@ -25,14 +25,14 @@ def test_an_import_is_reported_with_its_version_or_the_reason_of_its_failure() -
 def test_doctor_checks_the_machine_and_the_weights_of_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for weights that a condition leaves at their default; the images of the file are not needed."""
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
-    monkeypatch.setitem(PACKAGES, "diffusion", ("numpy", "no-such-package"))
+    monkeypatch.setitem(PACKAGES, "timm", ("numpy", "no-such-package"))
     space = tmp_path / "space.yaml"
     space.write_text(
         """
 name: small
 weights_dir: files
 parameters:
-  source: {values: [none, diffusion]}
+  source: {value: none}
   backbone: {values: [resnet18, resnet34, vgg16]}
   weights: {values: [IMAGENET1K_FEATURES, none], when: {backbone: vgg16}}
 """,
@@ -45,7 +45,7 @@ parameters:
 
     assert checks["torch"].status == checks["Ray"].status == "ok"
     assert (checks["Ray startup"].status, checks["Ray startup"].fix) == ("missing", "export RAY_TMPDIR=/tmp")
-    assert (checks["diffusion"].status, checks["diffusion"].found) == ("missing", "not installed: no-such-package")
+    assert (checks["timm"].status, checks["timm"].found) == ("warning", "not installed: no-such-package")
     assert any(name.startswith("free disk at") for name in checks)
     assert all(bool(check.fix) == (check.status != "ok") for check in checks.values())
     weights = {name.removeprefix("weights of "): check for name, check in checks.items() if name.startswith("weights")}
@@ -59,16 +59,16 @@ parameters:
 
 def test_missing_extras_are_refused_before_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = tmp_path / "space.yaml"
-    parameters = "source: {value: diffusion}, backbone: {value: resnet18}, weights: {value: none}"
+    parameters = "source: {value: none}, backbone: {value: resnet18}, weights: {value: none}"
     quality = "quality: {backbone: timm/resnet18, weights: hub}"
     space.write_text(f"name: small\ntask: segmentation\n{quality}\nparameters: {{{parameters}}}\n", encoding="utf-8")
-    for extra in ("segmentation", "diffusion", "timm"):
+    for extra in ("segmentation", "timm"):
         monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
 
     with pytest.raises(MachineError) as refused:
         require_extensions(load_space(space, data=tmp_path))
 
-    for words in ("task: segmentation", "source: diffusion", "backbone: timm"):
+    for words in ("task: segmentation", "backbone: timm"):
         extra = words.partition(": ")[2]
         assert f"{words} needs no-such-package, which this installation lacks" in str(refused.value)
         assert f"fix: pip install 'xraytune[{extra}]'" in str(refused.value)

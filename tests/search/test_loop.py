@@ -13,7 +13,7 @@ from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
 from xraytune.search.messages import GeneratorTrained, MachineStopped, TrialFailed, TrialMessage
-from xraytune.space.settings import GeneratorSettings
+from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_trials
 from xraytune.study.suggestion import Cause, TrialSuggestion
@@ -354,7 +354,7 @@ class Gans:
     def __init__(self) -> None:
         self.trained: set[tuple[int, int]] = set()
 
-    def need(self, generator: GeneratorSettings | None) -> str | None:
+    def need(self, generator: GanSettings | None) -> str | None:
         if generator is None or (generator.width, generator.steps) in self.trained:
             return None
         return f"width {generator.width}"

@@ -10,7 +10,7 @@ import pytest
 from xraytune.base.errors import ConfigError, SourceLine
 from xraytune.space.domains import Choices, Domain, Range
 from xraytune.space.load import experiment_from_json, load_space
-from xraytune.space.settings import DiffusionSettings, Parameters
+from xraytune.space.settings import GanSettings, Parameters
 
 WriteSpace = Callable[..., Path]
 Complaints = Callable[..., str]
@@ -103,9 +103,6 @@ source: {values: [none, folder]} -> 4 folder.path
 source: {values: [none, gan]} | synthetic_ratio: {value: .01} | batch_size: {min: 8, max: 64} -> 5 0.01, 8, zero
 source: {values: [duplicate, gan]} | mixing: {values: [additive, replace]} -> 4 duplicate, replace
 source: {value: gan} | gan.image_size: {values: [64, 256]} -> 5 gan.image_size, 256
-source: {value: diffusion} | diffusion.image_size: {value: 256} -> 5 unknown value 256
-source: {value: diffusion} | diffusion: {parameters: {diffaugment: {value: true}}} -> 5 diffaugment
-source: {value: diffusion} | diffusion.image_size: {value: 128} ++ data.image_size=64 -> 5 diffusion.image_size, 128
 loss: {values: [bce, cross_entropy]} ++ data.classes=three -> 4 bce, two classes
 
 || objective: {metric: test_auroc} -> 4 test_auroc
@@ -137,7 +134,6 @@ lr: {min: 1e-5, max: 1e-3} || sampler: {name: grid} -> 4 lr, grid
 backbone: {value: swin_t} || task: segmentation -> 4 swin_t, U-Net
 loss: {value: bce} || task: segmentation -> 4 loss
 dropout: {values: [0, .5]} || task: segmentation -> 4 dropout
-source: {value: pipeline} | pipeline.path: {value: p} || task: segmentation -> 4 pipeline, segmentation
 dropout: {min: 0, max: .3} || task: segmentation -> 4 dropout
 || task: segmentation ++ data.image_size=100 -> --set data.image_size=100 write 128
 || objective: {metric: val_sensitivity} ++ data.classes=three -> 4 val_sensitivity, two classes
@@ -153,7 +149,9 @@ dropout: {min: 0, max: .3} || task: segmentation -> 4 dropout
 ++ parameters.lr=1e-3 -> --set parameters.lr=1e-3 'lr'?
 ++ parameters.gan.parameters.steps.value=5 -> --set parameters.gan.parameters.steps.value=5 'gan.steps'?
 ++ trials=3 -> --set trials=3 'budget.trials'?
-++ source=off -> --set source=off none, duplicate, folder, gan, diffusion
+++ source=off -> --set source=off none, duplicate, folder, gan
+++ source=diffusion -> --set source=diffusion source: folder
+|| prompts: {NORMAL: a chest} -> 4 removed, folder_from_pipeline.py
 """
 """`parameters || settings ++ override -> place words of the message`, with | between lines and a comma between words."""
 
@@ -425,16 +423,15 @@ def test_a_damaged_experiment_is_a_value_error(content: Any, tmp_path: Path) -> 
         experiment_from_json(content, tmp_path)
 
 
-def test_a_trial_keeps_the_block_of_its_own_generator_alone(write_space: WriteSpace) -> None:
-    path = write_space("source: {value: diffusion}", "diffusion: {parameters: {steps: {value: 7}}}")
+def test_a_trial_keeps_the_block_of_its_own_source_alone(write_space: WriteSpace) -> None:
+    path = write_space("source: {value: gan}", "gan: {parameters: {steps: {value: 7}}}")
 
     parameters = load_space(path).experiment().parameters
-    unused = Parameters.model_validate({"source": "diffusion", "diffusion": {"steps": 7}, "gan": {"steps": 3}})
+    unused = Parameters.model_validate({"source": "gan", "gan": {"steps": 7}, "folder": {"path": "images"}})
 
     assert parameters == unused
-    assert (parameters.gan, parameters.own_generator) == (None, DiffusionSettings(steps=7))
-    assert parameters.arm == "diffusion"
-    assert Parameters(source="gan").simplicity < parameters.simplicity
+    assert (parameters.folder, parameters.gan) == (None, GanSettings(steps=7))
+    assert parameters.arm == "gan"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from xraytune.search.messages import EpochEnded, TrialEnded
 from xraytune.search.order import GeneratorNeeds
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
-from xraytune.space.settings import GeneratorSettings
+from xraytune.space.settings import GanSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
@@ -85,7 +85,7 @@ def keep_one_ill_patient_on_val_b(study: Path) -> None:
 CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
-def no_gan(generator: GeneratorSettings | None) -> str | None:
+def no_gan(generator: GanSettings | None) -> str | None:
     """Return None: every GAN exists."""
     del generator
     return None

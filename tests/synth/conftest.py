@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tests.in_process import CPU, one_thread
 from xraytune.base.seeding import numpy_generator
-from xraytune.space.settings import DiffusionSettings, GanSettings, GeneratorSettings
+from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import CHECKPOINT_NAME
 from xraytune.synth.networks import Generator
 from xraytune.synth.train import TrainingProgress, train_generator
@@ -33,12 +33,6 @@ def tiny(**changes: object) -> GanSettings:
     return GanSettings.model_validate(small | changes)
 
 
-def tiny_diffusion(**changes: object) -> DiffusionSettings:
-    """The settings of a tiny diffusion model, with changes."""
-    small = {"image_size": 32, "width": 8, "batch_size": 8, "steps": 6, "patch_size": 2, "sampling_steps": 3}
-    return DiffusionSettings.model_validate(small | changes)
-
-
 def draw_blobs() -> Images:
     """24 images of two classes: a bright disc on a dark background, on the left or on the right."""
     random = numpy_generator(0, "blobs")
@@ -57,7 +51,7 @@ DISCS = np.where(BLOBS[0] > 128, 255, 0).astype(np.uint8)
 
 
 def train(
-    settings: GeneratorSettings, folder: Path, images: Images = BLOBS, *, stop_after: int | None = None, **options: Any
+    settings: GanSettings, folder: Path, images: Images = BLOBS, *, stop_after: int | None = None, **options: Any
 ) -> list[TrainingProgress]:
     """Train a generator in a folder, up to its end or a step; return its progress."""
     defaults: dict[str, Any] = {"class_count": 2, "compute": CPU, "report_every_steps": 2, "checkpoint_every_steps": 2}

@@ -7,8 +7,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tests.synth.conftest import tiny
 from xraytune.space.settings import GanSettings
-from xraytune.synth.contract import ema_decay, update_ema
-from xraytune.synth.gan import GanLoss, discriminator_loss, draw_shifts, generator_loss, translate
+from xraytune.synth.gan import (
+    GanLoss,
+    discriminator_loss,
+    draw_shifts,
+    ema_decay,
+    generator_loss,
+    translate,
+    update_ema,
+)
 from xraytune.synth.networks import Discriminator, Generator
 
 

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from tests.in_process import CPU, one_thread
-from tests.synth.conftest import BLOBS, assert_learned_blobs, assert_same_bits, tiny, tiny_diffusion, train
+from tests.synth.conftest import BLOBS, assert_learned_blobs, assert_same_bits, tiny, train
 from xraytune.base.errors import TrialError
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
-from xraytune.space.settings import GeneratorSettings
+from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
 from xraytune.synth.gan import frozen_features
 from xraytune.synth.networks import Generator
@@ -50,11 +50,9 @@ def copied(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "copied"))
 
 
-@pytest.mark.parametrize(
-    "changed", [tiny, partial(tiny, **TUTORIAL), tiny_diffusion], ids=["gan", "dcgan", "diffusion"]
-)
+@pytest.mark.parametrize("changed", [tiny, partial(tiny, **TUTORIAL)], ids=["gan", "dcgan"])
 def test_a_resumed_and_a_longer_run_equal_an_uninterrupted_one(
-    tmp_path: Path, changed: Callable[..., GeneratorSettings]
+    tmp_path: Path, changed: Callable[..., GanSettings]
 ) -> None:
     random_state = torch.random.get_rng_state()
 

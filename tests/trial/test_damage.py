@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save
 
-from tests.in_process import CPU, GAN_STAGE, one_thread
+from tests.in_process import CPU, one_thread
 from tests.trial.conftest import Bench
 from tests.trial.test_inputs import frozen
 from tests.trial.test_trial import gan
@@ -22,7 +22,7 @@ from xraytune.data.prepare import PIXELS_STAGE, RunContext, prepare, restore_pix
 from xraytune.space.settings import Experiment
 from xraytune.synth.memorisation_gate import MEMORISATION_STAGE
 from xraytune.synth.sources import POOL_STAGE
-from xraytune.synth.synthesize import generator_inputs
+from xraytune.synth.synthesize import GAN_STAGE, generator_inputs
 from xraytune.trial.network import FEATURES_STAGE
 from xraytune.trial.run import run_trial
 

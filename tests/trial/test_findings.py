@@ -19,8 +19,7 @@ from xraytune.nets.backbones import build_backbone
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings, without_gate
 from xraytune.stats.classification import auroc
-from xraytune.synth.contract import RealImages
-from xraytune.synth.gan import new_gan
+from xraytune.synth.gan import RealImages, new_training
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.run import run_trial
@@ -111,7 +110,7 @@ def test_equal_balance_levels_the_rarest_findings(findings_bench: Bench, source:
 def test_an_image_depends_on_all_of_its_findings() -> None:
     """A network for three findings, of which a class is the one-hot case."""
     settings = GanSettings(image_size=32, width=4, z_dim=4)
-    training = new_gan(settings, 3, CPU, 1)
+    training = new_training(settings, 3, CPU, 1)
     generator, rng = training.generator, torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (60, 1, 32, 32), generator=rng, dtype=torch.uint8)
     findings = torch.randint(-1, 2, (60, 3), generator=rng)

@@ -22,7 +22,6 @@ from xraytune.nets.compute import allocation_of
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings, without_gate
 from xraytune.study.inputs import read_inputs
-from xraytune.synth import privacy
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.pool import draw_block
 from xraytune.synth.sources import pool_block, pool_reader
@@ -80,14 +79,9 @@ def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
     ("overrides", "error", "what"),
     [
         ([], ConfigError, r"gan\.steps is 2 or 3(.|\n)*--set gan\.steps=2"),
-        (
-            ["gan.steps=2", "source={values: [none, gan, diffusion]}", "diffusion.image_size=32", "diffusion.steps=2"],
-            ConfigError,
-            r"two generators, gan and diffusion\n.*source=gan or --set source=diffusion",
-        ),
         (["gan.steps=2", "quality.backbone=mobilenet_v2"], MachineError, "elsewhere: there is no such weights folder"),
     ],
-    ids=["an open setting", "a choice of two generators", "no weights for the quality of its images"],
+    ids=["an open setting", "no weights for the quality of its images"],
 )
 def test_what_a_gan_lacks_is_named_before_its_training(
     kept: Kept, tmp_path: Path, overrides: list[str], error: type[XraytuneError], what: str
@@ -150,7 +144,7 @@ def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sampl
 
 
 def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(findings_bench: Bench, tmp_path: Path) -> None:
-    """Also if it was written to be shared; as a start for other findings, it is refused."""
+    """As a start for other findings, it is refused."""
     xrays, out = findings_bench.settings.data.path, tmp_path / "gan"
     table = (xrays / "data.yaml").read_text().replace("[lobar, diffuse, effusion]", "[effusion, lobar, diffuse]")
     (xrays / "others.yaml").write_text(table)
@@ -161,8 +155,6 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(finding
         overrides=gan,
         out=out,
         cache=tmp_path / "cache",
-        share=True,
-        anyway=True,
     )
 
     read_inputs({("generator.path", str(out))}, findings_bench.settings, findings_bench.prepared, findings_bench.cache)
@@ -271,40 +263,3 @@ def test_a_record_cannot_name_outside_files(kept: Kept, tmp_path: Path, key: str
         generator_sample(gan, count=9, out=tmp_path / "images")
 
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_generator_to_share_holds_nothing_of_an_image(kept: Kept, clinic_b: Bench, tmp_path: Path) -> None:
-    """It draws images, is a source and a start, and states what its privacy was found to be."""
-    shared, overrides = tmp_path / "shared", ["gan.steps=3"]
-    generator_train(kept.space, out=shared, overrides=overrides, cache=kept.cache, share=True, anyway=True)
-
-    assert {file.name for file in shared.iterdir()} == {"card.md", "generator.json", "generator.safetensors"}
-    tensors = load_file(shared / "generator.safetensors")
-    counts = read_json(shared / "generator.json")["class_counts"].values()
-    assert len(tensors["prior.codes"]) == len(tensors["prior.keys"]) == len(tensors["prior.labels"]) == 0
-    assert not any(sum(counts) in tensor.shape for tensor in tensors.values())
-    membership = read_json(shared / "generator.json")["membership"]
-    assert {*membership} == {"the nearest sample", "reconstruction"}
-    assert all(0 <= auroc <= 1 for auroc in membership.values())
-    drawn = generator_sample(shared, count=4, out=tmp_path / "drawn")
-    assert sum(drawn.counts.values()) == 4
-    started = GanSettings.model_validate({"image_size": 32, "width": 4, "steps": 0, "start_from": shared})
-    assert pool_block(started, clinic_b.context, 0, 0).read().std() > 0
-
-
-def test_a_generator_that_reveals_its_training_images_is_not_shared(
-    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(privacy, "MOST_MEMBERSHIP", 0.0)
-
-    with pytest.raises(DataError, match=r"training images can be told from unseen ones(.|\n)*--anyway"):
-        generator_train(kept.space, out=tmp_path / "shared", overrides=["gan.steps=3"], cache=kept.cache, share=True)
-
-    assert not [*tmp_path.iterdir()]
-
-
-def test_reconstruction_tells_memorised_images_from_others() -> None:
-    """A network that knows some images is caught by either attack."""
-    images = np.random.default_rng(1).integers(0, 256, (12, 32, 32), dtype=np.uint8)
-    distances = privacy.distances_to_nearest(images, images[:6])
-    assert distances[:6].max() < 1e-3 < distances[6:].min()

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from tests.data.conftest import write_images
-from tests.in_process import CPU, GAN_STAGE
+from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from tests.trial.test_trial import gan
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.nets.classifier import Classifier, build_classifier
 from xraytune.space.settings import Experiment, FolderSettings
+from xraytune.synth.synthesize import GAN_STAGE
 from xraytune.trial.inputs import TrialInputs, untrained
 from xraytune.trial.training_set import TrainingSet, build_training_set
 

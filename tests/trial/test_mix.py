@@ -142,5 +142,5 @@ def test_a_mix_is_named_by_its_source_ratio_steps_and_augmentation() -> None:
     assert label() == Parameters().arm == "real_only"
     assert label(classical=2) == "classical 2"
     assert label(source="duplicate", synthetic_ratio=0.5, classical=1) == "duplicate r=0.5 +classical 1"
-    assert label(source="diffusion", synthetic_ratio=0.5, diffusion={"steps": 2000}) == "diffusion r=0.5 (2000 steps)"
+    assert label(source="gan", synthetic_ratio=0.5, gan={"steps": 2000}) == "gan r=0.5 (2000 steps)"
     assert label(source="duplicate", mixing="pretrain") == "duplicate r=1 pretrain"

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.in_process import CPU, GAN_STAGE
+from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.files import read_jsonl, write_text
@@ -22,12 +22,11 @@ from xraytune.base.records import EpochRecord
 from xraytune.nets.checkpoint import load_best
 from xraytune.space.settings import Experiment, GanSettings, Objective
 from xraytune.stats.classification import auroc
-from xraytune.synth.synthesize import generator_need, network_labels, trained_generator
+from xraytune.synth.synthesize import GAN_STAGE, generator_need, network_labels, trained_generator
 from xraytune.trial.inputs import TrialInputs
 from xraytune.trial.run import run_trial, trial_epochs
 
 SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
-SMALL_DIFFUSION = {"image_size": 32, "steps": 4, "width": 4, "batch_size": 4, "patch_size": 2, "sampling_steps": 2}
 
 
 def gan(**more: Any) -> GanSettings:
@@ -51,7 +50,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "drawn afresh": {"source": "none", "classical": 1, "views": 0},
     "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
     "gan": {"source": "gan", "gan": gan()},
-    "diffusion": {"source": "diffusion", "diffusion": SMALL_DIFFUSION},
     "one gan for each class": {"source": "gan", "gan": gan(conditional=False), "balance": "equal"},
     "classical+gan": {"source": "gan", "gan": gan(), "classical": 1, "mixing": "replace", "synthetic_ratio": 2.0},
     "gan, pretrained": {"source": "gan", "gan": gan(), "mixing": "pretrain"},
@@ -69,7 +67,7 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(bench: Bench, t
     assert np.isfinite([(record.train_loss, record.val_loss) for record in records]).all()
     rows = read_jsonl(tmp_path / "epochs.jsonl")
     assert [(row["epoch"], row["val_score"]) for row in rows] == [(r.epoch, r.val_score) for r in records]
-    if arm in ("classical", "gan", "gan, pretrained", "diffusion"):
+    if arm in ("classical", "gan", "gan, pretrained"):
         assert len(run(bench, experiment, tmp_path / "resumed", stop_after=2)) == 2
         both = run(bench, experiment, tmp_path / "resumed")
         assert numbers(both) == numbers(records), "finished epochs are reported again"

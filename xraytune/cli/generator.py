@@ -23,15 +23,9 @@ def train(
     weights_dir: options.WeightsDir = None,
     cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,
-    share: Annotated[
-        bool, Option("--share", help="Write a generator to give away, without codes of training images; see its card.")
-    ] = False,
-    anyway: Annotated[
-        bool, Option("--anyway", help="With --share, even if training images can be told from unseen ones.")
-    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train the GAN or diffusion model of a search space file and save it to a folder. Run again to resume."""
+    """Train the GAN of a search space file and save it to a folder. Run again to resume."""
     from xraytune.model.generator_folder import generator_train
 
     with console.progress() as on_progress:
@@ -43,8 +37,6 @@ def train(
             weights_dir=weights_dir,
             cache=cache,
             skip_broken=skip_broken,
-            share=share,
-            anyway=anyway,
             note=console.log,
             on_progress=on_progress,
         )
@@ -54,9 +46,8 @@ def train(
 def _show_trained(trained: TrainedGenerator) -> None:
     size, steps = trained.settings.image_size, trained.settings.steps
     counts = _counts(trained.class_counts, trained.has_masks)
-    console.write(f"{trained.path}: {size} px {trained.settings.noun}, trained for {steps:,} steps on {counts}")
-    pictures = "its images next to real ones: samples.png; during training: grids/"
-    console.write("to share: see card.md" if (trained.path / "card.md").exists() else pictures)
+    console.write(f"{trained.path}: {size} px GAN, trained for {steps:,} steps on {counts}")
+    console.write("its images next to real ones: samples.png; during training: grids/")
     quality, copies = trained.report.quality, trained.report.copies
     features = f"; features of {quality.features}" if quality else ""
     console.write(f"quality: {quality or trained.report.note}{features}")

@@ -78,7 +78,7 @@ def build_app() -> typer.Typer:
     _add(data_app, data.inspect, "xraytune data inspect chest_xray")
     _add(data_app, data.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
 
-    generators = _group("Train a generator (a GAN or a diffusion model), or generate images with it.")
+    generators = _group("Train a GAN, or generate images with it.")
     app.add_typer(generators, name="generator", rich_help_panel=_SEARCH)
     train = "xraytune generator train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o generator"
     _add(generators, generator.train, train)

@@ -149,10 +149,8 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
     """
     seed = derive_seed(settings.seed, "confirm", number) % 2**31
     parameters, resolution_px, has_real_extra = arm.content
-    if parameters.own_generator is not None:
-        parameters = parameters.with_generator(
-            seed=derive_seed(parameters.own_generator.seed, "confirm", number) % 2**31
-        )
+    if parameters.gan is not None:
+        parameters = parameters.with_gan(seed=derive_seed(parameters.gan.seed, "confirm", number) % 2**31)
     return Experiment(
         # Without gates: excluding replicates would select among them.
         settings=without_gate(settings.model_copy(update={"seed": seed})),

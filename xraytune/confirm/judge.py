@@ -122,12 +122,12 @@ def judge_finalists(test: ArmScores, *, rope: float) -> tuple[FinalistVerdict, .
     verdicts = fixed_sequence([overall_verdict([against for against, _ in pairs]) for pairs in compared])
     results = []
     for arm, pairs, verdict in zip(finalists, compared, verdicts, strict=True):
-        scores, generator = test.measure(arm).scores[0], arm.parameters.own_generator
+        scores, generator = test.measure(arm).scores[0], arm.parameters.gan
         results.append(
             FinalistVerdict(
                 arm=arm.name,
                 trial=arm.trial,
-                generator=generator.noun if generator else "",
+                generator="GAN" if generator else "",
                 mixing=arm.parameters.mixing,
                 score=float(scores.mean()),
                 replicate_scores=tuple(scores.tolist()),

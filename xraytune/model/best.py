@@ -261,9 +261,9 @@ def _final(trial: Experiment) -> Experiment:
     """Return the final training of a trial's mix."""
     changes = trial.settings.final or FinalSettings()
     settings, parameters = changes.settings_of(trial.settings), trial.parameters.model_copy(update=changes.parameters)
-    generator = parameters.own_generator
+    generator = parameters.gan
     if generator and changes.image_size in get_args(type(generator).model_fields["image_size"].annotation):
-        parameters = parameters.with_generator(image_size=changes.image_size)
+        parameters = parameters.with_gan(image_size=changes.image_size)
     return Experiment(settings=settings, parameters=parameters)
 
 

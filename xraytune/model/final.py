@@ -48,10 +48,10 @@ def changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
     if origin is None or origin.images is None:
         return
     yield from origin.changes
-    counts, generator = prepared.train_counts, parameters.own_generator
+    counts, generator = prepared.train_counts, parameters.gan
     if generator and generator.image_size < settings.data.image_size and experiment.resolution_px is None:
         enlarged = f"{generator.image_size} px, enlarged to {settings.data.image_size} px"
-        yield f"images of the {generator.noun}: {enlarged}; real images are not matched to them"
+        yield f"images of the GAN: {enlarged}; real images are not matched to them"
     if origin.images == sum(counts):
         return
     images, of_patients = origin.images, f" of {origin.patients:,} patients"
@@ -60,7 +60,7 @@ def changes_of(experiment: Experiment, prepared: Prepared) -> Iterator[str]:
         extra, before = len(plan_mix(counts, parameters)), len(plan_mix([images], parameters))
         yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
     if generator:
-        yield f"{generator.noun}: trained anew on these images, for the same {generator.steps:,} steps"
+        yield f"GAN: trained anew on these images, for the same {generator.steps:,} steps"
 
 
 def train_final(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.artifacts import work_path
-from xraytune.base.errors import ArtifactError, ConfigError, DataError, MachineError, Problem
+from xraytune.base.errors import ArtifactError, ConfigError, Problem
 from xraytune.base.files import (
     csv_table,
     explain_disk_errors,
@@ -43,28 +43,26 @@ from xraytune.nets.weights import find_weights
 from xraytune.space.document import write_yaml
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
-from xraytune.space.settings import GENERATORS, Experiment, GeneratorSettings, GivenGenerator, Parameters
-from xraytune.space.space import Space, package_problems
+from xraytune.space.settings import Experiment, GanSettings
+from xraytune.space.space import Space
 from xraytune.study.inputs import usable_generator
-from xraytune.synth.checkpoint import load_generator, save_generator, without_images
 from xraytune.synth.generator_quality import PoolReport
-from xraytune.synth.privacy import measure_privacy
 from xraytune.synth.quality import feature_parameters, report_pool
 from xraytune.synth.saved_generator import GENERATOR_FILE, SavedGenerator, draw_saved, generator_file, read_generator
 from xraytune.synth.seen import PROVENANCE_FILE, seen_by
 from xraytune.synth.sources import blocks_for, findings_of_block, generator_of, typical_masks
 from xraytune.synth.synthesize import (
+    GAN_STAGE,
     copy_file,
     copy_grids,
     generator_inputs,
-    generator_stage,
     network_labels,
     trained_generator,
 )
 from xraytune.trial.mix import apportion
 from xraytune.trial.samples import save_generator_grid
 
-_SAMPLES, _CARD = "samples.png", "card.md"
+_SAMPLES = "samples.png"
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
 
 
@@ -73,7 +71,7 @@ class TrainedGenerator:
     """The folder that `generator_train` wrote, and the training images per class."""
 
     path: Path
-    settings: GeneratorSettings
+    settings: GanSettings
     class_counts: dict[str, int]
     has_masks: bool
     report: PoolReport
@@ -98,29 +96,25 @@ def generator_train(
     weights_dir: Path | None = None,
     cache: Path | None = None,
     skip_broken: bool = False,
-    share: bool = False,
-    anyway: bool = False,
     note: Callable[[str], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
 ) -> TrainedGenerator:
     """Train the generator of a space file; its settings must be fixed. After an interruption, the same call resumes.
 
     Args:
-        space: The YAML file; its `source` can be `gan` or `diffusion`.
+        space: The YAML file; its `source` must include `gan`.
         out: The folder to create.
         data: A data folder instead of the file's.
         overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched setting.
         weights_dir: Folder of official weight files, for the quality of its images.
         cache: The artifact cache, shared with searches; by default `cache`.
         skip_broken: Leave broken images out, with a note on each.
-        share: Write a generator to give away: without codes of training images, pictures of them, or optimizers.
-        anyway: Write it even if `measure_privacy` can tell its training images from unseen ones.
         note: Called with warnings, and with the folder of the sample grids during training.
         on_progress: Called with the progress of the preparation and the training.
 
     Raises:
         ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or `out` exists.
-        DataError: The images cannot be used, the start is of others, or the generator to share reveals its training images.
+        DataError: The images cannot be used, or the start is of others.
         MachineError: A GPU is missing, the weights that measure quality, or a package that the generator needs.
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
@@ -128,8 +122,6 @@ def generator_train(
     loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir)
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
-    if problems := package_problems(generator.block):
-        raise MachineError(*problems)
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     pin(compute)
     cache = (cache or Path("cache")).resolve()
@@ -146,16 +138,13 @@ def generator_train(
     networks: dict[int | None, Path] = {}
     for label in network_labels(generator, prepared):
         inputs = generator_inputs(generator, label, prepared, compute)
-        work = work_path(cache, generator_stage(generator), inputs)
+        work = work_path(cache, GAN_STAGE, inputs)
         note(f"sample grids appear in {work / 'grids'} during training")
         networks[label] = trained_generator(generator, label, context)
     report = report_pool(experiment, context)
     with new_folder(out) as folder:
-        saved = fill_generator_folder(folder, networks, experiment, context, report=report, share=share)
-        if share:
-            saved = _with_privacy(folder, saved, experiment, context, note, anyway=anyway)
-        else:
-            save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
+        saved = fill_generator_folder(folder, networks, experiment, context, report=report)
+        save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
     return TrainedGenerator(
         path=out,
         settings=generator,
@@ -165,54 +154,16 @@ def generator_train(
     )
 
 
-def _with_privacy(
-    folder: Path,
-    saved: SavedGenerator,
-    experiment: Experiment,
-    context: RunContext,
-    note: Callable[[str], None],
-    *,
-    anyway: bool,
-) -> SavedGenerator:
-    """Measure a generator that is to be shared, and write the figures to its record and its card."""
-    privacy = measure_privacy(folder, saved, context)
-    note(f"privacy: {privacy}")
-    if privacy.refusal and not anyway:
-        fix = "train fewer steps or on more patients, or write it anyway (--anyway)"
-        raise DataError(Problem(f"this {saved.settings.noun} is not shared: {privacy.refusal}", fix=fix))
-    given = Parameters(source="generator", generator=GivenGenerator(path=folder))
-    kept = {name: getattr(experiment.parameters, name) for name in _NETWORK_PARAMETERS}
-    report = report_pool(experiment.model_copy(update={"parameters": given.model_copy(update=kept)}), context)
-    saved = replace(saved, report=report, membership=dict(privacy.membership))
-    write_json(folder / GENERATOR_FILE, to_json(saved))
-    images, patients = sum(saved.class_counts.values()), context.prepared.train_patients
-    shown = ", ".join(saved.findings or saved.class_counts)
-    lines = (
-        f"# A {saved.settings.noun} for chest X-rays of {saved.settings.image_size} px",
-        f"Trained for {saved.settings.steps:,} steps on {images:,} images of {patients:,} patients: {shown}.",
-        f"Quality: {report.quality or report.note}.",
-        f"Privacy, against as many unseen images: {privacy}.",
-        "It holds no image and no code of an image; `generator.json` has the SHA-256 of each training image.",
-        "Use it as `source: generator`, or as `gan.start_from`.",
-    )
-    write_text(folder / _CARD, "\n\n".join(lines) + "\n")
-    return saved
-
-
 def fixed_generator(space: Space) -> Experiment:
-    """Return an experiment with the only generator of a space; parameters that do not affect its images may be searched.
+    """Return an experiment with the GAN of a space; parameters that do not affect its images may be searched.
 
     Raises:
-        ConfigError: There is none, there are two, or parameters that affect its images are searched; lists all of them.
+        ConfigError: There is none, or parameters that affect its images are searched; lists all of them.
     """
     searched = {spec.name: spec.domain for spec in space.specs}
-    blocks = [block for block in GENERATORS if any(name.startswith(f"{block}.") for name in searched)]
-    if len(blocks) != 1:
-        what = f"this space has two generators, {' and '.join(blocks)}" if blocks else "no generator in this space"
-        fix = " or ".join(f"--set source={block}" for block in blocks or GENERATORS)
-        raise ConfigError(Problem(what, space.settings.name, f"add {fix}"))
-    (block,) = blocks
-    domains = {name: domain for name, domain in searched.items() if name.startswith(f"{block}.")}
+    domains = {name: domain for name, domain in searched.items() if name.startswith("gan.")}
+    if not domains:
+        raise ConfigError(Problem("no GAN in this space", space.settings.name, "add --set source=gan"))
     network = {name: domain for name, domain in searched.items() if name in _NETWORK_PARAMETERS}
     values = {name: domain.corners(())[0] for name, domain in (domains | network).items()}
     if any(domain.is_open for domain in network.values()):  # then only quality.backbone can give features
@@ -228,7 +179,7 @@ def fixed_generator(space: Space) -> Experiment:
     ]
     if problems:
         raise ConfigError(*problems)
-    return Experiment(settings=space.settings, parameters=parameters_from({"source": block, **values}))
+    return Experiment(settings=space.settings, parameters=parameters_from({"source": "gan", **values}))
 
 
 def fill_generator_folder(
@@ -238,9 +189,8 @@ def fill_generator_folder(
     context: RunContext,
     *,
     report: PoolReport | None = None,
-    share: bool = False,
 ) -> SavedGenerator:
-    """Fill an empty folder for `generator_sample` and return its record; with `share`, with nothing of a training image.
+    """Fill an empty folder for `generator_sample` and return its record.
 
     `networks` has the artifact of each network, by `network_labels`.
     """
@@ -249,13 +199,9 @@ def fill_generator_folder(
     for label, artifact in networks.items():
         name = None if label is None else prepared.class_names[label]
         files[generator_file(name)] = artifact / "generator.safetensors"
-        if not share:
-            copy_grids(artifact / "grids", folder / "grids" / (name or ""))
+        copy_grids(artifact / "grids", folder / "grids" / (name or ""))
     for file, source in files.items():
-        if share:
-            save_generator(without_images(load_generator(source)), folder / file)
-        else:
-            copy_file(source, folder / file)
+        copy_file(source, folder / file)
     train = [image for image in prepared.images if image.side == "train"]
     learnt = {image.sha256 for image in train}
     record = SavedGenerator(
@@ -315,7 +261,7 @@ def generator_sample(
         for number, label in enumerate(apportion([*record.class_counts.values()], count).tolist(), start=1):
             name = names[label]
             for subfolder, pixels in zip(folders[name], next(images[name]), strict=True):
-                Image.fromarray(pixels).save(folder / subfolder / f"{record.settings.block}_{number:06d}.png")
+                Image.fromarray(pixels).save(folder / subfolder / f"gan_{number:06d}.png")
             counts[name] += 1
             on_progress("generating images", number, count)
         if record.findings:
@@ -327,7 +273,7 @@ def generator_sample(
 
 def _write_table(folder: Path, saved: SavedGenerator, count: int) -> None:
     """Write the findings of images that were drawn; unknown ones are empty cells."""
-    files = [f"images/{saved.settings.block}_{number:06d}.png" for number in range(1, count + 1)]
+    files = [f"images/gan_{number:06d}.png" for number in range(1, count + 1)]
     findings = np.concatenate([_findings(saved, block) for block in range(blocks_for(count))])
     states = [["" if state < 0 else str(state) for state in row] for row in findings.tolist()]
     rows = [[file, *row] for file, row in zip(files, states, strict=False)]

@@ -24,10 +24,8 @@ _SOURCE_COLOURS = {
     "none": "#8c8c8c",
     "duplicate": "#e69f00",
     "gan": "#2288cc",
-    "diffusion": "#cc79a7",
     "folder": "#009e73",
     "generator": "#d55e00",
-    "pipeline": "#999933",
 }
 """The colour of each source of extra images."""
 _OTHER_COLOUR = "#56b4e9"

@@ -168,7 +168,7 @@ def _generators(data: StudyData) -> Section | None:
             numbers_of.setdefault(trial.samples, []).append(f"#{trial.number}")
         if trial.report and (quality := trial.report.quality):
             figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
-            steps = trial.parameters.own_generator.steps if trial.parameters.own_generator else None
+            steps = trial.parameters.gan.steps if trial.parameters.gan else None
             rows[(trial.parameters.source, steps, *figures, trial.report.copies)] = None
             features = f"features of {quality.features}, at {quality.resolution_px} px"
             real = "" if quality.real_train is None else f" GAN-train AUROC of real images: {quality.real_train:.3f}."

@@ -87,7 +87,7 @@ class StudyData:
 
     def generator_pictures(self, trial: TrialView) -> Iterator[tuple[Callable[[], bytes], str]]:
         """Yield functions that encode cached pictures of a trial's generator, or raise XraytuneError, with captions."""
-        settings, compute = self.folder.experiment(trial.number).parameters.own_generator, self.folder.compute()
+        settings, compute = self.folder.experiment(trial.number).parameters.gan, self.folder.compute()
         if settings is None:
             return
         for release in self.folder.releases():

@@ -23,7 +23,7 @@ _Columns: TypeAlias = list[tuple[Column, Callable[[Subject], Entry]]]
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8
 _BEST_SHOWN = 5
-_SHOWN_BY_MIX = {"source", "synthetic_ratio", "mixing", "gan.steps", "diffusion.steps", "classical"}
+_SHOWN_BY_MIX = {"source", "synthetic_ratio", "mixing", "gan.steps", "classical"}
 _ENDED_SHOWN = 5
 _TONES: dict[str, Tone] = {
     "running": "busy",

@@ -185,7 +185,7 @@ class TrialLoop:
         if self.source.copy_result(trial.suggestion):
             del self._waiting[trial.number]
             return self.next_trial(slots, slots_of)
-        trial.lineage = self.generator_need(trial.suggestion.parameters.own_generator)
+        trial.lineage = self.generator_need(trial.suggestion.parameters.gan)
         only_generator = trial.lineage is not None and not trial.has_trained_generator
         trial.suggestion = replace(trial.suggestion, only_generator=only_generator)
         trial.slots = slots_of(trial.suggestion)

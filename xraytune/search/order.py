@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeAlias
 
-from xraytune.space.settings import GeneratorSettings
+from xraytune.space.settings import GanSettings
 from xraytune.study.suggestion import Failure, TrialSuggestion
 
-GeneratorNeeds: TypeAlias = Callable[[GeneratorSettings | None], str | None]
+GeneratorNeeds: TypeAlias = Callable[[GanSettings | None], str | None]
 """From a trial's generator, if it has one, to its lineage; None if it need not be trained first."""
 
 
@@ -42,7 +42,7 @@ class Trial:
     @property
     def generator_steps(self) -> int:
         """The steps of its generator; 0 without one."""
-        generator = self.suggestion.parameters.own_generator
+        generator = self.suggestion.parameters.gan
         return generator.steps if generator else 0
 
 
@@ -57,7 +57,7 @@ def in_order(
     need = cache(generator_need)
     ready, chains = list[Trial](), defaultdict[str, list[Trial]](list)
     for trial in waiting:
-        lineage = None if trial.has_trained_generator else need(trial.suggestion.parameters.own_generator)
+        lineage = None if trial.has_trained_generator else need(trial.suggestion.parameters.gan)
         if lineage is None:
             ready.append(trial)
         elif lineage not in in_training:

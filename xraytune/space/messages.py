@@ -54,8 +54,18 @@ _SYNONYMS = {
 """Our names of what other tools call differently."""
 
 
+REMOVED = {
+    "diffusion": "use source: folder with images that another program generated (docs/generators.md)",
+    "pipeline": "write its images into a folder (examples/folder_from_pipeline.py) and use source: folder",
+    "prompts": "give them to examples/folder_from_pipeline.py, and use source: folder",
+}
+"""What to use instead of settings and values of earlier versions."""
+
+
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """Return the fix for an unknown word: the nested or most similar known word, else `otherwise`, else all known words."""
+    if (name := str(word).rpartition(".")[2]) in REMOVED:
+        return f"it was removed: {REMOVED[name]}"
     names = list(known)
     by_lower = {name.lower(): name for name in names}
     meant = _SYNONYMS.get(str(word).lower(), str(word).lower())

@@ -16,8 +16,7 @@ from xraytune.space.domains import Value
 
 _WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|hub|none|IMAGENET1K_\w+")
 
-_TO_READ = ("folder.path", "folder.seen", "generator.path", "pipeline.path", "pipeline.seen")
-PATHS = (*_TO_READ, "gan.start_from", "gan.features", "diffusion.start_from")
+PATHS = ("folder.path", "folder.seen", "generator.path", "gan.start_from", "gan.features")
 """The parameters that are paths."""
 
 

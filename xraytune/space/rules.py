@@ -19,7 +19,6 @@ from xraytune.space.fields import parameter_fields
 from xraytune.space.grammar import is_overridden, join_conditions, path_of, when_paths
 from xraytune.space.messages import group_regex_problem, nearest
 from xraytune.space.settings import (
-    GENERATORS,
     SOURCES,
     Parameters,
     Settings,
@@ -38,11 +37,9 @@ RULES: tuple[Rule, ...] = (
     *Parameters.rules,
     Rule(
         ("source", "task"),
-        lambda source, task: (
-            task == "classification" or not (SOURCES.has(source) or (source, task) == ("pipeline", "segmentation"))
-        ),
+        lambda source, task: task == "classification" or not SOURCES.has(source),
         "source: {source} does not apply to task: {task}",
-        "use gan, diffusion, generator, folder, duplicate or none",
+        "use gan, generator, folder, duplicate or none",
     ),
     Rule(
         ("balance", "source", "task"),
@@ -50,14 +47,11 @@ RULES: tuple[Rule, ...] = (
         "balance: equal does not apply to a folder of images with findings",
         "write balance: natural, or leave images out of the folder's table",
     ),
-    *(
-        Rule(
-            (f"{block}.conditional", "task"),
-            lambda conditional, task: task != "findings" or conditional is not False,
-            f"{block}.conditional: false trains a network for each class, but images with findings have no class",
-            "remove it",
-        )
-        for block in GENERATORS
+    Rule(
+        ("gan.conditional", "task"),
+        lambda conditional, task: task != "findings" or conditional is not False,
+        "gan.conditional: false trains a network for each class, but images with findings have no class",
+        "remove it",
     ),
     Rule(
         ("backbone", "task"),
@@ -71,14 +65,11 @@ RULES: tuple[Rule, ...] = (
         f"data.image_size: {{data_image_size}} is not a multiple of {ENCODER_STRIDE_PX}, which a U-Net needs",
         lambda size_px, _: f"write {-(-size_px // ENCODER_STRIDE_PX) * ENCODER_STRIDE_PX}",
     ),
-    *(
-        Rule(
-            (f"{block}.image_size", "data.image_size"),
-            lambda generated_px, size_px: generated_px is None or generated_px <= size_px,
-            f"{block}.image_size: {{{block}_image_size}} is more than data.image_size, {{data_image_size}}",
-            f"set data.image_size: {{{block}_image_size}} or more, or a smaller {block}.image_size",
-        )
-        for block in GENERATORS
+    Rule(
+        ("gan.image_size", "data.image_size"),
+        lambda generated_px, size_px: generated_px is None or generated_px <= size_px,
+        "gan.image_size: {gan_image_size} is more than data.image_size, {data_image_size}",
+        "set data.image_size: {gan_image_size} or more, or a smaller gan.image_size",
     ),
     Rule(
         ("data.findings", "task"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
@@ -33,7 +33,7 @@ FOLDER_NAME = r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$"
 """Allowed names of classes: images are written into folders of that name."""
 ClassName = Annotated[str, Field(pattern=FOLDER_NAME)]
 
-SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan", "diffusion", "pipeline"))
+SOURCES = Extensions("source", ("none", "duplicate", "folder", "generator", "gan"))
 """The sources of extra images, the cheapest first; those of other packages cost more."""
 ValUse = Literal["merge", "folder"]
 UncertainUse = Literal["ignore", "zeros", "ones"]
@@ -58,11 +58,9 @@ OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
 """The display name of each objective."""
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch", "monai"),
-    "diffusion": ("diffusers",),
-    "pipeline": ("diffusers", "transformers"),
     "timm": ("timm",),
 }
-"""The packages that a task, source or backbone needs beyond the base installation; the extra has its name."""
+"""The packages that a task or backbone needs beyond the base installation; the extra has its name."""
 
 
 class SplitSettings(StrictModel):
@@ -198,9 +196,6 @@ class Objective(StrictModel):
 class GanSettings(StrictModel):
     """A GAN. The defaults suit a few hundred images."""
 
-    block: ClassVar[str] = "gan"
-    """The source that uses it, and its block in a space file."""
-    noun: ClassVar[str] = "GAN"
     architecture: Literal["dcgan", "pca"] = "pca"
     """`dcgan`: latent codes are noise. `pca`: a DCGAN whose latent codes are principal components of training images, which
     it also learns to reconstruct; see docs/generators.md."""
@@ -232,37 +227,6 @@ class GanSettings(StrictModel):
     seed: int = 0
 
 
-class DiffusionSettings(StrictModel):
-    """A diffusion model: a U-Net that removes noise. The defaults suit a few hundred images."""
-
-    block: ClassVar[str] = "diffusion"
-    noun: ClassVar[str] = "diffusion model"
-    image_size: Literal[32, 64, 128] = 64
-    steps: NonNegativeInt = 10_000
-    batch_size: Annotated[int, Field(ge=2, le=4096)] = 32
-    width: Annotated[int, Field(ge=4, le=512)] = 32
-    """Feature maps at the highest resolution; lower ones have twice as many."""
-    patch_size: Literal[1, 2] = 1
-    """2: patches of 2 x 2 pixels become channels: about three times faster, but coarser."""
-    lr: AboveZero = 1e-3
-    sampling_steps: Annotated[int, Field(ge=2, le=1000)] = 10
-    """Network evaluations per image."""
-    ema_half_life_images: Count | None = 10_000
-    """Half-life of the EMA of the network's weights, in training images; null: no EMA."""
-    conditional: bool = True
-    """One class-conditional network; false: one network per class."""
-    start_from: FilePath | None = None
-    """A folder from `xraytune generator train` whose weights training starts from; then, `steps` may be 0."""
-    seed: int = 0
-
-
-GeneratorSettings: TypeAlias = GanSettings | DiffusionSettings
-GENERATORS: Mapping[str, type[GanSettings] | type[DiffusionSettings]] = {
-    kind.block: kind for kind in (GanSettings, DiffusionSettings)
-}
-"""The settings class of each source that trains a generator."""
-
-
 class FolderSettings(StrictModel):
     """Extra images from a folder with one subfolder per class; with findings, from a data file (YAML) of their table."""
 
@@ -278,16 +242,7 @@ class GivenGenerator(StrictModel):
     path: FilePath
 
 
-class PipelineSettings(FolderSettings):
-    """A folder with a pipeline of diffusers, such as a fine-tuned Stable Diffusion; null is the pipeline's own default."""
-
-    guidance: Annotated[float | None, Field(ge=0)] = None
-    steps: Annotated[int | None, Field(ge=1)] = None
-    image_size: Literal[32, 64, 128, 256, 384, 512, 768, 1024] | None = None
-    """Side in pixels at which the pipeline draws; larger images are reduced to `data.image_size`."""
-
-
-BLOCKS = (*GENERATORS, "folder", "generator", "pipeline")
+BLOCKS = ("gan", "folder", "generator")
 """The blocks of parameters; the source of the same name uses them."""
 
 
@@ -355,10 +310,8 @@ class Parameters(StrictModel):
     """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
     first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""
     gan: GanSettings | None = None
-    diffusion: DiffusionSettings | None = None
     folder: FolderSettings | None = None
     generator: GivenGenerator | None = None
-    pipeline: PipelineSettings | None = None
     classical: Strength = 0
     """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=0, le=64)] = 8
@@ -396,8 +349,8 @@ class Parameters(StrictModel):
         kept = {name: value for name, value in values.items() if has_effect_with(source, name)}
         if source == "none":
             kept["synthetic_ratio"] = 0.0
-        if source in GENERATORS:
-            kept.setdefault(source, {})
+        if source == "gan":
+            kept.setdefault("gan", {})
         return kept
 
     rules = (
@@ -408,16 +361,13 @@ class Parameters(StrictModel):
                 f"source: {block} needs a folder",
                 f"give {block}.path",
             )
-            for block in ("folder", "generator", "pipeline")
+            for block in ("folder", "generator")
         ),
-        *(
-            Rule(
-                (f"{block}.steps", f"{block}.start_from"),
-                lambda steps, start: steps != 0 or start is not None,
-                f"{block}.steps: 0 leaves a generator untrained",
-                f"train at least one step, or give {block}.start_from",
-            )
-            for block in GENERATORS
+        Rule(
+            ("gan.steps", "gan.start_from"),
+            lambda steps, start: steps != 0 or start is not None,
+            "gan.steps: 0 leaves a generator untrained",
+            "train at least one step, or give gan.start_from",
         ),
         Rule(
             ("gan.features", "gan.architecture", "gan.z_dim"),
@@ -465,15 +415,10 @@ class Parameters(StrictModel):
         ),
     )
 
-    @property
-    def own_generator(self) -> GeneratorSettings | None:
-        """The settings of the GAN or diffusion model that the trial trains; None for other sources."""
-        return self.gan or self.diffusion
-
-    def with_generator(self, **changes: object) -> Self:
-        """Return a copy with changed settings of the generator."""
-        assert self.own_generator is not None, "the source trains a generator"
-        return self.model_copy(update={self.own_generator.block: self.own_generator.model_copy(update=changes)})
+    def with_gan(self, **changes: object) -> Self:
+        """Return a copy with changed settings of the GAN."""
+        assert self.gan is not None, "the source trains a GAN"
+        return self.model_copy(update={"gan": self.gan.model_copy(update=changes)})
 
     @property
     def extra_per_step(self) -> int:
@@ -511,7 +456,7 @@ class Parameters(StrictModel):
 
     @property
     def arm(self) -> str:
-        """The arm (see docs/glossary.md): `real_only`, `classical`, `gan`, `classical+diffusion` ..."""
+        """The arm (see docs/glossary.md): `real_only`, `classical`, `gan`, `classical+folder` ..."""
         if self.source == "none":
             return "classical" if self.classical else "real_only"
         return f"classical+{self.source}" if self.classical else self.source
@@ -715,9 +660,6 @@ class Settings(StrictModel):
     """The data sets that `weights` given as a file or from the hub were trained on, separated by commas. An encoder that has
     seen the test images makes a verdict void."""
     data: DataSettings
-    prompts: dict[str, str | Annotated[int, Field(ge=0)]] | str = Field(default={})
-    """Prompt of each class for `source: pipeline`, or its class label, a number; by default `chest X-ray, CLASS`. With
-    findings, a text in which `{findings}` stands for the present ones; by default `chest X-ray, {findings}`."""
     objective: Objective = Field(
         default_factory=lambda given: Objective(metric=OBJECTIVES[given.get("task", "classification")][0])
     )
@@ -758,14 +700,6 @@ class Settings(StrictModel):
             "data.findings: {data_findings} is a single finding, which is the same as two classes",
             "use task: classification",
         ),
-        Rule(
-            ("prompts", "task"),
-            lambda prompts, task: (
-                prompts == {} or ("{findings}" in prompts if task == "findings" else isinstance(prompts, dict))
-            ),
-            "prompts: {prompts!r} does not say what images of task: {task} show",
-            "write CLASS: TEXT for each class, or with findings a text such as 'chest X-ray, {{findings}}'",
-        ),
     )
 
     def identity(self) -> dict[str, Json]:
@@ -785,12 +719,6 @@ class Settings(StrictModel):
                 **({"quality": {"weights"}} if is_path("weights", self.quality.weights) else {}),
             },
         )
-
-    def prompt_of(self, shown: str) -> str | int:
-        """Return the prompt or class label of a class, or the prompt of findings such as `Edema, Pleural Effusion`."""
-        if isinstance(self.prompts, str):
-            return self.prompts.replace("{findings}", shown)
-        return self.prompts.get(shown, f"chest X-ray, {shown}")
 
     @property
     def class_count(self) -> int | None:
@@ -840,7 +768,7 @@ class Experiment(StrictModel):
 
         Only with `balance: equal` do extra images have other class proportions, so that their resolution reveals the class.
         """
-        generator, size_px = self.parameters.own_generator, self.settings.data.image_size
+        generator, size_px = self.parameters.gan, self.settings.data.image_size
         if self.inherited_resolution_px is not None:
             return self.inherited_resolution_px
         if generator is None or self.parameters.balance != "equal" or generator.image_size >= size_px:

@@ -216,14 +216,13 @@ def require_extensions(space: Space) -> None:
 
 
 def needed_extras(space: Space) -> tuple[str, ...]:
-    """Return the names of the task, each source, and the library of each backbone: those of extras, if they have one."""
-    sources = (str(source) for (source,) in space.combinations("source"))
+    """Return the names of the task and of the library of each backbone: those of extras, if they have one."""
     libraries = (backbone.partition("/")[0] for backbone, _ in space.networks())
-    return (space.settings.task, *sources, *libraries)
+    return (space.settings.task, *libraries)
 
 
 def package_problems(*names: str) -> list[Problem]:
-    """Return the packages that these tasks and sources need and this installation lacks, each with the fix."""
+    """Return the packages that these tasks and libraries need and this installation lacks, each with the fix."""
     missing = {name: " and ".join(packages) for name in names if (packages := missing_packages(name))}
     return [
         Problem(f"{needed_by(name)} needs {lack}, which this installation lacks", fix=f"pip install 'xraytune[{name}]'")
@@ -232,9 +231,8 @@ def package_problems(*names: str) -> list[Problem]:
 
 
 def needed_by(name: str) -> str:
-    """Return the setting that needs an extra: `task: segmentation`, `source: diffusion` or `backbone: timm`."""
-    kind = "task" if name in get_args(TaskName) else "source" if name in SOURCES.built_in else "backbone"
-    return f"{kind}: {name}"
+    """Return the setting that needs an extra: `task: segmentation` or `backbone: timm`."""
+    return f"task: {name}" if name in get_args(TaskName) else f"backbone: {name}"
 
 
 def missing_packages(name: str) -> list[str]:

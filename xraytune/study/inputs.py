@@ -18,17 +18,16 @@ from xraytune.data.prepare import Prepared
 from xraytune.space.fields import flat_values
 from xraytune.space.paths import PATHS, is_path, relative_path
 from xraytune.space.settings import Parameters, Settings
-from xraytune.space.space import Space, package_problems
+from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.synth.extra_folder import store_folder
-from xraytune.synth.pipeline import usable_pipeline
 from xraytune.synth.saved_generator import GENERATOR_FILE, read_generator
 from xraytune.trial.mix import require_enough
 
 INPUTS_FILE = "inputs.json"
 
 Inputs: TypeAlias = set[tuple[str, str]]
-"""Paths of extra images, generators, pipelines and custom weights, each with the name of its parameter."""
+"""Paths of extra images, generators and custom weights, each with the name of its parameter."""
 
 
 def inputs_of_space(space: Space) -> Inputs:
@@ -59,9 +58,8 @@ def read_inputs(
 
     Raises:
         ArtifactError: A saved generator is damaged.
-        ConfigError: See `usable_pipeline`.
         DataError: See `store_folder`; a mix needs more images than the folder has, or a generator has not learned a class.
-        MachineError: A weights file is missing, or the packages of a generator.
+        MachineError: A weights file is missing.
     """
     contents = {}
     for name, path in sorted(inputs):
@@ -72,10 +70,8 @@ def read_inputs(
             for mix in mixes:
                 if mix.folder and mix.folder.path == file:
                     require_enough([image.label for image in images], mix, prepared)
-        elif name in ("folder.seen", "pipeline.seen"):
+        elif name == "folder.seen":
             continue  # the split depends on it
-        elif name == "pipeline.path":
-            contents[file] = usable_pipeline(file, settings, prepared.outputs)
         elif name not in ("weights", "gan.features"):
             contents[file] = usable_generator(file, prepared, is_start=name != "generator.path")
         elif file.is_file():
@@ -108,13 +104,11 @@ def usable_generator(folder: Path, prepared: Prepared, *, is_start: bool) -> str
     missing = [name for name in names if not (is_alike and name in known)]
     if missing or prepared.has_masks != (saved.masks is not None):
         lack = missing[0] if missing else "masks" if prepared.has_masks else "images without masks"
-        what = f"this {saved.settings.noun} makes images of {join_names(known)}, but not {lack}"
+        what = f"this GAN makes images of {join_names(known)}, but not {lack}"
         raise DataError(Problem(what, folder, "train one on images that are labelled like the study's"))
     if is_start and saved.settings.conditional and known != names:
-        what = f"training on {join_names(names)} cannot start from a {saved.settings.noun} of {join_names(known)}"
+        what = f"training on {join_names(names)} cannot start from a GAN of {join_names(known)}"
         raise DataError(Problem(what, folder, "use one of the same, in the same order"))
-    if problems := package_problems(saved.settings.block):
-        raise MachineError(*problems)
     return sha256_of(folder / GENERATOR_FILE)
 
 

@@ -252,7 +252,7 @@ class StudyWatcher:
             busy_with=str(busy or ""),
             busy_seconds=busy and busy.seconds_left,
             node=read_node(folder) if status == "running" and not row else "",
-            samples=read_samples(folder) if parameters.own_generator else "",
+            samples=read_samples(folder) if parameters.gan else "",
             report=read_pool_report(folder) if parameters.has_synthetic_images else None,
             **(row.model_dump(include={*ROW_ATTRIBUTES}) if row else {}),
         )

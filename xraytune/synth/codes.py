@@ -101,10 +101,6 @@ class ClassCodes(nn.Module):
         codes: Tensor = self.means[labels] + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
         return codes
 
-    def forget_images(self) -> None:
-        """Drop the codes of the training images; what remains are the mean and the covariance of each class."""
-        self._resize(0)
-
     def _of_findings(self, z: Tensor, findings: Tensor) -> Tensor:
         normal = z @ self.factors[0].T
         if self.training or not len(self.codes):

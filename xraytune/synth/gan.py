@@ -9,17 +9,19 @@ import copy
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xraytune.base.records import Compute
+from xraytune.base.seeding import derive_seed
 from xraytune.nets.backbones import build_backbone, pixel_constants
 from xraytune.nets.captured import Draws
 from xraytune.nets.compute import autocast, constants, seeded
 from xraytune.nets.optimizer import Optimizer
 from xraytune.space.settings import GanSettings
-from xraytune.synth.contract import RealImages, Training, update_ema
 from xraytune.synth.networks import Discriminator, Generator
 
 _RECONSTRUCTION_WEIGHT = 10.0
@@ -30,7 +32,21 @@ variance of the features."""
 _FEATURE_BACKBONE, _FEATURE_PX, _FEATURE_BATCH = "mobilenet_v2", 128, 64
 _MAX_SHIFT = 0.125
 """Of a real or generated image, as a share of its side."""
+_EMA_WARM_UP = 0.05
 GanLoss: TypeAlias = Literal["bce", "non_saturating", "hinge"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealImages:
+    """Training images on the device: uint8 [N, C, S, S], labels int64 [N] or findings, and sampling weights float32 [N]."""
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images, float32 [B, C, S, S] in [-1, 1], and their labels [B]."""
+        return self.images[rows].float() / 127.5 - 1, self.labels[rows]
 
 
 class GanDraws(NamedTuple):
@@ -91,16 +107,18 @@ def generator_loss(name: GanLoss, fake_logits: Tensor) -> Tensor:
 
 
 @dataclass(slots=True, kw_only=True)
-class GanTraining(Training):
-    """The state of a GAN's training.
+class GanTraining:
+    """The state of a GAN's training after `step` steps; `update` changes it in place.
 
     Attributes:
+        losses: The names of the losses that `update` returns.
+        saved: The attributes that a checkpoint holds: networks and optimizers.
+        ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to sample from.
         backbone: The frozen network of `settings.features`; without them, None.
         features: Of the training images, float32 [N, D].
     """
 
     losses: ClassVar[tuple[str, ...]] = ("g_loss", "d_loss")
-    if_diverged: ClassVar[str] = "lower gan.lr_g and gan.lr_d, or set gan.spectral_norm: true"
     saved: ClassVar[tuple[str, ...]] = ("generator", "discriminator", "ema_generator", "optimizer_g", "optimizer_d")
     settings: GanSettings
     generator: Generator
@@ -110,10 +128,14 @@ class GanTraining(Training):
     optimizer_d: Optimizer
     backbone: nn.Module | None = None
     features: Tensor | None = None
+    step: int = 0
 
     @torch.no_grad()
     def fit(self, real: RealImages) -> None:
-        """Compute the features and, with `architecture: pca`, the codes of the images; a start keeps its components."""
+        """Compute the features and, with `architecture: pca`, the codes of the images, before step 0 and when resuming.
+
+        A training that starts from another generator keeps its components.
+        """
         prior, ema_prior, images = self.generator.prior, self.ema_generator.prior, real.images
         if self.backbone is not None:
             batches = torch.split(torch.arange(len(images), device=images.device), _FEATURE_BATCH)
@@ -124,17 +146,24 @@ class GanTraining(Training):
             ema_prior.load_state_dict(prior.state_dict())
 
     def draw(self, real: RealImages, compute: Compute) -> GanDraws:
-        """Draw for the next step."""
-        settings, batch, augmentation = self.settings, self.settings.batch_size, self.stream("augmentation", compute)
+        """Draw all random numbers of the next step from the seed and the step's number, on the device."""
+        settings = self.settings
+        device = compute.device
+        batch = settings.batch_size
+
+        def stream(purpose: str) -> torch.Generator:
+            return torch.Generator(device).manual_seed(derive_seed(settings.seed, "gan", purpose, self.step))
+
+        decay = ema_decay(settings.ema_half_life_images, (self.step + 1) * batch, batch)
         return GanDraws(
-            rows=self.draw_rows(real, compute),
-            z=torch.randn(batch, settings.z_dim, generator=self.stream("noise", compute), device=compute.device),
-            shifts=draw_shifts(batch, settings.image_size, augmentation, times=(3,)),
-            ema_decay=self.decay(compute),
+            rows=torch.multinomial(real.weights, batch, replacement=True, generator=stream("real images")),
+            z=torch.randn(batch, settings.z_dim, generator=stream("noise"), device=device),
+            shifts=draw_shifts(batch, settings.image_size, stream("augmentation"), times=(3,)),
+            ema_decay=torch.full((), decay, dtype=torch.float64, device=device),
         )
 
     def update(self, real: RealImages, compute: Compute, draws: Draws) -> Tensor:
-        """Update discriminator, generator and EMA generator once."""
+        """Train one step and return its losses, float32 [len(losses)] on the device; see `CapturedStep`."""
         settings, drawn = self.settings, GanDraws(*draws)
         images, labels = real.batch(drawn.rows)
 
@@ -181,9 +210,9 @@ class GanTraining(Training):
         return torch.cat([prior.codes[drawn.rows[:half]], prior(drawn.z[half:], labels[half:])])
 
 
-def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels: int) -> GanTraining:
-    """Initialise both networks from `settings.seed`, on the device."""
-    with seeded(settings.seed, settings.block, "initial weights"):
+def new_training(settings: GanSettings, class_count: int, compute: Compute, channels: int = 1) -> GanTraining:
+    """Initialise the networks of a training from `settings.seed`, on the device."""
+    with seeded(settings.seed, "gan", "initial weights"):
         generator = Generator(settings, class_count, channels)
         discriminator = Discriminator(settings, class_count, channels)
         backbone = build_backbone(_FEATURE_BACKBONE, weights=settings.features)[0] if settings.features else None
@@ -219,3 +248,39 @@ def _update(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+
+
+def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
+    """Copy images [N, C, S, S] to the device. Weights make all classes equally frequent, so that rare ones are learned.
+
+    Images with findings, int64 [N, C], are as frequent as they are.
+    """
+    weights = 1 / np.bincount(labels)[labels] if labels.ndim == 1 else np.ones(len(labels))
+    return RealImages(
+        images=torch.from_numpy(planes).to(compute.device),
+        labels=torch.tensor(labels, device=compute.device),
+        weights=torch.from_numpy(weights.astype(np.float32)).to(compute.device),
+    )
+
+
+def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -> float:
+    """Return the decay of the moving average in one step; 0 without a half-life.
+
+    The half-life is at most a twentieth of the images seen, so that the average soon forgets the initial weights (the EMA
+    warm-up of StyleGAN2-ADA, arXiv:2006.06676).
+    """
+    if half_life_images is None:
+        return 0.0
+    half_life = min(float(half_life_images), _EMA_WARM_UP * images_seen)
+    return float(0.5 ** (batch_size / half_life))
+
+
+@torch.no_grad()
+def update_ema(ema_network: nn.Module, network: nn.Module, decay: Tensor) -> None:
+    """Move parameters and buffers to decay * ema_network + (1 - decay) * network; `decay` is float64 [], on their device."""
+    weight = (1 - decay).float()
+    for average, current in zip(ema_network.state_dict().values(), network.state_dict().values(), strict=True):
+        if average.is_floating_point():
+            average.lerp_(current, weight)
+        else:
+            average.copy_(current)

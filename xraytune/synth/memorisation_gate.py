@@ -45,10 +45,10 @@ def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBloc
             f"X-rays; the nearest pairs are shown in {folder.relative_to(context.cache).as_posix()} of the cache"
         )
         where, fix = f"source: {experiment.parameters.source}", "replace the images"
-        if (used := experiment.parameters.own_generator) is not None:
+        if (used := experiment.parameters.gan) is not None:
             size = f"{used.steps} steps, {used.image_size} px, width {used.width}"
-            where = f"{used.block} of {size}, seed {used.seed}"
-            fix = f"train fewer steps ({used.block}.steps), add real images"
+            where = f"gan of {size}, seed {used.seed}"
+            fix = "train fewer steps (gan.steps), add real images"
         raise TrialError(Problem(what, where, f"{fix}, or set quality.allow_memorised: true"))
 
 

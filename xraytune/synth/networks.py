@@ -19,22 +19,36 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from xraytune.space.settings import GanSettings
 from xraytune.synth.codes import ClassCodes
-from xraytune.synth.contract import ImageGenerator, LabelEmbedding
 
 _STEM_PX = 4
 _CLASS_EMBEDDING_DIM = 64
 _INITIAL_STD = 0.02
 
 
-class Generator(ImageGenerator):
+class LabelEmbedding(nn.Embedding):
+    """An embedding of classes, int64 [B]; that of findings, [B, C], is linear: the sum of those of the present ones."""
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Return the embeddings, [B, D]."""
+        return super().forward(labels) if labels.ndim == 1 else (labels == 1).to(self.weight.dtype) @ self.weight
+
+
+class Generator(nn.Module):
     """Map z [B, z_dim] and labels [B] int64, or findings [B, C], to images, float [B, channels, S, S] in [-1, 1].
 
     The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within a class, all
     images would look the same. With one class, labels are ignored. With `architecture: pca`, `prior` maps z to codes.
+    In evaluation mode, an image is a deterministic function of its own z and label.
+
+    Attributes:
+        channels: 1: the image; 2: the image and its mask, with -1 outside and 1 inside.
     """
 
     def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
-        super().__init__(settings, class_count, channels, settings.z_dim)
+        super().__init__()
+        self.settings = settings
+        self.class_count = class_count
+        self.channels = channels
         widths = _widths(settings)[::-1]
         self.stem = nn.ConvTranspose2d(settings.z_dim, widths[0], _STEM_PX, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)

@@ -19,8 +19,7 @@ from xraytune.base.errors import Problem, TrialError, counted
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.compute import autocast
-from xraytune.space.settings import GeneratorSettings
-from xraytune.synth.contract import ImageGenerator
+from xraytune.synth.networks import Generator
 
 BLOCK = 256
 MIN_KEPT = 0.25
@@ -87,7 +86,7 @@ class Images(NamedTuple):
 
 
 def draw_block(
-    generator: ImageGenerator,
+    generator: Generator,
     label: int,
     block: int,
     *,
@@ -113,27 +112,27 @@ def draw_block(
             generator, label, block, seed=seed, compute=compute, round_number=len(kept), findings=findings
         )
         if typical is not None:
-            images = _plausible(images, typical, generator.settings, is_first=not kept)
+            images = _plausible(images, typical, is_first=not kept)
         kept.append(images)
     pixels = np.concatenate([images.pixels for images in kept])[:BLOCK]
     masks = [images.masks for images in kept if images.masks is not None]
     return Images(pixels, np.concatenate(masks)[:BLOCK] if masks else None)
 
 
-def _plausible(images: Images, typical: MaskRange, settings: GeneratorSettings, *, is_first: bool) -> Images:
+def _plausible(images: Images, typical: MaskRange, *, is_first: bool) -> Images:
     assert images.masks is not None, "the generator was trained on pairs"
     good = typical.includes(images.masks)
     if is_first and good.mean() < MIN_KEPT:
         what = (
-            f"only {good.sum()} of the {settings.noun}'s first {BLOCK} masks are plausible, fewer than "
+            f"only {good.sum()} of the GAN's first {BLOCK} masks are plausible, fewer than "
             f"{100 * MIN_KEPT:.0f} %: area and number of components must be as in the training masks ({typical})"
         )
-        raise TrialError(Problem(what, fix=f"train more steps ({settings.block}.steps)"))
+        raise TrialError(Problem(what, fix="train more steps (gan.steps)"))
     return Images(images.pixels[good], images.masks[good])
 
 
 def sample_block(
-    generator: ImageGenerator,
+    generator: Generator,
     label: int,
     block: int,
     *,
@@ -149,13 +148,13 @@ def sample_block(
     return generate(generator, z, labels, compute)
 
 
-def draw_noise(generator: ImageGenerator, count: int, seed: int) -> Tensor:
+def draw_noise(generator: Generator, count: int, seed: int) -> Tensor:
     """Draw z [count, z_dim] from N(0, 1) on the CPU, so that it is the same for every device."""
-    return torch.randn(count, generator.z_dim, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, generator.settings.z_dim, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()
-def generate(generator: ImageGenerator, z: Tensor, labels: Tensor, compute: Compute) -> Images:
+def generate(generator: Generator, z: Tensor, labels: Tensor, compute: Compute) -> Images:
     """Generate images from z [n, z_dim] and labels [n]; the second of two channels becomes the masks."""
     with autocast(compute):
         outputs = generator(z.to(compute.device), labels.to(compute.device))

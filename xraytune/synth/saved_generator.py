@@ -14,7 +14,7 @@ from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Compute
 from xraytune.data.prepare import is_plain_name
-from xraytune.space.settings import GeneratorSettings
+from xraytune.space.settings import GanSettings
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.pool import Images, MaskRange, draw_block
@@ -27,13 +27,13 @@ class SavedGenerator:
     """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
 
     `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks. `train_images` includes those of the
-    generator that training started from. `membership` is what `measure_privacy` found before the generator was shared.
+    generator that training started from.
     `findings` are in the order that its network has learnt; `findings_counts` has the number of training images with each
     combination of them, such as `10?`.
     """
 
     version: Literal[1] = 1
-    settings: GeneratorSettings
+    settings: GanSettings
     class_counts: dict[str, int]
     findings: tuple[str, ...] = ()
     findings_counts: dict[str, int] = field(default_factory=dict)
@@ -44,7 +44,6 @@ class SavedGenerator:
     packages: dict[str, str]
     masks: MaskRange | None = None
     report: PoolReport | None = None
-    membership: dict[str, float] | None = None
 
 
 _RECORD = TypeAdapter(SavedGenerator)

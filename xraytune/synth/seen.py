@@ -1,7 +1,7 @@
 """Which images the makers of extra images have seen: no patient in them may be validated or tested on.
 
 Images are recognised by the SHA-256 of their files. What a saved generator has seen is in its record, and what made the
-images of a folder in its provenance file, or where `folder.seen` says; likewise for a pipeline.
+images of a folder in its provenance file, or where `folder.seen` says.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def seen_images(mix: Parameters) -> frozenset[str] | None:
 
     Raises:
         ArtifactError: A saved generator is damaged.
-        DataError: What `folder.seen` or `pipeline.seen` says, or the provenance file there, cannot be read.
+        DataError: What `folder.seen` says, or the provenance file there, cannot be read.
     """
-    if declared := mix.folder or mix.pipeline:
-        return _seen_for_folder(declared)
-    started_from = mix.own_generator.start_from if mix.own_generator else None
+    if mix.folder:
+        return _seen_for_folder(mix.folder)
+    started_from = mix.gan.start_from if mix.gan else None
     given = mix.generator.path if mix.generator else started_from
     return frozenset(read_generator(given).train_images) if given else frozenset()
 
@@ -56,8 +56,9 @@ def _seen_for_folder(folder: FolderSettings) -> frozenset[str] | None:
     try:
         if seen is not None:
             return frozenset(seen.read_text().split())
-        return frozenset(map(str, read_json(provenance)["train_images"])) if provenance.is_file() else None
-    except (ValueError, OSError, LookupError, TypeError) as error:
+        recorded = read_json(provenance).get("train_images") if provenance.is_file() else None
+        return None if recorded is None else frozenset(map(str, recorded))
+    except (ValueError, OSError, AttributeError, TypeError) as error:
         fix = "write one SHA-256 per line" if seen else "draw the images again; or remove the file"
         what = "the record of the images that these were made from cannot be read"
         raise DataError(Problem(what, seen or provenance, fix)) from error

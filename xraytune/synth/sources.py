@@ -19,13 +19,12 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError, Problem
 from xraytune.base.files import write_array
 from xraytune.base.seeding import derive_seed, numpy_generator
-from xraytune.data.findings import in_order_of, levelling_order, present_findings
+from xraytune.data.findings import in_order_of, levelling_order
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSource, Prepared, RunContext, side_images, stored_images
-from xraytune.space.settings import SOURCES, Balance, Experiment, GeneratorSettings, PipelineSettings, Settings
+from xraytune.space.settings import SOURCES, Balance, Experiment, GanSettings
 from xraytune.synth.checkpoint import load_generator
 from xraytune.synth.extra_folder import store_folder
-from xraytune.synth.pipeline import draw_images, pipeline_content
 from xraytune.synth.pool import BLOCK, Images, MaskRange, binarise, draw_block, mask_range
 from xraytune.synth.saved_generator import draw_saved, read_generator
 from xraytune.synth.synthesize import network_labels, trained_generator
@@ -43,29 +42,27 @@ def train_networks(experiment: Experiment, context: RunContext) -> None:
         trained_generator(settings, label, context)
 
 
-def generator_of(experiment: Experiment) -> GeneratorSettings:
+def generator_of(experiment: Experiment) -> GanSettings:
     """Return the generator's settings of an experiment that has one."""
-    assert experiment.parameters.own_generator is not None, "an experiment with a generator"
-    return experiment.parameters.own_generator
+    assert experiment.parameters.gan is not None, "an experiment with a generator"
+    return experiment.parameters.gan
 
 
 def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     """Return the reader of a trial's pool, which builds what the cache lacks. Raises the errors of `build_training_set`."""
     parameters = experiment.parameters
-    if parameters.own_generator is not None:
-        return partial(pool_block, parameters.own_generator, context, balance=parameters.balance)
+    if parameters.gan is not None:
+        return partial(pool_block, parameters.gan, context, balance=parameters.balance)
     if parameters.folder is not None:
         return folder_reader(folder_images(experiment, context))
     if parameters.generator is not None:
         seed, folder = experiment.settings.seed, parameters.generator.path
         return partial(given_block, folder, context, seed=seed, balance=parameters.balance)
-    if parameters.pipeline is not None:
-        return partial(pipeline_block, parameters.pipeline, experiment.settings, context, balance=parameters.balance)
     return partial(extension_block, parameters.source, context, seed=experiment.settings.seed)
 
 
 def pool_block(
-    settings: GeneratorSettings, context: RunContext, label: int, block: int, *, balance: Balance = "natural"
+    settings: GanSettings, context: RunContext, label: int, block: int, *, balance: Balance = "natural"
 ) -> ImageSource:
     """Return a block of 256 synthetic images of a class at the generator's size, with masks if the training images have any.
 
@@ -86,7 +83,7 @@ def pool_block(
         seed = settings.seed
         return draw_block(network, class_input, block, seed=seed, compute=compute, typical=typical, findings=findings)
 
-    return _stored_block(context, settings.block, settings.noun, inputs, draw, findings)
+    return _stored_block(context, "gan", "GAN", inputs, draw, findings)
 
 
 def block_findings(prepared: Prepared, block: int, seed: int, balance: Balance) -> NDArray[np.int64] | None:
@@ -131,30 +128,10 @@ def given_block(
         planes = resize_planes(images.pixels, images.masks, min(size_px, saved.settings.image_size))
         return Images(planes[:, 0], planes[:, 1] if prepared.has_masks else None)
 
-    return _stored_block(context, "generator", saved.settings.noun, inputs, draw, findings)
+    return _stored_block(context, "generator", "GAN", inputs, draw, findings)
 
 
-def pipeline_block(
-    given: PipelineSettings, study: Settings, context: RunContext, label: int, block: int, *, balance: Balance
-) -> ImageSource:
-    """Like `pool_block`, for a pipeline of diffusers; raise TrialError if it fails."""
-    prepared, seed = context.prepared, study.seed
-    name, findings = prepared.class_names[label], block_findings(prepared, block, seed, balance)
-    shown = [name] * BLOCK if findings is None else present_findings(prepared.findings, findings)
-    prompts = [study.prompt_of(text) for text in shown]
-    asked = prompts[0] if findings is None else prompts
-    inputs = {
-        "pipeline": [pipeline_content(given.path), given.model_dump(exclude={"path", "seen"}), asked],
-        "compute": [context.compute.device, context.compute.threads],
-        "releases": releases("torch", "diffusers", "transformers"),
-        **{"size_px": prepared.image_size_px, "class": name, "label": label, "block": block, "seed": seed},
-    }
-    seeds = [derive_seed(seed, "pipeline", name, block, number) for number in range(BLOCK)]
-    draw = partial(draw_images, given, prompts, seeds, context)
-    return _stored_block(context, "pipeline", "pipeline", inputs, draw, findings)
-
-
-def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
+def typical_masks(settings: GanSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
     """Return the ranges of the training masks at the generator's size; None without masks."""
     if not prepared.has_masks:
         return None

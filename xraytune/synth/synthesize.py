@@ -16,32 +16,27 @@ from xraytune.base.artifacts import artifact_path, artifacts_of, build_once, fin
 from xraytune.base.files import read_bytes, require_no_link, sha256_of, sync, write_bytes
 from xraytune.base.records import Compute
 from xraytune.data.prepare import Prepared, RunContext, side_images
-from xraytune.space.settings import PACKAGES, GeneratorSettings
-from xraytune.space.space import missing_packages
-from xraytune.synth.checkpoint import CHECKPOINT_NAME, KINDS, checkpoint_generator, checkpoint_step, save_generator
+from xraytune.space.settings import GanSettings
+from xraytune.synth.checkpoint import CHECKPOINT_NAME, checkpoint_generator, checkpoint_step, save_generator
 from xraytune.synth.saved_generator import generator_file
 from xraytune.synth.train import train_generator
 
+GAN_STAGE = "gan-4"
+"""The stage of the artifacts of GANs."""
 
-def network_labels(settings: GeneratorSettings, prepared: Prepared) -> tuple[int | None, ...]:
+
+def network_labels(settings: GanSettings, prepared: Prepared) -> tuple[int | None, ...]:
     """Return the networks to train: one for all classes (None), or one for each label."""
     return (None,) if settings.conditional else tuple(range(len(prepared.class_names)))
 
 
-def generator_stage(settings: GeneratorSettings) -> str:
-    """Return the stage of a generator's artifacts."""
-    return KINDS[settings.block].stage
-
-
 def generator_inputs(
-    settings: GeneratorSettings, label: int | None, prepared: Prepared, compute: Compute, *, torch: str | None = None
+    settings: GanSettings, label: int | None, prepared: Prepared, compute: Compute, *, torch: str | None = None
 ) -> dict[str, Any]:
     """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
-    extra = () if missing_packages(settings.block) else PACKAGES.get(settings.block, ())
     started = {} if settings.start_from is None else {"start": sha256_of(_start_file(settings, label, prepared))}
-    features = getattr(settings, "features", None)
-    if features is not None:
-        started["features"] = sha256_of(features, "file of tensors")
+    if settings.features is not None:
+        started["features"] = sha256_of(settings.features, "file of tensors")
     return {
         "settings": settings.model_dump(exclude={"start_from", "features"}),
         **started,
@@ -52,23 +47,21 @@ def generator_inputs(
         "image_size_px": prepared.image_size_px,
         "class_names": list(prepared.outputs),
         "compute": [compute.device, compute.threads, compute.precision],
-        "releases": (releases("torch") if torch is None else {"torch": torch}) | releases(*extra),
+        "releases": releases("torch") if torch is None else {"torch": torch},
     }
 
 
 def generator_paths(
-    settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path, *, torch: str | None = None
+    settings: GanSettings, prepared: Prepared, compute: Compute, cache: Path, *, torch: str | None = None
 ) -> dict[int | None, Path]:
     """Return the artifact of each network by label, whether it exists or not; `torch` is as in `generator_inputs`."""
     return {
-        label: artifact_path(
-            cache, generator_stage(settings), generator_inputs(settings, label, prepared, compute, torch=torch)
-        )
+        label: artifact_path(cache, GAN_STAGE, generator_inputs(settings, label, prepared, compute, torch=torch))
         for label in network_labels(settings, prepared)
     }
 
 
-def generator_need(settings: GeneratorSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
+def generator_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
     """Return the lineage of the generator that a trial with these settings must train first; None if the cache has it.
 
     Runs of one lineage differ only in their number of steps, so that one can start from another.
@@ -78,10 +71,10 @@ def generator_need(settings: GeneratorSettings | None, prepared: Prepared, compu
     if all(map(is_intact, generator_paths(settings, prepared, compute, cache).values())):
         return None
     first = generator_inputs(settings, network_labels(settings, prepared)[0], prepared, compute)
-    return fingerprint(generator_stage(settings), _without_steps(first))
+    return fingerprint(GAN_STAGE, _without_steps(first))
 
 
-def _start_file(settings: GeneratorSettings, label: int | None, prepared: Prepared) -> Path:
+def _start_file(settings: GanSettings, label: int | None, prepared: Prepared) -> Path:
     """Return the file of the network that training starts from."""
     assert settings.start_from is not None, "settings with a start"
     return settings.start_from / generator_file(None if label is None else prepared.class_names[label])
@@ -91,12 +84,12 @@ def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, "settings": {**inputs["settings"], "steps": None}}
 
 
-def trained_generator(settings: GeneratorSettings, label: int | None, context: RunContext) -> Path:
+def trained_generator(settings: GanSettings, label: int | None, context: RunContext) -> Path:
     """Return the artifact of a network, `generator.safetensors`, `checkpoint.pt` and `grids/`; see `train_generator`."""
     prepared, compute, cache, on_progress = context.prepared, context.compute, context.cache, context.on_progress
-    stage, inputs = generator_stage(settings), generator_inputs(settings, label, prepared, compute)
+    stage, inputs = GAN_STAGE, generator_inputs(settings, label, prepared, compute)
     work = work_path(cache, stage, inputs)
-    name = f"the {settings.noun}" if label is None else f"the {settings.noun} of {prepared.class_names[label]}"
+    name = "the GAN" if label is None else f"the GAN of {prepared.class_names[label]}"
     what = f"training {name} (steps)"
 
     def build(folder: Path) -> None:

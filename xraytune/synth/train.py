@@ -23,9 +23,9 @@ from xraytune.base.files import write_bytes
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.nets.captured import replayed
-from xraytune.space.settings import GeneratorSettings
-from xraytune.synth.checkpoint import load_start, new_training, resume, save_checkpoint
-from xraytune.synth.contract import Training, real_images
+from xraytune.space.settings import GanSettings
+from xraytune.synth.checkpoint import load_start, resume, save_checkpoint
+from xraytune.synth.gan import GanTraining, new_training, real_images
 from xraytune.synth.grids import image_grid, png_bytes, with_outlines
 from xraytune.synth.pool import binarise, draw_noise, generate
 
@@ -43,7 +43,7 @@ class TrainingProgress:
 
 
 def train_generator(
-    settings: GeneratorSettings,
+    settings: GanSettings,
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64],
     class_count: int,
@@ -115,24 +115,24 @@ def resize_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
     return resized
 
 
-def _require_finite(losses: Mapping[str, float], training: Training) -> None:
+def _require_finite(losses: Mapping[str, float], training: GanTraining) -> None:
     """Raise TrialError for losses or weights that are not finite: the last losses are from before the last update."""
     weight_norm = get_total_norm(training.generator.parameters()).item()
     if not all(map(math.isfinite, (*losses.values(), weight_norm))):
         shown = ", ".join(f"{name} {loss}" for name, loss in losses.items())
-        what = f"the {training.settings.noun} diverged by step {training.step}: {shown}, weight norm {weight_norm}"
-        raise TrialError(Problem(what, fix=training.if_diverged))
+        what = f"the GAN diverged by step {training.step}: {shown}, weight norm {weight_norm}"
+        raise TrialError(Problem(what, fix="lower gan.lr_g and gan.lr_d"))
 
 
-def _is_due(first: int, training: Training, every_steps: int) -> bool:
+def _is_due(first: int, training: GanTraining, every_steps: int) -> bool:
     """Return whether the steps since `first` passed a multiple of `every_steps` or ended the run."""
     return training.step // every_steps > first // every_steps or training.step == training.settings.steps
 
 
-def _save_sample_grid(training: Training, compute: Compute, folder: Path) -> None:
+def _save_sample_grid(training: GanTraining, compute: Compute, folder: Path) -> None:
     generator, settings = training.ema_generator, training.settings
     labels = torch.from_numpy(_grid_labels(generator.class_count))
-    z = draw_noise(generator, len(labels), derive_seed(settings.seed, settings.block, "grid"))
+    z = draw_noise(generator, len(labels), derive_seed(settings.seed, "gan", "grid"))
     sheet = image_grid(with_outlines(*generate(generator, z, labels, compute)), _GRID_COLUMNS)
     write_bytes(folder / f"step_{training.step:06d}.png", png_bytes(sheet))
 

@@ -66,8 +66,8 @@ def mix_label(parameters: Parameters) -> str:
     mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
     if parameters.mixing != "additive":
         mix += f" {parameters.mixing}"
-    if parameters.own_generator:
-        mix += f" ({parameters.own_generator.steps} steps)"
+    if parameters.gan:
+        mix += f" ({parameters.gan.steps} steps)"
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 

@@ -132,7 +132,7 @@ def training_of(
 
 def train_own_generator(experiment: Experiment, context: RunContext) -> None:
     """Train a trial's generator, if it has one."""
-    if experiment.parameters.own_generator is not None:
+    if experiment.parameters.gan is not None:
         train_networks(experiment, context)
         context.on_generator(experiment, context)
 

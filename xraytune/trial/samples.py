@@ -36,7 +36,7 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     settings, prepared = generator_of(experiment), context.prepared
     paths = generator_paths(settings, prepared, context.compute, context.cache)
     name = fingerprint("networks", {"artifacts": [path.name for path in paths.values()]})[:8]
-    file = folder / f"{settings.block}-{name}.png"
+    file = folder / f"gan-{name}.png"
     if file.exists():
         return file
     read, real = pool_reader(experiment, context), side_images("train", prepared, context.cache)
@@ -45,8 +45,7 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     size = (2 * width_px + 3 * MARGIN_PX, CAPTION_PX + MARGIN_PX + len(prepared.class_names) * pitch_px)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    noun = f"{settings.noun[0].upper()}{settings.noun[1:]}"
-    title = f"{noun} {name}: {settings.image_size} px, {settings.steps:,} steps, width {settings.width}"
+    title = f"GAN {name}: {settings.image_size} px, {settings.steps:,} steps, width {settings.width}"
     draw.text((MARGIN_PX, MARGIN_PX), f"{title}, seed {settings.seed}", fill="black", font=_FONT)
     for label, class_name in enumerate(prepared.class_names):
         places = np.flatnonzero(real.labels == label)
