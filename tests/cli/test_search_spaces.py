@@ -53,6 +53,33 @@ def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
         load_space(Path("nothing"))
 
 
+@pytest.mark.parametrize("name", ["gan_ratio", "gan_ratio.yaml", "search_spaces/gan_ratio.yaml"])
+def test_every_way_to_name_a_shipped_space_works_in_an_empty_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    checked = command("space", "check", name, "--data", "xrays")
+
+    assert load_space(Path(name)).settings.name == "gan-ratio"
+    assert checked.stdout.startswith("space: shipped gan_ratio; `xraytune space copy gan_ratio`")
+
+
+def test_a_command_says_first_which_space_it_uses(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(space.parent)
+    for name, what in [("space.yaml", "file space.yaml"), ("gan_ratio.yaml", "shipped gan_ratio")]:
+        for words in [["headroom"], ["search"], ["generator", "train", "-o", "gan"]]:
+            done = command(*words, "--space", name, "--set", "no_such_key=1")
+
+            assert f"space: {what}" in done.stderr.splitlines()[0]
+
+
+def test_a_misspelt_space_gets_the_nearest_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert "did you mean 'gan_ratio_cpu'?" in command("search", "--space", "gan_ratio_cp.yaml").stderr
+
+
 def test_shipped_spaces_are_listed_with_their_question_and_copied_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

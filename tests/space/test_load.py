@@ -45,6 +45,7 @@ lrr: {value: 1e-3} -> 4 lrr, 'lr'?
 learning_rate: {value: 1} -> 4 learning_rate, 'lr'?
 Base_LR: {value: 1} -> 4 Base_LR, 'lr'?
 arch: {value: 1} -> 4 arch, 'backbone'?
+ratio: {value: 1} -> 4 ratio, 'synthetic_ratio'?
 gan: {parameters: {step: {value: 1}}} -> 4 step, 'steps'?
 gan: {parameters: {backbon: {value: 1}}} -> 4 backbon, use one of: architecture
 gan: {parameters: {steps: 5}} -> 4 gan.steps, mapping

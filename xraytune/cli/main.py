@@ -80,7 +80,7 @@ def build_app() -> typer.Typer:
 
     generators = _group("Train a GAN, or generate images with it.")
     app.add_typer(generators, name="generator", rich_help_panel=_SEARCH)
-    train = "xraytune generator train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o generator"
+    train = "xraytune generator train --space gan_ratio.yaml --data chest_xray --set gan.steps=5000 -o generator"
     _add(generators, generator.train, train)
     _add(generators, generator.sample, "xraytune generator sample generator -n 500 -o generated")
 
@@ -88,10 +88,10 @@ def build_app() -> typer.Typer:
     app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
     _add(space_app, space.list_, "xraytune space list", name="list")
     _add(space_app, space.copy, "xraytune space copy gan_ratio_cpu")
-    _add(space_app, space.check, "xraytune space check search_spaces/gan_ratio.yaml")
+    _add(space_app, space.check, "xraytune space check gan_ratio.yaml")
 
-    _add(app, search.headroom, "xraytune headroom --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
-    _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
+    _add(app, search.headroom, "xraytune headroom --space gan_ratio.yaml --data chest_xray", _SEARCH)
+    _add(app, search.search, "xraytune search --space gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, study.status, "xraytune status studies/gan-ratio", _SEARCH)
     _add(app, study.report, "xraytune report studies/gan-ratio", _SEARCH)
     _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)

@@ -31,7 +31,11 @@ Overrides: TypeAlias = Annotated[
 ]
 SpaceFile: TypeAlias = Annotated[
     Path,
-    Option("--space", metavar="FILE", help="Search space file (YAML), or the name of a shipped one: gan_ratio_cpu."),
+    Option(
+        "--space",
+        metavar="FILE",
+        help="Search space: a YAML file, or the name of one that comes with xraytune, such as gan_ratio_cpu.",
+    ),
 ]
 Studies: TypeAlias = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
 DataSource: TypeAlias = Annotated[

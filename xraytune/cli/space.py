@@ -36,7 +36,7 @@ def copy(
 
 
 def check(
-    file: Annotated[Path, Argument(metavar="FILE", help="Search space file (YAML).")],
+    file: Annotated[Path, Argument(metavar="FILE", help="Search space file (YAML), or the name of a shipped one.")],
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
@@ -59,11 +59,14 @@ def check(
 
 def _show(file: Path, space: Space, warnings: Sequence[str]) -> None:
     from xraytune.space.settings import has_effect_in
+    from xraytune.space.shipped import describe_space, find_space
 
     settings, searched = space.settings, len(space.searched)
     fixed = sum(not spec.domain.is_open and has_effect_in(settings.task, spec.name) for spec in space.specs)
     are = "parameter is" if searched == 1 else "parameters are"
     what = f"{searched} {are} searched, {fixed} are fixed" if searched else "It is one experiment, for `xraytune train`"
+    if find_space(file) != file:
+        console.write(describe_space(file))
     console.write(f"{file}: valid. {what}.", "strong")
     notes = [*warnings, settings.idle_asha]
     if not settings.data.path.exists():

@@ -149,10 +149,9 @@ def headroom(
         MachineError: Weights or disk space are missing.
         TrialError: A loss is not finite.
     """
-    own, whole = (
-        open_space(space, [*overrides, *more], data=data, weights_dir=weights_dir)
-        for more in ([], ["data.train_patients=null"])
-    )
+    own = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
+    all_patients = [*overrides, "data.train_patients=null"]
+    whole = open_space(space, all_patients, data=data, weights_dir=weights_dir)
     settings, task = whole.settings, task_of(whole.settings)
     parameters, ratios = _baseline(whole).model_copy(update={"early_stop_epochs": None}), _ratios(whole)
     cache = cache.resolve()

@@ -44,6 +44,7 @@ from xraytune.space.document import write_yaml
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, GanSettings
+from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.inputs import usable_generator
 from xraytune.synth.generator_quality import PoolReport
@@ -119,6 +120,7 @@ def generator_train(
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
+    note(describe_space(space))
     loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data, weights_dir=weights_dir)
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)

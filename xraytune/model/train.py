@@ -35,6 +35,7 @@ from xraytune.search.wandb import TrackedRun, enabled, publish
 from xraytune.space.fields import flat_values
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Experiment, Settings, extensions_of
+from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import inputs_of_trials, read_inputs, require_same_inputs
@@ -150,6 +151,7 @@ def train(
 def _space_file(config: Path, note: Callable[[str], None]) -> Iterator[Path]:
     """Yield the file of the experiment; of a study, a temporary one with its best configuration."""
     if not config.is_dir():
+        note(describe_space(config))
         yield config
         return
     from xraytune.model.best import export  # Optuna reads the journal

@@ -91,7 +91,7 @@ def _devices() -> Iterator[Check]:
         fix = "install a CUDA build of torch that the driver supports (see `nvidia-smi`)"
         yield Check("GPU", "missing", "there is an NVIDIA driver, but torch finds no GPU", fix)
     elif gpu_count() == 0:
-        fix = "not needed for small searches (search_spaces/gan_ratio_cpu.yaml), but for large ones"
+        fix = "not needed for small searches (--space gan_ratio_cpu), but for large ones"
         yield Check("GPU", "warning", "none", fix)
 
 

@@ -75,7 +75,7 @@ def search(
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
-    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir)
+    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=callbacks.note)
     settings = loaded.settings
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()

@@ -33,7 +33,7 @@ from xraytune.space.messages import explain, format_value, nearest
 from xraytune.space.paths import absolute_path, is_path
 from xraytune.space.rules import check_space, complete_specs
 from xraytune.space.settings import BLOCKS, DataSettings, Experiment, Settings, has_effect_in
-from xraytune.space.shipped import shipped
+from xraytune.space.shipped import find_space
 from xraytune.space.space import Space, settings_content
 from xraytune.space.strict_model import StrictModel
 
@@ -63,7 +63,7 @@ def load_space(
     Raises:
         ConfigError: With all problems, in file order.
     """
-    return space_of_document(read_document(shipped(path)), overrides, data=data, weights_dir=weights_dir)
+    return space_of_document(read_document(find_space(path)), overrides, data=data, weights_dir=weights_dir)
 
 
 def space_of_document(

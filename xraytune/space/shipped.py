@@ -35,18 +35,49 @@ def copy_space(name: str, out: Path | None = None) -> Path:
     Raises:
         ConfigError: There is no such space, or the file exists.
     """
-    if name not in list_spaces():
+    shipped = _find_shipped(Path(name))
+    if shipped is None:
         raise ConfigError(Problem(f"there is no space named {name}", fix=nearest(name, list_spaces())))
-    file = out or Path(f"{name}.yaml")
+    file = out or Path(shipped.name)
     require_new(file)
-    write_text(file, (_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
+    write_text(file, shipped.read_text(encoding="utf-8"))
     return file
 
 
-def shipped(file: Path) -> Path:
-    """Return the space file that xraytune ships under a bare name, unless a file here has it; any other path as it is."""
-    found = _folder() / f"{file}.yaml"
-    return found if file.parent == Path() and not file.is_file() and found.is_file() else file
+def find_space(name: Path) -> Path:
+    """Return the space file of a name: a file if there is one, else the shipped space of that name.
+
+    `gan_ratio`, `gan_ratio.yaml` and `search_spaces/gan_ratio.yaml` name the same shipped space.
+
+    Raises:
+        ConfigError: There is neither a file nor a shipped space of this name.
+    """
+    if name.is_file():
+        return name
+    if shipped := _find_shipped(name):
+        return shipped
+    if name.exists():  # a folder, say, which its reader refuses
+        return name
+    check = "check the path; `xraytune space list` prints the names of the spaces that come with xraytune"
+    raise ConfigError(
+        Problem("there is no such file, and no space of this name", name, nearest(name.stem, list_spaces(), check))
+    )
+
+
+def describe_space(name: Path) -> str:
+    """Return a line that says which file a name means."""
+    file = find_space(name)
+    if file == name:
+        return f"space: file {name}"
+    shipped = file.relative_to(_folder()).with_suffix("")
+    return f"space: shipped {shipped}; `xraytune space copy {shipped}` makes a copy to change"
+
+
+def _find_shipped(name: Path) -> Path | None:
+    """Return the shipped space of a name; None if there is none."""
+    bare = name.as_posix().removeprefix("search_spaces/").removesuffix(".yaml")
+    file = _folder() / f"{bare}.yaml"
+    return file if file.is_file() and not name.is_absolute() else None
 
 
 def _folder() -> Path:

@@ -23,6 +23,7 @@ from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
 from xraytune.space.rules import check_images, space_warnings
 from xraytune.space.settings import Parameters
+from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
 from xraytune.synth.seen import mixes_of, seen_by
@@ -30,14 +31,20 @@ from xraytune.trial.task import task_of
 
 
 def open_space(
-    file: Path, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
+    file: Path,
+    overrides: Sequence[str] = (),
+    *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Space:
-    """Return the space of a file whose extensions and packages are installed.
+    """Return the space of a file whose extensions and packages are installed; `note` gets which file that is.
 
     Raises:
         ConfigError: The file is invalid.
         MachineError: An extension or a package is missing.
     """
+    note(describe_space(file))
     space = load_space(file, overrides, data=data, weights_dir=weights_dir)
     require_extensions(space)
     return space
