@@ -80,15 +80,16 @@ def test_a_misspelt_space_gets_the_nearest_name(tmp_path: Path, monkeypatch: pyt
     assert "did you mean 'gan_ratio_cpu'?" in command("search", "--space", "gan_ratio_cp.yaml").stderr
 
 
-def test_shipped_spaces_are_listed_with_their_question_and_copied_once(
+def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    questions = said("space", "list")
+    purposes = said("space", "list")
     copied, again = (command("space", "copy", "imbalance") for _ in range(2))
 
-    assert questions.keys() == {file.stem for file in SPACES.glob("*.yaml")}
-    assert questions["imbalance"] == "Can GAN images balance the classes?"
+    assert purposes.keys() == {file.stem for file in SPACES.glob("*.yaml")}
+    assert len({*purposes.values()}) == len(purposes)
+    assert purposes["imbalance"].startswith("Can GAN images balance the classes?")
     assert copied.stdout == "imbalance.yaml\n"
     assert load_space(tmp_path / "imbalance.yaml").searched == load_space(SPACES / "imbalance.yaml").searched
     assert (again.exit_code, "this path already exists" in again.stderr) == (ConfigError.exit_code, True)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def list_(as_json: options.AsJson = False) -> None:
-    """List the space files that come with xraytune, each with its question. Use one with `--space NAME`."""
+    """List the space files that come with xraytune, and what each is for. Use one with `--space NAME`."""
     from xraytune.space.shipped import list_spaces
 
-    columns = ("name", Column("question", flexible=True))
+    columns = ("name", Column("what it is for", flexible=True))
     console.show_result(list_spaces(), lambda spaces: console.show(Table(columns, [*spaces.items()])), as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""The space files that come with xraytune: found by name, listed with their questions, and copied to be changed."""
+"""The space files that come with xraytune: found by name, listed with what they are for, and copied to be changed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from xraytune.base.files import require_new, write_text
 from xraytune.space.messages import nearest
 
 _HEADER = re.compile(r"(?:# .*\n)+")
-_FIRST_SENTENCE = re.compile(r".+?(?:\?(?=\s|$)|(?=\.\s|[.:]$))")
+"""The first paragraph of a file: its question, the machine it is for, and how long it takes."""
 
 
 def list_spaces() -> dict[str, str]:
-    """Return the question of each shipped space file by name, the beginning of its first comment."""
-    questions = {}
+    """Return what each shipped space file is for, by name: the first paragraph of its comment."""
+    purposes = {}
     for file in sorted(_folder().glob("*.yaml")):
         header = _HEADER.match(file.read_text(encoding="utf-8"))
         assert header, f"{file} begins with a comment"
-        sentence = _FIRST_SENTENCE.match(" ".join(header[0].replace("# ", "").split()))
-        assert sentence, f"{file} begins with a question"
-        questions[file.stem] = sentence[0]
-    return questions
+        purposes[file.stem] = " ".join(header[0].replace("# ", "").split()).rstrip(":.")
+    return purposes
 
 
 def copy_space(name: str, out: Path | None = None) -> Path:
